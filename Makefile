@@ -1,0 +1,54 @@
+# Each target does its own set-up; on a fresh machine it needs Python ≥ 3.11 with venv, and make.
+PYTHON ?= python3
+BIN := .venv/bin
+SERVE := .venv/.serve-installed
+DEV := .venv/.dev-installed
+ONLY := service models load_tests tests
+
+.PHONY: help serve bundle test check fix tools clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+serve: bundle ## serve the demo bundle on 127.0.0.1:8000 (TIDEGATE_HOST, TIDEGATE_PORT)
+	@exec $(BIN)/tidegate serve
+
+bundle: $(SERVE) ## build the demo bundle, or keep the one that is there and sound
+	@$(BIN)/python -m models demo
+
+test: $(DEV) bundle tools ## run the tests
+	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage report
+
+check: $(DEV) bundle tools ## format, lint, spelling, types, layers, tests
+	$(BIN)/ruff format --check $(ONLY)
+	$(BIN)/ruff check $(ONLY)
+	$(BIN)/codespell $(ONLY) docker *.md
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@$(BIN)/python -m pytest -q
+
+fix: $(DEV) ## format and mend what can be mended
+	$(BIN)/ruff format $(ONLY)
+	$(BIN)/ruff check --fix $(ONLY)
+
+tools: ## fetch promtool for the rules' tests, where there is apt-get; tests skip without it
+	@sh docker/fetch_prometheus.sh || true
+
+clean: ## remove the environment and the built bundles; downloads stay
+	rm -rf .venv models/bundles
+
+$(SERVE): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Tidegate needs Python 3.11 or newer: make serve PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@echo "installing Tidegate into .venv"
+	@$(BIN)/python -m pip install --quiet --editable '.[models]'
+	@touch $@
+
+$(DEV): $(SERVE)
+	@echo "installing what the tests and checks need"
+	@$(BIN)/python -m pip install --quiet --group test --group check
+	@touch $@

@@ -1,0 +1,1 @@
+"""The Tidegate service: image bytes in, a calibrated and gated class out."""

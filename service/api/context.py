@@ -1,0 +1,110 @@
+"""One request's identity, and the pure-ASGI middleware that times, counts and logs it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.metrics import Metrics
+
+log = logging.getLogger("service.access")
+
+_REQUEST_ID = re.compile(rb"^[A-Za-z0-9._:/+=@-]{1,128}$")
+_TRACEPARENT = re.compile(
+    rb"^00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})$"
+)  # W3C Trace Context, version 00
+_QUIET = {"/livez", "/readyz", "/metrics"}
+_KEY = "tidegate"
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """Who asked, and what the log line will say."""
+
+    request_id: str
+    trace_id: str | None = None
+    traceparent: str | None = None
+    log: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(scope: MutableMapping[str, Any]) -> RequestContext:
+        """Return the context of the request with this ASGI scope."""
+        context: RequestContext = scope[_KEY]
+        return context
+
+    @staticmethod
+    def from_headers(headers: list[tuple[bytes, bytes]]) -> RequestContext:
+        """Take up X-Request-Id and traceparent where they are well-formed; else make an id."""
+        request_id, trace_id, traceparent = secrets.token_hex(16), None, None
+        for name, value in headers:
+            if name == b"x-request-id" and _REQUEST_ID.match(value):
+                request_id = value.decode("ascii")
+            elif name == b"traceparent" and (match := _TRACEPARENT.match(value)):
+                trace_id = match[1].decode("ascii")
+                flags = match[2].decode("ascii")
+                traceparent = f"00-{trace_id}-{secrets.token_hex(8)}-{flags}"
+        return RequestContext(request_id, trace_id, traceparent)
+
+    def response_headers(self) -> list[tuple[bytes, bytes]]:
+        """Return what every response carries back."""
+        headers = [(b"x-request-id", self.request_id.encode("ascii"))]
+        if self.traceparent:
+            headers.append((b"traceparent", self.traceparent.encode("ascii")))
+        return headers
+
+
+class ContextMiddleware:
+    """Gives each HTTP request its context, and records it once it is answered."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        context = scope[_KEY] = RequestContext.from_headers(scope["headers"])
+        started = time.perf_counter()
+        status = 500
+
+        async def send_with_context(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *context.response_headers()]
+            await send(message)
+
+        self._metrics.inflight.inc()
+        try:
+            await self._app(scope, receive, send_with_context)
+        finally:
+            self._metrics.inflight.dec()
+            self._record(scope, context, status, time.perf_counter() - started)
+
+    def _record(
+        self, scope: Scope, context: RequestContext, status: int, duration_s: float
+    ) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        self._metrics.request(route, status, duration_s)
+        level = logging.DEBUG if route in _QUIET else logging.INFO
+        if log.isEnabledFor(level):
+            fields = {
+                "request_id": context.request_id,
+                "method": scope["method"],
+                "route": route,
+                "status": status,
+                "duration_ms": round(1000 * duration_s, 3),
+                **context.log,
+            }
+            if context.trace_id:
+                fields["trace_id"] = context.trace_id
+            log.log(level, "request", extra={"fields": fields})

@@ -1,0 +1,82 @@
+"""Probes, metrics, what is served, and the front page."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import HTMLResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+
+from service.api.schemas import (
+    ModelBody,
+    ModelsBody,
+    Problem,
+    StatusBody,
+    model_body,
+    model_ref,
+)
+from service.errors import Draining, NotReady
+from service.lifecycle import Phase, Service
+from service.metrics import Metrics
+
+_UNAVAILABLE: dict[int | str, dict[str, Any]] = {503: {"model": Problem}}
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Tidegate</title>
+<h1>Tidegate</h1>
+<p>Send an image to <code>POST /classify</code>.
+<ul><li><a href="/docs">API documentation</a> (<a href="/openapi.json">OpenAPI</a>)
+<li><a href="/models">What is served</a><li><a href="/metrics">Metrics</a></ul>
+"""
+
+
+def probes(service: Service, metrics: Metrics) -> APIRouter:
+    """Return the routes that orchestrators and Prometheus ask."""
+    routes = APIRouter(tags=["operations"])
+
+    @routes.get("/livez", summary="The process and its event loop run")
+    async def livez() -> StatusBody:
+        return StatusBody(status="alive")
+
+    @routes.get("/readyz", summary="A warm model, not draining", responses=_UNAVAILABLE)
+    async def readyz() -> StatusBody:
+        if service.phase is Phase.DRAINING:
+            raise Draining("The service is shutting down.")
+        if service.phase is not Phase.READY:
+            raise NotReady(service.failure or "The model is still warming up.")
+        return StatusBody(status="ready")
+
+    @routes.get("/metrics", summary="Prometheus text", response_class=Response)
+    async def scrape() -> Response:
+        content = await asyncio.to_thread(metrics.render)
+        return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return routes
+
+
+def models(service: Service) -> APIRouter:
+    """Return the routes that say what is served."""
+    routes = APIRouter(tags=["models"])
+
+    @routes.get("/models", summary="What is served", responses=_UNAVAILABLE)
+    async def served() -> ModelsBody:
+        return ModelsBody(models=[model_ref(service.require().bundle)])
+
+    @routes.get("/models/{name}", summary="All there is to know of a model", responses=_UNAVAILABLE)
+    async def model(name: str) -> ModelBody:
+        served = service.require()
+        if name != served.bundle.manifest.name:
+            raise HTTPException(404, f"No model named {name!r} is served")
+        return model_body(
+            served.bundle,
+            served.engine.info,
+            served.engine.slots,
+            served.scheduler.limits.max_batch_size,
+        )
+
+    @routes.get("/", include_in_schema=False, response_class=HTMLResponse)
+    async def front_page() -> str:
+        return _PAGE
+
+    return routes

@@ -1,0 +1,121 @@
+"""Errors to RFC 9457 problem details: the one table from class to status and code."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from service import errors
+from service.api.context import RequestContext
+from service.api.schemas import Problem
+
+log = logging.getLogger(__name__)
+
+TYPE_PREFIX = "urn:tidegate:problem:"
+MEDIA_TYPE = "application/problem+json"
+
+TABLE: dict[type[errors.TidegateError], tuple[int, str, str]] = {
+    errors.BadRequest: (400, "bad-request", "The request is malformed"),
+    errors.UploadTimeout: (408, "upload-timeout", "The upload took too long"),
+    errors.UploadTooLarge: (413, "upload-too-large", "The upload has too many bytes"),
+    errors.ImageTooLarge: (413, "image-too-large", "The image has too many pixels"),
+    errors.UnsupportedImageType: (415, "unsupported-image-type", "Not an image of an allowed type"),
+    errors.UndecodableImage: (422, "undecodable-image", "The image cannot be decoded"),
+    errors.QuotaExceeded: (429, "quota-exceeded", "This client sends too much"),
+    errors.Overloaded: (503, "overloaded", "Too busy to answer in time"),
+    errors.Draining: (503, "draining", "The service is shutting down"),
+    errors.NotReady: (503, "not-ready", "The service is warming up"),
+    errors.DeadlineMissed: (504, "deadline-missed", "The deadline cannot be met"),
+    errors.EngineFailed: (500, "engine-failed", "The engine failed"),
+}
+OUT_OF_DISTRIBUTION = (422, "out-of-distribution", "The image is unlike what the model knows")
+_BY_STATUS = {404: "not-found", 405: "method-not-allowed"}
+_CLIENT_CLOSED = 499  # the client has gone; nobody reads this, logs and metrics do
+
+
+class ClientGone(Exception):
+    """The client disconnected before its answer."""
+
+
+def problem_of(error: errors.TidegateError, context: RequestContext) -> Problem:
+    """Return the problem document of an expected error."""
+    status, code, title = TABLE[type(error)]
+    return make_problem(status, code, title, str(error), context)
+
+
+def make_problem(
+    status: int, code: str, title: str, detail: str, context: RequestContext, **more: Any
+) -> Problem:
+    """Return a problem document; `more` are the extension members of its code."""
+    return Problem(
+        type=TYPE_PREFIX + code,
+        title=title,
+        status=status,
+        detail=detail,
+        code=code,
+        request_id=context.request_id,
+        **more,
+    )
+
+
+def respond(problem: Problem, retry_after_s: float | None = None) -> Response:
+    """Return a problem as a response, with Retry-After in whole seconds."""
+    headers = {} if retry_after_s is None else {"Retry-After": str(math.ceil(retry_after_s))}
+    return Response(
+        problem.model_dump_json(exclude_none=True),
+        problem.status,
+        headers=headers,
+        media_type=MEDIA_TYPE,
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` with a problem document."""
+    app.add_exception_handler(errors.TidegateError, _expected)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(ClientGone, _gone)
+    app.add_exception_handler(Exception, _bug)
+
+
+async def _expected(request: Request, error: Exception) -> Response:
+    assert isinstance(error, errors.TidegateError)  # noqa: S101 - registered for this class
+    context = RequestContext.of(request.scope)
+    problem = problem_of(error, context)
+    context.log["code"] = problem.code
+    return respond(problem, error.retry_after_s)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class
+    first = error.errors()[0]
+    where = " ".join(str(part) for part in first["loc"])
+    return await _expected(request, errors.BadRequest(f"{where}: {first['msg']}."))
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
+    code = _BY_STATUS.get(error.status_code, "http-error")
+    context = RequestContext.of(request.scope)
+    problem = make_problem(
+        error.status_code, code, str(error.detail), f"{request.method} {request.url.path}", context
+    )
+    response = respond(problem)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _gone(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=_CLIENT_CLOSED)
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    context = RequestContext.of(request.scope)
+    log.error("unexpected error", exc_info=error, extra={"request_id": context.request_id})
+    detail = "An unexpected error; it is in the log under this request_id."
+    return respond(make_problem(500, "internal-error", "Internal error", detail, context))

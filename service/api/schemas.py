@@ -1,0 +1,268 @@
+"""The bodies of the API, as they go over the wire and into OpenAPI."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.bundle.manifest import Calibration, GateFit, Manifest
+from service.bundle.store import Bundle
+from service.engines.base import EngineInfo
+from service.imaging.spec import PreprocessSpec
+from service.pipeline import Classification
+from service.types import Decision
+
+
+class Body(BaseModel):
+    """A response body."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="null")
+
+
+class ModelRef(Body):
+    """Which model answered."""
+
+    name: str = Field(examples=["efficientnet-lite0"])
+    version: str = Field(examples=["1"])
+    digest: str = Field(description="sha256 of the bundle's canonical manifest")
+
+
+class PredictionBody(Body):
+    """One class. Labels may repeat, class ids do not."""
+
+    class_id: int = Field(examples=[967])
+    label: str = Field(examples=["espresso"])
+    probability: float = Field(examples=[0.95])
+
+
+class ScoreBody(Body):
+    """One OOD score (higher is more unusual) and its p-value against fold A."""
+
+    score: float
+    p_value: float
+
+
+class MahalanobisBody(ScoreBody):
+    """The squared distance to the nearest class."""
+
+    nearest_class: int
+
+
+class OodBody(Body):
+    """How usual the image is for this model."""
+
+    p_value: float = Field(
+        description="share of calibration images at least as unusual; at most alpha is refused"
+    )
+    percentile: float = Field(description="calibration images less unusual, in percent")
+    alpha_reject: float
+    alpha_review: float
+    calibration_size: int
+    energy: ScoreBody
+    mahalanobis: MahalanobisBody
+
+
+class TimingBody(Body):
+    """Milliseconds: decoding and preprocessing, all waiting, the engine's batch, and the whole."""
+
+    decode: float
+    queue: float
+    engine: float
+    total: float
+
+
+class ClassifyBody(Body):
+    """The answer for one image."""
+
+    request_id: str
+    model: ModelRef
+    decision: Decision
+    predictions: list[PredictionBody]
+    ood: OodBody
+    timing_ms: TimingBody
+    batch_size: int
+
+
+class Problem(Body):
+    """RFC 9457 problem details. `code` is the end of `type`."""
+
+    type: str = Field(examples=["urn:tidegate:problem:undecodable-image"])
+    title: str
+    status: int
+    detail: str
+    code: str = Field(examples=["undecodable-image"])
+    request_id: str
+    model: ModelRef | None = Field(None, description="with out-of-distribution")
+    ood: OodBody | None = Field(None, description="with out-of-distribution")
+
+
+class BatchItem(Body):
+    """One image of a batch: a result or a problem, never both."""
+
+    status: int = Field(description="what /classify would have answered")
+    result: ClassifyBody | None = None
+    problem: Problem | None = None
+
+
+class BatchBody(Body):
+    """One item per uploaded file, in their order."""
+
+    request_id: str
+    results: list[BatchItem]
+
+
+class EngineBody(Body):
+    """What truly runs the model."""
+
+    name: str
+    runtime: str
+    device: str
+    precision: str
+    slots: int
+    threads_per_slot: int
+    max_batch_size: int
+
+
+class ModelBody(Body):
+    """What is served, and what it was sealed with."""
+
+    name: str
+    version: str
+    digest: str
+    preprocess_digest: str
+    classes: int
+    labels: list[str] = Field(description="line = class id")
+    source: str
+    licence: str
+    preprocess: PreprocessSpec
+    calibration: Calibration
+    gate: GateFit
+    reference_samples: int
+    engine: EngineBody
+    status: Literal["serving"] = "serving"
+
+
+class ModelsBody(Body):
+    """Every model this process serves."""
+
+    models: list[ModelRef]
+
+
+class StatusBody(Body):
+    """The answer of a probe."""
+
+    status: str = Field(examples=["ready"])
+
+
+def model_ref(bundle: Bundle) -> ModelRef:
+    """Return which model a bundle is."""
+    return ModelRef(
+        name=bundle.manifest.name, version=bundle.manifest.version, digest=bundle.digest
+    )
+
+
+def model_body(bundle: Bundle, info: EngineInfo, slots: int, max_batch_size: int) -> ModelBody:
+    """Describe a bundle and the engine it runs on."""
+    manifest: Manifest = bundle.manifest
+    return ModelBody(
+        name=manifest.name,
+        version=manifest.version,
+        digest=bundle.digest,
+        preprocess_digest=manifest.preprocess.digest,
+        classes=manifest.task.classes,
+        labels=list(bundle.labels),
+        source=manifest.provenance.source,
+        licence=manifest.provenance.licence,
+        preprocess=manifest.preprocess,
+        calibration=manifest.calibration,
+        gate=manifest.gate,
+        reference_samples=manifest.reference.samples,
+        engine=EngineBody(
+            name=info.name,
+            runtime=info.runtime,
+            device=info.device,
+            precision=info.precision,
+            slots=slots,
+            threads_per_slot=info.threads_per_slot,
+            max_batch_size=max_batch_size,
+        ),
+    )
+
+
+def ood_body(result: Classification, bundle: Bundle) -> OodBody:
+    """Return the gate's findings on one image."""
+    verdict, gate = result.verdict, bundle.gate
+    return OodBody(
+        p_value=verdict.p_value,
+        percentile=verdict.percentile,
+        alpha_reject=gate.alpha_reject,
+        alpha_review=gate.alpha_review,
+        calibration_size=gate.calibration_size,
+        energy=ScoreBody(score=result.energy, p_value=verdict.energy_p_value),
+        mahalanobis=MahalanobisBody(
+            score=result.mahalanobis,
+            p_value=verdict.mahalanobis_p_value,
+            nearest_class=result.nearest_class,
+        ),
+    )
+
+
+def classify_body(
+    result: Classification, bundle: Bundle, model: ModelRef, request_id: str
+) -> ClassifyBody:
+    """Return the answer for one image."""
+    timing = result.timing
+    return ClassifyBody(
+        request_id=request_id,
+        model=model,
+        decision=result.verdict.decision,
+        predictions=[
+            PredictionBody(class_id=p.class_id, label=p.label, probability=p.probability)
+            for p in result.predictions
+        ],
+        ood=ood_body(result, bundle),
+        timing_ms=TimingBody(
+            decode=_ms(timing.decode),
+            queue=_ms(timing.queue),
+            engine=_ms(timing.engine),
+            total=_ms(timing.total),
+        ),
+        batch_size=result.batch_size,
+    )
+
+
+def _ms(seconds: float) -> float:
+    return round(1000 * seconds, 3)
+
+
+EXAMPLE_SHA = "9f2c4a1b" * 8
+EXAMPLE_OOD: dict[str, Any] = {
+    "p_value": 0.74,
+    "percentile": 26.1,
+    "alpha_reject": 0.005,
+    "alpha_review": 0.05,
+    "calibration_size": 319,
+    "energy": {"score": -8.3, "p_value": 0.61},
+    "mahalanobis": {"score": 1.32, "p_value": 0.83, "nearest_class": 285},
+}
+EXAMPLE_MODEL = {"name": "efficientnet-lite0", "version": "1", "digest": EXAMPLE_SHA}
+EXAMPLE_ANSWER: dict[str, Any] = {
+    "request_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+    "model": EXAMPLE_MODEL,
+    "decision": "accept",
+    "predictions": [{"class_id": 285, "label": "Egyptian cat", "probability": 0.39}],
+    "ood": EXAMPLE_OOD,
+    "timing_ms": {"decode": 2.1, "queue": 0.4, "engine": 6.2, "total": 8.7},
+    "batch_size": 1,
+}
+EXAMPLE_REFUSAL: dict[str, Any] = {
+    "type": "urn:tidegate:problem:out-of-distribution",
+    "title": "The image is unlike what the model knows",
+    "status": 422,
+    "detail": "p = 0.003 is at most alpha_reject = 0.005.",
+    "code": "out-of-distribution",
+    "request_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+    "model": EXAMPLE_MODEL,
+    "ood": {**EXAMPLE_OOD, "p_value": 0.003, "percentile": 100.0},
+}

@@ -1,0 +1,161 @@
+"""The composition root: settings in, a running service out, and an exit code when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from service import logs
+from service.api import classify, operations, problems
+from service.api.context import ContextMiddleware
+from service.errors import SettingsInvalid, StartupError
+from service.lifecycle import Service
+from service.metrics import Metrics
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+EXIT_OK, EXIT_REFUSED, EXIT_FAILED = 0, 1, 70
+_KEEP_ALIVE_S = 75  # longer than a load balancer's usual 60 s, so that it never meets a closed one
+
+
+def version() -> str:
+    """Return the installed version of Tidegate."""
+    return importlib.metadata.version("tidegate")
+
+
+def build(settings: Settings) -> tuple[FastAPI, Service]:
+    """Put the parts together; nothing runs yet."""
+    metrics = Metrics(version())
+    service = Service(settings.service_config(), metrics)
+    app = FastAPI(
+        title="Tidegate",
+        version=version(),
+        summary="Image classification that knows when not to answer.",
+    )
+    classifier = classify.Classifier(service, settings.http_limits(), metrics, settings.ood_action)
+    app.include_router(classify.router(classifier, metrics))
+    app.include_router(operations.models(service))
+    app.include_router(operations.probes(service, metrics))
+    app.add_middleware(ContextMiddleware, metrics=metrics)
+    problems.install(app)
+    return app, service
+
+
+def run(settings: Settings) -> int:
+    """Serve until told to stop; returns the exit code.
+
+    Raises SettingsInvalid when the address cannot be listened on.
+    """
+    logs.configure(settings.log_level, settings.log_format)
+    listener = _listen(settings.host, settings.port)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_serve(settings, listener))
+
+
+def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    import uvloop  # noqa: PLC0415 - not on Windows
+
+    return uvloop.Loop
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise SettingsInvalid(f"Cannot listen on {host}:{port}: {error.strerror}.") from error
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with signals left to `_serve`."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _serve(settings: Settings, listener: socket.socket) -> int:
+    app, service = build(settings)
+    server = _Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
+        )
+    )
+    told = _listen_to_signals()
+    serving = asyncio.create_task(server.serve([listener]))
+    address, port = listener.getsockname()[:2]
+    log.info("listening on http://%s:%d", address, port)
+    try:
+        code = await _live(service, told, settings.drain_delay_s)
+    finally:
+        service.stop_admitting()
+        server.should_exit = True
+        await serving
+    if code == EXIT_FAILED:  # a wedged thread cannot be joined
+        logging.shutdown()
+        os._exit(code)
+    await service.close(settings.drain_timeout_s)
+    log.info("stopped")
+    return code
+
+
+async def _live(service: Service, told: asyncio.Queue[int], drain_delay_s: float) -> int:
+    """Start, serve and drain; returns the exit code."""
+    stop = asyncio.create_task(told.get())
+    starting = asyncio.create_task(service.start())
+    await asyncio.wait({stop, starting}, return_when=asyncio.FIRST_COMPLETED)
+    if starting.done() and (error := starting.exception()):
+        stop.cancel()
+        if isinstance(error, StartupError):
+            log.error("refusing to start: %s", error)
+            return EXIT_REFUSED
+        raise error
+    if not stop.done():
+        log.info("ready")
+    failed = asyncio.create_task(service.failed.wait())
+    await asyncio.wait({stop, failed}, return_when=asyncio.FIRST_COMPLETED)
+    if failed.done():
+        return EXIT_FAILED
+    failed.cancel()
+    service.begin_drain()
+    if stop.result() == signal.SIGTERM:
+        log.info("draining: serving %g s more, then finishing what was admitted", drain_delay_s)
+        await asyncio.sleep(drain_delay_s)
+    starting.cancel()
+    return EXIT_OK
+
+
+def _listen_to_signals() -> asyncio.Queue[int]:
+    """Return a queue that gets the first SIGTERM or SIGINT; a second one ends the process."""
+    told: asyncio.Queue[int] = asyncio.Queue()
+    seen: list[int] = []
+
+    def on_signal(number: int) -> None:
+        if seen:
+            os._exit(128 + number)
+        seen.append(number)
+        told.put_nowait(number)
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    return told

@@ -1,0 +1,78 @@
+"""How long a batch of b takes, learned: ℓ(b). Pure: it is told durations, it reads no clock."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Mapping
+
+_WINDOW = 64  # batches remembered per bucket: about half a second of a busy slot
+_QUANTILE = 0.9
+_MARGIN = 1.12
+
+
+class RunningQuantile:
+    """An upper quantile of the last `_WINDOW` durations, starting from a seed."""
+
+    def __init__(self, seed_s: float) -> None:
+        self._recent: deque[float] = deque([seed_s], maxlen=_WINDOW)
+        self._ordered = [seed_s]
+
+    def observe(self, duration_s: float) -> None:
+        """Take one duration in and let the oldest go."""
+        if len(self._recent) == _WINDOW:
+            del self._ordered[bisect_left(self._ordered, self._recent[0])]
+        self._recent.append(duration_s)
+        insort(self._ordered, duration_s)
+
+    @property
+    def value(self) -> float:
+        """Return the quantile, in seconds."""
+        return self._ordered[int(_QUANTILE * (len(self._ordered) - 1))]
+
+
+class LatencyModel:
+    """ℓ(b) in seconds: an upper quantile per bucket plus a margin, never falling with b."""
+
+    def __init__(self, seeds: Mapping[int, float]) -> None:
+        """Start from the warm-up's durations, bucket → seconds."""
+        self.buckets = tuple(sorted(seeds))
+        self.unloaded_s = seeds[self.buckets[0]]  # one image on an idle engine: nothing beats it
+        self._quantiles = [RunningQuantile(seeds[bucket]) for bucket in self.buckets]
+        self._predictions: list[float] = []
+        self._recompute()
+
+    def bucket(self, images: int) -> int:
+        """Return the smallest warmed batch size that holds `images`."""
+        return self.buckets[self._index(images)]
+
+    def predict(self, images: int) -> float:
+        """Return how long a batch of `images` is likely to take at most, in seconds."""
+        return self._predictions[self._index(images)]
+
+    def observe(self, images: int, duration_s: float) -> None:
+        """Learn from a batch that ran."""
+        self._quantiles[self._index(images)].observe(duration_s)
+        self._recompute()
+
+    def _index(self, images: int) -> int:
+        return min(bisect_left(self.buckets, images), len(self.buckets) - 1)
+
+    def _recompute(self) -> None:
+        longest = 0.0
+        self._predictions.clear()
+        for quantile in self._quantiles:
+            longest = max(longest, quantile.value)
+            self._predictions.append(longest * _MARGIN)
+
+
+class RunningMean:
+    """An exponentially forgetting mean: what one image costs to decode, in seconds."""
+
+    def __init__(self, seed_s: float, weight: float = 0.05) -> None:
+        self.value = seed_s
+        self._weight = weight
+
+    def observe(self, duration_s: float) -> None:
+        """Take one duration in."""
+        self.value += self._weight * (duration_s - self.value)

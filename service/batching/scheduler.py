@@ -1,0 +1,209 @@
+"""The shell around the policy: clocks, slots and futures. Everything here runs on the event loop.
+
+A ticket is one admitted request. It is waiting for its pixels, ready, running, or done, and it gets
+exactly one outcome. Slots report from their own threads through `call_soon_threadsafe`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from service.batching.latency import LatencyModel, RunningMean
+from service.batching.policy import Backlog, Limits, Waiting, plan, refuse
+from service.batching.queue import Order, OrderedQueue
+from service.batching.slots import BatchResult, Slot
+from service.engines.base import Engine
+from service.errors import DeadlineMissed, Draining, EngineFailed, Overloaded
+from service.metrics import Metrics
+from service.types import Outputs, Pixels, Priority
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the engine said of one image, and where its time went."""
+
+    outputs: Outputs  # [1, …]
+    queue_s: float  # from ready to dispatched
+    engine_s: float
+    batch_size: int
+
+
+@dataclass(slots=True, eq=False)
+class Ticket(Waiting):
+    """One admitted request."""
+
+    answer: asyncio.Future[Answer]
+    pixels: Pixels | None = None
+    ready_at: float = 0.0
+    queued: bool = field(default=True)  # counted as waiting: admitted and not dispatched
+
+
+class Scheduler:
+    """Admits requests, forms batches for idle slots, and learns how long they take."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        latency: LatencyModel,
+        limits: Limits,
+        *,
+        decode_workers: int,
+        decode_seed_s: float,
+        engine_timeout_s: float,
+        metrics: Metrics,
+        on_wedged: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start a thread per slot. `on_wedged` is told when a batch outlasts `engine_timeout_s`."""
+        self.latency = latency
+        self.limits = limits
+        self.draining = False
+        self._engine_timeout_s = engine_timeout_s
+        self._metrics = metrics
+        self._on_wedged = on_wedged
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._decode_workers = decode_workers
+        self._decode = RunningMean(decode_seed_s)
+        self._arrivals = itertools.count()
+        self._order = Order()
+        self._ready: OrderedQueue[Ticket] = OrderedQueue()
+        self._slots = [Slot(index, engine) for index in range(engine.slots)]
+        self._idle = list(reversed(self._slots))
+        self._free_at = [0.0] * engine.slots
+
+    @property
+    def waiting(self) -> int:
+        """Return how many requests are admitted and not dispatched."""
+        return len(self._order)
+
+    def admit(self, deadline: float, priority: Priority) -> Ticket:
+        """Admit an arrival, before it is decoded; `deadline` is on the scheduler's clock.
+
+        Raises Draining, Overloaded with the seconds after which to come back, or DeadlineMissed
+        when no load would have let it be met. Every ticket must be given back with `leave`.
+        """
+        if self.draining:
+            self._metrics.shed("draining")
+            raise Draining("The service is shutting down.")
+        now = self._clock()
+        refusal = refuse(
+            deadline - now, self._backlog(now, priority, deadline), self.latency, self.limits
+        )
+        if refusal is not None:
+            self._metrics.shed(refusal.reason)
+            left_ms = 1000 * (deadline - now)
+            if refusal.retry_after_s is None:
+                raise DeadlineMissed(
+                    f"The deadline, {left_ms:.0f} ms from now, is shorter than one image takes "
+                    f"on an idle engine ({1000 * self.latency.unloaded_s:.1f} ms)."
+                )
+            raise Overloaded(
+                f"Too much is waiting to answer within {left_ms:.0f} ms.", refusal.retry_after_s
+            )
+        ticket = Ticket(priority, deadline, next(self._arrivals), self._loop.create_future())
+        self._order.add(ticket)
+        return ticket
+
+    def submit(self, ticket: Ticket, pixels: Pixels, decode_s: float) -> asyncio.Future[Answer]:
+        """Queue a ticket's pixels for the engine; the future gives the answer or the error."""
+        self._decode.observe(decode_s)
+        ticket.pixels, ticket.ready_at = pixels, self._clock()
+        self._ready.insert(ticket)
+        self._dispatch()
+        return ticket.answer
+
+    def leave(self, ticket: Ticket) -> None:
+        """Forget a ticket, whatever its state: answered, failed, or its client has gone."""
+        if ticket.queued:
+            self._unqueue(ticket)
+            if ticket.pixels is not None:
+                self._ready.remove(ticket)
+        ticket.pixels = None
+        if not ticket.answer.done():
+            ticket.answer.cancel()
+
+    def close(self, timeout_s: float) -> bool:
+        """Stop the slots' threads after what they run; False when one did not end in time."""
+        self.draining = True
+        deadline = time.monotonic() + timeout_s
+        for slot in self._slots:
+            slot.stop()
+        ended = [slot.join(deadline - time.monotonic()) for slot in self._slots]
+        return all(ended)
+
+    def _backlog(self, now: float, priority: Priority, deadline: float) -> Backlog:
+        return Backlog(
+            slots_free_in_s=[max(0.0, free_at - now) for free_at in self._free_at],
+            waiting=len(self._order),
+            ahead=self._order.before(priority, deadline),
+            decoding=len(self._order) - len(self._ready),
+            decode_s=self._decode.value,
+            decode_workers=self._decode_workers,
+        )
+
+    def _dispatch(self) -> None:
+        """Give every idle slot a batch, as long as something is ready."""
+        while self._idle and len(self._ready):
+            now = self._clock()
+            ready = len(self._ready)
+            decided = plan(now, self._ready.take(), ready, self.latency, self.limits.max_batch_size)
+            for ticket in decided.shed:
+                self._drop_late(ticket)
+            if decided.dispatch:
+                self._start(self._idle.pop(), decided.dispatch, now)
+
+    def _drop_late(self, ticket: Ticket) -> None:
+        self._unqueue(ticket)
+        self._metrics.shed("early-drop")
+        if not ticket.answer.done():
+            ticket.answer.set_exception(DeadlineMissed("The deadline could no longer be met."))
+
+    def _start(self, slot: Slot, batch: Sequence[Ticket], now: float) -> None:
+        for ticket in batch:
+            self._unqueue(ticket)
+        self._free_at[slot.index] = now + self.latency.predict(len(batch))
+        self._metrics.batch_size.observe(len(batch))
+        watchdog = self._loop.call_later(self._engine_timeout_s, self._wedged, slot.index)
+
+        def done(result: BatchResult) -> None:  # on the slot's thread
+            self._loop.call_soon_threadsafe(self._finish, slot, batch, now, result, watchdog)
+
+        slot.run([ticket.pixels for ticket in batch if ticket.pixels is not None], done)
+
+    def _finish(
+        self,
+        slot: Slot,
+        batch: Sequence[Ticket],
+        started: float,
+        result: BatchResult,
+        watchdog: asyncio.TimerHandle,
+    ) -> None:
+        watchdog.cancel()
+        if result.clean:
+            self.latency.observe(len(batch), result.engine_s)
+        self._metrics.slot_busy.inc(result.engine_s)
+        self._free_at[slot.index] = 0.0
+        self._idle.append(slot)
+        self._dispatch()  # the next batch first: answering can wait for it, the slot should not
+        for ticket, row in zip(batch, result.rows, strict=True):
+            if ticket.answer.done():
+                continue  # its client has gone or its deadline has passed
+            if isinstance(row, Exception):
+                ticket.answer.set_exception(
+                    EngineFailed("The engine could not compute this image.")
+                )
+            else:
+                queue_s = started - ticket.ready_at
+                ticket.answer.set_result(Answer(row, queue_s, result.engine_s, len(batch)))
+
+    def _unqueue(self, ticket: Ticket) -> None:
+        ticket.queued = False
+        self._order.discard(ticket)
+
+    def _wedged(self, slot: int) -> None:
+        self._on_wedged(f"slot {slot} has not finished a batch in {self._engine_timeout_s:g} s")

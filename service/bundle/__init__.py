@@ -1,0 +1,1 @@
+"""Sealed bundles: what is in one, opening it, and refusing what differs."""

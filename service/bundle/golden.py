@@ -1,0 +1,80 @@
+"""Golden probes: the answers a bundle was sealed with, asked again of the engine that serves."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle.store import GOLDEN, Bundle
+from service.errors import BundleRefused
+from service.imaging.preprocess import preprocess
+from service.types import Outputs, Pixels
+
+Run = Callable[[Sequence[Pixels]], Outputs]
+_FIELDS = ("logits", "energy", "mahalanobis", "nearest_class")
+# Another engine may add in another order: 1e-4 of the largest value, as promised for fp32.
+TOLERANCE = 1e-4
+_PROBE_MAX_PIXELS = 100_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """The sealed probes: image files, the digests of their pixels, and the outputs."""
+
+    names: tuple[str, ...]
+    pixels_sha256: tuple[str, ...]
+    expected: dict[str, NDArray[np.generic]]
+
+
+def pixels_digest(pixels: Pixels) -> str:
+    """Return the sha256 of preprocessed pixels, row by row."""
+    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def check_golden(bundle: Bundle, run: Run) -> int:
+    """Preprocess every probe and run it, one by one; returns how many were compared.
+
+    Raises BundleRefused, naming the probe, when pixels differ at all or outputs by more than
+    TOLERANCE of the largest expected magnitude.
+    """
+    golden = _read(bundle)
+    for index, name in enumerate(golden.names):
+        data = (bundle.path / name).read_bytes()
+        pixels = preprocess(data, bundle.manifest.preprocess, _PROBE_MAX_PIXELS)
+        if pixels_digest(pixels) != golden.pixels_sha256[index]:
+            raise BundleRefused(
+                f"{bundle.path}: preprocessing {name} here gives other pixels than when the bundle "
+                f"was sealed. Is Pillow or libjpeg another version?"
+            )
+        _compare(bundle, golden, index, run([pixels]))
+    return len(golden.names)
+
+
+def _read(bundle: Bundle) -> Golden:
+    with np.load(bundle.path / GOLDEN, allow_pickle=False) as arrays:
+        names = tuple(str(name) for name in arrays["names"])
+        digests = tuple(str(digest) for digest in arrays["pixels_sha256"])
+        expected = {field: arrays[field] for field in _FIELDS}
+    if not names or not set(names) <= bundle.manifest.files.keys():
+        raise BundleRefused(f"{bundle.path}: {GOLDEN} names probes the bundle does not have.")
+    return Golden(names, digests, expected)
+
+
+def _compare(bundle: Bundle, golden: Golden, index: int, outputs: Outputs) -> None:
+    name = golden.names[index]
+    for field in ("logits", "energy", "mahalanobis"):
+        expected = np.asarray(golden.expected[field][index], np.float64)
+        got = np.asarray(getattr(outputs, field)[0], np.float64)
+        difference = float(np.max(np.abs(got - expected)))
+        # Written so that a NaN fails.
+        if not difference <= TOLERANCE * max(1.0, float(np.max(np.abs(expected)))):
+            raise BundleRefused(
+                f"{bundle.path}: the engine's {field} for {name} differ by {difference:.3g} "
+                "from those the bundle was sealed with."
+            )
+    if int(outputs.nearest_class[0]) != int(golden.expected["nearest_class"][index]):
+        raise BundleRefused(f"{bundle.path}: {name} is nearest to another class than when sealed.")

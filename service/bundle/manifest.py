@@ -1,0 +1,170 @@
+"""The manifest: everything a bundle says of itself, closed, canonical, with a digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from service.imaging.spec import Closed, PreprocessSpec
+from service.ood.conformal import sample_size_for
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Alpha = Annotated[float, Field(gt=0, lt=1)]
+_SAFE_PATH = re.compile(r"^(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}$")
+
+
+class Provenance(Closed):
+    """Where the weights came from and under which licence they may be used."""
+
+    source: str
+    licence: str
+    checkpoint_sha256: Sha256
+    recipe: str  # what made the bundle: a command and its version
+
+
+class Task(Closed):
+    """Sizes of what goes in and comes out."""
+
+    classes: PositiveInt
+    features: PositiveInt
+    height: PositiveInt
+    width: PositiveInt
+
+
+class Calibration(Closed):
+    """How logits become probabilities: softmax(logits / temperature)."""
+
+    fitted: bool
+    temperature: float = Field(gt=0)
+    samples: NonNegativeInt = 0
+    ece_before: float | None = None
+    ece_after: float | None = None
+    ece_noise_floor: float | None = None
+    note: str = ""
+
+
+class MahalanobisFit(Closed):
+    """How the distance in the graph was fitted."""
+
+    features: Literal["l2-normalised", "raw"]
+    covariance: Literal["tied", "spherical"]
+    means: Literal["class-means", "classifier-weights"]
+
+
+class GateFit(Closed):
+    """What the gate was calibrated on, for which model, and what it promises."""
+
+    energy_temperature: float = Field(gt=0)
+    mahalanobis: MahalanobisFit
+    guarantee: Literal["marginal", "pac"]
+    alpha_reject: Alpha
+    alpha_review: Alpha
+    fold_a: PositiveInt
+    fold_b: PositiveInt
+    splits: dict[str, Sha256]  # split name → digest of its images' digests, disjoint by content
+    calibrated_for_model: Sha256  # sha256 of model.onnx
+    calibrated_for_preprocess: Sha256
+
+    @model_validator(mode="after")
+    def _alphas_have_the_data(self) -> Self:
+        if self.alpha_reject > self.alpha_review:
+            raise ValueError("alpha_reject must not be above alpha_review")
+        need = sample_size_for(self.alpha_reject)
+        if min(self.fold_a, self.fold_b) < need:
+            raise ValueError(
+                f"alpha_reject {self.alpha_reject} needs at least {need} images in each fold, "
+                f"not {min(self.fold_a, self.fold_b)}"
+            )
+        return self
+
+
+class ReferenceFit(Closed):
+    """The class mix predicted on held-out images: what drift is measured against."""
+
+    samples: PositiveInt
+    class_fraction: tuple[Annotated[float, Field(gt=0, le=1)], ...]  # smoothed: never zero
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Self:
+        if abs(sum(self.class_fraction) - 1) > 1e-6:
+            raise ValueError("class fractions must sum to 1")
+        return self
+
+
+class EngineHints(Closed):
+    """Batch sizes worth warming; the service measures and may use fewer."""
+
+    buckets: tuple[PositiveInt, ...] = (1, 2, 4, 8, 16, 32)
+
+    @model_validator(mode="after")
+    def _ascending_from_one(self) -> Self:
+        if self.buckets[:1] != (1,) or list(self.buckets) != sorted(set(self.buckets)):
+            raise ValueError("buckets start at 1 and ascend")
+        return self
+
+
+class File(Closed):
+    """Size and digest of one file of the bundle."""
+
+    bytes: NonNegativeInt
+    sha256: Sha256
+
+
+class Manifest(Closed):
+    """manifest.json. Its digest covers every field, and through `files` every other byte."""
+
+    format: Literal["tidegate-bundle/1"] = "tidegate-bundle/1"
+    name: Slug
+    version: Slug
+    provenance: Provenance
+    task: Task
+    preprocess: PreprocessSpec
+    calibration: Calibration
+    gate: GateFit
+    reference: ReferenceFit
+    engine: EngineHints = EngineHints()
+    files: dict[str, File]
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if (self.task.height, self.task.width) != self.preprocess.output_size:
+            raise ValueError("the preprocessing's size is not the task's")
+        if len(self.reference.class_fraction) != self.task.classes:
+            raise ValueError("one class fraction per class")
+        model = self.files.get("model.onnx")
+        if model is None or self.gate.calibrated_for_model != model.sha256:
+            raise ValueError("the gate was calibrated for another model")
+        if self.gate.calibrated_for_preprocess != self.preprocess.digest:
+            raise ValueError("the gate was calibrated for another preprocessing")
+        if bad := [name for name in self.files if not _SAFE_PATH.match(name)]:
+            raise ValueError(f"unsafe file name {bad[0]!r}")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """Sha256 of the canonical manifest: the bundle's identity."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def to_file(self) -> bytes:
+        """Return manifest.json: the fields and their digest, in the one form that is accepted."""
+        fields = {"digest": self.digest, **self.model_dump(mode="json")}
+        return (json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+    @classmethod
+    def from_file(cls, content: bytes) -> Manifest:
+        """Parse manifest.json; raises ValueError when it is not exactly what was sealed."""
+        fields = json.loads(content)
+        if not isinstance(fields, dict):
+            raise ValueError("not a JSON object")
+        sealed = fields.pop("digest", None)
+        manifest = cls.model_validate_json(json.dumps(fields))
+        if manifest.digest != sealed or manifest.to_file() != content:
+            raise ValueError("the content is not the one its digest was made of")
+        return manifest

@@ -1,0 +1,123 @@
+"""The `tidegate` command. A user's mistake gets a sentence and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from service.errors import TidegateError
+
+EXIT_USAGE = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 1 refused, 2 usage, 70 engine failed."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+    except TidegateError as error:
+        print(f"tidegate: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tidegate",
+        description="Serve an image classifier that knows when not to answer.",
+        epilog="Settings are TIDEGATE_* environment variables; `tidegate describe` lists them.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    serve = commands.add_parser("serve", help="serve a bundle over HTTP")
+    serve.add_argument("--bundle", type=Path, help="bundle folder (TIDEGATE_BUNDLE)")
+    serve.add_argument("--host", help="address to listen on (TIDEGATE_HOST)")
+    serve.add_argument("--port", type=int, help="TCP port (TIDEGATE_PORT)")
+    serve.set_defaults(run=_serve)
+
+    describe = commands.add_parser(
+        "describe", help="say what would be served, from where, within which limits"
+    )
+    describe.add_argument("--bundle", type=Path, help="bundle folder (TIDEGATE_BUNDLE)")
+    describe.add_argument("--json", action="store_true", help="print JSON")
+    describe.set_defaults(run=_describe)
+
+    bundle = commands.add_parser("bundle", help="look into a sealed bundle")
+    verbs = bundle.add_subparsers(metavar="VERB", required=True)
+    inspect = verbs.add_parser("inspect", help="print the manifest, less its long lists")
+    inspect.add_argument("path", type=Path)
+    inspect.set_defaults(run=_inspect)
+    verify = verbs.add_parser(
+        "verify", help="check every byte, and ask the golden probes of the engine here"
+    )
+    verify.add_argument("path", type=Path)
+    verify.set_defaults(run=_verify)
+    return parser
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from service.app import run
+    from service.settings import Settings
+
+    given = {name: getattr(arguments, name) for name in ("bundle", "host", "port")}
+    return run(Settings.read(given))
+
+
+def _describe(arguments: argparse.Namespace) -> int:
+    from service.bundle.store import open_bundle
+    from service.engines.choose import usable_cores
+    from service.settings import PREFIX, Settings
+
+    settings = Settings.read({"bundle": arguments.bundle})
+    bundle = open_bundle(settings.bundle)
+    manifest = bundle.manifest
+    values = settings.model_dump(mode="json")
+    if arguments.json:
+        served = {"name": manifest.name, "version": manifest.version, "digest": bundle.digest}
+        print(json.dumps({"serves": served, "cores": usable_cores(), "settings": values}, indent=2))
+        return 0
+    gate = manifest.gate
+    print(f"serves    {manifest.name} {manifest.version}, digest {bundle.digest[:16]}")
+    print(f"from      {bundle.path.resolve()}")
+    print(f"at        http://{settings.host}:{settings.port}")
+    print(
+        f"classes   {manifest.task.classes}, input {manifest.task.height} × {manifest.task.width}"
+    )
+    print(f"gate      reject p ≤ {gate.alpha_reject:g}, review p ≤ {gate.alpha_review:g}, ", end="")
+    print(f"calibrated on {gate.fold_a} + {gate.fold_b} images")
+    print(f"cores     {usable_cores()}\nsettings")
+    for name, field in Settings.model_fields.items():
+        print(f"  {PREFIX + name.upper():28} {values[name]!s:14} {field.description}")
+    return 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from service.bundle.store import open_bundle
+
+    bundle = open_bundle(arguments.path)
+    fields = bundle.manifest.model_dump(mode="json")
+    fields["reference"]["class_fraction"] = f"{bundle.manifest.task.classes} numbers"
+    print(json.dumps({"digest": bundle.digest, **fields}, indent=2, ensure_ascii=False))
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from service.bundle.golden import check_golden
+    from service.bundle.store import open_bundle
+    from service.engines.onnx import OnnxEngine
+
+    bundle = open_bundle(arguments.path)
+    engine = OnnxEngine(bundle.model_path)
+    probes = check_golden(bundle, lambda images: engine.run(0, images))
+    files = len(bundle.manifest.files)
+    print(f"{bundle.path}: sound. {files} files, {probes} golden probes, digest {bundle.digest}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

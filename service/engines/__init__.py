@@ -1,0 +1,1 @@
+"""What runs a batch. One protocol; runtimes load only when chosen."""

@@ -1,0 +1,146 @@
+"""Which engine, how many slots, how many threads and how large a batch: measured, unless set."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from service.engines.base import Engine
+from service.engines.onnx import OnnxEngine
+from service.errors import EngineUnavailable
+from service.types import Pixels
+
+ENGINES = ("auto", "onnx-cpu", "onnx-cuda")
+_GOOD_ENOUGH = 0.97  # a smaller batch within 3 % of the best throughput answers sooner
+_TRIAL_S = 0.25
+_REPEATS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """What the operator set; 0 means measure."""
+
+    name: str = "auto"
+    slots: int = 0
+    threads_per_slot: int = 0
+    max_batch_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WarmEngine:
+    """An engine whose every slot has run every bucket, and how long each bucket took."""
+
+    engine: Engine
+    latency_s: dict[int, float]  # bucket → seconds, with every slot busy
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use, by affinity and by its cgroup's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
+        return max(1, min(cores or 1, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2, or "max"
+        return cores or 1
+
+
+def open_engine(model: Path, config: EngineConfig, buckets: Sequence[int]) -> WarmEngine:
+    """Load, measure and warm the engine for a sealed graph. Blocks for seconds.
+
+    `buckets` are the bundle's hints. Raises EngineUnavailable when it does not load.
+    """
+    name = "onnx-cpu" if config.name == "auto" else config.name
+    if name not in ENGINES:
+        raise EngineUnavailable(f"Engine {name} is not one of {', '.join(ENGINES)}.")
+    if config.max_batch_size:
+        below = [bucket for bucket in buckets if bucket < config.max_batch_size]
+        buckets = [*below, config.max_batch_size]
+    slots, threads = _shape(model, name, config)
+    engine = OnnxEngine(model, name=name, slots=slots, threads_per_slot=threads, buckets=buckets)
+    latency_s = _sweep(engine, buckets, stop_early=not config.max_batch_size)
+    if not config.max_batch_size:
+        best = _smallest_good(latency_s)
+        latency_s = {bucket: took for bucket, took in latency_s.items() if bucket <= best}
+    return WarmEngine(engine, latency_s)
+
+
+def _shape(model: Path, name: str, config: EngineConfig) -> tuple[int, int]:
+    """Return (slots, threads per slot): as set, or the candidate that runs most images a second."""
+    cores = usable_cores()
+    if config.slots and config.threads_per_slot:
+        return config.slots, config.threads_per_slot
+    if config.slots:
+        return config.slots, max(1, cores // config.slots)
+    if config.threads_per_slot:
+        return max(1, cores // config.threads_per_slot), config.threads_per_slot
+    if name != "onnx-cpu":
+        return 2, 1  # copies of one batch overlap the computing of another
+    candidates = [(cores, 1)]
+    candidates += [(cores // threads, threads) for threads in (2, 4) if cores // threads > 1]
+    candidates += [(1, cores)] if cores > 1 else []
+    if len(candidates) == 1:
+        return candidates[0]
+    return max(candidates, key=lambda shape: _images_per_s(model, name, *shape))
+
+
+def _images_per_s(model: Path, name: str, slots: int, threads: int) -> float:
+    engine = OnnxEngine(model, name=name, slots=slots, threads_per_slot=threads)
+    image = _blank(engine)
+
+    def work(slot: int) -> float:
+        engine.run(slot, [image])
+        done, started = 0, time.perf_counter()
+        while (elapsed := time.perf_counter() - started) < _TRIAL_S:
+            engine.run(slot, [image])
+            done += 1
+        return done / elapsed
+
+    with ThreadPoolExecutor(slots) as pool:
+        rate = sum(pool.map(work, range(slots)))
+    engine.close()
+    return rate
+
+
+def _sweep(engine: OnnxEngine, buckets: Sequence[int], *, stop_early: bool) -> dict[int, float]:
+    """Run every bucket on every slot at once; returns the median seconds per bucket.
+
+    With `stop_early`, stops once a bucket costs clearly more per image than the best so far.
+    """
+    image = _blank(engine)
+    latency_s: dict[int, float] = {}
+    with ThreadPoolExecutor(engine.slots) as pool:
+        for bucket in buckets:
+
+            def work(slot: int, images: Sequence[Pixels] = (image,) * bucket) -> float:
+                return median([_timed(engine, slot, images) for _ in range(_REPEATS)][1:])
+
+            latency_s[bucket] = max(pool.map(work, range(engine.slots)))
+            best = min(took / size for size, took in latency_s.items())
+            if stop_early and latency_s[bucket] / bucket > best / _GOOD_ENOUGH**2:
+                break
+    return latency_s
+
+
+def _timed(engine: Engine, slot: int, images: Sequence[Pixels]) -> float:
+    started = time.perf_counter()
+    engine.run(slot, images)
+    return time.perf_counter() - started
+
+
+def _smallest_good(latency_s: dict[int, float]) -> int:
+    """Return the smallest bucket whose throughput is about the best."""
+    best = max(bucket / took for bucket, took in latency_s.items())
+    return min(bucket for bucket, took in latency_s.items() if bucket / took >= _GOOD_ENOUGH * best)
+
+
+def _blank(engine: OnnxEngine) -> Pixels:
+    height, width = engine.input_size
+    rng = np.random.default_rng(0)  # noise: zeros can be cheaper than any photo
+    return Pixels(rng.integers(0, 256, (height, width, 3), np.uint8))

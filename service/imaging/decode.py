@@ -1,0 +1,129 @@
+"""Hostile bytes to an upright RGB image, within bounds.
+
+The format is decided by content and must be on the allow-list; the size is read from the header
+and refused before a pixel is decoded; whatever a codec raises becomes one of this service's errors.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from service.errors import ImageTooLarge, UndecodableImage, UnsupportedImageType
+from service.imaging.spec import PreprocessSpec
+
+# `check_size` below is the bound, from settings; Pillow's own would warn or raise on its own terms.
+Image.MAX_IMAGE_PIXELS = None
+
+Size = tuple[int, int]  # (width, height)
+SizeCheck = Callable[[Size], None]
+
+_ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
+_COMPOSITE = {"composite-white": (255, 255, 255, 255), "composite-black": (0, 0, 0, 255)}
+_ALLOWED = "JPEG, PNG, WebP, BMP, GIF or TIFF"
+
+
+def sniff(data: bytes) -> str:
+    """Return Pillow's name of the image format in `data`, by its first bytes.
+
+    Raises UnsupportedImageType when it is not one of the allowed formats.
+    """
+    head = data[:12]
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if head.startswith((b"II*\0", b"MM\0*")):
+        return "TIFF"
+    if head.startswith(b"BM"):
+        return "BMP"
+    raise UnsupportedImageType(f"The content is not {_ALLOWED}.")
+
+
+def decode(data: bytes, spec: PreprocessSpec, check_size: SizeCheck) -> Image.Image:
+    """Decode the first frame to an upright image of mode RGB.
+
+    `check_size` is called with the upright (width, height) before any pixel is decoded.
+    Raises UnsupportedImageType, UndecodableImage, or whatever `check_size` raises.
+    """
+    kind = sniff(data)
+    try:
+        if kind == "WEBP":  # Pillow allocates the whole canvas while opening a WebP
+            check_size(_webp_canvas(data))
+        with Image.open(io.BytesIO(data), formats=(kind,)) as image:
+            orientation = _orientation(image) if spec.exif_orientation == "apply" else 1
+            width, height = image.size
+            check_size((height, width) if orientation in _SIDEWAYS else (width, height))
+            image.load()
+            return _to_rgb(_upright(image, orientation), spec)
+    except (ImageTooLarge, UnsupportedImageType):
+        raise
+    except MemoryError as error:
+        raise ImageTooLarge("The image does not fit into memory.") from error
+    except Exception as error:  # codecs raise anything: SyntaxError, struct.error, …
+        raise UndecodableImage(f"The {kind} data is truncated or corrupt.") from error
+
+
+def _webp_canvas(data: bytes) -> Size:
+    """Read (width, height) from the first chunk: VP8X, VP8L (lossless) or VP8 (lossy)."""
+    chunk, body = data[12:16], data[20:30]
+    if len(body) < 10:
+        raise ValueError("WebP header cut short")
+    if chunk == b"VP8X":
+        return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
+    if chunk == b"VP8L":
+        bits = int.from_bytes(body[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = int.from_bytes(body[6:8], "little"), int.from_bytes(body[8:10], "little")
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 when there is none or it cannot be read.
+
+    A TIFF's is 1: Pillow turns a TIFF upright itself and reports its upright size.
+    """
+    if image.format == "TIFF" or not ({"exif", "Raw profile type exif"} & image.info.keys()):
+        return 1
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # noqa: BLE001 - broken metadata is no reason to refuse sound pixels
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image if orientation == 1 else ImageOps.exif_transpose(image)
+
+
+def _to_rgb(image: Image.Image, spec: PreprocessSpec) -> Image.Image:
+    """Apply the spec's mode rules."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I;16"):
+        return _from_sixteen_bit(image, spec)
+    if image.mode in ("I", "F"):
+        raise UnsupportedImageType(
+            "Images of 32-bit integers or floats have no agreed range; send 8 or 16 bits a channel."
+        )
+    if spec.alpha != "drop" and image.has_transparency_data:
+        layer = image.convert("RGBA")
+        ground = Image.new("RGBA", layer.size, _COMPOSITE[spec.alpha])
+        return Image.alpha_composite(ground, layer).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_sixteen_bit(image: Image.Image, spec: PreprocessSpec) -> Image.Image:
+    values = np.asarray(image)
+    eight = np.minimum(values, 255) if spec.sixteen_bit == "clip" else values >> 8
+    return Image.fromarray(eight.astype(np.uint8)).convert("RGB")

@@ -1,0 +1,185 @@
+"""Phases of a service (starting, ready, draining, failed) and what leads from one to the next."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+
+from service.batching.latency import LatencyModel
+from service.batching.policy import Limits
+from service.batching.scheduler import Scheduler
+from service.bundle.golden import check_golden
+from service.bundle.store import Bundle, open_bundle
+from service.engines.base import Engine
+from service.engines.choose import EngineConfig, WarmEngine, open_engine, usable_cores
+from service.errors import Draining, NotReady
+from service.metrics import Metrics, ModelMetrics, ServedModel
+from service.pipeline import Classification, Pipeline, Upload
+
+log = logging.getLogger(__name__)
+
+_DECODE_SEED_S = 0.005  # one 500×375 JPEG, generously; learned from the first images on
+_SCORE_QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+
+
+class Phase(Enum):
+    """Where in its life a service is."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceConfig:
+    """What the operator set for the road; 0 means measure or derive."""
+
+    bundle: Path
+    engine: EngineConfig
+    max_queue: int
+    decode_threads: int
+    max_image_pixels: int
+    engine_timeout_s: float
+    max_class_series: int
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Everything that exists once a model is warm."""
+
+    bundle: Bundle
+    engine: Engine
+    scheduler: Scheduler
+    pipeline: Pipeline
+
+
+class Service:
+    """One model, from warm-up to drain."""
+
+    def __init__(self, config: ServiceConfig, metrics: Metrics) -> None:
+        self.phase = Phase.STARTING
+        self.failure = ""
+        self.failed = asyncio.Event()
+        self.served: Served | None = None
+        self._config = config
+        self._metrics = metrics
+        workers = config.decode_threads or usable_cores()
+        self._decode_workers = workers
+        self._decoders = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+
+    async def start(self) -> None:
+        """Open the bundle, warm every bucket of every slot, pass the golden probes: then ready.
+
+        Raises BundleRefused or EngineUnavailable.
+        """
+        bundle, warm = await asyncio.to_thread(_prepare, self._config)
+        engine = warm.engine
+        scheduler = Scheduler(
+            engine,
+            LatencyModel(warm.latency_s),
+            Limits(max_batch_size=max(warm.latency_s), max_queue=self._config.max_queue),
+            decode_workers=self._decode_workers,
+            decode_seed_s=_DECODE_SEED_S,
+            engine_timeout_s=self._config.engine_timeout_s,
+            metrics=self._metrics,
+            on_wedged=self.fail,
+        )
+        self._metrics.follow_queue(lambda: scheduler.waiting)
+        model_metrics = ModelMetrics(
+            self._metrics.registry, _served_model(bundle, engine, self._config.max_class_series)
+        )
+        pipeline = Pipeline(
+            bundle,
+            scheduler,
+            self._decoders,
+            self._metrics,
+            model_metrics,
+            self._config.max_image_pixels,
+        )
+        self.served = Served(bundle, engine, scheduler, pipeline)
+        if self.phase is Phase.STARTING:
+            self.phase = Phase.READY
+
+    async def classify(self, upload: Upload) -> Classification:
+        """Send one upload down the road. Raises NotReady or what `Pipeline.classify` raises."""
+        return await self.require().pipeline.classify(upload)
+
+    def require(self) -> Served:
+        """Return what is served. Raises NotReady while there is nothing, or Draining."""
+        if self.served is None:
+            if self.phase is Phase.DRAINING:
+                raise Draining("The service is shutting down.")
+            raise NotReady("The model is still warming up.")
+        return self.served
+
+    def begin_drain(self) -> None:
+        """Say not ready, and go on serving until traffic has moved elsewhere."""
+        if self.phase is not Phase.FAILED:
+            self.phase = Phase.DRAINING
+
+    def stop_admitting(self) -> None:
+        """Refuse what arrives from now on; what was admitted is finished."""
+        if self.served is not None:
+            self.served.scheduler.draining = True
+
+    def fail(self, reason: str) -> None:
+        """Give up: not ready, and whoever waits on `failed` ends the process."""
+        log.critical("giving up: %s", reason)
+        self.phase = Phase.FAILED
+        self.failure = reason
+        self.failed.set()
+
+    async def close(self, timeout_s: float) -> None:
+        """Stop every thread this service owns, waiting at most `timeout_s` for the engine."""
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+        if self.served is not None:
+            ended = await asyncio.to_thread(self.served.scheduler.close, timeout_s)
+            if ended:
+                self.served.engine.close()
+
+
+def _prepare(config: ServiceConfig) -> tuple[Bundle, WarmEngine]:
+    bundle = open_bundle(config.bundle)
+    manifest = bundle.manifest
+    log.info("opened bundle %s %s, digest %s", manifest.name, manifest.version, bundle.digest[:12])
+    warm = open_engine(bundle.model_path, config.engine, manifest.engine.buckets)
+    probes = check_golden(bundle, lambda images: warm.engine.run(0, images))
+    info = warm.engine.info
+    log.info(
+        "warm: %s on %s, %d slots × %d threads, batches up to %d, %d golden probes passed",
+        info.runtime,
+        info.device,
+        warm.engine.slots,
+        info.threads_per_slot,
+        max(warm.latency_s),
+        probes,
+    )
+    return bundle, warm
+
+
+def _served_model(bundle: Bundle, engine: Engine, max_class_series: int) -> ServedModel:
+    manifest, gate, info = bundle.manifest, bundle.gate, engine.info
+    bounds = [np.quantile(fold, _SCORE_QUANTILES) for fold in (gate.energy_a, gate.mahalanobis_a)]
+    return ServedModel(
+        name=manifest.name,
+        version=manifest.version,
+        info={
+            "digest": bundle.digest,
+            "preprocess_digest": manifest.preprocess.digest,
+            "engine": info.name,
+            "precision": info.precision,
+            "device": info.device,
+        },
+        class_fraction=manifest.reference.class_fraction,
+        reference_samples=manifest.reference.samples,
+        alphas={"reject": gate.alpha_reject, "review": gate.alpha_review},
+        score_bounds=np.unique(np.concatenate(bounds)).tolist(),
+        max_class_series=max_class_series,
+    )

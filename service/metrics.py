@@ -1,0 +1,226 @@
+"""Every metric, declared once: name, help, labels and buckets. Base units, bounded labels.
+
+Each `Metrics` has a registry of its own, so that tests and reloads do not share state. Children
+that a request touches are looked up once, here, because a lookup costs more than the increment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+ROUTES = (
+    *("/classify", "/classify/batch", "/models", "/models/{name}"),
+    *("/livez", "/readyz", "/metrics", "/", "other"),
+)
+STAGES = ("read", "decode", "queue", "engine", "gates")
+DECISIONS = ("accept", "review", "reject")
+SCORES = ("energy", "mahalanobis")
+SHED_REASONS = (
+    "draining",
+    "queue-full",
+    "upload-bytes",
+    "predicted-late",
+    "infeasible-deadline",
+    "early-drop",
+    "deadline",
+    "client-gone",
+)
+REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+STAGE_BUCKETS = (
+    *(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01),
+    *(0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
+P_VALUE_BUCKETS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+)
+CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What the metrics need to know of the model that is served."""
+
+    name: str
+    version: str
+    info: Mapping[str, str]  # digest, preprocess_digest, engine, precision, device
+    class_fraction: Sequence[float]  # of the reference, by class id
+    reference_samples: int
+    alphas: Mapping[str, float]  # threshold → alpha
+    score_bounds: Sequence[float]  # ascending: quantiles of both scores' calibration
+    max_class_series: int
+
+
+class Metrics:
+    """The service's metrics, apart from those of the model it serves."""
+
+    def __init__(self, version: str) -> None:
+        disable_created_metrics()  # a creation time per class would double the series
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        make = _Maker(self.registry)
+        self._requests = make.counter(
+            "requests", "HTTP requests answered, by status.", "route", "status"
+        )
+        durations = make.histogram(
+            "request_duration_seconds",
+            "From a request's headers to the last byte of its answer.",
+            REQUEST_BUCKETS,
+            "route",
+        )
+        self._durations = {route: durations.labels(route) for route in ROUTES}
+        stages = make.histogram(
+            "stage_duration_seconds",
+            "Time an answered image spent in each stage of the road.",
+            STAGE_BUCKETS,
+            "stage",
+        )
+        self.stages = {stage: stages.labels(stage) for stage in STAGES}
+        self.batch_size = make.histogram(
+            "batch_size", "Images per batch given to the engine.", BATCH_BUCKETS
+        )
+        self.queue_depth = make.gauge(
+            "queue_depth", "Images admitted and not yet given to the engine."
+        )
+        self.inflight = make.gauge("inflight_requests", "Requests being worked on.")
+        shed = make.counter("shed", "Images refused or dropped, by reason.", "reason")
+        self._shed = {reason: shed.labels(reason) for reason in SHED_REASONS}
+        self.slot_busy = make.counter(
+            "slot_busy_seconds", "Time engine slots spent running batches, summed over slots."
+        )
+        make.gauge("build_info", "The running version of Tidegate.", "version").labels(version).set(
+            1
+        )
+
+    def request(self, route: str, status: int, duration_s: float) -> None:
+        """Record one answered request; routes not in ROUTES count as `other`."""
+        route = route if route in self._durations else "other"
+        self._requests.labels(route, status).inc()
+        self._durations[route].observe(duration_s)
+
+    def shed(self, reason: str) -> None:
+        """Record one image refused or dropped."""
+        self._shed[reason].inc()
+
+    def follow_queue(self, depth: Callable[[], int]) -> None:
+        """Read the queue's depth whenever it is scraped."""
+        self.queue_depth.set_function(depth)
+
+    def render(self) -> bytes:
+        """Return the exposition text. Takes milliseconds with many classes: not on the loop."""
+        return generate_latest(self.registry)
+
+
+class ModelMetrics:
+    """What the served model predicts and how its gate decides. Every class starts at 0."""
+
+    def __init__(self, registry: CollectorRegistry, served: ServedModel) -> None:
+        make = _Maker(registry)
+        model = (served.name, served.version)
+        labels = ("model", "version")
+        classes = range(len(served.class_fraction))
+        make.gauge(
+            "model_info", "The model that is served, and what runs it.", *labels, *served.info
+        ).labels(*model, *served.info.values()).set(1)
+
+        predictions = make.counter(
+            "predictions",
+            "Images not rejected, by predicted class id.",
+            *labels,
+            "class",
+        )
+        self._predictions = [predictions.labels(*model, c) for c in classes]
+        confidence = make.histogram(
+            "prediction_confidence",
+            "Probability of the predicted class, by class id; rare classes fold into other.",
+            CONFIDENCE_BUCKETS,
+            *labels,
+            "class",
+        )
+        common = _commonest(served.class_fraction, served.max_class_series)
+        self._confidence = [
+            confidence.labels(*model, c if c in common else "other") for c in classes
+        ]
+
+        decisions = make.counter("ood_decisions", "The gate's decisions.", *labels, "decision")
+        self._decisions = {name: decisions.labels(*model, name) for name in DECISIONS}
+        self._p_value = make.histogram(
+            "ood_p_value",
+            "The gate's final p-value: uniform as long as nothing drifts.",
+            P_VALUE_BUCKETS,
+            *labels,
+        ).labels(*model)
+        scores = make.histogram(
+            "ood_score",
+            "The gate's raw scores; the bounds are quantiles of their calibration.",
+            served.score_bounds,
+            *labels,
+            "score",
+        )
+        self._scores = {name: scores.labels(*model, name) for name in SCORES}
+
+        fraction = make.gauge(
+            "reference_class_fraction",
+            "Share of each class among predictions on the reference images.",
+            *labels,
+            "class",
+        )
+        for c in classes:
+            fraction.labels(*model, c).set(served.class_fraction[c])
+        make.gauge(
+            "reference_samples", "How many images the reference was made from.", *labels
+        ).labels(*model).set(served.reference_samples)
+        alpha = make.gauge(
+            "ood_alpha", "p-values at or below this are rejected or reviewed.", *labels, "threshold"
+        )
+        for threshold, value in served.alphas.items():
+            alpha.labels(*model, threshold).set(value)
+
+    def predicted(self, class_id: int, confidence: float) -> None:
+        """Record the class of one image that was not rejected."""
+        self._predictions[class_id].inc()
+        self._confidence[class_id].observe(confidence)
+
+    def decided(self, decision: str, p_value: float, scores: Mapping[str, float]) -> None:
+        """Record the gate's decision on one image and the scores behind it."""
+        self._decisions[decision].inc()
+        self._p_value.observe(p_value)
+        for score, value in scores.items():
+            self._scores[score].observe(value)
+
+
+def _commonest(class_fraction: Sequence[float], most: int) -> set[int]:
+    ranked = sorted(range(len(class_fraction)), key=lambda c: (-class_fraction[c], c))
+    return set(ranked[:most])
+
+
+class _Maker:
+    """Declares metrics in one registry, under one prefix."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"tidegate_{name}", text, labels, registry=self._registry)
+
+    def gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"tidegate_{name}", text, labels, registry=self._registry)
+
+    def histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(f"tidegate_{name}", text, labels, buckets=buckets, registry=self._registry)

@@ -1,0 +1,38 @@
+"""Conformal p-values: how many calibration scores are at least as unusual as this one.
+
+For a new input exchangeable with the calibration set, P(p ≤ alpha) ≤ alpha for every alpha and
+every sample size (Vovk et al. 2005; Bates et al. 2023 for the OOD test).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+
+
+@overload
+def p_value(calibration: Float64, score: float) -> float: ...
+@overload
+def p_value(calibration: Float64, score: NDArray[np.floating]) -> Float64: ...
+def p_value(calibration: Float64, score: float | NDArray[np.floating]) -> float | Float64:
+    """Return (1 + #{calibration ≥ score}) / (n + 1), for one score or an array of them.
+
+    `calibration` is sorted ascending. A NaN counts as more unusual than anything.
+    """
+    n = len(calibration)
+    return (1 + n - calibration.searchsorted(score)) / (n + 1)
+
+
+def combined_score(energy_p: float, mahalanobis_p: float) -> float:
+    """Join two p-values to one score, higher = more unusual; calibrated again on its own fold."""
+    return -min(energy_p, mahalanobis_p)
+
+
+def sample_size_for(alpha: float) -> int:
+    """Return the smallest calibration set whose p-values can reach `alpha`: n ≥ 1/alpha − 1."""
+    return math.ceil(round(1 / alpha - 1, 9))

@@ -1,0 +1,178 @@
+"""The road of one image, and the seam to whatever batches and runs it.
+
+upload → validate → admit → decode → preprocess → queue → batch → engine → gates → response
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from service.batching.scheduler import Answer, Ticket
+from service.bundle.store import Bundle
+from service.errors import DeadlineMissed
+from service.imaging.preprocess import preprocess
+from service.metrics import Metrics, ModelMetrics
+from service.ood.gates import Verdict
+from service.types import Float32, Outputs, Pixels, Priority
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A validated request for one image."""
+
+    image: bytes
+    received: float  # on time.monotonic, once the last byte was here
+    deadline: float  # likewise
+    top_k: int
+    priority: Priority = Priority.INTERACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One class and its probability."""
+
+    class_id: int
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where the time went, in seconds. `queue` is all waiting: for a decoder and for a slot."""
+
+    decode: float
+    queue: float
+    engine: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The answer for one image; the API decides how a rejected one is told."""
+
+    predictions: tuple[Prediction, ...]
+    verdict: Verdict
+    energy: float
+    mahalanobis: float
+    nearest_class: int
+    timing: Timing
+    batch_size: int
+
+
+class Submit(Protocol):
+    """Admits requests and runs their pixels, in this process or in another."""
+
+    def admit(self, deadline: float, priority: Priority) -> Ticket: ...
+
+    def submit(self, ticket: Ticket, pixels: Pixels, decode_s: float) -> Awaitable[Answer]: ...
+
+    def leave(self, ticket: Ticket) -> None: ...
+
+
+class Pipeline:
+    """Classifies uploads with one bundle."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        scheduler: Submit,
+        decoders: ThreadPoolExecutor,
+        metrics: Metrics,
+        model_metrics: ModelMetrics,
+        max_image_pixels: int,
+    ) -> None:
+        self.bundle = bundle
+        self._scheduler = scheduler
+        self._decoders = decoders
+        self._metrics = metrics
+        self._model_metrics = model_metrics
+        self._max_image_pixels = max_image_pixels
+
+    async def classify(self, upload: Upload) -> Classification:
+        """Answer one image, by its deadline.
+
+        Raises Overloaded or Draining before any decoding, an image error, DeadlineMissed at the
+        deadline, or EngineFailed. Cancelled, it leaves nothing waiting.
+        """
+        ticket = self._scheduler.admit(upload.deadline, upload.priority)
+        try:
+            async with asyncio.timeout(upload.deadline - time.monotonic()):
+                pixels, decode_s = await self._decode(upload)
+                answer = await self._scheduler.submit(ticket, pixels, decode_s)
+        except TimeoutError:
+            self._metrics.shed("deadline")
+            raise DeadlineMissed("The deadline passed before the answer was ready.") from None
+        finally:
+            self._scheduler.leave(ticket)
+        return self._respond(upload, answer, decode_s)
+
+    async def _decode(self, upload: Upload) -> tuple[Pixels, float]:
+        return await asyncio.get_running_loop().run_in_executor(
+            self._decoders, self._preprocess, upload
+        )
+
+    def _preprocess(self, upload: Upload) -> tuple[Pixels, float]:  # on a decoder thread
+        started = time.monotonic()
+        if started > upload.deadline:
+            raise TimeoutError  # its turn came too late: do not spend a decoder on it
+        pixels = preprocess(upload.image, self.bundle.manifest.preprocess, self._max_image_pixels)
+        return pixels, time.monotonic() - started
+
+    def _respond(self, upload: Upload, answer: Answer, decode_s: float) -> Classification:
+        outputs = answer.outputs
+        energy, mahalanobis = float(outputs.energy[0]), float(outputs.mahalanobis[0])
+        started = time.monotonic()
+        verdict = self.bundle.gate.judge(energy, mahalanobis)
+        predictions = self._predictions(outputs, upload.top_k)
+        now = time.monotonic()
+        total = now - upload.received
+        timing = Timing(decode_s, total - decode_s - answer.engine_s, answer.engine_s, total)
+        classification = Classification(
+            predictions=predictions,
+            verdict=verdict,
+            energy=energy,
+            mahalanobis=mahalanobis,
+            nearest_class=int(outputs.nearest_class[0]),
+            timing=timing,
+            batch_size=answer.batch_size,
+        )
+        self._observe(classification, now - started)
+        return classification
+
+    def _predictions(self, outputs: Outputs, top_k: int) -> tuple[Prediction, ...]:
+        probabilities = softmax(outputs.logits[0], self.bundle.manifest.calibration.temperature)
+        k = min(top_k, len(probabilities))
+        best = np.argpartition(probabilities, -k)[-k:]
+        order = best[np.lexsort((best, -probabilities[best]))].tolist()
+        labels = self.bundle.labels
+        return tuple(Prediction(c, labels[c], float(probabilities[c])) for c in order)
+
+    def _observe(self, result: Classification, gates_s: float) -> None:
+        stages, timing = self._metrics.stages, result.timing
+        stages["decode"].observe(timing.decode)
+        stages["queue"].observe(timing.queue)
+        stages["engine"].observe(timing.engine)
+        stages["gates"].observe(gates_s)
+        verdict = result.verdict
+        self._model_metrics.decided(
+            verdict.decision,
+            verdict.p_value,
+            {"energy": result.energy, "mahalanobis": result.mahalanobis},
+        )
+        if verdict.decision != "reject":
+            top = result.predictions[0]
+            self._model_metrics.predicted(top.class_id, top.probability)
+
+
+def softmax(logits: Float32, temperature: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Return calibrated probabilities, float64 [classes]: softmax(logits / T) (Guo et al. 2017)."""
+    scaled = logits.astype(np.float64) / temperature
+    exponentials = np.exp(scaled - scaled.max())
+    return exponentials / exponentials.sum()  # type: ignore[no-any-return]  # numpy's stubs

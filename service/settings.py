@@ -1,0 +1,159 @@
+"""TIDEGATE_* environment variables to small frozen configs, read once.
+
+What belongs to the model (size, mean, labels, temperature, thresholds) is in the bundle, not here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.api.limits import HttpLimits
+from service.engines.choose import EngineConfig
+from service.errors import SettingsInvalid
+from service.lifecycle import ServiceConfig
+
+PREFIX = "TIDEGATE_"
+MIB = 1 << 20
+
+
+class Settings(BaseSettings):
+    """Every setting, with its unit and bounds; 0 means measure or derive where it says so."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    bundle: Path = Field(
+        default=Path("models/bundles/efficientnet-lite0/1"),
+        description="folder of the sealed bundle to serve",
+    )
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8000, ge=0, le=65535, description="TCP port; 0 takes a free one")
+
+    engine: Literal["auto", "onnx-cpu", "onnx-cuda"] = Field(
+        default="auto", description="what runs the model; a named one that does not load stops us"
+    )
+    slots: int = Field(default=0, ge=0, le=256, description="batches at once; 0 measures")
+    threads_per_slot: int = Field(
+        default=0, ge=0, le=256, description="engine threads per slot; 0 measures"
+    )
+    max_batch_size: int = Field(
+        default=0, ge=0, le=1024, description="images per batch at most; 0 measures"
+    )
+    engine_timeout_s: float = Field(
+        default=30, gt=0, le=3600, description="a batch that takes longer ends the process"
+    )
+    decode_threads: int = Field(
+        default=0, ge=0, le=256, description="images decoded at once; 0 is one per core"
+    )
+
+    deadline_ms: int = Field(
+        default=2000, ge=1, le=600_000, description="deadline where the client names none"
+    )
+    max_deadline_ms: int = Field(
+        default=60_000, ge=1, le=600_000, description="longest deadline a client may ask for"
+    )
+    max_queue: int = Field(
+        default=1024, ge=1, le=100_000, description="images admitted and waiting at most"
+    )
+    max_upload_bytes: int = Field(
+        default=16 * MIB, ge=1, le=1024 * MIB, description="bytes of one upload at most"
+    )
+    max_inflight_bytes: int = Field(
+        default=512 * MIB, ge=1, le=1 << 40, description="bytes of all uploads in progress at most"
+    )
+    max_image_pixels: int = Field(
+        default=50_000_000, ge=1, le=1_000_000_000, description="pixels decoded at most per image"
+    )
+    upload_timeout_s: float = Field(
+        default=30, gt=0, le=3600, description="time a body may take to arrive"
+    )
+    max_files: int = Field(
+        default=16, ge=1, le=1024, description="images in one /classify/batch at most"
+    )
+    client_rate: float = Field(
+        default=0, ge=0, le=1e6, description="images a second per client address; 0 is no limit"
+    )
+    client_burst: int = Field(
+        default=32, ge=1, le=1_000_000, description="images a client may send at once"
+    )
+
+    ood_action: Literal["reject", "flag"] = Field(
+        default="reject", description="a rejected image: a 422 problem, or a 200 that says so"
+    )
+    max_class_series: int = Field(
+        default=100,
+        ge=1,
+        le=100_000,
+        description="classes with a confidence histogram of their own",
+    )
+    drain_delay_s: float = Field(
+        default=5, ge=0, le=3600, description="go on serving this long after SIGTERM"
+    )
+    drain_timeout_s: float = Field(
+        default=30, gt=0, le=3600, description="then wait this long for admitted work"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least severe level that is logged"
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto", description="log lines; auto is text on a terminal, JSON elsewhere"
+    )
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any] | None = None) -> Self:
+        """Read the environment; `given` (from the command line) wins.
+
+        Raises SettingsInvalid for an unknown TIDEGATE_* name, with the nearest known one, or for a
+        value out of bounds.
+        """
+        _refuse_unknown(os.environ, {PREFIX + name.upper() for name in cls.model_fields})
+        try:
+            return cls(
+                **{name: value for name, value in (given or {}).items() if value is not None}
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = PREFIX + str(first["loc"][0]).upper()
+            raise SettingsInvalid(f"{name}={first['input']}: {first['msg']}.") from error
+
+    def http_limits(self) -> HttpLimits:
+        """Return the bounds on requests."""
+        return HttpLimits(
+            max_upload_bytes=self.max_upload_bytes,
+            max_inflight_bytes=self.max_inflight_bytes,
+            upload_timeout_s=self.upload_timeout_s,
+            max_files=self.max_files,
+            deadline_s=self.deadline_ms / 1000,
+            max_deadline_s=self.max_deadline_ms / 1000,
+            client_rate=self.client_rate,
+            client_burst=self.client_burst,
+        )
+
+    def service_config(self) -> ServiceConfig:
+        """Return what the road needs."""
+        return ServiceConfig(
+            bundle=self.bundle,
+            engine=EngineConfig(
+                self.engine, self.slots, self.threads_per_slot, self.max_batch_size
+            ),
+            max_queue=self.max_queue,
+            decode_threads=self.decode_threads,
+            max_image_pixels=self.max_image_pixels,
+            engine_timeout_s=self.engine_timeout_s,
+            max_class_series=self.max_class_series,
+        )
+
+
+def _refuse_unknown(environment: Mapping[str, str], known: set[str]) -> None:
+    """pydantic-settings ignores names it does not know, so a typo would silently do nothing."""
+    for name in sorted(environment):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            near = difflib.get_close_matches(name.upper(), sorted(known), 1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise SettingsInvalid(f"{name} is not a setting.{hint}")
