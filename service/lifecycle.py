@@ -180,6 +180,7 @@ def _served_model(bundle: Bundle, engine: Engine, max_class_series: int) -> Serv
         class_fraction=manifest.reference.class_fraction,
         reference_samples=manifest.reference.samples,
         alphas={"reject": gate.alpha_reject, "review": gate.alpha_review},
+        calibration_samples=gate.calibration_size,
         score_bounds=np.unique(np.concatenate(bounds)).tolist(),
         max_class_series=max_class_series,
     )

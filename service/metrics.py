@@ -61,6 +61,7 @@ class ServedModel:
     class_fraction: Sequence[float]  # of the reference, by class id
     reference_samples: int
     alphas: Mapping[str, float]  # threshold → alpha
+    calibration_samples: int  # behind the final p-value
     score_bounds: Sequence[float]  # ascending: quantiles of both scores' calibration
     max_class_series: int
 
@@ -69,7 +70,8 @@ class Metrics:
     """The service's metrics, apart from those of the model it serves."""
 
     def __init__(self, version: str) -> None:
-        disable_created_metrics()  # a creation time per class would double the series
+        # A creation time per class would double the series.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client has no types
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -186,6 +188,9 @@ class ModelMetrics:
         make.gauge(
             "reference_samples", "How many images the reference was made from.", *labels
         ).labels(*model).set(served.reference_samples)
+        make.gauge(
+            "ood_calibration_samples", "How many images the final p-value is out of.", *labels
+        ).labels(*model).set(served.calibration_samples)
         alpha = make.gauge(
             "ood_alpha", "p-values at or below this are rejected or reviewed.", *labels, "threshold"
         )

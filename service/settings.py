@@ -62,7 +62,7 @@ class Settings(BaseSettings):
         default=1024, ge=1, le=100_000, description="images admitted and waiting at most"
     )
     max_upload_bytes: int = Field(
-        default=16 * MIB, ge=1, le=1024 * MIB, description="bytes of one upload at most"
+        default=16 * MIB, ge=1, le=1024 * MIB, description="bytes of one request body at most"
     )
     max_inflight_bytes: int = Field(
         default=512 * MIB, ge=1, le=1 << 40, description="bytes of all uploads in progress at most"

@@ -99,14 +99,15 @@ class Classifier:
         self._model: ModelRef | None = None
 
     @asynccontextmanager
-    async def body(self, request: Request, max_bytes: int) -> AsyncIterator[bytes]:
+    async def body(self, request: Request) -> AsyncIterator[bytes]:
         """Read the body and hold its bytes against the budget until the request is answered."""
         self.service.require()
         with self._budget.reserve() as reservation:
             started = time.monotonic()
             length = request.headers.get("content-length")
-            yield await read_body(request.receive, length, self.limits, reservation, max_bytes)
+            body = await read_body(request.receive, length, self.limits, reservation)
             self._metrics.stages["read"].observe(time.monotonic() - started)
+            yield body
 
     def spend(self, request: Request, images: int) -> None:
         """Count images against the client's quota."""
@@ -213,9 +214,12 @@ def router(classifier: Classifier, metrics: Metrics) -> APIRouter:
         """Send the image as the raw body (fastest) or as multipart part `file`."""
         context = RequestContext.of(request.scope)
         classifier.spend(request, 1)
-        async with classifier.body(request, classifier.limits.max_upload_bytes) as body:
+        async with classifier.body(request) as body:
             content_type = request.headers.get("content-type", "")
-            image = files(body, content_type, "file", 1)[0] if is_multipart(content_type) else body
+            if is_multipart(content_type):
+                image = (await asyncio.to_thread(files, body, content_type, "file", 1))[0]
+            else:
+                image = body
             async with cancelled_on_disconnect(request.receive, metrics):
                 upload = classifier.upload(image, top_k, timeout_ms, batch=False)
                 result = await classifier.service.classify(upload)
@@ -252,8 +256,8 @@ def router(classifier: Classifier, metrics: Metrics) -> APIRouter:
         content_type = request.headers.get("content-type", "")
         if not is_multipart(content_type):
             raise BadRequest("Send multipart/form-data with one part 'files' per image.")
-        async with classifier.body(request, limits.max_upload_bytes * limits.max_files) as body:
-            images = files(body, content_type, "files", limits.max_files)
+        async with classifier.body(request) as body:
+            images = await asyncio.to_thread(files, body, content_type, "files", limits.max_files)
             classifier.spend(request, len(images))
             async with cancelled_on_disconnect(request.receive, metrics):
                 uploads = [

@@ -101,20 +101,19 @@ async def read_body(
     content_length: str | None,
     limits: HttpLimits,
     reservation: Reservation,
-    max_bytes: int,
 ) -> bytes:
-    """Read a request's body, at most `max_bytes`, within the upload timeout.
+    """Read a request's body, at most `max_upload_bytes`, within the upload timeout.
 
     Raises UploadTooLarge from Content-Length alone where it says so, UploadTimeout, Overloaded,
     BadRequest for an empty body, or ClientGone.
     """
     if content_length is not None:
         announced = _parse_length(content_length)
-        _check_length(announced, max_bytes)
+        _check_length(announced, limits.max_upload_bytes)
         reservation.grow_to(announced)
     try:
         async with asyncio.timeout(limits.upload_timeout_s):
-            body = await _read(receive, reservation, max_bytes)
+            body = await _read(receive, reservation, limits.max_upload_bytes)
     except TimeoutError:
         raise UploadTimeout(
             f"The body did not arrive within {limits.upload_timeout_s:g} s."

@@ -7,22 +7,36 @@ and refused before a pixel is decoded; whatever a codec raises becomes one of th
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from service.errors import ImageTooLarge, UndecodableImage, UnsupportedImageType
 from service.imaging.spec import PreprocessSpec
 
 # `check_size` below is the bound, from settings; Pillow's own would warn or raise on its own terms.
 Image.MAX_IMAGE_PIXELS = None
+# It warns of every broken tag, in words a client chooses, and Python keeps each text for ever.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 Size = tuple[int, int]  # (width, height)
 SizeCheck = Callable[[Size], None]
 
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _COMPOSITE = {"composite-white": (255, 255, 255, 255), "composite-black": (0, 0, 0, 255)}
 _ALLOWED = "JPEG, PNG, WebP, BMP, GIF or TIFF"
 
@@ -59,11 +73,14 @@ def decode(data: bytes, spec: PreprocessSpec, check_size: SizeCheck) -> Image.Im
         if kind == "WEBP":  # Pillow allocates the whole canvas while opening a WebP
             check_size(_webp_canvas(data))
         with Image.open(io.BytesIO(data), formats=(kind,)) as image:
-            orientation = _orientation(image) if spec.exif_orientation == "apply" else 1
-            width, height = image.size
-            check_size((height, width) if orientation in _SIDEWAYS else (width, height))
+            check_size(_upright_size(image, spec))
+            if isinstance(image, TiffImageFile):
+                check_size(_tile_size(image))
             image.load()
-            return _to_rgb(_upright(image, orientation), spec)
+            # Asked again: a PNG may tell its orientation after its pixels.
+            orientation = _orientation(image, spec)
+            upright = image if orientation == 1 else image.transpose(_UPRIGHT[orientation])
+            return _to_rgb(upright, spec)
     except (ImageTooLarge, UnsupportedImageType):
         raise
     except MemoryError as error:
@@ -86,22 +103,31 @@ def _webp_canvas(data: bytes) -> Size:
     return width & 0x3FFF, height & 0x3FFF
 
 
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 when there is none or it cannot be read.
+def _tile_size(image: TiffImageFile) -> Size:
+    """Return the size of a TIFF's tiles: libtiff unpacks whole ones, however little is shown."""
+    width, height = image.size
+    return image.tag_v2.get(_TILE_WIDTH, width), image.tag_v2.get(_TILE_HEIGHT, height)
+
+
+def _upright_size(image: Image.Image, spec: PreprocessSpec) -> Size:
+    width, height = image.size
+    return (height, width) if _orientation(image, spec) in _SIDEWAYS else (width, height)
+
+
+def _orientation(image: Image.Image, spec: PreprocessSpec) -> int:
+    """Return the EXIF orientation to apply, 1 when there is none or it cannot be read.
 
     A TIFF's is 1: Pillow turns a TIFF upright itself and reports its upright size.
     """
-    if image.format == "TIFF" or not ({"exif", "Raw profile type exif"} & image.info.keys()):
+    if spec.exif_orientation == "ignore" or isinstance(image, TiffImageFile):
+        return 1
+    if not {"exif", "Raw profile type exif"} & image.info.keys():
         return 1
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # noqa: BLE001 - broken metadata is no reason to refuse sound pixels
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    return image if orientation == 1 else ImageOps.exif_transpose(image)
 
 
 def _to_rgb(image: Image.Image, spec: PreprocessSpec) -> Image.Image:

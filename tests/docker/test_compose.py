@@ -1,0 +1,266 @@
+"""The image and the composed stack, checked as text: no Docker engine is needed."""
+
+import http.server
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+PROMETHEUS = yaml.safe_load((ROOT / "docker/prometheus/prometheus.yml").read_text(encoding="utf-8"))
+services = pytest.mark.parametrize("name", SERVICES)
+
+
+def _instructions() -> list[tuple[str, str]]:
+    """The Dockerfile as (INSTRUCTION, arguments), comments dropped and lines joined."""
+    text = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    lines = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    joined = re.sub(r"\\\n\s*", " ", lines).splitlines()
+    return [(parts[0], parts[2]) for line in joined if (parts := line.partition(" "))[0]]
+
+
+def _final_stage() -> list[tuple[str, str]]:
+    instructions = _instructions()
+    last = max(i for i, (name, _) in enumerate(instructions) if name == "FROM")
+    return instructions[last:]
+
+
+def _environment() -> dict[str, str]:
+    """The ENV of the final stage, without the shell's quoting."""
+    pairs = [pair for name, rest in _final_stage() if name == "ENV" for pair in shlex.split(rest)]
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _seconds(duration: str) -> float:
+    return float(duration.removesuffix("s"))
+
+
+@services
+def test_ports_are_open_on_loopback_only(name: str) -> None:
+    ports = SERVICES[name]["ports"]
+
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+@services
+def test_images_are_built_here_or_pinned_to_a_version(name: str) -> None:
+    service = SERVICES[name]
+
+    assert "build" in service or re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+", service["image"])
+
+
+@services
+def test_containers_have_no_privileges_and_bounded_resources(name: str) -> None:
+    service = SERVICES[name]
+
+    assert service["read_only"] is True
+    assert service["init"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["mem_limit"]
+    assert service["pids_limit"]
+    assert "privileged" not in service
+
+
+@services
+def test_mounted_files_exist_and_are_read_only(name: str) -> None:
+    mounts = [volume.split(":") for volume in SERVICES[name].get("volumes", [])]
+
+    for source, _, *mode in mounts:
+        if source.startswith("."):
+            assert (ROOT / source).exists()
+            assert mode == ["ro"]
+        else:
+            assert source in COMPOSE["volumes"]
+
+
+@services
+def test_dependencies_wait_for_health_that_something_checks(name: str) -> None:
+    for other, condition in SERVICES[name].get("depends_on", {}).items():
+        assert condition == {"condition": "service_healthy"}
+        in_image = "build" in SERVICES[other] and any(n == "HEALTHCHECK" for n, _ in _final_stage())
+        assert in_image or "healthcheck" in SERVICES[other]
+
+
+def test_a_container_is_not_killed_while_it_drains() -> None:
+    service = SERVICES["tidegate"]
+    environment = service["environment"]
+
+    drain_s = sum(float(environment[f"TIDEGATE_DRAIN_{n}_S"]) for n in ("DELAY", "TIMEOUT"))
+
+    assert _seconds(service["stop_grace_period"]) > drain_s
+
+
+def test_the_service_accepts_the_environment_that_it_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = {**_environment(), **SERVICES["tidegate"]["environment"]}
+    for name, value in given.items():
+        if name.startswith("TIDEGATE_"):
+            monkeypatch.setenv(name, value)
+
+    settings = Settings.read()  # refuses a name that it does not know
+
+    assert settings.host == "0.0.0.0"  # noqa: S104  # compose publishes it on loopback only
+    assert settings.drain_delay_s + settings.drain_timeout_s == 25
+
+
+def test_prometheus_scrapes_a_service_that_compose_has_on_the_port_that_the_image_exposes() -> None:
+    [job] = PROMETHEUS["scrape_configs"]
+    [target] = job["static_configs"][0]["targets"]
+    host, port = target.split(":")
+
+    assert job["job_name"] == "tidegate"  # the rules select on it
+    assert host in SERVICES
+    assert ("EXPOSE", port) in _final_stage()
+    assert _environment()["TIDEGATE_PORT"] == port
+    assert SERVICES[host]["ports"] == [f"127.0.0.1:8000:{port}"]
+
+
+def test_prometheus_finds_its_rules_where_they_are_mounted() -> None:
+    mounts = dict(v.split(":")[1::-1] for v in SERVICES["prometheus"]["volumes"])
+
+    [pattern] = PROMETHEUS["rule_files"]
+    rules = ROOT / mounts[f"/etc/prometheus/{Path(pattern).parent}"]
+
+    assert list(rules.glob(Path(pattern).name))
+
+
+def test_both_stages_share_one_pinned_base() -> None:
+    bases = [rest.split()[0] for name, rest in _instructions() if name == "FROM"]
+
+    assert bases == ["python:3.11-slim-bookworm"] * 2  # the environment links to its Python
+
+
+def test_the_image_runs_as_a_numeric_user_that_is_not_root() -> None:
+    [user] = [rest for name, rest in _final_stage() if name == "USER"]
+
+    assert all(int(part) > 0 for part in user.split(":"))
+
+
+def test_the_final_stage_only_takes_what_the_first_built() -> None:
+    stage = _final_stage()
+
+    assert "RUN" not in {name for name, _ in stage}
+    assert all(rest.startswith("--from=build ") for name, rest in stage if name == "COPY")
+
+
+def test_the_command_is_in_exec_form_so_that_signals_reach_it() -> None:
+    [entrypoint] = [rest for name, rest in _final_stage() if name == "ENTRYPOINT"]
+
+    assert json.loads(entrypoint) == ["tidegate", "serve"]
+
+
+def _allowed(path: str) -> bool:
+    """Whether the build context holds `path`: the last matching pattern decides."""
+    allowed = True
+    text = (ROOT / "docker" / "Dockerfile.dockerignore").read_text(encoding="utf-8")
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            pattern = line.removeprefix("!")
+            if fnmatch(path, pattern) or fnmatch(path, f"{pattern}/*"):
+                allowed = line.startswith("!")
+    return allowed
+
+
+def test_what_is_copied_exists_and_is_in_the_build_context() -> None:
+    copies = [rest.split()[:-1] for name, rest in _instructions() if name == "COPY"]
+    sources = [s for copy in copies if not copy[0].startswith("--from") for s in copy]
+
+    assert sources
+    for source in sources:
+        assert (ROOT / source).exists(), source
+        assert _allowed(source), source
+
+
+@pytest.mark.parametrize("path", [".git/config", "models/bundles/x/1/model.onnx", "tests/a.py"])
+def test_what_the_image_does_not_need_is_kept_out_of_the_build_context(path: str) -> None:
+    assert not _allowed(path)
+
+
+def _healthcheck() -> list[str]:
+    [check] = [rest for name, rest in _final_stage() if name == "HEALTHCHECK"]
+    command: list[str] = json.loads(check[check.index("CMD ") + 4 :])
+    assert command[0] == "python"
+    return [sys.executable, *command[1:]]
+
+
+class FakeReadiness(http.server.BaseHTTPRequestHandler):
+    """Answers /readyz with its server's status, and anything else with 404."""
+
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status if self.path == "/readyz" else 404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+@contextmanager
+def _serving(status: int) -> Iterator[int]:
+    handler = type("Handler", (FakeReadiness,), {"status": status})
+    with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
+def test_the_health_check_is_readiness_and_ignores_proxies(status: int, healthy: bool) -> None:
+    with _serving(status) as port:
+        environment = {**os.environ, "TIDEGATE_PORT": str(port), "http_proxy": "http://[::1]:1"}
+        done = subprocess.run(
+            _healthcheck(), env=environment, capture_output=True, timeout=20, check=False
+        )
+
+    assert (done.returncode == 0) is healthy, done.stderr.decode()
+
+
+def test_the_fetching_script_is_executable_and_parses() -> None:
+    script = ROOT / "docker" / "fetch_prometheus.sh"
+
+    assert os.access(script, os.X_OK)
+    subprocess.run(["sh", "-n", script], check=True, timeout=10)
+
+
+def test_without_apt_the_fetching_script_says_what_to_do(tmp_path: Path) -> None:
+    for tool in ("sh", "dirname"):
+        (tmp_path / tool).symlink_to(f"/usr/bin/{tool}")
+    script = tmp_path / "docker" / "fetch_prometheus.sh"  # a copy: no .tools beside it
+    script.parent.mkdir()
+    script.write_text((ROOT / "docker" / "fetch_prometheus.sh").read_text(encoding="utf-8"))
+
+    done = subprocess.run(
+        ["/usr/bin/env", "sh", script],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert "apt-get not found" in done.stderr

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from service.cli import main
+from service.settings import PREFIX, Settings
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(PREFIX + name.upper(), raising=False)
+
+
+def test_describe_says_what_would_be_served(
+    demo_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["describe", "--bundle", str(demo_bundle)]) == 0
+
+    told = capsys.readouterr().out
+    assert "efficientnet-lite0 1" in told
+    for name in Settings.model_fields:
+        assert PREFIX + name.upper() in told
+
+
+def test_describe_speaks_json(demo_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", "--bundle", str(demo_bundle), "--json"]) == 0
+
+    told = json.loads(capsys.readouterr().out)
+    assert told["serves"]["name"] == "efficientnet-lite0"
+    assert told["settings"]["port"] == 8000
+
+
+def test_inspect_prints_the_manifest(demo_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bundle", "inspect", str(demo_bundle)]) == 0
+
+    assert json.loads(capsys.readouterr().out)["task"]["classes"] == 1000
+
+
+def test_verify_asks_the_golden_probes(
+    demo_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bundle", "verify", str(demo_bundle)]) == 0
+
+    assert "sound" in capsys.readouterr().out
+
+
+def test_verify_names_the_file_that_changed(
+    demo_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(demo_bundle, copy)
+    (copy / "MODEL_CARD.md").write_text("a better card", "utf-8")
+
+    assert main(["bundle", "verify", str(copy)]) == 1
+
+    assert "MODEL_CARD.md has changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["bundle", "verify"], ["describe", "--bundle"]])
+def test_a_missing_bundle_is_a_sentence_not_a_traceback(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, str(tmp_path / "nothing")]) == 1
+
+    assert "There is no bundle folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["serve", "--port", "high"]])
+def test_wrong_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+
+    assert end.value.code == 2
+    assert "usage: tidegate" in capsys.readouterr().err
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+
+    told = capsys.readouterr().out
+    assert all(command in told for command in ("serve", "describe", "bundle"))

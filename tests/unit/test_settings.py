@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from service.errors import SettingsInvalid
+from service.settings import PREFIX, Settings
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(PREFIX + name.upper(), raising=False)
+
+
+def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEGATE_DEADLINE_MS", "250")
+
+    assert Settings.read().http_limits().deadline_s == 0.25
+
+
+def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEGATE_PORT", "1111")
+
+    assert Settings.read({"port": 2222, "host": None}).port == 2222
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("TIDEGATE_PROT", "TIDEGATE_PORT"),
+        ("TIDEGATE_DECODE_THREAD", "TIDEGATE_DECODE_THREADS"),
+        ("tidegate_max_que", "TIDEGATE_MAX_QUEUE"),
+    ],
+)
+def test_a_misspelt_name_is_refused_with_the_right_one(
+    monkeypatch: pytest.MonkeyPatch, wrong: str, right: str
+) -> None:
+    monkeypatch.setenv(wrong, "1")
+
+    with pytest.raises(SettingsInvalid, match=right):
+        Settings.read()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PORT", "70000"), ("PORT", "eighty"), ("OOD_ACTION", "ignore"), ("DEADLINE_MS", "0")],
+)
+def test_a_value_out_of_bounds_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(PREFIX + name, value)
+
+    with pytest.raises(SettingsInvalid, match=f"TIDEGATE_{name}={value}"):
+        Settings.read()
+
+
+def test_every_setting_has_a_row_in_the_readme_with_its_default() -> None:
+    rows = dict(
+        re.findall(r"^\| `(TIDEGATE_\w+)` \| `?([^|`]*)`? \|", README.read_text("utf-8"), re.M)
+    )
+
+    defaults = {
+        PREFIX + name.upper(): str(field.default) for name, field in Settings.model_fields.items()
+    }
+    assert rows == defaults
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    sources = "".join(
+        (README.parent / "service" / name).read_text("utf-8")
+        for name in ("settings.py", "app.py", "cli.py")
+    )
+
+    for name in Settings.model_fields:
+        assert re.search(rf"(self|settings)\.{name}\b", sources), name
