@@ -17,6 +17,7 @@ from service.api.multipart import files, is_multipart
 from service.api.problems import (
     MEDIA_TYPE,
     OUT_OF_DISTRIBUTION,
+    PROBLEM_REF,
     ClientGone,
     make_problem,
     problem_of,
@@ -61,7 +62,7 @@ def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 def _problems(**codes: str) -> dict[int | str, dict[str, Any]]:
     return {
-        int(status[1:]): {"model": Problem, "description": text, "content": {MEDIA_TYPE: {}}}
+        int(status[1:]): {"description": text, "content": {MEDIA_TYPE: {"schema": PROBLEM_REF}}}
         for status, text in codes.items()
     }
 
@@ -77,7 +78,7 @@ _RESPONSES = _problems(
     _503="overloaded · draining · not-ready, with Retry-After",
     _504="deadline-missed",
 )
-_RESPONSES[422]["content"] = {MEDIA_TYPE: {"example": EXAMPLE_REFUSAL}}
+_RESPONSES[422]["content"][MEDIA_TYPE]["example"] = EXAMPLE_REFUSAL
 
 
 class Classifier:

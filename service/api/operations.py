@@ -10,10 +10,10 @@ from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
+from service.api.problems import MEDIA_TYPE, PROBLEM_REF
 from service.api.schemas import (
     ModelBody,
     ModelsBody,
-    Problem,
     StatusBody,
     model_body,
     model_ref,
@@ -22,7 +22,12 @@ from service.errors import Draining, NotReady
 from service.lifecycle import Phase, Service
 from service.metrics import Metrics
 
-_UNAVAILABLE: dict[int | str, dict[str, Any]] = {503: {"model": Problem}}
+_UNAVAILABLE: dict[int | str, dict[str, Any]] = {
+    503: {
+        "description": "draining · not-ready",
+        "content": {MEDIA_TYPE: {"schema": PROBLEM_REF}},
+    }
+}
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Tidegate</title>
 <h1>Tidegate</h1>
 <p>Send an image to <code>POST /classify</code>.

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 TYPE_PREFIX = "urn:tidegate:problem:"
 MEDIA_TYPE = "application/problem+json"
+PROBLEM_REF = {"$ref": "#/components/schemas/Problem"}  # BatchItem brings it into OpenAPI
 
 TABLE: dict[type[errors.TidegateError], tuple[int, str, str]] = {
     errors.BadRequest: (400, "bad-request", "The request is malformed"),

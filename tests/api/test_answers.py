@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.server import PATIENCE_S, PHOTOS, running
+
+HEX_256 = re.compile(r"^[0-9a-f]{64}$")
+
+
+def png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def nonsense() -> dict[str, bytes]:
+    rng = np.random.default_rng(0)
+    return {
+        "noise": png(rng.integers(0, 256, (256, 256, 3), np.uint8)),
+        "flat": png(np.full((256, 256, 3), (40, 90, 200), np.uint8)),
+        "black": png(np.zeros((256, 256, 3), np.uint8)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("photo", "label", "probability"),
+    [
+        ("chelsea.png", "cat with striped coat", 0.39),
+        ("coffee.png", "espresso", 0.95),
+        ("camera.png", "tripod", 0.94),
+    ],
+)
+def test_a_known_photo_gets_its_known_answer(
+    client: httpx.Client, photo: str, label: str, probability: float
+) -> None:
+    answer = client.post("/classify", content=(PHOTOS / photo).read_bytes())
+
+    assert answer.status_code == 200
+    best = answer.json()["predictions"][0]
+    assert label in best["label"].lower()
+    assert best["probability"] == pytest.approx(probability, abs=0.03)  # known to two digits
+
+
+@pytest.mark.parametrize("photo", ["chelsea.png", "coffee.png", "camera.png", "rocket.jpg"])
+def test_a_photo_is_accepted(client: httpx.Client, photo: str) -> None:
+    body = client.post("/classify", content=(PHOTOS / photo).read_bytes()).json()
+
+    assert body["decision"] == "accept"
+    assert body["ood"]["p_value"] > body["ood"]["alpha_review"]
+
+
+@pytest.mark.parametrize("kind", sorted(nonsense()))
+def test_nonsense_is_refused_without_predictions(client: httpx.Client, kind: str) -> None:
+    answer = client.post("/classify", content=nonsense()[kind])
+
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert body["code"] == "out-of-distribution"
+    assert body["ood"]["p_value"] <= body["ood"]["alpha_reject"]
+    assert body["model"]["name"] == "efficientnet-lite0"
+    assert "predictions" not in body
+
+
+def test_flagging_answers_what_would_be_refused(demo_bundle: Path) -> None:
+    with running(demo_bundle, ood_action="flag") as server:
+        answer = httpx.post(
+            f"{server.url}/classify", content=nonsense()["noise"], timeout=PATIENCE_S
+        )
+
+    assert answer.status_code == 200
+    assert answer.json()["decision"] == "reject"
+    assert len(answer.json()["predictions"]) == 5
+
+
+def test_an_answer_has_every_field_of_the_contract(client: httpx.Client, chelsea: bytes) -> None:
+    body = client.post("/classify", params={"top_k": 3}, content=chelsea).json()
+
+    assert body.keys() == {
+        *("request_id", "model", "decision", "predictions", "ood", "timing_ms", "batch_size"),
+    }
+    assert body["model"].keys() == {"name", "version", "digest"}
+    assert HEX_256.match(body["model"]["digest"])
+    assert [p.keys() for p in body["predictions"]] == [{"class_id", "label", "probability"}] * 3
+    probabilities = [p["probability"] for p in body["predictions"]]
+    assert probabilities == sorted(probabilities, reverse=True)
+    ood = body["ood"]
+    assert ood.keys() == {
+        *("p_value", "percentile", "alpha_reject", "alpha_review", "calibration_size"),
+        *("energy", "mahalanobis"),
+    }
+    assert ood["energy"].keys() == {"score", "p_value"}
+    assert ood["mahalanobis"].keys() == {"score", "p_value", "nearest_class"}
+    timing = body["timing_ms"]
+    assert timing.keys() == {"decode", "queue", "engine", "total"}
+    parts = timing["decode"] + timing["queue"] + timing["engine"]
+    assert timing["total"] == pytest.approx(parts, abs=0.01)  # each is rounded to a microsecond
+    assert body["batch_size"] >= 1
+
+
+def test_top_k_beyond_the_classes_gives_them_all(client: httpx.Client, chelsea: bytes) -> None:
+    body = client.post("/classify", params={"top_k": 5000}, content=chelsea).json()
+
+    assert len({p["class_id"] for p in body["predictions"]}) == 1000
+    assert sum(p["probability"] for p in body["predictions"]) == pytest.approx(1, abs=1e-9)
+
+
+def test_multipart_and_raw_uploads_get_the_same_answer(
+    client: httpx.Client, chelsea: bytes
+) -> None:
+    raw = client.post("/classify", content=chelsea, headers={"Content-Type": "image/png"}).json()
+    form = client.post("/classify", files={"file": ("cat.png", chelsea)}).json()
+
+    assert form["predictions"] == raw["predictions"]
+    assert form["ood"] == raw["ood"]
+
+
+def test_the_content_decides_not_the_content_type(client: httpx.Client, chelsea: bytes) -> None:
+    answer = client.post("/classify", content=chelsea, headers={"Content-Type": "text/plain"})
+
+    assert answer.status_code == 200
+
+
+def test_a_batch_answers_each_image_in_order(client: httpx.Client, chelsea: bytes) -> None:
+    coffee = (PHOTOS / "coffee.png").read_bytes()
+    images = [chelsea, b"not an image", coffee, nonsense()["black"]]
+
+    body = client.post(
+        "/classify/batch", files=[("files", (str(i), image)) for i, image in enumerate(images)]
+    ).json()
+
+    assert [item["status"] for item in body["results"]] == [200, 415, 200, 422]
+    singles = [client.post("/classify", content=image).json() for image in (chelsea, coffee)]
+    for item, single in zip(body["results"][::2], singles, strict=True):
+        assert item["result"]["predictions"][0]["class_id"] == single["predictions"][0]["class_id"]
+    assert body["results"][1]["problem"]["code"] == "unsupported-image-type"
+    assert body["results"][3]["problem"]["code"] == "out-of-distribution"
+
+
+def test_request_id_and_trace_are_taken_up_and_returned(
+    client: httpx.Client, chelsea: bytes
+) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    answer = client.post(
+        "/classify",
+        content=chelsea,
+        headers={"X-Request-Id": "order-42", "traceparent": f"00-{trace}-00f067aa0ba902b7-01"},
+    )
+
+    assert answer.headers["x-request-id"] == "order-42"
+    assert answer.json()["request_id"] == "order-42"
+    assert re.match(rf"^00-{trace}-[0-9a-f]{{16}}-01$", answer.headers["traceparent"])
+    assert "00f067aa0ba902b7" not in answer.headers["traceparent"]
+
+
+@pytest.mark.parametrize("bad", ["a b", "x" * 129, 'quo"te'])
+def test_a_malformed_request_id_is_replaced(client: httpx.Client, bad: str) -> None:
+    answer = client.get("/livez", headers={"X-Request-Id": bad})
+
+    assert re.match(r"^[0-9a-f]{32}$", answer.headers["x-request-id"])

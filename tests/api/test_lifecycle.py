@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from pathlib import Path
+
+import httpx
+
+from tests.server import PATIENCE_S, Server, launched, running
+
+
+def exit_code(server: Server) -> int:
+    return server.process.wait(PATIENCE_S)
+
+
+def test_ready_only_once_warm_and_proved(demo_bundle: Path, chelsea: bytes) -> None:
+    with launched(demo_bundle) as server, httpx.Client(base_url=server.url) as client:
+        early = client.get("/readyz")
+        alive = client.get("/livez")
+        refused = client.post("/classify", content=chelsea)
+        server.wait_for("ready")
+        late = client.get("/readyz")
+
+    assert (alive.status_code, late.status_code) == (200, 200)
+    assert late.json() == {"status": "ready"}
+    assert (early.status_code, early.json()["code"]) == (503, "not-ready")
+    assert (refused.status_code, refused.json()["code"]) == (503, "not-ready")
+    assert int(refused.headers["retry-after"]) >= 1
+    messages = server.messages()
+    warm = next(i for i, message in enumerate(messages) if "golden probes passed" in message)
+    assert warm < messages.index("ready")
+
+
+def test_sigterm_flips_readiness_keeps_serving_then_exits_0(
+    demo_bundle: Path, chelsea: bytes
+) -> None:
+    with running(demo_bundle, drain_delay_s=3) as server:
+        with httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client:
+            client.get("/readyz").raise_for_status()
+            server.process.send_signal(signal.SIGTERM)
+            server.wait_for("draining")
+            ready = client.get("/readyz")
+            answer = client.post("/classify", content=chelsea)
+
+        assert (ready.status_code, ready.json()["code"]) == (503, "draining")
+        assert answer.status_code == 200
+        assert exit_code(server) == 0
+
+
+def test_what_was_admitted_is_answered_after_sigterm(demo_bundle: Path, chelsea: bytes) -> None:
+    async def scenario(server: Server) -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as client:
+            posts = [
+                asyncio.create_task(
+                    client.post(
+                        "/classify", content=chelsea, headers={"X-Request-Timeout-Ms": "60000"}
+                    )
+                )
+                for _ in range(40)
+            ]
+            await posts[0]  # by now the others are on their way
+            server.process.send_signal(signal.SIGTERM)
+            return await asyncio.gather(*posts)
+
+    with running(demo_bundle, drain_delay_s=1) as server:
+        answers = asyncio.run(scenario(server))
+
+        assert [answer.status_code for answer in answers] == [200] * 40
+        assert exit_code(server) == 0
+
+
+def test_a_second_sigterm_exits_at_once(demo_bundle: Path) -> None:
+    with running(demo_bundle, drain_delay_s=3600) as server:
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for("draining")
+        server.process.send_signal(signal.SIGTERM)
+
+        assert exit_code(server) == 128 + signal.SIGTERM
+
+
+def test_a_changed_bundle_is_refused_with_the_files_name(demo_bundle: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "bundle"
+    for file in demo_bundle.rglob("*"):
+        if file.is_file():
+            target = copy / file.relative_to(demo_bundle)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(file.read_bytes())
+    labels = bytearray((copy / "labels.txt").read_bytes())
+    labels[100] ^= 1
+    (copy / "labels.txt").write_bytes(labels)
+
+    with launched(copy) as server:
+        assert exit_code(server) == 1
+        refusal = server.wait_for("refusing to start")
+
+    assert "labels.txt has changed" in refusal["message"]
+
+
+def test_an_engine_that_does_not_load_stops_the_start(demo_bundle: Path) -> None:
+    with launched(demo_bundle, engine="onnx-cuda") as server:
+        assert exit_code(server) == 1
+        server.wait_for("refusing to start: Engine onnx-cuda needs")
+
+
+def test_a_taken_port_is_said_plainly(demo_bundle: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with launched(demo_bundle, port=port) as server:
+            assert exit_code(server) == 1
+            server.wait_for(f"tidegate: Cannot listen on 127.0.0.1:{port}")
+
+
+def test_a_misspelt_setting_stops_the_start_and_suggests_the_right_one(demo_bundle: Path) -> None:
+    with launched(demo_bundle, deadlin_ms=5) as server:
+        assert exit_code(server) == 1
+        refusal = server.wait_for("tidegate: TIDEGATE_DEADLIN_MS is not a setting. Did you mean")
+
+    assert "TIDEGATE_DEADLINE_MS?" in refusal["message"]
+
+
+def test_an_engine_that_does_not_come_back_ends_the_process(
+    demo_bundle: Path, chelsea: bytes
+) -> None:
+    """Real batches against a patience of a millisecond: each looks like one that hangs."""
+    with running(demo_bundle, engine_timeout_s=0.001) as server:
+        with httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client:
+            client.post("/classify", content=chelsea)
+
+        assert exit_code(server) == 70
+        said = server.wait_for("giving up")
+
+    assert "has not finished a batch in 0.001 s" in said["message"]

@@ -1,0 +1,123 @@
+"""Many requests at once: every answer is its own image's, and overload sheds honestly."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.server import PATIENCE_S, PHOTOS, Server, running
+
+PATIENT = {"X-Request-Timeout-Ms": "60000"}
+
+
+def mixed_images(count: int) -> list[bytes]:
+    """Crops of real photos, no two alike, in several sizes and formats."""
+    photos = [
+        Image.open(PHOTOS / name).convert("RGB")
+        for name in sorted(("chelsea.png", "coffee.png", "camera.png", "rocket.jpg"))
+    ]
+    images = []
+    for index in range(count):
+        photo = photos[index % len(photos)]
+        side = 180 + 3 * index
+        box = (index, index // 2, min(index + side, photo.width), min(side, photo.height))
+        file = io.BytesIO()
+        photo.crop(box).save(file, ("JPEG", "PNG", "WEBP")[index % 3])
+        images.append(file.getvalue())
+    return images
+
+
+async def post_all(
+    url: str, images: list[bytes], concurrency: int, headers: dict[str, str]
+) -> list[httpx.Response]:
+    answers: list[httpx.Response | None] = [None] * len(images)
+    todo = iter(enumerate(images))
+    limits = httpx.Limits(max_connections=concurrency)
+
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S, limits=limits) as client:
+
+        async def work() -> None:
+            for index, image in todo:
+                answers[index] = await client.post("/classify", content=image, headers=headers)
+
+        await asyncio.gather(*(work() for _ in range(concurrency)))
+    return [answer for answer in answers if answer is not None]
+
+
+@pytest.mark.timeout(240)
+def test_of_2000_concurrent_requests_every_answer_is_its_own_images(
+    server: Server, client: httpx.Client
+) -> None:
+    images = mixed_images(40)
+    alone = [client.post("/classify", content=image, headers=PATIENT).json() for image in images]
+
+    answers = asyncio.run(post_all(server.url, images * 50, 64, PATIENT))
+
+    assert len(answers) == 2000
+    for index, answer in enumerate(answers):
+        expected, got = alone[index % 40], answer.json()
+        assert got.get("code") == expected.get("code")
+        assert got["ood"]["p_value"] == pytest.approx(expected["ood"]["p_value"], abs=0.02)
+        assert got["ood"]["energy"]["score"] == pytest.approx(
+            expected["ood"]["energy"]["score"], abs=1e-4
+        )
+        for ours, theirs in zip(
+            got.get("predictions", ()), expected.get("predictions", ()), strict=True
+        ):
+            assert ours["class_id"] == theirs["class_id"]
+            assert ours["probability"] == pytest.approx(theirs["probability"], abs=1e-5)
+
+
+def test_images_of_this_set_are_told_apart(client: httpx.Client) -> None:
+    """Without this, the test above could pass on answers that are all alike."""
+    energies = [
+        client.post("/classify", content=image).json()["ood"]["energy"]["score"]
+        for image in mixed_images(40)
+    ]
+
+    assert len({round(energy, 3) for energy in energies}) == 40
+
+
+@pytest.mark.timeout(120)
+def test_overload_is_shed_with_an_honest_retry_after(demo_bundle: Path, chelsea: bytes) -> None:
+    with running(demo_bundle, deadline_ms=150, slots=1, threads_per_slot=1) as server:
+        answers = asyncio.run(post_all(server.url, [chelsea] * 600, 100, {}))
+
+        after = httpx.post(f"{server.url}/classify", content=chelsea, timeout=PATIENCE_S)
+
+    statuses = Counter(answer.status_code for answer in answers)
+    assert statuses.keys() <= {200, 503, 504}
+    assert statuses[200] > 0
+    assert statuses[503] > 0
+    assert statuses[503] > statuses[504]  # refused before the work, not after
+    for answer in answers:
+        if answer.status_code == 503:
+            assert answer.json()["code"] == "overloaded"
+            assert int(answer.headers["retry-after"]) >= 1
+    assert after.status_code == 200
+
+
+def test_a_clients_quota_is_kept(demo_bundle: Path, chelsea: bytes) -> None:
+    with running(demo_bundle, client_rate=0.01, client_burst=2) as server:
+        answers = [
+            httpx.post(f"{server.url}/classify", content=chelsea, timeout=PATIENCE_S)
+            for _ in range(3)
+        ]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[2].json()["code"] == "quota-exceeded"
+    assert 1 <= int(answers[2].headers["retry-after"]) <= 100
+
+
+def test_bytes_in_flight_are_bounded(demo_bundle: Path, chelsea: bytes) -> None:
+    with running(demo_bundle, max_inflight_bytes=1000) as server:
+        answer = httpx.post(f"{server.url}/classify", content=chelsea, timeout=PATIENCE_S)
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
+    assert answer.headers["retry-after"] == "1"

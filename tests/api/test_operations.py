@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+
+from service.bundle.store import open_bundle
+from tests.server import PHOTOS
+
+CONTRACT_METRICS = {
+    "tidegate_requests": "counter",
+    "tidegate_request_duration_seconds": "histogram",
+    "tidegate_stage_duration_seconds": "histogram",
+    "tidegate_batch_size": "histogram",
+    "tidegate_queue_depth": "gauge",
+    "tidegate_inflight_requests": "gauge",
+    "tidegate_shed": "counter",
+    "tidegate_slot_busy_seconds": "counter",
+    "tidegate_predictions": "counter",
+    "tidegate_prediction_confidence": "histogram",
+    "tidegate_ood_decisions": "counter",
+    "tidegate_ood_p_value": "histogram",
+    "tidegate_ood_score": "histogram",
+    "tidegate_reference_class_fraction": "gauge",
+    "tidegate_reference_samples": "gauge",
+    "tidegate_ood_alpha": "gauge",
+    "tidegate_ood_calibration_samples": "gauge",  # beyond the design: the OOD alert's z needs it
+    "tidegate_model_info": "gauge",
+    "tidegate_build_info": "gauge",
+}
+
+
+def values(text: str, name: str) -> dict[str, float]:
+    """Return the samples of one metric, by their label text."""
+    pattern = re.compile(rf"^{re.escape(name)}(?:\{{(.*)\}})? (\S+)$", re.MULTILINE)
+    return {labels: float(value) for labels, value in pattern.findall(text)}
+
+
+@pytest.fixture
+def scrape(client: httpx.Client) -> str:
+    return client.get("/metrics").text
+
+
+def test_every_metric_of_the_contract_is_exported_with_its_type(scrape: str) -> None:
+    types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", scrape, re.MULTILINE))
+    ours = {
+        name.removesuffix("_total") if kind == "counter" else name: kind
+        for name, kind in types.items()
+        if name.startswith("tidegate_")
+    }
+
+    assert ours == CONTRACT_METRICS
+
+
+def test_every_class_is_there_from_the_start(scrape: str) -> None:
+    assert len(values(scrape, "tidegate_predictions_total")) == 1000
+    fractions = values(scrape, "tidegate_reference_class_fraction")
+    assert sum(fractions.values()) == pytest.approx(1)
+    assert min(fractions.values()) > 0
+
+
+def test_series_stay_below_five_thousand_with_a_thousand_classes(scrape: str) -> None:
+    series = [line for line in scrape.splitlines() if line and not line.startswith("#")]
+
+    assert len(series) < 5000
+
+
+def test_an_answer_is_counted_once_everywhere(client: httpx.Client) -> None:
+    coffee = (PHOTOS / "coffee.png").read_bytes()
+    before = client.get("/metrics").text
+    body = client.post("/classify", content=coffee).json()
+    after = client.get("/metrics").text
+
+    def grew(name: str) -> dict[str, float]:
+        was = values(before, name)
+        return {
+            labels: value - was.get(labels, 0)
+            for labels, value in values(after, name).items()
+            if value != was.get(labels, 0)
+        }
+
+    class_id = body["predictions"][0]["class_id"]
+    assert list(grew("tidegate_predictions_total").values()) == [1]
+    assert f'class="{class_id}"' in next(iter(grew("tidegate_predictions_total")))
+    assert grew("tidegate_requests_total")['route="/classify",status="200"'] == 1
+    assert list(grew("tidegate_ood_decisions_total").values()) == [1]
+    assert list(grew("tidegate_ood_p_value_count").values()) == [1]
+    assert sorted(grew("tidegate_ood_score_count").values()) == [1, 1]
+    assert list(grew("tidegate_prediction_confidence_count").values()) == [1]
+    assert list(grew("tidegate_batch_size_count").values()) == [1]
+    assert set(grew("tidegate_stage_duration_seconds_count").values()) == {1}
+    assert len(grew("tidegate_stage_duration_seconds_count")) == 5
+    assert next(iter(grew("tidegate_slot_busy_seconds_total").values())) > 0
+
+
+def test_models_says_what_is_served_and_what_runs_it(
+    client: httpx.Client, demo_bundle: Path
+) -> None:
+    bundle = open_bundle(demo_bundle)
+    listed = client.get("/models").json()["models"]
+    model = client.get("/models/efficientnet-lite0").json()
+
+    assert listed == [{"name": "efficientnet-lite0", "version": "1", "digest": bundle.digest}]
+    assert model["preprocess_digest"] == bundle.manifest.preprocess.digest
+    assert model["preprocess"]["steps"][0]["op"] == "centre-crop-fraction"
+    assert model["calibration"] == bundle.manifest.calibration.model_dump()
+    assert model["gate"]["alpha_reject"] == bundle.gate.alpha_reject
+    assert model["engine"]["name"] == "onnx-cpu"
+    assert model["engine"]["slots"] >= 1
+    assert len(model["labels"]) == 1000
+
+
+def test_the_front_page_points_to_the_docs(client: httpx.Client) -> None:
+    page = client.get("/")
+
+    assert page.headers["content-type"].startswith("text/html")
+    assert 'href="/docs"' in page.text
+
+
+@pytest.fixture(scope="module")
+def openapi(client: httpx.Client) -> dict[str, Any]:
+    document: dict[str, Any] = client.get("/openapi.json").json()
+    return document
+
+
+def test_openapi_has_every_route_of_the_contract(openapi: dict[str, Any]) -> None:
+    assert openapi["paths"].keys() == {
+        *("/classify", "/classify/batch", "/livez", "/readyz", "/metrics"),
+        *("/models", "/models/{name}"),
+    }
+
+
+def test_openapi_documents_every_problem_of_classify(openapi: dict[str, Any]) -> None:
+    responses = openapi["paths"]["/classify"]["post"]["responses"]
+
+    assert responses.keys() == {
+        *("200", "400", "408", "413", "415", "422", "429", "500", "503", "504")
+    }
+    for status in responses.keys() - {"200"}:
+        assert "application/problem+json" in responses[status]["content"]
+
+
+def test_openapi_examples_and_real_answers_fit_their_schemas(
+    openapi: dict[str, Any], client: httpx.Client, chelsea: bytes
+) -> None:
+    responses = openapi["paths"]["/classify"]["post"]["responses"]
+    ok = responses["200"]["content"]["application/json"]
+    bad = responses["422"]["content"]["application/problem+json"]
+    components = {"components": openapi["components"]}
+
+    for document, schema in (
+        (ok["example"], ok["schema"]),
+        (client.post("/classify", content=chelsea).json(), ok["schema"]),
+        (bad["example"], bad["schema"]),
+        (client.post("/classify", content=b"x").json(), bad["schema"]),
+    ):
+        jsonschema.validate(document, {**schema, **components})

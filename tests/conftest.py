@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.server import DEMO_BUNDLE, PATIENCE_S, PHOTOS, Server, running
+
+
+@pytest.fixture(scope="session")
+def demo_bundle() -> Path:
+    assert (DEMO_BUNDLE / "manifest.json").exists(), "the demo bundle is missing: run `make bundle`"
+    return DEMO_BUNDLE
+
+
+@pytest.fixture(scope="session")
+def server(demo_bundle: Path) -> Iterator[Server]:
+    """One real server for all tests that leave it as they found it."""
+    with running(demo_bundle) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def client(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=PATIENCE_S) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def chelsea() -> bytes:
+    return (PHOTOS / "chelsea.png").read_bytes()

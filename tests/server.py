@@ -1,0 +1,109 @@
+"""A real server process for the tests to talk to, on a free loopback port."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+DEMO_BUNDLE = ROOT / "models/bundles/efficientnet-lite0/1"
+PHOTOS = ROOT / "models/demo/photos"
+PATIENCE_S = 60  # a wide limit: the machine may be busy
+
+
+@dataclass
+class Server:
+    """A `tidegate serve` process and what it has logged so far."""
+
+    process: subprocess.Popen[str]
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    news: threading.Condition = field(default_factory=threading.Condition)
+    closed: bool = False
+
+    @property
+    def url(self) -> str:
+        line = self.wait_for("listening on")
+        return str(line["message"]).removeprefix("listening on ")
+
+    def wait_for(self, message: str) -> dict[str, Any]:
+        """Wait until a line whose message starts so is logged; fails when the process ends."""
+
+        def found() -> dict[str, Any] | None:
+            return next((line for line in self.lines if line["message"].startswith(message)), None)
+
+        with self.news:
+            self.news.wait_for(lambda: found() or self.closed, PATIENCE_S)
+            line = found()
+        assert line is not None, f"no {message!r} in {self.lines}"
+        return line
+
+    def follow(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as stream:
+            for text in stream:
+                with self.news:
+                    self.lines.append(_parse(text))
+                    self.news.notify_all()
+        with self.news:
+            self.closed = True
+            self.news.notify_all()
+
+    def messages(self) -> list[str]:
+        return [str(line["message"]) for line in self.lines]
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        line: dict[str, Any] = json.loads(text)
+    except ValueError:
+        return {"message": text.rstrip()}
+    return line
+
+
+@contextmanager
+def launched(
+    bundle: Path = DEMO_BUNDLE,
+    command: Sequence[str] = (sys.executable, "-m", "service", "serve"),
+    **settings: object,
+) -> Iterator[Server]:
+    """Start a server with these settings; it is ended with the test."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TIDEGATE_")}
+    given = {"bundle": bundle, "port": 0, "drain_delay_s": 0, "log_format": "json", **settings}
+    environment |= {f"TIDEGATE_{name.upper()}": str(value) for name, value in given.items()}
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    server = Server(process)
+    reader = threading.Thread(target=server.follow)
+    reader.start()
+    try:
+        yield server
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        try:
+            process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        reader.join(PATIENCE_S)
+
+
+@contextmanager
+def running(bundle: Path = DEMO_BUNDLE, **settings: object) -> Iterator[Server]:
+    """Start a server and wait until it is ready."""
+    with launched(bundle, **settings) as server:
+        server.wait_for("ready")
+        yield server
