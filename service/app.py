@@ -14,9 +14,11 @@ from collections.abc import Iterator
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from service import logs
 from service.api import classify, operations, problems
+from service.api.classifier import Classifier
 from service.api.context import ContextMiddleware
 from service.errors import SettingsInvalid, StartupError
 from service.lifecycle import Service
@@ -34,7 +36,7 @@ def version() -> str:
     return importlib.metadata.version("tidegate")
 
 
-def build(settings: Settings) -> tuple[FastAPI, Service]:
+def build(settings: Settings) -> tuple[ASGIApp, Service]:
     """Put the parts together; nothing runs yet."""
     metrics = Metrics(version())
     service = Service(settings.service_config(), metrics)
@@ -43,13 +45,13 @@ def build(settings: Settings) -> tuple[FastAPI, Service]:
         version=version(),
         summary="Image classification that knows when not to answer.",
     )
-    classifier = classify.Classifier(service, settings.http_limits(), metrics, settings.ood_action)
-    app.include_router(classify.router(classifier, metrics))
+    classifier = Classifier(service, settings.http_limits(), metrics, settings.ood_action)
+    app.include_router(classify.router(classifier))
     app.include_router(operations.models(service))
     app.include_router(operations.probes(service, metrics))
-    app.add_middleware(ContextMiddleware, metrics=metrics)
     problems.install(app)
-    return app, service
+    short = classify.ShortCut(app, classifier)
+    return ContextMiddleware(short, metrics, problems.response_to_bug), service
 
 
 def run(settings: Settings) -> int:

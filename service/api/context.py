@@ -6,7 +6,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ class RequestContext:
     request_id: str
     trace_id: str | None = None
     traceparent: str | None = None
+    route: str | None = None
     log: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
@@ -60,12 +61,16 @@ class RequestContext:
         return headers
 
 
-class ContextMiddleware:
-    """Gives each HTTP request its context, and records it once it is answered."""
+OnBug = Callable[[Exception, RequestContext], ASGIApp]
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+
+class ContextMiddleware:
+    """Gives each HTTP request its context, answers a bug, and records every request once."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, on_bug: OnBug) -> None:
         self._app = app
         self._metrics = metrics
+        self._on_bug = on_bug
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -74,7 +79,7 @@ class ContextMiddleware:
             return
         context = scope[_KEY] = RequestContext.from_headers(scope["headers"])
         started = time.perf_counter()
-        status = 500
+        status = 0
 
         async def send_with_context(message: Message) -> None:
             nonlocal status
@@ -86,6 +91,10 @@ class ContextMiddleware:
         self._metrics.inflight.inc()
         try:
             await self._app(scope, receive, send_with_context)
+        except Exception as error:
+            if status:  # too late to answer otherwise
+                raise
+            await self._on_bug(error, context)(scope, receive, send_with_context)
         finally:
             self._metrics.inflight.dec()
             self._record(scope, context, status, time.perf_counter() - started)
@@ -93,7 +102,7 @@ class ContextMiddleware:
     def _record(
         self, scope: Scope, context: RequestContext, status: int, duration_s: float
     ) -> None:
-        route = getattr(scope.get("route"), "path", "other")
+        route = context.route or str(getattr(scope.get("route"), "path", "other"))
         self._metrics.request(route, status, duration_s)
         level = logging.DEBUG if route in _QUIET else logging.INFO
         if log.isEnabledFor(level):

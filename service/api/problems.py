@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from service import errors
@@ -75,28 +74,36 @@ def respond(problem: Problem, retry_after_s: float | None = None) -> Response:
     )
 
 
+def response_to(error: Exception, context: RequestContext) -> Response:
+    """Return the answer to an error the service raises on purpose."""
+    if isinstance(error, errors.TidegateError):
+        problem = problem_of(error, context)
+        context.log["code"] = problem.code
+        return respond(problem, error.retry_after_s)
+    return Response(status_code=_CLIENT_CLOSED)  # ClientGone
+
+
+def response_to_bug(error: Exception, context: RequestContext) -> Response:
+    """Log an error nobody expected and return the answer to it."""
+    log.error("unexpected error", exc_info=error, extra={"request_id": context.request_id})
+    detail = "An unexpected error; it is in the log under this request_id."
+    return respond(make_problem(500, "internal-error", "Internal error", detail, context))
+
+
 def install(app: FastAPI) -> None:
-    """Answer every error of `app` with a problem document."""
+    """Answer every error of `app`'s routes with a problem document."""
     app.add_exception_handler(errors.TidegateError, _expected)
-    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(ClientGone, _expected)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(ClientGone, _gone)
     app.add_exception_handler(Exception, _bug)
 
 
 async def _expected(request: Request, error: Exception) -> Response:
-    assert isinstance(error, errors.TidegateError)  # noqa: S101 - registered for this class
-    context = RequestContext.of(request.scope)
-    problem = problem_of(error, context)
-    context.log["code"] = problem.code
-    return respond(problem, error.retry_after_s)
+    return response_to(error, RequestContext.of(request.scope))
 
 
-async def _invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class
-    first = error.errors()[0]
-    where = " ".join(str(part) for part in first["loc"])
-    return await _expected(request, errors.BadRequest(f"{where}: {first['msg']}."))
+async def _bug(request: Request, error: Exception) -> Response:
+    return response_to_bug(error, RequestContext.of(request.scope))
 
 
 async def _http(request: Request, error: Exception) -> Response:
@@ -109,14 +116,3 @@ async def _http(request: Request, error: Exception) -> Response:
     response = respond(problem)
     response.headers.update(error.headers or {})
     return response
-
-
-async def _gone(_request: Request, _error: Exception) -> Response:
-    return Response(status_code=_CLIENT_CLOSED)
-
-
-async def _bug(request: Request, error: Exception) -> Response:
-    context = RequestContext.of(request.scope)
-    log.error("unexpected error", exc_info=error, extra={"request_id": context.request_id})
-    detail = "An unexpected error; it is in the log under this request_id."
-    return respond(make_problem(500, "internal-error", "Internal error", detail, context))

@@ -52,7 +52,10 @@ class LatencyModel:
 
     def observe(self, images: int, duration_s: float) -> None:
         """Learn from a batch that ran."""
-        self._quantiles[self._index(images)].observe(duration_s)
+        index = self._index(images)
+        self._quantiles[index].observe(duration_s)
+        if index == 0:
+            self.unloaded_s = min(self.unloaded_s, duration_s)
         self._recompute()
 
     def _index(self, images: int) -> int:

@@ -73,6 +73,8 @@ def refuse(
     """Decide on an arrival, before it is decoded: None to admit it, or why not."""
     if time_left_s < latency.unloaded_s:
         return Refusal("infeasible-deadline", None)
+    if not backlog.waiting and min(backlog.slots_free_in_s) <= 0:
+        return None  # whatever ℓ says: what was learned in a stall is only unlearned by running
     eta = eta_s(backlog, latency, limits.max_batch_size)
     if backlog.waiting >= limits.max_queue:
         return Refusal("queue-full", max(1, math.ceil(eta - time_left_s)))
@@ -112,13 +114,16 @@ def plan(
     """Form the next batch from `count` ready requests, given in the queue's order.
 
     Takes from `ready` only those it decides on: each is dispatched, or shed because even this
-    batch would answer it too late.
+    batch would answer it too late. One alone keeps nobody waiting, so it is tried whenever an idle
+    engine could make it, and what was learned in a stall can be unlearned.
     """
     decided: Plan[W] = Plan()
     for request in ready:
-        size = min(len(decided.dispatch) + count, max_batch_size)
+        together = len(decided.dispatch) + count
         count -= 1
-        if now + latency.predict(size) > request.deadline:
+        alone = together == 1
+        took = latency.unloaded_s if alone else latency.predict(min(together, max_batch_size))
+        if now + took > request.deadline:
             decided.shed.append(request)
             continue
         decided.dispatch.append(request)

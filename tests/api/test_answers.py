@@ -32,7 +32,7 @@ def nonsense() -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("photo", "label", "probability"),
     [
-        ("chelsea.png", "cat with striped coat", 0.39),
+        ("chelsea.png", "cat having a striped coat", 0.39),
         ("coffee.png", "espresso", 0.95),
         ("camera.png", "tripod", 0.94),
     ],

@@ -16,6 +16,9 @@ from PIL import Image
 from tests.server import PHOTOS, Server
 
 
+CATS = range(281, 286)  # ImageNet's five kinds of domestic cat
+
+
 def jpeg(width: int = 500, height: int = 375) -> bytes:
     rng = np.random.default_rng(1)
     coarse = rng.integers(0, 256, (12, 16, 3), np.uint8)
@@ -230,4 +233,4 @@ def test_every_photo_format_is_read(client: httpx.Client) -> None:
         answer = client.post("/classify", content=file.getvalue())
 
         assert answer.status_code == 200, kind
-        assert "cat" in answer.json()["predictions"][0]["label"].lower(), kind
+        assert answer.json()["predictions"][0]["class_id"] in CATS, kind
