@@ -16,6 +16,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 DEMO_BUNDLE = ROOT / "models/bundles/efficientnet-lite0/1"
 PHOTOS = ROOT / "models/demo/photos"
+SERVE = (sys.executable, "-m", "service", "serve")
 PATIENCE_S = 60  # a wide limit: the machine may be busy
 
 
@@ -71,7 +72,7 @@ def _parse(text: str) -> dict[str, Any]:
 @contextmanager
 def launched(
     bundle: Path = DEMO_BUNDLE,
-    command: Sequence[str] = (sys.executable, "-m", "service", "serve"),
+    command: Sequence[str] = SERVE,
     **settings: object,
 ) -> Iterator[Server]:
     """Start a server with these settings; it is ended with the test."""
@@ -104,6 +105,6 @@ def launched(
 @contextmanager
 def running(bundle: Path = DEMO_BUNDLE, **settings: object) -> Iterator[Server]:
     """Start a server and wait until it is ready."""
-    with launched(bundle, **settings) as server:
+    with launched(bundle, SERVE, **settings) as server:
         server.wait_for("ready")
         yield server
