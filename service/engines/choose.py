@@ -19,6 +19,7 @@ from service.types import Pixels
 
 ENGINES = ("auto", "onnx-cpu", "onnx-cuda")
 _GOOD_ENOUGH = 0.97  # a smaller batch within 3 % of the best throughput answers sooner
+_HANDOFF_S = 0.001  # what a batch costs outside the engine: threads woken, caches refilled
 _TRIAL_S = 0.25
 _REPEATS = 5
 
@@ -111,7 +112,7 @@ def _images_per_s(model: Path, name: str, slots: int, threads: int) -> float:
 def _sweep(engine: OnnxEngine, buckets: Sequence[int], *, stop_early: bool) -> dict[int, float]:
     """Run every bucket on every slot at once; returns the median seconds per bucket.
 
-    With `stop_early`, stops once a bucket costs clearly more per image than the best so far.
+    With `stop_early`, stops once a bucket gives clearly fewer images a second than the best so far.
     """
     image = _blank(engine)
     latency_s: dict[int, float] = {}
@@ -122,8 +123,7 @@ def _sweep(engine: OnnxEngine, buckets: Sequence[int], *, stop_early: bool) -> d
                 return median([_timed(engine, slot, images) for _ in range(_REPEATS)][1:])
 
             latency_s[bucket] = max(pool.map(work, range(engine.slots)))
-            best = min(took / size for size, took in latency_s.items())
-            if stop_early and latency_s[bucket] / bucket > best / _GOOD_ENOUGH**2:
+            if stop_early and _rate(latency_s, bucket) < _GOOD_ENOUGH**2 * _best_rate(latency_s):
                 break
     return latency_s
 
@@ -136,8 +136,17 @@ def _timed(engine: Engine, slot: int, images: Sequence[Pixels]) -> float:
 
 def _smallest_good(latency_s: dict[int, float]) -> int:
     """Return the smallest bucket whose throughput is about the best."""
-    best = max(bucket / took for bucket, took in latency_s.items())
-    return min(bucket for bucket, took in latency_s.items() if bucket / took >= _GOOD_ENOUGH * best)
+    enough = _GOOD_ENOUGH * _best_rate(latency_s)
+    return min(bucket for bucket in latency_s if _rate(latency_s, bucket) >= enough)
+
+
+def _best_rate(latency_s: dict[int, float]) -> float:
+    return max(_rate(latency_s, bucket) for bucket in latency_s)
+
+
+def _rate(latency_s: dict[int, float], bucket: int) -> float:
+    """Return images a second and slot, the hand-over of each batch included."""
+    return bucket / (latency_s[bucket] + _HANDOFF_S)
 
 
 def _blank(engine: OnnxEngine) -> Pixels:

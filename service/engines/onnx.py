@@ -63,7 +63,7 @@ class OnnxEngine:
 
     def run(self, slot: int, images: Sequence[Pixels]) -> Outputs:
         count = len(images)
-        # A single image goes in as it is; more are copied side by side and padded to the bucket.
+        # A single image goes in as it is; more are copied side by side.
         batch = images[0][np.newaxis] if count == 1 else self._stage(slot, images)
         logits, features, energy, distance, nearest = self._session.run(_OUTPUTS, {"pixels": batch})
         return Outputs(logits, features, energy, distance, nearest).rows(0, count)
@@ -72,11 +72,16 @@ class OnnxEngine:
         del self._session
 
     def _stage(self, slot: int, images: Sequence[Pixels]) -> Any:
-        bucket = next(size for size in self._buckets if size >= len(images))
         staging = self._staging[slot]
         for row, image in enumerate(images):
             staging[row] = image
-        return staging[:bucket]
+        return staging[: self._padded(len(images))]
+
+    def _padded(self, count: int) -> int:
+        """Return the batch size that runs: any on the CPU, on a GPU one it was warmed for."""
+        if self._info.name == "onnx-cpu":
+            return count
+        return next(size for size in self._buckets if size >= count)
 
 
 def _session(model: Path, name: str, threads: int) -> Any:

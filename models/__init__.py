@@ -1,0 +1,1 @@
+"""Makes bundles: checkpoints to sealed graphs, photographs to gates. Serving never imports it."""

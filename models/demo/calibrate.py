@@ -1,0 +1,181 @@
+"""Calibrate the demo's gate on photographs: `python -m models demo-calibration`.
+
+Three disjoint splits by content digest. The fit split gives the centre and the energy temperature;
+fold A the sorted scores; fold B the sorted combined scores that make the final p-value exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.demo import nonsense
+from models.demo.calibration_file import DemoCalibration
+from models.demo.evaluate import Pictures, evaluate, held_out_uniformity
+from models.demo.fit import Fit, fit_gate
+from models.demo.model import gate_head, sealed_graph
+from models.demo.photographs import PACKAGES, Photograph, split, split_digest
+from models.demo.source import CHECKPOINT_SHA256
+from models.demo.spec import PHOTOS, PREPROCESS
+from models.errors import BuildRefused
+from models.progress import follow
+from models.run import check_against_float64, run
+from service.imaging.preprocess import preprocess
+from service.ood.conformal import p_value, sample_size_for
+from service.types import Outputs, Pixels
+
+ALPHA_REJECT, ALPHA_REVIEW = 0.01, 0.05
+SMOOTHING = 0.1  # added to each class's count: 1000 classes share 100 imaginary photographs
+_MAX_PIXELS = 100_000_000
+Weights = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How many images and repetitions; the committed numbers are made with the defaults."""
+
+    nonsense_per_kind: int = 40
+    report_per_kind: int = 100
+    partitions: int = 200
+
+
+def calibrate(
+    photographs: list[Photograph], weights: Weights, pictures: Pictures, effort: Effort
+) -> DemoCalibration:
+    """Fit, calibrate and evaluate; the same photographs give the same numbers.
+
+    Raises BuildRefused when there are too few photographs for the alphas.
+    """
+    parts = split(photographs)
+    _check_sizes(parts)
+    fit = _fit([item.pixels for item in parts["fit"]], weights, effort.nonsense_per_kind)
+    head = fit.head(weights)
+    sealed = sealed_graph(weights, head)
+    outputs = {
+        name: run(sealed, follow(_pixels(items), f"Scoring {name}"))
+        for name, items in parts.items()
+    }
+    for part in outputs.values():
+        check_against_float64(part, head)
+    calibration = DemoCalibration(
+        centre=fit.centre,
+        **fold_scores(outputs["fold_a"], outputs["fold_b"]),
+        class_fraction=class_fractions([outputs["fold_a"], outputs["fold_b"]]),
+        report=_report(parts, fit, sealed),
+    )
+    _check_power(calibration)
+    calibration.report["uniformity"] = held_out_uniformity(
+        outputs["fold_a"], outputs["fold_b"], effort.partitions
+    )
+    calibration.report["evaluation"] = evaluate(
+        sealed, calibration, outputs["fold_b"], pictures, effort.report_per_kind
+    )
+    return calibration
+
+
+def fold_scores(fold_a: Outputs, fold_b: Outputs) -> dict[str, NDArray[np.float64]]:
+    """Return fold A's sorted scores and fold B's sorted combined scores."""
+    energy_a = np.sort(fold_a.energy.astype(np.float64))
+    mahalanobis_a = np.sort(fold_a.mahalanobis.astype(np.float64))
+    combined = -np.minimum(
+        p_value(energy_a, fold_b.energy), p_value(mahalanobis_a, fold_b.mahalanobis)
+    )
+    return {
+        "energy_a": energy_a,
+        "mahalanobis_a": mahalanobis_a,
+        "combined_b": np.sort(combined),
+    }
+
+
+def class_fractions(parts: Iterable[Outputs]) -> NDArray[np.float64]:
+    """Return the smoothed share of photographs predicted as each class, never zero, [classes]."""
+    logits = np.concatenate([part.logits for part in parts])
+    counts = np.bincount(logits.argmax(axis=1), minlength=logits.shape[1]) + SMOOTHING
+    return np.asarray(counts / counts.sum(), np.float64)
+
+
+def witness_scores(sealed: bytes) -> dict[str, dict[str, float]]:
+    """Return both scores of every committed photo: what a build must measure again."""
+    images = [preprocess(path.read_bytes(), PREPROCESS, _MAX_PIXELS) for path in PHOTOS]
+    outputs = run(sealed, images)
+    return {
+        path.name: {
+            "energy": float(outputs.energy[index]),
+            "mahalanobis": float(outputs.mahalanobis[index]),
+        }
+        for index, path in enumerate(PHOTOS)
+    }
+
+
+def _fit(photographs: list[Pixels], weights: Weights, per_kind: int) -> Fit:
+    """Choose with a graph whose head does not matter: only its logits and features are read."""
+    width = weights["_fc.weight"].shape[1]
+    backbone = sealed_graph(weights, gate_head(weights, np.zeros(width), 1.0, 1.0))
+    images = {
+        kind: nonsense.generate(kind, per_kind, nonsense.SELECTION_SEED)
+        for kind in nonsense.KINDS
+        if kind != "stripes"  # left for the report, as a kind not selected on
+    }
+    images["shuffled patches"] = nonsense.shuffled(photographs, nonsense.SELECTION_SEED)
+    outputs = {
+        kind: run(backbone, follow(pictures, f"Scoring {kind}"))
+        for kind, pictures in images.items()
+    }
+    return fit_gate(run(backbone, photographs), outputs, weights)
+
+
+def _pixels(photographs: list[Photograph]) -> list[Pixels]:
+    return [item.pixels for item in photographs]
+
+
+def _check_sizes(parts: Mapping[str, list[Photograph]]) -> None:
+    need = sample_size_for(ALPHA_REJECT)
+    smallest = min(len(parts["fold_a"]), len(parts["fold_b"]))
+    if smallest < need:
+        raise BuildRefused(
+            f"alpha_reject {ALPHA_REJECT} needs {need} photographs a fold: {smallest}."
+        )
+
+
+def _check_power(calibration: DemoCalibration) -> None:
+    """Refuse a gate that can never reject.
+
+    Photographs of fold B beyond every one of fold A tie with the worst input there can be, so the
+    smallest final p-value is (1 + their number) / (n + 1), not 1 / (n + 1).
+    """
+    smallest = calibration.gate.smallest_p_value
+    calibration.report["smallest_p_value"] = smallest
+    if smallest > ALPHA_REJECT:
+        raise BuildRefused(f"The smallest p-value, {smallest:.4f}, is above {ALPHA_REJECT}.")
+
+
+def _report(parts: Mapping[str, list[Photograph]], fit: Fit, sealed: bytes) -> dict[str, Any]:
+    return {
+        "recipe": "python -m models demo-calibration",
+        "checkpoint_sha256": CHECKPOINT_SHA256,
+        "preprocess_sha256": PREPROCESS.digest,
+        "packages": [
+            {"name": item.name, "version": item.version, "sha256": item.sha256} for item in PACKAGES
+        ],
+        "splits": {
+            name: {"photographs": len(items), "sha256": split_digest(items)}
+            for name, items in parts.items()
+        },
+        "fit": {
+            "energy_temperature": fit.temperature,
+            "centre": fit.centre_name,
+            "shrinkage": fit.shrinkage,
+            "criterion": "mean AUROC over kinds of generated nonsense, on the fit split",
+            "auroc": {
+                name: {kind: round(value, 4) for kind, value in row.items()}
+                for name, row in fit.table.items()
+            },
+        },
+        "thresholds": {"alpha_reject": ALPHA_REJECT, "alpha_review": ALPHA_REVIEW},
+        "smoothing": SMOOTHING,
+        "witnesses": witness_scores(sealed),
+    }

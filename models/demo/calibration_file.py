@@ -1,0 +1,74 @@
+"""The committed result of the demo's calibration: arrays in one file, what they are in another."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.demo.spec import CALIBRATION_ARRAYS, CALIBRATION_REPORT
+from models.errors import BuildRefused
+from service.ood.gates import Gate
+
+Float64 = NDArray[np.float64]
+_ARRAYS = ("centre", "energy_a", "mahalanobis_a", "combined_b", "class_fraction")
+
+
+@dataclass(frozen=True, slots=True)
+class DemoCalibration:
+    """The gate's fitted numbers, and the report that says how they came about."""
+
+    centre: NDArray[np.float32]  # [1280], the mean feature vector
+    energy_a: Float64
+    mahalanobis_a: Float64
+    combined_b: Float64
+    class_fraction: Float64  # [1000]
+    report: dict[str, Any]
+
+    @property
+    def gate(self) -> Gate:
+        """Return the gate as the service will have it."""
+        alphas = self.report["thresholds"]
+        return Gate(
+            self.energy_a,
+            self.mahalanobis_a,
+            self.combined_b,
+            alphas["alpha_reject"],
+            alphas["alpha_review"],
+        )
+
+    def arrays_file(self) -> bytes:
+        """Return calibration.npz; the same numbers give the same bytes."""
+        content = io.BytesIO()
+        np.savez_compressed(content, **{name: getattr(self, name) for name in _ARRAYS})
+        return content.getvalue()
+
+    def report_file(self) -> bytes:
+        """Return calibration.json."""
+        return (json.dumps(self.report, indent=1, ensure_ascii=False) + "\n").encode()
+
+    def save(self) -> None:
+        """Write both files beside the recipe."""
+        CALIBRATION_ARRAYS.write_bytes(self.arrays_file())
+        CALIBRATION_REPORT.write_bytes(self.report_file())
+
+
+def load() -> DemoCalibration:
+    """Return the committed calibration; raises BuildRefused when it cannot be read."""
+    return read(CALIBRATION_ARRAYS, CALIBRATION_REPORT)
+
+
+def read(arrays_path: Path, report_path: Path) -> DemoCalibration:
+    """Return a calibration from its two files; raises BuildRefused when they are unsound."""
+    try:
+        report = json.loads(report_path.read_bytes())
+        with np.load(arrays_path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in _ARRAYS}
+    except (OSError, ValueError, KeyError) as error:
+        raise BuildRefused(f"The demo's calibration cannot be read: {error}.") from error
+    return DemoCalibration(report=report, **arrays)

@@ -1,0 +1,77 @@
+"""Fetch a pinned Debian package and read the files in it, in memory; nothing is installed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.errors import BuildRefused
+
+_AR_MAGIC = b"!<arch>\n"
+_AR_HEADER = 60
+_DOWNLOAD_TIMEOUT_S = 1800
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """One version of one package, identified by the digest of its .deb."""
+
+    name: str
+    version: str
+    sha256: str
+
+    @property
+    def filename(self) -> str:
+        return f"{self.name}_{self.version}_all.deb"
+
+
+def fetch(package: Package, folder: Path) -> Path:
+    """Return the verified .deb in `folder`, fetching it with `apt-get download` when missing.
+
+    Raises BuildRefused when it cannot be had or is another file.
+    """
+    path = folder / package.filename
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        command = ["apt-get", "download", f"{package.name}={package.version}"]
+        try:
+            subprocess.run(command, cwd=folder, check=True, timeout=_DOWNLOAD_TIMEOUT_S)  # noqa: S603
+        except (OSError, subprocess.SubprocessError) as error:
+            raise BuildRefused(
+                f"apt-get could not fetch {package.filename}; get it elsewhere and pass its folder "
+                f"with --debs."
+            ) from error
+    if not path.exists() or _digest(path) != package.sha256:
+        raise BuildRefused(f"{path} is not the pinned {package.filename}.")
+    return path
+
+
+def files(deb: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield (path without leading "./", content) of every regular file in a .deb."""
+    data = _data_member(deb.read_bytes())
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:*") as archive:
+        for member in archive:
+            if member.isfile() and (reader := archive.extractfile(member)) is not None:
+                yield member.name.removeprefix("./"), reader.read()
+
+
+def _data_member(content: bytes) -> bytes:
+    """Return data.tar.* of the ar archive that a .deb is (deb(5))."""
+    at = len(_AR_MAGIC)
+    while content.startswith(_AR_MAGIC) and at + _AR_HEADER <= len(content):
+        header = content[at : at + _AR_HEADER]
+        size = int(header[48:58])
+        if header[:16].startswith(b"data.tar"):
+            return content[at + _AR_HEADER : at + _AR_HEADER + size]
+        at += _AR_HEADER + size + size % 2
+    raise BuildRefused("This .deb has no data.tar.")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

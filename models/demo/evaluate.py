@@ -1,0 +1,197 @@
+"""What the calibrated gate does on inputs it was not made from: the tables of the model card.
+
+Needs the pictures of scikit-image, scikit-learn and foolbox, which are only looked at, never kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.demo import nonsense
+from models.demo.calibration_file import DemoCalibration
+from models.demo.spec import LABELS_FILE, PREPROCESS
+from models.errors import BuildRefused
+from models.progress import follow
+from models.run import run
+from models.separation import auroc, fpr95_catching_outside, fpr95_keeping_inside
+from service.imaging.preprocess import apply, preprocess
+from service.ood.conformal import combined_score, p_value
+from service.types import Outputs, Pixels
+
+PHOTOGRAPHS = ("photographs", "labelled ImageNet samples of foolbox")
+_MAX_PIXELS = 100_000_000
+_PHOTOS = ("chelsea.png", "coffee.png", "camera.png", "rocket.jpg", "astronaut.png")
+_MORE_PHOTOS = ("china.jpg", "flower.jpg")
+_TEXTURES = ("brick.png", "grass.png", "gravel.png")
+_DOCUMENTS = ("page.png", "text.png", "logo.png", "color.png", "phantom.png")
+_MICROSCOPE_AND_SKY = ("cell.png", "ihc.png", "retina.jpg", "moon.png", "hubble_deep_field.jpg")
+_OBJECTS = ("coins.png", "clock_motion.png")
+_OTHER = (*_TEXTURES, *_DOCUMENTS, *_MICROSCOPE_AND_SKY, *_OBJECTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """The folders of the packages whose pictures are looked at."""
+
+    skimage: Path
+    sklearn: Path
+    foolbox: Path
+
+
+def installed_pictures() -> Pictures:
+    """Return the folders of the installed packages; raises BuildRefused when one is missing."""
+    return Pictures(*(_folder_of(name) for name in ("skimage", "sklearn", "foolbox")))
+
+
+def evaluate(
+    sealed: bytes,
+    calibration: DemoCalibration,
+    fold_b: Outputs,
+    pictures: Pictures,
+    per_kind: int,
+) -> dict[str, Any]:
+    """Return single pictures with their p-values, and sets with AUROC, both FPR95s and shares.
+
+    In-distribution is fold B, compared by the combined score that fold A gives it.
+    """
+    gate, labels = calibration.gate, LABELS_FILE.read_text("utf-8").split("\n")
+    loaded = _single_pictures(pictures)
+    singles = {
+        group: {
+            name: _single(outputs, index, calibration, labels) for index, name in enumerate(images)
+        }
+        for group, images in loaded.items()
+        for outputs in [run(sealed, images.values())]
+    }
+    inside = combined(fold_b, calibration)
+    sets = {}
+    photographs = [pixels for group in PHOTOGRAPHS for pixels in loaded[group].values()]
+    for name, images in _sets(photographs, pictures, per_kind):
+        outside = combined(run(sealed, follow(images, f"Scoring {name}")), calibration)
+        p = p_value(gate.combined_b, outside)
+        sets[name] = {
+            "images": len(images),
+            "auroc": round(auroc(inside, outside), 3),
+            "fpr95_keeping_inside": round(fpr95_keeping_inside(inside, outside), 3),
+            "fpr95_catching_outside": round(fpr95_catching_outside(inside, outside), 3),
+            "rejected": round(float(np.mean(p <= gate.alpha_reject)), 3),
+            "reviewed": round(
+                float(np.mean((p > gate.alpha_reject) & (p <= gate.alpha_review))), 3
+            ),
+        }
+    return {"singles": singles, "sets": sets}
+
+
+def combined(outputs: Outputs, calibration: DemoCalibration) -> NDArray[np.float64]:
+    """Return the combined score of every image, higher = more unusual, [batch]."""
+    energy = p_value(calibration.energy_a, outputs.energy)
+    distance = p_value(calibration.mahalanobis_a, outputs.mahalanobis)
+    return np.array([combined_score(*pair) for pair in zip(energy, distance, strict=True)])
+
+
+def held_out_uniformity(fold_a: Outputs, fold_b: Outputs, partitions: int) -> dict[str, Any]:
+    """Return how often held-out photographs get p ≤ alpha, over random thirds of both folds.
+
+    One third plays fold A, one fold B, one is new: its p-values should be uniform.
+    """
+    energy = np.concatenate([fold_a.energy, fold_b.energy]).astype(np.float64)
+    distance = np.concatenate([fold_a.mahalanobis, fold_b.mahalanobis]).astype(np.float64)
+    rng = np.random.default_rng(0)
+    third = len(energy) // 3
+    found = []
+    for _ in range(partitions):
+        order = rng.permutation(len(energy))
+        a, b, new = order[:third], order[third : 2 * third], order[2 * third :]
+        energy_a, distance_a = np.sort(energy[a]), np.sort(distance[a])
+
+        def score(rows: NDArray[np.int64], e: Any = energy_a, d: Any = distance_a) -> Any:
+            return -np.minimum(p_value(e, energy[rows]), p_value(d, distance[rows]))
+
+        found.append(p_value(np.sort(score(b)), score(new)))
+    p = np.concatenate(found)
+    alphas = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9)
+    return {
+        "partitions": partitions,
+        "calibration_size": third,
+        "share_at_or_below": {str(alpha): round(float(np.mean(p <= alpha)), 4) for alpha in alphas},
+    }
+
+
+def _single_pictures(pictures: Pictures) -> dict[str, dict[str, Pixels]]:
+    """Return the pictures reported one by one, by group and name."""
+    photos = {name: pictures.skimage / "data" / name for name in _PHOTOS}
+    photos |= {name: pictures.sklearn / "datasets/images" / name for name in _MORE_PHOTOS}
+    samples = sorted((pictures.foolbox / "data").glob("imagenet_*.jpg"))
+    other = {name: pictures.skimage / "data" / name for name in _OTHER}
+    plain = {"black": 0, "mid-grey": 127, "white": 255}
+    return {
+        PHOTOGRAPHS[0]: _load(photos),
+        PHOTOGRAPHS[1]: _load({path.name: path for path in samples}),
+        "not ImageNet-like": _load(other),
+        "flat": {name: _flat(level) for name, level in plain.items()},
+    }
+
+
+def _sets(
+    photographs: list[Pixels], pictures: Pictures, per_kind: int
+) -> Iterator[tuple[str, list[Pixels]]]:
+    for kind in nonsense.KINDS:
+        yield kind, nonsense.generate(kind, per_kind, nonsense.REPORT_SEED)
+    yield "shuffled photographs", nonsense.shuffled(photographs, nonsense.REPORT_SEED)
+    yield "inverted photographs", [Pixels(255 - pixels) for pixels in photographs]
+    faces = np.load(pictures.skimage / "data" / "lfw_subset.npy")  # [200, 25, 25] in 0…1
+    half = len(faces) // 2  # faces first, then crops of backgrounds
+    crops = [_grey(crop) for crop in faces]
+    yield "tiny grey faces (25 × 25, lfw_subset)", crops[:half]
+    yield "tiny grey background crops (25 × 25, lfw_subset)", crops[half:]
+
+
+def _single(
+    outputs: Outputs, index: int, calibration: DemoCalibration, labels: list[str]
+) -> dict[str, Any]:
+    logits = outputs.logits[index].astype(np.float64)
+    probabilities = np.exp(logits - logits.max())
+    probabilities /= probabilities.sum()
+    verdict = calibration.gate.judge(
+        float(outputs.energy[index]), float(outputs.mahalanobis[index])
+    )
+    return {
+        "class_id": int(logits.argmax()),
+        "label": labels[int(logits.argmax())],
+        "probability": round(float(probabilities.max()), 3),
+        "p_value": round(verdict.p_value, 4),
+        "decision": verdict.decision,
+    }
+
+
+def _folder_of(package: str) -> Path:
+    spec = find_spec(package)  # finds a package without importing it
+    if spec is None or spec.origin is None:
+        raise BuildRefused(
+            f"The evaluation looks at pictures of {package}: "
+            "pip install --no-deps scikit-image scikit-learn foolbox."
+        )
+    return Path(spec.origin).parent
+
+
+def _load(paths: Mapping[str, Path]) -> dict[str, Pixels]:
+    return {
+        name: preprocess(path.read_bytes(), PREPROCESS, _MAX_PIXELS) for name, path in paths.items()
+    }
+
+
+def _flat(level: int) -> Pixels:
+    return apply(Image.new("RGB", (256, 256), (level, level, level)), PREPROCESS)
+
+
+def _grey(crop: NDArray[np.floating]) -> Pixels:
+    picture = Image.fromarray(np.rint(255 * crop).astype(np.uint8))
+    return apply(picture.convert("RGB"), PREPROCESS)

@@ -1,0 +1,46 @@
+"""The demo's sealed graph: the backbone from the checkpoint, the gate from the calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models import efficientnet_lite
+from models.demo.spec import PREPROCESS
+from models.seal import GateHead, seal
+
+Weights = Mapping[str, NDArray[Any]]
+
+
+def gate_head(
+    weights: Weights, centre: NDArray[np.floating], energy_temperature: float, shrinkage: float
+) -> GateHead:
+    """Return the head whose class means and covariance are the classifier's weight directions.
+
+    With u = (f − centre)/|f − centre|, v_c = W_c/|W_c| and Σ the covariance of all v_c, shrunk by
+    `shrinkage` towards a sphere of the same trace: d² = min_c (u − v_c)ᵀ Σ⁻¹ (u − v_c). It needs no
+    features of the training images, which cannot be had: near the end of training, class means
+    and classifier weights point the same way (neural collapse, Papyan et al. 2020). Σ takes weight
+    from the directions that many classes share, where images that show nothing land.
+    """
+    directions = np.asarray(weights["_fc.weight"], np.float64)
+    directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    covariance = np.cov(directions, rowvar=False, bias=True)
+    sphere = np.trace(covariance) / len(covariance)  # variance per dimension
+    shrunk = (1 - shrinkage) * covariance / sphere + shrinkage * np.eye(len(covariance))
+    whitening = np.linalg.cholesky(np.linalg.inv(shrunk))  # Σ⁻¹ = L·Lᵀ, so |x·L|² = xᵀΣ⁻¹x
+    return GateHead(
+        energy_temperature=energy_temperature,
+        centre=np.asarray(centre, np.float32),
+        whitening=whitening,
+        means=directions @ whitening,
+        normalise=True,
+    )
+
+
+def sealed_graph(weights: Weights, head: GateHead) -> bytes:
+    """Return model.onnx: uint8 pixels [batch, 224, 224, 3] in, the sealed outputs out."""
+    return seal(efficientnet_lite.build(weights), PREPROCESS, head)

@@ -1,0 +1,34 @@
+"""What the demo model is: its name, its preprocessing and where its parts lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from service.imaging.spec import CentreCropFraction, PreprocessSpec, Resize
+
+_PHOTO_NAMES = ("brick.png", "camera.png", "chelsea.png", "coffee.png", "grass.png", "rocket.jpg")
+
+NAME = "efficientnet-lite0"
+VERSION = "1"
+HERE = Path(__file__).parent
+DOWNLOADS = HERE.parent / "downloads"
+PHOTOS = tuple(HERE / "photos" / name for name in _PHOTO_NAMES)
+LABELS_FILE = HERE / "labels.txt"
+CALIBRATION_ARRAYS = HERE / "calibration.npz"
+CALIBRATION_REPORT = HERE / "calibration.json"
+
+# As in the network's own evaluation (tensorflow/tpu, efficientnet/preprocessing.py): a centred
+# square of S/(S+32) of the shorter side, bicubic to S, then (x − 127)/128.
+PREPROCESS = PreprocessSpec(
+    exif_orientation="apply",
+    alpha="composite-white",
+    sixteen_bit="scale",
+    steps=(
+        CentreCropFraction(numerator=224, denominator=256, offset="floor"),
+        Resize(height=224, width=224, filter="bicubic"),
+    ),
+    channel_order="rgb",
+    scale=1.0,
+    mean=(127.0, 127.0, 127.0),
+    std=(128.0, 128.0, 128.0),
+)

@@ -1,0 +1,26 @@
+"""How well a score tells in-distribution from OOD: AUROC and both FPR95s."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+
+
+def auroc(inside: Float64, outside: Float64) -> float:
+    """Return the chance that an OOD score is above an in-distribution one; a tie counts half."""
+    ordered = np.sort(inside)
+    below = np.searchsorted(ordered, outside, side="left")
+    up_to = np.searchsorted(ordered, outside, side="right")
+    return float(np.mean((below + up_to) / 2) / len(inside))
+
+
+def fpr95_keeping_inside(inside: Float64, outside: Float64) -> float:
+    """Return the share of OOD let in by the threshold that accepts 95 % of in-distribution."""
+    return float(np.mean(outside <= np.quantile(inside, 0.95, method="higher")))
+
+
+def fpr95_catching_outside(inside: Float64, outside: Float64) -> float:
+    """Return the share of in-distribution refused by the threshold that catches 95 % of OOD."""
+    return float(np.mean(inside >= np.quantile(outside, 0.05, method="lower")))
