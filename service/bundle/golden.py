@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle.store import GOLDEN, Bundle
-from service.errors import BundleRefused
+from service.bundle.store import GOLDEN, Bundle, read_arrays
+from service.errors import BundleRefused, RequestError
 from service.imaging.preprocess import preprocess
 from service.types import Outputs, Pixels
 
@@ -44,7 +44,10 @@ def check_golden(bundle: Bundle, run: Run) -> int:
     golden = _read(bundle)
     for index, name in enumerate(golden.names):
         data = (bundle.path / name).read_bytes()
-        pixels = preprocess(data, bundle.manifest.preprocess, _PROBE_MAX_PIXELS)
+        try:
+            pixels = preprocess(data, bundle.manifest.preprocess, _PROBE_MAX_PIXELS)
+        except RequestError as error:
+            raise BundleRefused(f"{bundle.path}: {name} cannot be decoded: {error}") from error
         if pixels_digest(pixels) != golden.pixels_sha256[index]:
             raise BundleRefused(
                 f"{bundle.path}: preprocessing {name} here gives other pixels than when the bundle "
@@ -55,10 +58,12 @@ def check_golden(bundle: Bundle, run: Run) -> int:
 
 
 def _read(bundle: Bundle) -> Golden:
-    with np.load(bundle.path / GOLDEN, allow_pickle=False) as arrays:
-        names = tuple(str(name) for name in arrays["names"])
-        digests = tuple(str(digest) for digest in arrays["pixels_sha256"])
-        expected = {field: arrays[field] for field in _FIELDS}
+    expected = read_arrays(bundle.path, GOLDEN, ("names", "pixels_sha256", *_FIELDS))
+    rows = {values.shape[:1] for values in expected.values()}
+    if len(rows) != 1 or rows == {()}:
+        raise BundleRefused(f"{bundle.path}: {GOLDEN} has not one row per probe in every array.")
+    names = tuple(str(name) for name in expected.pop("names"))
+    digests = tuple(str(digest) for digest in expected.pop("pixels_sha256"))
     if not names or not set(names) <= bundle.manifest.files.keys():
         raise BundleRefused(f"{bundle.path}: {GOLDEN} names probes the bundle does not have.")
     return Golden(names, digests, expected)
@@ -69,6 +74,11 @@ def _compare(bundle: Bundle, golden: Golden, index: int, outputs: Outputs) -> No
     for field in ("logits", "energy", "mahalanobis"):
         expected = np.asarray(golden.expected[field][index], np.float64)
         got = np.asarray(getattr(outputs, field)[0], np.float64)
+        if got.shape != expected.shape:
+            raise BundleRefused(
+                f"{bundle.path}: the engine's {field} for {name} have shape {got.shape}, "
+                f"not {expected.shape}."
+            )
         difference = float(np.max(np.abs(got - expected)))
         # Written so that a NaN fails.
         if not difference <= TOLERANCE * max(1.0, float(np.max(np.abs(expected)))):

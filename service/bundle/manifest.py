@@ -15,7 +15,7 @@ from service.ood.conformal import sample_size_for
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Alpha = Annotated[float, Field(gt=0, lt=1)]
-_SAFE_PATH = re.compile(r"^(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}$")
+_SAFE_PATH = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}")
 
 
 class Provenance(Closed):
@@ -142,7 +142,7 @@ class Manifest(Closed):
             raise ValueError("the gate was calibrated for another model")
         if self.gate.calibrated_for_preprocess != self.preprocess.digest:
             raise ValueError("the gate was calibrated for another preprocessing")
-        if bad := [name for name in self.files if not _SAFE_PATH.match(name)]:
+        if bad := [name for name in self.files if not _SAFE_PATH.fullmatch(name)]:
             raise ValueError(f"unsafe file name {bad[0]!r}")
         return self
 

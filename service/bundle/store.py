@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from service.bundle.manifest import Manifest
@@ -64,6 +68,20 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def read_arrays(path: Path, name: str, fields: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Return the arrays `fields` of the archive `name` in the bundle at `path`.
+
+    Raises BundleRefused, naming the archive, when it is none or lacks one of them.
+    """
+    try:
+        with np.load(path / name, allow_pickle=False) as arrays:
+            return {field: arrays[field] for field in fields}
+    except KeyError as error:
+        raise BundleRefused(f"{path}: {name} lacks {error}.") from error
+    except (BadZipFile, EOFError, OSError, TypeError, ValueError) as error:
+        raise BundleRefused(f"{path}: {name} is not an archive of arrays: {error}") from error
+
+
 def _read_manifest(path: Path) -> Manifest:
     if not path.is_dir():
         raise BundleRefused(f"There is no bundle folder at {path}.")
@@ -86,7 +104,10 @@ def _read_manifest(path: Path) -> Manifest:
 def _check_files(path: Path, manifest: Manifest) -> None:
     if missing := [name for name in REQUIRED if name not in manifest.files]:
         raise BundleRefused(f"{path}: {MANIFEST} does not list {missing[0]}.")
-    found = {item.relative_to(path).as_posix() for item in path.rglob("*") if not item.is_dir()}
+    items = {item.relative_to(path).as_posix(): item for item in path.rglob("*")}
+    if links := sorted(name for name, item in items.items() if item.is_symlink()):
+        raise BundleRefused(f"{path}: {links[0]} is a link; a bundle holds its own bytes.")
+    found = {name for name, item in items.items() if not item.is_dir()}
     if extra := sorted(found - manifest.files.keys() - {MANIFEST}):
         raise BundleRefused(f"{path}: {extra[0]} is not part of the bundle.")
     for name, file in manifest.files.items():
@@ -97,7 +118,10 @@ def _check_files(path: Path, manifest: Manifest) -> None:
 
 
 def _read_labels(path: Path, manifest: Manifest) -> tuple[str, ...]:
-    labels = tuple((path / LABELS).read_text("utf-8").removesuffix("\n").split("\n"))
+    try:
+        labels = tuple((path / LABELS).read_text("utf-8").removesuffix("\n").split("\n"))
+    except UnicodeDecodeError as error:
+        raise BundleRefused(f"{path}: {LABELS} is not UTF-8.") from error
     if len(labels) != manifest.task.classes:
         raise BundleRefused(
             f"{path}: {LABELS} has {len(labels)} lines for {manifest.task.classes} classes."
@@ -107,15 +131,18 @@ def _read_labels(path: Path, manifest: Manifest) -> tuple[str, ...]:
 
 def _read_gate(path: Path, manifest: Manifest) -> Gate:
     fit = manifest.gate
-    with np.load(path / CALIBRATION, allow_pickle=False) as arrays:
-        try:
-            folds = {name: arrays[name] for name in ("energy_a", "mahalanobis_a", "combined_b")}
-        except KeyError as error:
-            raise BundleRefused(f"{path}: {CALIBRATION} lacks {error}.") from error
     sizes = {"energy_a": fit.fold_a, "mahalanobis_a": fit.fold_a, "combined_b": fit.fold_b}
+    folds = read_arrays(path, CALIBRATION, sizes)
     for name, fold in folds.items():
         if fold.dtype != np.float64 or fold.shape != (sizes[name],):
             raise BundleRefused(f"{path}: {CALIBRATION}: {name} is not float64 [{sizes[name]}].")
         if not np.all(np.isfinite(fold)) or np.any(np.diff(fold) < 0):
             raise BundleRefused(f"{path}: {CALIBRATION}: {name} is not finite and ascending.")
-    return Gate(**folds, alpha_reject=fit.alpha_reject, alpha_review=fit.alpha_review)
+    gate = Gate(**folds, alpha_reject=fit.alpha_reject, alpha_review=fit.alpha_review)
+    if gate.smallest_p_value > gate.alpha_reject:
+        raise BundleRefused(
+            f"{path}: {CALIBRATION}: the smallest p-value that fold B allows is "
+            f"{gate.smallest_p_value:.3g}, above alpha_reject {gate.alpha_reject}: "
+            "the gate could never reject."
+        )
+    return gate

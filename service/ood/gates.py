@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,11 @@ class Gate:
     def calibration_size(self) -> int:
         """Return n of the fold that gives the final p-value."""
         return len(self.combined_b)
+
+    @property
+    def smallest_p_value(self) -> float:
+        """Return the least final p-value any scores can get: ties at fold B's end raise it."""
+        return self.judge(math.inf, math.inf).p_value
 
     def judge(self, energy: float, mahalanobis: float) -> Verdict:
         """Return the verdict on one image's two scores; a NaN score is as unusual as can be."""

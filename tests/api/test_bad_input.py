@@ -15,7 +15,6 @@ from PIL import Image
 
 from tests.server import PHOTOS, Server
 
-
 CATS = range(281, 286)  # ImageNet's five kinds of domestic cat
 
 

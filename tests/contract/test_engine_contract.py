@@ -1,0 +1,202 @@
+"""What every engine promises, the fake one included. Later engines join by one more factory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service.engines.base import Engine
+from service.engines.onnx import OnnxEngine
+from service.types import Outputs, Pixels
+from tests import fakes
+from tests.contract import tiny_graph
+
+SLOTS = 2
+BUCKETS = (1, 2, 4, 8)
+TOLERANCE = 1e-5  # of the largest |value|: another batch size may add in another order
+
+
+def fake_engine(folder: Path) -> Engine:
+    return fakes.FakeEngine(slots=SLOTS, max_batch_size=BUCKETS[-1])
+
+
+def onnx_engine(folder: Path) -> Engine:
+    model = folder / "model.onnx"
+    model.write_bytes(tiny_graph.sealed())
+    return OnnxEngine(model, slots=SLOTS, threads_per_slot=1, buckets=BUCKETS)
+
+
+def threaded_onnx_engine(folder: Path) -> Engine:
+    model = folder / "model.onnx"
+    model.write_bytes(tiny_graph.sealed())
+    return OnnxEngine(model, slots=SLOTS, threads_per_slot=2, buckets=BUCKETS)
+
+
+# What makes the engine, and the side, classes and features it works with.
+ENGINES: dict[str, tuple[Callable[[Path], Engine], tuple[int, int, int]]] = {
+    "fake": (fake_engine, (fakes.SIDE, fakes.CLASSES, fakes.FEATURES)),
+    "onnx-cpu": (onnx_engine, (tiny_graph.SIDE, tiny_graph.CLASSES, tiny_graph.FEATURES)),
+    "onnx-cpu, two threads a slot": (
+        threaded_onnx_engine,
+        (tiny_graph.SIDE, tiny_graph.CLASSES, tiny_graph.FEATURES),
+    ),
+}
+
+
+@pytest.fixture(params=ENGINES, scope="module")
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def engine(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    made = ENGINES[kind][0](tmp_path_factory.mktemp("engine"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def images(kind: str) -> list[Pixels]:
+    side = ENGINES[kind][1][0]
+    rng = np.random.default_rng(9)
+    return [Pixels(rng.integers(0, 256, (side, side, 3), np.uint8)) for _ in range(BUCKETS[-1])]
+
+
+@pytest.fixture(scope="module")
+def singles(engine: Engine, images: list[Pixels]) -> list[Outputs]:
+    return [engine.run(0, [image]) for image in images]
+
+
+def assert_same(got: Outputs, expected: Outputs) -> None:
+    for field in fields(Outputs):
+        mine, theirs = getattr(got, field.name), getattr(expected, field.name)
+        if field.name == "nearest_class":
+            assert np.array_equal(mine, theirs)
+        else:
+            scale = float(np.abs(theirs).max())
+            assert np.abs(mine - theirs).max() <= TOLERANCE * max(scale, 1.0), field.name
+
+
+def copied(outputs: Outputs) -> Outputs:
+    return Outputs(*(getattr(outputs, field.name).copy() for field in fields(Outputs)))
+
+
+@pytest.mark.parametrize("count", range(1, BUCKETS[-1] + 1))
+def test_outputs_are_batch_first_with_one_row_per_image(
+    engine: Engine, kind: str, images: list[Pixels], count: int
+) -> None:
+    _, classes, features = ENGINES[kind][1]
+
+    outputs = engine.run(0, images[:count])
+
+    assert outputs.logits.shape == (count, classes)
+    assert outputs.features.shape == (count, features)
+    assert outputs.energy.shape == outputs.mahalanobis.shape == (count,)
+    assert outputs.nearest_class.shape == (count,)
+
+
+def test_outputs_are_float32_and_class_ids_are_int64(engine: Engine, images: list[Pixels]) -> None:
+    outputs = engine.run(0, images[:3])
+
+    floats = (outputs.logits, outputs.features, outputs.energy, outputs.mahalanobis)
+    assert {array.dtype for array in floats} == {np.dtype(np.float32)}
+    assert outputs.nearest_class.dtype == np.int64
+
+
+@pytest.mark.parametrize("count", range(1, BUCKETS[-1] + 1))
+def test_a_batch_equals_its_images_one_by_one(
+    engine: Engine, images: list[Pixels], singles: list[Outputs], count: int
+) -> None:
+    outputs = engine.run(0, images[:count])
+
+    for row in range(count):
+        assert_same(outputs.rows(row, row + 1), singles[row])
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(order=st.lists(st.integers(0, BUCKETS[-1] - 1), min_size=1, max_size=BUCKETS[-1]))
+def test_answers_come_in_the_order_of_the_images(
+    engine: Engine, images: list[Pixels], singles: list[Outputs], order: list[int]
+) -> None:
+    outputs = engine.run(0, [images[index] for index in order])
+
+    for row, index in enumerate(order):
+        assert_same(outputs.rows(row, row + 1), singles[index])
+
+
+def test_the_images_differ_so_that_an_exchange_would_show(singles: list[Outputs]) -> None:
+    first = singles[0].logits
+
+    for other in singles[1:]:
+        assert np.abs(other.logits - first).max() > 100 * TOLERANCE
+
+
+def test_returned_arrays_are_not_overwritten_by_the_next_run(
+    engine: Engine, images: list[Pixels]
+) -> None:
+    for count in (1, 3, 4):
+        outputs = engine.run(0, images[:count])
+        kept = copied(outputs)
+
+        engine.run(0, images[-count:])
+
+        for field in fields(Outputs):
+            assert np.array_equal(getattr(outputs, field.name), getattr(kept, field.name))
+
+
+def test_the_images_are_left_as_they_were(engine: Engine, images: list[Pixels]) -> None:
+    before = [image.copy() for image in images]
+
+    engine.run(0, images)
+
+    assert all(np.array_equal(one, other) for one, other in zip(images, before, strict=True))
+
+
+def test_read_only_pixels_are_taken(
+    engine: Engine, images: list[Pixels], singles: list[Outputs]
+) -> None:
+    frozen = [Pixels(image.copy()) for image in images[:2]]
+    for image in frozen:
+        image.flags.writeable = False
+
+    assert_same(engine.run(0, frozen[:1]), singles[0])
+    assert_same(engine.run(0, frozen).rows(1, 2), singles[1])
+
+
+def test_slots_used_from_threads_at_once_give_the_same_answers(
+    engine: Engine, images: list[Pixels], singles: list[Outputs]
+) -> None:
+    def work(slot: int) -> list[tuple[int, Outputs]]:
+        results = []
+        for turn in range(300):  # other images on each slot, so that a shared buffer would show
+            order = [(turn + (1 + 2 * slot) * row) % len(images) for row in range(2 + turn % 7)]
+            outputs = engine.run(slot, [images[index] for index in order])
+            results += [(index, outputs.rows(row, row + 1)) for row, index in enumerate(order)]
+        return results
+
+    with ThreadPoolExecutor(SLOTS) as pool:
+        answers = [answer for slot in pool.map(work, range(engine.slots)) for answer in slot]
+
+    for index, outputs in answers:
+        assert_same(outputs, singles[index])
+
+
+def test_the_engine_says_what_it_is(engine: Engine) -> None:
+    assert engine.slots == SLOTS
+    assert engine.max_batch_size == BUCKETS[-1]
+    assert engine.info.name
+    assert engine.info.runtime
+    assert engine.info.threads_per_slot >= 1
+
+
+def test_every_row_of_a_sound_batch_is_finite(engine: Engine, images: list[Pixels]) -> None:
+    outputs = engine.run(0, images)
+
+    assert all(outputs.finite(row) for row in range(len(images)))

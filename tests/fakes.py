@@ -1,0 +1,135 @@
+"""Hand-written stand-ins, themselves held to what they stand in for.
+
+`FakeEngine` passes the engine contract suite; `FakeClock` only moves when it is told to.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from service.engines.base import EngineInfo
+from service.types import Outputs, Pixels
+
+SIDE = 4
+CLASSES = 5
+FEATURES = 3
+_PATIENCE_S = 30.0  # far beyond any test; a test that reaches it has lost a release
+
+
+class FakeClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def picture(identity: int) -> Pixels:
+    """Return pixels that carry `identity`, below 2²⁴, in their first pixel."""
+    pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
+    pixels[0, 0] = identity >> 16, identity >> 8 & 255, identity & 255
+    return Pixels(pixels)
+
+
+def identity_of(pixels: Pixels) -> int:
+    """Return what `picture` was given."""
+    red, green, blue = (int(value) for value in pixels[0, 0])
+    return red << 16 | green << 8 | blue
+
+
+def identity_in(outputs: Outputs) -> int:
+    """Return whose outputs, [1, …], these are."""
+    return int(outputs.nearest_class[0])
+
+
+class FakeEngine:
+    """Answers with each image's identity, when the test lets it.
+
+    `held`: every batch waits until `release` is called for it. `breaking`: a batch with one of
+    these identities raises. `blind`: these images get NaN, as an overflowing network gives.
+    """
+
+    def __init__(
+        self,
+        *,
+        slots: int = 1,
+        max_batch_size: int = 8,
+        held: bool = False,
+        breaking: Collection[int] = (),
+        blind: Collection[int] = (),
+    ) -> None:
+        self.batches: list[list[int]] = []  # identities, in the order the batches started
+        self.closed = False
+        self._slots = slots
+        self._max_batch_size = max_batch_size
+        self._held = held
+        self._breaking = frozenset(breaking)
+        self._blind = frozenset(blind)
+        self._releases = threading.Semaphore(0)
+        self._started = threading.Condition()
+
+    @property
+    def info(self) -> EngineInfo:
+        return EngineInfo("fake", "fake 1", "none", "fp32", 1)
+
+    @property
+    def slots(self) -> int:
+        return self._slots
+
+    @property
+    def max_batch_size(self) -> int:
+        return self._max_batch_size
+
+    @property
+    def seen(self) -> list[int]:
+        """Return every identity that reached the engine, in order."""
+        return [identity for batch in self.batches for identity in batch]
+
+    def run(self, slot: int, images: Sequence[Pixels]) -> Outputs:
+        if self.closed or not 0 <= slot < self._slots or not images:
+            raise RuntimeError("the contract of Engine.run is broken")
+        if len(images) > self._max_batch_size:
+            raise RuntimeError(f"{len(images)} images in a batch of {self._max_batch_size}")
+        identities = [identity_of(image) for image in images]
+        with self._started:
+            self.batches.append(identities)
+            self._started.notify_all()
+        if self._held and not self._releases.acquire(timeout=_PATIENCE_S):
+            raise RuntimeError("the test never released this batch")
+        if broken := self._breaking.intersection(identities):
+            raise RuntimeError(f"images {sorted(broken)} break the engine")
+        return self._outputs(images, identities)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def release(self, batches: int = 1) -> None:
+        """Let this many held batches end."""
+        self._releases.release(batches)
+
+    def wait_for(self, batches: int) -> None:
+        """Block until this many batches have started."""
+        with self._started:
+            if not self._started.wait_for(lambda: len(self.batches) >= batches, _PATIENCE_S):
+                raise TimeoutError(f"only {len(self.batches)} of {batches} batches started")
+
+    def _outputs(self, images: Sequence[Pixels], identities: list[int]) -> Outputs:
+        brightness = np.array([image.mean() for image in images], np.float32)
+        steps = np.arange(1, CLASSES + 1, dtype=np.float32)
+        energy = -brightness
+        energy[[identity in self._blind for identity in identities]] = np.nan
+        return Outputs(
+            logits=brightness[:, None] * steps,
+            features=np.repeat(brightness[:, None], FEATURES, axis=1),
+            energy=energy,
+            mahalanobis=brightness**2,
+            nearest_class=np.array(identities, np.int64),
+        )

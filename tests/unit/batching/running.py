@@ -1,0 +1,105 @@
+"""A real scheduler on a real event loop, around a fake engine and a fake clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from service.batching.latency import LatencyModel
+from service.batching.policy import Limits
+from service.batching.scheduler import Answer, Scheduler, Ticket
+from service.errors import TidegateError
+from service.metrics import Metrics
+from service.types import Priority
+from tests.fakes import FakeClock, FakeEngine, picture
+
+PATIENCE_S = 30.0  # far beyond any test: reached only when something hangs
+SEEDS = {1: 0.010, 2: 0.010, 4: 0.010, 8: 0.010}
+
+
+@dataclass
+class Stage:
+    """A scheduler and what a test moves it with. Every deadline is relative to the fake clock."""
+
+    scheduler: Scheduler
+    engine: FakeEngine
+    clock: FakeClock
+    metrics: Metrics
+    wedged: asyncio.Queue[str]
+
+    def admit(self, within_s: float = 60.0, priority: Priority = Priority.INTERACTIVE) -> Ticket:
+        return self.scheduler.admit(self.clock() + within_s, priority)
+
+    def submit(self, ticket: Ticket, identity: int) -> asyncio.Future[Answer]:
+        return self.scheduler.submit(ticket, picture(identity), 0.001)
+
+    def send(
+        self, identity: int, within_s: float = 60.0, priority: Priority = Priority.INTERACTIVE
+    ) -> tuple[Ticket, asyncio.Future[Answer]]:
+        """Admit and submit one image."""
+        ticket = self.admit(within_s, priority)
+        return ticket, self.submit(ticket, identity)
+
+    async def started(self, batches: int) -> None:
+        """Wait until the engine has begun this many batches."""
+        await asyncio.to_thread(self.engine.wait_for, batches)
+
+    def shed(self, reason: str) -> float:
+        return self.value("tidegate_shed_total", reason=reason)
+
+    def value(self, name: str, **labels: str) -> float:
+        """Return a metric's value as Prometheus would scrape it."""
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def on_stage(
+    play: Callable[[Stage], Coroutine[Any, Any, None]],
+    engine: FakeEngine | None = None,
+    **options: Any,
+) -> None:
+    """Run one test's coroutine with a scheduler, and end every thread afterwards."""
+
+    async def main() -> None:
+        async with stage(engine or FakeEngine(), **options) as ready:
+            async with asyncio.timeout(PATIENCE_S):
+                await play(ready)
+
+    asyncio.run(main())
+
+
+@asynccontextmanager
+async def stage(
+    engine: FakeEngine,
+    *,
+    max_batch_size: int | None = None,
+    max_queue: int = 10_000,
+    engine_timeout_s: float = PATIENCE_S,
+) -> AsyncIterator[Stage]:
+    clock, metrics, wedged = FakeClock(), Metrics("test"), asyncio.Queue[str]()
+    scheduler = Scheduler(
+        engine,
+        LatencyModel(SEEDS),
+        Limits(max_batch_size or engine.max_batch_size, max_queue),
+        decode_workers=2,
+        decode_seed_s=0.001,
+        engine_timeout_s=engine_timeout_s,
+        metrics=metrics,
+        on_wedged=wedged.put_nowait,
+        clock=clock,
+    )
+    try:
+        yield Stage(scheduler, engine, clock, metrics, wedged)
+    finally:
+        engine.release(10_000)
+        assert await asyncio.to_thread(scheduler.close, PATIENCE_S)
+
+
+async def outcome(answer: Awaitable[Answer]) -> Answer | TidegateError | asyncio.CancelledError:
+    """Return the answer, or the error in its place."""
+    try:
+        return await answer
+    except (TidegateError, asyncio.CancelledError) as error:
+        return error

@@ -1,0 +1,133 @@
+"""The learned ℓ(b): it tracks, forgets, never falls with b, and keeps a margin."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.batching.latency import LatencyModel, RunningMean, RunningQuantile
+
+WINDOW = 64
+MARGIN = 1.12
+SEEDS = {1: 0.010, 2: 0.012, 4: 0.016, 8: 0.024}
+durations = st.floats(1e-4, 1.0)
+
+
+def test_before_any_batch_it_predicts_the_warm_up_plus_a_margin() -> None:
+    latency = LatencyModel(SEEDS)
+
+    assert [latency.predict(b) for b in SEEDS] == pytest.approx(
+        [took * MARGIN for took in SEEDS.values()]
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "bucket"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (8, 8), (9, 8)]
+)
+def test_a_batch_costs_what_its_bucket_costs(images: int, bucket: int) -> None:
+    latency = LatencyModel(SEEDS)
+
+    assert latency.bucket(images) == bucket
+    assert latency.predict(images) == latency.predict(bucket)
+
+
+def test_it_tracks_a_slower_engine() -> None:
+    latency = LatencyModel(SEEDS)
+
+    for _ in range(WINDOW):
+        latency.observe(4, 0.030)
+
+    assert latency.predict(4) == pytest.approx(0.030 * MARGIN)
+
+
+def test_it_forgets_what_is_older_than_its_window() -> None:
+    latency = LatencyModel(SEEDS)
+    for _ in range(WINDOW):
+        latency.observe(1, 5.0)
+
+    for _ in range(WINDOW):
+        latency.observe(1, 0.010)
+
+    assert latency.predict(1) == pytest.approx(0.010 * MARGIN)
+
+
+def test_a_rare_stall_does_not_move_it() -> None:
+    latency = LatencyModel(SEEDS)
+
+    for turn in range(10 * WINDOW):
+        latency.observe(1, 1.0 if turn % 20 == 0 else 0.010)
+
+    assert latency.predict(1) == pytest.approx(0.010 * MARGIN)
+
+
+def test_it_covers_nine_batches_of_ten() -> None:
+    rng = np.random.default_rng(0)
+    latency, covered = LatencyModel({1: 0.010}), 0
+    for _ in range(2000):
+        took = float(0.010 * rng.lognormal(0, 0.3))
+        covered += took <= latency.predict(1)
+        latency.observe(1, took)
+
+    assert covered / 2000 > 0.9
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 8), durations), max_size=100))
+def test_it_never_falls_with_the_size_of_the_batch(batches: list[tuple[int, float]]) -> None:
+    latency = LatencyModel(SEEDS)
+    for images, took in batches:
+        latency.observe(images, took)
+
+    predictions = [latency.predict(b) for b in range(1, 9)]
+
+    assert predictions == sorted(predictions)
+
+
+def test_an_idle_engine_s_latency_is_the_shortest_seen() -> None:
+    latency = LatencyModel({1: 0.5, 2: 0.6})  # warmed on a machine that was busy
+
+    latency.observe(2, 0.001)
+    latency.observe(1, 0.010)
+    latency.observe(1, 0.800)
+
+    assert latency.unloaded_s == 0.010
+
+
+def test_one_bucket_learns_nothing_of_a_smaller_one() -> None:
+    latency = LatencyModel(SEEDS)
+    for _ in range(WINDOW):
+        latency.observe(8, 9.0)
+
+    assert latency.predict(4) == pytest.approx(SEEDS[4] * MARGIN)
+
+
+@settings(max_examples=100, deadline=None)
+@given(durations, st.lists(durations, max_size=200))
+def test_the_running_quantile_is_that_of_the_last_window(
+    seed_s: float, observed: list[float]
+) -> None:
+    quantile = RunningQuantile(seed_s)
+    for took in observed:
+        quantile.observe(took)
+
+    window = sorted([seed_s, *observed][-WINDOW:])
+    assert quantile.value == window[int(0.9 * (len(window) - 1))]
+
+
+def test_the_running_mean_moves_towards_what_it_sees() -> None:
+    mean = RunningMean(0.005)
+
+    for _ in range(200):
+        mean.observe(0.050)
+
+    assert mean.value == pytest.approx(0.050, rel=0.01)
+
+
+def test_one_slow_image_moves_the_running_mean_only_a_little() -> None:
+    mean = RunningMean(0.005)
+
+    mean.observe(0.105)
+
+    assert mean.value == pytest.approx(0.010)

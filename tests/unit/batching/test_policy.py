@@ -1,0 +1,277 @@
+"""Admission and batch forming as values in, decisions out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.batching.latency import LatencyModel
+from service.batching.policy import (
+    Backlog,
+    Limits,
+    Plan,
+    Waiting,
+    eta_s,
+    plan,
+    refuse,
+)
+from service.batching.queue import OrderedQueue
+from service.types import Priority
+
+
+@dataclass(frozen=True)
+class Linear:
+    """ℓ(b) = 10 + b milliseconds, known exactly."""
+
+    unloaded_s: float = 0.011
+
+    def predict(self, images: int) -> float:
+        return 0.010 + 0.001 * images
+
+
+LATENCY = Linear()
+LIMITS = Limits(max_batch_size=4, max_queue=100)
+IDLE = Backlog(
+    slots_free_in_s=[0.0], waiting=0, ahead=0, decoding=0, decode_s=0.002, decode_workers=2
+)
+
+
+class TestEta:
+    """When an arrival would be answered, by hand."""
+
+    def test_on_an_idle_engine_it_is_one_batch_of_one(self) -> None:
+        assert eta_s(replace(IDLE, decode_s=0.0), LATENCY, 4) == pytest.approx(0.011)
+
+    def test_decoding_comes_first(self) -> None:
+        assert eta_s(IDLE, LATENCY, 4) == pytest.approx(0.002 + 0.011)
+
+    def test_those_ahead_ride_in_the_same_batch_while_it_has_room(self) -> None:
+        backlog = replace(IDLE, decode_s=0.0, waiting=3, ahead=3)
+
+        assert eta_s(backlog, LATENCY, 4) == pytest.approx(0.014)
+
+    def test_full_batches_go_first(self) -> None:
+        backlog = replace(IDLE, decode_s=0.0, waiting=9, ahead=9)
+
+        assert eta_s(backlog, LATENCY, 4) == pytest.approx(2 * 0.014 + 0.012)
+
+    def test_only_those_that_go_first_count(self) -> None:
+        backlog = replace(IDLE, decode_s=0.0, waiting=90, ahead=1)
+
+        assert eta_s(backlog, LATENCY, 4) == pytest.approx(0.012)
+
+    def test_a_busy_slot_is_waited_for(self) -> None:
+        backlog = replace(IDLE, decode_s=0.0, slots_free_in_s=[0.020])
+
+        assert eta_s(backlog, LATENCY, 4) == pytest.approx(0.020 + 0.011)
+
+    def test_full_batches_spread_over_the_slots(self) -> None:
+        slots = [0.030, 0.0, 0.010]
+        backlog = replace(IDLE, decode_s=0.0, slots_free_in_s=slots, waiting=16, ahead=16)
+
+        # Batches on slots free at 0, 10 and 30 ms; the fourth after the first; then one's own.
+        assert eta_s(replace(backlog, ahead=8), LATENCY, 4) == pytest.approx(0.030 + 0.011)
+        assert eta_s(backlog, LATENCY, 4) == pytest.approx(0.010 + 0.014 + 0.011)
+
+    def test_decoding_and_the_engine_work_at_the_same_time(self) -> None:
+        backlog = replace(IDLE, slots_free_in_s=[0.020], waiting=5, ahead=0, decoding=5)
+
+        # Three rounds of two workers take 6 ms, less than the slot's 20.
+        assert eta_s(backlog, LATENCY, 4) == pytest.approx(0.020 + 0.011)
+        slow = replace(backlog, decode_s=0.010)
+        assert eta_s(slow, LATENCY, 4) == pytest.approx(0.030 + 0.011)
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.integers(0, 60), st.integers(1, 5), st.floats(0, 0.1))
+    def test_it_never_falls_with_what_is_ahead(self, ahead: int, slots: int, busy: float) -> None:
+        backlog = replace(IDLE, slots_free_in_s=[busy] * slots, waiting=ahead, ahead=ahead)
+
+        worse = replace(backlog, waiting=ahead + slots * 4, ahead=ahead + slots * 4)
+
+        assert eta_s(worse, LATENCY, 4) >= eta_s(backlog, LATENCY, 4)
+
+
+class TestAdmission:
+    """Admit, or say why not and when to come back."""
+
+    def test_an_idle_service_admits(self) -> None:
+        assert refuse(1.0, IDLE, LATENCY, LIMITS) is None
+
+    def test_an_idle_service_admits_whatever_it_has_learned(self) -> None:
+        slow = replace(IDLE, decode_s=9.0)
+
+        assert refuse(0.012, IDLE, LATENCY, LIMITS) is None
+        assert refuse(0.012, slow, LATENCY, LIMITS) is None
+
+    def test_a_deadline_that_no_load_would_meet_is_infeasible(self) -> None:
+        refusal = refuse(0.0109, IDLE, LATENCY, LIMITS)
+
+        assert refusal is not None
+        assert (refusal.reason, refusal.retry_after_s) == ("infeasible-deadline", None)
+
+    @pytest.mark.parametrize("left_s", [0.0, -1.0, -math.inf])
+    def test_a_deadline_in_the_past_is_infeasible(self, left_s: float) -> None:
+        refusal = refuse(left_s, IDLE, LATENCY, LIMITS)
+
+        assert refusal is not None
+        assert refusal.reason == "infeasible-deadline"
+
+    def test_one_who_would_be_late_is_told_when_to_come_back(self) -> None:
+        busy = replace(IDLE, slots_free_in_s=[2.5])
+
+        refusal = refuse(0.100, busy, LATENCY, LIMITS)
+
+        assert refusal is not None
+        assert (refusal.reason, refusal.retry_after_s) == ("predicted-late", 3)
+
+    def test_one_who_would_be_just_in_time_is_admitted(self) -> None:
+        busy = replace(IDLE, slots_free_in_s=[0.5])
+
+        assert refuse(0.5111, busy, LATENCY, LIMITS) is None
+        assert refuse(0.5109, busy, LATENCY, LIMITS) is not None
+
+    def test_a_full_queue_refuses_even_the_patient(self) -> None:
+        full = replace(IDLE, waiting=100, ahead=100)
+
+        refusal = refuse(1e6, full, LATENCY, LIMITS)
+
+        assert refusal is not None
+        assert (refusal.reason, refusal.retry_after_s) == ("queue-full", 1)
+        assert refuse(1e6, replace(full, waiting=99), LATENCY, LIMITS) is None
+
+    @settings(max_examples=200, deadline=None)
+    @given(
+        left_s=st.floats(0.011, 20),
+        busy=st.lists(st.floats(0, 20), min_size=1, max_size=4),
+        ahead=st.integers(0, 99),
+        decoding=st.integers(0, 99),
+    )
+    def test_retry_after_is_the_rest_of_the_wait_in_whole_seconds(
+        self, left_s: float, busy: list[float], ahead: int, decoding: int
+    ) -> None:
+        backlog = Backlog(busy, max(ahead, decoding), ahead, min(decoding, 99), 0.002, 2)
+
+        refusal = refuse(left_s, backlog, LATENCY, LIMITS)
+
+        if refusal is not None:
+            late_s = eta_s(backlog, LATENCY, LIMITS.max_batch_size) - left_s
+            assert late_s > 0
+            assert refusal.retry_after_s == max(1, math.ceil(late_s))
+
+
+@st.composite
+def queues(draw: st.DrawFn) -> list[Waiting]:
+    """Draw requests of both classes, some of them past saving."""
+    drawn = draw(st.lists(st.tuples(st.sampled_from(Priority), st.integers(-20, 60)), max_size=30))
+    return [Waiting(p, milliseconds / 1000, i) for i, (p, milliseconds) in enumerate(drawn)]
+
+
+def planned(waiting: list[Waiting], now: float = 0.0) -> tuple[Plan[Waiting], list[Waiting]]:
+    """Return the plan, and what it left in the queue."""
+    queue: OrderedQueue[Waiting] = OrderedQueue()
+    for request in waiting:
+        queue.insert(request)
+    decided = plan(now, queue.take(), len(waiting), LATENCY, LIMITS.max_batch_size)
+    return decided, list(queue.take())
+
+
+class TestPlan:
+    """Which requests run together, and which can no longer make it."""
+
+    @settings(max_examples=300, deadline=None)
+    @given(queues())
+    def test_every_request_is_dispatched_shed_or_left_and_only_once(
+        self, waiting: list[Waiting]
+    ) -> None:
+        decided, left = planned(waiting)
+
+        together = [*decided.dispatch, *decided.shed, *left]
+        assert sorted(r.arrival for r in together) == list(range(len(waiting)))
+
+    @settings(max_examples=300, deadline=None)
+    @given(queues())
+    def test_what_is_dispatched_makes_its_deadline(self, waiting: list[Waiting]) -> None:
+        decided, _ = planned(waiting)
+
+        took = LATENCY.predict(len(decided.dispatch))
+        assert all(took <= request.deadline for request in decided.dispatch)
+
+    @settings(max_examples=300, deadline=None)
+    @given(queues())
+    def test_what_is_shed_would_miss_its_deadline_in_a_full_batch(
+        self, waiting: list[Waiting]
+    ) -> None:
+        decided, _ = planned(waiting)
+
+        slowest = LATENCY.predict(min(len(waiting), LIMITS.max_batch_size))
+        assert all(slowest > request.deadline for request in decided.shed)
+
+    @settings(max_examples=300, deadline=None)
+    @given(queues())
+    def test_a_batch_is_as_full_as_it_can_be(self, waiting: list[Waiting]) -> None:
+        decided, left = planned(waiting)
+
+        assert len(decided.dispatch) == LIMITS.max_batch_size or not left
+
+    @settings(max_examples=300, deadline=None)
+    @given(queues())
+    def test_nobody_overtakes(self, waiting: list[Waiting]) -> None:
+        decided, left = planned(waiting)
+
+        keys = [request.key for request in decided.dispatch]
+        assert keys == sorted(keys)
+        assert all(key <= request.key for key in keys for request in left)
+
+    def test_a_batch_is_not_capped_to_its_tightest_deadline(self) -> None:
+        tight, *patient = (Waiting(Priority.INTERACTIVE, d, i) for i, d in enumerate([0.012, 9, 9]))
+
+        decided, _ = planned([tight, *patient])
+
+        assert (decided.dispatch, decided.shed) == (patient, [tight])
+
+    def test_those_already_shed_take_no_room_in_the_batch(self) -> None:
+        gone, too, just = (
+            Waiting(Priority.INTERACTIVE, d, i) for i, d in enumerate([0.001, 0.002, 0.0110])
+        )
+
+        decided, _ = planned([gone, too, just])
+
+        assert (decided.dispatch, decided.shed) == ([just], [gone, too])
+
+    def test_a_lone_request_runs_unless_even_an_idle_engine_would_be_late(self) -> None:
+        just, hopeless = (Waiting(Priority.INTERACTIVE, d, 0) for d in (0.0110, 0.0109))
+
+        assert planned([just])[0].dispatch == [just]
+        assert planned([hopeless])[0].shed == [hopeless]
+
+    def test_nothing_waiting_is_nothing_to_do(self) -> None:
+        assert planned([]) == (Plan(), [])
+
+
+def test_a_wrong_lesson_is_unlearned() -> None:
+    """A stall taught that one image takes a second; then the engine is as fast as ever."""
+    latency, deadline_s = LatencyModel({1: 0.010}), 0.100
+    for _ in range(64):
+        latency.observe(1, 1.0)
+
+    answered = 0
+    for arrival in range(200):  # one at a time, each on an idle engine
+        if refuse(deadline_s, replace(IDLE, decode_s=0.0), latency, LIMITS) is None:
+            request = Waiting(Priority.INTERACTIVE, deadline_s, arrival)
+            if plan(0.0, iter([request]), 1, latency, 4).dispatch:
+                latency.observe(1, 0.010)
+                answered += 1
+
+    assert answered == 200
+    assert latency.predict(1) < deadline_s
+
+
+def test_a_wrong_lesson_about_decoding_is_unlearned() -> None:
+    slow = replace(IDLE, decode_s=3.0)  # a burst of huge images had long deadlines
+
+    assert refuse(0.100, slow, LATENCY, LIMITS) is None
+    assert refuse(0.100, replace(slow, waiting=1, decoding=1), LATENCY, LIMITS) is not None

@@ -1,0 +1,112 @@
+"""The queue's order and the count of who goes first, against a plain sort."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.batching.policy import Waiting
+from service.batching.queue import Order, OrderedQueue
+from service.types import Priority
+
+# Few distinct deadlines, so that ties are common.
+requests = st.lists(st.tuples(st.sampled_from(Priority), st.integers(0, 5)), max_size=40).map(
+    lambda drawn: [Waiting(p, float(d), i) for i, (p, d) in enumerate(drawn)]
+)
+
+
+def queue_of(waiting: list[Waiting]) -> OrderedQueue[Waiting]:
+    queue: OrderedQueue[Waiting] = OrderedQueue()
+    for request in waiting:
+        queue.insert(request)
+    return queue
+
+
+@settings(max_examples=100, deadline=None)
+@given(requests, st.randoms(use_true_random=False))
+def test_requests_leave_by_class_then_deadline_then_arrival(
+    waiting: list[Waiting], random: random.Random
+) -> None:
+    shuffled = random.sample(waiting, len(waiting))
+
+    assert list(queue_of(shuffled).take()) == sorted(waiting, key=lambda r: r.key)
+
+
+@settings(max_examples=100, deadline=None)
+@given(requests, st.data())
+def test_what_is_removed_never_leaves_and_the_rest_keeps_its_order(
+    waiting: list[Waiting], data: st.DataObject
+) -> None:
+    gone = data.draw(st.sets(st.sampled_from(waiting)) if waiting else st.just(set()))
+    queue = queue_of(waiting)
+
+    for request in gone:
+        queue.remove(request)
+
+    assert len(queue) == len(waiting) - len(gone)
+    left = [request for request in waiting if request not in gone]
+    assert list(queue.take()) == sorted(left, key=lambda r: r.key)
+
+
+def test_removing_what_is_not_there_is_a_bug_and_says_so() -> None:
+    queue = queue_of([Waiting(Priority.INTERACTIVE, 1.0, 0)])
+
+    with pytest.raises(KeyError):
+        queue.remove(Waiting(Priority.INTERACTIVE, 1.0, 0))  # equal, but another request
+    with pytest.raises(KeyError):
+        queue.remove(Waiting(Priority.BULK, 9.0, 1))
+
+
+def test_taking_some_leaves_the_others() -> None:
+    waiting = [Waiting(Priority.INTERACTIVE, float(i), i) for i in range(5)]
+    queue = queue_of(waiting)
+
+    head = queue.take()
+
+    assert [next(head), next(head)] == waiting[:2]
+    assert len(queue) == 3
+    assert list(queue.take()) == waiting[2:]
+
+
+@settings(max_examples=100, deadline=None)
+@given(requests, st.sampled_from(Priority), st.integers(0, 5))
+def test_before_counts_those_of_a_higher_class_or_no_later_deadline(
+    waiting: list[Waiting], priority: Priority, deadline: int
+) -> None:
+    order = Order()
+    for request in waiting:
+        order.add(request)
+
+    ahead = [r for r in waiting if (r.priority, r.deadline) <= (priority, deadline)]
+
+    assert len(order) == len(waiting)
+    assert order.before(priority, float(deadline)) == len(ahead)
+
+
+@settings(max_examples=50, deadline=None)
+@given(requests)
+def test_a_newcomer_joins_exactly_where_before_says(waiting: list[Waiting]) -> None:
+    order, queue = Order(), queue_of(waiting)
+    for request in waiting:
+        order.add(request)
+    newcomer = Waiting(Priority.INTERACTIVE, 2.0, len(waiting))
+
+    queue.insert(newcomer)
+
+    assert list(queue.take()).index(newcomer) == order.before(Priority.INTERACTIVE, 2.0)
+
+
+def test_discarding_twice_counts_once() -> None:
+    order = Order()
+    first, second = (Waiting(Priority.INTERACTIVE, 1.0, i) for i in range(2))
+    order.add(first)
+    order.add(second)
+
+    order.discard(first)
+    order.discard(first)
+
+    assert len(order) == 1
+    assert order.before(Priority.BULK, 0.0) == 1

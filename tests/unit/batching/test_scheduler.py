@@ -1,0 +1,254 @@
+"""The shell around the policy: answers, order, shedding and what is counted.
+
+The engine is held wherever a test needs something to be waiting; the clock stands still.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from service.batching.scheduler import Answer
+from service.errors import DeadlineMissed, Draining, Overloaded
+from service.types import Priority
+from tests.fakes import FakeEngine, identity_in
+from tests.unit.batching.running import Stage, on_stage, outcome
+
+BULK = Priority.BULK
+
+
+@pytest.mark.parametrize("slots", [1, 2, 5])
+def test_each_answer_belongs_to_its_own_image(slots: int) -> None:
+    engine = FakeEngine(slots=slots, max_batch_size=8)
+
+    async def play(on: Stage) -> None:
+        async def one(identity: int) -> Answer:
+            ticket = on.admit(within_s=1e6)
+            await asyncio.sleep(0)  # others are admitted in between, as while decoding
+            return await on.submit(ticket, identity)
+
+        answers = await asyncio.gather(*(one(identity) for identity in range(1000)))
+
+        assert [identity_in(answer.outputs) for answer in answers] == list(range(1000))
+        assert sorted(engine.seen) == list(range(1000))
+        assert {answer.outputs.logits.shape[0] for answer in answers} == {1}
+
+    on_stage(play, engine)
+
+
+def test_on_an_idle_engine_an_image_runs_at_once_and_alone() -> None:
+    async def play(on: Stage) -> None:
+        _, answer = on.send(7)
+
+        result = await answer
+
+        assert on.engine.batches == [[7]]
+        assert (result.batch_size, result.queue_s) == (1, 0.0)
+
+    on_stage(play)
+
+
+def test_what_waits_while_a_batch_runs_goes_together_in_full_batches() -> None:
+    async def play(on: Stage) -> None:
+        answers = [on.send(identity)[1] for identity in range(21)]
+
+        on.engine.release(100)
+        results = await asyncio.gather(*answers)
+
+        assert [len(batch) for batch in on.engine.batches] == [1, 8, 8, 4]
+        assert on.engine.seen == list(range(21))
+        assert [result.batch_size for result in results] == [1] + [8] * 16 + [4] * 4
+
+    on_stage(play, FakeEngine(held=True, max_batch_size=8))
+
+
+def test_the_earliest_deadline_goes_first_within_its_class() -> None:
+    async def play(on: Stage) -> None:
+        on.send(0)
+        answers = [
+            on.send(1, within_s=9, priority=BULK)[1],
+            on.send(2, within_s=30)[1],
+            on.send(3, within_s=10)[1],
+            on.send(4, within_s=8, priority=BULK)[1],
+            on.send(5, within_s=20)[1],
+        ]
+
+        on.engine.release(100)
+        await asyncio.gather(*answers)
+
+        assert on.engine.batches == [[0], [3, 5], [2, 4], [1]]
+
+    on_stage(play, FakeEngine(held=True, max_batch_size=2))
+
+
+def test_every_idle_slot_takes_a_batch() -> None:
+    async def play(on: Stage) -> None:
+        answers = [on.send(identity)[1] for identity in range(3)]
+
+        await on.started(3)
+
+        assert not any(answer.done() for answer in answers)
+        on.engine.release(3)
+        await asyncio.gather(*answers)
+
+    on_stage(play, FakeEngine(held=True, slots=3))
+
+
+def test_a_request_past_its_deadline_never_reaches_the_engine() -> None:
+    async def play(on: Stage) -> None:
+        on.send(0)
+        _, late = on.send(1, within_s=1)
+        _, patient = on.send(2, within_s=60)
+
+        on.clock.advance(5)
+        on.engine.release(100)
+
+        assert isinstance(await outcome(late), DeadlineMissed)
+        assert identity_in((await patient).outputs) == 2
+        assert on.engine.seen == [0, 2]
+        assert on.shed("early-drop") == 1
+
+    on_stage(play, FakeEngine(held=True))
+
+
+def test_the_queue_delay_is_from_ready_to_dispatched() -> None:
+    async def play(on: Stage) -> None:
+        _, first = on.send(0)
+        _, second = on.send(1)
+        on.clock.advance(0.25)
+        on.engine.release(100)
+
+        assert (await first).queue_s == 0.0
+        assert (await second).queue_s == pytest.approx(0.25)
+
+    on_stage(play, FakeEngine(held=True))
+
+
+def test_who_would_be_late_is_refused_with_the_time_to_come_back() -> None:
+    async def play(on: Stage) -> None:
+        for identity in range(1000):
+            on.send(identity, within_s=1e6)
+
+        with pytest.raises(Overloaded, match="within 1000 ms") as refused:
+            on.admit(within_s=1, priority=BULK)
+
+        # 999 wait for one slot: 1000 / 8 batches of 10 ms and the margin, less the second given.
+        assert refused.value.retry_after_s == 1
+        assert on.shed("predicted-late") == 1
+
+    on_stage(play, FakeEngine(held=True))
+
+
+def test_a_running_batch_is_waited_for_until_it_ends() -> None:
+    async def play(on: Stage) -> None:
+        just_enough_alone = 0.0113  # for a batch of 10 ms and its margin
+        _, answer = on.send(0)
+
+        with pytest.raises(Overloaded):
+            on.admit(just_enough_alone)
+        on.engine.release()
+        await answer
+        on.admit(just_enough_alone)
+
+    on_stage(play, FakeEngine(held=True))
+
+
+def test_a_full_queue_refuses() -> None:
+    async def play(on: Stage) -> None:
+        on.send(0)  # runs
+        tickets = [on.send(identity)[0] for identity in (1, 2, 3)]
+
+        with pytest.raises(Overloaded) as refused:
+            on.admit()
+
+        assert refused.value.retry_after_s == 1
+        assert on.shed("queue-full") == 1
+        on.scheduler.leave(tickets[0])
+        on.admit()
+
+    on_stage(play, FakeEngine(held=True), max_queue=3)
+
+
+def test_what_is_admitted_but_still_decoding_counts_as_waiting() -> None:
+    async def play(on: Stage) -> None:
+        for _ in range(3):
+            on.admit()
+
+        assert on.scheduler.waiting == 3
+        with pytest.raises(Overloaded):
+            on.admit()
+
+    on_stage(play, max_queue=3)
+
+
+def test_a_deadline_that_no_load_would_meet_is_missed_before_any_work() -> None:
+    async def play(on: Stage) -> None:
+        with pytest.raises(DeadlineMissed, match=r"3 ms from now, .* idle engine \(10.0 ms\)"):
+            on.admit(within_s=0.003)
+
+        assert on.shed("infeasible-deadline") == 1
+        assert on.scheduler.waiting == 0
+
+    on_stage(play)
+
+
+def test_a_draining_scheduler_refuses_newcomers_and_finishes_what_it_admitted() -> None:
+    async def play(on: Stage) -> None:
+        _, running = on.send(0)
+        _, waiting = on.send(1)
+        decoding = on.admit()
+
+        on.scheduler.draining = True
+
+        with pytest.raises(Draining):
+            on.admit()
+        assert on.shed("draining") == 1
+        late_comer = on.submit(decoding, 2)
+        on.engine.release(100)
+        results = await asyncio.gather(running, waiting, late_comer)
+        assert [identity_in(result.outputs) for result in results] == [0, 1, 2]
+
+    on_stage(play, FakeEngine(held=True))
+
+
+def test_waiting_counts_until_dispatched() -> None:
+    async def play(on: Stage) -> None:
+        ticket = on.admit()
+        counts = [on.scheduler.waiting]
+        answer = on.submit(ticket, 0)
+        counts.append(on.scheduler.waiting)
+        on.send(1)
+        counts.append(on.scheduler.waiting)
+        on.engine.release(100)
+        await answer
+
+        assert counts == [1, 0, 1]
+
+    on_stage(play, FakeEngine(held=True))
+
+
+def test_batches_and_their_time_are_counted() -> None:
+    async def play(on: Stage) -> None:
+        answers = [on.send(identity)[1] for identity in range(4)]
+        on.engine.release(100)
+        results = await asyncio.gather(*answers)
+
+        assert on.value("tidegate_batch_size_count") == 2
+        assert on.value("tidegate_batch_size_sum") == 4
+        busy = results[0].engine_s + results[1].engine_s
+        assert on.value("tidegate_slot_busy_seconds_total") == pytest.approx(busy)
+
+    on_stage(play, FakeEngine(held=True))
+
+
+def test_a_batch_that_ran_teaches_how_long_batches_take() -> None:
+    async def play(on: Stage) -> None:
+        before = on.scheduler.latency.predict(8)
+        for identity in range(70):
+            await on.send(identity)[1]
+
+        # A fake batch takes microseconds, where the warm-up said 10 ms.
+        assert on.scheduler.latency.predict(1) < before
+
+    on_stage(play)

@@ -1,0 +1,133 @@
+"""Overload, light load, mixed deadlines and classes, in virtual time: the policy's whole result.
+
+One slot, ℓ(b) = 0.30 + 0.013·b ms with 5 % jitter, batches of 64, deadlines of 15 ms.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from service.types import Priority
+from tests.unit.batching.simulation import Tally, World, simulate
+
+ONE_SLOT = World(rate=60_000, deadline_s=0.015, images=20_000)
+LONGER = replace(ONE_SLOT, images=60_000)  # one second: enough for a queue to collapse
+# A convnet on a CPU: batching gains nothing, so one image at a time on each of two cores.
+TWO_CORES = replace(
+    ONE_SLOT, deadline_s=0.1, max_batch_size=1, slots=2, fixed_s=0.0054, per_image_s=0.0001
+)
+simulated = functools.cache(simulate)
+
+
+def share_in_time(world: World, tally: Tally) -> float:
+    return tally.in_time / world.images
+
+
+def of_capacity(world: World, tally: Tally) -> float:
+    """Answers in time per second, of what the slots could compute."""
+    return share_in_time(world, tally) * world.rate / world.capacity
+
+
+def at(load: float, world: World = ONE_SLOT) -> World:
+    return replace(world, rate=load * world.capacity)
+
+
+def test_at_six_percent_over_capacity_most_are_answered_in_time() -> None:
+    assert LONGER.rate / LONGER.capacity == pytest.approx(1.06, abs=0.005)
+
+    assert share_in_time(LONGER, simulated(LONGER)) >= 0.85
+
+
+def test_without_the_policy_the_same_load_collapses() -> None:
+    tally = simulated(LONGER, admission=False, early_drop=False)
+
+    assert share_in_time(LONGER, tally) < 0.30
+
+
+@pytest.mark.parametrize("load", [1.06, 2, 3])
+@pytest.mark.parametrize("world", [ONE_SLOT, replace(ONE_SLOT, slots=3), TWO_CORES])
+def test_overload_leaves_the_capacity_in_use(world: World, load: float) -> None:
+    world = at(load, world)
+
+    assert of_capacity(world, simulated(world)) >= 0.85
+
+
+@pytest.mark.parametrize("world", [at(0.5), at(0.5, replace(ONE_SLOT, slots=3))])
+def test_at_half_load_everyone_is_answered_in_time(world: World) -> None:
+    assert share_in_time(world, simulated(world)) >= 0.999
+
+
+@pytest.mark.parametrize("load", [0.5, 1.06, 3])
+def test_what_is_admitted_is_hardly_ever_late(load: float) -> None:
+    tally = simulated(at(load))
+
+    assert tally.late + tally.dropped <= 0.01 * ONE_SLOT.images
+
+
+def test_overload_runs_full_batches() -> None:
+    assert np.mean(simulated(at(2)).sizes) > 0.95 * ONE_SLOT.max_batch_size
+
+
+def test_light_load_waits_for_nobody() -> None:
+    world = replace(ONE_SLOT, rate=20, images=500)  # one arrival in a hundred batch times
+
+    tally = simulated(world)
+
+    assert set(tally.sizes) == {1}
+    alone = world.duration(1, 0.0)
+    assert np.median(tally.latencies) == pytest.approx(alone, rel=0.05)  # the jitter
+    assert max(tally.latencies) < 1.5 * alone
+
+
+@pytest.mark.parametrize("load", [0.5, 1.06, 3])
+@pytest.mark.parametrize("spread", [0.0, 0.6, 0.95])
+@pytest.mark.parametrize("bulk_share", [0.0, 0.5])
+def test_every_arrival_gets_exactly_one_outcome(
+    load: float, spread: float, bulk_share: float
+) -> None:
+    world = replace(at(load), images=8_000, spread=spread, bulk_share=bulk_share)
+
+    tally = simulated(world)
+
+    assert tally.outcomes == world.images
+    assert tally.outcomes_of == Counter(range(world.images))
+
+
+@pytest.mark.parametrize("load", [0.5, 1.06, 2])
+@pytest.mark.parametrize("spread", [0.3, 0.6, 0.95])
+def test_mixed_deadlines_lose_no_capacity(load: float, spread: float) -> None:
+    world = replace(at(load), spread=spread)
+
+    tally = simulated(world)
+
+    assert of_capacity(world, tally) >= min(0.97 * load, 0.85)
+    assert tally.late <= 0.01 * world.images
+
+
+@pytest.mark.parametrize("load", [1.06, 2])
+def test_nothing_runs_that_is_expected_to_be_late(load: float) -> None:
+    tally = simulated(replace(at(load), spread=0.95, bulk_share=0.5))
+
+    assert tally.waited_too_long == 0
+
+
+def test_the_lower_class_is_what_gives_way() -> None:
+    world = replace(at(1.4), bulk_share=0.5)
+
+    by_class = simulated(world).by_class
+
+    served = {p: by_class["in_time", p] for p in Priority}
+    offered = Counter(p for (_, p), count in by_class.items() for _ in range(count))
+    assert served[Priority.INTERACTIVE] >= 0.99 * offered[Priority.INTERACTIVE]
+    assert 0.1 < served[Priority.BULK] / offered[Priority.BULK] < 0.6
+
+
+def test_the_lower_class_is_served_whenever_there_is_room() -> None:
+    world = replace(at(0.8), bulk_share=0.3)
+
+    assert share_in_time(world, simulated(world)) >= 0.999

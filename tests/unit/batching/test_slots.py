@@ -1,0 +1,129 @@
+"""A slot's thread, and how a batch that breaks is taken apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from queue import SimpleQueue
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.batching.slots import BatchResult, Slot, run_isolating
+from service.types import Outputs, Pixels
+from tests.fakes import FakeEngine, identity_in, picture
+
+PATIENCE_S = 30.0
+
+
+class Recorder:
+    """Runs batches on a fake engine and counts the runs."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+
+    def __call__(self, images: Sequence[Pixels]) -> Outputs:
+        return self._engine.run(0, images)
+
+    @property
+    def runs(self) -> int:
+        return len(self._engine.batches)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 64), st.data())
+def test_only_poisoned_images_fail_and_the_rest_keep_their_places(
+    count: int, data: st.DataObject
+) -> None:
+    breaking = data.draw(st.sets(st.integers(0, count - 1)))
+    blind = data.draw(st.sets(st.integers(0, count - 1)))
+    run = Recorder(FakeEngine(max_batch_size=64, breaking=breaking, blind=blind))
+
+    rows = run_isolating(run, [picture(identity) for identity in range(count)])
+
+    assert len(rows) == count
+    for identity, row in enumerate(rows):
+        if identity in breaking | blind:
+            assert isinstance(row, Exception)
+        else:
+            assert isinstance(row, Outputs)
+            assert identity_in(row) == identity
+            assert row.logits.shape[0] == row.energy.shape[0] == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 64), st.data())
+def test_finding_one_poisoned_image_costs_two_runs_per_halving(
+    count: int, data: st.DataObject
+) -> None:
+    run = Recorder(FakeEngine(max_batch_size=64, breaking={data.draw(st.integers(0, count - 1))}))
+
+    run_isolating(run, [picture(identity) for identity in range(count)])
+
+    assert run.runs <= 1 + 2 * math.ceil(math.log2(count))
+
+
+def test_a_sound_batch_runs_once() -> None:
+    run = Recorder(FakeEngine())
+
+    run_isolating(run, [picture(identity) for identity in range(8)])
+
+    assert run.runs == 1
+
+
+def test_infinite_scores_are_a_failure_too() -> None:
+    def run(images: Sequence[Pixels]) -> Outputs:
+        outputs = FakeEngine().run(0, images)
+        outputs.mahalanobis[0] = np.inf
+        return outputs
+
+    broken, sound = run_isolating(run, [picture(0), picture(1)])
+
+    assert isinstance(broken, ArithmeticError)
+    assert isinstance(sound, Outputs)
+
+
+@pytest.mark.parametrize("poison", [{"breaking": {1}}, {"blind": {1}}])
+def test_only_a_clean_batch_tells_its_duration(poison: dict[str, set[int]]) -> None:
+    assert on_a_slot(FakeEngine(), [0, 1]).clean
+    assert not on_a_slot(FakeEngine(**poison), [0, 1]).clean  # type: ignore[arg-type]  # by name
+
+
+def on_a_slot(engine: FakeEngine, identities: list[int]) -> BatchResult:
+    slot, results = Slot(0, engine), SimpleQueue[BatchResult]()
+    try:
+        slot.run([picture(identity) for identity in identities], results.put)
+        return results.get(timeout=PATIENCE_S)
+    finally:
+        slot.stop()
+        assert slot.join(PATIENCE_S)
+
+
+def test_a_slot_runs_what_it_was_given_before_it_stops() -> None:
+    engine, results = FakeEngine(held=True), SimpleQueue[BatchResult]()
+    slot = Slot(0, engine)
+
+    for identity in range(3):
+        slot.run([picture(identity)], results.put)
+    slot.stop()
+    assert not slot.join(0.0)
+    engine.release(3)
+
+    assert slot.join(PATIENCE_S)
+    assert engine.batches == [[0], [1], [2]]
+    assert results.qsize() == 3
+
+
+def test_a_slot_survives_a_batch_that_breaks() -> None:
+    engine, results = FakeEngine(breaking={0}), SimpleQueue[BatchResult]()
+    slot = Slot(0, engine)
+
+    slot.run([picture(0)], results.put)
+    slot.run([picture(1)], results.put)
+    slot.stop()
+
+    assert slot.join(PATIENCE_S)
+    assert isinstance(results.get().rows[0], Exception)
+    assert isinstance(results.get().rows[0], Outputs)

@@ -1,0 +1,163 @@
+"""The golden probes pass on the engine that serves, or the bundle is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.bundle.golden import check_golden
+from service.bundle.store import GOLDEN, Bundle, open_bundle
+from service.engines.onnx import OnnxEngine
+from service.errors import BundleRefused
+from service.types import Outputs, Pixels
+from tests.unit.bundle.tiny_bundle import PROBES, golden_arrays, npz, put, sound_files
+
+Run = Callable[[Sequence[Pixels]], Outputs]
+PROMISED = 1e-4  # of the largest expected magnitude, for fp32
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return open_bundle(put(tmp_path, sound_files()))
+
+
+@pytest.fixture
+def run(bundle: Bundle) -> Iterator[Run]:
+    engine = OnnxEngine(bundle.model_path)
+    yield lambda images: engine.run(0, images)
+    engine.close()
+
+
+def sealed_with(folder: Path, **changes: Any) -> Bundle:
+    """Return a bundle whose expectations were changed before it was sealed."""
+    files = sound_files()
+    files[GOLDEN] = npz(**{**golden_arrays(files), **changes})
+    return open_bundle(put(folder / "changed", files))
+
+
+def expected(field: str) -> Any:
+    return golden_arrays(sound_files())[field].copy()
+
+
+def test_sound_probes_pass_and_are_counted(bundle: Bundle, run: Run) -> None:
+    assert check_golden(bundle, run) == len(PROBES)
+
+
+@pytest.mark.parametrize("field", ["logits", "energy", "mahalanobis"])
+@pytest.mark.parametrize("probe", range(len(PROBES)))
+def test_outputs_that_differ_are_refused_with_the_probe(
+    tmp_path: Path, run: Run, field: str, probe: int
+) -> None:
+    values = expected(field)
+    scale = max(1.0, float(np.abs(values[probe]).max()))
+    values[probe] += 3 * PROMISED * scale
+
+    with pytest.raises(BundleRefused, match=f"engine's {field} for {PROBES[probe]} differ by"):
+        check_golden(sealed_with(tmp_path, **{field: values}), run)
+
+
+@pytest.mark.parametrize("field", ["logits", "energy", "mahalanobis"])
+def test_outputs_within_the_tolerance_pass(tmp_path: Path, run: Run, field: str) -> None:
+    values = expected(field)
+    values += 0.3 * PROMISED  # the scale is never below 1
+
+    assert check_golden(sealed_with(tmp_path, **{field: values}), run) == len(PROBES)
+
+
+def test_another_nearest_class_is_refused(tmp_path: Path, run: Run) -> None:
+    values = expected("nearest_class")
+    values[1] += 1
+
+    with pytest.raises(BundleRefused, match=f"{PROBES[1]} is nearest to another class"):
+        check_golden(sealed_with(tmp_path, nearest_class=values), run)
+
+
+@pytest.mark.parametrize("field", ["logits", "energy", "mahalanobis"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_engine_that_gives_no_numbers_is_refused(
+    bundle: Bundle, run: Run, field: str, value: float
+) -> None:
+    def broken(images: Sequence[Pixels]) -> Outputs:
+        outputs = run(images)
+        return replace(outputs, **{field: np.full_like(getattr(outputs, field), value)})
+
+    with pytest.raises(BundleRefused, match=f"{field} for {PROBES[0]}"):
+        check_golden(bundle, broken)
+
+
+@pytest.mark.parametrize("field", ["logits", "energy", "mahalanobis"])
+def test_expectations_that_are_no_numbers_are_refused(tmp_path: Path, run: Run, field: str) -> None:
+    values = expected(field)
+    values[0] = np.nan
+
+    with pytest.raises(BundleRefused, match=f"{field} for {PROBES[0]}"):
+        check_golden(sealed_with(tmp_path, **{field: values}), run)
+
+
+@pytest.mark.parametrize("probe", range(len(PROBES)))
+def test_preprocessing_that_gives_other_pixels_is_refused(
+    tmp_path: Path, run: Run, probe: int
+) -> None:
+    digests = expected("pixels_sha256")
+    digests[probe] = "0" * 64
+
+    with pytest.raises(BundleRefused, match=rf"preprocessing {PROBES[probe]} here gives other"):
+        check_golden(sealed_with(tmp_path, pixels_sha256=digests), run)
+
+
+def without(field: str) -> dict[str, Any]:
+    return {name: v for name, v in golden_arrays(sound_files()).items() if name != field}
+
+
+MALFORMED: dict[str, bytes] = {
+    "no probes": npz(**{**golden_arrays(sound_files()), "names": np.array([], "U1")}),
+    "a probe that the bundle lacks": npz(
+        **{**golden_arrays(sound_files()), "names": np.array([*PROBES[:2], "golden/other.png"])}
+    ),
+    "fewer digests than probes": npz(
+        **{**golden_arrays(sound_files()), "pixels_sha256": expected("pixels_sha256")[:1]}
+    ),
+    "fewer outputs than probes": npz(
+        **{**golden_arrays(sound_files()), "energy": expected("energy")[:1]}
+    ),
+    "logits of another width": npz(
+        **{**golden_arrays(sound_files()), "logits": expected("logits")[:, :2]}
+    ),
+    "one number instead of a column": npz(
+        **{**golden_arrays(sound_files()), "energy": np.float32(1.0)}
+    ),
+    "no logits": npz(**without("logits")),
+    "no digests": npz(**without("pixels_sha256")),
+    "no archive": b"not an archive",
+}
+
+
+@pytest.mark.parametrize("content", MALFORMED.values(), ids=list(MALFORMED))
+def test_a_golden_file_that_makes_no_sense_is_refused(
+    tmp_path: Path, run: Run, content: bytes
+) -> None:
+    bundle = open_bundle(put(tmp_path / "changed", {**sound_files(), GOLDEN: content}))
+
+    with pytest.raises(BundleRefused, match="golden"):
+        check_golden(bundle, run)
+
+
+def test_a_probe_that_this_pillow_cannot_decode_is_refused(tmp_path: Path, run: Run) -> None:
+    files = {**sound_files(), PROBES[1]: b"not an image"}
+    bundle = open_bundle(put(tmp_path / "changed", files))
+
+    with pytest.raises(BundleRefused, match=PROBES[1]):
+        check_golden(bundle, run)
+
+
+def test_an_engine_that_raises_on_a_probe_is_a_bug_and_not_hidden(bundle: Bundle) -> None:
+    def broken(images: Sequence[Pixels]) -> Outputs:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        check_golden(bundle, broken)

@@ -1,0 +1,275 @@
+"""A bundle opens only when every byte is the one that was sealed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.bundle.manifest import Manifest
+from service.bundle.store import (
+    CALIBRATION,
+    CARD,
+    GOLDEN,
+    LABELS,
+    MANIFEST,
+    MODEL,
+    REQUIRED,
+    open_bundle,
+)
+from service.errors import BundleRefused
+from tests.unit.bundle.tiny_bundle import (
+    FOLD,
+    Files,
+    folds,
+    npz,
+    put,
+    put_unchecked,
+    sha256,
+    sound_files,
+)
+
+ALL_FILES = (MANIFEST, *sound_files())
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return put(tmp_path / "tiny" / "1", sound_files())
+
+
+def resealed(folder: Path, name: str, content: bytes) -> Path:
+    """Seal a bundle with one other file in it, so that only its meaning is wrong."""
+    return put(folder / "resealed", {**sound_files(), name: content})
+
+
+def test_a_sound_bundle_opens(bundle: Path) -> None:
+    opened = open_bundle(bundle)
+
+    assert opened.labels == ("cat", "dog", "cat", "tree frog")
+    assert opened.model_path.read_bytes() == sound_files()[MODEL]
+    assert opened.digest == opened.manifest.digest
+    assert opened.digest == Manifest.from_file((bundle / MANIFEST).read_bytes()).digest
+    assert opened.gate.calibration_size == FOLD
+    assert (opened.gate.alpha_reject, opened.gate.alpha_review) == (0.01, 0.05)
+    assert np.array_equal(opened.gate.combined_b, folds()["combined_b"])
+
+
+def test_a_bundle_may_be_reached_through_a_link(bundle: Path, tmp_path: Path) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(bundle)
+
+    assert open_bundle(link).digest == open_bundle(bundle).digest
+
+
+@pytest.mark.parametrize("name", ALL_FILES)
+def test_any_flipped_byte_is_noticed(bundle: Path, name: str) -> None:
+    content = (bundle / name).read_bytes()
+    rng = np.random.default_rng(0)
+    sampled = rng.choice(len(content), min(len(content), 25), replace=False).tolist()
+
+    for at in sorted({0, len(content) - 1, *sampled}):
+        damaged = bytearray(content)
+        damaged[at] ^= 1 << int(rng.integers(8))
+        (bundle / name).write_bytes(damaged)
+
+        with pytest.raises(BundleRefused, match=re.escape(name)):
+            open_bundle(bundle)
+
+    (bundle / name).write_bytes(content)
+    open_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", ALL_FILES)
+@pytest.mark.parametrize("change", [lambda c: c[:-1], lambda c: c + b"\n", lambda c: b""])
+def test_another_length_is_noticed(
+    bundle: Path, name: str, change: Callable[[bytes], bytes]
+) -> None:
+    (bundle / name).write_bytes(change((bundle / name).read_bytes()))
+
+    with pytest.raises(BundleRefused, match=re.escape(name)):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", ALL_FILES)
+def test_a_missing_file_is_named(bundle: Path, name: str) -> None:
+    (bundle / name).unlink()
+
+    with pytest.raises(BundleRefused, match=rf"{re.escape(name)} (is missing|cannot be read)"):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "golden/more.png", ".hidden", "model.onnx.data"])
+def test_a_file_that_is_not_listed_is_named(bundle: Path, name: str) -> None:
+    (bundle / name).write_bytes(b"")
+
+    with pytest.raises(BundleRefused, match=rf"{re.escape(name)} is not part of the bundle"):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_manifest_that_does_not_list_a_required_file_is_refused(
+    tmp_path: Path, name: str
+) -> None:
+    files = {n: c for n, c in sound_files().items() if n != name}
+
+    if name == MODEL:
+        with pytest.raises(ValueError, match="another model"):
+            put(tmp_path, files)
+        return
+    with pytest.raises(BundleRefused, match=f"does not list {re.escape(name)}"):
+        open_bundle(put(tmp_path, files))
+
+
+class TestLinks:
+    """A link inside a bundle points at bytes that the bundle does not hold."""
+
+    def test_a_file_that_is_a_link_is_refused(self, bundle: Path, tmp_path: Path) -> None:
+        shutil.move(bundle / LABELS, tmp_path / "labels")
+        (bundle / LABELS).symlink_to(tmp_path / "labels")
+
+        with pytest.raises(BundleRefused, match=r"labels\.txt is a link"):
+            open_bundle(bundle)
+
+    def test_a_folder_that_is_a_link_is_refused(self, bundle: Path, tmp_path: Path) -> None:
+        shutil.move(bundle / "golden", tmp_path / "golden")
+        (bundle / "golden").symlink_to(tmp_path / "golden")
+
+        with pytest.raises(BundleRefused, match="golden"):
+            open_bundle(bundle)
+
+    def test_one_more_folder_that_is_a_link_is_refused(self, bundle: Path, tmp_path: Path) -> None:
+        (bundle / "extra").symlink_to(tmp_path)
+
+        with pytest.raises(BundleRefused, match="extra is a link"):
+            open_bundle(bundle)
+
+    def test_a_link_to_nowhere_is_refused(self, bundle: Path) -> None:
+        (bundle / "extra").symlink_to("nowhere")
+
+        with pytest.raises(BundleRefused, match="extra"):
+            open_bundle(bundle)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_in_place_of_a_file_is_refused_without_waiting_for_it(bundle: Path) -> None:
+    (bundle / CARD).unlink()
+    os.mkfifo(bundle / CARD)
+
+    with pytest.raises(BundleRefused, match=re.escape(CARD)):
+        open_bundle(bundle)
+
+
+def test_no_folder_and_no_manifest_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(BundleRefused, match="no bundle folder"):
+        open_bundle(tmp_path / "nowhere")
+    with pytest.raises(BundleRefused, match=r"manifest\.json cannot be read"):
+        open_bundle(tmp_path)
+
+
+LABELS_REFUSED = {
+    "too few": b"cat\ndog\ncat\n",
+    "too many": b"cat\ndog\ncat\nfrog\nnewt\n",
+    "an empty line at the end": b"cat\ndog\ncat\nfrog\n\n",
+    "none": b"",
+    "not UTF-8": b"cat\ndog\n\xff\nfrog\n",
+}
+
+
+@pytest.mark.parametrize("content", LABELS_REFUSED.values(), ids=list(LABELS_REFUSED))
+def test_labels_that_are_not_one_line_per_class_are_refused(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(BundleRefused, match=re.escape(LABELS)):
+        open_bundle(resealed(tmp_path, LABELS, content))
+
+
+def fold_with(name: str, index: int, value: float) -> bytes:
+    arrays = folds()
+    arrays[name][index] = value
+    return npz(**arrays)
+
+
+CALIBRATION_REFUSED = {
+    "unsorted": fold_with("energy_a", 5, 99.0),
+    "nan": fold_with("mahalanobis_a", FOLD - 1, np.nan),
+    "infinite": fold_with("combined_b", 0, -np.inf),
+    "one too few": npz(**{**folds(), "energy_a": folds()["energy_a"][1:]}),
+    "of float32": npz(**{**folds(), "energy_a": folds()["energy_a"].astype(np.float32)}),
+    "in two dimensions": npz(**{**folds(), "combined_b": folds()["combined_b"][None]}),
+    "without a fold": npz(**{n: f for n, f in folds().items() if n != "combined_b"}),
+    "of objects": npz(**{**folds(), "energy_a": np.array([None] * FOLD)}),
+    "no archive": b"not an archive",
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("content", CALIBRATION_REFUSED.values(), ids=list(CALIBRATION_REFUSED))
+def test_calibration_that_cannot_be_searched_is_refused(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(BundleRefused, match=re.escape(CALIBRATION)):
+        open_bundle(resealed(tmp_path, CALIBRATION, content))
+
+
+def test_a_gate_that_could_never_reject_is_refused(tmp_path: Path) -> None:
+    ties = folds()
+    ties["combined_b"][-2:] = -1 / (FOLD + 1)  # two of fold B beat all of fold A
+
+    with pytest.raises(BundleRefused, match=r"p-value .* 0\.015, above alpha_reject 0\.01"):
+        open_bundle(resealed(tmp_path, CALIBRATION, npz(**ties)))
+
+
+REFUSED_MANIFESTS = {
+    "an alpha that n cannot support": (
+        lambda f: f["gate"].update(alpha_reject=0.004),
+        r"manifest\.json is refused: gate: .*alpha_reject 0\.004 needs at least 249",
+    ),
+    "a gate for another model": (
+        lambda f: f["gate"].update(calibrated_for_model="1" * 64),
+        r"manifest\.json is refused: .*calibrated for another model",
+    ),
+    "a gate for another preprocessing": (
+        lambda f: f["preprocess"].update(alpha="composite-white"),
+        r"manifest\.json is refused: .*calibrated for another preprocessing",
+    ),
+    "an unknown field": (
+        lambda f: f["gate"].update(threshold=1),
+        r"manifest\.json is refused: gate\.threshold: Extra",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_MANIFESTS)
+@pytest.mark.filterwarnings("ignore:Pydantic serializer:UserWarning")
+def test_a_manifest_that_contradicts_itself_is_refused_with_the_reason(
+    tmp_path: Path, name: str
+) -> None:
+    change, reason = REFUSED_MANIFESTS[name]
+
+    with pytest.raises(BundleRefused, match=reason):
+        open_bundle(put_unchecked(tmp_path, sound_files(), change))
+
+
+@pytest.mark.parametrize("change", [lambda c: c.replace(b"\n ", b"\n  "), lambda c: c + b" "])
+def test_a_manifest_in_another_form_is_refused(
+    bundle: Path, change: Callable[[bytes], bytes]
+) -> None:
+    (bundle / MANIFEST).write_bytes(change((bundle / MANIFEST).read_bytes()))
+
+    with pytest.raises(BundleRefused, match=r"manifest\.json has changed since it was sealed"):
+        open_bundle(bundle)
+
+
+def test_two_bundles_differ_in_digest_when_one_byte_of_one_file_does(tmp_path: Path) -> None:
+    files: Files = sound_files()
+
+    first = open_bundle(put(tmp_path / "first", files))
+    second = open_bundle(put(tmp_path / "second", {**files, CARD: files[CARD] + b"."}))
+
+    assert first.digest != second.digest
+    assert sha256(files[CARD]) == first.manifest.files[CARD].sha256
+
+
+def test_the_golden_file_is_one_of_those_required() -> None:
+    assert {MODEL, LABELS, CALIBRATION, GOLDEN, CARD} == set(REQUIRED)

@@ -1,0 +1,127 @@
+"""What the operator sets is what runs; what is not set is measured."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from service.engines.choose import (
+    EngineConfig,
+    _smallest_good,  # the one rule here that timing would hide
+    open_engine,
+    usable_cores,
+)
+from service.errors import EngineUnavailable
+from tests.contract import tiny_graph
+from tests.unit.engines.test_onnx_engine import without_cuda
+
+HINTS = (1, 2, 4, 8)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(tiny_graph.sealed())
+    return path
+
+
+def test_usable_cores_is_what_this_process_may_use() -> None:
+    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
+def test_usable_cores_follows_the_affinity() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def test_what_is_set_is_what_runs(model: Path) -> None:
+    config = EngineConfig("onnx-cpu", slots=2, threads_per_slot=1, max_batch_size=4)
+
+    warm = open_engine(model, config, HINTS)
+
+    assert warm.engine.info.name == "onnx-cpu"
+    assert (warm.engine.slots, warm.engine.info.threads_per_slot) == (2, 1)
+    assert warm.engine.max_batch_size == 4
+    assert list(warm.latency_s) == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("largest", "buckets"), [(1, [1]), (3, [1, 2, 3]), (8, [1, 2, 4, 8]), (12, [1, 2, 4, 8, 12])]
+)
+def test_the_largest_batch_set_is_the_last_bucket_warmed(
+    model: Path, largest: int, buckets: list[int]
+) -> None:
+    config = EngineConfig(slots=1, threads_per_slot=1, max_batch_size=largest)
+
+    assert list(open_engine(model, config, HINTS).latency_s) == buckets
+
+
+def test_what_is_not_set_is_measured(model: Path) -> None:
+    warm = open_engine(model, EngineConfig(), HINTS)
+
+    assert warm.engine.info.name == "onnx-cpu"
+    assert 1 <= warm.engine.slots * warm.engine.info.threads_per_slot <= max(2, usable_cores())
+    assert list(warm.latency_s) == list(HINTS[: len(warm.latency_s)])
+    assert all(took > 0 for took in warm.latency_s.values())
+    assert warm.engine.max_batch_size >= max(warm.latency_s)
+
+
+@pytest.mark.parametrize(
+    ("config", "shape"),
+    [
+        (EngineConfig(slots=1, max_batch_size=1), (1, usable_cores())),
+        (EngineConfig(slots=64, max_batch_size=1), (64, 1)),
+        (EngineConfig(threads_per_slot=usable_cores(), max_batch_size=1), (1, usable_cores())),
+        (EngineConfig(threads_per_slot=64, max_batch_size=1), (1, 64)),
+    ],
+)
+def test_what_is_set_by_half_leaves_the_rest_of_the_cores(
+    model: Path, config: EngineConfig, shape: tuple[int, int]
+) -> None:
+    engine = open_engine(model, config, HINTS).engine
+
+    assert (engine.slots, engine.info.threads_per_slot) == shape
+
+
+def test_an_unknown_engine_is_refused_with_the_known_ones(model: Path) -> None:
+    with pytest.raises(EngineUnavailable, match="tensorrt is not one of auto, onnx-cpu, onnx-cuda"):
+        open_engine(model, EngineConfig("tensorrt"), HINTS)
+
+
+@without_cuda
+def test_a_named_engine_that_does_not_load_is_not_replaced_by_another(model: Path) -> None:
+    with pytest.raises(EngineUnavailable, match="onnx-cuda needs ONNX Runtime's CUDA"):
+        open_engine(model, EngineConfig("onnx-cuda"), HINTS)
+
+
+def test_a_corrupt_model_is_refused(tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(b"not a model")
+
+    with pytest.raises(EngineUnavailable, match=r"model\.onnx"):
+        open_engine(model, EngineConfig(slots=1, threads_per_slot=1), HINTS)
+
+
+@pytest.mark.parametrize(
+    ("latency_s", "best"),
+    [
+        ({1: 1.0}, 1),
+        ({1: 1.0, 2: 2.0, 4: 4.0}, 1),  # batching gains nothing: answer sooner
+        ({1: 1.0, 2: 1.97, 4: 3.9}, 1),  # within 3 % of the best
+        ({1: 1.0, 2: 1.9, 4: 3.8}, 2),
+        ({1: 1.0, 2: 1.1, 4: 1.3, 8: 1.7}, 8),
+        ({1: 1.0, 2: 1.1, 4: 1.3, 8: 2.61}, 4),
+    ],
+)
+def test_the_smallest_batch_about_as_good_as_the_best_is_taken(
+    latency_s: dict[int, float], best: int
+) -> None:
+    assert _smallest_good(latency_s) == best

@@ -1,0 +1,64 @@
+"""The fakes do what the tests that use them take for granted."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from tests.fakes import FakeClock, FakeEngine, identity_in, identity_of, picture
+
+
+@pytest.mark.parametrize("identity", [0, 1, 255, 256, 65_537, (1 << 24) - 1])
+def test_an_identity_survives_the_pixels_and_the_engine(identity: int) -> None:
+    outputs = FakeEngine().run(0, [picture(identity)])
+
+    assert identity_of(picture(identity)) == identity
+    assert identity_in(outputs) == identity
+
+
+def test_a_held_batch_ends_when_it_is_released() -> None:
+    engine = FakeEngine(held=True)
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(engine.run, 0, [picture(7)])
+        engine.wait_for(1)
+        assert not running.done()
+        engine.release()
+
+    assert identity_in(running.result()) == 7
+
+
+def test_a_breaking_image_breaks_its_whole_batch() -> None:
+    engine = FakeEngine(breaking={2})
+
+    with pytest.raises(RuntimeError, match=r"images \[2\]"):
+        engine.run(0, [picture(1), picture(2)])
+    assert engine.run(0, [picture(1)]).finite(0)
+
+
+def test_a_blind_image_gets_nan_and_its_neighbour_does_not() -> None:
+    outputs = FakeEngine(blind={2}).run(0, [picture(1), picture(2)])
+
+    assert [outputs.finite(0), outputs.finite(1)] == [True, False]
+    assert np.isnan(outputs.energy[1])
+
+
+def test_what_breaks_the_engine_s_contract_is_an_error() -> None:
+    engine = FakeEngine(max_batch_size=2)
+
+    for slot, images in ((1, [picture(1)]), (0, []), (0, [picture(1)] * 3)):
+        with pytest.raises(RuntimeError):
+            engine.run(slot, images)
+    engine.close()
+    with pytest.raises(RuntimeError):
+        engine.run(0, [picture(1)])
+
+
+def test_the_clock_moves_only_when_told() -> None:
+    clock = FakeClock(5.0)
+
+    assert (clock(), clock()) == (5.0, 5.0)
+    clock.advance(0.25)
+    assert clock() == 5.25
