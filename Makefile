@@ -5,7 +5,7 @@ SERVE := .venv/.serve-installed
 DEV := .venv/.dev-installed
 ONLY := service models load_tests tests
 
-.PHONY: help serve bundle test check fix tools clean
+.PHONY: help serve bundle test check lint fix tools clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -18,16 +18,19 @@ bundle: $(SERVE) ## build the demo bundle, or keep the one that is there and sou
 	@$(BIN)/python -m models demo
 
 test: $(DEV) bundle tools ## run the tests
+	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
-check: $(DEV) bundle tools ## format, lint, spelling, types, layers, tests
+check: lint test ## format, lint, spelling, types, layers, tests
+
+lint: $(DEV)
 	$(BIN)/ruff format --check $(ONLY)
 	$(BIN)/ruff check $(ONLY)
 	$(BIN)/codespell $(ONLY) docker *.md
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@$(BIN)/python -m pytest -q
 
 fix: $(DEV) ## format and mend what can be mended
 	$(BIN)/ruff format $(ONLY)

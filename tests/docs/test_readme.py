@@ -19,7 +19,7 @@ DOCUMENTS = ("README.md", "CONTRIBUTING.md", "models/README.md", "load_tests/REA
 
 def commands(document: str) -> list[str]:
     """Return the indented or fenced lines of a document that are commands."""
-    text = (ROOT / document).read_text("utf-8")
+    text = (ROOT / document).read_text("utf-8").replace("\\\n", "")
     fenced = re.findall(r"^```(?:sh|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     indented = re.findall(r"^    (\S.*)$", text, re.MULTILINE)
     lines = [line.strip() for block in fenced for line in block.splitlines()] + indented
@@ -57,7 +57,7 @@ def test_every_make_target_that_is_named_exists(document: str) -> None:
     for line in commands(document):
         if line.startswith("make "):
             subprocess.run(
-                ["make", "--dry-run", *shlex.split(line)[1:]],
+                ["make", "--dry-run", *shlex.split(line, comments=True)[1:]],
                 cwd=ROOT,
                 check=True,
                 capture_output=True,
@@ -68,7 +68,7 @@ def test_every_make_target_that_is_named_exists(document: str) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_tidegate_command_that_is_named_runs(document: str) -> None:
     for line in commands(document):
-        words = shlex.split(line)
+        words = shlex.split(line, comments=True)
         if words[0] == "tidegate" and words[1] != "serve":
             subprocess.run(
                 [sys.executable, "-m", "service", *words[1:]],

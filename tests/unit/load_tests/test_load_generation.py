@@ -33,13 +33,15 @@ class FakeServer:
 
     replies: list[bytes]
     trickle: bool = False
+    silent_until: int = 0  # requests that must have arrived before the first is answered
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     bodies: list[bytes] = field(default_factory=list)
     connections: int = 0
 
     def __post_init__(self) -> None:
         self._next = itertools.cycle(self.replies)
-        self.gate.set()
+        if not self.silent_until:
+            self.gate.set()
 
     def stall(self, seconds: float) -> None:
         self.gate.clear()
@@ -51,6 +53,8 @@ class FakeServer:
             while head := await _read_head(reader):
                 length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
                 self.bodies.append(await reader.readexactly(length))
+                if len(self.bodies) == self.silent_until:
+                    self.gate.set()
                 await self.gate.wait()
                 if not (reply := next(self._next)):
                     break
@@ -123,15 +127,17 @@ def test_timing_from_the_write_alone_would_have_hidden_the_stall() -> None:
 
     slow = STALL_S / 4
     assert sum(o.latency_s > slow for o in outcomes) >= 25
-    assert sum(o.service_s is not None and o.service_s > slow for o in outcomes) == 1
+    # One by the stall; a few more if the machine is busy. Open-loop latency sees at least 25.
+    assert 1 <= sum(o.service_s is not None and o.service_s > slow for o in outcomes) < 10
 
 
-def test_open_loop_requests_leave_on_schedule_while_the_server_stalls() -> None:
-    fake = FakeServer([OK])
+def test_open_loop_requests_leave_while_the_server_stalls() -> None:
+    fake = FakeServer([OK], silent_until=30)
 
-    outcomes = _open(fake, 30, rate=100, stall_s=STALL_S)
+    outcomes = _open(fake, 30, rate=1000)
 
-    assert max(o.lag_s for o in outcomes) < STALL_S / 2  # wide: other work shares the cores
+    # Answers came only once all 30 were there: a closed loop would still be waiting for the first.
+    assert all(o.answered for o in outcomes)
 
 
 def test_statuses_codes_and_retry_after_are_noted_per_request() -> None:
