@@ -1,4 +1,4 @@
-"""ONNX Runtime: one session, several slots, each with its own staging buffer."""
+"""ONNX Runtime: slots with a staging buffer each, sharing a session where they can."""
 
 from __future__ import annotations
 
@@ -29,8 +29,11 @@ class OnnxEngine:
         buckets: Sequence[int] = (1,),
     ) -> None:
         """Load `model`. Raises EngineUnavailable when it, or the provider, does not load."""
-        self._session = _session(model, name, threads_per_slot)
-        _, height, width, channels = self._session.get_inputs()[0].shape
+        # With one thread a slot, its own thread computes, so one session and one copy of the
+        # weights serve all. A session's further threads are its own: then each slot needs one.
+        sessions = slots if threads_per_slot > 1 else 1
+        self._sessions = [_session(model, name, threads_per_slot) for _ in range(sessions)]
+        _, height, width, channels = self._sessions[0].get_inputs()[0].shape
         self._buckets = tuple(sorted(buckets))
         self._staging = [
             np.zeros((self._buckets[-1], height, width, channels), np.uint8) for _ in range(slots)
@@ -65,11 +68,12 @@ class OnnxEngine:
         count = len(images)
         # A single image goes in as it is; more are copied side by side.
         batch = images[0][np.newaxis] if count == 1 else self._stage(slot, images)
-        logits, features, energy, distance, nearest = self._session.run(_OUTPUTS, {"pixels": batch})
+        session = self._sessions[slot % len(self._sessions)]
+        logits, features, energy, distance, nearest = session.run(_OUTPUTS, {"pixels": batch})
         return Outputs(logits, features, energy, distance, nearest).rows(0, count)
 
     def close(self) -> None:
-        del self._session
+        self._sessions.clear()
 
     def _stage(self, slot: int, images: Sequence[Pixels]) -> Any:
         staging = self._staging[slot]

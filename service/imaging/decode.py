@@ -37,6 +37,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Pillow unpacks these in Python: one 16 MB file would hold the interpreter for seconds.
+_RUN_LENGTH_BMP = (b"\1\0\0\0", b"\2\0\0\0")
 _COMPOSITE = {"composite-white": (255, 255, 255, 255), "composite-black": (0, 0, 0, 255)}
 _ALLOWED = "JPEG, PNG, WebP, BMP, GIF or TIFF"
 
@@ -70,8 +72,7 @@ def decode(data: bytes, spec: PreprocessSpec, check_size: SizeCheck) -> Image.Im
     """
     kind = sniff(data)
     try:
-        if kind == "WEBP":  # Pillow allocates the whole canvas while opening a WebP
-            check_size(_webp_canvas(data))
+        _check_before_opening(kind, data, check_size)
         with Image.open(io.BytesIO(data), formats=(kind,)) as image:
             check_size(_upright_size(image, spec))
             if isinstance(image, TiffImageFile):
@@ -87,6 +88,13 @@ def decode(data: bytes, spec: PreprocessSpec, check_size: SizeCheck) -> Image.Im
         raise ImageTooLarge("The image does not fit into memory.") from error
     except Exception as error:  # codecs raise anything: SyntaxError, struct.error, …
         raise UndecodableImage(f"The {kind} data is truncated or corrupt.") from error
+
+
+def _check_before_opening(kind: str, data: bytes, check_size: SizeCheck) -> None:
+    if kind == "WEBP":  # Pillow allocates the whole canvas while opening one
+        check_size(_webp_canvas(data))
+    if kind == "BMP" and data[30:34] in _RUN_LENGTH_BMP:
+        raise UnsupportedImageType("Run-length encoded BMP is not decoded.")
 
 
 def _webp_canvas(data: bytes) -> Size:

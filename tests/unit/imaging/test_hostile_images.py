@@ -158,3 +158,12 @@ def test_no_warning_that_a_client_can_word_reaches_the_log() -> None:
     )
 
     assert (run.stdout, run.stderr) == ("done\n", "")
+
+
+@pytest.mark.parametrize("compression", [1, 2])
+def test_a_run_length_encoded_bmp_is_refused(compression: int) -> None:
+    encoded = bytearray(encode(Image.new("P", (64, 64)), "BMP"))
+    encoded[30] = compression
+
+    with pytest.raises(UnsupportedImageType, match="Run-length"):
+        preprocess(bytes(encoded), RULES, BOUND)
