@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
@@ -18,8 +17,8 @@ from service.errors import EngineUnavailable
 from service.types import Pixels
 
 ENGINES = ("auto", "onnx-cpu", "onnx-cuda")
-_GOOD_ENOUGH = 0.97  # a smaller batch within 3 % of the best throughput answers sooner
-_HANDOFF_S = 0.001  # what a batch costs outside the engine: threads woken, caches refilled
+_WORTH_IT = 1.05  # a batch twice as large, and half as prompt, must give 5 % more images a second
+_HANDOFF_S = 0.0015  # what a batch costs outside the engine: threads woken, caches refilled
 _TRIAL_S = 0.25
 _REPEATS = 5
 
@@ -65,11 +64,7 @@ def open_engine(model: Path, config: EngineConfig, buckets: Sequence[int]) -> Wa
         buckets = [*below, config.max_batch_size]
     slots, threads = _shape(model, name, config)
     engine = OnnxEngine(model, name=name, slots=slots, threads_per_slot=threads, buckets=buckets)
-    latency_s = _sweep(engine, buckets, stop_early=not config.max_batch_size)
-    if not config.max_batch_size:
-        best = _smallest_good(latency_s)
-        latency_s = {bucket: took for bucket, took in latency_s.items() if bucket <= best}
-    return WarmEngine(engine, latency_s)
+    return WarmEngine(engine, _sweep(engine, buckets, stop_early=not config.max_batch_size))
 
 
 def _shape(model: Path, name: str, config: EngineConfig) -> tuple[int, int]:
@@ -110,9 +105,9 @@ def _images_per_s(model: Path, name: str, slots: int, threads: int) -> float:
 
 
 def _sweep(engine: OnnxEngine, buckets: Sequence[int], *, stop_early: bool) -> dict[int, float]:
-    """Run every bucket on every slot at once; returns the median seconds per bucket.
+    """Run every bucket on every slot at once; returns the seconds each took, at its best.
 
-    With `stop_early`, stops once a bucket gives clearly fewer images a second than the best so far.
+    With `stop_early`, goes no further than larger batches pay.
     """
     image = _blank(engine)
     latency_s: dict[int, float] = {}
@@ -120,33 +115,26 @@ def _sweep(engine: OnnxEngine, buckets: Sequence[int], *, stop_early: bool) -> d
         for bucket in buckets:
 
             def work(slot: int, images: Sequence[Pixels] = (image,) * bucket) -> float:
-                return median([_timed(engine, slot, images) for _ in range(_REPEATS)][1:])
+                return min(_timed(engine, slot, images) for _ in range(_REPEATS))
 
-            latency_s[bucket] = max(pool.map(work, range(engine.slots)))
-            if stop_early and _rate(latency_s, bucket) < _GOOD_ENOUGH**2 * _best_rate(latency_s):
+            took_s = max(pool.map(work, range(engine.slots)))
+            if stop_early and latency_s and not _pays(latency_s, bucket, took_s):
                 break
+            latency_s[bucket] = took_s
     return latency_s
+
+
+def _pays(latency_s: dict[int, float], bucket: int, took_s: float) -> bool:
+    """Tell whether a larger bucket gives clearly more images a second than the largest so far."""
+    largest = max(latency_s)
+    so_far = largest / (latency_s[largest] + _HANDOFF_S)
+    return bucket / (took_s + _HANDOFF_S) >= _WORTH_IT * so_far
 
 
 def _timed(engine: Engine, slot: int, images: Sequence[Pixels]) -> float:
     started = time.perf_counter()
     engine.run(slot, images)
     return time.perf_counter() - started
-
-
-def _smallest_good(latency_s: dict[int, float]) -> int:
-    """Return the smallest bucket whose throughput is about the best."""
-    enough = _GOOD_ENOUGH * _best_rate(latency_s)
-    return min(bucket for bucket in latency_s if _rate(latency_s, bucket) >= enough)
-
-
-def _best_rate(latency_s: dict[int, float]) -> float:
-    return max(_rate(latency_s, bucket) for bucket in latency_s)
-
-
-def _rate(latency_s: dict[int, float], bucket: int) -> float:
-    """Return images a second and slot, the hand-over of each batch included."""
-    return bucket / (latency_s[bucket] + _HANDOFF_S)
 
 
 def _blank(engine: OnnxEngine) -> Pixels:
