@@ -54,7 +54,7 @@ class Classifier:
         self._limits = limits
         self._metrics = metrics
         self._flag = ood_action == "flag"
-        self._budget = ByteBudget(limits.max_inflight_bytes)
+        self._budget = ByteBudget(limits.max_inflight_bytes, lambda: metrics.shed("upload-bytes"))
         self._quota = ClientQuota(limits.client_rate, limits.client_burst)
         self._model: ModelRef | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -48,13 +48,15 @@ class Reservation:
 class ByteBudget:
     """Upload bytes held by all requests together."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, on_full: Callable[[], None]) -> None:
         self._max_bytes = max_bytes
+        self._on_full = on_full
         self.used = 0
 
     def take(self, count: int) -> None:
         """Count bytes in. Raises Overloaded when they do not fit."""
         if self.used + count > self._max_bytes:
+            self._on_full()
             raise Overloaded("Uploads in progress fill the memory set aside for them.", 1)
         self.used += count
 

@@ -49,7 +49,7 @@ def read(
     limits: HttpLimits = LIMITS,
 ) -> bytes:
     async def scenario() -> bytes:
-        with ByteBudget(limits.max_inflight_bytes).reserve() as reservation:
+        with ByteBudget(limits.max_inflight_bytes, lambda: None).reserve() as reservation:
             return await read_body(receive, content_length, limits, reservation)
 
     return asyncio.run(scenario())
@@ -95,7 +95,8 @@ def test_an_upload_that_stalls_times_out() -> None:
 
 
 def test_the_budget_refuses_what_does_not_fit_and_gets_its_bytes_back() -> None:
-    budget = ByteBudget(100)
+    full: list[bool] = []
+    budget = ByteBudget(100, lambda: full.append(True))
     with budget.reserve() as first:
         first.grow_to(80)
         with budget.reserve() as second, pytest.raises(Overloaded):
@@ -103,6 +104,7 @@ def test_the_budget_refuses_what_does_not_fit_and_gets_its_bytes_back() -> None:
         assert budget.used == 80
 
     assert budget.used == 0
+    assert full == [True]
 
 
 def test_a_quota_refills_at_its_rate() -> None:
