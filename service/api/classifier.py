@@ -154,7 +154,7 @@ def _upload(image: bytes, top_k: int, timeout_s: float, priority: Priority) -> U
 
 
 def _whole(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) > 0):
         raise BadRequest(f"{name} must be a whole number of at least 1, not {text[:40]!r}.")
     return int(text)
 

@@ -28,7 +28,7 @@ _PARAMETERS = [
         "name": "X-Request-Timeout-Ms",
         "in": "header",
         "description": "answer within so many milliseconds of the last byte, or not at all",
-        "schema": {"type": "integer", "minimum": 1},
+        "schema": {"type": "integer", "minimum": 1, "maximum": 10**18},
     },
 ]
 _PROBLEMS = {
@@ -86,7 +86,7 @@ def router(classifier: Classifier) -> APIRouter:
         summary="Classify several images",
         response_model=BatchBody,
         responses=_responses(),
-        openapi_extra=_takes(_form("files", {"type": "array", "items": _IMAGE})),
+        openapi_extra=_takes(_form("files", {"type": "array", "items": _IMAGE, "minItems": 1})),
     )
     async def classify_batch(request: Request) -> Response:
         """Send multipart parts `files`; answers one result or problem per image, in their order."""

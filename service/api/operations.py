@@ -22,11 +22,12 @@ from service.errors import Draining, NotReady
 from service.lifecycle import Phase, Service
 from service.metrics import Metrics
 
+_PROBLEM = {MEDIA_TYPE: {"schema": PROBLEM_REF}}
 _UNAVAILABLE: dict[int | str, dict[str, Any]] = {
-    503: {
-        "description": "draining · not-ready",
-        "content": {MEDIA_TYPE: {"schema": PROBLEM_REF}},
-    }
+    503: {"description": "draining · not-ready", "content": _PROBLEM}
+}
+_NOT_FOUND: dict[int | str, dict[str, Any]] = {
+    404: {"description": "not-found", "content": _PROBLEM}
 }
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Tidegate</title>
 <h1>Tidegate</h1>
@@ -68,7 +69,11 @@ def models(service: Service) -> APIRouter:
     async def served() -> ModelsBody:
         return ModelsBody(models=[model_ref(service.require().bundle)])
 
-    @routes.get("/models/{name}", summary="All there is to know of a model", responses=_UNAVAILABLE)
+    @routes.get(
+        "/models/{name}",
+        summary="All there is to know of a model",
+        responses=_NOT_FOUND | _UNAVAILABLE,
+    )
     async def model(name: str) -> ModelBody:
         served = service.require()
         if name != served.bundle.manifest.name:
