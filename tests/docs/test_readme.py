@@ -111,3 +111,15 @@ def test_every_link_leads_somewhere(document: str) -> None:
 
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / target).exists(), target
+
+
+def test_the_measured_ratio_is_the_one_in_its_result() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    quoted = re.search(r"\*\*([\d.]+) ×\*\*.*\((load_tests/results/[^)]+)\)", readme)
+    assert quoted is not None
+
+    result = json.loads((ROOT / quoted[2]).read_text("utf-8"))
+
+    assert float(quoted[1]) == pytest.approx(result["summary"]["cpu_ratio"], abs=0.005)
+    assert f"{len(result['rounds'])} interleaved rounds" in readme
+    assert result["machine"]["cores"] == 2
