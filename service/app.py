@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import importlib.metadata
 import logging
 import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
+from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -20,6 +23,7 @@ from service import logs
 from service.api import classify, operations, problems
 from service.api.classifier import Classifier
 from service.api.context import ContextMiddleware
+from service.api.protocol import BoundedHttp
 from service.errors import SettingsInvalid, StartupError
 from service.lifecycle import Service
 from service.metrics import Metrics
@@ -28,6 +32,8 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_REFUSED, EXIT_FAILED = 0, 1, 70
+_M_MMAP_THRESHOLD = -3  # mallopt(3)
+_LARGE_BLOCK_BYTES = 1 << 20
 _KEEP_ALIVE_S = 75  # longer than a load balancer's usual 60 s, so that it never meets a closed one
 
 
@@ -51,18 +57,31 @@ def build(settings: Settings) -> tuple[ASGIApp, Service]:
     app.include_router(operations.probes(service, metrics))
     problems.install(app)
     short = classify.ShortCut(app, classifier)
-    return ContextMiddleware(short, metrics, problems.response_to_bug), service
+    return ContextMiddleware(short, metrics, problems.response_to_surprise), service
 
 
-def run(settings: Settings) -> int:
-    """Serve until told to stop; returns the exit code.
+def run(settings: Settings) -> NoReturn:
+    """Serve until told to stop, then end the process with its exit code.
 
     Raises SettingsInvalid when the address cannot be listened on.
     """
     logs.configure(settings.log_level, settings.log_format)
+    _give_memory_back()
     listener = _listen(settings.host, settings.port)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(settings, listener))
+        code = runner.run(_serve(settings, listener))
+        logging.shutdown()
+        # A decoder, a warm-up or a wedged engine may be deep in C; nothing of theirs is wanted.
+        os._exit(code)
+
+
+def _give_memory_back() -> None:
+    """Have glibc return large blocks when they are freed, however many a burst of images took.
+
+    Left alone, it raises the size above which it does so to 32 MB, and a peak stays for ever.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another libc
+        ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
@@ -77,8 +96,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise SettingsInvalid(f"Cannot listen on {host}:{port}: {error.strerror}.") from error
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsInvalid(f"Cannot listen on {host}:{port}: {reason}.") from error
 
 
 class _Server(uvicorn.Server):
@@ -94,9 +114,12 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
     server = _Server(
         uvicorn.Config(
             app,
+            http=BoundedHttp,
+            ws="none",
             log_config=None,
             access_log=False,
             lifespan="off",
+            proxy_headers=False,  # a client could name any address as its own
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
@@ -104,46 +127,51 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
     )
     told = _listen_to_signals()
     serving = asyncio.create_task(server.serve([listener]))
-    address, port = listener.getsockname()[:2]
-    log.info("listening on http://%s:%d", address, port)
-    try:
-        code = await _live(service, told, settings.drain_delay_s)
-    finally:
-        service.stop_admitting()
-        server.should_exit = True
-        await serving
-    if code == EXIT_FAILED:  # a wedged thread cannot be joined
-        logging.shutdown()
-        os._exit(code)
-    await service.close(settings.drain_timeout_s)
+    host, port = listener.getsockname()[:2]
+    log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    code = await _live(service, told, settings.drain_delay_s)
+    service.stop_admitting()
+    server.should_exit = True
+    if code != EXIT_FAILED:
+        code = await _finish(service, serving, settings.drain_timeout_s) or code
     log.info("stopped")
     return code
 
 
 async def _live(service: Service, told: asyncio.Queue[int], drain_delay_s: float) -> int:
-    """Start, serve and drain; returns the exit code."""
+    """Start, serve, and go on serving for the drain's delay; returns the exit code."""
     stop = asyncio.create_task(told.get())
     starting = asyncio.create_task(service.start())
+    failed = asyncio.create_task(service.failed.wait())
     await asyncio.wait({stop, starting}, return_when=asyncio.FIRST_COMPLETED)
     if starting.done() and (error := starting.exception()):
-        stop.cancel()
         if isinstance(error, StartupError):
             log.error("refusing to start: %s", error)
             return EXIT_REFUSED
         raise error
     if not stop.done():
         log.info("ready")
-    failed = asyncio.create_task(service.failed.wait())
     await asyncio.wait({stop, failed}, return_when=asyncio.FIRST_COMPLETED)
+    if not failed.done():
+        service.begin_drain()
+        if stop.result() == signal.SIGTERM:
+            log.info("draining: serving %g s more, then finishing the rest", drain_delay_s)
+            await asyncio.wait({failed}, timeout=drain_delay_s)
+    return EXIT_FAILED if failed.done() else EXIT_OK
+
+
+async def _finish(service: Service, serving: asyncio.Task[None], timeout_s: float) -> int:
+    """Let admitted requests be answered, within one deadline for all of it."""
+    deadline = time.monotonic() + timeout_s
+    failed = asyncio.create_task(service.failed.wait())
+    # uvicorn cancels what is left at the deadline; the second is for answering that.
+    await asyncio.wait(
+        {serving, failed}, timeout=timeout_s + 1, return_when=asyncio.FIRST_COMPLETED
+    )
     if failed.done():
         return EXIT_FAILED
-    failed.cancel()
-    service.begin_drain()
-    if stop.result() == signal.SIGTERM:
-        log.info("draining: serving %g s more, then finishing what was admitted", drain_delay_s)
-        await asyncio.sleep(drain_delay_s)
-    starting.cancel()
-    return EXIT_OK
+    ended = await service.close(max(1.0, deadline - time.monotonic()))
+    return EXIT_OK if ended else EXIT_FAILED
 
 
 def _listen_to_signals() -> asyncio.Queue[int]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 import numpy as np
 
+from service.batching.decoders import Decoders
 from service.batching.latency import LatencyModel
 from service.batching.policy import Limits
 from service.batching.scheduler import Scheduler
@@ -56,6 +56,7 @@ class Served:
 
     bundle: Bundle
     engine: Engine
+    decoders: Decoders
     scheduler: Scheduler
     pipeline: Pipeline
 
@@ -70,9 +71,6 @@ class Service:
         self.served: Served | None = None
         self._config = config
         self._metrics = metrics
-        workers = config.decode_threads or usable_cores()
-        self._decode_workers = workers
-        self._decoders = ThreadPoolExecutor(workers, thread_name_prefix="decode")
 
     async def start(self) -> None:
         """Open the bundle, warm every bucket of every slot, pass the golden probes: then ready.
@@ -81,12 +79,12 @@ class Service:
         """
         bundle, warm = await asyncio.to_thread(_prepare, self._config)
         engine = warm.engine
+        decoders = Decoders(self._config.decode_threads or usable_cores(), _DECODE_SEED_S)
         scheduler = Scheduler(
             engine,
             LatencyModel(warm.latency_s),
             Limits(max_batch_size=max(warm.latency_s), max_queue=self._config.max_queue),
-            decode_workers=self._decode_workers,
-            decode_seed_s=_DECODE_SEED_S,
+            decoders=decoders,
             engine_timeout_s=self._config.engine_timeout_s,
             metrics=self._metrics,
             on_wedged=self.fail,
@@ -98,12 +96,12 @@ class Service:
         pipeline = Pipeline(
             bundle,
             scheduler,
-            self._decoders,
+            decoders,
             self._metrics,
             model_metrics,
             self._config.max_image_pixels,
         )
-        self.served = Served(bundle, engine, scheduler, pipeline)
+        self.served = Served(bundle, engine, decoders, scheduler, pipeline)
         if self.phase is Phase.STARTING:
             self.phase = Phase.READY
 
@@ -136,13 +134,15 @@ class Service:
         self.failure = reason
         self.failed.set()
 
-    async def close(self, timeout_s: float) -> None:
-        """Stop every thread this service owns, waiting at most `timeout_s` for the engine."""
-        self._decoders.shutdown(wait=False, cancel_futures=True)
-        if self.served is not None:
-            ended = await asyncio.to_thread(self.served.scheduler.close, timeout_s)
-            if ended:
-                self.served.engine.close()
+    async def close(self, timeout_s: float) -> bool:
+        """Stop the engine's threads; False when one does not end within `timeout_s`."""
+        if self.served is None:
+            return True
+        self.served.decoders.close()
+        ended = await asyncio.to_thread(self.served.scheduler.close, timeout_s)
+        if ended:
+            self.served.engine.close()
+        return ended
 
 
 def _prepare(config: ServiceConfig) -> tuple[Bundle, WarmEngine]:

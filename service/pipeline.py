@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from service.batching.decoders import Decoders
 from service.batching.scheduler import Answer, Ticket
 from service.bundle.store import Bundle
 from service.errors import DeadlineMissed
@@ -71,7 +71,7 @@ class Submit(Protocol):
 
     def admit(self, deadline: float, priority: Priority) -> Ticket: ...
 
-    def submit(self, ticket: Ticket, pixels: Pixels, decode_s: float) -> Awaitable[Answer]: ...
+    def submit(self, ticket: Ticket, pixels: Pixels) -> Awaitable[Answer]: ...
 
     def leave(self, ticket: Ticket) -> None: ...
 
@@ -83,7 +83,7 @@ class Pipeline:
         self,
         bundle: Bundle,
         scheduler: Submit,
-        decoders: ThreadPoolExecutor,
+        decoders: Decoders,
         metrics: Metrics,
         model_metrics: ModelMetrics,
         max_image_pixels: int,
@@ -104,26 +104,19 @@ class Pipeline:
         ticket = self._scheduler.admit(upload.deadline, upload.priority)
         try:
             async with asyncio.timeout(upload.deadline - time.monotonic()):
-                pixels, decode_s = await self._decode(upload)
-                answer = await self._scheduler.submit(ticket, pixels, decode_s)
+                pixels, decode_s = await self._decoders.run(ticket, self._preprocess(upload.image))
+                answer = await self._scheduler.submit(ticket, pixels)
         except TimeoutError:
             self._metrics.shed("deadline")
             raise DeadlineMissed("The deadline passed before the answer was ready.") from None
         finally:
             self._scheduler.leave(ticket)
+            del ticket  # an error's traceback holds this frame, and the ticket holds the error
         return self._respond(upload, answer, decode_s)
 
-    async def _decode(self, upload: Upload) -> tuple[Pixels, float]:
-        return await asyncio.get_running_loop().run_in_executor(
-            self._decoders, self._preprocess, upload
-        )
-
-    def _preprocess(self, upload: Upload) -> tuple[Pixels, float]:  # on a decoder thread
-        started = time.monotonic()
-        if started > upload.deadline:
-            raise TimeoutError  # its turn came too late: do not spend a decoder on it
-        pixels = preprocess(upload.image, self.bundle.manifest.preprocess, self._max_image_pixels)
-        return pixels, time.monotonic() - started
+    def _preprocess(self, image: bytes) -> Callable[[], Pixels]:
+        spec = self.bundle.manifest.preprocess
+        return lambda: preprocess(image, spec, self._max_image_pixels)
 
     def _respond(self, upload: Upload, answer: Answer, decode_s: float) -> Classification:
         outputs = answer.outputs

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.api.limits import HttpLimits
@@ -21,6 +22,10 @@ from service.lifecycle import ServiceConfig
 
 PREFIX = "TIDEGATE_"
 MIB = 1 << 20
+_KUBERNETES = (
+    " Kubernetes sets such names for a Service called tidegate: "
+    "put enableServiceLinks: false into the pod's spec."
+)
 
 
 class Settings(BaseSettings):
@@ -68,7 +73,7 @@ class Settings(BaseSettings):
         default=512 * MIB, ge=1, le=1 << 40, description="bytes of all uploads in progress at most"
     )
     max_image_pixels: int = Field(
-        default=50_000_000, ge=1, le=1_000_000_000, description="pixels decoded at most per image"
+        default=25_000_000, ge=1, le=1_000_000_000, description="pixels decoded at most per image"
     )
     upload_timeout_s: float = Field(
         default=30, gt=0, le=3600, description="time a body may take to arrive"
@@ -105,6 +110,14 @@ class Settings(BaseSettings):
         default="auto", description="log lines; auto is text on a terminal, JSON elsewhere"
     )
 
+    @model_validator(mode="after")
+    def _bounds_fit_together(self) -> Self:
+        if self.max_upload_bytes > self.max_inflight_bytes:
+            raise ValueError("TIDEGATE_MAX_INFLIGHT_BYTES is less than TIDEGATE_MAX_UPLOAD_BYTES")
+        if self.deadline_ms > self.max_deadline_ms:
+            raise ValueError("TIDEGATE_MAX_DEADLINE_MS is less than TIDEGATE_DEADLINE_MS")
+        return self
+
     @classmethod
     def read(cls, given: Mapping[str, Any] | None = None) -> Self:
         """Read the environment; `given` (from the command line) wins.
@@ -119,8 +132,11 @@ class Settings(BaseSettings):
             )
         except ValidationError as error:
             first = error.errors()[0]
+            if not first["loc"]:
+                raise SettingsInvalid(f"{first['msg'].removeprefix('Value error, ')}.") from error
             name = PREFIX + str(first["loc"][0]).upper()
-            raise SettingsInvalid(f"{name}={first['input']}: {first['msg']}.") from error
+            hint = _KUBERNETES if str(first["input"]).startswith("tcp://") else ""
+            raise SettingsInvalid(f"{name}={first['input']}: {first['msg']}.{hint}") from error
 
     def http_limits(self) -> HttpLimits:
         """Return the bounds on requests."""
@@ -154,6 +170,8 @@ def _refuse_unknown(environment: Mapping[str, str], known: set[str]) -> None:
     """pydantic-settings ignores names it does not know, so a typo would silently do nothing."""
     for name in sorted(environment):
         if name.upper().startswith(PREFIX) and name.upper() not in known:
+            if re.match(rf"{PREFIX}(SERVICE_|PORT_\d+_)", name):
+                raise SettingsInvalid(f"{name} is not a setting.{_KUBERNETES}")
             near = difflib.get_close_matches(name.upper(), sorted(known), 1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise SettingsInvalid(f"{name} is not a setting.{hint}")

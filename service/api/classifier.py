@@ -66,10 +66,11 @@ class Classifier:
         top_k, timeout_s = self._parameters(request)
         with self._budget.reserve() as reservation:
             image = await self._read(request, reservation)
+            received = time.monotonic()
             content_type = request.headers.get("content-type", "")
             if is_multipart(content_type):
                 image = (await asyncio.to_thread(files, image, content_type, "file", 1))[0]
-            upload = _upload(image, top_k, timeout_s, Priority.INTERACTIVE)
+            upload = Upload(image, received, received + timeout_s, top_k, Priority.INTERACTIVE)
             with UntilDisconnect(request.receive, self._metrics):
                 result = await self._service.classify(upload)
         context.log["decision"] = result.verdict.decision
@@ -89,10 +90,14 @@ class Classifier:
             raise BadRequest("Send multipart/form-data with one part 'files' per image.")
         with self._budget.reserve() as reservation:
             body = await self._read(request, reservation)
+            received = time.monotonic()
             most = self._limits.max_files
             images = await asyncio.to_thread(files, body, content_type, "files", most)
+            del body  # its parts are copies
             self._spend(request, len(images))
-            uploads = [_upload(image, top_k, timeout_s, Priority.BULK) for image in images]
+            deadline = received + timeout_s
+            uploads = [Upload(i, received, deadline, top_k, Priority.BULK) for i in images]
+            del images
             with UntilDisconnect(request.receive, self._metrics):
                 items = await asyncio.gather(*(self._item(upload, context) for upload in uploads))
         context.log["statuses"] = [item.status for item in items]
@@ -145,12 +150,6 @@ class Classifier:
                 ood=ood_body(result, bundle),
             )
         return classify_body(result, bundle, self._model, context.request_id)
-
-
-def _upload(image: bytes, top_k: int, timeout_s: float, priority: Priority) -> Upload:
-    """Give an image its deadline: it is born once the last byte is here."""
-    now = time.monotonic()
-    return Upload(image, received=now, deadline=now + timeout_s, top_k=top_k, priority=priority)
 
 
 def _whole(name: str, text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
@@ -61,16 +62,16 @@ class RequestContext:
         return headers
 
 
-OnBug = Callable[[Exception, RequestContext], ASGIApp]
+OnSurprise = Callable[[BaseException, RequestContext], ASGIApp]
 
 
 class ContextMiddleware:
-    """Gives each HTTP request its context, answers a bug, and records every request once."""
+    """Gives each request its context, answers a bug or a cut, and records every request once."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, on_bug: OnBug) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, on_surprise: OnSurprise) -> None:
         self._app = app
         self._metrics = metrics
-        self._on_bug = on_bug
+        self._on_surprise = on_surprise
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -91,10 +92,10 @@ class ContextMiddleware:
         self._metrics.inflight.inc()
         try:
             await self._app(scope, receive, send_with_context)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             if status:  # too late to answer otherwise
                 raise
-            await self._on_bug(error, context)(scope, receive, send_with_context)
+            await self._on_surprise(error, context)(scope, receive, send_with_context)
         finally:
             self._metrics.inflight.dec()
             self._record(scope, context, status, time.perf_counter() - started)

@@ -37,6 +37,13 @@ class Reservation:
         self._budget = budget
         self.held = 0
 
+    def expect(self, count: int) -> None:
+        """Refuse an upload that would not fit now. Holds nothing: announcing is free.
+
+        Raises Overloaded.
+        """
+        self._budget.check(count)
+
     def grow_to(self, count: int) -> None:
         """Hold `count` bytes in all. Raises Overloaded when there is no room."""
         more = count - self.held
@@ -55,10 +62,14 @@ class ByteBudget:
 
     def take(self, count: int) -> None:
         """Count bytes in. Raises Overloaded when they do not fit."""
+        self.check(count)
+        self.used += count
+
+    def check(self, count: int) -> None:
+        """Raise Overloaded when so many more bytes do not fit."""
         if self.used + count > self._max_bytes:
             self._on_full()
             raise Overloaded("Uploads in progress fill the memory set aside for them.", 1)
-        self.used += count
 
     @contextmanager
     def reserve(self) -> Iterator[Reservation]:
@@ -83,11 +94,14 @@ class ClientQuota:
         self._full_at: OrderedDict[str, float] = OrderedDict()
 
     def spend(self, client: str, images: int, now: float) -> None:
-        """Count images against a client. Raises QuotaExceeded when it has none left."""
+        """Count images against a client.
+
+        Raises QuotaExceeded when it has none left, BadRequest when it could never have so many.
+        """
         if not self._interval_s:
             return
         if images > self._burst:
-            raise QuotaExceeded(f"At most {self._burst} images at once per client.", 60)
+            raise BadRequest(f"At most {self._burst} images at once per client.")
         full_at = max(now, self._full_at.get(client, now)) + images * self._interval_s
         wait_s = full_at - now - self._burst * self._interval_s
         if wait_s > 1e-9:
@@ -112,7 +126,7 @@ async def read_body(
     if content_length is not None:
         announced = _parse_length(content_length)
         _check_length(announced, limits.max_upload_bytes)
-        reservation.grow_to(announced)
+        reservation.expect(announced)
     try:
         async with asyncio.timeout(limits.upload_timeout_s):
             body = await _read(receive, reservation, limits.max_upload_bytes)

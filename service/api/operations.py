@@ -40,6 +40,7 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Tidegate<
 def probes(service: Service, metrics: Metrics) -> APIRouter:
     """Return the routes that orchestrators and Prometheus ask."""
     routes = APIRouter(tags=["operations"])
+    one_at_a_time = asyncio.Lock()
 
     @routes.get("/livez", summary="The process and its event loop run")
     async def livez() -> StatusBody:
@@ -55,7 +56,8 @@ def probes(service: Service, metrics: Metrics) -> APIRouter:
 
     @routes.get("/metrics", summary="Prometheus text", response_class=Response)
     async def scrape() -> Response:
-        content = await asyncio.to_thread(metrics.render)
+        async with one_at_a_time:  # rendering holds the interpreter for milliseconds
+            content = await asyncio.to_thread(metrics.render)
         return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return routes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from typing import Any
@@ -83,8 +84,11 @@ def response_to(error: Exception, context: RequestContext) -> Response:
     return Response(status_code=_CLIENT_CLOSED)  # ClientGone
 
 
-def response_to_bug(error: Exception, context: RequestContext) -> Response:
-    """Log an error nobody expected and return the answer to it."""
+def response_to_surprise(error: BaseException, context: RequestContext) -> Response:
+    """Return the answer to a bug, which is logged, or to being cut off at the drain's end."""
+    if isinstance(error, asyncio.CancelledError):
+        cut = errors.Draining("The service shut down before this request was answered.")
+        return response_to(cut, context)
     log.error("unexpected error", exc_info=error, extra={"request_id": context.request_id})
     detail = "An unexpected error; it is in the log under this request_id."
     return respond(make_problem(500, "internal-error", "Internal error", detail, context))
@@ -103,7 +107,7 @@ async def _expected(request: Request, error: Exception) -> Response:
 
 
 async def _bug(request: Request, error: Exception) -> Response:
-    return response_to_bug(error, RequestContext.of(request.scope))
+    return response_to_surprise(error, RequestContext.of(request.scope))
 
 
 async def _http(request: Request, error: Exception) -> Response:

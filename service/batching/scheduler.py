@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from service.batching.latency import LatencyModel, RunningMean
+from service.batching.decoders import Decoders
+from service.batching.latency import LatencyModel
 from service.batching.policy import Backlog, Limits, Waiting, plan, refuse
 from service.batching.queue import Order, OrderedQueue
 from service.batching.slots import BatchResult, Slot
@@ -20,6 +21,8 @@ from service.engines.base import Engine
 from service.errors import DeadlineMissed, Draining, EngineFailed, Overloaded
 from service.metrics import Metrics
 from service.types import Outputs, Pixels, Priority
+
+_IDLE = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,7 @@ class Scheduler:
         latency: LatencyModel,
         limits: Limits,
         *,
-        decode_workers: int,
-        decode_seed_s: float,
+        decoders: Decoders,
         engine_timeout_s: float,
         metrics: Metrics,
         on_wedged: Callable[[str], None],
@@ -67,14 +69,13 @@ class Scheduler:
         self._on_wedged = on_wedged
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._decode_workers = decode_workers
-        self._decode = RunningMean(decode_seed_s)
+        self._decoders = decoders
         self._arrivals = itertools.count()
         self._order = Order()
         self._ready: OrderedQueue[Ticket] = OrderedQueue()
         self._slots = [Slot(index, engine) for index in range(engine.slots)]
         self._idle = list(reversed(self._slots))
-        self._free_at = [0.0] * engine.slots
+        self._free_at = [_IDLE] * engine.slots
 
     @property
     def waiting(self) -> int:
@@ -109,9 +110,8 @@ class Scheduler:
         self._order.add(ticket)
         return ticket
 
-    def submit(self, ticket: Ticket, pixels: Pixels, decode_s: float) -> asyncio.Future[Answer]:
+    def submit(self, ticket: Ticket, pixels: Pixels) -> asyncio.Future[Answer]:
         """Queue a ticket's pixels for the engine; the future gives the answer or the error."""
-        self._decode.observe(decode_s)
         ticket.pixels, ticket.ready_at = pixels, self._clock()
         self._ready.insert(ticket)
         self._dispatch()
@@ -138,13 +138,19 @@ class Scheduler:
 
     def _backlog(self, now: float, priority: Priority, deadline: float) -> Backlog:
         return Backlog(
-            slots_free_in_s=[max(0.0, free_at - now) for free_at in self._free_at],
+            slots_free_in_s=[self._free_in_s(free_at, now) for free_at in self._free_at],
             waiting=len(self._order),
             ahead=self._order.before(priority, deadline),
-            decoding=len(self._order) - len(self._ready),
-            decode_s=self._decode.value,
-            decode_workers=self._decode_workers,
+            decoding=self._decoders.load,
+            decode_s=self._decoders.mean_s,
+            decode_workers=self._decoders.workers,
         )
+
+    def _free_in_s(self, free_at: float, now: float) -> float:
+        if free_at == _IDLE:
+            return 0.0
+        # Overdue is not free: when it will be, nobody knows; not before one more image's time.
+        return max(free_at - now, self.latency.unloaded_s if free_at < now else 0.0)
 
     def _dispatch(self) -> None:
         """Give every idle slot a batch, as long as something is ready."""
@@ -187,7 +193,7 @@ class Scheduler:
         if result.clean:
             self.latency.observe(len(batch), result.engine_s)
         self._metrics.slot_busy.inc(result.engine_s)
-        self._free_at[slot.index] = 0.0
+        self._free_at[slot.index] = _IDLE
         self._idle.append(slot)
         self._dispatch()  # the next batch first: answering can wait for it, the slot should not
         for ticket, row in zip(batch, result.rows, strict=True):

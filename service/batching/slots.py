@@ -73,13 +73,13 @@ def run_isolating(run: Run, images: Sequence[Pixels]) -> list[RowResult]:
     """
     try:
         outputs = run(images)
+        return [_row(outputs, index) for index in range(len(images))]
     except Exception as error:  # noqa: BLE001 - whatever the runtime raises must answer the batch
         if len(images) == 1:
             log.warning("engine failed on an image: %s", error)
             return [error]
         half = len(images) // 2
         return run_isolating(run, images[:half]) + run_isolating(run, images[half:])
-    return [_row(outputs, index) for index in range(len(images))]
 
 
 def _row(outputs: Outputs, index: int) -> RowResult:

@@ -128,7 +128,7 @@ def test_quotas_are_each_clients_own() -> None:
 
 
 def test_more_images_than_the_burst_never_fit() -> None:
-    with pytest.raises(QuotaExceeded):
+    with pytest.raises(BadRequest):
         ClientQuota(rate=100, burst=3).spend("a", 4, now=0.0)
 
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from service.batching.decoders import Decoders
 from service.batching.latency import LatencyModel
 from service.batching.policy import Limits
 from service.batching.scheduler import Answer, Scheduler, Ticket
@@ -34,7 +35,7 @@ class Stage:
         return self.scheduler.admit(self.clock() + within_s, priority)
 
     def submit(self, ticket: Ticket, identity: int) -> asyncio.Future[Answer]:
-        return self.scheduler.submit(ticket, picture(identity), 0.001)
+        return self.scheduler.submit(ticket, picture(identity))
 
     def send(
         self, identity: int, within_s: float = 60.0, priority: Priority = Priority.INTERACTIVE
@@ -83,8 +84,7 @@ async def stage(
         engine,
         LatencyModel(SEEDS),
         Limits(max_batch_size or engine.max_batch_size, max_queue),
-        decode_workers=2,
-        decode_seed_s=0.001,
+        decoders=Decoders(2, 0.001),
         engine_timeout_s=engine_timeout_s,
         metrics=metrics,
         on_wedged=wedged.put_nowait,

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import threading
+from collections.abc import Callable, Coroutine
+from functools import partial
+
+import pytest
+
+from service.batching.decoders import Decoders
+from service.batching.policy import Waiting
+from service.types import Priority
+
+PATIENCE_S = 30.0
+arrivals = itertools.count()
+
+
+def request(deadline: float = 1.0, priority: Priority = Priority.INTERACTIVE) -> Waiting:
+    return Waiting(priority, deadline, next(arrivals))
+
+
+def play(scene: Callable[[Decoders], Coroutine[None, None, None]], workers: int = 1) -> None:
+    async def main() -> None:
+        decoders = Decoders(workers, 0.001)
+        async with asyncio.timeout(PATIENCE_S):
+            await scene(decoders)
+        decoders.close()
+
+    asyncio.run(main())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - a thread changes it, through the loop
+        await asyncio.sleep(0)
+
+
+def test_a_result_comes_with_the_seconds_it_took() -> None:
+    async def scene(decoders: Decoders) -> None:
+        result, seconds = await decoders.run(request(), lambda: 42)
+
+        assert result == 42
+        assert seconds >= 0
+
+    play(scene)
+
+
+def test_an_error_comes_through_and_frees_the_place() -> None:
+    async def scene(decoders: Decoders) -> None:
+        with pytest.raises(ZeroDivisionError):
+            await decoders.run(request(), lambda: 1 // 0)
+        await until(lambda: decoders.load == 0)
+
+        assert (await decoders.run(request(), lambda: 1))[0] == 1
+
+    play(scene)
+
+
+def test_the_class_then_the_deadline_decides_who_is_next() -> None:
+    done: list[str] = []
+
+    async def scene(decoders: Decoders) -> None:
+        gate = threading.Event()
+        first = asyncio.create_task(decoders.run(request(), gate.wait))
+        await until(lambda: decoders.load == 1)
+        others = [
+            asyncio.create_task(decoders.run(who, partial(done.append, name)))
+            for name, who in {
+                "bulk": request(0.5, Priority.BULK),
+                "late": request(9.0),
+                "soon": request(2.0),
+            }.items()
+        ]
+        await until(lambda: decoders.load == 4)
+        gate.set()
+        await asyncio.gather(first, *others)
+
+    play(scene)
+
+    assert done == ["soon", "late", "bulk"]
+
+
+def test_whoever_leaves_before_its_turn_leaves_nothing_behind() -> None:
+    done: list[int] = []
+
+    async def scene(decoders: Decoders) -> None:
+        gate = threading.Event()
+        first = asyncio.create_task(decoders.run(request(), gate.wait))
+        await until(lambda: decoders.load == 1)
+        waiting = [
+            asyncio.create_task(decoders.run(request(), partial(done.append, i))) for i in range(50)
+        ]
+        await until(lambda: decoders.load == 51)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+        assert decoders.load == 1
+        gate.set()
+        await first
+
+    play(scene)
+
+    assert done == []
+
+
+def test_work_that_nobody_waits_for_still_counts_until_its_thread_is_done() -> None:
+    async def scene(decoders: Decoders) -> None:
+        gate = threading.Event()
+        abandoned = asyncio.create_task(decoders.run(request(), gate.wait))
+        await until(lambda: decoders.load == 1)
+        abandoned.cancel()
+        await asyncio.gather(abandoned, return_exceptions=True)
+
+        assert decoders.load == 1
+        gate.set()
+        await until(lambda: decoders.load == 0)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_place_is_lost_whatever_the_order_of_comings_and_goings(seed: int) -> None:
+    async def scene(decoders: Decoders) -> None:
+        chance = random.Random(seed)  # noqa: S311 - a repeatable order, no secret
+        tasks = []
+        for _ in range(300):
+            tasks.append(asyncio.create_task(decoders.run(request(chance.random()), lambda: None)))
+            if chance.random() < 0.5:
+                chance.choice(tasks).cancel()
+            if chance.random() < 0.3:
+                await asyncio.sleep(0)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+        await until(lambda: decoders.load == 0)
+        assert (await decoders.run(request(), lambda: 7))[0] == 7
+
+    play(scene, workers=2)
