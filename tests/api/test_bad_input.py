@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
+import socket
 import struct
 import threading
 import zlib
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.server import PHOTOS, Server
+from tests.server import PATIENCE_S, PHOTOS, Server
 
 CATS = range(281, 286)  # ImageNet's five kinds of domestic cat
 
@@ -233,3 +235,32 @@ def test_every_photo_format_is_read(client: httpx.Client) -> None:
 
         assert answer.status_code == 200, kind
         assert answer.json()["predictions"][0]["class_id"] in CATS, kind
+
+
+def raw(server: Server) -> socket.socket:
+    host, port = server.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=PATIENCE_S)
+
+
+@pytest.mark.parametrize("start", [b"GET /livez HTTP/1.1\r\nX-Long: ", b"GET /"])
+def test_a_head_without_end_is_refused(server: Server, client: httpx.Client, start: bytes) -> None:
+    with raw(server) as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(start)
+        for _ in range(64):
+            connection.sendall(b"x" * 65536)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 431 ")
+
+    assert client.get("/livez").status_code == 200
+
+
+def test_uploads_that_are_only_announced_hold_nothing(
+    server: Server, client: httpx.Client, chelsea: bytes
+) -> None:
+    with contextlib.ExitStack() as silent:
+        for _ in range(40):  # 40 × 16 MiB would fill the 512 MiB set aside for uploads
+            connection = silent.enter_context(raw(server))
+            connection.sendall(
+                b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 16777216\r\n\r\n"
+            )
+
+        assert client.post("/classify", content=chelsea).status_code == 200

@@ -135,3 +135,31 @@ def test_an_engine_that_does_not_come_back_ends_the_process(
         said = server.wait_for("giving up")
 
     assert "has not finished a batch in 0.001 s" in said["message"]
+
+
+def test_an_engine_that_hangs_while_draining_is_no_clean_exit(
+    demo_bundle: Path, chelsea: bytes
+) -> None:
+    with running(demo_bundle, engine_timeout_s=0.001, drain_delay_s=3600) as server:
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for("draining")
+        with contextlib.suppress(httpx.RemoteProtocolError):
+            httpx.post(f"{server.url}/classify", content=chelsea, timeout=PATIENCE_S)
+
+        assert exit_code(server) == 70
+
+
+def test_an_upload_cut_off_by_the_drain_is_told_so(demo_bundle: Path) -> None:
+    with running(demo_bundle, drain_timeout_s=1) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as slow:
+            slow.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\nhalf")
+            httpx.get(f"{server.url}/livez", timeout=PATIENCE_S)  # the upload was taken up before
+            server.process.send_signal(signal.SIGTERM)
+            answer = b"".join(iter(lambda: slow.recv(65536), b""))
+
+        assert exit_code(server) == 0
+
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b'"code":"draining"' in answer
+    assert not [line for line in server.lines if "exception" in line]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import socket
 from collections import Counter
 from pathlib import Path
 
@@ -116,8 +117,17 @@ def test_a_clients_quota_is_kept(demo_bundle: Path, chelsea: bytes) -> None:
 
 
 def test_bytes_in_flight_are_bounded(demo_bundle: Path, chelsea: bytes) -> None:
-    with running(demo_bundle, max_inflight_bytes=1000) as server:
-        answer = httpx.post(f"{server.url}/classify", content=chelsea, timeout=PATIENCE_S)
+    """Half an upload is held; with it a whole one does not fit, and without it, it does."""
+    with running(demo_bundle, max_inflight_bytes=300_000, max_upload_bytes=300_000) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as slow:
+            slow.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n")
+            slow.sendall(bytes(150_000))
+            httpx.get(f"{server.url}/livez", timeout=PATIENCE_S)
+            answer = httpx.post(f"{server.url}/classify", content=chelsea, timeout=PATIENCE_S)
+        after = httpx.post(f"{server.url}/classify", content=chelsea, timeout=PATIENCE_S)
+
+    assert after.status_code == 200
 
     assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
     assert answer.headers["retry-after"] == "1"

@@ -59,6 +59,39 @@ def test_a_value_out_of_bounds_is_refused_by_name(
         Settings.read()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TIDEGATE_SERVICE_HOST", "10.0.0.1"),
+        ("TIDEGATE_PORT_8000_TCP", "tcp://10.0.0.1:8000"),
+        ("TIDEGATE_PORT", "tcp://10.0.0.1:8000"),
+    ],
+)
+def test_what_kubernetes_sets_for_a_service_is_recognised(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(SettingsInvalid, match="enableServiceLinks: false"):
+        Settings.read()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("TIDEGATE_MAX_INFLIGHT_BYTES", "1000", "is less than TIDEGATE_MAX_UPLOAD_BYTES"),
+        ("TIDEGATE_DEADLINE_MS", "90000", "is less than TIDEGATE_DEADLINE_MS"),
+    ],
+)
+def test_bounds_that_contradict_each_other_are_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(SettingsInvalid, match=told):
+        Settings.read()
+
+
 def test_every_setting_has_a_row_in_the_readme_with_its_default() -> None:
     rows = dict(
         re.findall(r"^\| `(TIDEGATE_\w+)` \| `?([^|`]*)`? \|", README.read_text("utf-8"), re.M)
