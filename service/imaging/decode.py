@@ -6,28 +6,46 @@ and refused before a pixel is decoded; whatever a codec raises becomes one of th
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
+
+# Imported here, all six, so that the first request of a format does not wait for its codec.
+from PIL import (  # noqa: F401
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    TiffTags,
+    WebPImagePlugin,
+)
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from service.errors import ImageTooLarge, UndecodableImage, UnsupportedImageType
+from service.imaging.geometry import Size as Size  # callers take it from here
 from service.imaging.spec import PreprocessSpec
+from service.imaging.structure import (
+    MAX_EXIF_BYTES,
+    BoundedReads,
+    check_structure,
+    tiff_grid,
+    webp_canvas,
+)
 
 # `check_size` below is the bound, from settings; Pillow's own would warn or raise on its own terms.
 Image.MAX_IMAGE_PIXELS = None
 # It warns of every broken tag, in words a client chooses, and Python keeps each text for ever.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
-Size = tuple[int, int]  # (width, height)
 SizeCheck = Callable[[Size], None]
 
 _ORIENTATION = 0x0112
+_EXIF_KEYS = ("exif", "Raw profile type exif")
 _SIDEWAYS = (5, 6, 7, 8)
-_TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -37,8 +55,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Pillow unpacks these in Python: one 16 MB file would hold the interpreter for seconds.
-_RUN_LENGTH_BMP = (b"\1\0\0\0", b"\2\0\0\0")
 _COMPOSITE = {"composite-white": (255, 255, 255, 255), "composite-black": (0, 0, 0, 255)}
 _ALLOWED = "JPEG, PNG, WebP, BMP, GIF or TIFF"
 
@@ -73,16 +89,19 @@ def decode(data: bytes, spec: PreprocessSpec, check_size: SizeCheck) -> Image.Im
     kind = sniff(data)
     try:
         _check_before_opening(kind, data, check_size)
-        with Image.open(io.BytesIO(data), formats=(kind,)) as image:
+        with Image.open(BoundedReads(kind, data), formats=(kind,)) as image:
             check_size(_upright_size(image, spec))
             if isinstance(image, TiffImageFile):
-                check_size(_tile_size(image))
+                _forget_directories(image)
+            if isinstance(image, JpegImageFile):
+                # In one piece: libjpeg starts a long fill of FF again with every block it gets.
+                image.decodermaxblock = len(data)
             image.load()
             # Asked again: a PNG may tell its orientation after its pixels.
             orientation = _orientation(image, spec)
             upright = image if orientation == 1 else image.transpose(_UPRIGHT[orientation])
             return _to_rgb(upright, spec)
-    except (ImageTooLarge, UnsupportedImageType):
+    except (ImageTooLarge, UnsupportedImageType, UndecodableImage):
         raise
     except MemoryError as error:
         raise ImageTooLarge("The image does not fit into memory.") from error
@@ -92,29 +111,21 @@ def decode(data: bytes, spec: PreprocessSpec, check_size: SizeCheck) -> Image.Im
 
 def _check_before_opening(kind: str, data: bytes, check_size: SizeCheck) -> None:
     if kind == "WEBP":  # Pillow allocates the whole canvas while opening one
-        check_size(_webp_canvas(data))
-    if kind == "BMP" and data[30:34] in _RUN_LENGTH_BMP:
-        raise UnsupportedImageType("Run-length encoded BMP is not decoded.")
+        check_size(webp_canvas(data))
+    if kind == "TIFF" and (grid := tiff_grid(data)):
+        check_size(grid)
+    check_structure(kind, data)
 
 
-def _webp_canvas(data: bytes) -> Size:
-    """Read (width, height) from the first chunk: VP8X, VP8L (lossless) or VP8 (lossy)."""
-    chunk, body = data[12:16], data[20:30]
-    if len(body) < 10:
-        raise ValueError("WebP header cut short")
-    if chunk == b"VP8X":
-        return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
-    if chunk == b"VP8L":
-        bits = int.from_bytes(body[1:5], "little")
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    width, height = int.from_bytes(body[6:8], "little"), int.from_bytes(body[8:10], "little")
-    return width & 0x3FFF, height & 0x3FFF
+def _forget_directories(image: TiffImageFile) -> None:
+    """Drop the pointers to a TIFF's EXIF, GPS and interoperability directories.
 
-
-def _tile_size(image: TiffImageFile) -> Size:
-    """Return the size of a TIFF's tiles: libtiff unpacks whole ones, however little is shown."""
-    width, height = image.size
-    return image.tag_v2.get(_TILE_WIDTH, width), image.tag_v2.get(_TILE_HEIGHT, height)
+    Pillow would unpack every value in them after the pixels, and nothing here reads one.
+    """
+    exif = image.getexif()
+    for pointer in TiffTags.TAGS_V2_GROUPS:
+        if pointer in exif:
+            del exif[pointer]
 
 
 def _upright_size(image: Image.Image, spec: PreprocessSpec) -> Size:
@@ -129,8 +140,11 @@ def _orientation(image: Image.Image, spec: PreprocessSpec) -> int:
     """
     if spec.exif_orientation == "ignore" or isinstance(image, TiffImageFile):
         return 1
-    if not {"exif", "Raw profile type exif"} & image.info.keys():
+    exif = [image.info[key] for key in _EXIF_KEYS if key in image.info]
+    if not exif:
         return 1
+    if max(map(len, exif)) > MAX_EXIF_BYTES:
+        raise UndecodableImage(f"The image has more than {MAX_EXIF_BYTES:,} bytes of EXIF.")
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # noqa: BLE001 - broken metadata is no reason to refuse sound pixels
