@@ -18,7 +18,7 @@ from service.types import Pixels
 
 ENGINES = ("auto", "onnx-cpu", "onnx-cuda")
 _WORTH_IT = 1.05  # a batch twice as large, and half as prompt, must give 5 % more images a second
-_HANDOFF_S = 0.0015  # what a batch costs outside the engine: threads woken, caches refilled
+_HANDOFF_S = 0.002  # what a batch costs outside the engine: threads woken, caches refilled
 _TRIAL_S = 0.25
 _REPEATS = 9
 
