@@ -32,8 +32,9 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_REFUSED, EXIT_FAILED = 0, 1, 70
-_M_MMAP_THRESHOLD = -3  # mallopt(3)
-_LARGE_BLOCK_BYTES = 1 << 20
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
+_LARGE_BLOCK_BYTES = 4 << 20
+_KEPT_BYTES = 64 << 20
 _KEEP_ALIVE_S = 75  # longer than a load balancer's usual 60 s, so that it never meets a closed one
 
 
@@ -81,7 +82,10 @@ def _give_memory_back() -> None:
     Left alone, it raises the size above which it does so to 32 MB, and a peak stays for ever.
     """
     with contextlib.suppress(OSError, AttributeError):  # another libc
-        ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+        # Setting the one fixes the other at 128 kB, and every image would give back and ask again.
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
