@@ -52,7 +52,7 @@ def backbone(
     given: Numbers, *, opset: int = 17, entry: str = "input", batch: str | int = "batch"
 ) -> onnx.ModelProto:
     nodes = [
-        helper.make_node("GlobalAveragePool", [entry], ["pooled"], doc_string="File /home/me/x.py"),
+        helper.make_node("GlobalAveragePool", [entry], ["pooled"], doc_string="File exporter/x.py"),
         helper.make_node("Flatten", ["pooled"], ["flat"]),
         helper.make_node("MatMul", ["flat", "a"], ["features"]),
         helper.make_node("MatMul", ["features", "w"], ["logits"]),
