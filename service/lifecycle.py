@@ -149,7 +149,9 @@ def _prepare(config: ServiceConfig) -> tuple[Bundle, WarmEngine]:
     bundle = open_bundle(config.bundle)
     manifest = bundle.manifest
     log.info("opened bundle %s %s, digest %s", manifest.name, manifest.version, bundle.digest[:12])
-    warm = open_engine(bundle.model_path, config.engine, manifest.engine.buckets)
+    warm = open_engine(
+        bundle.model_path, config.engine, manifest.engine.buckets, manifest.precision
+    )
     probes = check_golden(bundle, lambda images: warm.engine.run(0, images))
     info = warm.engine.info
     log.info(

@@ -122,7 +122,8 @@ class Pipeline:
         outputs = answer.outputs
         energy, mahalanobis = float(outputs.energy[0]), float(outputs.mahalanobis[0])
         started = time.monotonic()
-        verdict = self.bundle.gate.judge(energy, mahalanobis)
+        predicted = int(outputs.logits[0].argmax())
+        verdict = self.bundle.gate.judge(energy, mahalanobis, predicted)
         predictions = self._predictions(outputs, upload.top_k)
         now = time.monotonic()
         total = now - upload.received

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.bundle.evidence import Parity
 from service.bundle.manifest import Calibration, GateFit, Manifest
 from service.bundle.store import Bundle
 from service.engines.base import EngineInfo
@@ -136,6 +137,7 @@ class ModelBody(Body):
     source: str
     licence: str
     preprocess: PreprocessSpec
+    parity: Parity | None = Field(description="proof against the library that trained the model")
     calibration: Calibration
     gate: GateFit
     reference_samples: int
@@ -175,6 +177,7 @@ def model_body(bundle: Bundle, info: EngineInfo, slots: int, max_batch_size: int
         source=manifest.provenance.source,
         licence=manifest.provenance.licence,
         preprocess=manifest.preprocess,
+        parity=manifest.parity,
         calibration=manifest.calibration,
         gate=manifest.gate,
         reference_samples=manifest.reference.samples,
@@ -198,7 +201,7 @@ def ood_body(result: Classification, bundle: Bundle) -> OodBody:
         percentile=verdict.percentile,
         alpha_reject=gate.alpha_reject,
         alpha_review=gate.alpha_review,
-        calibration_size=gate.calibration_size,
+        calibration_size=verdict.calibration_size,
         energy=ScoreBody(score=result.energy, p_value=verdict.energy_p_value),
         mahalanobis=MahalanobisBody(
             score=result.mahalanobis,

@@ -9,10 +9,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from service.bundle.evidence import Comparison, Evaluation, Parity, Sha256
 from service.imaging.spec import Closed, PreprocessSpec
 from service.ood.conformal import sample_size_for
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Precision = Literal["fp32", "fp16", "int8"]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Alpha = Annotated[float, Field(gt=0, lt=1)]
 _SAFE_PATH = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}")
@@ -52,8 +53,11 @@ class MahalanobisFit(Closed):
     """How the distance in the graph was fitted."""
 
     features: Literal["l2-normalised", "raw"]
+    relative: bool = False  # less the distance to all images together (Ren et al. 2021)
     covariance: Literal["tied", "spherical"]
     means: Literal["class-means", "classifier-weights"]
+    shrinkage: float | None = Field(default=None, ge=0, le=1)  # of the covariance towards a sphere
+    samples: NonNegativeInt = 0  # training images behind means and covariance
 
 
 class GateFit(Closed):
@@ -62,10 +66,12 @@ class GateFit(Closed):
     energy_temperature: float = Field(gt=0)
     mahalanobis: MahalanobisFit
     guarantee: Literal["marginal", "pac"]
+    guarantee_delta: Alpha | None = None  # pac: the chance that the calibration set misleads
     alpha_reject: Alpha
     alpha_review: Alpha
     fold_a: PositiveInt
     fold_b: PositiveInt
+    own_threshold: tuple[NonNegativeInt, ...] = ()  # classes calibrated on their own images
     splits: dict[str, Sha256]  # split name → digest of its images' digests, disjoint by content
     calibrated_for_model: Sha256  # sha256 of model.onnx
     calibrated_for_preprocess: Sha256
@@ -74,20 +80,39 @@ class GateFit(Closed):
     def _alphas_have_the_data(self) -> Self:
         if self.alpha_reject > self.alpha_review:
             raise ValueError("alpha_reject must not be above alpha_review")
-        need = sample_size_for(self.alpha_reject)
+        if (self.guarantee == "pac") != (self.guarantee_delta is not None):
+            raise ValueError("a pac guarantee, and no other, has a guarantee_delta")
+        need = sample_size_for(self.alpha_reject, self.guarantee_delta)
         if min(self.fold_a, self.fold_b) < need:
             raise ValueError(
                 f"alpha_reject {self.alpha_reject} needs at least {need} images in each fold, "
                 f"not {min(self.fold_a, self.fold_b)}"
             )
+        if list(self.own_threshold) != sorted(set(self.own_threshold)):
+            raise ValueError("own_threshold lists classes once, ascending")
+        return self
+
+
+class Histogram(Closed):
+    """Counts between ascending edges; the first and the last bin are open to either side."""
+
+    edges: tuple[float, ...]  # n − 1 inner edges
+    counts: tuple[NonNegativeInt, ...]  # n
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len(self.counts) != len(self.edges) + 1 or list(self.edges) != sorted(set(self.edges)):
+            raise ValueError("a histogram has ascending edges and one count more than edges")
         return self
 
 
 class ReferenceFit(Closed):
-    """The class mix predicted on held-out images: what drift is measured against."""
+    """What is usual on held-out images: what drift is measured against."""
 
     samples: PositiveInt
     class_fraction: tuple[Annotated[float, Field(gt=0, le=1)], ...]  # smoothed: never zero
+    # confidence, energy, mahalanobis, brightness, contrast, blur, megapixels, aspect
+    histograms: dict[str, Histogram] = Field(default={})
     note: str = ""
 
     @model_validator(mode="after")
@@ -119,7 +144,7 @@ class File(Closed):
 class Manifest(Closed):
     """manifest.json. Its digest covers every field, and through `files` every other byte."""
 
-    format: Literal["tidegate-bundle/1"] = "tidegate-bundle/1"
+    format: Literal["tidegate-bundle/2"] = "tidegate-bundle/2"
     name: Slug
     version: Slug
     provenance: Provenance
@@ -129,6 +154,10 @@ class Manifest(Closed):
     gate: GateFit
     reference: ReferenceFit
     engine: EngineHints = EngineHints()
+    precision: Precision = "fp32"  # of the backbone; the gate is fp32
+    parity: Parity | None = None
+    evaluation: Evaluation | None = None
+    comparison: Comparison | None = None  # of a variant, with fp32
     files: dict[str, File]
 
     @model_validator(mode="after")
@@ -137,13 +166,17 @@ class Manifest(Closed):
             raise ValueError("the preprocessing's size is not the task's")
         if len(self.reference.class_fraction) != self.task.classes:
             raise ValueError("one class fraction per class")
+        if bad := [c for c in self.gate.own_threshold if c >= self.task.classes]:
+            raise ValueError(
+                f"the gate has a threshold for class {bad[0]}; there is no class {bad[0]}"
+            )
         model = self.files.get("model.onnx")
         if model is None or self.gate.calibrated_for_model != model.sha256:
             raise ValueError("the gate was calibrated for another model")
         if self.gate.calibrated_for_preprocess != self.preprocess.digest:
             raise ValueError("the gate was calibrated for another preprocessing")
-        if bad := [name for name in self.files if not _SAFE_PATH.fullmatch(name)]:
-            raise ValueError(f"unsafe file name {bad[0]!r}")
+        if unsafe := [name for name in self.files if not _SAFE_PATH.fullmatch(name)]:
+            raise ValueError(f"unsafe file name {unsafe[0]!r}")
         return self
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from service.bundle.manifest import Manifest
+from service.bundle.manifest import GateFit, Manifest
 from service.errors import BundleRefused
-from service.ood.gates import Gate
+from service.ood.conformal import marginal_p_values
+from service.ood.gates import FinalFold, Gate
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
@@ -131,14 +132,18 @@ def _read_labels(path: Path, manifest: Manifest) -> tuple[str, ...]:
 
 def _read_gate(path: Path, manifest: Manifest) -> Gate:
     fit = manifest.gate
-    sizes = {"energy_a": fit.fold_a, "mahalanobis_a": fit.fold_a, "combined_b": fit.fold_b}
-    folds = read_arrays(path, CALIBRATION, sizes)
-    for name, fold in folds.items():
-        if fold.dtype != np.float64 or fold.shape != (sizes[name],):
-            raise BundleRefused(f"{path}: {CALIBRATION}: {name} is not float64 [{sizes[name]}].")
-        if not np.all(np.isfinite(fold)) or np.any(np.diff(fold) < 0):
-            raise BundleRefused(f"{path}: {CALIBRATION}: {name} is not finite and ascending.")
-    gate = Gate(**folds, alpha_reject=fit.alpha_reject, alpha_review=fit.alpha_review)
+    sizes = {"energy_a": fit.fold_a, "mahalanobis_a": fit.fold_a}
+    fold_a = read_arrays(path, CALIBRATION, sizes)
+    for name, fold in fold_a.items():
+        _check_fold(path, name, fold, sizes[name])
+    shared, *own = _read_folds_b(path, fit)
+    gate = Gate(
+        **fold_a,
+        fold_b=shared,
+        own_folds_b=dict(zip(fit.own_threshold, own, strict=True)),
+        alpha_reject=fit.alpha_reject,
+        alpha_review=fit.alpha_review,
+    )
     if gate.smallest_p_value > gate.alpha_reject:
         raise BundleRefused(
             f"{path}: {CALIBRATION}: the smallest p-value that fold B allows is "
@@ -146,3 +151,42 @@ def _read_gate(path: Path, manifest: Manifest) -> Gate:
             "the gate could never reject."
         )
     return gate
+
+
+def _read_folds_b(path: Path, fit: GateFit) -> Iterator[FinalFold]:
+    """Yield the fold that classes share, then those of the classes with one of their own."""
+    combined = read_arrays(path, CALIBRATION, ["combined_b"])["combined_b"]
+    sizes = [fit.fold_b]
+    if fit.own_threshold:
+        cuts = read_arrays(path, CALIBRATION, ["fold_b_sizes"])["fold_b_sizes"]
+        if cuts.dtype != np.int64 or cuts.shape != (len(fit.own_threshold) + 1,):
+            raise BundleRefused(f"{path}: {CALIBRATION}: fold_b_sizes are not one int64 a fold.")
+        sizes = cuts.tolist()
+        if min(sizes) < 0 or sum(sizes) != fit.fold_b:
+            raise BundleRefused(f"{path}: {CALIBRATION}: fold_b_sizes do not cut fold B.")
+    if combined.shape != (fit.fold_b,):
+        raise BundleRefused(f"{path}: {CALIBRATION}: combined_b is not float64 [{fit.fold_b}].")
+    tables = np.concatenate([marginal_p_values(n) for n in sizes])
+    if fit.guarantee == "pac":
+        tables = read_arrays(path, CALIBRATION, ["p_by_rank_b"])["p_by_rank_b"]
+        _check_table(path, tables, fit.fold_b + len(sizes))
+    start = 0
+    for index, n in enumerate(sizes):
+        fold = combined[start : start + n]
+        _check_fold(path, "combined_b", fold, n)
+        yield FinalFold(fold, tables[start + index : start + index + n + 1])
+        start += n
+
+
+def _check_fold(path: Path, name: str, fold: NDArray[Any], size: int) -> None:
+    if fold.dtype != np.float64 or fold.shape != (size,):
+        raise BundleRefused(f"{path}: {CALIBRATION}: {name} is not float64 [{size}].")
+    if not np.all(np.isfinite(fold)) or np.any(np.diff(fold) < 0):
+        raise BundleRefused(f"{path}: {CALIBRATION}: {name} is not finite and ascending.")
+
+
+def _check_table(path: Path, table: NDArray[Any], size: int) -> None:
+    if table.dtype != np.float64 or table.shape != (size,):
+        raise BundleRefused(f"{path}: {CALIBRATION}: p_by_rank_b is not float64 [{size}].")
+    if not np.all((table > 0) & (table <= 1)):
+        raise BundleRefused(f"{path}: {CALIBRATION}: p_by_rank_b is not made of probabilities.")

@@ -51,10 +51,13 @@ def usable_cores() -> int:
         return cores or 1
 
 
-def open_engine(model: Path, config: EngineConfig, buckets: Sequence[int]) -> WarmEngine:
+def open_engine(
+    model: Path, config: EngineConfig, buckets: Sequence[int], precision: str = "fp32"
+) -> WarmEngine:
     """Load, measure and warm the engine for a sealed graph. Blocks for seconds.
 
-    `buckets` are the bundle's hints. Raises EngineUnavailable when it does not load.
+    `buckets` are the bundle's hints and `precision` what its backbone was sealed in.
+    Raises EngineUnavailable when it does not load.
     """
     name = "onnx-cpu" if config.name == "auto" else config.name
     if name not in ENGINES:
@@ -63,7 +66,14 @@ def open_engine(model: Path, config: EngineConfig, buckets: Sequence[int]) -> Wa
         below = [bucket for bucket in buckets if bucket < config.max_batch_size]
         buckets = [*below, config.max_batch_size]
     slots, threads = _shape(model, name, config)
-    engine = OnnxEngine(model, name=name, slots=slots, threads_per_slot=threads, buckets=buckets)
+    engine = OnnxEngine(
+        model,
+        name=name,
+        slots=slots,
+        threads_per_slot=threads,
+        buckets=buckets,
+        precision=precision,
+    )
     return WarmEngine(engine, _sweep(engine, buckets, stop_early=not config.max_batch_size))
 
 

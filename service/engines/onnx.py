@@ -27,8 +27,12 @@ class OnnxEngine:
         slots: int = 1,
         threads_per_slot: int = 1,
         buckets: Sequence[int] = (1,),
+        precision: str = "fp32",
     ) -> None:
-        """Load `model`. Raises EngineUnavailable when it, or the provider, does not load."""
+        """Load `model`, whose backbone was sealed in `precision`.
+
+        Raises EngineUnavailable when it, or the provider, does not load.
+        """
         # With one thread a slot, its own thread computes, so one session and one copy of the
         # weights serve all. A session's further threads are its own: then each slot needs one.
         sessions = slots if threads_per_slot > 1 else 1
@@ -42,7 +46,7 @@ class OnnxEngine:
             name=name,
             runtime=f"onnxruntime {_runtime_version()}",
             device="cpu" if name == "onnx-cpu" else "cuda:0",
-            precision="fp32",
+            precision=precision,
             threads_per_slot=threads_per_slot,
         )
 

@@ -28,11 +28,23 @@ def p_value(calibration: Float64, score: float | NDArray[np.floating]) -> float 
     return (1 + n - calibration.searchsorted(score)) / (n + 1)
 
 
+def marginal_p_values(n: int) -> Float64:
+    """Return p by rank, [n + 1]: entry k is for k of the n calibration scores ≥ the new one."""
+    return (1 + np.arange(n + 1)) / (n + 1)
+
+
 def combined_score(energy_p: float, mahalanobis_p: float) -> float:
     """Join two p-values to one score, higher = more unusual; calibrated again on its own fold."""
     return -min(energy_p, mahalanobis_p)
 
 
-def sample_size_for(alpha: float) -> int:
-    """Return the smallest calibration set whose p-values can reach `alpha`: n ≥ 1/alpha − 1."""
-    return math.ceil(round(1 / alpha - 1, 9))
+def sample_size_for(alpha: float, delta: float | None = None) -> int:
+    """Return the smallest calibration set whose p-values can reach `alpha`.
+
+    n ≥ 1/alpha − 1 for a marginal guarantee; with `delta` the guarantee holds with probability
+    1 − delta over calibration sets: the rate above the largest of n is Beta(1, n), so
+    (1 − alpha)ⁿ ≤ delta.
+    """
+    if delta is None:
+        return math.ceil(round(1 / alpha - 1, 9))
+    return math.ceil(round(math.log(delta) / math.log1p(-alpha), 9))

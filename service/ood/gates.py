@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.ood.conformal import combined_score, p_value
+from service.ood.conformal import combined_score, marginal_p_values, p_value
 from service.types import Decision
 
 
@@ -21,41 +22,64 @@ class Verdict:
     percentile: float  # calibration images less unusual than this one, in percent
     energy_p_value: float
     mahalanobis_p_value: float
+    calibration_size: int  # images behind `p_value`
+
+
+@dataclass(frozen=True, slots=True)
+class FinalFold:
+    """Combined scores of images that nothing else was fitted on, and the p-value of each rank."""
+
+    combined: NDArray[np.float64]  # [n], ascending
+    p_by_rank: NDArray[np.float64]  # [n + 1]: by how many of the n are at least as unusual
+
+    @classmethod
+    def marginal(cls, combined: NDArray[np.float64]) -> FinalFold:
+        """Return the fold whose p-values are right on average over calibration sets."""
+        return cls(combined, marginal_p_values(len(combined)))
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Two scores against fold A, their minimum against fold B; all folds sorted ascending."""
+    """Two scores against fold A, their minimum against fold B; all scores sorted ascending.
+
+    A class with images enough has a fold B of its own, the rest share one: a p-value then is
+    valid among the images predicted as that class (Mondrian conformal, Vovk et al. 2005, ch. 4.5).
+    """
 
     energy_a: NDArray[np.float64]
     mahalanobis_a: NDArray[np.float64]
-    combined_b: NDArray[np.float64]
+    fold_b: FinalFold
     alpha_reject: float
     alpha_review: float
+    own_folds_b: Mapping[int, FinalFold] = field(default_factory=dict)  # class → its fold
 
     @property
     def calibration_size(self) -> int:
-        """Return n of the fold that gives the final p-value."""
-        return len(self.combined_b)
+        """Return n of fold B, all classes together."""
+        own = sum(len(fold.combined) for fold in self.own_folds_b.values())
+        return len(self.fold_b.combined) + own
 
     @property
     def smallest_p_value(self) -> float:
-        """Return the least final p-value any scores can get: ties at fold B's end raise it."""
-        return self.judge(math.inf, math.inf).p_value
+        """Return the least final p-value any scores can get: ties at a fold's end raise it."""
+        classes = [-1, *self.own_folds_b] if len(self.fold_b.combined) else [*self.own_folds_b]
+        return max(self.judge(math.inf, math.inf, c).p_value for c in classes)
 
-    def judge(self, energy: float, mahalanobis: float) -> Verdict:
-        """Return the verdict on one image's two scores; a NaN score is as unusual as can be."""
+    def judge(self, energy: float, mahalanobis: float, predicted: int) -> Verdict:
+        """Return the verdict on one image's two scores and class; a NaN is as unusual as can be."""
         energy_p = p_value(self.energy_a, energy)
         mahalanobis_p = p_value(self.mahalanobis_a, mahalanobis)
-        score = combined_score(energy_p, mahalanobis_p)
-        less_unusual = int(self.combined_b.searchsorted(score))
-        final = p_value(self.combined_b, score)
+        fold = self.own_folds_b.get(predicted, self.fold_b)
+        n = len(fold.combined)
+        less_unusual = int(fold.combined.searchsorted(combined_score(energy_p, mahalanobis_p)))
+        final = float(fold.p_by_rank[n - less_unusual])
         return Verdict(
             decision=self._decide(final),
-            p_value=float(final),
-            percentile=100.0 * less_unusual / self.calibration_size,
+            p_value=final,
+            percentile=100.0 * less_unusual / n,
             energy_p_value=float(energy_p),
             mahalanobis_p_value=float(mahalanobis_p),
+            calibration_size=n,
         )
 
     def _decide(self, p: float) -> Decision:

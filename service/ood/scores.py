@@ -30,19 +30,40 @@ def mahalanobis_score(
     means: NDArray[np.floating],
     *,
     normalise: bool,
+    offset: NDArray[np.floating] | None = None,
+    background: NDArray[np.floating] | None = None,
 ) -> tuple[Float64, NDArray[np.int64]]:
     """Return the squared distance to the nearest class mean and that class, both [batch].
 
     `features` [batch, D] are centred on `centre` [D], brought to unit length if `normalise`
-    (Mahalanobis++, Müller & Hein 2025), then multiplied by `whitening` [D, D'] if there is one.
-    `means` [classes, D'] live in that whitened space (Lee et al. 2018, with a tied covariance).
+    (Mahalanobis++, Müller & Hein 2025), centred again on `offset` [D], then multiplied by
+    `whitening` [D, D'], each where there is one. `means` [classes, D'] live in that whitened space
+    (Lee et al. 2018, with a tied covariance). `background` [D, D″] whitens all classes together
+    around the same centre; the squared length it gives is subtracted (Ren et al. 2021).
     """
+    z = centred(features, centre, normalise=normalise, offset=offset)
+    x = z if whitening is None else z @ np.asarray(whitening, np.float64)
+    m = np.asarray(means, np.float64)
+    nearest = np.argmax(x @ m.T - 0.5 * (m * m).sum(axis=1), axis=1)
+    distance = _squared_length(x - m[nearest])
+    if background is not None:
+        distance = distance - _squared_length(z @ np.asarray(background, np.float64))
+    return distance, nearest
+
+
+def centred(
+    features: NDArray[np.floating],
+    centre: NDArray[np.floating],
+    *,
+    normalise: bool,
+    offset: NDArray[np.floating] | None,
+) -> Float64:
+    """Return the features as the distance sees them before whitening, [batch, D]."""
     z = np.asarray(features, np.float64) - np.asarray(centre, np.float64)
     if normalise:
         z = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
-    if whitening is not None:
-        z = z @ np.asarray(whitening, np.float64)
-    m = np.asarray(means, np.float64)
-    nearest = np.argmax(z @ m.T - 0.5 * (m * m).sum(axis=1), axis=1)
-    difference = z - m[nearest]
-    return (difference * difference).sum(axis=1), nearest
+    return z if offset is None else z - np.asarray(offset, np.float64)
+
+
+def _squared_length(x: Float64) -> Float64:
+    return np.asarray(np.einsum("bd,bd->b", x, x))

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.bundle.manifest import Manifest
+from tests.unit.bundle.evidence import comparison, evaluation, parity
 from tests.unit.bundle.tiny_bundle import Change, fields_for, sound_files
 
 FIELDS = fields_for(sound_files())
@@ -44,6 +45,22 @@ INCONSISTENT: dict[str, tuple[Change, str]] = {
     ),
     "a small fold A": (set_gate(fold_a=98), "needs at least 99 images in each fold, not 98"),
     "a small fold B": (set_gate(fold_b=98), "needs at least 99 images in each fold, not 98"),
+    "a pac guarantee without its delta": (set_gate(guarantee="pac"), "has a guarantee_delta"),
+    "a delta without a pac guarantee": (set_gate(guarantee_delta=0.1), "has a guarantee_delta"),
+    "a pac alpha that n cannot reach": (
+        set_gate(guarantee="pac", guarantee_delta=0.05),
+        "needs at least 299 images in each fold, not 199",
+    ),
+    "own thresholds out of order": (set_gate(own_threshold=[2, 1]), "once, ascending"),
+    "an own threshold for no class": (set_gate(own_threshold=[4]), "no class 4"),
+    "a histogram that does not fit": (
+        lambda f: f["reference"].update(histograms={"blur": {"edges": [1.0], "counts": [1]}}),
+        "one count more than edges",
+    ),
+    "a parity that is not exact": (
+        lambda f: f.update(parity={**parity().model_dump(), "differing_values": 1}),
+        "no differing value",
+    ),
     "reject above review": (set_gate(alpha_reject=0.06), "must not be above alpha_review"),
     "an alpha of zero": (set_gate(alpha_reject=0), "greater than 0"),
     "an alpha of one": (set_gate(alpha_review=1), "less than 1"),
@@ -66,7 +83,7 @@ INCONSISTENT: dict[str, tuple[Change, str]] = {
     "an unknown field": (lambda f: f.update(threshold=0.5), "Extra inputs"),
     "an unknown field inside": (set_gate(threshold=0.5), "Extra inputs"),
     "a temperature of zero": (lambda f: f["calibration"].update(temperature=0), "greater than 0"),
-    "another format": (lambda f: f.update(format="tidegate-bundle/2"), "tidegate-bundle/1"),
+    "another format": (lambda f: f.update(format="tidegate-bundle/1"), "tidegate-bundle/2"),
     "a name that is a path": (lambda f: f.update(name="../tiny"), "match pattern"),
     "a digest that is none": (set_gate(calibrated_for_model="model"), "match pattern"),
 }
@@ -112,6 +129,10 @@ def test_the_digest_covers_every_field() -> None:
         "gate": originals.gate.model_copy(update={"alpha_review": 0.06}),
         "task": originals.task.model_copy(update={"features": 7}),
         "preprocess": originals.preprocess.model_copy(update={"scale": 2.0}),
+        "precision": "int8",
+        "parity": parity(),
+        "evaluation": evaluation(),
+        "comparison": comparison(),
         "files": {},
     }
 

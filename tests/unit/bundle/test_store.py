@@ -7,9 +7,11 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from service.bundle.manifest import Manifest
 from service.bundle.store import (
@@ -56,7 +58,7 @@ def test_a_sound_bundle_opens(bundle: Path) -> None:
     assert opened.digest == Manifest.from_file((bundle / MANIFEST).read_bytes()).digest
     assert opened.gate.calibration_size == FOLD
     assert (opened.gate.alpha_reject, opened.gate.alpha_review) == (0.01, 0.05)
-    assert np.array_equal(opened.gate.combined_b, folds()["combined_b"])
+    assert np.array_equal(opened.gate.fold_b.combined, folds()["combined_b"])
 
 
 def test_a_bundle_may_be_reached_through_a_link(bundle: Path, tmp_path: Path) -> None:
@@ -218,6 +220,80 @@ def test_a_gate_that_could_never_reject_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(BundleRefused, match=r"p-value .* 0\.015, above alpha_reject 0\.01"):
         open_bundle(resealed(tmp_path, CALIBRATION, npz(**ties)))
+
+
+def with_own_fold(**changes: Any) -> dict[str, Any]:
+    """Fold B cut into 99 shared scores and 100 of class 2."""
+    arrays = folds()
+    halves = [
+        np.sort(arrays["combined_b"][rows]) for rows in (slice(1, None, 2), slice(0, None, 2))
+    ]
+    return {
+        **arrays,
+        "combined_b": np.concatenate(halves),
+        "fold_b_sizes": np.array([99, 100]),
+        **changes,
+    }
+
+
+def own_fold(fields: dict[str, Any]) -> None:
+    fields["gate"]["own_threshold"] = [2]
+
+
+def test_a_class_with_its_own_fold_is_judged_by_it(tmp_path: Path) -> None:
+    files = sound_files() | {CALIBRATION: npz(**with_own_fold())}
+
+    gate = open_bundle(put(tmp_path, files, own_fold)).gate
+
+    assert gate.calibration_size == FOLD
+    assert gate.judge(0.0, 0.0, 2).calibration_size == 100
+    assert gate.judge(0.0, 0.0, 1).calibration_size == 99
+
+
+OWN_FOLDS_REFUSED = {
+    "no sizes": npz(**folds()),
+    "sizes of too few": npz(**with_own_fold(fold_b_sizes=np.array([99, 99]))),
+    "sizes of one fold": npz(**with_own_fold(fold_b_sizes=np.array([199]))),
+    "a negative size": npz(**with_own_fold(fold_b_sizes=np.array([-1, 200]))),
+    "no numbers": npz(**with_own_fold(fold_b_sizes=np.array(["99", "100"]))),
+    "unsorted across the cut": npz(**with_own_fold(fold_b_sizes=np.array([100, 99]))),
+}
+
+
+@pytest.mark.parametrize("content", OWN_FOLDS_REFUSED.values(), ids=list(OWN_FOLDS_REFUSED))
+def test_own_folds_that_do_not_cut_fold_b_are_refused(tmp_path: Path, content: bytes) -> None:
+    files = sound_files() | {CALIBRATION: content}
+
+    with pytest.raises(BundleRefused, match=re.escape(CALIBRATION)):
+        open_bundle(put(tmp_path, files, own_fold))
+
+
+def pac(fields: dict[str, Any]) -> None:
+    fields["gate"].update(guarantee="pac", guarantee_delta=0.5, alpha_reject=0.02)
+
+
+def test_a_pac_gate_takes_its_p_values_from_the_table_it_was_sealed_with(tmp_path: Path) -> None:
+    table = np.linspace(0.015, 1, FOLD + 1)
+    files = sound_files() | {CALIBRATION: npz(**folds(), p_by_rank_b=table)}
+
+    gate = open_bundle(put(tmp_path, files, pac)).gate
+
+    assert gate.judge(-99.0, -99.0, 0).p_value == 1.0
+    assert gate.judge(99.0, 99.0, 0).p_value in table[:3]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [None, np.linspace(0.01, 1, FOLD), np.linspace(0, 1, FOLD + 1), np.full(FOLD + 1, np.nan)],
+    ids=["missing", "too short", "with a zero", "nan"],
+)
+def test_a_pac_table_that_is_none_is_refused(
+    tmp_path: Path, table: NDArray[np.float64] | None
+) -> None:
+    arrays = folds() if table is None else {**folds(), "p_by_rank_b": table}
+
+    with pytest.raises(BundleRefused, match="p_by_rank_b"):
+        open_bundle(put(tmp_path, sound_files() | {CALIBRATION: npz(**arrays)}, pac))
 
 
 REFUSED_MANIFESTS = {

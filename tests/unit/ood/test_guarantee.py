@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.ood.conformal import combined_score, p_value
-from service.ood.gates import Gate
+from service.ood.gates import FinalFold, Gate
 
 ALPHAS = (0.01, 0.05, 0.2)
 TRIALS = 6000
@@ -37,9 +37,9 @@ def gated(rng: np.random.Generator) -> float:
     energy_b, mahalanobis_b = scores_of(FOLD, rng)
     pairs = zip(p_value(energy_a, energy_b), p_value(mahalanobis_a, mahalanobis_b), strict=True)
     combined_b = np.sort([combined_score(e, m) for e, m in pairs])
-    gate = Gate(energy_a, mahalanobis_a, combined_b, 0.01, 0.05)
+    gate = Gate(energy_a, mahalanobis_a, FinalFold.marginal(combined_b), 0.01, 0.05)
     energy, mahalanobis = (float(score[0]) for score in scores_of(1, rng))
-    return gate.judge(energy, mahalanobis).p_value
+    return gate.judge(energy, mahalanobis, 0).p_value
 
 
 def either_fires(rng: np.random.Generator) -> float:
@@ -104,10 +104,10 @@ def test_the_promise_holds_for_one_calibration_set_within_its_beta_spread() -> N
     energy_a, mahalanobis_a = (np.sort(fold) for fold in scores_of(999, rng))
     energy_b, mahalanobis_b = scores_of(999, rng)
     low = np.minimum(p_value(energy_a, energy_b), p_value(mahalanobis_a, mahalanobis_b))
-    gate = Gate(energy_a, mahalanobis_a, np.sort(-low), alpha, 0.5)
+    gate = Gate(energy_a, mahalanobis_a, FinalFold.marginal(np.sort(-low)), alpha, 0.5)
 
     fresh = zip(*scores_of(trials, rng), strict=True)
-    refused = sum(gate.judge(float(e), float(m)).decision == "reject" for e, m in fresh)
+    refused = sum(gate.judge(float(e), float(m), 0).decision == "reject" for e, m in fresh)
 
     # Given the calibration, the rate is Beta(k, n + 1 − k) with k = 50: its spread is .0069; with
     # the binomial's .0034 that is .0077, and 3.1 of them hold 99.9 %.
