@@ -7,9 +7,10 @@ Known before a pixel is decoded, so that an image whose steps would grow beyond 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service.imaging.spec import (
+    Backend,
     CentreCrop,
     CentreCropFraction,
     Filter,
@@ -21,13 +22,14 @@ from service.imaging.spec import (
 )
 
 Size = tuple[int, int]  # (width, height), Pillow's order
+Box = tuple[int, int, int, int]  # (left, upper, right, lower), Pillow's order
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Take `box` (left, upper, right, lower); what lies outside the image is black."""
+    """Take `box`; what lies outside the image is black."""
 
-    box: tuple[int, int, int, int]
+    box: Box
 
     @property
     def size(self) -> Size:
@@ -36,15 +38,30 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Resample to `size`."""
+    """Resample to `size`; with backend torch, make only `window` of the result if there is one."""
 
     size: Size
     filter: Filter
+    backend: Backend = "pillow"
+    window: Box | None = None
 
 
 def plan(spec: PreprocessSpec, size: Size) -> tuple[Cut | Scale, ...]:
     """Return the concrete operations for an upright image of `size`."""
-    return tuple(_operations(spec, size))
+    operations = list(_operations(spec, size))
+    for at in range(len(operations) - 1):
+        scale, cut = operations[at], operations[at + 1]
+        if isinstance(scale, Scale) and scale.backend == "torch" and isinstance(cut, Cut):
+            operations[at : at + 2] = _windowed(scale, cut)
+    return tuple(operations)
+
+
+def _windowed(scale: Scale, cut: Cut) -> tuple[Scale, Cut]:
+    """Make only what the cut takes. Not for Pillow: its `resize(box=…)` gives other pixels."""
+    left, upper, right, lower = cut.box
+    window = max(0, left), max(0, upper), min(scale.size[0], right), min(scale.size[1], lower)
+    moved = left - window[0], upper - window[1], right - window[0], lower - window[1]
+    return replace(scale, window=window), Cut(moved)
 
 
 def _operations(spec: PreprocessSpec, size: Size) -> Iterator[Cut | Scale]:
@@ -59,9 +76,9 @@ def _operation(step: Step, size: Size) -> Cut | Scale:
     width, height = size
     match step:
         case Resize():
-            return Scale((step.width, step.height), step.filter)
+            return Scale((step.width, step.height), step.filter, step.backend)
         case ResizeShortestEdge():
-            return Scale(_shortest_edge(step, size), step.filter)
+            return Scale(_shortest_edge(step, size), step.filter, step.backend)
         case CentreCrop():
             return _centred(size, (step.width, step.height), step.offset)
         case CentreCropFraction():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from PIL import Image
 
 from service.errors import ImageTooLarge
+from service.imaging import torch_resize
 from service.imaging.decode import Size, decode
-from service.imaging.geometry import Cut, plan
+from service.imaging.geometry import Cut, Scale, plan
 from service.imaging.spec import PreprocessSpec
 from service.types import Pixels
 
@@ -19,6 +22,10 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+# Weights are made for every source pixel of a side: 24 million of them took 7 s, for a small file.
+# A JPEG's side has at most 65,535.
+MAX_TORCH_SIDE = 1 << 18
 
 
 def preprocess(data: bytes, spec: PreprocessSpec, max_image_pixels: int) -> Pixels:
@@ -41,11 +48,18 @@ def apply(image: Image.Image, spec: PreprocessSpec) -> Pixels:
         if isinstance(operation, Cut):
             image = image.crop(operation.box)
         else:
-            image = image.resize(operation.size, _RESAMPLING[operation.filter])
+            image = _resized(image, operation)
     pixels = np.asarray(image)
     if spec.channel_order == "bgr":
         pixels = np.ascontiguousarray(pixels[..., ::-1])
     return Pixels(pixels)
+
+
+def _resized(image: Image.Image, to: Scale) -> Image.Image:
+    if to.backend == "pillow":
+        return image.resize(to.size, _RESAMPLING[to.filter])
+    window = to.window or (0, 0, *to.size)
+    return Image.fromarray(torch_resize.resize(np.asarray(image), to.size, to.filter, window))
 
 
 def _check_pixels(size: Size, spec: PreprocessSpec, max_image_pixels: int) -> None:
@@ -56,9 +70,27 @@ def _check_pixels(size: Size, spec: PreprocessSpec, max_image_pixels: int) -> No
         raise ImageTooLarge(
             f"The image is {width} × {height} pixels; at most {max_image_pixels:,} are decoded."
         )
-    for operation in plan(spec, size):
-        if operation.size[0] * operation.size[1] > max_image_pixels:
+    for made in _sizes_on_the_way(spec, size):
+        if made[0] * made[1] > max_image_pixels:
             raise ImageTooLarge(
                 f"An image of {width} × {height} pixels is too narrow: "
-                f"preprocessing would make it {operation.size[0]} × {operation.size[1]}."
+                f"preprocessing would make it {made[0]} × {made[1]}."
             )
+
+
+def _sizes_on_the_way(spec: PreprocessSpec, size: Size) -> Iterator[Size]:
+    """Yield the size of whatever preprocessing makes of an image of `size`.
+
+    Raises ImageTooLarge when backend torch would resize a side beyond MAX_TORCH_SIDE.
+    """
+    for operation in plan(spec, size):
+        if isinstance(operation, Scale) and operation.backend == "torch":
+            if max(size) > MAX_TORCH_SIDE:
+                raise ImageTooLarge(
+                    f"An image of {size[0]} × {size[1]} pixels is too narrow: "
+                    f"a side has at most {MAX_TORCH_SIDE:,}."
+                )
+            # Across comes first, for every row: a million rows of one pixel become wide ones.
+            yield operation.size[0], size[1]
+        size = operation.size
+        yield size

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 Filter = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 Offset = Literal["floor", "ceil", "half-even"]
+# torch: uint8 tensors, antialiased, as torchvision's tensor transforms resize them on a CPU
+Backend = Literal["pillow", "torch"]
 
 
 class Closed(BaseModel):
@@ -22,16 +24,28 @@ class Closed(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Resize(Closed):
-    """Resize to an exact size with Pillow's antialiased resampling."""
+class _Resampling(Closed):
+    """What both resizes share: a filter that the backend has, antialiased."""
+
+    filter: Filter
+    backend: Backend = "pillow"
+
+    @model_validator(mode="after")
+    def _backend_has_the_filter(self) -> Self:
+        if self.backend == "torch" and self.filter not in ("bilinear", "bicubic"):
+            raise ValueError(f"backend torch resizes with bilinear or bicubic, not {self.filter}")
+        return self
+
+
+class Resize(_Resampling):
+    """Resize to an exact size with antialiased resampling."""
 
     op: Literal["resize"] = "resize"
     height: PositiveInt
     width: PositiveInt
-    filter: Filter
 
 
-class ResizeShortestEdge(Closed):
+class ResizeShortestEdge(_Resampling):
     """Resize so that the shorter side is `size`, keeping the aspect ratio.
 
     `rounding` is for the longer side: torchvision truncates, timm's and others' rules round.
@@ -40,7 +54,6 @@ class ResizeShortestEdge(Closed):
     op: Literal["resize-shortest-edge"] = "resize-shortest-edge"
     size: PositiveInt
     rounding: Literal["truncate", "round"]
-    filter: Filter
 
 
 class CentreCrop(Closed):

@@ -1,0 +1,46 @@
+"""How an image looks as a whole: brightness, contrast and blur of its preprocessed pixels.
+
+Luma is ITU-R BT.601's, as in JPEG. Blur is the variance of the Laplacian (Pech-Pacheco et al.,
+"Diatom autofocusing in brightfield microscopy", 2000), in powers of ten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from service.types import Pixels
+
+# The smallest variance told from none: a single pixel one level off in 224 × 224 is at −8.2.
+BLUR_FLOOR = -9.0
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32) / 255
+_LUMA_BGR = np.ascontiguousarray(_LUMA[::-1])
+
+
+@dataclass(frozen=True, slots=True)
+class InputStatistics:
+    """Three numbers of one image, none of which has a unit."""
+
+    brightness: float  # mean of luma, 0 (black) to 1 (white)
+    contrast: float  # standard deviation of luma, 0 to 0.5
+    blur: float  # log10 of the variance of the Laplacian of luma: lower is more blurred
+
+
+def input_statistics(pixels: Pixels, channel_order: Literal["rgb", "bgr"]) -> InputStatistics:
+    """Return the statistics of preprocessed pixels, uint8 [H, W, 3] in `channel_order`.
+
+    Blur is at least BLUR_FLOOR, and BLUR_FLOOR for an image with a side under 3 pixels. It looks
+    at pixels as the network is given them, so it compares images preprocessed alike only.
+    """
+    luma = pixels.astype(np.float32) @ (_LUMA if channel_order == "rgb" else _LUMA_BGR)
+    variance = 0.0
+    if min(luma.shape) >= 3:
+        edges = luma[:-2, 1:-1] + luma[2:, 1:-1]
+        edges += luma[1:-1, :-2]
+        edges += luma[1:-1, 2:]
+        edges -= 4 * luma[1:-1, 1:-1]
+        variance = float(edges.var())
+    blur = float(np.log10(max(variance, 10.0**BLUR_FLOOR)))
+    return InputStatistics(float(luma.mean()), float(luma.std()), blur)
