@@ -1,12 +1,13 @@
-"""EfficientNet-Lite0 as an ONNX graph, from a checkpoint's arrays; numpy and onnx only.
+"""EfficientNet-Lite0, 1 and 2 as ONNX graphs, from a checkpoint's arrays; numpy and onnx only.
 
-The network: Tan & Le 2019 without squeeze-and-excitation, ReLU6 for swish, and a stem and head of
+The networks: Tan & Le 2019 without squeeze-and-excitation, ReLU6 for swish, and a stem and head of
 fixed width (tensorflow/tpu, efficientnet/lite). Weights keep TensorFlow's conventions: "SAME"
 padding, which pads the end more than the start, and a batch-norm epsilon of 1e-3.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,22 +20,24 @@ from models.errors import BuildRefused
 
 OPSET = 17
 IR_VERSION = 9
-SIZE = 224
 BATCH_NORM_EPSILON = 1e-3
 STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))  # (blocks, stride of the first)
+# name → (input size, depth): every stage but the first and the last has depth times the blocks
+VARIANTS = {"lite0": (224, 1.0), "lite1": (240, 1.1), "lite2": (260, 1.2)}
 Weights = Mapping[str, NDArray[Any]]
 
 
-def build(weights: Weights) -> onnx.ModelProto:
-    """Return the graph: `input` float32 [batch, 3, 224, 224] → `logits` [batch, 1000], `features`.
+def build(weights: Weights, variant: str = "lite0") -> onnx.ModelProto:
+    """Return the graph: `input` float32 [batch, 3, S, S] → `logits` [batch, 1000], `features`.
 
-    `features` [batch, 1280] is the pooled last activation, batch-norms are folded.
-    Raises BuildRefused when `weights` are not those of this network.
+    S is the variant's size; `features` [batch, 1280] is the pooled last activation; batch-norms are
+    folded. Raises BuildRefused when `weights` are not those of this network.
     """
-    graph = _Graph(weights)
+    size, depth = VARIANTS[variant]
+    graph = _Graph(weights, size)
     try:
         x = graph.conv("input", "_conv_stem", "_bn0", stride=2)
-        for index, stride in enumerate(_block_strides()):
+        for index, stride in enumerate(_block_strides(depth)):
             x = _block(graph, x, f"_blocks.{index}.", stride)
         x = graph.conv(x, "_conv_head", "_bn1")
         pooled = graph.node("GlobalAveragePool", [x], "pooled")
@@ -42,12 +45,19 @@ def build(weights: Weights) -> onnx.ModelProto:
         names = [graph.constant("_fc.weight"), graph.constant("_fc.bias")]
         graph.node("Gemm", [features, *names], "logits", transB=1)
     except KeyError as error:
-        raise BuildRefused(f"The checkpoint lacks {error}: not an EfficientNet-Lite0.") from error
+        raise BuildRefused(
+            f"The checkpoint lacks {error}: not an EfficientNet-{variant.capitalize()}."
+        ) from error
     return graph.model()
 
 
-def _block_strides() -> list[int]:
-    return [stride if repeat == 0 else 1 for blocks, stride in STAGES for repeat in range(blocks)]
+def _block_strides(depth: float) -> list[int]:
+    last = len(STAGES) - 1
+    return [
+        stride if repeat == 0 else 1
+        for stage, (blocks, stride) in enumerate(STAGES)
+        for repeat in range(blocks if stage in (0, last) else math.ceil(depth * blocks))
+    ]
 
 
 def _block(graph: _Graph, x: str, prefix: str, stride: int) -> str:
@@ -67,10 +77,11 @@ def _block(graph: _Graph, x: str, prefix: str, stride: int) -> str:
 class _Graph:
     """Nodes and initialisers under construction; follows width and height for the padding."""
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: Weights, size: int) -> None:
+        self._size = size
         self.weights = weights
         self.channels: dict[str, int] = {"input": 3}
-        self._side = SIZE
+        self._side = size
         self._nodes: list[onnx.NodeProto] = []
         self._constants = [
             numpy_helper.from_array(np.array(0, np.float32), "zero"),
@@ -135,8 +146,8 @@ class _Graph:
         floats = TensorProto.FLOAT
         graph = helper.make_graph(
             self._nodes,
-            "efficientnet-lite0",
-            [helper.make_tensor_value_info("input", floats, ["batch", 3, SIZE, SIZE])],
+            "efficientnet-lite",
+            [helper.make_tensor_value_info("input", floats, ["batch", 3, self._size, self._size])],
             [
                 helper.make_tensor_value_info("logits", floats, ["batch", classes]),
                 helper.make_tensor_value_info("features", floats, ["batch", width]),

@@ -16,11 +16,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from models.errors import BuildRefused
 from service.imaging.spec import PreprocessSpec
+from service.ood.scores import Float64, centred, mahalanobis_score
 
 PREFIX = "tidegate/"
 OUTPUTS = ("logits", "features", "energy", "mahalanobis", "nearest_class")
 _RESERVED = {"pixels", "energy", "mahalanobis", "nearest_class"}
 _OLDEST_OPSET = 13
+_HEAD_OPSET = 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,25 @@ class GateHead:
     whitening: NDArray[np.floating] | None  # [D, D']
     means: NDArray[np.floating]  # [classes, D'], in the whitened space
     normalise: bool
+    offset: NDArray[np.floating] | None = None  # [D], subtracted after normalising
+    background: NDArray[np.floating] | None = None  # [D, D″], makes the distance a relative one
+
+    def distance(self, features: NDArray[np.floating]) -> tuple[Float64, NDArray[np.int64]]:
+        """Return float64's score and nearest class of each row of `features` [batch, D]."""
+        return mahalanobis_score(
+            features,
+            self.centre,
+            self.whitening,
+            self.means,
+            normalise=self.normalise,
+            offset=self.offset,
+            background=self.background,
+        )
+
+    def whitened(self, features: NDArray[np.floating]) -> Float64:
+        """Return the features in the space of `means`, float64 [batch, D']."""
+        z = centred(features, self.centre, normalise=self.normalise, offset=self.offset)
+        return z if self.whitening is None else z @ np.asarray(self.whitening, np.float64)
 
 
 def seal(backbone: onnx.ModelProto, spec: PreprocessSpec, head: GateHead) -> bytes:
@@ -40,19 +61,46 @@ def seal(backbone: onnx.ModelProto, spec: PreprocessSpec, head: GateHead) -> byt
     `backbone` takes float32 [batch, 3, H, W] and gives `logits` and `features`; the result takes
     `pixels` uint8 [batch, H, W, 3]. Raises BuildRefused when the parts do not fit together.
     """
-    model = onnx.ModelProto()
-    model.CopyFrom(backbone)
-    entry, classes, width = _check(model, spec, head)
-    builder = _Builder(_opset(model))
+    entry, classes, width = _check(backbone, spec)
+    _check_head(head, classes, width)
+    builder = _Builder(_opset(backbone))
     _normalise(builder, spec, entry)
     before = builder.take_nodes()
     _energy(builder, head.energy_temperature)
     _mahalanobis(builder, head)
     after = builder.take_nodes()
-    _replace(model.graph, before, after, builder.constants, (spec.output_size, classes, width))
-    _strip(model)
+    return _assembled(backbone, before, after, builder.constants, spec, _shapes(classes, width))
+
+
+def without_gate(backbone: onnx.ModelProto, spec: PreprocessSpec) -> bytes:
+    """Return the graph that a gate is fitted on: uint8 pixels in, `logits` and `features` out."""
+    entry, classes, width = _check(backbone, spec)
+    builder = _Builder(_opset(backbone))
+    _normalise(builder, spec, entry)
+    shapes = {name: _shapes(classes, width)[name] for name in OUTPUTS[:2]}
+    return _assembled(backbone, builder.take_nodes(), [], builder.constants, spec, shapes)
+
+
+def head_alone(head: GateHead) -> bytes:
+    """Return the gate head as a graph: `logits` and `features` in, the three scores out.
+
+    The nodes are those that `seal` adds, so scoring stored outputs is what serving computes.
+    """
+    builder = _Builder(_HEAD_OPSET)
+    _energy(builder, head.energy_temperature)
+    _mahalanobis(builder, head)
+    shapes = {"logits": len(head.means), "features": len(head.centre)}
+    graph = helper.make_graph(
+        builder.take_nodes(),
+        "tidegate-head",
+        [_value(name, TensorProto.FLOAT, ["batch", width]) for name, width in shapes.items()],
+        [_value(name, _kind(name), ["batch"]) for name in OUTPUTS[2:]],
+        builder.constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _HEAD_OPSET)])
+    model.ir_version = 9
     onnx.checker.check_model(model, full_check=True)
-    return bytes(model.SerializeToString(deterministic=True))
+    return bytes(model.SerializeToString())
 
 
 class _Builder:
@@ -121,20 +169,29 @@ def _mahalanobis(b: _Builder, head: GateHead) -> None:
         length = b.step("Sqrt", [square], "length")
         length = b.step("Max", [length, b.constant("tiny", 1e-12)], "length_floored")
         z = b.step("Div", [z, length], "unit")
+    if head.offset is not None:
+        z = b.step("Sub", [z, b.constant("offset", head.offset)], "offset_removed")
+    x = z
     if head.whitening is not None:
-        z = b.step("MatMul", [z, b.constant("whitening", head.whitening)], "whitened")
+        x = b.step("MatMul", [z, b.constant("whitening", head.whitening)], "whitened")
     m = np.asarray(head.means, np.float64)
     means = b.constant("means", m)
-    offset = b.constant("mean_offset", -0.5 * (m * m).sum(axis=1))
-    # argmin |z − m|² = argmax z·m − |m|²/2: |z|² is the same for every class.
-    likeness = b.step("Gemm", [z, means, offset], "likeness", transB=1)
+    constant = b.constant("mean_offset", -0.5 * (m * m).sum(axis=1))
+    # argmin |x − m|² = argmax x·m − |m|²/2: |x|² is the same for every class.
+    likeness = b.step("Gemm", [x, means, constant], "likeness", transB=1)
     nearest = b.node("ArgMax", [likeness], "nearest_class", axis=1, keepdims=0)
-    difference = b.step("Sub", [z, b.step("Gather", [means, nearest], "winner")], "difference")
+    difference = b.step("Sub", [x, b.step("Gather", [means, nearest], "winner")], "difference")
     squared = b.step("Mul", [difference, difference], "difference_squared")
-    b.reduce("ReduceSum", squared, "mahalanobis", keep=False, final=True)
+    if head.background is None:
+        b.reduce("ReduceSum", squared, "mahalanobis", keep=False, final=True)
+        return
+    to_class = b.reduce("ReduceSum", squared, "to_class", keep=False)
+    y = b.step("MatMul", [z, b.constant("background", head.background)], "background_whitened")
+    to_all = b.reduce("ReduceSum", b.step("Mul", [y, y], "y_squared"), "to_all", keep=False)
+    b.node("Sub", [to_class, to_all], "mahalanobis")
 
 
-def _check(model: onnx.ModelProto, spec: PreprocessSpec, head: GateHead) -> tuple[str, int, int]:
+def _check(model: onnx.ModelProto, spec: PreprocessSpec) -> tuple[str, int, int]:
     """Return the backbone's input name, its number of classes and its feature width."""
     graph = model.graph
     constants = {constant.name for constant in graph.initializer}
@@ -149,13 +206,20 @@ def _check(model: onnx.ModelProto, spec: PreprocessSpec, head: GateHead) -> tupl
     names = {name for node in graph.node for name in (*node.input, *node.output)} | constants
     if clash := sorted(names & _RESERVED) + [name for name in names if name.startswith(PREFIX)]:
         raise BuildRefused(f"The backbone uses the name {clash[0]!r}, which sealing needs.")
-    classes, features = len(head.means), len(head.centre)
-    space = features if head.whitening is None else head.whitening.shape[1]
-    if outputs["logits"][1:] != [classes] or outputs["features"][1:] != [features]:
-        raise BuildRefused(f"The gate is for {classes} classes and {features} features.")
+    widths = [outputs[name][1] for name in OUTPUTS[:2] if len(outputs[name]) == 2]
+    if len(widths) != 2 or not all(isinstance(width, int) for width in widths):
+        raise BuildRefused("A backbone's logits and features are [batch, number].")
+    return entries[0].name, int(widths[0]), int(widths[1])
+
+
+def _check_head(head: GateHead, classes: int, width: int) -> None:
+    if (len(head.means), len(head.centre)) != (classes, width):
+        raise BuildRefused(
+            f"The gate is for {len(head.means)} classes and {len(head.centre)} features."
+        )
+    space = width if head.whitening is None else head.whitening.shape[1]
     if head.means.shape[1] != space:
         raise BuildRefused(f"The class means have {head.means.shape[1]} dimensions, not {space}.")
-    return entries[0].name, classes, features
 
 
 def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
@@ -174,28 +238,45 @@ def _opset(model: onnx.ModelProto) -> int:
     return int(opset)
 
 
-def _replace(
-    graph: onnx.GraphProto,
+def _shapes(classes: int, width: int) -> dict[str, list[str | int | None]]:
+    """Return the shape of every output, in order."""
+    wide: dict[str, list[str | int | None]] = {
+        "logits": ["batch", classes],
+        "features": ["batch", width],
+    }
+    return {name: wide.get(name, ["batch"]) for name in OUTPUTS}
+
+
+def _assembled(
+    backbone: onnx.ModelProto,
     before: list[onnx.NodeProto],
     after: list[onnx.NodeProto],
     constants: list[onnx.TensorProto],
-    sizes: tuple[tuple[int, int], int, int],
-) -> None:
-    (height, width), classes, features = sizes
+    spec: PreprocessSpec,
+    outputs: dict[str, list[str | int | None]],
+) -> bytes:
+    """Return the backbone with nodes around it, taking `pixels` and giving `outputs`."""
+    model = onnx.ModelProto()
+    model.CopyFrom(backbone)
+    graph = model.graph
     nodes = [*before, *graph.node, *after]
     del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
     graph.node.extend(nodes)
     graph.initializer.extend(constants)
-    shape: list[str | int | None] = ["batch", height, width, 3]
-    graph.input.append(helper.make_tensor_value_info("pixels", TensorProto.UINT8, shape))
-    shapes: dict[str, list[str | int | None]] = {
-        "logits": ["batch", classes],
-        "features": ["batch", features],
-    }
-    for name in OUTPUTS:
-        kind = TensorProto.INT64 if name == "nearest_class" else TensorProto.FLOAT
-        value = helper.make_tensor_value_info(name, kind, shapes.get(name, ["batch"]))
-        graph.output.append(value)
+    height, width = spec.output_size
+    graph.input.append(_value("pixels", TensorProto.UINT8, ["batch", height, width, 3]))
+    graph.output.extend(_value(name, _kind(name), shape) for name, shape in outputs.items())
+    _strip(model)
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _kind(output: str) -> int:
+    return TensorProto.INT64 if output == "nearest_class" else TensorProto.FLOAT
+
+
+def _value(name: str, kind: int, shape: list[str | int | None]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
 
 
 def _strip(model: onnx.ModelProto) -> None:

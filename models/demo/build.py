@@ -6,9 +6,9 @@ built must measure the same scores as the calibration did, or the calibration is
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Mapping
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,21 +24,24 @@ from models.demo.probes import golden_probes
 from models.demo.source import find_wheel
 from models.demo.spec import HERE, LABELS_FILE, NAME, PREPROCESS, VERSION
 from models.errors import BuildRefused
+from models.golden import golden_files, listed
 from models.progress import Steps, say, steps
-from models.run import check_against_float64, run
-from models.seal import GateHead
 from models.write import current, locked, write_bundle
 from service.bundle import manifest as m
-from service.bundle.golden import pixels_digest
-from service.bundle.store import CALIBRATION, CARD, GOLDEN, LABELS, MODEL, Bundle
-from service.imaging.preprocess import preprocess
+from service.bundle.store import CALIBRATION, CARD, LABELS, MODEL, Bundle
 
 WITNESS_TOLERANCE = (
     1e-3  # relative; another CPU's rounding stays far below, another model far above
 )
-_MAX_PIXELS = 100_000_000
 _RECIPE_FILES = (
-    *("models/torch_pickle.py", "models/efficientnet_lite.py", "models/seal.py", "models/run.py"),
+    *("models/torch_pickle.py", "models/efficientnet_lite.py", "models/seal.py"),
+    *(
+        "models/archive.py",
+        "models/golden.py",
+        "models/markdown.py",
+        "models/run.py",
+        "service/bundle/manifest.py",
+    ),
     *("models/demo/*.py", "models/demo/*.txt", "models/demo/card.md", "models/demo/calibration.*"),
     *("models/demo/photos/*", "service/imaging/*.py"),
 )
@@ -76,10 +79,10 @@ def provenance() -> m.Provenance:
 
 def _recipe_digest() -> str:
     """Digest the recipe's files and the tools that turn them into bytes."""
-    digest = hashlib.sha256()
+    digest = sha256()
     root = HERE.parent.parent
     for path in sorted(path for pattern in _RECIPE_FILES for path in root.glob(pattern)):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        content = sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.relative_to(root).as_posix()} {content}\n".encode())
     for tool in _TOOLS:
         digest.update(f"{tool} {version(tool)}\n".encode())
@@ -106,7 +109,7 @@ def _build(shelf: Path, wheel: Path | None, made_as: m.Provenance, progress: Ste
         LABELS: LABELS_FILE.read_bytes(),
         CALIBRATION: _gate_file(calibration),
         CARD: model_card(calibration.report).encode(),
-        **_golden(sealed, head),
+        **golden_files(sealed, head, PREPROCESS, golden_probes()),
     }
     progress.next("writing the bundle")
     return write_bundle(
@@ -131,24 +134,6 @@ def check_witnesses(
                 )
 
 
-def _golden(sealed: bytes, head: GateHead) -> dict[str, bytes]:
-    probes = golden_probes()
-    images = [preprocess(content, PREPROCESS, _MAX_PIXELS) for content in probes.values()]
-    outputs = run(sealed, images)
-    check_against_float64(outputs, head)
-    expected = io.BytesIO()
-    np.savez(
-        expected,
-        names=np.array(list(probes)),
-        pixels_sha256=np.array([pixels_digest(pixels) for pixels in images]),
-        logits=outputs.logits,
-        energy=outputs.energy,
-        mahalanobis=outputs.mahalanobis,
-        nearest_class=outputs.nearest_class,
-    )
-    return {**probes, GOLDEN: expected.getvalue()}
-
-
 def _gate_file(calibration: DemoCalibration) -> bytes:
     content = io.BytesIO()
     np.savez(
@@ -166,10 +151,6 @@ def _manifest(
     shape: tuple[int, ...],
     made_as: m.Provenance,
 ) -> m.Manifest:
-    listed = {
-        name: m.File(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-        for name, content in files.items()
-    }
     report = calibration.report
     height, width = PREPROCESS.output_size
     return m.Manifest(
@@ -194,7 +175,7 @@ def _manifest(
             fold_a=len(calibration.energy_a),
             fold_b=len(calibration.combined_b),
             splits={name: part["sha256"] for name, part in report["splits"].items()},
-            calibrated_for_model=listed[MODEL].sha256,
+            calibrated_for_model=sha256(files[MODEL]).hexdigest(),
             calibrated_for_preprocess=PREPROCESS.digest,
         ),
         reference=m.ReferenceFit(
@@ -202,5 +183,5 @@ def _manifest(
             class_fraction=tuple(float(share) for share in calibration.class_fraction),
             note="Predictions on the calibration photographs, smoothed; not a traffic forecast.",
         ),
-        files=listed,
+        files=listed(files),
     )

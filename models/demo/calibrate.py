@@ -6,14 +6,14 @@ fold A the sorted scores; fold B the sorted combined scores that make the final 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.demo import nonsense
+from models import nonsense
 from models.demo.calibration_file import DemoCalibration
 from models.demo.evaluate import Pictures, evaluate, held_out_uniformity
 from models.demo.fit import Fit, fit_gate
@@ -23,13 +23,13 @@ from models.demo.source import CHECKPOINT_SHA256
 from models.demo.spec import PHOTOS, PREPROCESS
 from models.errors import BuildRefused
 from models.progress import follow
+from models.reference import SMOOTHING, class_fractions
 from models.run import check_against_float64, run
 from service.imaging.preprocess import preprocess
 from service.ood.conformal import p_value, sample_size_for
 from service.types import Outputs, Pixels
 
 ALPHA_REJECT, ALPHA_REVIEW = 0.01, 0.05
-SMOOTHING = 0.1  # added to each class's count: 1000 classes share 100 imaginary photographs
 _MAX_PIXELS = 100_000_000
 Weights = Mapping[str, NDArray[Any]]
 
@@ -64,7 +64,10 @@ def calibrate(
     calibration = DemoCalibration(
         centre=fit.centre,
         **fold_scores(outputs["fold_a"], outputs["fold_b"]),
-        class_fraction=class_fractions([outputs["fold_a"], outputs["fold_b"]]),
+        class_fraction=class_fractions(
+            np.concatenate([outputs[name].logits.argmax(axis=1) for name in ("fold_a", "fold_b")]),
+            outputs["fold_a"].logits.shape[1],
+        ),
         report=_report(parts, fit, sealed),
     )
     _check_power(calibration)
@@ -91,13 +94,6 @@ def fold_scores(fold_a: Outputs, fold_b: Outputs) -> dict[str, NDArray[np.float6
     }
 
 
-def class_fractions(parts: Iterable[Outputs]) -> NDArray[np.float64]:
-    """Return the smoothed share of photographs predicted as each class, never zero, [classes]."""
-    logits = np.concatenate([part.logits for part in parts])
-    counts = np.bincount(logits.argmax(axis=1), minlength=logits.shape[1]) + SMOOTHING
-    return np.asarray(counts / counts.sum(), np.float64)
-
-
 def witness_scores(sealed: bytes) -> dict[str, dict[str, float]]:
     """Return both scores of every committed photo: what a build must measure again."""
     images = [preprocess(path.read_bytes(), PREPROCESS, _MAX_PIXELS) for path in PHOTOS]
@@ -116,7 +112,7 @@ def _fit(photographs: list[Pixels], weights: Weights, per_kind: int) -> Fit:
     width = weights["_fc.weight"].shape[1]
     backbone = sealed_graph(weights, gate_head(weights, np.zeros(width), 1.0, 1.0))
     images = {
-        kind: nonsense.generate(kind, per_kind, nonsense.SELECTION_SEED)
+        kind: nonsense.generate(kind, per_kind, nonsense.SELECTION_SEED, PREPROCESS)
         for kind in nonsense.KINDS
         if kind != "stripes"  # left for the report, as a kind not selected on
     }

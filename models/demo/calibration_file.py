@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models.demo.spec import CALIBRATION_ARRAYS, CALIBRATION_REPORT
 from models.errors import BuildRefused
-from service.ood.gates import Gate
+from service.ood.gates import FinalFold, Gate
 
 Float64 = NDArray[np.float64]
 _ARRAYS = ("centre", "energy_a", "mahalanobis_a", "combined_b", "class_fraction")
@@ -37,7 +37,7 @@ class DemoCalibration:
         return Gate(
             self.energy_a,
             self.mahalanobis_a,
-            self.combined_b,
+            FinalFold.marginal(self.combined_b),
             alphas["alpha_reject"],
             alphas["alpha_review"],
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from string import Template
 from typing import Any
 
 from models.demo import source
 from models.demo.evaluate import PHOTOGRAPHS
 from models.demo.spec import HERE, NAME, VERSION
+from models.markdown import table
 
 Report = Mapping[str, Any]  # calibration.json
 
@@ -56,7 +57,7 @@ def _labelled(singles: Report) -> dict[str, int]:
 
 def _uniformity(measured: Report) -> str:
     header = ("alpha", "share of new photographs with p ≤ alpha")
-    return _table(header, measured["share_at_or_below"].items())
+    return table(header, measured["share_at_or_below"].items())
 
 
 def _singles(groups: Report) -> str:
@@ -73,7 +74,7 @@ def _singles(groups: Report) -> str:
         for group, items in groups.items()
         for name, item in items.items()
     ]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _sets(sets: Report) -> str:
@@ -90,18 +91,13 @@ def _sets(sets: Report) -> str:
         )
         for name, item in sets.items()
     ]
-    return _table(header, rows)
+    return table(header, rows)
 
 
-def _choices(table: Report) -> str:
-    kinds = list(next(iter(table.values())))
+def _choices(candidates: Report) -> str:
+    kinds = list(next(iter(candidates.values())))
     rows = [
         (name, *(f"{row[kind]:.3f}" for kind in kinds), f"{sum(row.values()) / len(row):.4f}")
-        for name, row in table.items()
+        for name, row in candidates.items()
     ]
-    return _table(("candidate", *kinds, "mean"), rows)
-
-
-def _table(header: tuple[str, ...], rows: Iterable[Iterable[object]]) -> str:
-    lines = [header, ("---",) * len(header), *rows]
-    return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
+    return table(("candidate", *kinds, "mean"), rows)

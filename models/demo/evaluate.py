@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.demo import nonsense
+from models import nonsense
 from models.demo.calibration_file import DemoCalibration
 from models.demo.spec import LABELS_FILE, PREPROCESS
 from models.errors import BuildRefused
@@ -76,7 +76,7 @@ def evaluate(
     photographs = [pixels for group in PHOTOGRAPHS for pixels in loaded[group].values()]
     for name, images in _sets(photographs, pictures, per_kind):
         outside = combined(run(sealed, follow(images, f"Scoring {name}")), calibration)
-        p = p_value(gate.combined_b, outside)
+        p = p_value(gate.fold_b.combined, outside)
         sets[name] = {
             "images": len(images),
             "auroc": round(auroc(inside, outside), 3),
@@ -144,7 +144,7 @@ def _sets(
     photographs: list[Pixels], pictures: Pictures, per_kind: int
 ) -> Iterator[tuple[str, list[Pixels]]]:
     for kind in nonsense.KINDS:
-        yield kind, nonsense.generate(kind, per_kind, nonsense.REPORT_SEED)
+        yield kind, nonsense.generate(kind, per_kind, nonsense.REPORT_SEED, PREPROCESS)
     yield "shuffled photographs", nonsense.shuffled(photographs, nonsense.REPORT_SEED)
     yield "inverted photographs", [Pixels(255 - pixels) for pixels in photographs]
     faces = np.load(pictures.skimage / "data" / "lfw_subset.npy")  # [200, 25, 25] in 0…1
@@ -161,7 +161,7 @@ def _single(
     probabilities = np.exp(logits - logits.max())
     probabilities /= probabilities.sum()
     verdict = calibration.gate.judge(
-        float(outputs.energy[index]), float(outputs.mahalanobis[index])
+        float(outputs.energy[index]), float(outputs.mahalanobis[index]), int(logits.argmax())
     )
     return {
         "class_id": int(logits.argmax()),

@@ -11,7 +11,6 @@ _PHOTO_NAMES = ("brick.png", "camera.png", "chelsea.png", "coffee.png", "grass.p
 NAME = "efficientnet-lite0"
 VERSION = "1"
 HERE = Path(__file__).parent
-DOWNLOADS = HERE.parent / "downloads"
 PHOTOS = tuple(HERE / "photos" / name for name in _PHOTO_NAMES)
 LABELS_FILE = HERE / "labels.txt"
 CALIBRATION_ARRAYS = HERE / "calibration.npz"

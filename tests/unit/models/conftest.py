@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from numpy.typing import NDArray
 
+from models.archive import DOWNLOADS
 from models.demo.build import build
 from models.demo.source import WHEEL, Wheel, find_wheel
-from models.demo.spec import DOWNLOADS
 from service.bundle.store import Bundle
 
 

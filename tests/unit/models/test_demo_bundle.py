@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models import nonsense
 from models.__main__ import main
-from models.demo import calibration_file, nonsense
+from models.demo import calibration_file
 from models.demo.build import build, check_witnesses, provenance
 from models.demo.card import model_card
 from models.demo.probes import golden_probes
@@ -37,7 +38,7 @@ def photograph(name: str) -> Pixels:
 def answer(bundle: Bundle, pixels: list[Pixels]) -> tuple[Outputs, list[Verdict]]:
     outputs = run(bundle.model_path.read_bytes(), pixels)
     verdicts = [
-        bundle.gate.judge(float(energy), float(distance))
+        bundle.gate.judge(float(energy), float(distance), 0)
         for energy, distance in zip(outputs.energy, outputs.mahalanobis, strict=True)
     ]
     return outputs, verdicts
@@ -75,7 +76,7 @@ def test_flat_frames_are_rejected(demo: Bundle, level: int) -> None:
 
 @pytest.mark.parametrize("kind", ["uniform noise", "gaussian noise", "flat colours"])
 def test_images_that_show_nothing_are_rejected(demo: Bundle, kind: str) -> None:
-    _, verdicts = answer(demo, nonsense.generate(kind, 20, seed=7))
+    _, verdicts = answer(demo, nonsense.generate(kind, 20, 7, PREPROCESS))
 
     assert sum(verdict.decision == "reject" for verdict in verdicts) >= 19
     assert all(verdict.decision != "accept" for verdict in verdicts)

@@ -12,15 +12,17 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.demo import calibration_file, nonsense
-from models.demo.calibrate import Effort, calibrate, class_fractions, fold_scores
+from models import nonsense
+from models.demo import calibration_file
+from models.demo.calibrate import Effort, calibrate, fold_scores
 from models.demo.card import model_card
 from models.demo.evaluate import Pictures, held_out_uniformity, installed_pictures
 from models.demo.fit import analytic_mean
 from models.demo.model import gate_head
 from models.demo.photographs import Photograph
-from models.demo.spec import PHOTOS
+from models.demo.spec import PHOTOS, PREPROCESS
 from models.errors import BuildRefused
+from models.reference import class_fractions
 from models.separation import auroc, fpr95_catching_outside, fpr95_keeping_inside
 from service.types import Outputs, Pixels
 
@@ -96,7 +98,7 @@ def test_fold_scores_give_the_best_p_value_to_the_most_unusual() -> None:
 
 
 def test_class_fractions_are_never_zero_and_sum_to_one() -> None:
-    fractions = class_fractions([outputs(5, classes=40), outputs(5, classes=40)])
+    fractions = class_fractions(outputs(10, classes=40).logits.argmax(axis=1), 40)
 
     assert fractions.min() > 0
     assert fractions.sum() == pytest.approx(1, abs=1e-12)
@@ -139,14 +141,14 @@ def test_whitening_is_the_inverse_covariance_of_the_weight_directions() -> None:
 
 @pytest.mark.parametrize("kind", nonsense.KINDS)
 def test_nonsense_is_the_same_every_time_and_other_for_another_seed(kind: str) -> None:
-    first, again, other = (nonsense.generate(kind, 3, seed) for seed in (1, 1, 2))
+    first, again, other = (nonsense.generate(kind, 3, seed, PREPROCESS) for seed in (1, 1, 2))
 
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
 
 def test_shuffling_keeps_every_pixel() -> None:
-    (picture,) = nonsense.generate("blobs", 1, 0)
+    (picture,) = nonsense.generate("blobs", 1, 0, PREPROCESS)
     (mixed,) = nonsense.shuffled([picture], 0)
 
     assert not np.array_equal(mixed, picture)

@@ -14,8 +14,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.demo.spec import PREPROCESS
 from service.imaging.preprocess import apply
+from service.imaging.spec import PreprocessSpec
 from service.types import Pixels
 
 SELECTION_SEED, REPORT_SEED = 1, 2
@@ -23,15 +23,15 @@ Picture = NDArray[np.uint8]  # [H, W, 3]
 _SIZES = ((224, 224), (256, 256), (240, 320), (480, 640))  # (height, width)
 
 
-def generate(kind: str, count: int, seed: int) -> list[Pixels]:
-    """Return `count` preprocessed images of one of `KINDS`."""
+def generate(kind: str, count: int, seed: int, spec: PreprocessSpec) -> list[Pixels]:
+    """Return `count` images of one of `KINDS`, preprocessed by `spec`."""
     rng = np.random.default_rng([seed, list(KINDS).index(kind)])
     pictures = [KINDS[kind](rng, *_SIZES[index % len(_SIZES)]) for index in range(count)]
-    return [apply(Image.fromarray(picture), PREPROCESS) for picture in pictures]
+    return [apply(Image.fromarray(picture), spec) for picture in pictures]
 
 
 def shuffled(photographs: list[Pixels], seed: int) -> list[Pixels]:
-    """Return each photograph with its 28 × 28 patches in random order."""
+    """Return each photograph with its patches, 8 × 8 of them, in random order."""
     rng = np.random.default_rng(seed)
     return [Pixels(_shuffle(pixels, rng)) for pixels in photographs]
 
@@ -84,12 +84,15 @@ def _ramp(angle: float, height: int, width: int) -> NDArray[np.float64]:
     return (along - along.min()) / np.ptp(along)  # type: ignore[no-any-return]  # numpy's stubs
 
 
-def _shuffle(pixels: Pixels, rng: Generator, patch: int = 28) -> Picture:
-    n = len(pixels) // patch
-    patches = pixels.reshape(n, patch, n, patch, 3).transpose(0, 2, 1, 3, 4)
-    mixed = patches.reshape(n * n, patch, patch, 3)[rng.permutation(n * n)]
-    grid = mixed.reshape(n, n, patch, patch, 3).transpose(0, 2, 1, 3, 4)
-    return np.ascontiguousarray(grid.reshape(pixels.shape))
+def _shuffle(pixels: Pixels, rng: Generator, n: int = 8) -> Picture:
+    height, width = pixels.shape[0] // n, pixels.shape[1] // n  # of a patch
+    mixed = pixels.copy()  # what n does not divide stays as it is at the end
+    inner = mixed[: n * height, : n * width]
+    patches = inner.reshape(n, height, n, width, 3).transpose(0, 2, 1, 3, 4)
+    patches = patches.reshape(n * n, height, width, 3)[rng.permutation(n * n)]
+    grid = patches.reshape(n, n, height, width, 3).transpose(0, 2, 1, 3, 4)
+    inner[:] = grid.reshape(inner.shape)
+    return mixed
 
 
 def _clip(values: NDArray[np.floating]) -> Picture:
