@@ -1,0 +1,168 @@
+"""A classifier from a folder as transformers saves one: config, preprocessor and weights."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.backbone import adopt
+from models.errors import BuildRefused
+from models.importers import huggingface_rules
+from models.importers.base import Backend, Imported
+from models.importers.huggingface_rules import Translation
+from models.importers.torch_export import export, forward
+from models.importers.torch_runtime import require, version
+
+_CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
+_WEIGHTS = ("*.safetensors", "*.bin")
+_BACKENDS = {"pillow": "pil", "torch": "torchvision"}  # transformers' names of them
+_ARITHMETIC = ("do_rescale", "do_normalize", "include_top")  # what follows the pixels
+_UNNAMED = re.compile(r"LABEL_\d+")
+_LICENCE = re.compile(r"\A---\n(?:.*\n)*?license:[ ]*(\S+)\n(?:.*\n)*?---\n")
+
+
+@dataclass(frozen=True)
+class Processed:
+    """transformers' own image processor on its own loader's images: a `SourceTransform`."""
+
+    library: str
+    backend: Backend
+    processor: Any
+
+    def pixels(self, file: bytes) -> NDArray[np.uint8]:
+        """Load a file with `load_image`; return uint8 [H, W, 3] after resize and crop.
+
+        In the order that the network takes.
+        """
+        known = self.processor.valid_kwargs.__annotations__
+        off = {name: False for name in _ARITHMETIC if name in known}
+        return self._process(file, **off).transpose(1, 2, 0)
+
+    def floats(self, file: bytes) -> NDArray[np.float32]:
+        """Return what the network is given, float32 [3, H, W]."""
+        return self._process(file)
+
+    def _process(self, file: bytes, **off: bool) -> NDArray[Any]:
+        image = require("transformers.image_utils").load_image(Image.open(io.BytesIO(file)))
+        return np.asarray(self.processor(image, return_tensors="pt", **off)["pixel_values"][0])
+
+
+def load(folder: Path, *, backend: str | None = None) -> Imported:
+    """Import the classifier in `folder`; nothing is fetched and no code of the folder is run.
+
+    `backend`, "pillow" or "torch", must be stated where preprocessor_config.json does not say
+    which trained the model. Raises BuildRefused when the folder leaves a choice.
+    """
+    config = _json(folder / _CONFIG)
+    if "model_type" not in config or config["model_type"] == "timm_wrapper":
+        raise BuildRefused(
+            f"{folder / _CONFIG} has no model_type of transformers; a timm folder is imported as "
+            f"timm:local-dir:{folder}."
+        )
+    if "auto_map" in config:
+        raise BuildRefused(f"{folder / _CONFIG} names code of its own (auto_map), not run here.")
+    translation = huggingface_rules.translate(_json(folder / _PREPROCESSOR), backend)
+    digest = _digest(folder)
+    _hush()
+    transform = _transform(folder, translation)
+    model = _model(folder)
+    adopted = adopt(export(model, translation.spec.output_size))
+    return Imported(
+        backbone=adopted.model,
+        spec=translation.spec,
+        transform=transform,
+        forward=forward(model),
+        source=f"{version('transformers')} {type(model).__name__}",
+        licence=_licence(folder),
+        checkpoint_sha256=digest,
+        labels=_labels(model.config.id2label),
+        notes=adopted.notes,
+    )
+
+
+def _json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise BuildRefused(f"There is no {file}: the folder needs {_CONFIG} and {_PREPROCESSOR}.")
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise BuildRefused(f"{file} is no JSON: {error}.") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _digest(folder: Path) -> str:
+    """Return the sha256 of the weights; of several files, that of a list of theirs."""
+    for pattern in _WEIGHTS:
+        digests = []
+        for path in sorted(folder.glob(pattern)):
+            with path.open("rb") as file:
+                digests.append((path.name, hashlib.file_digest(file, "sha256").hexdigest()))
+        if len(digests) == 1:
+            return digests[0][1]
+        if digests:
+            listed = "".join(f"{digest}  {name}\n" for name, digest in digests)
+            return hashlib.sha256(listed.encode()).hexdigest()
+    raise BuildRefused(f"{folder} has no weights: neither {' nor '.join(_WEIGHTS)}.")
+
+
+def _hush() -> None:
+    logging = require("transformers.utils.logging")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _transform(folder: Path, translation: Translation) -> Processed:
+    wanted = _BACKENDS[translation.backend]
+    processor = require("transformers").AutoImageProcessor.from_pretrained(
+        folder, backend=wanted, local_files_only=True, trust_remote_code=False
+    )
+    if processor.backend != wanted:
+        raise BuildRefused(
+            f"transformers has no {wanted} backend of {type(processor).__name__}: state the other."
+        )
+    return Processed(version("transformers"), translation.backend, processor)
+
+
+def _model(folder: Path) -> Any:
+    try:
+        model, report = require("transformers").AutoModelForImageClassification.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            dtype=require("torch").float32,
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise BuildRefused(f"transformers cannot open {folder} as a classifier: {first}") from error
+    missing = sorted(str(name) for name in report["missing_keys"])
+    if missing:
+        raise BuildRefused(
+            f"The weights of {folder} lack {', '.join(missing[:5])}, which would stay random: it "
+            "is not a trained classifier."
+        )
+    return model
+
+
+def _labels(id2label: dict[int, str]) -> tuple[str, ...] | None:
+    """Return the labels in the order of their ids, None where they are only numbered."""
+    labels = tuple(str(id2label[index]) for index in range(len(id2label)) if index in id2label)
+    if len(labels) != len(id2label) or all(_UNNAMED.fullmatch(label) for label in labels):
+        return None
+    return labels
+
+
+def _licence(folder: Path) -> str:
+    """Return the licence that the folder's model card declares."""
+    card = folder / "README.md"
+    found = _LICENCE.match(card.read_text()) if card.is_file() else None
+    return found[1] if found else "unstated"

@@ -1,0 +1,231 @@
+"""A timm classifier by its name and a checkpoint, or from the folder timm saves one in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from models.backbone import adopt
+from models.errors import BuildRefused
+from models.importers import timm_rules, torch_checkpoint
+from models.importers.base import Imported
+from models.importers.composed import Composed
+from models.importers.torch_checkpoint import Checkpoint
+from models.importers.torch_export import export, forward
+from models.importers.torch_runtime import require, version
+
+LOCAL = "local-dir:"
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the maker states instead of the model's own data configuration; None keeps that."""
+
+    size: int | None = None  # pixels, both sides
+    crop_pct: float | None = None
+    crop_mode: str | None = None
+    interpolation: str | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+    def stated(self) -> dict[str, Any]:
+        """Return what is stated, under timm's names."""
+        options = {
+            "img_size": self.size,
+            "crop_pct": self.crop_pct,
+            "crop_mode": self.crop_mode,
+            "interpolation": self.interpolation,
+            "mean": self.mean,
+            "std": self.std,
+        }
+        return {name: value for name, value in options.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A model's name and what a `config.json` beside its weights adds."""
+
+    name: str
+    checkpoint: Path | None
+    pretrained_cfg: Mapping[str, Any] | None = None
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load(
+    name: str,
+    *,
+    checkpoint: Path | None = None,
+    state_dict: str | None = None,
+    classes: int | None = None,
+    backend: str | None = None,
+    random_weights: bool = False,
+    overrides: Overrides | None = None,
+) -> Imported:
+    """Import `name` ("resnet50.a1_in1k", or "local-dir:FOLDER") with the weights of a checkpoint.
+
+    Preprocessing is what timm's own validate.py evaluates with: the test size where the model has
+    one, unless overridden. Raises BuildRefused when weights, name or preprocessing leave a choice.
+    """
+    if backend not in (None, "pillow"):
+        raise BuildRefused(f"timm resizes with Pillow, not with {backend}: leave --backend out.")
+    overrides = overrides or Overrides()
+    source = _source(name, checkpoint)
+    model, weights = _filled(source, state_dict, classes, random_weights, overrides)
+    config = require("timm.data").resolve_input_data_config(
+        model, overrides.stated(), use_test_size=True
+    )
+    spec = timm_rules.translate(config)
+    adopted = adopt(export(model, spec.output_size))
+    return Imported(
+        backbone=adopted.model,
+        spec=spec,
+        transform=_transform(config),
+        forward=forward(model),
+        source=f"{version('timm')} {source.name}",
+        licence=_licence(source, random_weights),
+        checkpoint_sha256=weights.sha256,
+        labels=None if random_weights else _labels(source.pretrained_cfg, model.num_classes),
+        notes=(*_notes(model, spec.output_size, weights), *adopted.notes),
+    )
+
+
+def _source(name: str, checkpoint: Path | None) -> _Source:
+    """Return the model meant by a name, a folder, or a checkpoint with a `config.json` beside."""
+    if name.startswith(LOCAL):
+        folder = Path(name.removeprefix(LOCAL))
+        return _with_config(folder / "config.json", checkpoint or _weights_in(folder))
+    if ":" in name:
+        raise BuildRefused(
+            f"timm:{name} is on a hub, and nothing is fetched: save it where there is one with "
+            f"timm.models.save_for_hf and import timm:{LOCAL}FOLDER."
+        )
+    timm = require("timm")
+    if not timm.is_model(name.partition(".")[0]):
+        near = ", ".join(timm.list_models(f"*{name.partition('.')[0]}*")[:5])
+        raise BuildRefused(f"timm has no model {name!r}{f'; it has {near}' if near else ''}.")
+    beside = checkpoint.parent / "config.json" if checkpoint else None
+    if beside is None or not beside.is_file() or "architecture" not in _json(beside):
+        return _Source(name, checkpoint)
+    source = _with_config(beside, checkpoint)
+    if source.name.partition(".")[0] != name.partition(".")[0]:
+        raise BuildRefused(f"{beside} says the checkpoint is a {source.name}, not a {name}.")
+    return source
+
+
+def _with_config(file: Path, checkpoint: Path | None) -> _Source:
+    if not file.is_file():
+        raise BuildRefused(f"There is no {file}, which would say which model the folder holds.")
+    if "architecture" not in _json(file):
+        raise BuildRefused(
+            f"{file} names no timm `architecture`; for transformers' own use huggingface:."
+        )
+    cfg, name, model_args = require("timm.models._hub").load_model_config_from_path(file.parent)
+    return _Source(name, checkpoint, cfg, model_args)
+
+
+def _weights_in(folder: Path) -> Path:
+    for name in _WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    raise BuildRefused(f"{folder} has neither {' nor '.join(_WEIGHTS)}.")
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise BuildRefused(f"{file} is no JSON: {error}.") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _filled(
+    source: _Source,
+    state_dict: str | None,
+    classes: int | None,
+    random_weights: bool,
+    overrides: Overrides,
+) -> tuple[Any, Checkpoint]:
+    """Return the model with its weights in, and where they are from."""
+    if source.checkpoint is None:
+        if not random_weights:
+            raise BuildRefused(
+                f"timm:{source.name} needs its weights: state --checkpoint FILE; none are fetched. "
+                "For a trial without training state --random-weights."
+            )
+        require("torch").manual_seed(0)
+        model = _create(source, classes, overrides)
+        size = require("timm.models").get_model_input_config(model)["input_size"][1:]
+        return model, torch_checkpoint.random(model, size)
+    weights = torch_checkpoint.read(source.checkpoint, state_dict)
+    if classes is None:
+        classes = _classes(source, weights)
+    model = _create(source, classes, overrides)
+    weights.fill(model)
+    return model, weights
+
+
+def _classes(source: _Source, weights: Checkpoint) -> int:
+    """Return how many classes the checkpoint's classifier has."""
+    layer = (source.pretrained_cfg or {}).get("classifier") or require(
+        "timm"
+    ).get_pretrained_cfg_value(source.name, "classifier")
+    first = layer[0] if isinstance(layer, list | tuple) else layer
+    found = weights.classes(f"{first}.weight") if first else None
+    if found is None:
+        raise BuildRefused(
+            f"The checkpoint has no classifier {first or ''} of timm:{source.name} to count its "
+            "classes by: state --classes, or the model it was trained as."
+        )
+    return found
+
+
+def _create(source: _Source, classes: int | None, overrides: Overrides) -> Any:
+    timm_models = require("timm.models")
+    stated = {"img_size": overrides.size} if overrides.size is not None else {}
+    try:
+        arguments = timm_models.resolve_model_input_args(
+            source.name,
+            stated,
+            pretrained_cfg=source.pretrained_cfg,
+            pretrained=False,
+            num_classes=classes,
+            **source.model_args,
+        )
+        return timm_models.create_model(**arguments)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise BuildRefused(f"timm cannot make {source.name}: {error}.") from error
+
+
+def _transform(config: Mapping[str, Any]) -> Composed:
+    chain = require("timm.data").create_transform(**config, is_training=False).transforms
+    kinds = [type(transform).__name__ for transform in chain]
+    cut = kinds.index("MaybeToTensor")
+    return Composed(version("timm"), "pillow", chain[:cut], chain[cut:])
+
+
+def _notes(model: Any, size: tuple[int, int], weights: Checkpoint) -> tuple[str, ...]:
+    notes = [weights.note] if weights.note else []
+    trained = tuple(model.pretrained_cfg.get("input_size", (3, *size))[-2:])
+    if trained != size:
+        notes.append(
+            f"Evaluated at {size[0]} × {size[1]} as timm's validate.py does, not at the "
+            f"{trained[0]} × {trained[1]} of timm's training recipe."
+        )
+    return tuple(notes)
+
+
+def _licence(source: _Source, random_weights: bool) -> str:
+    if random_weights and source.checkpoint is None:
+        return "none: random weights"
+    return str((source.pretrained_cfg or {}).get("license") or "unstated")
+
+
+def _labels(cfg: Mapping[str, Any] | None, classes: int) -> tuple[str, ...] | None:
+    names = (cfg or {}).get("label_names")
+    if not isinstance(names, list | tuple) or len(names) != classes:
+        return None
+    return tuple(str(name) for name in names)

@@ -1,0 +1,94 @@
+"""timm's data configuration to a PreprocessSpec. Pure: neither timm nor torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from models.errors import BuildRefused
+from models.importers.spec_rules import PILLOW_CONVERT, spec, three
+from service.imaging.spec import (
+    CentreCrop,
+    Filter,
+    PreprocessSpec,
+    Resize,
+    ResizeShortestEdge,
+    Step,
+)
+
+_KEYS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
+_FILTERS: tuple[Filter, ...] = get_args(Filter)
+
+
+def translate(config: Mapping[str, Any]) -> PreprocessSpec:
+    """Return the spec of what `timm.data.create_transform(**config, is_training=False)` does.
+
+    `config` is what `timm.data.resolve_input_data_config` returns. Raises BuildRefused naming the
+    option to state where a value has no exact translation.
+    """
+    unknown = [key for key in config if key not in _KEYS]
+    absent = [key for key in _KEYS if key not in config]
+    if unknown or absent:
+        raise BuildRefused(
+            f"timm's data configuration has {', '.join(unknown) or 'no unknown keys'} and lacks "
+            f"{', '.join(absent) or 'nothing'}; this importer knows {', '.join(_KEYS)}."
+        )
+    return spec(
+        "timm's data configuration",
+        **PILLOW_CONVERT,
+        steps=_steps(_size(config), _scaled(config), config["crop_mode"], _filter(config)),
+        channel_order="rgb",
+        scale=1 / 255,
+        mean=three("timm", "mean", _one_or_three(config["mean"])),
+        std=three("timm", "std", _one_or_three(config["std"])),
+    )
+
+
+def _steps(
+    size: tuple[int, int], scaled: tuple[int, int], mode: str, filter: Filter
+) -> tuple[Step, ...]:
+    crop = CentreCrop(height=size[0], width=size[1], offset="half-even")
+    if mode == "squash":
+        return Resize(height=scaled[0], width=scaled[1], filter=filter), crop
+    if mode != "center":
+        # timm's "border" pads with the mean colour; any other word it takes for "center" silently.
+        raise BuildRefused(
+            f"timm's crop mode {mode!r} cannot be served: state --crop-mode center or squash, "
+            "whichever the model was evaluated with."
+        )
+    if scaled[0] != scaled[1]:
+        raise BuildRefused(
+            f"timm resizes to {size[0]} × {size[1]} with crop mode center by a rule that no spec "
+            "states: state a square --size, or --crop-mode squash."
+        )
+    return ResizeShortestEdge(size=scaled[0], rounding="truncate", filter=filter), crop
+
+
+def _size(config: Mapping[str, Any]) -> tuple[int, int]:
+    size = config["input_size"]
+    if len(size) != 3 or size[0] != 3:
+        raise BuildRefused(f"The model takes input of {size}; only three channels are served.")
+    return int(size[1]), int(size[2])
+
+
+def _scaled(config: Mapping[str, Any]) -> tuple[int, int]:
+    crop_pct = config["crop_pct"]
+    if not isinstance(crop_pct, int | float) or not 0 < crop_pct <= 2:
+        raise BuildRefused(f"timm's crop_pct is {crop_pct!r}: state --crop-pct, such as 0.875.")
+    height, width = _size(config)
+    return math.floor(height / crop_pct), math.floor(width / crop_pct)
+
+
+def _filter(config: Mapping[str, Any]) -> Filter:
+    name = config["interpolation"]
+    for known in _FILTERS:
+        if name == known:
+            return known
+    raise BuildRefused(
+        f"timm's interpolation is {name!r}: state --interpolation, one of {', '.join(_FILTERS)}."
+    )
+
+
+def _one_or_three(values: Any) -> Any:
+    return values[0] if isinstance(values, list | tuple) and len(values) == 1 else values

@@ -1,0 +1,140 @@
+"""A torch classifier as an ONNX graph, and as a function on arrays."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from models.errors import BuildRefused
+from models.importers.torch_runtime import require
+
+OPSET = 18  # the oldest that torch's exporter writes itself, so the one most runtimes read
+
+_LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "torch._dynamo", "onnxscript", "onnx_ir")
+
+
+def export(module: Any, size: tuple[int, int]) -> onnx.ModelProto:
+    """Export a `torch.nn.Module` in eval mode and float32 for images of `size` (height, width).
+
+    The graph takes `input` float32 [batch, 3, height, width] with any batch and returns `logits`
+    [batch, classes]. The same module gives the same bytes; no trace of source files is left in it.
+    Raises BuildRefused when torch cannot export the module or it does not return logits.
+    """
+    torch = require("torch")
+    wrapped = _logits_only(module)
+    example = torch.zeros(2, 3, *size)  # 2: torch takes a batch of 1 for a constant
+    _check_logits(wrapped, example)
+    try:
+        with _silence():
+            program = torch.onnx.export(
+                wrapped,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["input"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises anything, its own classes and Python's
+        raise BuildRefused(
+            f"torch cannot export {type(module).__name__}: {_first_line(error)}. Export it in the "
+            "project that made it and import the file: onnx:FILE with a spec."
+        ) from error
+    model: onnx.ModelProto = program.model_proto
+    _forget_traces(model)
+    return model
+
+
+def forward(module: Any) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """Return torch's own logits as a function: float32 [batch, 3, H, W] → float32 [batch, C]."""
+    torch = require("torch")
+    wrapped = _logits_only(module)
+
+    def logits(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            result: NDArray[np.float32] = wrapped(torch.from_numpy(batch)).numpy()
+        return result
+
+    return logits
+
+
+def _logits_only(module: Any) -> Any:
+    """Wrap a module so that it takes one tensor and returns one, whatever it is from."""
+    torch = require("torch")
+
+    class Logits(torch.nn.Module):  # type: ignore[misc, name-defined]  # torch comes late
+        def __init__(self) -> None:
+            super().__init__()
+            self.classifier = module
+
+        def forward(self, input: Any) -> Any:
+            output = self.classifier(input)
+            return getattr(output, "logits", output)  # Hugging Face returns a record
+
+    return Logits().eval().float()
+
+
+def _check_logits(wrapped: Any, example: Any) -> None:
+    torch = require("torch")
+    name = type(wrapped.classifier).__name__
+    try:
+        with torch.inference_mode():
+            logits = wrapped(example)
+    except Exception as error:  # whatever a network's own checks raise on a size it cannot take
+        size = " × ".join(map(str, example.shape[2:]))
+        raise BuildRefused(
+            f"{name} does not run on images of {size}: {_first_line(error)}. State the size it was "
+            "trained with."
+        ) from error
+    shape = tuple(getattr(logits, "shape", ()))
+    if len(shape) != 2 or shape[0] != len(example):
+        raise BuildRefused(
+            f"{name} returns {shape or type(logits).__name__}, not logits [batch, classes]: it is "
+            "no image classifier."
+        )
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep quiet what the exporter says of itself: none of it is the maker's to mend."""
+    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def _forget_traces(model: onnx.ModelProto) -> None:
+    """Drop metadata: it has stack traces, with the paths of the machine that exported."""
+    graph = model.graph
+    for part in (
+        model,
+        graph,
+        *graph.node,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+        *graph.initializer,
+        *model.functions,
+        *(node for function in model.functions for node in function.node),
+    ):
+        del part.metadata_props[:]
+        part.ClearField("doc_string")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".")

@@ -1,0 +1,200 @@
+"""A chain of torchvision transforms, described, to a PreprocessSpec. Pure: no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from models.errors import BuildRefused
+from models.importers.base import Backend
+from models.importers.spec_rules import PILLOW_CONVERT, TORCH_FILTERS, spec
+from service.imaging.spec import (
+    CentreCrop,
+    Filter,
+    PreprocessSpec,
+    Resize,
+    ResizeShortestEdge,
+    Step,
+)
+
+API = Literal["v1", "v2"]  # torchvision.transforms and torchvision.transforms.v2
+Triple = tuple[float, float, float]
+_FILTERS: tuple[Filter, ...] = get_args(Filter)
+
+
+@dataclass(frozen=True, slots=True)
+class Resizing:
+    """`Resize`; `size` is one number for the shorter edge or (height, width)."""
+
+    size: tuple[int, ...]
+    interpolation: str
+    antialias: bool | None
+    max_size: int | None
+    api: API
+
+
+@dataclass(frozen=True, slots=True)
+class Cropping:
+    """`CenterCrop` to (height, width)."""
+
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ToBytes:
+    """`PILToTensor`, `ToImage`, or a dtype of uint8: a tensor of the image's own values."""
+
+    takes_images: bool  # a dtype does nothing to an image
+
+
+@dataclass(frozen=True, slots=True)
+class ToFloats:
+    """`ToTensor`, `ConvertImageDtype`, `ToDtype`: to float32, times `scale`."""
+
+    scale: float
+    takes_images: bool  # ToTensor alone does; the others want a tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Normalising:
+    """`Normalize`."""
+
+    mean: Triple
+    std: Triple
+
+
+Stage = Resizing | Cropping | ToBytes | ToFloats | Normalising
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """A spec, what resizes in it, and how many stages run before pixels become floats."""
+
+    spec: PreprocessSpec
+    backend: Backend
+    to_pixels: int
+
+
+def translate(stages: Sequence[Stage]) -> Translation:
+    """Return the spec of stages run on an RGB Pillow image.
+
+    A resize before the image becomes a tensor is Pillow's, after that torch's.
+    Raises BuildRefused naming the transform that cannot be stated exactly, and what to do.
+    """
+    floats = [index for index, stage in enumerate(stages) if isinstance(stage, ToFloats)]
+    if not floats:
+        raise BuildRefused(
+            "The transforms never make floats: end them with ToTensor(), or ToImage() and "
+            "ToDtype(torch.float32, scale=True), and Normalize."
+        )
+    cut = floats[0]
+    before, after = stages[:cut], stages[cut:]
+    steps, backend, is_tensor = _steps(before)
+    scale, mean, std = _arithmetic(after, is_tensor)
+    return Translation(
+        spec(
+            "The torchvision transforms",
+            **PILLOW_CONVERT,
+            steps=steps,
+            channel_order="rgb",
+            scale=scale,
+            mean=mean,
+            std=std,
+        ),
+        backend,
+        cut,
+    )
+
+
+def _steps(stages: Sequence[Stage]) -> tuple[tuple[Step, ...], Backend, bool]:
+    """Return the steps up to the floats, what resizes, and whether a tensor comes out."""
+    steps: list[Step] = []
+    is_tensor = False
+    backend: Backend | None = None
+    for stage in stages:
+        match stage:
+            case ToBytes():
+                is_tensor |= stage.takes_images
+            case Resizing():
+                backend = "torch" if is_tensor else "pillow"
+                steps.append(_resize(stage, backend))
+            case Cropping():
+                height, width = stage.size
+                steps.append(CentreCrop(height=height, width=width, offset="half-even"))
+            case _:
+                raise BuildRefused(
+                    "Normalize comes before the conversion to floats: put ToTensor() or "
+                    "ToDtype(torch.float32, scale=True) before it."
+                )
+    return tuple(steps), backend or "pillow", is_tensor
+
+
+def _resize(stage: Resizing, backend: Literal["pillow", "torch"]) -> Step:
+    if stage.max_size is not None:
+        raise BuildRefused(
+            f"Resize(max_size={stage.max_size}) is no step of a spec: leave max_size out or resize "
+            "to an exact (height, width)."
+        )
+    if backend == "torch":
+        _check_tensor_resize(stage)
+    filter = _filter(stage.interpolation)
+    if len(stage.size) == 1:
+        return ResizeShortestEdge(
+            size=stage.size[0], rounding="truncate", filter=filter, backend=backend
+        )
+    height, width = stage.size
+    return Resize(height=height, width=width, filter=filter, backend=backend)
+
+
+def _check_tensor_resize(stage: Resizing) -> None:
+    if stage.api == "v1":
+        # Another kernel than v2's: through float32, which differs in about one value of six.
+        raise BuildRefused(
+            "torchvision.transforms.Resize of a tensor rounds as no spec does: resize the image "
+            "before ToTensor(), or use torchvision.transforms.v2 if that trained the model."
+        )
+    if stage.interpolation not in TORCH_FILTERS:
+        raise BuildRefused(
+            f"Resize of a tensor with {stage.interpolation} cannot be served; "
+            f"{' or '.join(TORCH_FILTERS)} can."
+        )
+    if stage.antialias is not True:
+        raise BuildRefused(
+            f"Resize(antialias={stage.antialias}) of a tensor cannot be served: it is not "
+            "antialiased. State antialias=True if that trained the model."
+        )
+
+
+def _filter(name: str) -> Filter:
+    for known in _FILTERS:
+        if name == known:
+            return known
+    raise BuildRefused(f"Resize with {name} cannot be served; {', '.join(_FILTERS)} can.")
+
+
+def _arithmetic(stages: Sequence[Stage], is_tensor: bool) -> tuple[float, Triple, Triple]:
+    """Return scale, mean and std of what follows the pixels: floats, then at most Normalize."""
+    first, *rest = stages
+    if not isinstance(first, ToFloats):  # pragma: no cover - `translate` cuts there
+        raise AssertionError("the stages do not begin with floats")
+    if not first.takes_images and not is_tensor:
+        raise BuildRefused(
+            "The transforms convert a Pillow image's dtype, which does nothing: put ToImage() or "
+            "PILToTensor() before ToDtype or ConvertImageDtype."
+        )
+    if first.takes_images and is_tensor:
+        raise BuildRefused("ToTensor() takes no tensor: use ToDtype(torch.float32, scale=True).")
+    match rest:
+        case []:
+            return first.scale, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        case [Normalising(mean, std)]:
+            return first.scale, mean, std
+    late = next((stage for stage in rest if isinstance(stage, Resizing | Cropping)), None)
+    if late is not None:
+        name = "Resize" if isinstance(late, Resizing) else "CenterCrop"
+        raise BuildRefused(
+            f"{name} comes after the conversion to floats, and pixels are served as bytes: "
+            f"{name} on the image, if that trained the model, can be served."
+        )
+    raise BuildRefused("After the conversion to floats only one Normalize can be served.")
