@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from service.bundle.manifest import Manifest, Provenance
 from service.bundle.store import MANIFEST, Bundle, open_bundle
@@ -40,6 +41,16 @@ def locked(shelf: Path, on_wait: Callable[[], None]) -> Iterator[None]:
             if leftover.name.startswith((_BUILDING, _REPLACED)):
                 _remove(leftover)
         yield
+
+
+@contextmanager
+def scratch(shelf: Path) -> Iterator[Path]:
+    """Lend a hidden folder below `shelf` for what a build need not keep; call it under `locked`.
+
+    It is removed at the end; a killed build's is removed by the next `locked`.
+    """
+    with TemporaryDirectory(prefix=_BUILDING, dir=shelf) as folder:
+        yield Path(folder)
 
 
 def current(path: Path, made_as: Provenance) -> Bundle | str:
