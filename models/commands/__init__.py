@@ -1,0 +1,1 @@
+"""The commands of `python -m models`, one a module: its options, and what it runs."""

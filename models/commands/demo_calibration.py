@@ -1,0 +1,47 @@
+"""`python -m models demo-calibration`: fit and calibrate the demo's gate, rarely needed."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from models.archive import DOWNLOADS
+from models.demo.calibrate import Effort, calibrate
+from models.demo.evaluate import installed_pictures
+from models.demo.photographs import from_packages, from_tree, read_photographs
+from models.demo.source import find_wheel
+from models.progress import follow, say
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
+    options = argparse.ArgumentParser(
+        prog="python -m models demo-calibration",
+        description="Fit and calibrate the demo's gate and write models/demo/calibration.*. "
+        "The evaluation looks at pictures of scikit-image, scikit-learn and foolbox, which must "
+        "be installed.",
+    )
+    where = options.add_mutually_exclusive_group()
+    where.add_argument(
+        "--photos", type=Path, metavar="DIR", help="a folder in which both packages are unpacked"
+    )
+    where.add_argument(
+        "--debs",
+        type=Path,
+        default=DOWNLOADS,
+        metavar="DIR",
+        help="a folder with both .deb files, fetched into it by apt-get when missing "
+        "(default: models/downloads)",
+    )
+    return options
+
+
+def run(options: argparse.Namespace) -> None:
+    """Calibrate and write both files."""
+    pictures = installed_pictures()
+    weights = find_wheel(None).weights()
+    sources = from_tree(options.photos) if options.photos else from_packages(options.debs)
+    photographs = read_photographs(follow(sources, "Reading the packages"))
+    say(f"{len(photographs)} photographs.")
+    calibrate(photographs, weights, pictures, Effort()).save()
+    say("Wrote models/demo/calibration.npz and calibration.json; rebuild the bundle now.")

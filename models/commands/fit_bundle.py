@@ -1,0 +1,44 @@
+"""`python -m models fit BUNDLE`: another gate on your own images, for a model sealed before."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from models.commands import fitting
+from models.importers.base import Imported
+from models.make import make
+from models.unseal import unseal
+from service.bundle.store import open_bundle
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
+    options = argparse.ArgumentParser(
+        prog="python -m models fit",
+        description="Fit the gate, the temperature and the reference of a sealed bundle's model "
+        "anew, evaluate, and seal another bundle. The model and its preprocessing stay.",
+    )
+    options.add_argument("bundle", type=Path, help="folder of a sealed bundle")
+    fitting.add_options(options)
+    return options
+
+
+def run(options: argparse.Namespace) -> None:
+    """Fit and print the new bundle's folder."""
+    bundle = open_bundle(options.bundle)
+    manifest = bundle.manifest
+    imported = Imported(
+        backbone=unseal(bundle.model_path.read_bytes()),
+        spec=manifest.preprocess,
+        transform=None,
+        forward=None,
+        source=manifest.provenance.source,
+        licence=manifest.provenance.licence,
+        checkpoint_sha256=manifest.provenance.checkpoint_sha256,
+        labels=bundle.labels,
+        precision=manifest.precision,
+        notes=(f"The backbone is that of bundle {manifest.name} {manifest.version}.",),
+    )
+    chosen = fitting.choices(options, f"python -m models fit, of bundle {bundle.digest}")
+    print(make(imported, fitting.data(options), chosen, options.out, manifest.parity).path)

@@ -1,0 +1,64 @@
+"""Kill a whole build at random moments; run as a script, it prints what each left behind.
+
+The kernel's alarm ends a forked child at once, wherever it is: no handler, no clean-up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+from models.fit import Score
+from models.folds import Promise
+from models.make import Choices, make
+from service.bundle.store import open_bundle
+from service.errors import BundleRefused
+from tests.unit.models.colour_folders import folders, imported
+
+TIMES = 50
+GIVEN = imported()
+CHOICES = Choices("colours", "1", "a test", Score(), Promise(0.05, 0.1), replace=True)
+
+
+def main(root: Path) -> None:
+    data = folders(root / "images")
+    shelves = root / "bundles"
+    rng = random.Random(0)  # noqa: S311 - when it dies is no secret
+    sys.stderr = (root / "progress").open("w")
+
+    def build(delay_s: float) -> bool:
+        """Build in a child that dies after `delay_s`; tell whether it lived to the end."""
+        child = os.fork()
+        if child == 0:
+            signal.setitimer(signal.ITIMER_REAL, delay_s)
+            make(GIVEN, data, CHOICES, shelves)
+            os._exit(0)
+        return os.WIFEXITED(os.waitpid(child, 0)[1])
+
+    started = time.monotonic()
+    assert build(600)
+    took_s = time.monotonic() - started
+    expected = open_bundle(shelves / "colours/1").digest
+    found = []
+    for _ in range(TIMES):
+        lived = build(rng.uniform(0.02, 1.1) * took_s)
+        found.append([lived, _state(shelves / "colours/1", expected)])
+    sys.stdout.write(json.dumps(found))
+
+
+def _state(path: Path, expected: str) -> str:
+    if not path.exists():
+        return "none"
+    try:
+        return "good" if open_bundle(path).digest == expected else "wrong"
+    except BundleRefused as error:
+        return f"refused: {error}"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
