@@ -113,7 +113,7 @@ def test_a_mistake_gets_a_sentence_and_exit_code_1(
 def test_labels_that_do_not_fit_are_refused(
     source: Path, data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "labels.txt").write_bytes(b"caf\xe9\n")
+    (tmp_path / "labels.txt").write_bytes(b"na\xefve\n")
     binary = importing(source, data, tmp_path, "--labels", str(tmp_path / "labels.txt"))
     assert main(binary) == 1
     assert "is not UTF-8 text" in capsys.readouterr().err
