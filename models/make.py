@@ -5,6 +5,7 @@ import → prove preprocessing → read splits → (convert) → fit → evaluat
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -34,6 +35,8 @@ from service.bundle.manifest import Precision
 from service.bundle.store import CALIBRATION, CARD, LABELS, MODEL, Bundle
 from service.engines.onnx import OnnxEngine
 from service.imaging.spec import PreprocessSpec
+
+_OWN_SPLITS = {"train", "calibrate", "test", *PARTS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ def make(
     `proved` is the proof of the preprocessing where it was given before. Raises BuildRefused,
     having written nothing, when anything that is measured on the way is not as it must be.
     """
+    _check_names(data, choices)
     shelf = shelves / choices.name
     with locked(shelf, lambda: say(f"Another build of {choices.name} is running; waiting.")):
         final = shelf / choices.version
@@ -84,6 +88,21 @@ def make(
                 "(or say --replace)."
             )
         return _make(imported, data, choices, shelf, proved)
+
+
+def _check_names(data: Data, choices: Choices) -> None:
+    """Refuse, before anything is computed, names that no manifest or file could carry."""
+    for option, name in (("--name", choices.name), ("--version", choices.version)):
+        if not re.fullmatch(m.SLUG, name):
+            raise BuildRefused(
+                f"{option} {name!r}: use lower-case letters, digits, '.', '_' and '-', at most 64."
+            )
+    for name in data.ood:
+        if name in _OWN_SPLITS or "/" in name or name.startswith("."):
+            raise BuildRefused(
+                f"--ood {name}=…: choose another name; a set is not called "
+                f"{', '.join(sorted(_OWN_SPLITS))}, nor like a path."
+            )
 
 
 def _make(
@@ -114,9 +133,7 @@ def _make(
     facts = _facts(imported, choices, spec, labels, proof, fitted, comparison)
     say("Sealing.")
     bundle = _write(shelf, facts, fitted)
-    engine = OnnxEngine(bundle.model_path)
-    probes = check_golden(bundle, lambda images: engine.run(0, images))
-    say(f"{bundle.path} is sealed, {probes} golden probes passed, digest {bundle.digest[:12]}.")
+    say(f"{bundle.path} is sealed, its golden probes passed, digest {bundle.digest[:12]}.")
     return bundle
 
 
@@ -223,4 +240,9 @@ def _write(shelf: Path, facts: Facts, fitted: Fitted) -> Bundle:
         comparison=facts.comparison,
         files=listed(files),
     )
-    return write_bundle(shelf, manifest, files)
+    return write_bundle(shelf, manifest, files, _ask_golden_probes)
+
+
+def _ask_golden_probes(bundle: Bundle) -> None:
+    engine = OnnxEngine(bundle.model_path)
+    check_golden(bundle, lambda images: engine.run(0, images))

@@ -66,10 +66,16 @@ def current(path: Path, made_as: Provenance) -> Bundle | str:
     return bundle
 
 
-def write_bundle(shelf: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+def write_bundle(
+    shelf: Path,
+    manifest: Manifest,
+    files: Mapping[str, bytes],
+    check: Callable[[Bundle], object] = lambda bundle: None,
+) -> Bundle:
     """Put the bundle at `shelf`/version, replacing what is there; call it under `locked`.
 
-    Raises BundleRefused, leaving what was there, when the written files do not make a good bundle.
+    Raises BundleRefused, leaving what was there, when the written files do not make a good bundle,
+    or whatever `check` raises of it.
     """
     token = secrets.token_hex(4)
     draft = shelf / f"{_BUILDING}{manifest.version}-{token}"
@@ -78,7 +84,7 @@ def write_bundle(shelf: Path, manifest: Manifest, files: Mapping[str, bytes]) ->
     _write(draft / MANIFEST, manifest.to_file())  # last: a folder without it is no bundle
     for folder in [draft, *(item for item in draft.rglob("*") if item.is_dir())]:
         _sync_folder(folder)
-    open_bundle(draft)
+    check(open_bundle(draft))
     final, aside = shelf / manifest.version, shelf / f"{_REPLACED}{manifest.version}-{token}"
     if final.exists() or final.is_symlink():
         final.rename(aside)

@@ -14,7 +14,8 @@ from service.imaging.spec import Closed, PreprocessSpec
 from service.ood.conformal import sample_size_for
 
 Precision = Literal["fp32", "fp16", "int8"]
-Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+SLUG = r"[a-z0-9][a-z0-9._-]{0,63}"
+Slug = Annotated[str, Field(pattern=rf"^{SLUG}$")]
 Alpha = Annotated[float, Field(gt=0, lt=1)]
 _SAFE_PATH = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}")
 

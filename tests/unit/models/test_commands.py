@@ -87,6 +87,13 @@ MISTAKES = {
         ["import", "onnx:x", "--alpha-reject", "0.2"],
         "must not be above --alpha-review",
     ),
+    "a set called like a split": (["import", "onnx:{source}", "--ood", "test={out}"], "not called"),
+    "a set called like a path": (["import", "onnx:{source}", "--ood", "../x={out}"], "like a path"),
+    "a name with capitals": (["import", "onnx:{source}", "--name", "Parts"], "lower-case letters"),
+    "a version like a path": (
+        ["import", "onnx:{source}", "--version", "../1"],
+        "lower-case letters",
+    ),
     "no bundle to fit": (["fit", "missing"], "no bundle folder at missing"),
 }
 
@@ -95,11 +102,15 @@ MISTAKES = {
 def test_a_mistake_gets_a_sentence_and_exit_code_1(
     words: list[str],
     message: str,
+    source: Path,
     data: Data,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = fitting(data, tmp_path)
+    given = fitting(
+        data, tmp_path, *(["--spec", str(source / "spec.json")] if "onnx:{source}" in words else [])
+    )
+    words = [w.format(source=source / "colours.onnx", out=tmp_path) for w in words]
     for option in {"--alpha-reject"} & set(words):
         del given[given.index(option) : given.index(option) + 2]
 

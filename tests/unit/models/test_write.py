@@ -139,3 +139,19 @@ def test_a_folder_that_may_not_be_written_is_an_os_error(tmp_path: Path) -> None
 
     with pytest.raises(PermissionError):
         write(tmp_path / "tiny")
+
+
+def test_a_bundle_that_its_check_refuses_leaves_what_was_there(shelf: Path) -> None:
+    before = write(shelf).digest
+    files = tiny.bundle_files(1)
+
+    def refuse(bundle: Bundle) -> None:
+        raise BundleRefused(f"{bundle.path.name} gives other answers")
+
+    with (
+        locked(shelf, lambda: None),
+        pytest.raises(BundleRefused, match=r"\.building-1-.* gives other answers"),
+    ):
+        write_bundle(shelf, tiny.bundle_manifest(files, "recipe 2"), files, refuse)
+
+    assert open_bundle(shelf / "1").digest == before
