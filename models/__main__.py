@@ -17,6 +17,7 @@ COMMANDS = {
     "import": ("import_model", "a trained model and image folders → a sealed bundle"),
     "fit": ("fit_bundle", "a sealed bundle and other image folders → another sealed bundle"),
     "digits": ("digits", "train, fit and seal a small network on handwritten digits"),
+    "export-plain": ("export_plain", "a bundle's backbone and preprocessing, for other servers"),
     "gate-cost": ("gate_cost", "time the gate: its scores in the graph, its p-values on the host"),
     "architectures": ("architectures", "export, seal and time every architecture of the table"),
 }

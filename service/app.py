@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import importlib.metadata
 import logging
 import os
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_REFUSED, EXIT_FAILED = 0, 1, 70
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
-_LARGE_BLOCK_BYTES = 4 << 20
+_LARGE_BLOCK_BYTES = 32 << 20
 _KEPT_BYTES = 64 << 20
 _KEEP_ALIVE_S = 75  # longer than a load balancer's usual 60 s, so that it never meets a closed one
 
@@ -154,6 +155,8 @@ async def _live(service: Service, told: asyncio.Queue[int], drain_delay_s: float
             return EXIT_REFUSED
         raise error
     if not stop.done():
+        gc.collect()
+        gc.freeze()  # what lives as long as the process is not looked through again
         log.info("ready")
     await asyncio.wait({stop, failed}, return_when=asyncio.FIRST_COMPLETED)
     if not failed.done():

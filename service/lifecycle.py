@@ -96,7 +96,6 @@ class Service:
         pipeline = Pipeline(
             bundle,
             scheduler,
-            decoders,
             self._metrics,
             model_metrics,
             self._config.max_image_pixels,

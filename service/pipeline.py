@@ -13,14 +13,13 @@ from typing import Protocol
 
 import numpy as np
 
-from service.batching.decoders import Decoders
 from service.batching.scheduler import Answer, Ticket
 from service.bundle.store import Bundle
 from service.errors import DeadlineMissed
 from service.imaging.preprocess import preprocess
 from service.metrics import Metrics, ModelMetrics
 from service.ood.gates import Verdict
-from service.types import Float32, Outputs, Pixels, Priority
+from service.types import Float32, Pixels, Priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +44,16 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where the time went, in seconds. `queue` is all waiting: for a decoder and for a slot."""
+    """Where the time went, in seconds. `queue` is all waiting: for a decoder and for a slot.
+
+    `predicted` is what `total` was expected to be when the request was admitted.
+    """
 
     decode: float
     queue: float
     engine: float
     total: float
+    predicted: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ class Submit(Protocol):
 
     def admit(self, deadline: float, priority: Priority) -> Ticket: ...
 
-    def submit(self, ticket: Ticket, pixels: Pixels) -> Awaitable[Answer]: ...
+    def run(self, ticket: Ticket, decode: Callable[[], Pixels]) -> Awaitable[Answer]: ...
 
     def leave(self, ticket: Ticket) -> None: ...
 
@@ -83,14 +86,12 @@ class Pipeline:
         self,
         bundle: Bundle,
         scheduler: Submit,
-        decoders: Decoders,
         metrics: Metrics,
         model_metrics: ModelMetrics,
         max_image_pixels: int,
     ) -> None:
         self.bundle = bundle
         self._scheduler = scheduler
-        self._decoders = decoders
         self._metrics = metrics
         self._model_metrics = model_metrics
         self._max_image_pixels = max_image_pixels
@@ -102,32 +103,36 @@ class Pipeline:
         deadline, or EngineFailed. Cancelled, it leaves nothing waiting.
         """
         ticket = self._scheduler.admit(upload.deadline, upload.priority)
+        left_s = upload.deadline - time.monotonic()
+        alarm = asyncio.get_running_loop().call_later(left_s, self._too_late, ticket)
         try:
-            async with asyncio.timeout(upload.deadline - time.monotonic()):
-                pixels, decode_s = await self._decoders.run(ticket, self._preprocess(upload.image))
-                answer = await self._scheduler.submit(ticket, pixels)
-        except TimeoutError:
-            self._metrics.shed("deadline")
-            raise DeadlineMissed("The deadline passed before the answer was ready.") from None
+            answer = await self._scheduler.run(ticket, self._preprocess(upload.image))
+            return self._respond(upload, ticket.predicted_s, answer)
         finally:
+            alarm.cancel()
             self._scheduler.leave(ticket)
             del ticket  # an error's traceback holds this frame, and the ticket holds the error
-        return self._respond(upload, answer, decode_s)
+
+    def _too_late(self, ticket: Ticket) -> None:
+        if not ticket.answer.done():
+            self._metrics.shed("deadline")
+            late = DeadlineMissed("The deadline passed before the answer was ready.")
+            ticket.answer.set_exception(late)
 
     def _preprocess(self, image: bytes) -> Callable[[], Pixels]:
         spec = self.bundle.manifest.preprocess
         return lambda: preprocess(image, spec, self._max_image_pixels)
 
-    def _respond(self, upload: Upload, answer: Answer, decode_s: float) -> Classification:
+    def _respond(self, upload: Upload, predicted_s: float, answer: Answer) -> Classification:
         outputs = answer.outputs
         energy, mahalanobis = float(outputs.energy[0]), float(outputs.mahalanobis[0])
         started = time.monotonic()
-        predicted = int(outputs.logits[0].argmax())
-        verdict = self.bundle.gate.judge(energy, mahalanobis, predicted)
-        predictions = self._predictions(outputs, upload.top_k)
+        predictions = self._predictions(outputs.logits[0], upload.top_k)
+        verdict = self.bundle.gate.judge(energy, mahalanobis, predictions[0].class_id)
         now = time.monotonic()
         total = now - upload.received
-        timing = Timing(decode_s, total - decode_s - answer.engine_s, answer.engine_s, total)
+        waited = total - answer.decode_s - answer.engine_s
+        timing = Timing(answer.decode_s, waited, answer.engine_s, total, predicted_s)
         classification = Classification(
             predictions=predictions,
             verdict=verdict,
@@ -140,13 +145,14 @@ class Pipeline:
         self._observe(classification, now - started)
         return classification
 
-    def _predictions(self, outputs: Outputs, top_k: int) -> tuple[Prediction, ...]:
-        probabilities = softmax(outputs.logits[0], self.bundle.manifest.calibration.temperature)
-        k = min(top_k, len(probabilities))
-        best = np.argpartition(probabilities, -k)[-k:]
-        order = best[np.lexsort((best, -probabilities[best]))].tolist()
+    def _predictions(self, logits: Float32, top_k: int) -> tuple[Prediction, ...]:
+        temperature = self.bundle.manifest.calibration.temperature
+        k = min(top_k, len(logits))
+        best = logits.argpartition(-k)[-k:]
+        probabilities = softmax(logits, temperature)[best]
+        ranked = sorted(zip((-probabilities).tolist(), best.tolist(), strict=True))
         labels = self.bundle.labels
-        return tuple(Prediction(c, labels[c], float(probabilities[c])) for c in order)
+        return tuple([Prediction(c, labels[c], -minus_p) for minus_p, c in ranked])
 
     def _observe(self, result: Classification, gates_s: float) -> None:
         stages, timing = self._metrics.stages, result.timing
@@ -167,6 +173,8 @@ class Pipeline:
 
 def softmax(logits: Float32, temperature: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Return calibrated probabilities, float64 [classes]: softmax(logits / T) (Guo et al. 2017)."""
-    scaled = logits.astype(np.float64) / temperature
-    exponentials = np.exp(scaled - scaled.max())
-    return exponentials / exponentials.sum()  # type: ignore[no-any-return]  # numpy's stubs
+    scaled = np.divide(logits, temperature, dtype=np.float64)
+    scaled -= scaled.max()
+    exponentials = np.exp(scaled, out=scaled)
+    exponentials /= exponentials.sum()
+    return exponentials

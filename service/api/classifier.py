@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive
 
 from service.api.context import RequestContext
 from service.api.limits import ByteBudget, ClientQuota, HttpLimits, Reservation, read_body
@@ -17,20 +16,14 @@ from service.api.multipart import files, is_multipart
 from service.api.problems import (
     OUT_OF_DISTRIBUTION,
     ClientGone,
+    Json,
     make_problem,
     problem_of,
     respond,
 )
-from service.api.schemas import (
-    BatchBody,
-    BatchItem,
-    ClassifyBody,
-    ModelRef,
-    Problem,
-    classify_body,
-    model_ref,
-    ood_body,
-)
+from service.api.protocol import Connection
+from service.api.schemas import Problem, as_json, classify_body, model_ref, ood_body
+from service.bundle.store import Bundle
 from service.errors import BadRequest, TidegateError
 from service.lifecycle import Service
 from service.metrics import Metrics
@@ -56,40 +49,43 @@ class Classifier:
         self._flag = ood_action == "flag"
         self._budget = ByteBudget(limits.max_inflight_bytes, lambda: metrics.shed("upload-bytes"))
         self._quota = ClientQuota(limits.client_rate, limits.client_burst)
-        self._model: ModelRef | None = None
+        self._model: dict[str, str] | None = None
 
     async def one(self, request: Request) -> Response:
         """Answer POST /classify."""
         context = RequestContext.of(request.scope)
-        self._service.require()
+        bundle = self._service.require().bundle
         self._spend(request, 1)
-        top_k, timeout_s = self._parameters(request)
+        top_k, timeout_s = self._parameters(request, context)
         with self._budget.reserve() as reservation:
-            image = await self._read(request, reservation)
+            image = await self._read(request, context, reservation)
             received = time.monotonic()
-            content_type = request.headers.get("content-type", "")
-            if is_multipart(content_type):
-                image = (await asyncio.to_thread(files, image, content_type, "file", 1))[0]
+            if is_multipart(context.content_type):
+                parts = await asyncio.to_thread(files, image, context.content_type, "file", 1)
+                image = parts[0]
             upload = Upload(image, received, received + timeout_s, top_k, Priority.INTERACTIVE)
-            with UntilDisconnect(request.receive, self._metrics):
+            with UntilDisconnect(request, self._metrics):
                 result = await self._service.classify(upload)
         context.log["decision"] = result.verdict.decision
         context.log["p_value"] = round(result.verdict.p_value, 5)
-        answer = self._tell(result, context)
+        predicted = b"predicted;dur=%.2f" % (1000 * result.timing.predicted)
+        answer = self._tell(result, bundle, context)
         if isinstance(answer, Problem):
-            return respond(answer)
-        return Response(answer.model_dump_json(), media_type="application/json")
+            refusal = respond(answer)
+            refusal.raw_headers.append((b"server-timing", predicted))
+            return refusal
+        return Json(as_json(answer), headers=((b"server-timing", predicted),))
 
     async def batch(self, request: Request) -> Response:
         """Answer POST /classify/batch."""
         context = RequestContext.of(request.scope)
-        self._service.require()
-        top_k, timeout_s = self._parameters(request)
-        content_type = request.headers.get("content-type", "")
+        bundle = self._service.require().bundle
+        top_k, timeout_s = self._parameters(request, context)
+        content_type = context.content_type
         if not is_multipart(content_type):
             raise BadRequest("Send multipart/form-data with one part 'files' per image.")
         with self._budget.reserve() as reservation:
-            body = await self._read(request, reservation)
+            body = await self._read(request, context, reservation)
             received = time.monotonic()
             most = self._limits.max_files
             images = await asyncio.to_thread(files, body, content_type, "files", most)
@@ -98,16 +94,24 @@ class Classifier:
             deadline = received + timeout_s
             uploads = [Upload(i, received, deadline, top_k, Priority.BULK) for i in images]
             del images
-            with UntilDisconnect(request.receive, self._metrics):
-                items = await asyncio.gather(*(self._item(upload, context) for upload in uploads))
-        context.log["statuses"] = [item.status for item in items]
-        answer = BatchBody(request_id=context.request_id, results=items)
-        return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
+            with UntilDisconnect(request, self._metrics):
+                items = await asyncio.gather(
+                    *(self._item(upload, bundle, context) for upload in uploads)
+                )
+        context.log["statuses"] = [item["status"] for item in items]
+        return Json(as_json({"request_id": context.request_id, "results": items}))
 
-    async def _read(self, request: Request, reservation: Reservation) -> bytes:
+    async def _read(
+        self, request: Request, context: RequestContext, reservation: Reservation
+    ) -> bytes:
         started = time.monotonic()
-        length = request.headers.get("content-length")
-        body = await read_body(request.receive, length, self._limits, reservation)
+        body = await read_body(
+            request.receive,
+            context.content_length,
+            self._limits,
+            reservation,
+            arrived=Connection.of(request.scope).body_is_here,
+        )
         self._metrics.stages["read"].observe(time.monotonic() - started)
         return body
 
@@ -115,40 +119,42 @@ class Classifier:
         client = request.client.host if request.client else "unknown"
         self._quota.spend(client, images, time.monotonic())
 
-    def _parameters(self, request: Request) -> tuple[int, float]:
+    def _parameters(self, request: Request, context: RequestContext) -> tuple[int, float]:
         """Return top_k and the time the answer may take, in seconds."""
         top_k = request.query_params.get("top_k") if request.scope["query_string"] else None
-        timeout_ms = request.headers.get("x-request-timeout-ms")
         timeout_s = self._limits.deadline_s
-        if timeout_ms is not None:
-            timeout_s = _whole("X-Request-Timeout-Ms", timeout_ms) / 1000
+        if context.timeout_ms is not None:
+            timeout_s = _whole("X-Request-Timeout-Ms", context.timeout_ms) / 1000
         wanted = TOP_K if top_k is None else min(_whole("top_k", top_k), MAX_TOP_K)
         return wanted, min(timeout_s, self._limits.max_deadline_s)
 
-    async def _item(self, upload: Upload, context: RequestContext) -> BatchItem:
-        """Classify one image of a batch; its error is its own."""
+    async def _item(
+        self, upload: Upload, bundle: Bundle, context: RequestContext
+    ) -> dict[str, Any]:
+        """Classify one image of a batch, as BatchItem; its error is its own."""
         try:
-            answer = self._tell(await self._service.classify(upload), context)
+            answer = self._tell(await self._service.classify(upload), bundle, context)
         except TidegateError as error:
             answer = problem_of(error, context)
         if isinstance(answer, Problem):
-            return BatchItem(status=answer.status, problem=answer)
-        return BatchItem(status=200, result=answer)
+            return {"status": answer.status, "problem": answer.model_dump(exclude_none=True)}
+        return {"status": 200, "result": answer}
 
-    def _tell(self, result: Classification, context: RequestContext) -> ClassifyBody | Problem:
+    def _tell(
+        self, result: Classification, bundle: Bundle, context: RequestContext
+    ) -> dict[str, Any] | Problem:
         """Return the answer, or the refusal of a rejected image: without predictions."""
-        bundle = self._service.require().bundle
-        if self._model is None:
-            self._model = model_ref(bundle)
         verdict, alpha = result.verdict, bundle.gate.alpha_reject
         if verdict.decision == "reject" and not self._flag:
             return make_problem(
                 *OUT_OF_DISTRIBUTION,
                 f"p = {verdict.p_value:.4g} is at most alpha_reject = {alpha:g}.",
                 context,
-                model=self._model,
+                model=model_ref(bundle),
                 ood=ood_body(result, bundle),
             )
+        if self._model is None:
+            self._model = model_ref(bundle).model_dump()
         return classify_body(result, bundle, self._model, context.request_id)
 
 
@@ -159,13 +165,10 @@ def _whole(name: str, text: str) -> int:
 
 
 class UntilDisconnect:
-    """Cancels the work inside when the client goes away; raises ClientGone then.
+    """Cancels the work inside when the client goes away; raises ClientGone then."""
 
-    The body has been read, so the next message can only be the disconnect.
-    """
-
-    def __init__(self, receive: Receive, metrics: Metrics) -> None:
-        self._receive = receive
+    def __init__(self, request: Request, metrics: Metrics) -> None:
+        self._connection = Connection.of(request.scope)
         self._metrics = metrics
         self._gone = False
 
@@ -174,7 +177,9 @@ class UntilDisconnect:
         if task is None:  # pragma: no cover - handlers run in tasks
             raise RuntimeError("not in a task")
         self._task = task
-        self._watcher = asyncio.ensure_future(self._watch())
+        if self._connection.lost:
+            raise ClientGone
+        self._connection.on_loss.add(self._leave)
 
     def __exit__(
         self,
@@ -182,14 +187,12 @@ class UntilDisconnect:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._watcher.cancel()
+        self._connection.on_loss.discard(self._leave)
         if self._gone and isinstance(error, asyncio.CancelledError):
             self._task.uncancel()
             self._metrics.shed("client-gone")
             raise ClientGone from None
 
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+    def _leave(self) -> None:
         self._gone = True
         self._task.cancel()

@@ -27,9 +27,12 @@ _KEY = "tidegate"
 
 @dataclass(slots=True)
 class RequestContext:
-    """Who asked, and what the log line will say."""
+    """Who asked for what, and what the log line will say."""
 
     request_id: str
+    content_length: str | None = None
+    content_type: str = ""
+    timeout_ms: str | None = None  # X-Request-Timeout-Ms
     trace_id: str | None = None
     traceparent: str | None = None
     route: str | None = None
@@ -44,15 +47,22 @@ class RequestContext:
     @staticmethod
     def from_headers(headers: list[tuple[bytes, bytes]]) -> RequestContext:
         """Take up X-Request-Id and traceparent where they are well-formed; else make an id."""
-        request_id, trace_id, traceparent = secrets.token_hex(16), None, None
-        for name, value in headers:
-            if name == b"x-request-id" and _REQUEST_ID.match(value):
-                request_id = value.decode("ascii")
+        context = RequestContext("")
+        for name, value in headers:  # names come in lower case; of a repeated one, the first counts
+            if name == b"content-length":
+                context.content_length = context.content_length or value.decode("latin-1")
+            elif name == b"content-type":
+                context.content_type = context.content_type or value.decode("latin-1")
+            elif name == b"x-request-timeout-ms" and context.timeout_ms is None:
+                context.timeout_ms = value.decode("latin-1")
+            elif name == b"x-request-id" and _REQUEST_ID.match(value):
+                context.request_id = value.decode("ascii")
             elif name == b"traceparent" and (match := _TRACEPARENT.match(value)):
-                trace_id = match[1].decode("ascii")
+                context.trace_id = match[1].decode("ascii")
                 flags = match[2].decode("ascii")
-                traceparent = f"00-{trace_id}-{secrets.token_hex(8)}-{flags}"
-        return RequestContext(request_id, trace_id, traceparent)
+                context.traceparent = f"00-{context.trace_id}-{secrets.token_hex(8)}-{flags}"
+        context.request_id = context.request_id or secrets.token_hex(16)
+        return context
 
     def response_headers(self) -> list[tuple[bytes, bytes]]:
         """Return what every response carries back."""
@@ -86,7 +96,7 @@ class ContextMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *context.response_headers()]
+                message["headers"] = [*message["headers"], *context.response_headers()]
             await send(message)
 
         self._metrics.inflight.inc()

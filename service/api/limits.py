@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -117,9 +118,12 @@ async def read_body(
     content_length: str | None,
     limits: HttpLimits,
     reservation: Reservation,
+    *,
+    arrived: bool = False,
 ) -> bytes:
     """Read a request's body, at most `max_upload_bytes`, within the upload timeout.
 
+    `arrived` says that the server has all of it already, so that no time can be lost on it.
     Raises UploadTooLarge from Content-Length alone where it says so, UploadTimeout, Overloaded,
     BadRequest for an empty body, or ClientGone.
     """
@@ -128,7 +132,9 @@ async def read_body(
         _check_length(announced, limits.max_upload_bytes)
         reservation.expect(announced)
     try:
-        async with asyncio.timeout(limits.upload_timeout_s):
+        async with (
+            contextlib.nullcontext() if arrived else asyncio.timeout(limits.upload_timeout_s)
+        ):
             body = await _read(receive, reservation, limits.max_upload_bytes)
     except TimeoutError:
         raise UploadTimeout(

@@ -39,6 +39,20 @@ _BY_STATUS = {404: "not-found", 405: "method-not-allowed"}
 _CLIENT_CLOSED = 499  # the client has gone; nobody reads this, logs and metrics do
 
 
+class Json(Response):
+    """A JSON body that is ready: no more of a response is made than is sent."""
+
+    def __init__(
+        self, body: bytes, status: int = 200, headers: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> None:
+        self.body, self.status_code, self.background = body, status, None
+        self.raw_headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode("ascii")),
+            *headers,
+        ]
+
+
 class ClientGone(Exception):
     """The client disconnected before its answer."""
 

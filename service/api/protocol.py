@@ -1,8 +1,9 @@
-"""HTTP/1.1 with the bounds uvicorn leaves out: how large a request's head may be, and how slow."""
+"""HTTP/1.1 with what uvicorn leaves out: bounds on a request's head, and word of the connection."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -15,6 +16,36 @@ _TOO_LARGE = (
 )
 
 
+class Connection:
+    """What a request's handler may ask of its connection, without a task that waits for messages.
+
+    It travels in the ASGI scope. Used on the event loop.
+    """
+
+    __slots__ = ("body_is_here", "lost", "on_loss")
+
+    KEY = "tidegate.connection"
+
+    def __init__(self) -> None:
+        self.body_is_here = False  # the last byte of the request being read has arrived
+        self.lost = False
+        self.on_loss: set[Callable[[], None]] = set()
+
+    @classmethod
+    def of(cls, scope: MutableMapping[str, Any]) -> Connection:
+        """Return the connection of this ASGI scope; one that is never lost if the server is
+        another's.
+        """
+        connection: Connection = scope.get(cls.KEY) or cls()
+        return connection
+
+    def end(self) -> None:
+        """Tell whoever wanted to know that the client has gone."""
+        self.lost = True
+        for tell in list(self.on_loss):
+            tell()
+
+
 class BoundedHttp(HttpToolsProtocol):
     """A connection that closes when a request's head is too large or takes too long."""
 
@@ -23,6 +54,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_bytes = 0
         self._in_head = True
         self._head_timer: asyncio.TimerHandle | None = None
+        self._connection = Connection()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it too
         super().connection_made(transport)
@@ -31,6 +63,7 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+        self._connection.end()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -49,7 +82,13 @@ class BoundedHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._stop_timer()
         self._in_head = False
-        super().on_headers_complete()
+        self._connection.body_is_here = False
+        super().on_headers_complete()  # its task starts after this
+        self.scope[Connection.KEY] = self._connection  # type: ignore[literal-required]  # ours
+
+    def on_message_complete(self) -> None:
+        self._connection.body_is_here = True
+        super().on_message_complete()
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:

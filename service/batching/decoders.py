@@ -9,35 +9,49 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 from service.batching.latency import RunningMean
 from service.batching.policy import Waiting
 from service.batching.queue import OrderedQueue
+from service.batching.threads import be_nice
 
 T = TypeVar("T")
+_NICE = 4  # behind the engine's threads: a decoded image that nobody can run yet is no use
 
 
 @dataclass(slots=True, eq=False)
-class _Turn(Waiting):
-    came: asyncio.Future[None]
+class Job(Waiting):
+    """One image to decode, and whom to tell."""
+
+    work: Callable[[], Any]
+    done: Callable[[Any, float], None]
+    running: bool = False
 
 
 class Decoders:
-    """A bounded pool with a queue in the policy's order."""
+    """A bounded pool of threads with a queue in the policy's order."""
 
     def __init__(self, workers: int, seed_s: float) -> None:
-        """Start `workers` threads as they are needed; `seed_s` is a first guess at one image."""
+        """Start `workers` threads; `seed_s` is a first guess at one image."""
         self.workers = workers
         self._mean = RunningMean(seed_s)
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._loop = asyncio.get_running_loop()
-        self._waiting: OrderedQueue[_Turn] = OrderedQueue()
+        self._waiting: OrderedQueue[Job] = OrderedQueue()
         self._running = 0
+        self._inbox: SimpleQueue[Job | None] = SimpleQueue()
+        # Daemons, so that a codec that never returns cannot keep the process from exiting.
+        self._threads = [
+            threading.Thread(target=self._work, name=f"decode-{index}", daemon=True)
+            for index in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def load(self) -> int:
@@ -49,51 +63,53 @@ class Decoders:
         """Return what one image costs, in seconds of a thread."""
         return self._mean.value
 
-    async def run(self, request: Waiting, work: Callable[[], T]) -> tuple[T, float]:
-        """Run `work` on a thread when it is this request's turn; returns its result and seconds."""
-        await self._turn(request)
-        # Shielded: a cancelled request must not take back a place that its thread still uses.
-        return await asyncio.shield(self._loop.run_in_executor(self._pool, self._timed, work))
+    def start(
+        self, request: Waiting, work: Callable[[], T], done: Callable[[T | Exception, float], None]
+    ) -> Job:
+        """Run `work` on a thread when it is this request's turn.
+
+        `done` is then called on the loop with the result, or the exception, and the seconds taken.
+        """
+        job = Job(request.priority, request.deadline, request.arrival, work, done)
+        if self._running < self.workers:
+            self._running += 1
+            self._give(job)
+        else:
+            self._waiting.insert(job)
+        return job
+
+    def withdraw(self, job: Job) -> None:
+        """Forget a job whose turn has not come; one that runs, runs on."""
+        if not job.running:
+            self._waiting.remove(job)
 
     def close(self) -> None:
         """Start nothing new; threads end with what they do."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for _ in self._threads:
+            self._inbox.put(None)
 
-    async def _turn(self, request: Waiting) -> None:
-        if self._running < self.workers:
-            self._running += 1
-            return
-        turn = _Turn(
-            request.priority, request.deadline, request.arrival, self._loop.create_future()
-        )
-        self._waiting.insert(turn)
-        try:
-            await turn.came
-        except asyncio.CancelledError:
-            if not turn.came.cancelled():
-                self._free()  # the place was given in the same moment: pass it on
-            else:
-                with contextlib.suppress(KeyError):  # `_free` has met it since it was cancelled
-                    self._waiting.remove(turn)
-            raise
+    def _give(self, job: Job) -> None:
+        job.running = True
+        self._inbox.put(job)
 
-    def _timed(self, work: Callable[[], T]) -> tuple[T, float]:  # on a decoder thread
-        started = time.monotonic()
-        try:
-            result = work()
-        finally:
+    def _work(self) -> None:
+        be_nice(_NICE)
+        while (job := self._inbox.get()) is not None:
+            started = time.monotonic()
+            try:
+                result = job.work()
+            except Exception as error:  # noqa: BLE001 - whatever it raises is the request's
+                result = error
             elapsed = time.monotonic() - started
-            self._loop.call_soon_threadsafe(self._done, elapsed)
-        return result, elapsed
+            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._finish, job, result, elapsed)
+            del job, result  # until the next image, this frame would keep this one's pixels
 
-    def _done(self, elapsed_s: float) -> None:
+    def _finish(self, job: Job, result: Any, elapsed_s: float) -> None:
         self._mean.observe(elapsed_s)
-        self._free()
-
-    def _free(self) -> None:
-        """Give a free place to the next in the queue, or keep it for an arrival."""
-        for turn in self._waiting.take():
-            if not turn.came.cancelled():
-                turn.came.set_result(None)
-                return
         self._running -= 1
+        for following in self._waiting.take():
+            self._running += 1
+            self._give(following)
+            break
+        job.done(result, elapsed_s)

@@ -30,6 +30,28 @@ class RunningQuantile:
         """Return the quantile, in seconds."""
         return self._ordered[int(_QUANTILE * (len(self._ordered) - 1))]
 
+    @property
+    def median(self) -> float:
+        """Return the median, in seconds."""
+        return self._ordered[len(self._ordered) // 2]
+
+
+class Typical:
+    """ℓ(b) without caution: medians, never falling with b. What to expect, not what to promise."""
+
+    def __init__(self) -> None:
+        self.unloaded_s = 0.0
+        self._medians: list[float] = []
+        self._buckets: tuple[int, ...] = ()
+
+    def learn(self, buckets: tuple[int, ...], medians: list[float]) -> None:
+        """Take the medians per bucket, which never fall."""
+        self._buckets, self._medians, self.unloaded_s = buckets, medians, medians[0]
+
+    def predict(self, images: int) -> float:
+        """Return how long a batch of `images` usually takes, in seconds."""
+        return self._medians[min(bisect_left(self._buckets, images), len(self._buckets) - 1)]
+
 
 class LatencyModel:
     """ℓ(b) in seconds: an upper quantile per bucket plus a margin, never falling with b."""
@@ -40,6 +62,7 @@ class LatencyModel:
         self.unloaded_s = seeds[self.buckets[0]]  # one image on an idle engine: nothing beats it
         self._quantiles = [RunningQuantile(seeds[bucket]) for bucket in self.buckets]
         self._predictions: list[float] = []
+        self.typical = Typical()
         self._recompute()
 
     def bucket(self, images: int) -> int:
@@ -62,11 +85,14 @@ class LatencyModel:
         return min(bisect_left(self.buckets, images), len(self.buckets) - 1)
 
     def _recompute(self) -> None:
-        longest = 0.0
+        longest = usual = 0.0
         self._predictions.clear()
+        medians = []
         for quantile in self._quantiles:
-            longest = max(longest, quantile.value)
+            longest, usual = max(longest, quantile.value), max(usual, quantile.median)
             self._predictions.append(longest * _MARGIN)
+            medians.append(usual)
+        self.typical.learn(self.buckets, medians)
 
 
 class RunningMean:

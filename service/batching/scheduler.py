@@ -11,10 +11,11 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
-from service.batching.decoders import Decoders
+from service.batching.decoders import Decoders, Job
 from service.batching.latency import LatencyModel
-from service.batching.policy import Backlog, Limits, Waiting, plan, refuse
+from service.batching.policy import Backlog, Latency, Limits, Waiting, eta_s, plan, refuse
 from service.batching.queue import Order, OrderedQueue
 from service.batching.slots import BatchResult, Slot
 from service.engines.base import Engine
@@ -22,14 +23,13 @@ from service.errors import DeadlineMissed, Draining, EngineFailed, Overloaded
 from service.metrics import Metrics
 from service.types import Outputs, Pixels, Priority
 
-_IDLE = float("-inf")
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What the engine said of one image, and where its time went."""
 
     outputs: Outputs  # [1, …]
+    decode_s: float  # on a decoder's thread
     queue_s: float  # from ready to dispatched
     engine_s: float
     batch_size: int
@@ -40,7 +40,10 @@ class Ticket(Waiting):
     """One admitted request."""
 
     answer: asyncio.Future[Answer]
+    predicted_s: float  # from admission to the answer, when it was admitted
+    job: Job | None = None  # while its image waits for a decoder or is on one
     pixels: Pixels | None = None
+    decode_s: float = 0.0
     ready_at: float = 0.0
     queued: bool = field(default=True)  # counted as waiting: admitted and not dispatched
 
@@ -75,7 +78,8 @@ class Scheduler:
         self._ready: OrderedQueue[Ticket] = OrderedQueue()
         self._slots = [Slot(index, engine) for index in range(engine.slots)]
         self._idle = list(reversed(self._slots))
-        self._free_at = [_IDLE] * engine.slots
+        # Per slot, when its batch began and of how many it is; None when it is idle.
+        self._running: list[tuple[float, int] | None] = [None] * engine.slots
 
     @property
     def waiting(self) -> int:
@@ -92,9 +96,9 @@ class Scheduler:
             self._metrics.shed("draining")
             raise Draining("The service is shutting down.")
         now = self._clock()
-        refusal = refuse(
-            deadline - now, self._backlog(now, priority, deadline), self.latency, self.limits
-        )
+        ahead = self._order.before(priority, deadline)
+        backlog = self._backlog(now, ahead, self.latency)
+        refusal = refuse(deadline - now, backlog, self.latency, self.limits)
         if refusal is not None:
             self._metrics.shed(refusal.reason)
             left_ms = 1000 * (deadline - now)
@@ -106,9 +110,20 @@ class Scheduler:
             raise Overloaded(
                 f"Too much is waiting to answer within {left_ms:.0f} ms.", refusal.retry_after_s
             )
-        ticket = Ticket(priority, deadline, next(self._arrivals), self._loop.create_future())
+        typical = self.latency.typical
+        predicted_s = eta_s(self._backlog(now, ahead, typical), typical, self.limits.max_batch_size)
+        arrival, answer = next(self._arrivals), self._loop.create_future()
+        ticket = Ticket(priority, deadline, arrival, answer, predicted_s)
         self._order.add(ticket)
         return ticket
+
+    def run(self, ticket: Ticket, decode: Callable[[], Pixels]) -> asyncio.Future[Answer]:
+        """Decode a ticket's image when it is its turn, then run it.
+
+        The future gives the answer, what `decode` raised, DeadlineMissed or EngineFailed.
+        """
+        ticket.job = self._decoders.start(ticket, decode, partial(self._decoded, ticket))
+        return ticket.answer
 
     def submit(self, ticket: Ticket, pixels: Pixels) -> asyncio.Future[Answer]:
         """Queue a ticket's pixels for the engine; the future gives the answer or the error."""
@@ -123,7 +138,9 @@ class Scheduler:
             self._unqueue(ticket)
             if ticket.pixels is not None:
                 self._ready.remove(ticket)
-        ticket.pixels = None
+            elif ticket.job is not None:
+                self._decoders.withdraw(ticket.job)
+        ticket.pixels = ticket.job = None
         if not ticket.answer.done():
             ticket.answer.cancel()
 
@@ -136,21 +153,26 @@ class Scheduler:
         ended = [slot.join(deadline - time.monotonic()) for slot in self._slots]
         return all(ended)
 
-    def _backlog(self, now: float, priority: Priority, deadline: float) -> Backlog:
+    def _decoded(self, ticket: Ticket, result: Pixels | Exception, decode_s: float) -> None:
+        ticket.job = None
+        if not ticket.queued or ticket.answer.done():
+            return  # it left, or its deadline passed, while its image was on a decoder
+        ticket.decode_s = decode_s
+        if isinstance(result, Exception):
+            self._unqueue(ticket)
+            ticket.answer.set_exception(result)
+        else:
+            self.submit(ticket, result)
+
+    def _backlog(self, now: float, ahead: int, latency: Latency) -> Backlog:
         return Backlog(
-            slots_free_in_s=[self._free_in_s(free_at, now) for free_at in self._free_at],
+            slots_free_in_s=[_free_in_s(batch, now, latency) for batch in self._running],
             waiting=len(self._order),
-            ahead=self._order.before(priority, deadline),
+            ahead=ahead,
             decoding=self._decoders.load,
             decode_s=self._decoders.mean_s,
             decode_workers=self._decoders.workers,
         )
-
-    def _free_in_s(self, free_at: float, now: float) -> float:
-        if free_at == _IDLE:
-            return 0.0
-        # Overdue is not free: when it will be, nobody knows; not before one more image's time.
-        return max(free_at - now, self.latency.unloaded_s if free_at < now else 0.0)
 
     def _dispatch(self) -> None:
         """Give every idle slot a batch, as long as something is ready."""
@@ -172,7 +194,7 @@ class Scheduler:
     def _start(self, slot: Slot, batch: Sequence[Ticket], now: float) -> None:
         for ticket in batch:
             self._unqueue(ticket)
-        self._free_at[slot.index] = now + self.latency.predict(len(batch))
+        self._running[slot.index] = now, len(batch)
         self._metrics.batch_size.observe(len(batch))
         watchdog = self._loop.call_later(self._engine_timeout_s, self._wedged, slot.index)
 
@@ -193,7 +215,7 @@ class Scheduler:
         if result.clean:
             self.latency.observe(len(batch), result.engine_s)
         self._metrics.slot_busy.inc(result.engine_s)
-        self._free_at[slot.index] = _IDLE
+        self._running[slot.index] = None
         self._idle.append(slot)
         self._dispatch()  # the next batch first: answering can wait for it, the slot should not
         for ticket, row in zip(batch, result.rows, strict=True):
@@ -205,7 +227,9 @@ class Scheduler:
                 )
             else:
                 queue_s = started - ticket.ready_at
-                ticket.answer.set_result(Answer(row, queue_s, result.engine_s, len(batch)))
+                ticket.answer.set_result(
+                    Answer(row, ticket.decode_s, queue_s, result.engine_s, len(batch))
+                )
 
     def _unqueue(self, ticket: Ticket) -> None:
         ticket.queued = False
@@ -213,3 +237,12 @@ class Scheduler:
 
     def _wedged(self, slot: int) -> None:
         self._on_wedged(f"slot {slot} has not finished a batch in {self._engine_timeout_s:g} s")
+
+
+def _free_in_s(batch: tuple[float, int] | None, now: float, latency: Latency) -> float:
+    if batch is None:
+        return 0.0
+    started, images = batch
+    left = started + latency.predict(images) - now
+    # Overdue is not free: when it will be, nobody knows; not before one more image's time.
+    return left if left >= 0 else latency.unloaded_s

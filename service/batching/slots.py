@@ -9,10 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 
+from service.batching.threads import be_nice
 from service.engines.base import Engine
 from service.types import Outputs, Pixels
 
 log = logging.getLogger(__name__)
+
+_NICE = 2  # behind the event loop, ahead of the decoders
 
 RowResult = Outputs | Exception  # one image's outputs [1, …], or why there are none
 Run = Callable[[Sequence[Pixels]], Outputs]
@@ -54,9 +57,11 @@ class Slot:
         return not self._thread.is_alive()
 
     def _work(self) -> None:
+        be_nice(_NICE)
         while (job := self._inbox.get()) is not None:
             images, done = job
             done(self._run_batch(images))
+            del job, images, done  # until the next batch, this frame would keep this one's pixels
 
     def _run_batch(self, images: Sequence[Pixels]) -> BatchResult:
         started = time.perf_counter()

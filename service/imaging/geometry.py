@@ -38,33 +38,51 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Resample to `size`; with backend torch, make only `window` of the result if there is one."""
+    """Resample the box `source` of the image, or all of it, to `size`; make `window` of that."""
 
     size: Size
     filter: Filter
     backend: Backend = "pillow"
+    source: Box | None = None
     window: Box | None = None
 
 
 def plan(spec: PreprocessSpec, size: Size) -> tuple[Cut | Scale, ...]:
-    """Return the concrete operations for an upright image of `size`."""
-    operations = list(_operations(spec, size))
-    for at in range(len(operations) - 1):
-        scale, cut = operations[at], operations[at + 1]
-        if isinstance(scale, Scale) and scale.backend == "torch" and isinstance(cut, Cut):
-            operations[at : at + 2] = _windowed(scale, cut)
-    return tuple(operations)
+    """Return the concrete operations for an upright image of `size`.
+
+    A cut before a resize becomes its source, a cut after it its window: nothing is made, or copied,
+    that is cut away. The pixels are those of the steps one by one.
+    """
+    planned: list[Cut | Scale] = []
+    before = size  # of the last operation
+    for operation in steps(spec, size):
+        last = planned[-1] if planned else None
+        if isinstance(operation, Scale) and isinstance(last, Cut) and _inside(last.box, before):
+            planned[-1] = replace(operation, source=last.box)
+        elif isinstance(operation, Cut) and isinstance(last, Scale) and last.window is None:
+            planned[-1:] = _windowed(last, operation)
+        else:
+            planned.append(operation)
+        before, size = size, operation.size
+    return tuple(planned)
 
 
-def _windowed(scale: Scale, cut: Cut) -> tuple[Scale, Cut]:
-    """Make only what the cut takes. Not for Pillow: its `resize(box=…)` gives other pixels."""
+def _inside(box: Box, size: Size) -> bool:
+    return box[0] >= 0 and box[1] >= 0 and box[2] <= size[0] and box[3] <= size[1]
+
+
+def _windowed(scale: Scale, cut: Cut) -> list[Cut | Scale]:
+    """Make only what the cut takes; a cut that goes beyond the image stays, for what it adds."""
+    if _inside(cut.box, scale.size):
+        return [replace(scale, window=cut.box)]
     left, upper, right, lower = cut.box
     window = max(0, left), max(0, upper), min(scale.size[0], right), min(scale.size[1], lower)
     moved = left - window[0], upper - window[1], right - window[0], lower - window[1]
-    return replace(scale, window=window), Cut(moved)
+    return [replace(scale, window=window), Cut(moved)]
 
 
-def _operations(spec: PreprocessSpec, size: Size) -> Iterator[Cut | Scale]:
+def steps(spec: PreprocessSpec, size: Size) -> Iterator[Cut | Scale]:
+    """Yield the spec's steps one by one as operations, less those that change nothing."""
     for step in spec.steps:
         operation = _operation(step, size)
         if operation.size != size or isinstance(operation, Cut):

@@ -5,27 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from service.errors import ImageTooLarge
-from service.imaging import torch_resize
+from service.imaging import pillow_resize, torch_resize
 from service.imaging.decode import Size, decode
-from service.imaging.geometry import Cut, Scale, plan
+from service.imaging.geometry import Cut, Scale, plan, steps
 from service.imaging.spec import PreprocessSpec
 from service.types import Pixels
 
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "box": Image.Resampling.BOX,
-    "bilinear": Image.Resampling.BILINEAR,
-    "hamming": Image.Resampling.HAMMING,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-
-# Weights are made for every source pixel of a side: 24 million of them took 7 s, for a small file.
-# A JPEG's side has at most 65,535.
-MAX_TORCH_SIDE = 1 << 18
+# Weights are made for every source pixel of a side: 24 million took 7 s with backend torch and
+# 870 MB with Pillow, for a small file. A JPEG's side has at most 65,535.
+MAX_RESIZED_SIDE = 1 << 18
 
 
 def preprocess(data: bytes, spec: PreprocessSpec, max_image_pixels: int) -> Pixels:
@@ -44,22 +36,27 @@ def preprocess(data: bytes, spec: PreprocessSpec, max_image_pixels: int) -> Pixe
 
 def apply(image: Image.Image, spec: PreprocessSpec) -> Pixels:
     """Apply the spec's steps to an upright RGB image; returns uint8 [H, W, 3]."""
+    pixels: NDArray[np.uint8] | None = None  # what the last step made, unless it is in `image`
     for operation in plan(spec, image.size):
+        if pixels is not None:
+            image, pixels = Image.fromarray(pixels), None
         if isinstance(operation, Cut):
             image = image.crop(operation.box)
+        elif operation.backend == "pillow":
+            pixels = pillow_resize.resize(image, operation)
         else:
-            image = _resized(image, operation)
-    pixels = np.asarray(image)
+            pixels = _by_torch(image, operation)
+    if pixels is None:
+        pixels = np.asarray(image)
     if spec.channel_order == "bgr":
         pixels = np.ascontiguousarray(pixels[..., ::-1])
     return Pixels(pixels)
 
 
-def _resized(image: Image.Image, to: Scale) -> Image.Image:
-    if to.backend == "pillow":
-        return image.resize(to.size, _RESAMPLING[to.filter])
+def _by_torch(image: Image.Image, to: Scale) -> NDArray[np.uint8]:
+    source = image if to.source is None else image.crop(to.source)
     window = to.window or (0, 0, *to.size)
-    return Image.fromarray(torch_resize.resize(np.asarray(image), to.size, to.filter, window))
+    return torch_resize.resize(np.asarray(source), to.size, to.filter, window)
 
 
 def _check_pixels(size: Size, spec: PreprocessSpec, max_image_pixels: int) -> None:
@@ -81,16 +78,17 @@ def _check_pixels(size: Size, spec: PreprocessSpec, max_image_pixels: int) -> No
 def _sizes_on_the_way(spec: PreprocessSpec, size: Size) -> Iterator[Size]:
     """Yield the size of whatever preprocessing makes of an image of `size`.
 
-    Raises ImageTooLarge when backend torch would resize a side beyond MAX_TORCH_SIDE.
+    Raises ImageTooLarge when a side beyond MAX_RESIZED_SIDE would be resized.
     """
-    for operation in plan(spec, size):
-        if isinstance(operation, Scale) and operation.backend == "torch":
-            if max(size) > MAX_TORCH_SIDE:
+    for operation in steps(spec, size):
+        if isinstance(operation, Scale):
+            if max(size) > MAX_RESIZED_SIDE:
                 raise ImageTooLarge(
                     f"An image of {size[0]} × {size[1]} pixels is too narrow: "
-                    f"a side has at most {MAX_TORCH_SIDE:,}."
+                    f"a side has at most {MAX_RESIZED_SIDE:,}."
                 )
-            # Across comes first, for every row: a million rows of one pixel become wide ones.
-            yield operation.size[0], size[1]
+            if operation.backend == "torch":
+                # Across comes first, for every row: a million rows of one pixel become wide ones.
+                yield operation.size[0], size[1]
         size = operation.size
         yield size

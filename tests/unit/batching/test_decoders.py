@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Callable, Coroutine
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -36,9 +37,25 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0)
 
 
+async def run(decoders: Decoders, who: Waiting, work: Callable[[], Any]) -> tuple[Any, float]:
+    """Wait for a job as a request does: it withdraws when it is cancelled."""
+    told: asyncio.Future[tuple[Any, float]] = asyncio.get_running_loop().create_future()
+
+    def done(result: Any, seconds: float) -> None:
+        if not told.done():
+            told.set_result((result, seconds))
+
+    job = decoders.start(who, work, done)
+    try:
+        return await told
+    except asyncio.CancelledError:
+        decoders.withdraw(job)
+        raise
+
+
 def test_a_result_comes_with_the_seconds_it_took() -> None:
     async def scene(decoders: Decoders) -> None:
-        result, seconds = await decoders.run(request(), lambda: 42)
+        result, seconds = await run(decoders, request(), lambda: 42)
 
         assert result == 42
         assert seconds >= 0
@@ -48,11 +65,11 @@ def test_a_result_comes_with_the_seconds_it_took() -> None:
 
 def test_an_error_comes_through_and_frees_the_place() -> None:
     async def scene(decoders: Decoders) -> None:
-        with pytest.raises(ZeroDivisionError):
-            await decoders.run(request(), lambda: 1 // 0)
-        await until(lambda: decoders.load == 0)
+        result, _ = await run(decoders, request(), lambda: 1 // 0)
 
-        assert (await decoders.run(request(), lambda: 1))[0] == 1
+        assert isinstance(result, ZeroDivisionError)
+        assert decoders.load == 0
+        assert (await run(decoders, request(), lambda: 1))[0] == 1
 
     play(scene)
 
@@ -62,10 +79,10 @@ def test_the_class_then_the_deadline_decides_who_is_next() -> None:
 
     async def scene(decoders: Decoders) -> None:
         gate = threading.Event()
-        first = asyncio.create_task(decoders.run(request(), gate.wait))
+        first = asyncio.create_task(run(decoders, request(), gate.wait))
         await until(lambda: decoders.load == 1)
         others = [
-            asyncio.create_task(decoders.run(who, partial(done.append, name)))
+            asyncio.create_task(run(decoders, who, partial(done.append, name)))
             for name, who in {
                 "bulk": request(0.5, Priority.BULK),
                 "late": request(9.0),
@@ -86,10 +103,11 @@ def test_whoever_leaves_before_its_turn_leaves_nothing_behind() -> None:
 
     async def scene(decoders: Decoders) -> None:
         gate = threading.Event()
-        first = asyncio.create_task(decoders.run(request(), gate.wait))
+        first = asyncio.create_task(run(decoders, request(), gate.wait))
         await until(lambda: decoders.load == 1)
         waiting = [
-            asyncio.create_task(decoders.run(request(), partial(done.append, i))) for i in range(50)
+            asyncio.create_task(run(decoders, request(), partial(done.append, i)))
+            for i in range(50)
         ]
         await until(lambda: decoders.load == 51)
         for task in waiting:
@@ -108,7 +126,7 @@ def test_whoever_leaves_before_its_turn_leaves_nothing_behind() -> None:
 def test_work_that_nobody_waits_for_still_counts_until_its_thread_is_done() -> None:
     async def scene(decoders: Decoders) -> None:
         gate = threading.Event()
-        abandoned = asyncio.create_task(decoders.run(request(), gate.wait))
+        abandoned = asyncio.create_task(run(decoders, request(), gate.wait))
         await until(lambda: decoders.load == 1)
         abandoned.cancel()
         await asyncio.gather(abandoned, return_exceptions=True)
@@ -126,7 +144,7 @@ def test_no_place_is_lost_whatever_the_order_of_comings_and_goings(seed: int) ->
         chance = random.Random(seed)  # noqa: S311 - a repeatable order, no secret
         tasks = []
         for _ in range(300):
-            tasks.append(asyncio.create_task(decoders.run(request(chance.random()), lambda: None)))
+            tasks.append(asyncio.create_task(run(decoders, request(chance.random()), lambda: None)))
             if chance.random() < 0.5:
                 chance.choice(tasks).cancel()
             if chance.random() < 0.3:
@@ -134,6 +152,6 @@ def test_no_place_is_lost_whatever_the_order_of_comings_and_goings(seed: int) ->
         await asyncio.gather(*tasks, return_exceptions=True)
 
         await until(lambda: decoders.load == 0)
-        assert (await decoders.run(request(), lambda: 7))[0] == 7
+        assert (await run(decoders, request(), lambda: 7))[0] == 7
 
     play(scene, workers=2)

@@ -147,9 +147,16 @@ def test_the_bound_itself_is_allowed_and_one_pixel_more_is_not(format: str) -> N
 
 
 def test_a_step_that_would_grow_beyond_the_bound_is_refused_from_the_header() -> None:
-    never_decoded = png((1, 300_000), 8, 2)
+    never_decoded = png((1, 200_000), 8, 2)
 
-    with pytest.raises(ImageTooLarge, match="too narrow: preprocessing would make it 256 × 768"):
+    with pytest.raises(ImageTooLarge, match="too narrow: preprocessing would make it 256 × 512"):
+        preprocessed(never_decoded, resize_then_crop(256, (224, 224)))
+
+
+def test_a_side_that_would_need_too_many_weights_is_refused_from_the_header() -> None:
+    never_decoded = png((300_000, 1), 8, 2)
+
+    with pytest.raises(ImageTooLarge, match="a side has at most 262,144"):
         preprocessed(never_decoded, resize_then_crop(256, (224, 224)))
 
 

@@ -1,0 +1,16 @@
+import numpy as np
+from numpy.typing import NDArray
+
+PATH: str  # "avx2" or "c": the best that this machine has
+
+def resize(
+    arrow_array: object,
+    size: tuple[int, int],
+    source: tuple[int, int, int, int],
+    to: tuple[int, int],
+    filter: str,
+    window: tuple[int, int, int, int],
+    out: NDArray[np.uint8],
+    /,
+) -> None: ...
+def choose(path: str, /) -> None: ...

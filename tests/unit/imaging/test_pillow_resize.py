@@ -1,0 +1,128 @@
+"""The compiled resize gives Pillow's pixels, on every path that this machine has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import get_args
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from service.imaging import pillow_resize
+from service.imaging.geometry import Box, Scale, Size
+from service.imaging.spec import Filter
+
+_resample = pytest.importorskip("service.imaging._resample", reason="built without a C compiler")
+COMPILED = [name for name in get_args(Filter) if name != "nearest"]
+sides = st.one_of(st.integers(1, 9), st.integers(1, 700))
+
+
+@pytest.fixture(params=["c", "avx2"])
+def path(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "avx2" and _resample.PATH != "avx2":
+        pytest.skip("this machine has no AVX2")
+    _resample.choose(request.param)
+    yield request.param
+    _resample.choose(_resample.PATH)
+
+
+def noise(size: Size, seed: int = 0) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8))
+
+
+@st.composite
+def boxes(draw: st.DrawFn, size: Size) -> Box:
+    left, upper = draw(st.integers(0, size[0] - 1)), draw(st.integers(0, size[1] - 1))
+    right, lower = draw(st.integers(left + 1, size[0])), draw(st.integers(upper + 1, size[1]))
+    return left, upper, right, lower
+
+
+@st.composite
+def scales(draw: st.DrawFn, size: Size) -> Scale:
+    to = draw(sides.filter(lambda n: n < 300)), draw(sides.filter(lambda n: n < 300))
+    return Scale(
+        to,
+        draw(st.sampled_from(COMPILED)),
+        source=draw(st.none() | boxes(size)),
+        window=draw(st.none() | boxes(to)),
+    )
+
+
+@given(data=st.data(), size=st.tuples(sides, sides), seed=st.integers(0, 99))
+@settings(
+    deadline=None,
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
+)
+def test_any_window_of_any_resize_is_pillows(
+    path: str, data: st.DataObject, size: Size, seed: int
+) -> None:
+    image, to = noise(size, seed), data.draw(scales(size))
+
+    made = pillow_resize.resize(image, to)
+
+    assert np.array_equal(made, pillow_resize.by_pillow(image, to))
+
+
+@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize(
+    "size", [(500, 375), (375, 500), (1920, 1080), (1080, 1920), (300, 1000), (4000, 3000)]
+)
+def test_photographs_sizes_are_resized_as_pillow_does(path: str, name: Filter, size: Size) -> None:
+    short = min(size)
+    to = 256 * size[0] // short, 256 * size[1] // short
+    left, upper = (to[0] - 224) // 2, (to[1] - 224) // 2
+    scale = Scale(to, name, window=(left, upper, left + 224, upper + 224))
+    image = noise(size)
+
+    made = pillow_resize.resize(image, scale)
+
+    assert np.array_equal(made, pillow_resize.by_pillow(image, scale))
+
+
+def test_saturated_edges_overshoot_and_are_clipped_as_pillow_clips_them(path: str) -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[::7], stripes[:, ::5] = 255, 255
+    image, scale = Image.fromarray(stripes), Scale((200, 171), "lanczos")
+
+    made = pillow_resize.resize(image, scale)
+
+    assert np.array_equal(made, pillow_resize.by_pillow(image, scale))
+    assert {0, 255} <= set(made.ravel().tolist())
+
+
+def test_an_image_of_many_blocks_is_lent_in_one_piece() -> None:
+    image = noise((4000, 3000))
+
+    assert image.__arrow_c_array__()
+
+
+def test_nearest_is_left_to_pillow() -> None:
+    image, scale = noise((50, 40)), Scale((23, 31), "nearest", window=(3, 4, 20, 30))
+
+    made = pillow_resize.resize(image, scale)
+
+    assert np.array_equal(made, pillow_resize.by_pillow(image, scale))
+
+
+def test_what_does_not_fit_together_is_refused() -> None:
+    image, out = noise((8, 6)), np.empty((4, 4, 3), np.uint8)
+    _, lent = image.__arrow_c_array__()
+    whole, made = (0, 0, 8, 6), (0, 0, 4, 4)
+    refused = [
+        (lent, (8, 7), whole, (4, 4), "box", made, out),  # not the image's size
+        (lent, (8, 6), (0, 0, 9, 6), (4, 4), "box", made, out),  # beyond the image
+        (lent, (8, 6), whole, (4, 4), "box", (0, 0, 5, 4), out),  # beyond the result
+        (lent, (8, 6), whole, (4, 4), "box", (0, 0, 4, 3), out),  # not the buffer's size
+        (lent, (8, 6), whole, (4, 4), "sinc", made, out),
+        (lent, (8, 6), (2, 0, 2, 6), (4, 4), "box", made, out),  # empty
+        (Image.new("L", (8, 6)).__arrow_c_array__()[1], (8, 6), whole, (4, 4), "box", made, out),
+    ]
+
+    for arguments in refused:
+        with pytest.raises(ValueError, match=r"size|filter"):
+            _resample.resize(*arguments)
