@@ -47,7 +47,7 @@ tools: ## fetch promtool for the rules' tests, where there is apt-get; tests ski
 clean: ## remove the environment and the built bundles; downloads stay
 	rm -rf .venv .venv-torch models/bundles
 
-$(SERVE): pyproject.toml
+$(SERVE): pyproject.toml setup.py service/imaging/_resample.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Tidegate needs Python 3.11 or newer: make serve PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -61,7 +61,7 @@ $(DEV): $(SERVE)
 	@$(BIN)/python -m pip install --quiet --group test --group check
 	@touch $@
 
-$(TORCH_ENV): pyproject.toml
+$(TORCH_ENV): pyproject.toml setup.py service/imaging/_resample.c
 	@test -x .venv-torch/bin/python || $(PYTHON) -m venv .venv-torch
 	@.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@echo "installing torch and the importers' libraries into .venv-torch: some gigabytes"

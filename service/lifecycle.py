@@ -19,6 +19,7 @@ from service.bundle.store import Bundle, open_bundle
 from service.engines.base import Engine
 from service.engines.choose import EngineConfig, WarmEngine, open_engine, usable_cores
 from service.errors import Draining, NotReady
+from service.imaging.pillow_resize import RESIZES_BY
 from service.metrics import Metrics, ModelMetrics, ServedModel
 from service.pipeline import Classification, Pipeline, Upload
 
@@ -154,14 +155,21 @@ def _prepare(config: ServiceConfig) -> tuple[Bundle, WarmEngine]:
     probes = check_golden(bundle, lambda images: warm.engine.run(0, images))
     info = warm.engine.info
     log.info(
-        "warm: %s on %s, %d slots × %d threads, batches up to %d, %d golden probes passed",
+        "warm: %s on %s, %d slots × %d threads, batches up to %d, %d golden probes passed, "
+        "resizing by %s",
         info.runtime,
         info.device,
         warm.engine.slots,
         info.threads_per_slot,
         max(warm.latency_s),
         probes,
+        RESIZES_BY,
     )
+    if RESIZES_BY == "pillow":
+        log.warning(
+            "the compiled resize is missing, so preprocessing takes several times as long: "
+            "install Tidegate where there is a C compiler, or from a wheel that was built with one"
+        )
     return bundle, warm
 
 

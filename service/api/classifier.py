@@ -22,7 +22,7 @@ from service.api.problems import (
     respond,
 )
 from service.api.protocol import Connection
-from service.api.schemas import Problem, as_json, classify_body, model_ref, ood_body
+from service.api.schemas import as_json, classify_body, model_ref, ood_body
 from service.bundle.store import Bundle
 from service.errors import BadRequest, TidegateError
 from service.lifecycle import Service
@@ -68,13 +68,12 @@ class Classifier:
                 result = await self._service.classify(upload)
         context.log["decision"] = result.verdict.decision
         context.log["p_value"] = round(result.verdict.p_value, 5)
-        predicted = b"predicted;dur=%.2f" % (1000 * result.timing.predicted)
         answer = self._tell(result, bundle, context)
-        if isinstance(answer, Problem):
-            refusal = respond(answer)
-            refusal.raw_headers.append((b"server-timing", predicted))
-            return refusal
-        return Json(as_json(answer), headers=((b"server-timing", predicted),))
+        refused = "code" in answer
+        response = respond(answer) if refused else Json(as_json(answer))
+        predicted = b"predicted;dur=%.2f" % (1000 * result.timing.predicted)
+        response.raw_headers.append((b"server-timing", predicted))
+        return response
 
     async def batch(self, request: Request) -> Response:
         """Answer POST /classify/batch."""
@@ -136,26 +135,29 @@ class Classifier:
             answer = self._tell(await self._service.classify(upload), bundle, context)
         except TidegateError as error:
             answer = problem_of(error, context)
-        if isinstance(answer, Problem):
-            return {"status": answer.status, "problem": answer.model_dump(exclude_none=True)}
+        if "code" in answer:
+            return {"status": answer["status"], "problem": answer}
         return {"status": 200, "result": answer}
 
     def _tell(
         self, result: Classification, bundle: Bundle, context: RequestContext
-    ) -> dict[str, Any] | Problem:
-        """Return the answer, or the refusal of a rejected image: without predictions."""
+    ) -> dict[str, Any]:
+        """Return the answer, or the refusal of a rejected image: a problem, without predictions."""
         verdict, alpha = result.verdict, bundle.gate.alpha_reject
         if verdict.decision == "reject" and not self._flag:
             return make_problem(
                 *OUT_OF_DISTRIBUTION,
                 f"p = {verdict.p_value:.4g} is at most alpha_reject = {alpha:g}.",
                 context,
-                model=model_ref(bundle),
+                model=self._ref(bundle),
                 ood=ood_body(result, bundle),
             )
+        return classify_body(result, bundle, self._ref(bundle), context.request_id)
+
+    def _ref(self, bundle: Bundle) -> dict[str, str]:
         if self._model is None:
             self._model = model_ref(bundle).model_dump()
-        return classify_body(result, bundle, self._model, context.request_id)
+        return self._model
 
 
 def _whole(name: str, text: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
 import secrets
 import time
@@ -23,6 +24,8 @@ _TRACEPARENT = re.compile(
 )  # W3C Trace Context, version 00
 _QUIET = {"/livez", "/readyz", "/metrics"}
 _KEY = "tidegate"
+# Ids need not be unguessable, only different: asking the kernel for each costs more than all else.
+_ids = random.Random(secrets.randbits(256))  # noqa: S311
 
 
 @dataclass(slots=True)
@@ -60,8 +63,8 @@ class RequestContext:
             elif name == b"traceparent" and (match := _TRACEPARENT.match(value)):
                 context.trace_id = match[1].decode("ascii")
                 flags = match[2].decode("ascii")
-                context.traceparent = f"00-{context.trace_id}-{secrets.token_hex(8)}-{flags}"
-        context.request_id = context.request_id or secrets.token_hex(16)
+                context.traceparent = f"00-{context.trace_id}-{_ids.getrandbits(64):016x}-{flags}"
+        context.request_id = context.request_id or f"{_ids.getrandbits(128):032x}"
         return context
 
     def response_headers(self) -> list[tuple[bytes, bytes]]:

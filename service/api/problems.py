@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from service import errors
 from service.api.context import RequestContext
-from service.api.schemas import Problem
+from service.api.schemas import as_json
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +43,12 @@ class Json(Response):
     """A JSON body that is ready: no more of a response is made than is sent."""
 
     def __init__(
-        self, body: bytes, status: int = 200, headers: tuple[tuple[bytes, bytes], ...] = ()
+        self, body: bytes, status: int = 200, *, content_type: bytes = b"application/json"
     ) -> None:
         self.body, self.status_code, self.background = body, status, None
         self.raw_headers = [
-            (b"content-type", b"application/json"),
+            (b"content-type", content_type),
             (b"content-length", str(len(body)).encode("ascii")),
-            *headers,
         ]
 
 
@@ -57,7 +56,10 @@ class ClientGone(Exception):
     """The client disconnected before its answer."""
 
 
-def problem_of(error: errors.TidegateError, context: RequestContext) -> Problem:
+ProblemBody = dict[str, Any]  # with the fields of schemas.Problem, less those that are None
+
+
+def problem_of(error: errors.TidegateError, context: RequestContext) -> ProblemBody:
     """Return the problem document of an expected error."""
     status, code, title = TABLE[type(error)]
     return make_problem(status, code, title, str(error), context)
@@ -65,35 +67,33 @@ def problem_of(error: errors.TidegateError, context: RequestContext) -> Problem:
 
 def make_problem(
     status: int, code: str, title: str, detail: str, context: RequestContext, **more: Any
-) -> Problem:
+) -> ProblemBody:
     """Return a problem document; `more` are the extension members of its code."""
-    return Problem(
-        type=TYPE_PREFIX + code,
-        title=title,
-        status=status,
-        detail=detail,
-        code=code,
-        request_id=context.request_id,
+    return {
+        "type": TYPE_PREFIX + code,
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": context.request_id,
         **more,
-    )
+    }
 
 
-def respond(problem: Problem, retry_after_s: float | None = None) -> Response:
+def respond(problem: ProblemBody, retry_after_s: float | None = None) -> Json:
     """Return a problem as a response, with Retry-After in whole seconds."""
-    headers = {} if retry_after_s is None else {"Retry-After": str(math.ceil(retry_after_s))}
-    return Response(
-        problem.model_dump_json(exclude_none=True),
-        problem.status,
-        headers=headers,
-        media_type=MEDIA_TYPE,
-    )
+    response = Json(as_json(problem), problem["status"], content_type=MEDIA_TYPE.encode("ascii"))
+    if retry_after_s is not None:
+        wait = str(math.ceil(retry_after_s)).encode("ascii")
+        response.raw_headers.append((b"retry-after", wait))
+    return response
 
 
 def response_to(error: Exception, context: RequestContext) -> Response:
     """Return the answer to an error the service raises on purpose."""
     if isinstance(error, errors.TidegateError):
         problem = problem_of(error, context)
-        context.log["code"] = problem.code
+        context.log["code"] = problem["code"]
         return respond(problem, error.retry_after_s)
     return Response(status_code=_CLIENT_CLOSED)  # ClientGone
 

@@ -15,9 +15,9 @@ from service.imaging.geometry import Scale
 try:
     from service.imaging import _resample
 except ImportError:  # there was no C compiler when it was installed
-    PATH = "pillow"
+    RESIZES_BY = "pillow"
 else:
-    PATH = _resample.PATH
+    RESIZES_BY = _resample.PATH
 
 # An image's rows in one block, so that it can be lent as it is; blocks are no larger than needed.
 Image.core.set_block_size(1 << 30)  # type: ignore[attr-defined]  # documented all the same
@@ -34,7 +34,7 @@ _FILTERS = {
 
 def resize(image: Image.Image, to: Scale) -> NDArray[np.uint8]:
     """Return what Pillow's crop, resize and crop give of an RGB image: uint8 [height, width, 3]."""
-    if PATH == "pillow" or to.filter == "nearest":
+    if RESIZES_BY == "pillow" or to.filter == "nearest":
         return by_pillow(image, to)
     try:
         _, lent = image.__arrow_c_array__()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.api.schemas import BatchBody, ClassifyBody, Problem
 from tests.server import PATIENCE_S, PHOTOS, running
 
 HEX_256 = re.compile(r"^[0-9a-f]{64}$")
@@ -165,3 +166,27 @@ def test_a_malformed_request_id_is_replaced(client: httpx.Client, bad: str) -> N
     answer = client.get("/livez", headers={"X-Request-Id": bad})
 
     assert re.match(r"^[0-9a-f]{32}$", answer.headers["x-request-id"])
+
+
+def test_answers_have_the_fields_that_openapi_shows(client: httpx.Client) -> None:
+    accepted = client.post("/classify", content=(PHOTOS / "coffee.png").read_bytes())
+    refused = client.post("/classify", content=nonsense()["noise"])
+    both = client.post(
+        "/classify/batch",
+        files=[("files", (PHOTOS / "coffee.png").read_bytes()), ("files", nonsense()["noise"])],
+    )
+
+    assert ClassifyBody.model_validate(accepted.json()).model_dump() == accepted.json()
+    told = Problem.model_validate(refused.json())
+    assert told.model_dump(exclude_none=True) == refused.json()
+    items = BatchBody.model_validate(both.json())
+    assert items.model_dump(exclude_none=True) == both.json()
+
+
+def test_an_answer_tells_how_long_it_was_expected_to_take(client: httpx.Client) -> None:
+    told = client.post("/classify", content=(PHOTOS / "coffee.png").read_bytes())
+
+    predicted = re.fullmatch(r"predicted;dur=(\d+\.\d\d)", told.headers["Server-Timing"])
+
+    assert predicted is not None
+    assert 0 < float(predicted[1]) < 1000 * PATIENCE_S

@@ -58,8 +58,8 @@ def test_the_tree_in_the_docstring_names_every_error() -> None:
 def test_a_problem_says_what_where_and_who() -> None:
     problem = problem_of(errors.UndecodableImage("cut short"), RequestContext("id-1"))
 
-    assert problem.type == "urn:tidegate:problem:undecodable-image"
-    assert (problem.status, problem.detail, problem.request_id) == (422, "cut short", "id-1")
+    assert problem["type"] == "urn:tidegate:problem:undecodable-image"
+    assert (problem["status"], problem["detail"], problem["request_id"]) == (422, "cut short", "id-1")
 
 
 @pytest.mark.parametrize(("wait_s", "header"), [(0.2, "1"), (3, "3"), (3.01, "4")])
