@@ -57,7 +57,7 @@ class Served:
 
     bundle: Bundle
     engine: Engine
-    decoders: Decoders
+    decoders: Decoders | None  # None: the slots decode
     scheduler: Scheduler
     pipeline: Pipeline
 
@@ -80,12 +80,13 @@ class Service:
         """
         bundle, warm = await asyncio.to_thread(_prepare, self._config)
         engine = warm.engine
-        decoders = Decoders(self._config.decode_threads or usable_cores(), _DECODE_SEED_S)
+        decoders = _decoders(self._config.decode_threads, engine)
         scheduler = Scheduler(
             engine,
             LatencyModel(warm.latency_s),
             Limits(max_batch_size=max(warm.latency_s), max_queue=self._config.max_queue),
             decoders=decoders,
+            decode_seed_s=_DECODE_SEED_S,
             engine_timeout_s=self._config.engine_timeout_s,
             metrics=self._metrics,
             on_wedged=self.fail,
@@ -138,7 +139,8 @@ class Service:
         """Stop the engine's threads; False when one does not end within `timeout_s`."""
         if self.served is None:
             return True
-        self.served.decoders.close()
+        if self.served.decoders is not None:
+            self.served.decoders.close()
         ended = await asyncio.to_thread(self.served.scheduler.close, timeout_s)
         if ended:
             self.served.engine.close()
@@ -171,6 +173,13 @@ def _prepare(config: ServiceConfig) -> tuple[Bundle, WarmEngine]:
             "install Tidegate where there is a C compiler, or from a wheel that was built with one"
         )
     return bundle, warm
+
+
+def _decoders(threads: int, engine: Engine) -> Decoders | None:
+    """Return decoder threads, unless the engine's own cores are the ones to decode on."""
+    if not threads and engine.info.device == "cpu":
+        return None
+    return Decoders(threads or usable_cores(), _DECODE_SEED_S)
 
 
 def _served_model(bundle: Bundle, engine: Engine, max_class_series: int) -> ServedModel:

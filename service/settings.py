@@ -54,7 +54,10 @@ class Settings(BaseSettings):
         default=30, gt=0, le=3600, description="a batch that takes longer ends the process"
     )
     decode_threads: int = Field(
-        default=0, ge=0, le=256, description="images decoded at once; 0 is one per core"
+        default=0,
+        ge=0,
+        le=256,
+        description="threads that only decode; 0: a CPU engine's own decode, else one per core",
     )
 
     deadline_ms: int = Field(

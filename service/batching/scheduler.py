@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from service.batching.decoders import Decoders, Job
-from service.batching.latency import LatencyModel
+from service.batching.latency import LatencyModel, RunningMean, WithDecoding
 from service.batching.policy import Backlog, Latency, Limits, Waiting, eta_s, plan, refuse
 from service.batching.queue import Order, OrderedQueue
-from service.batching.slots import BatchResult, Slot
+from service.batching.slots import BatchResult, Decode, Image, Slot
 from service.engines.base import Engine
 from service.errors import DeadlineMissed, Draining, EngineFailed, Overloaded
 from service.metrics import Metrics
@@ -42,7 +42,7 @@ class Ticket(Waiting):
     answer: asyncio.Future[Answer]
     predicted_s: float  # from admission to the answer, when it was admitted
     job: Job | None = None  # while its image waits for a decoder or is on one
-    pixels: Pixels | None = None
+    image: Image | None = None  # once it is ready for a slot
     decode_s: float = 0.0
     ready_at: float = 0.0
     queued: bool = field(default=True)  # counted as waiting: admitted and not dispatched
@@ -57,14 +57,26 @@ class Scheduler:
         latency: LatencyModel,
         limits: Limits,
         *,
-        decoders: Decoders,
+        decoders: Decoders | None,
+        decode_seed_s: float = 0.0,
         engine_timeout_s: float,
         metrics: Metrics,
         on_wedged: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start a thread per slot. `on_wedged` is told when a batch outlasts `engine_timeout_s`."""
+        """Start a thread per slot. `on_wedged` is told when a batch outlasts `engine_timeout_s`.
+
+        Without `decoders` a slot's thread decodes what it runs: where the engine runs on the same
+        cores, that spares a hand-over, and pixels are still in the cache when they are used.
+        `decode_seed_s` is then a first guess at one image.
+        """
         self.latency = latency
+        self._decode_mean = RunningMean(decode_seed_s)
+        self._cautious: Latency = latency
+        self._typical: Latency = latency.typical
+        if decoders is None:
+            self._cautious = WithDecoding(latency, self._decode_mean)
+            self._typical = WithDecoding(latency.typical, self._decode_mean)
         self.limits = limits
         self.draining = False
         self._engine_timeout_s = engine_timeout_s
@@ -78,6 +90,7 @@ class Scheduler:
         self._ready: OrderedQueue[Ticket] = OrderedQueue()
         self._slots = [Slot(index, engine) for index in range(engine.slots)]
         self._idle = list(reversed(self._slots))
+        self._watchdogs: dict[int, asyncio.TimerHandle] = {}  # by slot, while it is busy
         # Per slot, when its batch began and of how many it is; None when it is idle.
         self._running: list[tuple[float, int] | None] = [None] * engine.slots
 
@@ -97,37 +110,39 @@ class Scheduler:
             raise Draining("The service is shutting down.")
         now = self._clock()
         ahead = self._order.before(priority, deadline)
-        backlog = self._backlog(now, ahead, self.latency)
-        refusal = refuse(deadline - now, backlog, self.latency, self.limits)
+        backlog = self._backlog(now, ahead, self._cautious)
+        refusal = refuse(deadline - now, backlog, self._cautious, self.limits)
         if refusal is not None:
             self._metrics.shed(refusal.reason)
             left_ms = 1000 * (deadline - now)
             if refusal.retry_after_s is None:
                 raise DeadlineMissed(
                     f"The deadline, {left_ms:.0f} ms from now, is shorter than one image takes "
-                    f"on an idle engine ({1000 * self.latency.unloaded_s:.1f} ms)."
+                    f"on an idle engine ({1000 * self._cautious.unloaded_s:.1f} ms)."
                 )
             raise Overloaded(
                 f"Too much is waiting to answer within {left_ms:.0f} ms.", refusal.retry_after_s
             )
-        typical = self.latency.typical
-        predicted_s = eta_s(self._backlog(now, ahead, typical), typical, self.limits.max_batch_size)
+        expected = self._backlog(now, ahead, self._typical)
+        predicted_s = eta_s(expected, self._typical, self.limits.max_batch_size)
         arrival, answer = next(self._arrivals), self._loop.create_future()
         ticket = Ticket(priority, deadline, arrival, answer, predicted_s)
         self._order.add(ticket)
         return ticket
 
-    def run(self, ticket: Ticket, decode: Callable[[], Pixels]) -> asyncio.Future[Answer]:
-        """Decode a ticket's image when it is its turn, then run it.
+    def run(self, ticket: Ticket, decode: Decode) -> asyncio.Future[Answer]:
+        """Decode a ticket's image and run it, each when it is its turn.
 
         The future gives the answer, what `decode` raised, DeadlineMissed or EngineFailed.
         """
+        if self._decoders is None:
+            return self.submit(ticket, decode)
         ticket.job = self._decoders.start(ticket, decode, partial(self._decoded, ticket))
         return ticket.answer
 
-    def submit(self, ticket: Ticket, pixels: Pixels) -> asyncio.Future[Answer]:
-        """Queue a ticket's pixels for the engine; the future gives the answer or the error."""
-        ticket.pixels, ticket.ready_at = pixels, self._clock()
+    def submit(self, ticket: Ticket, image: Image) -> asyncio.Future[Answer]:
+        """Queue a ticket's image for the engine; the future gives the answer or the error."""
+        ticket.image, ticket.ready_at = image, self._clock()
         self._ready.insert(ticket)
         self._dispatch()
         return ticket.answer
@@ -136,11 +151,11 @@ class Scheduler:
         """Forget a ticket, whatever its state: answered, failed, or its client has gone."""
         if ticket.queued:
             self._unqueue(ticket)
-            if ticket.pixels is not None:
+            if ticket.image is not None:
                 self._ready.remove(ticket)
-            elif ticket.job is not None:
+            elif ticket.job is not None and self._decoders is not None:
                 self._decoders.withdraw(ticket.job)
-        ticket.pixels = ticket.job = None
+        ticket.image = ticket.job = None
         if not ticket.answer.done():
             ticket.answer.cancel()
 
@@ -165,13 +180,14 @@ class Scheduler:
             self.submit(ticket, result)
 
     def _backlog(self, now: float, ahead: int, latency: Latency) -> Backlog:
+        decoders = self._decoders
         return Backlog(
             slots_free_in_s=[_free_in_s(batch, now, latency) for batch in self._running],
             waiting=len(self._order),
             ahead=ahead,
-            decoding=self._decoders.load,
-            decode_s=self._decoders.mean_s,
-            decode_workers=self._decoders.workers,
+            decoding=decoders.load if decoders else 0,
+            decode_s=decoders.mean_s if decoders else 0.0,
+            decode_workers=decoders.workers if decoders else 1,
         )
 
     def _dispatch(self) -> None:
@@ -179,7 +195,8 @@ class Scheduler:
         while self._idle and len(self._ready):
             now = self._clock()
             ready = len(self._ready)
-            decided = plan(now, self._ready.take(), ready, self.latency, self.limits.max_batch_size)
+            most = self.limits.max_batch_size
+            decided = plan(now, self._ready.take(), ready, self._cautious, most)
             for ticket in decided.shed:
                 self._drop_late(ticket)
             if decided.dispatch:
@@ -196,47 +213,55 @@ class Scheduler:
             self._unqueue(ticket)
         self._running[slot.index] = now, len(batch)
         self._metrics.batch_size.observe(len(batch))
-        watchdog = self._loop.call_later(self._engine_timeout_s, self._wedged, slot.index)
+        watchdog = self._loop.call_later(self._engine_timeout_s, self._watch, slot)
 
         def done(result: BatchResult) -> None:  # on the slot's thread
-            self._loop.call_soon_threadsafe(self._finish, slot, batch, now, result, watchdog)
+            self._loop.call_soon_threadsafe(self._finish, slot, batch, now, result)
 
-        slot.run([ticket.pixels for ticket in batch if ticket.pixels is not None], done)
+        self._watchdogs[slot.index] = watchdog
+        slot.run([ticket.image for ticket in batch if ticket.image is not None], done)
 
     def _finish(
-        self,
-        slot: Slot,
-        batch: Sequence[Ticket],
-        started: float,
-        result: BatchResult,
-        watchdog: asyncio.TimerHandle,
+        self, slot: Slot, batch: Sequence[Ticket], started: float, result: BatchResult
     ) -> None:
-        watchdog.cancel()
+        self._watchdogs[slot.index].cancel()
         if result.clean:
-            self.latency.observe(len(batch), result.engine_s)
-        self._metrics.slot_busy.inc(result.engine_s)
+            self.latency.observe(result.ran, result.engine_s)
+        self._metrics.slot_busy.inc(result.engine_s + sum(result.decode_s))
         self._running[slot.index] = None
         self._idle.append(slot)
         self._dispatch()  # the next batch first: answering can wait for it, the slot should not
-        for ticket, row in zip(batch, result.rows, strict=True):
+        for index, ticket in enumerate(batch):
+            if self._decoders is None:
+                self._decode_mean.observe(result.decode_s[index])
+                ticket.decode_s = result.decode_s[index]
             if ticket.answer.done():
                 continue  # its client has gone or its deadline has passed
-            if isinstance(row, Exception):
+            row = result.rows[index]
+            if index in result.undecoded and isinstance(row, Exception):
+                ticket.answer.set_exception(row)
+            elif isinstance(row, Exception):
                 ticket.answer.set_exception(
                     EngineFailed("The engine could not compute this image.")
                 )
             else:
                 queue_s = started - ticket.ready_at
                 ticket.answer.set_result(
-                    Answer(row, ticket.decode_s, queue_s, result.engine_s, len(batch))
+                    Answer(row, ticket.decode_s, queue_s, result.engine_s, result.ran)
                 )
 
     def _unqueue(self, ticket: Ticket) -> None:
         ticket.queued = False
         self._order.discard(ticket)
 
-    def _wedged(self, slot: int) -> None:
-        self._on_wedged(f"slot {slot} has not finished a batch in {self._engine_timeout_s:g} s")
+    def _watch(self, slot: Slot) -> None:
+        """Look after a slot that has been busy for long; decoding alone is not the engine's."""
+        left_s = self._engine_timeout_s - slot.engine_running_s
+        if left_s > 0:
+            self._watchdogs[slot.index] = self._loop.call_later(left_s, self._watch, slot)
+        else:
+            timeout = f"{self._engine_timeout_s:g} s"
+            self._on_wedged(f"slot {slot.index} has not finished a batch in {timeout}")
 
 
 def _free_in_s(batch: tuple[float, int] | None, now: float, latency: Latency) -> float:

@@ -19,6 +19,8 @@ _NICE = 2  # behind the event loop, ahead of the decoders
 
 RowResult = Outputs | Exception  # one image's outputs [1, …], or why there are none
 Run = Callable[[Sequence[Pixels]], Outputs]
+Decode = Callable[[], Pixels]
+Image = Pixels | Decode  # decoded already, or to be decoded by the slot's thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +28,15 @@ class BatchResult:
     """What came of one batch, image by image."""
 
     rows: list[RowResult]
+    decode_s: list[float]  # per image, 0 where it came decoded
+    undecoded: frozenset[int]  # rows whose exception is the decoder's, not the engine's
     engine_s: float
     clean: bool  # the first run succeeded, so the duration says something about ℓ(b)
+
+    @property
+    def ran(self) -> int:
+        """Return how many images the engine was given."""
+        return len(self.rows) - len(self.undecoded)
 
 
 class Slot:
@@ -36,14 +45,21 @@ class Slot:
     def __init__(self, index: int, engine: Engine) -> None:
         self.index = index
         self._engine = engine
-        self._inbox: SimpleQueue[tuple[Sequence[Pixels], Callable[[BatchResult], None]] | None] = (
+        self._engine_since: float | None = None
+        self._inbox: SimpleQueue[tuple[Sequence[Image], Callable[[BatchResult], None]] | None] = (
             SimpleQueue()
         )
         # A daemon, so that a wedged engine cannot keep the process from exiting.
         self._thread = threading.Thread(target=self._work, name=f"slot-{index}", daemon=True)
         self._thread.start()
 
-    def run(self, images: Sequence[Pixels], done: Callable[[BatchResult], None]) -> None:
+    @property
+    def engine_running_s(self) -> float:
+        """Return how long the engine has been at this slot's batch, 0 while it is not."""
+        since = self._engine_since
+        return 0.0 if since is None else time.perf_counter() - since
+
+    def run(self, images: Sequence[Image], done: Callable[[BatchResult], None]) -> None:
         """Hand over a batch; returns at once."""
         self._inbox.put((images, done))
 
@@ -63,11 +79,40 @@ class Slot:
             done(self._run_batch(images))
             del job, images, done  # until the next batch, this frame would keep this one's pixels
 
-    def _run_batch(self, images: Sequence[Pixels]) -> BatchResult:
-        started = time.perf_counter()
-        rows = run_isolating(lambda part: self._engine.run(self.index, part), images)
-        elapsed = time.perf_counter() - started
-        return BatchResult(rows, elapsed, not any(isinstance(row, Exception) for row in rows))
+    def _run_batch(self, images: Sequence[Image]) -> BatchResult:
+        rows: list[RowResult | None] = [None] * len(images)
+        decode_s = [0.0] * len(images)
+        ready: list[tuple[int, Pixels]] = []
+        for index, image in enumerate(images):
+            if callable(image):
+                started = time.perf_counter()
+                try:
+                    ready.append((index, image()))
+                except Exception as error:  # noqa: BLE001 - whatever it raises is the request's
+                    rows[index] = error
+                decode_s[index] = time.perf_counter() - started
+            else:
+                ready.append((index, image))
+        undecoded = frozenset(index for index, row in enumerate(rows) if row is not None)
+        ran, engine_s = self._run_engine([image for _, image in ready])
+        for (index, _), row in zip(ready, ran, strict=True):
+            rows[index] = row
+        clean = bool(ran) and not any(isinstance(row, Exception) for row in ran)
+        return BatchResult(_whole(rows), decode_s, undecoded, engine_s, clean)
+
+    def _run_engine(self, images: Sequence[Pixels]) -> tuple[list[RowResult], float]:
+        if not images:
+            return [], 0.0
+        self._engine_since = started = time.perf_counter()
+        try:
+            rows = run_isolating(lambda part: self._engine.run(self.index, part), images)
+        finally:
+            self._engine_since = None
+        return rows, time.perf_counter() - started
+
+
+def _whole(rows: list[RowResult | None]) -> list[RowResult]:
+    return [row for row in rows if row is not None]  # all are: for the type checker
 
 
 def run_isolating(run: Run, images: Sequence[Pixels]) -> list[RowResult]:

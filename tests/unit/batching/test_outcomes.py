@@ -35,7 +35,7 @@ class TestLeaving:
         on.scheduler.leave(ticket)
 
         assert ticket.answer.done()
-        assert ticket.pixels is None
+        assert ticket.image is None
 
     def test_before_the_pixels_are_there(self) -> None:
         async def play(on: Stage) -> None:
