@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import gc
 import importlib.metadata
 import logging
@@ -20,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from service import logs
+from service import logs, memory
 from service.api import classify, operations, problems
 from service.api.classifier import Classifier
 from service.api.context import ContextMiddleware
@@ -33,9 +32,6 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_REFUSED, EXIT_FAILED = 0, 1, 70
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
-_LARGE_BLOCK_BYTES = 32 << 20
-_KEPT_BYTES = 64 << 20
 _KEEP_ALIVE_S = 75  # longer than a load balancer's usual 60 s, so that it never meets a closed one
 
 
@@ -68,25 +64,13 @@ def run(settings: Settings) -> NoReturn:
     Raises SettingsInvalid when the address cannot be listened on.
     """
     logs.configure(settings.log_level, settings.log_format)
-    _give_memory_back()
+    memory.give_back_large_blocks()
     listener = _listen(settings.host, settings.port)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         code = runner.run(_serve(settings, listener))
         logging.shutdown()
         # A decoder, a warm-up or a wedged engine may be deep in C; nothing of theirs is wanted.
         os._exit(code)
-
-
-def _give_memory_back() -> None:
-    """Have glibc return large blocks when they are freed, however many a burst of images took.
-
-    Left alone, it raises the size above which it does so to 32 MB, and a peak stays for ever.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another libc
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
-        # Setting the one fixes the other at 128 kB, and every image would give back and ask again.
-        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:

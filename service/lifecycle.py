@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from service import memory
 from service.batching.decoders import Decoders
 from service.batching.latency import LatencyModel
 from service.batching.policy import Limits
@@ -84,7 +85,11 @@ class Service:
         scheduler = Scheduler(
             engine,
             LatencyModel(warm.latency_s),
-            Limits(max_batch_size=max(warm.latency_s), max_queue=self._config.max_queue),
+            Limits(
+                max_batch_size=max(warm.latency_s),
+                max_queue=self._config.max_queue,
+                side_by_side=engine.slots if engine.info.device == "cpu" else 1,
+            ),
             decoders=decoders,
             decode_seed_s=_DECODE_SEED_S,
             engine_timeout_s=self._config.engine_timeout_s,
@@ -155,6 +160,7 @@ def _prepare(config: ServiceConfig) -> tuple[Bundle, WarmEngine]:
         bundle.model_path, config.engine, manifest.engine.buckets, manifest.precision
     )
     probes = check_golden(bundle, lambda images: warm.engine.run(0, images))
+    memory.use_huge_pages()
     info = warm.engine.info
     log.info(
         "warm: %s on %s, %d slots × %d threads, batches up to %d, %d golden probes passed, "

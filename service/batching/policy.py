@@ -31,6 +31,16 @@ class Limits:
 
     max_batch_size: int
     max_queue: int  # requests admitted and not yet dispatched
+    side_by_side: int = 1  # slots that do not slow each other down: they share what is ready
+
+
+def share(ready: int, limits: Limits) -> int:
+    """Return how many of the ready images an idle slot takes.
+
+    As many as fit, where slots take turns on one device. Where each has a core of its own, its part
+    of them: three in one batch while the next slot comes free would all wait for the third.
+    """
+    return min(limits.max_batch_size, -(-ready // limits.side_by_side))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from functools import partial
 
 from service.batching.decoders import Decoders, Job
 from service.batching.latency import LatencyModel, RunningMean, WithDecoding
-from service.batching.policy import Backlog, Latency, Limits, Waiting, eta_s, plan, refuse
+from service.batching.policy import Backlog, Latency, Limits, Waiting, eta_s, plan, refuse, share
 from service.batching.queue import Order, OrderedQueue
 from service.batching.slots import BatchResult, Decode, Image, Slot
 from service.engines.base import Engine
@@ -195,7 +195,7 @@ class Scheduler:
         while self._idle and len(self._ready):
             now = self._clock()
             ready = len(self._ready)
-            most = self.limits.max_batch_size
+            most = share(ready, self.limits)
             decided = plan(now, self._ready.take(), ready, self._cautious, most)
             for ticket in decided.shed:
                 self._drop_late(ticket)
