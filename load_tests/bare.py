@@ -1,9 +1,9 @@
-"""The bare loop: the same images, decoded, cropped, resized and run with nothing around them.
+"""The bare loop: decode, prepare and run one image after another with nothing around them.
 
-What a server adds to this is its overhead. The preprocessing is written out here on its own,
-because load tests see only HTTP: it is the demo model's (RGB, EXIF applied, centre crop of side
-int(S/(S+32)·min(w, h)), bicubic to S). A child process of `load_tests.overhead`, which it obeys
-line by line: `<seconds>` on stdin starts a round, one JSON object on stdout answers it.
+What a server adds to this is its overhead. The work is `load_tests.plain`'s. A child process of
+`load_tests.loop`, which it obeys line by line: `<seconds>` or `<seconds> <threads>` on stdin starts
+a round, one JSON object on stdout answers it. More threads than one are for the model alone, and
+for the time of a single image: many such loops would fight for the cores.
 """
 
 import argparse
@@ -12,71 +12,52 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
-
-import numpy as np
-import onnxruntime as ort
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from statistics import median
 
 from load_tests.images import find_images
+from load_tests.plain import Classifier
 
 _WARM_UP_IMAGES = 8
 
 
-def preprocess(data: bytes, size: int) -> NDArray[np.uint8]:  # [1, size, size, 3]
-    """Encoded bytes to the pixels that the demo graph takes."""
-    with Image.open(BytesIO(data)) as opened:
-        image = ImageOps.exif_transpose(opened).convert("RGB")
-    side = int(size / (size + 32) * min(image.size))
-    left, top = ((dim - side + 1) // 2 for dim in image.size)
-    square = image.crop((left, top, left + side, top + side))
-    return np.asarray(square.resize((size, size), Image.Resampling.BICUBIC))[np.newaxis]
-
-
-def single_threaded_session(model: Path) -> ort.InferenceSession:
-    """One thread that never spins, as a fair single-core baseline."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-
-
-def run_round(
-    session: ort.InferenceSession, images: Iterator[bytes], seconds: float
-) -> dict[str, float]:
-    """Images, wall and CPU seconds (all threads of this process) of one round."""
-    source = session.get_inputs()[0]  # pixels: uint8 [batch, S, S, 3]
-    count, wall, cpu = 0, time.monotonic(), time.process_time()
-    while time.monotonic() - wall < seconds:
-        session.run(None, {source.name: preprocess(next(images), source.shape[1])})
-        count += 1
+def run_round(classifier: Classifier, images: Iterator[bytes], seconds: float) -> dict[str, float]:
+    """Images, wall and CPU seconds (all threads of this process), median ms of one image."""
+    times: list[float] = []
+    begun = now = time.monotonic()
+    cpu = time.process_time()
+    while now - begun < seconds:
+        classifier.logits([classifier.recipe.prepare(next(images))])
+        before, now = now, time.monotonic()
+        times.append(now - before)
     return {
-        "images": count,
-        "wall_s": time.monotonic() - wall,
+        "images": len(times),
+        "wall_s": now - begun,
         "cpu_s": time.process_time() - cpu,
+        "p50_ms": median(times) * 1e3,
     }
 
 
 def main() -> None:
     """Load once, say so, then run a round for each line read; end of input ends the process."""
     parser = argparse.ArgumentParser(prog="python -m load_tests.bare", description=__doc__)
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--model", type=Path, required=True, help="folder, see load_tests.plain")
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--offset", type=int, default=0, help="index of the first image")
+    parser.add_argument("--threads", type=int, nargs="*", default=[1], help="that rounds may ask")
     args = parser.parse_args()
 
     encoded = [path.read_bytes() for path in find_images(args.images)]
     images = itertools.islice(itertools.cycle(encoded), args.offset, None)
-    session = single_threaded_session(args.model)
-    source = session.get_inputs()[0]
-    for data in encoded[:_WARM_UP_IMAGES]:
-        session.run(None, {source.name: preprocess(data, source.shape[1])})
+    classifiers = {threads: Classifier(args.model, threads) for threads in args.threads}
+    for classifier in classifiers.values():
+        for data in encoded[:_WARM_UP_IMAGES]:
+            classifier.logits([classifier.recipe.prepare(data)])
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
-        print(json.dumps(run_round(session, images, float(line))), flush=True)
+        seconds, _, threads = line.partition(" ")
+        result = run_round(classifiers[int(threads or 1)], images, float(seconds))
+        print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """A light HTTP/1.1 client: one write per request, keep-alive, bounded, no retries.
 
 It shares the machine with the server that it measures, so it is a bare `asyncio.Protocol` with
-httptools: a general HTTP client would take a tenth of a core for itself.
+httptools, and decodes headers only when asked: a general HTTP client would take a tenth of a core
+for itself.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
 import httptools
 
@@ -18,74 +18,35 @@ class MalformedResponse(Exception):
     """The server sent something that is not HTTP, or more than MAX_RESPONSE_BYTES."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Response:
-    """What came back; header names in lower case, a repeated header keeps its last value."""
+    """What came back."""
 
     status: int = 0
-    headers: dict[str, str] = field(default_factory=dict)
+    raw_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     body: bytes = b""
     keep_alive: bool = False
 
-
-class _Exchange:
-    """One response being parsed: the callback target of httptools."""
-
-    def __init__(self, answer: asyncio.Future[Response]) -> None:
-        self.answer = answer
-        self.response = Response()
-        self.parser = httptools.HttpResponseParser(self)
-        self.headers_complete = False
-        self._body: list[bytes] = []
-        self._body_bytes = 0
-
-    def feed(self, data: bytes) -> None:
-        try:
-            self.parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade, ValueError) as error:
-            self.fail(MalformedResponse(str(error)))
-
-    def finish_at_eof(self) -> None:
-        """The connection closed: fine for a body framed by the close, a fault otherwise."""
-        framed = self.response.headers.keys() & {"content-length", "transfer-encoding"}
-        if self.headers_complete and not framed:
-            self.on_message_complete()
-        self.fail(ConnectionResetError("closed before the response was complete"))
-
-    def fail(self, error: Exception) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.response.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
-
-    def on_headers_complete(self) -> None:
-        self.headers_complete = True
-        self.response.status = self.parser.get_status_code()
-        self.response.keep_alive = self.parser.should_keep_alive()
-
-    def on_body(self, data: bytes) -> None:
-        self._body_bytes += len(data)
-        if self._body_bytes > MAX_RESPONSE_BYTES:
-            raise ValueError(f"response body over {MAX_RESPONSE_BYTES} bytes")
-        self._body.append(data)
-
-    def on_message_complete(self) -> None:
-        if self.response.status < 200:  # 100 Continue and its kin: the answer is still to come
-            self.response, self.headers_complete = Response(), False
-            return
-        self.response.body = b"".join(self._body)
-        if not self.answer.done():
-            self.answer.set_result(self.response)
+    def header(self, name: str) -> str | None:
+        """The last value of a header, or None; `name` in lower case."""
+        wanted = name.encode("latin-1")
+        for key, value in reversed(self.raw_headers):
+            if key.lower() == wanted:
+                return value.decode("latin-1")
+        return None
 
 
 class Connection(asyncio.Protocol):
     """One keep-alive connection that carries one request at a time."""
 
     def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._exchange: _Exchange | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._answer: asyncio.Future[Response] | None = None
         self._reusable = False
+        self._vanishing = False
+        self._expect_response()
 
     @property
     def usable(self) -> bool:
@@ -98,74 +59,152 @@ class Connection(asyncio.Protocol):
         Raises ConnectionResetError when the server hangs up, MalformedResponse when it does not
         speak HTTP.
         """
-        if self._transport is None or self._transport.is_closing():
-            raise ConnectionResetError("closed before the request was sent")
-        self._reusable = False  # until a whole response has been read
-        self._exchange = _Exchange(asyncio.get_running_loop().create_future())
-        self._transport.write(request)
+        transport = self._open_transport()
+        self._expect_response()
+        self._answer = self._loop.create_future()
+        transport.write(request)
         try:
-            response = await self._exchange.answer
+            response = await self._answer
         finally:
-            self._exchange = None
+            self._answer = None
         self._reusable = response.keep_alive
         return response
 
+    async def send_and_vanish(self, request: bytes, stay_s: float) -> None:
+        """Send one request, stay for `stay_s`, and hang up whatever has come back.
+
+        Raises ConnectionResetError when the server had hung up before.
+        """
+        transport = self._open_transport()
+        self._vanishing = True
+        transport.write(request)
+        await asyncio.sleep(stay_s)
+        self.close()
+
     def close(self) -> None:
+        """Hang up at once; what was not sent yet is dropped."""
         if self._transport is not None:
             self._transport.abort()
 
+    def _open_transport(self) -> asyncio.Transport:
+        """Lend the transport for one request; not reusable until a whole response was read."""
+        if self._transport is None or self._transport.is_closing():
+            raise ConnectionResetError("closed before the request was sent")
+        self._reusable = False
+        return self._transport
+
+    # What the event loop calls.
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # narrows for the type checker
-        self._transport = transport
+        # uvloop's transports are not subclasses of asyncio's, though they have the same methods.
+        self._transport = cast("asyncio.Transport", transport)
         self._reusable = True
 
     def data_received(self, data: bytes) -> None:
-        if self._exchange is None:  # bytes nobody asked for: the framing is lost
+        if self._vanishing:
+            return
+        if self._answer is None:  # bytes nobody asked for: the framing is lost
             self._reusable = False
             self.close()
-        else:
-            self._exchange.feed(data)
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade, ValueError) as error:
+            self._fail(MalformedResponse(str(error)))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Fine for a body that is framed by the close, a fault otherwise."""
         self._reusable = False
-        if self._exchange is not None:
-            self._exchange.finish_at_eof()
+        response = self._response
+        framed = response.header("content-length") or response.header("transfer-encoding")
+        if self._headers_complete and not framed:
+            self.on_message_complete()
+        self._fail(ConnectionResetError("closed before the response was complete"))
+
+    # What the parser calls.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._response.raw_headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._headers_complete = True
+        self._response.status = self._parser.get_status_code()
+        self._response.keep_alive = self._parser.should_keep_alive()
+
+    def on_body(self, data: bytes) -> None:
+        self._body_bytes += len(data)
+        if self._body_bytes > MAX_RESPONSE_BYTES:
+            raise ValueError(f"response body over {MAX_RESPONSE_BYTES} bytes")
+        self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        response = self._response
+        if response.status < 200:  # 100 Continue and its kin: the answer is still to come
+            self._expect_response()
+            return
+        response.body = b"".join(self._body)
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(response)
+
+    def _expect_response(self) -> None:
+        self._response = Response()
+        self._headers_complete = False
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+
+    def _fail(self, error: Exception) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error)
 
 
 class Pool:
-    """At most `max_connections` connections to one server; owns and closes them all."""
+    """At most `max_connections` connections to one server; owns and closes them all.
 
-    def __init__(self, host: str, port: int, max_connections: int) -> None:
+    Without `keep_alive` each request has a connection of its own.
+    """
+
+    def __init__(
+        self, host: str, port: int, max_connections: int, *, keep_alive: bool = True
+    ) -> None:
         self._host, self._port = host, port
+        self._keep_alive = keep_alive
         self._free = asyncio.Semaphore(max_connections)
         self._idle: list[Connection] = []
         self.opened = 0
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """Lend a connection; it comes back only if a whole response was read from it."""
-        async with self._free:
-            connection = await self._take()
-            try:
-                yield connection
-            finally:
-                if connection.usable:
-                    self._idle.append(connection)
-                else:
-                    connection.close()
+    async def take(self) -> Connection:
+        """Lend a connection, waiting while all are lent; each must be given back."""
+        await self._free.acquire()
+        try:
+            return self._idle_connection() or await self._connect()
+        except BaseException:
+            self._free.release()
+            raise
 
-    async def _take(self) -> Connection:
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection for the next request, if a whole response was read from it."""
+        if self._keep_alive and connection.usable:
+            self._idle.append(connection)
+        else:
+            connection.close()
+        self._free.release()
+
+    def close(self) -> None:
+        """Hang up on every connection that is not lent."""
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+    def _idle_connection(self) -> Connection | None:
         while self._idle:
             connection = self._idle.pop()
             if connection.usable:
                 return connection
             connection.close()
+        return None
+
+    async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(Connection, self._host, self._port)
         self.opened += 1
         return connection
-
-    def close(self) -> None:
-        for connection in self._idle:
-            connection.close()
-        self._idle.clear()

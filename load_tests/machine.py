@@ -5,7 +5,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("numpy", "onnxruntime", "pillow", "httptools")
+PACKAGES = ("numpy", "onnxruntime", "pillow", "httptools", "uvloop")
 
 
 def describe_machine() -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -11,7 +11,7 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Usage:
-    """CPU seconds so far, and memory now, of a process tree.
+    """CPU seconds so far, and what a process tree holds now.
 
     `rss_mb` adds the processes up, so that memory shared between them counts more than once.
     CPU comes in ticks of 10 ms: measure over seconds.
@@ -20,10 +20,12 @@ class Usage:
     cpu_s: float
     rss_mb: float
     peak_rss_mb: float
+    threads: int = 0
+    open_files: int | None = None  # descriptors; None when another user's process hides them
 
     def since(self, earlier: "Usage") -> "Usage":
-        """CPU spent since `earlier`; memory stays as it is now."""
-        return Usage(self.cpu_s - earlier.cpu_s, self.rss_mb, self.peak_rss_mb)
+        """CPU spent since `earlier`; the rest stays as it is now."""
+        return replace(self, cpu_s=self.cpu_s - earlier.cpu_s)
 
 
 def usage(pid: int) -> Usage:
@@ -32,11 +34,14 @@ def usage(pid: int) -> Usage:
     if pid not in stats:
         raise ProcessLookupError(f"no process {pid}")
     tree = list(_descendants(pid, stats))
-    memory = [_memory_mb(p) for p in tree]
+    held = [_status(p) for p in tree]
+    files = [_open_files(p) for p in tree]
     return Usage(
         cpu_s=sum(stats[p][1] for p in tree),
-        rss_mb=sum(rss for rss, _ in memory),
-        peak_rss_mb=sum(peak for _, peak in memory),
+        rss_mb=sum(status.get("VmRSS", 0) for status in held) / 1024,
+        peak_rss_mb=sum(status.get("VmHWM", 0) for status in held) / 1024,
+        threads=sum(status.get("Threads", 0) for status in held),
+        open_files=None if None in files else sum(n for n in files if n is not None),
     )
 
 
@@ -67,11 +72,21 @@ def _descendants(pid: int, stats: dict[int, tuple[int, float]]) -> Iterator[int]
             yield from _descendants(child, stats)
 
 
-def _memory_mb(pid: int) -> tuple[float, float]:
-    """(resident now, its peak); a process that has just ended weighs nothing."""
+def _status(pid: int) -> dict[str, int]:
+    """The whole-number fields of /proc/PID/status (memory in kB); none once it has ended."""
     try:
-        lines = (PROC / str(pid) / "status").read_text(encoding="utf-8").splitlines()
+        text = (PROC / str(pid) / "status").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
-        return 0.0, 0.0
-    kilobytes = {k: int(v.split()[0]) for k, _, v in (x.partition(":") for x in lines) if "kB" in v}
-    return kilobytes.get("VmRSS", 0) / 1024, kilobytes.get("VmHWM", 0) / 1024
+        return {}
+    pairs = (line.partition(":") for line in text.splitlines())
+    words = ((key, value.split()) for key, _, value in pairs)
+    return {key: int(value[0]) for key, value in words if value and value[0].isdecimal()}
+
+
+def _open_files(pid: int) -> int | None:
+    try:
+        return len(os.listdir(PROC / str(pid) / "fd"))
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    except PermissionError:
+        return None

@@ -59,7 +59,11 @@ def test_a_problem_says_what_where_and_who() -> None:
     problem = problem_of(errors.UndecodableImage("cut short"), RequestContext("id-1"))
 
     assert problem["type"] == "urn:tidegate:problem:undecodable-image"
-    assert (problem["status"], problem["detail"], problem["request_id"]) == (422, "cut short", "id-1")
+    assert (problem["status"], problem["detail"], problem["request_id"]) == (
+        422,
+        "cut short",
+        "id-1",
+    )
 
 
 @pytest.mark.parametrize(("wait_s", "header"), [(0.2, "1"), (3, "3"), (3.01, "4")])

@@ -12,6 +12,7 @@ from service.batching.decoders import Decoders
 from service.batching.latency import LatencyModel
 from service.batching.policy import Limits
 from service.batching.scheduler import Answer, Scheduler, Ticket
+from service.batching.slots import Decode
 from service.errors import TidegateError
 from service.metrics import Metrics
 from service.types import Priority
@@ -43,6 +44,9 @@ class Stage:
         """Admit and submit one image."""
         ticket = self.admit(within_s, priority)
         return ticket, self.submit(ticket, identity)
+
+    def run(self, ticket: Ticket, decode: Decode) -> asyncio.Future[Answer]:
+        return self.scheduler.run(ticket, decode)
 
     async def started(self, batches: int) -> None:
         """Wait until the engine has begun this many batches."""
@@ -78,13 +82,15 @@ async def stage(
     max_batch_size: int | None = None,
     max_queue: int = 10_000,
     engine_timeout_s: float = PATIENCE_S,
+    side_by_side: int = 1,
+    own_decoders: bool = True,
 ) -> AsyncIterator[Stage]:
     clock, metrics, wedged = FakeClock(), Metrics("test"), asyncio.Queue[str]()
     scheduler = Scheduler(
         engine,
         LatencyModel(SEEDS),
-        Limits(max_batch_size or engine.max_batch_size, max_queue),
-        decoders=Decoders(2, 0.001),
+        Limits(max_batch_size or engine.max_batch_size, max_queue, side_by_side),
+        decoders=Decoders(2, 0.001) if own_decoders else None,
         engine_timeout_s=engine_timeout_s,
         metrics=metrics,
         on_wedged=wedged.put_nowait,

@@ -18,6 +18,7 @@ from service.batching.policy import (
     eta_s,
     plan,
     refuse,
+    share,
 )
 from service.batching.queue import OrderedQueue
 from service.types import Priority
@@ -275,3 +276,11 @@ def test_a_wrong_lesson_about_decoding_is_unlearned() -> None:
 
     assert refuse(0.100, slow, LATENCY, LIMITS) is None
     assert refuse(0.100, replace(slow, waiting=1, decoding=1), LATENCY, LIMITS) is not None
+
+
+@pytest.mark.parametrize(
+    ("ready", "side_by_side", "taken"),
+    [(1, 2, 1), (3, 2, 2), (4, 2, 2), (9, 2, 4), (3, 1, 3), (9, 1, 4), (2, 8, 1)],
+)
+def test_a_slot_takes_its_share_of_what_is_ready(ready: int, side_by_side: int, taken: int) -> None:
+    assert share(ready, Limits(4, 100, side_by_side)) == taken

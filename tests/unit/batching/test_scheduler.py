@@ -6,14 +6,16 @@ The engine is held wherever a test needs something to be waiting; the clock stan
 from __future__ import annotations
 
 import asyncio
+import threading
+from functools import partial
 
 import pytest
 
 from service.batching.scheduler import Answer
-from service.errors import DeadlineMissed, Draining, Overloaded
-from service.types import Priority
-from tests.fakes import FakeEngine, identity_in
-from tests.unit.batching.running import Stage, on_stage, outcome
+from service.errors import DeadlineMissed, Draining, Overloaded, UndecodableImage
+from service.types import Pixels, Priority
+from tests.fakes import FakeEngine, identity_in, picture
+from tests.unit.batching.running import PATIENCE_S, SEEDS, Stage, on_stage, outcome
 
 BULK = Priority.BULK
 
@@ -252,3 +254,110 @@ def test_a_batch_that_ran_teaches_how_long_batches_take() -> None:
         assert on.scheduler.latency.predict(1) < before
 
     on_stage(play)
+
+
+@pytest.mark.parametrize("own_decoders", [True, False])
+def test_an_image_is_decoded_and_run_whoever_decodes(own_decoders: bool) -> None:
+    async def play(on: Stage) -> None:
+        answers = [on.run(on.admit(), partial(picture, identity)) for identity in range(50)]
+
+        results = await asyncio.gather(*answers)
+
+        assert [identity_in(result.outputs) for result in results] == list(range(50))
+        assert all(result.decode_s > 0 for result in results)
+
+    on_stage(play, FakeEngine(slots=2), own_decoders=own_decoders)
+
+
+@pytest.mark.parametrize("own_decoders", [True, False])
+def test_what_cannot_be_decoded_fails_as_the_decoder_says_and_alone(own_decoders: bool) -> None:
+    def broken() -> Pixels:
+        raise UndecodableImage("cut short")
+
+    async def play(on: Stage) -> None:
+        on.send(0)
+        bad = on.run(on.admit(), broken)
+        neighbours = [on.run(on.admit(), partial(picture, identity)) for identity in (1, 2)]
+        on.engine.release(100)
+
+        assert isinstance(await outcome(bad), UndecodableImage)
+        results = await asyncio.gather(*neighbours)
+        assert [identity_in(result.outputs) for result in results] == [1, 2]
+
+    on_stage(play, FakeEngine(held=True), own_decoders=own_decoders)
+
+
+def test_a_batch_of_which_nothing_can_be_decoded_never_reaches_the_engine() -> None:
+    def broken() -> Pixels:
+        raise UndecodableImage("cut short")
+
+    async def play(on: Stage) -> None:
+        assert isinstance(await outcome(on.run(on.admit(), broken)), UndecodableImage)
+        assert on.engine.batches == []
+
+        _, answer = on.send(3)
+        assert identity_in((await answer).outputs) == 3
+
+    on_stage(play, own_decoders=False)
+
+
+@pytest.mark.parametrize("own_decoders", [True, False])
+def test_whoever_leaves_before_a_slot_is_free_is_never_run(own_decoders: bool) -> None:
+    async def play(on: Stage) -> None:
+        on.send(0)
+        leaver, stayer = on.admit(), on.admit()
+        gone = on.run(leaver, partial(picture, 1))
+        kept = on.run(stayer, partial(picture, 2))
+        on.scheduler.leave(leaver)
+        on.engine.release(100)
+
+        assert identity_in((await kept).outputs) == 2
+        assert gone.cancelled()
+        assert on.engine.seen == [0, 2]
+        assert on.scheduler.waiting == 0
+
+    on_stage(play, FakeEngine(held=True), own_decoders=own_decoders)
+
+
+def test_slots_with_cores_of_their_own_share_what_is_ready() -> None:
+    async def play(on: Stage) -> None:
+        answers = [on.send(identity)[1] for identity in range(8)]
+        await on.started(2)  # one image each
+        on.engine.release(1)
+        await on.started(3)  # half of the six that are ready
+
+        assert [len(batch) for batch in on.engine.batches] == [1, 1, 3]
+        on.engine.release(100)
+        await asyncio.gather(*answers)
+
+    on_stage(play, FakeEngine(held=True, slots=2), side_by_side=2)
+
+
+def test_the_prediction_counts_what_stands_before_an_arrival() -> None:
+    async def play(on: Stage) -> None:
+        alone = on.admit().predicted_s
+        for identity in range(50):
+            on.send(identity)
+
+        assert on.admit().predicted_s > alone + 4 * SEEDS[8]
+
+    on_stage(play, FakeEngine(held=True))
+
+
+def test_a_wedged_decoder_is_not_taken_for_a_wedged_engine() -> None:
+    async def play(on: Stage) -> None:
+        gate = threading.Event()
+
+        def stuck() -> Pixels:
+            gate.wait(PATIENCE_S)
+            return picture(1)
+
+        answer = on.run(on.admit(), stuck)
+        later = asyncio.Event()  # timers go off in order: by then the watchdog's has, several times
+        asyncio.get_running_loop().call_later(0.05, later.set)
+        await later.wait()
+        assert on.wedged.empty()
+        gate.set()
+        assert identity_in((await answer).outputs) == 1
+
+    on_stage(play, engine_timeout_s=0.01, own_decoders=False)

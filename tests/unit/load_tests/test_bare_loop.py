@@ -1,72 +1,64 @@
-"""The bare loop that servers are compared with, on a tiny graph of its own."""
+"""The bare loop that servers are compared with, on a tiny model."""
 
+import asyncio
 import itertools
 from io import BytesIO
+from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from load_tests.bare import preprocess, run_round
+from load_tests.bare import run_round
+from load_tests.errors import MeasurementFailed
+from load_tests.loop import Pace, bare_loop
+from load_tests.plain import Classifier
+from tests.unit.load_tests.tiny_model import write_tiny_model
 
 
-class FakeSession:
-    """An engine that takes what the demo graph takes and notes each input."""
-
-    def __init__(self) -> None:
-        self.inputs: list[np.ndarray] = []
-
-    def get_inputs(self) -> list["FakeSession"]:
-        return [self]
-
-    name = "pixels"
-    shape = ("batch", 32, 32, 3)
-
-    def run(self, outputs: None, feed: dict[str, np.ndarray]) -> None:
-        self.inputs.append(feed["pixels"])
-
-
-def _encoded(image: Image.Image, **options: object) -> bytes:
+def _encoded() -> bytes:
     buffer = BytesIO()
-    image.save(buffer, "PNG", **options)
+    Image.new("RGB", (64, 64)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("size", [(64, 64), (41, 77), (500, 375), (3, 5)])
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
-def test_every_image_becomes_one_batch_of_pixels(size: tuple[int, int], mode: str) -> None:
-    pixels = preprocess(_encoded(Image.new(mode, size)), 224)
+def test_a_round_counts_its_images_and_its_own_cpu(tmp_path: Path) -> None:
+    classifier = Classifier(write_tiny_model(tmp_path))
+    drawn = itertools.count()
+    images = (_encoded() for _ in drawn)
 
-    assert pixels.shape == (1, 224, 224, 3)
-    assert pixels.dtype == np.uint8
+    result = run_round(classifier, images, seconds=0.1)
 
-
-@pytest.mark.parametrize(("inset", "whole"), [(64, True), (65, False)])
-def test_the_crop_is_the_central_seven_eighths_of_the_short_side(inset: int, whole: bool) -> None:
-    image = Image.new("RGB", (2048, 1024))
-    white = (512 + inset, inset, 512 + 1024 - inset, 1024 - inset)  # 896 × 896 when inset by 64
-    image.paste((255, 255, 255), white)
-
-    assert bool(preprocess(_encoded(image), 224).min() == 255) is whole
-
-
-def test_exif_orientation_is_applied() -> None:
-    image = Image.new("RGB", (64, 64))
-    image.paste((255, 255, 255), (0, 0, 32, 64))  # left half white
-    exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned by 90° clockwise: the left half becomes the top
-
-    pixels = preprocess(_encoded(image, exif=exif), 32)[0]
-
-    assert pixels[2].min() > 250
-    assert pixels[-3].max() < 5
-
-
-def test_a_round_counts_its_images_and_its_own_cpu() -> None:
-    session = FakeSession()
-    images = itertools.cycle([_encoded(Image.new("RGB", (64, 64)))])
-
-    result = run_round(session, images, seconds=0.1)
-
-    assert result["images"] == len(session.inputs) > 1
+    assert result["images"] == next(drawn) - 0 > 1
+    assert result["wall_s"] >= 0.1
     assert 0 < result["cpu_s"] <= result["wall_s"] + 0.02  # one thread; clocks differ by a little
+    assert 0 < result["p50_ms"] < 100
+
+
+def test_processes_loop_together_and_alone_and_end_with_the_block(tmp_path: Path) -> None:
+    (tmp_path / "image.png").write_bytes(_encoded())
+
+    async def run() -> tuple[list[Pace], list[int | None]]:
+        async with bare_loop(write_tiny_model(tmp_path), tmp_path, processes=2) as loop:
+            paces = [
+                await loop.together(0.1),
+                await loop.alone(0.1),
+                await loop.alone_on_all_cores(0.1),
+            ]
+        return paces, [process.returncode for process in loop.processes]
+
+    paces, codes = asyncio.run(run())
+
+    assert all(pace.per_s > 1 and pace.cpu_ms > 0 and pace.p50_ms > 0 for pace in paces)
+    assert None not in codes
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running")
+def test_a_process_that_cannot_load_its_model_is_told(tmp_path: Path) -> None:
+    (tmp_path / "image.png").write_bytes(_encoded())
+
+    async def run() -> None:
+        async with bare_loop(tmp_path, tmp_path, processes=1):
+            pytest.fail("there is no model")
+
+    with pytest.raises(MeasurementFailed, match="ended early"):
+        asyncio.run(run())

@@ -5,104 +5,46 @@ import itertools
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from load_tests.arrivals import constant
 from load_tests.client import MAX_RESPONSE_BYTES, Pool
-from load_tests.generate import Outcome, closed_loop, open_loop
+from load_tests.generate import Outcome, Sender, closed_loop, open_loop
+from tests.unit.load_tests.fakes import OK, OVERLOADED, REQUEST, FakeServer, listening, response
 
-REQUEST = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nimage"
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
-PROBLEM = b'{"type": "https://tidegate.dev/problems/overloaded", "status": 503}'
-OVERLOADED = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\n"
-    b"Content-Type: application/problem+json\r\nContent-Length: %d\r\n\r\n%s"
-    % (len(PROBLEM), PROBLEM)
-)
 STALL_S = 0.4
 
 
-@dataclass
-class FakeServer:
-    """Reads whole requests, waits until its gate is open, and sends `replies` in turn.
-
-    An empty reply hangs up instead. With `trickle` each byte is a packet of its own.
-    """
-
-    replies: list[bytes]
-    trickle: bool = False
-    silent_until: int = 0  # requests that must have arrived before the first is answered
-    gate: asyncio.Event = field(default_factory=asyncio.Event)
-    bodies: list[bytes] = field(default_factory=list)
-    connections: int = 0
-
-    def __post_init__(self) -> None:
-        self._next = itertools.cycle(self.replies)
-        if not self.silent_until:
-            self.gate.set()
-
-    def stall(self, seconds: float) -> None:
-        self.gate.clear()
-        asyncio.get_running_loop().call_later(seconds, self.gate.set)
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        try:
-            while head := await _read_head(reader):
-                length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
-                self.bodies.append(await reader.readexactly(length))
-                if len(self.bodies) == self.silent_until:
-                    self.gate.set()
-                await self.gate.wait()
-                if not (reply := next(self._next)):
-                    break
-                await self._write(writer, reply)
-                if b"connection: close" in reply.lower():
-                    break
-        except ConnectionError:
-            pass  # the client gave up first
-        finally:
-            writer.close()
-
-    async def _write(self, writer: asyncio.StreamWriter, reply: bytes) -> None:
-        step = 1 if self.trickle else len(reply)
-        for i in range(0, len(reply), step):
-            writer.write(reply[i : i + step])
-            await asyncio.sleep(0)  # lets the packet leave and be read on its own
-
-
-async def _read_head(reader: asyncio.StreamReader) -> bytes:
-    try:
-        return await reader.readuntil(b"\r\n\r\n")
-    except asyncio.IncompleteReadError:
-        return b""
-
-
 @asynccontextmanager
-async def _running(fake: FakeServer, max_connections: int) -> AsyncIterator[Pool]:
-    server = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
-    pool = Pool("127.0.0.1", server.sockets[0].getsockname()[1], max_connections)
-    try:
-        yield pool
-    finally:
-        pool.close()
-        fake.gate.set()
-        server.close()
-        await server.wait_closed()
+async def _sender(
+    fake: FakeServer, max_connections: int = 64, timeout_s: float = 10.0, **options: Any
+) -> AsyncIterator[tuple[Sender, list[Outcome]]]:
+    """A sender to the fake, and where its outcomes are noted."""
+    async with listening(fake) as port:
+        pool = Pool("127.0.0.1", port, max_connections)
+        outcomes: list[Outcome] = []
+        try:
+            yield (
+                Sender(pool, itertools.repeat(REQUEST), timeout_s, outcomes.append, **options),
+                outcomes,
+            )
+        finally:
+            pool.close()
 
 
-def _open(fake: FakeServer, count: int, rate: float, **options: float) -> list[Outcome]:
+def _open(
+    fake: FakeServer, count: int, rate: float, stall_s: float = 0.0, **options: Any
+) -> list[Outcome]:
     """`count` requests at a constant rate; `stall_s` closes the fake's gate for that long first."""
 
     async def run() -> list[Outcome]:
-        async with _running(fake, int(options.get("max_connections", 64))) as pool:
-            if stall_s := options.get("stall_s"):
+        async with _sender(fake, **options) as (sender, outcomes):
+            if stall_s:
                 fake.stall(stall_s)
-            offsets = constant(rate, count / rate)
-            timeout_s = options.get("timeout_s", 10.0)
-            return await open_loop(pool, itertools.repeat(REQUEST), offsets, timeout_s)
+            await open_loop(sender, constant(rate, count / rate))
+        return sorted(outcomes, key=lambda outcome: outcome.at_s)
 
     return asyncio.run(run())
 
@@ -226,12 +168,14 @@ def test_refused_connections_are_counted_not_raised() -> None:
     with socket.socket() as unlistened:  # bound, so that nobody else listens there
         unlistened.bind(("127.0.0.1", 0))
         port = unlistened.getsockname()[1]
+        outcomes: list[Outcome] = []
 
-        async def run() -> list[Outcome]:
+        async def run() -> None:
             pool = Pool("127.0.0.1", port, 4)
-            return await open_loop(pool, itertools.repeat(REQUEST), constant(100, 0.05), 1.0)
+            sender = Sender(pool, itertools.repeat(REQUEST), 1.0, outcomes.append)
+            await open_loop(sender, constant(100, 0.05))
 
-        outcomes = asyncio.run(run())
+        asyncio.run(run())
 
     assert [o.error for o in outcomes] == ["refused"] * 5
     assert {o.service_s for o in outcomes} == {None}
@@ -241,11 +185,81 @@ def test_closed_loop_keeps_its_number_of_connections_and_stops() -> None:
     fake = FakeServer([OK])
 
     async def run() -> list[Outcome]:
-        async with _running(fake, 3) as pool:
-            return await closed_loop(pool, itertools.repeat(REQUEST), 3, 0.2, 1.0)
+        async with _sender(fake, max_connections=3) as (sender, outcomes):
+            await closed_loop(sender, 3, 0.2)
+        return outcomes
 
     outcomes = asyncio.run(run())
 
     assert len(outcomes) > 10
     assert all(o.answered for o in outcomes)
     assert fake.connections == 3
+
+
+def test_a_client_that_vanishes_is_neither_an_answer_nor_an_error() -> None:
+    fake = FakeServer([OK])
+
+    outcomes = _open(fake, 20, rate=1000, vanish=1.0)
+
+    assert all(o.vanished for o in outcomes)
+    assert {(o.status, o.error, o.answered, o.refused) for o in outcomes} == {
+        (None, None, False, False)
+    }
+    assert fake.connections == 20  # each took its connection with it
+
+
+def test_a_share_of_the_clients_vanishes_and_the_others_are_answered() -> None:
+    outcomes = _open(FakeServer([OK]), 200, rate=2000, vanish=0.3)
+
+    vanished = sum(o.vanished for o in outcomes)
+    assert 30 <= vanished <= 90  # 60 expected; five standard deviations are 32
+    assert sum(o.answered for o in outcomes) == 200 - vanished
+
+
+def test_without_keep_alive_every_request_has_its_own_connection() -> None:
+    fake = FakeServer([OK])
+
+    async def run() -> None:
+        async with listening(fake) as port:
+            pool = Pool("127.0.0.1", port, 4, keep_alive=False)
+            sender = Sender(pool, itertools.repeat(REQUEST), 10.0, lambda _: None)
+            await open_loop(sender, constant(1000, 0.01))
+
+    asyncio.run(run())
+
+    assert fake.connections == 10
+
+
+def test_the_servers_prediction_is_paired_with_what_it_took() -> None:
+    timed = response(
+        b'{"timing_ms": {"total": 50}}', 200, b"Server-Timing: db;dur=1, predicted;dur=41.5\r\n"
+    )
+    silent = response(b'{"timing_ms": {"total": 50}}')
+
+    outcomes = _open(
+        FakeServer([timed, silent, OVERLOADED]), 3, 1000, max_connections=1, predictions=True
+    )
+
+    assert [(o.predicted_ms, o.total_ms) for o in outcomes] == [
+        (41.5, 50.0),
+        (None, None),
+        (None, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("timing", "body"),
+    [
+        (b"predicted;dur=x", b'{"timing_ms": {"total": 50}}'),
+        (b"predicted", b'{"timing_ms": {"total": 50}}'),
+        (b"predicted;dur=1", b'{"timing_ms": 5}'),
+        (b"predicted;dur=1", b"not json"),
+        (b"predicted;dur=1", b"[]"),
+    ],
+)
+def test_nonsense_in_place_of_a_prediction_is_no_prediction(timing: bytes, body: bytes) -> None:
+    reply = response(body, 200, b"Server-Timing: %s\r\n" % timing)
+
+    outcomes = _open(FakeServer([reply]), 1, 1000, predictions=True)
+
+    assert [(o.status, o.predicted_ms, o.total_ms) for o in outcomes] == [(200, None, None)]

@@ -3,14 +3,16 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from load_tests.generate import Outcome
-from load_tests.overhead import Round, summary
 from load_tests.process import Usage, usage
-from load_tests.report import Spent, as_text, quantiles_ms, summarise
+from load_tests.report import Spent, quantiles_ms, summarise
+from load_tests.scrape import BatchSizes
+from load_tests.text import as_text
 
 SPENT = Spent(elapsed_s=2.0, client_cpu_s=0.1, connections_opened=4)
 
@@ -76,6 +78,81 @@ def test_server_cpu_is_divided_by_the_answered_images() -> None:
     assert "10.00 ms per answered image" in as_text(report)
 
 
+def test_vanished_clients_are_counted_apart() -> None:
+    vanished = Outcome(5.0, 5.0, 0.0, vanished=True)
+
+    report = summarise([_ok(0.1), vanished], SPENT, deadline_s=10.0)
+
+    assert (report.requests, report.answered, report.vanished) == (2, 1, 1)
+    assert (report.statuses, report.errors) == ({"200": 1}, {})
+    assert report.latency_ms["max"] == pytest.approx(100)
+    assert report.goodput == 0.5
+    assert "1 on purpose" in as_text(report)
+
+
+def test_a_client_at_its_limit_is_warned_of() -> None:
+    busy = Spent(elapsed_s=2.0, client_cpu_s=1.9, connections_opened=4)
+
+    report = summarise([_ok(0.1)], busy, deadline_s=None)
+
+    assert report.client_cores == pytest.approx(0.95)
+    assert "WARNING" in as_text(report)
+    assert summarise([_ok(0.1)], SPENT, deadline_s=None).warnings == []
+
+
+@pytest.mark.parametrize(("lag_s", "warned"), [(0.001, False), (0.02, False), (0.05, True)])
+def test_a_generator_that_starts_late_is_warned_of(lag_s: float, warned: bool) -> None:
+    late = [Outcome(0.1, 0.1, lag_s, status=200)] * 100
+
+    assert bool(summarise(late, SPENT, deadline_s=None).warnings) is warned
+
+
+def test_a_generator_that_stalled_is_warned_of_also_when_nothing_was_answered() -> None:
+    stalled = [Outcome(140.0, None, 140.0, error="timeout")] * 100
+
+    assert summarise(stalled, SPENT, deadline_s=None).warnings
+
+
+def test_predictions_are_summarised_by_relative_error() -> None:
+    pairs = [(110.0, 100.0), (90.0, 100.0), (130.0, 100.0), (1.0, 0.0)]  # the last took no time
+    outcomes = [
+        Outcome(0.1, 0.1, 0.0, status=200, predicted_ms=p, total_ms=t) for p, t in pairs
+    ] + [_ok(0.1)]
+
+    prediction = summarise(outcomes, SPENT, deadline_s=None).prediction
+
+    assert prediction == pytest.approx(
+        {"count": 3, "median_absolute_relative_error": 0.1, "median_relative_error": 0.1}
+    )
+
+
+def test_batch_sizes_are_reported_when_the_server_has_them() -> None:
+    spent = Spent(2.0, 0.1, 4, batches=BatchSizes(4, 10, {"1.0": 1, "4.0": 3, "+Inf": 0}))
+
+    report = summarise([_ok(0.1)], spent, deadline_s=None)
+
+    assert report.batch_size_mean == 2.5
+    assert "mean 2.50  ≤1.0 1  ≤4.0 3" in as_text(report)
+    assert summarise([_ok(0.1)], SPENT, None).batch_size_mean is None
+
+
+def test_usage_counts_threads_and_open_files() -> None:
+    before = usage(os.getpid())
+    opened = open(os.devnull)  # noqa: SIM115  # to be counted
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+
+    after = usage(os.getpid())
+    done.set()
+    thread.join()
+    opened.close()
+
+    assert after.threads == before.threads + 1
+    assert before.open_files is not None
+    assert after.open_files == before.open_files + 1
+
+
 def test_usage_includes_children() -> None:
     # The child says when it has burnt 0.2 s of CPU, then waits to be ended.
     burn = "import time\nwhile time.process_time() < .2: pass\nprint(flush=True)\ninput()"
@@ -109,13 +186,3 @@ def test_usage_of_a_process_that_has_ended_is_an_error() -> None:
 
     with pytest.raises(ProcessLookupError):
         usage(child.pid)
-
-
-def test_overhead_is_the_median_of_the_ratios_of_each_round() -> None:
-    slow_machine = Round(100, 20, 1, 110, 16, 0)
-    rounds = [Round(200, 10, 1, 220, 8, 0), slow_machine, Round(200, 10, 1, 400, 2, 0)]
-
-    medians = summary(rounds)
-
-    assert medians["cpu_ratio"] == pytest.approx(1.25)
-    assert medians["throughput_ratio"] == pytest.approx(200 / 220)

@@ -1,0 +1,1 @@
+"""The commands of `python -m load_tests`, one a module: its options, and what it runs."""

@@ -1,0 +1,140 @@
+"""`python -m load_tests compare`: our server, its peers and the bare loop in one table."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+import uvloop
+
+from load_tests.arguments import count, positive
+from load_tests.compare import Plan, compare
+from load_tests.peers.catalogue import ENVIRONMENTS, PEERS
+from load_tests.peers.versions import versions
+from load_tests.plain import read_recipe
+from load_tests.ratios import standings, tables
+from load_tests.record import keep
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
+    options = argparse.ArgumentParser(
+        prog="python -m load_tests compare",
+        description="Start our server, the chosen peers and the bare loop, load them in turns on "
+        "the same images, and print the medians with their ratios to the bare loop. Servers that "
+        "are not being measured are stopped with SIGSTOP.",
+    )
+    add_contestants(options)
+    options.add_argument(
+        "--images",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="DIR",
+        help="folder of images; may be given several times",
+    )
+    options.add_argument(
+        "--concurrency", type=counts, default=(8, 32, 64), metavar="N,N", help="closed-loop clients"
+    )
+    options.add_argument("--rounds", type=count, default=5)
+    options.add_argument("--round-s", type=positive, default=5.0, help="seconds of each load")
+    options.add_argument(
+        "--overload",
+        type=positive,
+        metavar="RATE",
+        help="also offer so many requests a second, with a deadline of 250 ms",
+    )
+    options.add_argument(
+        "--batch", type=count, help="images per batch of the peers at most (default: each its own)"
+    )
+    options.add_argument(
+        "--one-at-a-time", action="store_true", help="start each server for its turn only"
+    )
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument(
+        "--json", type=Path, metavar="OUT", help="keep the result with its machine"
+    )
+    return options
+
+
+def add_contestants(options: argparse.ArgumentParser) -> None:
+    """Add the model in both forms and the choice of peers."""
+    options.add_argument(
+        "--model",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="plain model, from `python -m models export-plain`",
+    )
+    options.add_argument(
+        "--bundle", type=Path, required=True, metavar="DIR", help="the same, sealed"
+    )
+    options.add_argument(
+        "--peers",
+        type=names,
+        default=tuple(PEERS),
+        metavar="NAME,NAME",
+        help=f"of {', '.join(PEERS)} (default: all); an empty list for none",
+    )
+    options.add_argument("--environments", type=Path, default=ENVIRONMENTS, metavar="DIR")
+
+
+def run(options: argparse.Namespace, command_line: str) -> int:
+    """Measure, print, keep. Raises MeasurementFailed, FileNotFoundError or ValueError."""
+    check_contestants(options)
+    plan = Plan(
+        model=options.model,
+        bundle=options.bundle,
+        images=tuple(options.images),
+        peers=options.peers,
+        environments=options.environments,
+        concurrency=options.concurrency,
+        rounds=options.rounds,
+        round_s=options.round_s,
+        overload_per_s=options.overload,
+        batch=options.batch,
+        one_at_a_time=options.one_at_a_time,
+        seed=options.seed,
+    )
+    result = uvloop.run(compare(plan, say))
+    found = standings(result.measured)
+    print(tables(found))
+    print(
+        "\ncold start s: " + ", ".join(f"{n} {min(s):.1f}" for n, s in result.cold_start_s.items())
+    )
+    for name, reason in result.refused.items():
+        print(f"left out: {name}: {reason}")
+    kept: dict[str, object] = {
+        "peers": versions([n for n in plan.peers if n not in result.refused], plan.environments),
+        "refused": result.refused,
+        "cold_start_s": result.cold_start_s,
+        "standings": [asdict(standing) for standing in found],
+        "measured": [asdict(m) for m in result.measured],
+    }
+    keep(options.json, command_line, kept)
+    return 0
+
+
+def check_contestants(options: argparse.Namespace) -> None:
+    """Raise FileNotFoundError or ValueError before anything is started."""
+    read_recipe(options.model)
+    if not (options.bundle / "manifest.json").is_file():
+        raise FileNotFoundError(f"no bundle at {options.bundle}")
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Peers, separated by commas."""
+    chosen = tuple(name for name in text.split(",") if name)
+    for name in chosen:
+        if name not in PEERS:
+            raise argparse.ArgumentTypeError(f"no peer {name!r}; there are {', '.join(PEERS)}")
+    return chosen
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """Whole numbers from 1 on, separated by commas."""
+    return tuple(count(word) for word in text.split(","))
+
+
+def say(line: str) -> None:
+    """Progress, at once."""
+    print(line, flush=True)

@@ -1,0 +1,1 @@
+"""BentoML: services under circus and uvicorn, with an adaptive batcher."""

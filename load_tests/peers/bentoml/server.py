@@ -1,0 +1,51 @@
+# mypy: disable-error-code="import-not-found, untyped-decorator"
+# Its packages are in an environment of their own.
+"""Two workers with one thread each. Alone an image is the raw body, in batches a multipart file.
+
+"Workers" in its documentation: one per core for CPU-bound services. "Adaptive batching": a
+batchable API takes a list, so that each request is a form with one file `images`.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import bentoml
+from bentoml.exceptions import InvalidArgument
+from bentoml.validators import ContentType
+from PIL import UnidentifiedImageError
+
+from load_tests.plain import Classifier, Floats
+
+BATCH = int(os.environ["BATCH"])
+MAX_LATENCY_MS = 10_000  # what the dispatcher aims below and answers 503 above
+
+
+@bentoml.service(workers=2, threads=1, traffic={"timeout": 30})
+class Classify:
+    """One single-threaded classifier per worker."""
+
+    def __init__(self) -> None:
+        """Load the model."""
+        self._classifier = Classifier(Path(os.environ["MODEL_DIR"]))
+
+    @bentoml.api(route="/classify")
+    def classify(self, image: Annotated[Path, ContentType("image/*")], /) -> dict[str, object]:
+        """One raw image body to its answer."""
+        return self._classifier.classify_prepared([self._prepare(image)])[0]
+
+    @bentoml.api(
+        route="/classify-batched",
+        batchable=True,
+        max_batch_size=max(BATCH, 2),  # 1 is not allowed
+        max_latency_ms=MAX_LATENCY_MS,
+    )
+    def classify_batched(self, images: list[Path]) -> list[dict[str, object]]:
+        """A batch of files to their answers, in order."""
+        return self._classifier.classify_prepared([self._prepare(image) for image in images])
+
+    def _prepare(self, image: Path) -> Floats:
+        try:
+            return self._classifier.recipe.prepare(image.read_bytes())
+        except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+            raise InvalidArgument("not an image that can be decoded") from error

@@ -1,0 +1,1 @@
+"""FastAPI under uvicorn: what most people write first."""

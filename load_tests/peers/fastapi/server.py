@@ -1,0 +1,39 @@
+"""Two uvicorn workers; the blocking work runs in a thread, as FastAPI's documentation advises.
+
+"Concurrency and async / await": blocking work belongs into a thread pool, not into `async def`.
+"Server Workers": one worker process per core. A worker's pool has one thread here instead of 40,
+so that the thread budget is that of every other server and the interpreter lock is not fought for.
+"""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated
+
+from anyio import to_thread
+from fastapi import Body, FastAPI, HTTPException
+from PIL import UnidentifiedImageError
+
+from load_tests.plain import Classifier
+
+classifier = Classifier(Path(os.environ["MODEL_DIR"]))
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    """One thread in the pool for as long as the worker lives."""
+    to_thread.current_default_thread_limiter().total_tokens = 1
+    yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.post("/classify")
+def classify(image: Annotated[bytes, Body(media_type="image/*")]) -> dict[str, object]:
+    """A raw image body to its answer; 422 for what Pillow cannot read."""
+    try:
+        return classifier.classify(image)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise HTTPException(422, "not an image that can be decoded") from error

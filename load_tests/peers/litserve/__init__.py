@@ -1,0 +1,1 @@
+"""LitServe: FastAPI in front, workers behind a multiprocessing queue."""

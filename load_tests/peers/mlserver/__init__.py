@@ -1,0 +1,1 @@
+"""MLServer: a custom runtime behind its pool of inference workers."""

@@ -1,0 +1,1 @@
+"""mosec: a Rust front, Python workers, batches formed in Rust."""

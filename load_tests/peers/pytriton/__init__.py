@@ -1,0 +1,1 @@
+"""Triton Inference Server, its models written in Python through PyTriton."""

@@ -1,0 +1,60 @@
+# mypy: disable-error-code="import-not-found"
+# Its packages are in an environment of their own.
+"""Two instances of the model; the image is the raw body of an inference request.
+
+"Binding configuration" in its documentation: a list of functions makes as many instances, and the
+batcher forms what is waiting into a batch without delay. A raw body is Triton's binary tensor
+extension: `Inference-Header-Content-Length: 0` and a model of one input.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import UnidentifiedImageError
+from pytriton.decorators import batch
+from pytriton.exceptions import PyTritonRuntimeError
+from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
+from pytriton.triton import Triton, TritonConfig
+
+from load_tests.plain import Classifier
+
+BATCH = int(os.environ["BATCH"])
+Bytes = NDArray[np.bytes_]
+
+
+def instance(folder: Path) -> Callable[..., dict[str, Bytes]]:
+    """One single-threaded classifier as an inference function."""
+    classifier = Classifier(folder)
+
+    def classify(image: Bytes) -> dict[str, Bytes]:  # [batch, 1]
+        try:
+            images = [classifier.recipe.prepare(data) for data in image[:, 0]]
+        except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+            raise PyTritonRuntimeError("not an image that can be decoded") from error
+        answers = [json.dumps(answer).encode() for answer in classifier.classify_prepared(images)]
+        return {"answer": np.array(answers, dtype=object)[:, np.newaxis]}
+
+    decorated: Callable[..., dict[str, Bytes]] = batch(classify)
+    return decorated
+
+
+if __name__ == "__main__":
+    config = TritonConfig(
+        http_address="127.0.0.1",
+        http_port=int(os.environ["PORT"]),
+        allow_grpc=False,
+        allow_metrics=False,
+    )
+    with Triton(config=config) as triton:
+        triton.bind(
+            model_name="classifier",
+            infer_func=[instance(Path(os.environ["MODEL_DIR"])) for _ in range(2)],
+            inputs=[Tensor(name="image", dtype=bytes, shape=(1,))],
+            outputs=[Tensor(name="answer", dtype=bytes, shape=(1,))],
+            config=ModelConfig(max_batch_size=BATCH, batcher=DynamicBatcher()),
+        )
+        triton.serve()

@@ -1,0 +1,1 @@
+"""Ray Serve: an HTTP proxy actor in front of replica actors."""

@@ -1,0 +1,186 @@
+"""The classifier written the plain way, as in a notebook: one image, Pillow, NumPy, one session.
+
+It is what every server of a comparison runs and what the bare loop runs with nothing around it.
+Only numpy, pillow and onnxruntime are needed, so that it can be imported in any server's own
+environment. It reads a folder with `model.onnx` (float32 [batch, 3, H, W] in, logits first),
+`labels.txt` and `plain.json` (steps, scale, mean, std, channel order).
+"""
+
+import json
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+TOP = 5
+FILES = ("model.onnx", "plain.json", "labels.txt")
+Floats = NDArray[np.float32]
+Step = dict[str, Any]  # one of plain.json's `steps`
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """From encoded bytes to the model's input. Parsed and checked by `read_recipe`."""
+
+    steps: tuple[Step, ...]
+    scale: float
+    mean: Floats  # [3]
+    std: Floats  # [3]
+    bgr: bool
+
+    def prepare(self, data: bytes) -> Floats:  # [3, H, W]
+        """Decode, turn upright, crop and resize as a whole, normalise: (x · scale − mean) / std.
+
+        Raises whatever Pillow raises for bytes that are no whole image.
+        """
+        image: Image.Image = Image.open(BytesIO(data))
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        for step in self.steps:
+            image = _OPERATIONS[step["op"]](image, step)
+        pixels = np.asarray(image, np.float32)
+        if self.bgr:
+            pixels = pixels[..., ::-1]
+        if self.scale != 1:
+            pixels = pixels * np.float32(self.scale)
+        return np.ascontiguousarray(((pixels - self.mean) / self.std).transpose(2, 0, 1))
+
+
+class Classifier:
+    """The model of a folder in one session of `threads` threads."""
+
+    def __init__(self, folder: Path, threads: int = 1) -> None:
+        """Raises FileNotFoundError or ValueError, with a sentence, as `read_recipe` does."""
+        self.recipe = read_recipe(folder)
+        self.labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
+        self._session = session(folder / "model.onnx", threads)
+        self._input = self._session.get_inputs()[0].name
+        self._output = self._session.get_outputs()[0].name
+
+    def classify(self, data: bytes) -> dict[str, object]:
+        """One encoded image to its answer."""
+        return self.classify_prepared([self.recipe.prepare(data)])[0]
+
+    def classify_prepared(self, images: list[Floats]) -> list[dict[str, object]]:
+        """A batch of prepared images, one run of the model, one answer each, in order."""
+        return [self._answer(row) for row in self.logits(images)]
+
+    def logits(self, images: list[Floats]) -> Floats:  # [batch, classes]
+        """What the model says of a batch of prepared images."""
+        logits: Floats = self._session.run([self._output], {self._input: np.stack(images)})[0]
+        return logits
+
+    def _answer(self, logits: Floats) -> dict[str, object]:  # [classes]
+        exponentials = np.exp(logits - logits.max())
+        probabilities = exponentials / exponentials.sum()
+        best = np.argsort(probabilities)[::-1][:TOP]
+        return {
+            "predictions": [
+                {
+                    "class_id": int(i),
+                    "label": self.labels[i],
+                    "probability": round(float(probabilities[i]), 6),
+                }
+                for i in best
+            ]
+        }
+
+
+def session(model: Path, threads: int = 1) -> ort.InferenceSession:
+    """A CPU session of so many threads, which never spin: a fair share of the cores."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """Read and check `plain.json`; raises FileNotFoundError or ValueError with a sentence."""
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"no {name} in {folder}: make it with `python -m models export-plain`"
+            )
+    path = folder / "plain.json"
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        recipe = Recipe(
+            steps=tuple(told["steps"]),
+            scale=float(told["scale"]),
+            mean=np.asarray(told["mean"], np.float32),
+            std=np.asarray(told["std"], np.float32),
+            bgr=told["channel_order"] == "bgr",
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error!r}") from error
+    for step in recipe.steps:
+        _check(step)
+    return recipe
+
+
+def _check(step: Step) -> None:
+    if step.get("op") not in _OPERATIONS:
+        raise ValueError(f"the plain classifier has no step {step.get('op')!r}")
+    if step.get("backend", "pillow") != "pillow":
+        raise ValueError(f"the plain classifier resizes with Pillow, not {step['backend']!r}")
+    if "filter" in step and step["filter"].upper() not in Image.Resampling.__members__:
+        raise ValueError(f"Pillow has no filter {step['filter']!r}")
+    if "offset" in step and step["offset"] not in _MARGINS:
+        raise ValueError(f"the plain classifier has no crop offset {step['offset']!r}")
+
+
+def _resize(image: Image.Image, step: Step) -> Image.Image:
+    return image.resize((step["width"], step["height"]), _filter(step))
+
+
+def _resize_shortest_edge(image: Image.Image, step: Step) -> Image.Image:
+    short, long = min(image.size), max(image.size)
+    exact = step["size"] * long / short
+    scaled = int(exact) if step["rounding"] == "truncate" else round(exact)
+    upright = image.width <= image.height
+    return image.resize(
+        (step["size"], scaled) if upright else (scaled, step["size"]), _filter(step)
+    )
+
+
+def _centre_crop(image: Image.Image, step: Step) -> Image.Image:
+    return _cut(image, step["width"], step["height"], step["offset"])
+
+
+def _centre_crop_fraction(image: Image.Image, step: Step) -> Image.Image:
+    side = max(1, step["numerator"] * min(image.size) // step["denominator"])
+    return _cut(image, side, side, step["offset"])
+
+
+def _cut(image: Image.Image, width: int, height: int, offset: str) -> Image.Image:
+    left, upper = _margin(image.width - width, offset), _margin(image.height - height, offset)
+    return image.crop((left, upper, left + width, upper + height))  # outside it is black
+
+
+def _margin(excess: int, offset: str) -> int:
+    """Pixels before the crop; an image smaller than it (negative) has the smaller share before."""
+    return -(-excess // 2) if excess < 0 else _MARGINS[offset](excess)
+
+
+def _filter(step: Step) -> Image.Resampling:
+    return Image.Resampling[step["filter"].upper()]
+
+
+_MARGINS = {
+    "floor": lambda excess: excess // 2,
+    "ceil": lambda excess: (excess + 1) // 2,
+    "half-even": lambda excess: round(excess / 2),
+}
+_OPERATIONS = {
+    "resize": _resize,
+    "resize-shortest-edge": _resize_shortest_edge,
+    "centre-crop": _centre_crop,
+    "centre-crop-fraction": _centre_crop_fraction,
+}

@@ -1,0 +1,115 @@
+"""Clients that a server should bear without its other clients noticing."""
+
+import asyncio
+import itertools
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from load_tests.arrivals import poisson
+from load_tests.client import Pool
+from load_tests.generate import Outcome, Sender, open_loop
+from load_tests.images import Target
+
+UPLOAD_BYTES_PER_S = 1000
+_TICK_S = 1.0  # a slow client sends one second's worth once a second
+
+
+@dataclass(frozen=True)
+class Disturbed:
+    """What became of the clients that disturbed, and when the last of them was done with."""
+
+    calm_at_s: float  # time.monotonic()
+    fates: Counter[str]
+
+
+# Disturbs until the given moment (time.monotonic()) at the latest, or is done earlier.
+Disturb = Callable[[float], Awaitable[Disturbed]]
+
+
+def burst(target: Target, requests: Sequence[bytes], count: int, timeout_s: float) -> Disturb:
+    """`count` requests at once, each on a connection of its own."""
+
+    async def disturb(until_s: float) -> Disturbed:
+        outcomes: list[Outcome] = []
+        pool = Pool(target.host, target.port, count)
+        sender = Sender(pool, itertools.cycle(requests), timeout_s, outcomes.append)
+        now = time.monotonic()
+        try:
+            await asyncio.gather(*(sender.send(now) for _ in range(count)))
+        finally:
+            pool.close()
+        return Disturbed(time.monotonic(), Counter(map(_fate, outcomes)))
+
+    return disturb
+
+
+def vanishing(
+    target: Target, requests: Sequence[bytes], rate: float, timeout_s: float, seed: int
+) -> Disturb:
+    """A Poisson stream of clients that all hang up shortly after they have sent."""
+
+    async def disturb(until_s: float) -> Disturbed:
+        outcomes: list[Outcome] = []
+        pool = Pool(target.host, target.port, 512)
+        cycle = itertools.cycle(requests)
+        sender = Sender(pool, cycle, timeout_s, outcomes.append, vanish=1.0)
+        try:
+            await open_loop(sender, poisson(rate, until_s - time.monotonic(), seed))
+        finally:
+            pool.close()
+        return Disturbed(time.monotonic(), Counter(map(_fate, outcomes)))
+
+    return disturb
+
+
+def slow_uploads(target: Target, requests: Sequence[bytes], count: int, seed: int) -> Disturb:
+    """`count` clients that send their image at 1 kB/s and never finish."""
+
+    async def disturb(until_s: float) -> Disturbed:
+        rng = random.Random(seed)
+        clients = (
+            _upload_slowly(target, request, rng.random() * _TICK_S, until_s)
+            for request, _ in zip(itertools.cycle(requests), range(count), strict=False)
+        )
+        fates = await asyncio.gather(*clients)
+        return Disturbed(time.monotonic(), Counter(fates))
+
+    return disturb
+
+
+async def _upload_slowly(target: Target, request: bytes, start_s: float, until_s: float) -> str:
+    """One slow client: `uploading` when it was still at it, `answered`, or `disconnected`."""
+    await asyncio.sleep(start_s)
+    try:
+        reader, writer = await asyncio.open_connection(target.host, target.port)
+    except OSError:
+        return "unreachable"
+    try:
+        body = request.index(b"\r\n\r\n") + 4
+        writer.write(request[:body])
+        for start in range(body, len(request), UPLOAD_BYTES_PER_S):
+            writer.write(request[start : start + UPLOAD_BYTES_PER_S])
+            pause_s = min(_TICK_S, until_s - time.monotonic())
+            if pause_s <= 0:
+                break
+            try:
+                async with asyncio.timeout(pause_s):
+                    return "answered" if await reader.read(1) else "disconnected"
+            except TimeoutError:
+                pass  # the server is still waiting for the rest, as it should
+    except ConnectionError:
+        return "disconnected"
+    finally:
+        writer.transport.abort()
+    return "uploading"
+
+
+def _fate(outcome: Outcome) -> str:
+    if outcome.vanished:
+        return "vanished"
+    if outcome.answered:
+        return "answered"
+    return outcome.error or f"status {outcome.status}"

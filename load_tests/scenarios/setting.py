@@ -1,0 +1,56 @@
+"""What every scenario needs, and what each comes back with."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+from load_tests.drive import Load, Run, drive
+from load_tests.findings import Finding
+from load_tests.images import Target
+from load_tests.progress import Progress
+from load_tests.watch import Sample
+
+Show = Callable[[float, str], AbstractContextManager[Callable[[Progress], None] | None]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The server under test, what it is sent, and who looks on."""
+
+    target: Target
+    server_pid: int
+    requests: Callable[[float | None], list[bytes]]  # deadline in ms → whole HTTP requests
+    show: Show  # duration in seconds and a title → shows the progress
+    capacity: float | None = None  # images per second, when the caller knows it
+    timeout_s: float = 10.0
+    seed: int = 0
+
+    async def drive(self, title: str, load: Load) -> Run:
+        """Drive one load against the server and show how it goes."""
+        with self.show(load.duration_s, title) as on_progress:
+            return await drive(
+                self.target,
+                self.requests(load.deadline_ms),
+                load,
+                server_pid=self.server_pid,
+                on_progress=on_progress,
+            )
+
+    def at_rate(self, rate: float, duration_s: float, deadline_ms: float | None = None) -> Load:
+        """An open loop with this setting's seed and timeout."""
+        return Load(
+            duration_s,
+            rate=rate,
+            deadline_ms=deadline_ms,
+            timeout_s=self.timeout_s,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a scenario found, the runs behind it by name, and what the server held meanwhile."""
+
+    findings: list[Finding]
+    runs: dict[str, Run] = field(default_factory=dict)
+    samples: list[Sample] = field(default_factory=list)
