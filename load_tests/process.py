@@ -22,10 +22,15 @@ class Usage:
     peak_rss_mb: float
     threads: int = 0
     open_files: int | None = None  # descriptors; None when another user's process hides them
+    main_thread_cpu_s: float = 0.0  # of the process itself: in an asyncio server, its event loop
 
     def since(self, earlier: "Usage") -> "Usage":
         """CPU spent since `earlier`; the rest stays as it is now."""
-        return replace(self, cpu_s=self.cpu_s - earlier.cpu_s)
+        return replace(
+            self,
+            cpu_s=self.cpu_s - earlier.cpu_s,
+            main_thread_cpu_s=self.main_thread_cpu_s - earlier.main_thread_cpu_s,
+        )
 
 
 def usage(pid: int) -> Usage:
@@ -42,6 +47,7 @@ def usage(pid: int) -> Usage:
         peak_rss_mb=sum(status.get("VmHWM", 0) for status in held) / 1024,
         threads=sum(status.get("Threads", 0) for status in held),
         open_files=None if None in files else sum(n for n in files if n is not None),
+        main_thread_cpu_s=(_stat(PROC / str(pid) / "task" / str(pid)) or (0, 0.0))[1],
     )
 
 

@@ -38,6 +38,7 @@ class Report:
     client_cores: float  # CPU seconds per second
     connections_opened: int
     server_cpu_ms_per_image: float | None
+    server_main_thread_ms_per_image: float | None  # of that, its main thread's
     server_rss_mb: float | None
     server_peak_rss_mb: float | None
     server_threads: int | None
@@ -85,7 +86,10 @@ def summarise(outcomes: Sequence[Outcome], spent: Spent, deadline_s: float | Non
         client_cpu_s=spent.client_cpu_s,
         client_cores=cores,
         connections_opened=spent.connections_opened,
-        server_cpu_ms_per_image=server.cpu_s * 1e3 / len(answered) if server and answered else None,
+        server_cpu_ms_per_image=_per_image_ms(server.cpu_s if server else None, answered),
+        server_main_thread_ms_per_image=_per_image_ms(
+            server.main_thread_cpu_s if server else None, answered
+        ),
         server_rss_mb=server.rss_mb if server else None,
         server_peak_rss_mb=server.peak_rss_mb if server else None,
         server_threads=server.threads if server else None,
@@ -95,6 +99,10 @@ def summarise(outcomes: Sequence[Outcome], spent: Spent, deadline_s: float | Non
         prediction=prediction_error(pairs(outcomes)),
         warnings=_warnings(cores, lag_ms, latency_ms),
     )
+
+
+def _per_image_ms(cpu_s: float | None, answered: Sequence[Outcome]) -> float | None:
+    return cpu_s * 1e3 / len(answered) if cpu_s is not None and answered else None
 
 
 def quantiles_ms(seconds: Sequence[float]) -> dict[str, float]:

@@ -23,6 +23,7 @@ def as_text(report: Report) -> str:
         ("prediction", _prediction(report.prediction)),
         ("client CPU", _client(report)),
         ("server CPU", _number(report.server_cpu_ms_per_image, "ms per answered image")),
+        ("its main thread", _number(report.server_main_thread_ms_per_image, "ms")),
         ("server RSS", _number(report.server_rss_mb, "MB")),
         ("server peak RSS", _number(report.server_peak_rss_mb, "MB")),
         ("server holds", _held(report)),

@@ -1,0 +1,40 @@
+"""What the process does with its memory, on the machines that let it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service import memory
+
+SMAPS = Path("/proc/self/smaps")
+THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="huge pages are asked of Linux")
+@pytest.mark.skipif(
+    not THP.exists() or "[never]" in THP.read_text("ascii"), reason="this kernel gives none"
+)
+def test_large_allocations_are_asked_to_be_on_huge_pages() -> None:
+    weights = np.ones(16 << 20, np.uint8)
+    place = weights.ctypes.data + (4 << 20)
+
+    memory.use_huge_pages()
+
+    assert "hg" in flags_of(place)
+    assert weights.sum() == len(weights)
+
+
+def flags_of(address: int) -> list[str]:
+    """Return the kernel's flags of the mapping that holds `address`."""
+    inside = False
+    for line in SMAPS.read_text("ascii").splitlines():
+        if match := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(match[1], 16) <= address < int(match[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            return line.split()[1:]
+    raise AssertionError("the mapping is gone")
