@@ -113,13 +113,28 @@ def test_every_link_leads_somewhere(document: str) -> None:
         assert (ROOT / target).exists(), target
 
 
-def test_the_measured_ratio_is_the_one_in_its_result() -> None:
+def test_the_table_of_servers_is_that_of_its_result() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
-    quoted = re.search(r"\*\*([\d.]+) ×\*\*.*\((load_tests/results/[^)]+)\)", readme)
+    quoted = re.search(r"\[result\]\((load_tests/results/[^)]+)\)", readme)
     assert quoted is not None
+    result = json.loads((ROOT / quoted[1]).read_text("utf-8"))
+    kept = {s["name"]: s["figures"] for s in result["standings"] if s["load"] == "32 clients"}
+    over = {s["name"]: s["figures"] for s in result["standings"] if s["load"] == "overload"}
+    rows = re.findall(r"^\| (\S+) \| ([\d.]+) \| ([\d.]+) \| (\d+) \|$", readme, re.M)
 
-    result = json.loads((ROOT / quoted[2]).read_text("utf-8"))
-
-    assert float(quoted[1]) == pytest.approx(result["summary"]["cpu_ratio"], abs=0.005)
-    assert f"{len(result['rounds'])} interleaved rounds" in readme
+    assert {name for name, *_ in rows} == kept.keys() - {"bare loop"}
+    for name, throughput, cpu, goodput in rows:
+        figures = kept[name]
+        assert float(throughput) == pytest.approx(figures["throughput_ratio"]["median"], abs=0.005)
+        assert float(cpu) == pytest.approx(figures["cpu_ratio"]["median"], abs=0.005)
+        assert float(goodput) == pytest.approx(over[name]["goodput"]["median"], abs=0.5)
+    assert f"{result['standings'][0]['rounds']} interleaved rounds" in readme
     assert result["machine"]["cores"] == 2
+
+
+def test_results_name_no_folder_of_the_machine_they_were_made_on() -> None:
+    for path in (ROOT / "load_tests" / "results").glob("*.json"):
+        result = json.loads(path.read_text("utf-8"))
+
+        assert result["command"].startswith("python -m load_tests")
+        assert not re.search(r"/(tmp|home|root|work|Users)/", path.read_text("utf-8")), path.name
