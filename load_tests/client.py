@@ -177,7 +177,7 @@ class Pool:
         await self._free.acquire()
         try:
             return self._idle_connection() or await self._connect()
-        except BaseException:
+        except BaseException:  # cancelled too: the place must not be lost
             self._free.release()
             raise
 

@@ -28,19 +28,19 @@ def pause(pid: int) -> None:
     Parents first, with a moment for their children to answer what was asked: a supervisor that
     asks "are you alive?" must not find on waking that its question timed out.
     """
-    first, *rest = descendants(pid) or [0]
-    _signal([first], signal.SIGSTOP)
-    time.sleep(_SETTLE_S)
-    _signal(rest, signal.SIGSTOP)
+    tree = descendants(pid)
+    _signal(tree[:1], signal.SIGSTOP)
+    time.sleep(_SETTLE_S)  # nothing tells when a child has answered
+    _signal(tree[1:], signal.SIGSTOP)
     _signal(descendants(pid), signal.SIGSTOP)  # what was born meanwhile
 
 
 def resume(pid: int) -> None:
     """Let every descendant of `pid` go on, children first (see `pause`)."""
-    *rest, first = reversed(descendants(pid) or [0])
-    _signal(rest, signal.SIGCONT)
-    time.sleep(_SETTLE_S)
-    _signal([first], signal.SIGCONT)
+    tree = descendants(pid)
+    _signal(reversed(tree[1:]), signal.SIGCONT)
+    time.sleep(_SETTLE_S)  # nor when it can answer again
+    _signal(tree[:1], signal.SIGCONT)
 
 
 def kill(pid: int) -> None:
