@@ -182,8 +182,11 @@ def _prepare(config: ServiceConfig) -> tuple[Bundle, WarmEngine]:
 
 
 def _decoders(threads: int, engine: Engine) -> Decoders | None:
-    """Return decoder threads, unless the engine's own cores are the ones to decode on."""
-    if not threads and engine.info.device == "cpu":
+    """Return decoder threads, unless the slots' own threads are the cores to decode on.
+
+    A slot of several threads would decode on one and leave the others idle.
+    """
+    if not threads and engine.info.device == "cpu" and engine.info.threads_per_slot == 1:
         return None
     return Decoders(threads or usable_cores(), _DECODE_SEED_S)
 
