@@ -18,8 +18,8 @@ _MAPS = Path("/proc/self/maps")
 def give_back_large_blocks() -> None:
     """Have glibc return large blocks when they are freed, however many a burst of images took.
 
-    Smaller ones are kept for the next image: getting 8 MB from the kernel, page by page, takes as
-    long as decoding half of what goes into them.
+    Smaller ones are kept for the next image, which would else get its memory from the kernel page
+    by page.
     """
     with contextlib.suppress(OSError, AttributeError):  # another libc
         libc = ctypes.CDLL("libc.so.6")

@@ -69,8 +69,7 @@ class Classifier:
         context.log["decision"] = result.verdict.decision
         context.log["p_value"] = round(result.verdict.p_value, 5)
         answer = self._tell(result, bundle, context)
-        refused = "code" in answer
-        response = respond(answer) if refused else Json(as_json(answer))
+        response = respond(answer) if _is_problem(answer) else Json(as_json(answer))
         predicted = b"predicted;dur=%.2f" % (1000 * result.timing.predicted)
         response.raw_headers.append((b"server-timing", predicted))
         return response
@@ -135,7 +134,7 @@ class Classifier:
             answer = self._tell(await self._service.classify(upload), bundle, context)
         except TidegateError as error:
             answer = problem_of(error, context)
-        if "code" in answer:
+        if _is_problem(answer):
             return {"status": answer["status"], "problem": answer}
         return {"status": 200, "result": answer}
 
@@ -160,6 +159,10 @@ class Classifier:
         return self._model
 
 
+def _is_problem(answer: dict[str, Any]) -> bool:
+    return "code" in answer  # which every problem has, and no answer
+
+
 def _whole(name: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) > 0):
         raise BadRequest(f"{name} must be a whole number of at least 1, not {text[:40]!r}.")
@@ -180,6 +183,7 @@ class UntilDisconnect:
             raise RuntimeError("not in a task")
         self._task = task
         if self._connection.lost:
+            self._metrics.shed("client-gone")
             raise ClientGone
         self._connection.on_loss.add(self._leave)
 

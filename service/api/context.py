@@ -24,7 +24,7 @@ _TRACEPARENT = re.compile(
 )  # W3C Trace Context, version 00
 _QUIET = {"/livez", "/readyz", "/metrics"}
 _KEY = "tidegate"
-# Ids need not be unguessable, only different: asking the kernel for each costs more than all else.
+# Ids need not be unguessable, only different: that takes no system call for each.
 _ids = random.Random(secrets.randbits(256))  # noqa: S311
 
 
@@ -99,7 +99,7 @@ class ContextMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *context.response_headers()]
+                message["headers"] = [*message.get("headers", ()), *context.response_headers()]
             await send(message)
 
         self._metrics.inflight.inc()

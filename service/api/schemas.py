@@ -195,7 +195,7 @@ def model_body(bundle: Bundle, info: EngineInfo, slots: int, max_batch_size: int
 
 
 # The answers to images are plain dicts with the fields of the models above, which OpenAPI shows and
-# a test holds them to: making and checking a dozen models costs more than all else in an answer.
+# a test holds them to: a dozen models made and checked for each would be work for nothing.
 
 
 def ood_body(result: Classification, bundle: Bundle) -> dict[str, Any]:
