@@ -89,6 +89,9 @@ class BoundedHttp(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._connection.body_is_here = True
         super().on_message_complete()
+        # A large last piece has paused reading, and nobody asks for more of this body: a client
+        # that leaves is only noticed where something reads.
+        self.flow.resume_reading()
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:
