@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -128,19 +127,19 @@ def _sweep(engine: OnnxEngine, buckets: Sequence[int], *, stop_early: bool) -> d
 
 def _busy(engine: OnnxEngine, images: Sequence[Pixels]) -> list[float]:
     """Run the batch on all slots at once, again and again; returns each slot's median seconds."""
-    together = threading.Barrier(engine.slots)
 
     def work(slot: int) -> float:
-        engine.run(slot, images)  # the first run of a shape is another one's
-        together.wait()
         # By the clock and not by count, so that all slots are busy until the end.
         end, took = time.perf_counter() + _TRIAL_S, [_timed(engine, slot, images)]
         while time.perf_counter() < end or len(took) < _LEAST_RUNS:
             took.append(_timed(engine, slot, images))
         return median(took)
 
+    slots = range(engine.slots)
     with ThreadPoolExecutor(engine.slots) as pool:
-        return list(pool.map(work, range(engine.slots)))
+        # The first run of a shape is another one's; a slot that fails in it must not be waited for.
+        list(pool.map(lambda slot: engine.run(slot, images), slots))
+        return list(pool.map(work, slots))
 
 
 def _pays(latency_s: dict[int, float], bucket: int, took_s: float) -> bool:
