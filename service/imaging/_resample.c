@@ -304,6 +304,14 @@ static const uint8_t *exported_pixels(PyObject *capsule, int64_t count) {
     return image->children[0]->buffers[1];
 }
 
+/* The pixels of an array of `count` times four bytes, held in `lent`. NULL with an exception set. */
+static const uint8_t *array_pixels(PyObject *array, int64_t count, Py_buffer *lent) {
+    if (PyObject_GetBuffer(array, lent, PyBUF_SIMPLE)) return NULL;
+    if (lent->len == count * PIXEL) return lent->buf;
+    PyErr_SetString(PyExc_ValueError, "not an array of four bytes a pixel of this size");
+    return NULL;
+}
+
 /* --- Python ---------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -378,21 +386,22 @@ static int make(view from, int64_t width, int64_t height, int64_t to_width, int6
 }
 
 PyDoc_STRVAR(resize_doc,
-"resize(arrow_array, size, source, to, filter, window, out)\n--\n\n"
+"resize(pixels, size, source, to, filter, window, out)\n--\n\n"
 "Resize the box `source` of an RGB image to the size `to`; write `window` of that into `out`.\n\n"
-"`arrow_array` is the capsule that an image of `size` (width, height) exports; boxes are (left,\n"
+"`pixels` is the Arrow capsule that a Pillow image of `size` (width, height) exports, or a\n"
+"contiguous buffer of height × width × 4 bytes, the fourth of each pixel unused; boxes are (left,\n"
 "upper, right, lower); `out` is a contiguous buffer of height × width × 3 bytes. Gives what\n"
 "Pillow's crop, resize and crop give. The interpreter is free for other threads meanwhile.\n"
 "Raises ValueError for what does not fit together, MemoryError.");
 
 static PyObject *resize(PyObject *Py_UNUSED(module), PyObject *args) {
-    PyObject *capsule;
+    PyObject *given;
     long long width, height, to_width, to_height;
     box source, window;
     const char *name;
-    Py_buffer out;
+    Py_buffer out, lent = {0};
     long long s[4], w[4];
-    if (!PyArg_ParseTuple(args, "O(LL)(LLLL)(LL)s(LLLL)w*:resize", &capsule, &width, &height, &s[0],
+    if (!PyArg_ParseTuple(args, "O(LL)(LLLL)(LL)s(LLLL)w*:resize", &given, &width, &height, &s[0],
                           &s[1], &s[2], &s[3], &to_width, &to_height, &name, &w[0], &w[1], &w[2],
                           &w[3], &out))
         return NULL;
@@ -401,7 +410,9 @@ static PyObject *resize(PyObject *Py_UNUSED(module), PyObject *args) {
     const filter *f = NULL;
     for (size_t i = 0; i < sizeof FILTERS / sizeof *FILTERS; i++)
         if (!strcmp(FILTERS[i].name, name)) f = &FILTERS[i];
-    const uint8_t *pixels = exported_pixels(capsule, width * height);
+    const uint8_t *pixels = PyCapsule_CheckExact(given)
+                                ? exported_pixels(given, width * height)
+                                : array_pixels(given, width * height, &lent);
     int failed = 1;
     if (!pixels) {
     } else if (!f || !within(source, width, height) || !within(window, to_width, to_height) ||
@@ -416,6 +427,7 @@ static PyObject *resize(PyObject *Py_UNUSED(module), PyObject *args) {
         Py_END_ALLOW_THREADS
         if (failed) PyErr_NoMemory();
     }
+    PyBuffer_Release(&lent);
     PyBuffer_Release(&out);
     if (failed) return NULL;
     Py_RETURN_NONE;

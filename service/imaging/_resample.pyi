@@ -4,7 +4,7 @@ from numpy.typing import NDArray
 PATH: str  # "avx2" or "c": the best that this machine has
 
 def resize(
-    arrow_array: object,
+    pixels: object,  # an Arrow capsule, or NDArray[np.uint8] [height, width, 4]
     size: tuple[int, int],
     source: tuple[int, int, int, int],
     to: tuple[int, int],

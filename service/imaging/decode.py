@@ -27,6 +27,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from service.errors import ImageTooLarge, UndecodableImage, UnsupportedImageType
 from service.imaging.geometry import Size as Size  # callers take it from here
+from service.imaging.jpeg import Rgba, Source, as_image, decode_rgba
 from service.imaging.spec import PreprocessSpec
 from service.imaging.structure import (
     MAX_EXIF_BYTES,
@@ -81,7 +82,12 @@ def sniff(data: bytes) -> str:
 
 
 def decode(data: bytes, spec: PreprocessSpec, check_size: SizeCheck) -> Image.Image:
-    """Decode the first frame to an upright image of mode RGB.
+    """Do what `decode_source` does and return an image of mode RGB."""
+    return as_image(decode_source(data, spec, check_size))
+
+
+def decode_source(data: bytes, spec: PreprocessSpec, check_size: SizeCheck) -> Source:
+    """Decode the first frame to an upright RGB image, as its decoder leaves it.
 
     `check_size` is called with the upright (width, height) before any pixel is decoded.
     Raises UnsupportedImageType, UndecodableImage, or whatever `check_size` raises.
@@ -94,6 +100,8 @@ def decode(data: bytes, spec: PreprocessSpec, check_size: SizeCheck) -> Image.Im
             if isinstance(image, TiffImageFile):
                 _forget_directories(image)
             if isinstance(image, JpegImageFile):
+                if (pixels := _straight(image, data, spec)) is not None:
+                    return pixels
                 # In one piece: libjpeg starts a long fill of FF again with every block it gets.
                 image.decodermaxblock = len(data)
             image.load()
@@ -115,6 +123,11 @@ def _check_before_opening(kind: str, data: bytes, check_size: SizeCheck) -> None
     if kind == "TIFF" and (grid := tiff_grid(data)):
         check_size(grid)
     check_structure(kind, data)
+
+
+def _straight(image: JpegImageFile, data: bytes, spec: PreprocessSpec) -> Rgba | None:
+    upright_rgb = image.mode == "RGB" and _orientation(image, spec) == 1
+    return decode_rgba(data, image.size) if upright_rgb else None
 
 
 def _forget_directories(image: TiffImageFile) -> None:

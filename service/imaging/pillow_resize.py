@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.imaging.geometry import Scale
+from service.imaging.jpeg import Source, as_image, size_of
 
 try:
     from service.imaging import _resample
@@ -32,18 +33,21 @@ _FILTERS = {
 }
 
 
-def resize(image: Image.Image, to: Scale) -> NDArray[np.uint8]:
+def resize(source: Source, to: Scale) -> NDArray[np.uint8]:
     """Return what Pillow's crop, resize and crop give of an RGB image: uint8 [height, width, 3]."""
     if RESIZES_BY == "pillow" or to.filter == "nearest":
-        return by_pillow(image, to)
-    try:
-        _, lent = image.__arrow_c_array__()
-    except ValueError:  # its rows are padded or lie in several blocks
-        return by_pillow(image, to)
-    source = to.source or (0, 0, *image.size)
+        return by_pillow(as_image(source), to)
+    lent: object = source
+    if isinstance(source, Image.Image):
+        try:
+            _, lent = source.__arrow_c_array__()
+        except ValueError:  # its rows are padded or lie in several blocks
+            return by_pillow(source, to)
+    size = size_of(source)
+    box = to.source or (0, 0, *size)
     window = to.window or (0, 0, *to.size)
     made = np.empty((window[3] - window[1], window[2] - window[0], 3), np.uint8)
-    _resample.resize(lent, image.size, source, to.size, to.filter, window, made)
+    _resample.resize(lent, size, box, to.size, to.filter, window, made)
     return made
 
 

@@ -10,8 +10,9 @@ from PIL import Image
 
 from service.errors import ImageTooLarge
 from service.imaging import pillow_resize, torch_resize
-from service.imaging.decode import Size, decode
+from service.imaging.decode import Size, decode_source
 from service.imaging.geometry import Cut, Scale, plan, steps
+from service.imaging.jpeg import Source, as_image, size_of
 from service.imaging.spec import PreprocessSpec
 from service.types import Pixels
 
@@ -31,23 +32,23 @@ def preprocess(data: bytes, spec: PreprocessSpec, max_image_pixels: int) -> Pixe
     def check_size(size: Size) -> None:
         _check_pixels(size, spec, max_image_pixels)
 
-    return apply(decode(data, spec, check_size), spec)
+    return apply(decode_source(data, spec, check_size), spec)
 
 
-def apply(image: Image.Image, spec: PreprocessSpec) -> Pixels:
+def apply(source: Source, spec: PreprocessSpec) -> Pixels:
     """Apply the spec's steps to an upright RGB image; returns uint8 [H, W, 3]."""
-    pixels: NDArray[np.uint8] | None = None  # what the last step made, unless it is in `image`
-    for operation in plan(spec, image.size):
+    pixels: NDArray[np.uint8] | None = None  # what the last step made, unless it is in `source`
+    for operation in plan(spec, size_of(source)):
         if pixels is not None:
-            image, pixels = Image.fromarray(pixels), None
+            source, pixels = Image.fromarray(pixels), None
         if isinstance(operation, Cut):
-            image = image.crop(operation.box)
+            source = as_image(source).crop(operation.box)
         elif operation.backend == "pillow":
-            pixels = pillow_resize.resize(image, operation)
+            pixels = pillow_resize.resize(source, operation)
         else:
-            pixels = _by_torch(image, operation)
+            pixels = _by_torch(as_image(source), operation)
     if pixels is None:
-        pixels = np.asarray(image)
+        pixels = np.asarray(as_image(source))
     if spec.channel_order == "bgr":
         pixels = np.ascontiguousarray(pixels[..., ::-1])
     return Pixels(pixels)

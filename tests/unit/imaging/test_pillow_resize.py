@@ -121,6 +121,7 @@ def test_what_does_not_fit_together_is_refused() -> None:
         (lent, (8, 6), whole, (4, 4), "sinc", made, out),
         (lent, (8, 6), (2, 0, 2, 6), (4, 4), "box", made, out),  # empty
         (Image.new("L", (8, 6)).__arrow_c_array__()[1], (8, 6), whole, (4, 4), "box", made, out),
+        (np.zeros((6, 8, 3), np.uint8), (8, 6), whole, (4, 4), "box", made, out),
     ]
 
     for arguments in refused:
