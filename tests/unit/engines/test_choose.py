@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from service.engines import choose
 from service.engines.choose import (
     EngineConfig,
     _pays,  # the one rule here that timing would hide
     open_engine,
     usable_cores,
 )
+from service.engines.onnx import OnnxEngine
 from service.errors import EngineUnavailable
+from service.types import Outputs, Pixels
 from tests.contract import tiny_graph
 from tests.unit.engines.test_onnx_engine import without_cuda
 
@@ -111,17 +115,47 @@ def test_a_corrupt_model_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("latency_s", "bucket", "took_s", "pays"),
+    ("before", "before_s", "bucket", "took_s", "pays"),
     [
-        ({1: 1.0}, 2, 2.0, False),  # batching gains nothing: answer sooner
-        ({1: 1.0}, 2, 1.97, False),  # too little for twice the wait
-        ({1: 1.0}, 2, 1.89, True),
-        ({1: 1.0, 2: 1.1}, 4, 1.3, True),
-        ({1: 1.0, 2: 1.1}, 4, 2.2, False),  # against the largest so far, not the first
-        ({1: 0.004}, 2, 0.008, True),  # what a batch costs outside the engine is shared
+        (1, 1.0, 2, 2.0, False),  # batching gains nothing: answer sooner
+        (1, 1.0, 2, 1.95, False),  # too little for twice the wait
+        (1, 1.0, 2, 1.9, True),
+        (1, 0.004, 2, 0.008, True),  # what a batch costs outside the engine is shared
+        (2, 0.0195, 4, 0.0387, True),  # the demo, one core a slot
+        (4, 0.0387, 8, 0.0785, False),
     ],
 )
 def test_a_larger_batch_must_pay(
-    latency_s: dict[int, float], bucket: int, took_s: float, pays: bool
+    before: int, before_s: float, bucket: int, took_s: float, pays: bool
 ) -> None:
-    assert _pays(latency_s, bucket, took_s) is pays
+    assert _pays(before, before_s, bucket, took_s) is pays
+
+
+@pytest.mark.parametrize(("together", "shape"), [(109.0, (2, 1)), (111.0, (1, 2))])
+def test_cores_share_a_batch_only_where_that_gives_a_tenth_more(
+    model: Path, together: float, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = {(2, 1): 100.0, (1, 2): together}
+    monkeypatch.setattr(choose, "usable_cores", lambda: 2)
+    monkeypatch.setattr(choose, "_images_per_s", lambda model, name, *shape: rates[shape])
+
+    engine = open_engine(model, EngineConfig(max_batch_size=1), HINTS).engine
+
+    assert (engine.slots, engine.info.threads_per_slot) == shape
+
+
+@pytest.mark.timeout(60)  # instead of waiting for ever
+def test_a_slot_that_fails_in_warm_up_is_not_waited_for(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = OnnxEngine.run
+
+    def broken_on_one_slot(engine: OnnxEngine, slot: int, images: Sequence[Pixels]) -> Outputs:
+        if slot == 1:
+            raise RuntimeError("no memory left")
+        return run(engine, slot, images)
+
+    monkeypatch.setattr(OnnxEngine, "run", broken_on_one_slot)
+
+    with pytest.raises(RuntimeError, match="no memory left"):
+        open_engine(model, EngineConfig(slots=2, threads_per_slot=1), HINTS)
