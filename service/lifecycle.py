@@ -17,6 +17,9 @@ from service.batching.policy import Limits
 from service.batching.scheduler import Scheduler
 from service.bundle.golden import check_golden
 from service.bundle.store import Bundle, open_bundle
+from service.drift.monitor import Monitor
+from service.drift.reference import Bins, Reference
+from service.drift_watch import DriftWatch
 from service.engines.base import Engine
 from service.engines.choose import EngineConfig, WarmEngine, open_engine, usable_cores
 from service.errors import Draining, NotReady
@@ -27,6 +30,7 @@ from service.pipeline import Classification, Pipeline, Upload
 log = logging.getLogger(__name__)
 
 _DECODE_SEED_S = 0.005  # one 500×375 JPEG, generously; learned from the first images on
+_MOST_CONFUSED = 50  # classes: beyond, a bundle seals its commonest confusions alone
 _SCORE_QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 
 
@@ -50,6 +54,8 @@ class ServiceConfig:
     max_image_pixels: int
     engine_timeout_s: float
     max_class_series: int
+    drift_run_length: int
+    drift_state: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,7 @@ class Served:
     decoders: Decoders | None  # None: the slots decode
     scheduler: Scheduler
     pipeline: Pipeline
+    monitor: Monitor
 
 
 class Service:
@@ -71,6 +78,7 @@ class Service:
         self.failure = ""
         self.failed = asyncio.Event()
         self.served: Served | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._config = config
         self._metrics = metrics
 
@@ -100,14 +108,19 @@ class Service:
         model_metrics = ModelMetrics(
             self._metrics.registry, _served_model(bundle, engine, self._config.max_class_series)
         )
+        monitor = Monitor(_drift_reference(bundle), self._config.drift_run_length)
         pipeline = Pipeline(
             bundle,
             scheduler,
             self._metrics,
             model_metrics,
+            monitor,
             self._config.max_image_pixels,
         )
-        self.served = Served(bundle, engine, decoders, scheduler, pipeline)
+        self.served = Served(bundle, engine, decoders, scheduler, pipeline, monitor)
+        watch = DriftWatch(monitor, model_metrics.drift, bundle.digest, self._config.drift_state)
+        watch.restore()
+        self._watching = asyncio.create_task(watch.run())
         if self.phase is Phase.STARTING:
             self.phase = Phase.READY
 
@@ -144,6 +157,9 @@ class Service:
         """Stop the engine's threads; False when one does not end within `timeout_s`."""
         if self.served is None:
             return True
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait({self._watching})
         if self.served.decoders is not None:
             self.served.decoders.close()
         ended = await asyncio.to_thread(self.served.scheduler.close, timeout_s)
@@ -210,4 +226,25 @@ def _served_model(bundle: Bundle, engine: Engine, max_class_series: int) -> Serv
         calibration_samples=gate.calibration_size,
         score_bounds=np.unique(np.concatenate(bounds)).tolist(),
         max_class_series=max_class_series,
+    )
+
+
+def _drift_reference(bundle: Bundle) -> Reference:
+    reference, evaluation = bundle.manifest.reference, bundle.manifest.evaluation
+    classes = bundle.manifest.task.classes
+    confusion = None
+    if evaluation is not None and classes <= _MOST_CONFUSED:
+        confusion = np.zeros((classes, classes), np.int64)
+        for pair in evaluation.confusions:
+            confusion[pair.actual, pair.predicted] = pair.images
+    return Reference(
+        class_fractions=np.array(reference.class_fraction),
+        samples=reference.samples,
+        alpha_reject=bundle.gate.alpha_reject,
+        calibration_samples=bundle.gate.calibration_size,
+        histograms={
+            name: Bins(np.array(histogram.edges), np.array(histogram.counts, np.int64))
+            for name, histogram in reference.histograms.items()
+        },
+        confusion=confusion,
     )

@@ -22,7 +22,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 ROUTES = (
-    *("/classify", "/classify/batch", "/models", "/models/{name}"),
+    *("/classify", "/classify/batch", "/models", "/models/{name}", "/drift"),
     *("/livez", "/readyz", "/metrics", "/", "other"),
 )
 STAGES = ("read", "decode", "queue", "engine", "gates")
@@ -197,6 +197,8 @@ class ModelMetrics:
         for threshold, value in served.alphas.items():
             alpha.labels(*model, threshold).set(value)
 
+        self.drift = DriftGauges(make, model)
+
     def predicted(self, class_id: int, confidence: float) -> None:
         """Record the class of one image that was not rejected."""
         self._predictions[class_id].inc()
@@ -208,6 +210,67 @@ class ModelMetrics:
         self._p_value.observe(p_value)
         for score, value in scores.items():
             self._scores[score].observe(value)
+
+
+class DriftGauges:
+    """What the service's own drift monitors say; what a bundle lacks has no series."""
+
+    def __init__(self, make: _Maker, model: tuple[str, str]) -> None:
+        self._model = model
+        gauge = make.gauge
+        by_monitor = ("model", "version", "monitor")
+        self._alarm = gauge("drift_alarm", "1 while a drift monitor alarms.", *by_monitor)
+        self._z = gauge(
+            "drift_z",
+            "Recent images' histogram against its reference: normal while nothing drifts.",
+            *by_monitor,
+        )
+        self._psi_excess = gauge(
+            "drift_psi_excess",
+            "Population stability index of the same, less what noise gives.",
+            *by_monitor,
+        )
+        self._evidence = gauge(
+            "drift_evidence_ratio",
+            "An e-detector's evidence over its threshold: it alarms from 1 on.",
+            *by_monitor,
+        )
+        self._accuracy = gauge(
+            "expected_accuracy_ratio",
+            "An estimate: the mean probability of the classes predicted lately.",
+            *("model", "version"),
+        )
+        self._fraction = gauge(
+            "drift_label_shift_fraction",
+            "Estimated share of each true class, where the bundle has its confusions.",
+            *("model", "version", "class"),
+        )
+        self._residual = gauge(
+            "drift_label_shift_residual_z",
+            "How far that estimate is from explaining the predicted classes.",
+            *("model", "version"),
+        )
+
+    def detector(self, monitor: str, *, alarm: bool, evidence: float) -> None:
+        """Publish an e-detector's evidence, 1 being its threshold."""
+        self._alarm.labels(*self._model, monitor).set(alarm)
+        self._evidence.labels(*self._model, monitor).set(evidence)
+
+    def histogram(self, monitor: str, *, alarm: bool, z: float, psi_excess: float) -> None:
+        """Publish how a histogram of recent images compares."""
+        self._alarm.labels(*self._model, monitor).set(alarm)
+        self._z.labels(*self._model, monitor).set(z)
+        self._psi_excess.labels(*self._model, monitor).set(psi_excess)
+
+    def expected_accuracy(self, estimate: float) -> None:
+        """Publish the estimate."""
+        self._accuracy.labels(*self._model).set(estimate)
+
+    def label_shift(self, fractions: Sequence[float], residual_z: float) -> None:
+        """Publish the estimated mix of true classes, [classes], and what it leaves unexplained."""
+        for c, fraction in enumerate(fractions):
+            self._fraction.labels(*self._model, c).set(fraction)
+        self._residual.labels(*self._model).set(residual_z)
 
 
 def _commonest(class_fraction: Sequence[float], most: int) -> set[int]:

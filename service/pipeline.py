@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,8 +16,10 @@ import numpy as np
 
 from service.batching.scheduler import Answer, Ticket
 from service.bundle.store import Bundle
+from service.drift.monitor import Monitor
 from service.errors import DeadlineMissed
 from service.imaging.preprocess import preprocess
+from service.imaging.statistics import look
 from service.metrics import Metrics, ModelMetrics
 from service.ood.gates import Verdict
 from service.types import Float32, Pixels, Priority
@@ -69,6 +72,9 @@ class Classification:
     batch_size: int
 
 
+_LOOK_EVERY_S = 0.25  # a look at an image costs a millisecond, beside ten for its answer
+
+
 class Submit(Protocol):
     """Admits requests and runs their pixels, in this process or in another."""
 
@@ -88,13 +94,17 @@ class Pipeline:
         scheduler: Submit,
         metrics: Metrics,
         model_metrics: ModelMetrics,
+        monitor: Monitor,
         max_image_pixels: int,
     ) -> None:
         self.bundle = bundle
         self._scheduler = scheduler
         self._metrics = metrics
         self._model_metrics = model_metrics
+        self._monitor = monitor
         self._max_image_pixels = max_image_pixels
+        self._look_at = 0.0  # on time.monotonic: when the next image is looked at
+        self._looks: deque[dict[str, float]] = deque()  # filled by the threads that decode
 
     async def classify(self, upload: Upload) -> Classification:
         """Answer one image, by its deadline.
@@ -121,7 +131,17 @@ class Pipeline:
 
     def _preprocess(self, image: bytes) -> Callable[[], Pixels]:
         spec = self.bundle.manifest.preprocess
-        return lambda: preprocess(image, spec, self._max_image_pixels)
+        now = time.monotonic()
+        if not self._monitor.watches_inputs or now < self._look_at:
+            return lambda: preprocess(image, spec, self._max_image_pixels)
+        self._look_at = now + _LOOK_EVERY_S
+
+        def and_look() -> Pixels:
+            pixels = preprocess(image, spec, self._max_image_pixels)
+            self._looks.append(look(image, pixels, spec.channel_order))
+            return pixels
+
+        return and_look
 
     def _respond(self, upload: Upload, predicted_s: float, answer: Answer) -> Classification:
         outputs = answer.outputs
@@ -166,9 +186,13 @@ class Pipeline:
             verdict.p_value,
             {"energy": result.energy, "mahalanobis": result.mahalanobis},
         )
-        if verdict.decision != "reject":
-            top = result.predictions[0]
+        top = result.predictions[0]
+        rejected = verdict.decision == "reject"
+        if not rejected:
             self._model_metrics.predicted(top.class_id, top.probability)
+        self._monitor.observe(top.class_id, top.probability, verdict.p_value, rejected=rejected)
+        while self._looks:
+            self._monitor.observe_inputs(self._looks.popleft())
 
 
 def softmax(logits: Float32, temperature: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -106,6 +106,15 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(
         default=30, gt=0, le=3600, description="then wait this long for admitted work"
     )
+    drift_run_length: int = Field(
+        default=1_000_000,
+        ge=1_000,
+        description="images, on average at least, between two false alarms of a drift detector",
+    )
+    drift_state: Path | None = Field(
+        default=None,
+        description="file that keeps what the drift monitors know across restarts; none keeps it",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe level that is logged"
     )
@@ -166,6 +175,8 @@ class Settings(BaseSettings):
             max_image_pixels=self.max_image_pixels,
             engine_timeout_s=self.engine_timeout_s,
             max_class_series=self.max_class_series,
+            drift_run_length=self.drift_run_length,
+            drift_state=self.drift_state,
         )
 
 

@@ -10,6 +10,7 @@ from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
+from service.api.drift import DriftBody, drift_body
 from service.api.problems import MEDIA_TYPE, PROBLEM_REF
 from service.api.schemas import (
     ModelBody,
@@ -33,7 +34,8 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Tidegate<
 <h1>Tidegate</h1>
 <p>Send an image to <code>POST /classify</code>.
 <ul><li><a href="/docs">API documentation</a> (<a href="/openapi.json">OpenAPI</a>)
-<li><a href="/models">What is served</a><li><a href="/metrics">Metrics</a></ul>
+<li><a href="/models">What is served</a><li><a href="/drift">Drift</a>
+<li><a href="/metrics">Metrics</a></ul>
 """
 
 
@@ -86,6 +88,11 @@ def models(service: Service) -> APIRouter:
             served.engine.slots,
             served.scheduler.limits.max_batch_size,
         )
+
+    @routes.get("/drift", summary="Has what arrives changed?", responses=_UNAVAILABLE)
+    async def drift() -> DriftBody:
+        served = service.require()
+        return drift_body(served.bundle, served.monitor.report())
 
     @routes.get("/", include_in_schema=False, response_class=HTMLResponse)
     async def front_page() -> str:

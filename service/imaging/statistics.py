@@ -6,10 +6,12 @@ Luma is ITU-R BT.601's, as in JPEG. Blur is the variance of the Laplacian (Pech-
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from service.types import Pixels
 
@@ -44,3 +46,20 @@ def input_statistics(pixels: Pixels, channel_order: Literal["rgb", "bgr"]) -> In
         variance = float(edges.var())
     blur = float(np.log10(max(variance, 10.0**BLUR_FLOOR)))
     return InputStatistics(float(luma.mean()), float(luma.std()), blur)
+
+
+def look(data: bytes, pixels: Pixels, channel_order: Literal["rgb", "bgr"]) -> dict[str, float]:
+    """Return the statistics of an image that could be decoded, and of its file's header.
+
+    By the names that a bundle's reference has: also megapixels, and aspect (width over height).
+    """
+    seen = input_statistics(pixels, channel_order)
+    with Image.open(io.BytesIO(data)) as image:  # the header alone
+        width, height = image.size
+    return {
+        "brightness": seen.brightness,
+        "contrast": seen.contrast,
+        "blur": seen.blur,
+        "megapixels": width * height / 1e6,
+        "aspect": width / height,
+    }

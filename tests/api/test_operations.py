@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from service.bundle.store import open_bundle
-from tests.server import PHOTOS
+from tests.server import PHOTOS, running
 
 CONTRACT_METRICS = {
     "tidegate_requests": "counter",
@@ -29,6 +29,13 @@ CONTRACT_METRICS = {
     "tidegate_reference_samples": "gauge",
     "tidegate_ood_alpha": "gauge",
     "tidegate_ood_calibration_samples": "gauge",  # beyond the design: the OOD alert's z needs it
+    "tidegate_drift_alarm": "gauge",  # beyond the design, as the six below: the service's own monitors
+    "tidegate_drift_evidence_ratio": "gauge",
+    "tidegate_drift_z": "gauge",
+    "tidegate_drift_psi_excess": "gauge",
+    "tidegate_drift_label_shift_fraction": "gauge",
+    "tidegate_drift_label_shift_residual_z": "gauge",
+    "tidegate_expected_accuracy_ratio": "gauge",
     "tidegate_model_info": "gauge",
     "tidegate_build_info": "gauge",
 }
@@ -114,6 +121,40 @@ def test_models_says_what_is_served_and_what_runs_it(
     assert len(model["labels"]) == 1000
 
 
+def test_drift_is_told_of_every_monitor_and_counts_what_was_answered(
+    client: httpx.Client, chelsea: bytes
+) -> None:
+    before = client.get("/drift").json()
+
+    assert client.post("/classify", content=chelsea).status_code == 200
+    after = client.get("/drift").json()
+
+    assert after["images"] == before["images"] + 1
+    assert after["detectors"].keys() == {"ood-rate", "class-mix"}
+    assert "p-value" in after["histograms"]
+    assert after["label_shift"] is None  # no confusion matrix is sealed for a thousand classes
+    assert 0 < after["expected_accuracy"] < 1
+
+
+def test_the_monitors_are_scraped_from_the_start(scrape: str) -> None:
+    alarms = values(scrape, "tidegate_drift_alarm")
+
+    assert {re.search(r'monitor="([^"]+)"', labels)[1] for labels in alarms} >= {  # type: ignore[index]
+        *("ood-rate", "class-mix", "p-value")
+    }
+
+
+def test_what_the_monitors_know_outlives_a_restart(tmp_path: Path, chelsea: bytes) -> None:
+    for images in (2, 4):
+        with running(drift_state=tmp_path / "drift") as server:
+            with httpx.Client(base_url=server.url) as client:
+                for _ in range(2):
+                    assert client.post("/classify", content=chelsea).status_code == 200
+                assert client.get("/drift").json()["images"] == images
+
+    assert [path.name for path in tmp_path.iterdir()] == ["drift"]
+
+
 def test_the_front_page_points_to_the_docs(client: httpx.Client) -> None:
     page = client.get("/")
 
@@ -130,7 +171,7 @@ def openapi(client: httpx.Client) -> dict[str, Any]:
 def test_openapi_has_every_route_of_the_contract(openapi: dict[str, Any]) -> None:
     assert openapi["paths"].keys() == {
         *("/classify", "/classify/batch", "/livez", "/readyz", "/metrics"),
-        *("/models", "/models/{name}"),
+        *("/models", "/models/{name}", "/drift"),
     }
 
 

@@ -1,0 +1,1 @@
+"""Has what arrives changed since calibration? Pure: values in, numbers out, no clock."""

@@ -1,0 +1,75 @@
+"""Does a histogram of recent images differ from the one it should be? With its own noise known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """Two numbers that must agree: more than chance (z), and enough to matter (psi_excess)."""
+
+    z: float  # standard normal while nothing has changed
+    psi_excess: float  # population stability index less what noise gives
+
+
+class Recent:
+    """Counts of the last images, in blocks: between `window − block` and `window` of them."""
+
+    def __init__(self, bins: int, window: int, blocks: int = 20) -> None:
+        self._block = max(1, window // blocks)
+        self._in_block = 0
+        self.counts = np.zeros((blocks, bins), np.int64)  # the block being filled comes first
+
+    def add(self, place: int) -> None:
+        """Count one image."""
+        if self._in_block == self._block:
+            self.counts = np.roll(self.counts, 1, axis=0)
+            self.counts[0] = self._in_block = 0
+        self.counts[0, place] += 1
+        self._in_block += 1
+
+    @property
+    def total(self) -> Int64:
+        """Return the counts, [bins]."""
+        return np.asarray(self.counts.sum(axis=0), np.int64)
+
+    def restore(self, counts: Int64) -> None:
+        """Go on from what an earlier process counted."""
+        self.counts[:] = counts
+        self._in_block = int(counts[0].sum())
+
+
+def shift(observed: Int64, expected: Float64, samples: float) -> Shift:
+    """Compare counts [bins] with expected counts [bins] out of `samples` reference images.
+
+    Pearson's χ² of two samples over the bins that either has, as Wilson and Hilferty's (1931) z:
+    the statistic of the class mix in the Prometheus rules. Without images, or with one bin: zeros.
+    """
+    total = float(observed.sum())
+    pooled = observed + expected
+    seen = pooled > 0
+    bins = int(seen.sum())
+    if total == 0 or bins < 2:
+        return Shift(0.0, 0.0)
+    observed, expected, pooled = observed[seen], expected[seen], pooled[seen]
+    difference = observed / total - expected / samples
+    chi2 = float((difference**2 / pooled).sum() * (total + samples) / (1 / total + 1 / samples))
+    p = (observed + 0.5) / (total + bins / 2)
+    q = (expected + 0.5) / (samples + bins / 2)
+    psi = float(((p - q) * np.log(p / q)).sum())
+    noise = (bins - 1) * (1 / total + 1 / samples)
+    return Shift(wilson_hilferty(chi2, bins - 1), psi - noise)
+
+
+def wilson_hilferty(chi2: float, freedom: float) -> float:
+    """Return the nearly normal z of a χ² with `freedom` degrees of freedom."""
+    spread = 2 / (9 * freedom)
+    return (math.cbrt(chi2 / freedom) - (1 - spread)) / math.sqrt(spread)

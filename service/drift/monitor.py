@@ -1,0 +1,173 @@
+"""All that is watched of one model's traffic. Not for threads: one owner observes and asks.
+
+Two kinds: e-detectors, which may alarm at any image and promise how seldom they do without cause,
+and histograms of the last images, which alarm when they differ by more than chance and enough to
+matter. Rejected images count for the rate of rejections and their p-values, and for nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.drift.histograms import Recent, Shift, shift
+from service.drift.label_shift import LabelShift, label_shift
+from service.drift.reference import Reference
+from service.drift.sequential import (
+    Evidence,
+    MixDetector,
+    RateDetector,
+    rate_limit,
+    share_limits,
+)
+
+RUN_LENGTH = 1_000_000  # images, at least, between two false alarms of one e-detector, on average
+WINDOW = 2_000  # images
+INPUTS_WINDOW = 500  # images whose pixels were looked at
+Z_LIMIT = 5.0
+PSI_LIMIT = 0.1
+INPUTS = ("brightness", "contrast", "blur", "megapixels", "aspect")
+_P_EDGES = np.linspace(0, 1, 11)[1:-1]
+
+State = dict[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramFinding:
+    """A histogram of recent images against its reference."""
+
+    images: int
+    shift: Shift
+    alarm: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that is known at one moment."""
+
+    images: int  # observed since the state began
+    detectors: Mapping[str, Evidence]  # ood-rate, class-mix
+    histograms: Mapping[str, HistogramFinding]  # p-value, confidence, brightness, …
+    label_shift: LabelShift | None  # None without a sealed confusion matrix
+    expected_accuracy: float | None  # an estimate: the mean probability of the predicted classes
+
+    @property
+    def alarms(self) -> frozenset[str]:
+        """Return the names of the monitors that alarm."""
+        alarms = {name for name, found in self.detectors.items() if found.alarm}
+        return frozenset(alarms | {name for name, found in self.histograms.items() if found.alarm})
+
+
+class Monitor:
+    """Watches one model's answers against its calibration."""
+
+    def __init__(self, reference: Reference, run_length: float = RUN_LENGTH) -> None:
+        self._reference = reference
+        self._ood = RateDetector(
+            rate_limit(reference.alpha_reject, reference.calibration_samples), run_length
+        )
+        limits = share_limits(reference.class_fractions.tolist(), reference.samples)
+        self._mix = MixDetector(*limits, run_length)
+        self._predicted = Recent(len(reference.class_fractions), WINDOW)
+        self._p_values = Recent(len(_P_EDGES) + 1, WINDOW)
+        self._binned = {
+            name: Recent(len(bins.counts), INPUTS_WINDOW if name in INPUTS else WINDOW)
+            for name, bins in reference.histograms.items()
+            if name in (*INPUTS, "confidence")
+        }
+        self._images = 0
+        self._confidence = 0.0  # the mean of the last images' probabilities
+        self._answered = 0
+
+    @property
+    def watches_inputs(self) -> bool:
+        """Tell whether the bundle sealed how its inputs look."""
+        return any(name in self._binned for name in INPUTS)
+
+    def observe(self, class_id: int, confidence: float, p_value: float, *, rejected: bool) -> None:
+        """Take one answered or rejected image up."""
+        self._images += 1
+        self._ood.observe(hit=rejected)
+        self._p_values.add(int(_P_EDGES.searchsorted(p_value)))  # a bin has its upper edge
+        if rejected:
+            return
+        self._mix.observe(class_id)
+        self._predicted.add(class_id)
+        self._count("confidence", confidence)
+        self._answered += 1
+        self._confidence += (confidence - self._confidence) / min(self._answered, WINDOW)
+
+    def observe_inputs(self, values: Mapping[str, float]) -> None:
+        """Take up how one image looks: brightness, contrast, blur, megapixels, aspect."""
+        for name, value in values.items():
+            self._count(name, value)
+
+    def report(self) -> Report:
+        """Say what is known now. Takes about a millisecond."""
+        reference = self._reference
+        histograms = {"p-value": self._of_p_values()}
+        for name, recent in self._binned.items():
+            counts = reference.histograms[name].counts
+            histograms[name] = _finding(recent, counts.astype(np.float64), float(counts.sum()))
+        predicted = self._predicted.total
+        return Report(
+            images=self._images,
+            detectors={"ood-rate": self._ood.evidence, "class-mix": self._mix.evidence},
+            histograms=histograms,
+            label_shift=(
+                None if reference.confusion is None else label_shift(predicted, reference.confusion)
+            ),
+            expected_accuracy=self._confidence if self._answered else None,
+        )
+
+    def state(self) -> State:
+        """Return what another process needs to go on, as arrays."""
+        detectors = {"ood-rate": self._ood, "class-mix": self._mix}
+        recent = {"predicted": self._predicted, "p-value": self._p_values, **self._binned}
+        return {
+            "totals": np.array([self._images, self._answered, self._confidence]),
+            "alarms": np.array([detector.alarm for detector in detectors.values()]),
+            **{f"r.{name}": detector.r.copy() for name, detector in detectors.items()},
+            **{f"recent.{name}": counted.counts.copy() for name, counted in recent.items()},
+        }
+
+    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Go on from a state of a monitor of the same reference.
+
+        Raises KeyError or ValueError when it is of another.
+        """
+        mine = self.state()
+        given = {name: np.asarray(state[name]) for name in mine}
+        for name, array in mine.items():
+            if given[name].shape != array.shape or given[name].dtype != array.dtype:
+                raise ValueError(f"{name} has another shape or type")
+        images, answered, self._confidence = given["totals"].tolist()
+        self._images, self._answered = int(images), int(answered)
+        ood, mix = given["alarms"].tolist()
+        self._ood.restore(given["r.ood-rate"], alarm=ood)
+        self._mix.restore(given["r.class-mix"], alarm=mix)
+        self._predicted.restore(given["recent.predicted"])
+        self._p_values.restore(given["recent.p-value"])
+        for name, counted in self._binned.items():
+            counted.restore(given[f"recent.{name}"])
+
+    def _count(self, name: str, value: float) -> None:
+        if (recent := self._binned.get(name)) is not None:
+            edges = self._reference.histograms[name].edges
+            recent.add(int(edges.searchsorted(value, "right")))
+
+    def _of_p_values(self) -> HistogramFinding:
+        """Hold p-values against those of calibration: 1/(n + 1), 2/(n + 1), … equally often."""
+        n = self._reference.calibration_samples
+        ranks = np.floor(np.concatenate([[0], _P_EDGES, [1]]) * (n + 1) + 1e-9)
+        return _finding(self._p_values, np.diff(ranks), n + 1)
+
+
+def _finding(recent: Recent, expected: NDArray[np.float64], samples: float) -> HistogramFinding:
+    counts = recent.total
+    found = shift(counts, expected, samples)
+    alarm = found.z > Z_LIMIT and found.psi_excess > PSI_LIMIT
+    return HistogramFinding(int(counts.sum()), found, alarm)

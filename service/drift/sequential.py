@@ -1,0 +1,154 @@
+"""Has a rate risen, or the class mix moved: detectors that may alarm after any image.
+
+Shiryaev–Roberts e-detectors (Shin, Ramdas and Rinaldo, "E-detectors", 2022): R ← (1 + R)·e with an
+e-value e, at least 0 and on average at most 1 while the null holds. E[R] after t images is then at
+most t, so the first R ≥ A comes after A images or more, on average. Any mixture of such R is one.
+
+The null is not one probability but all up to (or down to) a limit that the calibration supports,
+so that a calibration set which happened to mislead is no alarm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+
+CONFIDENCE = 0.95  # that the calibration supports the limits of a null
+_RATE_ODDS = (1.5, 2.0, 3.0, 5.0, 10.0, 30.0)  # how many times the limit's, in the alternatives
+_MIX_ODDS = (2.0, 4.0)
+_HOLD = 20.0  # an alarm ends when R is so many times below A: R is kept below this times A
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """How far a detector is; `threshold` is its mean run length, at least, without a change."""
+
+    statistic: float
+    threshold: float
+    alarm: bool
+
+
+class _Detector:
+    """A mixture of Bernoulli likelihood ratios, each with an R of its own."""
+
+    def __init__(self, limits: Float64, alternatives: Float64, weights: Float64, run: float):
+        self.r = np.zeros(len(limits))
+        self.alarm = False
+        self._run_length = run
+        self._weights = weights / weights.sum()
+        self._hit = alternatives / limits
+        self._miss = (1 - alternatives) / (1 - limits)
+        self._statistic = 0.0
+
+    @property
+    def evidence(self) -> Evidence:
+        return Evidence(self._statistic, self._run_length, self.alarm)
+
+    def restore(self, r: Float64, *, alarm: bool) -> None:
+        """Go on from what an earlier process knew."""
+        self.r[:] = r
+        self.alarm = alarm
+        self._statistic = float(self._weights @ self.r)
+
+    def _advance(self, hits: slice | NDArray[np.intp]) -> None:
+        """Take one image up, which is a hit for the hypotheses `hits` and a miss for the rest."""
+        before = self.r[hits]  # a copy, unless every hypothesis is hit
+        hit = (1.0 + before) * self._hit[hits]
+        self.r += 1.0
+        self.r *= self._miss
+        self.r[hits] = hit
+        statistic = float(self._weights @ self.r)
+        most = _HOLD * self._run_length
+        if statistic > most:  # lowering R keeps the promise, and lets an alarm end
+            self.r *= most / statistic
+            statistic = most
+        self._statistic = statistic
+        if statistic >= self._run_length:
+            self.alarm = True
+        elif statistic < self._run_length / _HOLD:
+            self.alarm = False
+
+
+class RateDetector(_Detector):
+    """Alarms when the share of images that are hits is above `limit`."""
+
+    def __init__(self, limit: float, run_length: float) -> None:
+        odds = limit / (1 - limit) * np.array(_RATE_ODDS)
+        limits = np.full(len(odds), limit)
+        super().__init__(limits, odds / (1 + odds), np.ones(len(odds)), run_length)
+
+    def observe(self, *, hit: bool) -> None:
+        """Take one image up."""
+        self._advance(slice(None) if hit else slice(0, 0))
+
+
+class MixDetector(_Detector):
+    """Alarms when some class's share of the images is above `upper` or below `lower` of it."""
+
+    def __init__(self, lower: Float64, upper: Float64, run_length: float) -> None:
+        """Take the limits of each class's share, [classes] each, strictly between 0 and 1."""
+        classes = len(upper)
+        limits = [upper] * len(_MIX_ODDS) + [lower] * len(_MIX_ODDS)
+        factors = [*_MIX_ODDS, *(1 / factor for factor in _MIX_ODDS)]
+        odds = [f * limit / (1 - limit) for f, limit in zip(factors, limits, strict=True)]
+        alternatives = np.concatenate([o / (1 + o) for o in odds])
+        super().__init__(
+            np.concatenate(limits), alternatives, np.ones(len(alternatives)), run_length
+        )
+        self._of_class = np.arange(classes)[:, None] + classes * np.arange(len(limits))
+
+    def observe(self, class_id: int) -> None:
+        """Take one image up, by its predicted class."""
+        self._advance(self._of_class[class_id])
+
+
+def rate_limit(alpha: float, calibration_samples: int) -> float:
+    """Return the share of usual images that a threshold at `alpha` may reject.
+
+    The share depends on the calibration set: of `n` exchangeable scores, it is distributed as
+    Beta(k, n + 1 − k), k = ⌊alpha (n + 1)⌋ (Vovk 2012). This is its quantile at CONFIDENCE.
+    """
+    k = math.floor(round(alpha * (calibration_samples + 1), 9))
+    return max(alpha, _beta_quantile(CONFIDENCE, k, calibration_samples + 1 - k))
+
+
+def share_limits(fractions: Sequence[float], samples: int) -> tuple[Float64, Float64]:
+    """Return lower and upper limits, [classes] each, that hold for all classes at CONFIDENCE.
+
+    Clopper and Pearson's (1934) interval of each class, corrected by Bonferroni for their number.
+    """
+    tail = (1 - CONFIDENCE) / (2 * len(fractions))
+    counts = [round(fraction * samples) for fraction in fractions]
+    known = {k: _limits(k, samples, tail) for k in set(counts)}
+    limits = np.array([known[k] for k in counts])
+    return limits[:, 0], limits[:, 1]
+
+
+def _limits(k: int, n: int, tail: float) -> tuple[float, float]:
+    lower = _beta_quantile(tail, k, n - k + 1) if k > 0 else 0.0
+    upper = _beta_quantile(1 - tail, k + 1, n - k) if k < n else 1.0
+    # Inside (0, 1), for odds; a class that may be absent tells nothing by its absence.
+    return max(lower, 1e-9), min(upper, 1 - 1e-9)
+
+
+def _beta_quantile(level: float, a: int, b: int) -> float:
+    """Return the quantile of Beta(a, b), by bisection: its CDF at x is P(Bin(a + b − 1, x) ≥ a)."""
+    if a == 0:
+        return 0.0
+    n = a + b - 1
+    k = np.arange(n + 1)
+    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+    choose = factorials[n] - factorials[k] - factorials[n - k]
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        x = (low + high) / 2
+        terms = choose + k * math.log(x) + (n - k) * math.log1p(-x)
+        below = float(np.exp(terms[:a]).sum())  # P(Bin < a)
+        low, high = (low, x) if 1 - below >= level else (x, high)
+    return (low + high) / 2

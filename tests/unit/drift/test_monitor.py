@@ -1,0 +1,153 @@
+"""What a monitor says of usual traffic, of changes, and after a restart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.drift import state
+from service.drift.histograms import Recent, shift
+from service.drift.label_shift import label_shift
+from service.drift.monitor import Monitor
+from service.drift.reference import Bins, Reference
+
+CLASSES = 10
+
+
+def reference(classes: int = CLASSES) -> Reference:
+    deciles = np.linspace(0.1, 0.9, 9)
+    flat = np.full(10, 400)
+    return Reference(
+        class_fractions=np.full(classes, 1 / classes),
+        samples=4000,
+        alpha_reject=0.01,
+        calibration_samples=1999,
+        histograms={name: Bins(deciles, flat) for name in ("confidence", "brightness", "energy")},
+        confusion=np.eye(classes, dtype=np.int64) * 95 + 1,
+    )
+
+
+def feed(
+    monitor: Monitor, images: int, seed: int = 0, brightness: float = 0.0, p_power: float = 1.0
+) -> None:
+    rng = np.random.default_rng(seed)
+    classes, confidences = rng.integers(0, CLASSES, images), rng.random(images)
+    p_values = rng.random(images) ** p_power
+    for c, confidence, p in zip(
+        classes.tolist(), confidences.tolist(), p_values.tolist(), strict=True
+    ):
+        monitor.observe(c, confidence, p, rejected=p <= 0.01)
+        monitor.observe_inputs({"brightness": min(1.0, rng.random() + brightness), "blur": 3.0})
+
+
+def test_usual_traffic_alarms_nothing() -> None:
+    monitor = Monitor(reference())
+
+    feed(monitor, 20_000)
+    report = monitor.report()
+
+    assert report.alarms == frozenset()
+    assert report.images == 20_000
+    assert set(report.histograms) == {"p-value", "confidence", "brightness"}
+    assert report.expected_accuracy == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_brighter_camera_is_seen_by_its_inputs_alone() -> None:
+    monitor = Monitor(reference())
+    feed(monitor, 2000)
+
+    feed(monitor, 600, seed=1, brightness=0.2)
+
+    assert monitor.report().alarms == {"brightness"}
+
+
+def test_unusual_images_are_seen_by_rate_and_p_values() -> None:
+    monitor = Monitor(reference())
+
+    feed(monitor, 2000, p_power=3.0)
+
+    assert monitor.report().alarms == {"ood-rate", "p-value"}
+
+
+def test_a_state_is_kept_and_goes_on(tmp_path: Path) -> None:
+    kept = Monitor(reference())
+    feed(kept, 700, p_power=3.0)
+    state.save(tmp_path / "drift", kept.state(), "d1")
+    resumed = Monitor(reference())
+
+    assert state.load(tmp_path / "drift", resumed, "d1") == ""
+    feed(kept, 300, seed=5)
+    feed(resumed, 300, seed=5)
+
+    assert repr(resumed.report()) == repr(kept.report())
+    assert [path.name for path in tmp_path.iterdir()] == ["drift"]
+
+
+@pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04damaged"])
+def test_a_damaged_state_starts_anew(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "drift").write_bytes(content)
+
+    assert "cannot be read" in state.load(tmp_path / "drift", Monitor(reference()), "d1")
+
+
+def test_a_state_of_another_bundle_or_shape_starts_anew(tmp_path: Path) -> None:
+    state.save(tmp_path / "drift", Monitor(reference()).state(), "d1")
+
+    assert "another bundle" in state.load(tmp_path / "drift", Monitor(reference()), "d2")
+    assert "another shape" in state.load(tmp_path / "drift", Monitor(reference(7)), "d1")
+    assert "none yet" in state.load(tmp_path / "absent", Monitor(reference()), "d1")
+
+
+@pytest.mark.parametrize("bins", [10, 100, 1000])
+def test_z_is_standard_normal_while_nothing_drifts(bins: int) -> None:
+    rng = np.random.default_rng(bins)
+    shares = rng.dirichlet(np.ones(bins))
+    zs = []
+    for _ in range(1500):
+        expected, observed = rng.multinomial(20_000, shares), rng.multinomial(5_000, shares)
+        zs.append(shift(observed, expected.astype(np.float64), 20_000).z)
+
+    assert np.mean(zs) == pytest.approx(0, abs=0.1)
+    assert np.std(zs) == pytest.approx(1, abs=0.1)
+
+
+def test_nothing_observed_is_no_shift() -> None:
+    found = shift(np.zeros(3, np.int64), np.ones(3), 3)
+
+    assert (found.z, found.psi_excess) == (0.0, 0.0)
+
+
+def test_recent_forgets_by_blocks() -> None:
+    recent = Recent(2, window=20, blocks=4)
+
+    for _ in range(40):
+        recent.add(0)
+    for _ in range(20):
+        recent.add(1)
+
+    assert recent.total.tolist() == [0, 20]
+
+
+def test_a_moved_mix_is_told_from_a_moved_world() -> None:
+    rng = np.random.default_rng(0)
+    seen_as = np.array([[0.9, 0.1, 0.0], [0.1, 0.8, 0.1], [0.0, 0.3, 0.7]])
+    confusion = np.array([rng.multinomial(1000, row) for row in seen_as])
+    mix = np.array([0.1, 0.2, 0.7])
+
+    moved = label_shift(rng.multinomial(2000, mix @ seen_as), confusion)
+    impossible = label_shift(np.array([0, 0, 2000]), confusion)
+
+    assert moved.fractions == pytest.approx(mix, abs=0.05)
+    assert abs(moved.residual_z) < 3
+    assert impossible.residual_z > 5
+
+
+def test_a_class_without_labelled_images_and_no_predictions_have_an_estimate() -> None:
+    confusion = np.array([[50, 0, 0], [0, 50, 0], [0, 0, 0]])
+
+    assert label_shift(np.array([10, 10, 20]), confusion).fractions == pytest.approx(
+        [0.25, 0.25, 0.5], abs=0.02
+    )
+    assert label_shift(np.zeros(3, np.int64), confusion).fractions == pytest.approx([1 / 3] * 3)
