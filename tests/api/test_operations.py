@@ -29,7 +29,8 @@ CONTRACT_METRICS = {
     "tidegate_reference_samples": "gauge",
     "tidegate_ood_alpha": "gauge",
     "tidegate_ood_calibration_samples": "gauge",  # beyond the design: the OOD alert's z needs it
-    "tidegate_drift_alarm": "gauge",  # beyond the design, as the six below: the service's own monitors
+    # Beyond the design: the service's own drift monitors.
+    "tidegate_drift_alarm": "gauge",
     "tidegate_drift_evidence_ratio": "gauge",
     "tidegate_drift_z": "gauge",
     "tidegate_drift_psi_excess": "gauge",
@@ -146,11 +147,13 @@ def test_the_monitors_are_scraped_from_the_start(scrape: str) -> None:
 
 def test_what_the_monitors_know_outlives_a_restart(tmp_path: Path, chelsea: bytes) -> None:
     for images in (2, 4):
-        with running(drift_state=tmp_path / "drift") as server:
-            with httpx.Client(base_url=server.url) as client:
-                for _ in range(2):
-                    assert client.post("/classify", content=chelsea).status_code == 200
-                assert client.get("/drift").json()["images"] == images
+        with (
+            running(drift_state=tmp_path / "drift") as server,
+            httpx.Client(base_url=server.url) as client,
+        ):
+            for _ in range(2):
+                assert client.post("/classify", content=chelsea).status_code == 200
+            assert client.get("/drift").json()["images"] == images
 
     assert [path.name for path in tmp_path.iterdir()] == ["drift"]
 
