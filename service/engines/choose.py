@@ -130,14 +130,13 @@ def _sweep(engine: OnnxEngine, buckets: Sequence[int], *, stop_early: bool) -> d
 
 
 def _in_turns(engine: OnnxEngine, image: Pixels, sizes: Sequence[int]) -> dict[int, list[float]]:
-    """Return what a batch of each size took on each slot: the median of their rounds' medians."""
+    """Return what a batch of each size took on each slot: the median of its least disturbed round."""
     rounds: dict[int, list[list[float]]] = {size: [] for size in sizes}
     for _ in range(_ROUNDS):
         for size, took_s in rounds.items():
             took_s.append(_busy(engine, (image,) * size))
     return {
-        size: [median(slot) for slot in zip(*took_s, strict=True)]
-        for size, took_s in rounds.items()
+        size: [min(slot) for slot in zip(*took_s, strict=True)] for size, took_s in rounds.items()
     }
 
 
