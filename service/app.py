@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from service import logs, memory
-from service.api import classify, operations, problems
+from service.api import classify, feedback, operations, problems
 from service.api.classifier import Classifier
 from service.api.context import ContextMiddleware
 from service.api.protocol import BoundedHttp
@@ -51,6 +51,7 @@ def build(settings: Settings) -> tuple[ASGIApp, Service]:
     )
     classifier = Classifier(service, settings.http_limits(), metrics, settings.ood_action)
     app.include_router(classify.router(classifier))
+    app.include_router(feedback.router(service, metrics))
     app.include_router(operations.models(service))
     app.include_router(operations.probes(service, metrics))
     problems.install(app)

@@ -57,6 +57,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("path", type=Path)
     verify.set_defaults(run=_verify)
+
+    review = commands.add_parser("review", help="what was kept for review")
+    verbs = review.add_subparsers(metavar="VERB", required=True)
+    export = verbs.add_parser(
+        "export", help="copy the images into folders of classes, for labelling or training"
+    )
+    export.add_argument("source", type=Path, help="the folder of TIDEGATE_REVIEW_DIR")
+    export.add_argument("out", type=Path, help="where the folders go")
+    export.set_defaults(run=_export)
     return parser
 
 
@@ -103,6 +112,14 @@ def _inspect(arguments: argparse.Namespace) -> int:
     fields = bundle.manifest.model_dump(mode="json")
     fields["reference"]["class_fraction"] = f"{bundle.manifest.task.classes} numbers"
     print(json.dumps({"digest": bundle.digest, **fields}, indent=2, ensure_ascii=False))
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from service.review.export import export
+
+    for folder, images in sorted(export(arguments.source, arguments.out).items()):
+        print(f"{images:8,}  {folder}")
     return 0
 
 

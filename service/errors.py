@@ -13,6 +13,7 @@
     └── StartupError              the operator can mend it
         ├── SettingsInvalid
         ├── BundleRefused
+        ├── ReviewUnreadable
         └── EngineUnavailable
 
 `api/problems.py` holds the one table from these classes to HTTP.
@@ -105,6 +106,10 @@ class SettingsInvalid(StartupError):
 
 class BundleRefused(StartupError):
     """A bundle is incomplete, changed, or does not give the answers it was sealed with."""
+
+
+class ReviewUnreadable(StartupError):
+    """Kept images cannot be exported."""
 
 
 class EngineUnavailable(StartupError):

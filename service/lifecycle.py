@@ -16,6 +16,7 @@ from service.batching.latency import LatencyModel
 from service.batching.policy import Limits
 from service.batching.scheduler import Scheduler
 from service.bundle.golden import check_golden
+from service.bundle.manifest import Histogram
 from service.bundle.store import Bundle, open_bundle
 from service.drift.monitor import Monitor
 from service.drift.reference import Bins, Reference
@@ -26,6 +27,7 @@ from service.errors import Draining, NotReady
 from service.imaging.pillow_resize import RESIZES_BY
 from service.metrics import Metrics, ModelMetrics, ServedModel
 from service.pipeline import Classification, Pipeline, Upload
+from service.review.store import ReviewConfig, ReviewStore
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ class ServiceConfig:
     max_class_series: int
     drift_run_length: int
     drift_state: Path | None
+    review: ReviewConfig | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,9 @@ class Service:
         self._watching: asyncio.Task[None] | None = None
         self._config = config
         self._metrics = metrics
+        self.review: ReviewStore | None = None
+        if config.review is not None:
+            self.review = ReviewStore(config.review, metrics.reviewed)
 
     async def start(self) -> None:
         """Open the bundle, warm every bucket of every slot, pass the golden probes: then ready.
@@ -155,6 +161,8 @@ class Service:
 
     async def close(self, timeout_s: float) -> bool:
         """Stop the engine's threads; False when one does not end within `timeout_s`."""
+        if self.review is not None:
+            await asyncio.to_thread(self.review.close, timeout_s)
         if self.served is None:
             return True
         if self._watching is not None:
@@ -226,7 +234,16 @@ def _served_model(bundle: Bundle, engine: Engine, max_class_series: int) -> Serv
         calibration_samples=gate.calibration_size,
         score_bounds=np.unique(np.concatenate(bounds)).tolist(),
         max_class_series=max_class_series,
+        confidence_at_most=shares_at_most(manifest.reference.histograms.get("confidence")),
     )
+
+
+def shares_at_most(histogram: Histogram | None) -> dict[float, float]:
+    """Return the share of images below each edge; nothing where the bundle has no histogram."""
+    if histogram is None or not sum(histogram.counts):
+        return {}
+    shares = np.cumsum(histogram.counts) / sum(histogram.counts)
+    return dict(zip(histogram.edges, shares.tolist(), strict=False))  # the last bin has no edge
 
 
 def _drift_reference(bundle: Bundle) -> Reference:

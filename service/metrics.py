@@ -20,9 +20,10 @@ from prometheus_client import (
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.utils import floatToGoString
 
 ROUTES = (
-    *("/classify", "/classify/batch", "/models", "/models/{name}", "/drift"),
+    *("/classify", "/classify/batch", "/models", "/models/{name}", "/drift", "/feedback"),
     *("/livez", "/readyz", "/metrics", "/", "other"),
 )
 STAGES = ("read", "decode", "queue", "engine", "gates")
@@ -38,6 +39,7 @@ SHED_REASONS = (
     "deadline",
     "client-gone",
 )
+REVIEW_OUTCOMES = ("stored", "over-rate", "disk-busy", "failed")
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 STAGE_BUCKETS = (
     *(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01),
@@ -64,6 +66,7 @@ class ServedModel:
     calibration_samples: int  # behind the final p-value
     score_bounds: Sequence[float]  # ascending: quantiles of both scores' calibration
     max_class_series: int
+    confidence_at_most: Mapping[float, float]  # of the reference: bound → share of its images
 
 
 class Metrics:
@@ -106,6 +109,20 @@ class Metrics:
         self.slot_busy = make.counter(
             "slot_busy_seconds", "Time engine slots spent running batches, summed over slots."
         )
+        review = make.counter(
+            "review_images", "Images to be kept for review, by what became of them.", "outcome"
+        )
+        self._review = {outcome: review.labels(outcome) for outcome in REVIEW_OUTCOMES}
+        feedback = make.counter(
+            "feedback", "Answers whose true class was told, by whether it was predicted.", "correct"
+        )
+        self._feedback = {
+            correct: feedback.labels(str(correct).lower()) for correct in (True, False)
+        }
+        self._feedback_probability = make.counter(
+            "feedback_probability",
+            "Sum of the predicted classes' probabilities over those answers: expected hits.",
+        )
         make.gauge("build_info", "The running version of Tidegate.", "version").labels(version).set(
             1
         )
@@ -119,6 +136,15 @@ class Metrics:
     def shed(self, reason: str) -> None:
         """Record one image refused or dropped."""
         self._shed[reason].inc()
+
+    def reviewed(self, outcome: str) -> None:
+        """Record what became of one image to be kept for review."""
+        self._review[outcome].inc()
+
+    def feedback(self, probability: float, *, correct: bool) -> None:
+        """Record one true class, and the probability that was answered for the predicted one."""
+        self._feedback[correct].inc()
+        self._feedback_probability.inc(probability)
 
     def follow_queue(self, depth: Callable[[], int]) -> None:
         """Read the queue's depth whenever it is scraped."""
@@ -196,6 +222,18 @@ class ModelMetrics:
         )
         for threshold, value in served.alphas.items():
             alpha.labels(*model, threshold).set(value)
+
+        confidences = make.gauge(
+            "reference_confidence_ratio",
+            "Share of the reference images whose confidence is at most `le`, where that is sealed.",
+            *labels,
+            "le",
+        )
+        for bound in sorted(set(CONFIDENCE_BUCKETS) & served.confidence_at_most.keys()):
+            share = served.confidence_at_most[bound]
+            # Spelt as the histogram's own `le` is, for the two are matched.
+            le = floatToGoString(bound)  # type: ignore[no-untyped-call]  # no types there
+            confidences.labels(*model, le).set(share)
 
         self.drift = DriftGauges(make, model)
 

@@ -19,6 +19,7 @@ from service.api.limits import HttpLimits
 from service.engines.choose import EngineConfig
 from service.errors import SettingsInvalid
 from service.lifecycle import ServiceConfig
+from service.review.store import ReviewConfig
 
 PREFIX = "TIDEGATE_"
 MIB = 1 << 20
@@ -115,6 +116,19 @@ class Settings(BaseSettings):
         default=None,
         description="file that keeps what the drift monitors know across restarts; none keeps it",
     )
+    review_dir: Path | None = Field(
+        default=None,
+        description="folder that keeps images to be reviewed, with their verdicts; none keeps none",
+    )
+    review_max_bytes: int = Field(
+        default=1_000_000_000, ge=1_000_000, description="bytes kept there; the oldest go first"
+    )
+    review_images_per_s: float = Field(
+        default=1.0, gt=0, le=1_000, description="images kept a second, at most"
+    )
+    review_accepted_share: float = Field(
+        default=0.001, ge=0, le=1, description="share of accepted images that is kept too"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe level that is logged"
     )
@@ -177,6 +191,18 @@ class Settings(BaseSettings):
             max_class_series=self.max_class_series,
             drift_run_length=self.drift_run_length,
             drift_state=self.drift_state,
+            review=self.review_config(),
+        )
+
+    def review_config(self) -> ReviewConfig | None:
+        """Return how images are kept for review; None where they are not."""
+        if self.review_dir is None:
+            return None
+        return ReviewConfig(
+            self.review_dir,
+            self.review_max_bytes,
+            self.review_images_per_s,
+            self.review_accepted_share,
         )
 
 

@@ -28,6 +28,7 @@ from service.errors import BadRequest, TidegateError
 from service.lifecycle import Service
 from service.metrics import Metrics
 from service.pipeline import Classification, Upload
+from service.review.store import Answered
 from service.types import Priority
 
 TOP_K, MAX_TOP_K = 5, 10_000
@@ -66,6 +67,7 @@ class Classifier:
             upload = Upload(image, received, received + timeout_s, top_k, Priority.INTERACTIVE)
             with UntilDisconnect(request, self._metrics):
                 result = await self._service.classify(upload)
+        self._offer(image, result, bundle, context.request_id)
         context.log["decision"] = result.verdict.decision
         context.log["p_value"] = round(result.verdict.p_value, 5)
         answer = self._tell(result, bundle, context)
@@ -94,7 +96,7 @@ class Classifier:
             del images
             with UntilDisconnect(request, self._metrics):
                 items = await asyncio.gather(
-                    *(self._item(upload, bundle, context) for upload in uploads)
+                    *(self._item(i, upload, bundle, context) for i, upload in enumerate(uploads))
                 )
         context.log["statuses"] = [item["status"] for item in items]
         return Json(as_json({"request_id": context.request_id, "results": items}))
@@ -127,16 +129,36 @@ class Classifier:
         return wanted, min(timeout_s, self._limits.max_deadline_s)
 
     async def _item(
-        self, upload: Upload, bundle: Bundle, context: RequestContext
+        self, index: int, upload: Upload, bundle: Bundle, context: RequestContext
     ) -> dict[str, Any]:
         """Classify one image of a batch, as BatchItem; its error is its own."""
         try:
-            answer = self._tell(await self._service.classify(upload), bundle, context)
+            result = await self._service.classify(upload)
+            self._offer(upload.image, result, bundle, f"{context.request_id}.{index}")
+            answer = self._tell(result, bundle, context)
         except TidegateError as error:
             answer = problem_of(error, context)
         if _is_problem(answer):
             return {"status": answer["status"], "problem": answer}
         return {"status": 200, "result": answer}
+
+    def _offer(self, image: bytes, result: Classification, bundle: Bundle, name: str) -> None:
+        if self._service.review is not None:
+            top, manifest = result.predictions[0], bundle.manifest
+            self._service.review.offer(
+                image,
+                Answered(
+                    request_id=name,
+                    decision=result.verdict.decision,
+                    class_id=top.class_id,
+                    label=top.label,
+                    probability=top.probability,
+                    p_value=result.verdict.p_value,
+                    model=manifest.name,
+                    version=manifest.version,
+                    digest=bundle.digest,
+                ),
+            )
 
     def _tell(
         self, result: Classification, bundle: Bundle, context: RequestContext

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from service import errors
@@ -113,11 +114,21 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.TidegateError, _expected)
     app.add_exception_handler(ClientGone, _expected)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(Exception, _bug)
 
 
 async def _expected(request: Request, error: Exception) -> Response:
     return response_to(error, RequestContext.of(request.scope))
+
+
+async def _malformed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return response_to(
+        errors.BadRequest(f"{where}: {first['msg']}."), RequestContext.of(request.scope)
+    )
 
 
 async def _bug(request: Request, error: Exception) -> Response:

@@ -130,7 +130,7 @@ def _sweep(engine: OnnxEngine, buckets: Sequence[int], *, stop_early: bool) -> d
 
 
 def _in_turns(engine: OnnxEngine, image: Pixels, sizes: Sequence[int]) -> dict[int, list[float]]:
-    """Return what a batch of each size took on each slot: the median of its least disturbed round."""
+    """Return what a batch of each size took on each slot: its least disturbed round's median."""
     rounds: dict[int, list[list[float]]] = {size: [] for size in sizes}
     for _ in range(_ROUNDS):
         for size, took_s in rounds.items():

@@ -27,10 +27,14 @@ CONTRACT_METRICS = {
     "tidegate_ood_score": "histogram",
     "tidegate_reference_class_fraction": "gauge",
     "tidegate_reference_samples": "gauge",
+    "tidegate_reference_confidence_ratio": "gauge",  # beyond the design: the confidence alert
     "tidegate_ood_alpha": "gauge",
     "tidegate_ood_calibration_samples": "gauge",  # beyond the design: the OOD alert's z needs it
     # Beyond the design: the service's own drift monitors.
     "tidegate_drift_alarm": "gauge",
+    "tidegate_review_images": "counter",
+    "tidegate_feedback": "counter",
+    "tidegate_feedback_probability": "counter",
     "tidegate_drift_evidence_ratio": "gauge",
     "tidegate_drift_z": "gauge",
     "tidegate_drift_psi_excess": "gauge",
@@ -174,7 +178,7 @@ def openapi(client: httpx.Client) -> dict[str, Any]:
 def test_openapi_has_every_route_of_the_contract(openapi: dict[str, Any]) -> None:
     assert openapi["paths"].keys() == {
         *("/classify", "/classify/batch", "/livez", "/readyz", "/metrics"),
-        *("/models", "/models/{name}", "/drift"),
+        *("/models", "/models/{name}", "/drift", "/feedback"),
     }
 
 
