@@ -247,7 +247,7 @@ def test_the_fetching_script_is_executable_and_parses() -> None:
 
 
 def test_without_apt_the_fetching_script_says_what_to_do(tmp_path: Path) -> None:
-    for tool in ("sh", "dirname"):
+    for tool in ("sh", "dirname", "rm"):
         (tmp_path / tool).symlink_to(f"/usr/bin/{tool}")
     script = tmp_path / "docker" / "fetch_prometheus.sh"  # a copy: no .tools beside it
     script.parent.mkdir()

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from numpy.typing import NDArray
+
+from tests.docker.class_mix import class_mix
 
 TESTS = Path(__file__).parents[2] / "docker" / "prometheus" / "tests"
 MINUTES = 60
-Counts = NDArray[np.floating]  # [classes]
 
 
 def _series(case: dict[str, Any], metric: str, label: str) -> dict[str, tuple[float, float]]:
@@ -37,29 +37,6 @@ def _expected(case: dict[str, Any]) -> dict[str, float]:
     return expected
 
 
-def _class_mix(observed: Counts, reference: Counts) -> dict[str, float]:
-    """Pearson's χ² between two samples, its Wilson–Hilferty z, and PSI with half counts."""
-    seen = observed + reference > 0
-    o, r = observed[seen], reference[seen]
-    total, samples, classes = o.sum(), r.sum(), len(o)
-    pooled = (o + r) / (total + samples)
-    chi2 = ((o / total - r / samples) ** 2 / pooled).sum() / (1 / total + 1 / samples)
-    df = classes - 1
-    z = ((chi2 / df) ** (1 / 3) - (1 - 2 / (9 * df))) / np.sqrt(2 / (9 * df))
-    p, q = (o + 0.5) / (total + classes / 2), (r + 0.5) / (samples + classes / 2)
-    psi = ((p - q) * np.log(p / q)).sum()
-    noise = df * (1 / total + 1 / samples)
-    return {
-        "tidegate:predictions:increase1h": total,
-        "tidegate:classes_seen:count": classes,
-        "tidegate:class_mix:chi2_1h": chi2,
-        "tidegate:class_mix:z1h": z,
-        "tidegate:class_mix:psi1h": psi,
-        "tidegate:class_mix:psi_noise1h": noise,
-        "tidegate:class_mix:psi_excess1h": psi - noise,
-    }
-
-
 def test_the_class_mix_numbers_are_numpys() -> None:
     case = yaml.safe_load((TESTS / "class_mix_numbers.yml").read_text())["tests"][0]
     steps = _series(case, "tidegate_predictions_total", "class")
@@ -69,7 +46,8 @@ def test_the_class_mix_numbers_are_numpys() -> None:
     observed = np.array([MINUTES * steps.get(c, (0.0, 0.0))[1] for c in classes])
     reference = np.array([samples * fractions.get(c, (0.0, 0.0))[0] for c in classes])
 
-    numbers = _class_mix(observed, reference)
+    numbers = class_mix(observed, reference)
+    del numbers["tidegate:pooled:samples1h"]
     numbers['tidegate:class_fraction:ratio1h{class="2"}'] = observed[2] / observed.sum()
 
     assert _expected(case) == pytest.approx(numbers, abs=0.5e-4)  # the file rounds to 0.0001
@@ -101,25 +79,5 @@ def test_for_a_large_reference_chi2_is_the_textbook_one_with_its_correction() ->
 
     textbook = ((observed - expectation) ** 2 / expectation).sum() / (1 + total / samples)
 
-    chi2 = _class_mix(observed, reference)["tidegate:class_mix:chi2_1h"]
+    chi2 = class_mix(observed, reference)["tidegate:class_mix:chi2_1h"]
     assert chi2 == pytest.approx(textbook, rel=1e-4)  # the two differ by O(N/n) = 1e-5
-
-
-@pytest.mark.parametrize("classes", [10, 1000])
-@pytest.mark.parametrize("samples", [638, 50_000])
-@pytest.mark.parametrize("total", [1000, 20_000])
-def test_without_drift_neither_threshold_is_crossed(classes: int, samples: int, total: int) -> None:
-    """The statement that the alert rests on: z has mean 0 and the PSI excess is not positive."""
-    rng = np.random.default_rng(0)
-    mix = 1 / np.arange(1, classes + 1)  # Zipf: many rare classes, the hard case for χ²
-    mix /= mix.sum()
-
-    runs = [
-        _class_mix(rng.multinomial(total, mix) * 1.0, rng.multinomial(samples, mix) * 1.0)
-        for _ in range(50)
-    ]
-
-    z = np.array([run["tidegate:class_mix:z1h"] for run in runs])
-    excess = np.array([run["tidegate:class_mix:psi_excess1h"] for run in runs])
-    assert abs(z.mean()) < 0.7  # five standard errors of the mean of 50 standard normals
-    assert excess.max() < 0.2

@@ -1,0 +1,35 @@
+"""Write rules/drift.yml: the same rules over each window, from the texts in drift/.
+
+    python docker/prometheus/drift_rules.py
+
+A test holds the committed file to what this writes. In the texts `<w>` is the window.
+"""
+
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RULES = HERE / "rules" / "drift.yml"
+# Evaluated more seldom where a window is long: a day of a thousand classes is millions of samples.
+# Below the five minutes for which Prometheus still finds a series' last value.
+WINDOWS = {"10m": "1m", "1h": "1m", "6h": "2m", "1d": "4m"}  # window → evaluation interval
+ALERTING = {"1h": "5m", "1d": "15m"}  # window → how long it must last. The others are for panels.
+
+
+def drift_rules() -> str:
+    """Return the whole of rules/drift.yml."""
+    return _text("header") + _text("reference") + "".join(map(_group, WINDOWS))
+
+
+def _group(window: str) -> str:
+    text = _text("window").replace("<interval>", WINDOWS[window])
+    if window in ALERTING:
+        text += _text("alerts").replace("<for>", ALERTING[window])
+    return text.replace("<w>", window)
+
+
+def _text(part: str) -> str:
+    return (HERE / "drift" / f"{part}.yml").read_text(encoding="utf-8")
+
+
+if __name__ == "__main__":
+    RULES.write_text(drift_rules(), encoding="utf-8")

@@ -1,0 +1,194 @@
+"""A real Prometheus scrapes two replicas' real registries: its numbers are NumPy's."""
+
+import http.server
+import json
+import shutil
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from numpy.typing import NDArray
+
+from models.reference import SMOOTHING
+from service.metrics import Metrics, ModelMetrics, ServedModel
+from tests.docker.class_mix import class_mix
+
+ROOT = Path(__file__).parents[2]
+RULES = ROOT / "docker" / "prometheus" / "rules"
+PATIENCE_S = 120
+CLASSES, SAMPLES, IMAGES = 40, 500, 600
+INFO = dict.fromkeys(("digest", "preprocess_digest", "engine", "precision", "device"), "x")
+
+
+@pytest.fixture(scope="module")
+def binary() -> str:
+    fetched = ROOT / ".tools" / "prometheus" / "usr" / "bin" / "prometheus"
+    found = shutil.which("prometheus") or (str(fetched) if fetched.exists() else None)
+    if found is None:
+        pytest.skip("prometheus is not installed: `make tools` fetches it")
+    return found
+
+
+class Replica:
+    """One instance's metrics behind a real HTTP server."""
+
+    def __init__(self, reference: NDArray[np.int64]) -> None:
+        self.metrics = Metrics("0")
+        smoothed = (reference + SMOOTHING) / (reference + SMOOTHING).sum()
+        self.model = ModelMetrics(
+            self.metrics.registry,
+            ServedModel(
+                name="m",
+                version="1",
+                info=INFO,
+                class_fraction=smoothed.tolist(),
+                reference_samples=int(reference.sum()),
+                alphas={"reject": 0.005, "review": 0.05},
+                calibration_samples=500,
+                score_bounds=[0.0],
+                max_class_series=10,
+                confidence_at_most={0.5: 0.2},
+            ),
+        )
+        self.scrapes = 0
+
+    def predict(self, classes: Sequence[int]) -> None:
+        for c in classes:
+            self.model.predicted(c, 0.75)
+            self.model.decided("accept", 0.5, {})
+
+
+@contextmanager
+def _served(replica: Replica) -> Iterator[int]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = replica.metrics.render()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            replica.scrapes += 1
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
+def _prometheus(binary: str, folder: Path, ports: Sequence[int]) -> Iterator[str]:
+    """Start one on a free port that scrapes and evaluates every second; yield its address."""
+    rules = yaml.safe_load((RULES / "drift.yml").read_text(encoding="utf-8"))
+    for group in rules["groups"]:
+        group["interval"] = "1s"
+    (folder / "drift.yml").write_text(yaml.safe_dump(rules))
+    targets = [f"127.0.0.1:{port}" for port in ports]
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": ["drift.yml"],
+        "scrape_configs": [{"job_name": "tidegate", "static_configs": [{"targets": targets}]}],
+    }
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    arguments = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
+    process = subprocess.Popen(
+        [binary, *arguments, "--web.listen-address=127.0.0.1:0", "--log.format=json"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    listening = None
+    for line in process.stderr:  # ends with the process; its log is on stderr
+        message = json.loads(line)
+        if message.get("msg") == "Listening on":
+            listening = message["address"]
+            break
+    reader = threading.Thread(target=process.stderr.read)  # so that the pipe never fills
+    reader.start()
+    try:
+        assert listening is not None
+        yield f"http://{listening}"
+    finally:
+        process.terminate()
+        process.wait(PATIENCE_S)
+        reader.join(PATIENCE_S)
+        process.stderr.close()
+
+
+def _query(url: str, expression: str, from_now_s: float = 0) -> dict[tuple[str, str], float]:
+    """Return (record, class) → value, `from_now_s` later; nothing while it starts."""
+    query = urllib.parse.urlencode({"query": expression, "time": time.time() + from_now_s})
+    try:
+        with urllib.request.urlopen(f"{url}/api/v1/query?{query}", timeout=10) as answer:  # noqa: S310  # loopback
+            found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+    except (urllib.error.URLError, ConnectionError):
+        return {}
+    return {
+        (one["metric"].get("__name__", ""), one["metric"].get("class", "")): float(one["value"][1])
+        for one in found
+    }
+
+
+def _wait_for(reached: Callable[[], bool]) -> None:
+    """Poll a state in another process, which cannot tell us of it."""
+    pause = threading.Event()
+    end = time.monotonic() + PATIENCE_S
+    while not reached():
+        assert time.monotonic() < end
+        pause.wait(0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_promql_on_two_scraped_replicas_equals_numpy(binary: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    mix = 1 / np.arange(1, CLASSES + 1)
+    reference = rng.multinomial(SAMPLES, mix / mix.sum())
+    mix[5] *= 3
+    drawn = rng.choice(CLASSES, IMAGES, p=mix / mix.sum())
+    replicas = [Replica(reference), Replica(reference)]
+
+    with ExitStack() as stack:
+        ports = [stack.enter_context(_served(replica)) for replica in replicas]
+        url = stack.enter_context(_prometheus(binary, tmp_path, ports))
+        _wait_for(lambda: all(replica.scrapes >= 2 for replica in replicas))
+        for replica, part in zip(replicas, np.array_split(drawn, 2), strict=True):
+            replica.predict(part.tolist())
+        _wait_for(lambda: _settled(url))
+        # One instant that every rule has been evaluated for.
+        recorded = _query(url, '{__name__=~"tidegate:.*1h|tidegate:class_reference:samples"}', -3)
+
+    observed = _by_class(recorded, "tidegate:class_predictions:increase1h")
+    sealed = _by_class(recorded, "tidegate:class_reference:samples")
+    assert sealed == pytest.approx(reference)
+    # increase() stretches what it saw of each replica by half a scrape interval at either end.
+    assert observed == pytest.approx(np.bincount(drawn, minlength=CLASSES), rel=0.15)
+    for name, value in class_mix(observed, sealed).items():
+        assert recorded[name, ""] == pytest.approx(value, rel=1e-3, abs=1e-3), name
+
+
+def _by_class(recorded: dict[tuple[str, str], float], name: str) -> NDArray[np.float64]:
+    return np.array([recorded[name, str(c)] for c in range(CLASSES)])
+
+
+def _settled(url: str) -> bool:
+    """Whether ten seconds of the final counts are in."""
+    seen = _query(url, "min(count_over_time((sum(tidegate_predictions_total) == 600)[1m:1s]))")
+    return seen.get(("", ""), 0.0) >= 10

@@ -1,0 +1,54 @@
+"""The reference's confidences, as the rules match them with the histogram of the traffic's."""
+
+import numpy as np
+from prometheus_client import CollectorRegistry
+
+from models.reference import reference_fit
+from service.bundle.manifest import Histogram
+from service.lifecycle import shares_at_most
+from service.metrics import CONFIDENCE_BUCKETS, ModelMetrics, ServedModel
+
+
+def _les(confidence_at_most: dict[float, float], metric: str) -> dict[str, float]:
+    registry = CollectorRegistry()
+    served = ServedModel(
+        name="m",
+        version="1",
+        info={"digest": "x"},
+        class_fraction=[1.0],
+        reference_samples=1,
+        alphas={},
+        calibration_samples=1,
+        score_bounds=[0.0],
+        max_class_series=1,
+        confidence_at_most=confidence_at_most,
+    )
+    ModelMetrics(registry, served)
+    samples = [sample for family in registry.collect() for sample in family.samples]
+    return {s.labels["le"]: s.value for s in samples if s.name == f"tidegate_{metric}"}
+
+
+def test_the_reference_is_published_at_bounds_that_the_histogram_has() -> None:
+    reference = _les({0.1: 0.25, 0.9: 0.75, 0.123: 0.5}, "reference_confidence_ratio")
+
+    assert reference == {"0.1": 0.25, "0.9": 0.75}
+    assert reference.keys() <= _les({}, "prediction_confidence_bucket").keys()
+
+
+def test_a_bundle_without_confidences_has_no_series() -> None:
+    assert shares_at_most(None) == {}
+    assert _les({}, "reference_confidence_ratio") == {}
+
+
+def test_a_histogram_is_read_as_the_share_below_each_edge() -> None:
+    shares = shares_at_most(Histogram(edges=(0.5, 0.9), counts=(1, 2, 1)))
+
+    assert shares == {0.5: 0.25, 0.9: 0.75}
+
+
+def test_what_a_bundle_seals_is_at_the_histograms_bounds() -> None:
+    confidence = np.array([0.05, 0.55, 0.95])
+    fit = reference_fit(np.zeros(3, np.int64), 1, {}, np.zeros((3, 5)), confidence)
+
+    assert fit.histograms["confidence"].edges
+    assert set(fit.histograms["confidence"].edges) <= set(CONFIDENCE_BUCKETS)
