@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVE := .venv/.serve-installed
 DEV := .venv/.dev-installed
-ONLY := service models load_tests tests
+ONLY := service models load_tests tests docker
 TORCH_ENV := .venv-torch/.installed
 TORCH ?= torch torchvision
 
@@ -33,7 +33,7 @@ check: lint test ## format, lint, spelling, types, layers, tests
 lint: $(DEV)
 	$(BIN)/ruff format --check $(ONLY)
 	$(BIN)/ruff check $(ONLY)
-	$(BIN)/codespell $(ONLY) docker *.md
+	$(BIN)/codespell $(ONLY) *.md
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

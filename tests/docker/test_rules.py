@@ -13,6 +13,7 @@ import yaml
 from prometheus_client.samples import Sample
 
 from models.reference import SMOOTHING
+from service.drift.monitor import INPUTS
 from service.metrics import Metrics, ModelMetrics, ServedModel
 from service.settings import Settings
 
@@ -159,7 +160,13 @@ def _exposed(classes: int, max_class_series: int) -> list[Sample]:
         max_class_series=max_class_series,
         confidence_at_most={0.1 * tenth: 0.0 for tenth in range(1, 10)},
     )
-    ModelMetrics(metrics.registry, served)
+    gauges = ModelMetrics(metrics.registry, served).drift
+    for detector in ("ood-rate", "class-mix"):
+        gauges.detector(detector, alarm=False, evidence=0)
+    for histogram in ("p-value", "confidence", *INPUTS):
+        gauges.histogram(histogram, alarm=False, z=0, psi_excess=0)
+    gauges.expected_accuracy(1)
+    gauges.label_shift([1 / classes] * min(classes, 50), 0)  # no bundle seals more confusions
     return [sample for family in metrics.registry.collect() for sample in family.samples]
 
 
