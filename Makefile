@@ -7,7 +7,7 @@ ONLY := service models load_tests tests docker
 TORCH_ENV := .venv-torch/.installed
 TORCH ?= torch torchvision
 
-.PHONY: help serve bundle test test-torch check lint fix tools clean
+.PHONY: help serve monitoring bundle test test-torch check lint fix tools clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -15,6 +15,9 @@ help: ## list the targets
 
 serve: bundle ## serve the demo bundle on 127.0.0.1:8000 (TIDEGATE_HOST, TIDEGATE_PORT)
 	@exec $(BIN)/tidegate serve
+
+monitoring: ## run Prometheus with the rules and Alertmanager beside a service on 127.0.0.1:8000
+	@exec sh docker/monitoring.sh
 
 bundle: $(SERVE) ## build the demo bundle, or keep the one that is there and sound
 	@$(BIN)/python -m models demo
