@@ -23,6 +23,7 @@ SERVED = ServedModel(
     calibration_samples=1999,
     score_bounds=[0.0],
     max_class_series=10,
+    confidence_at_most={},
 )
 
 
