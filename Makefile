@@ -44,7 +44,7 @@ fix: $(DEV) ## format and mend what can be mended
 	$(BIN)/ruff format $(ONLY)
 	$(BIN)/ruff check --fix $(ONLY)
 
-tools: ## fetch promtool for the rules' tests, where there is apt-get; tests skip without it
+tools: ## fetch Prometheus and Alertmanager for the rules' tests, where there is apt-get; tests skip without it
 	@sh docker/fetch_prometheus.sh || true
 
 clean: ## remove the environment and the built bundles; downloads stay

@@ -1,0 +1,1 @@
+"""From a drift alert to a request for retraining, filed once, with evidence. Deploys nothing."""

@@ -1,0 +1,122 @@
+"""The receiver's HTTP: three routes, and errors as RFC 9457 problems."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+
+from models.retrain import errors
+from models.retrain.alerts import Notification
+from models.retrain.receiver import Receiver
+from models.retrain.runner import Runner
+from service.api.problems import MEDIA_TYPE, TYPE_PREFIX
+from service.errors import TidegateError
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 1 << 20  # 200 alerts of 5 kB
+_HEAD_S = 30  # how long an idle connection is kept
+
+# Alertmanager sends again after a 5xx, and never after a 4xx.
+TABLE: dict[type[TidegateError], tuple[int, str, str]] = {
+    errors.AlertsRefused: (400, "bad-request", "The request is malformed"),
+    errors.AlertsTooLarge: (413, "upload-too-large", "The notification has too many bytes"),
+    errors.NotFiled: (503, "not-filed", "The request cannot be filed now"),
+}
+
+
+def build(receiver: Receiver, runner: Runner | None) -> FastAPI:
+    """Put the routes together; the runner lives as long as the application."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            if runner:
+                await run_in_threadpool(runner.close)
+
+    app = FastAPI(
+        title="Tidegate retraining requests",
+        summary="Files a request with evidence when drift fires. It deploys nothing.",
+        lifespan=lifespan,
+    )
+
+    @app.post("/alerts")
+    async def alerts(request: Request) -> dict[str, object]:
+        """Take a notification of Alertmanager (webhook payload, version 4)."""
+        notification = Notification.parse(await _body(request))
+        return {"outcomes": await run_in_threadpool(receiver.take, notification)}
+
+    @app.get("/requests")
+    def requests() -> dict[str, object]:
+        """List the newest requests and how their commands ended."""
+        return {"requests": receiver.listing()}
+
+    @app.get("/livez")
+    async def livez() -> dict[str, str]:
+        """Tell that the process and its loop are alive."""
+        return {"status": "alive"}
+
+    app.add_exception_handler(TidegateError, _problem)
+    return app
+
+
+async def _body(request: Request) -> bytes:
+    announced = request.headers.get("content-length", "0")
+    if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
+        raise errors.AlertsTooLarge(f"At most {MAX_BODY_BYTES} bytes.")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise errors.AlertsTooLarge(f"At most {MAX_BODY_BYTES} bytes.")
+    return bytes(body)
+
+
+async def _problem(_: Request, error: Exception) -> JSONResponse:
+    status, code, title = TABLE[type(error)]  # type: ignore[index]  # registered for TidegateError
+    log.warning("%d %s: %s", status, code, error)
+    problem = {
+        "type": TYPE_PREFIX + code,
+        "title": title,
+        "status": status,
+        "detail": str(error),
+        "code": code,
+    }
+    return JSONResponse(problem, status, media_type=MEDIA_TYPE)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket. Raises OptionRefused when there can be none."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise errors.OptionRefused(f"Cannot listen on {host}:{port}: {reason}.") from error
+
+
+def serve(app: FastAPI, listener: socket.socket) -> None:
+    """Serve until told to stop."""
+    host, port = listener.getsockname()[:2]
+    log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    uvicorn.Server(
+        uvicorn.Config(
+            app,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=_HEAD_S,
+            timeout_graceful_shutdown=_HEAD_S,
+        )
+    ).run([listener])

@@ -1,0 +1,29 @@
+"""What the retraining receiver refuses, and what each refusal asks of whoever caused it."""
+
+from __future__ import annotations
+
+from service.errors import TidegateError
+
+
+class OptionRefused(TidegateError):
+    """An option or the machine is at fault; the receiver does not start."""
+
+
+class AlertsRefused(TidegateError):
+    """The body is not a notification that this receiver can act on; sending it again is no help."""
+
+
+class AlertsTooLarge(TidegateError):
+    """More bytes than a notification may have; `max_alerts` in Alertmanager bounds them."""
+
+
+class NotFiled(TidegateError):
+    """The folder cannot be written now; Alertmanager sends it again."""
+
+
+class PrometheusUnavailable(TidegateError):
+    """No answer, or not one of Prometheus's."""
+
+
+class QueryRefused(TidegateError):
+    """Prometheus answers, but not this query."""

@@ -1,0 +1,208 @@
+"""What Prometheus knows of a drift, put together so that a person can judge it.
+
+Every part may be missing: a request without evidence is better than none, and says so.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from models.retrain.alerts import OOD_ALERT, Subject
+from models.retrain.errors import PrometheusUnavailable, QueryRefused
+from models.retrain.prometheus import Ask, Sample, finite
+
+Gate = Literal["firing", "pending", "inactive", "unknown"]
+WINDOW = "1h"  # that of the rules
+TOP_CLASSES = 10
+_MAX_SERIES = 500  # recorded numbers in a request
+_WINDOWED = re.compile(r"(.*?)(\d+[smhdw])")
+_INFO = ("instance", "digest", "preprocess_digest", "engine", "precision", "device")
+
+# Recorded series are taken by prefix: a rule that is added is evidence without a change here.
+# Those by class are asked for as counts.
+QUERIES = {
+    "recorded": '{__name__=~"tidegate:.+",class="",$subject}',
+    "observed": "sum by (class) (increase(tidegate_predictions_total{$subject}[$window]))",
+    "reference": "max by (class) (tidegate_reference_class_fraction{$subject})",
+    "reference_samples": "max(tidegate_reference_samples{$subject})",
+    "label_shift": "max by (class) (tidegate_drift_label_shift_fraction{$subject})",
+    "p_values": "sum by (le) (increase(tidegate_ood_p_value_bucket{$subject}[$window]))",
+    "decisions": "sum by (decision) (increase(tidegate_ood_decisions_total{$subject}[$window]))",
+    "alphas": "max by (threshold) (tidegate_ood_alpha{$subject})",
+}
+INFO_QUERY = "tidegate_model_info{$subject}"
+GATE_QUERY = f'ALERTS{{alertname="{OOD_ALERT}",$subject}}'
+
+
+def query_about(query: str, subject: Subject) -> str:
+    """Return the query with the subject's label matchers in their place."""
+    # The window first: what it is about is not ours, and may contain anything.
+    return query.replace("$window", WINDOW).replace("$subject", subject.selector)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What decides whether a request is filed at all."""
+
+    instances: list[dict[str, str]]  # what each instance serves
+    gate: Gate  # the OOD rate's alert
+    missing: list[str]
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """The bundles that are served; empty when that could not be learned."""
+        return frozenset(i["digest"] for i in self.instances if i.get("digest"))
+
+
+@dataclass(slots=True)
+class Inquiry:
+    """Asks about one subject at one moment, and keeps what it could not learn."""
+
+    ask: Ask
+    subject: Subject
+    at_s: float
+    missing: list[str] = field(default_factory=list)
+    _down: str = ""  # why asking on is no use
+
+    def __call__(self, part: str, query: str) -> list[Sample]:
+        """Return the answer, or nothing."""
+        if not self._down:
+            try:
+                return self.ask(query_about(query, self.subject), self.at_s)
+            except QueryRefused as error:
+                self.missing.append(f"{part}: {error}")
+                return []
+            except PrometheusUnavailable as error:
+                self._down = str(error)
+        self.missing.append(f"{part}: {self._down}")
+        return []
+
+
+def standing(ask: Ask, subject: Subject, at_s: float) -> Standing:
+    """Ask what is served, and whether the OOD rate is high."""
+    inquire = Inquiry(ask, subject, at_s)
+    states = {s.labels.get("alertstate") for s in inquire("OOD alert", GATE_QUERY)}
+    gate = _state(states, known=not inquire.missing)
+    info = inquire("digests", INFO_QUERY)
+    instances = [{name: s.labels.get(name, "") for name in _INFO} for s in info]
+    return Standing(instances, gate, inquire.missing)
+
+
+def _state(states: set[str | None], *, known: bool) -> Gate:
+    if "firing" in states:
+        return "firing"
+    if "pending" in states:
+        return "pending"
+    return "inactive" if known else "unknown"
+
+
+def gather(ask: Ask, subject: Subject, at_s: float) -> dict[str, Any]:
+    """Return the evidence, JSON throughout."""
+    inquire = Inquiry(ask, subject, at_s)
+    found = {part: inquire(part, query) for part, query in QUERIES.items()}
+    samples = next((s.value for s in found["reference_samples"]), math.nan)
+    observed, reference = _by("class", found["observed"]), _by("class", found["reference"])
+    parts = {
+        "windows": windows(found["recorded"]),
+        "shifted_classes": shifted(observed, reference, samples),
+        "label_shift": _mix(_by("class", found["label_shift"]), reference),
+        "p_values": histogram(_by("le", found["p_values"])),
+        "ood": _ood(_by("decision", found["decisions"]), _by("threshold", found["alphas"])),
+    }
+    said = {line.partition(":")[0] for line in inquire.missing}
+    empty = [f"{p}: no series" for p, answer in found.items() if not answer and p not in said]
+    return {"window": WINDOW, **parts, "missing": inquire.missing + empty}
+
+
+def windows(recorded: Sequence[Sample]) -> dict[str, dict[str, float | None]]:
+    """Return recorded numbers by window: tidegate:class_mix:psi1h is class_mix:psi of 1h.
+
+    Those without a window are under "now".
+    """
+    found: dict[str, dict[str, float | None]] = {}
+    for sample in recorded[:_MAX_SERIES]:
+        name = sample.labels.get("__name__", "").removeprefix("tidegate:")
+        split = _WINDOWED.fullmatch(name)
+        measure, window = split.groups() if split else (name, "now")
+        more = [
+            f'{label}="{text}"'
+            for label, text in sorted(sample.labels.items())
+            if label not in {"__name__", "job", "model", "version"}
+        ]
+        measure += f"{{{','.join(more)}}}" if more else ""
+        found.setdefault(window, {})[measure] = finite(sample.value)
+    return found
+
+
+def shifted(
+    observed: Mapping[str, float], reference: Mapping[str, float], reference_samples: float
+) -> list[dict[str, Any]]:
+    """Return the classes that moved most, by a two-sample z of proportions.
+
+    z = (O/N − R/n) / √(p̄(1 − p̄)(1/N + 1/n)), p̄ = (O + R)/(N + n): the rules' notation, and
+    their reason: the reference is a sample, too.
+    """
+    total, n = sum(observed.values()), reference_samples
+    if not (total > 0 and n > 0):
+        return []
+    rows: list[dict[str, Any]] = []
+    for name in sorted(observed.keys() | reference.keys()):
+        count, fraction = observed.get(name, 0.0), reference.get(name, 0.0)
+        pooled = (count + fraction * n) / (total + n)
+        spread = math.sqrt(max(0.0, pooled * (1 - pooled)) * (1 / total + 1 / n))
+        z = (count / total - fraction) / spread if spread > 0 else 0.0
+        rows.append(
+            {
+                "class_id": name,
+                "observed": round(count, 1),
+                "observed_fraction": count / total,
+                "reference_fraction": fraction,
+                "z": z,
+            }
+        )
+    return sorted(rows, key=lambda row: -abs(row["z"]))[:TOP_CLASSES]
+
+
+def histogram(cumulative: Mapping[str, float]) -> list[dict[str, float]]:
+    """Return a Prometheus histogram's own counts, bucket by bucket; le is the upper edge.
+
+    p-values end at 1, so the bucket without an edge is empty and left out.
+    """
+    bins, below = [], 0.0
+    for le in sorted(map(float, cumulative)):
+        count = next(value for text, value in cumulative.items() if float(text) == le)
+        if math.isfinite(le):
+            # Extrapolated per series, so that neighbours may differ by a rounding.
+            bins.append({"le": le, "count": round(max(0.0, count - below), 3)})
+        below = count
+    return bins
+
+
+def _ood(decisions: Mapping[str, float], alphas: Mapping[str, float]) -> dict[str, Any]:
+    total = sum(decisions.values())
+    rejected = decisions.get("reject", 0.0)
+    flagged = rejected + decisions.get("review", 0.0)
+    return {
+        "images": round(total, 1),
+        "reject_rate": rejected / total if total else None,
+        "flagged_rate": flagged / total if total else None,
+        "alphas": dict(alphas),
+    }
+
+
+def _mix(estimate: Mapping[str, float], reference: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The estimated true mix (BBSE), where it moved most."""
+    moved = {name: abs(value - reference.get(name, 0.0)) for name, value in estimate.items()}
+    most = sorted(moved, key=lambda name: -moved[name])[:TOP_CLASSES]
+    return [
+        {"class_id": c, "fraction": estimate[c], "reference_fraction": reference.get(c, 0.0)}
+        for c in most
+    ]
+
+
+def _by(label: str, samples: Sequence[Sample]) -> dict[str, float]:
+    return {s.labels.get(label, ""): s.value for s in samples if math.isfinite(s.value)}

@@ -1,0 +1,176 @@
+"""Runs the configured command for one request after the other, and writes down how it ended.
+
+A command that failed is not run again: the request and its result say what happened, and a person
+decides.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import queue
+import shlex
+import shutil
+import signal
+import subprocess
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from models.retrain.errors import OptionRefused
+from models.retrain.folder import RequestFolder
+
+log = logging.getLogger(__name__)
+
+_TAIL_BYTES = 8192
+_MAX_WAITING = 64  # requests filed while one command runs
+_GRACE_S = 10.0  # between asking a command to end and ending it
+
+
+def words_of(command: str) -> list[str]:
+    """Return the command's words. Raises OptionRefused when it cannot be started here."""
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise OptionRefused(f"--run {command}: {error}.") from error
+    if not words or shutil.which(words[0]) is None:
+        raise OptionRefused(f"--run {command}: there is no such program to run.")
+    return words
+
+
+class Runner:
+    """Owns one thread and, while it runs, one command; `start` and `close` once each."""
+
+    def __init__(self, words: list[str], folder: RequestFolder, timeout_s: float) -> None:
+        self._words, self._folder, self._timeout_s = words, folder, timeout_s
+        self._waiting: queue.Queue[Path | None] = queue.Queue(_MAX_WAITING + 1)
+        self._thread = threading.Thread(target=self._work, name="retrain-command")
+        self._stop = threading.Event()
+        self._lock: IO[str] | None = None
+        self._process_lock = threading.Lock()  # guards _process against a kill after its end
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Raises OptionRefused when another receiver runs commands for this folder."""
+        self._lock = (self._folder.path / ".runner").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise OptionRefused(
+                f"Another receiver with --run works in {self._folder.path}: one at a time."
+            ) from error
+        self._thread.start()
+
+    def submit(self, request: Path) -> None:
+        """Run the command for this request when its turn comes."""
+        if self._waiting.qsize() >= _MAX_WAITING:
+            self._record(request, _result(self._words, "not-run", None, "too many were waiting"))
+        else:
+            self._waiting.put(request)
+
+    def close(self) -> None:
+        """End a command that runs, and the thread."""
+        self._stop.set()
+        self._waiting.put(None)
+        self._signal(signal.SIGTERM)
+        self._thread.join(_GRACE_S)
+        self._signal(signal.SIGKILL)
+        self._thread.join()
+        if self._lock:
+            self._lock.close()
+
+    def _work(self) -> None:
+        while (request := self._waiting.get()) is not None:
+            if self._stop.is_set():
+                result = _result(self._words, "not-run", None, "the receiver was stopped")
+            else:
+                log.info("running the command for %s", request.name)
+                result = self._run(request)
+            log.info("%s: %s", request.name, result["outcome"])
+            self._record(request, result)
+
+    def _run(self, request: Path) -> dict[str, Any]:
+        words = [*self._words, str(request.resolve())]
+        started = datetime.now(UTC)
+        try:
+            process = subprocess.Popen(  # noqa: S603 - the operator's own command, without a shell
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # so that what it started can be ended with it
+            )
+        except OSError as error:
+            return _result(words, "not-run", None, str(error.strerror), started)
+        with self._process_lock:
+            self._process = process
+        assert process.stdout is not None  # noqa: S101 - PIPE, above
+        tail = _Tail(process.stdout)
+        if self._stop.is_set():  # closed between the look and the start
+            self._signal(signal.SIGTERM)
+        outcome = self._wait(process)
+        with self._process_lock:
+            self._process = None
+        return _result(words, outcome, process.returncode, tail.text(), started)
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> str:
+        try:
+            process.wait(self._timeout_s)
+        except subprocess.TimeoutExpired:
+            self._signal(signal.SIGTERM)
+            try:
+                process.wait(_GRACE_S)
+            except subprocess.TimeoutExpired:
+                self._signal(signal.SIGKILL)
+                process.wait()
+            return "timeout"
+        if self._stop.is_set():
+            return "stopped"
+        return "failed" if process.returncode else "done"
+
+    def _signal(self, number: signal.Signals) -> None:
+        with self._process_lock:
+            if self._process and self._process.poll() is None:
+                os.killpg(self._process.pid, number)
+
+    def _record(self, request: Path, result: dict[str, Any]) -> None:
+        try:
+            self._folder.record_result(request, result)
+        except OSError as error:
+            log.error("%s: its result cannot be written: %s", request.name, error.strerror)  # noqa: TRY400 - expected, and told to a person
+
+
+class _Tail:
+    """Keeps the last bytes of a stream, read by a thread that ends with the stream."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._kept = stream, b""
+        # A daemon: a grandchild that left the session may hold the pipe for ever.
+        self._thread = threading.Thread(target=self._read, daemon=True, name="retrain-output")
+        self._thread.start()
+
+    def _read(self) -> None:
+        with self._stream:
+            while chunk := os.read(self._stream.fileno(), 65_536):
+                self._kept = (self._kept + chunk)[-_TAIL_BYTES:]
+
+    def text(self) -> str:
+        self._thread.join(1.0)
+        return self._kept.decode(errors="replace")
+
+
+def _result(
+    words: list[str], outcome: str, status: int | None, tail: str, started: datetime | None = None
+) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    return {
+        "outcome": outcome,
+        "command": words,
+        "exit_status": status,  # −n: ended by signal n
+        "started_at": (started or now).isoformat(),
+        "ended_at": now.isoformat(),
+        "output_tail": tail,
+    }

@@ -1,0 +1,193 @@
+"""Alertmanager's routes, and the way from its API to a filed request, with the real program."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from models.retrain.alerts import Subject
+from models.retrain.evidence import GATE_QUERY, INFO_QUERY, QUERIES, query_about
+from tests.unit.models.retrain.world import prometheus
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "docker" / "alertmanager" / "alertmanager.yml"
+TOOLS = ROOT / ".tools" / "alertmanager"
+DRIFT = ["ClassMixDrift", "ClassVanished", "ClassExploded", "ConfidenceShift"]
+PATIENCE_S = 25
+
+
+def _tool(*names: str, folder: Path = TOOLS) -> str:
+    fetched = [folder / "usr/bin" / name for name in names]
+    found = [*filter(None, map(shutil.which, names)), *(str(p) for p in fetched if p.exists())]
+    if not found:
+        pytest.skip(f"{names[0]} is not installed: `make tools` fetches it")
+    return found[0]
+
+
+def _run(*command: str | Path) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_amtool_accepts_the_configuration() -> None:
+    _run(_tool("amtool"), "check-config", CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("alert", "receivers"),
+    [*((f"Tidegate{name}", "retrain,operator") for name in DRIFT)]
+    + [(f"Tidegate{name}", "operator") for name in ("OodRateHigh", "Down", "Shedding")],
+)
+def test_drift_is_told_to_both_and_everything_else_to_people(alert: str, receivers: str) -> None:
+    labels = (f"alertname={alert}", "model=m", "version=1")
+
+    told = _run(_tool("amtool"), "config", "routes", "test", f"--config.file={CONFIG}", *labels)
+
+    assert told.strip() == receivers
+
+
+def test_every_query_for_evidence_is_one(tmp_path: Path) -> None:
+    subject = Subject('a "quoted" job', "m", "1")
+    asked = [query_about(query, subject) for query in (*QUERIES.values(), INFO_QUERY, GATE_QUERY)]
+    rules = [{"record": f"evidence:{i}", "expr": query} for i, query in enumerate(asked)]
+    path = tmp_path / "queries.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "evidence", "rules": rules}]}))
+
+    _run(_tool("promtool", folder=ROOT / ".tools/prometheus"), "check", "rules", path)
+
+
+class Process:
+    """A program that says where it listens; waiting for it is waiting for a line."""
+
+    def __init__(self, *command: str | Path, cwd: Path, listening: str) -> None:
+        self._news, self._lines, self._closed = threading.Condition(), list[str](), False
+        self._process = subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True)
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        self.url = "http://" + self.wait_for(listening)[1]
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        def found() -> re.Match[str] | None:
+            return next((m for line in self._lines if (m := re.search(pattern, line))), None)
+
+        with self._news:
+            self._news.wait_for(lambda: found() or self._closed, PATIENCE_S)
+            match = found()
+        assert match, f"no {pattern!r} in {self._lines}"
+        return match
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as stream:
+            for line in stream:
+                with self._news:
+                    self._lines.append(line)
+                    self._news.notify_all()
+        with self._news:
+            self._closed = True
+            self._news.notify_all()
+
+    def end(self) -> None:
+        self._process.terminate()
+        self._process.wait(PATIENCE_S)
+        self._reader.join()
+
+
+@contextmanager
+def _started(*command: str | Path, cwd: Path, listening: str) -> Iterator[Process]:
+    process = Process(*command, cwd=cwd, listening=listening)
+    try:
+        yield process
+    finally:
+        process.end()
+
+
+class Stack:
+    """A receiver that files, and an Alertmanager that tells it."""
+
+    def __init__(self, folder: Path, receiver: Process, alertmanager: Process) -> None:
+        self._folder, self.receiver, self._alertmanager = folder, receiver, alertmanager
+
+    def alert(self, name: str, model: str, *, over: bool = False) -> None:
+        ends = datetime.now(UTC) + (timedelta(0) if over else timedelta(hours=1))
+        labels = {"alertname": name, "model": model, "version": "1"}
+        body = json.dumps([{"labels": labels, "endsAt": ends.isoformat()}]).encode()
+        request = urllib.request.Request(  # noqa: S310 - loopback
+            f"{self._alertmanager.url}/api/v2/alerts",
+            body,
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=PATIENCE_S):  # noqa: S310 - loopback
+            pass
+
+    def requests(self, model: str) -> list[Any]:
+        read = [json.loads(p.read_text("utf-8")) for p in self._folder.glob("*.json")]
+        return [request for request in read if request.get("model") == model]
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    binary = Path(_tool("alertmanager", "prometheus-alertmanager"))
+    config = yaml.safe_load(CONFIG.read_text("utf-8"))
+    [route] = [r for r in config["route"]["routes"] if r["receiver"] == "retrain"]
+    [hook] = next(r for r in config["receivers"] if r["name"] == "retrain")["webhook_configs"]
+    assert hook["url"] == "http://retrain:9000/alerts"
+    route |= {"group_wait": "0s", "group_interval": "1s", "repeat_interval": "1s"}
+    folder = tmp_path / "requests"
+    command = (sys.executable, "-m", "models", "retrain-request", "--out", folder, "--port", "0")
+    with (
+        prometheus({}) as metrics,
+        _started(
+            *command,
+            "--prometheus",
+            metrics,
+            cwd=ROOT,
+            listening="listening on http://([0-9.:]+)",
+        ) as receiver,
+    ):
+        hook["url"] = f"{receiver.url}/alerts"
+        (tmp_path / "alertmanager.yml").write_text(yaml.safe_dump(config))
+        with _started(
+            os.path.abspath(binary),
+            f"--config.file={tmp_path / 'alertmanager.yml'}",
+            f"--storage.path={tmp_path / 'data'}",
+            "--web.listen-address=127.0.0.1:0",
+            "--cluster.listen-address=",
+            cwd=binary.parents[2],  # where the fetched package's templates are found
+            listening=r'Listening on"? address=([0-9.:]+)',
+        ) as alertmanager:
+            yield Stack(folder, receiver, alertmanager)
+
+
+def test_a_drift_alert_becomes_one_request_however_often_it_is_told(stack: Stack) -> None:
+    stack.alert("TidegateClassMixDrift", "m")
+
+    stack.receiver.wait_for("m 1: already-filed")  # so it was told a second time
+    assert len(stack.requests("m")) == 1
+
+
+def test_while_the_ood_rate_is_high_nothing_is_asked_for(stack: Stack) -> None:
+    stack.alert("TidegateOodRateHigh", "m")
+    stack.alert("TidegateClassMixDrift", "m")
+    stack.alert("TidegateClassMixDrift", "other")
+    # Both groups flush every second: by the other's repetition, the first one's turn has come.
+    stack.receiver.wait_for("other 1: already-filed")
+    assert stack.requests("m") == []
+
+    stack.alert("TidegateOodRateHigh", "m", over=True)
+    stack.receiver.wait_for("m 1: filed")  # it was the inhibition that held it back

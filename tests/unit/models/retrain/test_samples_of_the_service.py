@@ -1,0 +1,22 @@
+"""What the service keeps for review is what a request's samples are chosen from."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from models.retrain.samples import read_reviewed
+from service.review.store import Answered, ReviewConfig, ReviewStore
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_services_sidecars_are_read(tmp_path: Path) -> None:
+    kept = ReviewStore(ReviewConfig(tmp_path, 1_000_000, 10, 0.0), lambda outcome: None)
+    kept.offer(PNG, Answered("r/1", "reject", 4, "four", 0.5, 0.01, "m", "1", "d" * 64))
+    kept.close(10)
+
+    images, unreadable = read_reviewed(tmp_path, datetime.now(UTC))
+
+    assert unreadable == 0
+    assert [(i.request_id, i.decision, i.class_id) for i in images] == [("r/1", "reject", 4)]

@@ -1,0 +1,78 @@
+"""A Prometheus that answers from a list, over HTTP, and the notifications that arrive."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+Series = tuple[dict[str, str], float | str]
+DIGEST = "d" * 64
+INFO = ({"instance": "a:8000", "digest": DIGEST, "engine": "onnx"}, 1)
+GATE = ({"alertname": "TidegateOodRateHigh", "alertstate": "firing"}, 1)
+# What a query names → its series.
+USUAL: dict[str, list[Series]] = {
+    "tidegate_model_info": [INFO],
+    "tidegate:.+": [
+        ({"__name__": "tidegate:class_mix:psi1h", "model": "m", "version": "1"}, 0.5),
+        ({"__name__": "tidegate:ood_rate:z1h", "threshold": "reject"}, "NaN"),
+    ],
+    "tidegate_predictions_total": [({"class": "0"}, 90), ({"class": "1"}, 10)],
+    "tidegate_reference_class_fraction": [({"class": "0"}, 0.5), ({"class": "1"}, 0.5)],
+    "tidegate_reference_samples": [({}, 100)],
+    "tidegate_ood_p_value_bucket": [({"le": "0.5"}, 4), ({"le": "1.0"}, 10), ({"le": "+Inf"}, 10)],
+    "tidegate_ood_decisions_total": [({"decision": "accept"}, 9), ({"decision": "reject"}, 1)],
+    "tidegate_ood_alpha": [({"threshold": "reject"}, 0.01)],
+}
+
+
+@contextmanager
+def prometheus(answers: Mapping[str, list[Series]]) -> Iterator[str]:
+    """Serve /api/v1/query; a query that names none of `answers` has no series."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)["query"][0]
+            series = next((found for name, found in answers.items() if name in query), [])
+            result = [{"metric": labels, "value": [0, str(v)]} for labels, v in series]
+            data = {"resultType": "vector", "result": result}
+            body = json.dumps({"status": "success", "data": data}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def payload(status: str = "firing", fingerprint: str = "ab12", **labels: str) -> dict[str, Any]:
+    """One alert in one notification, as Alertmanager writes it."""
+    named = {"alertname": "TidegateClassMixDrift", "model": "m", "version": "1", **labels}
+    alert = {
+        "status": status,
+        "labels": named,
+        "annotations": {"summary": "m 1 predicts other classes"},
+        "startsAt": "2026-01-01T00:00:00Z",
+        "endsAt": "2026-01-01T01:00:00Z",
+        "fingerprint": fingerprint,
+    }
+    return {
+        "version": "4",
+        "groupKey": "{}:{}",
+        "status": status,
+        "groupLabels": {"model": named["model"], "version": named["version"]},
+        "alerts": [alert],
+    }
