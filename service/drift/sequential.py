@@ -22,7 +22,7 @@ Float64 = NDArray[np.float64]
 CONFIDENCE = 0.95  # that the calibration supports the limits of a null
 _RATE_ODDS = (1.5, 2.0, 3.0, 5.0, 10.0, 30.0)  # how many times the limit's, in the alternatives
 _MIX_ODDS = (2.0, 4.0)
-_HOLD = 20.0  # an alarm ends when R is so many times below A: R is kept below this times A
+_HOLD = 20.0  # each hypothesis holds up to this times A; an alarm ends at A over this
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class _Detector:
         self.alarm = False
         self._run_length = run
         self._weights = weights / weights.sum()
+        self._most = _HOLD * run / self._weights
         self._hit = alternatives / limits
         self._miss = (1 - alternatives) / (1 - limits)
         self._statistic = 0.0
@@ -63,12 +64,10 @@ class _Detector:
         self.r += 1.0
         self.r *= self._miss
         self.r[hits] = hit
-        statistic = float(self._weights @ self.r)
-        most = _HOLD * self._run_length
-        if statistic > most:  # lowering R keeps the promise, and lets an alarm end
-            self.r *= most / statistic
-            statistic = most
-        self._statistic = statistic
+        # Lowering R keeps the promise, and lets an alarm end. Each by itself: scaling all of them
+        # would let one that was lucky push down those that are right.
+        np.minimum(self.r, self._most, out=self.r)
+        self._statistic = statistic = float(self._weights @ self.r)
         if statistic >= self._run_length:
             self.alarm = True
         elif statistic < self._run_length / _HOLD:

@@ -89,17 +89,27 @@ def test_a_class_that_vanishes_is_noticed() -> None:
     assert run_until_alarm(detector, rng.integers(1, 10, MOST)) < 1000
 
 
+def test_an_alarm_stays_as_long_as_the_mix_is_another() -> None:
+    rng = np.random.default_rng(7)
+    detector = MixDetector(*share_limits([0.1] * 10, 4000), RUN_LENGTH)
+    run_until_alarm(detector, rng.integers(0, 4, MOST))
+
+    for class_id in rng.integers(0, 4, 3000).tolist():
+        detector.observe(class_id)
+        assert detector.alarm
+
+
 def test_an_alarm_ends_when_images_are_usual_again() -> None:
     detector = RateDetector(0.012, RUN_LENGTH)
     began = run_until_alarm(detector, np.ones(1000, bool))
     for _ in range(1000):
         detector.observe(hit=True)
     at_most = detector.evidence.statistic
-    for _ in range(1000):
+    for _ in range(3000):  # the mildest alternative differs little from usual
         detector.observe(hit=False)
 
     assert began < 20
-    assert at_most <= 20 * RUN_LENGTH * (1 + 1e-9)
+    assert at_most <= 6 * 20 * RUN_LENGTH * (1 + 1e-9)  # six alternatives
     assert not detector.alarm
 
 
