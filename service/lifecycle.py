@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -127,6 +128,7 @@ class Service:
         watch = DriftWatch(monitor, model_metrics.drift, bundle.digest, self._config.drift_state)
         watch.restore()
         self._watching = asyncio.create_task(watch.run())
+        self._watching.add_done_callback(_report_death)
         if self.phase is Phase.STARTING:
             self.phase = Phase.READY
 
@@ -161,8 +163,13 @@ class Service:
 
     async def close(self, timeout_s: float) -> bool:
         """Stop the engine's threads; False when one does not end within `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        ended = await self._close_served(timeout_s)
         if self.review is not None:
-            await asyncio.to_thread(self.review.close, timeout_s)
+            await asyncio.to_thread(self.review.close, max(1.0, deadline - time.monotonic()))
+        return ended
+
+    async def _close_served(self, timeout_s: float) -> bool:
         if self.served is None:
             return True
         if self._watching is not None:
@@ -174,6 +181,12 @@ class Service:
         if ended:
             self.served.engine.close()
         return ended
+
+
+def _report_death(watching: asyncio.Task[None]) -> None:
+    """Say that nobody looks at the monitors any more; the service goes on without."""
+    if not watching.cancelled() and (error := watching.exception()):
+        log.error("drift is not looked at any more", exc_info=error)
 
 
 def _prepare(config: ServiceConfig) -> tuple[Bundle, WarmEngine]:

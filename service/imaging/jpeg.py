@@ -1,4 +1,4 @@
-"""A JPEG's pixels straight from libjpeg-turbo: the same as Pillow's, a third sooner.
+"""A JPEG's pixels straight from libjpeg-turbo: the same as Pillow's, sooner.
 
 Pillow asks libjpeg for a line at a time and copies each into its image. Here libjpeg writes into
 one array, in the layout that `_resample` reads.

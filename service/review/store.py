@@ -126,11 +126,12 @@ class ReviewStore:
 
     def close(self, timeout_s: float) -> None:
         """Write what waits, within `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
         try:
             self._jobs.put(None, timeout=timeout_s)
         except queue.Full:
             return
-        self._thread.join(timeout_s)
+        self._thread.join(max(0.0, deadline - time.monotonic()))
 
     def _is_wanted(self, decision: Decision) -> bool:
         return decision != "accept" or self._random.random() < self._config.accepted_share
@@ -173,12 +174,11 @@ class ReviewStore:
 
     def _look_through(self) -> None:
         """Take up what an earlier process kept."""
+        files = list(self._config.root.glob("*/*.*"))
+        images = {path.with_suffix(".json"): path for path in files if path.suffix != ".json"}
         found = []
-        for sidecar in self._config.root.glob("*/*.json"):
-            image = next(
-                (p for p in sidecar.parent.glob(f"{sidecar.stem}.*") if p != sidecar), None
-            )
-            if image is not None:
+        for sidecar in (path for path in files if path.suffix == ".json"):
+            if (image := images.get(sidecar)) is not None:
                 size = sidecar.stat().st_size + image.stat().st_size
                 found.append((sidecar.stat().st_mtime, sidecar, image, size))
         for _, sidecar, image, size in sorted(found):
