@@ -1,13 +1,15 @@
-"""The shell around the policy: clocks, slots and futures. Everything here runs on the event loop.
+"""The shell around the policy: clocks, slots and futures.
 
 A ticket is one admitted request. It is waiting for its pixels, ready, running, or done, and it gets
-exactly one outcome. Slots report from their own threads through `call_soon_threadsafe`.
+exactly one outcome, on the event loop. A slot that finishes a batch takes the next one itself, on
+its own thread: asking the loop would leave it idle until the loop has its turn on a busy core.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +19,8 @@ from service.batching.decoders import Decoders, Job
 from service.batching.latency import LatencyModel, RunningMean, WithDecoding
 from service.batching.policy import Backlog, Latency, Limits, Waiting, eta_s, plan, refuse, share
 from service.batching.queue import Order, OrderedQueue
-from service.batching.slots import BatchResult, Decode, Image, Slot
+from service.batching.slots import Batch, BatchResult, Decode, Image, Slot
+from service.batching.threads import cores_for
 from service.engines.base import Engine
 from service.errors import DeadlineMissed, Draining, EngineFailed, Overloaded
 from service.metrics import Metrics
@@ -86,13 +89,21 @@ class Scheduler:
         self._loop = asyncio.get_running_loop()
         self._decoders = decoders
         self._arrivals = itertools.count()
+        # Guards what follows, ℓ, and whether a ticket is queued: slots' threads take batches.
+        self._lock = threading.Lock()
+        self._closed = False
         self._order = Order()
         self._ready: OrderedQueue[Ticket] = OrderedQueue()
-        self._slots = [Slot(index, engine) for index in range(engine.slots)]
-        self._idle = list(reversed(self._slots))
-        self._watchdogs: dict[int, asyncio.TimerHandle] = {}  # by slot, while it is busy
         # Per slot, when its batch began and of how many it is; None when it is idle.
         self._running: list[tuple[float, int] | None] = [None] * engine.slots
+        # An engine that computes on our cores keeps each of its slots on one, if that fills them.
+        cores = cores_for(engine.slots) if decoders is None else [None] * engine.slots
+        self._slots = [Slot(index, engine, core) for index, core in enumerate(cores)]
+        self._idle = list(reversed(self._slots))
+        self._watchdogs = {
+            slot.index: self._loop.call_later(engine_timeout_s, self._watch, slot)
+            for slot in self._slots
+        }
 
     @property
     def waiting(self) -> int:
@@ -108,27 +119,29 @@ class Scheduler:
         if self.draining:
             self._metrics.shed("draining")
             raise Draining("The service is shutting down.")
-        now = self._clock()
-        ahead = self._order.before(priority, deadline)
-        backlog = self._backlog(now, ahead, self._cautious)
-        refusal = refuse(deadline - now, backlog, self._cautious, self.limits)
-        if refusal is not None:
-            self._metrics.shed(refusal.reason)
-            left_ms = 1000 * (deadline - now)
-            if refusal.retry_after_s is None:
-                raise DeadlineMissed(
-                    f"The deadline, {left_ms:.0f} ms from now, is shorter than one image takes "
-                    f"on an idle engine ({1000 * self._cautious.unloaded_s:.1f} ms)."
-                )
-            raise Overloaded(
-                f"Too much is waiting to answer within {left_ms:.0f} ms.", refusal.retry_after_s
+        with self._lock:
+            now = self._clock()
+            ahead = self._order.before(priority, deadline)
+            backlog = self._backlog(now, ahead, self._cautious)
+            refusal = refuse(deadline - now, backlog, self._cautious, self.limits)
+            if refusal is None:
+                expected = self._backlog(now, ahead, self._typical)
+                predicted_s = eta_s(expected, self._typical, self.limits.max_batch_size)
+                answer = self._loop.create_future()
+                ticket = Ticket(priority, deadline, next(self._arrivals), answer, predicted_s)
+                self._order.add(ticket)
+                return ticket
+            unloaded_s = self._cautious.unloaded_s
+        self._metrics.shed(refusal.reason)
+        left_ms = 1000 * (deadline - now)
+        if refusal.retry_after_s is None:
+            raise DeadlineMissed(
+                f"The deadline, {left_ms:.0f} ms from now, is shorter than one image takes "
+                f"on an idle engine ({1000 * unloaded_s:.1f} ms)."
             )
-        expected = self._backlog(now, ahead, self._typical)
-        predicted_s = eta_s(expected, self._typical, self.limits.max_batch_size)
-        arrival, answer = next(self._arrivals), self._loop.create_future()
-        ticket = Ticket(priority, deadline, arrival, answer, predicted_s)
-        self._order.add(ticket)
-        return ticket
+        raise Overloaded(
+            f"Too much is waiting to answer within {left_ms:.0f} ms.", refusal.retry_after_s
+        )
 
     def run(self, ticket: Ticket, decode: Decode) -> asyncio.Future[Answer]:
         """Decode a ticket's image and run it, each when it is its turn.
@@ -143,25 +156,36 @@ class Scheduler:
     def submit(self, ticket: Ticket, image: Image) -> asyncio.Future[Answer]:
         """Queue a ticket's image for the engine; the future gives the answer or the error."""
         ticket.image, ticket.ready_at = image, self._clock()
-        self._ready.insert(ticket)
-        self._dispatch()
+        with self._lock:
+            self._ready.insert(ticket)
+            while self._idle and len(self._ready):
+                slot = self._idle.pop()
+                batch, late = self._take(slot)
+                self._drop_late(late)
+                if batch is not None:
+                    slot.run(batch)
         return ticket.answer
 
     def leave(self, ticket: Ticket) -> None:
         """Forget a ticket, whatever its state: answered, failed, or its client has gone."""
-        if ticket.queued:
-            self._unqueue(ticket)
-            if ticket.image is not None:
-                self._ready.remove(ticket)
-            elif ticket.job is not None and self._decoders is not None:
-                self._decoders.withdraw(ticket.job)
-        ticket.image = ticket.job = None
+        with self._lock:
+            if ticket.queued:
+                self._unqueue(ticket)
+                if ticket.image is not None:
+                    self._ready.remove(ticket)
+                elif ticket.job is not None and self._decoders is not None:
+                    self._decoders.withdraw(ticket.job)
+            ticket.image = ticket.job = None
         if not ticket.answer.done():
             ticket.answer.cancel()
 
     def close(self, timeout_s: float) -> bool:
         """Stop the slots' threads after what they run; False when one did not end in time."""
         self.draining = True
+        with self._lock:
+            self._closed = True
+        for watchdog in self._watchdogs.values():
+            watchdog.cancel()
         deadline = time.monotonic() + timeout_s
         for slot in self._slots:
             slot.stop()
@@ -174,7 +198,8 @@ class Scheduler:
             return  # it left, or its deadline passed, while its image was on a decoder
         ticket.decode_s = decode_s
         if isinstance(result, Exception):
-            self._unqueue(ticket)
+            with self._lock:
+                self._unqueue(ticket)
             ticket.answer.set_exception(result)
         else:
             self.submit(ticket, result)
@@ -190,50 +215,59 @@ class Scheduler:
             decode_workers=decoders.workers if decoders else 1,
         )
 
-    def _dispatch(self) -> None:
-        """Give every idle slot a batch, as long as something is ready."""
-        while self._idle and len(self._ready):
-            now = self._clock()
-            ready = len(self._ready)
+    def _take(self, slot: Slot) -> tuple[Batch | None, list[Ticket]]:
+        """Form a slot's next batch; without one the slot is idle. Needs the lock.
+
+        Also returns those it drops because they would be late, to be told on the event loop.
+        """
+        late: list[Ticket] = []
+        while len(self._ready):
+            now, ready = self._clock(), len(self._ready)
             most = share(ready, self.limits)
             decided = plan(now, self._ready.take(), ready, self._cautious, most)
-            for ticket in decided.shed:
-                self._drop_late(ticket)
-            if decided.dispatch:
-                self._start(self._idle.pop(), decided.dispatch, now)
+            late += decided.shed
+            for ticket in (*decided.shed, *decided.dispatch):
+                self._unqueue(ticket)
+            if tickets := decided.dispatch:
+                self._running[slot.index] = now, len(tickets)
+                self._metrics.batch_size.observe(len(tickets))
+                images = [ticket.image for ticket in tickets if ticket.image is not None]
+                return Batch(images, partial(self._finish, slot, tickets, now)), late
+        self._running[slot.index] = None
+        self._idle.append(slot)
+        return None, late
 
-    def _drop_late(self, ticket: Ticket) -> None:
-        self._unqueue(ticket)
-        self._metrics.shed("early-drop")
-        if not ticket.answer.done():
-            ticket.answer.set_exception(DeadlineMissed("The deadline could no longer be met."))
-
-    def _start(self, slot: Slot, batch: Sequence[Ticket], now: float) -> None:
-        for ticket in batch:
-            self._unqueue(ticket)
-        self._running[slot.index] = now, len(batch)
-        self._metrics.batch_size.observe(len(batch))
-        watchdog = self._loop.call_later(self._engine_timeout_s, self._watch, slot)
-
-        def done(result: BatchResult) -> None:  # on the slot's thread
-            self._loop.call_soon_threadsafe(self._finish, slot, batch, now, result)
-
-        self._watchdogs[slot.index] = watchdog
-        slot.run([ticket.image for ticket in batch if ticket.image is not None], done)
+    def _drop_late(self, late: Sequence[Ticket]) -> None:
+        for ticket in late:
+            self._metrics.shed("early-drop")
+            if not ticket.answer.done():
+                ticket.answer.set_exception(DeadlineMissed("The deadline could no longer be met."))
 
     def _finish(
         self, slot: Slot, batch: Sequence[Ticket], started: float, result: BatchResult
+    ) -> Batch | None:
+        """Take the next batch; then have this one answered. On the slot's thread."""
+        with self._lock:
+            if result.clean:
+                self.latency.observe(result.ran, result.engine_s)
+            if self._decoders is None:
+                for decode_s in result.decode_s:
+                    self._decode_mean.observe(decode_s)
+            following, late = (None, []) if self._closed else self._take(slot)
+        self._loop.call_soon_threadsafe(self._tell, batch, started, result, late)
+        return following
+
+    def _tell(
+        self,
+        batch: Sequence[Ticket],
+        started: float,
+        result: BatchResult,
+        late: Sequence[Ticket],
     ) -> None:
-        self._watchdogs[slot.index].cancel()
-        if result.clean:
-            self.latency.observe(result.ran, result.engine_s)
         self._metrics.slot_busy.inc(result.engine_s + sum(result.decode_s))
-        self._running[slot.index] = None
-        self._idle.append(slot)
-        self._dispatch()  # the next batch first: answering can wait for it, the slot should not
+        self._drop_late(late)
         for index, ticket in enumerate(batch):
             if self._decoders is None:
-                self._decode_mean.observe(result.decode_s[index])
                 ticket.decode_s = result.decode_s[index]
             if ticket.answer.done():
                 continue  # its client has gone or its deadline has passed
@@ -255,7 +289,7 @@ class Scheduler:
         self._order.discard(ticket)
 
     def _watch(self, slot: Slot) -> None:
-        """Look after a slot that has been busy for long; decoding alone is not the engine's."""
+        """Look again when this slot's engine would have been at one batch for too long."""
         left_s = self._engine_timeout_s - slot.engine_running_s
         if left_s > 0:
             self._watchdogs[slot.index] = self._loop.call_later(left_s, self._watch, slot)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 
-from service.batching.threads import be_nice
+from service.batching.threads import be_nice, stay_on
 from service.engines.base import Engine
 from service.types import Outputs, Pixels
 
@@ -39,16 +39,27 @@ class BatchResult:
         return len(self.rows) - len(self.undecoded)
 
 
-class Slot:
-    """Owns one thread. `done` is called from that thread with each batch's result."""
+Done = Callable[[BatchResult], "Batch | None"]  # returns what to run next, if anything waits
 
-    def __init__(self, index: int, engine: Engine) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images to run, and whom to tell of the result."""
+
+    images: Sequence[Image]
+    done: Done
+
+
+class Slot:
+    """Owns one thread. A batch's `done` is called from that thread, and may hand it the next."""
+
+    def __init__(self, index: int, engine: Engine, core: int | None = None) -> None:
+        """Start the thread, on `core` where one is given."""
         self.index = index
+        self._core = core
         self._engine = engine
         self._engine_since: float | None = None
-        self._inbox: SimpleQueue[tuple[Sequence[Image], Callable[[BatchResult], None]] | None] = (
-            SimpleQueue()
-        )
+        self._inbox: SimpleQueue[Batch | None] = SimpleQueue()
         # A daemon, so that a wedged engine cannot keep the process from exiting.
         self._thread = threading.Thread(target=self._work, name=f"slot-{index}", daemon=True)
         self._thread.start()
@@ -59,9 +70,9 @@ class Slot:
         since = self._engine_since
         return 0.0 if since is None else time.perf_counter() - since
 
-    def run(self, images: Sequence[Image], done: Callable[[BatchResult], None]) -> None:
+    def run(self, batch: Batch) -> None:
         """Hand over a batch; returns at once."""
-        self._inbox.put((images, done))
+        self._inbox.put(batch)
 
     def stop(self) -> None:
         """Finish what was handed over, then end the thread."""
@@ -74,10 +85,10 @@ class Slot:
 
     def _work(self) -> None:
         be_nice(_NICE)
-        while (job := self._inbox.get()) is not None:
-            images, done = job
-            done(self._run_batch(images))
-            del job, images, done  # until the next batch, this frame would keep this one's pixels
+        stay_on(self._core)
+        while (batch := self._inbox.get()) is not None:
+            while batch is not None:
+                batch = batch.done(self._run_batch(batch.images))
 
     def _run_batch(self, images: Sequence[Image]) -> BatchResult:
         rows: list[RowResult | None] = [None] * len(images)

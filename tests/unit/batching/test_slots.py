@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batching.slots import BatchResult, Slot, run_isolating
+from service.batching.slots import Batch, BatchResult, Slot, run_isolating
 from service.types import Outputs, Pixels
 from tests.fakes import FakeEngine, identity_in, picture
 
@@ -94,7 +94,7 @@ def test_only_a_clean_batch_tells_its_duration(poison: dict[str, set[int]]) -> N
 def on_a_slot(engine: FakeEngine, identities: list[int]) -> BatchResult:
     slot, results = Slot(0, engine), SimpleQueue[BatchResult]()
     try:
-        slot.run([picture(identity) for identity in identities], results.put)
+        slot.run(Batch([picture(identity) for identity in identities], results.put))
         return results.get(timeout=PATIENCE_S)
     finally:
         slot.stop()
@@ -106,7 +106,7 @@ def test_a_slot_runs_what_it_was_given_before_it_stops() -> None:
     slot = Slot(0, engine)
 
     for identity in range(3):
-        slot.run([picture(identity)], results.put)
+        slot.run(Batch([picture(identity)], results.put))
     slot.stop()
     assert not slot.join(0.0)
     engine.release(3)
@@ -120,10 +120,26 @@ def test_a_slot_survives_a_batch_that_breaks() -> None:
     engine, results = FakeEngine(breaking={0}), SimpleQueue[BatchResult]()
     slot = Slot(0, engine)
 
-    slot.run([picture(0)], results.put)
-    slot.run([picture(1)], results.put)
+    slot.run(Batch([picture(0)], results.put))
+    slot.run(Batch([picture(1)], results.put))
     slot.stop()
 
     assert slot.join(PATIENCE_S)
     assert isinstance(results.get().rows[0], Exception)
     assert isinstance(results.get().rows[0], Outputs)
+
+
+def test_a_slot_runs_the_batch_that_it_is_handed_when_it_has_finished_one() -> None:
+    engine, results = FakeEngine(), SimpleQueue[BatchResult]()
+    slot = Slot(0, engine)
+
+    def done(result: BatchResult) -> Batch:
+        results.put(result)
+        return Batch([picture(1), picture(2)], results.put)
+
+    slot.run(Batch([picture(0)], done))
+    slot.stop()
+
+    assert slot.join(PATIENCE_S)
+    assert engine.batches == [[0], [1, 2]]
+    assert [result.ran for result in (results.get(), results.get())] == [1, 2]
