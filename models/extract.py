@@ -12,22 +12,21 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from models.data import Item, Split
 from models.errors import BuildRefused
 from models.progress import follow, say
 from models.rows import Float32, Float64, RowWriter, chunks
 from models.run import quiet_session
+from service.drift.monitor import INPUTS
 from service.engines.choose import usable_cores
 from service.errors import RequestError
 from service.imaging.preprocess import preprocess
 from service.imaging.spec import PreprocessSpec
-from service.imaging.statistics import input_statistics
+from service.imaging.statistics import look
 from service.types import Pixels
 
 MAX_PIXELS = 100_000_000
-INPUTS = ("brightness", "contrast", "blur", "megapixels", "aspect")
 _MOST_LEFT_OUT = 0.01  # of a split; more means that something is wrong with the data
 T = TypeVar("T")
 R = TypeVar("R")
@@ -113,12 +112,10 @@ def load_pixels(path: Path, spec: PreprocessSpec) -> Pixels:
 
 
 def _load(path: Path, spec: PreprocessSpec) -> tuple[Pixels, list[float]]:
-    pixels = load_pixels(path, spec)
-    seen = input_statistics(pixels, spec.channel_order)
-    with Image.open(path) as image:  # the header alone
-        width, height = image.size
-    size = [width * height / 1e6, width / height]
-    return pixels, [seen.brightness, seen.contrast, seen.blur, *size]
+    data = path.read_bytes()
+    pixels = preprocess(data, spec, MAX_PIXELS)
+    seen = look(data, pixels, spec.channel_order)
+    return pixels, [seen[name] for name in INPUTS]
 
 
 def _in_order(work: Callable[[T], R], items: Sequence[T] | Iterator[T]) -> Iterator[R]:

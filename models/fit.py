@@ -15,6 +15,7 @@ import onnx
 
 from models.data import Split, cut
 from models.distance import DistanceFit, fit_distance
+from models.embedding import embedding_fit
 from models.energy_temperature import choose_temperature, nonsense_logits
 from models.errors import BuildRefused
 from models.evaluate import Scored, evaluate
@@ -30,8 +31,8 @@ from models.folds import (
 )
 from models.probabilities import fit_temperature, judge
 from models.progress import say
-from models.reference import reference_fit, whitened_mean
-from models.rows import Float64, chunks
+from models.reference import reference_fit
+from models.rows import chunks
 from models.run import quiet_session
 from models.score_histograms import score_histograms
 from models.seal import GateHead, head_alone, seal, without_gate
@@ -44,6 +45,7 @@ from service.bundle.manifest import (
     MahalanobisFit,
     ReferenceFit,
 )
+from service.drift.embedding import Embedding
 from service.imaging.spec import PreprocessSpec
 from service.ood.gates import Gate
 
@@ -139,13 +141,15 @@ def fit(
             alpha_reject=promise.alpha_reject,
             alpha_review=promise.alpha_review,
         )
-        reference, mean = _reference(held_out, parts, scored, head, calibration, len(labels))
+        reference, embedding = _reference(held_out, parts, scored, calibration, len(labels))
         everything = {"train": train, **parts, "test": test, **ood}
         return Fitted(
             sealed=seal(backbone, spec, head),
             head=head,
             gate=gate,
-            gate_file=gate_file(gate, promise, whitened_mean=mean),
+            gate_file=gate_file(
+                gate, promise, embedding_mean=embedding.mean, embedding_axes=embedding.axes
+            ),
             distance=distance,
             energy_temperature=energy_temperature,
             calibration=_with_errors(calibration, evaluation),
@@ -245,11 +249,10 @@ def _reference(
     held_out: Extracted,
     parts: Mapping[str, Extracted],
     scored: Mapping[str, Scores],
-    head: GateHead,
     calibration: Calibration,
     classes: int,
-) -> tuple[ReferenceFit, Float64]:
-    """Return the reference of folds A and B, and the mean of their whitened features."""
+) -> tuple[ReferenceFit, Embedding]:
+    """Return the reference of folds A and B, and where their features lie."""
     folds = held_out.part("folds", slice(len(parts["selection"]), None))
     both = [scored["fold_a"], scored["fold_b"]]
     scores = {
@@ -258,4 +261,4 @@ def _reference(
     }
     confidence = judge(folds.logits, folds.split.class_ids, calibration.temperature).confidence
     reference = reference_fit(folds.predicted, classes, scores, folds.inputs, confidence)
-    return reference, whitened_mean(folds.features, head)
+    return reference, embedding_fit(folds.features)

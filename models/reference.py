@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from models.extract import INPUTS
-from models.rows import Float32, Float64, chunks
-from models.seal import GateHead
+from models.rows import Float64
 from service.bundle.manifest import Histogram, ReferenceFit
+from service.drift.monitor import INPUTS
+from service.imaging.statistics import MODES
 
 SMOOTHING = 0.1  # added to each class's count, so that no share is zero
 _BINS = 10
+_MODE_EDGES = tuple(place + 0.5 for place in range(len(MODES)))
 _CONFIDENCE_EDGES = tuple(round(0.1 * step, 1) for step in range(1, 10))
 
 
@@ -25,6 +26,7 @@ def reference_fit(
     """Return the reference of held-out images: one row of each argument an image."""
     histograms = {name: _histogram(values) for name, values in scores.items()}
     histograms |= {name: _histogram(inputs[:, place]) for place, name in enumerate(INPUTS)}
+    histograms["mode"] = _counted(inputs[:, INPUTS.index("mode")], _MODE_EDGES)
     histograms["confidence"] = _counted(confidence, _CONFIDENCE_EDGES)
     return ReferenceFit(
         samples=len(predicted),
@@ -38,12 +40,6 @@ def class_fractions(predicted: NDArray[np.int64], classes: int) -> Float64:
     """Return the smoothed share of images predicted as each class, never zero, [classes]."""
     counts = np.bincount(predicted, minlength=classes) + SMOOTHING
     return np.asarray(counts / counts.sum(), np.float64)
-
-
-def whitened_mean(features: Float32, head: GateHead) -> Float64:
-    """Return the mean of the features in the gate's whitened space, [D']: zero on training data."""
-    total = sum(head.whitened(rows).sum(axis=0) for (rows,) in chunks(features))
-    return np.asarray(total / len(features), np.float64)
 
 
 def _histogram(values: Float64) -> Histogram:

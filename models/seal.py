@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from models.errors import BuildRefused
 from service.imaging.spec import PreprocessSpec
-from service.ood.scores import Float64, centred, mahalanobis_score
+from service.ood.scores import Float64, mahalanobis_score
 
 PREFIX = "tidegate/"
 OUTPUTS = ("logits", "features", "energy", "mahalanobis", "nearest_class")
@@ -48,11 +48,6 @@ class GateHead:
             offset=self.offset,
             background=self.background,
         )
-
-    def whitened(self, features: NDArray[np.floating]) -> Float64:
-        """Return the features in the space of `means`, float64 [batch, D']."""
-        z = centred(features, self.centre, normalise=self.normalise, offset=self.offset)
-        return z if self.whitening is None else z @ np.asarray(self.whitening, np.float64)
 
 
 def seal(backbone: onnx.ModelProto, spec: PreprocessSpec, head: GateHead) -> bytes:

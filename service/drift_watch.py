@@ -49,6 +49,9 @@ class DriftWatch:
         for name, found in report.histograms.items():
             z, psi_excess = found.shift.z, found.shift.psi_excess
             self._gauges.histogram(name, alarm=found.alarm, z=z, psi_excess=psi_excess)
+        if (moved := report.embedding) is not None:
+            z, distance = moved.shift.z, moved.shift.distance
+            self._gauges.embedding(alarm=moved.alarm, z=z, distance=distance)
         if report.expected_accuracy is not None:
             self._gauges.expected_accuracy(report.expected_accuracy)
         if (shift := report.label_shift) is not None:

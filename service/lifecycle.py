@@ -18,7 +18,8 @@ from service.batching.policy import Limits
 from service.batching.scheduler import Scheduler
 from service.bundle.golden import check_golden
 from service.bundle.manifest import Histogram
-from service.bundle.store import Bundle, open_bundle
+from service.bundle.store import Bundle, open_bundle, read_embedding
+from service.drift.embedding import Embedding
 from service.drift.monitor import Monitor
 from service.drift.reference import Bins, Reference
 from service.drift_watch import DriftWatch
@@ -267,6 +268,7 @@ def _drift_reference(bundle: Bundle) -> Reference:
         confusion = np.zeros((classes, classes), np.int64)
         for pair in evaluation.confusions:
             confusion[pair.actual, pair.predicted] = pair.images
+    embedding = read_embedding(bundle)
     return Reference(
         class_fractions=np.array(reference.class_fraction),
         samples=reference.samples,
@@ -277,4 +279,5 @@ def _drift_reference(bundle: Bundle) -> Reference:
             for name, histogram in reference.histograms.items()
         },
         confusion=confusion,
+        embedding=Embedding(**embedding, samples=reference.samples) if embedding else None,
     )

@@ -260,13 +260,18 @@ class DriftGauges:
         self._alarm = gauge("drift_alarm", "1 while a drift monitor alarms.", *by_monitor)
         self._z = gauge(
             "drift_z",
-            "Recent images' histogram against its reference: normal while nothing drifts.",
+            "Recent images' histogram or mean against its reference: normal while nothing drifts.",
             *by_monitor,
         )
         self._psi_excess = gauge(
             "drift_psi_excess",
             "Population stability index of the same, less what noise gives.",
             *by_monitor,
+        )
+        self._distance = gauge(
+            "drift_embedding_distance",
+            "How far the features' mean has moved, in standard deviations of one image.",
+            *("model", "version"),
         )
         self._evidence = gauge(
             "drift_evidence_ratio",
@@ -299,6 +304,12 @@ class DriftGauges:
         self._alarm.labels(*self._model, monitor).set(alarm)
         self._z.labels(*self._model, monitor).set(z)
         self._psi_excess.labels(*self._model, monitor).set(psi_excess)
+
+    def embedding(self, *, alarm: bool, z: float, distance: float) -> None:
+        """Publish how the mean of recent images' features compares."""
+        self._alarm.labels(*self._model, "embedding").set(alarm)
+        self._z.labels(*self._model, "embedding").set(z)
+        self._distance.labels(*self._model).set(distance)
 
     def expected_accuracy(self, estimate: float) -> None:
         """Publish the estimate."""

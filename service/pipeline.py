@@ -162,7 +162,7 @@ class Pipeline:
             timing=timing,
             batch_size=answer.batch_size,
         )
-        self._observe(classification, now - started)
+        self._observe(classification, outputs.features[0], now - started)
         return classification
 
     def _predictions(self, logits: Float32, top_k: int) -> tuple[Prediction, ...]:
@@ -174,7 +174,7 @@ class Pipeline:
         labels = self.bundle.labels
         return tuple([Prediction(c, labels[c], -minus_p) for minus_p, c in ranked])
 
-    def _observe(self, result: Classification, gates_s: float) -> None:
+    def _observe(self, result: Classification, features: Float32, gates_s: float) -> None:
         stages, timing = self._metrics.stages, result.timing
         stages["decode"].observe(timing.decode)
         stages["queue"].observe(timing.queue)
@@ -190,7 +190,9 @@ class Pipeline:
         rejected = verdict.decision == "reject"
         if not rejected:
             self._model_metrics.predicted(top.class_id, top.probability)
-        self._monitor.observe(top.class_id, top.probability, verdict.p_value, rejected=rejected)
+        self._monitor.observe(
+            top.class_id, top.probability, verdict.p_value, features, rejected=rejected
+        )
         while self._looks:
             self._monitor.observe_inputs(self._looks.popleft())
 

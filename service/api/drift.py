@@ -27,6 +27,17 @@ class HistogramBody(Body):
     )
 
 
+class EmbeddingBody(Body):
+    """The mean of recent images' features against the bundle's reference."""
+
+    alarm: bool = Field(description="z and distance are both beyond their limits")
+    images: int
+    z: float = Field(description="standard normal while nothing changes; limit 5")
+    distance: float = Field(
+        description="in standard deviations of one image, less what noise gives; limit 0.5"
+    )
+
+
 class LabelShiftBody(Body):
     """The mix of true classes that explains the predicted ones best. An estimate."""
 
@@ -43,6 +54,9 @@ class DriftBody(Body):
     run_length: float
     detectors: dict[str, DetectorBody]
     histograms: dict[str, HistogramBody]
+    embedding: EmbeddingBody | None = Field(
+        description="null where the bundle has no reference of its features"
+    )
     label_shift: LabelShiftBody | None = Field(
         description="null where the bundle has no confusion matrix"
     )
@@ -53,7 +67,7 @@ class DriftBody(Body):
 
 def drift_body(bundle: Bundle, report: Report) -> DriftBody:
     """Tell a report."""
-    shift = report.label_shift
+    shift, moved = report.label_shift, report.embedding
     return DriftBody(
         model=model_ref(bundle),
         images=report.images,
@@ -72,6 +86,16 @@ def drift_body(bundle: Bundle, report: Report) -> DriftBody:
             )
             for name, found in report.histograms.items()
         },
+        embedding=(
+            None
+            if moved is None
+            else EmbeddingBody(
+                alarm=moved.alarm,
+                images=moved.images,
+                z=moved.shift.z,
+                distance=moved.shift.distance,
+            )
+        ),
         label_shift=(
             None
             if shift is None

@@ -112,7 +112,7 @@ class ReferenceFit(Closed):
 
     samples: PositiveInt
     class_fraction: tuple[Annotated[float, Field(gt=0, le=1)], ...]  # smoothed: never zero
-    # confidence, energy, mahalanobis, brightness, contrast, blur, megapixels, aspect
+    # confidence, energy, mahalanobis, and how the inputs look (service.drift.monitor.INPUTS)
     histograms: dict[str, Histogram] = Field(default={})
     note: str = ""
 

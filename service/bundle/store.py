@@ -83,6 +83,28 @@ def read_arrays(path: Path, name: str, fields: Iterable[str]) -> dict[str, NDArr
         raise BundleRefused(f"{path}: {name} is not an archive of arrays: {error}") from error
 
 
+def read_embedding(bundle: Bundle) -> dict[str, NDArray[np.float64]]:
+    """Return `mean` [D] and `axes` [D, k] of the reference's features; nothing if none is sealed.
+
+    Raises BundleRefused when they are not that.
+    """
+    with np.load(bundle.path / CALIBRATION, allow_pickle=False) as arrays:
+        if "embedding_mean" not in arrays:
+            return {}
+    fields = ("embedding_mean", "embedding_axes")
+    mean, axes = read_arrays(bundle.path, CALIBRATION, fields).values()
+    width, most = bundle.manifest.task.features, bundle.manifest.reference.samples
+    sound = mean.dtype == axes.dtype == np.float64 and mean.shape == (width,) and axes.ndim == 2
+    if not sound or len(axes) != width or not 0 < axes.shape[1] < most:
+        raise BundleRefused(
+            f"{bundle.path}: {CALIBRATION}: embedding_mean and embedding_axes are not float64 "
+            f"[{width}] and [{width}, k] with k below {most}."
+        )
+    if not (np.isfinite(mean).all() and np.isfinite(axes).all()):
+        raise BundleRefused(f"{bundle.path}: {CALIBRATION}: the embedding is not finite.")
+    return {"mean": mean, "axes": axes}
+
+
 def _read_manifest(path: Path) -> Manifest:
     if not path.is_dir():
         raise BundleRefused(f"There is no bundle folder at {path}.")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.drift.embedding import EmbeddingShift, RecentMean, embedding_shift
 from service.drift.histograms import Recent, Shift, shift
 from service.drift.label_shift import LabelShift, label_shift
 from service.drift.reference import Reference
@@ -29,7 +30,11 @@ WINDOW = 2_000  # images
 INPUTS_WINDOW = 500  # images whose pixels were looked at
 Z_LIMIT = 5.0
 PSI_LIMIT = 0.1
-INPUTS = ("brightness", "contrast", "blur", "megapixels", "aspect")
+DISTANCE_LIMIT = 0.5  # standard deviations of one image
+INPUTS = (
+    *("brightness", "contrast", "blur"),
+    *("megapixels", "aspect", "bytes_per_pixel", "mode"),
+)
 _P_EDGES = np.linspace(0, 1, 11)[1:-1]
 
 State = dict[str, NDArray[np.generic]]
@@ -45,12 +50,22 @@ class HistogramFinding:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddingFinding:
+    """The mean of recent images' features against its reference."""
+
+    images: int
+    shift: EmbeddingShift
+    alarm: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Everything that is known at one moment."""
 
     images: int  # observed since the state began
     detectors: Mapping[str, Evidence]  # ood-rate, class-mix
     histograms: Mapping[str, HistogramFinding]  # p-value, confidence, brightness, …
+    embedding: EmbeddingFinding | None  # None where the bundle did not seal it
     label_shift: LabelShift | None  # None without a sealed confusion matrix
     expected_accuracy: float | None  # an estimate: the mean probability of the predicted classes
 
@@ -58,7 +73,10 @@ class Report:
     def alarms(self) -> frozenset[str]:
         """Return the names of the monitors that alarm."""
         alarms = {name for name, found in self.detectors.items() if found.alarm}
-        return frozenset(alarms | {name for name, found in self.histograms.items() if found.alarm})
+        alarms |= {name for name, found in self.histograms.items() if found.alarm}
+        if self.embedding is not None and self.embedding.alarm:
+            alarms.add("embedding")
+        return frozenset(alarms)
 
 
 class Monitor:
@@ -78,6 +96,8 @@ class Monitor:
             for name, bins in reference.histograms.items()
             if name in (*INPUTS, "confidence")
         }
+        width = 0 if reference.embedding is None else len(reference.embedding.mean)
+        self._features = RecentMean(width, WINDOW)  # of no width where there is no reference
         self._images = 0
         self._confidence = 0.0  # the mean of the last images' probabilities
         self._answered = 0
@@ -87,8 +107,16 @@ class Monitor:
         """Tell whether the bundle sealed how its inputs look."""
         return any(name in self._binned for name in INPUTS)
 
-    def observe(self, class_id: int, confidence: float, p_value: float, *, rejected: bool) -> None:
-        """Take one answered or rejected image up."""
+    def observe(
+        self,
+        class_id: int,
+        confidence: float,
+        p_value: float,
+        features: NDArray[np.float32],
+        *,
+        rejected: bool,
+    ) -> None:
+        """Take one answered or rejected image up; `features` are [D]."""
         self._images += 1
         self._ood.observe(hit=rejected)
         self._p_values.add(int(_P_EDGES.searchsorted(p_value)))  # a bin has its upper edge
@@ -97,11 +125,13 @@ class Monitor:
         self._mix.observe(class_id)
         self._predicted.add(class_id)
         self._count("confidence", confidence)
+        if self._reference.embedding is not None:
+            self._features.add(features)
         self._answered += 1
         self._confidence += (confidence - self._confidence) / min(self._answered, WINDOW)
 
     def observe_inputs(self, values: Mapping[str, float]) -> None:
-        """Take up how one image looks: brightness, contrast, blur, megapixels, aspect."""
+        """Take up how one image looks, by the names in INPUTS."""
         for name, value in values.items():
             self._count(name, value)
 
@@ -117,6 +147,7 @@ class Monitor:
             images=self._images,
             detectors={"ood-rate": self._ood.evidence, "class-mix": self._mix.evidence},
             histograms=histograms,
+            embedding=self._of_features(),
             label_shift=(
                 None if reference.confusion is None else label_shift(predicted, reference.confusion)
             ),
@@ -132,6 +163,8 @@ class Monitor:
             "alarms": np.array([detector.alarm for detector in detectors.values()]),
             **{f"r.{name}": detector.r.copy() for name, detector in detectors.items()},
             **{f"recent.{name}": counted.counts.copy() for name, counted in recent.items()},
+            "features.counts": self._features.counts.copy(),
+            "features.sums": self._features.sums.copy(),
         }
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
@@ -153,11 +186,19 @@ class Monitor:
         self._p_values.restore(given["recent.p-value"])
         for name, counted in self._binned.items():
             counted.restore(given[f"recent.{name}"])
+        self._features.restore(given["features.counts"], given["features.sums"])
 
     def _count(self, name: str, value: float) -> None:
         if (recent := self._binned.get(name)) is not None:
             edges = self._reference.histograms[name].edges
             recent.add(int(edges.searchsorted(value, "right")))
+
+    def _of_features(self) -> EmbeddingFinding | None:
+        if self._reference.embedding is None:
+            return None
+        found = embedding_shift(self._features, self._reference.embedding)
+        alarm = found.z > Z_LIMIT and found.distance > DISTANCE_LIMIT
+        return EmbeddingFinding(self._features.images, found, alarm)
 
     def _of_p_values(self) -> HistogramFinding:
         """Hold p-values against those of calibration: 1/(n + 1), 2/(n + 1), … equally often."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.drift.embedding import Embedding
+
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
@@ -30,3 +32,4 @@ class Reference:
     calibration_samples: int  # behind each final p-value
     histograms: Mapping[str, Bins]  # confidence, brightness, …; those that were sealed
     confusion: Int64 | None  # [actual, predicted], when every pair was sealed
+    embedding: Embedding | None = None  # when it was sealed

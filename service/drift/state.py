@@ -11,7 +11,7 @@ import numpy as np
 
 from service.drift.monitor import Monitor, State
 
-FORMAT = "tidegate-drift/1"
+FORMAT = "tidegate-drift/2"
 
 
 def save(path: Path, state: State, digest: str) -> None:

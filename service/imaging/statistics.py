@@ -18,6 +18,8 @@ from service.types import Pixels
 # The smallest variance told from none: a single pixel one level off in 224 × 224 is at −8.2.
 BLUR_FLOOR = -9.0
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32) / 255
+# Pillow's names of what a file holds; any other is one place further.
+MODES = ("RGB", "L", "RGBA", "P", "LA", "CMYK", "1", "I;16", "I", "F")
 _LUMA_BGR = np.ascontiguousarray(_LUMA[::-1])
 
 
@@ -51,15 +53,18 @@ def input_statistics(pixels: Pixels, channel_order: Literal["rgb", "bgr"]) -> In
 def look(data: bytes, pixels: Pixels, channel_order: Literal["rgb", "bgr"]) -> dict[str, float]:
     """Return the statistics of an image that could be decoded, and of its file's header.
 
-    By the names that a bundle's reference has: also megapixels, and aspect (width over height).
+    By the names that a bundle's reference has: also megapixels, aspect (width over height), bytes
+    of the file per pixel, and its mode as a place in MODES.
     """
     seen = input_statistics(pixels, channel_order)
     with Image.open(io.BytesIO(data)) as image:  # the header alone
-        width, height = image.size
+        (width, height), mode = image.size, image.mode
     return {
         "brightness": seen.brightness,
         "contrast": seen.contrast,
         "blur": seen.blur,
         "megapixels": width * height / 1e6,
         "aspect": width / height,
+        "bytes_per_pixel": len(data) / (width * height),
+        "mode": MODES.index(mode) if mode in MODES else len(MODES),
     }

@@ -37,6 +37,7 @@ CONTRACT_METRICS = {
     "tidegate_feedback_probability": "counter",
     "tidegate_drift_evidence_ratio": "gauge",
     "tidegate_drift_z": "gauge",
+    "tidegate_drift_embedding_distance": "gauge",
     "tidegate_drift_psi_excess": "gauge",
     "tidegate_drift_label_shift_fraction": "gauge",
     "tidegate_drift_label_shift_residual_z": "gauge",

@@ -165,6 +165,7 @@ def _exposed(classes: int, max_class_series: int) -> list[Sample]:
         gauges.detector(detector, alarm=False, evidence=0)
     for histogram in ("p-value", "confidence", *INPUTS):
         gauges.histogram(histogram, alarm=False, z=0, psi_excess=0)
+    gauges.embedding(alarm=False, z=0, distance=0)
     gauges.expected_accuracy(1)
     gauges.label_shift([1 / classes] * min(classes, 50), 0)  # no bundle seals more confusions
     return [sample for family in metrics.registry.collect() for sample in family.samples]

@@ -5,6 +5,7 @@ from prometheus_client import CollectorRegistry
 
 from models.reference import reference_fit
 from service.bundle.manifest import Histogram
+from service.drift.monitor import INPUTS
 from service.lifecycle import shares_at_most
 from service.metrics import CONFIDENCE_BUCKETS, ModelMetrics, ServedModel
 
@@ -48,7 +49,7 @@ def test_a_histogram_is_read_as_the_share_below_each_edge() -> None:
 
 def test_what_a_bundle_seals_is_at_the_histograms_bounds() -> None:
     confidence = np.array([0.05, 0.55, 0.95])
-    fit = reference_fit(np.zeros(3, np.int64), 1, {}, np.zeros((3, 5)), confidence)
+    fit = reference_fit(np.zeros(3, np.int64), 1, {}, np.zeros((3, len(INPUTS))), confidence)
 
     assert fit.histograms["confidence"].edges
     assert set(fit.histograms["confidence"].edges) <= set(CONFIDENCE_BUCKETS)

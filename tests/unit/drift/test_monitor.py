@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from models.embedding import embedding_fit
 from service.drift import state
+from service.drift.embedding import Embedding, RecentMean, embedding_shift
 from service.drift.histograms import Recent, shift
 from service.drift.label_shift import label_shift
 from service.drift.monitor import Monitor
 from service.drift.reference import Bins, Reference
 
-CLASSES = 10
+CLASSES, WIDTH = 10, 8
 
 
 def reference(classes: int = CLASSES) -> Reference:
@@ -26,11 +29,17 @@ def reference(classes: int = CLASSES) -> Reference:
         calibration_samples=1999,
         histograms={name: Bins(deciles, flat) for name in ("confidence", "brightness", "energy")},
         confusion=np.eye(classes, dtype=np.int64) * 95 + 1,
+        embedding=Embedding(np.zeros(WIDTH), np.eye(WIDTH), 4000),
     )
 
 
 def feed(
-    monitor: Monitor, images: int, seed: int = 0, brightness: float = 0.0, p_power: float = 1.0
+    monitor: Monitor,
+    images: int,
+    seed: int = 0,
+    brightness: float = 0.0,
+    p_power: float = 1.0,
+    moved: float = 0.0,
 ) -> None:
     rng = np.random.default_rng(seed)
     classes, confidences = rng.integers(0, CLASSES, images), rng.random(images)
@@ -38,7 +47,8 @@ def feed(
     for c, confidence, p in zip(
         classes.tolist(), confidences.tolist(), p_values.tolist(), strict=True
     ):
-        monitor.observe(c, confidence, p, rejected=p <= 0.01)
+        features = rng.standard_normal(WIDTH, np.float32) + np.float32(moved)
+        monitor.observe(c, confidence, p, features, rejected=p <= 0.01)
         monitor.observe_inputs({"brightness": min(1.0, rng.random() + brightness), "blur": 3.0})
 
 
@@ -61,6 +71,27 @@ def test_a_brighter_camera_is_seen_by_its_inputs_alone() -> None:
     feed(monitor, 600, seed=1, brightness=0.2)
 
     assert monitor.report().alarms == {"brightness"}
+
+
+def test_features_that_moved_are_seen_when_classes_and_confidences_are_as_ever() -> None:
+    monitor = Monitor(reference())
+    feed(monitor, 2000)
+
+    feed(monitor, 2000, seed=1, moved=0.3)
+
+    report = monitor.report()
+    assert report.alarms == {"embedding"}
+    assert report.embedding is not None
+    assert report.embedding.images > 1900
+    assert report.embedding.shift.distance == pytest.approx(0.3 * WIDTH**0.5, abs=0.05)
+
+
+def test_a_bundle_without_a_reference_of_features_is_not_watched_for_them() -> None:
+    monitor = Monitor(replace(reference(), embedding=None))
+
+    feed(monitor, 100, moved=9.0)
+
+    assert monitor.report().embedding is None
 
 
 def test_unusual_images_are_seen_by_rate_and_p_values() -> None:
@@ -111,6 +142,26 @@ def test_z_is_standard_normal_while_nothing_drifts(bins: int) -> None:
 
     assert np.mean(zs) == pytest.approx(0, abs=0.1)
     assert np.std(zs) == pytest.approx(1, abs=0.1)
+
+
+def test_the_embedding_s_z_is_standard_normal_while_nothing_drifts() -> None:
+    """Features of 40 dimensions, of which the reference's 300 images give 15 axes."""
+    rng = np.random.default_rng(5)
+    spread = np.diag(np.linspace(0.2, 3, 40)) @ np.linalg.qr(rng.standard_normal((40, 40)))[0]
+
+    def z() -> float:
+        draw = (rng.standard_normal((300, 40)) @ spread).astype(np.float32)
+        recent = RecentMean(40, 2000)
+        for row in (rng.standard_normal((500, 40)) @ spread).astype(np.float32):
+            recent.add(row)
+        return embedding_shift(recent, embedding_fit(draw)).z
+
+    found = np.array([z() for _ in range(300)])
+
+    # The axes are those along which this draw varies most: the statistic errs to the quiet side.
+    assert -0.5 < found.mean() < 0.1
+    assert found.std() == pytest.approx(1, abs=0.15)
+    assert found.max() < 4
 
 
 def test_nothing_observed_is_no_shift() -> None:

@@ -261,9 +261,9 @@ def test_the_gate_s_file_holds_every_fold() -> None:
     promise = Promise(delta=0.1)
     gate = calibrate(drawn(6000, 11), drawn(6000, 12), CLASSES, promise)
 
-    with np.load(io.BytesIO(gate_file(gate, promise, whitened_mean=np.zeros(3)))) as arrays:
+    with np.load(io.BytesIO(gate_file(gate, promise, embedding_mean=np.zeros(3)))) as arrays:
         stored = dict(arrays)
 
     assert stored["fold_b_sizes"].sum() == len(stored["combined_b"]) == 6000
     assert len(stored["p_by_rank_b"]) == 6000 + 1 + len(gate.own_folds_b)
-    assert np.array_equal(stored["whitened_mean"], np.zeros(3))
+    assert np.array_equal(stored["embedding_mean"], np.zeros(3))
