@@ -26,6 +26,7 @@ from service.drift_watch import DriftWatch
 from service.engines.base import Engine
 from service.engines.choose import EngineConfig, WarmEngine, open_engine, usable_cores
 from service.errors import Draining, NotReady
+from service.gpu import watch_gpus
 from service.imaging.pillow_resize import RESIZES_BY
 from service.metrics import Metrics, ModelMetrics, ServedModel
 from service.pipeline import Classification, Pipeline, Upload
@@ -116,6 +117,8 @@ class Service:
         model_metrics = ModelMetrics(
             self._metrics.registry, _served_model(bundle, engine, self._config.max_class_series)
         )
+        if engine.info.device != "cpu":
+            watch_gpus(self._metrics.registry)
         monitor = Monitor(_drift_reference(bundle), self._config.drift_run_length)
         pipeline = Pipeline(
             bundle,

@@ -83,6 +83,9 @@ class Metrics:
         self._requests = make.counter(
             "requests", "HTTP requests answered, by status.", "route", "status"
         )
+        for route in ROUTES[:2]:  # from 0, or the first error of a process would be no increase
+            for status in (200, 500, 503, 504):
+                self._requests.labels(route, status)
         durations = make.histogram(
             "request_duration_seconds",
             "From a request's headers to the last byte of its answer.",

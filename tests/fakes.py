@@ -1,12 +1,14 @@
 """Hand-written stand-ins, themselves held to what they stand in for.
 
-`FakeEngine` passes the engine contract suite; `FakeClock` only moves when it is told to.
+`FakeEngine` passes the engine contract suite; `FakeClock` only moves when it is told to; `FakeNvml`
+answers as nvidia-ml-py does on a machine with GPUs.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Sequence
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
@@ -133,3 +135,44 @@ class FakeEngine:
             mahalanobis=brightness**2,
             nearest_class=np.array(identities, np.int64),
         )
+
+
+class FakeNvml(ModuleType):
+    """The functions of pynvml that the service calls, for GPUs that are all alike."""
+
+    NVML_CLOCK_SM = 1
+    NVML_TEMPERATURE_GPU = 0
+
+    class NVMLError(Exception):
+        """As the real one: one class above every error."""
+
+    def __init__(self, gpus: int, *, driver: bool = True) -> None:
+        super().__init__("pynvml")
+        self.gpus, self.driver = gpus, driver
+        self.lost: set[int] = set()
+
+    def nvmlInit(self) -> None:
+        if not self.driver:
+            raise self.NVMLError("NVML Shared Library Not Found")
+
+    def nvmlDeviceGetCount(self) -> int:
+        return self.gpus
+
+    def nvmlDeviceGetHandleByIndex(self, place: int) -> int:
+        if place in self.lost:
+            raise self.NVMLError("GPU is lost")
+        return place
+
+    def nvmlDeviceGetMemoryInfo(self, gpu: int) -> SimpleNamespace:
+        return SimpleNamespace(used=10**9 * (gpu + 1), total=80 * 10**9)
+
+    def nvmlDeviceGetUtilizationRates(self, gpu: int) -> SimpleNamespace:
+        return SimpleNamespace(gpu=40, memory=10)
+
+    def nvmlDeviceGetClockInfo(self, gpu: int, kind: int) -> int:
+        assert kind == self.NVML_CLOCK_SM
+        return 1980
+
+    def nvmlDeviceGetTemperature(self, gpu: int, sensor: int) -> int:
+        assert sensor == self.NVML_TEMPERATURE_GPU
+        return 55

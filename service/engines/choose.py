@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -19,10 +20,10 @@ from service.types import Pixels
 
 ENGINES = ("auto", "onnx-cpu", "onnx-cuda")
 _WORTH_IT = 1.04  # a batch twice as large, and half as prompt, must give 4 % more images a second
-_HANDOFF_S = 0.003  # what a batch costs outside the engine: threads woken, caches refilled
 _WORTH_SHARING = 1.1  # cores that share a batch must give 10 % more than cores with one each
-_TRIAL_S = 0.1
-_ROUNDS = 3
+_ROUNDS = 9
+_CLEARLY = 7  # rounds that must show it: a gain of just that much passes in one start of eleven
+_TRIAL_S = 0.05
 _LEAST_RUNS = 3
 
 
@@ -91,53 +92,47 @@ def _shape(model: Path, name: str, config: EngineConfig) -> tuple[int, int]:
         return max(1, cores // config.threads_per_slot), config.threads_per_slot
     if name != "onnx-cpu":
         return 2, 1  # copies of one batch overlap the computing of another
-    candidates = [(cores, 1)]
-    candidates += [(cores // threads, threads) for threads in (2, 4) if cores // threads > 1]
+    candidates = [(cores // threads, threads) for threads in (2, 4) if cores // threads > 1]
     candidates += [(1, cores)] if cores > 1 else []
-    if len(candidates) == 1:
-        return candidates[0]
-    best, most = candidates[0], _images_per_s(model, name, *candidates[0])
-    for shape in candidates[1:]:
-        # The first one is measured in a process that has just begun, and neighbours make noise.
-        if (rate := _images_per_s(model, name, *shape)) > _WORTH_SHARING * most:
-            best, most = shape, rate
+    best = (cores, 1)
+    for shape in candidates:
+        if _shares_better(model, name, best, shape):
+            best = shape
     return best
 
 
-def _images_per_s(model: Path, name: str, slots: int, threads: int) -> float:
-    engine = OnnxEngine(model, name=name, slots=slots, threads_per_slot=threads)
-    took_s = _busy(engine, (_blank(engine),))
-    engine.close()
-    return sum(1 / median_s for median_s in took_s)
+def _shares_better(model: Path, name: str, alone: tuple[int, int], shared: tuple[int, int]) -> bool:
+    engines = [
+        OnnxEngine(model, name=name, slots=slots, threads_per_slot=threads)
+        for slots, threads in (alone, shared)
+    ]
+    images = (_blank(engines[0]),)
+    rounds = [tuple(_rate(1, _busy(engine, images)) for engine in engines) for _ in range(_ROUNDS)]
+    for engine in engines:
+        engine.close()
+    return _ahead(rounds, _WORTH_SHARING)
 
 
 def _sweep(engine: OnnxEngine, buckets: Sequence[int], *, stop_early: bool) -> dict[int, float]:
-    """Run every bucket on all slots at once; returns the seconds a batch of each took, the median.
+    """Run every bucket on all slots at once; returns the seconds that a batch of each took.
 
-    With `stop_early`, goes no further than larger batches pay. A bucket takes turns with the one
-    before it, so that a machine which changes pace does so for both.
+    They are those of its least disturbed round. With `stop_early`, goes no further than larger
+    batches pay: a bucket takes turns with the one before it, so that a machine which changes pace
+    does so for both.
     """
     image = _blank(engine)
-    latency_s: dict[int, float] = {}
-    for bucket in buckets:
-        before = max(latency_s) if latency_s and stop_early else None
-        sizes = (bucket,) if before is None else (before, bucket)
-        took_s = {size: max(times) for size, times in _in_turns(engine, image, sizes).items()}
-        if before is not None and not _pays(before, took_s[before], bucket, took_s[bucket]):
+    took_s = [_busy(engine, (image,) * buckets[0]) for _ in range(_LEAST_RUNS)]
+    latency_s = {buckets[0]: _least_disturbed(took_s)}
+    for before, bucket in pairwise(buckets):
+        rounds = [
+            (_busy(engine, (image,) * before), _busy(engine, (image,) * bucket))
+            for _ in range(_ROUNDS)
+        ]
+        rates = [(_rate(before, small_s), _rate(bucket, large_s)) for small_s, large_s in rounds]
+        if stop_early and not _ahead(rates, _WORTH_IT):
             break
-        latency_s.update(took_s)
+        latency_s[bucket] = _least_disturbed([large_s for _, large_s in rounds])
     return latency_s
-
-
-def _in_turns(engine: OnnxEngine, image: Pixels, sizes: Sequence[int]) -> dict[int, list[float]]:
-    """Return what a batch of each size took on each slot: its least disturbed round's median."""
-    rounds: dict[int, list[list[float]]] = {size: [] for size in sizes}
-    for _ in range(_ROUNDS):
-        for size, took_s in rounds.items():
-            took_s.append(_busy(engine, (image,) * size))
-    return {
-        size: [min(slot) for slot in zip(*took_s, strict=True)] for size, took_s in rounds.items()
-    }
 
 
 def _busy(engine: OnnxEngine, images: Sequence[Pixels]) -> list[float]:
@@ -157,10 +152,22 @@ def _busy(engine: OnnxEngine, images: Sequence[Pixels]) -> list[float]:
         return list(pool.map(work, slots))
 
 
-def _pays(before: int, before_s: float, bucket: int, took_s: float) -> bool:
-    """Tell whether a larger bucket gives clearly more images a second than the one before it."""
-    so_far = before / (before_s + _HANDOFF_S)
-    return bucket / (took_s + _HANDOFF_S) >= _WORTH_IT * so_far
+def _rate(images: int, took_s: Sequence[float]) -> float:
+    """Return the images a second of slots that take so long for a batch of so many."""
+    return sum((images / slot_s for slot_s in took_s), 0.0)
+
+
+def _least_disturbed(rounds: Sequence[Sequence[float]]) -> float:
+    """Return the slowest slot's seconds, each slot's of its best round."""
+    return max(min(slot) for slot in zip(*rounds, strict=True))
+
+
+def _ahead(rates: Sequence[tuple[float, ...]], worth: float) -> bool:
+    """Tell whether the second of two is `worth` times as fast as the first in most rounds.
+
+    Noise, which makes a round say anything, so leaves things as they are.
+    """
+    return sum(second >= worth * first for first, second in rates) >= _CLEARLY
 
 
 def _timed(engine: Engine, slot: int, images: Sequence[Pixels]) -> float:

@@ -20,8 +20,11 @@ import yaml
 from numpy.typing import NDArray
 
 from models.reference import SMOOTHING
+from service.gpu import GpuCollector
 from service.metrics import Metrics, ModelMetrics, ServedModel
+from tests.docker import boards
 from tests.docker.class_mix import class_mix
+from tests.fakes import FakeNvml
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "docker" / "prometheus" / "rules"
@@ -60,12 +63,35 @@ class Replica:
                 confidence_at_most={0.5: 0.2},
             ),
         )
+        self.metrics.registry.register(GpuCollector(FakeNvml(gpus=1)))
         self.scrapes = 0
 
     def predict(self, classes: Sequence[int]) -> None:
         for c in classes:
             self.model.predicted(c, 0.75)
             self.model.decided("accept", 0.5, {})
+
+    def serve(self, images: int) -> None:
+        """Publish what a replica does that answers `images` and refuses one."""
+        metrics, drift = self.metrics, self.model.drift
+        for place in range(images):
+            self.predict([place % CLASSES])
+            self.model.decided("review", 0.02, {"energy": -9.0, "mahalanobis": 1.0})
+            metrics.request("/classify", 200, 0.02)
+            for stage in metrics.stages.values():
+                stage.observe(0.002)
+            metrics.batch_size.observe(1)
+            metrics.slot_busy.inc(0.01)
+        metrics.request("/classify", 503, 0.001)
+        metrics.shed("queue-full")
+        metrics.reviewed("stored")
+        metrics.feedback(0.8, correct=True)
+        for detector in ("ood-rate", "class-mix"):
+            drift.detector(detector, alarm=False, evidence=0.1)
+        drift.histogram("p-value", alarm=False, z=0.1, psi_excess=0.0)
+        drift.embedding(alarm=False, z=0.1, distance=0.0)
+        drift.expected_accuracy(0.9)
+        drift.label_shift([1 / CLASSES] * CLASSES, 0.1)
 
 
 @contextmanager
@@ -96,14 +122,15 @@ def _served(replica: Replica) -> Iterator[int]:
 @contextmanager
 def _prometheus(binary: str, folder: Path, ports: Sequence[int]) -> Iterator[str]:
     """Start one on a free port that scrapes and evaluates every second; yield its address."""
-    rules = yaml.safe_load((RULES / "drift.yml").read_text(encoding="utf-8"))
-    for group in rules["groups"]:
-        group["interval"] = "1s"
-    (folder / "drift.yml").write_text(yaml.safe_dump(rules))
+    for path in RULES.glob("*.yml"):
+        rules = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for group in rules["groups"]:
+            group["interval"] = "1s"
+        (folder / path.name).write_text(yaml.safe_dump(rules))
     targets = [f"127.0.0.1:{port}" for port in ports]
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-        "rule_files": ["drift.yml"],
+        "rule_files": [path.name for path in RULES.glob("*.yml")],
         "scrape_configs": [{"job_name": "tidegate", "static_configs": [{"targets": targets}]}],
     }
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
@@ -146,12 +173,12 @@ def _query(url: str, expression: str, from_now_s: float = 0) -> dict[tuple[str, 
     }
 
 
-def _wait_for(reached: Callable[[], bool]) -> None:
+def _wait_for(reached: Callable[[], bool], else_say: Callable[[], str] = str) -> None:
     """Poll a state in another process, which cannot tell us of it."""
     pause = threading.Event()
     end = time.monotonic() + PATIENCE_S
     while not reached():
-        assert time.monotonic() < end
+        assert time.monotonic() < end, else_say()
         pause.wait(0.2)
 
 
@@ -192,3 +219,27 @@ def _settled(url: str) -> bool:
     """Whether ten seconds of the final counts are in."""
     seen = _query(url, "min(count_over_time((sum(tidegate_predictions_total) == 600)[1m:1s]))")
     return seen.get(("", ""), 0.0) >= 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_every_panel_has_series_on_a_real_prometheus(binary: str, tmp_path: Path) -> None:
+    """Of a service that answers, refuses and hears feedback."""
+    replicas = [Replica(np.full(CLASSES, 20)) for _ in range(2)]
+
+    with ExitStack() as stack:
+        ports = [stack.enter_context(_served(replica)) for replica in replicas]
+        url = stack.enter_context(_prometheus(binary, tmp_path, ports))
+        _wait_for(lambda: all(replica.scrapes >= 2 for replica in replicas))
+        for replica in replicas:
+            replica.serve(200)
+        missing = {query for board in boards.BOARDS for _, query in boards.queries(board)}
+
+        def all_answered() -> bool:
+            missing.difference_update([query for query in missing if _query(url, query)])
+            return not missing
+
+        try:
+            _wait_for(all_answered)
+        except AssertionError:
+            pytest.fail("no series for:\n" + "\n".join(sorted(missing)))

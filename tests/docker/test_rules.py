@@ -10,12 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client.samples import Sample
 
 from models.reference import SMOOTHING
-from service.drift.monitor import INPUTS
-from service.metrics import Metrics, ModelMetrics, ServedModel
 from service.settings import Settings
+from tests.docker.exposed import exposed, published
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -142,44 +140,10 @@ def test_every_alert_says_what_it_means_and_where_to_read_on(rule: dict[str, Any
     assert rule["labels"]["severity"] in {"warning", "critical"}
 
 
-def _exposed(classes: int, max_class_series: int) -> list[Sample]:
-    """Every sample of one replica."""
-    metrics = Metrics("0")
-    metrics.request("/classify", 200, 0.1)  # its labels appear with the first request
-    info = dict.fromkeys(("digest", "preprocess_digest", "engine", "precision", "device"), "x")
-    alphas = {"reject": 0.005, "review": 0.05}
-    served = ServedModel(
-        name="m",
-        version="1",
-        info=info,
-        class_fraction=[1 / classes] * classes,
-        reference_samples=1,
-        alphas=alphas,
-        calibration_samples=1,
-        score_bounds=list(range(18)),
-        max_class_series=max_class_series,
-        confidence_at_most={0.1 * tenth: 0.0 for tenth in range(1, 10)},
-    )
-    gauges = ModelMetrics(metrics.registry, served).drift
-    for detector in ("ood-rate", "class-mix"):
-        gauges.detector(detector, alarm=False, evidence=0)
-    for histogram in ("p-value", "confidence", *INPUTS):
-        gauges.histogram(histogram, alarm=False, z=0, psi_excess=0)
-    gauges.embedding(alarm=False, z=0, distance=0)
-    gauges.expected_accuracy(1)
-    gauges.label_shift([1 / classes] * min(classes, 50), 0)  # no bundle seals more confusions
-    return [sample for family in metrics.registry.collect() for sample in family.samples]
-
-
-def _published() -> dict[str, set[str]]:
-    """Every sample that the service can expose, with the names of its labels."""
-    return {sample.name: set(sample.labels) for sample in _exposed(1, 1)}
-
-
 def test_a_thousand_classes_are_at_most_five_thousand_series_a_replica() -> None:
     default = Settings.model_fields["max_class_series"].default
 
-    assert 1000 < len(_exposed(1000, default)) <= 5000
+    assert 1000 < len(exposed(1000, default)) <= 5000
 
 
 def test_the_rules_always_keep_nine_series_a_class_for_each_model() -> None:
@@ -195,19 +159,19 @@ def test_the_rules_always_keep_nine_series_a_class_for_each_model() -> None:
 
 @pytest.mark.parametrize("text", [TEXT, RUNBOOK], ids=["rules", "runbook"])
 def test_every_metric_that_is_named_is_one_that_the_service_publishes(text: str) -> None:
-    published = _published()
-    histograms = {name.removesuffix("_bucket") for name in published if name.endswith("_bucket")}
+    names = published().keys()
+    histograms = {name.removesuffix("_bucket") for name in names if name.endswith("_bucket")}
 
     named = set(re.findall(r"\b(?:tidegate|process)_\w+", text))
 
     assert named
-    assert named <= published.keys() | histograms
+    assert named <= names | histograms
 
 
 def test_every_metric_is_used_by_a_rule_or_the_runbook() -> None:
-    """The other way round."""
-    bases = {re.sub("_(bucket|count|sum)$", "", name) for name in _published()}
-    ours = {n for n in bases if n.startswith("tidegate_")}
+    """The other way round; those of GPUs have a dashboard and no alert."""
+    bases = {re.sub("_(bucket|count|sum)$", "", name) for name in published()}
+    ours = {n for n in bases if n.startswith("tidegate_") and "_gpu_" not in n}
 
     unused = {name for name in ours if name not in TEXT + RUNBOOK}
 
@@ -215,13 +179,13 @@ def test_every_metric_is_used_by_a_rule_or_the_runbook() -> None:
 
 
 def test_every_label_that_a_rule_selects_on_is_on_that_metric() -> None:
-    published = _published()
+    labels = published()
 
     selected = re.findall(r"\b(tidegate_\w+)\{(\w+)", TEXT)
 
     assert selected
     for metric, label in selected:
-        assert label in published[metric]
+        assert label in labels[metric]
 
 
 # Read beside a graph, by name and window: RUNBOOK.md's table names them without their window.

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from service.engines import choose
-from service.engines.choose import (
-    EngineConfig,
-    _pays,  # the one rule here that timing would hide
-    open_engine,
-    usable_cores,
-)
+from service.engines.choose import EngineConfig, open_engine, usable_cores
 from service.engines.onnx import OnnxEngine
 from service.errors import EngineUnavailable
 from service.types import Outputs, Pixels
@@ -114,30 +111,59 @@ def test_a_corrupt_model_is_refused(tmp_path: Path) -> None:
         open_engine(model, EngineConfig(slots=1, threads_per_slot=1), HINTS)
 
 
+Busy = Callable[[OnnxEngine, Sequence[Pixels]], list[float]]
+
+
+def scripted(took_s: Callable[[int, int, int], float]) -> Busy:
+    """Stand in for the clock: seconds by (threads a slot, images, how many were asked before)."""
+    asked = itertools.count()
+
+    def busy(engine: OnnxEngine, images: Sequence[Pixels]) -> list[float]:
+        return [took_s(engine.info.threads_per_slot, len(images), next(asked))] * engine.slots
+
+    return busy
+
+
 @pytest.mark.parametrize(
-    ("before", "before_s", "bucket", "took_s", "pays"),
-    [
-        (1, 1.0, 2, 2.0, False),  # batching gains nothing: answer sooner
-        (1, 1.0, 2, 1.95, False),  # too little for twice the wait
-        (1, 1.0, 2, 1.9, True),
-        (1, 0.004, 2, 0.008, True),  # what a batch costs outside the engine is shared
-        (2, 0.0195, 4, 0.0387, True),  # the demo, one core a slot
-        (4, 0.0387, 8, 0.0785, False),
-    ],
+    ("gain", "buckets"),
+    [(1.0, {1}), (1.03, {1}), (1.05, {1, 2, 4}), (0.9, {1})],
 )
 def test_a_larger_batch_must_pay(
-    before: int, before_s: float, bucket: int, took_s: float, pays: bool
+    gain: float, buckets: set[int], model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert _pays(before, before_s, bucket, took_s) is pays
+    def took_s(_threads: int, images: int, _asked: int) -> float:
+        return float(0.01 * images / gain ** math.log2(images))
+
+    monkeypatch.setattr(choose, "_busy", scripted(took_s))
+
+    warm = open_engine(model, EngineConfig(slots=1, threads_per_slot=1), [1, 2, 4])
+
+    assert warm.latency_s.keys() == buckets
 
 
-@pytest.mark.parametrize(("together", "shape"), [(109.0, (2, 1)), (111.0, (1, 2))])
+def test_noise_does_not_enlarge_batches(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rounds of three catch the smaller batch at a bad moment."""
+
+    def took_s(_threads: int, images: int, asked: int) -> float:
+        disturbed = images == 1 and asked % 6 in (3, 5)
+        return 0.01 * images * (1.5 if disturbed else 1.0)
+
+    monkeypatch.setattr(choose, "_busy", scripted(took_s))
+
+    warm = open_engine(model, EngineConfig(slots=1, threads_per_slot=1), [1, 2, 4])
+
+    assert warm.latency_s == {1: 0.01}
+
+
+@pytest.mark.parametrize(("gain", "shape"), [(1.09, (2, 1)), (1.11, (1, 2))])
 def test_cores_share_a_batch_only_where_that_gives_a_tenth_more(
-    model: Path, together: float, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    model: Path, gain: float, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rates = {(2, 1): 100.0, (1, 2): together}
+    def took_s(threads: int, _images: int, _asked: int) -> float:
+        return 0.02 if threads == 1 else 0.01 / gain
+
     monkeypatch.setattr(choose, "usable_cores", lambda: 2)
-    monkeypatch.setattr(choose, "_images_per_s", lambda model, name, *shape: rates[shape])
+    monkeypatch.setattr(choose, "_busy", scripted(took_s))
 
     engine = open_engine(model, EngineConfig(max_batch_size=1), HINTS).engine
 

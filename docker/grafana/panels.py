@@ -1,0 +1,79 @@
+"""What the dashboards show: rows of panels, each of them queries with a word on how to read them.
+
+In a query `$job`, `$instance`, `$model` and `$window` are the dashboard's variables.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+WINDOWS = ("10m", "1h", "6h", "1d")  # those that rules/drift.yml records
+REPLICA = 'job="$job",instance=~"$instance"'
+MODEL = 'job="$job",model="$model"'
+REPLICA_MODEL = f'{REPLICA},model="$model"'
+CLASSIFY = f'{REPLICA},route="/classify"'
+RATE = "[$__rate_interval]"
+
+
+@dataclass(frozen=True)
+class Query:
+    """A PromQL expression and how its series are called."""
+
+    expr: str
+    legend: str = ""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture; `limit` is drawn as a line where an alert has one."""
+
+    title: str
+    about: str
+    queries: Sequence[Query]
+    unit: str = "short"
+    kind: Literal["lines", "stacked", "stat", "table", "heatmap"] = "lines"
+    width: int = 8  # of 24
+    limit: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """Panels under one heading."""
+
+    title: str
+    panels: Sequence[Panel]
+
+
+@dataclass(frozen=True)
+class Board:
+    """One dashboard; `variables` beside the data source and the job."""
+
+    uid: str
+    title: str
+    about: str
+    variables: Sequence[Literal["instance", "model", "window"]]
+    rows: Sequence[Row]
+
+
+def quantile(q: float, metric: str, select: str) -> Query:
+    rate = f"sum by (le) (rate({metric}_bucket{{{select}}}{RATE}))"
+    return Query(f"histogram_quantile({q}, {rate})", f"p{q * 100:g}")
+
+
+def mean(metric: str, select: str, by: str = "") -> str:
+    total, count = (
+        f"sum{by} (rate({metric}_{part}{{{select}}}{RATE}))" for part in ("sum", "count")
+    )
+    return f"{total} / ({count} > 0)"
+
+
+def heat(metric: str, select: str) -> Query:
+    return Query(f"sum by (le) (increase({metric}_bucket{{{select}}}{RATE}))", "{{le}}")
+
+
+def recorded(name: str, legend: str = "{{version}}") -> Query:
+    return Query(f"{name}{{{MODEL}}}", legend)
+
+
+def stat(title: str, about: str, expr: str, unit: str = "short") -> Panel:
+    return Panel(title, about, [Query(expr)], unit, "stat", width=4)

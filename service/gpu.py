@@ -1,0 +1,81 @@
+"""What NVIDIA's driver tells of the GPUs, read whenever somebody scrapes."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable, Iterator
+from types import ModuleType
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+log = logging.getLogger(__name__)
+
+
+class GpuCollector(Collector):
+    """Memory, utilisation, clock and temperature of each GPU that the driver shows this process.
+
+    `nvml` is the module pynvml, initialised. What a GPU does not support has no series, and a GPU
+    that is lost has none from then on: a scrape never fails for it.
+    """
+
+    def __init__(self, nvml: ModuleType) -> None:
+        self._nvml = nvml
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield every family, with a sample for each GPU that could be asked."""
+        nvml = self._nvml
+        gauges: tuple[tuple[str, str, Callable[[object], float]], ...] = (
+            (
+                "memory_used_bytes",
+                "GPU memory in use, by whoever uses it.",
+                lambda gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).used,
+            ),
+            (
+                "memory_total_bytes",
+                "GPU memory that there is.",
+                lambda gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).total,
+            ),
+            (
+                "utilization_ratio",
+                "Share of the driver's last sample in which a kernel ran.",
+                lambda gpu: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100,
+            ),
+            (
+                "clock_hertz",
+                "Clock of the GPU's multiprocessors.",
+                lambda gpu: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM) * 1e6,
+            ),
+            (
+                "temperature_celsius",
+                "Temperature of the GPU's core.",
+                lambda gpu: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
+            ),
+        )
+        for name, about, read in gauges:
+            family = GaugeMetricFamily(f"tidegate_gpu_{name}", about, labels=["gpu"])
+            for place in range(nvml.nvmlDeviceGetCount()):
+                try:
+                    value = read(nvml.nvmlDeviceGetHandleByIndex(place))
+                except nvml.NVMLError:
+                    continue
+                family.add_metric([str(place)], value)
+            yield family
+
+
+def watch_gpus(registry: CollectorRegistry) -> bool:
+    """Publish what the driver tells of the GPUs; False, and a line in the log, where it cannot."""
+    try:
+        nvml = importlib.import_module("pynvml")
+    except ImportError:
+        log.warning("no GPU metrics: nvidia-ml-py is not installed (pip install 'tidegate[gpu]')")
+        return False
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        log.warning("no GPU metrics: %s", error)
+        return False
+    registry.register(GpuCollector(nvml))
+    return True

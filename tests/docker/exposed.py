@@ -1,0 +1,43 @@
+"""Every sample that one replica can expose, for tests that hold rules and dashboards to them."""
+
+from prometheus_client.samples import Sample
+
+from service.drift.monitor import INPUTS
+from service.gpu import GpuCollector
+from service.metrics import Metrics, ModelMetrics, ServedModel
+from tests.fakes import FakeNvml
+
+
+def exposed(classes: int, max_class_series: int) -> list[Sample]:
+    """Every sample of one replica."""
+    metrics = Metrics("0")
+    metrics.request("/classify", 200, 0.1)  # its labels appear with the first request
+    info = dict.fromkeys(("digest", "preprocess_digest", "engine", "precision", "device"), "x")
+    alphas = {"reject": 0.005, "review": 0.05}
+    served = ServedModel(
+        name="m",
+        version="1",
+        info=info,
+        class_fraction=[1 / classes] * classes,
+        reference_samples=1,
+        alphas=alphas,
+        calibration_samples=1,
+        score_bounds=list(range(18)),
+        max_class_series=max_class_series,
+        confidence_at_most={0.1 * tenth: 0.0 for tenth in range(1, 10)},
+    )
+    gauges = ModelMetrics(metrics.registry, served).drift
+    for detector in ("ood-rate", "class-mix"):
+        gauges.detector(detector, alarm=False, evidence=0)
+    for histogram in ("p-value", "confidence", *INPUTS):
+        gauges.histogram(histogram, alarm=False, z=0, psi_excess=0)
+    gauges.embedding(alarm=False, z=0, distance=0)
+    gauges.expected_accuracy(1)
+    gauges.label_shift([1 / classes] * min(classes, 50), 0)  # no bundle seals more confusions
+    metrics.registry.register(GpuCollector(FakeNvml(gpus=1)))
+    return [sample for family in metrics.registry.collect() for sample in family.samples]
+
+
+def published() -> dict[str, set[str]]:
+    """Every sample that the service can expose, with the names of its labels."""
+    return {sample.name: set(sample.labels) for sample in exposed(1, 1)}
