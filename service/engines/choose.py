@@ -154,12 +154,13 @@ def _busy(engine: OnnxEngine, images: Sequence[Pixels]) -> list[float]:
 
 def _rate(images: int, took_s: Sequence[float]) -> float:
     """Return the images a second of slots that take so long for a batch of so many."""
-    return sum((images / slot_s for slot_s in took_s), 0.0)
+    return sum(images / slot_s for slot_s in took_s)
 
 
 def _least_disturbed(rounds: Sequence[Sequence[float]]) -> float:
     """Return the slowest slot's seconds, each slot's of its best round."""
-    return max(min(slot) for slot in zip(*rounds, strict=True))
+    best: list[float] = [min(slot) for slot in zip(*rounds, strict=True)]
+    return max(best)
 
 
 def _ahead(rates: Sequence[tuple[float, ...]], worth: float) -> bool:
