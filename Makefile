@@ -36,6 +36,7 @@ check: lint test ## format, lint, spelling, types, layers, tests
 lint: $(DEV)
 	$(BIN)/ruff format --check $(ONLY)
 	$(BIN)/ruff check $(ONLY)
+	$(BIN)/hadolint docker/Dockerfile docker/Dockerfile.gpu
 	$(BIN)/codespell $(ONLY) *.md
 	$(BIN)/mypy
 	$(BIN)/lint-imports

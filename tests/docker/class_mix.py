@@ -54,3 +54,19 @@ def _kl(p: Counts, q: Counts) -> float:
     """Kullback–Leibler divergence in nats, with 0·ln 0 = 0."""
     some = p > 0
     return float((p[some] * np.log(p[some] / q[some])).sum())
+
+
+def class_shift(observed: Counts, reference: Counts) -> Counts:
+    """Return the evidence that each class's share has changed, in nats."""
+    total, samples = observed.sum(), reference.sum()
+    pooled = np.maximum(observed + reference, 1)  # a class that nobody has seen has no evidence
+    share = (total + samples) / pooled
+    return np.asarray(
+        observed * np.log(np.maximum(observed, 1e-9) * share / total)
+        + reference * np.log(np.maximum(reference, 1e-9) * share / samples)
+    )
+
+
+def needed(observed: Counts, reference: Counts) -> float:
+    """Return the nats that a class needs to have a series: Bonferroni's 1e-5 over the classes."""
+    return float(np.log(1e5 * (observed + reference > 0).sum()))

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
 import subprocess
 import sys
-import threading
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,21 +16,12 @@ import yaml
 
 from models.retrain.alerts import Subject
 from models.retrain.evidence import GATE_QUERY, INFO_QUERY, QUERIES, query_about
+from tests.docker.programs import LISTENING, PATIENCE_S, Process, started, tool
 from tests.unit.models.retrain.world import prometheus
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "docker" / "alertmanager" / "alertmanager.yml"
-TOOLS = ROOT / ".tools" / "alertmanager"
 DRIFT = ["ClassMixDrift", "ClassVanished", "ClassExploded", "ConfidenceShift"]
-PATIENCE_S = 25
-
-
-def _tool(*names: str, folder: Path = TOOLS) -> str:
-    fetched = [folder / "usr/bin" / name for name in names]
-    found = [*filter(None, map(shutil.which, names)), *(str(p) for p in fetched if p.exists())]
-    if not found:
-        pytest.skip(f"{names[0]} is not installed: `make tools` fetches it")
-    return found[0]
 
 
 def _run(*command: str | Path) -> str:
@@ -45,7 +31,7 @@ def _run(*command: str | Path) -> str:
 
 
 def test_amtool_accepts_the_configuration() -> None:
-    _run(_tool("amtool"), "check-config", CONFIG)
+    _run(tool("amtool"), "check-config", CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +42,7 @@ def test_amtool_accepts_the_configuration() -> None:
 def test_drift_is_told_to_both_and_everything_else_to_people(alert: str, receivers: str) -> None:
     labels = (f"alertname={alert}", "model=m", "version=1")
 
-    told = _run(_tool("amtool"), "config", "routes", "test", f"--config.file={CONFIG}", *labels)
+    told = _run(tool("amtool"), "config", "routes", "test", f"--config.file={CONFIG}", *labels)
 
     assert told.strip() == receivers
 
@@ -68,53 +54,7 @@ def test_every_query_for_evidence_is_one(tmp_path: Path) -> None:
     path = tmp_path / "queries.yml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "evidence", "rules": rules}]}))
 
-    _run(_tool("promtool", folder=ROOT / ".tools/prometheus"), "check", "rules", path)
-
-
-class Process:
-    """A program that says where it listens; waiting for it is waiting for a line."""
-
-    def __init__(self, *command: str | Path, cwd: Path, listening: str) -> None:
-        self._news, self._lines, self._closed = threading.Condition(), list[str](), False
-        self._process = subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True)
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-        self.url = "http://" + self.wait_for(listening)[1]
-
-    def wait_for(self, pattern: str) -> re.Match[str]:
-        def found() -> re.Match[str] | None:
-            return next((m for line in self._lines if (m := re.search(pattern, line))), None)
-
-        with self._news:
-            self._news.wait_for(lambda: found() or self._closed, PATIENCE_S)
-            match = found()
-        assert match, f"no {pattern!r} in {self._lines}"
-        return match
-
-    def _read(self) -> None:
-        assert self._process.stderr is not None
-        with self._process.stderr as stream:
-            for line in stream:
-                with self._news:
-                    self._lines.append(line)
-                    self._news.notify_all()
-        with self._news:
-            self._closed = True
-            self._news.notify_all()
-
-    def end(self) -> None:
-        self._process.terminate()
-        self._process.wait(PATIENCE_S)
-        self._reader.join()
-
-
-@contextmanager
-def _started(*command: str | Path, cwd: Path, listening: str) -> Iterator[Process]:
-    process = Process(*command, cwd=cwd, listening=listening)
-    try:
-        yield process
-    finally:
-        process.end()
+    _run(tool("promtool", folder="prometheus"), "check", "rules", path)
 
 
 class Stack:
@@ -142,7 +82,7 @@ class Stack:
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Stack]:
-    binary = Path(_tool("alertmanager", "prometheus-alertmanager"))
+    binary = tool("alertmanager", "prometheus-alertmanager")
     config = yaml.safe_load(CONFIG.read_text("utf-8"))
     [route] = [r for r in config["route"]["routes"] if r["receiver"] == "retrain"]
     [hook] = next(r for r in config["receivers"] if r["name"] == "retrain")["webhook_configs"]
@@ -152,7 +92,7 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
     command = (sys.executable, "-m", "models", "retrain-request", "--out", folder, "--port", "0")
     with (
         prometheus({}) as metrics,
-        _started(
+        started(
             *command,
             "--prometheus",
             metrics,
@@ -162,14 +102,14 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
     ):
         hook["url"] = f"{receiver.url}/alerts"
         (tmp_path / "alertmanager.yml").write_text(yaml.safe_dump(config))
-        with _started(
-            os.path.abspath(binary),
+        with started(
+            binary,
             f"--config.file={tmp_path / 'alertmanager.yml'}",
             f"--storage.path={tmp_path / 'data'}",
             "--web.listen-address=127.0.0.1:0",
             "--cluster.listen-address=",
             cwd=binary.parents[2],  # where the fetched package's templates are found
-            listening=r'Listening on"? address=([0-9.:]+)',
+            listening=LISTENING,
         ) as alertmanager:
             yield Stack(folder, receiver, alertmanager)
 

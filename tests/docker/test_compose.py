@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -16,6 +17,8 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from service.settings import Settings
 
@@ -34,10 +37,18 @@ def _instructions() -> list[tuple[str, str]]:
     return [(parts[0], parts[2]) for line in joined if (parts := line.partition(" "))[0]]
 
 
-def _final_stage() -> list[tuple[str, str]]:
+def _stage(name: str | None = None) -> list[tuple[str, str]]:
+    """The instructions of a stage, or of the last one."""
     instructions = _instructions()
-    last = max(i for i, (name, _) in enumerate(instructions) if name == "FROM")
-    return instructions[last:]
+    starts = [place for place, (word, _) in enumerate(instructions) if word == "FROM"]
+    bounds = zip(starts, [*starts[1:], len(instructions)], strict=True)
+    stages = [instructions[start:stop] for start, stop in bounds]
+    named = [stage for stage in stages if name and stage[0][1].endswith(f" AS {name}")]
+    return named[0] if named else stages[-1]
+
+
+def _final_stage() -> list[tuple[str, str]]:
+    return _stage()
 
 
 def _environment() -> dict[str, str]:
@@ -50,12 +61,39 @@ def _seconds(duration: str) -> float:
     return float(duration.removesuffix("s"))
 
 
-@services
-def test_ports_are_open_on_loopback_only(name: str) -> None:
-    ports = SERVICES[name]["ports"]
+def test_only_the_service_and_grafana_have_a_port_and_on_loopback() -> None:
+    ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
 
-    assert ports
-    assert all(port.startswith("127.0.0.1:") for port in ports)
+    assert ports.keys() == {"tidegate", "tidegate-gpu", "grafana"}
+    assert all(port.startswith("127.0.0.1:") for [port] in ports.values())
+
+
+def test_one_profile_is_chosen_and_each_has_one_service_of_the_name_that_is_scraped() -> None:
+    chosen = (ROOT / ".env").read_text(encoding="utf-8").splitlines()[-1]
+    profiles = {name: s["profiles"] for name, s in SERVICES.items() if "profiles" in s}
+
+    assert chosen == "COMPOSE_PROFILES=cpu"
+    assert profiles == {"tidegate": ["cpu"], "tidegate-gpu": ["gpu"]}
+    assert SERVICES["tidegate-gpu"]["networks"]["default"]["aliases"] == ["tidegate"]
+
+
+def test_nobody_has_a_default_password() -> None:
+    grafana = SERVICES["grafana"]["environment"]
+
+    assert grafana["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert grafana["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    assert not any(
+        "PASSWORD" in name for s in SERVICES.values() for name in s.get("environment", {})
+    )
+
+
+def test_alertmanager_tells_drift_to_the_receiver_that_compose_has() -> None:
+    text = (ROOT / "docker/alertmanager/alertmanager.yml").read_text(encoding="utf-8")
+    [receiver] = [r for r in yaml.safe_load(text)["receivers"] if r["name"] == "retrain"]
+
+    assert receiver["webhook_configs"][0]["url"] == "http://retrain:9000/alerts"
+    assert "retrain" in SERVICES
+    assert ("EXPOSE", "9000") in _stage("retrain")
 
 
 @services
@@ -142,10 +180,26 @@ def test_prometheus_finds_its_rules_where_they_are_mounted() -> None:
     assert list(rules.glob(Path(pattern).name))
 
 
-def test_both_stages_share_one_pinned_base() -> None:
+def test_all_stages_share_one_pinned_base() -> None:
     bases = [rest.split()[0] for name, rest in _instructions() if name == "FROM"]
 
-    assert bases == ["python:3.11-slim-bookworm"] * 2  # the environment links to its Python
+    assert bases == ["python:3.11-slim-bookworm"] * 3  # the environments link to its Python
+
+
+def test_what_is_built_is_pinned_and_what_is_declared() -> None:
+    lines = (ROOT / "docker" / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+
+    declared = [
+        requirement
+        for text in [*project["dependencies"], *project["optional-dependencies"]["models"]]
+        if (requirement := Requirement(text)).marker is None or requirement.marker.evaluate()
+    ]
+    assert declared
+    for requirement in declared:
+        assert pinned[canonicalize_name(requirement.name)] in requirement.specifier
 
 
 def test_the_image_runs_as_a_numeric_user_that_is_not_root() -> None:
@@ -187,6 +241,12 @@ def test_what_is_copied_exists_and_is_in_the_build_context() -> None:
     for source in sources:
         assert (ROOT / source).exists(), source
         assert _allowed(source), source
+
+
+def test_both_images_are_made_from_the_same_context() -> None:
+    ignored = [ROOT / "docker" / f"Dockerfile{kind}.dockerignore" for kind in ("", ".gpu")]
+
+    assert len({path.read_text(encoding="utf-8") for path in ignored}) == 1
 
 
 @pytest.mark.parametrize("path", [".git/config", "models/bundles/x/1/model.onnx", "tests/a.py"])

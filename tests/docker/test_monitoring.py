@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -16,6 +15,7 @@ from urllib.error import URLError
 
 import pytest
 
+from tests.docker.programs import free_port
 from tests.server import Server
 
 ROOT = Path(__file__).parents[2]
@@ -29,12 +29,6 @@ pytestmark = [
     ),
     pytest.mark.timeout(300),
 ]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def asked(url: str) -> Any:

@@ -2,8 +2,6 @@
 
 import http.server
 import json
-import shutil
-import subprocess
 import threading
 import time
 import urllib.error
@@ -24,6 +22,7 @@ from service.gpu import GpuCollector
 from service.metrics import Metrics, ModelMetrics, ServedModel
 from tests.docker import boards
 from tests.docker.class_mix import class_mix
+from tests.docker.programs import LISTENING, started, tool
 from tests.fakes import FakeNvml
 
 ROOT = Path(__file__).parents[2]
@@ -34,12 +33,8 @@ INFO = dict.fromkeys(("digest", "preprocess_digest", "engine", "precision", "dev
 
 
 @pytest.fixture(scope="module")
-def binary() -> str:
-    fetched = ROOT / ".tools" / "prometheus" / "usr" / "bin" / "prometheus"
-    found = shutil.which("prometheus") or (str(fetched) if fetched.exists() else None)
-    if found is None:
-        pytest.skip("prometheus is not installed: `make tools` fetches it")
-    return found
+def binary() -> Path:
+    return tool("prometheus", folder="prometheus")
 
 
 class Replica:
@@ -120,7 +115,7 @@ def _served(replica: Replica) -> Iterator[int]:
 
 
 @contextmanager
-def _prometheus(binary: str, folder: Path, ports: Sequence[int]) -> Iterator[str]:
+def _prometheus(binary: Path, folder: Path, ports: Sequence[int]) -> Iterator[str]:
     """Start one on a free port that scrapes and evaluates every second; yield its address."""
     for path in RULES.glob("*.yml"):
         rules = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -135,28 +130,14 @@ def _prometheus(binary: str, folder: Path, ports: Sequence[int]) -> Iterator[str
     }
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     arguments = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
-    process = subprocess.Popen(
-        [binary, *arguments, "--web.listen-address=127.0.0.1:0", "--log.format=json"],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    listening = None
-    for line in process.stderr:  # ends with the process; its log is on stderr
-        message = json.loads(line)
-        if message.get("msg") == "Listening on":
-            listening = message["address"]
-            break
-    reader = threading.Thread(target=process.stderr.read)  # so that the pipe never fills
-    reader.start()
-    try:
-        assert listening is not None
-        yield f"http://{listening}"
-    finally:
-        process.terminate()
-        process.wait(PATIENCE_S)
-        reader.join(PATIENCE_S)
-        process.stderr.close()
+    with started(
+        binary,
+        *arguments,
+        "--web.listen-address=127.0.0.1:0",
+        cwd=folder,
+        listening=LISTENING,
+    ) as process:
+        yield process.url
 
 
 def _query(url: str, expression: str, from_now_s: float = 0) -> dict[tuple[str, str], float]:
@@ -184,7 +165,7 @@ def _wait_for(reached: Callable[[], bool], else_say: Callable[[], str] = str) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_promql_on_two_scraped_replicas_equals_numpy(binary: str, tmp_path: Path) -> None:
+def test_promql_on_two_scraped_replicas_equals_numpy(binary: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     mix = 1 / np.arange(1, CLASSES + 1)
     reference = rng.multinomial(SAMPLES, mix / mix.sum())
@@ -223,7 +204,7 @@ def _settled(url: str) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_every_panel_has_series_on_a_real_prometheus(binary: str, tmp_path: Path) -> None:
+def test_every_panel_has_series_on_a_real_prometheus(binary: Path, tmp_path: Path) -> None:
     """Of a service that answers, refuses and hears feedback."""
     replicas = [Replica(np.full(CLASSES, 20)) for _ in range(2)]
 

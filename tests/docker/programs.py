@@ -1,0 +1,80 @@
+"""Real programs that tests start: found, started, and ended."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 25
+LISTENING = r'Listening on"? address=([0-9.:]+)'  # as Prometheus's programs log it
+
+
+def tool(*names: str, folder: str = "alertmanager") -> Path:
+    """Return where the program is, by one of its names; skips the test where it is not."""
+    fetched = [ROOT / ".tools" / folder / "usr/bin" / name for name in names]
+    found = [*filter(None, map(shutil.which, names)), *(str(p) for p in fetched if p.exists())]
+    if not found:
+        pytest.skip(f"{names[0]} is not installed: `make tools` fetches it")
+    return Path(found[0]).absolute()
+
+
+class Process:
+    """A program that says where it listens; waiting for it is waiting for a line."""
+
+    def __init__(self, *command: str | Path, cwd: Path, listening: str) -> None:
+        self._news, self._lines, self._closed = threading.Condition(), list[str](), False
+        self._process = subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True)
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        self.url = "http://" + self.wait_for(listening)[1]
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        def found() -> re.Match[str] | None:
+            return next((m for line in self._lines if (m := re.search(pattern, line))), None)
+
+        with self._news:
+            self._news.wait_for(lambda: found() or self._closed, PATIENCE_S)
+            match = found()
+        assert match, f"no {pattern!r} in {self._lines}"
+        return match
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as stream:
+            for line in stream:
+                with self._news:
+                    self._lines.append(line)
+                    self._news.notify_all()
+        with self._news:
+            self._closed = True
+            self._news.notify_all()
+
+    def end(self) -> None:
+        self._process.terminate()
+        self._process.wait(PATIENCE_S)
+        self._reader.join()
+
+
+@contextmanager
+def started(*command: str | Path, cwd: Path, listening: str) -> Iterator[Process]:
+    process = Process(*command, cwd=cwd, listening=listening)
+    try:
+        yield process
+    finally:
+        process.end()
+
+
+def free_port() -> int:
+    """Return a port of loopback that nothing listened on a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port

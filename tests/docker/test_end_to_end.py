@@ -1,0 +1,177 @@
+"""From images to a request for retraining, with nothing between that is not real.
+
+The digits bundle behind a real server, a real Prometheus with the committed rules, a real
+Alertmanager with the committed routes, and the receiver. Only times are shortened: rules are
+evaluated each second and need to hold for two, and Alertmanager waits for nobody.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import yaml
+
+from models.__main__ import main
+from models.digits.images import LABELS, data
+from models.retrain.folder import FORMAT
+from tests.docker.programs import LISTENING, ROOT, free_port, started, tool
+from tests.server import running
+
+pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.timeout(900)]
+DOCKER = ROOT / "docker"
+PATIENCE_S = 180
+
+
+class Monitoring:
+    """Prometheus and Alertmanager beside one service, and the folder of requests."""
+
+    def __init__(self, stack: ExitStack, folder: Path, service: str) -> None:
+        prometheus = tool("prometheus", folder="prometheus")
+        alertmanager = tool("alertmanager", "prometheus-alertmanager")
+        self.requests = folder / "requests"
+        # Each names the next: Alertmanager the receiver, the receiver Prometheus, and Prometheus
+        # Alertmanager, whose port is therefore free before it is taken.
+        self.alertmanager = f"127.0.0.1:{free_port()}"
+        self.prometheus = stack.enter_context(
+            started(
+                prometheus,
+                f"--config.file={self._rules(folder, service)}",
+                f"--storage.tsdb.path={folder / 'metrics'}",
+                "--web.listen-address=127.0.0.1:0",
+                cwd=folder,
+                listening=LISTENING,
+            )
+        ).url
+        receiver = stack.enter_context(
+            started(
+                *(sys.executable, "-m", "models", "retrain-request", "--out", self.requests),
+                *("--port", "0", "--prometheus", self.prometheus),
+                cwd=ROOT,
+                listening="listening on http://([0-9.:]+)",
+            )
+        )
+        stack.enter_context(
+            started(
+                alertmanager,
+                f"--config.file={self._routes(folder, receiver.url)}",
+                f"--storage.path={folder / 'alerts'}",
+                f"--web.listen-address={self.alertmanager}",
+                "--cluster.listen-address=",
+                cwd=alertmanager.parents[2],  # where the fetched package's templates are found
+                listening=LISTENING,
+            )
+        )
+
+    def firing(self) -> set[str]:
+        """Return the names of the alerts that Alertmanager holds, inhibited ones included."""
+        with urllib.request.urlopen(f"http://{self.alertmanager}/api/v2/alerts", timeout=10) as got:
+            return {alert["labels"]["alertname"] for alert in json.load(got)}
+
+    def value(self, query: str) -> float:
+        """Return what Prometheus answers; 0 where it has no series."""
+        address = f"{self.prometheus}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
+        with urllib.request.urlopen(address, timeout=10) as answer:  # noqa: S310 - loopback
+            found: list[Any] = json.load(answer)["data"]["result"]
+        return float(found[0]["value"][1]) if found else 0.0
+
+    def filed(self) -> list[Any]:
+        found = [json.loads(path.read_text("utf-8")) for path in self.requests.glob("*.json")]
+        return [one for one in found if one["format"] == FORMAT]
+
+    def _rules(self, folder: Path, service: str) -> Path:
+        for path in (DOCKER / "prometheus" / "rules").glob("*.yml"):
+            rules = yaml.safe_load(path.read_text("utf-8"))
+            for group in rules["groups"]:
+                group["interval"] = "1s"
+                for rule in group["rules"]:
+                    rule |= {"for": "2s"} if "alert" in rule else {}
+            (folder / path.name).write_text(yaml.safe_dump(rules))
+        config = yaml.safe_load((DOCKER / "prometheus" / "prometheus.yml").read_text("utf-8"))
+        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        config["rule_files"] = ["drift.yml", "service.yml"]
+        config["scrape_configs"][0]["static_configs"] = [{"targets": [service]}]
+        config["alerting"]["alertmanagers"][0]["static_configs"] = [
+            {"targets": [self.alertmanager]}
+        ]
+        path = folder / "prometheus.yml"
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+    @staticmethod
+    def _routes(folder: Path, receiver: str) -> Path:
+        config = yaml.safe_load((DOCKER / "alertmanager" / "alertmanager.yml").read_text("utf-8"))
+        at_once = {"group_wait": "1s", "group_interval": "1s", "repeat_interval": "1s"}
+        config["route"] |= at_once
+        [retrain] = [r for r in config["route"]["routes"] if r["receiver"] == "retrain"]
+        retrain |= at_once
+        [hook] = next(r for r in config["receivers"] if r["name"] == "retrain")["webhook_configs"]
+        hook["url"] = f"{receiver}/alerts"
+        path = folder / "alertmanager.yml"
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+
+def wait_for(reached: Callable[[], object], what: str) -> None:
+    """Poll a state in another process, which cannot tell us of it."""
+    pause, end = threading.Event(), time.monotonic() + PATIENCE_S
+    while not reached():
+        assert time.monotonic() < end, what
+        pause.wait(0.3)
+
+
+def post(url: str, images: Iterable[Path]) -> None:
+    """Send images, eight at a time."""
+    with httpx.Client(base_url=url, timeout=60) as client, ThreadPoolExecutor(8) as pool:
+        bodies = (path.read_bytes() for path in images)
+        answers = list(pool.map(lambda body: client.post("/classify", content=body), bodies))
+    assert {answer.status_code for answer in answers} <= {200, 422}
+
+
+def test_drift_becomes_one_request_and_a_broken_camera_none(tmp_path: Path) -> None:
+    assert main(["digits", "--out", str(tmp_path)]) == 0
+    folders = data()
+    digits = sorted(folders.test.rglob("*.png"))
+    normal = [digits[place] for place in np.random.default_rng(0).integers(len(digits), size=1500)]
+    sevens = list(itertools.islice(itertools.cycle(sorted((folders.test / "7").iterdir())), 800))
+    inverted = sorted(folders.ood["inverted"].iterdir())[:400]
+
+    with ExitStack() as stack:
+        server = stack.enter_context(running(tmp_path / "digits/1"))
+        monitoring = Monitoring(stack, tmp_path, server.url.removeprefix("http://"))
+        decided = 'sum(tidegate_ood_decisions_total{job="tidegate"})'
+        # A counter's first value is no increase: one scrape comes before the first image.
+        wait_for(lambda: monitoring.value('count(up{job="tidegate"} == 1)'), "no scrape")
+
+        post(server.url, normal)
+        wait_for(lambda: monitoring.value(decided) == 1500, "the images are not scraped")
+        # Every rule has seen all of them for longer than any shortened `for`.
+        seen = "min(count_over_time((tidegate:predictions:increase1h > 1300)[1m:1s]))"
+        wait_for(lambda: monitoring.value(seen) >= 8, "no rule has seen them")
+        assert not monitoring.firing()
+        assert not monitoring.filed()
+
+        post(server.url, sevens)
+        wait_for(lambda: "TidegateClassMixDrift" in monitoring.firing(), "no drift alert")
+        wait_for(monitoring.filed, "no request")
+
+        post(server.url, inverted)
+        wait_for(lambda: "TidegateOodRateHigh" in monitoring.firing(), "no OOD alert")
+        assert len(monitoring.filed()) == 1
+
+    [request] = monitoring.filed()
+    assert request["model"] == "digits"
+    assert request["evidence"]["shifted_classes"][0]["class_id"] == str(LABELS.index("7"))

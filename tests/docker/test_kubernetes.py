@@ -1,0 +1,127 @@
+"""The Kubernetes manifests: valid for a current version, and in step with image and rules."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "docker" / "kubernetes"
+RULES = ROOT / "docker" / "prometheus" / "rules"
+VERSION = "1.37"
+NO_RESOURCES = ("kustomization.yaml", "adapter.yaml")
+FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.name not in NO_RESOURCES)
+RESOURCES: list[dict[str, Any]] = [
+    resource for path in FILES for resource in yaml.safe_load_all(path.read_text(encoding="utf-8"))
+]
+KUSTOMIZATIONS = sorted(FOLDER.rglob("kustomization.yaml"))
+
+
+def _one(kind: str, name: str = "tidegate") -> dict[str, Any]:
+    [found] = [r for r in RESOURCES if r["kind"] == kind and r["metadata"]["name"] == name]
+    return found
+
+
+DEPLOYMENT = _one("Deployment")
+POD = DEPLOYMENT["spec"]["template"]["spec"]
+[CONTAINER] = POD["containers"]
+ENVIRONMENT = {variable["name"]: variable["value"] for variable in CONTAINER["env"]}
+
+
+def _of_kubernetes(resource: dict[str, Any]) -> bool:
+    """Whether it is not an operator's, whose schema is not at hand."""
+    group = str(resource["apiVersion"]).partition("/")[0]
+    return group.endswith(".k8s.io") or "." not in group
+
+
+@pytest.mark.parametrize(
+    "resource", [r for r in RESOURCES if _of_kubernetes(r)], ids=lambda r: r["kind"]
+)
+def test_resources_of_kubernetes_itself_fit_its_schema(resource: dict[str, Any]) -> None:
+    if resource["kind"] == "Deployment":  # what kustomize adds from its labels
+        labels = {"app.kubernetes.io/name": "tidegate"}
+        template = resource["spec"]["template"] | {"metadata": {"labels": labels}}
+        spec = resource["spec"] | {"selector": {"matchLabels": labels}, "template": template}
+        resource = resource | {"spec": spec}
+
+    kubernetes_validate.validate(resource, VERSION, strict=True)
+
+
+@pytest.mark.parametrize("path", KUSTOMIZATIONS, ids=lambda path: path.parent.name)
+def test_kustomizations_name_what_is_there(path: Path) -> None:
+    kustomization = yaml.safe_load(path.read_text(encoding="utf-8"))
+
+    for name in kustomization["resources"]:
+        assert (path.parent / name).exists()
+    for patch in kustomization.get("patches", []):
+        assert patch["target"] == {"kind": "Deployment", "name": "tidegate"}
+        assert all(step["path"].startswith("/spec/") for step in yaml.safe_load(patch["patch"]))
+
+
+def test_the_rules_are_prometheus_s_own_files(tmp_path: Path) -> None:
+    text = (FOLDER / "base" / "prometheusrule.yaml").read_text(encoding="utf-8")
+    written = tmp_path / "written.yaml"
+    subprocess.run([sys.executable, FOLDER / "rules.py", written], check=True, timeout=60)
+
+    assert written.read_text(encoding="utf-8") == text
+    specs = {
+        resource["metadata"]["name"]: resource["spec"] for resource in yaml.safe_load_all(text)
+    }
+    assert specs == {
+        f"tidegate-{path.stem}": yaml.safe_load(path.read_text(encoding="utf-8"))
+        for path in RULES.glob("*.yml")
+    }
+
+
+def test_the_scraped_job_is_the_one_that_the_rules_select() -> None:
+    base = yaml.safe_load((FOLDER / "base" / "kustomization.yaml").read_text(encoding="utf-8"))
+    label = _one("ServiceMonitor")["spec"]["jobLabel"]
+
+    assert base["labels"][0]["pairs"][label] == "tidegate"
+
+
+def test_the_grace_period_holds_the_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+    settings = Settings.read()  # refuses a name that it does not know
+
+    assert settings.drain_delay_s + settings.drain_timeout_s < POD["terminationGracePeriodSeconds"]
+    ready = CONTAINER["readinessProbe"]
+    assert ready["periodSeconds"] * ready["failureThreshold"] < settings.drain_delay_s
+    # Or the Service's injected TIDEGATE_PORT=tcp://… would be refused.
+    assert POD["enableServiceLinks"] is False
+
+
+def test_pods_run_without_privileges_on_a_read_only_root() -> None:
+    assert POD["securityContext"]["runAsNonRoot"] is True
+    assert POD["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert POD["automountServiceAccountToken"] is False
+    for container in (CONTAINER, *_one("ServingRuntime")["spec"]["containers"]):
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_probes_ask_the_routes_that_there_are() -> None:
+    for container in (CONTAINER, *_one("ServingRuntime")["spec"]["containers"]):
+        assert container["startupProbe"]["httpGet"]["path"] == "/readyz"
+        assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+        assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
+
+
+def test_the_autoscaler_s_metrics_are_the_adapter_s() -> None:
+    text = (FOLDER / "overlays" / "autoscale" / "adapter.yaml").read_text(encoding="utf-8")
+    served = {
+        rule.get("name", {}).get("as") or rule["seriesQuery"].partition("{")[0]
+        for rule in yaml.safe_load(text)["rules"]
+    }
+    metrics = _one("HorizontalPodAutoscaler")["spec"]["metrics"]
+
+    assert {metric["pods"]["metric"]["name"] for metric in metrics} == served

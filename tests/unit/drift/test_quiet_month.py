@@ -1,0 +1,55 @@
+"""The service's own monitors over a month in which nothing drifts: no alarm."""
+
+import numpy as np
+import pytest
+
+from service.drift.embedding import Embedding
+from service.drift.monitor import INPUTS, Monitor
+from service.drift.reference import Bins, Reference
+
+CLASSES, WIDTH, SAMPLES = 50, 32, 2000
+IMAGES_A_DAY, DAYS, LOOK_EVERY = 5_000, 30, 500
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_month_of_five_thousand_images_a_day_has_no_alarm() -> None:
+    """The reference is as small as it is elsewhere, drawn from the same world."""
+    rng = np.random.default_rng(1)
+    mix = rng.dirichlet(np.full(CLASSES, 2.0))
+    edges = np.linspace(0, 1, 11)[1:-1]
+    drawn = rng.multinomial(SAMPLES, mix)
+    counted = {
+        name: Bins(edges, rng.multinomial(SAMPLES, np.full(10, 0.1)))
+        for name in ("confidence", *INPUTS)
+    }
+    features = rng.standard_normal((SAMPLES, WIDTH))
+    axes = np.linalg.inv(np.linalg.cholesky(np.cov(features.T))).T
+    monitor = Monitor(
+        Reference(
+            class_fractions=(drawn + 0.1) / (drawn + 0.1).sum(),
+            samples=SAMPLES,
+            alpha_reject=0.01,
+            calibration_samples=1999,
+            histograms=counted,
+            confusion=None,
+            embedding=Embedding(features.mean(axis=0), axes, SAMPLES),
+        )
+    )
+    images = IMAGES_A_DAY * DAYS
+    classes, sure = rng.choice(CLASSES, images, p=mix), rng.random(images)
+    p_values = rng.integers(1, 2001, images) / 2000
+
+    alarms: set[str] = set()
+    for image, (c, confidence, p) in enumerate(
+        zip(classes.tolist(), sure.tolist(), p_values.tolist(), strict=True)
+    ):
+        seen = rng.standard_normal(WIDTH, np.float32)
+        monitor.observe(c, confidence, p, seen, rejected=p <= 0.01)
+        if image % 10 == 0:
+            values = rng.random(len(INPUTS)).tolist()
+            monitor.observe_inputs(dict(zip(INPUTS, values, strict=True)))
+        if image % LOOK_EVERY == 0:
+            alarms |= monitor.report().alarms
+
+    assert not alarms
