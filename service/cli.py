@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import http.client
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +14,8 @@ from pathlib import Path
 from service.errors import TidegateError
 
 EXIT_USAGE = 2
+_HEALTH_S = 2.0
+_HEALTH_BYTES = 4096
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,6 +44,11 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", help="address to listen on (TIDEGATE_HOST)")
     serve.add_argument("--port", type=int, help="TCP port (TIDEGATE_PORT)")
     serve.set_defaults(run=_serve)
+
+    health = commands.add_parser(
+        "health", help="ask the service on this machine whether it is ready; for health checks"
+    )
+    health.set_defaults(run=_health)
 
     describe = commands.add_parser(
         "describe", help="say what would be served, from where, within which limits"
@@ -75,6 +85,27 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     given = {name: getattr(arguments, name) for name in ("bundle", "host", "port")}
     return run(Settings.read(given))
+
+
+def _health(_: argparse.Namespace) -> int:
+    """Ask without the libraries that serving needs: a health check runs every few seconds."""
+    host, port = os.environ.get("TIDEGATE_HOST", ""), os.environ.get("TIDEGATE_PORT", "8000")
+    try:
+        asked = http.client.HTTPConnection(_reachable(host), int(port), timeout=_HEALTH_S)
+        with contextlib.closing(asked) as connection:
+            connection.request("GET", "/readyz")
+            answer = connection.getresponse()
+            text = answer.read(_HEALTH_BYTES).decode("utf-8", "replace")
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        print(f"tidegate: not reachable: {error}", file=sys.stderr)
+        return 1
+    print(text)
+    return 0 if answer.status == http.HTTPStatus.OK else 1
+
+
+def _reachable(host: str) -> str:
+    """Return an address to ask at, for one to listen on: a wildcard is no address."""
+    return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
 
 
 def _describe(arguments: argparse.Namespace) -> int:

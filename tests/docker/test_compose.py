@@ -257,8 +257,8 @@ def test_what_the_image_does_not_need_is_kept_out_of_the_build_context(path: str
 def _healthcheck() -> list[str]:
     [check] = [rest for name, rest in _final_stage() if name == "HEALTHCHECK"]
     command: list[str] = json.loads(check[check.index("CMD ") + 4 :])
-    assert command[0] == "python"
-    return [sys.executable, *command[1:]]
+    assert command[0] == "tidegate"
+    return [sys.executable, "-m", "service", *command[1:]]
 
 
 class FakeReadiness(http.server.BaseHTTPRequestHandler):

@@ -70,6 +70,18 @@ def test_a_missing_bundle_is_a_sentence_not_a_traceback(
     assert "There is no bundle folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("port", ["1", "a door"])
+def test_health_of_what_is_not_there_is_1_and_says_why(
+    port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TIDEGATE_HOST", "0.0.0.0")  # noqa: S104 - as the container listens
+    monkeypatch.setenv("TIDEGATE_PORT", port)
+
+    assert main(["health"]) == 1
+
+    assert "not reachable" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["serve", "--port", "high"]])
 def test_wrong_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
@@ -84,4 +96,4 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
 
     told = capsys.readouterr().out
-    assert all(command in told for command in ("serve", "describe", "bundle"))
+    assert all(command in told for command in ("serve", "health", "describe", "bundle"))
