@@ -7,7 +7,7 @@ ONLY := service models load_tests tests docker
 TORCH_ENV := .venv-torch/.installed
 TORCH ?= torch torchvision
 
-.PHONY: help serve monitoring bundle test test-torch check lint fix tools clean
+.PHONY: help serve monitoring bundle test test-torch check lint fix tools audit clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -47,6 +47,11 @@ fix: $(DEV) ## format and mend what can be mended
 
 tools: ## fetch Prometheus and Alertmanager for the rules' tests, where there is apt-get; tests skip without it
 	@sh docker/fetch_prometheus.sh || true
+
+audit: $(DEV) ## known vulnerabilities and licences of what the images are built of
+	@$(BIN)/python -m pip install --quiet --group audit
+	$(BIN)/pip-audit --no-deps --requirement docker/constraints.txt
+	$(BIN)/pip-licenses --packages $$(sed -n 's/==.*//p' docker/constraints.txt)
 
 clean: ## remove the environment and the built bundles; downloads stay
 	rm -rf .venv .venv-torch models/bundles

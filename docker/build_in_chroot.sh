@@ -42,7 +42,7 @@ for target in retrain tidegate; do
     stage=
     [ "$target" = tidegate ] || stage="--target $target"
     # shellcheck disable=SC2086 # two words or none
-    buildah build --layers --pull=never --file "$root/docker/Dockerfile" \
+    buildah build --format docker --layers --pull=never --file "$root/docker/Dockerfile" \
         --ignorefile "$root/docker/Dockerfile.dockerignore" --tag "$target:local" \
         --build-arg SOURCE_DATE_EPOCH="$(git -C "$root" log -1 --format=%ct)" $stage "$@" "$root"
     work=$(buildah from --pull=never "localhost/$target:local")

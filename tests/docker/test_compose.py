@@ -15,6 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import compose_spec
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -59,6 +60,13 @@ def _environment() -> dict[str, str]:
 
 def _seconds(duration: str) -> float:
     return float(duration.removesuffix("s"))
+
+
+def test_it_is_what_the_compose_specification_allows() -> None:
+    parsed = compose_spec.PyCompose.from_json(json.dumps(COMPOSE))
+
+    parsed.validate()  # raises for what is misspelt, mistyped or names nothing
+    assert set(parsed.service_names()) == SERVICES.keys()
 
 
 def test_only_the_service_and_grafana_have_a_port_and_on_loopback() -> None:

@@ -103,7 +103,7 @@ def test_a_month_without_drift_has_no_alert(classes: int, shape: str, images_per
 def test_the_same_conditions_hold_when_something_drifts() -> None:
     reference = np.full(10, 50.0)
 
-    assert mix_alarms(np.array([300.0, *[30.0] * 9]), reference) == {"TidegateClassMixDrift"}
+    assert "TidegateClassMixDrift" in mix_alarms(np.array([300.0, *[30.0] * 9]), reference)
     assert "TidegateClassVanished" in mix_alarms(np.array([0.0, *[100.0] * 9]), reference)
     assert confidence_alarms(np.array([0.0, 600.0]), np.array([250.0, 250.0]))
     assert ood_alarms(100, 1000)

@@ -1,0 +1,66 @@
+"""The systemd unit, and systemd's own opinion of it where its tools are at hand."""
+
+import configparser
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings
+
+UNIT = Path(__file__).parents[2] / "docker" / "systemd" / "tidegate.service"
+
+
+class Unit(configparser.RawConfigParser):
+    """A unit's file: keys keep their case, and one that is repeated the last value."""
+
+    def optionxform(self, optionstr: str) -> str:
+        return optionstr
+
+
+@pytest.fixture
+def service() -> configparser.SectionProxy:
+    unit = Unit(strict=False, comment_prefixes="#", delimiters="=", interpolation=None)
+    unit.read(UNIT, encoding="utf-8")
+    return unit["Service"]
+
+
+def test_the_stop_waits_longer_than_the_drain(service: configparser.SectionProxy) -> None:
+    fields = Settings.model_fields
+
+    drain_s = fields["drain_delay_s"].default + fields["drain_timeout_s"].default
+    assert int(service["TimeoutStopSec"]) > drain_s
+
+
+def test_its_environment_is_one_that_the_service_takes(
+    service: configparser.SectionProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = dict(pair.split("=", 1) for pair in service["Environment"].split())
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+
+    state = Settings.read().drift_state
+
+    assert state is not None
+    assert state.parent == Path("/var/lib") / service["StateDirectory"]
+
+
+def test_a_refused_start_is_not_tried_again(service: configparser.SectionProxy) -> None:
+    assert service["Restart"] == "on-failure"
+    assert service["RestartPreventExitStatus"] == "1"  # 70, a hung engine, is
+
+
+def test_systemd_finds_no_fault_and_little_exposure(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd is not installed here")
+    text = UNIT.read_text(encoding="utf-8").replace("/opt/tidegate/bin/tidegate", "/bin/true")
+    unit = tmp_path / "tidegate.service"  # verify asks that the program exists
+    unit.write_text(text, encoding="utf-8")
+
+    for verb in (["verify", "--man=no"], ["security", "--offline=true", "--threshold=20"]):
+        done = subprocess.run(
+            [analyze, *verb, unit], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
