@@ -44,12 +44,6 @@ def _of_kubernetes(resource: dict[str, Any]) -> bool:
     "resource", [r for r in RESOURCES if _of_kubernetes(r)], ids=lambda r: r["kind"]
 )
 def test_resources_of_kubernetes_itself_fit_its_schema(resource: dict[str, Any]) -> None:
-    if resource["kind"] == "Deployment":  # what kustomize adds from its labels
-        labels = {"app.kubernetes.io/name": "tidegate"}
-        template = resource["spec"]["template"] | {"metadata": {"labels": labels}}
-        spec = resource["spec"] | {"selector": {"matchLabels": labels}, "template": template}
-        resource = resource | {"spec": spec}
-
     kubernetes_validate.validate(resource, VERSION, strict=True)
 
 
@@ -77,6 +71,22 @@ def test_the_rules_are_prometheus_s_own_files(tmp_path: Path) -> None:
         f"tidegate-{path.stem}": yaml.safe_load(path.read_text(encoding="utf-8"))
         for path in RULES.glob("*.yml")
     }
+
+
+def test_every_selector_selects_the_pods_and_no_others() -> None:
+    """An empty one would be a whole namespace's: kustomize fills in none of these."""
+    ours = {"app.kubernetes.io/name": "tidegate"}
+
+    assert DEPLOYMENT["spec"]["template"]["metadata"]["labels"] == ours
+    assert _one("Service")["spec"]["selector"] == ours
+    for selector in (
+        DEPLOYMENT["spec"]["selector"],
+        _one("PodDisruptionBudget")["spec"]["selector"],
+        _one("NetworkPolicy")["spec"]["podSelector"],
+        _one("ServiceMonitor")["spec"]["selector"],
+        *(spread["labelSelector"] for spread in POD["topologySpreadConstraints"]),
+    ):
+        assert selector == {"matchLabels": ours}
 
 
 def test_the_scraped_job_is_the_one_that_the_rules_select() -> None:
