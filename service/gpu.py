@@ -54,9 +54,13 @@ class GpuCollector(Collector):
                 lambda gpu: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
             ),
         )
+        try:
+            gpus = nvml.nvmlDeviceGetCount()
+        except nvml.NVMLError:
+            gpus = 0
         for name, about, read in gauges:
             family = GaugeMetricFamily(f"tidegate_gpu_{name}", about, labels=["gpu"])
-            for place in range(nvml.nvmlDeviceGetCount()):
+            for place in range(gpus):
                 try:
                     value = read(nvml.nvmlDeviceGetHandleByIndex(place))
                 except nvml.NVMLError:

@@ -156,6 +156,8 @@ class FakeNvml(ModuleType):
             raise self.NVMLError("NVML Shared Library Not Found")
 
     def nvmlDeviceGetCount(self) -> int:
+        if not self.driver:
+            raise self.NVMLError("Driver Not Loaded")
         return self.gpus
 
     def nvmlDeviceGetHandleByIndex(self, place: int) -> int:

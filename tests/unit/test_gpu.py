@@ -1,4 +1,4 @@
-"""GPU metrics, from a named fake of NVML; and the real one where there is no driver."""
+"""GPU metrics, from a named fake of NVML."""
 
 import logging
 import sys
@@ -36,6 +36,13 @@ def test_a_lost_gpu_has_no_series_and_fails_no_scrape() -> None:
 
     assert all('gpu="1"' in line for line in scraped(nvml))
     assert len(scraped(nvml)) == 5
+
+
+def test_a_driver_that_goes_away_fails_no_scrape() -> None:
+    nvml = FakeNvml(gpus=1)
+    nvml.driver = False
+
+    assert scraped(nvml) == []
 
 
 def test_without_the_package_the_log_says_how_to_get_it(

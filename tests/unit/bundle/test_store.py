@@ -23,8 +23,10 @@ from service.bundle.store import (
     MODEL,
     REQUIRED,
     open_bundle,
+    read_embedding,
 )
 from service.errors import BundleRefused
+from tests.contract.tiny_graph import FEATURES
 from tests.unit.bundle.tiny_bundle import (
     FOLD,
     Files,
@@ -212,6 +214,41 @@ CALIBRATION_REFUSED = {
 def test_calibration_that_cannot_be_searched_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(BundleRefused, match=re.escape(CALIBRATION)):
         open_bundle(resealed(tmp_path, CALIBRATION, content))
+
+
+def embedded(mean: NDArray[np.generic], axes: NDArray[np.generic]) -> bytes:
+    return npz(**folds(), embedding_mean=mean, embedding_axes=axes)
+
+
+def test_the_reference_s_embedding_is_read_where_there_is_one(tmp_path: Path) -> None:
+    mean, axes = np.zeros(FEATURES), np.ones((FEATURES, 2))
+    sealed = resealed(tmp_path, CALIBRATION, embedded(mean, axes))
+
+    found = read_embedding(open_bundle(sealed))
+
+    assert np.array_equal(found["mean"], mean)
+    assert np.array_equal(found["axes"], axes)
+    assert read_embedding(open_bundle(put(tmp_path / "without", sound_files()))) == {}
+
+
+@pytest.mark.parametrize(
+    ("mean", "axes"),
+    [
+        (np.zeros(FEATURES + 1), np.ones((FEATURES, 2))),
+        (np.zeros(FEATURES), np.ones((FEATURES, 0))),
+        (np.zeros(FEATURES), np.ones(FEATURES)),
+        (np.zeros(FEATURES, np.float32), np.ones((FEATURES, 2))),
+        (np.full(FEATURES, np.nan), np.ones((FEATURES, 2))),
+    ],
+    ids=["width", "no axis", "one dimension", "float32", "nan"],
+)
+def test_an_embedding_that_is_none_is_refused(
+    tmp_path: Path, mean: NDArray[np.generic], axes: NDArray[np.generic]
+) -> None:
+    bundle = open_bundle(resealed(tmp_path, CALIBRATION, embedded(mean, axes)))
+
+    with pytest.raises(BundleRefused, match="embedding"):
+        read_embedding(bundle)
 
 
 def test_a_gate_that_could_never_reject_is_refused(tmp_path: Path) -> None:

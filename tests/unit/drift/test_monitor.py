@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageEnhance, ImageFilter
 
 from models.embedding import embedding_fit
 from service.drift import state
@@ -15,6 +17,9 @@ from service.drift.histograms import Recent, shift
 from service.drift.label_shift import label_shift
 from service.drift.monitor import Monitor
 from service.drift.reference import Bins, Reference
+from service.imaging.statistics import input_statistics
+from service.types import Pixels
+from tests.server import PHOTOS
 
 CLASSES, WIDTH = 10, 8
 
@@ -71,6 +76,45 @@ def test_a_brighter_camera_is_seen_by_its_inputs_alone() -> None:
     feed(monitor, 600, seed=1, brightness=0.2)
 
     assert monitor.report().alarms == {"brightness"}
+
+
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        (lambda image: ImageEnhance.Brightness(image).enhance(0.6), "brightness"),
+        (lambda image: image.filter(ImageFilter.GaussianBlur(1.5)), "blur"),
+    ],
+    ids=["darker", "out of focus"],
+)
+def test_a_changed_camera_is_seen_in_its_photographs(
+    change: Callable[[Image.Image], Image.Image], seen: str
+) -> None:
+    """Cut-outs of one photograph: a reference of 300, then as many, then as many changed."""
+    with Image.open(PHOTOS / "chelsea.png") as image:
+        photo = image.convert("RGB")
+    rng = np.random.default_rng(4)
+
+    def looks(change: Callable[[Image.Image], Image.Image]) -> list[float]:
+        found = []
+        for _ in range(300):
+            left, top = int(rng.integers(photo.width - 96)), int(rng.integers(photo.height - 96))
+            cut = change(photo.crop((left, top, left + 96, top + 96)))
+            statistics = input_statistics(Pixels(np.asarray(cut)), "rgb")
+            found.append(float(getattr(statistics, seen)))
+        return found
+
+    usual = looks(lambda cut: cut)
+    edges = np.quantile(usual, np.linspace(0, 1, 11)[1:-1])
+    counts = np.bincount(edges.searchsorted(usual, "right"), minlength=10)
+    monitor = Monitor(replace(reference(), histograms={seen: Bins(edges, counts)}))
+
+    for value in looks(lambda cut: cut):
+        monitor.observe_inputs({seen: value})
+    assert not monitor.report().alarms
+
+    for value in looks(change):
+        monitor.observe_inputs({seen: value})
+    assert monitor.report().alarms == {seen}
 
 
 def test_features_that_moved_are_seen_when_classes_and_confidences_are_as_ever() -> None:
