@@ -62,7 +62,7 @@ $(SERVE): pyproject.toml setup.py service/imaging/_resample.c
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@echo "installing Tidegate into .venv"
-	@$(BIN)/python -m pip install --quiet --editable '.[models]'
+	@$(BIN)/python -m pip install --quiet --editable '.[cpu,models]'
 	@touch $@
 
 $(DEV): $(SERVE)
@@ -75,6 +75,6 @@ $(TORCH_ENV): pyproject.toml setup.py service/imaging/_resample.c
 	@.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@echo "installing torch and the importers' libraries into .venv-torch: some gigabytes"
 	@.venv-torch/bin/python -m pip install --quiet $(TORCH)
-	@.venv-torch/bin/python -m pip install --quiet --editable '.[torch]' $(TORCH)
+	@.venv-torch/bin/python -m pip install --quiet --editable '.[cpu,torch]' $(TORCH)
 	@.venv-torch/bin/python -m pip install --quiet --group test --group oracles $(TORCH)
 	@touch $@

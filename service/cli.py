@@ -11,9 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from service.errors import TidegateError
+from service.errors import EngineUnavailable, TidegateError
 
 EXIT_USAGE = 2
+_BAR = 30  # characters
 _HEALTH_S = 2.0
 _HEALTH_BYTES = 4096
 
@@ -56,6 +57,20 @@ def _parser() -> argparse.ArgumentParser:
     describe.add_argument("--bundle", type=Path, help="bundle folder (TIDEGATE_BUNDLE)")
     describe.add_argument("--json", action="store_true", help="print JSON")
     describe.set_defaults(run=_describe)
+
+    engine = commands.add_parser("engine", help="prepare what runs a bundle")
+    verbs = engine.add_subparsers(metavar="VERB", required=True)
+    build = verbs.add_parser(
+        "build", help="build the TensorRT plans of a bundle for the GPUs here, before the start"
+    )
+    build.add_argument("--bundle", type=Path, help="bundle folder (TIDEGATE_BUNDLE)")
+    build.add_argument(
+        "--engine", choices=("tensorrt", "tensorrt-rtx"), help="default: TIDEGATE_ENGINE"
+    )
+    build.add_argument(
+        "--precision", choices=("fp32", "fp16", "int8"), help="refuse a bundle sealed in another"
+    )
+    build.set_defaults(run=_build)
 
     bundle = commands.add_parser("bundle", help="look into a sealed bundle")
     verbs = bundle.add_subparsers(metavar="VERB", required=True)
@@ -134,6 +149,38 @@ def _describe(arguments: argparse.Namespace) -> int:
     for name, field in Settings.model_fields.items():
         print(f"  {PREFIX + name.upper():28} {values[name]!s:14} {field.description}")
     return 0
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from service.bundle.store import open_bundle
+    from service.engines.choose import buckets_for
+    from service.engines.gpu import Wanted, build_plans
+    from service.settings import Settings
+
+    settings = Settings.read({"bundle": arguments.bundle, "engine": arguments.engine})
+    bundle = open_bundle(settings.bundle)
+    manifest, config = bundle.manifest, settings.engine_config()
+    if arguments.precision not in (None, manifest.precision):
+        raise EngineUnavailable(
+            f"{bundle.path} is sealed in {manifest.precision}. Its gate is calibrated for that: "
+            f"make a bundle with --precision {arguments.precision}, and build that one."
+        )
+    engine = "tensorrt" if config.name == "auto" else config.name
+    buckets = buckets_for(config.max_batch_size, manifest.engine.buckets)
+    wanted = Wanted(bundle.model_path, engine, buckets, manifest.precision, _draw_progress)
+    for plan in build_plans(wanted, config.gpu):
+        print(plan)
+    return 0
+
+
+def _draw_progress(phase: str, done: int, steps: int) -> None:
+    """Draw a bar on a terminal; a log gets a line for each phase."""
+    if sys.stderr.isatty():
+        width = _BAR * done // max(1, steps)
+        end = "\n" if done >= steps else ""
+        print(f"\r{phase:.40} [{'#' * width:{_BAR}}]", end=end, file=sys.stderr, flush=True)
+    elif done >= steps:
+        print(phase, file=sys.stderr)
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

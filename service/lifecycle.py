@@ -7,6 +7,7 @@ import logging
 import time
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from service.batching.decoders import Decoders
 from service.batching.latency import LatencyModel
 from service.batching.policy import Limits
 from service.batching.scheduler import Scheduler
-from service.bundle.golden import check_golden
+from service.bundle.golden import REDUCED_TOLERANCE, TOLERANCE, check_golden
 from service.bundle.manifest import Histogram
 from service.bundle.store import Bundle, open_bundle, read_embedding
 from service.drift.embedding import Embedding
@@ -105,7 +106,7 @@ class Service:
             Limits(
                 max_batch_size=max(warm.latency_s),
                 max_queue=self._config.max_queue,
-                side_by_side=engine.slots if engine.info.device == "cpu" else 1,
+                side_by_side=_side_by_side(engine),
             ),
             decoders=decoders,
             decode_seed_s=_DECODE_SEED_S,
@@ -187,6 +188,13 @@ class Service:
         return ended
 
 
+def _side_by_side(engine: Engine) -> int:
+    """Return how many slots do not slow each other down: cores, or GPUs."""
+    if engine.info.device == "cpu":
+        return engine.slots
+    return len({engine.device_of(slot) for slot in range(engine.slots)})
+
+
 def _report_death(watching: asyncio.Task[None]) -> None:
     """Say that nobody looks at the monitors any more; the service goes on without."""
     if not watching.cancelled() and (error := watching.exception()):
@@ -200,7 +208,7 @@ def _prepare(config: ServiceConfig) -> tuple[Bundle, WarmEngine]:
     warm = open_engine(
         bundle.model_path, config.engine, manifest.engine.buckets, manifest.precision
     )
-    probes = check_golden(bundle, lambda images: warm.engine.run(0, images))
+    probes = _pass_golden(bundle, warm.engine)
     memory.use_huge_pages()
     info = warm.engine.info
     log.info(
@@ -220,6 +228,17 @@ def _prepare(config: ServiceConfig) -> tuple[Bundle, WarmEngine]:
             "install Tidegate where there is a C compiler, or from a wheel that was built with one"
         )
     return bundle, warm
+
+
+def _pass_golden(bundle: Bundle, engine: Engine) -> int:
+    """Ask the golden probes of each device; returns how many there are. Raises BundleRefused."""
+    exact = engine.info.device == "cpu" or engine.info.precision == "fp32"
+    first = {engine.device_of(slot): slot for slot in reversed(range(engine.slots))}
+    probes = 0
+    for slot in first.values():
+        run = partial(engine.run, slot)
+        probes = check_golden(bundle, run, TOLERANCE if exact else REDUCED_TOLERANCE)
+    return probes
 
 
 def _decoders(threads: int, engine: Engine) -> Decoders | None:

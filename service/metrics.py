@@ -38,7 +38,9 @@ SHED_REASONS = (
     "early-drop",
     "deadline",
     "client-gone",
+    "device-memory",
 )
+BATCH_PARTS = ("copy_in", "compute", "copy_out")
 REVIEW_OUTCOMES = ("stored", "over-rate", "disk-busy", "failed")
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 STAGE_BUCKETS = (
@@ -103,6 +105,13 @@ class Metrics:
         self.batch_size = make.histogram(
             "batch_size", "Images per batch given to the engine.", BATCH_BUCKETS
         )
+        parts = make.histogram(
+            "batch_duration_seconds",
+            "Time on a GPU of each part of a batch, by the GPU's own clock.",
+            STAGE_BUCKETS,
+            "part",
+        )
+        self._parts = {part: parts.labels(part) for part in BATCH_PARTS}
         self.queue_depth = make.gauge(
             "queue_depth", "Images admitted and not yet given to the engine."
         )
@@ -139,6 +148,11 @@ class Metrics:
     def shed(self, reason: str) -> None:
         """Record one image refused or dropped."""
         self._shed[reason].inc()
+
+    def batch_parts(self, parts_s: Mapping[str, float]) -> None:
+        """Record what is known of where a batch's time went."""
+        for part, seconds in parts_s.items():
+            self._parts[part].observe(seconds)
 
     def reviewed(self, outcome: str) -> None:
         """Record what became of one image to be kept for review."""

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.api.limits import HttpLimits
 from service.engines.choose import EngineConfig
+from service.engines.gpu import GpuConfig
 from service.errors import SettingsInvalid
 from service.lifecycle import ServiceConfig
 from service.review.store import ReviewConfig
@@ -41,8 +42,24 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port; 0 takes a free one")
 
-    engine: Literal["auto", "onnx-cpu", "onnx-cuda"] = Field(
-        default="auto", description="what runs the model; a named one that does not load stops us"
+    engine: Literal[
+        "auto", "tensorrt", "tensorrt-rtx", "onnx-tensorrt", "onnx-cuda", "onnx-cpu"
+    ] = Field(
+        default="auto",
+        description="what runs the model; auto takes the first of them that loads, "
+        "a named one that does not load stops us",
+    )
+    devices: str = Field(
+        default="0",
+        pattern=r"^\d{1,3}(,\d{1,3})*$",
+        description="GPUs to run on, by number, as in 0,1",
+    )
+    cuda_binding: Literal["cuda-bindings", "pycuda"] = Field(
+        default="cuda-bindings", description="what talks to CUDA"
+    )
+    plan_cache: Path = Field(
+        default=Path("~/.cache/tidegate/plans"),
+        description="private folder of TensorRT plans, built once per GPU",
     )
     slots: int = Field(default=0, ge=0, le=256, description="batches at once; 0 measures")
     threads_per_slot: int = Field(
@@ -136,6 +153,13 @@ class Settings(BaseSettings):
         default="auto", description="log lines; auto is text on a terminal, JSON elsewhere"
     )
 
+    @field_validator("devices")
+    @classmethod
+    def _each_device_once(cls, value: str) -> str:
+        if len(set(map(int, value.split(",")))) <= value.count(","):
+            raise ValueError("names a device twice")
+        return value
+
     @model_validator(mode="after")
     def _bounds_fit_together(self) -> Self:
         if self.max_upload_bytes > self.max_inflight_bytes:
@@ -181,9 +205,7 @@ class Settings(BaseSettings):
         """Return what the road needs."""
         return ServiceConfig(
             bundle=self.bundle,
-            engine=EngineConfig(
-                self.engine, self.slots, self.threads_per_slot, self.max_batch_size
-            ),
+            engine=self.engine_config(),
             max_queue=self.max_queue,
             decode_threads=self.decode_threads,
             max_image_pixels=self.max_image_pixels,
@@ -192,6 +214,20 @@ class Settings(BaseSettings):
             drift_run_length=self.drift_run_length,
             drift_state=self.drift_state,
             review=self.review_config(),
+        )
+
+    def engine_config(self) -> EngineConfig:
+        """Return what runs the model, and where."""
+        return EngineConfig(
+            self.engine,
+            self.slots,
+            self.threads_per_slot,
+            self.max_batch_size,
+            GpuConfig(
+                tuple(int(device) for device in self.devices.split(",")),
+                self.cuda_binding,
+                self.plan_cache,
+            ),
         )
 
     def review_config(self) -> ReviewConfig | None:

@@ -7,12 +7,13 @@ answers as nvidia-ml-py does on a machine with GPUs.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
-from service.engines.base import EngineInfo
+from service.engines.base import EngineInfo, More
+from service.engines.faults import CudaError, OutOfDeviceMemory
 from service.types import Outputs, Pixels
 
 SIDE = 4
@@ -57,6 +58,8 @@ class FakeEngine:
 
     `held`: every batch waits until `release` is called for it. `breaking`: a batch with one of
     these identities raises. `blind`: these images get NaN, as an overflowing network gives.
+    `waits_its_turn`: a batch is filled up once `give_turn` is called for it. `fits`: with more
+    images, device memory is out. `losing`: with one of these, the device is lost for good.
     """
 
     def __init__(
@@ -67,6 +70,10 @@ class FakeEngine:
         held: bool = False,
         breaking: Collection[int] = (),
         blind: Collection[int] = (),
+        devices: Sequence[int] = (),
+        waits_its_turn: bool = False,
+        fits: int | None = None,
+        losing: Collection[int] = (),
     ) -> None:
         self.batches: list[list[int]] = []  # identities, in the order the batches started
         self.closed = False
@@ -75,6 +82,13 @@ class FakeEngine:
         self._held = held
         self._breaking = frozenset(breaking)
         self._blind = frozenset(blind)
+        self._devices = tuple(devices) or (0,) * slots
+        self._waits_its_turn = waits_its_turn
+        self._fits = fits
+        self._losing = frozenset(losing)
+        self._lost = False
+        self._turns = threading.Semaphore(0)
+        self.slots_used: list[int] = []
         self._releases = threading.Semaphore(0)
         self._started = threading.Condition()
 
@@ -95,15 +109,28 @@ class FakeEngine:
         """Return every identity that reached the engine, in order."""
         return [identity for batch in self.batches for identity in batch]
 
-    def run(self, slot: int, images: Sequence[Pixels]) -> Outputs:
+    @property
+    def input_size(self) -> tuple[int, int]:
+        return SIDE, SIDE
+
+    def device_of(self, slot: int) -> int:
+        return self._devices[slot]
+
+    def parts_s(self, slot: int) -> Mapping[str, float]:
+        return {}
+
+    def run(self, slot: int, images: Sequence[Pixels], more: More | None = None) -> Outputs:
         if self.closed or not 0 <= slot < self._slots or not images:
             raise RuntimeError("the contract of Engine.run is broken")
         if len(images) > self._max_batch_size:
             raise RuntimeError(f"{len(images)} images in a batch of {self._max_batch_size}")
+        images = self._filled_up(images, more)
         identities = [identity_of(image) for image in images]
         with self._started:
             self.batches.append(identities)
+            self.slots_used.append(slot)
             self._started.notify_all()
+        self._fail_as_devices_do(identities)
         if self._held and not self._releases.acquire(timeout=_PATIENCE_S):
             raise RuntimeError("the test never released this batch")
         if broken := self._breaking.intersection(identities):
@@ -117,11 +144,29 @@ class FakeEngine:
         """Let this many held batches end."""
         self._releases.release(batches)
 
+    def give_turn(self) -> None:
+        """Let one batch that was taken in be filled up and start."""
+        self._turns.release()
+
     def wait_for(self, batches: int) -> None:
         """Block until this many batches have started."""
         with self._started:
             if not self._started.wait_for(lambda: len(self.batches) >= batches, _PATIENCE_S):
                 raise TimeoutError(f"only {len(self.batches)} of {batches} batches started")
+
+    def _filled_up(self, images: Sequence[Pixels], more: More | None) -> Sequence[Pixels]:
+        if not self._waits_its_turn or more is None:
+            return images
+        if not self._turns.acquire(timeout=_PATIENCE_S):
+            raise RuntimeError("the test never gave this batch its turn")
+        return [*images, *more(self._max_batch_size - len(images))]
+
+    def _fail_as_devices_do(self, identities: list[int]) -> None:
+        if self._fits is not None and len(identities) > self._fits:
+            raise OutOfDeviceMemory(f"no memory for {len(identities)}")
+        self._lost = self._lost or bool(self._losing.intersection(identities))
+        if self._lost:
+            raise CudaError("cudaEventSynchronize", 700, "an illegal memory access")
 
     def _outputs(self, images: Sequence[Pixels], identities: list[int]) -> Outputs:
         brightness = np.array([image.mean() for image in images], np.float32)

@@ -13,7 +13,7 @@ from typing import Any
 
 from models.errors import BuildRefused
 
-_INSTALL = "pip install 'tidegate[torch]' (from a checkout: pip install -e '.[torch]')"
+_INSTALL = "pip install 'tidegate[cpu,torch]' (from a checkout: pip install -e '.[cpu,torch]')"
 # What torchvision's compiled part would declare, and its Python part looks up while imported.
 _OPERATORS = ("nms", "qnms")
 _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"

@@ -9,22 +9,37 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from service.batching.decoders import Decoders, Job
 from service.batching.latency import LatencyModel, RunningMean, WithDecoding
-from service.batching.policy import Backlog, Latency, Limits, Waiting, eta_s, plan, refuse, share
+from service.batching.policy import (
+    Backlog,
+    Latency,
+    Limits,
+    Plan,
+    Waiting,
+    eta_s,
+    plan,
+    refuse,
+    share,
+)
 from service.batching.queue import Order, OrderedQueue
-from service.batching.slots import Batch, BatchResult, Decode, Image, Slot
+from service.batching.slots import Batch, BatchResult, Decode, Image, Slot, Trouble
 from service.batching.threads import cores_for
 from service.engines.base import Engine
-from service.errors import DeadlineMissed, Draining, EngineFailed, Overloaded
+from service.engines.faults import Fault, fault_of
+from service.errors import DeadlineMissed, Draining, EngineFailed, Overloaded, ServiceError
 from service.metrics import Metrics
 from service.types import Outputs, Pixels, Priority
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +63,7 @@ class Ticket(Waiting):
     image: Image | None = None  # once it is ready for a slot
     decode_s: float = 0.0
     ready_at: float = 0.0
+    dispatched_at: float = 0.0
     queued: bool = field(default=True)  # counted as waiting: admitted and not dispatched
 
 
@@ -99,6 +115,7 @@ class Scheduler:
         # An engine that computes on our cores keeps each of its slots on one, if that fills them.
         cores = cores_for(engine.slots) if decoders is None else [None] * engine.slots
         self._slots = [Slot(index, engine, core) for index, core in enumerate(cores)]
+        self._device_of = [engine.device_of(index) for index in range(engine.slots)]
         self._idle = list(reversed(self._slots))
         self._watchdogs = {
             slot.index: self._loop.call_later(engine_timeout_s, self._watch, slot)
@@ -159,7 +176,7 @@ class Scheduler:
         with self._lock:
             self._ready.insert(ticket)
             while self._idle and len(self._ready):
-                slot = self._idle.pop()
+                slot = self._least_loaded()
                 batch, late = self._take(slot)
                 self._drop_late(late)
                 if batch is not None:
@@ -215,6 +232,18 @@ class Scheduler:
             decode_workers=decoders.workers if decoders else 1,
         )
 
+    def _least_loaded(self) -> Slot:
+        """Take the idle slot whose device runs the fewest batches. Needs the lock."""
+        if len(self._idle) > 1 and self._device_of[-1]:  # there are several devices
+            busy = Counter(
+                self._device_of[index] for index, ran in enumerate(self._running) if ran is not None
+            )
+            # Of equals the last: it was used last.
+            least = min(reversed(self._idle), key=lambda slot: busy[self._device_of[slot.index]])
+            self._idle.remove(least)
+            return least
+        return self._idle.pop()
+
     def _take(self, slot: Slot) -> tuple[Batch | None, list[Ticket]]:
         """Form a slot's next batch; without one the slot is idle. Needs the lock.
 
@@ -222,20 +251,42 @@ class Scheduler:
         """
         late: list[Ticket] = []
         while len(self._ready):
-            now, ready = self._clock(), len(self._ready)
-            most = share(ready, self.limits)
-            decided = plan(now, self._ready.take(), ready, self._cautious, most)
+            now = self._clock()
+            decided = self._plan(now, share(len(self._ready), self.limits))
             late += decided.shed
-            for ticket in (*decided.shed, *decided.dispatch):
-                self._unqueue(ticket)
             if tickets := decided.dispatch:
                 self._running[slot.index] = now, len(tickets)
-                self._metrics.batch_size.observe(len(tickets))
-                images = [ticket.image for ticket in tickets if ticket.image is not None]
-                return Batch(images, partial(self._finish, slot, tickets, now)), late
+                # A device of its own may be busy: then the batch grows until it is its turn.
+                more = None if self._decoders is None else partial(self._grow, slot, tickets)
+                return Batch(_images(tickets), partial(self._finish, slot, tickets), more), late
         self._running[slot.index] = None
         self._idle.append(slot)
         return None, late
+
+    def _grow(self, slot: Slot, tickets: list[Ticket], room: int) -> list[Pixels]:
+        """Fill up a slot's batch with what has become ready. On the slot's thread."""
+        with self._lock:
+            room = min(room, self.limits.max_batch_size - len(tickets))
+            if self._closed or room <= 0 or not len(self._ready):
+                return []
+            decided = self._plan(self._clock(), room)
+            tickets += decided.dispatch
+            if running := self._running[slot.index]:
+                self._running[slot.index] = running[0], len(tickets)
+            # Only what decoders made is waiting beside a device, so these are pixels.
+            added = [image for image in _images(decided.dispatch) if not callable(image)]
+        if decided.shed:
+            self._loop.call_soon_threadsafe(self._drop_late, decided.shed)
+        return added
+
+    def _plan(self, now: float, most: int) -> Plan[Ticket]:
+        """Decide on the head of what is ready, and take it out. Needs the lock."""
+        ready = len(self._ready)
+        decided = plan(now, self._ready.take(), ready, self._cautious, most)
+        for ticket in (*decided.shed, *decided.dispatch):
+            self._unqueue(ticket)
+            ticket.dispatched_at = now
+        return decided
 
     def _drop_late(self, late: Sequence[Ticket]) -> None:
         for ticket in late:
@@ -243,9 +294,7 @@ class Scheduler:
             if not ticket.answer.done():
                 ticket.answer.set_exception(DeadlineMissed("The deadline could no longer be met."))
 
-    def _finish(
-        self, slot: Slot, batch: Sequence[Ticket], started: float, result: BatchResult
-    ) -> Batch | None:
+    def _finish(self, slot: Slot, batch: Sequence[Ticket], result: BatchResult) -> Batch | None:
         """Take the next batch; then have this one answered. On the slot's thread."""
         with self._lock:
             if result.clean:
@@ -253,17 +302,24 @@ class Scheduler:
             if self._decoders is None:
                 for decode_s in result.decode_s:
                     self._decode_mean.observe(decode_s)
+            self._learn_from(slot, result.trouble)
             following, late = (None, []) if self._closed else self._take(slot)
-        self._loop.call_soon_threadsafe(self._tell, batch, started, result, late)
+        self._loop.call_soon_threadsafe(self._tell, batch, result, late)
         return following
 
-    def _tell(
-        self,
-        batch: Sequence[Ticket],
-        started: float,
-        result: BatchResult,
-        late: Sequence[Ticket],
-    ) -> None:
+    def _learn_from(self, slot: Slot, trouble: Trouble) -> None:
+        """Give up on a device that is lost; ask less of one that is short of memory."""
+        if trouble.lost:
+            self._closed = True
+            reason = f"slot {slot.index} lost its device: {trouble.lost}"
+            self._loop.call_soon_threadsafe(self._on_wedged, reason)
+        elif trouble.fits is not None and trouble.fits < self.limits.max_batch_size:
+            self.limits = replace(self.limits, max_batch_size=trouble.fits)
+            log.warning("the device's memory is short: batches of %d at most", trouble.fits)
+
+    def _tell(self, batch: Sequence[Ticket], result: BatchResult, late: Sequence[Ticket]) -> None:
+        self._metrics.batch_size.observe(len(batch))
+        self._metrics.batch_parts(result.parts_s)
         self._metrics.slot_busy.inc(result.engine_s + sum(result.decode_s))
         self._drop_late(late)
         for index, ticket in enumerate(batch):
@@ -272,17 +328,21 @@ class Scheduler:
             if ticket.answer.done():
                 continue  # its client has gone or its deadline has passed
             row = result.rows[index]
-            if index in result.undecoded and isinstance(row, Exception):
-                ticket.answer.set_exception(row)
-            elif isinstance(row, Exception):
-                ticket.answer.set_exception(
-                    EngineFailed("The engine could not compute this image.")
-                )
+            if isinstance(row, Exception):
+                undecoded = index in result.undecoded
+                ticket.answer.set_exception(row if undecoded else self._failure(row))
             else:
-                queue_s = started - ticket.ready_at
+                queue_s = ticket.dispatched_at - ticket.ready_at
                 ticket.answer.set_result(
                     Answer(row, ticket.decode_s, queue_s, result.engine_s, result.ran)
                 )
+
+    def _failure(self, error: Exception) -> ServiceError:
+        """Return what to tell of an image that the engine did not compute."""
+        if fault_of(error) is Fault.MEMORY:
+            self._metrics.shed("device-memory")
+            return Overloaded("The device has no memory left to compute this image.", 1.0)
+        return EngineFailed("The engine could not compute this image.")
 
     def _unqueue(self, ticket: Ticket) -> None:
         ticket.queued = False
@@ -296,6 +356,10 @@ class Scheduler:
         else:
             timeout = f"{self._engine_timeout_s:g} s"
             self._on_wedged(f"slot {slot.index} has not finished a batch in {timeout}")
+
+
+def _images(tickets: Sequence[Ticket]) -> list[Image]:
+    return [ticket.image for ticket in tickets if ticket.image is not None]
 
 
 def _free_in_s(batch: tuple[float, int] | None, now: float, latency: Latency) -> float:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
 
 from service.batching.threads import be_nice, stay_on
-from service.engines.base import Engine
+from service.engines.base import Engine, More
+from service.engines.faults import Fault, fault_of
 from service.types import Outputs, Pixels
 
 log = logging.getLogger(__name__)
@@ -18,9 +20,17 @@ log = logging.getLogger(__name__)
 _NICE = 2  # behind the event loop, ahead of the decoders
 
 RowResult = Outputs | Exception  # one image's outputs [1, …], or why there are none
-Run = Callable[[Sequence[Pixels]], Outputs]
+Run = Callable[[Sequence[Pixels], More | None], Outputs]
 Decode = Callable[[], Pixels]
 Image = Pixels | Decode  # decoded already, or to be decoded by the slot's thread
+
+
+@dataclass(slots=True)
+class Trouble:
+    """What a batch that failed says of the device it ran on."""
+
+    lost: str = ""  # why nothing will run there any more
+    fits: int | None = None  # images a batch may have, where memory is short
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +42,8 @@ class BatchResult:
     undecoded: frozenset[int]  # rows whose exception is the decoder's, not the engine's
     engine_s: float
     clean: bool  # the first run succeeded, so the duration says something about ℓ(b)
+    parts_s: Mapping[str, float] = field(default_factory=dict)  # of engine_s, where it is known
+    trouble: Trouble = field(default_factory=lambda: Trouble())
 
     @property
     def ran(self) -> int:
@@ -48,6 +60,7 @@ class Batch:
 
     images: Sequence[Image]
     done: Done
+    more: More | None = None  # what to fill it up with, when its turn on a busy device comes
 
 
 class Slot:
@@ -88,9 +101,10 @@ class Slot:
         stay_on(self._core)
         while (batch := self._inbox.get()) is not None:
             while batch is not None:
-                batch = batch.done(self._run_batch(batch.images))
+                batch = batch.done(self._run_batch(batch))
 
-    def _run_batch(self, images: Sequence[Image]) -> BatchResult:
+    def _run_batch(self, batch: Batch) -> BatchResult:
+        images = batch.images
         rows: list[RowResult | None] = [None] * len(images)
         decode_s = [0.0] * len(images)
         ready: list[tuple[int, Pixels]] = []
@@ -105,42 +119,71 @@ class Slot:
             else:
                 ready.append((index, image))
         undecoded = frozenset(index for index, row in enumerate(rows) if row is not None)
-        ran, engine_s = self._run_engine([image for _, image in ready])
-        for (index, _), row in zip(ready, ran, strict=True):
+        trouble = Trouble()
+        started = time.perf_counter()
+        ran = self._run_engine([image for _, image in ready], batch.more, trouble)
+        engine_s = time.perf_counter() - started if ran else 0.0
+        for (index, _), row in zip(ready, ran, strict=False):
             rows[index] = row
+        rows += ran[len(ready) :]  # those it was filled up with
+        decode_s += [0.0] * (len(rows) - len(images))
         clean = bool(ran) and not any(isinstance(row, Exception) for row in ran)
-        return BatchResult(_whole(rows), decode_s, undecoded, engine_s, clean)
+        clean = clean and trouble == Trouble()
+        parts_s = self._engine.parts_s(self.index) if clean else {}
+        return BatchResult(_whole(rows), decode_s, undecoded, engine_s, clean, parts_s, trouble)
 
-    def _run_engine(self, images: Sequence[Pixels]) -> tuple[list[RowResult], float]:
+    def _run_engine(
+        self, images: Sequence[Pixels], more: More | None, trouble: Trouble
+    ) -> list[RowResult]:
         if not images:
-            return [], 0.0
-        self._engine_since = started = time.perf_counter()
+            return []
+        self._engine_since = time.perf_counter()
         try:
-            rows = run_isolating(lambda part: self._engine.run(self.index, part), images)
+            return run_isolating(partial(self._engine.run, self.index), images, more, trouble)
         finally:
             self._engine_since = None
-        return rows, time.perf_counter() - started
 
 
 def _whole(rows: list[RowResult | None]) -> list[RowResult]:
     return [row for row in rows if row is not None]  # all are: for the type checker
 
 
-def run_isolating(run: Run, images: Sequence[Pixels]) -> list[RowResult]:
+def run_isolating(
+    run: Run, images: Sequence[Pixels], more: More | None = None, trouble: Trouble | None = None
+) -> list[RowResult]:
     """Run a batch; if it fails, halve it until the image that breaks it stands alone.
 
-    Returns one result per image, in order. Its neighbours are answered, at the cost of at most
-    2·log2(n) further runs per broken image.
+    Returns one result per image, in order, those of `more` last. Its neighbours are answered, at
+    the cost of at most 2·log2(n) further runs per broken image. Where the device has no memory, the
+    halves are what fits; where it is lost, nothing is tried again. Either is put into `trouble`.
     """
+    trouble = trouble or Trouble()
+    batch = list(images)
+
+    def fill_up(room: int) -> Sequence[Pixels]:
+        added = more(room) if more is not None else ()
+        batch.extend(added)
+        return added
+
     try:
-        outputs = run(images)
-        return [_row(outputs, index) for index in range(len(images))]
+        outputs = run(images, fill_up if more is not None else None)
+        return [_row(outputs, index) for index in range(len(batch))]
     except Exception as error:  # noqa: BLE001 - whatever the runtime raises must answer the batch
-        if len(images) == 1:
-            log.warning("engine failed on an image: %s", error)
-            return [error]
-        half = len(images) // 2
-        return run_isolating(run, images[:half]) + run_isolating(run, images[half:])
+        fault = fault_of(error)
+        if fault is Fault.LOST:
+            trouble.lost = str(error)
+        elif fault is Fault.MEMORY:
+            trouble.fits = max(1, len(batch) // 2)
+        if len(batch) == 1 or fault is Fault.LOST:
+            log.warning("engine failed on a batch of %d: %s", len(batch), error)
+            return [error] * len(batch)
+    rows: list[RowResult] = []
+    half = len(batch) // 2
+    for part in (batch[:half], batch[half:]):
+        # Once it is lost, the rest of a batch need not be tried to be known.
+        lost = next((row for row in rows if trouble.lost and isinstance(row, Exception)), None)
+        rows += [lost] * len(part) if lost else run_isolating(run, part, None, trouble)
+    return rows
 
 
 def _row(outputs: Outputs, index: int) -> RowResult:

@@ -18,6 +18,8 @@ Run = Callable[[Sequence[Pixels]], Outputs]
 _FIELDS = ("logits", "energy", "mahalanobis", "nearest_class")
 # Another engine may add in another order: 1e-4 of the largest value, as promised for fp32.
 TOLERANCE = 1e-4
+# A backbone in fp16 or int8 rounds where its engine pleases: 11 bits, added up over the layers.
+REDUCED_TOLERANCE = 2e-2
 _PROBE_MAX_PIXELS = 100_000_000
 
 
@@ -35,11 +37,11 @@ def pixels_digest(pixels: Pixels) -> str:
     return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
-def check_golden(bundle: Bundle, run: Run) -> int:
+def check_golden(bundle: Bundle, run: Run, tolerance: float = TOLERANCE) -> int:
     """Preprocess every probe and run it, one by one; returns how many were compared.
 
     Raises BundleRefused, naming the probe, when pixels differ at all or outputs by more than
-    TOLERANCE of the largest expected magnitude.
+    `tolerance` of the largest expected magnitude.
     """
     golden = _read(bundle)
     for index, name in enumerate(golden.names):
@@ -53,7 +55,7 @@ def check_golden(bundle: Bundle, run: Run) -> int:
                 f"{bundle.path}: preprocessing {name} here gives other pixels than when the bundle "
                 f"was sealed. Is Pillow or libjpeg another version?"
             )
-        _compare(bundle, golden, index, run([pixels]))
+        _compare(bundle, golden, index, run([pixels]), tolerance)
     return len(golden.names)
 
 
@@ -69,7 +71,9 @@ def _read(bundle: Bundle) -> Golden:
     return Golden(names, digests, expected)
 
 
-def _compare(bundle: Bundle, golden: Golden, index: int, outputs: Outputs) -> None:
+def _compare(
+    bundle: Bundle, golden: Golden, index: int, outputs: Outputs, tolerance: float
+) -> None:
     name = golden.names[index]
     for field in ("logits", "energy", "mahalanobis"):
         expected = np.asarray(golden.expected[field][index], np.float64)
@@ -81,10 +85,12 @@ def _compare(bundle: Bundle, golden: Golden, index: int, outputs: Outputs) -> No
             )
         difference = float(np.max(np.abs(got - expected)))
         # Written so that a NaN fails.
-        if not difference <= TOLERANCE * max(1.0, float(np.max(np.abs(expected)))):
+        if not difference <= tolerance * max(1.0, float(np.max(np.abs(expected)))):
             raise BundleRefused(
                 f"{bundle.path}: the engine's {field} for {name} differ by {difference:.3g} "
                 "from those the bundle was sealed with."
             )
-    if int(outputs.nearest_class[0]) != int(golden.expected["nearest_class"][index]):
+    # With rounding, of two classes as near as each other either may win.
+    exact = tolerance <= TOLERANCE
+    if exact and int(outputs.nearest_class[0]) != int(golden.expected["nearest_class"][index]):
         raise BundleRefused(f"{bundle.path}: {name} is nearest to another class than when sealed.")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from service.types import Outputs, Pixels
+
+More = Callable[[int], Sequence[Pixels]]  # asked once for up to so many images that are ready now
+PARTS = ("copy_in", "compute", "copy_out")  # of a batch on a device with a memory of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +41,26 @@ class Engine(Protocol):
         """Return the most images `run` takes."""
         ...
 
-    def run(self, slot: int, images: Sequence[Pixels]) -> Outputs:
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Return (height, width) of the pixels the graph takes."""
+        ...
+
+    def device_of(self, slot: int) -> int:
+        """Return which device a slot runs on: 0 where there is only one."""
+        ...
+
+    def run(self, slot: int, images: Sequence[Pixels], more: More | None = None) -> Outputs:
         """Run 1 to `max_batch_size` images, uint8 [H, W, 3] each; blocks until they are computed.
 
-        Returns arrays the caller owns, in the order of `images`. Raises whatever the runtime does.
+        An engine whose device is busy holds the batch back until it is its turn, and then asks
+        `more` for images to fill it up with. Returns arrays the caller owns, in the order of
+        `images` and of what `more` gave. Raises whatever the runtime does.
         """
+        ...
+
+    def parts_s(self, slot: int) -> Mapping[str, float]:
+        """Return the seconds of each of PARTS in the slot's last run; nothing where not known."""
         ...
 
     def close(self) -> None:

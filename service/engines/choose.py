@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import median
 
-import numpy as np
-
+from service.engines import warm
 from service.engines.base import Engine
+from service.engines.cuda.base import open_cuda
+from service.engines.gpu import GPU_ENGINES, GpuConfig, Wanted, choose_all_graphs, open_gpu_engine
 from service.engines.onnx import OnnxEngine
+from service.engines.tensorrt_build import Progress
 from service.errors import EngineUnavailable
-from service.types import Pixels
 
-ENGINES = ("auto", "onnx-cpu", "onnx-cuda")
-_WORTH_IT = 1.04  # a batch twice as large, and half as prompt, must give 4 % more images a second
+log = logging.getLogger(__name__)
+
+ENGINES = ("auto", *GPU_ENGINES, "onnx-cpu")
+_SAY_EVERY_S = 5.0
 _WORTH_SHARING = 1.1  # cores that share a batch must give 10 % more than cores with one each
-_ROUNDS = 9
-_CLEARLY = 7  # rounds that must show it: a gain of just that much passes in one start of eleven
-_TRIAL_S = 0.05
-_LEAST_RUNS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +32,7 @@ class EngineConfig:
     slots: int = 0
     threads_per_slot: int = 0
     max_batch_size: int = 0
+    gpu: GpuConfig = field(default_factory=GpuConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,33 +53,80 @@ def usable_cores() -> int:
         return cores or 1
 
 
+def buckets_for(max_batch_size: int, hints: Sequence[int]) -> list[int]:
+    """Return the batch sizes to warm: a bundle's hints, up to what the operator set (0: all)."""
+    if not max_batch_size:
+        return list(hints)
+    return [*(bucket for bucket in hints if bucket < max_batch_size), max_batch_size]
+
+
 def open_engine(
     model: Path, config: EngineConfig, buckets: Sequence[int], precision: str = "fp32"
 ) -> WarmEngine:
     """Load, measure and warm the engine for a sealed graph. Blocks for seconds.
 
     `buckets` are the bundle's hints and `precision` what its backbone was sealed in.
-    Raises EngineUnavailable when it does not load.
+    Raises EngineUnavailable when it does not load; `auto` takes the best that does.
     """
-    name = "onnx-cpu" if config.name == "auto" else config.name
-    if name not in ENGINES:
-        raise EngineUnavailable(f"Engine {name} is not one of {', '.join(ENGINES)}.")
-    if config.max_batch_size:
-        below = [bucket for bucket in buckets if bucket < config.max_batch_size]
-        buckets = [*below, config.max_batch_size]
-    slots, threads = _shape(model, name, config)
-    engine = OnnxEngine(
-        model,
-        name=name,
-        slots=slots,
-        threads_per_slot=threads,
-        buckets=buckets,
-        precision=precision,
+    if config.name not in ENGINES:
+        raise EngineUnavailable(f"Engine {config.name} is not one of {', '.join(ENGINES)}.")
+    buckets = buckets_for(config.max_batch_size, buckets)
+    if config.name == "auto":
+        return _open_best(model, config, buckets, precision)
+    return _open(model, config, buckets, precision)
+
+
+def _open_best(
+    model: Path, config: EngineConfig, buckets: Sequence[int], precision: str
+) -> WarmEngine:
+    try:
+        open_cuda(config.gpu.cuda_binding).device_count()
+    except EngineUnavailable as error:
+        log.info("the engine is onnx-cpu, for there is no other: %s", error)
+        return _open(model, replace(config, name="onnx-cpu"), buckets, precision)
+    for name in (*GPU_ENGINES, "onnx-cpu"):
+        try:
+            opened = _open(model, replace(config, name=name), buckets, precision)
+        except EngineUnavailable as error:
+            log.info("the engine is not %s: %s", name, error)
+        else:
+            log.info("the engine is %s, the best of %s that loads", name, ", ".join(ENGINES[1:]))
+            return opened
+    raise EngineUnavailable("No engine loads this model here; the lines above say why.")
+
+
+def _open(model: Path, config: EngineConfig, buckets: Sequence[int], precision: str) -> WarmEngine:
+    stop_early = not config.max_batch_size
+    if config.name != "onnx-cpu":
+        wanted = Wanted(model, config.name, buckets, precision, _say_progress())
+        engine = open_gpu_engine(wanted, config.gpu, config.slots)
+        latency_s = warm.sweep(engine, buckets, stop_early=stop_early)
+        if chosen := choose_all_graphs(engine, list(latency_s)):
+            log.info("batches of %s run as CUDA graphs", ", ".join(map(str, chosen)))
+            latency_s = warm.sweep(engine, list(latency_s), stop_early=False)
+        return WarmEngine(engine, latency_s)
+    slots, threads = _shape(model, config)
+    on_cpu = OnnxEngine(
+        model, slots=slots, threads_per_slot=threads, buckets=buckets, precision=precision
     )
-    return WarmEngine(engine, _sweep(engine, buckets, stop_early=not config.max_batch_size))
+    return WarmEngine(on_cpu, warm.sweep(on_cpu, buckets, stop_early=stop_early))
 
 
-def _shape(model: Path, name: str, config: EngineConfig) -> tuple[int, int]:
+def _say_progress() -> Progress:
+    """Return what logs each phase of a plan's build, a line every few seconds."""
+    said_at = 0.0
+
+    def say(phase: str, done: int, steps: int) -> None:
+        nonlocal said_at
+        now = time.monotonic()
+        if now - said_at > _SAY_EVERY_S:
+            said_at = now
+            log.info("building the plan: %s, %d of %d", phase, done, steps)
+
+    return say
+
+
+def _shape(model: Path, config: EngineConfig) -> tuple[int, int]:
     """Return (slots, threads per slot): as set, or the candidate that runs most images a second."""
     cores = usable_cores()
     if config.slots and config.threads_per_slot:
@@ -90,94 +135,25 @@ def _shape(model: Path, name: str, config: EngineConfig) -> tuple[int, int]:
         return config.slots, max(1, cores // config.slots)
     if config.threads_per_slot:
         return max(1, cores // config.threads_per_slot), config.threads_per_slot
-    if name != "onnx-cpu":
-        return 2, 1  # copies of one batch overlap the computing of another
     candidates = [(cores // threads, threads) for threads in (2, 4) if cores // threads > 1]
     candidates += [(1, cores)] if cores > 1 else []
     best = (cores, 1)
     for shape in candidates:
-        if _shares_better(model, name, best, shape):
+        if _shares_better(model, best, shape):
             best = shape
     return best
 
 
-def _shares_better(model: Path, name: str, alone: tuple[int, int], shared: tuple[int, int]) -> bool:
+def _shares_better(model: Path, alone: tuple[int, int], shared: tuple[int, int]) -> bool:
     engines = [
-        OnnxEngine(model, name=name, slots=slots, threads_per_slot=threads)
+        OnnxEngine(model, slots=slots, threads_per_slot=threads)
         for slots, threads in (alone, shared)
     ]
-    images = (_blank(engines[0]),)
-    rounds = [tuple(_rate(1, _busy(engine, images)) for engine in engines) for _ in range(_ROUNDS)]
+    images = (warm.blank(engines[0]),)
+    rounds = [
+        tuple(warm.rate(1, warm.busy(engine, images)) for engine in engines)
+        for _ in range(warm.ROUNDS)
+    ]
     for engine in engines:
         engine.close()
-    return _ahead(rounds, _WORTH_SHARING)
-
-
-def _sweep(engine: OnnxEngine, buckets: Sequence[int], *, stop_early: bool) -> dict[int, float]:
-    """Run every bucket on all slots at once; returns the seconds that a batch of each took.
-
-    They are those of its least disturbed round. With `stop_early`, goes no further than larger
-    batches pay: a bucket takes turns with the one before it, so that a machine which changes pace
-    does so for both.
-    """
-    image = _blank(engine)
-    took_s = [_busy(engine, (image,) * buckets[0]) for _ in range(_LEAST_RUNS)]
-    latency_s = {buckets[0]: _least_disturbed(took_s)}
-    for before, bucket in pairwise(buckets):
-        rounds = [
-            (_busy(engine, (image,) * before), _busy(engine, (image,) * bucket))
-            for _ in range(_ROUNDS)
-        ]
-        rates = [(_rate(before, small_s), _rate(bucket, large_s)) for small_s, large_s in rounds]
-        if stop_early and not _ahead(rates, _WORTH_IT):
-            break
-        latency_s[bucket] = _least_disturbed([large_s for _, large_s in rounds])
-    return latency_s
-
-
-def _busy(engine: OnnxEngine, images: Sequence[Pixels]) -> list[float]:
-    """Run the batch on all slots at once, again and again; returns each slot's median seconds."""
-
-    def work(slot: int) -> float:
-        # By the clock and not by count, so that all slots are busy until the end.
-        end, took = time.perf_counter() + _TRIAL_S, [_timed(engine, slot, images)]
-        while time.perf_counter() < end or len(took) < _LEAST_RUNS:
-            took.append(_timed(engine, slot, images))
-        return median(took)
-
-    slots = range(engine.slots)
-    with ThreadPoolExecutor(engine.slots) as pool:
-        # The first run of a shape is another one's; a slot that fails in it must not be waited for.
-        list(pool.map(lambda slot: engine.run(slot, images), slots))
-        return list(pool.map(work, slots))
-
-
-def _rate(images: int, took_s: Sequence[float]) -> float:
-    """Return the images a second of slots that take so long for a batch of so many."""
-    return sum(images / slot_s for slot_s in took_s)
-
-
-def _least_disturbed(rounds: Sequence[Sequence[float]]) -> float:
-    """Return the slowest slot's seconds, each slot's of its best round."""
-    best: list[float] = [min(slot) for slot in zip(*rounds, strict=True)]
-    return max(best)
-
-
-def _ahead(rates: Sequence[tuple[float, ...]], worth: float) -> bool:
-    """Tell whether the second of two is `worth` times as fast as the first in most rounds.
-
-    Noise, which makes a round say anything, so leaves things as they are.
-    """
-    return sum(second >= worth * first for first, second in rates) >= _CLEARLY
-
-
-def _timed(engine: Engine, slot: int, images: Sequence[Pixels]) -> float:
-    started = time.perf_counter()
-    engine.run(slot, images)
-    return time.perf_counter() - started
-
-
-def _blank(engine: OnnxEngine) -> Pixels:
-    height, width = engine.input_size
-    rng = np.random.default_rng(0)  # noise: zeros can be cheaper than any photo
-    return Pixels(rng.integers(0, 256, (height, width, 3), np.uint8))
+    return warm.ahead(rounds, _WORTH_SHARING)

@@ -12,11 +12,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.engines.base import Engine
+from service.engines.base import Engine, EngineInfo
+from service.engines.device import DeviceEngine
+from service.engines.fleet import Fleet
 from service.engines.onnx import OnnxEngine
+from service.engines.onnx_gpu import OnnxGpuProgram
+from service.engines.onnx_session import runtime
 from service.types import Outputs, Pixels
 from tests import fakes
 from tests.contract import tiny_graph
+from tests.fake_cuda import FakeDevice
+from tests.fake_program import FakeProgram
 
 SLOTS = 2
 BUCKETS = (1, 2, 4, 8)
@@ -39,6 +45,29 @@ def threaded_onnx_engine(folder: Path) -> Engine:
     return OnnxEngine(model, slots=SLOTS, threads_per_slot=2, buckets=BUCKETS)
 
 
+def device_engine(folder: Path) -> Engine:
+    device = FakeDevice()
+    device.use()
+    info = EngineInfo("fake-gpu", "fake 1", "fake:0", "fp32", 1)
+    program = FakeProgram(device)
+    return DeviceEngine(device, program, info, slots=SLOTS, buckets=BUCKETS)
+
+
+def onnx_on_a_device(folder: Path) -> Engine:
+    """ONNX Runtime's CPU behind bound addresses: all of the GPU engine but the GPU."""
+    model = folder / "model.onnx"
+    model.write_bytes(tiny_graph.sealed())
+    device = FakeDevice()
+    device.use()
+    program = OnnxGpuProgram(model, "onnx-cpu", ["CPUExecutionProvider"], device, memory="cpu")
+    info = EngineInfo("onnx-cpu", runtime(), "fake:0", "fp32", 1)
+    return DeviceEngine(device, program, info, slots=SLOTS, buckets=BUCKETS)
+
+
+def fleet(folder: Path) -> Engine:
+    return Fleet([fakes.FakeEngine(max_batch_size=BUCKETS[-1]) for _ in range(SLOTS)])
+
+
 # What makes the engine, and the side, classes and features it works with.
 ENGINES: dict[str, tuple[Callable[[Path], Engine], tuple[int, int, int]]] = {
     "fake": (fake_engine, (fakes.SIDE, fakes.CLASSES, fakes.FEATURES)),
@@ -47,6 +76,12 @@ ENGINES: dict[str, tuple[Callable[[Path], Engine], tuple[int, int, int]]] = {
         threaded_onnx_engine,
         (tiny_graph.SIDE, tiny_graph.CLASSES, tiny_graph.FEATURES),
     ),
+    "fake GPU, fake program": (device_engine, (fakes.SIDE, fakes.CLASSES, fakes.FEATURES)),
+    "fake GPU, real ONNX Runtime": (
+        onnx_on_a_device,
+        (tiny_graph.SIDE, tiny_graph.CLASSES, tiny_graph.FEATURES),
+    ),
+    "fleet of two fakes": (fleet, (fakes.SIDE, fakes.CLASSES, fakes.FEATURES)),
 }
 
 
@@ -188,12 +223,32 @@ def test_slots_used_from_threads_at_once_give_the_same_answers(
         assert_same(outputs, singles[index])
 
 
+def test_a_batch_may_be_filled_up_and_its_images_come_last(
+    engine: Engine, images: list[Pixels], singles: list[Outputs]
+) -> None:
+    asked: list[int] = []
+
+    def more(room: int) -> list[Pixels]:
+        asked.append(room)
+        return images[3:5][:room]
+
+    outputs = engine.run(0, images[:3], more)
+
+    assert len(outputs.energy) == (5 if asked else 3)
+    assert asked in ([], [BUCKETS[-1] - 3])
+    for row in range(len(outputs.energy)):
+        assert_same(outputs.rows(row, row + 1), singles[row])
+
+
 def test_the_engine_says_what_it_is(engine: Engine) -> None:
     assert engine.slots == SLOTS
     assert engine.max_batch_size == BUCKETS[-1]
     assert engine.info.name
     assert engine.info.runtime
     assert engine.info.threads_per_slot >= 1
+    assert engine.input_size[0] == engine.input_size[1]
+    assert min(engine.device_of(slot) for slot in range(SLOTS)) == 0
+    assert {*engine.parts_s(0)} in (set(), {"copy_in", "compute", "copy_out"})
 
 
 def test_every_row_of_a_sound_batch_is_finite(engine: Engine, images: list[Pixels]) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.batching.slots import Batch, BatchResult, Slot, run_isolating
+from service.engines.base import More
 from service.types import Outputs, Pixels
 from tests.fakes import FakeEngine, identity_in, picture
 
@@ -24,7 +25,7 @@ class Recorder:
     def __init__(self, engine: FakeEngine) -> None:
         self._engine = engine
 
-    def __call__(self, images: Sequence[Pixels]) -> Outputs:
+    def __call__(self, images: Sequence[Pixels], more: More | None = None) -> Outputs:
         return self._engine.run(0, images)
 
     @property
@@ -74,7 +75,7 @@ def test_a_sound_batch_runs_once() -> None:
 
 
 def test_infinite_scores_are_a_failure_too() -> None:
-    def run(images: Sequence[Pixels]) -> Outputs:
+    def run(images: Sequence[Pixels], more: More | None) -> Outputs:
         outputs = FakeEngine().run(0, images)
         outputs.mahalanobis[0] = np.inf
         return outputs

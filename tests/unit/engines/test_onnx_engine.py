@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 
 from service.engines.onnx import OnnxEngine
+from service.engines.onnx_session import open_session
 from service.errors import EngineUnavailable
 from service.ood.scores import energy_score, mahalanobis_score
 from service.types import Pixels
@@ -101,7 +102,7 @@ def test_it_says_what_truly_runs(model: Path) -> None:
 @without_cuda
 def test_a_provider_that_is_not_installed_stops_the_start(model: Path) -> None:
     with pytest.raises(EngineUnavailable, match=r"onnx-cuda needs .*CUDA.*CPUExecutionProvider"):
-        OnnxEngine(model, name="onnx-cuda")
+        open_session(model, "onnx-cuda", ["CUDAExecutionProvider"], {})
 
 
 BROKEN = {

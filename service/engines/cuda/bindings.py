@@ -1,0 +1,147 @@
+"""CUDA by NVIDIA's cuda-bindings: the runtime API and the primary context."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from cuda.bindings import runtime as cudart
+
+from service.engines.cuda.base import Address, Bytes, StreamHandle
+from service.engines.faults import CudaError
+from service.errors import EngineUnavailable
+
+
+class CudaBindings:
+    """The seam's default."""
+
+    @property
+    def name(self) -> str:
+        return f"cuda-bindings {version('cuda-bindings')}"
+
+    @property
+    def version(self) -> str:
+        runtime, driver = _ask("cudaRuntimeGetVersion"), _ask("cudaDriverGetVersion")
+        return f"{_dotted(runtime)} (driver {_dotted(driver)})"
+
+    def device_count(self) -> int:
+        try:
+            return int(_ask("cudaGetDeviceCount"))
+        except CudaError as error:
+            raise EngineUnavailable(f"There is no GPU to use: {error}.") from error
+
+    def device(self, index: int) -> BindingsDevice:
+        return BindingsDevice(index)
+
+
+class BindingsDevice:
+    """One GPU."""
+
+    can_capture = True
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self._threads = threading.local()
+        self._addresses: list[int] = []
+        self._pinned: list[int] = []
+        self._streams: list[Any] = []
+        self._events: list[Any] = []
+        self._graphs: list[Any] = []
+        self.use()
+        properties = _ask("cudaGetDeviceProperties", index)
+        self.name: str = properties.name.decode()
+        self.compute_capability = int(properties.major), int(properties.minor)
+
+    def use(self) -> None:
+        if not getattr(self._threads, "using", False):
+            _ask("cudaSetDevice", self.index)
+            self._threads.using = True
+
+    def memory(self) -> tuple[int, int]:
+        free, total = _ask("cudaMemGetInfo")
+        return int(free), int(total)
+
+    def allocate(self, size: int) -> Address:
+        address = int(_ask("cudaMalloc", size))
+        self._addresses.append(address)
+        return Address(address)
+
+    def pinned(self, size: int) -> Bytes:
+        address = int(_ask("cudaHostAlloc", size, cudart.cudaHostAllocDefault))
+        self._pinned.append(address)
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+
+    def stream(self) -> StreamHandle:
+        stream = _ask("cudaStreamCreateWithFlags", cudart.cudaStreamNonBlocking)
+        self._streams.append(stream)
+        return StreamHandle(int(stream))
+
+    def event(self) -> Any:
+        event = _ask("cudaEventCreateWithFlags", cudart.cudaEventBlockingSync)
+        self._events.append(event)
+        return event
+
+    def copy_in(self, to: Address, source: Bytes, stream: StreamHandle) -> None:
+        kind = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
+        _ask("cudaMemcpyAsync", to, source.ctypes.data, source.nbytes, kind, stream)
+
+    def copy_out(self, to: Bytes, source: Address, stream: StreamHandle) -> None:
+        kind = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        _ask("cudaMemcpyAsync", to.ctypes.data, source, to.nbytes, kind, stream)
+
+    def record(self, event: Any, stream: StreamHandle) -> None:
+        _ask("cudaEventRecord", event, stream)
+
+    def wait(self, event: Any) -> None:
+        _ask("cudaEventSynchronize", event)
+
+    def elapsed_s(self, start: Any, end: Any) -> float:
+        return float(_ask("cudaEventElapsedTime", start, end)) / 1000
+
+    def synchronize(self, stream: StreamHandle) -> None:
+        _ask("cudaStreamSynchronize", stream)
+
+    def capture(self, stream: StreamHandle, enqueue: Callable[[], None]) -> Any:
+        # Thread-local: other slots' threads go on calling CUDA meanwhile.
+        mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        _ask("cudaStreamBeginCapture", stream, mode)
+        try:
+            enqueue()
+        finally:
+            graph = _ask("cudaStreamEndCapture", stream)
+        executable = _ask("cudaGraphInstantiate", graph, 0)
+        _ask("cudaGraphDestroy", graph)
+        self._graphs.append(executable)
+        return executable
+
+    def launch(self, graph: Any, stream: StreamHandle) -> None:
+        _ask("cudaGraphLaunch", graph, stream)
+
+    def close(self) -> None:
+        self.use()
+        for free, handles in (
+            ("cudaGraphExecDestroy", self._graphs),
+            ("cudaEventDestroy", self._events),
+            ("cudaStreamDestroy", self._streams),
+            ("cudaFree", self._addresses),
+            ("cudaFreeHost", self._pinned),
+        ):
+            while handles:
+                _ask(free, handles.pop())
+
+
+def _ask(call: str, *arguments: Any) -> Any:
+    """Call the runtime; returns its one result, a tuple of several, or None."""
+    code, *results = getattr(cudart, call)(*arguments)
+    if int(code):
+        text = cudart.cudaGetErrorString(code)[1]
+        raise CudaError(call, int(code), text.decode() if text else "a driver too old, or none")
+    return results[0] if len(results) == 1 else tuple(results) or None
+
+
+def _dotted(version_number: int) -> str:
+    return f"{version_number // 1000}.{version_number % 1000 // 10}"

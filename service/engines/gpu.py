@@ -1,0 +1,122 @@
+"""Engines on GPUs: a device and a program for each, by the runtime that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.engines.base import Engine, EngineInfo
+from service.engines.cuda.base import Cuda, Device, open_cuda, open_devices
+from service.engines.device import DeviceEngine, Program
+from service.engines.fleet import Fleet
+from service.engines.onnx_gpu import (
+    OnnxGpuProgram,
+    cuda_providers,
+    refuse_tf32,
+    sealed_size,
+    tensorrt_providers,
+)
+from service.engines.onnx_session import runtime
+from service.engines.plans import PlanCache
+from service.engines.tensorrt import ensure_plan, open_program, open_toolkit, plan_key
+from service.engines.tensorrt_build import PRODUCTS, Progress
+from service.engines.warm import choose_graphs
+from service.errors import EngineUnavailable
+
+GPU_ENGINES = ("tensorrt", "tensorrt-rtx", "onnx-tensorrt", "onnx-cuda")  # best first
+_SLOTS = 3  # two that overlap, and one that grows
+
+
+@dataclass(frozen=True, slots=True)
+class GpuConfig:
+    """What the operator set of GPUs."""
+
+    devices: tuple[int, ...] = (0,)
+    cuda_binding: str = "cuda-bindings"
+    plan_cache: Path = Path("~/.cache/tidegate/plans")
+
+    def plans(self) -> PlanCache:
+        """Return the folder of TensorRT plans. Raises EngineUnavailable."""
+        return PlanCache(self.plan_cache.expanduser())
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be loaded."""
+
+    model: Path
+    engine: str  # one of GPU_ENGINES
+    buckets: Sequence[int]
+    precision: str  # of the sealed backbone
+    progress: Progress | None = None  # told of a plan that is being built
+
+
+def open_gpu_engine(wanted: Wanted, config: GpuConfig, slots: int = 0) -> Engine:
+    """Load a sealed graph on every device asked for, `slots` on each (0: as many as are useful).
+
+    Raises EngineUnavailable where there is no GPU, or the engine does not load.
+    """
+    refuse_tf32()
+    cuda = open_cuda(config.cuda_binding)
+    engines = []
+    for device in open_devices(cuda, config.devices):
+        device.use()
+        program, made_by = _program(wanted, config, cuda, device)
+        info = EngineInfo(
+            name=wanted.engine,
+            runtime=f"{made_by}, CUDA {cuda.version}, {cuda.name}",
+            device=f"cuda:{device.index} {device.name}",
+            precision=wanted.precision,
+            threads_per_slot=1,
+        )
+        engines.append(
+            DeviceEngine(device, program, info, slots=slots or _SLOTS, buckets=wanted.buckets)
+        )
+    return engines[0] if len(engines) == 1 else Fleet(engines)
+
+
+def build_plans(wanted: Wanted, config: GpuConfig) -> list[Path]:
+    """Have a TensorRT plan for every device asked for; returns where they are.
+
+    Raises EngineUnavailable where there is no GPU, no TensorRT, or the engine has no plans.
+    """
+    if wanted.engine not in PRODUCTS:
+        raise EngineUnavailable(
+            f"Engine {wanted.engine} has no plans to build: {' and '.join(PRODUCTS)} do."
+        )
+    toolkit, cache = open_toolkit(wanted.engine), config.plans()
+    cuda = open_cuda(config.cuda_binding)
+    paths = []
+    for device in open_devices(cuda, config.devices):
+        device.use()
+        key = plan_key(toolkit, cuda, device, wanted.model, wanted.buckets, wanted.precision)
+        ensure_plan(toolkit, cache, key, wanted.model, wanted.progress)
+        paths.append(cache.path(key))
+    return paths
+
+
+def choose_all_graphs(engine: Engine, buckets: Sequence[int]) -> list[int]:
+    """Have batches run as CUDA graphs where that is faster; returns which, on the first device."""
+    devices = engine.engines if isinstance(engine, Fleet) else (engine,)
+    chosen = [
+        choose_graphs(device, device, buckets)
+        for device in devices
+        if isinstance(device, DeviceEngine) and device.can_capture
+    ]
+    return chosen[0] if chosen else []
+
+
+def _program(wanted: Wanted, config: GpuConfig, cuda: Cuda, device: Device) -> tuple[Program, str]:
+    """Return a model loaded on a device, and the runtime's name and version."""
+    if wanted.engine in PRODUCTS:
+        toolkit = open_toolkit(wanted.engine)
+        key = plan_key(toolkit, cuda, device, wanted.model, wanted.buckets, wanted.precision)
+        program = open_program(toolkit, config.plans(), key, wanted.model, wanted.progress)
+        return program, toolkit.version
+    if wanted.engine == "onnx-cuda":
+        providers = cuda_providers(device.index)
+    else:
+        size, folder = sealed_size(wanted.model), config.plans().folder
+        providers = tensorrt_providers(device.index, wanted.buckets, size, folder)
+    return OnnxGpuProgram(wanted.model, wanted.engine, providers, device), runtime()

@@ -1,0 +1,183 @@
+"""A fake of CUDA: one GPU whose memory is the host's, and which does everything as late as it may.
+
+A stream only collects what it is given. It is worked off when somebody waits for it, so that who
+reads an answer before waiting, or writes into a buffer that a copy still needs, gets other numbers.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from service.engines.cuda.base import Address, Bytes, StreamHandle
+from service.engines.faults import CudaError
+from service.errors import EngineUnavailable
+
+_TICK_S = 0.001  # between two events, by the fake's own clock
+
+
+@dataclass(eq=False)
+class FakeEvent:
+    """When it happened, once it has."""
+
+    happened: int | None = None
+    stream: StreamHandle | None = None
+
+
+@dataclass
+class FakeCuda:
+    """A binding that sees `devices` alike."""
+
+    devices: int = 1
+    memory: int = 1 << 30
+    made: list[FakeDevice] = field(default_factory=list)
+
+    name: str = "fake-cuda 1"
+    version: str = "0.0 (driver 0.0)"
+
+    def device_count(self) -> int:
+        if not self.devices:
+            raise EngineUnavailable("There is no GPU to use: none is faked.")
+        return self.devices
+
+    def device(self, index: int) -> FakeDevice:
+        self.made.append(FakeDevice(index, self.memory))
+        return self.made[-1]
+
+
+class FakeDevice:
+    """One GPU. `calls` is what it was asked for, in order."""
+
+    can_capture = True
+    compute_capability = (9, 0)
+
+    def __init__(self, index: int = 0, memory: int = 1 << 30) -> None:
+        self.index = index
+        self.name = "Fake GPU"
+        self.calls: list[str] = []
+        self.lost = False
+        self.closed = False
+        self._size = memory
+        self._used = 0
+        self._users: set[int] = set()
+        self._blocks: dict[int, np.ndarray[Any, Any]] = {}
+        self._streams: dict[StreamHandle, list[Callable[[], None]]] = {}
+        self._capturing: dict[int, list[Callable[[], None]]] = {}
+        self._clock = 0
+        self._lock = threading.RLock()
+
+    def use(self) -> None:
+        self._users.add(threading.get_ident())
+
+    def memory(self) -> tuple[int, int]:
+        self._check("memory")
+        return self._size - self._used, self._size
+
+    def allocate(self, size: int) -> Address:
+        self._check("allocate")
+        if self._used + size > self._size:
+            raise CudaError("cudaMalloc", 2, "out of memory")
+        self._used += size
+        block = np.full(size, 0xA5, np.uint8)  # as fresh memory is: anything
+        self._blocks[block.ctypes.data] = block
+        return Address(block.ctypes.data)
+
+    def pinned(self, size: int) -> Bytes:
+        self._check("pinned")
+        return np.full(size, 0x5A, np.uint8)
+
+    def stream(self) -> StreamHandle:
+        self._check("stream")
+        handle = StreamHandle(len(self._streams) + 1)
+        self._streams[handle] = []
+        return handle
+
+    def event(self) -> FakeEvent:
+        self._check("event")
+        return FakeEvent()
+
+    def copy_in(self, to: Address, source: Bytes, stream: StreamHandle) -> None:
+        self._put("copy_in", stream, lambda: self._at(to, source.nbytes).__setitem__(..., source))
+
+    def copy_out(self, to: Bytes, source: Address, stream: StreamHandle) -> None:
+        self._put("copy_out", stream, lambda: to.__setitem__(..., self._at(source, to.nbytes)))
+
+    def record(self, event: FakeEvent, stream: StreamHandle) -> None:
+        event.stream, event.happened = stream, None
+        self._put("record", stream, lambda: self._happen(event))
+
+    def wait(self, event: FakeEvent) -> None:
+        self._check("wait")
+        if event.stream is not None:
+            self._work_off(event.stream, lambda: event.happened is not None)
+
+    def elapsed_s(self, start: FakeEvent, end: FakeEvent) -> float:
+        self._check("elapsed")
+        if start.happened is None or end.happened is None:
+            raise CudaError("cudaEventElapsedTime", 600, "device not ready")
+        return (end.happened - start.happened) * _TICK_S
+
+    def synchronize(self, stream: StreamHandle) -> None:
+        self._check("synchronize")
+        self._work_off(stream, lambda: False)
+
+    def capture(self, stream: StreamHandle, enqueue: Callable[[], None]) -> Any:
+        self._check("capture")
+        graph: list[Callable[[], None]] = []
+        self._capturing[threading.get_ident()] = graph
+        try:
+            enqueue()
+        finally:
+            del self._capturing[threading.get_ident()]
+        return graph
+
+    def launch(self, graph: Any, stream: StreamHandle) -> None:
+        def replay() -> None:
+            for step in graph:
+                step()
+
+        self._put("launch", stream, replay)
+
+    def close(self) -> None:
+        self.closed = True
+        self._blocks.clear()
+
+    def enqueue(self, call: str, stream: StreamHandle, kernel: Callable[[], None]) -> None:
+        """Put what a program computes on a stream, as a runtime would."""
+        self._put(call, stream, kernel)
+
+    def _put(self, call: str, stream: StreamHandle, step: Callable[[], None]) -> None:
+        self._check(f"{call}@{stream}")
+        graph = self._capturing.get(threading.get_ident())
+        (self._streams[stream] if graph is None else graph).append(step)
+
+    def _work_off(self, stream: StreamHandle, until: Callable[[], bool]) -> None:
+        queue = self._streams[stream]
+        while queue and not until():
+            queue.pop(0)()
+        if self.lost:
+            raise CudaError("cudaEventSynchronize", 700, "an illegal memory access was encountered")
+
+    def _happen(self, event: FakeEvent) -> None:
+        with self._lock:
+            self._clock += 1
+            event.happened = self._clock
+
+    def _check(self, call: str) -> None:
+        with self._lock:
+            self.calls.append(call)
+        if threading.get_ident() not in self._users:
+            raise CudaError(call, 201, "this thread did not choose its device")
+        if self.closed:
+            raise CudaError(call, 709, "context is destroyed")
+
+    def _at(self, address: int, size: int) -> np.ndarray[Any, Any]:
+        """Return the block's bytes there; raises where they are not of one block."""
+        for start, block in self._blocks.items():
+            if start <= address and address + size <= start + block.nbytes:
+                return block[address - start : address - start + size]
+        raise CudaError("copy", 700, "an illegal memory access was encountered")

@@ -1,0 +1,76 @@
+"""A fake of a runtime on `FakeDevice`: answers with each image's identity, as `FakeEngine` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import numpy as np
+
+from service.engines.cuda.base import Address, StreamHandle
+from service.engines.device import Tensor
+from service.engines.faults import OutOfDeviceMemory
+from service.types import Pixels
+from tests.fake_cuda import FakeDevice
+from tests.fakes import CLASSES, FEATURES, SIDE, FakeEngine
+
+OUTPUTS = {
+    "logits": Tensor(np.float32, (CLASSES,)),
+    "features": Tensor(np.float32, (FEATURES,)),
+    "energy": Tensor(np.float32, ()),
+    "mahalanobis": Tensor(np.float32, ()),
+    "nearest_class": Tensor(np.int64, ()),
+}
+
+
+class FakeProgram:
+    """Computes on the device, when the stream gets there. It can have fewer executions than asked.
+
+    `fits`: a larger batch is out of memory. `losing`: a batch with one of these loses the device.
+    """
+
+    capturable = True
+    input_size = (SIDE, SIDE)
+    outputs: Mapping[str, Tensor] = OUTPUTS
+
+    def __init__(
+        self,
+        device: FakeDevice,
+        *,
+        execution_bytes: int = 0,
+        executions: int = 100,
+        fits: int | None = None,
+        losing: Collection[int] = (),
+    ) -> None:
+        self.device = device
+        self.execution_bytes = execution_bytes
+        self.batches: list[int] = []  # as they were enqueued, padding included
+        self.on_enqueue: Callable[[], None] = lambda: None
+        self._executions = executions
+        self._fits = fits
+        self._losing = frozenset(losing)
+
+    def execution(self) -> FakeProgram:
+        if not self._executions:
+            raise OutOfDeviceMemory("no more executions")
+        self._executions -= 1
+        return self
+
+    def enqueue(
+        self, batch: int, pixels: Address, outputs: Mapping[str, Address], stream: StreamHandle
+    ) -> None:
+        self.on_enqueue()
+        self.batches.append(batch)
+        if self._fits is not None and batch > self._fits:
+            raise OutOfDeviceMemory(f"no memory for {batch}")
+        self.device.enqueue("compute", stream, lambda: self._compute(batch, pixels, outputs))
+
+    def _compute(self, batch: int, pixels: Address, outputs: Mapping[str, Address]) -> None:
+        size = SIDE * SIDE * 3
+        rows = self.device._at(pixels, batch * size).reshape(batch, SIDE, SIDE, 3)
+        images = [Pixels(row.copy()) for row in rows]
+        answers = FakeEngine(max_batch_size=batch).run(0, images)
+        if self._losing.intersection(answers.nearest_class.tolist()):
+            self.device.lost = True
+        for name, tensor in OUTPUTS.items():
+            to = self.device._at(outputs[name], tensor.bytes_of(batch))
+            to.view(tensor.dtype).reshape(batch, *tensor.row)[...] = getattr(answers, name)

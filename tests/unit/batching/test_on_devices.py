@@ -1,0 +1,174 @@
+"""Batching for devices of their own: batches that grow, devices that are full or lost, fleets."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import pytest
+
+from service.batching.scheduler import Answer
+from service.errors import DeadlineMissed, EngineFailed, Overloaded
+from tests.fakes import FakeEngine, identity_in
+from tests.unit.batching.running import Stage, on_stage, outcome
+
+
+def identities(results: Sequence[object]) -> list[int]:
+    return [identity_in(result.outputs) for result in results if isinstance(result, Answer)]
+
+
+def test_a_batch_takes_in_what_becomes_ready_until_its_turn() -> None:
+    async def play(on: Stage) -> None:
+        first = on.send(1)[1]
+        on.clock.advance(0.5)
+        later = [on.send(identity)[1] for identity in (2, 3)]
+        on.engine.give_turn()
+
+        answers = [await outcome(answer) for answer in (first, *later)]
+
+        assert identities(answers) == [1, 2, 3]
+        assert on.engine.batches == [[1, 2, 3]]
+        assert [a.batch_size for a in answers if isinstance(a, Answer)] == [3, 3, 3]
+        # Each waited from when it was ready: those that came late, not at all.
+        assert all(a.queue_s == 0 for a in answers if isinstance(a, Answer))
+        assert on.value("tidegate_batch_size_sum") == 3
+        assert on.scheduler.waiting == 0
+
+    on_stage(play, FakeEngine(waits_its_turn=True))
+
+
+def test_a_batch_grows_to_what_fits_and_leaves_the_rest() -> None:
+    async def play(on: Stage) -> None:
+        answers = [on.send(identity)[1] for identity in range(6)]
+        on.engine.give_turn()
+        on.engine.give_turn()
+
+        assert identities([await outcome(answer) for answer in answers]) == list(range(6))
+        assert on.engine.batches == [[0, 1, 2, 3], [4, 5]]
+
+    on_stage(play, FakeEngine(waits_its_turn=True), max_batch_size=4)
+
+
+def test_what_has_become_late_is_dropped_and_not_taken_in() -> None:
+    async def play(on: Stage) -> None:
+        first = on.send(1)[1]
+        late = on.send(2, within_s=0.1)[1]
+        on.clock.advance(0.2)
+        on.engine.give_turn()
+
+        assert isinstance(await outcome(late), DeadlineMissed)
+        assert identities([await outcome(first)]) == [1]
+        assert on.shed("early-drop") == 1
+        assert on.engine.batches == [[1]]
+
+    on_stage(play, FakeEngine(waits_its_turn=True))
+
+
+def test_who_left_before_its_batch_had_its_turn_is_not_taken_in() -> None:
+    async def play(on: Stage) -> None:
+        first = on.send(1)[1]
+        ticket, _ = on.send(2)
+        on.scheduler.leave(ticket)
+        on.engine.give_turn()
+
+        assert identities([await outcome(first)]) == [1]
+        assert on.engine.batches == [[1]]
+
+    on_stage(play, FakeEngine(waits_its_turn=True))
+
+
+def test_slots_that_decode_take_their_share_once() -> None:
+    async def play(on: Stage) -> None:
+        on.engine.give_turn()
+
+        assert identities([await outcome(on.send(1)[1])]) == [1]
+
+    on_stage(play, FakeEngine(waits_its_turn=True), own_decoders=False)
+
+
+def test_a_poisoned_image_that_was_taken_in_late_fails_alone() -> None:
+    async def play(on: Stage) -> None:
+        answers = [on.send(identity)[1] for identity in range(4)]
+        on.engine.give_turn()
+        results = [await outcome(answer) for answer in answers]
+
+        assert isinstance(results.pop(2), EngineFailed)
+        assert identities(results) == [0, 1, 3]
+
+    on_stage(play, FakeEngine(waits_its_turn=True, breaking={2}))
+
+
+def test_too_little_memory_makes_batches_smaller_and_answers_everyone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def play(on: Stage) -> None:
+        answers = [on.send(identity)[1] for identity in range(9)]
+        on.engine.release(1000)
+        with caplog.at_level(logging.WARNING):
+            results = [await outcome(answer) for answer in answers]
+
+        assert identities(results) == list(range(9))
+        assert on.scheduler.limits.max_batch_size == 2
+        assert "batches of 2 at most" in caplog.text
+
+        more = [on.send(identity)[1] for identity in range(5)]
+        assert identities([await outcome(answer) for answer in more]) == list(range(5))
+        # None is tried that did not fit before.
+        assert max(map(len, on.engine.batches[-3:])) <= 2
+
+    on_stage(play, FakeEngine(held=True, fits=2))
+
+
+def test_an_image_that_never_fits_is_shed_and_nobody_crashes() -> None:
+    async def play(on: Stage) -> None:
+        result = await outcome(on.send(1)[1])
+
+        assert isinstance(result, Overloaded)
+        assert result.retry_after_s
+        assert on.shed("device-memory") == 1
+        assert on.wedged.empty()
+
+    on_stage(play, FakeEngine(fits=0))
+
+
+def test_a_lost_device_is_not_tried_again_and_ends_the_service() -> None:
+    async def play(on: Stage) -> None:
+        answers = [on.send(identity)[1] for identity in range(9)]
+        on.engine.release(1000)
+
+        reason = await on.wedged.get()
+
+        assert "slot 0 lost its device" in reason
+        assert "illegal memory access" in reason
+        results = [await outcome(answer) for answer in answers[1:]]
+        assert all(isinstance(result, EngineFailed) for result in results)
+        assert on.engine.batches == [[0], list(range(1, 9))]  # not taken apart
+
+    on_stage(play, FakeEngine(held=True, losing={5}))
+
+
+def test_a_batch_goes_to_the_least_loaded_device() -> None:
+    async def play(on: Stage) -> None:
+        for identity in range(4):
+            on.send(identity)
+            await on.started(identity + 1)
+
+        devices = [on.engine.device_of(slot) for slot in on.engine.slots_used]
+        assert sorted(devices[:2]) == [0, 1]
+        assert sorted(devices[2:]) == [0, 1]
+
+    on_stage(play, FakeEngine(slots=4, held=True, devices=(0, 0, 1, 1)))
+
+
+def test_parts_of_batches_are_recorded_where_they_are_known() -> None:
+    class Timed(FakeEngine):
+        def parts_s(self, slot: int) -> dict[str, float]:
+            return {"copy_in": 0.25, "compute": 0.5, "copy_out": 0.125}
+
+    async def play(on: Stage) -> None:
+        await outcome(on.send(1)[1])
+
+        assert on.value("tidegate_batch_duration_seconds_sum", part="compute") == 0.5
+        assert on.value("tidegate_batch_duration_seconds_count", part="copy_in") == 1
+
+    on_stage(play, Timed())

@@ -1,0 +1,47 @@
+"""What an error of a runtime means: the texts are those that the runtimes really write."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.engines.faults import CudaError, Fault, OutOfDeviceMemory, fault_of
+
+ORT = "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running "
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (CudaError("cudaMalloc", 2, "out of memory"), Fault.MEMORY),
+        (CudaError("cudaEventSynchronize", 700, "an illegal memory access"), Fault.LOST),
+        (CudaError("cudaEventSynchronize", 719, "unspecified launch failure"), Fault.LOST),
+        (CudaError("cudaSetDevice", 46, "devices unavailable"), Fault.LOST),
+        (CudaError("cudaMemcpyAsync", 1, "invalid argument"), Fault.BATCH),
+        (OutOfDeviceMemory("no context"), Fault.MEMORY),
+        (
+            RuntimeError(
+                ORT + "Conv node. Name:'c' Status Message: bfc_arena.cc:376 void* onnxruntime::"
+                "BFCArena::AllocateRawInternal(size_t, bool) Failed to allocate memory for "
+                "requested buffer of size 8388608000"
+            ),
+            Fault.MEMORY,
+        ),
+        (RuntimeError("CUDA failure 2: out of memory ; GPU=0 ; hostname=h"), Fault.MEMORY),
+        (RuntimeError("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0"), Fault.MEMORY),
+        (
+            RuntimeError("CUDA failure 700: an illegal memory access was encountered ; GPU=0"),
+            Fault.LOST,
+        ),
+        (
+            RuntimeError("Error Code 1: Cuda Runtime (unspecified launch failure)"),
+            Fault.LOST,
+        ),
+        (RuntimeError("Error Code 2: OutOfMemory (Requested size was 1 bytes.)"), Fault.MEMORY),
+        (ValueError("could not broadcast input array from shape (7,8,3)"), Fault.BATCH),
+        (RuntimeError(ORT + "Reshape node. Name:'r' Status Message: bad shape"), Fault.BATCH),
+    ],
+)
+def test_every_error_is_the_batchs_the_memorys_or_the_devices(
+    error: Exception, fault: Fault
+) -> None:
+    assert fault_of(error) is fault
