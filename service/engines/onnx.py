@@ -92,4 +92,4 @@ class OnnxEngine:
 
 def _session(model: Path, threads: int) -> Any:
     entries = {"session.intra_op.allow_spinning": "0"}  # it burns the cores that decoding needs
-    return open_session(model, "onnx-cpu", ["CPUExecutionProvider"], entries, threads)
+    return open_session(model, "onnx-cpu", [("CPUExecutionProvider", {})], entries, threads)

@@ -142,7 +142,7 @@ class OnnxGpuExecution:
 
 def sealed_size(model: Path) -> tuple[int, int]:
     """Return (height, width) of the pixels a sealed graph takes. Raises EngineUnavailable."""
-    session = open_session(model, "onnx-cpu", [_CPU], {})
+    session = open_session(model, "onnx-cpu", [(_CPU, {})], {})
     _, height, width, _ = session.get_inputs()[0].shape
     return height, width
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from service.errors import EngineUnavailable
 
-Provider = str | tuple[str, Mapping[str, str]]  # a name, or one with its options
+Provider = tuple[str, Mapping[str, str]]  # its name and its options
 
 
 def runtime() -> str:
@@ -40,7 +40,7 @@ def open_session(
     provider is not installed, does not load, or does not take the model.
     """
     ort = load_runtime()
-    first = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    first, _ = providers[0]
     if first not in ort.get_available_providers():
         raise EngineUnavailable(
             f"Engine {engine} needs ONNX Runtime's {first}, which this installation lacks (it has "

@@ -59,7 +59,9 @@ def onnx_on_a_device(folder: Path) -> Engine:
     model.write_bytes(tiny_graph.sealed())
     device = FakeDevice()
     device.use()
-    program = OnnxGpuProgram(model, "onnx-cpu", ["CPUExecutionProvider"], device, memory="cpu")
+    program = OnnxGpuProgram(
+        model, "onnx-cpu", [("CPUExecutionProvider", {})], device, memory="cpu"
+    )
     info = EngineInfo("onnx-cpu", runtime(), "fake:0", "fp32", 1)
     return DeviceEngine(device, program, info, slots=SLOTS, buckets=BUCKETS)
 

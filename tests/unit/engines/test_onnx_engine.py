@@ -102,7 +102,7 @@ def test_it_says_what_truly_runs(model: Path) -> None:
 @without_cuda
 def test_a_provider_that_is_not_installed_stops_the_start(model: Path) -> None:
     with pytest.raises(EngineUnavailable, match=r"onnx-cuda needs .*CUDA.*CPUExecutionProvider"):
-        open_session(model, "onnx-cuda", ["CUDAExecutionProvider"], {})
+        open_session(model, "onnx-cuda", [("CUDAExecutionProvider", {})], {})
 
 
 BROKEN = {
