@@ -5,9 +5,11 @@ SERVE := .venv/.serve-installed
 DEV := .venv/.dev-installed
 ONLY := service models load_tests tests docker
 TORCH_ENV := .venv-torch/.installed
+GPU_ENV := .venv-gpu/.installed
+GPU_EXTRA ?= tensorrt-rtx
 TORCH ?= torch torchvision
 
-.PHONY: help serve monitoring bundle test test-torch check lint fix tools audit clean
+.PHONY: help serve monitoring bundle test test-torch test-gpu-packages gpu-report check lint fix tools audit clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -30,6 +32,12 @@ test: $(DEV) bundle tools ## run the tests
 
 test-torch: bundle $(TORCH_ENV) ## run the tests that need torch, in an environment of its own
 	@.venv-torch/bin/python -m pytest -m torch
+
+test-gpu-packages: bundle $(GPU_ENV) ## run the tests that need the GPU packages, but no GPU
+	@.venv-gpu/bin/python -m pytest -m gpu_packages
+
+gpu-report: bundle $(GPU_ENV) ## run the GPU tests and the benchmark on the GPU here, and write the report
+	@.venv-gpu/bin/python -m models gpu-report
 
 check: lint test ## format, lint, spelling, types, layers, tests
 
@@ -54,7 +62,7 @@ audit: $(DEV) ## known vulnerabilities and licences of what the images are built
 	$(BIN)/pip-licenses --packages $$(sed -n 's/==.*//p' docker/constraints.txt)
 
 clean: ## remove the environment and the built bundles; downloads stay
-	rm -rf .venv .venv-torch models/bundles
+	rm -rf .venv .venv-torch .venv-gpu models/bundles
 
 $(SERVE): pyproject.toml setup.py service/imaging/_resample.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -77,4 +85,12 @@ $(TORCH_ENV): pyproject.toml setup.py service/imaging/_resample.c
 	@.venv-torch/bin/python -m pip install --quiet $(TORCH)
 	@.venv-torch/bin/python -m pip install --quiet --editable '.[cpu,torch]' $(TORCH)
 	@.venv-torch/bin/python -m pip install --quiet --group test --group oracles $(TORCH)
+	@touch $@
+
+$(GPU_ENV): pyproject.toml setup.py service/imaging/_resample.c
+	@test -x .venv-gpu/bin/python || $(PYTHON) -m venv .venv-gpu
+	@.venv-gpu/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@echo "installing ONNX Runtime for CUDA and $(GPU_EXTRA) into .venv-gpu: some gigabytes"
+	@.venv-gpu/bin/python -m pip install --quiet --editable '.[$(GPU_EXTRA),models]'
+	@.venv-gpu/bin/python -m pip install --quiet --group test
 	@touch $@

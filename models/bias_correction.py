@@ -9,7 +9,7 @@ border is left out of the mean.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx
@@ -34,9 +34,10 @@ def layers_with_bias(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 def correct_biases(
     quantised: onnx.ModelProto, floats: onnx.ModelProto, means: Mapping[str, Float64]
 ) -> None:
-    """Change the int32 biases of `quantised`, a QDQ graph made from `floats`, in place.
+    """Change the biases of `quantised`, a QDQ graph made from `floats`, in place.
 
-    `means` [channels] is that of each layer's input in `floats`, by the tensor's name.
+    They are int32, or float32 where they were left so. `means` [channels] is that of each layer's
+    input in `floats`, by the tensor's name.
     """
     graph = quantised.graph
     constants = {item.name: item for item in graph.initializer}
@@ -45,22 +46,28 @@ def correct_biases(
     nodes = {node.name: node for node in graph.node}
     corrected: set[str] = set()
     for layer in layers_with_bias(floats.graph):
-        parts = [makers.get(name) for name in nodes[layer.name].input[1:]]
-        weights, bias = (part if _is_constant(part, constants) else None for part in parts)
-        if weights is None or bias is None or bias.input[0] in corrected:
+        _, kernel, offset = nodes[layer.name].input
+        weights, bias = makers.get(kernel), makers.get(offset)
+        stored = constants.get(bias.input[0] if bias is not None else offset)
+        if not _is_constant(weights, constants) or stored is None or stored.name in corrected:
             continue
         error = _values(weights, constants) - numpy_helper.to_array(before[layer.input[1]])
         shift = _output_shift(layer, error, means[layer.input[0]])
-        stored = constants[bias.input[0]]
-        scale = numpy_helper.to_array(constants[bias.input[1]]).astype(np.float64)
-        levels = numpy_helper.to_array(stored) - np.rint(shift / scale)
-        limits = np.iinfo(np.int32)
-        levels = np.clip(levels, limits.min, limits.max).astype(np.int32)
-        stored.CopyFrom(numpy_helper.from_array(levels, stored.name))
+        old = numpy_helper.to_array(stored)
+        if bias is None:
+            new = (old - shift).astype(np.float32)
+        else:
+            scale = numpy_helper.to_array(constants[bias.input[1]]).astype(np.float64)
+            limits = np.iinfo(np.int32)
+            levels = np.clip(old - np.rint(shift / scale), limits.min, limits.max)
+            new = levels.astype(np.int32)
+        stored.CopyFrom(numpy_helper.from_array(new, stored.name))
         corrected.add(stored.name)  # a bias that layers share is corrected for the first
 
 
-def _is_constant(node: onnx.NodeProto | None, constants: Mapping[str, Any]) -> bool:
+def _is_constant(
+    node: onnx.NodeProto | None, constants: Mapping[str, Any]
+) -> TypeGuard[onnx.NodeProto]:
     return node is not None and node.op_type == "DequantizeLinear" and node.input[0] in constants
 
 

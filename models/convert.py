@@ -12,7 +12,7 @@ from models.extract import load_pixels
 from models.half import to_fp16
 from models.parity import normalised
 from models.progress import follow
-from models.quantise import to_int8
+from models.quantise import RunsOn, to_int8
 from models.rows import Float32
 from service.bundle.manifest import Precision
 from service.imaging.spec import PreprocessSpec
@@ -22,7 +22,11 @@ _BATCH = 8
 
 
 def convert(
-    backbone: onnx.ModelProto, spec: PreprocessSpec, images: Split, precision: Precision
+    backbone: onnx.ModelProto,
+    spec: PreprocessSpec,
+    images: Split,
+    precision: Precision,
+    int8_for: RunsOn = "cpu",
 ) -> onnx.ModelProto:
     """Return `backbone` in fp16 or int8; the scores that sealing adds to it stay in fp32.
 
@@ -30,7 +34,7 @@ def convert(
     """
     if precision == "fp16":
         return to_fp16(backbone, next(_batches(images, spec)))
-    return to_int8(backbone, follow(_batches(images, spec), "Measuring activations"))
+    return to_int8(backbone, follow(_batches(images, spec), "Measuring activations"), int8_for)
 
 
 def _batches(images: Split, spec: PreprocessSpec) -> Iterator[Float32]:

@@ -27,6 +27,7 @@ from models.golden import golden_files, listed
 from models.importers.base import Imported
 from models.plots import plots
 from models.progress import say
+from models.quantise import RunsOn
 from models.write import locked, write_bundle
 from service.bundle import manifest as m
 from service.bundle.evidence import Comparison, Parity
@@ -59,6 +60,7 @@ class Choices:
     score: Score
     promise: Promise
     precision: Precision | None = None  # of the backbone; None leaves it as it was imported
+    int8_for: RunsOn = "cpu"
     max_drop: float = 1.0  # points of accuracy that a variant may lose
     allow_difference: bool = False  # seal preprocessing that is not the source's, with the figures
     overrides: Mapping[str, str] = field(default_factory=dict)  # of the spec's mode rules
@@ -125,7 +127,7 @@ def _make(
     comparison = None
     if precision != imported.precision:
         say(f"Converting to {precision}, and fitting again.")
-        backbone = convert(imported.backbone, spec, splits.calibrate, precision)
+        backbone = convert(imported.backbone, spec, splits.calibrate, precision, choices.int8_for)
         variant = fit(backbone, spec, splits, labels, choices.score, choices.promise, shelf)
         comparison = compare(fitted, variant, splits.test, spec)
         check_drop(comparison, precision, choices.max_drop)

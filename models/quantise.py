@@ -12,6 +12,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -30,6 +31,7 @@ from models.bias_correction import correct_biases, layers_with_bias
 from models.errors import BuildRefused
 from models.progress import follow
 
+RunsOn = Literal["cpu", "tensorrt"]
 _OLDEST_OPSET = 13  # per-channel DequantizeLinear
 # What has an int8 kernel, and what passes int8 on. Softmax and normalisation stay float.
 _OPS = [
@@ -43,8 +45,13 @@ _TAIL = {
 _OUTPUTS = ("logits", "features")
 
 
-def to_int8(backbone: onnx.ModelProto, batches: Iterable[NDArray[np.float32]]) -> onnx.ModelProto:
+def to_int8(
+    backbone: onnx.ModelProto, batches: Iterable[NDArray[np.float32]], runs_on: RunsOn = "cpu"
+) -> onnx.ModelProto:
     """Return `backbone` in int8, calibrated on `batches`: float32 [b, 3, H, W], normalised.
+
+    TensorRT takes int8 activations with a zero point of 0, and biases in float32, only. A CPU runs
+    such a graph too, slower; TensorRT none that is made for CPUs.
 
     Inputs and outputs stay float32, the batch dynamic; the same inputs give the same bytes. Memory
     is that of one batch. Raises BuildRefused without images or when nothing could be quantised.
@@ -53,7 +60,7 @@ def to_int8(backbone: onnx.ModelProto, batches: Iterable[NDArray[np.float32]]) -
     layers = layers_with_bias(floats.graph)
     means_of = list(dict.fromkeys(layer.input[0] for layer in layers))
     seen = observe(floats, follow(batches, "Calibrating int8"), means_of)
-    quantised = _quantised(floats, seen)
+    quantised = _quantised(floats, seen, runs_on)
     if not any(node.op_type == "QuantizeLinear" for node in quantised.graph.node):
         raise BuildRefused("Nothing in this backbone has an int8 kernel: use fp16 or fp32.")
     correct_biases(quantised, floats, seen.means)
@@ -88,19 +95,25 @@ def _prepared(backbone: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _quantised(floats: onnx.ModelProto, seen: Activations) -> onnx.ModelProto:
+def _quantised(floats: onnx.ModelProto, seen: Activations, runs_on: RunsOn) -> onnx.ModelProto:
+    on_gpu = runs_on == "tensorrt"
     quantizer = QDQQuantizer(
         floats,
         per_channel=True,
         reduce_range=False,  # 7-bit weights are for CPUs without VNNI, whose sums saturate
         weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QUInt8,
+        activation_qType=QuantType.QInt8 if on_gpu else QuantType.QUInt8,
         tensors_range=_as_tensors_data(seen.ranges),
         nodes_to_quantize=[],
         nodes_to_exclude=_kept_float(floats.graph),
         op_types_to_quantize=_OPS,
         # Two activations multiplied, as in attention, have no kernel worth the rounding.
-        extra_options={"WeightSymmetric": True, "MatMulConstBOnly": True},
+        extra_options={
+            "WeightSymmetric": True,
+            "MatMulConstBOnly": True,
+            "ActivationSymmetric": on_gpu,
+            "QuantizeBias": not on_gpu,
+        },
     )
     quantizer.quantize_model()
     quantizer.model.topological_sort()

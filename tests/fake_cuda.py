@@ -17,6 +17,7 @@ from service.engines.cuda.base import Address, Bytes, StreamHandle
 from service.engines.faults import CudaError
 from service.errors import EngineUnavailable
 
+_PATIENCE_S = 30.0  # far beyond any test
 _TICK_S = 0.001  # between two events, by the fake's own clock
 
 
@@ -68,7 +69,7 @@ class FakeDevice:
         self._streams: dict[StreamHandle, list[Callable[[], None]]] = {}
         self._capturing: dict[int, list[Callable[[], None]]] = {}
         self._clock = 0
-        self._lock = threading.RLock()
+        self._lock = threading.Condition(threading.RLock())
 
     def use(self) -> None:
         self._users.add(threading.get_ident())
@@ -146,6 +147,12 @@ class FakeDevice:
         self.closed = True
         self._blocks.clear()
 
+    def wait_for(self, call: str) -> None:
+        """Block until the device was asked for this."""
+        with self._lock:
+            if not self._lock.wait_for(lambda: call in self.calls, _PATIENCE_S):
+                raise TimeoutError(f"{call} was never asked for")
+
     def enqueue(self, call: str, stream: StreamHandle, kernel: Callable[[], None]) -> None:
         """Put what a program computes on a stream, as a runtime would."""
         self._put(call, stream, kernel)
@@ -170,6 +177,7 @@ class FakeDevice:
     def _check(self, call: str) -> None:
         with self._lock:
             self.calls.append(call)
+            self._lock.notify_all()
         if threading.get_ident() not in self._users:
             raise CudaError(call, 201, "this thread did not choose its device")
         if self.closed:

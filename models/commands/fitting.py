@@ -52,6 +52,13 @@ def add_options(options: argparse.ArgumentParser) -> None:
         help="of the backbone; the gate stays fp32 (default: as the model is)",
     )
     bundle.add_argument(
+        "--int8-for",
+        choices=("cpu", "tensorrt"),
+        default="cpu",
+        help="what will run an int8 backbone: their kernels take different ones "
+        "(default: %(default)s)",
+    )
+    bundle.add_argument(
         "--max-drop",
         type=float,
         default=1.0,
@@ -122,6 +129,7 @@ def choices(options: argparse.Namespace, recipe: str) -> Choices:
         score=Score(normalise=options.distance == "l2-normalised", relative=options.relative),
         promise=Promise(options.alpha_reject, options.alpha_review, options.pac),
         precision=options.precision,
+        int8_for=options.int8_for,
         max_drop=options.max_drop,
         labels=_labels(options.labels),
         replace=options.replace,

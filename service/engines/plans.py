@@ -105,6 +105,11 @@ class PlanCache:
         of = json.dumps([key.tensorrt, key.cuda, key.gpu, key.compute_capability])
         return self.folder / f"{hashlib.sha256(of.encode()).hexdigest()}.timing"
 
+    def known_timing(self, key: PlanKey) -> bytes:
+        """Return what was measured so far; nothing at first."""
+        path = self.timing(key)
+        return path.read_bytes() if path.exists() else b""
+
     def keep_timing(self, key: PlanKey, content: bytes) -> None:
         """Replace the file of measured kernels."""
         self._write(self.timing(key), content)

@@ -88,8 +88,7 @@ def ensure_plan(
 
     def build() -> bytes:
         log.info("building a %s plan of %s for %s", toolkit.version, model, key.gpu)
-        timing = cache.timing(key)
-        known = timing.read_bytes() if timing.exists() else b""
+        known = cache.known_timing(key) if toolkit.engine == "tensorrt" else None
         plan, learned = build_plan(
             toolkit.trt, toolkit.logger, model, key.buckets, timing=known, progress=progress
         )

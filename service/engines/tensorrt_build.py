@@ -85,19 +85,16 @@ def build_plan(
     model: Path,
     buckets: Sequence[int],
     *,
-    timing: bytes = b"",
+    timing: bytes | None = b"",
     progress: Progress | None = None,
 ) -> tuple[bytes, bytes]:
     """Return (plan, timing cache) of a sealed graph for batches of 1 to the largest bucket.
 
-    `timing` is a cache of earlier builds. Raises EngineUnavailable with TensorRT's own words.
+    `timing` is a cache of earlier builds; None for TensorRT-RTX, which measures nothing at the
+    build. Raises EngineUnavailable with TensorRT's own words.
     """
-    builder = trt.Builder(logger)
-    network = builder.create_network(_strongly_typed(trt))
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(model)):
-        told = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
-        raise EngineUnavailable(f"TensorRT cannot read {model}: {told}")
+    # The parser owns what the network refers to, and must outlive the build.
+    builder, network, _parser = parsed(trt, logger, model)
     config = builder.create_builder_config()
     config.builder_optimization_level = _OPTIMISATION_LEVEL
     config.max_aux_streams = 0  # the slots are what runs side by side
@@ -108,7 +105,7 @@ def build_plan(
     shapes = [(images, *image) for images in (buckets[0], buckets[-1], buckets[-1])]
     profile.set_shape(pixels.name, *shapes)
     config.add_optimization_profile(profile)
-    cache = _timing_cache(trt, config, timing)
+    cache = None if timing is None else _timing_cache(config, timing)
     if progress is not None:
         config.progress_monitor = _monitor(trt, progress)
     plan = builder.build_serialized_network(network, config)
@@ -117,20 +114,34 @@ def build_plan(
     return bytes(plan), bytes(cache.serialize()) if cache is not None else b""
 
 
+def parsed(trt: ModuleType, logger: Any, model: Path) -> tuple[Any, Any, Any]:
+    """Return (builder, network, parser) of a sealed graph. Raises EngineUnavailable."""
+    builder = trt.Builder(logger)
+    network = builder.create_network(_strongly_typed(trt))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(model)):
+        told = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
+        hint = ""
+        if "DequantizeLinear" in told:
+            hint = " An int8 bundle for TensorRT is one that was made with --int8-for tensorrt."
+        told = " ".join(told.split()).rstrip(".")
+        raise EngineUnavailable(f"TensorRT cannot read {model}: {told}.{hint}")
+    return builder, network, parser
+
+
 def _strongly_typed(trt: ModuleType) -> int:
     # TensorRT 11 has nothing else, and may have no flag for it.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 
 
-def _timing_cache(trt: ModuleType, config: Any, content: bytes) -> Any:
-    """Return the build's cache of measured kernels; None for a product that measures nothing."""
-    try:
-        cache = config.create_timing_cache(content)
-    except (AttributeError, TypeError, ValueError):
-        return None
-    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
-        return None
+def _timing_cache(config: Any, content: bytes) -> Any:
+    """Return the build's cache of measured kernels, begun with `content` where that fits."""
+    cache = config.create_timing_cache(content)
+    # Of another version or GPU: it measures again.
+    if not config.set_timing_cache(cache, ignore_mismatch=False):
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
     return cache
 
 

@@ -77,6 +77,37 @@ class FakeEnginePlan:
         return self.context
 
 
+def report_progress(monitor: Any) -> None:
+    """Report a build of two steps, the second of which has phases of its own."""
+    monitor.phase_start("Building Engine", None, 2)
+    monitor.phase_start("Tactic", "Building Engine", 9)
+    assert monitor.step_complete("Tactic", 0)
+    assert monitor.step_complete("Building Engine", 0)
+    monitor.phase_finish("Building Engine")
+
+
+class FakeConfig(SimpleNamespace):
+    """A build's configuration; attributes are kept as they are set."""
+
+    def __init__(self, asked: dict[str, Any]) -> None:
+        super().__init__()
+        self._asked = asked
+
+    def clear_flag(self, flag: str) -> None:
+        self._asked["cleared"] = flag
+
+    def add_optimization_profile(self, given: Any) -> None:
+        self._asked["profiles"] = self._asked.get("profiles", 0) + 1
+
+    def create_timing_cache(self, content: bytes) -> Any:
+        self._asked["timing"] = content
+        return SimpleNamespace(serialize=lambda: content + b"+", fits=content != b"foreign")
+
+    def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        return bool(cache.fits)
+
+
 class FakeTensorRt(ModuleType):
     """The module tensorrt, as the engine uses it. It takes only plans that begin with `good`."""
 
@@ -113,33 +144,11 @@ class FakeTensorRt(ModuleType):
     def Builder(self, logger: Any) -> Any:
         asked = self.asked
         profile = SimpleNamespace(set_shape=lambda name, *s: asked.update(profile=(name, *s)))
-        monitors: list[Any] = []
-
-        class Config(SimpleNamespace):
-            def clear_flag(self, flag: str) -> None:
-                asked["cleared"] = flag
-
-            def add_optimization_profile(self, given: Any) -> None:
-                assert given is profile
-
-            def create_timing_cache(self, content: bytes) -> Any:
-                asked["timing"] = content
-                return SimpleNamespace(serialize=lambda: content + b"+")
-
-            def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
-                return True
-
-        config = Config()
+        config = FakeConfig(asked)
 
         def build(network: Any, config: Any) -> bytes | None:
-            monitor = getattr(config, "progress_monitor", None)
-            if monitor is not None:
-                monitor.phase_start("Building Engine", None, 2)
-                monitor.phase_start("Tactic", "Building Engine", 9)
-                assert monitor.step_complete("Tactic", 0)
-                assert monitor.step_complete("Building Engine", 0)
-                monitor.phase_finish("Building Engine")
-                monitors.append(monitor)
+            if monitor := getattr(config, "progress_monitor", None):
+                report_progress(monitor)
             asked["config"] = config
             if self.builds is None:
                 logger.log(1, "no kernel for Conv_3")
@@ -210,6 +219,7 @@ def test_a_plan_is_strongly_typed_without_tf32_for_one_to_the_largest_batch(
     assert plan == b"good plan"
     assert fake.asked["network"] == 1 << 1
     assert fake.asked["cleared"] == "tf32"
+    assert fake.asked["profiles"] == 1
     assert fake.asked["profile"] == ("pixels", (1, 4, 4, 3), (8, 4, 4, 3), (8, 4, 4, 3))
     assert fake.asked["config"].max_aux_streams == 0
     assert fake.asked["config"].builder_optimization_level == 3
@@ -219,6 +229,11 @@ def test_a_plan_is_strongly_typed_without_tf32_for_one_to_the_largest_batch(
     cache.drop(key)
     ensure_plan(toolkit, cache, key, model)
     assert fake.asked["timing"] == b"+"
+
+    cache.drop(key)
+    cache.keep_timing(key, b"foreign")  # of another version: begun anew
+    ensure_plan(toolkit, cache, key, model)
+    assert cache.timing(key).read_bytes() == b"+"
 
 
 def test_tensorrt_without_the_flag_is_strongly_typed_anyway(

@@ -76,7 +76,13 @@ def eighth(backbone: onnx.ModelProto) -> onnx.ModelProto:
     return to_int8(backbone, [images(8, seed) for seed in range(4)])
 
 
-BOTH = pytest.mark.parametrize("variant", [half, eighth], ids=["fp16", "int8"])
+def eighth_for_tensorrt(backbone: onnx.ModelProto) -> onnx.ModelProto:
+    return to_int8(backbone, [images(8, seed) for seed in range(4)], "tensorrt")
+
+
+BOTH = pytest.mark.parametrize(
+    "variant", [half, eighth, eighth_for_tensorrt], ids=["fp16", "int8", "int8 for TensorRT"]
+)
 Variant = Callable[[onnx.ModelProto], onnx.ModelProto]
 
 
@@ -106,7 +112,9 @@ def test_a_variant_keeps_the_contract_of_a_backbone(variant: Variant) -> None:
     }
 
 
-@pytest.mark.parametrize(("variant", "tolerance"), [(half, TOLERANCE), (eighth, 0.05)])
+@pytest.mark.parametrize(
+    ("variant", "tolerance"), [(half, TOLERANCE), (eighth, 0.05), (eighth_for_tensorrt, 0.05)]
+)
 def test_a_variant_says_nearly_what_fp32_says(variant: Variant, tolerance: float) -> None:
     batch = images(64, seed=99)
 
@@ -216,7 +224,22 @@ def test_int8_weights_are_symmetric_and_per_channel() -> None:
         assert not constants[zero].any()
 
 
-def test_the_mean_of_int8s_outputs_is_that_of_fp32() -> None:
+def test_int8_for_tensorrt_has_zero_points_of_zero_and_biases_in_float32() -> None:
+    graph = eighth_for_tensorrt(conv_net()).graph
+
+    constants = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
+    ends = [n for n in graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert ends
+    for node in ends:
+        zero_point = constants[node.input[2]]
+        assert zero_point.dtype == np.int8
+        assert not zero_point.any()
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert all(constants[node.input[2]].dtype == np.float32 for node in convolutions)
+
+
+@pytest.mark.parametrize("variant", [eighth, eighth_for_tensorrt])
+def test_the_mean_of_int8s_outputs_is_that_of_fp32(variant: Variant) -> None:
     # What the bias correction is for: without it this fails.
     batches = np.concatenate([images(8, seed) for seed in range(4)])
 

@@ -1,0 +1,190 @@
+"""The real TensorRT-RTX building real plans where there is no GPU.
+
+It is the sibling of TensorRT that builds without one, behind the same Python API; that its plans
+run is for the gpu tests to show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from models.demo.spec import PHOTOS, PREPROCESS
+from models.half import to_fp16
+from models.parity import normalised
+from models.quantise import to_int8
+from models.seal import OUTPUTS, GateHead, seal
+from models.unseal import unseal
+from service.engines.plans import PlanCache, PlanKey
+from service.engines.tensorrt import Toolkit, ensure_plan, open_toolkit
+from service.engines.tensorrt_build import build_flags, build_plan, parsed
+from service.errors import EngineUnavailable
+from service.imaging.preprocess import preprocess
+from tests.contract import tiny_graph
+from tests.server import DEMO_BUNDLE
+
+pytestmark = [pytest.mark.gpu_packages, pytest.mark.timeout(600)]
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+BUCKETS = (1, 2, 4, 8)
+
+
+@pytest.fixture(scope="module")
+def toolkit() -> Toolkit:
+    return open_toolkit("tensorrt-rtx")
+
+
+@pytest.fixture(scope="module")
+def photos() -> Floats:
+    return np.stack(
+        [
+            normalised(preprocess(path.read_bytes(), PREPROCESS, 10**8), PREPROCESS)
+            for path in PHOTOS
+        ]
+    ).astype(np.float32)
+
+
+def as_it_is(backbone: onnx.ModelProto, photos: Floats) -> onnx.ModelProto:
+    return backbone
+
+
+def in_fp16(backbone: onnx.ModelProto, photos: Floats) -> onnx.ModelProto:
+    return to_fp16(backbone, photos)
+
+
+def in_int8(backbone: onnx.ModelProto, photos: Floats) -> onnx.ModelProto:
+    return to_int8(backbone, [photos], "tensorrt")
+
+
+def for_a_cpu(backbone: onnx.ModelProto, photos: Floats) -> onnx.ModelProto:
+    return to_int8(backbone, [photos])
+
+
+def demo(
+    folder: Path, photos: Floats, change: Callable[[onnx.ModelProto, Floats], onnx.ModelProto]
+) -> Path:
+    """Seal the demo's real backbone in another precision, with a gate head in float32."""
+    backbone = change(unseal((DEMO_BUNDLE / "model.onnx").read_bytes()), photos)
+    head = demo_sized_head()
+    path = folder / "model.onnx"
+    path.write_bytes(seal(backbone, PREPROCESS, head))
+    return path
+
+
+def demo_sized_head() -> GateHead:
+    rng = np.random.default_rng(0)
+    return GateHead(
+        energy_temperature=0.5,
+        centre=rng.normal(size=1280),
+        whitening=rng.normal(size=(1280, 64)),
+        means=rng.normal(size=(1000, 64)),
+        normalise=True,
+    )
+
+
+def test_the_module_has_what_the_build_asks_for(toolkit: Toolkit) -> None:
+    assert toolkit.version.startswith("TensorRT-RTX 1.")
+    assert build_flags(toolkit.trt) == ("no-tf32", "optimisation=3", "strongly-typed")
+
+
+@pytest.mark.parametrize("change", [as_it_is, in_fp16, in_int8])
+def test_real_weights_become_a_plan_of_every_output(
+    change: Callable[[onnx.ModelProto, Floats], onnx.ModelProto],
+    toolkit: Toolkit,
+    photos: Floats,
+    tmp_path: Path,
+) -> None:
+    model = demo(tmp_path, photos, change)
+    steps: list[tuple[str, int, int]] = []
+
+    plan, _ = build_plan(
+        toolkit.trt,
+        toolkit.logger,
+        model,
+        BUCKETS,
+        timing=None,
+        progress=lambda *step: steps.append(step),
+    )
+
+    assert len(plan) > model.stat().st_size / 2
+    assert steps[-1][1] == steps[-1][2] > 0
+
+
+@pytest.mark.parametrize("change", [as_it_is, in_fp16, in_int8])
+def test_the_network_takes_bytes_in_batches_of_any_size_and_gives_float32(
+    change: Callable[[onnx.ModelProto, Floats], onnx.ModelProto],
+    toolkit: Toolkit,
+    photos: Floats,
+    tmp_path: Path,
+) -> None:
+    trt = toolkit.trt
+    _builder, network, _parser = parsed(trt, toolkit.logger, demo(tmp_path, photos, change))
+
+    pixels = network.get_input(0)
+    assert (pixels.name, pixels.dtype, tuple(pixels.shape)) == (
+        "pixels",
+        trt.DataType.UINT8,
+        (-1, 224, 224, 3),
+    )
+    outputs = {
+        network.get_output(index).name: network.get_output(index)
+        for index in range(network.num_outputs)
+    }
+    assert set(outputs) == set(OUTPUTS)
+    assert outputs["nearest_class"].dtype == trt.DataType.INT64
+    for name in ("logits", "features", "energy", "mahalanobis"):
+        assert outputs[name].dtype == trt.DataType.FLOAT
+        assert outputs[name].shape[0] == -1
+
+
+def test_the_gates_head_is_float32_between_a_backbone_in_fp16_and_its_outputs(
+    toolkit: Toolkit, photos: Floats, tmp_path: Path
+) -> None:
+    trt = toolkit.trt
+    _builder, network, _parser = parsed(trt, toolkit.logger, demo(tmp_path, photos, in_fp16))
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+
+    kinds = {
+        layer.get_output(index).dtype
+        for layer in layers
+        if layer.name.startswith("tidegate/")
+        for index in range(layer.num_outputs)
+    }
+
+    assert trt.DataType.HALF not in kinds
+    assert any(layer.get_output(0).dtype == trt.DataType.HALF for layer in layers)
+
+
+def test_int8_that_is_made_for_cpus_is_refused_with_what_to_do(
+    toolkit: Toolkit, photos: Floats, tmp_path: Path
+) -> None:
+    model = demo(tmp_path, photos, for_a_cpu)
+
+    with pytest.raises(EngineUnavailable, match=r"cannot read .*DequantizeLinear.*--int8-for"):
+        build_plan(toolkit.trt, toolkit.logger, model, BUCKETS, timing=None)
+
+
+def test_what_is_no_model_is_refused(toolkit: Toolkit, tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(b"not a model")
+
+    with pytest.raises(EngineUnavailable, match=r"cannot read .*model\.onnx"):
+        build_plan(toolkit.trt, toolkit.logger, model, BUCKETS, timing=None)
+
+
+def test_a_plan_goes_into_the_cache_and_is_not_built_twice(
+    toolkit: Toolkit, tmp_path: Path
+) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(tiny_graph.sealed())
+    cache = PlanCache(tmp_path / "plans")
+    key = PlanKey("ab", toolkit.version, "13", "none", "0.0", "fp32", BUCKETS, ())
+
+    plan = ensure_plan(toolkit, cache, key, model)
+    model.unlink()
+
+    assert ensure_plan(toolkit, cache, key, model) == plan
