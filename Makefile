@@ -7,6 +7,7 @@ ONLY := service models load_tests tests docker
 TORCH_ENV := .venv-torch/.installed
 GPU_ENV := .venv-gpu/.installed
 GPU_EXTRA ?= tensorrt-rtx
+PHOTOS ?= build/photos
 TORCH ?= torch torchvision
 
 .PHONY: help serve monitoring bundle test test-torch test-gpu-packages gpu-report check lint fix tools audit clean
@@ -37,7 +38,8 @@ test-gpu-packages: bundle $(GPU_ENV) ## run the tests that need the GPU packages
 	@.venv-gpu/bin/python -m pytest -m gpu_packages
 
 gpu-report: bundle $(GPU_ENV) ## run the GPU tests and the benchmark on the GPU here, and write the report
-	@.venv-gpu/bin/python -m models gpu-report
+	@test -d $(PHOTOS) || .venv-gpu/bin/python -m load_tests images $(PHOTOS) --from models/demo/photos --count 64
+	@.venv-gpu/bin/python -m models gpu-report --photos $(PHOTOS)
 
 check: lint test ## format, lint, spelling, types, layers, tests
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "export-plain": ("export_plain", "a bundle's backbone and preprocessing, for other servers"),
     "gate-cost": ("gate_cost", "time the gate: its scores in the graph, its p-values on the host"),
     "architectures": ("architectures", "export, seal and time every architecture of the table"),
+    "gpu-report": ("gpu_report", "run the GPU tests, and measure every engine on the GPU here"),
     "retrain-request": ("retrain_request", "file a request for retraining when drift fires"),
 }
 _EXTRAS = {"scipy": "fit", "matplotlib": "fit", "safetensors": "torch"}

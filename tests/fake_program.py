@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
-from service.engines.cuda.base import Address, StreamHandle
+from service.engines.cuda.base import Address, Device, StreamHandle
 from service.engines.device import Tensor
 from service.engines.faults import OutOfDeviceMemory
 from service.types import Pixels
@@ -49,7 +49,7 @@ class FakeProgram:
         self._fits = fits
         self._losing = frozenset(losing)
 
-    def execution(self) -> FakeProgram:
+    def execution(self, device: Device) -> FakeProgram:
         if not self._executions:
             raise OutOfDeviceMemory("no more executions")
         self._executions -= 1

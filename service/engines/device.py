@@ -76,8 +76,8 @@ class Program(Protocol):
         """Tell whether what `enqueue` does can be captured as a CUDA graph."""
         ...
 
-    def execution(self) -> Execution:
-        """Return a new one. Raises OutOfDeviceMemory or CudaError."""
+    def execution(self, device: Device) -> Execution:
+        """Return a new one, for streams of `device`. Raises OutOfDeviceMemory or CudaError."""
         ...
 
 
@@ -201,7 +201,7 @@ class _Lane:
         height, width = program.input_size
         largest = buckets[-1]
         self._device = device
-        self._execution = program.execution()
+        self._execution = program.execution(device)
         self._tensors = {name: program.outputs[name] for name in _OUTPUTS}
         self._image_bytes = height * width * 3
         self._offsets = {bucket: self._layout(bucket) for bucket in buckets}

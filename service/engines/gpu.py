@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,20 +60,25 @@ def open_gpu_engine(wanted: Wanted, config: GpuConfig, slots: int = 0) -> Engine
     """
     refuse_tf32()
     cuda = open_cuda(config.cuda_binding)
-    engines = []
-    for device in open_devices(cuda, config.devices):
-        device.use()
-        program, made_by = _program(wanted, config, cuda, device)
-        info = EngineInfo(
-            name=wanted.engine,
-            runtime=f"{made_by}, CUDA {cuda.version}, {cuda.name}",
-            device=f"cuda:{device.index} {device.name}",
-            precision=wanted.precision,
-            threads_per_slot=1,
-        )
-        engines.append(
-            DeviceEngine(device, program, info, slots=slots or _SLOTS, buckets=wanted.buckets)
-        )
+    with contextlib.ExitStack() as opened:  # what is opened before a refusal is freed again
+        engines = []
+        devices = open_devices(cuda, config.devices)
+        for device in devices:
+            opened.callback(device.close)
+        for device in devices:
+            device.use()
+            program, made_by = open_program_for(wanted, config, cuda, device)
+            info = EngineInfo(
+                name=wanted.engine,
+                runtime=f"{made_by}, CUDA {cuda.version}, {cuda.name}",
+                device=f"cuda:{device.index} {device.name}",
+                precision=wanted.precision,
+                threads_per_slot=1,
+            )
+            engines.append(
+                DeviceEngine(device, program, info, slots=slots or _SLOTS, buckets=wanted.buckets)
+            )
+        opened.pop_all()
     return engines[0] if len(engines) == 1 else Fleet(engines)
 
 
@@ -107,8 +113,13 @@ def choose_all_graphs(engine: Engine, buckets: Sequence[int]) -> list[int]:
     return chosen[0] if chosen else []
 
 
-def _program(wanted: Wanted, config: GpuConfig, cuda: Cuda, device: Device) -> tuple[Program, str]:
-    """Return a model loaded on a device, and the runtime's name and version."""
+def open_program_for(
+    wanted: Wanted, config: GpuConfig, cuda: Cuda, device: Device
+) -> tuple[Program, str]:
+    """Load a model on a device, which must be in use; returns it and the runtime's version.
+
+    Raises EngineUnavailable.
+    """
     if wanted.engine in PRODUCTS:
         toolkit = open_toolkit(wanted.engine)
         key = plan_key(toolkit, cuda, device, wanted.model, wanted.buckets, wanted.precision)

@@ -93,7 +93,6 @@ class OnnxGpuProgram:
         record = {"session.record_ep_graph_assignment_info": "1"}
         self._session = open_session(model, engine, providers, record)
         self._where = memory, device.index
-        self._device = device
         self.nodes = nodes_of(self._session)
         refuse_strays(engine, self.nodes)
         _, height, width, _ = self._session.get_inputs()[0].shape
@@ -103,8 +102,8 @@ class OnnxGpuProgram:
             for output in self._session.get_outputs()
         }
 
-    def execution(self) -> OnnxGpuExecution:
-        return OnnxGpuExecution(self._session, self, self._device, self._where)
+    def execution(self, device: Device) -> OnnxGpuExecution:
+        return OnnxGpuExecution(self._session, self, device, self._where)
 
 
 class OnnxGpuExecution:

@@ -144,7 +144,7 @@ class TensorRtProgram:
         self.input_size: tuple[int, int] = height, width
         self.execution_bytes = int(engine.device_memory_size_v2)
 
-    def execution(self) -> TensorRtExecution:
+    def execution(self, device: Device) -> TensorRtExecution:
         context = self._engine.create_execution_context()
         if context is None:
             told = self._toolkit.logger.told()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from service.engines.base import EngineInfo
+from service.engines.cuda.base import Device
 from service.engines.device import DeviceEngine
 from service.engines.faults import CudaError, Fault, OutOfDeviceMemory, fault_of
 from service.errors import EngineUnavailable
@@ -193,7 +194,7 @@ def test_what_is_no_lack_of_memory_is_not_taken_for_one() -> None:
     device = FakeDevice()
     program = FakeProgram(device)
 
-    def broken() -> Any:
+    def broken(device: Device) -> Any:
         raise ValueError("another thing")
 
     program.execution = broken  # type: ignore[method-assign]

@@ -45,7 +45,7 @@ def with_gpus(
             raise EngineUnavailable(f"{wanted.engine} is not faked")
         return FakeProgram(device), "fake 1"
 
-    monkeypatch.setattr(gpu, "_program", program)
+    monkeypatch.setattr(gpu, "open_program_for", program)
     for module in (gpu, choose):
         monkeypatch.setattr(module, "open_cuda", lambda binding: cuda)
 
@@ -136,6 +136,18 @@ def test_a_device_that_is_not_there_stops_the_start(
 
     with pytest.raises(EngineUnavailable, match=r"TIDEGATE_DEVICES names 1, .* sees 1 GPU"):
         open_engine(model, config, BUCKETS)
+
+
+def test_what_was_opened_before_a_refusal_is_freed_again(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = FakeCuda(devices=2, memory=1000)  # too little for one slot
+    with_gpus(monkeypatch, cuda)
+
+    with pytest.raises(EngineUnavailable, match="no memory for one slot"):
+        open_gpu_engine(Wanted(model, "tensorrt", (1, 64), "fp32"), GpuConfig((0, 1)))
+
+    assert [device.closed for device in cuda.made] == [True, True]
 
 
 @pytest.mark.parametrize(("gain", "graphs"), [(1.5, [1, 2]), (0.9, [])])

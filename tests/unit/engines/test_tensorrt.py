@@ -313,7 +313,7 @@ def test_an_execution_is_bound_once_for_a_batch_size(
 ) -> None:
     fake = FakeTensorRt()
     toolkit, key = with_tensorrt(monkeypatch, model, fake)
-    execution = open_program(toolkit, cache, key, model).execution()
+    execution = open_program(toolkit, cache, key, model).execution(FakeDevice())
     context = fake.engine.context
     assert context is not None
 
@@ -334,7 +334,7 @@ def test_a_call_that_is_answered_false_is_an_error(
 ) -> None:
     fake = FakeTensorRt()
     toolkit, key = with_tensorrt(monkeypatch, model, fake)
-    execution = open_program(toolkit, cache, key, model).execution()
+    execution = open_program(toolkit, cache, key, model).execution(FakeDevice())
     assert fake.engine.context is not None
     fake.engine.context.refuses = call
 
@@ -357,4 +357,4 @@ def test_no_context_is_too_little_memory(
     fake.engine.context = None
 
     with pytest.raises(OutOfDeviceMemory):
-        program.execution()
+        program.execution(FakeDevice())

@@ -1,0 +1,72 @@
+"""`python -m models gpu-report`: what the GPU here shows of the engines, as one JSON file."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from models.errors import BuildRefused
+from models.gpu_report import report
+from models.gpu_report.measure import Effort
+from models.progress import say
+from service.engines.gpu import GpuConfig
+
+_DEMO = Path("models/bundles/efficientnet-lite0/1")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
+    options = argparse.ArgumentParser(
+        prog="python -m models gpu-report",
+        description="Run the GPU tests and measure every engine that loads: numbers against the "
+        "CPU's, latency per batch size, slots against a bare loop, graphs, memory, and the road "
+        "from JPEG bytes to answers. Needs a GPU; on none it stops. Takes about ten minutes.",
+    )
+    options.add_argument(
+        "bundles", nargs="*", type=Path, metavar="BUNDLE", help="sealed folders (default: the demo)"
+    )
+    options.add_argument(
+        "--engine", action="append", choices=report.ENGINES, help="again for more (default: all)"
+    )
+    options.add_argument(
+        "--precision", action="append", choices=("fp32", "fp16"), help="likewise (default: both)"
+    )
+    options.add_argument(
+        "--photos", type=Path, required=True, metavar="DIR", help="JPEG files, as clients send them"
+    )
+    options.add_argument(
+        "--max-batch-size", type=int, default=64, metavar="N", help="(default: %(default)s)"
+    )
+    options.add_argument("--device", type=int, default=0, help="(default: %(default)s)")
+    options.add_argument("--plan-cache", type=Path, default=Path("build/plans"), metavar="DIR")
+    options.add_argument("--quick", action="store_true", help="a tenth of the time")
+    options.add_argument("--no-tests", action="store_true", help="leave the GPU tests out")
+    options.add_argument("--no-http", action="store_true", help="leave the service out")
+    options.add_argument(
+        "--out", type=Path, metavar="FILE", help="(default: in load_tests/results)"
+    )
+    return options
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure, write after every part, and say where."""
+    if not any(options.photos.rglob("*.jp*g")):
+        raise BuildRefused(f"There is no JPEG file in {options.photos}.")
+    plan = report.Plan(
+        bundles=options.bundles or [_DEMO],
+        engines=options.engine or report.ENGINES,
+        precisions=options.precision or ("fp32", "fp16"),
+        photos=options.photos,
+        max_batch_size=options.max_batch_size,
+        gpu=GpuConfig((options.device,), plan_cache=options.plan_cache),
+        effort=Effort(),
+        tests=not options.no_tests,
+        over_http=not options.no_http,
+    )
+    day = datetime.now(UTC).date().isoformat()
+    out = options.out or Path(f"load_tests/results/{day}-gpu.json")
+    made = report.make(report.quick(plan) if options.quick else plan, partial(report.write, out))
+    report.write(out, made)
+    say(f"{out}; not run: {made['not_run'] or 'nothing'}")

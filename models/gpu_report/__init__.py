@@ -1,0 +1,1 @@
+"""What a GPU shows of the engines, measured and written down with all that it was measured on."""

@@ -1,0 +1,74 @@
+"""What a report was made on: commit, command, driver, and every library that was really loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import distributions
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[2]
+_LIBRARIES = re.compile(
+    r"cuda|cublas|cudnn|cufft|nvrtc|nvinfer|tensorrt|onnxruntime", re.IGNORECASE
+)
+_PACKAGES = re.compile(
+    r"^(nvidia|cuda|pycuda|tensorrt|onnx|torch|numpy|pillow|simplejpeg)", re.IGNORECASE
+)
+_ASK_S = 60
+
+
+def before(command: Sequence[str]) -> dict[str, object]:
+    """Return what is known before anything runs: commit, command, machine, packages."""
+    return {
+        "command": " ".join(command),
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _asked("git", "rev-parse", "HEAD"),
+        "dirty": bool(_asked("git", "status", "--porcelain", "--untracked-files=no")),
+        "nvidia_smi": _asked("nvidia-smi"),
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "packages": {
+            found.metadata["Name"]: found.version
+            for found in sorted(distributions(), key=lambda found: found.metadata["Name"].lower())
+            if _PACKAGES.match(found.metadata["Name"])
+        },
+    }
+
+
+def loaded_libraries(maps: Path = Path("/proc/self/maps")) -> dict[str, str]:
+    """Return name → sha256 of CUDA's, ONNX Runtime's and TensorRT's libraries in this process."""
+    files = {line.split(maxsplit=5)[-1].strip() for line in maps.read_text().splitlines()}
+    digests = {}
+    for file in sorted(map(Path, files)):
+        if ".so" in file.name and _LIBRARIES.search(file.name) and file.is_file():
+            with file.open("rb") as content:
+                digests[file.name] = hashlib.file_digest(content, "sha256").hexdigest()
+    return digests
+
+
+def _asked(*command: str) -> str | None:
+    """Return what a program prints; None where it is not there or fails."""
+    if shutil.which(command[0]) is None:
+        return None
+    done = subprocess.run(  # noqa: S603 - the commands are the ones above
+        command, cwd=_ROOT, capture_output=True, text=True, timeout=_ASK_S, check=False
+    )
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _cpu() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor()

@@ -1,0 +1,92 @@
+"""The road without HTTP: images through decoders, the scheduler and the engine's slots, timed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from service.batching.decoders import Decoders
+from service.batching.latency import LatencyModel
+from service.batching.policy import Limits
+from service.batching.scheduler import Scheduler
+from service.engines.base import PARTS
+from service.engines.choose import WarmEngine, usable_cores
+from service.engines.fleet import Fleet
+from service.metrics import Metrics
+from service.types import Pixels, Priority
+
+_DEADLINE_S = 60.0
+_TIMEOUT_S = 60.0
+
+
+def drive(
+    warm: WarmEngine,
+    work: Sequence[Callable[[], Pixels]],
+    *,
+    seconds: float,
+    clients: int,
+    decode_threads: int = 0,
+) -> dict[str, float]:
+    """Keep `clients` images on the road for `seconds`; returns rates and where the time went.
+
+    `work` are decoders of images: of JPEG bytes, or of nothing at all where pixels are at hand. The
+    shares are of the time that all cores, and the device, had.
+    """
+    return asyncio.run(_drive(warm, work, seconds, clients, decode_threads or usable_cores()))
+
+
+async def _drive(
+    warm: WarmEngine,
+    work: Sequence[Callable[[], Pixels]],
+    seconds: float,
+    clients: int,
+    decode_threads: int,
+) -> dict[str, float]:
+    engine, metrics = warm.engine, Metrics("report")
+    decoders = Decoders(decode_threads, 0.001)
+    scheduler = Scheduler(
+        engine,
+        LatencyModel(warm.latency_s),
+        Limits(max(warm.latency_s), max_queue=4 * clients),
+        decoders=decoders,
+        engine_timeout_s=_TIMEOUT_S,
+        metrics=metrics,
+        on_wedged=lambda reason: None,
+    )
+    end = time.monotonic() + seconds
+    decode_s = 0.0
+    images = 0
+
+    async def client(index: int) -> None:
+        nonlocal decode_s, images
+        turn = index
+        while time.monotonic() < end:
+            ticket = scheduler.admit(time.monotonic() + _DEADLINE_S, Priority.INTERACTIVE)
+            try:
+                answer = await scheduler.run(ticket, work[turn % len(work)])
+            finally:
+                scheduler.leave(ticket)
+            turn += clients
+            images += 1
+            decode_s += answer.decode_s
+
+    started = time.monotonic()
+    await asyncio.gather(*(client(index) for index in range(clients)))
+    took_s = time.monotonic() - started
+    decoders.close()
+    await asyncio.to_thread(scheduler.close, _TIMEOUT_S)
+    sample = metrics.registry.get_sample_value
+    parts_s = {
+        part: sample("tidegate_batch_duration_seconds_sum", {"part": part}) or 0.0 for part in PARTS
+    }
+    batches = sample("tidegate_batch_size_count") or 1.0
+    devices = len(engine.engines) if isinstance(engine, Fleet) else 1
+    return {
+        "images_per_s": images / took_s,
+        "images_per_batch": (sample("tidegate_batch_size_sum") or 0.0) / batches,
+        "decode_share": decode_s / (took_s * usable_cores()),
+        # Slots overlap, so computing may count twice: never less than the device was busy.
+        "device_compute_share": parts_s["compute"] / (took_s * devices),
+        "device_copy_share": (parts_s["copy_in"] + parts_s["copy_out"]) / (took_s * devices),
+    }
