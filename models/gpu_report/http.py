@@ -25,16 +25,19 @@ _LIGHT = 0.8  # of capacity
 
 
 def measure(
-    bundle: Path, engine: str, images: Path, settings: Mapping[str, str]
+    bundle: Path, name: str, engine: str, images: Path, settings: Mapping[str, str]
 ) -> dict[str, object]:
-    """Return capacity over HTTP, and the tail at 80 % of it: Poisson arrivals, by the schedule."""
+    """Return capacity over HTTP of the model `name`, and the tail at 80 % of it.
+
+    Arrivals there are Poisson, and latency runs from when the schedule wanted them sent.
+    """
     with _served(bundle, engine, settings) as url:
-        with urllib.request.urlopen(f"{url}/models", timeout=_SECONDS) as answer:  # noqa: S310
-            models = json.load(answer)
+        with urllib.request.urlopen(f"{url}/models/{name}", timeout=_SECONDS) as answer:  # noqa: S310
+            served = json.load(answer)["engine"]
         full = _load(url, images, "--closed", str(_CLIENTS))
         rate = _LIGHT * float(full["throughput"])
         light = _load(url, images, "--rate", f"{rate:.1f}", "--arrivals", "poisson")
-    return {"models": models, "closed_loop": full, "at_80_percent": light}
+    return {"engine": served, "closed_loop": full, "at_80_percent": light}
 
 
 def _load(url: str, images: Path, *how: str) -> dict[str, Any]:

@@ -188,13 +188,14 @@ def _over_http(plan: Plan, not_run: list[str]) -> dict[str, object]:
     measured: dict[str, object] = {}
     for path in plan.bundles:
         for engine in plan.engines:
-            name = f"{path.parent.name} on {engine}"
+            model = open_bundle(path).manifest.name
+            name = f"{model} on {engine}"
             say(f"{name}, over HTTP")
             settings = {"TIDEGATE_PLAN_CACHE": str(plan.gpu.plan_cache)}
             if plan.max_batch_size:
                 settings["TIDEGATE_MAX_BATCH_SIZE"] = str(plan.max_batch_size)
             try:
-                measured[name] = http.measure(path, engine, plan.photos, settings)
+                measured[name] = http.measure(path, model, engine, plan.photos, settings)
             except (OSError, RuntimeError) as error:
                 not_run.append(f"{name}, over HTTP: {error}")
     return measured

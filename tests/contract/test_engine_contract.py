@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 from service.engines.base import Engine, EngineInfo
 from service.engines.device import DeviceEngine
 from service.engines.fleet import Fleet
+from service.engines.gpu import GPU_ENGINES, GpuConfig, Wanted, open_gpu_engine
 from service.engines.onnx import OnnxEngine
 from service.engines.onnx_gpu import OnnxGpuProgram
 from service.engines.onnx_session import runtime
+from service.errors import EngineUnavailable
 from service.types import Outputs, Pixels
 from tests import fakes
 from tests.contract import tiny_graph
@@ -26,7 +29,9 @@ from tests.fake_program import FakeProgram
 
 SLOTS = 2
 BUCKETS = (1, 2, 4, 8)
+Same = Callable[[Outputs, Outputs], None]
 TOLERANCE = 1e-5  # of the largest |value|: another batch size may add in another order
+GPU_TOLERANCE = 1e-4  # or may run another kernel
 
 
 def fake_engine(folder: Path) -> Engine:
@@ -70,6 +75,21 @@ def fleet(folder: Path) -> Engine:
     return Fleet([fakes.FakeEngine(max_batch_size=BUCKETS[-1]) for _ in range(SLOTS)])
 
 
+def on_gpu(name: str) -> Callable[[Path], Engine]:
+    """Return what opens one of the real GPU engines; where it does not load, tests are skipped."""
+
+    def opened(folder: Path) -> Engine:
+        model = folder / "model.onnx"
+        model.write_bytes(tiny_graph.sealed())
+        config = GpuConfig(plan_cache=folder / "plans")
+        try:
+            return open_gpu_engine(Wanted(model, name, BUCKETS, "fp32"), config, SLOTS)
+        except EngineUnavailable as error:
+            pytest.skip(str(error))
+
+    return opened
+
+
 # What makes the engine, and the side, classes and features it works with.
 ENGINES: dict[str, tuple[Callable[[Path], Engine], tuple[int, int, int]]] = {
     "fake": (fake_engine, (fakes.SIDE, fakes.CLASSES, fakes.FEATURES)),
@@ -83,11 +103,20 @@ ENGINES: dict[str, tuple[Callable[[Path], Engine], tuple[int, int, int]]] = {
         onnx_on_a_device,
         (tiny_graph.SIDE, tiny_graph.CLASSES, tiny_graph.FEATURES),
     ),
+    **{
+        name: (on_gpu(name), (tiny_graph.SIDE, tiny_graph.CLASSES, tiny_graph.FEATURES))
+        for name in GPU_ENGINES
+    },
     "fleet of two fakes": (fleet, (fakes.SIDE, fakes.CLASSES, fakes.FEATURES)),
 }
 
 
-@pytest.fixture(params=ENGINES, scope="module")
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.gpu if name in GPU_ENGINES else ()) for name in ENGINES
+    ],
+    scope="module",
+)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -111,14 +140,20 @@ def singles(engine: Engine, images: list[Pixels]) -> list[Outputs]:
     return [engine.run(0, [image]) for image in images]
 
 
-def assert_same(got: Outputs, expected: Outputs) -> None:
+def assert_same(got: Outputs, expected: Outputs, tolerance: float) -> None:
     for field in fields(Outputs):
         mine, theirs = getattr(got, field.name), getattr(expected, field.name)
         if field.name == "nearest_class":
             assert np.array_equal(mine, theirs)
         else:
             scale = float(np.abs(theirs).max())
-            assert np.abs(mine - theirs).max() <= TOLERANCE * max(scale, 1.0), field.name
+            assert np.abs(mine - theirs).max() <= tolerance * max(scale, 1.0), field.name
+
+
+@pytest.fixture(scope="module")
+def same(kind: str) -> Same:
+    """Return what holds two outputs to one another, as near as this engine comes."""
+    return partial(assert_same, tolerance=GPU_TOLERANCE if kind in GPU_ENGINES else TOLERANCE)
 
 
 def copied(outputs: Outputs) -> Outputs:
@@ -149,23 +184,23 @@ def test_outputs_are_float32_and_class_ids_are_int64(engine: Engine, images: lis
 
 @pytest.mark.parametrize("count", range(1, BUCKETS[-1] + 1))
 def test_a_batch_equals_its_images_one_by_one(
-    engine: Engine, images: list[Pixels], singles: list[Outputs], count: int
+    engine: Engine, images: list[Pixels], singles: list[Outputs], same: Same, count: int
 ) -> None:
     outputs = engine.run(0, images[:count])
 
     for row in range(count):
-        assert_same(outputs.rows(row, row + 1), singles[row])
+        same(outputs.rows(row, row + 1), singles[row])
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(order=st.lists(st.integers(0, BUCKETS[-1] - 1), min_size=1, max_size=BUCKETS[-1]))
 def test_answers_come_in_the_order_of_the_images(
-    engine: Engine, images: list[Pixels], singles: list[Outputs], order: list[int]
+    engine: Engine, images: list[Pixels], singles: list[Outputs], same: Same, order: list[int]
 ) -> None:
     outputs = engine.run(0, [images[index] for index in order])
 
     for row, index in enumerate(order):
-        assert_same(outputs.rows(row, row + 1), singles[index])
+        same(outputs.rows(row, row + 1), singles[index])
 
 
 def test_the_images_differ_so_that_an_exchange_would_show(singles: list[Outputs]) -> None:
@@ -197,18 +232,18 @@ def test_the_images_are_left_as_they_were(engine: Engine, images: list[Pixels]) 
 
 
 def test_read_only_pixels_are_taken(
-    engine: Engine, images: list[Pixels], singles: list[Outputs]
+    engine: Engine, images: list[Pixels], singles: list[Outputs], same: Same
 ) -> None:
     frozen = [Pixels(image.copy()) for image in images[:2]]
     for image in frozen:
         image.flags.writeable = False
 
-    assert_same(engine.run(0, frozen[:1]), singles[0])
-    assert_same(engine.run(0, frozen).rows(1, 2), singles[1])
+    same(engine.run(0, frozen[:1]), singles[0])
+    same(engine.run(0, frozen).rows(1, 2), singles[1])
 
 
 def test_slots_used_from_threads_at_once_give_the_same_answers(
-    engine: Engine, images: list[Pixels], singles: list[Outputs]
+    engine: Engine, images: list[Pixels], singles: list[Outputs], same: Same
 ) -> None:
     def work(slot: int) -> list[tuple[int, Outputs]]:
         results = []
@@ -222,11 +257,11 @@ def test_slots_used_from_threads_at_once_give_the_same_answers(
         answers = [answer for slot in pool.map(work, range(engine.slots)) for answer in slot]
 
     for index, outputs in answers:
-        assert_same(outputs, singles[index])
+        same(outputs, singles[index])
 
 
 def test_a_batch_may_be_filled_up_and_its_images_come_last(
-    engine: Engine, images: list[Pixels], singles: list[Outputs]
+    engine: Engine, images: list[Pixels], singles: list[Outputs], same: Same
 ) -> None:
     asked: list[int] = []
 
@@ -239,7 +274,7 @@ def test_a_batch_may_be_filled_up_and_its_images_come_last(
     assert len(outputs.energy) == (5 if asked else 3)
     assert asked in ([], [BUCKETS[-1] - 3])
     for row in range(len(outputs.energy)):
-        assert_same(outputs.rows(row, row + 1), singles[row])
+        same(outputs.rows(row, row + 1), singles[row])
 
 
 def test_the_engine_says_what_it_is(engine: Engine) -> None:

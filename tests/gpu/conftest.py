@@ -1,0 +1,60 @@
+"""A real GPU, or the test is skipped; with --require-gpu it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from service.engines.cuda.base import Cuda, open_cuda
+from service.engines.device import DeviceEngine
+from service.engines.gpu import GPU_ENGINES, GpuConfig, Wanted, open_gpu_engine
+from service.errors import EngineUnavailable
+from tests.server import DEMO_BUNDLE
+
+BUCKETS = (1, 2, 4, 8, 16)
+Opened = Callable[..., DeviceEngine]
+
+
+@pytest.fixture(scope="session")
+def cuda() -> Cuda:
+    try:
+        found = open_cuda("cuda-bindings")
+        found.device_count()
+    except EngineUnavailable as error:
+        pytest.skip(str(error))
+    return found
+
+
+@pytest.fixture(scope="session")
+def plans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder of plans for all tests: a build takes a while."""
+    return tmp_path_factory.mktemp("plans") / "plans"
+
+
+@pytest.fixture(params=GPU_ENGINES, scope="module")
+def opened(request: pytest.FixtureRequest, cuda: Cuda, plans: Path) -> Iterator[Opened]:
+    """Return what opens the demo, or another sealed graph, on one of the engines."""
+    engines: list[DeviceEngine] = []
+
+    def open_it(
+        model: Path = DEMO_BUNDLE / "model.onnx", *, slots: int = 3, precision: str = "fp32"
+    ) -> DeviceEngine:
+        wanted = Wanted(model, request.param, BUCKETS, precision)
+        try:
+            engine = open_gpu_engine(wanted, GpuConfig(plan_cache=plans), slots)
+        except EngineUnavailable as error:
+            pytest.skip(str(error))
+        assert isinstance(engine, DeviceEngine)
+        engines.append(engine)
+        return engine
+
+    yield open_it
+    for engine in engines:
+        engine.close()
+
+
+@pytest.fixture(scope="module")
+def engine(opened: Opened) -> DeviceEngine:
+    return opened()

@@ -1,0 +1,142 @@
+"""The service on a named fake of CUDA around the real ONNX Runtime, until its GPU is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from service.bundle.golden import Run, check_golden
+from service.bundle.store import Bundle
+from service.engines import choose, gpu
+from service.engines.choose import EngineConfig
+from service.engines.cuda.base import Cuda, Device
+from service.engines.device import Program
+from service.engines.gpu import GpuConfig, Wanted
+from service.engines.onnx_gpu import OnnxGpuProgram
+from service.engines.onnx_session import Provider
+from service.errors import EngineFailed
+from service.lifecycle import Phase, Service, ServiceConfig
+from service.metrics import Metrics
+from service.pipeline import Classification, Upload
+from tests.fake_cuda import FakeCuda
+from tests.unit.bundle.tiny_bundle import put, sound_files
+
+PATIENCE_S = 60.0
+CPU: list[Provider] = [("CPUExecutionProvider", {})]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return put(tmp_path / "tiny" / "1", sound_files())
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    fake = FakeCuda(devices=2)
+
+    def program(
+        wanted: Wanted, config: GpuConfig, cuda: Cuda, device: Device
+    ) -> tuple[Program, str]:
+        return OnnxGpuProgram(wanted.model, "onnx-cpu", CPU, device, memory="cpu"), "fake 1"
+
+    monkeypatch.setattr(gpu, "open_program_for", program)
+    for module in (gpu, choose):
+        monkeypatch.setattr(module, "open_cuda", lambda binding: fake)
+    return fake
+
+
+def config(bundle: Path, devices: tuple[int, ...] = (0,)) -> ServiceConfig:
+    return ServiceConfig(
+        bundle=bundle,
+        engine=EngineConfig("onnx-cuda", max_batch_size=4, gpu=GpuConfig(devices)),
+        max_queue=100,
+        decode_threads=1,
+        max_image_pixels=10**6,
+        engine_timeout_s=PATIENCE_S,
+        max_class_series=10,
+        drift_run_length=10**6,
+        drift_state=None,
+        review=None,
+    )
+
+
+def serving(service: Service, play: Callable[[], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            await service.start()
+            await play()
+            await service.close(PATIENCE_S)
+
+    asyncio.run(main())
+
+
+async def classify(service: Service, bundle: Path) -> Classification:
+    now = time.monotonic()
+    image = (bundle / "golden/grey.png").read_bytes()
+    return await service.classify(Upload(image, now, now + PATIENCE_S, 1))
+
+
+def test_a_photo_goes_the_road_and_the_metrics_say_on_what(bundle: Path, cuda: FakeCuda) -> None:
+    metrics = Metrics("test")
+    service = Service(config(bundle), metrics)
+
+    async def play() -> None:
+        answer = await classify(service, bundle)
+
+        assert answer.batch_size == 1
+        text = metrics.render().decode()
+        assert 'device="cuda:0 Fake GPU"' in text
+        assert 'engine="onnx-cuda"' in text
+        assert 'tidegate_batch_duration_seconds_count{part="copy_in"} 1.0' in text
+        assert service.served is not None
+        assert service.served.decoders is not None  # the device has its own, so cores decode
+
+    serving(service, play)
+    assert all(device.closed for device in cuda.made)
+
+
+def test_the_golden_probes_are_asked_of_every_device(
+    bundle: Path, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def check(bundle: Bundle, run: Run, tolerance: float) -> int:
+        before = [len(device.calls) for device in cuda.made]
+        probes = check_golden(bundle, run, tolerance)
+        after = [len(device.calls) for device in cuda.made]
+        asked.extend(index for index in range(2) if after[index] > before[index])
+        return probes
+
+    monkeypatch.setattr("service.lifecycle.check_golden", check)
+    service = Service(config(bundle, devices=(0, 1)), Metrics("test"))
+
+    async def play() -> None:
+        assert service.served is not None
+        assert service.served.scheduler.limits.side_by_side == 2
+
+    serving(service, play)
+    assert asked == [0, 1]
+
+
+@pytest.mark.timeout(120)
+def test_a_gpu_that_is_lost_makes_the_service_give_up(bundle: Path, cuda: FakeCuda) -> None:
+    service = Service(config(bundle), Metrics("test"))
+
+    async def play() -> None:
+        await classify(service, bundle)
+        cuda.made[0].lost = True
+
+        with pytest.raises(EngineFailed):
+            await classify(service, bundle)
+        await service.failed.wait()
+
+        assert service.phase is Phase.FAILED
+        assert "lost its device" in service.failure
+        assert "CUDA error 700" in service.failure
+        cuda.made[0].lost = False  # so that this test can close it
+
+    serving(service, play)
