@@ -235,7 +235,7 @@ def _pass_golden(bundle: Bundle, engine: Engine) -> int:
     exact = engine.info.device == "cpu" or engine.info.precision == "fp32"
     first = {engine.device_of(slot): slot for slot in reversed(range(engine.slots))}
     probes = 0
-    for slot in first.values():
+    for _, slot in sorted(first.items()):
         run = partial(engine.run, slot)
         probes = check_golden(bundle, run, TOLERANCE if exact else REDUCED_TOLERANCE)
     return probes

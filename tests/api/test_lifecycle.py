@@ -101,7 +101,7 @@ def test_a_changed_bundle_is_refused_with_the_files_name(demo_bundle: Path, tmp_
 def test_an_engine_that_does_not_load_stops_the_start(demo_bundle: Path) -> None:
     with launched(demo_bundle, engine="onnx-cuda") as server:
         assert exit_code(server) == 1
-        server.wait_for("refusing to start: Engine onnx-cuda needs")
+        server.wait_for("refusing to start: There is no GPU to use")
 
 
 def test_a_taken_port_is_said_plainly(demo_bundle: Path) -> None:

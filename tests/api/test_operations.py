@@ -16,6 +16,7 @@ CONTRACT_METRICS = {
     "tidegate_request_duration_seconds": "histogram",
     "tidegate_stage_duration_seconds": "histogram",
     "tidegate_batch_size": "histogram",
+    "tidegate_batch_duration_seconds": "histogram",  # beyond the design: where a GPU's time goes
     "tidegate_queue_depth": "gauge",
     "tidegate_inflight_requests": "gauge",
     "tidegate_shed": "counter",

@@ -1,6 +1,6 @@
 """The GPUs: what NVML tells of each that a replica sees, and what the engine does with it."""
 
-from panels import RATE, REPLICA, Board, Panel, Query, Row
+from panels import RATE, REPLICA, Board, Panel, Query, Row, mean
 
 
 def _nvml(title: str, about: str, metric: str, unit: str) -> Panel:
@@ -46,6 +46,22 @@ BOARD = Board(
                         )
                     ],
                     "reqps",
+                ),
+            ],
+        ),
+        Row(
+            "Batches",
+            [
+                Panel(
+                    "Where a batch's time goes",
+                    "By the GPU's own clock, on average; parts of different batches overlap.",
+                    [
+                        Query(
+                            mean("tidegate_batch_duration_seconds", REPLICA, " by (part)"),
+                            "{{part}}",
+                        )
+                    ],
+                    "s",
                 ),
             ],
         ),

@@ -12,5 +12,5 @@ from models.importers.torch_runtime import require
 
 
 def test_a_library_that_is_missing_says_how_to_install_it() -> None:
-    with pytest.raises(BuildRefused, match=r"pip install 'tidegate\[torch\]'"):
+    with pytest.raises(BuildRefused, match=r"pip install 'tidegate\[cpu,torch\]'"):
         require("torch_of_another_world")
