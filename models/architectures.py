@@ -6,6 +6,7 @@ bundles are worth nothing as classifiers. What is shown is that each network goe
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -116,16 +117,24 @@ ARCHITECTURES = (
 )
 
 
-def measure(architectures: Sequence[Architecture]) -> list[Row]:
-    """Return a row for each, or raise BuildRefused at the first that does not go the whole road."""
+def measure(architectures: Sequence[Architecture], keep: Path | None = None) -> list[Row]:
+    """Return a row for each, or raise BuildRefused at the first that does not go the whole road.
+
+    Their bundles go below `keep`, a folder each, for measuring elsewhere; None keeps none.
+    """
     rows = []
     with tempfile.TemporaryDirectory(prefix="tidegate-architectures-") as folder:
         root = Path(folder)
+        shelves = keep or root / "bundles"
         data = _crops(root / "six", [path.stem for path in PHOTOS])
         for place, architecture in enumerate(architectures, start=1):
             say(f"{architecture.name} [{place}/{len(architectures)}]")
-            rows.append(_measured(architecture, data, root / "bundles" / str(place)))
+            rows.append(_measured(architecture, data, shelves))
     return rows
+
+
+def _folder_name(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -144,8 +153,10 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _measured(architecture: Architecture, data: Data, shelf: Path) -> Row:
+def _measured(architecture: Architecture, data: Data, shelves: Path) -> Row:
     imported = architecture.load()
+    source = imported.source.split()[0]
+    shelf = shelves / _folder_name(f"{architecture.name} {source}")
     classes = tuple(path.stem for path in PHOTOS)
     splits = {name: shuffled(labelled(name, getattr(data, name), classes)) for name in _PER_CLASS}
     logits_error, batch_error = check_export(imported, imported.spec, splits["test"])
@@ -158,7 +169,7 @@ def _measured(architecture: Architecture, data: Data, shelf: Path) -> Row:
     images = [load_pixels(path, imported.spec) for path in PHOTOS]
     return Row(
         name=architecture.name,
-        source=imported.source.split()[0],
+        source=source,
         weights=architecture.weights,
         size=imported.spec.output_size[0],
         features=bundle.manifest.task.features,

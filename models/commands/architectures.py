@@ -20,6 +20,9 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("names", nargs="*", metavar="NAME", help="only those whose name begins so")
     options.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+    options.add_argument(
+        "--keep", type=Path, metavar="DIR", help="keep the bundles, for `gpu-report` to measure"
+    )
     return options
 
 
@@ -28,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
     chosen = [a for a in ARCHITECTURES if a.name.startswith(tuple(options.names or [""]))]
     if not chosen:
         raise BuildRefused(f"No architecture begins so; there are {_names()}.")
-    rows = measure(chosen)
+    rows = measure(chosen, options.keep)
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     print(table(rows))

@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.cli import main
+from service.engines import gpu
 from service.engines.cuda.base import Address, StreamHandle
 from service.engines.faults import OutOfDeviceMemory
 from service.engines.plans import PlanCache, PlanKey
 from service.engines.tensorrt import EngineError, ensure_plan, open_program, open_toolkit, plan_key
 from service.errors import EngineUnavailable
 from tests.fake_cuda import FakeCuda, FakeDevice
+from tests.unit.bundle.tiny_bundle import put, sound_files
 
 SHAPES = {
     "pixels": (-1, 4, 4, 3),
@@ -358,3 +361,46 @@ def test_no_context_is_too_little_memory(
 
     with pytest.raises(OutOfDeviceMemory):
         program.execution(FakeDevice())
+
+
+def test_the_command_builds_a_plan_for_every_gpu_and_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRt())
+    monkeypatch.setattr(gpu, "open_cuda", lambda binding: FakeCuda(devices=2))
+    monkeypatch.setenv("TIDEGATE_PLAN_CACHE", str(tmp_path / "plans"))
+    monkeypatch.setenv("TIDEGATE_DEVICES", "0,1")
+    bundle = put(tmp_path / "tiny" / "1", sound_files())
+
+    assert main(["engine", "build", "--bundle", str(bundle), "--precision", "fp32"]) == 0
+
+    told = capsys.readouterr()
+    plans = told.out.split()
+    # Both GPUs are alike, so they share a plan.
+    assert len(plans) == 2
+    assert plans[0] == plans[1]
+    assert Path(plans[0]).read_bytes().endswith(b"good plan")
+    assert told.err == "Building Engine\n"
+
+
+def test_the_command_refuses_a_bundle_in_another_precision(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = put(tmp_path / "tiny" / "1", sound_files())
+
+    assert main(["engine", "build", "--bundle", str(bundle), "--precision", "int8"]) == 1
+
+    assert "is sealed in fp32" in capsys.readouterr().err
+
+
+def test_the_command_refuses_an_engine_without_plans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TIDEGATE_ENGINE", "onnx-cuda")
+    bundle = put(tmp_path / "tiny" / "1", sound_files())
+
+    assert main(["engine", "build", "--bundle", str(bundle)]) == 1
+
+    assert "onnx-cuda has no plans to build: tensorrt and tensorrt-rtx do" in (
+        capsys.readouterr().err
+    )
