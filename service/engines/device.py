@@ -103,6 +103,7 @@ class DeviceEngine:
         self._input_size = program.input_size
         self._buckets = tuple(sorted(buckets))
         self._lanes: list[_Lane] = []
+        self._as_graphs: set[int] = set()
         device.use()
         self._open(program, slots)
         self.can_capture = program.capturable and device.can_capture
@@ -142,7 +143,8 @@ class DeviceEngine:
                 room = self.max_batch_size - lane.images
                 if more is not None and room and (added := more(room)):
                     lane.take_in(added)
-                return lane.compute(self._bucket(lane.images))
+                bucket = self._bucket(lane.images)
+                return lane.compute(bucket, as_graph=bucket in self._as_graphs)
         except Exception as error:
             lane.settle(error)
             raise
@@ -153,18 +155,21 @@ class DeviceEngine:
     @property
     def captured(self) -> frozenset[int]:
         """Return the batch sizes that run as CUDA graphs."""
-        return frozenset(self._lanes[0].graphs)
+        return frozenset(self._as_graphs)
 
     def capture(self, bucket: int) -> None:
-        """Have every slot run batches of `bucket` as a CUDA graph from now on."""
+        """Have every slot run batches of `bucket` as a CUDA graph from now on.
+
+        Raises what the runtime does where it cannot be captured; then none does.
+        """
         self._device.use()
         for lane in self._lanes:
             lane.capture(bucket)
+        self._as_graphs.add(bucket)
 
     def release(self, bucket: int) -> None:
         """Have batches of `bucket` run without their graph again."""
-        for lane in self._lanes:
-            lane.graphs.pop(bucket, None)
+        self._as_graphs.discard(bucket)
 
     def close(self) -> None:
         self._lanes.clear()
@@ -217,7 +222,7 @@ class _Lane:
         self._started, self._computed, self._done = (device.event() for _ in range(3))
         self._taken_in = 0
         self.images = 0
-        self.graphs: dict[int, Any] = {}
+        self._graphs: dict[int, Any] = {}
         self.parts_s: dict[str, float] = {}
 
     def take_in(self, images: Sequence[Pixels]) -> None:
@@ -234,12 +239,12 @@ class _Lane:
         self._taken_in += 1
         self.images += len(images)
 
-    def compute(self, bucket: int) -> Outputs:
+    def compute(self, bucket: int, *, as_graph: bool) -> Outputs:
         """Run the batch, padded to `bucket`, and return what came of it; then it is forgotten."""
         device, stream = self._device, self._stream
         device.record(self._started, stream)
-        if bucket in self.graphs:
-            device.launch(self.graphs[bucket], stream)
+        if as_graph:
+            device.launch(self._graphs[bucket], stream)
         else:
             self._enqueue(bucket)
         device.record(self._computed, stream)
@@ -255,7 +260,13 @@ class _Lane:
         return self._outputs(bucket, images)
 
     def capture(self, bucket: int) -> None:
-        self.graphs[bucket] = self._device.capture(self._stream, lambda: self._enqueue(bucket))
+        """Keep a graph of batches of `bucket`, unless there is one."""
+        if bucket in self._graphs:
+            return
+        # What a runtime prepares for a shape, it prepares at its first run; a capture must not.
+        self._enqueue(bucket)
+        self._device.synchronize(self._stream)
+        self._graphs[bucket] = self._device.capture(self._stream, lambda: self._enqueue(bucket))
 
     def settle(self, error: Exception) -> None:
         """Forget a batch that failed, once nothing of it is on its way any more.

@@ -7,13 +7,11 @@ sends reaches it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +20,6 @@ from service.errors import EngineUnavailable
 
 log = logging.getLogger(__name__)
 
-_POLL_S = 0.5
 _PATIENCE_S = 3600.0  # another process may be building a large one
 _PRIVATE = 0o700
 Build = Callable[[], bytes]
@@ -61,7 +58,8 @@ class PlanCache:
             raise EngineUnavailable(
                 f"The folder for TensorRT plans cannot be used: {error}. Set TIDEGATE_PLAN_CACHE."
             ) from error
-        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        # Windows has access lists instead, which keep a user's folders to the user.
+        if os.name == "posix" and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
             raise EngineUnavailable(
                 f"Others may write to {folder}, and a plan is code: give it to this user alone "
                 f"(chmod 700), or set TIDEGATE_PLAN_CACHE."
@@ -131,20 +129,20 @@ class PlanCache:
 
     @contextlib.contextmanager
     def _locked(self, key: PlanKey, wait: Say) -> Iterator[None]:
-        """Hold the lock on one key; the kernel lets go of it when its holder dies."""
-        with self.path(key).with_suffix(".lock").open("a") as lock:
-            until, said = time.monotonic() + _PATIENCE_S, False
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if time.monotonic() > until:
-                        raise EngineUnavailable(
-                            f"Another process has been building {self.path(key)} for an hour."
-                        ) from error
-                    if not said:
-                        wait("another process is building this plan: waiting for it")
-                        said = True
-                    time.sleep(_POLL_S)
+        """Hold the lock on one key; the system lets go of it when its holder dies."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path(key).with_suffix(".lock"), mode=0o600)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            wait("another process is building this plan: waiting for it")
+            try:
+                lock.acquire(timeout=_PATIENCE_S)
+            except Timeout as error:
+                raise EngineUnavailable(
+                    f"Another process has been building {self.path(key)} for an hour."
+                ) from error
+        with lock:
+            lock.release()  # `with` has taken it once more
             yield

@@ -61,6 +61,12 @@ def choose_graphs(engine: Engine, capturing: Capturing, buckets: Sequence[int]) 
     for bucket in buckets:
         images = (image,) * bucket
         rounds = []
+        try:
+            capturing.capture(bucket)
+        except Exception as error:  # noqa: BLE001 - a runtime may refuse in any way it likes
+            log.info("no CUDA graph for batches of %d: %s", bucket, error)
+            continue
+        capturing.release(bucket)
         for _ in range(ROUNDS):
             eager_s = busy(engine, images)
             capturing.capture(bucket)

@@ -14,6 +14,7 @@ from service.engines.base import EngineInfo
 from service.engines.cuda.base import Device
 from service.engines.device import DeviceEngine
 from service.engines.faults import CudaError, Fault, OutOfDeviceMemory, fault_of
+from service.engines.warm import choose_graphs
 from service.errors import EngineUnavailable
 from service.types import Pixels
 from tests.fake_cuda import FakeDevice
@@ -244,3 +245,30 @@ def test_closing_frees_the_device() -> None:
     engine.close()
 
     assert device.closed
+
+
+def test_a_graph_is_captured_once_after_a_run_of_its_size_and_kept() -> None:
+    device = FakeDevice()
+    engine = engine_on(device)
+
+    for _ in range(3):
+        engine.capture(4)
+        engine.release(4)
+    engine.capture(4)
+
+    calls = steps(device)
+    assert calls.count("capture") == engine.slots
+    # Twice a slot: the run before the capture, and what was captured.
+    assert calls.count("compute") == 2 * engine.slots
+    assert calls.index("synchronize") < calls.index("capture")
+
+
+def test_a_size_that_cannot_be_captured_runs_as_before() -> None:
+    device = FakeDevice()
+    program = FakeProgram(device, fits=2)
+    engine = engine_on(device, program)
+
+    assert choose_graphs(engine, engine, [1, 4]) in ([], [1])
+
+    assert answered(engine, [7]) == [7]
+    assert 4 not in engine.captured

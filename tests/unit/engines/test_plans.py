@@ -107,7 +107,6 @@ def test_another_process_that_builds_is_waited_for(
     cache: PlanCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The holder is a real process; it says when it holds the lock and ends when it is told."""
-    monkeypatch.setattr(plans, "_POLL_S", 0.001)
     lock = cache.folder / f"{KEY.digest}.lock"
     script = (
         "import fcntl, sys; lock = open(sys.argv[1], 'a'); fcntl.flock(lock, fcntl.LOCK_EX);"
@@ -143,7 +142,6 @@ def test_a_lock_of_a_process_that_died_holds_nobody_up(cache: PlanCache) -> None
 def test_a_build_that_takes_for_ever_is_not_waited_for(
     cache: PlanCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plans, "_POLL_S", 0.001)
     monkeypatch.setattr(plans, "_PATIENCE_S", 0.01)
     with (cache.folder / f"{KEY.digest}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
