@@ -147,6 +147,21 @@ def test_a_lost_device_is_not_tried_again_and_ends_the_service() -> None:
     on_stage(play, FakeEngine(held=True, losing={5}))
 
 
+def test_what_waits_is_not_given_to_a_lost_device() -> None:
+    async def play(on: Stage) -> None:
+        on.send(0)
+        for identity in range(1, 9):
+            on.send(identity)
+        on.engine.release(1000)
+
+        await on.wedged.get()
+        on.send(9)
+
+        assert on.engine.batches == [[0]]
+
+    on_stage(play, FakeEngine(held=True, losing={0}))
+
+
 def test_a_batch_goes_to_the_least_loaded_device() -> None:
     async def play(on: Stage) -> None:
         for identity in range(4):
