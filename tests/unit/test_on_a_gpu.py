@@ -44,6 +44,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
         return OnnxGpuProgram(wanted.model, "onnx-cpu", CPU, device, memory="cpu"), "fake 1"
 
     monkeypatch.setattr(gpu, "open_program_for", program)
+    monkeypatch.setattr("service.engines.warm._TRIAL_S", 0.0005)
     for module in (gpu, choose):
         monkeypatch.setattr(module, "open_cuda", lambda binding: fake)
     return fake

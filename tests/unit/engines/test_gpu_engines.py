@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from service.engines import choose, gpu
+from service.engines import choose, gpu, warm
 from service.engines.choose import EngineConfig, open_engine
 from service.engines.cuda.base import Cuda, Device, open_cuda, open_devices
 from service.engines.device import DeviceEngine, Program
@@ -23,6 +23,12 @@ from tests.fake_program import FakeProgram
 from tests.fakes import identity_in, picture
 
 BUCKETS = (1, 2, 4)
+
+
+@pytest.fixture(autouse=True)
+def in_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured here is not looked at, so it need not be measured long."""
+    monkeypatch.setattr(warm, "_TRIAL_S", 0.0005)
 
 
 @pytest.fixture
@@ -118,14 +124,14 @@ def test_each_device_named_gets_an_engine_behind_one_queue(
     with_gpus(monkeypatch, cuda)
     config = EngineConfig("onnx-cuda", slots=2, max_batch_size=2, gpu=GpuConfig((1, 3)))
 
-    warm = open_engine(model, config, BUCKETS)
+    opened = open_engine(model, config, BUCKETS)
 
-    assert isinstance(warm.engine, Fleet)
+    assert isinstance(opened.engine, Fleet)
     assert [device.index for device in cuda.made] == [1, 3]
-    assert warm.engine.slots == 4
-    assert warm.engine.info.device == "cuda:1 Fake GPU, cuda:3 Fake GPU"
-    assert list(warm.latency_s) == [1, 2]
-    assert identity_in(warm.engine.run(3, [picture(9)])) == 9
+    assert opened.engine.slots == 4
+    assert opened.engine.info.device == "cuda:1 Fake GPU, cuda:3 Fake GPU"
+    assert list(opened.latency_s) == [1, 2]
+    assert identity_in(opened.engine.run(3, [picture(9)])) == 9
 
 
 def test_a_device_that_is_not_there_stops_the_start(
@@ -165,11 +171,11 @@ def test_graphs_are_used_where_they_are_faster(
 
     monkeypatch.setattr("service.engines.warm.busy", busy)
 
-    warm = open_engine(model, EngineConfig("tensorrt", max_batch_size=2), BUCKETS)
+    opened = open_engine(model, EngineConfig("tensorrt", max_batch_size=2), BUCKETS)
 
-    assert isinstance(warm.engine, DeviceEngine)
-    assert sorted(warm.engine.captured) == graphs
-    assert warm.latency_s[1] == pytest.approx(0.01 / (gain if graphs else 1))
+    assert isinstance(opened.engine, DeviceEngine)
+    assert sorted(opened.engine.captured) == graphs
+    assert opened.latency_s[1] == pytest.approx(0.01 / (gain if graphs else 1))
 
 
 def test_a_binding_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,7 @@ def on_a_fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
 
     monkeypatch.setattr(report, "open_cuda", lambda binding: cuda)
     monkeypatch.setattr(report, "open_program_for", program)
+    monkeypatch.setattr("service.engines.warm._TRIAL_S", 0.0005)
     yield cuda
     assert all(device.closed for device in cuda.made)
 
