@@ -7,7 +7,8 @@ import shutil
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 25
+_POLLED_S = 180
 LISTENING = r'Listening on"? address=([0-9.:]+)'  # as Prometheus's programs log it
 
 
@@ -62,6 +64,14 @@ class Process:
         self._process.terminate()
         self._process.wait(PATIENCE_S)
         self._reader.join()
+
+
+def wait_for(reached: Callable[[], object], what: str) -> None:
+    """Poll a state in another process, which cannot tell us of it."""
+    pause, end = threading.Event(), time.monotonic() + _POLLED_S
+    while not reached():
+        assert time.monotonic() < end, what
+        pause.wait(0.3)
 
 
 @contextmanager

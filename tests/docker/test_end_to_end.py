@@ -10,11 +10,9 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-import threading
-import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,12 +26,11 @@ import yaml
 from models.__main__ import main
 from models.digits.images import LABELS, data
 from models.retrain.folder import FORMAT
-from tests.docker.programs import LISTENING, ROOT, free_port, started, tool
+from tests.docker.programs import LISTENING, ROOT, free_port, started, tool, wait_for
 from tests.server import running
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.timeout(900)]
 DOCKER = ROOT / "docker"
-PATIENCE_S = 180
 
 
 class Monitoring:
@@ -123,14 +120,6 @@ class Monitoring:
         path = folder / "alertmanager.yml"
         path.write_text(yaml.safe_dump(config))
         return path
-
-
-def wait_for(reached: Callable[[], object], what: str) -> None:
-    """Poll a state in another process, which cannot tell us of it."""
-    pause, end = threading.Event(), time.monotonic() + PATIENCE_S
-    while not reached():
-        assert time.monotonic() < end, what
-        pause.wait(0.3)
 
 
 def post(url: str, images: Iterable[Path]) -> None:
