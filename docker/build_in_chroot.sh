@@ -1,12 +1,13 @@
 #!/bin/sh
-# Build the CPU images for real where there is no Docker engine and no registry: buildah in a chroot,
-# on a Debian made by debootstrap and tagged as the base that docker/Dockerfile names. It stands for
-# the base and is not it: Python is Debian's.
+# Build the images for real where there is no Docker engine and no registry: buildah in a chroot, on a
+# Debian made by debootstrap and tagged as the bases that the Dockerfiles name. It stands for a base
+# and is not it: Python is Debian's, and there is no CUDA in it.
 #
 #     docker/build_in_chroot.sh FOLDER [OPTION OF buildah build …]
+#     IMAGES=tidegate-gpu docker/build_in_chroot.sh FOLDER …
 #
-# Needs root, buildah and debootstrap (Debian packages). In FOLDER remain base/, and tidegate/ and
-# retrain/, the images' file systems. The last options may name mounts that pip needs, for example
+# Needs root, buildah and debootstrap (Debian packages). In FOLDER remain base/ and the images' file
+# systems, tidegate/ and retrain/ unless IMAGES names others. The last options may name mounts that pip needs, for example
 # --volume /etc/pip.conf:/etc/pip.conf:ro.
 set -eu
 
@@ -18,7 +19,7 @@ root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 mkdir -p "$1"
 folder=$(CDPATH='' cd -- "$1" && pwd)
 shift
-base=$(sed -n 's/^FROM \([^ ]*\) AS build$/\1/p' "$root/docker/Dockerfile")
+base_of() { sed -n 's/^FROM \([^ ]*\) AS build$/\1/p' "$1"; }
 
 if [ ! -x "$folder/base/usr/bin/python3" ]; then
     # The mirror that this machine's apt uses, and debootstrap's own where it names none.
@@ -36,14 +37,18 @@ export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=vfs
 work=$(buildah from scratch)
 buildah add --quiet "$work" "$folder/base" /
 buildah config --env PATH=/usr/local/bin:/usr/bin:/bin "$work"
-buildah commit --quiet --rm "$work" "docker.io/library/$base"
+buildah commit --quiet "$work" "docker.io/library/$(base_of "$root/docker/Dockerfile")"
+buildah commit --quiet --rm "$work" "docker.io/$(base_of "$root/docker/Dockerfile.gpu")"
 
-for target in retrain tidegate; do
-    stage=
-    [ "$target" = tidegate ] || stage="--target $target"
+for target in ${IMAGES:-retrain tidegate}; do
+    stage='' file=Dockerfile
+    case "$target" in
+        retrain) stage="--target retrain" ;;
+        tidegate-gpu) file=Dockerfile.gpu ;;
+    esac
     # shellcheck disable=SC2086 # two words or none
-    buildah build --format docker --layers --pull=never --file "$root/docker/Dockerfile" \
-        --ignorefile "$root/docker/Dockerfile.dockerignore" --tag "$target:local" \
+    buildah build --format docker --layers --pull=never --file "$root/docker/$file" \
+        --ignorefile "$root/docker/$file.dockerignore" --tag "$target:local" \
         --build-arg SOURCE_DATE_EPOCH="$(git -C "$root" log -1 --format=%ct)" $stage "$@" "$root"
     work=$(buildah from --pull=never "localhost/$target:local")
     rm -rf "${folder:?}/$target"
