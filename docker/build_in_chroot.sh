@@ -26,7 +26,7 @@ if [ ! -x "$folder/base/usr/bin/python3" ]; then
     mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null \
         | sed -n 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*debian\/*\) .*/\2/p; s/^URIs: \([^ ]*debian\/*\)$/\1/p' | head -n 1)
     # shellcheck disable=SC2086 # no mirror is no argument
-    debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv,python3-pip \
+    debootstrap --variant=minbase --include=ca-certificates,python3,python3-dev,python3-venv,python3-pip \
         bookworm "$folder/base" $mirror
     cp /etc/apt/sources.list "$folder/base/etc/apt/" 2>/dev/null || true
     cp -r /etc/apt/sources.list.d /etc/apt/apt.conf.d "$folder/base/etc/apt/" 2>/dev/null || true
