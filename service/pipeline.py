@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from service.batching.scheduler import Answer, Ticket
+from service.batching.tickets import Answer, Ticket
 from service.bundle.store import Bundle
 from service.drift.monitor import Monitor
 from service.errors import DeadlineMissed

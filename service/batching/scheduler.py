@@ -14,57 +14,33 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
-from service.batching.decoders import Decoders, Job
+from service.batching.decoders import Decoders
+from service.batching.isolate import Trouble
 from service.batching.latency import LatencyModel, RunningMean, WithDecoding
 from service.batching.policy import (
     Backlog,
     Latency,
     Limits,
     Plan,
-    Waiting,
     eta_s,
     plan,
     refuse,
     share,
 )
 from service.batching.queue import Order, OrderedQueue
-from service.batching.slots import Batch, BatchResult, Decode, Image, Slot, Trouble
+from service.batching.slots import Batch, BatchResult, Decode, Image, Slot
 from service.batching.threads import cores_for
+from service.batching.tickets import Answer, Ticket
 from service.engines.base import Engine
 from service.engines.faults import Fault, fault_of
 from service.errors import DeadlineMissed, Draining, EngineFailed, Overloaded, ServiceError
 from service.metrics import Metrics
-from service.types import Outputs, Pixels, Priority
+from service.types import Pixels, Priority
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the engine said of one image, and where its time went."""
-
-    outputs: Outputs  # [1, …]
-    decode_s: float  # on a decoder's thread
-    queue_s: float  # from ready to dispatched
-    engine_s: float
-    batch_size: int
-
-
-@dataclass(slots=True, eq=False)
-class Ticket(Waiting):
-    """One admitted request."""
-
-    answer: asyncio.Future[Answer]
-    predicted_s: float  # from admission to the answer, when it was admitted
-    job: Job | None = None  # while its image waits for a decoder or is on one
-    image: Image | None = None  # once it is ready for a slot
-    decode_s: float = 0.0
-    ready_at: float = 0.0
-    dispatched_at: float = 0.0
-    queued: bool = field(default=True)  # counted as waiting: admitted and not dispatched
 
 
 class Scheduler:

@@ -10,27 +10,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
 
+from service.batching.isolate import RowResult, Trouble, run_isolating
 from service.batching.threads import be_nice, stay_on
 from service.engines.base import Engine, More
-from service.engines.faults import Fault, fault_of
-from service.types import Outputs, Pixels
+from service.types import Pixels
 
 log = logging.getLogger(__name__)
 
 _NICE = 2  # behind the event loop, ahead of the decoders
 
-RowResult = Outputs | Exception  # one image's outputs [1, …], or why there are none
-Run = Callable[[Sequence[Pixels], More | None], Outputs]
 Decode = Callable[[], Pixels]
 Image = Pixels | Decode  # decoded already, or to be decoded by the slot's thread
-
-
-@dataclass(slots=True)
-class Trouble:
-    """What a batch that failed says of the device it ran on."""
-
-    lost: str = ""  # why nothing will run there any more
-    fits: int | None = None  # images a batch may have, where memory is short
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +33,7 @@ class BatchResult:
     engine_s: float
     clean: bool  # the first run succeeded, so the duration says something about ℓ(b)
     parts_s: Mapping[str, float] = field(default_factory=dict)  # of engine_s, where it is known
-    trouble: Trouble = field(default_factory=lambda: Trouble())
+    trouble: Trouble = field(default_factory=Trouble)
 
     @property
     def ran(self) -> int:
@@ -146,47 +136,3 @@ class Slot:
 
 def _whole(rows: list[RowResult | None]) -> list[RowResult]:
     return [row for row in rows if row is not None]  # all are: for the type checker
-
-
-def run_isolating(
-    run: Run, images: Sequence[Pixels], more: More | None = None, trouble: Trouble | None = None
-) -> list[RowResult]:
-    """Run a batch; if it fails, halve it until the image that breaks it stands alone.
-
-    Returns one result per image, in order, those of `more` last. Its neighbours are answered, at
-    the cost of at most 2·log2(n) further runs per broken image. Where the device has no memory, the
-    halves are what fits; where it is lost, nothing is tried again. Either is put into `trouble`.
-    """
-    trouble = trouble or Trouble()
-    batch = list(images)
-
-    def fill_up(room: int) -> Sequence[Pixels]:
-        added = more(room) if more is not None else ()
-        batch.extend(added)
-        return added
-
-    try:
-        outputs = run(images, fill_up if more is not None else None)
-        return [_row(outputs, index) for index in range(len(batch))]
-    except Exception as error:  # noqa: BLE001 - whatever the runtime raises must answer the batch
-        fault = fault_of(error)
-        if fault is Fault.LOST:
-            trouble.lost = str(error)
-        elif fault is Fault.MEMORY:
-            trouble.fits = max(1, len(batch) // 2)
-        if len(batch) == 1 or fault is Fault.LOST:
-            log.warning("engine failed on a batch of %d: %s", len(batch), error)
-            return [error] * len(batch)
-    rows: list[RowResult] = []
-    half = len(batch) // 2
-    for part in (batch[:half], batch[half:]):
-        # Once it is lost, the rest of a batch need not be tried to be known.
-        lost = next((row for row in rows if trouble.lost and isinstance(row, Exception)), None)
-        rows += [lost] * len(part) if lost else run_isolating(run, part, None, trouble)
-    return rows
-
-
-def _row(outputs: Outputs, index: int) -> RowResult:
-    if outputs.finite(index):
-        return outputs.rows(index, index + 1)
-    return ArithmeticError("the engine returned NaN or infinity")

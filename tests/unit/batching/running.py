@@ -11,8 +11,9 @@ from typing import Any
 from service.batching.decoders import Decoders
 from service.batching.latency import LatencyModel
 from service.batching.policy import Limits
-from service.batching.scheduler import Answer, Scheduler, Ticket
+from service.batching.scheduler import Scheduler
 from service.batching.slots import Decode
+from service.batching.tickets import Answer, Ticket
 from service.errors import TidegateError
 from service.metrics import Metrics
 from service.types import Priority

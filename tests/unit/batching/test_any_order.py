@@ -11,7 +11,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from service.batching.scheduler import Answer, Ticket
+from service.batching.tickets import Answer, Ticket
 from service.errors import DeadlineMissed, EngineFailed, ServiceError
 from service.types import Priority
 from tests.fakes import FakeEngine, identity_in

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from service.batching.scheduler import Answer
+from service.batching.tickets import Answer
 from service.errors import DeadlineMissed, EngineFailed, Overloaded
 from tests.fakes import FakeEngine, identity_in
 from tests.unit.batching.running import Stage, on_stage, outcome

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from service.batching.scheduler import Answer, Ticket
+from service.batching.tickets import Answer, Ticket
 from service.errors import DeadlineMissed, EngineFailed
 from tests.fakes import FakeEngine, identity_in
 from tests.unit.batching.running import Stage, on_stage, outcome, stage

@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from service.batching.scheduler import Answer
+from service.batching.tickets import Answer
 from service.errors import DeadlineMissed, Draining, Overloaded, UndecodableImage
 from service.types import Pixels, Priority
 from tests.fakes import FakeEngine, identity_in, picture

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batching.slots import Batch, BatchResult, Slot, run_isolating
+from service.batching.isolate import run_isolating
+from service.batching.slots import Batch, BatchResult, Slot
 from service.engines.base import More
 from service.types import Outputs, Pixels
 from tests.fakes import FakeEngine, identity_in, picture

@@ -1,0 +1,36 @@
+"""One admitted request, and what it is answered with."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from service.batching.decoders import Job
+from service.batching.policy import Waiting
+from service.batching.slots import Image
+from service.types import Outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the engine said of one image, and where its time went."""
+
+    outputs: Outputs  # [1, …]
+    decode_s: float  # on a decoder's thread
+    queue_s: float  # from ready to dispatched
+    engine_s: float
+    batch_size: int
+
+
+@dataclass(slots=True, eq=False)
+class Ticket(Waiting):
+    """One admitted request."""
+
+    answer: asyncio.Future[Answer]
+    predicted_s: float  # from admission to the answer, when it was admitted
+    job: Job | None = None  # while its image waits for a decoder or is on one
+    image: Image | None = None  # once it is ready for a slot
+    decode_s: float = 0.0
+    ready_at: float = 0.0
+    dispatched_at: float = 0.0
+    queued: bool = field(default=True)  # counted as waiting: admitted and not dispatched
