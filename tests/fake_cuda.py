@@ -17,6 +17,7 @@ from service.engines.cuda.base import Address, Bytes, StreamHandle
 from service.engines.faults import CudaError
 from service.errors import EngineUnavailable
 
+_current = threading.local()  # as in CUDA, a thread's device is its own, and one at a time
 _PATIENCE_S = 30.0  # far beyond any test
 _TICK_S = 0.001  # between two events, by the fake's own clock
 
@@ -64,7 +65,6 @@ class FakeDevice:
         self.closed = False
         self._size = memory
         self._used = 0
-        self._users: set[int] = set()
         self._blocks: dict[int, np.ndarray[Any, Any]] = {}
         self._streams: dict[StreamHandle, list[Callable[[], None]]] = {}
         self._capturing: dict[int, list[Callable[[], None]]] = {}
@@ -72,7 +72,7 @@ class FakeDevice:
         self._lock = threading.Condition(threading.RLock())
 
     def use(self) -> None:
-        self._users.add(threading.get_ident())
+        _current.index = self.index
 
     def memory(self) -> tuple[int, int]:
         self._check("memory")
@@ -178,8 +178,8 @@ class FakeDevice:
         with self._lock:
             self.calls.append(call)
             self._lock.notify_all()
-        if threading.get_ident() not in self._users:
-            raise CudaError(call, 201, "this thread did not choose its device")
+        if getattr(_current, "index", None) != self.index:
+            raise CudaError(call, 201, "this thread is on another device, or none")
         if self.closed:
             raise CudaError(call, 709, "context is destroyed")
 

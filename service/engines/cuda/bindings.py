@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import threading
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -45,7 +44,6 @@ class BindingsDevice:
 
     def __init__(self, index: int) -> None:
         self.index = index
-        self._threads = threading.local()
         self._addresses: list[int] = []
         self._pinned: list[int] = []
         self._streams: list[Any] = []
@@ -57,9 +55,7 @@ class BindingsDevice:
         self.compute_capability = int(properties.major), int(properties.minor)
 
     def use(self) -> None:
-        if not getattr(self._threads, "using", False):
-            _ask("cudaSetDevice", self.index)
-            self._threads.using = True
+        _ask("cudaSetDevice", self.index)
 
     def memory(self) -> tuple[int, int]:
         free, total = _ask("cudaMemGetInfo")

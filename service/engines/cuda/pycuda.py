@@ -16,6 +16,7 @@ from service.engines.faults import CudaError
 from service.errors import EngineUnavailable
 
 # PyCUDA's errors have a class and a text, no code.
+_threads = threading.local()  # whose context is on top of each thread's stack
 _CODES = {"MemoryError": 2, "LaunchError": 719}
 
 
@@ -53,7 +54,6 @@ class PyCudaDevice:
         self._device = driver.Device(index)
         # Never pycuda.autoinit: a context of its own would not see the runtimes' memory.
         self._context = self._device.retain_primary_context()
-        self._threads = threading.local()
         self._kept: list[Any] = []  # allocations live as long as their objects
         self._streams: dict[int, Any] = {}
         self.use()
@@ -61,9 +61,12 @@ class PyCudaDevice:
         self.compute_capability: tuple[int, int] = self._device.compute_capability()
 
     def use(self) -> None:
-        if not getattr(self._threads, "using", False):
+        current: PyCudaDevice | None = getattr(_threads, "device", None)
+        if current is not self:
+            if current is not None:
+                current._context.pop()
             self._context.push()
-            self._threads.using = True
+            _threads.device = self
 
     def memory(self) -> tuple[int, int]:
         with _told("cuMemGetInfo"):

@@ -111,14 +111,20 @@ def test_versions_are_written_as_people_write_them(runtime: FakeRuntime) -> None
     assert cuda.device_count() == 2
 
 
-def test_a_thread_chooses_its_device_once(runtime: FakeRuntime) -> None:
-    device = open_cuda("cuda-bindings").device(1)
+def test_a_thread_that_has_used_another_device_comes_back_to_the_first(
+    runtime: FakeRuntime,
+) -> None:
+    cuda = open_cuda("cuda-bindings")
+    first, second = cuda.device(0), cuda.device(1)
+    before = len(runtime.calls)
 
-    device.use()
-    device.use()
+    first.use()
+    second.use()
+    first.use()
 
-    assert (device.name, device.compute_capability) == ("Fake GPU", (9, 0))
-    assert [arguments for name, arguments in runtime.calls if name == "cudaSetDevice"] == [(1,)]
+    assert (first.name, first.compute_capability) == ("Fake GPU", (9, 0))
+    chosen = [arguments for name, arguments in runtime.calls[before:] if name == "cudaSetDevice"]
+    assert chosen == [(0,), (1,), (0,)]
 
 
 def test_copies_are_between_pinned_and_device_memory_on_the_stream(runtime: FakeRuntime) -> None:
@@ -196,6 +202,6 @@ def test_closing_frees_what_was_taken(runtime: FakeRuntime) -> None:
     device.close()
     device.close()
 
-    assert asked(runtime)[before:] == [
+    assert [call for call in asked(runtime)[before:] if call != "cudaSetDevice"] == [
         *("cudaEventDestroy", "cudaStreamDestroy", "cudaFree", "cudaFreeHost"),
     ]
