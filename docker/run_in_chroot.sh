@@ -5,6 +5,7 @@
 #     docker/run_in_chroot.sh FOLDER/tidegate [NAME=VALUE …] COMMAND …
 #     docker/run_in_chroot.sh build/images/tidegate TIDEGATE_HOST=127.0.0.1 tidegate serve
 #
+# STATE=FOLDER, which user 10001 may write to, is its volume on /var/lib/tidegate.
 # Needs root and util-linux. Signals reach COMMAND: the process is the same one.
 set -eu
 
@@ -19,6 +20,7 @@ exec unshare --mount --propagation private sh -eu -c '
     mount -t proc proc "$CHROOT_FOLDER/proc"
     mount -t tmpfs -o size=64m,mode=1777,noexec,nosuid,nodev tmpfs "$CHROOT_FOLDER/tmp"
     mount -o remount,bind,ro "$CHROOT_FOLDER"
+    [ -z "${STATE:-}" ] || mount --bind "$STATE" "$CHROOT_FOLDER/var/lib/tidegate"
     exec chroot "$CHROOT_FOLDER" setpriv --reuid=10001 --regid=10001 --clear-groups \
         --no-new-privs --bounding-set=-all --inh-caps=-all \
         env -i PATH=/opt/tidegate/bin:/opt/retrain/bin:/usr/bin:/bin \
