@@ -32,7 +32,7 @@ _MEMORY = frozenset({2})
 _LOST = frozenset(
     {
         *(46, 100, 101),  # devices unavailable, no device, invalid device
-        *(214, 219, 220, 226),  # uncorrectable ECC, contained error, NVLink, poisoned memory
+        *(214, 220, 226),  # uncorrectable ECC, NVLink, contained error
         *(700, 702, 709, 710),  # illegal address, launch timeout, context destroyed, assertion
         *(714, 715, 716, 717, 718, 719),  # stack, instruction, address, space, pc, launch failure
         *(721, 999),  # tensor memory leak, unknown

@@ -140,7 +140,8 @@ def open_cuda(binding: str) -> Cuda:
         return PyCuda()
     except ImportError as error:
         raise EngineUnavailable(
-            f"{binding} does not load ({error}): pip install 'tidegate[{extra}]'."
+            f"{binding} does not load ({error}): it needs NVIDIA's driver, and "
+            f"pip install 'tidegate[{extra}]'."
         ) from error
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -15,9 +18,9 @@ from service.engines.cuda.base import Address, Bytes, StreamHandle
 from service.engines.faults import CudaError
 from service.errors import EngineUnavailable
 
-# PyCUDA's errors have a class and a text, no code.
-_threads = threading.local()  # whose context is on top of each thread's stack
-_CODES = {"MemoryError": 2, "LaunchError": 719}
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, which PyCUDA has no name for
+
+_threads = threading.local()  # .pushed: the one context that PyCUDA has in this thread
 
 
 class PyCuda:
@@ -29,15 +32,16 @@ class PyCuda:
 
     @property
     def version(self) -> str:
-        compiled = ".".join(str(part) for part in driver.get_version())
+        major, minor, _ = driver.get_version()  # of the headers it was built with
         number = driver.get_driver_version()
-        return f"{compiled} (driver {number // 1000}.{number % 1000 // 10})"
+        return f"{major}.{minor} (driver {number // 1000}.{number % 1000 // 10})"
 
     def device_count(self) -> int:
         try:
-            driver.init()
-            return int(driver.Device.count())
-        except driver.Error as error:
+            with _told():
+                driver.init()
+                return int(driver.Device.count())
+        except CudaError as error:
             raise EngineUnavailable(f"There is no GPU to use: {error}.") from error
 
     def device(self, index: int) -> PyCudaDevice:
@@ -51,73 +55,76 @@ class PyCudaDevice:
 
     def __init__(self, index: int) -> None:
         self.index = index
-        self._device = driver.Device(index)
-        # Never pycuda.autoinit: a context of its own would not see the runtimes' memory.
-        self._context = self._device.retain_primary_context()
-        self._kept: list[Any] = []  # allocations live as long as their objects
+        # Whatever PyCUDA makes lives as long as its object, and is freed where its context is used.
+        self._kept: list[Any] = []
         self._streams: dict[int, Any] = {}
+        with _told():
+            device = driver.Device(index)
+            self.name: str = device.name()
+            self.compute_capability: tuple[int, int] = device.compute_capability()
+            # Never pycuda.autoinit: a context of its own would not see the runtimes' memory.
+            self._context = device.retain_primary_context()
         self.use()
-        self.name: str = self._device.name()
-        self.compute_capability: tuple[int, int] = self._device.compute_capability()
 
     def use(self) -> None:
-        current: PyCudaDevice | None = getattr(_threads, "device", None)
-        if current is not self:
-            if current is not None:
-                current._context.pop()
-            self._context.push()
-            _threads.device = self
+        pushed = getattr(_threads, "pushed", None)
+        if pushed is None or pushed.context is not self._context:
+            del pushed
+            _leave()
+            with _told():
+                _threads.pushed = _Pushed(self._context)
 
     def memory(self) -> tuple[int, int]:
-        with _told("cuMemGetInfo"):
+        with _told():
             free, total = driver.mem_get_info()
         return int(free), int(total)
 
     def allocate(self, size: int) -> Address:
-        with _told("cuMemAlloc"):
+        with _told():
             allocation = driver.mem_alloc(size)
         self._kept.append(allocation)
         return Address(int(allocation))
 
     def pinned(self, size: int) -> Bytes:
-        with _told("cuMemHostAlloc"):
+        with _told():
             array: Bytes = driver.pagelocked_empty(size, np.uint8)
         self._kept.append(array)
         return array
 
     def stream(self) -> StreamHandle:
-        with _told("cuStreamCreate"):
-            # CU_STREAM_NON_BLOCKING, which PyCUDA has no name for.
-            stream = driver.Stream(1)
+        with _told():
+            stream = driver.Stream(_NON_BLOCKING)
         self._streams[stream.handle] = stream
         return StreamHandle(stream.handle)
 
     def event(self) -> Any:
-        with _told("cuEventCreate"):
-            return driver.Event(driver.event_flags.BLOCKING_SYNC)
+        with _told():
+            event = driver.Event(driver.event_flags.BLOCKING_SYNC)
+        self._kept.append(event)
+        return event
 
     def copy_in(self, to: Address, source: Bytes, stream: StreamHandle) -> None:
-        with _told("cuMemcpyHtoDAsync"):
+        with _told():
             driver.memcpy_htod_async(to, source, self._streams[stream])
 
     def copy_out(self, to: Bytes, source: Address, stream: StreamHandle) -> None:
-        with _told("cuMemcpyDtoHAsync"):
+        with _told():
             driver.memcpy_dtoh_async(to, source, self._streams[stream])
 
     def record(self, event: Any, stream: StreamHandle) -> None:
-        with _told("cuEventRecord"):
+        with _told():
             event.record(self._streams[stream])
 
     def wait(self, event: Any) -> None:
-        with _told("cuEventSynchronize"):
+        with _told():
             event.synchronize()
 
     def elapsed_s(self, start: Any, end: Any) -> float:
-        with _told("cuEventElapsedTime"):
+        with _told():
             return float(start.time_till(end)) / 1000
 
     def synchronize(self, stream: StreamHandle) -> None:
-        with _told("cuStreamSynchronize"):
+        with _told():
             self._streams[stream].synchronize()
 
     def capture(self, stream: StreamHandle, enqueue: Callable[[], None]) -> Any:
@@ -130,15 +137,48 @@ class PyCudaDevice:
         self.use()
         self._streams.clear()
         self._kept.clear()
+        with _told():
+            self._context.detach()  # while in use: gives the primary context back, and leaves it
+        _leave()
+
+
+class _Pushed:
+    """A context in use by the thread that made this, until the thread's end frees it.
+
+    PyCUDA aborts the process at the end of a thread that has a context.
+    """
+
+    def __init__(self, context: Any) -> None:
+        context.push()
+        self.context = context
+
+    def __del__(self) -> None:
+        with suppress(driver.Error):  # it was closed already
+            driver.Context.pop()
+
+
+@atexit.register
+def _leave() -> None:
+    """Have no context of PyCUDA's in this thread."""
+    _threads.pushed = None
 
 
 @contextmanager
-def _told(call: str) -> Iterator[None]:
-    """Turn PyCUDA's errors into the seam's."""
+def _told() -> Iterator[None]:
+    """Turn PyCUDA's errors into the seam's: "<call> failed: <the driver's text>"."""
     try:
         yield
     except driver.Error as error:
-        code = _CODES.get(type(error).__name__, 1)
-        # A LogicError may as well be a device that is gone: then only its text says so.
-        code = 700 if "illegal memory access" in str(error) else code
-        raise CudaError(call, code, str(error)) from error
+        call, _, text = str(error).partition(" failed: ")
+        raise CudaError(call, _codes().get(text, 1), text) from error
+
+
+@cache
+def _codes() -> dict[str, int]:
+    """Return the driver's error codes by their texts: PyCUDA's errors have a text, no code."""
+    library, text = ctypes.CDLL("libcuda.so.1"), ctypes.c_char_p()
+    codes: dict[str, int] = {}
+    for code in range(1, 1000):
+        if library.cuGetErrorString(code, ctypes.byref(text)) == 0 and text.value:
+            codes.setdefault(text.value.decode(), code)
+    return codes
