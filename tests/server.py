@@ -18,6 +18,8 @@ DEMO_BUNDLE = ROOT / "models/bundles/efficientnet-lite0/1"
 PHOTOS = ROOT / "models/demo/photos"
 SERVE = (sys.executable, "-m", "service", "serve")
 PATIENCE_S = 60  # a wide limit: the machine may be busy
+# What is measured at a start takes seconds, and is looked at where it is tested.
+QUICK = {"slots": 2, "threads_per_slot": 1, "max_batch_size": 4, "drain_delay_s": 0}
 
 
 @dataclass
@@ -77,7 +79,7 @@ def launched(
 ) -> Iterator[Server]:
     """Start a server with these settings; it is ended with the test."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TIDEGATE_")}
-    given = {"bundle": bundle, "port": 0, "drain_delay_s": 0, "log_format": "json", **settings}
+    given = {**QUICK, "bundle": bundle, "port": 0, "log_format": "json", **settings}
     environment |= {f"TIDEGATE_{name.upper()}": str(value) for name, value in given.items()}
     process = subprocess.Popen(
         command,

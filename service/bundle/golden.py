@@ -71,6 +71,15 @@ def _read(bundle: Bundle) -> Golden:
     return Golden(names, digests, expected)
 
 
+def _perhaps(bundle: Bundle) -> str:
+    if bundle.manifest.precision != "int8":
+        return ""
+    return (
+        " One made on a CPU with VNNI needs VNNI, for int8 sums end at 16 bits without: "
+        "make it anew on a CPU like this one."
+    )
+
+
 def _compare(
     bundle: Bundle, golden: Golden, index: int, outputs: Outputs, tolerance: float
 ) -> None:
@@ -88,7 +97,7 @@ def _compare(
         if not difference <= tolerance * max(1.0, float(np.max(np.abs(expected)))):
             raise BundleRefused(
                 f"{bundle.path}: the engine's {field} for {name} differ by {difference:.3g} "
-                "from those the bundle was sealed with."
+                f"from those the bundle was sealed with.{_perhaps(bundle)}"
             )
     # With rounding, of two classes as near as each other either may win.
     exact = tolerance <= TOLERANCE

@@ -61,6 +61,16 @@ def test_outputs_that_differ_are_refused_with_the_probe(
         check_golden(sealed_with(tmp_path, **{field: values}), run)
 
 
+def test_int8_that_differs_is_told_what_it_may_lack(tmp_path: Path, run: Run) -> None:
+    bundle = sealed_with(tmp_path, logits=expected("logits") + 1)
+
+    with pytest.raises(BundleRefused, match=r"with\.$"):
+        check_golden(bundle, run)
+    in_int8 = replace(bundle, manifest=bundle.manifest.model_copy(update={"precision": "int8"}))
+    with pytest.raises(BundleRefused, match="needs VNNI"):
+        check_golden(in_int8, run)
+
+
 @pytest.mark.parametrize("field", ["logits", "energy", "mahalanobis"])
 def test_outputs_within_the_tolerance_pass(tmp_path: Path, run: Run, field: str) -> None:
     values = expected(field)
