@@ -12,7 +12,7 @@ from models import efficientnet_lite
 from models.demo.source import find_wheel
 from models.demo.spec import PHOTOS, PREPROCESS
 from models.half import to_fp16
-from models.quantise import to_int8
+from models.quantise import sums_saturate, to_int8
 from service.imaging.decode import decode
 from service.imaging.preprocess import apply
 from tests.unit.models.test_variants import outputs
@@ -90,8 +90,9 @@ def test_int8_of_real_weights_agrees_with_fp32(
     int8 = to_int8(lite0, [calibration[start : start + 8] for start in range(0, 48, 8)])
 
     assert lite0.ByteSize() / int8.ByteSize() > 3
-    # Measured .98 of crops; .82 without bias correction and a float beginning.
-    assert agreement(logits(int8, unseen), expected) >= 0.94
+    # Measured .98 of crops; .82 without bias correction and a float beginning. On a CPU without
+    # VNNI .92 with 7 bits; .73 with 8.
+    assert agreement(logits(int8, unseen), expected) >= (0.88 if sums_saturate() else 0.94)
     # Two of six photographs change their class: tabby or Egyptian cat (.39, .36), grass (.05, .04).
     assert largest_loss(logits(int8, photographs()), logits(lite0, photographs())) <= 0.05
     # Sums of integers are the same in any order; only the float beginning and end may differ.
