@@ -71,6 +71,7 @@ class Served:
 
     bundle: Bundle
     engine: Engine
+    wide: Engine | None  # for an image that is alone
     decoders: Decoders | None  # None: the slots decode
     scheduler: Scheduler
     pipeline: Pipeline
@@ -102,12 +103,13 @@ class Service:
         decoders = _decoders(self._config.decode_threads, engine)
         scheduler = Scheduler(
             engine,
-            LatencyModel(warm.latency_s),
+            LatencyModel(warm.latency_s, warm.alone_s),
             Limits(
                 max_batch_size=max(warm.latency_s),
                 max_queue=self._config.max_queue,
                 side_by_side=_side_by_side(engine),
             ),
+            wide=warm.wide,
             decoders=decoders,
             decode_seed_s=_DECODE_SEED_S,
             engine_timeout_s=self._config.engine_timeout_s,
@@ -129,7 +131,7 @@ class Service:
             monitor,
             self._config.max_image_pixels,
         )
-        self.served = Served(bundle, engine, decoders, scheduler, pipeline, monitor)
+        self.served = Served(bundle, engine, warm.wide, decoders, scheduler, pipeline, monitor)
         watch = DriftWatch(monitor, model_metrics.drift, bundle.digest, self._config.drift_state)
         watch.restore()
         self._watching = asyncio.create_task(watch.run())
@@ -185,6 +187,8 @@ class Service:
         ended = await asyncio.to_thread(self.served.scheduler.close, timeout_s)
         if ended:
             self.served.engine.close()
+            if self.served.wide is not None:
+                self.served.wide.close()
         return ended
 
 
@@ -209,15 +213,18 @@ def _prepare(config: ServiceConfig) -> tuple[Bundle, WarmEngine]:
         bundle.model_path, config.engine, manifest.engine.buckets, manifest.precision
     )
     probes = _pass_golden(bundle, warm.engine)
+    if warm.wide is not None:
+        _pass_golden(bundle, warm.wide)
     memory.use_huge_pages()
     info = warm.engine.info
     log.info(
-        "warm: %s on %s, %d slots × %d threads, batches up to %d, %d golden probes passed, "
+        "warm: %s on %s, %d slots × %d threads%s, batches up to %d, %d golden probes passed, "
         "resizing by %s",
         info.runtime,
         info.device,
         warm.engine.slots,
         info.threads_per_slot,
+        f" ({warm.wide.info.threads_per_slot} for an image that is alone)" if warm.wide else "",
         max(warm.latency_s),
         probes,
         RESIZES_BY,

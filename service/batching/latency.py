@@ -58,10 +58,14 @@ class Typical:
 class LatencyModel:
     """ℓ(b) in seconds: an upper quantile per bucket plus a margin, never falling with b."""
 
-    def __init__(self, seeds: Mapping[int, float]) -> None:
-        """Start from the warm-up's durations, bucket → seconds."""
+    def __init__(self, seeds: Mapping[int, float], alone_s: float | None = None) -> None:
+        """Start from the warm-up's durations, bucket → seconds.
+
+        `alone_s` is what one image takes that has the whole engine, where that differs.
+        """
         self.buckets = tuple(sorted(seeds))
-        self.unloaded_s = seeds[self.buckets[0]]  # one image on an idle engine: nothing beats it
+        self._alone = RunningQuantile(seeds[self.buckets[0]] if alone_s is None else alone_s)
+        self.unloaded_s = self._alone.value  # one image on an idle engine: nothing beats it
         self._quantiles = [RunningQuantile(seeds[bucket]) for bucket in self.buckets]
         self._predictions: list[float] = []
         self.typical = Typical()
@@ -74,6 +78,16 @@ class LatencyModel:
     def predict(self, images: int) -> float:
         """Return how long a batch of `images` is likely to take at most, in seconds."""
         return self._predictions[self._index(images)]
+
+    @property
+    def alone_s(self) -> float:
+        """Return how long one image that has the whole engine usually takes, in seconds."""
+        return self._alone.median
+
+    def observe_alone(self, duration_s: float) -> None:
+        """Learn from one image that had the whole engine."""
+        self._alone.observe(duration_s)
+        self.unloaded_s = min(self.unloaded_s, duration_s)
 
     def observe(self, images: int, duration_s: float) -> None:
         """Learn from a batch that ran."""

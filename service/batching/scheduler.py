@@ -52,6 +52,7 @@ class Scheduler:
         latency: LatencyModel,
         limits: Limits,
         *,
+        wide: Engine | None = None,
         decoders: Decoders | None,
         decode_seed_s: float = 0.0,
         engine_timeout_s: float,
@@ -61,6 +62,7 @@ class Scheduler:
     ) -> None:
         """Start a thread per slot. `on_wedged` is told when a batch outlasts `engine_timeout_s`.
 
+        An image that is alone runs on `wide`, one slot on all cores, where there is one.
         Without `decoders` a slot's thread decodes what it runs: where the engine runs on the same
         cores, that spares a hand-over, and pixels are still in the cache when they are used.
         `decode_seed_s` is then a first guess at one image.
@@ -80,6 +82,7 @@ class Scheduler:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._decoders = decoders
+        self._wide = wide
         self._arrivals = itertools.count()
         # Guards what follows, ℓ, and whether a ticket is queued: slots' threads take batches.
         self._lock = threading.Lock()
@@ -118,8 +121,7 @@ class Scheduler:
             backlog = self._backlog(now, ahead, self._cautious)
             refusal = refuse(deadline - now, backlog, self._cautious, self.limits)
             if refusal is None:
-                expected = self._backlog(now, ahead, self._typical)
-                predicted_s = eta_s(expected, self._typical, self.limits.max_batch_size)
+                predicted_s = self._predict_s(now, ahead)
                 answer = self._loop.create_future()
                 ticket = Ticket(priority, deadline, next(self._arrivals), answer, predicted_s)
                 self._order.add(ticket)
@@ -197,6 +199,13 @@ class Scheduler:
         else:
             self.submit(ticket, result)
 
+    def _predict_s(self, now: float, ahead: int) -> float:
+        if self._wide and not len(self._order) and not any(self._running):
+            decoding = self._decoders.mean_s if self._decoders else self._decode_mean.value
+            return self.latency.alone_s + decoding
+        expected = self._backlog(now, ahead, self._typical)
+        return eta_s(expected, self._typical, self.limits.max_batch_size)
+
     def _backlog(self, now: float, ahead: int, latency: Latency) -> Backlog:
         decoders = self._decoders
         return Backlog(
@@ -231,10 +240,12 @@ class Scheduler:
             decided = self._plan(now, share(len(self._ready), self.limits))
             late += decided.shed
             if tickets := decided.dispatch:
+                wide = self._wide if len(tickets) == 1 and not any(self._running) else None
                 self._running[slot.index] = now, len(tickets)
                 # A device of its own may be busy: then the batch grows until it is its turn.
                 more = None if self._decoders is None else partial(self._grow, slot, tickets)
-                return Batch(_images(tickets), partial(self._finish, slot, tickets), more), late
+                done = partial(self._finish, slot, tickets, wide is not None)
+                return Batch(_images(tickets), done, more, wide), late
         self._running[slot.index] = None
         self._idle.append(slot)
         return None, late
@@ -270,10 +281,14 @@ class Scheduler:
             if not ticket.answer.done():
                 ticket.answer.set_exception(DeadlineMissed("The deadline could no longer be met."))
 
-    def _finish(self, slot: Slot, batch: Sequence[Ticket], result: BatchResult) -> Batch | None:
+    def _finish(
+        self, slot: Slot, batch: Sequence[Ticket], alone: bool, result: BatchResult
+    ) -> Batch | None:
         """Take the next batch; then have this one answered. On the slot's thread."""
         with self._lock:
-            if result.clean:
+            if result.clean and alone:
+                self.latency.observe_alone(result.engine_s)
+            elif result.clean:
                 self.latency.observe(result.ran, result.engine_s)
             if self._decoders is None:
                 for decode_s in result.decode_s:

@@ -51,6 +51,7 @@ class Batch:
     images: Sequence[Image]
     done: Done
     more: More | None = None  # what to fill it up with, when its turn on a busy device comes
+    wide: Engine | None = None  # what runs it instead of the slot's own engine
 
 
 class Slot:
@@ -111,7 +112,7 @@ class Slot:
         undecoded = frozenset(index for index, row in enumerate(rows) if row is not None)
         trouble = Trouble()
         started = time.perf_counter()
-        ran = self._run_engine([image for _, image in ready], batch.more, trouble)
+        ran = self._run_engine([image for _, image in ready], batch, trouble)
         engine_s = time.perf_counter() - started if ran else 0.0
         for (index, _), row in zip(ready, ran, strict=False):
             rows[index] = row
@@ -123,13 +124,14 @@ class Slot:
         return BatchResult(_whole(rows), decode_s, undecoded, engine_s, clean, parts_s, trouble)
 
     def _run_engine(
-        self, images: Sequence[Pixels], more: More | None, trouble: Trouble
+        self, images: Sequence[Pixels], batch: Batch, trouble: Trouble
     ) -> list[RowResult]:
         if not images:
             return []
+        run = partial(batch.wide.run, 0) if batch.wide else partial(self._engine.run, self.index)
         self._engine_since = time.perf_counter()
         try:
-            return run_isolating(partial(self._engine.run, self.index), images, more, trouble)
+            return run_isolating(run, images, batch.more, trouble)
         finally:
             self._engine_since = None
 

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 ENGINES = ("auto", *GPU_ENGINES, "onnx-cpu")
 _SAY_EVERY_S = 5.0
 _WORTH_SHARING = 1.1  # cores that share a batch must give 10 % more than cores with one each
+_MOST_FOR_ONE = 8  # threads on a single image
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class WarmEngine:
 
     engine: Engine
     latency_s: dict[int, float]  # bucket → seconds, with every slot busy
+    wide: Engine | None = None  # one slot on all cores, for an image that is alone, if that pays
+    alone_s: float | None = None  # what it takes for one
 
 
 def usable_cores() -> int:
@@ -109,7 +112,14 @@ def _open(model: Path, config: EngineConfig, buckets: Sequence[int], precision: 
     on_cpu = OnnxEngine(
         model, slots=slots, threads_per_slot=threads, buckets=buckets, precision=precision
     )
-    return WarmEngine(on_cpu, warm.sweep(on_cpu, buckets, stop_early=stop_early))
+    latency_s = warm.sweep(on_cpu, buckets, stop_early=stop_early)
+    if not config.threads_per_slot and threads == 1 and slots > 1:
+        threads = min(slots, usable_cores(), _MOST_FOR_ONE)
+        wide = OnnxEngine(model, threads_per_slot=threads, precision=precision)
+        if alone_s := warm.alone(on_cpu, wide):
+            return WarmEngine(on_cpu, latency_s, wide, alone_s)
+        wide.close()
+    return WarmEngine(on_cpu, latency_s)
 
 
 def _say_progress() -> Progress:

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 _WORTH_IT = 1.04  # a batch twice as large, and half as prompt, must give 4 % more images a second
 _WORTH_CAPTURING = 1.01
+_WORTH_WIDENING = 1.15  # a second copy of the weights must make one image that much faster
 ROUNDS = 9
 _CLEARLY = 7  # rounds that must show it: a gain of just that much passes in one start of eleven
 _TRIAL_S = 0.05
@@ -41,18 +42,33 @@ def sweep(engine: Engine, buckets: Sequence[int], *, stop_early: bool) -> dict[i
     does so for both.
     """
     image = blank(engine)
-    took_s = [busy(engine, (image,) * buckets[0]) for _ in range(_LEAST_RUNS)]
-    latency_s = {buckets[0]: _least_disturbed(took_s)}
-    for before, bucket in pairwise(buckets):
+    latency_s = {}
+    for bucket in buckets[: 1 if stop_early else None]:
+        took_s = [busy(engine, (image,) * bucket) for _ in range(_LEAST_RUNS)]
+        latency_s[bucket] = _least_disturbed(took_s)
+    for before, bucket in pairwise(buckets if stop_early else ()):
         rounds = [
             (busy(engine, (image,) * before), busy(engine, (image,) * bucket))
             for _ in range(ROUNDS)
         ]
         rates = [(rate(before, small_s), rate(bucket, large_s)) for small_s, large_s in rounds]
-        if stop_early and not ahead(rates, _WORTH_IT):
+        if not ahead(rates, _WORTH_IT):
             break
         latency_s[bucket] = _least_disturbed([large_s for _, large_s in rounds])
     return latency_s
+
+
+def alone(engine: Engine, wide: Engine) -> float | None:
+    """Return the seconds of one image on `wide`, which uses all cores; None where it hardly gains.
+
+    Both are otherwise idle, and take turns.
+    """
+    images = (blank(engine),)
+    wide.run(0, images)
+    took_s = [(_timed(engine, 0, images), _timed(wide, 0, images)) for _ in range(ROUNDS)]
+    if not ahead([(1 / narrow_s, 1 / wide_s) for narrow_s, wide_s in took_s], _WORTH_WIDENING):
+        return None
+    return median(wide_s for _, wide_s in took_s)
 
 
 def choose_graphs(engine: Engine, capturing: Capturing, buckets: Sequence[int]) -> list[int]:

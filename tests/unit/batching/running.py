@@ -20,6 +20,7 @@ from service.types import Priority
 from tests.fakes import FakeClock, FakeEngine, picture
 
 PATIENCE_S = 30.0  # far beyond any test: reached only when something hangs
+ALONE_S = 0.004
 SEEDS = {1: 0.010, 2: 0.010, 4: 0.010, 8: 0.010}
 
 
@@ -85,12 +86,14 @@ async def stage(
     engine_timeout_s: float = PATIENCE_S,
     side_by_side: int = 1,
     own_decoders: bool = True,
+    wide: FakeEngine | None = None,
 ) -> AsyncIterator[Stage]:
     clock, metrics, wedged = FakeClock(), Metrics("test"), asyncio.Queue[str]()
     scheduler = Scheduler(
         engine,
-        LatencyModel(SEEDS),
+        LatencyModel(SEEDS, None if wide is None else ALONE_S),
         Limits(max_batch_size or engine.max_batch_size, max_queue, side_by_side),
+        wide=wide,
         decoders=Decoders(2, 0.001) if own_decoders else None,
         engine_timeout_s=engine_timeout_s,
         metrics=metrics,
@@ -101,6 +104,8 @@ async def stage(
         yield Stage(scheduler, engine, clock, metrics, wedged)
     finally:
         engine.release(10_000)
+        if wide is not None:
+            wide.release(10_000)
         assert await asyncio.to_thread(scheduler.close, PATIENCE_S)
 
 

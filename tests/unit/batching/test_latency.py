@@ -33,6 +33,17 @@ def test_a_batch_costs_what_its_bucket_costs(images: int, bucket: int) -> None:
     assert latency.predict(images) == latency.predict(bucket)
 
 
+def test_one_image_that_has_the_whole_engine_is_learned_apart() -> None:
+    latency = LatencyModel(SEEDS, alone_s=0.006)
+    assert (latency.alone_s, latency.unloaded_s) == (0.006, 0.006)
+
+    for _ in range(WINDOW):
+        latency.observe_alone(0.005)
+
+    assert (latency.alone_s, latency.unloaded_s) == (0.005, 0.005)
+    assert latency.predict(1) == pytest.approx(0.010 * MARGIN)
+
+
 def test_it_tracks_a_slower_engine() -> None:
     latency = LatencyModel(SEEDS)
 

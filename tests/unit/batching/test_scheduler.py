@@ -15,7 +15,7 @@ from service.batching.tickets import Answer
 from service.errors import DeadlineMissed, Draining, Overloaded, UndecodableImage
 from service.types import Pixels, Priority
 from tests.fakes import FakeEngine, identity_in, picture
-from tests.unit.batching.running import PATIENCE_S, SEEDS, Stage, on_stage, outcome
+from tests.unit.batching.running import ALONE_S, PATIENCE_S, SEEDS, Stage, on_stage, outcome
 
 BULK = Priority.BULK
 
@@ -49,6 +49,59 @@ def test_on_an_idle_engine_an_image_runs_at_once_and_alone() -> None:
         assert (result.batch_size, result.queue_s) == (1, 0.0)
 
     on_stage(play)
+
+
+def test_an_image_that_is_alone_gets_the_wide_engine_and_the_next_a_slot_of_its_own() -> None:
+    engine, wide = FakeEngine(slots=2, held=True), FakeEngine(held=True)
+
+    async def play(on: Stage) -> None:
+        _, alone = on.send(7)
+        await asyncio.to_thread(wide.wait_for, 1)
+        _, beside = on.send(8)
+        await on.started(1)
+
+        wide.release(1)
+        assert identity_in((await alone).outputs) == 7
+        _, another = on.send(9)  # 8 still runs
+        await on.started(2)
+        engine.release(2)
+        assert [identity_in((await a).outputs) for a in (beside, another)] == [8, 9]
+        _, again = on.send(10)
+        await asyncio.to_thread(wide.wait_for, 2)
+        wide.release(1)
+        await again
+
+        assert (wide.batches, engine.batches) == ([[7], [10]], [[8], [9]])
+
+    on_stage(play, engine, wide=wide, own_decoders=False)
+
+
+def test_what_waits_together_runs_together_though_nothing_else_does() -> None:
+    engine, wide = FakeEngine(max_batch_size=8), FakeEngine(held=True, max_batch_size=8)
+
+    async def play(on: Stage) -> None:
+        answers = [on.send(identity)[1] for identity in range(4)]
+        await asyncio.to_thread(wide.wait_for, 1)
+        wide.release(1)
+        await asyncio.gather(*answers)
+
+        assert (wide.batches, engine.batches) == ([[0]], [[1, 2, 3]])
+
+    on_stage(play, engine, wide=wide, own_decoders=False)
+
+
+def test_an_image_that_is_alone_is_predicted_and_learned_by_itself() -> None:
+    async def play(on: Stage) -> None:
+        ticket, answer = on.send(7)
+        others = on.scheduler.latency.predict(1)
+        await answer
+        await on.send(8)[1]
+
+        assert ticket.predicted_s == ALONE_S
+        assert on.scheduler.latency.predict(1) == others
+        assert on.scheduler.latency.alone_s < ALONE_S  # the fake takes no time
+
+    on_stage(play, wide=FakeEngine(), own_decoders=False)
 
 
 def test_what_waits_while_a_batch_runs_goes_together_in_full_batches() -> None:

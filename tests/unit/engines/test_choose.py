@@ -175,6 +175,32 @@ def test_cores_share_a_batch_only_where_that_gives_a_tenth_more(
     assert (engine.slots, engine.info.threads_per_slot) == shape
 
 
+@pytest.mark.parametrize(
+    ("gain", "threads_set", "wide"),
+    [(1.1, 0, None), (1.2, 0, 2), (1.2, 1, None)],
+    ids=["not worth it", "worth it", "one thread is all it may use"],
+)
+def test_an_image_that_is_alone_gets_all_cores_where_that_is_clearly_faster(
+    model: Path,
+    gain: float,
+    threads_set: int,
+    wide: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def took_s(engine: OnnxEngine, _slot: int, _images: Sequence[Pixels]) -> float:
+        return 0.02 / (gain if engine.info.threads_per_slot > 1 else 1)
+
+    monkeypatch.setattr(choose, "usable_cores", lambda: 2)
+    monkeypatch.setattr(warm, "busy", scripted(lambda _threads, images, _asked: 0.02 * images))
+    monkeypatch.setattr(warm, "_timed", took_s)
+    config = EngineConfig(slots=2, threads_per_slot=threads_set, max_batch_size=1)
+
+    opened = open_engine(model, config, HINTS)
+
+    assert (opened.wide and opened.wide.info.threads_per_slot) == wide
+    assert opened.alone_s == (wide and 0.02 / gain)
+
+
 @pytest.mark.timeout(60)  # instead of waiting for ever
 def test_a_slot_that_fails_in_warm_up_is_not_waited_for(
     model: Path, monkeypatch: pytest.MonkeyPatch
