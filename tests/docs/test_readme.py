@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,18 @@ def test_every_tidegate_command_that_is_named_runs(document: str) -> None:
             )
 
 
+@cache
+def help_of(*words: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", *words, "--help"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    ).stdout
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_module_command_that_is_named_knows_its_options(document: str) -> None:
     """Runs `--help` of the same subcommand and looks for each option there."""
@@ -87,14 +100,7 @@ def test_every_module_command_that_is_named_knows_its_options(document: str) -> 
         if words[0] != "python":
             continue
         verb = [word for word in words[3:4] if not word.startswith("-")]
-        told = subprocess.run(
-            [sys.executable, "-m", words[2], *verb, "--help"],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-        ).stdout
+        told = help_of(words[2], *verb)
         for option in (word for word in words if word.startswith("--")):
             assert option.split("=")[0] in told, line
 
