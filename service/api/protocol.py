@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD_BYTES = 64 * 1024  # request line and headers; proxies stop at 8 to 32 kB
 HEAD_TIMEOUT_S = 30.0  # from the first byte, or from connecting
@@ -46,6 +46,39 @@ class Connection:
             tell()
 
 
+class OneWrite:
+    """A response's transport: its head waits for the body's first piece, and goes with it.
+
+    One packet instead of two: each passes through the kernel, and wakes the client.
+    """
+
+    __slots__ = ("_cycle", "_head", "_started", "_transport")
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._transport = cycle.transport
+        self._started = False
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        """Write, or hold back the head; what comes before it (100 Continue) goes at once."""
+        if self._cycle.response_started and not self._started:
+            self._started, self._head = True, data
+            return
+        self._transport.write(self._head + data)
+        self._head = b""
+
+    def close(self) -> None:
+        """Close, after what was held back."""
+        if self._head:
+            self.write(b"")
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Tell whether the connection is lost or closed."""
+        return self._transport.is_closing()
+
+
 class BoundedHttp(HttpToolsProtocol):
     """A connection that closes when a request's head is too large or takes too long."""
 
@@ -83,7 +116,10 @@ class BoundedHttp(HttpToolsProtocol):
         self._stop_timer()
         self._in_head = False
         self._connection.body_is_here = False
+        before = self.cycle
         super().on_headers_complete()  # its task starts after this
+        if self.cycle is not before and self.scope["method"] != "HEAD":  # which has no body
+            self.cycle.transport = OneWrite(self.cycle)  # type: ignore[assignment]  # all it uses
         self.scope[Connection.KEY] = self._connection  # type: ignore[literal-required]  # ours
 
     def on_message_complete(self) -> None:
