@@ -27,7 +27,7 @@ bundle: $(SERVE) ## build the demo bundle, or keep the one that is there and sou
 
 test: $(DEV) bundle tools ## run the tests
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage run -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
