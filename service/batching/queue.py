@@ -38,6 +38,13 @@ class OrderedQueue(Generic[W]):
             raise KeyError(request.key)
         del self._keys[at], self._requests[at]
 
+    def not_overtaken(self, most: int) -> int:
+        """Return how many of the first `most` stand before one that the very first overtook."""
+        for index, request in enumerate(self._requests[:most]):
+            if request.arrival < self._requests[0].arrival:
+                return index
+        return min(most, len(self))
+
     def take(self) -> Iterator[W]:
         """Yield requests from the head, removing each as it is yielded."""
         while self._keys:

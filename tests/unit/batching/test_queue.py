@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import takewhile
 
 import pytest
 from hypothesis import given, settings
@@ -33,6 +34,18 @@ def test_requests_leave_by_class_then_deadline_then_arrival(
     shuffled = random.sample(waiting, len(waiting))
 
     assert list(queue_of(shuffled).take()) == sorted(waiting, key=lambda r: r.key)
+
+
+@settings(max_examples=100, deadline=None)
+@given(requests, st.integers(1, 50))
+def test_the_first_stands_with_those_it_did_not_overtake(waiting: list[Waiting], most: int) -> None:
+    queue = queue_of(waiting)
+    count = queue.not_overtaken(most)
+    first, *others = [request.arrival for request in queue.take()][:most] or [0]
+
+    assert count == (
+        0 if not waiting else 1 + sum(1 for _ in takewhile(lambda a: a > first, others))
+    )
 
 
 @settings(max_examples=100, deadline=None)

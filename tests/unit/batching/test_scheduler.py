@@ -386,6 +386,36 @@ def test_slots_with_cores_of_their_own_share_what_is_ready() -> None:
     on_stage(play, FakeEngine(held=True, slots=2), side_by_side=2)
 
 
+def test_those_in_a_hurry_go_without_those_they_overtake() -> None:
+    async def play(on: Stage) -> None:
+        answers = [on.send(identity)[1] for identity in range(8)]
+        await on.started(2)  # the others wait
+        answers += [on.send(identity, within_s=1.0)[1] for identity in (8, 9)]
+        on.engine.release(2)
+        await on.started(4)
+
+        assert on.engine.batches[2:] == [[8, 9], [2, 3, 4]]
+        on.engine.release(100)
+        await asyncio.gather(*answers)
+
+    on_stage(play, FakeEngine(held=True, slots=2), side_by_side=2)
+
+
+def test_where_slots_take_turns_a_hurry_takes_company_along() -> None:
+    async def play(on: Stage) -> None:
+        answers = [on.send(identity)[1] for identity in range(4)]
+        await on.started(1)
+        answers.append(on.send(4, within_s=1.0)[1])
+        on.engine.release(1)
+        await on.started(2)
+
+        assert on.engine.batches[1:] == [[4, 1, 2, 3]]
+        on.engine.release(100)
+        await asyncio.gather(*answers)
+
+    on_stage(play, FakeEngine(held=True))
+
+
 def test_the_prediction_counts_what_stands_before_an_arrival() -> None:
     async def play(on: Stage) -> None:
         alone = on.admit().predicted_s
