@@ -138,7 +138,8 @@ async def _live(service: Service, told: asyncio.Queue[int], drain_delay_s: float
         if isinstance(error, StartupError):
             log.error("refusing to start: %s", error)
             return EXIT_REFUSED
-        raise error
+        log.error("the start failed", exc_info=error)
+        return EXIT_FAILED  # not refused: it may do better next time
     if not stop.done():
         gc.collect()
         gc.freeze()  # what lives as long as the process is not looked through again

@@ -24,8 +24,10 @@ from service.review.store import ReviewConfig
 
 PREFIX = "TIDEGATE_"
 MIB = 1 << 20
+# tidegate, tidegate-canary, …: TIDEGATE_CANARY_SERVICE_HOST, TIDEGATE_CANARY_PORT_8000_TCP_ADDR
+_SERVICE_LINK = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_\w+)$")
 _KUBERNETES = (
-    " Kubernetes sets such names for a Service called tidegate: "
+    " Kubernetes sets such names for a Service called tidegate or tidegate-…: "
     "put enableServiceLinks: false into the pod's spec."
 )
 
@@ -246,7 +248,7 @@ def _refuse_unknown(environment: Mapping[str, str], known: set[str]) -> None:
     """pydantic-settings ignores names it does not know, so a typo would silently do nothing."""
     for name in sorted(environment):
         if name.upper().startswith(PREFIX) and name.upper() not in known:
-            if re.match(rf"{PREFIX}(SERVICE_|PORT_\d+_)", name):
+            if _SERVICE_LINK.match(name) or environment[name].startswith("tcp://"):
                 raise SettingsInvalid(f"{name} is not a setting.{_KUBERNETES}")
             near = difflib.get_close_matches(name.upper(), sorted(known), 1)
             hint = f" Did you mean {near[0]}?" if near else ""

@@ -105,8 +105,21 @@ def test_the_grace_period_holds_the_drain(monkeypatch: pytest.MonkeyPatch) -> No
     assert settings.drain_delay_s + settings.drain_timeout_s < POD["terminationGracePeriodSeconds"]
     ready = CONTAINER["readinessProbe"]
     assert ready["periodSeconds"] * ready["failureThreshold"] < settings.drain_delay_s
-    # Or the Service's injected TIDEGATE_PORT=tcp://… would be refused.
+
+
+def test_the_grace_period_holds_the_drain_under_kserve_too() -> None:
+    [container] = _one("ServingRuntime")["spec"]["containers"]
+    given = {variable["name"]: variable["value"] for variable in container["env"]}
+    drain_s = int(given["TIDEGATE_DRAIN_DELAY_S"]) + int(given["TIDEGATE_DRAIN_TIMEOUT_S"])
+
+    grace_s = _one("InferenceService")["spec"]["predictor"]["terminationGracePeriodSeconds"]
+    assert drain_s < grace_s
+
+
+def test_no_service_s_injected_variable_is_taken_for_a_setting() -> None:
+    """Or TIDEGATE_PORT=tcp://… would be refused, and the pod never start."""
     assert POD["enableServiceLinks"] is False
+    assert _one("InferenceService")["spec"]["predictor"]["enableServiceLinks"] is False
 
 
 def test_pods_run_without_privileges_on_a_read_only_root() -> None:

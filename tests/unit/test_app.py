@@ -41,9 +41,10 @@ def test_a_refused_bundle_is_an_exit_code() -> None:
     assert live(FakeService(BundleRefused("no")), lambda told: None) == EXIT_REFUSED
 
 
-def test_a_bug_in_the_start_is_not_swallowed() -> None:
-    with pytest.raises(ZeroDivisionError):
-        live(FakeService(ZeroDivisionError()), lambda told: None)
+def test_a_bug_in_the_start_is_logged_and_no_refusal(caplog: pytest.LogCaptureFixture) -> None:
+    """A supervisor does not start again what was refused."""
+    assert live(FakeService(ZeroDivisionError()), lambda told: None) == EXIT_FAILED
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_a_failed_engine_ends_the_service() -> None:

@@ -65,6 +65,9 @@ def test_a_value_out_of_bounds_is_refused_by_name(
         ("TIDEGATE_SERVICE_HOST", "10.0.0.1"),
         ("TIDEGATE_PORT_8000_TCP", "tcp://10.0.0.1:8000"),
         ("TIDEGATE_PORT", "tcp://10.0.0.1:8000"),
+        ("TIDEGATE_CANARY_SERVICE_PORT_HTTP", "8000"),
+        ("TIDEGATE_CANARY_PORT_8000_TCP_ADDR", "10.0.0.1"),
+        ("TIDEGATE_CANARY_PORT", "tcp://10.0.0.1:8000"),
     ],
 )
 def test_what_kubernetes_sets_for_a_service_is_recognised(
