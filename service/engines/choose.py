@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from service.engines import warm
 from service.engines.base import Engine
 from service.engines.cuda.base import open_cuda
+from service.engines.faults import Fault, fault_of
 from service.engines.gpu import GPU_ENGINES, GpuConfig, Wanted, choose_all_graphs, open_gpu_engine
 from service.engines.onnx import OnnxEngine
 from service.engines.tensorrt_build import Progress
@@ -103,11 +105,15 @@ def _open(model: Path, config: EngineConfig, buckets: Sequence[int], precision: 
     if config.name != "onnx-cpu":
         wanted = Wanted(model, config.name, buckets, precision, _say_progress())
         engine = open_gpu_engine(wanted, config.gpu, config.slots)
-        latency_s = warm.sweep(engine, buckets, stop_early=stop_early)
-        if chosen := choose_all_graphs(engine, list(latency_s)):
-            log.info("batches of %s run as CUDA graphs", ", ".join(map(str, chosen)))
-            latency_s = warm.sweep(engine, list(latency_s), stop_early=False)
-        return WarmEngine(engine, latency_s)
+        try:
+            return _warm_on_gpu(engine, buckets, stop_early=stop_early)
+        except Exception as error:  # a runtime's own, of any kind
+            with contextlib.suppress(Exception):
+                engine.close()
+            few = " Lower TIDEGATE_MAX_BATCH_SIZE." if fault_of(error) is Fault.MEMORY else ""
+            raise EngineUnavailable(
+                f"Engine {config.name} fails as it warms: {error}.{few}"
+            ) from error
     slots, threads = _shape(model, config)
     on_cpu = OnnxEngine(
         model, slots=slots, threads_per_slot=threads, buckets=buckets, precision=precision
@@ -120,6 +126,14 @@ def _open(model: Path, config: EngineConfig, buckets: Sequence[int], precision: 
             return WarmEngine(on_cpu, latency_s, wide, alone_s)
         wide.close()
     return WarmEngine(on_cpu, latency_s)
+
+
+def _warm_on_gpu(engine: Engine, buckets: Sequence[int], *, stop_early: bool) -> WarmEngine:
+    latency_s = warm.sweep(engine, buckets, stop_early=stop_early)
+    if chosen := choose_all_graphs(engine, list(latency_s)):
+        log.info("batches of %s run as CUDA graphs", ", ".join(map(str, chosen)))
+        latency_s = warm.sweep(engine, list(latency_s), stop_early=False)
+    return WarmEngine(engine, latency_s)
 
 
 def _say_progress() -> Progress:

@@ -168,8 +168,14 @@ class DeviceEngine:
         self._as_graphs.add(bucket)
 
     def release(self, bucket: int) -> None:
-        """Have batches of `bucket` run without their graph again."""
+        """Have batches of `bucket` run without their graph again, which is kept."""
         self._as_graphs.discard(bucket)
+
+    def forget(self, bucket: int) -> None:
+        """Free what a graph of `bucket` takes; batches run without it."""
+        self.release(bucket)
+        for lane in self._lanes:
+            lane.forget(bucket)
 
     def close(self) -> None:
         self._lanes.clear()
@@ -206,6 +212,7 @@ class _Lane:
         height, width = program.input_size
         largest = buckets[-1]
         self._device = device
+        self._program = program
         self._execution = program.execution(device)
         self._tensors = {name: program.outputs[name] for name in _OUTPUTS}
         self._image_bytes = height * width * 3
@@ -222,7 +229,7 @@ class _Lane:
         self._started, self._computed, self._done = (device.event() for _ in range(3))
         self._taken_in = 0
         self.images = 0
-        self._graphs: dict[int, Any] = {}
+        self._graphs: dict[int, tuple[Any, Execution]] = {}  # what was captured, and of what
         self.parts_s: dict[str, float] = {}
 
     def take_in(self, images: Sequence[Pixels]) -> None:
@@ -244,9 +251,10 @@ class _Lane:
         device, stream = self._device, self._stream
         device.record(self._started, stream)
         if as_graph:
-            device.launch(self._graphs[bucket], stream)
+            graph, _ = self._graphs[bucket]
+            device.launch(graph, stream)
         else:
-            self._enqueue(bucket)
+            self._enqueue(self._execution, bucket)
         device.record(self._computed, stream)
         _, size = self._offsets[bucket]
         device.copy_out(self._answers[:size], self._results, stream)
@@ -263,10 +271,17 @@ class _Lane:
         """Keep a graph of batches of `bucket`, unless there is one."""
         if bucket in self._graphs:
             return
+        # A graph holds its execution's memory and state, which another shape would change.
+        execution = self._program.execution(self._device)
         # What a runtime prepares for a shape, it prepares at its first run; a capture must not.
-        self._enqueue(bucket)
+        self._enqueue(execution, bucket)
         self._device.synchronize(self._stream)
-        self._graphs[bucket] = self._device.capture(self._stream, lambda: self._enqueue(bucket))
+        captured = self._device.capture(self._stream, lambda: self._enqueue(execution, bucket))
+        self._graphs[bucket] = captured, execution
+
+    def forget(self, bucket: int) -> None:
+        """Drop the graph of batches of `bucket`, if there is one."""
+        self._graphs.pop(bucket, None)
 
     def settle(self, error: Exception) -> None:
         """Forget a batch that failed, once nothing of it is on its way any more.
@@ -280,10 +295,10 @@ class _Lane:
             if fault_of(error) is not Fault.LOST:
                 raise lost from error
 
-    def _enqueue(self, bucket: int) -> None:
+    def _enqueue(self, execution: Execution, bucket: int) -> None:
         offsets, _ = self._offsets[bucket]
         outputs = {name: Address(self._results + offset) for name, offset in offsets.items()}
-        self._execution.enqueue(bucket, self._pixels, outputs, self._stream)
+        execution.enqueue(bucket, self._pixels, outputs, self._stream)
 
     def _layout(self, bucket: int) -> tuple[dict[str, int], int]:
         """Return where a bucket's outputs are, side by side for one copy out, and their bytes."""

@@ -21,12 +21,13 @@ from service.engines.onnx_gpu import (
 from service.engines.onnx_session import runtime
 from service.engines.plans import PlanCache
 from service.engines.tensorrt import ensure_plan, open_program, open_toolkit, plan_key
-from service.engines.tensorrt_build import PRODUCTS, Progress
+from service.engines.tensorrt_build import PRODUCTS, Progress, load_tensorrt
 from service.engines.warm import choose_graphs
 from service.errors import EngineUnavailable
 
 GPU_ENGINES = ("tensorrt", "tensorrt-rtx", "onnx-tensorrt", "onnx-cuda")  # best first
 _SLOTS = 3  # two that overlap, and one that grows
+_OF_RTX = frozenset({(7, 5), (8, 6), (8, 9)})  # and all from 12.0: TensorRT-RTX's support matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +97,21 @@ def build_plans(wanted: Wanted, config: GpuConfig) -> list[Path]:
     paths = []
     for device in open_devices(cuda, config.devices):
         device.use()
+        refuse_device(wanted.engine, device)
         key = plan_key(toolkit, cuda, device, wanted.model, wanted.buckets, wanted.precision)
         ensure_plan(toolkit, cache, key, wanted.model, wanted.progress)
         paths.append(cache.path(key))
     return paths
+
+
+def refuse_device(engine: str, device: Device) -> None:
+    """Raise EngineUnavailable where TensorRT-RTX, which is for GPUs of PCs, has no kernels."""
+    capability = device.compute_capability
+    if engine == "tensorrt-rtx" and capability < (12, 0) and capability not in _OF_RTX:
+        raise EngineUnavailable(
+            f"TensorRT-RTX does not support {device.name} (compute capability "
+            f"{capability[0]}.{capability[1]}): use tensorrt."
+        )
 
 
 def choose_all_graphs(engine: Engine, buckets: Sequence[int]) -> list[int]:
@@ -121,13 +133,19 @@ def open_program_for(
     Raises EngineUnavailable.
     """
     if wanted.engine in PRODUCTS:
+        refuse_device(wanted.engine, device)
         toolkit = open_toolkit(wanted.engine)
         key = plan_key(toolkit, cuda, device, wanted.model, wanted.buckets, wanted.precision)
         program = open_program(toolkit, config.plans(), key, wanted.model, wanted.progress)
         return program, toolkit.version
-    if wanted.engine == "onnx-cuda":
-        providers = cuda_providers(device.index)
+    if cuda_alone := wanted.engine == "onnx-cuda":
+        providers = cuda_providers(device.index, wanted.precision)
     else:
-        size, folder = sealed_size(wanted.model), config.plans().folder
-        providers = tensorrt_providers(device.index, wanted.buckets, size, folder)
-    return OnnxGpuProgram(wanted.model, wanted.engine, providers, device), runtime()
+        with contextlib.suppress(EngineUnavailable):  # it may be the system's
+            load_tensorrt("tensorrt")  # which loads the library that the provider links
+        size, folder = sealed_size(wanted.model), config.plans().folder_of(wanted.model)
+        providers = tensorrt_providers(device.index, wanted.buckets, size, folder, wanted.precision)
+    in_onnx = OnnxGpuProgram(
+        wanted.model, wanted.engine, providers, device, session_per_batch=cuda_alone
+    )
+    return in_onnx, runtime()

@@ -45,6 +45,12 @@ class PlanKey:
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
 
 
+def sha256_of(model: Path) -> str:
+    """Return the digest of a model's file."""
+    with model.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 class PlanCache:
     """A private folder of plans, shared by processes."""
 
@@ -64,6 +70,12 @@ class PlanCache:
                 f"Others may write to {folder}, and a plan is code: give it to this user alone "
                 f"(chmod 700), or set TIDEGATE_PLAN_CACHE."
             )
+
+    def folder_of(self, model: Path) -> Path:
+        """Return a folder for what a runtime itself keeps of this model, by its weights."""
+        folder = self.folder / f"of-{sha256_of(model)}"
+        folder.mkdir(mode=_PRIVATE, exist_ok=True)
+        return folder
 
     def get(self, key: PlanKey) -> bytes | None:
         """Return a plan as it was put; None where there is none or its bytes have changed."""

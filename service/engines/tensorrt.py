@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from service.engines.cuda.base import Address, Cuda, Device, StreamHandle
 from service.engines.device import Tensor
 from service.engines.faults import OutOfDeviceMemory
-from service.engines.plans import PlanCache, PlanKey
+from service.engines.plans import PlanCache, PlanKey, sha256_of
 from service.engines.tensorrt_build import (
     PRODUCTS,
     Progress,
@@ -23,6 +22,7 @@ from service.engines.tensorrt_build import (
     build_plan,
     load_tensorrt,
     logger_for,
+    made,
 )
 from service.errors import EngineUnavailable
 
@@ -62,11 +62,9 @@ def plan_key(
     precision: str,
 ) -> PlanKey:
     """Return all that decides the plan of a model for a device."""
-    with model.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     major, minor = device.compute_capability
     return PlanKey(
-        model_sha256=sha256,
+        model_sha256=sha256_of(model),
         tensorrt=toolkit.version,
         cuda=cuda.version,
         gpu=device.name,
@@ -113,7 +111,7 @@ def open_program(
     told = ""
     for last in (False, True):
         plan = ensure_plan(toolkit, cache, key, model, progress)
-        runtime = toolkit.trt.Runtime(toolkit.logger)
+        runtime = made(toolkit.trt.Runtime, toolkit.logger)
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is not None:
             return TensorRtProgram(toolkit, runtime, engine)
@@ -127,9 +125,9 @@ def open_program(
 class TensorRtProgram:
     """An engine with its weights on the device."""
 
-    capturable = True
-
     def __init__(self, toolkit: Toolkit, runtime: Any, engine: Any) -> None:
+        # RTX captures only what was built to allocate nothing, which these plans are not.
+        self.capturable = toolkit.engine == "tensorrt"
         self._toolkit = toolkit
         self._runtime = runtime  # must outlive its engine
         self._engine = engine
@@ -145,11 +143,23 @@ class TensorRtProgram:
         self.execution_bytes = int(engine.device_memory_size_v2)
 
     def execution(self, device: Device) -> TensorRtExecution:
-        context = self._engine.create_execution_context()
+        context = self._engine.create_execution_context(*self._settings())
         if context is None:
             told = self._toolkit.logger.told()
             raise OutOfDeviceMemory(f"TensorRT could not make an execution context: {told}")
         return TensorRtExecution(self._toolkit.logger, context, self.input_size)
+
+    def _settings(self) -> tuple[Any, ...]:
+        """Return RTX's: kernels for a shape are compiled when it is first seen, in warm-up.
+
+        Otherwise that happens beside the next batches, which run slower ones meanwhile.
+        """
+        if self._toolkit.engine == "tensorrt":
+            return ()
+        strategy = self._toolkit.trt.DynamicShapesKernelSpecializationStrategy
+        settings = self._engine.create_runtime_config()
+        settings.dynamic_shapes_kernel_specialization_strategy = strategy.EAGER
+        return (settings,)
 
     def _row(self, name: str) -> tuple[int, ...]:
         return tuple(self._engine.get_tensor_shape(name))[1:]

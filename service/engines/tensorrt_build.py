@@ -66,6 +66,14 @@ def logger_for(trt: ModuleType) -> Any:
     return Logger()
 
 
+def made(kind: Callable[[Any], Any], logger: Any) -> Any:
+    """Return TensorRT's Builder or Runtime. Raises EngineUnavailable where CUDA does not fit it."""
+    try:
+        return kind(logger)
+    except TypeError as error:  # what its bindings make of a null pointer
+        raise EngineUnavailable(f"TensorRT does not start here: {logger.told()}") from error
+
+
 def build_flags(trt: ModuleType) -> tuple[str, ...]:
     """Return what a plan's key holds of how it is built, sorted."""
     return tuple(
@@ -116,7 +124,7 @@ def build_plan(
 
 def parsed(trt: ModuleType, logger: Any, model: Path) -> tuple[Any, Any, Any]:
     """Return (builder, network, parser) of a sealed graph. Raises EngineUnavailable."""
-    builder = trt.Builder(logger)
+    builder = made(trt.Builder, logger)
     network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(model)):
@@ -138,8 +146,8 @@ def _strongly_typed(trt: ModuleType) -> int:
 def _timing_cache(config: Any, content: bytes) -> Any:
     """Return the build's cache of measured kernels, begun with `content` where that fits."""
     cache = config.create_timing_cache(content)
-    # Of another version or GPU: it measures again.
-    if not config.set_timing_cache(cache, ignore_mismatch=False):
+    # Damaged, or of another version or GPU: it measures again.
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, ignore_mismatch=False)
     return cache

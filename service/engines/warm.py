@@ -33,6 +33,8 @@ class Capturing(Protocol):
 
     def release(self, bucket: int) -> None: ...
 
+    def forget(self, bucket: int) -> None: ...
+
 
 def sweep(engine: Engine, buckets: Sequence[int], *, stop_early: bool) -> dict[int, float]:
     """Run every bucket on all slots at once; returns the seconds that a batch of each took.
@@ -82,6 +84,7 @@ def choose_graphs(engine: Engine, capturing: Capturing, buckets: Sequence[int]) 
             capturing.capture(bucket)
         except Exception as error:  # noqa: BLE001 - a runtime may refuse in any way it likes
             log.info("no CUDA graph for batches of %d: %s", bucket, error)
+            capturing.forget(bucket)
             continue
         capturing.release(bucket)
         for _ in range(ROUNDS):
@@ -92,6 +95,8 @@ def choose_graphs(engine: Engine, capturing: Capturing, buckets: Sequence[int]) 
         if ahead(rounds, _WORTH_CAPTURING):
             capturing.capture(bucket)
             chosen.append(bucket)
+        else:
+            capturing.forget(bucket)
     return chosen
 
 

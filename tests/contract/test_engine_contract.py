@@ -65,7 +65,12 @@ def onnx_on_a_device(folder: Path) -> Engine:
     device = FakeDevice()
     device.use()
     program = OnnxGpuProgram(
-        model, "onnx-cpu", [("CPUExecutionProvider", {})], device, memory="cpu"
+        model,
+        "onnx-cpu",
+        [("CPUExecutionProvider", {})],
+        device,
+        memory="cpu",
+        session_per_batch=True,
     )
     info = EngineInfo("onnx-cpu", runtime(), "fake:0", "fp32", 1)
     return DeviceEngine(device, program, info, slots=SLOTS, buckets=BUCKETS)

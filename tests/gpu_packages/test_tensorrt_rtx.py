@@ -48,6 +48,13 @@ def photos() -> Floats:
     ).astype(np.float32)
 
 
+def test_what_an_execution_is_asked_for_is_there(toolkit: Toolkit) -> None:
+    """Without a GPU there is no engine to ask, so only the names are looked up."""
+    assert toolkit.trt.DynamicShapesKernelSpecializationStrategy.EAGER is not None
+    assert hasattr(toolkit.trt.ICudaEngine, "create_runtime_config")
+    assert hasattr(toolkit.trt.IRuntimeConfig, "dynamic_shapes_kernel_specialization_strategy")
+
+
 def as_it_is(backbone: onnx.ModelProto, photos: Floats) -> onnx.ModelProto:
     return backbone
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NewType, Protocol
 
@@ -127,7 +128,11 @@ class Cuda(Protocol):
 
 
 def open_cuda(binding: str) -> Cuda:
-    """Return the binding asked for. Raises EngineUnavailable where it is not installed."""
+    """Return the binding asked for. Raises EngineUnavailable where it is not installed.
+
+    Devices are numbered as NVML's are, by PCI bus, unless CUDA_DEVICE_ORDER says otherwise.
+    """
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # read when CUDA starts
     module = {"cuda-bindings": "bindings", "pycuda": "pycuda"}[binding]
     extra = {"cuda-bindings": "gpu", "pycuda": "pycuda"}[binding]
     try:

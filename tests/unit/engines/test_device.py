@@ -263,6 +263,21 @@ def test_a_graph_is_captured_once_after_a_run_of_its_size_and_kept() -> None:
     assert calls.index("synchronize") < calls.index("capture")
 
 
+def test_a_graph_has_an_execution_of_its_own_and_frees_it_when_it_is_forgotten() -> None:
+    device = FakeDevice()
+    program = FakeProgram(device, executions=6)  # three slots' own, and one graph's of each
+    engine = engine_on(device, program, slots=3)
+    engine.capture(4)
+
+    with pytest.raises(OutOfDeviceMemory, match="no more executions"):
+        engine.capture(2)
+    assert engine.captured == {4}
+
+    engine.forget(4)
+    assert engine.captured == frozenset()
+    assert answered(engine, [7, 8, 9]) == [7, 8, 9]
+
+
 def test_a_size_that_cannot_be_captured_runs_as_before() -> None:
     device = FakeDevice()
     program = FakeProgram(device, fits=2)

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from service.engines import choose, gpu, warm
+from service.engines.base import Engine
 from service.engines.choose import EngineConfig, open_engine
 from service.engines.cuda.base import Cuda, Device, open_cuda, open_devices
 from service.engines.device import DeviceEngine, Program
+from service.engines.faults import OutOfDeviceMemory
 from service.engines.fleet import Fleet
 from service.engines.gpu import GpuConfig, Wanted, build_plans, open_gpu_engine
 from service.errors import EngineUnavailable
@@ -102,6 +104,48 @@ def test_auto_with_nothing_that_loads_is_refused(
 
     with pytest.raises(EngineUnavailable, match="No engine loads"):
         open_engine(model, EngineConfig(slots=1, threads_per_slot=1), BUCKETS)
+
+
+def test_auto_goes_on_where_an_engine_fails_as_it_warms(
+    model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cuda = FakeCuda()
+    with_gpus(monkeypatch, cuda, loading={"tensorrt", "onnx-cuda"})
+    measure = warm.sweep
+
+    def sweep(engine: Engine, *arguments: Any, **options: Any) -> dict[int, float]:
+        if engine.info.name == "tensorrt":
+            raise OutOfDeviceMemory("no memory for 64")
+        return measure(engine, *arguments, **options)
+
+    monkeypatch.setattr(warm, "sweep", sweep)
+
+    with caplog.at_level(logging.INFO):
+        engine = open_engine(model, EngineConfig(), BUCKETS).engine
+
+    assert engine.info.name == "onnx-cuda"
+    assert "fails as it warms: no memory for 64. Lower TIDEGATE_MAX_BATCH_SIZE" in caplog.text
+    *tried, serving = [device.closed for device in cuda.made]
+    assert all(tried)
+    assert not serving
+
+
+@pytest.mark.parametrize(
+    ("capability", "supported"),
+    [((7, 5), True), ((8, 0), False), ((8, 9), True), ((9, 0), False), ((12, 1), True)],
+)
+def test_rtx_is_refused_on_a_gpu_it_has_no_kernels_for(
+    capability: tuple[int, int], supported: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = FakeDevice()
+    monkeypatch.setattr(device, "compute_capability", capability)
+
+    gpu.refuse_device("tensorrt", device)
+    if supported:
+        gpu.refuse_device("tensorrt-rtx", device)
+    else:
+        with pytest.raises(EngineUnavailable, match="does not support Fake GPU"):
+            gpu.refuse_device("tensorrt-rtx", device)
 
 
 def test_what_runs_is_told_as_it_was_loaded(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

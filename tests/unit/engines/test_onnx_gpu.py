@@ -38,6 +38,25 @@ def test_cuda_computes_float32_in_float32_on_the_device_asked_for() -> None:
     assert options["use_tf32"] == "0"
 
 
+def test_half_precision_keeps_its_tensor_cores() -> None:
+    [(_, options)] = cuda_providers(0, "fp16")
+    (_, behind) = tensorrt_providers(0, (1,), (224, 224), Path("/plans"), "fp16")
+
+    assert options["use_tf32"] == behind[1]["use_tf32"] == "1"
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_each_batch_size_has_a_session_where_a_change_of_shape_is_dear(
+    own: bool, model: Path
+) -> None:
+    program = OnnxGpuProgram(
+        model, "onnx-cpu", [(CPU, {})], FakeDevice(), memory="cpu", session_per_batch=own
+    )
+
+    assert program.session(2) is program.session(2)
+    assert (program.session(2) is not program.session(8)) is own
+
+
 def test_tensorrt_has_one_profile_for_every_batch_and_cuda_behind_it() -> None:
     (name, options), (behind, _) = tensorrt_providers(1, (1, 2, 8), (224, 192), Path("/plans"))
 

@@ -153,6 +153,19 @@ def test_the_folder_is_private(cache: PlanCache) -> None:
     assert cache.folder.stat().st_mode & 0o777 == 0o700
 
 
+def test_what_a_runtime_keeps_of_a_model_is_apart_from_other_weights(
+    cache: PlanCache, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    first.write_bytes(b"weights")
+    second.write_bytes(b"other weights")
+
+    folders = {cache.folder_of(model) for model in (first, second, first)}
+
+    assert len(folders) == 2
+    assert all(folder.stat().st_mode & 0o777 == 0o700 for folder in folders)
+
+
 def test_a_folder_others_may_write_to_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
 

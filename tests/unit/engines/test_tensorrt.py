@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -63,6 +63,7 @@ class FakeEnginePlan:
 
     def __init__(self) -> None:
         self.context: FakeContext | None = FakeContext()
+        self.settings: tuple[SimpleNamespace, ...] | None = None
 
     def get_tensor_name(self, index: int) -> str:
         return [*SHAPES][index]
@@ -76,7 +77,11 @@ class FakeEnginePlan:
     def get_tensor_mode(self, name: str) -> str:
         return "in" if name == "pixels" else "out"
 
-    def create_execution_context(self) -> FakeContext | None:
+    def create_runtime_config(self) -> SimpleNamespace:
+        return SimpleNamespace()
+
+    def create_execution_context(self, *settings: SimpleNamespace) -> FakeContext | None:
+        self.settings = settings
         return self.context
 
 
@@ -104,6 +109,8 @@ class FakeConfig(SimpleNamespace):
 
     def create_timing_cache(self, content: bytes) -> Any:
         self._asked["timing"] = content
+        if content == b"damaged":
+            return None
         return SimpleNamespace(serialize=lambda: content + b"+", fits=content != b"foreign")
 
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
@@ -118,6 +125,7 @@ class FakeTensorRt(ModuleType):
     TensorIOMode = SimpleNamespace(OUTPUT="out")
     BuilderFlag = SimpleNamespace(TF32="tf32")
     NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
+    DynamicShapesKernelSpecializationStrategy = SimpleNamespace(LAZY="lazy", EAGER="eager")
 
     class ILogger:
         ERROR, WARNING, INFO = 1, 2, 3
@@ -233,10 +241,11 @@ def test_a_plan_is_strongly_typed_without_tf32_for_one_to_the_largest_batch(
     ensure_plan(toolkit, cache, key, model)
     assert fake.asked["timing"] == b"+"
 
-    cache.drop(key)
-    cache.keep_timing(key, b"foreign")  # of another version: begun anew
-    ensure_plan(toolkit, cache, key, model)
-    assert cache.timing(key).read_bytes() == b"+"
+    for unusable in (b"foreign", b"damaged"):  # begun anew
+        cache.drop(key)
+        cache.keep_timing(key, unusable)
+        ensure_plan(toolkit, cache, key, model)
+        assert cache.timing(key).read_bytes() == b"+"
 
 
 def test_tensorrt_without_the_flag_is_strongly_typed_anyway(
@@ -351,6 +360,41 @@ def test_a_call_that_is_answered_false_is_an_error(
     execution.enqueue(4 if call != "execute" else 2, Address(99), ADDRESSES, StreamHandle(7))
     bound_again = fake.engine.context.told[0][0] == "shape"
     assert bound_again is (call != "execute")
+
+
+def test_rtx_compiles_its_kernels_in_warm_up_and_is_not_captured(
+    cache: PlanCache, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeTensorRt()
+    toolkit, key = with_tensorrt(monkeypatch, model, fake)
+    tensorrt = open_program(toolkit, cache, key, model)
+    tensorrt.execution(FakeDevice())
+    assert (tensorrt.capturable, fake.engine.settings) == (True, ())
+
+    rtx = open_program(replace(toolkit, engine="tensorrt-rtx"), cache, key, model)
+    rtx.execution(FakeDevice())
+
+    assert not rtx.capturable
+    assert fake.engine.settings is not None
+    [settings] = fake.engine.settings
+    assert settings.dynamic_shapes_kernel_specialization_strategy == "eager"
+
+
+@pytest.mark.parametrize("part", ["Builder", "Runtime"])
+def test_a_cuda_that_does_not_fit_is_a_refusal(
+    part: str, cache: PlanCache, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeTensorRt()
+    toolkit, key = with_tensorrt(monkeypatch, model, fake)
+
+    def null(logger: Any) -> Any:
+        logger.log(1, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(fake, part, null)
+
+    with pytest.raises(EngineUnavailable, match="does not start here: CUDA initialization fail"):
+        open_program(toolkit, cache, key, model)
 
 
 def test_no_context_is_too_little_memory(
