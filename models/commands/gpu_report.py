@@ -10,8 +10,9 @@ from pathlib import Path
 from models.errors import BuildRefused
 from models.gpu_report import report
 from models.gpu_report.measure import Effort
+from models.gpu_report.plan import Plan, quick
 from models.progress import say
-from service.engines.gpu import GpuConfig
+from service.engines.gpu import GPU_ENGINES, GpuConfig
 
 _DEMO = Path("models/bundles/efficientnet-lite0/1")
 
@@ -21,14 +22,16 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         prog="python -m models gpu-report",
         description="Run the GPU tests and measure every engine that loads: numbers against the "
-        "CPU's, latency per batch size, slots against a bare loop, graphs, memory, and the road "
-        "from JPEG bytes to answers. Needs a GPU; on none it stops. Takes about ten minutes.",
+        "CPU's, latency per batch size, sizes that alternate, slots against a bare loop, graphs, "
+        "memory, and the road from JPEG bytes to answers, without HTTP and with it. What fails is "
+        "in the report, and ends nothing else. Needs a GPU; on none it stops. An estimate, for "
+        "none has been timed: an hour, and longer where TensorRT builds plans.",
     )
     options.add_argument(
         "bundles", nargs="*", type=Path, metavar="BUNDLE", help="sealed folders (default: the demo)"
     )
     options.add_argument(
-        "--engine", action="append", choices=report.ENGINES, help="again for more (default: all)"
+        "--engine", action="append", choices=GPU_ENGINES, help="again for more (default: all)"
     )
     options.add_argument(
         "--precision", action="append", choices=("fp32", "fp16"), help="likewise (default: both)"
@@ -41,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--device", type=int, default=0, help="(default: %(default)s)")
     options.add_argument("--plan-cache", type=Path, default=Path("build/plans"), metavar="DIR")
-    options.add_argument("--quick", action="store_true", help="a tenth of the time")
+    options.add_argument("--quick", action="store_true", help="a tenth of the batches and seconds")
     options.add_argument("--no-tests", action="store_true", help="leave the GPU tests out")
     options.add_argument("--no-http", action="store_true", help="leave the service out")
     options.add_argument(
@@ -54,9 +57,9 @@ def run(options: argparse.Namespace) -> None:
     """Measure, write after every part, and say where."""
     if not any(options.photos.rglob("*.jp*g")):
         raise BuildRefused(f"There is no JPEG file in {options.photos}.")
-    plan = report.Plan(
+    plan = Plan(
         bundles=options.bundles or [_DEMO],
-        engines=options.engine or report.ENGINES,
+        engines=options.engine or GPU_ENGINES,
         precisions=options.precision or ("fp32", "fp16"),
         photos=options.photos,
         max_batch_size=options.max_batch_size,
@@ -67,6 +70,6 @@ def run(options: argparse.Namespace) -> None:
     )
     day = datetime.now(UTC).date().isoformat()
     out = options.out or Path(f"load_tests/results/{day}-gpu.json")
-    made = report.make(report.quick(plan) if options.quick else plan, partial(report.write, out))
+    made = report.make(quick(plan) if options.quick else plan, partial(report.write, out))
     report.write(out, made)
     say(f"{out}; not run: {made['not_run'] or 'nothing'}")

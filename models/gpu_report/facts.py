@@ -32,15 +32,12 @@ def before(command: Sequence[str]) -> dict[str, object]:
         "commit": _asked("git", "rev-parse", "HEAD"),
         "dirty": bool(_asked("git", "status", "--porcelain", "--untracked-files=no")),
         "nvidia_smi": _asked("nvidia-smi"),
+        "tf32_override": os.environ.get("NVIDIA_TF32_OVERRIDE"),
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "packages": {
-            found.metadata["Name"]: found.version
-            for found in sorted(distributions(), key=lambda found: found.metadata["Name"].lower())
-            if _PACKAGES.match(found.metadata["Name"])
-        },
+        "packages": _packages(),
     }
 
 
@@ -56,13 +53,28 @@ def loaded_libraries(maps: Path = Path("/proc/self/maps")) -> dict[str, str]:
 
 
 def _asked(*command: str) -> str | None:
-    """Return what a program prints; None where it is not there or fails."""
+    """Return what a program prints; None where it is not there, fails or does not end."""
     if shutil.which(command[0]) is None:
         return None
-    done = subprocess.run(  # noqa: S603 - the commands are the ones above
-        command, cwd=_ROOT, capture_output=True, text=True, timeout=_ASK_S, check=False
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 - the commands are the ones above
+            command, cwd=_ROOT, capture_output=True, text=True, timeout=_ASK_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _packages() -> dict[str, str]:
+    # What an interrupted installation leaves behind has no name.
+    named = [
+        (found.metadata["Name"], found) for found in distributions() if "Name" in found.metadata
+    ]
+    return {
+        name: found.version
+        for name, found in sorted(named, key=lambda each: each[0].lower())
+        if _PACKAGES.match(name)
+    }
 
 
 def _cpu() -> str:

@@ -19,36 +19,55 @@ from typing import Any
 _ROOT = Path(__file__).parents[2]
 _START_S = 900.0  # a plan may have to be built
 _POLL_S = 0.5
+_STOP_S = 60.0
+_ANSWER_S = 20.0
+_OVERHEAD_S = 120.0  # of a load: its imports, images and last answers
 _CLIENTS = 64
-_SECONDS = 20.0
 _LIGHT = 0.8  # of capacity
+_TOLD = 1000  # bytes of what a process printed last
 
 
 def measure(
-    bundle: Path, name: str, engine: str, images: Path, settings: Mapping[str, str]
-) -> dict[str, object]:
-    """Return capacity over HTTP of the model `name`, and the tail at 80 % of it.
+    bundle: Path,
+    name: str,
+    engine: str,
+    images: Path,
+    settings: Mapping[str, str],
+    seconds: float,
+) -> Iterator[tuple[str, object]]:
+    """Give, as they come, what serves the model `name`, its capacity, and the tail at 80 % of it.
 
-    Arrivals there are Poisson, and latency runs from when the schedule wanted them sent.
+    Arrivals there are Poisson, and latency runs from when the schedule wanted them sent. Raises
+    RuntimeError, with what was printed last, where the service or a load ends badly.
     """
     with _served(bundle, engine, settings) as url:
-        with urllib.request.urlopen(f"{url}/models/{name}", timeout=_SECONDS) as answer:  # noqa: S310
-            served = json.load(answer)["engine"]
-        full = _load(url, images, "--closed", str(_CLIENTS))
-        rate = _LIGHT * float(full["throughput"])
-        light = _load(url, images, "--rate", f"{rate:.1f}", "--arrivals", "poisson")
-    return {"engine": served, "closed_loop": full, "at_80_percent": light}
+        with urllib.request.urlopen(f"{url}/models/{name}", timeout=_ANSWER_S) as answer:  # noqa: S310
+            yield "engine", json.load(answer)["engine"]
+        full = _load(url, images, seconds, "--closed", str(_CLIENTS))
+        yield "closed_loop", full
+        rate = f"{_LIGHT * float(full['throughput']):.1f}"
+        light = _load(url, images, seconds, "--rate", rate, "--arrivals", "poisson")
+        yield "at_80_percent", light
 
 
-def _load(url: str, images: Path, *how: str) -> dict[str, Any]:
+def _load(url: str, images: Path, seconds: float, *how: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="tidegate-load-") as folder:
         result = Path(folder, "result.json")
         command = [
             *(sys.executable, "-m", "load_tests", "run", "--url", f"{url}/classify"),
-            *("--images", str(images), "--duration", str(_SECONDS), "--warm-up", "5"),
-            *("--json", str(result), *how),
+            *("--images", str(images), "--duration", str(seconds)),
+            *("--warm-up", str(seconds / 4), "--json", str(result), *how),
         ]
-        subprocess.run(command, cwd=_ROOT, check=True, capture_output=True)  # noqa: S603
+        done = subprocess.run(  # noqa: S603 - our own load
+            command,
+            cwd=_ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=2 * seconds + _OVERHEAD_S,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"the load ended with {done.returncode}: {_last_of(done.stdout)}")
         report: dict[str, Any] = json.loads(result.read_text())["report"]
         return report
 
@@ -69,23 +88,36 @@ def _served(bundle: Path, engine: str, settings: Mapping[str, str]) -> Iterator[
     }
     command = [sys.executable, "-m", "service", "serve"]
     url = f"http://127.0.0.1:{port}"
-    with subprocess.Popen(command, cwd=_ROOT, env=environment) as service:  # noqa: S603
+    with (
+        tempfile.NamedTemporaryFile(prefix="tidegate-log-") as log,
+        subprocess.Popen(command, cwd=_ROOT, env=environment, stderr=log) as service,  # noqa: S603
+    ):
         try:
-            _wait(service, f"{url}/readyz")
+            _wait(service, f"{url}/readyz", Path(log.name))
             yield url
         finally:
             service.terminate()
+            try:
+                service.wait(_STOP_S)
+            except subprocess.TimeoutExpired:  # a device that does not answer
+                service.kill()
 
 
-def _wait(service: subprocess.Popen[bytes], url: str) -> None:
+def _wait(service: subprocess.Popen[bytes], url: str, log: Path) -> None:
     until = time.monotonic() + _START_S
     while time.monotonic() < until:
         if service.poll() is not None:
-            raise RuntimeError(f"the service ended with {service.returncode}")
+            told = _last_of(log.read_bytes())
+            raise RuntimeError(f"the service ended with {service.returncode}: {told}")
         try:
             urllib.request.urlopen(url, timeout=_POLL_S).close()  # noqa: S310
         except (OSError, urllib.error.URLError):
             time.sleep(_POLL_S)
         else:
             return
-    raise RuntimeError(f"the service was not ready in {_START_S:g} s")
+    told = _last_of(log.read_bytes())
+    raise RuntimeError(f"the service was not ready in {_START_S:g} s: {told}")
+
+
+def _last_of(printed: bytes) -> str:
+    return printed[-_TOLD:].decode(errors="replace").strip()

@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,8 +18,9 @@ from service.engines.cuda.base import Device
 from service.engines.device import DeviceEngine, Program
 from service.types import Pixels
 
-OpenEngine = Callable[[int], DeviceEngine]  # with so many slots
+OpenEngine = Callable[[int], AbstractContextManager[DeviceEngine]]  # with so many slots
 _ROUNDS = 5
+_LEAST_RUNS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,46 +28,58 @@ class Effort:
     """How long to measure for."""
 
     runs: int = 200  # of each bucket, for its latency
+    runs_s: float = 10.0  # the most that those take
     warm_up: int = 20
     seconds: float = 2.0  # of each throughput
     plateau: int = 10_000  # batches, for the memory
+    plateau_s: float = 60.0  # the most that those take, on each engine
+    http_s: float = 20.0  # of each load over HTTP
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """One batch size, alone on the device; times in milliseconds."""
-
-    images: int
-    eager_p50_ms: float
-    eager_p99_ms: float
-    graph_p50_ms: float | None
-    graph_p99_ms: float | None
-    parts_ms: dict[str, float]
+def batch_of(pixels: Sequence[Pixels], images: int) -> list[Pixels]:
+    """Return a batch of so many images, of `pixels` again and again."""
+    return [pixels[index % len(pixels)] for index in range(images)]
 
 
-def buckets(engine: DeviceEngine, pixels: Sequence[Pixels], effort: Effort) -> list[Bucket]:
-    """Return what each batch size takes on one slot, with and without a graph."""
-    rows = []
-    for images in engine.buckets:
-        batch = [pixels[index % len(pixels)] for index in range(images)]
-        eager = _latencies(engine, batch, effort)
-        parts = engine.parts_s(0)
-        graph = None
-        if engine.can_capture:
-            engine.capture(images)
-            graph = _latencies(engine, batch, effort)
-            engine.release(images)
-        rows.append(
-            Bucket(
-                images=images,
-                eager_p50_ms=_ms(eager, 50),
-                eager_p99_ms=_ms(eager, 99),
-                graph_p50_ms=None if graph is None else _ms(graph, 50),
-                graph_p99_ms=None if graph is None else _ms(graph, 99),
-                parts_ms={part: 1e3 * parts[part] for part in PARTS},
-            )
-        )
-    return rows
+def eager(engine: DeviceEngine, batch: Sequence[Pixels], effort: Effort) -> dict[str, object]:
+    """Return what a batch takes on one slot, alone on the device, in milliseconds."""
+    (times,) = _latencies(engine, [batch], effort)
+    parts = engine.parts_s(0)
+    return {
+        "runs": len(times),
+        "eager_p50_ms": _ms(times, 50),
+        "eager_p99_ms": _ms(times, 99),
+        "parts_ms": {part: 1e3 * parts[part] for part in PARTS},
+    }
+
+
+def as_graph(engine: DeviceEngine, batch: Sequence[Pixels], effort: Effort) -> dict[str, object]:
+    """Return what a batch, of the size of a bucket, takes as a CUDA graph, in milliseconds.
+
+    Raises what the runtime does where it cannot be captured.
+    """
+    try:
+        engine.capture(len(batch))
+        (times,) = _latencies(engine, [batch], effort)
+    finally:
+        engine.forget(len(batch))
+    return {"graph_p50_ms": _ms(times, 50), "graph_p99_ms": _ms(times, 99)}
+
+
+def in_turn(
+    engine: DeviceEngine, batches: Sequence[Sequence[Pixels]], effort: Effort
+) -> dict[str, object]:
+    """Return the median of batches that take turns on one slot, next to each one's alone.
+
+    A runtime that plans its convolutions anew at each change of shape shows here.
+    """
+    alone = [_ms(_latencies(engine, [batch], effort)[0], 50) for batch in batches]
+    turns = [_ms(times, 50) for times in _latencies(engine, batches, effort)]
+    return {
+        "alone_p50_ms": alone,
+        "in_turn_p50_ms": turns,
+        "ratio": [turn / own for turn, own in zip(turns, alone, strict=True)],
+    }
 
 
 def slots(
@@ -79,17 +93,14 @@ def slots(
 
     The rounds of all of them are interleaved; medians are told, and the ratios of those.
     """
-    engines = {count: open_engine(count) for count in counts}
     rates: dict[int, list[float]] = {count: [] for count in counts}
     alone: list[float] = []
-    try:
+    with ExitStack() as opened:
+        engines = {count: opened.enter_context(open_engine(count)) for count in counts}
         for _ in range(_ROUNDS):
             alone.append(bare())
             for count, engine in engines.items():
                 rates[count].append(throughput(engine, pixels, effort.seconds))
-    finally:
-        for engine in engines.values():
-            engine.close()
     usual = {count: float(np.median(rate)) for count, rate in rates.items()}
     loop = float(np.median(alone))
     return {
@@ -104,7 +115,7 @@ def slots(
 
 def throughput(engine: DeviceEngine, pixels: Sequence[Pixels], seconds: float) -> float:
     """Return images a second of full batches, every slot busy all the time."""
-    batch = [pixels[index % len(pixels)] for index in range(engine.max_batch_size)]
+    batch = batch_of(pixels, engine.max_batch_size)
 
     def work(slot: int) -> int:
         engine.run(slot, batch)
@@ -151,7 +162,7 @@ def bare_loop(
 
 def overlap(engine: DeviceEngine, pixels: Sequence[Pixels], batches: int = 50) -> dict[str, float]:
     """Return the time of batches on all slots at once, against that of as many one by one."""
-    batch = [pixels[index % len(pixels)] for index in range(engine.max_batch_size)]
+    batch = batch_of(pixels, engine.max_batch_size)
 
     def work(slot: int) -> None:
         for _ in range(batches):
@@ -177,33 +188,46 @@ def overlap(engine: DeviceEngine, pixels: Sequence[Pixels], batches: int = 50) -
 
 
 def plateau(
-    engine: DeviceEngine, device: Device, pixels: Sequence[Pixels], batches: int
+    engine: DeviceEngine, device: Device, pixels: Sequence[Pixels], batches: int, limit_s: float
 ) -> dict[str, int]:
-    """Return the device memory in use after a tenth of the batches and after all, of all sizes."""
-    sizes = engine.buckets
-    used = []
+    """Return the device memory in use after a tenth of the batches and after all.
+
+    Either part has a block of each size. It ends at `limit_s`, so it tells how many there were.
+    """
+    sizes, ran, used = engine.buckets, 0, []
     for share in (0.1, 0.9):
-        for turn in range(round(batches * share)):
-            images = sizes[turn % len(sizes)]
-            engine.run(turn % engine.slots, [pixels[turn % len(pixels)]] * images)
+        for images in sizes:
+            most, block_s = round(batches * share / len(sizes)), limit_s * share / len(sizes)
+            ran += _block(engine, batch_of(pixels, images), most, block_s)
         device.use()
         free, total = device.memory()
         used.append(total - free)
-    return {"batches": batches, "early_bytes": used[0], "late_bytes": used[1]}
+    return {"batches": ran, "early_bytes": used[0], "late_bytes": used[1]}
 
 
-def as_rows(measured: Sequence[Bucket]) -> list[dict[str, object]]:
-    """Return buckets as JSON takes them."""
-    return [asdict(bucket) for bucket in measured]
+def _block(engine: DeviceEngine, batch: Sequence[Pixels], most: int, limit_s: float) -> int:
+    """Run a batch again and again, the slots in turn, each at least once; returns how often."""
+    ran, end = 0, time.perf_counter() + limit_s
+    while ran < engine.slots or (ran < most and time.perf_counter() < end):
+        engine.run(ran % engine.slots, batch)
+        ran += 1
+    return ran
 
 
-def _latencies(engine: DeviceEngine, batch: Sequence[Pixels], effort: Effort) -> list[float]:
-    times = []
+def _latencies(
+    engine: DeviceEngine, batches: Sequence[Sequence[Pixels]], effort: Effort
+) -> list[list[float]]:
+    """Return each batch's times, in seconds; they take turns on one slot."""
+    times: list[list[float]] = [[] for _ in batches]
+    end = time.perf_counter() + effort.runs_s
     for run in range(-effort.warm_up, effort.runs):
-        started = time.perf_counter()
-        engine.run(0, batch)
-        if run >= 0:
-            times.append(time.perf_counter() - started)
+        if len(times[0]) >= _LEAST_RUNS and time.perf_counter() > end:
+            break
+        for batch, took in zip(batches, times, strict=True):
+            started = time.perf_counter()
+            engine.run(0, batch)
+            if run >= 0:
+                took.append(time.perf_counter() - started)
     return times
 
 

@@ -31,7 +31,8 @@ def drive(
     """Keep `clients` images on the road for `seconds`; returns rates and where the time went.
 
     `work` are decoders of images: of JPEG bytes, or of nothing at all where pixels are at hand. The
-    shares are of the time that all cores, and the device, had.
+    shares are of the time that all cores, and the device, had. Raises RuntimeError where the device
+    is lost or a batch does not end.
     """
     return asyncio.run(_drive(warm, work, seconds, clients, decode_threads or usable_cores()))
 
@@ -45,6 +46,14 @@ async def _drive(
 ) -> dict[str, float]:
     engine, metrics = warm.engine, Metrics("report")
     decoders = Decoders(decode_threads, 0.001)
+    running: list[asyncio.Task[None]] = []
+    gave_up: list[str] = []
+
+    def give_up(reason: str) -> None:
+        gave_up.append(reason)
+        for task in running:
+            task.cancel()
+
     scheduler = Scheduler(
         engine,
         LatencyModel(warm.latency_s),
@@ -52,7 +61,7 @@ async def _drive(
         decoders=decoders,
         engine_timeout_s=_TIMEOUT_S,
         metrics=metrics,
-        on_wedged=lambda reason: None,
+        on_wedged=give_up,
     )
     end = time.monotonic() + seconds
     decode_s = 0.0
@@ -72,10 +81,15 @@ async def _drive(
             decode_s += answer.decode_s
 
     started = time.monotonic()
-    await asyncio.gather(*(client(index) for index in range(clients)))
+    running += [asyncio.create_task(client(index)) for index in range(clients)]
+    errors = await _errors_of(running)
     took_s = time.monotonic() - started
     decoders.close()
     await asyncio.to_thread(scheduler.close, _TIMEOUT_S)
+    if gave_up:
+        raise RuntimeError(gave_up[0])
+    if errors:
+        raise errors[0]
     sample = metrics.registry.get_sample_value
     parts_s = {
         part: sample("tidegate_batch_duration_seconds_sum", {"part": part}) or 0.0 for part in PARTS
@@ -90,3 +104,12 @@ async def _drive(
         "device_compute_share": parts_s["compute"] / (took_s * devices),
         "device_copy_share": (parts_s["copy_in"] + parts_s["copy_out"]) / (took_s * devices),
     }
+
+
+async def _errors_of(running: Sequence[asyncio.Task[None]]) -> list[Exception]:
+    """Wait for all, or until one fails: the others may then never be answered, so they end."""
+    await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
+    for task in running:
+        task.cancel()
+    outcomes = await asyncio.gather(*running, return_exceptions=True)
+    return [outcome for outcome in outcomes if isinstance(outcome, Exception)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -11,21 +12,36 @@ from xml.etree import ElementTree
 
 _ROOT = Path(__file__).parents[2]
 _LIMIT_S = 3600
+_TOLD = 4000  # bytes of what pytest printed last
 
 
-def run_tests(timeout_s: float = _LIMIT_S) -> dict[str, object]:
-    """Run `pytest -m gpu` in a process of its own and return its counts and names."""
+def run_tests(batches: int, timeout_s: float = _LIMIT_S) -> dict[str, object]:
+    """Run `pytest -m gpu` in a process of its own and return its counts and names.
+
+    `batches` are as many as its test of the memory runs. Raises RuntimeError with what was printed
+    last where there is no outcome.
+    """
     with tempfile.TemporaryDirectory(prefix="tidegate-gpu-") as folder:
-        results = Path(folder, "results.xml")
-        command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", f"--junitxml={results}"]
+        results, log = Path(folder, "results.xml"), Path(folder, "log")
+        # Its lines name each test, for there are no results where it does not end.
+        command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", f"--junitxml={results}"]
+        environment = {**os.environ, "GPU_TEST_BATCHES": str(batches)}
         try:
-            done = subprocess.run(  # noqa: S603 - our own tests
-                command, cwd=_ROOT, capture_output=True, text=True, timeout=timeout_s, check=False
-            )
+            with log.open("wb") as out:
+                done = subprocess.run(  # noqa: S603 - our own tests
+                    command,
+                    cwd=_ROOT,
+                    env=environment,
+                    stdout=out,
+                    stderr=out,
+                    timeout=timeout_s,
+                    check=False,
+                )
         except subprocess.TimeoutExpired:
-            return {"not_run": f"the tests took longer than {timeout_s:g} s"}
+            late = f"the tests took longer than {timeout_s:g} s"
+            raise RuntimeError(f"{late}: {_last_of(log)}") from None
         if not results.exists():
-            return {"not_run": done.stdout[-2000:] + done.stderr[-2000:]}
+            raise RuntimeError(f"pytest ended with {done.returncode}: {_last_of(log)}")
         return {"returncode": done.returncode, **counts(results)}
 
 
@@ -41,3 +57,7 @@ def counts(results: Path) -> dict[str, object]:
         if told is not None:
             reasons[name] = (told.get("message") or "")[:300]
     return {**Counter(outcome.values()), "not_passed": reasons}
+
+
+def _last_of(log: Path) -> str:
+    return log.read_bytes()[-_TOLD:].decode(errors="replace").strip()
