@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 
+from models.arrays import npz
 from models.errors import BuildRefused
 from models.rows import Float64
 from service.ood.conformal import marginal_p_values, p_value, sample_size_for
@@ -101,9 +101,7 @@ def gate_file(gate: Gate, promise: Promise, **reference: NDArray[np.float64]) ->
         arrays["fold_b_sizes"] = np.array([len(fold.combined) for fold in folds], np.int64)
     if promise.delta is not None:
         arrays["p_by_rank_b"] = np.concatenate([fold.p_by_rank for fold in folds])
-    content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]  # numpy's stub mixes up **kwds
-    return content.getvalue()
+    return npz(arrays)
 
 
 def pac_p_values(n: int, delta: float) -> Float64:

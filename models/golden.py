@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping
 
 import numpy as np
 
+from models.arrays import npz
 from models.run import check_against_float64, run
 from models.seal import GateHead
 from service.bundle.golden import pixels_digest
@@ -29,17 +29,15 @@ def golden_files(
     images = [preprocess(content, spec, _MAX_PIXELS) for content in probes.values()]
     outputs = run(sealed, images)
     check_against_float64(outputs, head)
-    expected = io.BytesIO()
-    np.savez(
-        expected,
-        names=np.array(list(probes)),
-        pixels_sha256=np.array([pixels_digest(pixels) for pixels in images]),
-        logits=outputs.logits,
-        energy=outputs.energy,
-        mahalanobis=outputs.mahalanobis,
-        nearest_class=outputs.nearest_class,
-    )
-    return {**probes, GOLDEN: expected.getvalue()}
+    expected = {
+        "names": np.array(list(probes)),
+        "pixels_sha256": np.array([pixels_digest(pixels) for pixels in images]),
+        "logits": outputs.logits,
+        "energy": outputs.energy,
+        "mahalanobis": outputs.mahalanobis,
+        "nearest_class": outputs.nearest_class,
+    }
+    return {**probes, GOLDEN: npz(expected)}
 
 
 def listed(files: Mapping[str, bytes]) -> dict[str, File]:

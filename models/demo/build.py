@@ -6,15 +6,14 @@ built must measure the same scores as the calibration did, or the calibration is
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 from PIL import features
 
+from models.arrays import npz
 from models.demo import calibration_file, source
 from models.demo.calibrate import witness_scores
 from models.demo.calibration_file import DemoCalibration
@@ -37,6 +36,7 @@ _RECIPE_FILES = (
     *("models/torch_pickle.py", "models/efficientnet_lite.py", "models/seal.py"),
     *(
         "models/archive.py",
+        "models/arrays.py",
         "models/golden.py",
         "models/markdown.py",
         "models/run.py",
@@ -135,14 +135,13 @@ def check_witnesses(
 
 
 def _gate_file(calibration: DemoCalibration) -> bytes:
-    content = io.BytesIO()
-    np.savez(
-        content,
-        energy_a=calibration.energy_a,
-        mahalanobis_a=calibration.mahalanobis_a,
-        combined_b=calibration.combined_b,
+    return npz(
+        {
+            "energy_a": calibration.energy_a,
+            "mahalanobis_a": calibration.mahalanobis_a,
+            "combined_b": calibration.combined_b,
+        }
     )
-    return content.getvalue()
 
 
 def _manifest(

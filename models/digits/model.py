@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.arrays import npz
 from models.backbone import adopt
 from models.data import labelled
 from models.digits.archives import SIDE
@@ -88,9 +89,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
 
 def _keep(path: Path, weights: dict[str, NDArray[Any]]) -> None:
     """Write the weights in one piece: a killed training leaves no file of this name."""
-    content = io.BytesIO()
-    np.savez(content, **weights)  # type: ignore[arg-type]  # numpy's stub mixes up **kwds
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".building-{path.name}-{os.getpid()}")
-    draft.write_bytes(content.getvalue())
+    draft.write_bytes(npz(weights))
     draft.replace(path)
