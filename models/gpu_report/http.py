@@ -112,7 +112,7 @@ def _wait(service: subprocess.Popen[bytes], url: str, log: Path) -> None:
         try:
             urllib.request.urlopen(url, timeout=_POLL_S).close()  # noqa: S310
         except (OSError, urllib.error.URLError):
-            time.sleep(_POLL_S)
+            time.sleep(_POLL_S)  # nothing tells when a process has begun to listen
         else:
             return
     told = _last_of(log.read_bytes())

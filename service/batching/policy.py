@@ -34,13 +34,17 @@ class Limits:
     side_by_side: int = 1  # slots that do not slow each other down: they share what is ready
 
 
-def share(ready: int, limits: Limits) -> int:
+def share(ready: int, not_overtaken: int, limits: Limits) -> int:
     """Return how many of the ready images an idle slot takes.
 
     As many as fit, where slots take turns on one device. Where each has a core of its own, its part
-    of them: three in one batch while the next slot comes free would all wait for the third.
+    of them: three in one batch while the next slot comes free would all wait for the third. There
+    company takes nearly as long as a run of its own, so whoever is in a hurry does without that of
+    those it overtook: only the first `not_overtaken` go along.
     """
-    return min(limits.max_batch_size, -(-ready // limits.side_by_side))
+    if limits.side_by_side == 1:
+        return min(limits.max_batch_size, ready)
+    return min(limits.max_batch_size, -(-ready // limits.side_by_side), not_overtaken)
 
 
 @dataclass(frozen=True, slots=True)

@@ -237,12 +237,8 @@ class Scheduler:
         late: list[Ticket] = []
         while len(self._ready):
             now = self._clock()
-            most = share(len(self._ready), self.limits)
-            if self.limits.side_by_side > 1:
-                # There, company takes nearly as long as a run of its own: those in a hurry do
-                # without the company of those that they overtook.
-                most = self._ready.not_overtaken(most)
-            decided = self._plan(now, most)
+            together = self._ready.not_overtaken(self.limits.max_batch_size)
+            decided = self._plan(now, share(len(self._ready), together, self.limits))
             late += decided.shed
             if tickets := decided.dispatch:
                 wide = self._wide if len(tickets) == 1 and not any(self._running) else None

@@ -135,6 +135,21 @@ def test_the_table_of_servers_is_that_of_its_result() -> None:
         assert float(cpu) == pytest.approx(figures["cpu_ratio"]["median"], abs=0.005)
         assert float(goodput) == pytest.approx(over[name]["goodput"]["median"], abs=0.5)
     assert f"{result['standings'][0]['rounds']} interleaved rounds" in readme
+    ours = {
+        s["load"]: {k: v["median"] for k, v in s["figures"].items() if isinstance(v, dict)}
+        for s in result["standings"]
+        if s["name"] == "tidegate"
+    }
+    told = "With {} clients it was {:.2f} and {:.2f}, with {} {:.2f} and {:.2f}; one client"
+    numbers = [
+        number
+        for clients in (8, 64)
+        for number in (
+            clients,
+            *(ours[f"{clients} clients"][k] for k in ("throughput_ratio", "cpu_ratio")),
+        )
+    ]
+    assert told.format(*numbers) in readme
     assert result["machine"]["cores"] == 2
 
 

@@ -283,4 +283,11 @@ def test_a_wrong_lesson_about_decoding_is_unlearned() -> None:
     [(1, 2, 1), (3, 2, 2), (4, 2, 2), (9, 2, 4), (3, 1, 3), (9, 1, 4), (2, 8, 1)],
 )
 def test_a_slot_takes_its_share_of_what_is_ready(ready: int, side_by_side: int, taken: int) -> None:
-    assert share(ready, Limits(4, 100, side_by_side)) == taken
+    assert share(ready, ready, Limits(4, 100, side_by_side)) == taken
+
+
+@pytest.mark.parametrize(("side_by_side", "taken"), [(1, 4), (2, 1)])
+def test_company_that_was_overtaken_is_left_where_it_takes_time(
+    side_by_side: int, taken: int
+) -> None:
+    assert share(9, 1, Limits(4, 100, side_by_side)) == taken
