@@ -210,7 +210,7 @@ def _sealed(
         **golden_files(sealed, head, spec, golden_probes(spec)),
     }
     manifest = m.Manifest(
-        name="architecture",
+        name=shelf.name,
         version="1",
         provenance=m.Provenance(
             source=imported.source,

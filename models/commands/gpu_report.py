@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
         "CPU's, latency per batch size, sizes that alternate, slots against a bare loop, graphs, "
         "memory, and the road from JPEG bytes to answers, without HTTP and with it. What fails is "
         "in the report, and ends nothing else. Needs a GPU; on none it stops. An estimate, for "
-        "none has been timed: an hour, and longer where TensorRT builds plans.",
+        "none has been timed: half an hour to an hour for each bundle, and TensorRT's plans.",
     )
     options.add_argument(
         "bundles", nargs="*", type=Path, metavar="BUNDLE", help="sealed folders (default: the demo)"

@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[3]
 # It writes down what it was asked for, and lacks one package.
 FAKE_PYTHON = """#!/bin/sh
 echo "$@" >> asked
-case "$*" in *"[$LACKING,"*) echo "no $LACKING to be found" >&2; exit 1;; esac
+case "$*" in *"[$LACKING,"*|*" $LACKING "*) echo "no $LACKING to be found" >&2; exit 1;; esac
+case "$*" in *--keep*) cd build/architectures && mkdir -p vit-s-16-timm/1 resnet-50-timm/1;; esac
 """
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
@@ -26,7 +27,7 @@ def project(tmp_path: Path) -> Path:
     for name in ("pyproject.toml", "setup.py", "service/imaging/_resample.c"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    for environment in (".venv", ".venv-gpu"):
+    for environment in (".venv", ".venv-gpu", ".venv-torch"):
         python = tmp_path / environment / "bin/python"
         python.parent.mkdir(parents=True)
         python.write_text(FAKE_PYTHON)
@@ -49,7 +50,7 @@ def installed(project: Path) -> list[str]:
     asked = project / "asked"
     lines = asked.read_text().splitlines()
     asked.write_text("")
-    return [line.split("--editable .")[1] for line in lines if "--editable" in line]
+    return [line.split("--editable .")[1] for line in lines if line.endswith(",models]")]
 
 
 def test_the_report_takes_tensorrt_and_installs_it_once(project: Path) -> None:
@@ -68,6 +69,26 @@ def test_without_tensorrt_the_report_goes_on_and_says_so(project: Path) -> None:
     asked = (project / "asked").read_text()
     assert "-m models gpu-report --photos build/photos" in asked
     assert installed(project) == ["[tensorrt,models]", "[gpu,models]"]
+
+
+def test_the_report_is_of_the_demo_and_of_networks_made_for_it_once(project: Path) -> None:
+    make(project, "gpu-report")
+    make(project, "gpu-report")
+
+    asked = (project / "asked").read_text().splitlines()
+    made = "-m models architectures ResNet-50 ConvNeXt-T ViT-S/16 --keep build/architectures"
+    assert asked.count(made) == 1
+    bundles = "models/bundles/efficientnet-lite0/1 build/architectures/vit-s-16-timm/1"
+    assert asked[-1] == f"-m models gpu-report --photos build/photos {bundles}"
+
+
+def test_without_torch_the_report_is_of_the_demo_and_says_so(project: Path) -> None:
+    done = make(project, "gpu-report", lacking="torch")
+
+    assert done.returncode == 0
+    assert "the networks cannot be made here" in done.stderr
+    last = (project / "asked").read_text().splitlines()[-1]
+    assert last.endswith("--photos build/photos models/bundles/efficientnet-lite0/1")
 
 
 def test_another_extra_is_installed_beside_the_first(project: Path) -> None:
