@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import dataclass
@@ -89,6 +90,7 @@ class Service:
         self._watching: asyncio.Task[None] | None = None
         self._config = config
         self._metrics = metrics
+        self._loop: asyncio.AbstractEventLoop | None = None  # once started
         self.review: ReviewStore | None = None
         if config.review is not None:
             self.review = ReviewStore(config.review, metrics.reviewed)
@@ -98,6 +100,7 @@ class Service:
 
         Raises BundleRefused or EngineUnavailable.
         """
+        self._loop = asyncio.get_running_loop()
         bundle, warm = await asyncio.to_thread(_prepare, self._config)
         engine = warm.engine
         decoders = _decoders(self._config.decode_threads, engine)
@@ -167,6 +170,12 @@ class Service:
         self.phase = Phase.FAILED
         self.failure = reason
         self.failed.set()
+
+    def fail_from_thread(self, reason: str) -> None:
+        """Do what `fail` does, from any thread: the `on_death` of the threads the service owns."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed: the process is ending
+                self._loop.call_soon_threadsafe(self.fail, reason)
 
     async def close(self, timeout_s: float) -> bool:
         """Stop the engine's threads; False when one does not end within `timeout_s`."""
