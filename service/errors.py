@@ -22,6 +22,19 @@
 from __future__ import annotations
 
 
+def without_frames(error: Exception) -> Exception:
+    """Drop the tracebacks of an error and of its causes, and return it.
+
+    A traceback holds frames, and those hold pixels and uploads: an error that is kept until its
+    request is answered would keep them, and in a cycle with its own frame for much longer.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error
+
+
 class TidegateError(Exception):
     """An expected failure whose message is fit for whoever caused it."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -29,6 +31,7 @@ from service.engines.base import Engine
 from service.engines.choose import EngineConfig, WarmEngine, open_engine, usable_cores
 from service.errors import Draining, NotReady
 from service.gpu import watch_gpus
+from service.imaging.decoder_pool import DecoderPool
 from service.imaging.pillow_resize import RESIZES_BY
 from service.metrics import Metrics, ModelMetrics, ServedModel
 from service.pipeline import Classification, Pipeline, Upload
@@ -36,7 +39,7 @@ from service.review.store import ReviewConfig, ReviewStore
 
 log = logging.getLogger(__name__)
 
-_DECODE_SEED_S = 0.005  # one 500×375 JPEG, generously; learned from the first images on
+_MOST_LARGE_DECODERS = 4  # processes of some 50 MB each
 _MOST_CONFUSED = 50  # classes: beyond, a bundle seals its commonest confusions alone
 _SCORE_QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 
@@ -74,6 +77,8 @@ class Served:
     engine: Engine
     wide: Engine | None  # for an image that is alone
     decoders: Decoders | None  # None: the slots decode
+    large_decoders: Decoders | None  # of the images that `pool` decodes
+    pool: DecoderPool | None
     scheduler: Scheduler
     pipeline: Pipeline
     monitor: Monitor
@@ -101,9 +106,14 @@ class Service:
         Raises BundleRefused or EngineUnavailable.
         """
         self._loop = asyncio.get_running_loop()
-        bundle, warm = await asyncio.to_thread(_prepare, self._config)
+        bundle, warm, pool = await asyncio.to_thread(_prepare, self._config)
         engine = warm.engine
-        decoders = _decoders(self._config.decode_threads, engine)
+        decoders = _decoders(self._config.decode_threads, engine, self.fail_from_thread)
+        large_decoders = None
+        if pool is not None:
+            large_decoders = Decoders(
+                pool.processes, self.fail_from_thread, name="decode-large", nice=0
+            )
         scheduler = Scheduler(
             engine,
             LatencyModel(warm.latency_s, warm.alone_s),
@@ -114,10 +124,10 @@ class Service:
             ),
             wide=warm.wide,
             decoders=decoders,
-            decode_seed_s=_DECODE_SEED_S,
+            large_decoders=large_decoders,
             engine_timeout_s=self._config.engine_timeout_s,
             metrics=self._metrics,
-            on_wedged=self.fail,
+            on_failure=self.fail,
         )
         self._metrics.follow_queue(lambda: scheduler.waiting)
         model_metrics = ModelMetrics(
@@ -133,8 +143,19 @@ class Service:
             model_metrics,
             monitor,
             self._config.max_image_pixels,
+            pool,
         )
-        self.served = Served(bundle, engine, warm.wide, decoders, scheduler, pipeline, monitor)
+        self.served = Served(
+            bundle=bundle,
+            engine=engine,
+            wide=warm.wide,
+            decoders=decoders,
+            large_decoders=large_decoders,
+            pool=pool,
+            scheduler=scheduler,
+            pipeline=pipeline,
+            monitor=monitor,
+        )
         watch = DriftWatch(monitor, model_metrics.drift, bundle.digest, self._config.drift_state)
         watch.restore()
         self._watching = asyncio.create_task(watch.run())
@@ -191,8 +212,11 @@ class Service:
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.wait({self._watching})
-        if self.served.decoders is not None:
-            self.served.decoders.close()
+        for decoders in (self.served.decoders, self.served.large_decoders):
+            if decoders is not None:
+                decoders.close()
+        if self.served.pool is not None:
+            self.served.pool.close()
         ended = await asyncio.to_thread(self.served.scheduler.close, timeout_s)
         if ended:
             self.served.engine.close()
@@ -214,7 +238,7 @@ def _report_death(watching: asyncio.Task[None]) -> None:
         log.error("drift is not looked at any more", exc_info=error)
 
 
-def _prepare(config: ServiceConfig) -> tuple[Bundle, WarmEngine]:
+def _prepare(config: ServiceConfig) -> tuple[Bundle, WarmEngine, DecoderPool | None]:
     bundle = open_bundle(config.bundle)
     manifest = bundle.manifest
     log.info("opened bundle %s %s, digest %s", manifest.name, manifest.version, bundle.digest[:12])
@@ -243,7 +267,7 @@ def _prepare(config: ServiceConfig) -> tuple[Bundle, WarmEngine]:
             "the compiled resize is missing, so preprocessing takes several times as long: "
             "install Tidegate where there is a C compiler, or from a wheel that was built with one"
         )
-    return bundle, warm
+    return bundle, warm, _decoder_pool(bundle, config.max_image_pixels)
 
 
 def _pass_golden(bundle: Bundle, engine: Engine) -> int:
@@ -257,14 +281,29 @@ def _pass_golden(bundle: Bundle, engine: Engine) -> int:
     return probes
 
 
-def _decoders(threads: int, engine: Engine) -> Decoders | None:
+def _decoders(threads: int, engine: Engine, on_death: Callable[[str], None]) -> Decoders | None:
     """Return decoder threads, unless the slots' own threads are the cores to decode on.
 
     A slot of several threads would decode on one and leave the others idle.
     """
     if not threads and engine.info.device == "cpu" and engine.info.threads_per_slot == 1:
         return None
-    return Decoders(threads or usable_cores(), _DECODE_SEED_S)
+    return Decoders(threads or usable_cores(), on_death)
+
+
+def _decoder_pool(bundle: Bundle, max_image_pixels: int) -> DecoderPool | None:
+    """Start the processes that decode large images: half as many as cores, so that they leave room.
+
+    None if the system does not allow them: then large images are decoded like the others.
+    """
+    if sys.platform != "linux":
+        return None
+    processes = min(_MOST_LARGE_DECODERS, max(1, usable_cores() // 2))
+    try:
+        return DecoderPool(processes, bundle.manifest.preprocess, max_image_pixels)
+    except (EOFError, OSError) as error:
+        log.warning("large images are decoded in this process: no other can be started: %s", error)
+        return None
 
 
 def _served_model(bundle: Bundle, engine: Engine, max_class_series: int) -> ServedModel:

@@ -10,14 +10,18 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
+from service.batching.decode_times import DecodeCost
 from service.batching.tickets import Answer, Ticket
 from service.bundle.store import Bundle
 from service.drift.monitor import Monitor
 from service.errors import DeadlineMissed
+from service.imaging.decoder_pool import DecoderPool
+from service.imaging.header import inspect
 from service.imaging.preprocess import preprocess
 from service.imaging.statistics import look
 from service.metrics import Metrics, ModelMetrics
@@ -34,6 +38,7 @@ class Upload:
     deadline: float  # likewise
     top_k: int
     priority: Priority = Priority.INTERACTIVE
+    client: str = ""  # its address
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +77,19 @@ class Classification:
     batch_size: int
 
 
+# What takes longer to decode, or keeps the interpreter from the event loop for longer, is decoded
+# by a process of its own. Seconds of the reference core: a JPEG of 25 megapixels is below.
+_LARGE_S = 0.1
+_LARGE_INTERPRETER_S = 0.03
 _LOOK_EVERY_S = 0.25  # a look at an image costs a millisecond, beside ten for its answer
 
 
 class Submit(Protocol):
     """Admits requests and runs their pixels, in this process or in another."""
 
-    def admit(self, deadline: float, priority: Priority) -> Ticket: ...
+    def admit(
+        self, deadline: float, priority: Priority, cost: DecodeCost, client: str
+    ) -> Ticket: ...
 
     def run(self, ticket: Ticket, decode: Callable[[], Pixels]) -> Awaitable[Answer]: ...
 
@@ -96,13 +107,16 @@ class Pipeline:
         model_metrics: ModelMetrics,
         monitor: Monitor,
         max_image_pixels: int,
+        pool: DecoderPool | None = None,
     ) -> None:
+        """`pool` decodes large images; without it they are decoded like the others."""
         self.bundle = bundle
         self._scheduler = scheduler
         self._metrics = metrics
         self._model_metrics = model_metrics
         self._monitor = monitor
         self._max_image_pixels = max_image_pixels
+        self._pool = pool
         self._look_at = 0.0  # on time.monotonic: when the next image is looked at
         self._looks: deque[dict[str, float]] = deque()  # filled by the threads that decode
 
@@ -112,11 +126,12 @@ class Pipeline:
         Raises Overloaded or Draining before any decoding, an image error, DeadlineMissed at the
         deadline, or EngineFailed. Cancelled, it leaves nothing waiting.
         """
-        ticket = self._scheduler.admit(upload.deadline, upload.priority)
+        cost = self._cost(upload.image)
+        ticket = self._scheduler.admit(upload.deadline, upload.priority, cost, upload.client)
         left_s = upload.deadline - time.monotonic()
         alarm = asyncio.get_running_loop().call_later(left_s, self._too_late, ticket)
         try:
-            answer = await self._scheduler.run(ticket, self._preprocess(upload.image))
+            answer = await self._scheduler.run(ticket, self._preprocess(upload.image, cost))
             return self._respond(upload, ticket.predicted_s, answer)
         finally:
             alarm.cancel()
@@ -129,15 +144,26 @@ class Pipeline:
             late = DeadlineMissed("The deadline passed before the answer was ready.")
             ticket.answer.set_exception(late)
 
-    def _preprocess(self, image: bytes) -> Callable[[], Pixels]:
+    def _cost(self, image: bytes) -> DecodeCost:
+        """Read from the header what decoding costs, and who does it. Raises image errors."""
+        header = inspect(image, self._check_size)
+        work = header.work
+        large = work.seconds > _LARGE_S or work.interpreter_s > _LARGE_INTERPRETER_S
+        return DecodeCost(header.kind, work.seconds, large and self._pool is not None)
+
+    def _preprocess(self, image: bytes, cost: DecodeCost) -> Callable[[], Pixels]:
         spec = self.bundle.manifest.preprocess
+        if cost.large and self._pool is not None:
+            to_pixels = partial(self._pool.preprocess, image)
+        else:
+            to_pixels = partial(preprocess, image, spec, self._max_image_pixels)
         now = time.monotonic()
         if not self._monitor.watches_inputs or now < self._look_at:
-            return lambda: preprocess(image, spec, self._max_image_pixels)
+            return to_pixels
         self._look_at = now + _LOOK_EVERY_S
 
         def and_look() -> Pixels:
-            pixels = preprocess(image, spec, self._max_image_pixels)
+            pixels = to_pixels()
             self._looks.append(look(image, pixels, spec.channel_order))
             return pixels
 

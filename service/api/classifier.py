@@ -64,7 +64,14 @@ class Classifier:
             if is_multipart(context.content_type):
                 parts = await asyncio.to_thread(files, image, context.content_type, "file", 1)
                 image = parts[0]
-            upload = Upload(image, received, received + timeout_s, top_k, Priority.INTERACTIVE)
+            upload = Upload(
+                image,
+                received,
+                received + timeout_s,
+                top_k,
+                Priority.INTERACTIVE,
+                client=_client(request),
+            )
             with UntilDisconnect(request, self._metrics):
                 result = await self._service.classify(upload)
         self._offer(image, result, bundle, context.request_id)
@@ -92,7 +99,8 @@ class Classifier:
             del body  # its parts are copies
             self._spend(request, len(images))
             deadline = received + timeout_s
-            uploads = [Upload(i, received, deadline, top_k, Priority.BULK) for i in images]
+            client = _client(request)
+            uploads = [Upload(i, received, deadline, top_k, Priority.BULK, client) for i in images]
             del images
             with UntilDisconnect(request, self._metrics):
                 items = await asyncio.gather(
@@ -116,8 +124,7 @@ class Classifier:
         return body
 
     def _spend(self, request: Request, images: int) -> None:
-        client = request.client.host if request.client else "unknown"
-        self._quota.spend(client, images, time.monotonic())
+        self._quota.spend(_client(request), images, time.monotonic())
 
     def _parameters(self, request: Request, context: RequestContext) -> tuple[int, float]:
         """Return top_k and the time the answer may take, in seconds."""
@@ -179,6 +186,10 @@ class Classifier:
         if self._model is None:
             self._model = model_ref(bundle).model_dump()
         return self._model
+
+
+def _client(request: Request) -> str:
+    return request.client.host if request.client else "unknown"
 
 
 def _is_problem(answer: dict[str, Any]) -> bool:

@@ -1,78 +1,97 @@
-"""Decoder threads, and who is next for one: class first, then deadline. Used on the event loop.
+"""Decoder threads and their queue: by class, then deadline. Used on the event loop.
 
-A place is held until its thread is done with the image, also when the request has long gone: so
-admission sees work that nobody waits for any more. Whoever leaves before its turn leaves nothing
-behind, neither its bytes nor a job.
+A place is held until its thread has finished the image, also if the request has left meanwhile, so
+admission counts work whose result nobody needs. A request that leaves before its turn leaves
+nothing behind, neither its bytes nor a job.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from service.batching.latency import RunningMean
 from service.batching.policy import Waiting
 from service.batching.queue import OrderedQueue
-from service.batching.threads import be_nice
+from service.batching.threads import lower_priority
+from service.errors import TidegateError, without_frames
+from service.owned_thread import start_owned
+from service.types import Priority
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_NICE = 4  # behind the engine's threads: a decoded image that nobody can run yet is no use
+# Behind the engine's threads: a decoded image is of no use until an engine can run it.
+NICE = 4
 
 
 @dataclass(slots=True, eq=False)
 class Job(Waiting):
-    """One image to decode, and whom to tell."""
+    """One image to decode, and what to call with the result."""
 
     work: Callable[[], Any]
     done: Callable[[Any, float], None]
-    running: bool = False
+    predicted_s: float = 0.0
+    started: float | None = None  # on time.monotonic, once a thread has it
 
 
 class Decoders:
     """A bounded pool of threads with a queue in the policy's order."""
 
-    def __init__(self, workers: int, seed_s: float) -> None:
-        """Start `workers` threads; `seed_s` is a first guess at one image."""
+    def __init__(
+        self,
+        workers: int,
+        on_death: Callable[[str], None],
+        *,
+        name: str = "decode",
+        nice: int = NICE,
+    ) -> None:
+        """Start `workers` threads. `on_death` is called if one of them ends unasked."""
         self.workers = workers
-        self._mean = RunningMean(seed_s)
+        self._nice = nice
         self._loop = asyncio.get_running_loop()
         self._waiting: OrderedQueue[Job] = OrderedQueue()
-        self._running = 0
+        self._running: set[Job] = set()
         self._inbox: SimpleQueue[Job | None] = SimpleQueue()
-        # Daemons, so that a codec that never returns cannot keep the process from exiting.
         self._threads = [
-            threading.Thread(target=self._work, name=f"decode-{index}", daemon=True)
-            for index in range(workers)
+            start_owned(self._work, f"{name}-{index}", on_death) for index in range(workers)
         ]
-        for thread in self._threads:
-            thread.start()
 
     @property
     def load(self) -> int:
         """Return how many images are being decoded or wait for it, wanted or not."""
-        return self._running + len(self._waiting)
+        return len(self._running) + len(self._waiting)
 
-    @property
-    def mean_s(self) -> float:
-        """Return what one image costs, in seconds of a thread."""
-        return self._mean.value
+    def free_in_s(self, priority: Priority, deadline: float) -> float:
+        """Return when a thread would take up an arrival of this class and deadline."""
+        if len(self._running) < self.workers:
+            return 0.0
+        now = time.monotonic()
+        ahead_s = sum(job.predicted_s for job in self._waiting.before(priority, deadline))
+        for job in self._running:
+            elapsed_s = now - job.started if job.started is not None else 0.0
+            ahead_s += max(0.0, job.predicted_s - elapsed_s)
+        return max(ahead_s / self.workers, 1e-9)  # busy is not free, even if it is overdue
 
     def start(
-        self, request: Waiting, work: Callable[[], T], done: Callable[[T | Exception, float], None]
+        self,
+        request: Waiting,
+        work: Callable[[], T],
+        done: Callable[[T | Exception, float], None],
+        predicted_s: float = 0.0,
     ) -> Job:
         """Run `work` on a thread when it is this request's turn.
 
         `done` is then called on the loop with the result, or the exception, and the seconds taken.
         """
-        job = Job(request.priority, request.deadline, request.arrival, work, done)
-        if self._running < self.workers:
-            self._running += 1
+        job = Job(request.priority, request.deadline, request.arrival, work, done, predicted_s)
+        if len(self._running) < self.workers:
             self._give(job)
         else:
             self._waiting.insert(job)
@@ -80,36 +99,41 @@ class Decoders:
 
     def withdraw(self, job: Job) -> None:
         """Forget a job whose turn has not come; one that runs, runs on."""
-        if not job.running:
+        if job not in self._running:
             self._waiting.remove(job)
 
     def close(self) -> None:
-        """Start nothing new; threads end with what they do."""
+        """Start nothing new; threads end after what they do."""
         for _ in self._threads:
             self._inbox.put(None)
 
     def _give(self, job: Job) -> None:
-        job.running = True
+        self._running.add(job)
         self._inbox.put(job)
 
     def _work(self) -> None:
-        be_nice(_NICE)
+        lower_priority(self._nice)
         while (job := self._inbox.get()) is not None:
-            started = time.monotonic()
+            job.started = time.monotonic()
             try:
                 result = job.work()
             except Exception as error:  # noqa: BLE001 - whatever it raises is the request's
-                result = error
-            elapsed = time.monotonic() - started
-            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
-                self._loop.call_soon_threadsafe(self._finish, job, result, elapsed)
+                result = kept(error)
+            elapsed = time.monotonic() - job.started
+            with contextlib.suppress(RuntimeError):  # the loop has closed: the process is ending
+                self._loop.call_soon_threadsafe(partial(self._finish, job, result, elapsed))
             del job, result  # until the next image, this frame would keep this one's pixels
 
     def _finish(self, job: Job, result: Any, elapsed_s: float) -> None:
-        self._mean.observe(elapsed_s)
-        self._running -= 1
+        self._running.discard(job)
         for following in self._waiting.take():
-            self._running += 1
             self._give(following)
             break
         job.done(result, elapsed_s)
+
+
+def kept(error: Exception) -> Exception:
+    """Return a decoder's error without its frames; log the traceback of one that is a bug."""
+    if not isinstance(error, TidegateError):
+        log.error("unexpected error while decoding", exc_info=error)
+    return without_frames(error)

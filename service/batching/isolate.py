@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from service.engines.base import More
 from service.engines.faults import Fault, fault_of
+from service.errors import without_frames
 from service.types import Outputs, Pixels
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def run_isolating(
             trouble.fits = max(1, len(batch) // 2)
         if len(batch) == 1 or fault is Fault.LOST:
             log.warning("engine failed on a batch of %d: %s", len(batch), error)
-            return [error] * len(batch)
+            return [without_frames(error)] * len(batch)
     rows: list[RowResult] = []
     half = len(batch) // 2
     for part in (batch[:half], batch[half:]):

@@ -6,8 +6,6 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Mapping
 
-from service.batching.policy import Latency
-
 _WINDOW = 64  # batches remembered per bucket: about half a second of a busy slot
 _QUANTILE = 0.9
 _MARGIN = 1.12
@@ -109,32 +107,3 @@ class LatencyModel:
             self._predictions.append(longest * _MARGIN)
             medians.append(usual)
         self.typical.learn(self.buckets, medians)
-
-
-class RunningMean:
-    """An exponentially forgetting mean: what one image costs to decode, in seconds."""
-
-    def __init__(self, seed_s: float, weight: float = 0.05) -> None:
-        self.value = seed_s
-        self._weight = weight
-
-    def observe(self, duration_s: float) -> None:
-        """Take one duration in."""
-        self.value += self._weight * (duration_s - self.value)
-
-
-class WithDecoding:
-    """ℓ(b) where the slot decodes its images itself: so much more for each of them."""
-
-    def __init__(self, engine: Latency, decode: RunningMean) -> None:
-        self._engine = engine
-        self._decode = decode
-
-    @property
-    def unloaded_s(self) -> float:
-        """Return what one image takes on an idle slot, in seconds."""
-        return self._engine.unloaded_s + self._decode.value
-
-    def predict(self, images: int) -> float:
-        """Return how long decoding and running a batch of `images` takes, in seconds."""
-        return self._engine.predict(images) + images * self._decode.value

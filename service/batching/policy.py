@@ -49,14 +49,20 @@ def share(ready: int, not_overtaken: int, limits: Limits) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What stands before an arrival."""
+    """What stands before an arrival, and what its own image costs to decode. Seconds.
+
+    Either the slot that runs an image decodes it as well (`slot_decode_s`, `own_slot_decode_s`), or
+    decoders of its own do, at the same time as the engine (`decoders_free_in_s`, `own_decode_s`);
+    what does not apply is 0.
+    """
 
     slots_free_in_s: Sequence[float]  # per slot, 0 when idle
     waiting: int  # admitted and not dispatched, all of them
     ahead: int  # of those, the ones that go first
-    decoding: int  # of those waiting, not yet preprocessed
-    decode_s: float  # what one image costs to preprocess
-    decode_workers: int
+    slot_decode_s: float = 0.0  # of one of those waiting, on average
+    own_slot_decode_s: float = 0.0
+    decoders_free_in_s: float = 0.0  # until a decoder takes up the arrival
+    own_decode_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,30 +76,38 @@ class Refusal:
 def eta_s(backlog: Backlog, latency: Latency, max_batch_size: int) -> float:
     """Return when an arrival would be answered, in seconds from now.
 
-    Preprocessing and the engine work at the same time, so the arrival waits for the slower of the
-    two backlogs, not for their sum; then its own batch runs.
+    Decoders and the engine work at the same time, so the arrival waits for the slower of the two
+    backlogs, not for their sum; then its own batch runs.
     """
     full_batches, rest = divmod(backlog.ahead, max_batch_size)
     slots = sorted(backlog.slots_free_in_s)
     rounds, slot = divmod(full_batches, len(slots))
-    engine_wait = slots[slot] + rounds * latency.predict(max_batch_size)
-    decode_wait = math.ceil((backlog.decoding + 1) / backlog.decode_workers) * backlog.decode_s
-    return max(engine_wait, decode_wait) + latency.predict(rest + 1)
+    full_batch_s = latency.predict(max_batch_size) + max_batch_size * backlog.slot_decode_s
+    engine_wait = slots[slot] + rounds * full_batch_s
+    decode_wait = backlog.decoders_free_in_s + backlog.own_decode_s
+    own_batch_s = rest * backlog.slot_decode_s + backlog.own_slot_decode_s
+    return max(engine_wait, decode_wait) + latency.predict(rest + 1) + own_batch_s
 
 
 def refuse(
-    time_left_s: float, backlog: Backlog, latency: Latency, limits: Limits
+    time_left_s: float, backlog: Backlog, latency: Latency, limits: Limits, share: float = 1.0
 ) -> Refusal | None:
-    """Decide on an arrival, before it is decoded: None to admit it, or why not."""
+    """Decide on an arrival, before it is decoded: return None to admit it, or why not.
+
+    `share` is the part of its time left that this client's requests may fill (ClientShares).
+    """
     if time_left_s < latency.unloaded_s:
         return Refusal("infeasible-deadline", None)
-    if not backlog.waiting and min(backlog.slots_free_in_s) <= 0:
-        return None  # whatever ℓ says: what was learned in a stall is only unlearned by running
     eta = eta_s(backlog, latency, limits.max_batch_size)
     if backlog.waiting >= limits.max_queue:
         return Refusal("queue-full", max(1, math.ceil(eta - time_left_s)))
+    slot_is_idle = not backlog.ahead and min(backlog.slots_free_in_s) <= 0
+    if slot_is_idle and backlog.decoders_free_in_s <= 0:
+        return None  # whatever was learned: what a stall taught is only unlearned by running
     if eta > time_left_s:
         return Refusal("predicted-late", max(1, math.ceil(eta - time_left_s)))
+    if eta > share * time_left_s:
+        return Refusal("client-share", max(1, math.ceil(eta - share * time_left_s)))
     return None
 
 
@@ -104,6 +118,7 @@ class Waiting:
     priority: Priority
     deadline: float
     arrival: int
+    slot_decode_s: float = field(default=0.0, kw_only=True)  # predicted; 0 once it is decoded
 
     @property
     def key(self) -> tuple[int, float, int]:
@@ -123,22 +138,29 @@ class Plan(Generic[W]):
 
 
 def plan(
-    now: float, ready: Iterable[W], count: int, latency: Latency, max_batch_size: int
+    now: float,
+    ready: Iterable[W],
+    count: int,
+    latency: Latency,
+    max_batch_size: int,
+    decode_s: float = 0.0,
 ) -> Plan[W]:
     """Form the next batch from `count` ready requests, given in the queue's order.
 
     Takes from `ready` only those it decides on: each is dispatched, or shed because even this
-    batch would answer it too late. One alone keeps nobody waiting, so it is tried whenever an idle
-    engine could make it, and what was learned in a stall can be unlearned.
+    batch would answer it too late. A batch takes `decode_s` on top: what the slot spends decoding
+    the first `max_batch_size` of them. One request alone keeps no other waiting, so it is tried
+    whenever an idle engine could make it, and what was learned in a stall can be unlearned.
     """
     decided: Plan[W] = Plan()
     for request in ready:
         together = len(decided.dispatch) + count
         count -= 1
         alone = together == 1
-        took = latency.unloaded_s if alone else latency.predict(min(together, max_batch_size))
-        if now + took > request.deadline:
+        batch_s = latency.predict(min(together, max_batch_size)) + decode_s
+        if now + (latency.unloaded_s if alone else batch_s) > request.deadline:
             decided.shed.append(request)
+            decode_s = max(0.0, decode_s - request.slot_decode_s)
             continue
         decided.dispatch.append(request)
         if len(decided.dispatch) == max_batch_size:

@@ -45,6 +45,14 @@ class OrderedQueue(Generic[W]):
                 return index
         return min(most, len(self))
 
+    def first(self, most: int) -> list[W]:
+        """Return the first `most` requests, which stay in the queue."""
+        return self._requests[:most]
+
+    def before(self, priority: Priority, deadline: float) -> list[W]:
+        """Return those that go before an arrival of this class and deadline."""
+        return self._requests[: bisect_right(self._keys, (priority, deadline, 1 << 62))]
+
     def take(self) -> Iterator[W]:
         """Yield requests from the head, removing each as it is yielded."""
         while self._keys:

@@ -8,23 +8,28 @@ its own thread: asking the loop would leave it idle until the loop has its turn 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
+import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
+from service.batching.client_shares import ClientShares
+from service.batching.decode_times import DecodeCost, DecodeTimes
 from service.batching.decoders import Decoders
 from service.batching.isolate import Trouble
-from service.batching.latency import LatencyModel, RunningMean, WithDecoding
+from service.batching.latency import LatencyModel
 from service.batching.policy import (
     Backlog,
     Latency,
     Limits,
     Plan,
+    Refusal,
     eta_s,
     plan,
     refuse,
@@ -32,8 +37,9 @@ from service.batching.policy import (
 )
 from service.batching.queue import Order, OrderedQueue
 from service.batching.slots import Batch, BatchResult, Decode, Image, Slot
-from service.batching.threads import cores_for
+from service.batching.threads import cores_to_pin
 from service.batching.tickets import Answer, Ticket
+from service.batching.watchdog import Watchdog
 from service.engines.base import Engine
 from service.engines.faults import Fault, fault_of
 from service.errors import DeadlineMissed, Draining, EngineFailed, Overloaded, ServiceError
@@ -41,6 +47,19 @@ from service.metrics import Metrics
 from service.types import Pixels, Priority
 
 log = logging.getLogger(__name__)
+
+
+_LARGE_WAITING = 8  # large images per decoder of theirs, at most: their uploads are large as well
+_NO_COST = DecodeCost()
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A batch on a slot: when it began, of how many images, and their predicted decoding."""
+
+    started: float
+    images: int
+    decode_s: float
 
 
 class Scheduler:
@@ -54,98 +73,108 @@ class Scheduler:
         *,
         wide: Engine | None = None,
         decoders: Decoders | None,
-        decode_seed_s: float = 0.0,
+        large_decoders: Decoders | None = None,
         engine_timeout_s: float,
         metrics: Metrics,
-        on_wedged: Callable[[str], None],
+        on_failure: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start a thread per slot. `on_wedged` is told when a batch outlasts `engine_timeout_s`.
+        """Start a thread per slot. `on_failure` is called on the loop, with the reason, when a
+        batch outlasts `engine_timeout_s`, a device is lost or a slot's thread dies.
 
-        An image that is alone runs on `wide`, one slot on all cores, where there is one.
-        Without `decoders` a slot's thread decodes what it runs: where the engine runs on the same
+        An image that is alone runs on `wide`, one slot on all cores, if there is one.
+        Without `decoders` a slot's thread decodes what it runs: if the engine runs on the same
         cores, that spares a hand-over, and pixels are still in the cache when they are used.
-        `decode_seed_s` is then a first guess at one image.
+        Large images are decoded by `large_decoders`, so that the others need not wait for them.
         """
         self.latency = latency
-        self._decode_mean = RunningMean(decode_seed_s)
-        self._cautious: Latency = latency
-        self._typical: Latency = latency.typical
-        if decoders is None:
-            self._cautious = WithDecoding(latency, self._decode_mean)
-            self._typical = WithDecoding(latency.typical, self._decode_mean)
         self.limits = limits
         self.draining = False
-        self._engine_timeout_s = engine_timeout_s
         self._metrics = metrics
-        self._on_wedged = on_wedged
+        self._on_failure = on_failure
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._decoders = decoders
+        self._large_decoders = large_decoders
         self._wide = wide
         self._arrivals = itertools.count()
+        self._shares = ClientShares()
+        self._large_waiting = 0  # admitted large images that are not decoded yet
         # Guards what follows, ℓ, and whether a ticket is queued: slots' threads take batches.
         self._lock = threading.Lock()
         self._closed = False
+        self._decode_times = DecodeTimes()
         self._order = Order()
+        self._slot_decode_s = 0.0  # predicted, of all in `_order` that slots decode
         self._ready: OrderedQueue[Ticket] = OrderedQueue()
-        # Per slot, when its batch began and of how many it is; None when it is idle.
-        self._running: list[tuple[float, int] | None] = [None] * engine.slots
+        self._running: list[_Running | None] = [None] * engine.slots  # None: the slot is idle
         # An engine that computes on our cores keeps each of its slots on one, if that fills them.
-        cores = cores_for(engine.slots) if decoders is None else [None] * engine.slots
-        self._slots = [Slot(index, engine, core) for index, core in enumerate(cores)]
+        cores = cores_to_pin(engine.slots) if decoders is None else [None] * engine.slots
+        self._slots = [
+            Slot(index, engine, core, on_death=self._fail_from_thread)
+            for index, core in enumerate(cores)
+        ]
         self._device_of = [engine.device_of(index) for index in range(engine.slots)]
         self._idle = list(reversed(self._slots))
-        self._watchdogs = {
-            slot.index: self._loop.call_later(engine_timeout_s, self._watch, slot)
-            for slot in self._slots
-        }
+        self._watchdog = Watchdog(self._slots, engine_timeout_s, on_failure)
 
     @property
     def waiting(self) -> int:
         """Return how many requests are admitted and not dispatched."""
-        return len(self._order)
+        return len(self._order) + self._large_waiting
 
-    def admit(self, deadline: float, priority: Priority) -> Ticket:
+    def admit(
+        self,
+        deadline: float,
+        priority: Priority,
+        cost: DecodeCost = _NO_COST,
+        client: str = "",
+    ) -> Ticket:
         """Admit an arrival, before it is decoded; `deadline` is on the scheduler's clock.
 
+        `cost` is read from the image's header; `client` is the address that sent it.
         Raises Draining, Overloaded with the seconds after which to come back, or DeadlineMissed
         when no load would have let it be met. Every ticket must be given back with `leave`.
         """
         if self.draining:
             self._metrics.shed("draining")
             raise Draining("The service is shutting down.")
+        decoders = self._decoders_for(cost)
         with self._lock:
             now = self._clock()
-            ahead = self._order.before(priority, deadline)
-            backlog = self._backlog(now, ahead, self._cautious)
-            refusal = refuse(deadline - now, backlog, self._cautious, self.limits)
+            predicted_s = self._decode_times.predict_s(cost, now)
+            work_s = predicted_s + self.latency.predict(1)
+            backlog = self._backlog(now, priority, deadline, self.latency, decoders, predicted_s)
+            share = self._shares.share(client, work_s, now)
+            refusal = self._refuse(deadline - now, backlog, decoders, share)
             if refusal is None:
-                predicted_s = self._predict_s(now, ahead)
-                answer = self._loop.create_future()
-                ticket = Ticket(priority, deadline, next(self._arrivals), answer, predicted_s)
-                self._order.add(ticket)
+                ticket = Ticket(
+                    priority,
+                    deadline,
+                    next(self._arrivals),
+                    answer=self._loop.create_future(),
+                    predicted_s=self._predict_s(now, priority, deadline, cost, decoders),
+                    cost=cost,
+                    client=client,
+                    work_s=work_s,
+                    decoders=decoders,
+                    slot_decode_s=predicted_s if decoders is None else 0.0,
+                )
+                self._shares.add(client, work_s)
+                self._queue(ticket)
                 return ticket
-            unloaded_s = self._cautious.unloaded_s
         self._metrics.shed(refusal.reason)
-        left_ms = 1000 * (deadline - now)
-        if refusal.retry_after_s is None:
-            raise DeadlineMissed(
-                f"The deadline, {left_ms:.0f} ms from now, is shorter than one image takes "
-                f"on an idle engine ({1000 * unloaded_s:.1f} ms)."
-            )
-        raise Overloaded(
-            f"Too much is waiting to answer within {left_ms:.0f} ms.", refusal.retry_after_s
-        )
+        raise self._refused(refusal, 1000 * (deadline - now))
 
     def run(self, ticket: Ticket, decode: Decode) -> asyncio.Future[Answer]:
         """Decode a ticket's image and run it, each when it is its turn.
 
         The future gives the answer, what `decode` raised, DeadlineMissed or EngineFailed.
         """
-        if self._decoders is None:
+        if ticket.decoders is None:
             return self.submit(ticket, decode)
-        ticket.job = self._decoders.start(ticket, decode, partial(self._decoded, ticket))
+        done = partial(self._decoded, ticket)
+        ticket.job = ticket.decoders.start(ticket, decode, done, ticket.work_s)
         return ticket.answer
 
     def submit(self, ticket: Ticket, image: Image) -> asyncio.Future[Answer]:
@@ -168,9 +197,11 @@ class Scheduler:
                 self._unqueue(ticket)
                 if ticket.image is not None:
                     self._ready.remove(ticket)
-                elif ticket.job is not None and self._decoders is not None:
-                    self._decoders.withdraw(ticket.job)
+                elif ticket.job is not None and ticket.decoders is not None:
+                    ticket.decoders.withdraw(ticket.job)
             ticket.image = ticket.job = None
+        self._shares.remove(ticket.client, ticket.work_s)
+        ticket.work_s = 0.0  # counted out once
         if not ticket.answer.done():
             ticket.answer.cancel()
 
@@ -179,42 +210,90 @@ class Scheduler:
         self.draining = True
         with self._lock:
             self._closed = True
-        for watchdog in self._watchdogs.values():
-            watchdog.cancel()
+        self._watchdog.stop()
         deadline = time.monotonic() + timeout_s
         for slot in self._slots:
             slot.stop()
         ended = [slot.join(deadline - time.monotonic()) for slot in self._slots]
         return all(ended)
 
+    def _decoders_for(self, cost: DecodeCost) -> Decoders | None:
+        return self._large_decoders if cost.large and self._large_decoders else self._decoders
+
+    def _refuse(
+        self, time_left_s: float, backlog: Backlog, decoders: Decoders | None, share: float
+    ) -> Refusal | None:
+        """Return why to refuse an arrival, or None. Needs the lock."""
+        refusal = refuse(time_left_s, backlog, self.latency, self.limits, share)
+        if refusal is not None or decoders is None or decoders is not self._large_decoders:
+            return refusal
+        if self._large_waiting < _LARGE_WAITING * decoders.workers:
+            return None
+        return Refusal("queue-full", max(1, math.ceil(backlog.decoders_free_in_s)))
+
+    def _refused(self, refusal: Refusal, left_ms: float) -> ServiceError:
+        if refusal.retry_after_s is not None:
+            return Overloaded(
+                f"Queue too long to answer within {left_ms:.0f} ms.", refusal.retry_after_s
+            )
+        if left_ms <= 0:
+            return DeadlineMissed("The deadline has already passed.")
+        return DeadlineMissed(
+            f"The deadline, {left_ms:.0f} ms from now, is shorter than one image takes "
+            f"on an idle engine ({1000 * self.latency.unloaded_s:.1f} ms)."
+        )
+
     def _decoded(self, ticket: Ticket, result: Pixels | Exception, decode_s: float) -> None:
         ticket.job = None
+        if not isinstance(result, Exception):
+            with self._lock:
+                self._decode_times.observe(ticket.cost, decode_s, self._clock())
         if not ticket.queued or ticket.answer.done():
             return  # it left, or its deadline passed, while its image was on a decoder
         ticket.decode_s = decode_s
+        with self._lock:
+            self._unqueue(ticket)
         if isinstance(result, Exception):
-            with self._lock:
-                self._unqueue(ticket)
             ticket.answer.set_exception(result)
         else:
+            ticket.decoders = None  # from now on it waits for a slot alone
+            self._queue(ticket)
             self.submit(ticket, result)
 
-    def _predict_s(self, now: float, ahead: int) -> float:
-        if self._wide and not len(self._order) and not any(self._running):
-            decoding = self._decoders.mean_s if self._decoders else self._decode_mean.value
-            return self.latency.alone_s + decoding
-        expected = self._backlog(now, ahead, self._typical)
-        return eta_s(expected, self._typical, self.limits.max_batch_size)
+    def _predict_s(
+        self,
+        now: float,
+        priority: Priority,
+        deadline: float,
+        cost: DecodeCost,
+        decoders: Decoders | None,
+    ) -> float:
+        """Return how long an arrival is expected to take: typical, without caution."""
+        decode_s = self._decode_times.typical_s(cost, now)
+        if self._wide and not self.waiting and not any(self._running):
+            return self.latency.alone_s + decode_s
+        typical = self.latency.typical
+        expected = self._backlog(now, priority, deadline, typical, decoders, decode_s)
+        return eta_s(expected, typical, self.limits.max_batch_size)
 
-    def _backlog(self, now: float, ahead: int, latency: Latency) -> Backlog:
-        decoders = self._decoders
+    def _backlog(
+        self,
+        now: float,
+        priority: Priority,
+        deadline: float,
+        latency: Latency,
+        decoders: Decoders | None,
+        decode_s: float,
+    ) -> Backlog:
+        """Return what stands before an arrival whose image takes `decode_s`. Needs the lock."""
         return Backlog(
             slots_free_in_s=[_free_in_s(batch, now, latency) for batch in self._running],
-            waiting=len(self._order),
-            ahead=ahead,
-            decoding=decoders.load if decoders else 0,
-            decode_s=decoders.mean_s if decoders else 0.0,
-            decode_workers=decoders.workers if decoders else 1,
+            waiting=self.waiting,
+            ahead=self._order.before(priority, deadline),
+            slot_decode_s=self._slot_decode_s / max(1, len(self._order)),
+            own_slot_decode_s=decode_s if decoders is None else 0.0,
+            decoders_free_in_s=decoders.free_in_s(priority, deadline) if decoders else 0.0,
+            own_decode_s=decode_s if decoders else 0.0,
         )
 
     def _least_loaded(self) -> Slot:
@@ -242,7 +321,8 @@ class Scheduler:
             late += decided.shed
             if tickets := decided.dispatch:
                 wide = self._wide if len(tickets) == 1 and not any(self._running) else None
-                self._running[slot.index] = now, len(tickets)
+                decode_s = sum(ticket.slot_decode_s for ticket in tickets)
+                self._running[slot.index] = _Running(now, len(tickets), decode_s)
                 # A device of its own may be busy: then the batch grows until it is its turn.
                 more = None if self._decoders is None else partial(self._grow, slot, tickets)
                 done = partial(self._finish, slot, tickets, wide is not None)
@@ -260,7 +340,7 @@ class Scheduler:
             decided = self._plan(self._clock(), room)
             tickets += decided.dispatch
             if running := self._running[slot.index]:
-                self._running[slot.index] = running[0], len(tickets)
+                self._running[slot.index] = replace(running, images=len(tickets))
             # Only what decoders made is waiting beside a device, so these are pixels.
             added = [image for image in _images(decided.dispatch) if not callable(image)]
         if decided.shed:
@@ -270,7 +350,8 @@ class Scheduler:
     def _plan(self, now: float, most: int) -> Plan[Ticket]:
         """Decide on the head of what is ready, and take it out. Needs the lock."""
         ready = len(self._ready)
-        decided = plan(now, self._ready.take(), ready, self._cautious, most)
+        decode_s = sum(ticket.slot_decode_s for ticket in self._ready.first(most))
+        decided = plan(now, self._ready.take(), ready, self.latency, most, decode_s)
         for ticket in (*decided.shed, *decided.dispatch):
             self._unqueue(ticket)
             ticket.dispatched_at = now
@@ -291,23 +372,28 @@ class Scheduler:
                 self.latency.observe_alone(result.engine_s)
             elif result.clean:
                 self.latency.observe(result.ran, result.engine_s)
-            if self._decoders is None:
-                for decode_s in result.decode_s:
-                    self._decode_mean.observe(decode_s)
+            self._learn_decoding(batch, result)
             self._learn_from(slot, result.trouble)
             following, late = (None, []) if self._closed else self._take(slot)
         self._loop.call_soon_threadsafe(self._tell, batch, result, late)
         return following
+
+    def _learn_decoding(self, batch: Sequence[Ticket], result: BatchResult) -> None:
+        """Learn from the images that a slot decoded; a failed decode says nothing."""
+        now = self._clock()
+        for index, ticket in enumerate(batch):
+            if result.decode_s[index] and index not in result.undecoded:
+                self._decode_times.observe(ticket.cost, result.decode_s[index], now)
 
     def _learn_from(self, slot: Slot, trouble: Trouble) -> None:
         """Give up on a device that is lost; ask less of one that is short of memory."""
         if trouble.lost:
             self._closed = True
             reason = f"slot {slot.index} lost its device: {trouble.lost}"
-            self._loop.call_soon_threadsafe(self._on_wedged, reason)
+            self._loop.call_soon_threadsafe(self._on_failure, reason)
         elif trouble.fits is not None and trouble.fits < self.limits.max_batch_size:
             self.limits = replace(self.limits, max_batch_size=trouble.fits)
-            log.warning("the device's memory is short: batches of %d at most", trouble.fits)
+            log.warning("device memory low: limiting batches to %d", trouble.fits)
 
     def _tell(self, batch: Sequence[Ticket], result: BatchResult, late: Sequence[Ticket]) -> None:
         self._metrics.batch_size.observe(len(batch))
@@ -315,8 +401,7 @@ class Scheduler:
         self._metrics.slot_busy.inc(result.engine_s + sum(result.decode_s))
         self._drop_late(late)
         for index, ticket in enumerate(batch):
-            if self._decoders is None:
-                ticket.decode_s = result.decode_s[index]
+            ticket.decode_s = ticket.decode_s or result.decode_s[index]
             if ticket.answer.done():
                 continue  # its client has gone or its deadline has passed
             row = result.rows[index]
@@ -336,28 +421,35 @@ class Scheduler:
             return Overloaded("The device has no memory left to compute this image.", 1.0)
         return EngineFailed("The engine could not compute this image.")
 
+    def _queue(self, ticket: Ticket) -> None:
+        """Count a ticket as waiting: for a decoder of large images, or in the engine's order."""
+        ticket.queued = True
+        if ticket.decoders is not None and ticket.decoders is self._large_decoders:
+            self._large_waiting += 1
+        else:
+            self._order.add(ticket)
+            self._slot_decode_s += ticket.slot_decode_s
+
     def _unqueue(self, ticket: Ticket) -> None:
         ticket.queued = False
-        self._order.discard(ticket)
-
-    def _watch(self, slot: Slot) -> None:
-        """Look again when this slot's engine would have been at one batch for too long."""
-        left_s = self._engine_timeout_s - slot.engine_running_s
-        if left_s > 0:
-            self._watchdogs[slot.index] = self._loop.call_later(left_s, self._watch, slot)
+        if ticket.decoders is not None and ticket.decoders is self._large_decoders:
+            self._large_waiting -= 1
         else:
-            timeout = f"{self._engine_timeout_s:g} s"
-            self._on_wedged(f"slot {slot.index} has not finished a batch in {timeout}")
+            self._order.discard(ticket)
+            self._slot_decode_s = max(0.0, self._slot_decode_s - ticket.slot_decode_s)
+
+    def _fail_from_thread(self, reason: str) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has closed: the process is ending
+            self._loop.call_soon_threadsafe(self._on_failure, reason)
 
 
 def _images(tickets: Sequence[Ticket]) -> list[Image]:
     return [ticket.image for ticket in tickets if ticket.image is not None]
 
 
-def _free_in_s(batch: tuple[float, int] | None, now: float, latency: Latency) -> float:
+def _free_in_s(batch: _Running | None, now: float, latency: Latency) -> float:
     if batch is None:
         return 0.0
-    started, images = batch
-    left = started + latency.predict(images) - now
+    left = batch.started + latency.predict(batch.images) + batch.decode_s - now
     # Overdue is not free: when it will be, nobody knows; not before one more image's time.
     return left if left >= 0 else latency.unloaded_s

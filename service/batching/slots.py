@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
 
+from service.batching.decoders import kept
 from service.batching.isolate import RowResult, Trouble, run_isolating
-from service.batching.threads import be_nice, stay_on
+from service.batching.threads import lower_priority, pin_to_core
 from service.engines.base import Engine, More
+from service.owned_thread import start_owned
 from service.types import Pixels
 
 log = logging.getLogger(__name__)
@@ -57,22 +58,26 @@ class Batch:
 class Slot:
     """Owns one thread. A batch's `done` is called from that thread, and may hand it the next."""
 
-    def __init__(self, index: int, engine: Engine, core: int | None = None) -> None:
-        """Start the thread, on `core` where one is given."""
+    def __init__(
+        self,
+        index: int,
+        engine: Engine,
+        core: int | None = None,
+        *,
+        on_death: Callable[[str], None],
+    ) -> None:
+        """Start the thread, on `core` if one is given. `on_death` is called if it ends unasked."""
         self.index = index
         self._core = core
         self._engine = engine
         self._engine_since: float | None = None
         self._inbox: SimpleQueue[Batch | None] = SimpleQueue()
-        # A daemon, so that a wedged engine cannot keep the process from exiting.
-        self._thread = threading.Thread(target=self._work, name=f"slot-{index}", daemon=True)
-        self._thread.start()
+        self._thread = start_owned(self._work, f"slot-{index}", on_death)
 
     @property
-    def engine_running_s(self) -> float:
-        """Return how long the engine has been at this slot's batch, 0 while it is not."""
-        since = self._engine_since
-        return 0.0 if since is None else time.perf_counter() - since
+    def engine_since(self) -> float | None:
+        """Return when the engine began this slot's batch (perf_counter), None if it is idle."""
+        return self._engine_since
 
     def run(self, batch: Batch) -> None:
         """Hand over a batch; returns at once."""
@@ -88,8 +93,8 @@ class Slot:
         return not self._thread.is_alive()
 
     def _work(self) -> None:
-        be_nice(_NICE)
-        stay_on(self._core)
+        lower_priority(_NICE)
+        pin_to_core(self._core)
         while (batch := self._inbox.get()) is not None:
             while batch is not None:
                 batch = batch.done(self._run_batch(batch))
@@ -105,7 +110,7 @@ class Slot:
                 try:
                     ready.append((index, image()))
                 except Exception as error:  # noqa: BLE001 - whatever it raises is the request's
-                    rows[index] = error
+                    rows[index] = kept(error)
                 decode_s[index] = time.perf_counter() - started
             else:
                 ready.append((index, image))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from service.batching.decoders import Job
+from service.batching.decode_times import DecodeCost
+from service.batching.decoders import Decoders, Job
 from service.batching.policy import Waiting
 from service.batching.slots import Image
 from service.types import Outputs
@@ -28,9 +29,13 @@ class Ticket(Waiting):
 
     answer: asyncio.Future[Answer]
     predicted_s: float  # from admission to the answer, when it was admitted
+    cost: DecodeCost  # of its image, from the header
+    client: str  # address; work is counted against it until the ticket is left
+    work_s: float  # predicted when it was admitted
+    decoders: Decoders | None = None  # what decodes its image; None: the slot that runs it
     job: Job | None = None  # while its image waits for a decoder or is on one
     image: Image | None = None  # once it is ready for a slot
-    decode_s: float = 0.0
+    decode_s: float = 0.0  # measured
     ready_at: float = 0.0
     dispatched_at: float = 0.0
     queued: bool = field(default=True)  # counted as waiting: admitted and not dispatched

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from service.batching.decode_times import DecodeCost
 from service.batching.decoders import Decoders
 from service.batching.latency import LatencyModel
 from service.batching.policy import Limits
@@ -21,6 +22,7 @@ from tests.fakes import FakeClock, FakeEngine, picture
 
 PATIENCE_S = 30.0  # far beyond any test: reached only when something hangs
 ALONE_S = 0.004
+FREE = DecodeCost()
 SEEDS = {1: 0.010, 2: 0.010, 4: 0.010, 8: 0.010}
 
 
@@ -34,8 +36,14 @@ class Stage:
     metrics: Metrics
     wedged: asyncio.Queue[str]
 
-    def admit(self, within_s: float = 60.0, priority: Priority = Priority.INTERACTIVE) -> Ticket:
-        return self.scheduler.admit(self.clock() + within_s, priority)
+    def admit(
+        self,
+        within_s: float = 60.0,
+        priority: Priority = Priority.INTERACTIVE,
+        cost: DecodeCost = FREE,
+        client: str = "",
+    ) -> Ticket:
+        return self.scheduler.admit(self.clock() + within_s, priority, cost, client)
 
     def submit(self, ticket: Ticket, identity: int) -> asyncio.Future[Answer]:
         return self.scheduler.submit(ticket, picture(identity))
@@ -87,6 +95,7 @@ async def stage(
     side_by_side: int = 1,
     own_decoders: bool = True,
     wide: FakeEngine | None = None,
+    large_decoders: int | None = None,
 ) -> AsyncIterator[Stage]:
     clock, metrics, wedged = FakeClock(), Metrics("test"), asyncio.Queue[str]()
     scheduler = Scheduler(
@@ -94,10 +103,11 @@ async def stage(
         LatencyModel(SEEDS, None if wide is None else ALONE_S),
         Limits(max_batch_size or engine.max_batch_size, max_queue, side_by_side),
         wide=wide,
-        decoders=Decoders(2, 0.001) if own_decoders else None,
+        decoders=Decoders(2, wedged.put_nowait) if own_decoders else None,
+        large_decoders=large_decoders and Decoders(large_decoders, wedged.put_nowait),
         engine_timeout_s=engine_timeout_s,
         metrics=metrics,
-        on_wedged=wedged.put_nowait,
+        on_failure=wedged.put_nowait,
         clock=clock,
     )
     try:

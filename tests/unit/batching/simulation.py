@@ -112,9 +112,6 @@ class Run:
             slots_free_in_s=[max(0.0, free - now) for free in self._free_at],
             waiting=len(self._queue),
             ahead=self._order.before(priority, request.deadline),
-            decoding=0,
-            decode_s=0.0,
-            decode_workers=1,
         )
         if self._admission and refuse(deadline_s, backlog, self._latency, self._limits):
             self.tally.settle(request, "refused")

@@ -23,13 +23,16 @@ def request(deadline: float = 1.0, priority: Priority = Priority.INTERACTIVE) ->
 
 
 def play(scene: Callable[[Decoders], Coroutine[None, None, None]], workers: int = 1) -> None:
+    deaths: list[str] = []
+
     async def main() -> None:
-        decoders = Decoders(workers, 0.001)
+        decoders = Decoders(workers, deaths.append)
         async with asyncio.timeout(PATIENCE_S):
             await scene(decoders)
         decoders.close()
 
     asyncio.run(main())
+    assert not deaths
 
 
 async def until(condition: Callable[[], bool]) -> None:

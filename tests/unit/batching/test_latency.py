@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batching.latency import LatencyModel, RunningMean, RunningQuantile
+from service.batching.latency import LatencyModel, RunningQuantile
 
 WINDOW = 64
 MARGIN = 1.12
@@ -125,20 +125,3 @@ def test_the_running_quantile_is_that_of_the_last_window(
 
     window = sorted([seed_s, *observed][-WINDOW:])
     assert quantile.value == window[int(0.9 * (len(window) - 1))]
-
-
-def test_the_running_mean_moves_towards_what_it_sees() -> None:
-    mean = RunningMean(0.005)
-
-    for _ in range(200):
-        mean.observe(0.050)
-
-    assert mean.value == pytest.approx(0.050, rel=0.01)
-
-
-def test_one_slow_image_moves_the_running_mean_only_a_little() -> None:
-    mean = RunningMean(0.005)
-
-    mean.observe(0.105)
-
-    assert mean.value == pytest.approx(0.010)

@@ -109,7 +109,7 @@ def test_too_little_memory_makes_batches_smaller_and_answers_everyone(
 
         assert identities(results) == list(range(9))
         assert on.scheduler.limits.max_batch_size == 2
-        assert "batches of 2 at most" in caplog.text
+        assert "limiting batches to 2" in caplog.text
 
         more = [on.send(identity)[1] for identity in range(5)]
         assert identities([await outcome(answer) for answer in more]) == list(range(5))

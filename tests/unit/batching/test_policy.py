@@ -36,54 +36,59 @@ class Linear:
 
 LATENCY = Linear()
 LIMITS = Limits(max_batch_size=4, max_queue=100)
-IDLE = Backlog(
-    slots_free_in_s=[0.0], waiting=0, ahead=0, decoding=0, decode_s=0.002, decode_workers=2
-)
+IDLE = Backlog(slots_free_in_s=[0.0], waiting=0, ahead=0)
 
 
 class TestEta:
     """When an arrival would be answered, by hand."""
 
     def test_on_an_idle_engine_it_is_one_batch_of_one(self) -> None:
-        assert eta_s(replace(IDLE, decode_s=0.0), LATENCY, 4) == pytest.approx(0.011)
+        assert eta_s(IDLE, LATENCY, 4) == pytest.approx(0.011)
 
     def test_decoding_comes_first(self) -> None:
-        assert eta_s(IDLE, LATENCY, 4) == pytest.approx(0.002 + 0.011)
+        assert eta_s(replace(IDLE, own_decode_s=0.002), LATENCY, 4) == pytest.approx(0.002 + 0.011)
+
+    def test_a_slot_that_decodes_takes_longer_for_each_image(self) -> None:
+        backlog = replace(IDLE, waiting=5, ahead=5, slot_decode_s=0.1, own_slot_decode_s=0.3)
+
+        # A batch of four decodes four; then one's own, which has one more before it.
+        assert eta_s(backlog, LATENCY, 4) == pytest.approx(0.014 + 0.4 + 0.012 + 0.1 + 0.3)
 
     def test_those_ahead_ride_in_the_same_batch_while_it_has_room(self) -> None:
-        backlog = replace(IDLE, decode_s=0.0, waiting=3, ahead=3)
+        backlog = replace(IDLE, waiting=3, ahead=3)
 
         assert eta_s(backlog, LATENCY, 4) == pytest.approx(0.014)
 
     def test_full_batches_go_first(self) -> None:
-        backlog = replace(IDLE, decode_s=0.0, waiting=9, ahead=9)
+        backlog = replace(IDLE, waiting=9, ahead=9)
 
         assert eta_s(backlog, LATENCY, 4) == pytest.approx(2 * 0.014 + 0.012)
 
     def test_only_those_that_go_first_count(self) -> None:
-        backlog = replace(IDLE, decode_s=0.0, waiting=90, ahead=1)
+        backlog = replace(IDLE, waiting=90, ahead=1)
 
         assert eta_s(backlog, LATENCY, 4) == pytest.approx(0.012)
 
     def test_a_busy_slot_is_waited_for(self) -> None:
-        backlog = replace(IDLE, decode_s=0.0, slots_free_in_s=[0.020])
+        backlog = replace(IDLE, slots_free_in_s=[0.020])
 
         assert eta_s(backlog, LATENCY, 4) == pytest.approx(0.020 + 0.011)
 
     def test_full_batches_spread_over_the_slots(self) -> None:
         slots = [0.030, 0.0, 0.010]
-        backlog = replace(IDLE, decode_s=0.0, slots_free_in_s=slots, waiting=16, ahead=16)
+        backlog = replace(IDLE, slots_free_in_s=slots, waiting=16, ahead=16)
 
         # Batches on slots free at 0, 10 and 30 ms; the fourth after the first; then one's own.
         assert eta_s(replace(backlog, ahead=8), LATENCY, 4) == pytest.approx(0.030 + 0.011)
         assert eta_s(backlog, LATENCY, 4) == pytest.approx(0.010 + 0.014 + 0.011)
 
     def test_decoding_and_the_engine_work_at_the_same_time(self) -> None:
-        backlog = replace(IDLE, slots_free_in_s=[0.020], waiting=5, ahead=0, decoding=5)
+        backlog = replace(IDLE, slots_free_in_s=[0.020], waiting=5, decoders_free_in_s=0.004)
 
-        # Three rounds of two workers take 6 ms, less than the slot's 20.
-        assert eta_s(backlog, LATENCY, 4) == pytest.approx(0.020 + 0.011)
-        slow = replace(backlog, decode_s=0.010)
+        # Decoded after 6 ms, before the slot is free at 20.
+        decoded = replace(backlog, own_decode_s=0.002)
+        assert eta_s(decoded, LATENCY, 4) == pytest.approx(0.020 + 0.011)
+        slow = replace(backlog, own_decode_s=0.026)
         assert eta_s(slow, LATENCY, 4) == pytest.approx(0.030 + 0.011)
 
     @settings(max_examples=100, deadline=None)
@@ -103,7 +108,7 @@ class TestAdmission:
         assert refuse(1.0, IDLE, LATENCY, LIMITS) is None
 
     def test_an_idle_service_admits_whatever_it_has_learned(self) -> None:
-        slow = replace(IDLE, decode_s=9.0)
+        slow = replace(IDLE, own_decode_s=9.0, own_slot_decode_s=9.0, slot_decode_s=9.0)
 
         assert refuse(0.012, IDLE, LATENCY, LIMITS) is None
         assert refuse(0.012, slow, LATENCY, LIMITS) is None
@@ -149,12 +154,12 @@ class TestAdmission:
         left_s=st.floats(0.011, 20),
         busy=st.lists(st.floats(0, 20), min_size=1, max_size=4),
         ahead=st.integers(0, 99),
-        decoding=st.integers(0, 99),
+        decoding_s=st.floats(0, 20),
     )
     def test_retry_after_is_the_rest_of_the_wait_in_whole_seconds(
-        self, left_s: float, busy: list[float], ahead: int, decoding: int
+        self, left_s: float, busy: list[float], ahead: int, decoding_s: float
     ) -> None:
-        backlog = Backlog(busy, max(ahead, decoding), ahead, min(decoding, 99), 0.002, 2)
+        backlog = Backlog(busy, ahead, ahead, decoders_free_in_s=decoding_s, own_decode_s=0.002)
 
         refusal = refuse(left_s, backlog, LATENCY, LIMITS)
 
@@ -261,7 +266,7 @@ def test_a_wrong_lesson_is_unlearned() -> None:
 
     answered = 0
     for arrival in range(200):  # one at a time, each on an idle engine
-        if refuse(deadline_s, replace(IDLE, decode_s=0.0), latency, LIMITS) is None:
+        if refuse(deadline_s, IDLE, latency, LIMITS) is None:
             request = Waiting(Priority.INTERACTIVE, deadline_s, arrival)
             if plan(0.0, iter([request]), 1, latency, 4).dispatch:
                 latency.observe(1, 0.010)
@@ -272,10 +277,10 @@ def test_a_wrong_lesson_is_unlearned() -> None:
 
 
 def test_a_wrong_lesson_about_decoding_is_unlearned() -> None:
-    slow = replace(IDLE, decode_s=3.0)  # a burst of huge images had long deadlines
+    slow = replace(IDLE, own_decode_s=3.0)  # a burst of huge images had long deadlines
 
     assert refuse(0.100, slow, LATENCY, LIMITS) is None
-    assert refuse(0.100, replace(slow, waiting=1, decoding=1), LATENCY, LIMITS) is not None
+    assert refuse(0.100, replace(slow, decoders_free_in_s=0.001), LATENCY, LIMITS) is not None
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
+from service.batching.decode_times import DecodeCost
 from service.batching.tickets import Answer
 from service.errors import DeadlineMissed, Draining, Overloaded, UndecodableImage
 from service.types import Pixels, Priority
 from tests.fakes import FakeEngine, identity_in, picture
-from tests.unit.batching.running import ALONE_S, PATIENCE_S, SEEDS, Stage, on_stage, outcome
+from tests.unit.batching.running import ALONE_S, FREE, PATIENCE_S, SEEDS, Stage, on_stage, outcome
 
 BULK = Priority.BULK
 
@@ -394,7 +396,7 @@ def test_those_in_a_hurry_go_without_those_they_overtake() -> None:
         on.engine.release(2)
         await on.started(4)
 
-        assert on.engine.batches[2:] == [[8, 9], [2, 3, 4]]
+        assert sorted(on.engine.batches[2:]) == [[2, 3, 4], [8, 9]]  # slots race for who is first
         on.engine.release(100)
         await asyncio.gather(*answers)
 
@@ -444,3 +446,122 @@ def test_a_wedged_decoder_is_not_taken_for_a_wedged_engine() -> None:
         assert identity_in((await answer).outputs) == 1
 
     on_stage(play, engine_timeout_s=0.01, own_decoders=False)
+
+
+LARGE = DecodeCost("PNG", 1.0, large=True)
+
+
+def test_small_images_do_not_wait_for_large_ones() -> None:
+    async def play(on: Stage) -> None:
+        gate = threading.Event()
+
+        def slow(identity: int) -> Pixels:
+            gate.wait(PATIENCE_S)
+            return picture(identity)
+
+        large = [on.run(on.admit(cost=LARGE), partial(slow, identity)) for identity in range(3)]
+        small = [on.run(on.admit(within_s=1), partial(picture, 9)) for _ in range(20)]
+        await asyncio.gather(*small)
+
+        assert on.engine.seen == [9] * 20
+        assert on.scheduler.waiting == 3
+        gate.set()
+        results = await asyncio.gather(*large)
+        assert [identity_in(result.outputs) for result in results] == [0, 1, 2]
+        assert all(result.decode_s > 0 for result in results)
+        assert on.scheduler.waiting == 0
+
+    on_stage(play, own_decoders=False, large_decoders=1)
+
+
+def test_large_images_wait_in_bounded_number() -> None:
+    async def play(on: Stage) -> None:
+        gate = threading.Event()
+        waiting = [on.admit(cost=LARGE) for _ in range(8)]
+
+        with pytest.raises(Overloaded):
+            on.admit(cost=LARGE)
+
+        assert on.shed("queue-full") == 1
+        on.admit()  # a small one is welcome
+        on.scheduler.leave(waiting[0])
+        on.admit(cost=LARGE)
+        gate.set()
+
+    on_stage(play, own_decoders=False, large_decoders=1)
+
+
+def test_a_large_image_is_shed_when_those_before_it_take_too_long() -> None:
+    async def play(on: Stage) -> None:
+        gate = threading.Event()
+
+        def slow() -> Pixels:
+            gate.wait(PATIENCE_S)
+            return picture(1)
+
+        answers = [on.run(on.admit(within_s=9, cost=LARGE), slow) for _ in range(4)]
+
+        with pytest.raises(Overloaded) as refused:  # five of 1.25 s stand before it
+            on.admit(within_s=10, cost=replace(LARGE, seconds=8.0))
+        assert refused.value.retry_after_s >= 4
+        on.admit(within_s=10)
+        gate.set()
+        await asyncio.gather(*answers)
+
+    on_stage(play, own_decoders=False, large_decoders=1)
+
+
+@pytest.mark.parametrize("decoders", ["slots", "own", "large"])
+def test_an_idle_service_admits_whatever_decoding_has_cost(decoders: str) -> None:
+    """14 images of four seconds each once made every later deadline infeasible, for ever."""
+    hostile = DecodeCost("JPEG", 4.0, large=decoders == "large")
+
+    async def play(on: Stage) -> None:
+        def slow() -> Pixels:
+            raise UndecodableImage("after a long time")
+
+        for _ in range(14):
+            await outcome(on.run(on.admit(cost=hostile), slow))
+        for _ in range(64):
+            on.scheduler._decode_times.observe(hostile, 1000.0, on.clock())
+
+        assert on.admit(within_s=0.25, cost=replace(hostile, seconds=0.01)).queued
+
+    own = decoders == "own"
+    on_stage(play, own_decoders=own, large_decoders=1 if decoders == "large" else None)
+
+
+def test_among_several_clients_one_that_floods_leaves_room_for_the_others() -> None:
+    async def play(on: Stage) -> None:
+        def flood(client: str, most: int = 10_000) -> int:
+            for sent in range(most):
+                try:
+                    on.submit(on.admit(within_s=1, client=client), 0)
+                except Overloaded:
+                    return sent
+            return most
+
+        on.admit(client="modest")
+        flood("greedy")
+
+        assert on.shed("client-share") == 1
+        assert flood("modest", most=20) == 20
+
+    on_stage(play, FakeEngine(held=True))
+
+
+@pytest.mark.parametrize("victim", ["slot", "decoder", "large decoder"])
+def test_a_thread_that_dies_is_a_failure_of_the_service(victim: str) -> None:
+    async def play(on: Stage) -> None:
+        def fatal() -> Pixels:
+            raise SystemExit(1)  # nothing catches it, as nothing catches a denied system call
+
+        on.run(on.admit(cost=LARGE if victim == "large decoder" else FREE), fatal)
+
+        assert "ended unexpectedly" in await on.wedged.get()
+
+    on_stage(
+        play,
+        own_decoders=victim != "slot",
+        large_decoders=1 if victim == "large decoder" else None,
+    )

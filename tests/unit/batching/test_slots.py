@@ -20,6 +20,10 @@ from tests.fakes import FakeEngine, identity_in, picture
 PATIENCE_S = 30.0
 
 
+def _unexpected(reason: str) -> None:
+    raise AssertionError(reason)
+
+
 class Recorder:
     """Runs batches on a fake engine and counts the runs."""
 
@@ -94,7 +98,7 @@ def test_only_a_clean_batch_tells_its_duration(poison: dict[str, set[int]]) -> N
 
 
 def on_a_slot(engine: FakeEngine, identities: list[int]) -> BatchResult:
-    slot, results = Slot(0, engine), SimpleQueue[BatchResult]()
+    slot, results = Slot(0, engine, on_death=_unexpected), SimpleQueue[BatchResult]()
     try:
         slot.run(Batch([picture(identity) for identity in identities], results.put))
         return results.get(timeout=PATIENCE_S)
@@ -105,7 +109,7 @@ def on_a_slot(engine: FakeEngine, identities: list[int]) -> BatchResult:
 
 def test_a_slot_runs_what_it_was_given_before_it_stops() -> None:
     engine, results = FakeEngine(held=True), SimpleQueue[BatchResult]()
-    slot = Slot(0, engine)
+    slot = Slot(0, engine, on_death=_unexpected)
 
     for identity in range(3):
         slot.run(Batch([picture(identity)], results.put))
@@ -120,7 +124,7 @@ def test_a_slot_runs_what_it_was_given_before_it_stops() -> None:
 
 def test_a_slot_survives_a_batch_that_breaks() -> None:
     engine, results = FakeEngine(breaking={0}), SimpleQueue[BatchResult]()
-    slot = Slot(0, engine)
+    slot = Slot(0, engine, on_death=_unexpected)
 
     slot.run(Batch([picture(0)], results.put))
     slot.run(Batch([picture(1)], results.put))
@@ -133,7 +137,7 @@ def test_a_slot_survives_a_batch_that_breaks() -> None:
 
 def test_a_slot_runs_the_batch_that_it_is_handed_when_it_has_finished_one() -> None:
     engine, results = FakeEngine(), SimpleQueue[BatchResult]()
-    slot = Slot(0, engine)
+    slot = Slot(0, engine, on_death=_unexpected)
 
     def done(result: BatchResult) -> Batch:
         results.put(result)

@@ -1,0 +1,88 @@
+"""How long an image takes to decode, predicted from its header and learned. Pure: given the clock.
+
+A header tells the format and the size, so each image is predicted by what images like it took. What
+is learned is a ratio, measured over estimated: how much slower this machine is than the reference
+core. It is a median per format and size, so fewer than half of the images of a kind cannot move it;
+it is bounded; and it fades, so nothing that was learned in a burst outlives it for long.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections import deque
+from dataclasses import dataclass
+
+_WINDOW = 64  # ratios remembered per format and size
+_FADE_S = 30.0
+_MOST_SLOWER = 8.0  # and as much faster
+_MARGIN = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeCost:
+    """What an image's header says about the work of decoding it."""
+
+    kind: str = ""
+    seconds: float = 0.0  # estimated, to decode and preprocess on the reference core
+    large: bool = False  # decoded apart from the others, so that they need not wait for it
+
+
+class FadingMedian:
+    """The median of the last `_WINDOW` values that are younger than `_FADE_S`."""
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[float, float]] = deque()
+        self._ordered: list[float] = []
+
+    def observe(self, value: float, now: float) -> None:
+        """Take one value in."""
+        if len(self._recent) == _WINDOW:
+            self._forget_oldest()
+        self._recent.append((now, value))
+        insort(self._ordered, value)
+
+    def value(self, now: float) -> float | None:
+        """Return the median, or None if nothing recent is known."""
+        while self._recent and self._recent[0][0] < now - _FADE_S:
+            self._forget_oldest()
+        return self._ordered[len(self._ordered) // 2] if self._ordered else None
+
+    def _forget_oldest(self) -> None:
+        _, oldest = self._recent.popleft()
+        del self._ordered[bisect_left(self._ordered, oldest)]
+
+
+class DecodeTimes:
+    """Predicts decode times in seconds, by format and size."""
+
+    def __init__(self) -> None:
+        self._ratios: dict[tuple[str, int], FadingMedian] = {}
+        self._all = FadingMedian()
+
+    def observe(self, cost: DecodeCost, seconds: float, now: float) -> None:
+        """Learn from an image that was decoded; one that could not be says nothing."""
+        if cost.seconds <= 0:
+            return
+        ratio = min(max(seconds / cost.seconds, 1 / _MOST_SLOWER), _MOST_SLOWER)
+        self._ratios.setdefault(_size_class(cost), FadingMedian()).observe(ratio, now)
+        self._all.observe(ratio, now)
+
+    def typical_s(self, cost: DecodeCost, now: float) -> float:
+        """Return how long decoding an image of this cost usually takes."""
+        if cost.seconds <= 0:
+            return 0.0
+        alike = self._ratios.get(_size_class(cost))
+        ratio = alike.value(now) if alike is not None else None
+        if ratio is None:
+            ratio = self._all.value(now)
+        return cost.seconds * (1.0 if ratio is None else ratio)
+
+    def predict_s(self, cost: DecodeCost, now: float) -> float:
+        """Return how long decoding an image of this cost is likely to take at most."""
+        return self.typical_s(cost, now) * _MARGIN
+
+
+def _size_class(cost: DecodeCost) -> tuple[str, int]:
+    """Return the format and the power of two of the estimate: a bounded number of classes."""
+    return cost.kind, math.frexp(cost.seconds)[1]
