@@ -6,8 +6,8 @@ and refused before a pixel is decoded; whatever a codec raises becomes one of th
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable
 
 import numpy as np
 
@@ -27,22 +27,16 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from service.errors import ImageTooLarge, UndecodableImage, UnsupportedImageType
 from service.imaging.geometry import Size as Size  # callers take it from here
+from service.imaging.header import SizeCheck, inspect_kind
 from service.imaging.jpeg import Rgba, Source, as_image, decode_rgba
+from service.imaging.kinds import sniff as sniff
 from service.imaging.spec import PreprocessSpec
-from service.imaging.structure import (
-    MAX_EXIF_BYTES,
-    BoundedReads,
-    check_structure,
-    tiff_grid,
-    webp_canvas,
-)
+from service.imaging.structure import MAX_EXIF_BYTES, BoundedReads, check_structure
 
 # `check_size` below is the bound, from settings; Pillow's own would warn or raise on its own terms.
 Image.MAX_IMAGE_PIXELS = None
 # It warns of every broken tag, in words a client chooses, and Python keeps each text for ever.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-
-SizeCheck = Callable[[Size], None]
 
 _ORIENTATION = 0x0112
 _EXIF_KEYS = ("exif", "Raw profile type exif")
@@ -57,28 +51,6 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _COMPOSITE = {"composite-white": (255, 255, 255, 255), "composite-black": (0, 0, 0, 255)}
-_ALLOWED = "JPEG, PNG, WebP, BMP, GIF or TIFF"
-
-
-def sniff(data: bytes) -> str:
-    """Return Pillow's name of the image format in `data`, by its first bytes.
-
-    Raises UnsupportedImageType when it is not one of the allowed formats.
-    """
-    head = data[:12]
-    if head.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return "WEBP"
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return "GIF"
-    if head.startswith((b"II*\0", b"MM\0*")):
-        return "TIFF"
-    if head.startswith(b"BM"):
-        return "BMP"
-    raise UnsupportedImageType(f"The content is not {_ALLOWED}.")
 
 
 def decode(data: bytes, spec: PreprocessSpec, check_size: SizeCheck) -> Image.Image:
@@ -86,15 +58,20 @@ def decode(data: bytes, spec: PreprocessSpec, check_size: SizeCheck) -> Image.Im
     return as_image(decode_source(data, spec, check_size))
 
 
-def decode_source(data: bytes, spec: PreprocessSpec, check_size: SizeCheck) -> Source:
+def decode_source(
+    data: bytes, spec: PreprocessSpec, check_size: SizeCheck, limit_s: float = math.inf
+) -> Source:
     """Decode the first frame to an upright RGB image, as its decoder leaves it.
 
-    `check_size` is called with the upright (width, height) before any pixel is decoded.
-    Raises UnsupportedImageType, UndecodableImage, or whatever `check_size` raises.
+    `check_size` is called with every (width, height) the file declares before it is opened, and
+    with the upright one before any pixel is decoded. Raises UnsupportedImageType, UndecodableImage,
+    ImageTooLarge when decoding would take more than `limit_s` CPU seconds, or whatever
+    `check_size` raises.
     """
     kind = sniff(data)
     try:
-        _check_before_opening(kind, data, check_size)
+        inspect_kind(kind, data, check_size, limit_s)
+        check_structure(kind, data)
         with Image.open(BoundedReads(kind, data), formats=(kind,)) as image:
             check_size(_upright_size(image, spec))
             if isinstance(image, TiffImageFile):
@@ -115,14 +92,6 @@ def decode_source(data: bytes, spec: PreprocessSpec, check_size: SizeCheck) -> S
         raise ImageTooLarge("The image does not fit into memory.") from error
     except Exception as error:  # codecs raise anything: SyntaxError, struct.error, …
         raise UndecodableImage(f"The {kind} data is truncated or corrupt.") from error
-
-
-def _check_before_opening(kind: str, data: bytes, check_size: SizeCheck) -> None:
-    if kind == "WEBP":  # Pillow allocates the whole canvas while opening one
-        check_size(webp_canvas(data))
-    if kind == "TIFF" and (grid := tiff_grid(data)):
-        check_size(grid)
-    check_structure(kind, data)
 
 
 def _straight(image: JpegImageFile, data: bytes, spec: PreprocessSpec) -> Rgba | None:

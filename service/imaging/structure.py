@@ -44,7 +44,7 @@ MAX_TIFF_VALUES = 1 << 18
 Segment = tuple[int, int, int]  # (marker, start of its content, end)
 Entry = tuple[int, int, int, int]  # (tag, type, number of values, the value or its offset)
 
-_SOI, _EOI, _SOS, _APP1, _APP13 = 0xD8, 0xD9, 0xDA, 0xE1, 0xED
+SOI, _EOI, SOS, _APP1, _APP13 = 0xD8, 0xD9, 0xDA, 0xE1, 0xED
 _ALONE = {0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)}  # those Pillow reads without a length
 _TABLES = {0xDB, *range(0xC0, 0xD0), 0xDE} - {0xC4, 0xC8, 0xCC}
 # As Pillow does on its way to the first scan: junk, FF 00 and any number of FF before a marker.
@@ -86,20 +86,6 @@ def check_structure(kind: str, data: bytes) -> None:
         _CHECKS[kind](data)
 
 
-def webp_canvas(data: bytes) -> Size:
-    """Read (width, height) from the first chunk: VP8X, VP8L (lossless) or VP8 (lossy)."""
-    chunk, body = data[12:16], data[20:30]
-    if len(body) < 10:
-        raise UndecodableImage("The WEBP data is truncated or corrupt.")
-    if chunk == b"VP8X":
-        return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
-    if chunk == b"VP8L":
-        bits = int.from_bytes(body[1:5], "little")
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    width, height = int.from_bytes(body[6:8], "little"), int.from_bytes(body[8:10], "little")
-    return width & 0x3FFF, height & 0x3FFF
-
-
 def tiff_grid(data: bytes) -> Size | None:
     """Return the size of a TIFF, of its tiles side by side if it has tiles, None if it has no size.
 
@@ -121,21 +107,21 @@ def _at_most(limit: int, count: int, kind: str, what: str) -> None:
 
 def _check_jpeg(data: bytes) -> None:
     exif = resources = tables = 0
-    for marker, start, end in _header_segments(data):
+    for marker, start, end in header_segments(data):
         if marker == _APP1 and data.startswith(b"Exif\0\0", start):
             exif += end - start
         elif marker == _APP13 and data.startswith(b"Photoshop 3.0\0", start):
             resources += data.count(b"8BIM", start, end)
         elif marker in _TABLES:
             tables += end - start
-        elif marker == _SOS:
+        elif marker == SOS:
             _check_scans(data, end)
     _at_most(MAX_EXIF_BYTES, exif, "JPEG", "bytes of EXIF")
     _at_most(MAX_PHOTOSHOP_RESOURCES, resources, "JPEG", "Photoshop resources")
     _at_most(MAX_JPEG_TABLE_BYTES, tables, "JPEG", "bytes of tables")
 
 
-def _header_segments(data: bytes) -> Iterator[Segment]:
+def header_segments(data: bytes) -> Iterator[Segment]:
     """Yield the segments as Pillow will see them, the first start of a scan being the last."""
     at, segments = 2, 0
     while at < len(data):
@@ -148,14 +134,14 @@ def _header_segments(data: bytes) -> Iterator[Segment]:
         marker, start = found[1][0], found.end()
         if marker < 0xC0:
             return None  # Pillow gives up here
-        at = start if marker in _ALONE else _end_of_segment(data, start)
+        at = start if marker in _ALONE else end_of_segment(data, start)
         yield marker, start + 2, at
-        if marker == _SOS:
+        if marker == SOS:
             return None
     return None
 
 
-def _end_of_segment(data: bytes, start: int) -> int:
+def end_of_segment(data: bytes, start: int) -> int:
     return start + max(2, int.from_bytes(data[start : start + 2]))
 
 
@@ -164,12 +150,12 @@ def _check_scans(data: bytes, at: int) -> None:
     scans, segments = 1, 0
     while found := _MARKER_AFTER_DATA.search(data, at):
         marker = found[0][1]
-        if marker in (_SOI, _EOI):
+        if marker in (SOI, _EOI):
             return
-        segments, scans = segments + 1, scans + (marker == _SOS)
+        segments, scans = segments + 1, scans + (marker == SOS)
         _at_most(MAX_JPEG_SCANS, scans, "JPEG", "scans")
         _at_most(MAX_JPEG_SEGMENTS, segments, "JPEG", "segments")
-        at = _end_of_segment(data, found.end())
+        at = end_of_segment(data, found.end())
 
 
 def _check_png(data: bytes) -> None:
