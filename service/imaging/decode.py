@@ -7,7 +7,6 @@ and refused before a pixel is decoded; whatever a codec raises becomes one of th
 from __future__ import annotations
 
 import math
-import warnings
 
 import numpy as np
 
@@ -23,23 +22,28 @@ from PIL import (  # noqa: F401
     WebPImagePlugin,
 )
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from service.errors import ImageTooLarge, UndecodableImage, UnsupportedImageType
+from service.errors import ImageTooLarge, RequestError, UndecodableImage, UnsupportedImageType
+from service.imaging.codec_output import silence_codecs
+from service.imaging.completeness import check_rows, check_tiles
 from service.imaging.geometry import Size as Size  # callers take it from here
 from service.imaging.header import SizeCheck, inspect_kind
-from service.imaging.jpeg import Rgba, Source, as_image, decode_rgba
-from service.imaging.kinds import sniff as sniff
+from service.imaging.jpeg import Source, as_image, decode_rgba
+from service.imaging.kinds import sniff as sniff  # callers take it from here
+from service.imaging.kinds import undecodable
 from service.imaging.spec import PreprocessSpec
 from service.imaging.structure import MAX_EXIF_BYTES, BoundedReads, check_structure
 
 # `check_size` below is the bound, from settings; Pillow's own would warn or raise on its own terms.
 Image.MAX_IMAGE_PIXELS = None
-# It warns of every broken tag, in words a client chooses, and Python keeps each text for ever.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+silence_codecs()
 
 _ORIENTATION = 0x0112
-_EXIF_KEYS = ("exif", "Raw profile type exif")
+_EXIF_KEYS = ("exif", "Raw profile type exif")  # the second is ImageMagick's, in a PNG's text
+_XMP_KEYS = {"xmp", "XML:com.adobe.xmp"}
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _SIDEWAYS = (5, 6, 7, 8)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -66,37 +70,53 @@ def decode_source(
     `check_size` is called with every (width, height) the file declares before it is opened, and
     with the upright one before any pixel is decoded. Raises UnsupportedImageType, UndecodableImage,
     ImageTooLarge when decoding would take more than `limit_s` CPU seconds, or whatever
-    `check_size` raises.
+    `check_size` raises, without a cause.
     """
     kind = sniff(data)
     try:
-        inspect_kind(kind, data, check_size, limit_s)
-        check_structure(kind, data)
-        with Image.open(BoundedReads(kind, data), formats=(kind,)) as image:
-            check_size(_upright_size(image, spec))
-            if isinstance(image, TiffImageFile):
-                _forget_directories(image)
-            if isinstance(image, JpegImageFile):
-                if (pixels := _straight(image, data, spec)) is not None:
+        return _decode(kind, data, spec, check_size, limit_s)
+    except (ImageTooLarge, UnsupportedImageType, UndecodableImage) as error:
+        refusal: RequestError = error.with_traceback(None)
+        refusal.__context__ = refusal.__cause__ = None
+    except MemoryError:
+        refusal = ImageTooLarge("The image does not fit into memory.")
+    except Exception:  # noqa: BLE001 - codecs raise anything: SyntaxError, struct.error, …
+        refusal = undecodable(kind, data)
+    try:
+        # Out here, and without the codec's error: its frames would keep the pixels and the upload.
+        del data
+        raise refusal
+    finally:
+        del refusal  # or it and this frame would refer to each other
+
+
+def _decode(
+    kind: str, data: bytes, spec: PreprocessSpec, check_size: SizeCheck, limit_s: float
+) -> Source:
+    inspect_kind(kind, data, check_size, limit_s)
+    check_structure(kind, data)
+    with Image.open(BoundedReads(kind, data), formats=(kind,)) as image:
+        orientation = _orientation(image, spec)
+        size = _upright_size(image, orientation)
+        check_size(size)
+        if isinstance(image, TiffImageFile):
+            check_tiles(image)
+            _forget_directories(image)
+        if isinstance(image, JpegImageFile):
+            if image.mode == "RGB" and orientation == 1:
+                pixels = decode_rgba(data, image.size)
+                if pixels is not None:
                     return pixels
-                # In one piece: libjpeg starts a long fill of FF again with every block it gets.
-                image.decodermaxblock = len(data)
-            image.load()
-            # Asked again: a PNG may tell its orientation after its pixels.
-            orientation = _orientation(image, spec)
-            upright = image if orientation == 1 else image.transpose(_UPRIGHT[orientation])
-            return _to_rgb(upright, spec)
-    except (ImageTooLarge, UnsupportedImageType, UndecodableImage):
-        raise
-    except MemoryError as error:
-        raise ImageTooLarge("The image does not fit into memory.") from error
-    except Exception as error:  # codecs raise anything: SyntaxError, struct.error, …
-        raise UndecodableImage(f"The {kind} data is truncated or corrupt.") from error
-
-
-def _straight(image: JpegImageFile, data: bytes, spec: PreprocessSpec) -> Rgba | None:
-    upright_rgb = image.mode == "RGB" and _orientation(image, spec) == 1
-    return decode_rgba(data, image.size) if upright_rgb else None
+            # In one piece: libjpeg starts a long fill of FF again with every block it gets.
+            image.decodermaxblock = len(data)
+        image.load()
+        if isinstance(image, PngImageFile):
+            check_rows(image, data)
+        orientation = _orientation(image, spec)  # again: a PNG may give it after its pixels
+        if (loaded := _turned(image.size, orientation)) != size:
+            check_size(loaded)
+        upright = image if orientation == 1 else image.transpose(_UPRIGHT[orientation])
+        return _to_rgb(upright, spec)
 
 
 def _forget_directories(image: TiffImageFile) -> None:
@@ -110,28 +130,43 @@ def _forget_directories(image: TiffImageFile) -> None:
             del exif[pointer]
 
 
-def _upright_size(image: Image.Image, spec: PreprocessSpec) -> Size:
-    width, height = image.size
-    return (height, width) if _orientation(image, spec) in _SIDEWAYS else (width, height)
+def _upright_size(image: Image.Image, orientation: int) -> Size:
+    if isinstance(image, TiffImageFile):  # whose `size` knows the tag, and not yet the XMP
+        stored = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
+        return _turned(stored, _orientation_in_metadata(image))
+    return _turned(image.size, orientation)
+
+
+def _turned(size: Size, orientation: int) -> Size:
+    return size[::-1] if orientation in _SIDEWAYS else size
 
 
 def _orientation(image: Image.Image, spec: PreprocessSpec) -> int:
-    """Return the EXIF orientation to apply, 1 when there is none or it cannot be read.
-
-    A TIFF's is 1: Pillow turns a TIFF upright itself and reports its upright size.
-    """
+    """Return the orientation to apply, 1 for a TIFF: Pillow's loader turns it in any case."""
     if spec.exif_orientation == "ignore" or isinstance(image, TiffImageFile):
         return 1
+    return _orientation_in_metadata(image)
+
+
+def _orientation_in_metadata(image: Image.Image) -> int:
+    """Return the orientation that `ImageOps.exif_transpose` applies, 1 to 8, decoding no pixels.
+
+    It is EXIF's; XMP's where EXIF has no such tag; and 1 where neither has one, or EXIF cannot be
+    read: broken metadata is no reason to refuse sound pixels.
+    """
     exif = [image.info[key] for key in _EXIF_KEYS if key in image.info]
-    if not exif:
-        return 1
-    if max(map(len, exif)) > MAX_EXIF_BYTES:
+    if exif and max(map(len, exif)) > MAX_EXIF_BYTES:
         raise UndecodableImage(f"The image has more than {MAX_EXIF_BYTES:,} bytes of EXIF.")
-    try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # noqa: BLE001 - broken metadata is no reason to refuse sound pixels
+    if not exif and not isinstance(image, TiffImageFile) and not _XMP_KEYS & image.info.keys():
         return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+    if isinstance(image, PngImageFile):
+        image._exif = None  # more metadata may have been read since it was parsed
+    try:
+        # The base class's: a PNG's own decodes the pixels first, in search of later chunks.
+        value = Image.Image.getexif(image).get(_ORIENTATION)
+        return int(value) if value in _UPRIGHT else 1
+    except Exception:  # noqa: BLE001 - parses bytes that are here already, in ways without end
+        return 1
 
 
 def _to_rgb(image: Image.Image, spec: PreprocessSpec) -> Image.Image:

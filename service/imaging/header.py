@@ -11,10 +11,9 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.errors import UndecodableImage
 from service.imaging.formats import bmp, gif, jpeg, png, tiff, webp
 from service.imaging.geometry import Size
-from service.imaging.kinds import sniff
+from service.imaging.kinds import sniff, undecodable
 from service.imaging.work import Found, check_work
 from service.imaging.work import Work as Work  # callers take it from here
 
@@ -58,7 +57,7 @@ def inspect_kind(
         found = _READERS[kind](data)
         for size in found.sizes:
             check_size(size)
-    except (struct.error, IndexError, ValueError) as error:  # too short, or without pixels
-        raise UndecodableImage(f"The {kind} data is truncated or corrupt.") from error
+    except (struct.error, IndexError, ValueError):  # cut short, unknown, or without pixels
+        raise undecodable(kind, data) from None
     check_work(found, limit_s)
     return Header(kind, found.sizes[0], found.work)

@@ -1,10 +1,10 @@
-"""Which image format bytes are, by their first few."""
+"""Which image format bytes are, and which error names best why they cannot be decoded."""
 
 from __future__ import annotations
 
-from service.errors import UnsupportedImageType
-
-_ALLOWED = "JPEG, PNG, WebP, BMP, GIF or TIFF"
+from service.errors import RequestError, UndecodableImage, UnsupportedImageType
+from service.imaging.other_formats import ALLOWED, other_format
+from service.imaging.unsupported import unsupported_feature
 
 
 def sniff(data: bytes) -> str:
@@ -25,4 +25,13 @@ def sniff(data: bytes) -> str:
         return "TIFF"
     if head.startswith(b"BM"):
         return "BMP"
-    raise UnsupportedImageType(f"The content is not {_ALLOWED}.")
+    if name := other_format(data):
+        raise UnsupportedImageType(f"{name} is not supported; send {ALLOWED}.")
+    raise UnsupportedImageType(f"The content is not {ALLOWED}.")
+
+
+def undecodable(kind: str, data: bytes) -> RequestError:
+    """Return the error for data of a known kind that cannot be decoded."""
+    if feature := unsupported_feature(kind, data):
+        return UnsupportedImageType(f"{feature} is not supported; send {ALLOWED}.")
+    return UndecodableImage(f"The {kind} data is truncated or corrupt.")

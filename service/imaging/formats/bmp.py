@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 
-from service.errors import UndecodableImage
 from service.imaging.work import Found, Work
 
 _CORE_HEADER = 12
@@ -26,7 +25,7 @@ def read(data: bytes) -> Found:
         height = abs(height) if height >> 24 == -1 else height & 0xFFFFFFFF
         colours = min(65_536, int.from_bytes(data[46:50], "little") or 256)
     else:
-        raise UndecodableImage("The BMP data is truncated or corrupt.")
+        raise ValueError("no BMP header")
     pixels = width * height
     held = 2e-4 + colours * _COLOUR_S + pixels * 1e-9
     work = Work(_FIXED_S + held + pixels * _PIXEL_S, held, 12 * pixels + (1 << 20))

@@ -24,7 +24,7 @@ def read(data: bytes) -> Found:
     screen = struct.unpack_from("<HH", data, 6)
     frame, blocks = _first_frame(data)
     if frame is None:
-        raise UndecodableImage("The GIF data is truncated or corrupt.")
+        raise ValueError("no GIF header")
     left, upper, width, height = frame
     grown = max(screen[0], left + width), max(screen[1], upper + height)
     sizes: tuple[Size, ...] = grown, (width, height)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from service.errors import UndecodableImage, UnsupportedImageType
+from service.errors import UnsupportedImageType
 from service.imaging.geometry import Size
 from service.imaging.structure import SOI, SOS, end_of_segment, header_segments
 from service.imaging.work import Found, Work
@@ -53,7 +53,7 @@ def read(data: bytes) -> Found:
         elif marker == SOS:
             scanned, at = data[start], end
     if not frames:
-        raise UndecodableImage("The JPEG data is truncated or corrupt.")
+        raise ValueError("no JPEG header")
     last = frames[-1]
     if last.marker in _ARITHMETIC:
         raise UnsupportedImageType(

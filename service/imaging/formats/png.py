@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from service.errors import UndecodableImage
 from service.imaging.geometry import Size
 from service.imaging.work import Found, Work
 
@@ -21,7 +20,7 @@ _CHUNK_S = 6e-6
 def read(data: bytes) -> Found:
     """Return the size and the work."""
     if data[12:16] != b"IHDR":
-        raise UndecodableImage("The PNG data is truncated or corrupt.")
+        raise ValueError("no PNG header")
     width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
     depth, colour, interlaced = data[24], data[25], data[28]
     chunks = _chunks(data)

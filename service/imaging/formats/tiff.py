@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from service.errors import UndecodableImage
 from service.imaging.structure import tiff_grid
 from service.imaging.work import Found, Work
 
@@ -15,7 +14,7 @@ def read(data: bytes) -> Found:
     """Return the size, tiles side by side, and the work."""
     grid = tiff_grid(data)
     if grid is None:
-        raise UndecodableImage("The TIFF data is truncated or corrupt.")
+        raise ValueError("no TIFF header")
     pixels = grid[0] * grid[1]
     seconds = _FIXED_S + pixels * _PIXEL_S + len(data) * _BYTE_S
     return Found((grid,), Work(seconds, 5e-4 + pixels * 1e-9, 24 * pixels + (1 << 20)))

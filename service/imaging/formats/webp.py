@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from service.errors import UndecodableImage
 from service.imaging.geometry import Size
 from service.imaging.work import Found, Work
 
@@ -25,13 +24,13 @@ def webp_canvas(data: bytes) -> Size:
     """Read (width, height) from the first chunk: VP8X, VP8L (lossless) or VP8 (lossy)."""
     chunk, body = data[12:16], data[20:30]
     if len(body) < 10:
-        raise UndecodableImage("The WEBP data is truncated or corrupt.")
+        raise ValueError("no WEBP header")
     if chunk == b"VP8X":
         return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
     if chunk == b"VP8L":
         bits = int.from_bytes(body[1:5], "little")
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     if chunk != b"VP8 ":
-        raise UndecodableImage("The WEBP data is truncated or corrupt.")
+        raise ValueError("no WEBP header")
     width, height = int.from_bytes(body[6:8], "little"), int.from_bytes(body[8:10], "little")
     return width & 0x3FFF, height & 0x3FFF
