@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 # Imported here, all six, so that the first request of a format does not wait for its codec.
 from PIL import (  # noqa: F401
     BmpImagePlugin,
@@ -24,6 +22,7 @@ from PIL import (  # noqa: F401
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from service.errors import ImageTooLarge, RequestError, UndecodableImage, UnsupportedImageType
 from service.imaging.codec_output import silence_codecs
@@ -33,6 +32,7 @@ from service.imaging.header import SizeCheck, inspect_kind
 from service.imaging.jpeg import Source, as_image, decode_rgba
 from service.imaging.kinds import sniff as sniff  # callers take it from here
 from service.imaging.kinds import undecodable
+from service.imaging.modes import to_rgb
 from service.imaging.spec import PreprocessSpec
 from service.imaging.structure import MAX_EXIF_BYTES, BoundedReads, check_structure
 
@@ -54,7 +54,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_COMPOSITE = {"composite-white": (255, 255, 255, 255), "composite-black": (0, 0, 0, 255)}
 
 
 def decode(data: bytes, spec: PreprocessSpec, check_size: SizeCheck) -> Image.Image:
@@ -110,13 +109,15 @@ def _decode(
             # In one piece: libjpeg starts a long fill of FF again with every block it gets.
             image.decodermaxblock = len(data)
         image.load()
+        if isinstance(image, WebPImageFile):
+            _forget_canvases(image)
         if isinstance(image, PngImageFile):
             check_rows(image, data)
         orientation = _orientation(image, spec)  # again: a PNG may give it after its pixels
         if (loaded := _turned(image.size, orientation)) != size:
             check_size(loaded)
         upright = image if orientation == 1 else image.transpose(_UPRIGHT[orientation])
-        return _to_rgb(upright, spec)
+        return to_rgb(upright, spec)
 
 
 def _forget_directories(image: TiffImageFile) -> None:
@@ -128,6 +129,11 @@ def _forget_directories(image: TiffImageFile) -> None:
     for pointer in TiffTags.TAGS_V2_GROUPS:
         if pointer in exif:
             del exif[pointer]
+
+
+def _forget_canvases(image: WebPImageFile) -> None:
+    """Free a decoded WebP's two canvases in libwebp and its bytes: 12 bytes a pixel."""
+    image._decoder = image.fp = None
 
 
 def _upright_size(image: Image.Image, orientation: int) -> Size:
@@ -167,28 +173,3 @@ def _orientation_in_metadata(image: Image.Image) -> int:
         return int(value) if value in _UPRIGHT else 1
     except Exception:  # noqa: BLE001 - parses bytes that are here already, in ways without end
         return 1
-
-
-def _to_rgb(image: Image.Image, spec: PreprocessSpec) -> Image.Image:
-    """Apply the spec's mode rules."""
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I;16"):
-        return _from_sixteen_bit(image, spec)
-    if image.mode in ("I", "F"):
-        raise UnsupportedImageType(
-            "Images of 32-bit integers or floats have no agreed range; send 8 or 16 bits a channel."
-        )
-    if spec.alpha != "drop" and image.has_transparency_data:
-        layer = image.convert("RGBA")
-        ground = Image.new("RGBA", layer.size, _COMPOSITE[spec.alpha])
-        return Image.alpha_composite(ground, layer).convert("RGB")
-    if image.mode == "P" and "transparency" in image.info:
-        return image.convert("RGBA").convert("RGB")
-    return image.convert("RGB")
-
-
-def _from_sixteen_bit(image: Image.Image, spec: PreprocessSpec) -> Image.Image:
-    values = np.asarray(image)
-    eight = np.minimum(values, 255) if spec.sixteen_bit == "clip" else values >> 8
-    return Image.fromarray(eight.astype(np.uint8)).convert("RGB")
