@@ -34,7 +34,7 @@ from service.imaging.kinds import sniff as sniff  # callers take it from here
 from service.imaging.kinds import undecodable
 from service.imaging.modes import to_rgb
 from service.imaging.spec import PreprocessSpec
-from service.imaging.structure import MAX_EXIF_BYTES, BoundedReads, check_structure
+from service.imaging.structure import BoundedReads, check_exif, check_structure
 
 # `check_size` below is the bound, from settings; Pillow's own would warn or raise on its own terms.
 Image.MAX_IMAGE_PIXELS = None
@@ -161,8 +161,8 @@ def _orientation_in_metadata(image: Image.Image) -> int:
     read: broken metadata is no reason to refuse sound pixels.
     """
     exif = [image.info[key] for key in _EXIF_KEYS if key in image.info]
-    if exif and max(map(len, exif)) > MAX_EXIF_BYTES:
-        raise UndecodableImage(f"The image has more than {MAX_EXIF_BYTES:,} bytes of EXIF.")
+    for block in exif:
+        check_exif(image.format or "image", block)
     if not exif and not isinstance(image, TiffImageFile) and not _XMP_KEYS & image.info.keys():
         return 1
     if isinstance(image, PngImageFile):
