@@ -6,10 +6,7 @@ and refused before a pixel is decoded; whatever a codec raises becomes one of th
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-
-import numpy as np
+import math
 
 # Imported here, all six, so that the first request of a format does not wait for its codec.
 from PIL import (  # noqa: F401
@@ -23,29 +20,30 @@ from PIL import (  # noqa: F401
     WebPImagePlugin,
 )
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
-from service.errors import ImageTooLarge, UndecodableImage, UnsupportedImageType
+from service.errors import ImageTooLarge, RequestError, UndecodableImage, UnsupportedImageType
+from service.imaging.codec_output import silence_codecs
+from service.imaging.completeness import check_rows, check_tiles
 from service.imaging.geometry import Size as Size  # callers take it from here
-from service.imaging.jpeg import Rgba, Source, as_image, decode_rgba
+from service.imaging.header import SizeCheck, inspect_kind
+from service.imaging.jpeg import Source, as_image, decode_rgba
+from service.imaging.kinds import sniff as sniff  # callers take it from here
+from service.imaging.kinds import undecodable
+from service.imaging.modes import to_rgb
 from service.imaging.spec import PreprocessSpec
-from service.imaging.structure import (
-    MAX_EXIF_BYTES,
-    BoundedReads,
-    check_structure,
-    tiff_grid,
-    webp_canvas,
-)
+from service.imaging.structure import BoundedReads, check_exif, check_structure
 
 # `check_size` below is the bound, from settings; Pillow's own would warn or raise on its own terms.
 Image.MAX_IMAGE_PIXELS = None
-# It warns of every broken tag, in words a client chooses, and Python keeps each text for ever.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-
-SizeCheck = Callable[[Size], None]
+silence_codecs()
 
 _ORIENTATION = 0x0112
-_EXIF_KEYS = ("exif", "Raw profile type exif")
+_EXIF_KEYS = ("exif", "Raw profile type exif")  # the second is ImageMagick's, in a PNG's text
+_XMP_KEYS = {"xmp", "XML:com.adobe.xmp"}
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _SIDEWAYS = (5, 6, 7, 8)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -56,29 +54,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_COMPOSITE = {"composite-white": (255, 255, 255, 255), "composite-black": (0, 0, 0, 255)}
-_ALLOWED = "JPEG, PNG, WebP, BMP, GIF or TIFF"
-
-
-def sniff(data: bytes) -> str:
-    """Return Pillow's name of the image format in `data`, by its first bytes.
-
-    Raises UnsupportedImageType when it is not one of the allowed formats.
-    """
-    head = data[:12]
-    if head.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return "WEBP"
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return "GIF"
-    if head.startswith((b"II*\0", b"MM\0*")):
-        return "TIFF"
-    if head.startswith(b"BM"):
-        return "BMP"
-    raise UnsupportedImageType(f"The content is not {_ALLOWED}.")
 
 
 def decode(data: bytes, spec: PreprocessSpec, check_size: SizeCheck) -> Image.Image:
@@ -86,48 +61,63 @@ def decode(data: bytes, spec: PreprocessSpec, check_size: SizeCheck) -> Image.Im
     return as_image(decode_source(data, spec, check_size))
 
 
-def decode_source(data: bytes, spec: PreprocessSpec, check_size: SizeCheck) -> Source:
+def decode_source(
+    data: bytes, spec: PreprocessSpec, check_size: SizeCheck, limit_s: float = math.inf
+) -> Source:
     """Decode the first frame to an upright RGB image, as its decoder leaves it.
 
-    `check_size` is called with the upright (width, height) before any pixel is decoded.
-    Raises UnsupportedImageType, UndecodableImage, or whatever `check_size` raises.
+    `check_size` is called with every (width, height) the file declares before it is opened, and
+    with the upright one before any pixel is decoded. Raises UnsupportedImageType, UndecodableImage,
+    ImageTooLarge when decoding would take more than `limit_s` CPU seconds, or whatever
+    `check_size` raises, without a cause.
     """
     kind = sniff(data)
     try:
-        _check_before_opening(kind, data, check_size)
-        with Image.open(BoundedReads(kind, data), formats=(kind,)) as image:
-            check_size(_upright_size(image, spec))
-            if isinstance(image, TiffImageFile):
-                _forget_directories(image)
-            if isinstance(image, JpegImageFile):
-                if (pixels := _straight(image, data, spec)) is not None:
-                    return pixels
-                # In one piece: libjpeg starts a long fill of FF again with every block it gets.
-                image.decodermaxblock = len(data)
-            image.load()
-            # Asked again: a PNG may tell its orientation after its pixels.
-            orientation = _orientation(image, spec)
-            upright = image if orientation == 1 else image.transpose(_UPRIGHT[orientation])
-            return _to_rgb(upright, spec)
-    except (ImageTooLarge, UnsupportedImageType, UndecodableImage):
-        raise
-    except MemoryError as error:
-        raise ImageTooLarge("The image does not fit into memory.") from error
-    except Exception as error:  # codecs raise anything: SyntaxError, struct.error, …
-        raise UndecodableImage(f"The {kind} data is truncated or corrupt.") from error
+        return _decode(kind, data, spec, check_size, limit_s)
+    except (ImageTooLarge, UnsupportedImageType, UndecodableImage) as error:
+        refusal: RequestError = error.with_traceback(None)
+        refusal.__context__ = refusal.__cause__ = None
+    except MemoryError:
+        refusal = ImageTooLarge("The image does not fit into memory.")
+    except Exception:  # noqa: BLE001 - codecs raise anything: SyntaxError, struct.error, …
+        refusal = undecodable(kind, data)
+    try:
+        # Out here, and without the codec's error: its frames would keep the pixels and the upload.
+        del data
+        raise refusal
+    finally:
+        del refusal  # or it and this frame would refer to each other
 
 
-def _check_before_opening(kind: str, data: bytes, check_size: SizeCheck) -> None:
-    if kind == "WEBP":  # Pillow allocates the whole canvas while opening one
-        check_size(webp_canvas(data))
-    if kind == "TIFF" and (grid := tiff_grid(data)):
-        check_size(grid)
+def _decode(
+    kind: str, data: bytes, spec: PreprocessSpec, check_size: SizeCheck, limit_s: float
+) -> Source:
+    inspect_kind(kind, data, check_size, limit_s)
     check_structure(kind, data)
-
-
-def _straight(image: JpegImageFile, data: bytes, spec: PreprocessSpec) -> Rgba | None:
-    upright_rgb = image.mode == "RGB" and _orientation(image, spec) == 1
-    return decode_rgba(data, image.size) if upright_rgb else None
+    with Image.open(BoundedReads(kind, data), formats=(kind,)) as image:
+        orientation = _orientation(image, spec)
+        size = _upright_size(image, orientation)
+        check_size(size)
+        if isinstance(image, TiffImageFile):
+            check_tiles(image)
+            _forget_directories(image)
+        if isinstance(image, JpegImageFile):
+            if image.mode == "RGB" and orientation == 1:
+                pixels = decode_rgba(data, image.size)
+                if pixels is not None:
+                    return pixels
+            # In one piece: libjpeg starts a long fill of FF again with every block it gets.
+            image.decodermaxblock = len(data)
+        image.load()
+        if isinstance(image, WebPImageFile):
+            _forget_canvases(image)
+        if isinstance(image, PngImageFile):
+            check_rows(image, data)
+        orientation = _orientation(image, spec)  # again: a PNG may give it after its pixels
+        if (loaded := _turned(image.size, orientation)) != size:
+            check_size(loaded)
+        upright = image if orientation == 1 else image.transpose(_UPRIGHT[orientation])
+        return to_rgb(upright, spec)
 
 
 def _forget_directories(image: TiffImageFile) -> None:
@@ -141,50 +131,45 @@ def _forget_directories(image: TiffImageFile) -> None:
             del exif[pointer]
 
 
-def _upright_size(image: Image.Image, spec: PreprocessSpec) -> Size:
-    width, height = image.size
-    return (height, width) if _orientation(image, spec) in _SIDEWAYS else (width, height)
+def _forget_canvases(image: WebPImageFile) -> None:
+    """Free a decoded WebP's two canvases in libwebp and its bytes: 12 bytes a pixel."""
+    image._decoder = image.fp = None
+
+
+def _upright_size(image: Image.Image, orientation: int) -> Size:
+    if isinstance(image, TiffImageFile):  # whose `size` knows the tag, and not yet the XMP
+        stored = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
+        return _turned(stored, _orientation_in_metadata(image))
+    return _turned(image.size, orientation)
+
+
+def _turned(size: Size, orientation: int) -> Size:
+    return size[::-1] if orientation in _SIDEWAYS else size
 
 
 def _orientation(image: Image.Image, spec: PreprocessSpec) -> int:
-    """Return the EXIF orientation to apply, 1 when there is none or it cannot be read.
-
-    A TIFF's is 1: Pillow turns a TIFF upright itself and reports its upright size.
-    """
+    """Return the orientation to apply, 1 for a TIFF: Pillow's loader turns it in any case."""
     if spec.exif_orientation == "ignore" or isinstance(image, TiffImageFile):
         return 1
+    return _orientation_in_metadata(image)
+
+
+def _orientation_in_metadata(image: Image.Image) -> int:
+    """Return the orientation that `ImageOps.exif_transpose` applies, 1 to 8, decoding no pixels.
+
+    It is EXIF's; XMP's where EXIF has no such tag; and 1 where neither has one, or EXIF cannot be
+    read: broken metadata is no reason to refuse sound pixels.
+    """
     exif = [image.info[key] for key in _EXIF_KEYS if key in image.info]
-    if not exif:
+    for block in exif:
+        check_exif(image.format or "image", block)
+    if not exif and not isinstance(image, TiffImageFile) and not _XMP_KEYS & image.info.keys():
         return 1
-    if max(map(len, exif)) > MAX_EXIF_BYTES:
-        raise UndecodableImage(f"The image has more than {MAX_EXIF_BYTES:,} bytes of EXIF.")
+    if isinstance(image, PngImageFile):
+        image._exif = None  # more metadata may have been read since it was parsed
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # noqa: BLE001 - broken metadata is no reason to refuse sound pixels
+        # The base class's: a PNG's own decodes the pixels first, in search of later chunks.
+        value = Image.Image.getexif(image).get(_ORIENTATION)
+        return int(value) if value in _UPRIGHT else 1
+    except Exception:  # noqa: BLE001 - parses bytes that are here already, in ways without end
         return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _to_rgb(image: Image.Image, spec: PreprocessSpec) -> Image.Image:
-    """Apply the spec's mode rules."""
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I;16"):
-        return _from_sixteen_bit(image, spec)
-    if image.mode in ("I", "F"):
-        raise UnsupportedImageType(
-            "Images of 32-bit integers or floats have no agreed range; send 8 or 16 bits a channel."
-        )
-    if spec.alpha != "drop" and image.has_transparency_data:
-        layer = image.convert("RGBA")
-        ground = Image.new("RGBA", layer.size, _COMPOSITE[spec.alpha])
-        return Image.alpha_composite(ground, layer).convert("RGB")
-    if image.mode == "P" and "transparency" in image.info:
-        return image.convert("RGBA").convert("RGB")
-    return image.convert("RGB")
-
-
-def _from_sixteen_bit(image: Image.Image, spec: PreprocessSpec) -> Image.Image:
-    values = np.asarray(image)
-    eight = np.minimum(values, 255) if spec.sixteen_bit == "clip" else values >> 8
-    return Image.fromarray(eight.astype(np.uint8)).convert("RGB")

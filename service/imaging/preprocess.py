@@ -12,8 +12,10 @@ from service.errors import ImageTooLarge
 from service.imaging import pillow_resize, torch_resize
 from service.imaging.decode import Size, decode_source
 from service.imaging.geometry import Cut, Scale, plan, steps
+from service.imaging.header import Header, SizeCheck, inspect
 from service.imaging.jpeg import Source, as_image, size_of
 from service.imaging.spec import PreprocessSpec
+from service.imaging.work import max_work_s
 from service.types import Pixels
 
 # Weights are made for every source pixel of a side: 24 million took 7 s with backend torch and
@@ -25,14 +27,26 @@ def preprocess(data: bytes, spec: PreprocessSpec, max_image_pixels: int) -> Pixe
     """Decode `data` and apply `spec` up to, not including, scale, mean and std.
 
     Returns uint8 [H, W, 3]. Raises ImageTooLarge from the header alone, before pixels are decoded,
-    when the image or any step on its way has more than `max_image_pixels`; UnsupportedImageType;
-    UndecodableImage.
+    when the image or any step on its way has more than `max_image_pixels`, or when decoding would
+    take too much work for that bound; UnsupportedImageType; UndecodableImage.
     """
+
+    check_size = size_check(spec, max_image_pixels)
+    return apply(decode_source(data, spec, check_size, max_work_s(max_image_pixels)), spec)
+
+
+def inspect_upload(data: bytes, spec: PreprocessSpec, max_image_pixels: int) -> Header:
+    """Return the kind, size and cost of an image, or raise what `preprocess` would from them."""
+    return inspect(data, size_check(spec, max_image_pixels), max_work_s(max_image_pixels))
+
+
+def size_check(spec: PreprocessSpec, max_image_pixels: int) -> SizeCheck:
+    """Return a check that raises ImageTooLarge for a size beyond the bound, or that grows so."""
 
     def check_size(size: Size) -> None:
         _check_pixels(size, spec, max_image_pixels)
 
-    return apply(decode_source(data, spec, check_size), spec)
+    return check_size
 
 
 def apply(source: Source, spec: PreprocessSpec) -> Pixels:

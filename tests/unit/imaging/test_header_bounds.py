@@ -84,6 +84,9 @@ def tiff_of_one_tile(side: int) -> bytes:
 
 HUGE = {
     "png": png((SIDE, SIDE), 8, 2),
+    "png with ImageMagick's EXIF": png(
+        (12_000, 12_000), 8, 2, bytes(1 << 26), [(b"tEXt", b"Raw profile type exif\0")]
+    ),
     "interlaced png of one bit": png((SIDE, SIDE), 1, 0),
     "png as wide as can be": png((0x7FFFFFFF, 1), 8, 2),
     "jpeg": jpeg(SIDE, SIDE),

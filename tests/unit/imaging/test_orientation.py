@@ -18,7 +18,7 @@ from tests.unit.imaging.pictures import (
     png,
     png_rows,
     preprocessed,
-    resize_then_crop,
+    resize,
     spec,
 )
 
@@ -120,8 +120,9 @@ def test_a_tag_of_the_wrong_type_does_not_keep_a_photo_from_being_turned(
 
 
 def test_a_photo_is_refused_by_what_it_becomes_when_upright() -> None:
-    rules = resize_then_crop(64, (32, 32))
-    narrow = turned(6, size=(30_000, 1))
+    rules = spec(resize(224, 224, "bilinear") | {"backend": "torch"})
+    wide = encode(noise(250_000, 1), "PNG")
+    assert preprocessed(wide, rules).shape == (224, 224, 3)
 
-    with pytest.raises(ImageTooLarge, match="1 × 30000 pixels is too narrow"):
-        preprocessed(narrow, rules)
+    with pytest.raises(ImageTooLarge, match="1 × 250000 pixels is too narrow"):
+        preprocessed(turned(6, "PNG", (250_000, 1)), rules)

@@ -1,0 +1,84 @@
+"""Pixels that a file lacks and its decoder does not miss: such a file is truncated.
+
+Pillow leaves the rest of the image black where a PNG's data stream ends early, and where a TIFF
+lists too few strips. Every other format's decoder reports what is missing.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+
+from PIL import Image
+from PIL.TiffImagePlugin import PLANAR_CONFIGURATION, TiffImageFile
+
+from service.errors import UndecodableImage
+
+_SEPARATE_PLANES = 2
+_PIECE_BYTES = 1 << 16
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+# (first column, first row, step across, step down) of the passes of an interlaced PNG
+_PASSES = (
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
+
+
+def check_tiles(image: TiffImageFile) -> None:
+    """Raise UndecodableImage when the strips or tiles of an opened TIFF do not cover it."""
+    width, height = image._tile_size
+    planes = 1
+    if image.tile[0].codec_name == "raw" and image.tag_v2.get(PLANAR_CONFIGURATION) == 2:
+        planes = len(image.getbands())
+    boxes = [tile.extents or (0, 0, 0, 0) for tile in image.tile]
+    covered = sum((right - left) * (lower - upper) for left, upper, right, lower in boxes)
+    if covered < planes * width * height:
+        raise UndecodableImage("The TIFF data is truncated: strips or tiles are missing.")
+
+
+def check_rows(image: Image.Image, data: bytes) -> None:
+    """Raise UndecodableImage when `data`, a PNG that `image` was decoded from, ends early.
+
+    Rows are decoded in order and missing ones are zero, so only an image whose last row is zero is
+    looked into, and an interlaced one, whose rows come in another order.
+    """
+    width, height = image.size
+    last = image.crop((0, height - 1, width, height))
+    if not image.info.get("interlace") and last.getbbox(alpha_only=False) is not None:
+        return
+    needed = _raw_bytes(data)
+    if sum(_inflated(data, needed)) < needed:
+        raise UndecodableImage("The PNG data is truncated: rows are missing.")
+
+
+def _raw_bytes(data: bytes) -> int:
+    """Return the size of the rows, uncompressed and each with the byte of its filter."""
+    width, height, depth, colour, _, _, interlace = struct.unpack_from(">IIBBBBB", data, 16)
+    bits = depth * _CHANNELS[colour]
+    needed = 0
+    for left, upper, across, down in _PASSES if interlace else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // across), -(-(height - upper) // down)
+        needed += max(0, rows) * (1 + (columns * bits + 7) // 8) if columns > 0 else 0
+    return needed
+
+
+def _inflated(data: bytes, needed: int) -> Iterator[int]:
+    """Yield the sizes of pieces of the data stream, until `needed` bytes are there or it ends."""
+    stream = zlib.decompressobj()
+    for piece in _compressed_pieces(data):
+        while piece and needed > 0 and not stream.eof:
+            size = len(stream.decompress(piece, _PIECE_BYTES))
+            piece = stream.unconsumed_tail
+            needed -= size
+            yield size
+    yield len(stream.flush())
+
+
+def _compressed_pieces(data: bytes) -> Iterator[bytes]:
+    at = 8
+    while len(head := data[at : at + 8]) == 8:
+        start, at = at + 8, at + 12 + int.from_bytes(head[:4])
+        if head[4:] == b"IDAT":
+            for piece in range(start, at - 4, _PIECE_BYTES):
+                yield data[piece : min(piece + _PIECE_BYTES, at - 4)]

@@ -1,0 +1,167 @@
+"""TIFF: what its first directory promises, in bounds, and the work of each compression."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+
+from service.errors import UndecodableImage, UnsupportedImageType
+from service.imaging.bounds import at_most
+from service.imaging.formats.tiff_jpeg import check_piece
+from service.imaging.geometry import Size
+from service.imaging.work import Found, Work
+
+# libtiff's default strip of 8 kB makes 18,300 of 50 million RGB pixels; tiles of 64 × 64, 12,200.
+MAX_TIFF_PIECES = 20_000
+# Of an uncompressed one Pillow reads each strip in Python, 7 µs: 8 kB each would be 67 MB.
+MAX_TIFF_RAW_PIECES = 1 << 13
+# Each is a JPEG of its own, whose header is read here first. Rows of 8 or 16 make some hundreds.
+MAX_TIFF_JPEG_PIECES = 1 << 12
+# Raw photographs and maps have about a hundred; Pillow makes objects of each, 8 µs.
+MAX_TIFF_TAGS = 1_024
+# Pillow makes an object of each. A transfer function has 3 × 65,536, the strips 2 × 20,000.
+MAX_TIFF_VALUES = 1 << 18
+
+Entry = tuple[int, int, int, int]  # (tag, type, number of values, the value or its offset)
+
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLES, _STRIP_ROWS = 256, 257, 258, 259, 277, 278
+_TILE_WIDTH, _TILE_HEIGHT, _PLANES = 322, 323, 284
+_LAYOUT = {_WIDTH, _HEIGHT, _COMPRESSION, _SAMPLES, _STRIP_ROWS, _TILE_WIDTH, _TILE_HEIGHT, _PLANES}
+_OFFSETS, _COUNTS = (273, 324), (279, 325)  # of strips and of tiles
+_PIECES = {*_OFFSETS, *_COUNTS}
+_COLOUR_MAP = 320
+_SHORT, _LONG = 3, 4
+_OPAQUE = {1, 2, 7}  # bytes, text and undefined stay one object
+_RAW, _OLD_JPEG, _JPEG = 1, 6, 7
+_MOST_SAMPLES, _MOST_BITS = 6, 32  # that Pillow reads
+
+_FIXED_S = 5e-4
+_PIXEL_S = 4e-9
+_TAG_S = 9e-6
+_RAW_PIECE_S = 8e-6
+# Seconds a byte of pixels, and a byte of the file, by compression.
+_COSTS: dict[int, tuple[float, float]] = {
+    _RAW: (0.5e-9, 0.5e-9),
+    2: (100e-9, 0.0),  # the three of CCITT: eight pixels a byte
+    3: (100e-9, 0.0),
+    4: (130e-9, 0.0),
+    5: (2.5e-9, 4e-9),  # LZW
+    _JPEG: (2e-9, 20e-9),
+    8: (2.0e-9, 7e-9),  # deflate
+    32946: (2.0e-9, 7e-9),
+    32773: (0.6e-9, 0.6e-9),  # PackBits
+    34925: (4e-9, 48e-9),  # LZMA
+    50000: (1.5e-9, 2e-9),  # Zstandard
+}
+_UNKNOWN_COST = (10e-9, 80e-9)
+
+
+def read(data: bytes) -> Found:
+    """Return the size, that of its tiles side by side if it has tiles, and the work.
+
+    libtiff unpacks whole tiles, however little of them is shown.
+    """
+    entries = list(_entries(data))
+    layout = _layout(data, entries)
+    if not {_WIDTH, _HEIGHT} <= layout.keys():
+        raise ValueError("no TIFF header")
+    size = layout[_WIDTH], layout[_HEIGHT]
+    if {_TILE_WIDTH, _TILE_HEIGHT} <= layout.keys():
+        columns, rows = _pieces(layout)
+        size = columns * layout[_TILE_WIDTH], rows * layout[_TILE_HEIGHT]
+    return Found((size,), _work(data, entries, layout, size))
+
+
+def check(data: bytes) -> None:
+    """Raise UndecodableImage or UnsupportedImageType for a directory beyond the bounds."""
+    entries = list(_entries(data))
+    layout = _layout(data, entries)
+    compression = layout.get(_COMPRESSION, _RAW)
+    most = {_RAW: MAX_TIFF_RAW_PIECES, _JPEG: MAX_TIFF_JPEG_PIECES}
+    pieces = most.get(compression, MAX_TIFF_PIECES)
+    values = 0
+    for tag, kind, count, _ in entries:
+        if tag in _PIECES:
+            at_most(pieces, count, "TIFF", "strips or tiles")
+        if kind not in _OPAQUE or tag == _COLOUR_MAP:
+            values += count
+    at_most(MAX_TIFF_VALUES, values, "TIFF", "numbers in its tags")
+    columns, rows = _pieces(layout)
+    at_most(pieces, columns * rows, "TIFF", "strips or tiles")
+    if compression == _OLD_JPEG:
+        raise UnsupportedImageType("TIFF compressed with old-style JPEG is not decoded.")
+    if compression == _JPEG:
+        for start in set(_values(data, entries, _OFFSETS)):
+            check_piece(data, start)
+
+
+def _entries(data: bytes) -> Iterable[Entry]:
+    """Return the entries of the first directory, in either byte order."""
+    order = _order(data)
+    try:
+        (start,) = struct.unpack_from(f"{order}I", data, 4)
+        (count,) = struct.unpack_from(f"{order}H", data, start)
+    except struct.error:
+        return ()
+    at_most(MAX_TIFF_TAGS, count, "TIFF", "tags")
+    there = min(count, (len(data) - start - 2) // 12)
+    return struct.iter_unpack(f"{order}HHII", data[start + 2 : start + 2 + 12 * there])
+
+
+def _order(data: bytes) -> str:
+    return "<" if data.startswith(b"II") else ">"
+
+
+def _layout(data: bytes, entries: Iterable[Entry]) -> dict[int, int]:
+    """Return the numbers that give the size and the cut of the image, by tag.
+
+    Each at most once and plain: Pillow and libtiff differ on what else they read, and take.
+    """
+    layout: dict[int, int] = {}
+    for tag, kind, count, value in entries:
+        if tag not in _LAYOUT:
+            continue
+        if tag in layout or count != 1 or kind not in (_SHORT, _LONG):
+            raise UndecodableImage(f"The TIFF does not give tag {tag} as one number, once.")
+        high_half = kind == _SHORT and data.startswith(b"MM")
+        layout[tag] = value >> 16 if high_half else value & 0xFFFF if kind == _SHORT else value
+    return layout
+
+
+def _pieces(layout: dict[int, int]) -> Size:
+    """Return the number of (columns, rows) of tiles, or of one column of strips."""
+    width, height = layout.get(_WIDTH, 0), layout.get(_HEIGHT, 0)
+    tile_width = layout.get(_TILE_WIDTH, width)
+    tile_height = layout.get(_TILE_HEIGHT, layout.get(_STRIP_ROWS, height))
+    return -(-width // max(1, tile_width)), -(-height // max(1, tile_height))
+
+
+def _values(data: bytes, entries: Iterable[Entry], tags: Iterable[int]) -> Iterator[int]:
+    """Yield the values of these tags that the file holds, MAX_TIFF_PIECES of each at most."""
+    order = _order(data)
+    for tag, kind, count, value in entries:
+        if tag not in tags or kind not in (_SHORT, _LONG):
+            continue
+        letter, width = ("H", 2) if kind == _SHORT else ("I", 4)
+        if count * width <= 4:
+            yield from struct.unpack_from(
+                f"{order}{count}{letter}", struct.pack(f"{order}I", value)
+            )
+            continue
+        there = min(count, MAX_TIFF_PIECES, max(0, len(data) - value) // width)
+        yield from struct.unpack_from(f"{order}{there}{letter}", data, value)
+
+
+def _work(data: bytes, entries: list[Entry], layout: dict[int, int], size: Size) -> Work:
+    pixels = size[0] * size[1]
+    bits = min(_MOST_BITS, max(_values(data, entries, (_BITS,)), default=1))
+    unpacked = pixels * min(_MOST_SAMPLES, layout.get(_SAMPLES, 1)) * bits / 8
+    # Strips may share their bytes: a file can unpack to more than it would at its own size.
+    packed = min(unpacked * 2, sum(_values(data, entries, _COUNTS)))
+    compression = layout.get(_COMPRESSION, _RAW)
+    by_pixels, by_file = _COSTS.get(compression, _UNKNOWN_COST)
+    columns, rows = _pieces(layout)
+    held = 3e-4 + len(entries) * _TAG_S + pixels * 1e-9
+    held += columns * rows * _RAW_PIECE_S if compression == _RAW else 0
+    seconds = _FIXED_S + held + pixels * _PIXEL_S + unpacked * by_pixels + packed * by_file
+    return Work(seconds, held, int(24 * pixels + unpacked) + (1 << 20))

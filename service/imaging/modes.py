@@ -1,0 +1,64 @@
+"""Every pixel mode to RGB, by the spec's rules, a band of rows at a time.
+
+Each rule looks at one pixel alone, so bands give the pixels that the whole image would. A large
+image with alpha, converted whole, takes 20 bytes a pixel at once; in bands, 8, and less time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from service.errors import UnsupportedImageType
+from service.imaging.spec import PreprocessSpec
+
+_BAND_PIXELS = 1 << 18  # a megabyte of RGBA: the intermediate images stay in the cache
+_COMPOSITE = {"composite-white": (255, 255, 255, 255), "composite-black": (0, 0, 0, 255)}
+
+_Rule = Callable[[Image.Image], Image.Image]
+
+
+def to_rgb(image: Image.Image, spec: PreprocessSpec) -> Image.Image:
+    """Return `image` as RGB by the spec's mode rules. Raises UnsupportedImageType."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode in ("I", "F"):
+        raise UnsupportedImageType(
+            "Images of 32-bit integers or floats have no agreed range; send 8 or 16 bits a channel."
+        )
+    return _in_bands(image, _rule(image, spec))
+
+
+def _rule(image: Image.Image, spec: PreprocessSpec) -> _Rule:
+    if image.mode.startswith("I;16"):
+        return lambda band: _from_sixteen_bit(band, spec)
+    if spec.alpha != "drop" and image.has_transparency_data:
+        return lambda band: _composite(band, _COMPOSITE[spec.alpha])
+    if image.mode == "P" and "transparency" in image.info:
+        return lambda band: band.convert("RGBA").convert("RGB")
+    return lambda band: band.convert("RGB")
+
+
+def _in_bands(image: Image.Image, rule: _Rule) -> Image.Image:
+    width, height = image.size
+    rows = max(1, _BAND_PIXELS // width)
+    if rows >= height:
+        return rule(image)
+    result = Image.new("RGB", image.size, None)  # not cleared: every row is pasted
+    for top in range(0, height, rows):
+        box = (0, top, width, min(height, top + rows))
+        result.paste(rule(image.crop(box)), box)
+    return result
+
+
+def _composite(band: Image.Image, ground: tuple[int, int, int, int]) -> Image.Image:
+    layer = band.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, ground), layer).convert("RGB")
+
+
+def _from_sixteen_bit(band: Image.Image, spec: PreprocessSpec) -> Image.Image:
+    values = np.asarray(band)
+    eight = np.minimum(values, 255) if spec.sixteen_bit == "clip" else values >> 8
+    return Image.fromarray(eight.astype(np.uint8)).convert("RGB")

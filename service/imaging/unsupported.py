@@ -1,0 +1,167 @@
+"""Names of what a file uses of its format that no decoder here knows, for the error. Pure.
+
+Called only for files that no decoder could read: this file distinguishes the unsupported from the
+corrupt, and never what is decoded.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+
+_JPEG_PROCESSES = {
+    0xF7: "JPEG-LS",
+    **dict.fromkeys((0xC3, 0xCB), "Lossless JPEG"),
+    **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF, 0xDE), "Hierarchical JPEG"),
+}
+_FRAMES = {*range(0xC0, 0xD0), 0xDE, 0xF7} - {0xC4, 0xC8, 0xCC}
+_START_OF_SCAN, _MAX_SEGMENTS = 0xDA, 1_000
+
+_CHUNK_NAME = re.compile(rb"[A-Z0-9 ]{4}")
+
+_BITS, _COMPRESSION, _PHOTOMETRIC, _MAX_TIFF_TAGS = 258, 259, 262, 4_096
+_TIFF_TYPES = {3: "H", 4: "I"}
+_COMPRESSIONS = {
+    6: "old-style JPEG",
+    9: "JBIG",
+    10: "JBIG",
+    32766: "NeXT run lengths",
+    32809: "ThunderScan",
+    33003: "JPEG 2000",
+    33004: "JPEG 2000",
+    33005: "JPEG 2000",
+    34661: "JBIG",
+    34676: "SGI LogLuv",
+    34677: "SGI LogLuv",
+    34712: "JPEG 2000",
+    34887: "LERC",
+    34892: "lossy JPEG of a raw photograph",
+    50002: "JPEG XL",
+    52546: "JPEG XL",
+}
+_PHOTOMETRICS = {
+    4: "a transparency mask",
+    9: "ICC L*a*b*",
+    10: "ITU L*a*b*",
+    32803: "raw sensor values",
+    32844: "LogL",
+    32845: "LogLuv",
+    34892: "raw sensor values",
+}
+_ANY_DEPTH = frozenset(range(1, 65))
+_GREY_DEPTHS, _COLOUR_DEPTHS = frozenset({1, 2, 4, 8, 12, 16, 32}), frozenset({8, 16})
+_DEPTHS = {  # bits per sample by photometric interpretation
+    **dict.fromkeys((0, 1), _GREY_DEPTHS),
+    **dict.fromkeys((2, 5, 6, 8), _COLOUR_DEPTHS),  # RGB, CMYK, YCbCr, L*a*b*
+    3: frozenset({1, 2, 4, 8}),  # a palette
+}
+
+
+def unsupported_feature(kind: str, data: bytes) -> str | None:
+    """Return what `data` uses of its format `kind` that no decoder here knows, None if nothing.
+
+    A file may be damaged as well: what is unsupported would not be decoded whole either.
+    """
+    try:
+        return _FEATURES[kind](data)
+    except (struct.error, IndexError):  # cut in its header
+        return None
+
+
+def _jpeg(data: bytes) -> str | None:
+    at = 2
+    for _ in range(_MAX_SEGMENTS):
+        while data[at] == 0xFF and data[at + 1] == 0xFF:
+            at += 1
+        if data[at] != 0xFF or data[at + 1] == _START_OF_SCAN:
+            return None
+        if data[at + 1] in _FRAMES:
+            return _jpeg_frame(data[at + 1], bits=data[at + 4], components=data[at + 9])
+        at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4]))
+    return None
+
+
+def _jpeg_frame(marker: int, bits: int, components: int) -> str | None:
+    if marker in _JPEG_PROCESSES:
+        return _JPEG_PROCESSES[marker]
+    if bits != 8 and 2 <= bits <= 16:
+        return f"{bits}-bit JPEG"
+    if components not in (1, 3, 4):
+        return f"A JPEG of {components} components"
+    return None
+
+
+def _png(data: bytes) -> str | None:
+    if data[12:16] == b"CgBI":
+        return "PNG as Xcode rewrites it for iOS (CgBI)"
+    return None
+
+
+def _webp(data: bytes) -> str | None:
+    chunk = data[12:16]
+    if _CHUNK_NAME.fullmatch(chunk) and chunk not in (b"VP8 ", b"VP8L", b"VP8X"):
+        return f"WebP of {chunk.decode().strip()} data"
+    return None
+
+
+def _bmp(data: bytes) -> str | None:
+    (header,) = struct.unpack_from("<I", data, 14)
+    if header not in (12, 16, 40, 52, 56, 64, 108, 124):
+        return f"BMP with a header of {header} bytes" if header < 256 else None
+    if header == 12:
+        return None
+    (bits,) = struct.unpack_from("<H", data, 28)
+    compression = struct.unpack_from("<I", data, 30)[0] if header > 16 else 0
+    if compression in (4, 5):
+        return f"{'JPEG' if compression == 4 else 'PNG'} inside BMP"
+    if bits in (2, 64):
+        return f"{bits}-bit BMP"
+    if compression in (3, 6):
+        return "BMP with these bit masks"
+    return None
+
+
+def _tiff(data: bytes) -> str | None:
+    if data[8:10] == b"CR":
+        return "A raw photograph (CR2)"
+    tags = _tiff_tags(data)
+    (compression,) = tags.get(_COMPRESSION, (1,))
+    (photometric,) = tags.get(_PHOTOMETRIC, (0,))
+    if compression in _COMPRESSIONS:
+        return f"TIFF compressed with {_COMPRESSIONS[compression]}"
+    if photometric in _PHOTOMETRICS:
+        return f"TIFF of {_PHOTOMETRICS[photometric]}"
+    depths = set(tags.get(_BITS, (1,)))
+    if len(depths) > 1:
+        return f"TIFF with samples of {', '.join(map(str, sorted(depths)))} bits"
+    if depths <= _ANY_DEPTH and not depths <= _DEPTHS.get(photometric, _ANY_DEPTH):
+        return f"TIFF with {depths.pop()} bits per sample of this colour space"
+    return None
+
+
+def _tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
+    """Return the tags above of the first directory: SHORT or LONG, eight values at most."""
+    order = "<" if data.startswith(b"II") else ">"
+    (start,) = struct.unpack_from(f"{order}I", data, 4)
+    (count,) = struct.unpack_from(f"{order}H", data, start)
+    tags: dict[int, tuple[int, ...]] = {}
+    for at in range(start + 2, start + 2 + 12 * min(count, _MAX_TIFF_TAGS), 12):
+        tag, kind, length = struct.unpack_from(f"{order}HHI", data, at)
+        if tag not in (_BITS, _COMPRESSION, _PHOTOMETRIC) or kind not in _TIFF_TYPES:
+            continue
+        values = f"{order}{min(length, 8 if tag == _BITS else 1)}{_TIFF_TYPES[kind]}"
+        inline = struct.calcsize(values) <= 4
+        where = at + 8 if inline else struct.unpack_from(f"{order}I", data, at + 8)[0]
+        tags[tag] = struct.unpack_from(values, data, where)
+    return tags
+
+
+_FEATURES: dict[str, Callable[[bytes], str | None]] = {
+    "JPEG": _jpeg,
+    "PNG": _png,
+    "WEBP": _webp,
+    "BMP": _bmp,
+    "GIF": lambda data: None,
+    "TIFF": _tiff,
+}
