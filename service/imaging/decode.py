@@ -117,8 +117,8 @@ def decode_source(data: bytes, spec: PreprocessSpec, check_size: SizeCheck) -> S
 
 
 def _undecodable(kind: str, data: bytes) -> RequestError:
-    if feature := unsupported_feature(kind, data):
-        return UnsupportedImageType(f"{feature} is not supported; send {ALLOWED}.")
+    if reason := unsupported_feature(kind, data):
+        return UnsupportedImageType(reason)
     return UndecodableImage(f"The {kind} data is truncated or corrupt.")
 
 
