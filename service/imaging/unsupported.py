@@ -91,7 +91,7 @@ def _jpeg_frame(marker: int, bits: int, components: int) -> Feature | None:
         return _JPEG_PROCESSES[marker], "baseline or progressive JPEG of 8 bits per sample"
     if bits != 8 and 2 <= bits <= 16:
         return f"{bits}-bit JPEG", "8 bits per sample"
-    if components not in (1, 3, 4):
+    if components == 2 or 5 <= components <= 8:
         return f"JPEG of {components} components", "1, 3 or 4"
     return None
 
@@ -114,7 +114,7 @@ def _bmp(data: bytes) -> Feature | None:
     if header == 12:
         return None
     if header not in (16, 40, 52, 56, 64, 108, 124):
-        return (f"BMP with a header of {header} bytes", "one of 40") if header < 256 else None
+        return (f"BMP with a header of {header} bytes", "one of 40") if header < 128 else None
     (bits,) = struct.unpack_from("<H", data, 28)
     compression = struct.unpack_from("<I", data, 30)[0] if header > 16 else 0
     if compression in (4, 5):
@@ -138,10 +138,12 @@ def _tiff(data: bytes) -> Feature | None:
     if photometric in _PHOTOMETRICS:
         return f"TIFF of {_PHOTOMETRICS[photometric]}", "RGB or grey"
     depths = set(tags.get(_BITS, (1,)))
+    if not depths <= _ANY_DEPTH:
+        return None
     if len(depths) > 1:
         depth = " and ".join(map(str, sorted(depths)))
         return f"TIFF that mixes samples of {depth} bits", "8 bits per sample"
-    if depths <= _ANY_DEPTH and not depths <= _DEPTHS.get(photometric, _ANY_DEPTH):
+    if not depths <= _DEPTHS.get(photometric, _ANY_DEPTH):
         return f"TIFF of {depths.pop()} bits per sample in this colour space", "8 bits per sample"
     return None
 
@@ -154,7 +156,8 @@ def _tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
     tags: dict[int, tuple[int, ...]] = {}
     for at in range(start + 2, start + 2 + 12 * min(count, _MAX_TIFF_TAGS), 12):
         tag, kind, length = struct.unpack_from(f"{order}HHI", data, at)
-        if tag not in (_BITS, _COMPRESSION, _PHOTOMETRIC) or kind not in _TIFF_TYPES:
+        named = tag in (_BITS, _COMPRESSION, _PHOTOMETRIC)
+        if not named or kind not in _TIFF_TYPES or length == 0:
             continue
         values = f"{order}{min(length, 8 if tag == _BITS else 1)}{_TIFF_TYPES[kind]}"
         inline = struct.calcsize(values) <= 4

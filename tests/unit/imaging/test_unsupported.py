@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from service.errors import UndecodableImage, UnsupportedImageType
+from service.imaging.unsupported import unsupported_feature
 from tests.unit.imaging.pictures import (
     FORMATS,
     decoded,
@@ -116,7 +117,7 @@ UNSUPPORTED = {
     "2-bit BMP": bmp_with(2),
     "64-bit BMP": bmp_with(64),
     "BMP that holds a JPEG": bmp_with(0, compression=4),
-    "BMP with a header of 200 bytes": bmp_with(header=200),
+    "BMP with a header of 100 bytes": bmp_with(header=100),
     "TIFF compressed with JPEG 2000": tiff_with(34712),
     "TIFF compressed with JBIG": tiff_with(34661),
     "TIFF compressed with old-style JPEG": tiff_with(6),
@@ -142,6 +143,25 @@ def test_a_feature_that_is_not_decoded_is_named(name: str) -> None:
 def test_the_advice_for_12_bits_is_8_bits() -> None:
     with pytest.raises(UnsupportedImageType, match=r"^12-bit JPEG .*; send 8 bits per sample\.$"):
         preprocessed(jpeg_with(0xC1, bits=12))
+
+
+def test_whatever_stands_in_a_header_is_named_or_not_and_never_an_error() -> None:
+    rng = np.random.default_rng(3)
+    files = [encode_any(noise(8, 6), format) for format in FORMATS] + list(UNSUPPORTED.values())
+    for data in files:
+        for _ in range(300):
+            damaged = bytearray(data[: int(rng.integers(8, len(data)))])
+            for at in rng.integers(8, 200, size=12):
+                damaged[min(int(at), len(damaged) - 1)] = int(rng.choice([0, 1, 3, 4, 255]))
+            for format in FORMATS:
+                name = unsupported_feature(format, bytes(damaged))
+                assert name is None or name.endswith(".")
+
+
+@pytest.mark.parametrize("kind", [3, 4])
+@pytest.mark.parametrize("tag", [258, 259, 262])
+def test_a_tiff_s_tag_without_values_is_no_error(tag: int, kind: int) -> None:
+    assert unsupported_feature("TIFF", tiff({256: (3, [4]), tag: (kind, [])})) is None
 
 
 @pytest.mark.parametrize("format", FORMATS)
