@@ -21,8 +21,7 @@ from service.bundle.store import Bundle
 from service.drift.monitor import Monitor
 from service.errors import DeadlineMissed
 from service.imaging.decoder_pool import DecoderPool
-from service.imaging.header import inspect
-from service.imaging.preprocess import preprocess
+from service.imaging.preprocess import inspect_upload, preprocess
 from service.imaging.statistics import look
 from service.metrics import Metrics, ModelMetrics
 from service.ood.gates import Verdict
@@ -146,7 +145,8 @@ class Pipeline:
 
     def _cost(self, image: bytes) -> DecodeCost:
         """Read from the header what decoding costs, and who does it. Raises image errors."""
-        header = inspect(image, self._check_size)
+        spec = self.bundle.manifest.preprocess
+        header = inspect_upload(image, spec, self._max_image_pixels)
         work = header.work
         large = work.seconds > _LARGE_S or work.interpreter_s > _LARGE_INTERPRETER_S
         return DecodeCost(header.kind, work.seconds, large and self._pool is not None)

@@ -11,9 +11,10 @@ import zlib
 from collections.abc import Iterator
 
 from PIL import Image
-from PIL.TiffImagePlugin import PLANAR_CONFIGURATION, TiffImageFile
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, PLANAR_CONFIGURATION, TiffImageFile
 
 from service.errors import UndecodableImage
+from service.imaging.geometry import Size
 
 _SEPARATE_PLANES = 2
 _PIECE_BYTES = 1 << 16
@@ -25,11 +26,19 @@ _PASSES = (
 )
 
 
+def stored_size(image: TiffImageFile) -> Size:
+    """Return (width, height) of a TIFF before any orientation is applied."""
+    return image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
+
+
 def check_tiles(image: TiffImageFile) -> None:
     """Raise UndecodableImage when the strips or tiles of an opened TIFF do not cover it."""
-    width, height = image._tile_size
+    width, height = stored_size(image)
     planes = 1
-    if image.tile[0].codec_name == "raw" and image.tag_v2.get(PLANAR_CONFIGURATION) == 2:
+    if (
+        image.tile[0].codec_name == "raw"
+        and image.tag_v2.get(PLANAR_CONFIGURATION) == _SEPARATE_PLANES
+    ):
         planes = len(image.getbands())
     boxes = [tile.extents or (0, 0, 0, 0) for tile in image.tile]
     covered = sum((right - left) * (lower - upper) for left, upper, right, lower in boxes)

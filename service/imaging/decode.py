@@ -26,7 +26,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from service.errors import ImageTooLarge, RequestError, UndecodableImage, UnsupportedImageType
 from service.imaging.codec_output import silence_codecs
-from service.imaging.completeness import check_rows, check_tiles
+from service.imaging.completeness import check_rows, check_tiles, stored_size
 from service.imaging.geometry import Size as Size  # callers take it from here
 from service.imaging.header import SizeCheck, inspect_kind
 from service.imaging.jpeg import Source, as_image, decode_rgba
@@ -43,7 +43,6 @@ silence_codecs()
 _ORIENTATION = 0x0112
 _EXIF_KEYS = ("exif", "Raw profile type exif")  # the second is ImageMagick's, in a PNG's text
 _XMP_KEYS = {"xmp", "XML:com.adobe.xmp"}
-_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _SIDEWAYS = (5, 6, 7, 8)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -138,8 +137,7 @@ def _forget_canvases(image: WebPImageFile) -> None:
 
 def _upright_size(image: Image.Image, orientation: int) -> Size:
     if isinstance(image, TiffImageFile):  # whose `size` knows the tag, and not yet the XMP
-        stored = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
-        return _turned(stored, _orientation_in_metadata(image))
+        return _turned(stored_size(image), _orientation_in_metadata(image))
     return _turned(image.size, orientation)
 
 

@@ -32,6 +32,6 @@ def sniff(data: bytes) -> str:
 
 def undecodable(kind: str, data: bytes) -> RequestError:
     """Return the error for data of a known kind that cannot be decoded."""
-    if feature := unsupported_feature(kind, data):
-        return UnsupportedImageType(f"{feature} is not supported; send {ALLOWED}.")
+    if reason := unsupported_feature(kind, data):
+        return UnsupportedImageType(reason)
     return UndecodableImage(f"The {kind} data is truncated or corrupt.")

@@ -58,7 +58,9 @@ _BRANDS = {  # of the ISO base media format, whose first box is called ftyp
     b"crx ": "A raw photograph (CR3)",
 }
 _PNM = re.compile(rb"P[1-7][\s#]")
-_SVG = re.compile(rb"\s*<(?:\?xml\b[^>]*>.{0,4000}?<)?(?:!DOCTYPE svg|svg)\b", re.DOTALL)
+_SVG = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*(?:<(?:\?xml|!--).{0,4000}?)?<(?:!DOCTYPE\s+)?svg\b", re.DOTALL
+)
 _HTML = re.compile(rb"\s*<(?:!doctype html|html)\b", re.IGNORECASE)
 
 

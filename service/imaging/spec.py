@@ -96,6 +96,10 @@ class PreprocessSpec(Closed):
 
     decoder: Literal["pillow"] = "pillow"
     icc_profile: Literal["ignore"] = "ignore"
+    # `apply` is Pillow's `ImageOps.exif_transpose`: the orientation of EXIF; that of XMP if EXIF
+    # has no such tag or there is no EXIF; none if EXIF cannot be read or the number is not 1 to 8.
+    # A PNG may give either after its pixels, or EXIF as ImageMagick's text. Pillow turns a TIFF
+    # while it loads it, so a TIFF is upright with `ignore` as well.
     exif_orientation: Literal["apply", "ignore"]
     palette: Literal["expand"] = "expand"
     alpha: Literal["drop", "composite-white", "composite-black"]

@@ -10,9 +10,11 @@ import re
 import struct
 from collections.abc import Callable
 
+Feature = tuple[str, str]  # (what is not supported, what to send instead)
+
 _JPEG_PROCESSES = {
     0xF7: "JPEG-LS",
-    **dict.fromkeys((0xC3, 0xCB), "Lossless JPEG"),
+    **dict.fromkeys((0xC3, 0xCB), "Lossless JPEG of this kind"),
     **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF, 0xDE), "Hierarchical JPEG"),
 }
 _FRAMES = {*range(0xC0, 0xD0), 0xDE, 0xF7} - {0xC4, 0xC8, 0xCC}
@@ -36,6 +38,7 @@ _COMPRESSIONS = {
     34677: "SGI LogLuv",
     34712: "JPEG 2000",
     34887: "LERC",
+    50001: "WebP",
     34892: "lossy JPEG of a raw photograph",
     50002: "JPEG XL",
     52546: "JPEG XL",
@@ -59,17 +62,18 @@ _DEPTHS = {  # bits per sample by photometric interpretation
 
 
 def unsupported_feature(kind: str, data: bytes) -> str | None:
-    """Return what `data` uses of its format `kind` that no decoder here knows, None if nothing.
+    """Return, as a sentence, what `data` uses of its format `kind` that no decoder here knows.
 
-    A file may be damaged as well: what is unsupported would not be decoded whole either.
+    None if nothing is recognised. A file may be damaged as well, and is unsupported first.
     """
     try:
-        return _FEATURES[kind](data)
+        found = _FEATURES[kind](data)
     except (struct.error, IndexError):  # cut in its header
         return None
+    return f"{found[0]} is not supported; send {found[1]}." if found else None
 
 
-def _jpeg(data: bytes) -> str | None:
+def _jpeg(data: bytes) -> Feature | None:
     at = 2
     for _ in range(_MAX_SEGMENTS):
         while data[at] == 0xFF and data[at + 1] == 0xFF:
@@ -82,61 +86,65 @@ def _jpeg(data: bytes) -> str | None:
     return None
 
 
-def _jpeg_frame(marker: int, bits: int, components: int) -> str | None:
+def _jpeg_frame(marker: int, bits: int, components: int) -> Feature | None:
     if marker in _JPEG_PROCESSES:
-        return _JPEG_PROCESSES[marker]
+        return _JPEG_PROCESSES[marker], "baseline or progressive JPEG of 8 bits per sample"
     if bits != 8 and 2 <= bits <= 16:
-        return f"{bits}-bit JPEG"
-    if components not in (1, 3, 4):
-        return f"A JPEG of {components} components"
+        return f"{bits}-bit JPEG", "8 bits per sample"
+    if components == 2 or 5 <= components <= 8:
+        return f"JPEG of {components} components", "1, 3 or 4"
     return None
 
 
-def _png(data: bytes) -> str | None:
+def _png(data: bytes) -> Feature | None:
     if data[12:16] == b"CgBI":
-        return "PNG as Xcode rewrites it for iOS (CgBI)"
+        return "PNG as Xcode rewrites it for iOS (CgBI)", "the PNG that it was made from"
     return None
 
 
-def _webp(data: bytes) -> str | None:
+def _webp(data: bytes) -> Feature | None:
     chunk = data[12:16]
     if _CHUNK_NAME.fullmatch(chunk) and chunk not in (b"VP8 ", b"VP8L", b"VP8X"):
-        return f"WebP of {chunk.decode().strip()} data"
+        return f"WebP of {chunk.decode().strip()} data", "VP8 or VP8L"
     return None
 
 
-def _bmp(data: bytes) -> str | None:
+def _bmp(data: bytes) -> Feature | None:
     (header,) = struct.unpack_from("<I", data, 14)
-    if header not in (12, 16, 40, 52, 56, 64, 108, 124):
-        return f"BMP with a header of {header} bytes" if header < 256 else None
     if header == 12:
         return None
+    if header not in (16, 40, 52, 56, 64, 108, 124):
+        return (f"BMP with a header of {header} bytes", "one of 40") if header < 128 else None
     (bits,) = struct.unpack_from("<H", data, 28)
     compression = struct.unpack_from("<I", data, 30)[0] if header > 16 else 0
     if compression in (4, 5):
-        return f"{'JPEG' if compression == 4 else 'PNG'} inside BMP"
+        inner = "JPEG" if compression == 4 else "PNG"
+        return f"BMP that holds a {inner}", f"the {inner} itself"
     if bits in (2, 64):
-        return f"{bits}-bit BMP"
+        return f"{bits}-bit BMP", "8 or 24 bits per pixel"
     if compression in (3, 6):
-        return "BMP with these bit masks"
+        return "BMP with these bit masks", "8 or 24 bits per pixel"
     return None
 
 
-def _tiff(data: bytes) -> str | None:
+def _tiff(data: bytes) -> Feature | None:
     if data[8:10] == b"CR":
-        return "A raw photograph (CR2)"
+        return "A raw photograph (CR2)", "a JPEG made from it"
     tags = _tiff_tags(data)
     (compression,) = tags.get(_COMPRESSION, (1,))
     (photometric,) = tags.get(_PHOTOMETRIC, (0,))
     if compression in _COMPRESSIONS:
-        return f"TIFF compressed with {_COMPRESSIONS[compression]}"
+        return f"TIFF compressed with {_COMPRESSIONS[compression]}", "LZW, Deflate or uncompressed"
     if photometric in _PHOTOMETRICS:
-        return f"TIFF of {_PHOTOMETRICS[photometric]}"
+        return f"TIFF of {_PHOTOMETRICS[photometric]}", "RGB or grey"
     depths = set(tags.get(_BITS, (1,)))
+    if not depths <= _ANY_DEPTH:
+        return None
     if len(depths) > 1:
-        return f"TIFF with samples of {', '.join(map(str, sorted(depths)))} bits"
-    if depths <= _ANY_DEPTH and not depths <= _DEPTHS.get(photometric, _ANY_DEPTH):
-        return f"TIFF with {depths.pop()} bits per sample of this colour space"
+        depth = " and ".join(map(str, sorted(depths)))
+        return f"TIFF that mixes samples of {depth} bits", "8 bits per sample"
+    if not depths <= _DEPTHS.get(photometric, _ANY_DEPTH):
+        return f"TIFF of {depths.pop()} bits per sample in this colour space", "8 bits per sample"
     return None
 
 
@@ -148,7 +156,8 @@ def _tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
     tags: dict[int, tuple[int, ...]] = {}
     for at in range(start + 2, start + 2 + 12 * min(count, _MAX_TIFF_TAGS), 12):
         tag, kind, length = struct.unpack_from(f"{order}HHI", data, at)
-        if tag not in (_BITS, _COMPRESSION, _PHOTOMETRIC) or kind not in _TIFF_TYPES:
+        named = tag in (_BITS, _COMPRESSION, _PHOTOMETRIC)
+        if not named or kind not in _TIFF_TYPES or length == 0:
             continue
         values = f"{order}{min(length, 8 if tag == _BITS else 1)}{_TIFF_TYPES[kind]}"
         inline = struct.calcsize(values) <= 4
@@ -157,7 +166,7 @@ def _tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
     return tags
 
 
-_FEATURES: dict[str, Callable[[bytes], str | None]] = {
+_FEATURES: dict[str, Callable[[bytes], Feature | None]] = {
     "JPEG": _jpeg,
     "PNG": _png,
     "WEBP": _webp,

@@ -92,6 +92,8 @@ EXIF_TEXTS = {
     "zTXt": (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"")),
     "iTXt": (b"iTXt", b"Raw profile type exif\0\0\0\0\0"),
     "text called exif": (b"tEXt", b"exif\0II*\0"),
+    "international text called exif": (b"iTXt", b"exif\0\0\0\0\0II*"),
+    "text called xmp": (b"tEXt", b'xmp\0tiff:Orientation="6"'),
     "eXIf": (b"eXIf", b"II*\0\x08\0\0\0\0\0\0\0\0\0"),
     "XMP": (b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0tiff:Orientation="6"'),
 }

@@ -5,10 +5,7 @@ Seeded, so that a failure comes back; the seeds name the file and the damage.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +15,6 @@ from service.errors import ImageTooLarge, UndecodableImage, UnsupportedImageType
 from service.imaging.preprocess import preprocess
 from tests.unit.imaging.pictures import FORMATS, encode, encode_any, noise, spec
 
-ROOT = Path(__file__).parents[3]
 RULES = spec(alpha="composite-white")
 BOUND = 1_000_000
 # pytest's own filters go before the one that decode.py sets, so Pillow's warnings need this here.
@@ -135,29 +131,6 @@ def test_noise_behind_a_signature_gives_pixels_or_a_refusal(format: str) -> None
 
     for length in range(0, 200, 3):
         assert outcome(signature + rng.bytes(length)) != "UnsupportedImageType"
-
-
-WATCH = """
-import numpy as np
-from tests.unit.imaging import test_hostile_images as hostile
-
-rng = np.random.default_rng(11)
-for format in ("JPEG", "PNG", "WEBP", "BMP", "GIF"):
-    for data in hostile.variants(format):
-        for damage in hostile.DAMAGES:
-            for _ in range(20):
-                hostile.outcome(damage(data, rng))
-print("done")
-"""
-
-
-def test_no_warning_that_a_client_can_word_reaches_the_log() -> None:
-    # A process of its own, with Python's own filters. Without TIFF: libtiff writes to descriptor 2.
-    run = subprocess.run(
-        [sys.executable, "-W", "always", "-c", WATCH], cwd=ROOT, capture_output=True, text=True
-    )
-
-    assert (run.stdout, run.stderr) == ("done\n", "")
 
 
 @pytest.mark.parametrize("compression", [1, 2])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from service.errors import ImageTooLarge
 from service.imaging.decode import Size, decode
@@ -249,6 +250,17 @@ def test_a_tiff_is_turned_by_pillow_s_loader_and_so_in_any_case() -> None:
         data = tiff(exif, xmp)
         with Image.open(io.BytesIO(data)) as image:
             assert np.array_equal(decoded(data, ignoring), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("kind", [2, 3, 4])  # text, and numbers
+def test_xmp_of_the_wrong_type_is_no_reason_to_refuse_a_tiff(kind: int) -> None:
+    directory = ImageFileDirectory_v2()
+    directory[XMP_TAG] = SIX.decode() if kind == 2 else (7, 8, 9)
+    directory.tagtype[XMP_TAG] = kind
+
+    data = encode(PICTURE, "TIFF", tiffinfo=directory)
+
+    assert np.array_equal(decoded(data), np.asarray(PICTURE))
 
 
 @pytest.mark.parametrize("start", [b"tiff:Orientatio", b"tiff:Orientation=", b"<tiff:Orientation>"])
