@@ -1,0 +1,68 @@
+"""What the connections of one server share: its drain, and answers that need no handler."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from service.api.context import RequestContext
+from service.api.framing import Refusal
+from service.api.problems import make_problem, respond
+from service.metrics import Metrics
+
+log = logging.getLogger("service.access")
+
+_ROUTE = "malformed"  # as the metrics and the log name a request that reaches no route
+_PROBLEMS = {
+    400: ("bad-request", "The request is malformed"),
+    405: ("method-not-allowed", "Method Not Allowed"),
+    431: ("head-too-large", "The request's head is too large"),
+}
+
+
+@dataclass(slots=True)
+class Wire:
+    """Shared by the connections of one server; used on the event loop."""
+
+    metrics: Metrics
+    keep_alive_s: float  # how long an idle connection stays open
+    body_stall_s: float = 60.0  # longest pause between two reads of a body that is waited for
+    draining: bool = False  # every answer closes its connection
+    stopping: bool = False  # idle connections are closed
+
+    def refuse(
+        self,
+        refusal: Refusal,
+        fields: list[tuple[bytes, bytes]],
+        default_fields: Iterable[tuple[bytes, bytes]],
+    ) -> bytes:
+        """Return the whole answer to a request that no handler can be given; log and count it."""
+        context = RequestContext.from_headers(fields)
+        code, title = _PROBLEMS[refusal.status]
+        problem = make_problem(refusal.status, code, title, str(refusal), context)
+        self.metrics.request(_ROUTE, refusal.status, 0.0)
+        log.info(
+            "request",
+            extra={
+                "fields": {
+                    "request_id": context.request_id,
+                    "route": _ROUTE,
+                    "status": refusal.status,
+                    "code": code,
+                    "detail": str(refusal),
+                }
+            },
+        )
+        response = respond(problem)
+        head = [
+            *default_fields,
+            *response.raw_headers,
+            *context.response_headers(),
+            (b"connection", b"close"),
+        ]
+        status = HTTPStatus(refusal.status)
+        lines = [b"HTTP/1.1 %d %s" % (status, status.phrase.encode("ascii"))]
+        lines += [name + b": " + value for name, value in head]
+        return b"\r\n".join([*lines, b"", bytes(response.body)])
