@@ -32,7 +32,6 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_REFUSED, EXIT_FAILED = 0, 1, 70
-_KEEP_ALIVE_S = 75  # longer than a load balancer's usual 60 s, so that it never meets a closed one
 _BODY_STALL_S = 30  # more than the upload timeout, whose 408 comes first
 
 
@@ -57,7 +56,10 @@ def build(settings: Settings) -> tuple[ASGIApp, Service, Wire]:
     app.include_router(operations.probes(service, metrics))
     problems.install(app)
     short = classify.ShortCut(app, classifier)
-    wire = Wire(metrics, _KEEP_ALIVE_S, settings.upload_timeout_s + _BODY_STALL_S)
+    wire = Wire(
+        on_refused=lambda route, status: metrics.request(route, status, 0.0),
+        body_stall_s=settings.upload_timeout_s + _BODY_STALL_S,
+    )
     return ContextMiddleware(short, metrics, problems.response_to_surprise), service, wire
 
 

@@ -24,7 +24,7 @@ class Refusal(Exception):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each request, and that takes longer
 class Framing:
     """How long the body of a request is, and whether its client waits for 100 Continue."""
 
@@ -46,24 +46,24 @@ def framing_of(version: str, fields: Sequence[tuple[bytes, bytes]]) -> Framing:
     """
     if version not in ("1.1", "1.0"):
         raise Refusal(f"HTTP/{version} is not supported; use HTTP/1.1.")
-    hosts, length, chunked, expects_100 = [], 0, False, False
+    hosts, host, length, chunked, expects_100 = 0, b"", 0, False, False
     for name, value in fields:
         if name == b"host":
-            hosts.append(value)
+            hosts, host = hosts + 1, value
         elif name == b"content-length":
             length = int(value)
         elif name == b"transfer-encoding":
             chunked = _is_chunked(version, value)
         elif name == b"expect":
             expects_100 = version == "1.1" and value.lower() == b"100-continue"
-    _check_host(version, hosts)
+    _check_host(version, hosts, host)
     return Framing(length, chunked, expects_100)
 
 
-def _check_host(version: str, hosts: Sequence[bytes]) -> None:
-    if len(hosts) != 1 and (hosts or version == "1.1"):
-        raise Refusal(f"An HTTP/1.1 request has one Host header; this one has {len(hosts)}.")
-    if hosts and not _HOST.fullmatch(hosts[0]):
+def _check_host(version: str, hosts: int, host: bytes) -> None:
+    if hosts != 1 and (hosts or version == "1.1"):
+        raise Refusal(f"An HTTP/1.1 request has one Host header; this one has {hosts}.")
+    if not _HOST.fullmatch(host):
         raise Refusal("The Host header is malformed.")
 
 

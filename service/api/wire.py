@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from service.api.context import RequestContext
 from service.api.framing import Refusal
 from service.api.problems import make_problem, respond
-from service.metrics import Metrics
 
 log = logging.getLogger("service.access")
 
@@ -26,11 +25,12 @@ _PROBLEMS = {
 class Wire:
     """Shared by the connections of one server; used on the event loop."""
 
-    metrics: Metrics
-    keep_alive_s: float  # how long an idle connection stays open
+    on_refused: Callable[[str, int], None] = lambda route, status: None  # counts the answer
+    keep_alive_s: float = 75.0  # longer than a load balancer's 60 s: it never meets a closed one
     body_stall_s: float = 60.0  # longest pause between two reads of a body that is waited for
     draining: bool = False  # every answer closes its connection
     stopping: bool = False  # idle connections are closed
+    half_closed: set[object] = field(default_factory=set)  # connections whose client only reads
 
     def refuse(
         self,
@@ -42,7 +42,7 @@ class Wire:
         context = RequestContext.from_headers(fields)
         code, title = _PROBLEMS[refusal.status]
         problem = make_problem(refusal.status, code, title, str(refusal), context)
-        self.metrics.request(_ROUTE, refusal.status, 0.0)
+        self.on_refused(_ROUTE, refusal.status)
         log.info(
             "request",
             extra={
