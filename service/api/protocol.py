@@ -33,7 +33,6 @@ SILENCE_TIMEOUT_S = 5.0  # while a body is dropped, and for the last bytes of an
 WRITE_TIMEOUT_S = 30.0  # for a client to read what fills the write buffer
 STOP_GRACE_S = 1.0  # quiet time before a stopping server closes an idle connection
 HALF_CLOSE_S = 0.25  # end of input this soon after a whole request: the client still reads
-MAX_HALF_CLOSED = 8  # such connections of one server at once
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -73,7 +72,7 @@ class BoundedHttp(HttpToolsProtocol):
         """Forget what is held, and inform the handler."""
         self._due = self._write_due = math.inf
         self._deaf, self._ahead = True, bytearray()
-        self.wire.half_closed.discard(self)
+        self.wire.half_closed.forget(self.transport)
         super().connection_lost(exc)
         self._connection.end()
 
@@ -95,17 +94,14 @@ class BoundedHttp(HttpToolsProtocol):
 
         A client that has left and one that has shut down its sending side look the same until
         something is written. The end of input right after a whole request is taken for the
-        second, and answered, for a few clients at once; else it is taken for the first, so that
-        a crowd that leaves costs nothing.
+        second, and answered; later, or in a crowd, for the first, which costs nothing more.
         """
         self._input_ended = True
+        now = self.loop.time()
         is_whole = self._answering or (self._unanswered and self.cycle.fault is not None)
-        is_soon = self.loop.time() - self._heard <= HALF_CLOSE_S
-        half_closed = self.wire.half_closed
-        if not (is_whole and is_soon and len(half_closed) < MAX_HALF_CLOSED):
+        if not is_whole or now - self._heard > HALF_CLOSE_S:
             return False
-        half_closed.add(self)
-        return True
+        return self.wire.half_closed.admit(self.transport, now)
 
     def pause_writing(self) -> None:
         """Give the client a time to read."""

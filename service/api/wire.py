@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -21,6 +23,34 @@ _PROBLEMS = {
 }
 
 
+MAX_HALF_CLOSED = 8  # connections of one server at once whose client only reads
+_CROWD_S = 1.0  # after more than those at once, the end of input is a client that leaves
+
+
+class HalfClosed:
+    """Connections whose client has ended its input and may still read; a crowd of them has left."""
+
+    def __init__(self) -> None:
+        self._transports: set[asyncio.Transport] = set()
+        self._crowd_until = -math.inf
+
+    def admit(self, transport: asyncio.Transport, now: float) -> bool:
+        """Return whether to keep this connection. One too many closes them all."""
+        if len(self._transports) >= MAX_HALF_CLOSED:
+            self._crowd_until = now + _CROWD_S
+            for other in list(self._transports):
+                other.abort()
+            self._transports.clear()
+        if now < self._crowd_until:
+            return False
+        self._transports.add(transport)
+        return True
+
+    def forget(self, transport: asyncio.Transport) -> None:
+        """Drop a connection that is closed."""
+        self._transports.discard(transport)
+
+
 @dataclass(slots=True)
 class Wire:
     """Shared by the connections of one server; used on the event loop."""
@@ -30,7 +60,7 @@ class Wire:
     body_stall_s: float = 60.0  # longest pause between two reads of a body that is waited for
     draining: bool = False  # every answer closes its connection
     stopping: bool = False  # idle connections are closed
-    half_closed: set[object] = field(default_factory=set)  # connections whose client only reads
+    half_closed: HalfClosed = field(default_factory=HalfClosed)
 
     def refuse(
         self,
