@@ -22,7 +22,8 @@ class PersistentClient(threading.Thread):
         super().__init__()
         self._address = server.url.removeprefix("http://").split(":")
         self._path, self._body = path, body
-        self.answered, self.lost, self.closes = 0, [], 0
+        self.answered, self.closes = 0, 0
+        self.lost: list[str] = []
         self.busy = threading.Event()
 
     def run(self) -> None:
