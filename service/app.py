@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import importlib.metadata
 import logging
@@ -12,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import NoReturn
 
 import uvicorn
@@ -23,7 +22,8 @@ from service import logs, memory
 from service.api import classify, feedback, operations, problems
 from service.api.classifier import Classifier
 from service.api.context import ContextMiddleware
-from service.api.protocol import BoundedHttp
+from service.api.server import Server
+from service.api.wire import Wire
 from service.errors import SettingsInvalid, StartupError
 from service.lifecycle import Service
 from service.metrics import Metrics
@@ -32,7 +32,7 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_REFUSED, EXIT_FAILED = 0, 1, 70
-_KEEP_ALIVE_S = 75  # longer than a load balancer's usual 60 s, so that it never meets a closed one
+_BODY_STALL_S = 30  # more than the upload timeout, whose 408 comes first
 
 
 def version() -> str:
@@ -40,7 +40,7 @@ def version() -> str:
     return importlib.metadata.version("tidegate")
 
 
-def build(settings: Settings) -> tuple[ASGIApp, Service]:
+def build(settings: Settings) -> tuple[ASGIApp, Service, Wire]:
     """Put the parts together; nothing runs yet."""
     metrics = Metrics(version())
     service = Service(settings.service_config(), metrics)
@@ -56,7 +56,11 @@ def build(settings: Settings) -> tuple[ASGIApp, Service]:
     app.include_router(operations.probes(service, metrics))
     problems.install(app)
     short = classify.ShortCut(app, classifier)
-    return ContextMiddleware(short, metrics, problems.response_to_surprise), service
+    wire = Wire(
+        on_refused=lambda route, status: metrics.request(route, status, 0.0),
+        body_stall_s=settings.upload_timeout_s + _BODY_STALL_S,
+    )
+    return ContextMiddleware(short, metrics, problems.response_to_surprise), service, wire
 
 
 def run(settings: Settings) -> NoReturn:
@@ -91,35 +95,26 @@ def _listen(host: str, port: int) -> socket.socket:
         raise SettingsInvalid(f"Cannot listen on {host}:{port}: {reason}.") from error
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, with signals left to `_serve`."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 async def _serve(settings: Settings, listener: socket.socket) -> int:
-    app, service = build(settings)
-    server = _Server(
+    app, service, wire = build(settings)
+    server = Server(
         uvicorn.Config(
             app,
-            http=BoundedHttp,
             ws="none",
             log_config=None,
             access_log=False,
             lifespan="off",
             proxy_headers=False,  # a client could name any address as its own
             server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
-        )
+        ),
+        wire,
     )
     told = _listen_to_signals()
     serving = asyncio.create_task(server.serve([listener]))
     host, port = listener.getsockname()[:2]
     log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-    code = await _live(service, told, settings.drain_delay_s)
+    code = await _live(service, told, settings.drain_delay_s, server.begin_drain)
     service.stop_admitting()
     server.should_exit = True
     if code != EXIT_FAILED:
@@ -128,7 +123,12 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
     return code
 
 
-async def _live(service: Service, told: asyncio.Queue[int], drain_delay_s: float) -> int:
+async def _live(
+    service: Service,
+    told: asyncio.Queue[int],
+    drain_delay_s: float,
+    on_drain: Callable[[], None],
+) -> int:
     """Start, serve, and go on serving for the drain's delay; returns the exit code."""
     stop = asyncio.create_task(told.get())
     starting = asyncio.create_task(service.start())
@@ -147,6 +147,7 @@ async def _live(service: Service, told: asyncio.Queue[int], drain_delay_s: float
     await asyncio.wait({stop, failed}, return_when=asyncio.FIRST_COMPLETED)
     if not failed.done():
         service.begin_drain()
+        on_drain()
         if stop.result() == signal.SIGTERM:
             log.info("draining: serving %g s more, then finishing the rest", drain_delay_s)
             await asyncio.wait({failed}, timeout=drain_delay_s)

@@ -24,7 +24,7 @@ from prometheus_client.utils import floatToGoString
 
 ROUTES = (
     *("/classify", "/classify/batch", "/models", "/models/{name}", "/drift", "/feedback"),
-    *("/livez", "/readyz", "/metrics", "/", "other"),
+    *("/livez", "/readyz", "/metrics", "/", "other", "malformed"),
 )
 STAGES = ("read", "decode", "queue", "engine", "gates")
 DECISIONS = ("accept", "review", "reject")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.api.connection import Connection
 from service.api.context import RequestContext
 from service.api.limits import ByteBudget, ClientQuota, HttpLimits, Reservation, read_body
 from service.api.multipart import files, is_multipart
@@ -21,7 +22,6 @@ from service.api.problems import (
     problem_of,
     respond,
 )
-from service.api.protocol import Connection
 from service.api.schemas import as_json, classify_body, model_ref, ood_body
 from service.bundle.store import Bundle
 from service.errors import BadRequest, TidegateError

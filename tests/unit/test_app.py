@@ -32,7 +32,7 @@ def live(service: FakeService, act: Callable[[asyncio.Queue[int]], None]) -> int
     async def scenario() -> int:
         told: asyncio.Queue[int] = asyncio.Queue()
         act(told)
-        return await _live(cast(Service, service), told, drain_delay_s=0)
+        return await _live(cast(Service, service), told, 0, lambda: None)
 
     return asyncio.run(scenario())
 

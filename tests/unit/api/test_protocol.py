@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -10,7 +11,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from service.api.protocol import BoundedHttp, Connection
+from service.api.connection import Connection
+from service.api.parser import RequestParser
+from service.api.protocol import (
+    HEAD_TIMEOUT_S,
+    MAX_AHEAD_BYTES,
+    WRITE_TIMEOUT_S,
+    BoundedHttp,
+    bounded_http,
+)
+from service.api.wire import MAX_HALF_CLOSED, Wire
 
 PATIENCE_S = 30.0
 
@@ -21,6 +31,7 @@ class FakeTransport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.reading = True
+        self.closed = self.aborted = False
         self.written: list[bytes] = []
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
@@ -33,7 +44,13 @@ class FakeTransport(asyncio.Transport):
         self.written.append(data)
 
     def close(self) -> None:
-        return
+        self.closed = True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def can_write_eof(self) -> bool:
+        return False
 
     def pause_reading(self) -> None:
         self.reading = False
@@ -136,3 +153,184 @@ def test_a_head_without_a_body_is_written_all_the_same(method: bytes, app: ASGIA
 
     assert head.startswith(b"HTTP/1.1 20")
     assert head.endswith(b"\r\n\r\n")
+
+
+def connected(app: ASGIApp, wire: Wire | None = None) -> tuple[BoundedHttp, FakeTransport]:
+    kind = bounded_http(wire or Wire())
+    config = Config(app, http=kind, ws="none", lifespan="off", log_config=None)
+    config.load()
+    protocol = kind(config=config, server_state=ServerState(), app_state={})
+    transport = FakeTransport()
+    protocol.connection_made(transport)
+    return protocol, transport
+
+
+def run(scene: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(scene, PATIENCE_S))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110 - what the transport gets is no event
+        await asyncio.sleep(0)
+
+
+def upload(body: bytes) -> bytes:
+    return b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+class Slow:
+    """A handler that reads its request and answers when it is allowed to."""
+
+    def __init__(self) -> None:
+        self.started, self.may_answer = 0, asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.started += 1
+        while (message := await receive())["type"] != "http.disconnect":
+            if not message["more_body"]:
+                break
+        await self.may_answer.wait()
+        await nothing_in_it(scope, receive, send)
+
+
+def test_what_is_sent_ahead_is_bounded_and_not_begun() -> None:
+    async def scene() -> None:
+        slow = Slow()
+        protocol, transport = connected(slow)
+        protocol.data_received(upload(b"1"))
+        sent = 0
+        while transport.reading:
+            protocol.data_received(upload(bytes(10_000)) * 3)
+            sent += 3
+            await asyncio.sleep(0)
+
+        assert sent * 10_000 < 2 * MAX_AHEAD_BYTES
+        assert slow.started == 1
+        slow.may_answer.set()
+        await until(lambda: len(transport.written) == 1 + sent)
+        assert transport.reading
+
+    run(scene())
+
+
+def test_ten_thousand_requests_sent_ahead_are_answered_one_by_one() -> None:
+    async def scene() -> None:
+        slow = Slow()
+        slow.may_answer.set()
+        protocol, transport = connected(slow)
+        protocol.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 10_000)
+        await until(lambda: len(transport.written) == 10_000)
+
+    run(scene())
+
+
+@pytest.mark.parametrize(
+    ("sent", "seconds"),
+    [
+        (b"", HEAD_TIMEOUT_S),
+        (b"GET / HT", HEAD_TIMEOUT_S),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 75),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET", HEAD_TIMEOUT_S),
+        (upload(b"123")[:-1], 60),
+    ],
+    ids=["nothing", "part of a head", "one request", "one request and a part", "part of a body"],
+)
+def test_a_silent_client_is_closed_in_time(sent: bytes, seconds: float) -> None:
+    async def scene() -> None:
+        slow = Slow()
+        slow.may_answer.set()
+        protocol, transport = connected(slow)
+        if sent:
+            protocol.data_received(sent)
+        await until(lambda: len(transport.written) == sent.count(b"GET / HTTP"))
+        now = asyncio.get_running_loop().time()
+        protocol.check_time(now + seconds - 5)
+        early = transport.closed
+        protocol.check_time(now + seconds + 1)
+        assert (early, transport.closed) == (False, True)
+        protocol.connection_lost(None)
+
+    run(scene())
+
+
+def test_a_client_that_does_not_read_its_answer_is_cut_off() -> None:
+    async def scene() -> None:
+        protocol, transport = connected(Slow())
+        protocol.data_received(upload(b"1"))
+        protocol.pause_writing()
+        now = asyncio.get_running_loop().time()
+        protocol.check_time(now + WRITE_TIMEOUT_S - 1)
+        early = transport.aborted
+        protocol.check_time(now + WRITE_TIMEOUT_S + 1)
+        assert (early, transport.aborted) == (False, True)
+        protocol.connection_lost(None)
+
+    run(scene())
+
+
+def test_the_end_of_input_right_after_a_request_is_no_departure() -> None:
+    async def scene() -> None:
+        protocol, _ = connected(Slow())
+        protocol.data_received(upload(b"1"))
+        assert protocol.eof_received()
+
+        partial, _ = connected(Slow())
+        partial.data_received(upload(b"12")[:-1])
+        assert not partial.eof_received()
+
+    run(scene())
+
+
+def test_a_crowd_whose_input_ends_has_left() -> None:
+    async def scene() -> None:
+        wire = Wire()
+        crowd = [connected(Slow(), wire) for _ in range(MAX_HALF_CLOSED + 1)]
+        for protocol, _ in crowd:
+            protocol.data_received(upload(b"1"))
+        kept = [protocol.eof_received() for protocol, _ in crowd]
+
+        assert kept == [True] * MAX_HALF_CLOSED + [False]
+        assert all(transport.aborted for _, transport in crowd[:-1])
+
+    run(scene())
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 7, 64, 4096])
+@pytest.mark.parametrize("offer", [b"", b"Connection: upgrade\r\nUpgrade: h2c\r\n"])
+def test_requests_are_the_same_however_they_are_cut(step: int, offer: bytes) -> None:
+    blank = b"\r\n\r\n\r\n\r\n"
+    head = b"POST / HTTP/1.1\r\nHost: x\r\n" + offer
+    stream = b"".join(
+        [
+            head + b"Content-Length: %d\r\n\r\n" % len(blank) + blank,
+            head + b"Transfer-Encoding: chunked\r\n\r\n8\r\n" + blank + b"\r\n0\r\nA: b\r\n\r\n",
+            head + b"\r\n",
+            b"\r\n" + head + b"Content-Length: 0\r\n\r\n",
+        ]
+    )
+    seen = Seen()
+    parser = RequestParser(seen)
+    for start in range(0, len(stream), step):
+        piece, at = stream[start : start + step], 0
+        while at < len(piece):
+            at = parser.feed(piece, at)
+
+    assert seen.bodies == [blank, blank, b"", b""]
+    assert parser.is_between
+
+
+class Seen:
+    """The bodies of the requests that a parser found."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self._body = b""
+
+    def on_head(self) -> None:
+        self._body = b""
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body
+
+    def on_end(self) -> None:
+        self.bodies.append(self._body)

@@ -1,0 +1,90 @@
+"""One request and its answer, on top of uvicorn's cycle: one write, and faults in a body."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from service.errors import BadRequest
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
+
+
+class Exchange(RequestResponseCycle):
+    """uvicorn's cycle; `ends_connection` is called when the answer starts.
+
+    A body that turns out to be malformed is the handler's to answer: `receive` raises BadRequest.
+    """
+
+    def __init__(self, ends_connection: Callable[[], bool], **options: Any) -> None:
+        super().__init__(**options)
+        self.fault: BadRequest | None = None
+        self._ends_connection = ends_connection
+        self.transport = OneWrite(self)  # type: ignore[assignment]  # all that a cycle uses
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send one ASGI message; the head says `connection: close` if no other answer follows."""
+        if not self.response_started and self._ends_connection():
+            self.keep_alive = False
+        await super().send(message)
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """Return what has arrived of the body, after waiting for it, or the disconnect.
+
+        Unlike uvicorn's, it leaves reading paused once the body is complete: what arrives then
+        belongs to the next request. Raises BadRequest for a malformed body.
+        """
+        if self.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.waiting_for_100_continue = False
+        if not self.disconnected and not self.response_complete:
+            if self.more_body:
+                self.flow.resume_reading()
+            await self.message_event.wait()
+            self.message_event.clear()
+        if self.fault is not None:
+            raise self.fault
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        body, self.body = bytes(self.body), bytearray()
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
+
+
+class OneWrite:
+    """A response's transport: its head waits for the body's first piece and is sent with it.
+
+    One packet instead of two: each passes through the kernel and wakes the client.
+    """
+
+    __slots__ = ("_cycle", "_head", "_started", "_transport")
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._transport = cycle.transport
+        self._started = cycle.scope["method"] == "HEAD"  # which has no body: nothing to wait for
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        """Write, or hold back the head; what comes before it (100 Continue) is sent at once."""
+        if self._cycle.response_started and not self._started:
+            self._started, self._head = True, data
+            return
+        self._transport.write(self._head + data)
+        self._head = b""
+
+    def close(self) -> None:
+        """Send what was held back; close if the answer broke off.
+
+        After a complete answer the protocol closes: the client may still be sending.
+        """
+        if self._head:
+            self.write(b"")
+        if not self._cycle.response_complete:
+            self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Return whether the connection is lost or closed."""
+        return self._transport.is_closing()

@@ -1,0 +1,89 @@
+"""Where a request's head and body end, and which heads are refused (RFC 9112). Pure functions.
+
+The parser (llhttp, strict) already rejects bare LF, folded fields, space before a colon, invalid
+field names and values, repeated Content-Length, and Content-Length with Transfer-Encoding. What it
+accepts and RFC 9112 does not, or what this server cannot serve, is rejected here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MAX_FIELDS = 128  # header fields of one request; proxies and other servers stop at about 100
+_BLANK_LINE = b"\r\n\r\n"
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(:[0-9]*)?")  # RFC 3986
+
+
+class Refusal(Exception):
+    """A request that is answered by the protocol itself, because no handler can be given it."""
+
+    def __init__(self, detail: str, status: int = 400) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+@dataclass(slots=True)  # not frozen: one is made for each request, and that takes longer
+class Framing:
+    """How long the body of a request is, and whether its client waits for 100 Continue."""
+
+    length: int = 0  # bytes; 0 if chunked
+    chunked: bool = False
+    expects_100: bool = False
+
+    def as_head(self) -> bytes:
+        """Return a request head that makes a parser expect this body and nothing else."""
+        if self.chunked:
+            return b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        return b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % self.length
+
+
+def framing_of(version: str, fields: Sequence[tuple[bytes, bytes]]) -> Framing:
+    """Return the framing of a request with these fields, whose names are in lower case.
+
+    Raises Refusal where RFC 9112 requires it.
+    """
+    if version not in ("1.1", "1.0"):
+        raise Refusal(f"HTTP/{version} is not supported; use HTTP/1.1.")
+    hosts, host, length, chunked, expects_100 = 0, b"", 0, False, False
+    for name, value in fields:
+        if name == b"host":
+            hosts, host = hosts + 1, value
+        elif name == b"content-length":
+            length = int(value)
+        elif name == b"transfer-encoding":
+            chunked = _is_chunked(version, value)
+        elif name == b"expect":
+            expects_100 = version == "1.1" and value.lower() == b"100-continue"
+    _check_host(version, hosts, host)
+    return Framing(length, chunked, expects_100)
+
+
+def _check_host(version: str, hosts: int, host: bytes) -> None:
+    if hosts != 1 and (hosts or version == "1.1"):
+        raise Refusal(f"An HTTP/1.1 request has one Host header; this one has {hosts}.")
+    if not _HOST.fullmatch(host):
+        raise Refusal("The Host header is malformed.")
+
+
+def _is_chunked(version: str, coding: bytes) -> bool:
+    if version != "1.1":
+        raise Refusal("Transfer-Encoding is not part of HTTP/1.0.")
+    if coding.lower() != b"chunked":
+        raise Refusal("The only supported Transfer-Encoding is chunked.")
+    return True
+
+
+def after_blank_line(data: bytes | bytearray, start: int, tail: bytes) -> int:
+    """Return the index after the next blank line from `start` on, or the length of `data`.
+
+    `tail` are the last bytes received before `data`, up to three of them: the blank line that ends
+    a head, or a chunked body, may be split between two reads.
+    """
+    if tail:
+        split = (tail + data[start : start + 3]).find(_BLANK_LINE)
+        if split >= 0:
+            return start + split + len(_BLANK_LINE) - len(tail)
+    found = data.find(_BLANK_LINE, start)
+    return len(data) if found < 0 else found + len(_BLANK_LINE)

@@ -1,0 +1,81 @@
+"""uvicorn's server with a drain that loses no request, and a clock for its connections."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import socket
+import struct
+from collections.abc import Iterator
+
+import uvicorn
+
+from service.api.protocol import BoundedHttp, bounded_http
+from service.api.wire import Wire
+
+_CHECK_EVERY_S = 0.25
+_HANDSHAKE_S = 0.2  # for connections that are half made when no new ones are wanted
+_SO_ATTACH_FILTER = 26  # Linux; the socket module does not name it
+# Classic BPF on a listening socket, which sees TCP headers: drop SYN, pass everything else.
+_DROP_SYN = (
+    (0x30, 0, 0, 13),  # load the byte of flags
+    (0x45, 0, 1, 0x02),  # is SYN set?
+    (0x06, 0, 0, 0),  # drop
+    (0x06, 0, 0, 0xFFFFFFFF),  # pass
+)
+
+
+class Server(uvicorn.Server):
+    """Leaves signals to its owner; `begin_drain` makes every answer close its connection."""
+
+    def __init__(self, config: uvicorn.Config, wire: Wire) -> None:
+        config.http = bounded_http(wire)
+        super().__init__(config)
+        self._wire = wire
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+    def begin_drain(self) -> None:
+        """Serve on, but let each client know with its next answer that it has to connect anew."""
+        self._wire.draining = True
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until `should_exit`."""
+        checking = asyncio.create_task(self._check_connections())
+        try:
+            await super().serve(sockets)
+        finally:
+            checking.cancel()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no new connections, answer on those that are made, and close what is idle."""
+        self._wire.draining = self._wire.stopping = True
+        for listener in sockets or ():
+            refuse_connections(listener)
+        await asyncio.sleep(_HANDSHAKE_S)  # meanwhile those in the backlog are accepted
+        await super().shutdown(sockets)
+
+    async def _check_connections(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_CHECK_EVERY_S)
+            now = loop.time()
+            for connection in list(self.server_state.connections):
+                assert isinstance(connection, BoundedHttp)  # noqa: S101 - set in __init__
+                connection.check_time(now)
+
+
+def refuse_connections(listener: socket.socket) -> None:
+    """Make the kernel ignore new connections, so that the backlog can be emptied before closing.
+
+    A listening socket that is closed resets the connections in its backlog, whose clients may have
+    sent a request already. Where there is no such filter, nothing is done.
+    """
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in _DROP_SYN))
+    program = struct.pack("@HP", len(_DROP_SYN), ctypes.addressof(code))
+    with contextlib.suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
