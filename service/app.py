@@ -23,7 +23,9 @@ from service import logs, memory
 from service.api import classify, feedback, operations, problems
 from service.api.classifier import Classifier
 from service.api.context import ContextMiddleware
+from service.api.methods import Methods
 from service.api.protocol import BoundedHttp
+from service.api.uploads import ByteBudget
 from service.errors import SettingsInvalid, StartupError
 from service.lifecycle import Service
 from service.metrics import Metrics
@@ -48,14 +50,19 @@ def build(settings: Settings) -> tuple[ASGIApp, Service]:
         title="Tidegate",
         version=version(),
         summary="Image classification that knows when not to answer.",
+        redirect_slashes=False,  # each route has one address: rules of proxies hold for it
     )
-    classifier = Classifier(service, settings.http_limits(), metrics, settings.ood_action)
+    limits = settings.http_limits()
+    budget = ByteBudget(
+        limits.max_inflight_bytes, limits.max_upload_bytes, lambda: metrics.shed("upload-bytes")
+    )
+    classifier = Classifier(service, limits, budget, metrics, settings.ood_action)
     app.include_router(classify.router(classifier))
-    app.include_router(feedback.router(service, metrics))
+    app.include_router(feedback.router(service, limits, budget, metrics))
     app.include_router(operations.models(service))
     app.include_router(operations.probes(service, metrics))
     problems.install(app)
-    short = classify.ShortCut(app, classifier)
+    short = classify.ShortCut(Methods(app), classifier)
     return ContextMiddleware(short, metrics, problems.response_to_surprise), service
 
 

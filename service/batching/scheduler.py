@@ -129,13 +129,15 @@ class Scheduler:
             unloaded_s = self._cautious.unloaded_s
         self._metrics.shed(refusal.reason)
         left_ms = 1000 * (deadline - now)
+        if left_ms <= 0:
+            raise DeadlineMissed("The deadline had passed before the image could be admitted.")
         if refusal.retry_after_s is None:
             raise DeadlineMissed(
                 f"The deadline, {left_ms:.0f} ms from now, is shorter than one image takes "
                 f"on an idle engine ({1000 * unloaded_s:.1f} ms)."
             )
         raise Overloaded(
-            f"Too much is waiting to answer within {left_ms:.0f} ms.", refusal.retry_after_s
+            f"Queue too long to answer within {left_ms:.0f} ms.", refusal.retry_after_s
         )
 
     def run(self, ticket: Ticket, decode: Decode) -> asyncio.Future[Answer]:
