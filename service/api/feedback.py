@@ -103,6 +103,8 @@ def parse(body: bytes) -> Feedback:
         raise BadRequest("The body is not UTF-8.") from None
     except json.JSONDecodeError as error:
         raise BadRequest(f"The body is not JSON: {error.msg} at character {error.pos}.") from None
+    if not isinstance(document, dict):
+        raise BadRequest("The JSON is not an object.")
     try:
         return Feedback.model_validate(document)
     except ValidationError as error:
