@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,16 +112,27 @@ def stalled(server: Server, length: int) -> socket.socket:
     return connection
 
 
+def statuses(client: httpx.Client, image: bytes) -> Iterator[int]:
+    """A client of the same address that comes back until it is answered, or patience ends."""
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        answer = client.post("/classify", content=image)
+        assert answer.status_code == 200 or answer.headers["retry-after"] == "1"
+        yield answer.status_code
+
+
 def test_uploads_that_lack_their_last_byte_keep_nobody_out(chelsea: bytes) -> None:
     size = 1 << 20
     with (
-        running(max_upload_bytes=size, max_inflight_bytes=8 * size) as server,
+        running(
+            max_upload_bytes=size, max_inflight_bytes=8 * size, upload_timeout_s=3600
+        ) as server,
         httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client,
         contextlib.ExitStack() as connections,
     ):
         opened = [connections.enter_context(stalled(server, size)) for _ in range(9)]
-        photos = [client.post("/classify", content=chelsea).status_code for _ in range(3)]
+        answered = 200 in statuses(client, chelsea)
         answers = [connection.recv(4096).split()[1] for connection in opened]
 
-    assert photos == [200, 200, 200]
-    assert set(answers) <= {b"408", b"503"}
+    assert answered
+    assert set(answers) == {b"408", b"503"}  # each of them, at the latest after STALL_S

@@ -25,7 +25,7 @@ def test_feedback_is_an_id_and_a_class() -> None:
         (b"null", "object"),
         (b"\xff\xfe{}", "UTF-8"),
         (b"[" * MAX_BYTES, "JSON"),
-        (b'{"a":' * (MAX_BYTES // 5), "deep"),
+        (b'{"a":' * (MAX_BYTES // 5), "JSON"),
         (b'{"request_id": "r", "class_id": NaN}', "NaN"),
         (b'{"request_id": "r", "class_id": -Infinity}', "Infinity"),
         (b'{"request_id": "r", "class_id": 1e999}', "class_id"),
