@@ -73,7 +73,7 @@ def test_an_empty_part_is_a_file_too() -> None:
     assert parse(part(b"a") + part(b"") + part(b"b") + b"--x--") == [b"a", b"", b"b"]
 
 
-@pytest.mark.parametrize("line", [b"Content-Type: image/png", b"X-Any: caf\xe9", b"X: \x85\xa0"])
+@pytest.mark.parametrize("line", [b"Content-Type: image/png", b"X-Any: fa\xe7ade", b"X: \x85\xa0"])
 def test_other_headers_of_a_part_are_ignored(line: bytes) -> None:
     assert parse(part(b"a", more=b"\r\n" + line) + b"--x--") == [b"a"]
 
