@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NoReturn
 
 import uvicorn
@@ -22,7 +23,9 @@ from service import logs, memory
 from service.api import classify, feedback, operations, problems
 from service.api.classifier import Classifier
 from service.api.context import ContextMiddleware
+from service.api.methods import Methods
 from service.api.server import Server
+from service.api.uploads import ByteBudget
 from service.api.wire import Wire
 from service.errors import SettingsInvalid, StartupError
 from service.lifecycle import Service
@@ -48,14 +51,19 @@ def build(settings: Settings) -> tuple[ASGIApp, Service, Wire]:
         title="Tidegate",
         version=version(),
         summary="Image classification that knows when not to answer.",
+        redirect_slashes=False,  # each route has one address: rules of proxies hold for it
     )
-    classifier = Classifier(service, settings.http_limits(), metrics, settings.ood_action)
+    limits = settings.http_limits()
+    budget = ByteBudget(
+        limits.max_inflight_bytes, limits.max_upload_bytes, lambda: metrics.shed("upload-bytes")
+    )
+    classifier = Classifier(service, limits, budget, metrics, settings.ood_action)
     app.include_router(classify.router(classifier))
-    app.include_router(feedback.router(service, metrics))
+    app.include_router(feedback.router(service, limits, budget, metrics))
     app.include_router(operations.models(service))
     app.include_router(operations.probes(service, metrics))
     problems.install(app)
-    short = classify.ShortCut(app, classifier)
+    short = classify.ShortCut(Methods(app), classifier)
     wire = Wire(
         on_refused=lambda route, status: metrics.request(route, status, 0.0),
         body_stall_s=settings.upload_timeout_s + _BODY_STALL_S,
@@ -112,6 +120,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
     )
     told = _listen_to_signals()
     serving = asyncio.create_task(server.serve([listener]))
+    serving.add_done_callback(partial(_report_death, server, service))
     host, port = listener.getsockname()[:2]
     log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
     code = await _live(service, told, settings.drain_delay_s, server.begin_drain)
@@ -121,6 +130,14 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
         code = await _finish(service, serving, settings.drain_timeout_s) or code
     log.info("stopped")
     return code
+
+
+def _report_death(server: Server, service: Service, serving: asyncio.Task[None]) -> None:
+    """End the process if the HTTP server ends before it is asked to."""
+    if not server.should_exit:
+        error = None if serving.cancelled() else serving.exception()
+        log.critical("the HTTP server ended unexpectedly", exc_info=error)
+        service.fail("the HTTP server ended unexpectedly")
 
 
 async def _live(

@@ -2,7 +2,7 @@
 
     TidegateError
     ├── RequestError              the client can mend it
-    │   ├── BadRequest
+    │   ├── BadRequest · NotFound
     │   ├── UploadTooLarge · UploadTimeout · ImageTooLarge
     │   ├── UnsupportedImageType · UndecodableImage
     │   └── QuotaExceeded
@@ -49,12 +49,16 @@ class BadRequest(RequestError):
     """Empty body, malformed multipart or a bad parameter."""
 
 
+class NotFound(RequestError):
+    """No such model or answer."""
+
+
 class UploadTooLarge(RequestError):
-    """More bytes than `max_upload_bytes`."""
+    """More bytes than the route takes."""
 
 
 class UploadTimeout(RequestError):
-    """The body did not arrive within `upload_timeout_s`."""
+    """The body did not arrive within `upload_timeout_s`, or stalled."""
 
 
 class ImageTooLarge(RequestError):

@@ -281,7 +281,7 @@ def _pass_golden(bundle: Bundle, engine: Engine) -> int:
     return probes
 
 
-def _decoders(threads: int, engine: Engine, on_death: Callable[[str], None]) -> Decoders | None:
+def _decoders(threads: int, engine: Engine, on_death: Callable[[str], object]) -> Decoders | None:
     """Return decoder threads, unless the slots' own threads are the cores to decode on.
 
     A slot of several threads would decode on one and leave the others idle.

@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 def start_owned(
-    target: Callable[[], None], name: str, on_death: Callable[[str], None]
+    target: Callable[[], None], name: str, on_death: Callable[[str], object]
 ) -> threading.Thread:
     """Start a daemon thread that runs `target` and return it.
 

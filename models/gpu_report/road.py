@@ -45,7 +45,6 @@ async def _drive(
     decode_threads: int,
 ) -> dict[str, float]:
     engine, metrics = warm.engine, Metrics("report")
-    decoders = Decoders(decode_threads, 0.001)
     running: list[asyncio.Task[None]] = []
     gave_up: list[str] = []
 
@@ -54,6 +53,12 @@ async def _drive(
         for task in running:
             task.cancel()
 
+    loop = asyncio.get_running_loop()
+
+    def give_up_from_thread(reason: str) -> None:
+        loop.call_soon_threadsafe(give_up, reason)
+
+    decoders = Decoders(decode_threads, give_up_from_thread)
     scheduler = Scheduler(
         engine,
         LatencyModel(warm.latency_s),
@@ -61,7 +66,7 @@ async def _drive(
         decoders=decoders,
         engine_timeout_s=_TIMEOUT_S,
         metrics=metrics,
-        on_wedged=give_up,
+        on_failure=give_up,
     )
     end = time.monotonic() + seconds
     decode_s = 0.0

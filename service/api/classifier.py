@@ -10,10 +10,12 @@ from typing import Any, Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.api.body import BodyLimits, feed_body, read_body
 from service.api.connection import Connection
 from service.api.context import RequestContext
-from service.api.limits import ByteBudget, ClientQuota, HttpLimits, Reservation, read_body
-from service.api.multipart import files, is_multipart
+from service.api.limits import ClientQuota, HttpLimits, client_of
+from service.api.multipart import FormFiles, is_multipart
+from service.api.parameters import TOP_K, parse_timeout_s, parse_top_k
 from service.api.problems import (
     OUT_OF_DISTRIBUTION,
     ClientGone,
@@ -23,6 +25,7 @@ from service.api.problems import (
     respond,
 )
 from service.api.schemas import as_json, classify_body, model_ref, ood_body
+from service.api.uploads import ByteBudget, Reservation
 from service.bundle.store import Bundle
 from service.errors import BadRequest, TidegateError
 from service.lifecycle import Service
@@ -30,8 +33,6 @@ from service.metrics import Metrics
 from service.pipeline import Classification, Upload
 from service.review.store import Answered
 from service.types import Priority
-
-TOP_K, MAX_TOP_K = 5, 10_000
 
 
 class Classifier:
@@ -41,14 +42,16 @@ class Classifier:
         self,
         service: Service,
         limits: HttpLimits,
+        budget: ByteBudget,
         metrics: Metrics,
         ood_action: Literal["reject", "flag"],
     ) -> None:
         self._service = service
-        self._limits = limits
+        self.limits = limits
+        self._body_limits = BodyLimits(limits.max_upload_bytes, limits.upload_timeout_s)
+        self._budget = budget
         self._metrics = metrics
         self._flag = ood_action == "flag"
-        self._budget = ByteBudget(limits.max_inflight_bytes, lambda: metrics.shed("upload-bytes"))
         self._quota = ClientQuota(limits.client_rate, limits.client_burst)
         self._model: dict[str, str] | None = None
 
@@ -56,22 +59,18 @@ class Classifier:
         """Answer POST /classify."""
         context = RequestContext.of(request.scope)
         bundle = self._service.require().bundle
-        self._spend(request, 1)
+        client = client_of(request.scope)
+        self._quota.spend(client, 1, time.monotonic())
         top_k, timeout_s = self._parameters(request, context)
-        with self._budget.reserve() as reservation:
-            image = await self._read(request, context, reservation)
-            received = time.monotonic()
+        with self._budget.reserve(client) as reservation:
             if is_multipart(context.content_type):
-                parts = await asyncio.to_thread(files, image, context.content_type, "file", 1)
-                image = parts[0]
-            upload = Upload(
-                image,
-                received,
-                received + timeout_s,
-                top_k,
-                Priority.INTERACTIVE,
-                client=_client(request),
-            )
+                (image,) = await self._read_files(request, context, reservation, "file", 1)
+            else:
+                image = await self._read(request, reservation)
+            received = time.monotonic()
+            _check_not_empty(image)
+            deadline = received + timeout_s
+            upload = Upload(image, received, deadline, top_k, Priority.INTERACTIVE, client)
             with UntilDisconnect(request, self._metrics):
                 result = await self._service.classify(upload)
         self._offer(image, result, bundle, context.request_id)
@@ -88,18 +87,15 @@ class Classifier:
         context = RequestContext.of(request.scope)
         bundle = self._service.require().bundle
         top_k, timeout_s = self._parameters(request, context)
-        content_type = context.content_type
-        if not is_multipart(content_type):
-            raise BadRequest("Send multipart/form-data with one part 'files' per image.")
-        with self._budget.reserve() as reservation:
-            body = await self._read(request, context, reservation)
+        client = client_of(request.scope)
+        if not is_multipart(context.content_type):
+            raise BadRequest('Send multipart/form-data with one part "files" per image.')
+        with self._budget.reserve(client) as reservation:
+            most = self.limits.max_files
+            images = await self._read_files(request, context, reservation, "files", most)
             received = time.monotonic()
-            most = self._limits.max_files
-            images = await asyncio.to_thread(files, body, content_type, "files", most)
-            del body  # its parts are copies
-            self._spend(request, len(images))
+            self._quota.spend(client, len(images), received)
             deadline = received + timeout_s
-            client = _client(request)
             uploads = [Upload(i, received, deadline, top_k, Priority.BULK, client) for i in images]
             del images
             with UntilDisconnect(request, self._metrics):
@@ -109,37 +105,41 @@ class Classifier:
         context.log["statuses"] = [item["status"] for item in items]
         return Json(as_json({"request_id": context.request_id, "results": items}))
 
-    async def _read(
-        self, request: Request, context: RequestContext, reservation: Reservation
-    ) -> bytes:
+    async def _read(self, request: Request, reservation: Reservation) -> bytes:
         started = time.monotonic()
-        body = await read_body(
-            request.receive,
-            context.content_length,
-            self._limits,
-            reservation,
-            arrived=Connection.of(request.scope).body_is_here,
-        )
+        body = await read_body(request, reservation, self._body_limits)
         self._metrics.stages["read"].observe(time.monotonic() - started)
         return body
 
-    def _spend(self, request: Request, images: int) -> None:
-        self._quota.spend(_client(request), images, time.monotonic())
+    async def _read_files(
+        self,
+        request: Request,
+        context: RequestContext,
+        reservation: Reservation,
+        field: str,
+        most: int,
+    ) -> list[bytes]:
+        started = time.monotonic()
+        form = FormFiles(context.content_type, field, most)
+        await feed_body(request, reservation, self._body_limits, form.add)
+        self._metrics.stages["read"].observe(time.monotonic() - started)
+        return form.files()
 
     def _parameters(self, request: Request, context: RequestContext) -> tuple[int, float]:
         """Return top_k and the time the answer may take, in seconds."""
-        top_k = request.query_params.get("top_k") if request.scope["query_string"] else None
-        timeout_s = self._limits.deadline_s
+        query = request.scope["query_string"]
+        top_k = parse_top_k(query) if query else TOP_K
+        timeout_s = self.limits.deadline_s
         if context.timeout_ms is not None:
-            timeout_s = _whole("X-Request-Timeout-Ms", context.timeout_ms) / 1000
-        wanted = TOP_K if top_k is None else min(_whole("top_k", top_k), MAX_TOP_K)
-        return wanted, min(timeout_s, self._limits.max_deadline_s)
+            timeout_s = parse_timeout_s(context.timeout_ms)
+        return top_k, min(timeout_s, self.limits.max_deadline_s)
 
     async def _item(
         self, index: int, upload: Upload, bundle: Bundle, context: RequestContext
     ) -> dict[str, Any]:
         """Classify one image of a batch, as BatchItem; its error is its own."""
         try:
+            _check_not_empty(upload.image)
             result = await self._service.classify(upload)
             self._offer(upload.image, result, bundle, f"{context.request_id}.{index}")
             answer = self._tell(result, bundle, context)
@@ -188,18 +188,13 @@ class Classifier:
         return self._model
 
 
-def _client(request: Request) -> str:
-    return request.client.host if request.client else "unknown"
-
-
 def _is_problem(answer: dict[str, Any]) -> bool:
     return "code" in answer  # which every problem has, and no answer
 
 
-def _whole(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) > 0):
-        raise BadRequest(f"{name} must be a whole number of at least 1, not {text[:40]!r}.")
-    return int(text)
+def _check_not_empty(image: bytes) -> None:
+    if not image:
+        raise BadRequest("The body, or its part, is empty; send the bytes of an image.")
 
 
 class UntilDisconnect:

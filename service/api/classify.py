@@ -8,8 +8,9 @@ from fastapi import APIRouter, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api import problems
-from service.api.classifier import MAX_TOP_K, TOP_K, Classifier
+from service.api.classifier import Classifier
 from service.api.context import RequestContext
+from service.api.parameters import MAX_TIMEOUT_MS, MAX_TOP_K, TOP_K
 from service.api.problems import MEDIA_TYPE, PROBLEM_REF, ClientGone
 from service.api.schemas import EXAMPLE_ANSWER, EXAMPLE_REFUSAL, BatchBody, ClassifyBody
 from service.errors import TidegateError
@@ -28,7 +29,7 @@ _PARAMETERS = [
         "name": "X-Request-Timeout-Ms",
         "in": "header",
         "description": "answer within so many milliseconds of the last byte, or not at all",
-        "schema": {"type": "integer", "minimum": 1, "maximum": 10**18},
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT_MS},
     },
 ]
 _PROBLEMS = {
@@ -38,21 +39,28 @@ _PROBLEMS = {
     415: "unsupported-image-type",
     422: "undecodable-image · out-of-distribution",
     429: "quota-exceeded",
-    500: "engine-failed",
+    500: "engine-failed · internal-error",
     503: "overloaded · draining · not-ready, with Retry-After",
     504: "deadline-missed",
 }
+_BATCH_PROBLEMS = {  # those of an image are in its own item
+    **{status: _PROBLEMS[status] for status in (400, 408, 429, 503)},
+    413: "upload-too-large",
+    500: "internal-error",
+}
 
 
-def _responses(example: dict[str, Any] | None = None) -> dict[int | str, dict[str, Any]]:
-    told: dict[int | str, dict[str, Any]] = {
+def _responses(problems: dict[int, str]) -> dict[int | str, dict[str, Any]]:
+    return {
         status: {"description": codes, "content": {MEDIA_TYPE: {"schema": PROBLEM_REF}}}
-        for status, codes in _PROBLEMS.items()
+        for status, codes in problems.items()
     }
-    if example is not None:
-        told[200] = {"content": {"application/json": {"example": example}}}
-        told[422]["content"][MEDIA_TYPE]["example"] = EXAMPLE_REFUSAL
-    return told
+
+
+def _with_examples(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    responses[200] = {"content": {"application/json": {"example": EXAMPLE_ANSWER}}}
+    responses[422]["content"][MEDIA_TYPE]["example"] = EXAMPLE_REFUSAL
+    return responses
 
 
 def _takes(content: dict[str, Any]) -> dict[str, Any]:
@@ -67,12 +75,14 @@ def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
 def router(classifier: Classifier) -> APIRouter:
     """Return the routes that classify."""
     routes = APIRouter(tags=["classify"])
+    most = classifier.limits.max_files
+    files = {"type": "array", "items": _IMAGE, "minItems": 1, "maxItems": most}
 
     @routes.post(
         PATH,
         summary="Classify one image",
         response_model=ClassifyBody,
-        responses=_responses(EXAMPLE_ANSWER),
+        responses=_with_examples(_responses(_PROBLEMS)),
         openapi_extra=_takes(
             {f"image/{kind}": {"schema": _IMAGE} for kind in _TYPES} | _form("file", _IMAGE)
         ),
@@ -85,8 +95,8 @@ def router(classifier: Classifier) -> APIRouter:
         f"{PATH}/batch",
         summary="Classify several images",
         response_model=BatchBody,
-        responses=_responses(),
-        openapi_extra=_takes(_form("files", {"type": "array", "items": _IMAGE, "minItems": 1})),
+        responses=_responses(_BATCH_PROBLEMS),
+        openapi_extra=_takes(_form("files", files)),
     )
     async def classify_batch(request: Request) -> Response:
         """Send multipart parts `files`; answers one result or problem per image, in their order."""

@@ -56,8 +56,11 @@ class RequestContext:
                 context.content_length = context.content_length or value.decode("latin-1")
             elif name == b"content-type":
                 context.content_type = context.content_type or value.decode("latin-1")
-            elif name == b"x-request-timeout-ms" and context.timeout_ms is None:
-                context.timeout_ms = value.decode("latin-1")
+            elif name == b"x-request-timeout-ms":
+                timeout_ms = value.decode("latin-1")
+                if context.timeout_ms is not None:  # a list, which is no number (RFC 9110, 5.2)
+                    timeout_ms = f"{context.timeout_ms}, {timeout_ms}"
+                context.timeout_ms = timeout_ms
             elif name == b"x-request-id" and _REQUEST_ID.match(value):
                 context.request_id = value.decode("ascii")
             elif name == b"traceparent" and (match := _TRACEPARENT.match(value)):

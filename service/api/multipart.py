@@ -1,51 +1,97 @@
-"""Files out of a multipart body that is already in memory and already bounded."""
+"""Files out of a multipart body, as it arrives: only what is wanted is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
 
-from multipart import MultipartError, PushMultipartParser, parse_options_header
+from multipart import MultipartError, MultipartSegment, PushMultipartParser
 
+from service.api.body import Pieces
 from service.errors import BadRequest
+
+_OTHER_PARTS = 16  # fields that nobody reads may be there, not many
+_MAX_CONTENT_TYPE = 1024
+_MAX_BOUNDARY = 256  # RFC 2046 allows 70
+# Unquoted, clients send more than a token allows: "/", ":", "=" and such.
+_BOUNDARY = re.compile(r';\s*boundary\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))', re.IGNORECASE)
+_AS_IT_IS = {"7bit", "8bit", "binary"}
 
 
 def is_multipart(content_type: str) -> bool:
-    """Tell whether a body must be taken apart to find its image."""
+    """Return whether a body must be taken apart to find its image."""
     return content_type.lower().lstrip().startswith("multipart/")
 
 
-def files(body: bytes, content_type: str, field: str, max_files: int) -> list[bytes]:
-    """Return the contents of the parts named `field`, in order.
+class FormFiles:
+    """The parts named `field` of a multipart/form-data body, at most `max_files` of them."""
 
-    Raises BadRequest when the body is malformed, or has none or more than `max_files` of them.
-    """
-    kind, options = parse_options_header(content_type)
-    boundary = options.get("boundary", "")
-    if kind.lower() != "multipart/form-data" or not boundary:
-        raise BadRequest("Multipart uploads are multipart/form-data with a boundary.")
-    try:
-        found = [content for name, content in _parts(body, boundary, max_files) if name == field]
-    except MultipartError as error:
-        raise BadRequest(f"The multipart body is malformed: {error}.") from error
-    if not found:
-        raise BadRequest(f"The multipart body has no part named {field!r}.")
-    if len(found) > max_files:
-        raise BadRequest(f"At most {max_files} parts named {field!r}.")
-    if not all(found):
-        raise BadRequest(f"A part named {field!r} is empty; send the bytes of an image.")
-    return found
+    def __init__(self, content_type: str, field: str, max_files: int) -> None:
+        """Raises BadRequest when the body is not said to be multipart/form-data."""
+        self._parser = PushMultipartParser(
+            _boundary(content_type),
+            max_segment_count=max_files + _OTHER_PARTS,
+            header_charset="latin-1",  # any bytes: a file name in any charset, which is not used
+        )
+        self._field = field
+        self._max_files = max_files
+        self._files: list[bytes] = []
+        self._part: Pieces | None = None  # of the file that is being parsed
 
+    def add(self, chunk: bytes) -> None:
+        """Parse the next piece of the body. Raises BadRequest when it is malformed."""
+        try:
+            for event in self._parser.parse(chunk):
+                self._on(event)
+        except MultipartError as error:
+            raise _malformed(error) from None
 
-def _parts(body: bytes, boundary: str, max_files: int) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, content) of each part; a few more than are wanted may be there, not many."""
-    name, chunks = "", list[bytes]()
-    with PushMultipartParser(
-        boundary, content_length=len(body), max_segment_count=max_files + 16, strict=True
-    ) as parser:
-        for event in parser.parse(body):
+    def files(self) -> list[bytes]:
+        """Return the contents, in order; one may be empty. Raises BadRequest if there are none."""
+        try:
+            self._parser.close()
+        except MultipartError as error:
+            raise _malformed(error) from None
+        if not self._files:
+            raise BadRequest(f'The multipart body has no part named "{self._field}".')
+        return self._files
+
+    def _on(self, event: MultipartSegment | bytes | None) -> None:
+        if isinstance(event, MultipartSegment):
+            self._part = self._start(event)
+        elif self._part is not None:
             if event is None:
-                yield name, b"".join(chunks)
-            elif isinstance(event, bytearray | bytes):
-                chunks.append(bytes(event))
+                self._files.append(self._part.joined())
+                self._part = None
             else:
-                name, chunks = event.name, []
+                self._part.add(event)
+
+    def _start(self, segment: MultipartSegment) -> Pieces | None:
+        if not segment.name:
+            raise BadRequest("A part of the multipart body has no name.")
+        if segment.name != self._field:
+            return None
+        if len(self._files) == self._max_files:
+            raise BadRequest(f'At most {self._max_files} parts named "{self._field}".')
+        encoding = segment.header("Content-Transfer-Encoding", "binary").strip().lower()
+        if encoding not in _AS_IT_IS:
+            raise BadRequest(
+                "Parts with a Content-Transfer-Encoding are not supported: send the bytes as is."
+            )
+        return Pieces()
+
+
+def _boundary(content_type: str) -> bytes:
+    kind = content_type[:_MAX_CONTENT_TYPE].partition(";")[0].strip().lower()
+    if kind != "multipart/form-data" or len(content_type) > _MAX_CONTENT_TYPE:
+        raise BadRequest("Multipart uploads are multipart/form-data with a boundary.")
+    found = _BOUNDARY.search(content_type)
+    quoted, plain = found.groups() if found else (None, None)
+    boundary = plain or re.sub(r"\\(.)", r"\1", quoted or "")
+    if not 0 < len(boundary) <= _MAX_BOUNDARY:
+        raise BadRequest(f"The multipart boundary must have 1 to {_MAX_BOUNDARY} characters.")
+    return boundary.encode("latin-1")
+
+
+def _malformed(error: MultipartError) -> BadRequest:
+    # Its first argument is a sentence of the library's; further ones may be Python objects.
+    return BadRequest(f"The multipart body is malformed: {error.args[0]}.")

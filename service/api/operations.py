@@ -8,7 +8,6 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.exceptions import HTTPException
 
 from service.api.drift import DriftBody, drift_body
 from service.api.problems import MEDIA_TYPE, PROBLEM_REF
@@ -19,7 +18,7 @@ from service.api.schemas import (
     model_body,
     model_ref,
 )
-from service.errors import Draining, NotReady
+from service.errors import Draining, NotFound, NotReady
 from service.lifecycle import Phase, Service
 from service.metrics import Metrics
 
@@ -81,7 +80,7 @@ def models(service: Service) -> APIRouter:
     async def model(name: str) -> ModelBody:
         served = service.require()
         if name != served.bundle.manifest.name:
-            raise HTTPException(404, f"No model named {name!r} is served")
+            raise NotFound("No model of this name is served; GET /models lists them.")
         return model_body(
             served.bundle,
             served.engine.info,

@@ -6,13 +6,14 @@ import asyncio
 import logging
 import math
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from service import errors
 from service.api.context import RequestContext
+from service.api.methods import allow
 from service.api.schemas import as_json
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ PROBLEM_REF = {"$ref": "#/components/schemas/Problem"}  # BatchItem brings it in
 
 TABLE: dict[type[errors.TidegateError], tuple[int, str, str]] = {
     errors.BadRequest: (400, "bad-request", "The request is malformed"),
+    errors.NotFound: (404, "not-found", "Not found"),
     errors.UploadTimeout: (408, "upload-timeout", "The upload took too long"),
     errors.UploadTooLarge: (413, "upload-too-large", "The upload has too many bytes"),
     errors.ImageTooLarge: (413, "image-too-large", "The image has too many pixels"),
@@ -35,8 +37,14 @@ TABLE: dict[type[errors.TidegateError], tuple[int, str, str]] = {
     errors.DeadlineMissed: (504, "deadline-missed", "The deadline cannot be met"),
     errors.EngineFailed: (500, "engine-failed", "The engine failed"),
 }
-OUT_OF_DISTRIBUTION = (422, "out-of-distribution", "The image is unlike what the model knows")
-_BY_STATUS = {404: "not-found", 405: "method-not-allowed"}
+OUT_OF_DISTRIBUTION = (422, "out-of-distribution", "Image is out of distribution")
+_BY_STATUS = {
+    404: ("not-found", "Not found", "There is no route {} {}."),
+    405: ("method-not-allowed", "Method not allowed", "{} is not a method of {}; see Allow."),
+}
+_OTHER = ("http-error", "HTTP error", "{} {} failed.")
+_METHOD_NOT_ALLOWED = 405
+_SHOWN = 100  # characters of a path
 _CLIENT_CLOSED = 499  # the client has gone; nobody reads this, logs and metrics do
 
 
@@ -106,6 +114,7 @@ def response_to_surprise(error: BaseException, context: RequestContext) -> Respo
         return response_to(cut, context)
     log.error("unexpected error", exc_info=error, extra={"request_id": context.request_id})
     detail = "An unexpected error; it is in the log under this request_id."
+    context.log["code"] = "internal-error"
     return respond(make_problem(500, "internal-error", "Internal error", detail, context))
 
 
@@ -114,21 +123,11 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.TidegateError, _expected)
     app.add_exception_handler(ClientGone, _expected)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(Exception, _bug)
 
 
 async def _expected(request: Request, error: Exception) -> Response:
     return response_to(error, RequestContext.of(request.scope))
-
-
-async def _malformed(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return response_to(
-        errors.BadRequest(f"{where}: {first['msg']}."), RequestContext.of(request.scope)
-    )
 
 
 async def _bug(request: Request, error: Exception) -> Response:
@@ -137,11 +136,16 @@ async def _bug(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
-    code = _BY_STATUS.get(error.status_code, "http-error")
     context = RequestContext.of(request.scope)
-    problem = make_problem(
-        error.status_code, code, str(error.detail), f"{request.method} {request.url.path}", context
-    )
-    response = respond(problem)
-    response.headers.update(error.headers or {})
+    code, title, detail = _BY_STATUS.get(error.status_code, _OTHER)
+    told = detail.format(request.method, _shown(request.scope["path"]))
+    context.log["code"] = code
+    response = respond(make_problem(error.status_code, code, title, told, context))
+    if error.status_code == _METHOD_NOT_ALLOWED:
+        response.headers["Allow"] = allow(request.app, request.scope["path"])
     return response
+
+
+def _shown(path: str) -> str:
+    """Return a client's text as ASCII without control characters, and not too much of it."""
+    return quote(path[:_SHOWN], safe="/:@!$&'()*+,;=~{}")

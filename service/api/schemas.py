@@ -271,7 +271,7 @@ EXAMPLE_ANSWER: dict[str, Any] = {
 }
 EXAMPLE_REFUSAL: dict[str, Any] = {
     "type": "urn:tidegate:problem:out-of-distribution",
-    "title": "The image is unlike what the model knows",
+    "title": "Image is out of distribution",
     "status": 422,
     "detail": "p = 0.003 is at most alpha_reject = 0.005.",
     "code": "out-of-distribution",

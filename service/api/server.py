@@ -44,11 +44,10 @@ class Server(uvicorn.Server):
         self._wire.draining = True
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until `should_exit`."""
-        checking = asyncio.create_task(self._check_connections())
-        try:
+        """Serve until `should_exit`. Raises if the clock of the connections dies."""
+        async with asyncio.TaskGroup() as group:
+            checking = group.create_task(self._check_connections())
             await super().serve(sockets)
-        finally:
             checking.cancel()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

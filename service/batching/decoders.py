@@ -47,7 +47,7 @@ class Decoders:
     def __init__(
         self,
         workers: int,
-        on_death: Callable[[str], None],
+        on_death: Callable[[str], object],
         *,
         name: str = "decode",
         nice: int = NICE,

@@ -64,7 +64,7 @@ class Slot:
         engine: Engine,
         core: int | None = None,
         *,
-        on_death: Callable[[str], None],
+        on_death: Callable[[str], object],
     ) -> None:
         """Start the thread, on `core` if one is given. `on_death` is called if it ends unasked."""
         self.index = index

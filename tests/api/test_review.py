@@ -55,4 +55,4 @@ def test_without_a_folder_there_is_no_feedback(client: httpx.Client) -> None:
     answer = client.post("/feedback", json={"request_id": "r", "class_id": 0})
 
     assert answer.status_code == 404
-    assert "TIDEGATE_REVIEW_DIR" in answer.json()["title"]
+    assert "TIDEGATE_REVIEW_DIR" in answer.json()["detail"]

@@ -1,110 +1,9 @@
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-
 import pytest
-from starlette.types import Message
 
-from service.api.limits import ByteBudget, ClientQuota, HttpLimits, read_body
-from service.api.problems import ClientGone
-from service.errors import (
-    BadRequest,
-    Overloaded,
-    QuotaExceeded,
-    TidegateError,
-    UploadTimeout,
-    UploadTooLarge,
-)
-
-LIMITS = HttpLimits(
-    max_upload_bytes=100,
-    max_inflight_bytes=150,
-    upload_timeout_s=30,
-    max_files=4,
-    deadline_s=1,
-    max_deadline_s=10,
-    client_rate=0,
-    client_burst=1,
-)
-
-
-def upload(*chunks: bytes, disconnects: bool = False) -> Callable[[], Awaitable[Message]]:
-    """A client that sends these chunks and then ends, or goes away."""
-    messages: list[Message] = [
-        {"type": "http.request", "body": chunk, "more_body": disconnects or index < len(chunks) - 1}
-        for index, chunk in enumerate(chunks)
-    ]
-    queue = iter([*messages, {"type": "http.disconnect"}])
-
-    async def receive() -> Message:
-        return next(queue)
-
-    return receive
-
-
-def read(
-    receive: Callable[[], Awaitable[Message]],
-    content_length: str | None = None,
-    limits: HttpLimits = LIMITS,
-) -> bytes:
-    async def scenario() -> bytes:
-        with ByteBudget(limits.max_inflight_bytes, lambda: None).reserve() as reservation:
-            return await read_body(receive, content_length, limits, reservation)
-
-    return asyncio.run(scenario())
-
-
-def test_a_body_in_pieces_is_put_together() -> None:
-    assert read(upload(b"one ", b"", b"two"), "7") == b"one two"
-
-
-@pytest.mark.parametrize(
-    ("chunks", "length", "error"),
-    [
-        ([b""], None, BadRequest),
-        ([b"x" * 101], None, UploadTooLarge),
-        ([b"x" * 60, b"x" * 60], None, UploadTooLarge),
-        ([b"x" * 60, b"x" * 60], "10", UploadTooLarge),
-        ([], "101", UploadTooLarge),
-        ([], "-1", BadRequest),
-        ([], "²", BadRequest),
-    ],
-)
-def test_a_body_out_of_bounds_is_refused(
-    chunks: Sequence[bytes], length: str | None, error: type[TidegateError]
-) -> None:
-    with pytest.raises(error):
-        read(upload(*chunks), length)
-
-
-def test_a_client_that_leaves_half_way_is_noticed() -> None:
-    with pytest.raises(ClientGone):
-        read(upload(b"half", disconnects=True), "8")
-
-
-def test_an_upload_that_stalls_times_out() -> None:
-    async def never() -> Message:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    hasty = HttpLimits(100, 150, 0.01, 4, 1, 10, 0, 1)
-
-    with pytest.raises(UploadTimeout):
-        read(never, limits=hasty)
-
-
-def test_the_budget_refuses_what_does_not_fit_and_gets_its_bytes_back() -> None:
-    full: list[bool] = []
-    budget = ByteBudget(100, lambda: full.append(True))
-    with budget.reserve() as first:
-        first.grow_to(80)
-        with budget.reserve() as second, pytest.raises(Overloaded):
-            second.grow_to(30)
-        assert budget.used == 80
-
-    assert budget.used == 0
-    assert full == [True]
+from service.api.limits import ClientQuota, client_of
+from service.errors import BadRequest, QuotaExceeded
 
 
 def test_a_quota_refills_at_its_rate() -> None:
@@ -146,3 +45,23 @@ def test_only_so_many_clients_are_remembered() -> None:
     quota.spend("0", 1, now=0.0)  # the least recently seen was forgotten
     with pytest.raises(QuotaExceeded):
         quota.spend("10000", 1, now=0.0)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("192.0.2.1", "192.0.2.2", False),
+        ("2001:db8::1", "2001:db8::ffff:2", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+    ],
+)
+def test_an_ipv6_network_is_one_client(one: str, other: str, same: bool) -> None:
+    clients = {client_of({"client": (host, 1)}) for host in (one, other)}
+
+    assert (len(clients) == 1) is same
+
+
+def test_a_client_without_an_address_is_counted_too() -> None:
+    assert client_of({"client": None}) == "unknown"

@@ -7,10 +7,18 @@ import pytest
 
 from service import errors
 from service.api.context import RequestContext
-from service.api.problems import OUT_OF_DISTRIBUTION, TABLE, make_problem, problem_of, respond
+from service.api.problems import (
+    OUT_OF_DISTRIBUTION,
+    TABLE,
+    make_problem,
+    problem_of,
+    respond,
+    response_to,
+)
 
 DESIGNED = {
     "bad-request": 400,
+    "not-found": 404,
     "upload-too-large": 413,
     "image-too-large": 413,
     "unsupported-image-type": 415,
@@ -78,3 +86,14 @@ def test_the_readme_names_every_code() -> None:
 
     for code in DESIGNED:
         assert f"`{code}`" in readme
+
+
+@pytest.mark.parametrize(
+    "cls", [cls for cls, (status, *_) in TABLE.items() if status in (429, 503)]
+)
+def test_every_busy_answer_says_when_to_come_back(cls: type[errors.TidegateError]) -> None:
+    arguments = ("", 0.5) if "__init__" in vars(cls) else ("",)
+
+    response = response_to(cls(*arguments), RequestContext("x"))
+
+    assert int(response.headers["retry-after"]) >= 1

@@ -98,13 +98,18 @@ async def stage(
     large_decoders: int | None = None,
 ) -> AsyncIterator[Stage]:
     clock, metrics, wedged = FakeClock(), Metrics("test"), asyncio.Queue[str]()
+    loop = asyncio.get_running_loop()
+
+    def deaths(reason: str) -> None:
+        loop.call_soon_threadsafe(wedged.put_nowait, reason)
+
     scheduler = Scheduler(
         engine,
         LatencyModel(SEEDS, None if wide is None else ALONE_S),
         Limits(max_batch_size or engine.max_batch_size, max_queue, side_by_side),
         wide=wide,
-        decoders=Decoders(2, wedged.put_nowait) if own_decoders else None,
-        large_decoders=large_decoders and Decoders(large_decoders, wedged.put_nowait),
+        decoders=Decoders(2, deaths) if own_decoders else None,
+        large_decoders=Decoders(large_decoders, deaths) if large_decoders else None,
         engine_timeout_s=engine_timeout_s,
         metrics=metrics,
         on_failure=wedged.put_nowait,

@@ -476,7 +476,6 @@ def test_small_images_do_not_wait_for_large_ones() -> None:
 
 def test_large_images_wait_in_bounded_number() -> None:
     async def play(on: Stage) -> None:
-        gate = threading.Event()
         waiting = [on.admit(cost=LARGE) for _ in range(8)]
 
         with pytest.raises(Overloaded):
@@ -486,7 +485,6 @@ def test_large_images_wait_in_bounded_number() -> None:
         on.admit()  # a small one is welcome
         on.scheduler.leave(waiting[0])
         on.admit(cost=LARGE)
-        gate.set()
 
     on_stage(play, own_decoders=False, large_decoders=1)
 
@@ -503,7 +501,7 @@ def test_a_large_image_is_shed_when_those_before_it_take_too_long() -> None:
 
         with pytest.raises(Overloaded) as refused:  # five of 1.25 s stand before it
             on.admit(within_s=10, cost=replace(LARGE, seconds=8.0))
-        assert refused.value.retry_after_s >= 4
+        assert (refused.value.retry_after_s or 0) >= 4
         on.admit(within_s=10)
         gate.set()
         await asyncio.gather(*answers)

@@ -1,0 +1,196 @@
+"""The memory for request bodies, shared between client addresses. Pure: no task, no timer.
+
+A body that arrives too slowly is *stalled*. When the memory is full, stalled bodies are ended, the
+longest stalled first, then the bodies of addresses that hold more than an equal share.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from service.errors import Overloaded
+
+PROGRESS_BYTES = 8 * 1024  # fewer than this are no progress: a trickle counts as stalled
+STALL_S = 10.0  # a body without progress for so long is ended
+SHED_AFTER_S = 1.0  # likewise while others need its memory
+_CLIENT_SHARE = 0.75  # of the memory, for one address: a proxy needs much, not all of it
+
+
+class Reservation:
+    """The bytes of one body; a context manager that releases them."""
+
+    __slots__ = ("_budget", "_evict", "_marked", "client", "evicted", "held", "since")
+
+    def __init__(self, budget: ByteBudget, client: str) -> None:
+        self._budget = budget
+        self._evict: Callable[[], None] = _nothing
+        self._marked = 0
+        self.client = client
+        self.held = 0
+        self.since = 0.0  # when the last PROGRESS_BYTES were complete
+        self.evicted = ""  # why others got its memory; it must be ended then
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._budget.release(self)
+
+    def expect(self, count: int) -> None:
+        """Refuse a body that would not fit now. Holds nothing: announcing is free.
+
+        Raises Overloaded.
+        """
+        self._budget.check(self, count)
+
+    def grow_to(self, count: int) -> None:
+        """Hold `count` bytes in all. Raises Overloaded when there is no room."""
+        more = count - self.held
+        if more > 0:
+            self._budget.take(self, more)
+
+    @contextmanager
+    def arriving(self, evict: Callable[[], None]) -> Iterator[None]:
+        """Count this body as one that is waited for: `evict` is called when it must be ended."""
+        self._evict = evict
+        self._budget.follow(self)
+        try:
+            yield
+        finally:
+            self._budget.unfollow(self)
+            self._evict = _nothing
+
+    def renew(self) -> bool:
+        """Return whether this body has made progress since the last time, and note it."""
+        if self.held - self._marked < PROGRESS_BYTES:
+            return False
+        self._marked = self.held
+        self._budget.follow(self)
+        return True
+
+    def end(self, reason: str) -> None:
+        """Give the bytes to others."""
+        self.evicted = reason
+        self._evict()
+
+
+class ByteBudget:
+    """The bytes of all bodies together, and of each client address. Used on the event loop."""
+
+    def __init__(
+        self,
+        max_bytes: int,
+        max_body_bytes: int,
+        on_shed: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`on_shed` is called for each body that is refused or ended for want of memory."""
+        self._max_bytes = max_bytes
+        self._max_client_bytes = max(max_body_bytes, int(_CLIENT_SHARE * max_bytes))
+        self._on_shed = on_shed
+        self._clock = clock
+        self._arriving: dict[Reservation, None] = {}  # the longest stalled first
+        self._by_client: dict[str, int] = {}
+        self.used = 0
+
+    def reserve(self, client: str) -> Reservation:
+        """Return a reservation that holds nothing yet."""
+        return Reservation(self, client)
+
+    def take(self, asker: Reservation, count: int) -> None:
+        """Count bytes in, ending other bodies where that makes room. Raises Overloaded."""
+        if not self._fits(asker.client, count):
+            self.check(asker, count)
+            for victim, reason in self._victims(asker, count):
+                self._on_shed()
+                self.release(victim)
+                victim.end(reason)
+        self.used += count
+        asker.held += count
+        self._by_client[asker.client] = self._by_client.get(asker.client, 0) + count
+
+    def check(self, asker: Reservation, count: int) -> None:
+        """Raise Overloaded when so many more bytes do not fit, whoever were ended."""
+        if self._fits(asker.client, count):
+            return
+        freed_own = freed = 0
+        for victim, _ in self._victims(asker, count):
+            freed += victim.held
+            freed_own += victim.held if victim.client == asker.client else 0
+        if not self._fits(asker.client, count, freed_own, freed):
+            self._on_shed()
+            raise Overloaded("Request bodies in progress fill the memory set aside for them.", 1)
+
+    def release(self, reservation: Reservation) -> None:
+        """Count a body's bytes out."""
+        held, client = reservation.held, reservation.client
+        self._arriving.pop(reservation, None)
+        if held:
+            reservation.held = 0
+            self.used -= held
+            self._by_client[client] -= held
+            if not self._by_client[client]:
+                del self._by_client[client]
+
+    def follow(self, reservation: Reservation) -> None:
+        """Note that a body which arrives has just made progress."""
+        reservation.since = self._clock()
+        self._arriving.pop(reservation, None)
+        self._arriving[reservation] = None
+
+    def unfollow(self, reservation: Reservation) -> None:
+        """Note that a body is no longer waited for: it cannot be ended any more."""
+        self._arriving.pop(reservation, None)
+
+    def _fits(self, client: str, count: int, freed_own: int = 0, freed: int = 0) -> bool:
+        own = self._by_client.get(client, 0) - freed_own
+        return self.used - freed + count <= self._max_bytes and (
+            own + count <= self._max_client_bytes
+        )
+
+    def _victims(self, asker: Reservation, count: int) -> list[tuple[Reservation, str]]:
+        """Return which bodies to end, and why, so that `count` more bytes fit, if that can be."""
+        chosen: list[tuple[Reservation, str]] = []
+        freed_own = freed = 0
+        for victim, reason in self._candidates(asker, count):
+            own = victim.client == asker.client
+            if self._fits(asker.client, count, freed_own, freed):
+                break
+            if not own and self.used - freed + count <= self._max_bytes:
+                continue  # only the asker's own would help
+            chosen.append((victim, reason))
+            freed += victim.held
+            freed_own += victim.held if own else 0
+        return chosen
+
+    def _candidates(self, asker: Reservation, count: int) -> Iterator[tuple[Reservation, str]]:
+        """Yield the bodies that may be ended: the longest stalled first, then the greedy."""
+        now = self._clock()
+        left = dict(self._by_client)
+        moving = []
+        for body in [r for r in self._arriving if r is not asker and r.held]:
+            if now - body.since >= SHED_AFTER_S:
+                left[body.client] -= body.held
+                yield body, "stalled"
+            else:
+                moving.append(body)
+        share = self._max_bytes / len({*self._by_client, asker.client})
+        if left.get(asker.client, 0) + count > share:
+            return
+        for body in moving:
+            if body.client != asker.client and left[body.client] > share:
+                left[body.client] -= body.held
+                yield body, "share"
+
+
+def _nothing() -> None:
+    """Stand for the end of a body that nobody waits for."""
