@@ -45,6 +45,9 @@ _EXIF_KEYS = ("exif", "Raw profile type exif")  # the second is ImageMagick's, i
 _XMP_KEYS = {"xmp", "XML:com.adobe.xmp"}
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _SIDEWAYS = (5, 6, 7, 8)
+# A JPEG that libjpeg warns of is decoded a second time, by Pillow; one that costs more, by Pillow
+# alone.
+_ONE_DECODER_S = 0.4
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -92,7 +95,7 @@ def decode_source(
 def _decode(
     kind: str, data: bytes, spec: PreprocessSpec, check_size: SizeCheck, limit_s: float
 ) -> Source:
-    inspect_kind(kind, data, check_size, limit_s)
+    header = inspect_kind(kind, data, check_size, limit_s)
     check_structure(kind, data)
     with Image.open(BoundedReads(kind, data), formats=(kind,)) as image:
         orientation = _orientation(image, spec)
@@ -102,7 +105,7 @@ def _decode(
             check_tiles(image)
             _forget_directories(image)
         if isinstance(image, JpegImageFile):
-            if image.mode == "RGB" and orientation == 1:
+            if image.mode == "RGB" and orientation == 1 and header.work.seconds < _ONE_DECODER_S:
                 pixels = decode_rgba(data, image.size)
                 if pixels is not None:
                     return pixels

@@ -29,9 +29,9 @@ def read(data: bytes) -> Found:
     grown = max(screen[0], left + width), max(screen[1], upper + height)
     sizes: tuple[Size, ...] = grown, (width, height)
     pixels = max(width * height for width, height in sizes)
-    held = 2e-4 + blocks * _BLOCK_S + pixels * 1e-9
+    held = 2e-4 + blocks * _BLOCK_S + pixels * 4e-9
     seconds = _FIXED_S + pixels * _PIXEL_S + len(data) * _BYTE_S + blocks * _BLOCK_S
-    return Found(sizes, Work(seconds, held, 14 * pixels + (1 << 20)))
+    return Found(sizes, Work(seconds, held, 8 * pixels + (1 << 22)))
 
 
 def _first_frame(data: bytes) -> tuple[tuple[int, int, int, int] | None, int]:
