@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from service.errors import ImageTooLarge, UndecodableImage, UnsupportedImageType
 from service.imaging.geometry import Size
 from service.imaging.header import inspect
 from service.imaging.preprocess import inspect_upload, preprocess
+from service.imaging.spec import PreprocessSpec
 from tests.unit.imaging.pictures import FORMATS, encode, encode_any, noise, spec
 from tests.unit.imaging.test_hostile_images import DAMAGES, Damage, variants
 from tests.unit.imaging.worst import BUILDERS, jpeg_of_scans, worst_file
@@ -128,3 +131,23 @@ def test_the_worst_files_pass_the_bound(name: str) -> None:
     data = worst_file(name, 300)
 
     assert inspect_upload(data, spec(), PIXELS).work.seconds < 1.5
+
+
+@pytest.mark.slow
+def test_estimates_rank_files_as_measurements_do() -> None:
+    files = [worst_file(name, 1500) for name in BUILDERS] + [encode(noise(90, 90), "JPEG")]
+    rules = spec(alpha="composite-white")
+    measured = [min(cpu_s(data, rules) for _ in range(4)) for data in files]
+    estimated = [inspect_upload(data, rules, PIXELS).work.seconds for data in files]
+
+    pairs = list(itertools.permutations(range(len(files)), 2))
+    far_apart = [(a, b) for a, b in pairs if measured[a] > 4 * measured[b]]
+
+    assert len(far_apart) > 10
+    assert all(estimated[a] > estimated[b] for a, b in far_apart)
+
+
+def cpu_s(data: bytes, rules: PreprocessSpec) -> float:
+    start = time.thread_time()
+    preprocess(data, rules, PIXELS)
+    return time.thread_time() - start

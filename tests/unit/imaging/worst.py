@@ -32,7 +32,7 @@ def jpeg_of_scans(side: int, scans: int) -> bytes:
 
 
 def png_interlaced(side: int) -> bytes:
-    """Return an interlaced PNG of 16-bit RGBA zeros, every row with the Paeth filter."""
+    """Return an interlaced PNG of 16-bit RGBA zeros, every row with the slowest filter."""
     packer, packed = zlib.compressobj(1), b""
     for left, upper, across, down in (*_PASSES, (0, 1, 1, 2)):
         columns, rows = -(-(side - left) // across), -(-(side - upper) // down)
