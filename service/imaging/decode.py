@@ -28,7 +28,7 @@ from service.errors import ImageTooLarge, RequestError, UndecodableImage, Unsupp
 from service.imaging.codec_output import silence_codecs
 from service.imaging.completeness import check_rows, check_tiles
 from service.imaging.geometry import Size as Size  # callers take it from here
-from service.imaging.header import SizeCheck, inspect_kind
+from service.imaging.header import SizeCheck, inspect_whole
 from service.imaging.jpeg import Source, as_image, decode_rgba
 from service.imaging.kinds import sniff as sniff  # callers take it from here
 from service.imaging.kinds import undecodable
@@ -95,7 +95,7 @@ def decode_source(
 def _decode(
     kind: str, data: bytes, spec: PreprocessSpec, check_size: SizeCheck, limit_s: float
 ) -> Source:
-    header = inspect_kind(kind, data, check_size, limit_s)
+    header = inspect_whole(kind, data, check_size, limit_s)
     check_structure(kind, data)
     with Image.open(BoundedReads(kind, data), formats=(kind,)) as image:
         orientation = _orientation(image, spec)

@@ -79,6 +79,17 @@ def test_many_scans_of_many_pixels_are_too_much_work() -> None:
         preprocess(large, spec(), PIXELS)
 
 
+def test_scans_far_on_in_a_file_count_as_work() -> None:
+    small = jpeg_of_scans(64, 64)
+    frame = small.index(b"\xff\xc2") + 5
+    large = small[:frame] + struct.pack(">HH", 5_000, 5_000) + small[frame + 4 :]
+    first = small.index(b"\xff\xda", small.index(b"\xff\xda") + 2)
+    filled = large[:first] + bytes(1 << 20) + large[first:]
+
+    with pytest.raises(ImageTooLarge, match="64 scans"):
+        preprocess(filled, spec(), PIXELS)
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_damaged_header_is_read_or_rejected(format: str, damage: Damage) -> None:
