@@ -28,7 +28,7 @@ from service.errors import ImageTooLarge, RequestError, UndecodableImage, Unsupp
 from service.imaging.codec_output import silence_codecs
 from service.imaging.completeness import check_rows, check_tiles, stored_size
 from service.imaging.geometry import Size as Size  # callers take it from here
-from service.imaging.header import SizeCheck, inspect_kind
+from service.imaging.header import SizeCheck, inspect_whole
 from service.imaging.jpeg import Source, as_image, decode_rgba
 from service.imaging.kinds import sniff as sniff  # callers take it from here
 from service.imaging.kinds import undecodable
@@ -44,6 +44,9 @@ _ORIENTATION = 0x0112
 _EXIF_KEYS = ("exif", "Raw profile type exif")  # the second is ImageMagick's, in a PNG's text
 _XMP_KEYS = {"xmp", "XML:com.adobe.xmp"}
 _SIDEWAYS = (5, 6, 7, 8)
+# A JPEG that libjpeg warns of is decoded a second time, by Pillow; one that costs more, by Pillow
+# alone.
+_ONE_DECODER_S = 0.4
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -91,7 +94,7 @@ def decode_source(
 def _decode(
     kind: str, data: bytes, spec: PreprocessSpec, check_size: SizeCheck, limit_s: float
 ) -> Source:
-    inspect_kind(kind, data, check_size, limit_s)
+    header = inspect_whole(kind, data, check_size, limit_s)
     check_structure(kind, data)
     with Image.open(BoundedReads(kind, data), formats=(kind,)) as image:
         orientation = _orientation(image, spec)
@@ -101,7 +104,7 @@ def _decode(
             check_tiles(image)
             _forget_directories(image)
         if isinstance(image, JpegImageFile):
-            if image.mode == "RGB" and orientation == 1:
+            if image.mode == "RGB" and orientation == 1 and header.work.seconds < _ONE_DECODER_S:
                 pixels = decode_rgba(data, image.size)
                 if pixels is not None:
                     return pixels

@@ -18,6 +18,7 @@ from service.imaging.work import Found, check_work
 from service.imaging.work import Work as Work  # callers take it from here
 
 SizeCheck = Callable[[Size], None]
+_Reader = Callable[[bytes], Found]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Header:
     work: Work
 
 
-_READERS: dict[str, Callable[[bytes], Found]] = {
+_READERS: dict[str, _Reader] = {
     "JPEG": jpeg.read,
     "PNG": png.read,
     "WEBP": webp.read,
@@ -46,15 +47,26 @@ def inspect(data: bytes, check_size: SizeCheck, limit_s: float = math.inf) -> He
     UndecodableImage, ImageTooLarge when decoding would take more than `limit_s` CPU seconds, or
     whatever `check_size` raises.
     """
-    return inspect_kind(sniff(data), data, check_size, limit_s)
+    kind = sniff(data)
+    return _inspect(kind, _READERS[kind], data, check_size, limit_s)
 
 
-def inspect_kind(
+def inspect_whole(
     kind: str, data: bytes, check_size: SizeCheck, limit_s: float = math.inf
 ) -> Header:
-    """Do what `inspect` does for data of a known kind."""
+    """Do what `inspect` does for data of a known kind, without its bound on time.
+
+    For a decoding thread: nothing that lies far on in the file is left out of the work.
+    """
+    reader = jpeg.read_all if kind == "JPEG" else _READERS[kind]
+    return _inspect(kind, reader, data, check_size, limit_s)
+
+
+def _inspect(
+    kind: str, read: _Reader, data: bytes, check_size: SizeCheck, limit_s: float
+) -> Header:
     try:
-        found = _READERS[kind](data)
+        found = read(data)
         for size in found.sizes:
             check_size(size)
     except (struct.error, IndexError, ValueError):  # cut short, unknown, or without pixels

@@ -28,5 +28,5 @@ def read(data: bytes) -> Found:
         raise ValueError("no BMP header")
     pixels = width * height
     held = 2e-4 + colours * _COLOUR_S + pixels * 1e-9
-    work = Work(_FIXED_S + held + pixels * _PIXEL_S, held, 12 * pixels + (1 << 20))
+    work = Work(_FIXED_S + held + pixels * _PIXEL_S, held, 6 * pixels + (1 << 22))
     return Found(((width, height),), work)

@@ -45,13 +45,13 @@ _COSTS: dict[int, tuple[float, float]] = {
     2: (100e-9, 0.0),  # the three of CCITT: eight pixels a byte
     3: (100e-9, 0.0),
     4: (130e-9, 0.0),
-    5: (2.5e-9, 4e-9),  # LZW
+    5: (2.2e-9, 2e-9),  # LZW
     _JPEG: (2e-9, 20e-9),
     8: (2.0e-9, 7e-9),  # deflate
     32946: (2.0e-9, 7e-9),
     32773: (0.6e-9, 0.6e-9),  # PackBits
-    34925: (4e-9, 48e-9),  # LZMA
-    50000: (1.5e-9, 2e-9),  # Zstandard
+    34925: (5e-9, 54e-9),  # LZMA
+    50000: (1.5e-9, 0.3e-9),  # Zstandard
 }
 _UNKNOWN_COST = (10e-9, 80e-9)
 
@@ -161,7 +161,8 @@ def _work(data: bytes, entries: list[Entry], layout: dict[int, int], size: Size)
     compression = layout.get(_COMPRESSION, _RAW)
     by_pixels, by_file = _COSTS.get(compression, _UNKNOWN_COST)
     columns, rows = _pieces(layout)
-    held = 3e-4 + len(entries) * _TAG_S + pixels * 1e-9
+    alpha = layout.get(_SAMPLES, 1) in (2, 4)
+    held = 3e-4 + len(entries) * _TAG_S + pixels * (9e-9 if alpha else 1e-9)
     held += columns * rows * _RAW_PIECE_S if compression == _RAW else 0
     seconds = _FIXED_S + held + pixels * _PIXEL_S + unpacked * by_pixels + packed * by_file
-    return Work(seconds, held, int(24 * pixels + unpacked) + (1 << 20))
+    return Work(seconds, held, int(10 * pixels + unpacked) + (1 << 22))

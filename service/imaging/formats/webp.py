@@ -17,7 +17,7 @@ def read(data: bytes) -> Found:
     pixels = canvas[0] * canvas[1]
     per_byte = _LOSSLESS_BYTE_S if data[12:16] == b"VP8L" else _LOSSY_BYTE_S
     seconds = _FIXED_S + pixels * _PIXEL_S + len(data) * per_byte
-    return Found((canvas,), Work(seconds, 2e-4 + pixels * 8e-9, 24 * pixels + (1 << 20)))
+    return Found((canvas,), Work(seconds, 2e-4 + pixels * 9e-9, 21 * pixels + (1 << 22)))
 
 
 def webp_canvas(data: bytes) -> Size:
