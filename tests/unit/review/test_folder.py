@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.review import sidecar
-from service.review.folder import Entry, ReviewFolder, allocated
+from service.review.folder import Entry, ReviewFolder
 
 DAY = "2026-01-01"
 
@@ -22,7 +22,7 @@ def keep(folder: ReviewFolder, number: int, size: int = 1000) -> Entry:
 
 
 def disk_use(root: Path) -> int:
-    return sum(allocated(path.lstat()) for path in (root, *root.rglob("*")))
+    return sum(path.lstat().st_blocks * 512 for path in (root, *root.rglob("*")))
 
 
 def filled(root: Path, max_bytes: int, images: int = 50) -> ReviewFolder:
