@@ -194,10 +194,18 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from service.review.export import export
+    from service.review.export import Skip, export, in_words
 
-    for folder, images in sorted(export(arguments.source, arguments.out).items()):
+    skipped: dict[Skip, int] = {}
+
+    def report(path: Path, kind: Skip, reason: str) -> None:
+        skipped[kind] = skipped.get(kind, 0) + 1
+        print(f"skipped {path}: {reason}", file=sys.stderr)
+
+    for folder, images in sorted(export(arguments.source, arguments.out, report).items()):
         print(f"{images:8,}  {folder}")
+    if skipped:
+        print(f"skipped: {in_words(skipped)}", file=sys.stderr)
     return 0
 
 

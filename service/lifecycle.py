@@ -98,7 +98,9 @@ class Service:
         self._loop: asyncio.AbstractEventLoop | None = None  # once started
         self.review: ReviewStore | None = None
         if config.review is not None:
-            self.review = ReviewStore(config.review, metrics.reviewed)
+            self.review = ReviewStore(
+                config.review, metrics.reviewed, on_death=self.fail_from_thread
+            )
 
     async def start(self) -> None:
         """Open the bundle, warm every bucket of every slot, pass the golden probes: then ready.
@@ -194,7 +196,9 @@ class Service:
 
     def fail_from_thread(self, reason: str) -> None:
         """Do what `fail` does, from any thread: the `on_death` of the threads the service owns."""
-        if self._loop is not None:
+        if self._loop is None:  # nobody waits for `failed` yet
+            self.fail(reason)
+        else:
             with contextlib.suppress(RuntimeError):  # the loop has closed: the process is ending
                 self._loop.call_soon_threadsafe(self.fail, reason)
 

@@ -1,33 +1,38 @@
 """Keeps images to be looked at, within bounds of bytes and rate, and remembers what was answered.
 
-ROOT/<day>/<name>.<format> beside <name>.json, which says what was answered. Files are written by a
-thread of its own; a request never waits for the disk, it rather goes without being kept.
+`folder.py` is the disk. Files are written by one thread; a request never waits for the disk, its
+image is rather not kept.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import json
 import logging
 import queue
 import random
-import threading
+import secrets
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from service.errors import SettingsInvalid
 from service.imaging.decode import sniff
+from service.owned_thread import start_owned
+from service.review import sidecar
+from service.review.folder import Entry, ReviewFolder, TooLarge, needed
 from service.types import Decision
 
 log = logging.getLogger(__name__)
 
 _QUEUED = 8  # images waiting for the disk
 _REMEMBERED = 10_000  # answers that feedback may come for
+_SCAN_EVERY_S = 600.0  # other processes write and delete, too
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,7 @@ class ReviewConfig:
     """Where images go, and how many."""
 
     root: Path
-    max_bytes: int  # of all files together; the oldest go first
+    max_bytes: int  # on the disk, of all files and folders together; the oldest go first
     per_s: float  # images a second, at most, on average
     accepted_share: float  # of the accepted images, that are kept too
 
@@ -56,9 +61,23 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class _Kept:
+    """An image that was handed to the thread."""
+
+    entry: Entry
+    time: str
+
+    def sidecar(self, answered: Answered, true_class: int | None = None) -> bytes:
+        """Return what its sidecar holds."""
+        fields = {field: getattr(answered, field) for field in answered.__slots__}
+        label = {} if true_class is None else {"true_class": true_class}
+        return sidecar.written({**fields, "time": self.time, "file": self.entry.file, **label})
+
+
+@dataclass(frozen=True, slots=True)
 class _Remembered:
     answered: Answered
-    sidecar: Path | None  # of the image that was kept
+    kept: _Kept | None
     true_class: int | None = None
 
 
@@ -70,18 +89,15 @@ class ReviewStore:
         config: ReviewConfig,
         on_outcome: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        on_death: Callable[[str], None],
     ) -> None:
-        """Start the thread. `on_outcome` is told stored, over-rate, disk-busy or failed.
+        """Start the thread. `on_outcome` gets stored, over-rate, disk-busy or failed.
 
+        `on_death` is called, on the thread, if the thread ends unexpectedly.
         Raises SettingsInvalid when the folder cannot be made or written.
         """
-        try:
-            config.root.mkdir(parents=True, exist_ok=True)
-            _replace(config.root / ".writable", b"")
-        except OSError as error:
-            raise SettingsInvalid(
-                f"TIDEGATE_REVIEW_DIR={config.root} cannot be written: {error.strerror}."
-            ) from error
+        _check_writable(config.root)
         self._config = config
         self._on_outcome = on_outcome
         self._clock = clock
@@ -89,20 +105,21 @@ class ReviewStore:
         self._tokens, self._filled_at = max(1.0, config.per_s), clock()
         self._answers: OrderedDict[str, _Remembered] = OrderedDict()
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(_QUEUED)
-        self._kept: deque[tuple[Path, Path, int]] = deque()  # sidecar, image, bytes; oldest first
-        self._bytes = 0
-        self._thread = threading.Thread(target=self._write_all, name="review", daemon=True)
-        self._thread.start()
+        self._folder = ReviewFolder(config.root, config.max_bytes)
+        self._scanned_at: float | None = None
+        self._failing = ""  # why the disk refused the last image
+        self._met_too_large = False
+        self._thread = start_owned(self._write_all, "review", on_death)
 
     def offer(self, image: bytes, answered: Answered) -> None:
         """Remember an answer; keep its image if it is one to be looked at and there is room."""
-        sidecar = None
+        kept = None
         if self._is_wanted(answered.decision):
             if not self._spend():
                 self._on_outcome("over-rate")
             else:
-                sidecar = self._keep(image, answered)
-        self._answers[answered.request_id] = _Remembered(answered, sidecar)
+                kept = self._keep(image, answered)
+        self._answers[answered.request_id] = _Remembered(answered, kept)
         if len(self._answers) > _REMEMBERED:
             self._answers.popitem(last=False)
 
@@ -116,16 +133,16 @@ class ReviewStore:
             return None
         is_news = known.true_class is None
         self._answers[request_id] = replace(known, true_class=true_class)
-        if known.sidecar is not None:
-            path = known.sidecar
+        if known.kept is not None:
+            content = known.kept.sidecar(known.answered, true_class)
             try:
-                self._jobs.put_nowait(lambda: self._add_label(path, true_class))
+                self._jobs.put_nowait(partial(self._folder.relabel, known.kept.entry, content))
             except queue.Full:
                 self._on_outcome("disk-busy")
         return known.answered, is_news
 
     def close(self, timeout_s: float) -> None:
-        """Write what waits, within `timeout_s`."""
+        """Write what waits, within `timeout_s`; a disk that hangs is left to itself after that."""
         deadline = time.monotonic() + timeout_s
         try:
             self._jobs.put(None, timeout=timeout_s)
@@ -146,74 +163,73 @@ class ReviewStore:
         self._tokens -= 1
         return True
 
-    def _keep(self, image: bytes, answered: Answered) -> Path | None:
+    def _keep(self, image: bytes, answered: Answered) -> _Kept | None:
         now = datetime.now(UTC)
-        name = hashlib.sha256(f"{now.isoformat()} {answered.request_id}".encode()).hexdigest()[:24]
-        folder = self._config.root / now.date().isoformat()
-        sidecar, file = folder / f"{name}.json", folder / f"{name}.{sniff(image).lower()}"
-        said = {field: getattr(answered, field) for field in answered.__slots__}
-        content = _json({**said, "time": now.isoformat(), "file": file.name})
+        stem = hashlib.sha256(f"{now.isoformat()} {answered.request_id}".encode()).hexdigest()[:24]
+        entry = Entry(now.date().isoformat(), f"{stem}.{sniff(image).lower()}")
+        kept = _Kept(entry, now.isoformat())
         try:
-            self._jobs.put_nowait(lambda: self._write(sidecar, file, content, image))
+            self._jobs.put_nowait(partial(self._write, kept, answered, image))
         except queue.Full:
             self._on_outcome("disk-busy")
             return None
-        return sidecar
+        return kept
 
     # Everything below runs on the thread.
 
     def _write_all(self) -> None:
-        job: Callable[[], None] | None = self._look_through
+        job: Callable[[], None] | None = self._scan
         while job is not None:
             try:
                 job()
-            except (OSError, ValueError) as error:
+            except TooLarge as error:
                 self._on_outcome("failed")
-                log.warning("an image for review was not kept: %s", error)
+                if not self._met_too_large:
+                    log.warning("%s; images like it are not kept", error)
+                self._met_too_large = True
+            except OSError as error:
+                self._on_outcome("failed")
+                self._report(error.strerror or str(error))
             job = self._jobs.get()
 
-    def _look_through(self) -> None:
-        """Take up what an earlier process kept."""
-        files = list(self._config.root.glob("*/*.*"))
-        images = {path.with_suffix(".json"): path for path in files if path.suffix != ".json"}
-        found = []
-        for sidecar in (path for path in files if path.suffix == ".json"):
-            if (image := images.get(sidecar)) is not None:
-                size = sidecar.stat().st_size + image.stat().st_size
-                found.append((sidecar.stat().st_mtime, sidecar, image, size))
-        for _, sidecar, image, size in sorted(found):
-            self._kept.append((sidecar, image, size))
-            self._bytes += size
+    def _scan(self) -> None:
+        self._folder.scan()
+        self._scanned_at = self._clock()
 
-    def _write(self, sidecar: Path, file: Path, content: bytes, image: bytes) -> None:
-        size = len(content) + len(image)
-        while self._kept and self._bytes + size > self._config.max_bytes:
-            self._drop(*self._kept.popleft())
-        if size > self._config.max_bytes:
-            raise ValueError(f"it has {size} bytes, more than may be kept in all")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        _replace(file, image)
-        _replace(sidecar, content)  # last: an image with a sidecar is whole
-        self._kept.append((sidecar, file, size))
-        self._bytes += size
+    def _write(self, kept: _Kept, answered: Answered, image: bytes) -> None:
+        if self._scanned_at is None or self._clock() - self._scanned_at > _SCAN_EVERY_S:
+            self._scan()
+        content = kept.sidecar(answered)
+        try:
+            self._folder.write(kept.entry, content, image)
+        except OSError as error:
+            # While the disk stays full nothing more is deleted: the room may be taken by others.
+            if error.errno not in _DISK_FULL or self._failing:
+                raise
+            if not self._folder.drop(needed(content, image)):
+                raise
+            self._folder.write(kept.entry, content, image)
         self._on_outcome("stored")
+        self._report("")
 
-    def _drop(self, sidecar: Path, image: Path, size: int) -> None:
-        sidecar.unlink(missing_ok=True)
-        image.unlink(missing_ok=True)
-        self._bytes -= size
-
-    def _add_label(self, sidecar: Path, true_class: int) -> None:
-        if sidecar.exists():  # else it was the oldest meanwhile
-            _replace(sidecar, _json({**json.loads(sidecar.read_bytes()), "true_class": true_class}))
-
-
-def _json(fields: dict[str, Any]) -> bytes:
-    return (json.dumps(fields, ensure_ascii=False) + "\n").encode()
+    def _report(self, failing: str) -> None:
+        """Log that images are no longer kept, or are kept again; nothing while that lasts."""
+        if failing and failing != self._failing:
+            log.warning("images for review are not kept: %s", failing)
+        elif self._failing and not failing:
+            log.warning("images for review are kept again")
+        self._failing = failing
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_bytes(content)
-    beside.replace(path)
+def _check_writable(root: Path) -> None:
+    """Raise SettingsInvalid when the folder cannot be made or written; a full disk may pass."""
+    probe = root / f".writable-{secrets.token_hex(8)}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        if error.errno not in _DISK_FULL or not root.is_dir():
+            raise SettingsInvalid(
+                f"TIDEGATE_REVIEW_DIR={root} cannot be written: {error.strerror}."
+            ) from error

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from service.errors import ReviewUnreadable, SettingsInvalid
-from service.review import store
-from service.review.export import export
+from service.errors import SettingsInvalid
+from service.review import folder, store
+from service.review.folder import Entry, ReviewFolder
 from service.review.store import Answered, ReviewConfig, ReviewStore
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 100
@@ -39,21 +41,38 @@ def outcomes() -> Counter[str]:
     return Counter()
 
 
+@pytest.fixture
+def deaths() -> list[str]:
+    return []
+
+
 Make = Callable[..., ReviewStore]
 
 
 @pytest.fixture
-def make(tmp_path: Path, clock: FakeClock, outcomes: Counter[str]) -> Iterator[Make]:
+def make(
+    tmp_path: Path, clock: FakeClock, outcomes: Counter[str], deaths: list[str]
+) -> Iterator[Make]:
     made: list[ReviewStore] = []
 
     def start(**changes: Any) -> ReviewStore:
         config = replace(ReviewConfig(tmp_path / "kept", 10_000_000, 1000.0, 0.0), **changes)
-        made.append(ReviewStore(config, lambda outcome: outcomes.update([outcome]), clock))
+        made.append(
+            ReviewStore(config, lambda it: outcomes.update([it]), clock, on_death=deaths.append)
+        )
         return made[-1]
 
     yield start
     for started in made:
         started.close(10)
+
+
+def offer(kept: ReviewStore, answered: Answered = ANSWER, image: bytes = PNG) -> None:
+    """Offer an image and wait until the thread has dealt with it."""
+    kept.offer(image, answered)
+    done = threading.Event()
+    kept._jobs.put(done.set)
+    assert done.wait(30)
 
 
 def sidecars(root: Path) -> list[dict[str, Any]]:
@@ -98,13 +117,12 @@ def test_the_oldest_go_when_the_bytes_are_full_also_those_of_an_earlier_process(
     make: Make, tmp_path: Path
 ) -> None:
     for start in (0, 10):
-        kept = make(max_bytes=5000)
+        kept = make(max_bytes=50_000)
         for index in range(start, start + 10):
-            kept.offer(PNG, replace(ANSWER, request_id=f"r{index}"))
+            offer(kept, replace(ANSWER, request_id=f"r{index}"))
         kept.close(10)
 
     files = list(tmp_path.glob("kept/*/*.*"))
-    assert sum(path.stat().st_size for path in files) <= 5000
     assert {said["request_id"] for said in sidecars(tmp_path)} <= {f"r{i}" for i in range(10, 20)}
     assert len(files) == 2 * len(sidecars(tmp_path)) > 0
 
@@ -113,14 +131,14 @@ def test_a_busy_disk_keeps_no_request_waiting(
     make: Make, outcomes: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     may_write = threading.Event()
-    replace_file = store._replace
+    write = ReviewFolder.write
 
-    def slow(path: Path, content: bytes) -> None:
+    def slow(folder: ReviewFolder, entry: Entry, content: bytes, image: bytes) -> None:
         may_write.wait(30)
-        replace_file(path, content)
+        write(folder, entry, content, image)
 
     kept = make()
-    monkeypatch.setattr(store, "_replace", slow)
+    monkeypatch.setattr(ReviewFolder, "write", slow)
     for index in range(50):
         kept.offer(PNG, replace(ANSWER, request_id=f"r{index}"))
     may_write.set()
@@ -161,8 +179,8 @@ def test_old_answers_are_forgotten(make: Make, monkeypatch: pytest.MonkeyPatch) 
 def test_a_disk_that_fails_is_counted_and_the_next_image_tried(
     make: Make, outcomes: Counter[str], tmp_path: Path
 ) -> None:
-    kept = make(max_bytes=700)
-    kept.offer(PNG * 10, ANSWER)  # more than may be kept in all
+    kept = make(max_bytes=30_000)
+    kept.offer(PNG * 100, ANSWER)  # more than may be kept in all
     kept.offer(PNG[:50], ANSWER)
     kept.close(10)
 
@@ -176,25 +194,94 @@ def test_a_folder_that_cannot_be_made_stops_the_start(make: Make, tmp_path: Path
         make(root=tmp_path / "file" / "below")
 
 
-def test_an_export_is_folders_of_classes(make: Make, tmp_path: Path) -> None:
+def test_a_disk_that_hangs_blocks_closing_no_longer_than_its_timeout(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recovers = threading.Event()
+    monkeypatch.setattr(ReviewFolder, "write", lambda *_: recovers.wait(60))
     kept = make()
+    for _ in range(20):
+        kept.offer(PNG, ANSWER)
+
+    begun = time.monotonic()
+    kept.close(0.2)
+    took = time.monotonic() - begun
+    recovers.set()
+
+    assert took < 20
+
+
+def test_the_death_of_the_thread_is_reported(
+    make: Make, deaths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    kept = make()
+    monkeypatch.setattr(ReviewFolder, "write", die)
     kept.offer(PNG, ANSWER)
-    kept.offer(PNG, replace(ANSWER, request_id="r2"))
-    kept.label("r2", 7)
+    kept._thread.join(30)
+
+    assert deaths == ["thread review ended unexpectedly: RuntimeError: a bug"]
+
+
+def test_a_full_disk_is_logged_once_and_again_when_there_is_room(
+    make: Make,
+    outcomes: Counter[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    full = threading.Event()
+    write = folder._put
+
+    def put(name: str, content: bytes, day: int, spare: int = 0) -> int:
+        if full.is_set() and name.endswith(".png"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(name, content, day, spare)
+
+    monkeypatch.setattr(folder, "_put", put)
+    kept = make()
+    for state in (False, True, False):
+        (full.set if state else full.clear)()
+        for index in range(4):
+            offer(kept, replace(ANSWER, request_id=f"{state}{index}"))
     kept.close(10)
 
-    counts = export(tmp_path / "kept", tmp_path / "out")
-    again = export(tmp_path / "kept", tmp_path / "out")
+    assert outcomes == {"stored": 8, "failed": 4}
+    assert [record.getMessage() for record in caplog.records] == [
+        "images for review are not kept: No space left on device",
+        "images for review are kept again",
+    ]
+    assert kept._folder.used_bytes > 0
 
-    assert counts == again == {"7": 1, "unlabelled/3-tabby_ cat": 1}
-    assert len(list(tmp_path.glob("out/7/*.png"))) == 1
+
+def test_while_the_disk_is_full_at_most_the_room_of_one_image_is_given_up(
+    make: Make, outcomes: Counter[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kept = make()
+    for index in range(10):
+        offer(kept, replace(ANSWER, request_id=f"r{index}"))
+
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(folder, "_put", full)
+    for index in range(10):
+        offer(kept, replace(ANSWER, request_id=f"r{index}"))
+    kept.close(10)
+
+    assert outcomes == {"stored": 10, "failed": 10}
+    assert len(sidecars(tmp_path)) >= 8
 
 
-def test_an_export_of_nothing_or_of_nonsense_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ReviewUnreadable, match="no kept images"):
-        export(tmp_path, tmp_path / "out")
+def test_a_start_on_a_full_disk_is_no_reason_not_to_serve(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "kept").mkdir()
 
-    (tmp_path / "day").mkdir()
-    (tmp_path / "day" / "x.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ReviewUnreadable, match=r"x\.json does not tell"):
-        export(tmp_path, tmp_path / "out")
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "touch", full)
+
+    make()

@@ -12,7 +12,9 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def test_the_services_sidecars_are_read(tmp_path: Path) -> None:
-    kept = ReviewStore(ReviewConfig(tmp_path, 1_000_000, 10, 0.0), lambda outcome: None)
+    kept = ReviewStore(
+        ReviewConfig(tmp_path, 1_000_000, 10, 0.0), lambda outcome: None, on_death=print
+    )
     kept.offer(PNG, Answered("r/1", "reject", 4, "four", 0.5, 0.01, "m", "1", "d" * 64))
     kept.close(10)
 

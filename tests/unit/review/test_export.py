@@ -1,0 +1,110 @@
+"""What an export copies, what it leaves out, and what it says of that."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from service.cli import main
+from service.errors import ReviewUnreadable
+from service.review.export import export
+from service.review.store import Answered, ReviewConfig, ReviewStore
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 100
+ANSWER = Answered("r1", "review", 3, "tabby, cat", 0.7, 0.02, "m", "1", "d" * 64)
+DAMAGES = ["1e999", "-1e999", "NaN", "true", '"5"', "-1", "1" + "0" * 5000, "[" * 20_000, "5.5"]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder of two images, the second one labelled 7."""
+    config = ReviewConfig(tmp_path / "kept", 1_000_000, 1000.0, 0.0)
+    kept = ReviewStore(config, lambda outcome: None, on_death=print)
+    kept.offer(PNG, ANSWER)
+    kept.offer(PNG, replace(ANSWER, request_id="r2"))
+    kept.label("r2", 7)
+    kept.close(10)
+    return config.root
+
+
+def labelled(root: Path) -> Path:
+    return next(p for p in root.glob("*/*.json") if json.loads(p.read_bytes()).get("true_class"))
+
+
+def test_an_export_is_folders_of_classes(root: Path, tmp_path: Path) -> None:
+    counts = export(root, tmp_path / "out")
+    again = export(root, tmp_path / "out")
+
+    assert counts == again == {"7": 1, "unlabelled/3-tabby_ cat": 1}
+    assert [path.read_bytes() for path in tmp_path.glob("out/7/*")] == [PNG]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=[damage[:10] for damage in DAMAGES])
+def test_a_damaged_true_class_is_skipped_and_the_rest_exported(
+    root: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = labelled(root)
+    path.write_text(path.read_text().replace('"true_class": 7', f'"true_class": {damage}'))
+
+    assert main(["review", "export", str(root), str(tmp_path / "out")]) == 0
+
+    printed = capsys.readouterr()
+    assert printed.out.split(maxsplit=1)[0] == "1"
+    assert f"skipped {path}: " in printed.err
+    assert "skipped: 1 with a damaged sidecar" in printed.err
+
+
+def test_no_damage_to_a_sidecar_is_a_traceback(root: Path, tmp_path: Path) -> None:
+    path = labelled(root)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        for mutant in (whole[:place], whole[:place] + b"\xff" + whole[place + 1 :]):
+            path.write_bytes(mutant)
+            assert sum(export(root, tmp_path / "out").values()) in {1, 2}
+
+
+def test_an_image_that_rotation_removed_is_skipped(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    next(iter(sorted(root.glob("*/*.png")))).unlink()
+
+    assert main(["review", "export", str(root), str(tmp_path / "out")]) == 0
+    assert "skipped: 1 whose image was removed meanwhile" in capsys.readouterr().err
+
+
+def test_links_are_not_followed(root: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    for image in root.glob("*/*.png"):
+        image.unlink()
+        image.symlink_to(secret)
+
+    with pytest.raises(ReviewUnreadable, match="None of the images"):
+        export(root, tmp_path / "out")
+
+
+@pytest.mark.parametrize("out", ["kept/out", "kept", "kept/../kept/2026-01-01"])
+def test_an_export_into_the_review_folder_is_refused(root: Path, tmp_path: Path, out: str) -> None:
+    with pytest.raises(ReviewUnreadable, match="inside the review folder"):
+        export(root, tmp_path / out)
+
+
+def test_a_folder_that_cannot_be_written_is_named(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+
+    with pytest.raises(ReviewUnreadable, match="cannot be written"):
+        export(root, tmp_path / "file" / "out")
+
+
+def test_an_export_of_nothing_or_of_nonsense_says_so(tmp_path: Path) -> None:
+    root = tmp_path / "kept"
+    (root / "day").mkdir(parents=True)
+    with pytest.raises(ReviewUnreadable, match="no kept images"):
+        export(root, tmp_path / "out")
+
+    (root / "day" / "x.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ReviewUnreadable, match="1 with a damaged sidecar"):
+        export(root, tmp_path / "out")
