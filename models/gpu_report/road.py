@@ -54,11 +54,7 @@ async def _drive(
             task.cancel()
 
     loop = asyncio.get_running_loop()
-
-    def give_up_from_thread(reason: str) -> None:
-        loop.call_soon_threadsafe(give_up, reason)
-
-    decoders = Decoders(decode_threads, give_up_from_thread)
+    decoders = Decoders(decode_threads, lambda why: loop.call_soon_threadsafe(give_up, why))
     scheduler = Scheduler(
         engine,
         LatencyModel(warm.latency_s),
