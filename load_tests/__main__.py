@@ -18,6 +18,7 @@ COMMANDS = {
     "peers-install": ("peers_install", "an environment of its own for each peer of the comparison"),
     "fuzz": ("fuzz", "mutated images and damaged HTTP, every answer judged"),
     "chaos": ("chaos", "signals, stalls, full disks and hostile clients, one row each"),
+    "hostile": ("hostile", "sound clients without, beside and after a share of hostile images"),
     "bad-input": ("bad_input", "what a server does with broken, huge and empty uploads"),
 }
 

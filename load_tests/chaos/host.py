@@ -6,6 +6,7 @@ import os
 import signal
 import struct
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from load_tests.servers import ask
 
 _LOGGED = 1500  # requests; a pipe holds the lines of some hundred
 _CONNECTIONS = 200
+_AGAIN_S = 0.2
 _FULL = {
     "TIDEGATE_REVIEW_ACCEPTED_SHARE": "1",
     "TIDEGATE_REVIEW_IMAGES_PER_S": "1000",
@@ -73,7 +75,10 @@ async def descriptors(setting: Setting) -> Outcome:
         during = await server.good(2.0)
         for writer in writers:
             writer.transport.abort()
-        after = await server.good()
+        # What waited in the backlog may be reset, a sound client among it: it tries again.
+        end = time.monotonic() + ANSWER_S
+        while (after := await server.good()) != 200 and time.monotonic() < end:
+            await asyncio.sleep(_AGAIN_S)
     return Outcome(f"with {len(writers)} open: {during}, after: {after}", after == 200)
 
 
