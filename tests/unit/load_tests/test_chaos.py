@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from load_tests.chaos.catalogue import SCENARIOS
-from load_tests.chaos.hostile_share import Phase, missed
 from load_tests.chaos.host import damaged_states
+from load_tests.chaos.hostile_share import Phase, missed
 from load_tests.chaos.setting import Traffic
 from load_tests.commands import chaos
 from load_tests.fuzz.memory import Memory, until_idle
