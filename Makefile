@@ -8,13 +8,15 @@ TORCH_ENV := .venv-torch/.installed
 GPU_ENV := .venv-gpu/.installed
 # Runs on data-centre GPUs too, which tensorrt-rtx does not know.
 GPU_EXTRA ?= tensorrt
+FUZZ_S ?= 60
+FUZZ_SEED ?= 0
 GRAPHS := build/architectures
 # Of ResNet-50 the one of 224 pixels, which the figures of others are of.
 MEASURED := $(foreach name,resnet-50-torchvision convnext-t-timm vit-s-16-timm,$(GRAPHS)/$(name)/1)
 PHOTOS ?= build/photos
 TORCH ?= torch torchvision
 
-.PHONY: help serve monitoring bundle test test-torch test-gpu-packages gpu-report check lint fix tools audit clean
+.PHONY: help serve monitoring bundle test fuzz chaos test-torch test-gpu-packages gpu-report check lint fix tools audit clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -49,6 +51,12 @@ gpu-report: bundle ## run the GPU tests and the benchmark on the GPU here, and w
 	  || echo "the networks cannot be made here: the report goes on with the demo alone" >&2
 	@test -d $(PHOTOS) || .venv-gpu/bin/python -m load_tests images $(PHOTOS) --from models/demo/photos --count 64
 	@.venv-gpu/bin/python -m models gpu-report --photos $(PHOTOS) models/bundles/efficientnet-lite0/1 $$(ls -d $(MEASURED) 2>/dev/null)
+
+fuzz: $(DEV) bundle ## send mutated images and HTTP for FUZZ_S seconds, and judge each answer (FUZZ_SEED)
+	@$(BIN)/python -m load_tests fuzz --seconds $(FUZZ_S) --seed $(FUZZ_SEED)
+
+chaos: $(DEV) bundle ## disturb the server by signals, stalls, full disks and hostile clients: one row each
+	@$(BIN)/python -m load_tests chaos
 
 check: lint test ## format, lint, spelling, types, layers, tests
 

@@ -16,6 +16,9 @@ COMMANDS = {
     "sweep": ("sweep", "find the capacity, then load at 0.1 to 3 times of it and draw the curves"),
     "compare": ("compare", "the server, its peers and a bare loop, interleaved in one table"),
     "peers-install": ("peers_install", "an environment of its own for each peer of the comparison"),
+    "fuzz": ("fuzz", "mutated images and damaged HTTP, every answer judged"),
+    "chaos": ("chaos", "signals, stalls, full disks and hostile clients, one row each"),
+    "hostile": ("hostile", "sound clients without, beside and after a share of hostile images"),
     "bad-input": ("bad_input", "what a server does with broken, huge and empty uploads"),
 }
 

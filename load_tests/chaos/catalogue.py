@@ -1,0 +1,32 @@
+"""Every scenario by name, with what is expected of the service."""
+
+from load_tests.chaos import clients, decoding, host, signals
+from load_tests.chaos.setting import Scenario
+
+SCENARIOS: dict[str, tuple[Scenario, str]] = {
+    "paused": (signals.paused, "alive after a pause longer than the engine timeout"),
+    "drains": (signals.drains, "0 requests lost to SIGTERM"),
+    "killed": (signals.killed, "SIGKILL loses no saved drift state"),
+    "stalled-log": (host.stalled_log, "serves while nobody reads stderr"),
+    "closed-log": (host.closed_log, "serves without stderr"),
+    "full-disk": (host.full_disk, "serves, and leaves no partial files"),
+    "descriptors": (host.descriptors, "serves again after descriptors ran out"),
+    "damaged-state": (host.damaged_state, "starts with every damaged drift state"),
+    "blank-settings": (host.blank_settings, "a blank path is unset"),
+    "dual-stack": (host.dual_stack, ":: answers IPv4 and IPv6"),
+    "sandbox": (host.sandbox, "serves without sched_setaffinity and setpriority"),
+    "stalled-uploads": (clients.stalled_uploads, "95 % of sound clients answered"),
+    "pipelined-gets": (clients.pipelined_gets, "less than 64 MB for one connection"),
+    "pipelined-posts": (clients.pipelined_posts, "less than 128 MB for 12 connections"),
+    "endless-trailers": (clients.endless_trailers, "less than 64 MB for one connection"),
+    "large-feedback": (clients.large_feedback, "refused, less than 64 MB, probes within 1 s"),
+    "upgrades": (clients.upgrades, "the body stays a body"),
+    "half-close": (clients.half_close, "answered"),
+    "refused-uploads": (clients.refused_uploads, "every client reads its refusal"),
+    "slow-decodes": (decoding.slow_decodes, "an idle service refuses nothing"),
+    "failing-images": (decoding.failing_images, "memory comes back within 64 MB"),
+    **{
+        name: (scenario, "90 % of 20 sound clients a second, beside 10 hostile ones")
+        for name, scenario in decoding.BESIDE.items()
+    },
+}

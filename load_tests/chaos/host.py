@@ -1,0 +1,216 @@
+"""Scenarios of a host that fails: logs, disks, descriptors, files, sandboxes, addresses."""
+
+import asyncio
+import io
+import os
+import signal
+import struct
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from load_tests.chaos.hostile_client import opened
+from load_tests.chaos.setting import ANSWER_S, Outcome, Server, Setting, good_traffic, served
+from load_tests.chaos.signals import gone
+from load_tests.client import Connection
+from load_tests.errors import MeasurementFailed
+from load_tests.fuzz import wire
+from load_tests.fuzz.http_seeds import CLASSIFY
+from load_tests.images import Target
+from load_tests.servers import ask
+
+_LOGGED = 1500  # requests; a pipe holds the lines of some hundred
+_CONNECTIONS = 200
+_AGAIN_S = 0.2
+_FULL = {
+    "TIDEGATE_REVIEW_ACCEPTED_SHARE": "1",
+    "TIDEGATE_REVIEW_IMAGES_PER_S": "1000",
+}
+
+
+async def stalled_log(setting: Setting) -> Outcome:
+    """Stderr is a pipe that nobody reads: requests are answered, and SIGTERM ends the process."""
+    return await _logging(setting, "stderr=stalled")
+
+
+async def closed_log(setting: Setting) -> Outcome:
+    """Stderr is closed from the start."""
+    return await _logging(setting, "stderr=closed")
+
+
+async def full_disk(setting: Setting) -> Outcome:
+    """The disk of the review folder and of the drift state is full."""
+    if os.geteuid():
+        return Outcome("mounting a small file system takes root", passed=True, skipped=True)
+    with tempfile.TemporaryDirectory(prefix="load-tests-") as folder:
+        env = {
+            **_FULL,
+            "TIDEGATE_REVIEW_DIR": f"{folder}/review",
+            "TIDEGATE_DRIFT_STATE": f"{folder}/drift.npz",
+        }
+        async with served(setting, env, [f"full-disk={folder}"]) as server:
+            traffic = await good_traffic(server, 20, 5.0)
+            parts = _partial_files(Path(f"/proc/{server.pid}/root{folder}"))
+            ready = await server.get(b"/readyz")
+            os.kill(server.pid, signal.SIGTERM)
+            ended = await gone(server)
+    passed = traffic.goodput == 1 and ready is not None and ready.status == 200 and ended
+    seen = f"{traffic}, {parts} partial files left, ready {ready and ready.status}"
+    return Outcome(seen, passed and parts <= 1)
+
+
+async def descriptors(setting: Setting) -> Outcome:
+    """More connections than descriptors; when they close, sound clients are served again."""
+    async with served(setting, conditions=["nofile=80"]) as server:
+        writers = []
+        for _ in range(_CONNECTIONS):
+            try:
+                writers.append((await asyncio.wait_for(opened(server.target), 1))[1])
+            except OSError:
+                break
+        during = await server.good(2.0)
+        for writer in writers:
+            writer.transport.abort()
+        # What waited in the backlog may be reset, a sound client among it: it tries again.
+        end = time.monotonic() + ANSWER_S
+        while (after := await server.good()) != 200 and time.monotonic() < end:
+            await asyncio.sleep(_AGAIN_S)
+    return Outcome(f"with {len(writers)} open: {during}, after: {after}", after == 200)
+
+
+async def damaged_state(setting: Setting) -> Outcome:
+    """Each damaged drift state is put aside, and the service starts."""
+    failed = []
+    damaged = list(damaged_states())
+    for name, content in damaged:
+        with tempfile.TemporaryDirectory(prefix="load-tests-") as folder:
+            path = Path(folder) / "drift.npz"
+            path.write_bytes(content)
+            try:
+                async with served(setting, {"TIDEGATE_DRIFT_STATE": str(path)}):
+                    pass
+            except MeasurementFailed:
+                failed.append(name)
+    seen = f"{len(damaged) - len(failed)} of {len(damaged)} start"
+    return Outcome(f"{seen}; not: {', '.join(failed)}" if failed else seen, not failed)
+
+
+async def blank_settings(setting: Setting) -> Outcome:
+    """Blank paths, as compose writes `${VAR:-}`, are unset: nothing is written."""
+    env = {**_FULL, "TIDEGATE_DRIFT_STATE": "", "TIDEGATE_REVIEW_DIR": ""}
+    async with served(setting, env) as server:
+        await good_traffic(server, 20, 2.0)
+        os.kill(server.pid, signal.SIGTERM)
+        await gone(server)
+        folder = server.started.log.parent
+        strays = sorted(path.name for path in folder.iterdir() if path != server.started.log)
+        complains = "not saved" in server.log() or "Traceback" in server.log()
+    seen = f"{len(strays)} files in the working folder, log {'complains' if complains else 'quiet'}"
+    return Outcome(seen, not strays and not complains)
+
+
+async def dual_stack(setting: Setting) -> Outcome:
+    """`TIDEGATE_HOST=::` answers IPv4 and IPv6."""
+    try:
+        async with served(setting, {"TIDEGATE_HOST": "::"}, start_timeout_s=20) as server:
+            six = await ask(Target("::1", server.target.port, "/"), wire.get(b"/livez"), ANSWER_S)
+    except MeasurementFailed:
+        return Outcome("no answer over IPv4", passed=False)
+    passed = six is not None and six.status == 200
+    return Outcome(f"IPv4 200, IPv6 {six and six.status}", passed)
+
+
+async def sandbox(setting: Setting) -> Outcome:
+    """A sandbox denies sched_setaffinity and setpriority."""
+    try:
+        async with served(setting, conditions=["deny=sched_setaffinity,setpriority"]) as server:
+            traffic = await good_traffic(server, 10, 2.0)
+    except MeasurementFailed:
+        return Outcome("no image was answered", passed=False)
+    return Outcome(str(traffic), traffic.goodput == 1)
+
+
+def damaged_states() -> Iterator[tuple[str, bytes]]:
+    """Yield files that a crash, a bad disk or an attacker could leave in place of a drift state."""
+    sound = _archive(_array("x"))
+    yield "empty", b""
+    yield "text", b"not an archive\n" * 100
+    yield "truncated", sound[: len(sound) // 2]
+    yield "python-literal", _archive(b"\x93NUMPY\x01\0\x10\0{'descr': ((((  \n")
+    yield (
+        "huge-shape",
+        _archive(_header("{'descr': '<f8', 'fortran_order': False, 'shape': (100000000000,)}")),
+    )
+    yield "object-array", _archive(_header("{'descr': '|O', 'fortran_order': False, 'shape': ()}"))
+    yield "unknown-compression", _with_method(sound, 99)
+    yield "encrypted", _with_flag(sound, 1)
+    squeezed = bytearray(_archive(_array("x" * 1000), zipfile.ZIP_DEFLATED))
+    at = squeezed.index(b"format.npy") + len("format.npy")
+    squeezed[at : at + 30] = b"\xff" * 30
+    yield "bad-deflate", bytes(squeezed)
+
+
+def _partial_files(folder: Path) -> int:
+    return len(list(folder.rglob("*.part")))
+
+
+def _archive(member: bytes, method: int = zipfile.ZIP_STORED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("format.npy", member)
+    return file.getvalue()
+
+
+def _array(text: str) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.array(text))
+    return file.getvalue()
+
+
+def _header(text: str) -> bytes:
+    return b"\x93NUMPY\x01\0" + struct.pack("<H", len(text) + 1) + text.encode("ascii") + b"\n"
+
+
+def _with_method(archive: bytes, method: int) -> bytes:
+    return _patched(archive, 8, 10, method)
+
+
+def _with_flag(archive: bytes, flag: int) -> bytes:
+    return _patched(archive, 6, 8, flag)
+
+
+def _patched(archive: bytes, local: int, central: int, value: int) -> bytes:
+    """Set a number of two bytes in the member's header and in the directory (APPNOTE 4.3)."""
+    patched = bytearray(archive)
+    struct.pack_into("<H", patched, local, value)
+    struct.pack_into("<H", patched, patched.index(b"PK\x01\x02") + central, value)
+    return bytes(patched)
+
+
+async def _logging(setting: Setting, condition: str) -> Outcome:
+    async with served(setting, {"TIDEGATE_LOG_LEVEL": "info"}, [condition]) as server:
+        answered = await _many(server, _LOGGED)
+        live = await server.get(b"/livez")
+        os.kill(server.pid, signal.SIGTERM)
+        ended = await gone(server)
+    seen = f"{answered} of {_LOGGED} answered, live {live and live.status}"
+    passed = answered == _LOGGED and live is not None and ended
+    return Outcome(f"{seen}, {'ended' if ended else 'ignores SIGTERM'}", passed)
+
+
+async def _many(server: Server, number: int) -> int:
+    """Send cheap requests on one connection until one is left unanswered."""
+    request = wire.request(CLASSIFY, b"not an image")
+    loop = asyncio.get_running_loop()
+    _, connection = await loop.create_connection(Connection, server.target.host, server.target.port)
+    for answered in range(number):
+        try:
+            await asyncio.wait_for(connection.exchange(request), ANSWER_S)
+        except OSError:
+            return answered
+    connection.close()
+    return number

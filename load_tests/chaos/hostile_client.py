@@ -1,0 +1,84 @@
+"""Clients that mean harm. They come from another loopback address than the sound ones."""
+
+import asyncio
+import time
+from contextlib import suppress
+
+from load_tests.client import Connection, MalformedResponse, Response
+from load_tests.images import Target
+
+ADDRESS = "127.0.0.2"
+_BLOCK = 1 << 16
+_PIECE, _APART_S = 1 << 13, 0.001
+
+
+async def ask(target: Target, request: bytes, timeout_s: float) -> Response | None:
+    """Send one request on a connection of its own; None when no usable answer came in time."""
+    connection: Connection | None = None
+    try:
+        async with asyncio.timeout(timeout_s):
+            loop = asyncio.get_running_loop()
+            _, connection = await loop.create_connection(
+                Connection, target.host, target.port, local_addr=(ADDRESS, 0)
+            )
+            return await connection.exchange(request)
+    except (OSError, MalformedResponse):
+        return None
+    finally:
+        if connection is not None:
+            connection.close()
+
+
+async def opened(target: Target) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a connection; raises OSError."""
+    return await asyncio.open_connection(target.host, target.port, local_addr=(ADDRESS, 0))
+
+
+async def flood(target: Target, first: bytes, block: bytes, most_bytes: int, most_s: float) -> int:
+    """Send `first` and then `block` again and again, and read nothing.
+
+    The pieces are small and apart, so that none is refused for its length.
+    Returns the bytes sent when the server closes, stops reading, or a bound is reached.
+    """
+    _, writer = await opened(target)
+    writer.transport.pause_reading()  # type: ignore[attr-defined]  # of the base class, not the stub's
+    block *= max(1, _PIECE // len(block))
+    end, sent = time.monotonic() + most_s, len(first)
+    try:
+        writer.write(first)
+        while sent < most_bytes and (left := end - time.monotonic()) > 0:
+            writer.write(block)
+            await asyncio.wait_for(writer.drain(), left)
+            await asyncio.sleep(_APART_S)
+            sent += len(block)
+    except OSError:  # closed, or TimeoutError: it does not read on
+        pass
+    finally:
+        writer.transport.abort()
+    return sent
+
+
+async def upload(target: Target, request: bytes, timeout_s: float) -> bytes:
+    """Send all of `request` before reading, as simple clients do, and return what came back.
+
+    Raises OSError when the server hangs up before, TimeoutError when it is not over in time.
+    """
+    async with asyncio.timeout(timeout_s):
+        reader, writer = await opened(target)
+        try:
+            for at in range(0, len(request), _BLOCK):
+                writer.write(request[at : at + _BLOCK])
+                await writer.drain()
+            return await reader.read(_BLOCK)
+        finally:
+            writer.transport.abort()
+
+
+async def stall(target: Target, unfinished: bytes) -> asyncio.StreamWriter | None:
+    """Send a request without its end and keep the connection; None when the server hangs up."""
+    with suppress(OSError):
+        _, writer = await opened(target)
+        writer.write(unfinished)
+        await writer.drain()
+        return writer
+    return None

@@ -1,0 +1,147 @@
+"""What the scenarios share: how a server is started, how sound clients behave, what a row is."""
+
+import asyncio
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from load_tests.client import Response
+from load_tests.fuzz import wire
+from load_tests.fuzz.memory import Memory
+from load_tests.fuzz.server import good_request, launch
+from load_tests.images import Target
+from load_tests.servers import Started, ask, running
+from load_tests.tree import alive
+
+START_TIMEOUT_S = 45.0
+ANSWER_S = 10.0  # for an answer that is not held to be quick
+GROWTH_MB = 64.0  # that one client may cost, beyond what its images take
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One row: what was seen, and whether it is what was expected."""
+
+    observed: str
+    passed: bool
+    skipped: bool = False
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a scenario is given."""
+
+    bundle: Path
+    seconds: float  # of load, where a scenario loads
+    drains: int
+
+
+Scenario = Callable[[Setting], Coroutine[None, None, Outcome]]
+
+
+@dataclass
+class Server:
+    """A running server and what scenarios ask of it."""
+
+    started: Started
+    target: Target
+
+    @property
+    def pid(self) -> int:
+        """The main process."""
+        return self.started.main_pid
+
+    @property
+    def memory(self) -> Memory:
+        """Of the main process."""
+        return Memory(self.pid)
+
+    def alive(self) -> bool:
+        """Whether the main process still runs."""
+        return bool(alive([self.pid]))
+
+    def log(self) -> str:
+        """All that it has logged."""
+        return self.started.log.read_text(encoding="utf-8", errors="replace")
+
+    async def good(self, timeout_s: float = ANSWER_S) -> int | None:
+        """The status of the sound image on a new connection; None without an answer."""
+        return _status(await ask(self.target, good_request(), timeout_s))
+
+    async def get(self, path: bytes, timeout_s: float = ANSWER_S) -> Response | None:
+        """The answer to a GET on a new connection."""
+        return await ask(self.target, wire.get(path), timeout_s)
+
+
+@asynccontextmanager
+async def served(
+    setting: Setting,
+    env: Mapping[str, str] | None = None,
+    conditions: Sequence[str] = (),
+    start_timeout_s: float = START_TIMEOUT_S,
+) -> AsyncIterator[Server]:
+    """Run the server, under `conditions` of `load_tests.chaos.launch`.
+
+    Raises MeasurementFailed when it does not answer in time.
+    """
+    before = (sys.executable, "-m", "load_tests.chaos.launch", *conditions, "--")
+    start = launch(setting.bundle, env, before=before if conditions else ())
+    async with running(
+        start.command, start.env, start.url, good_request(), start_timeout_s=start_timeout_s
+    ) as started:
+        yield Server(started, start.target)
+
+
+async def good_traffic(server: Server, rate: float, seconds: float) -> "Traffic":
+    """Send the sound image at an even rate on connections of their own, and count the answers."""
+    traffic = Traffic()
+    begun, number = time.monotonic(), 0
+    async with asyncio.TaskGroup() as tasks:
+        while (due := number / rate) < seconds:
+            await asyncio.sleep(max(0.0, begun + due - time.monotonic()))
+            tasks.create_task(traffic.one(server))
+            number += 1
+    return traffic
+
+
+class Traffic:
+    """The answers that sound clients got."""
+
+    def __init__(self) -> None:
+        self.statuses: Counter[str] = Counter()
+        self.latencies_s: list[float] = []
+
+    async def one(self, server: Server) -> None:
+        """Send one image and count."""
+        begun = time.monotonic()
+        status = await server.good()
+        self.statuses[str(status)] += 1
+        if status == 200:
+            self.latencies_s.append(time.monotonic() - begun)
+
+    @property
+    def sent(self) -> int:
+        """How many were sent."""
+        return self.statuses.total()
+
+    @property
+    def goodput(self) -> float:
+        """The share that was answered 200."""
+        return self.statuses["200"] / max(1, self.sent)
+
+    def quantile_ms(self, share: float) -> float:
+        """Return a quantile of the latencies of those answered 200, an observed one."""
+        ordered = sorted(self.latencies_s)
+        return 1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+    def __str__(self) -> str:
+        counts = " ".join(f"{status}×{n}" for status, n in sorted(self.statuses.items()))
+        return f"{self.goodput:.0%} of {self.sent} good ({counts})"
+
+
+def _status(response: Response | None) -> int | None:
+    return None if response is None else response.status

@@ -1,0 +1,108 @@
+"""Scenarios of signals: a pause, a drain under load, a kill."""
+
+import asyncio
+import json
+import os
+import signal
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from load_tests.chaos.setting import Outcome, Server, Setting, good_traffic, served
+from load_tests.client import Connection, MalformedResponse
+from load_tests.fuzz.server import good_request
+
+_PAUSES = 3
+_CLIENTS = 8
+_BEFORE_SIGNAL_S = 0.5
+_EXIT_S = 15.0
+_POLL_S = 0.05
+
+
+async def paused(setting: Setting) -> Outcome:
+    """Stop the process for three times the engine timeout, while it works."""
+    async with served(setting, {"TIDEGATE_ENGINE_TIMEOUT_S": "1"}) as server:
+        for _ in range(_PAUSES):
+            traffic = asyncio.gather(*(_busy(server) for _ in range(_CLIENTS)))
+            await asyncio.sleep(_BEFORE_SIGNAL_S)  # so that the stop falls into a batch
+            os.kill(server.pid, signal.SIGSTOP)
+            await asyncio.sleep(3)
+            os.kill(server.pid, signal.SIGCONT)
+            await traffic
+            if not server.alive():
+                return Outcome("the process ended after SIGCONT", passed=False)
+        status = await server.good()
+    return Outcome(f"{_PAUSES} pauses of 3 s survived, then {status}", status == 200)
+
+
+async def drains(setting: Setting) -> Outcome:
+    """SIGTERM while keep-alive clients work; each request is answered or was never sent."""
+    counts: Counter[str] = Counter()
+    for _ in range(setting.drains):
+        async with served(setting, {"TIDEGATE_DRAIN_DELAY_S": "0.5"}) as server:
+            clients = [asyncio.create_task(_client(server, counts)) for _ in range(_CLIENTS)]
+            await asyncio.sleep(_BEFORE_SIGNAL_S)  # so that the signal falls into the traffic
+            os.kill(server.pid, signal.SIGTERM)
+            await asyncio.gather(*clients)
+            counts["left"] += not await gone(server)
+    seen = f"{counts['lost']} lost, {counts['answered']} answered in {setting.drains} drains"
+    if counts["left"]:
+        seen += f", {counts['left']} did not exit"
+    return Outcome(seen, counts["lost"] == 0 and counts["left"] == 0)
+
+
+async def killed(setting: Setting) -> Outcome:
+    """SIGKILL, and start again with the drift state that an earlier drain had saved."""
+    with tempfile.TemporaryDirectory(prefix="load-tests-") as folder:
+        env = {"TIDEGATE_DRIFT_STATE": str(Path(folder) / "drift.npz")}
+        seen: list[int] = []
+        for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGKILL):
+            async with served(setting, env) as server:
+                await good_traffic(server, 20, 2.0)
+                seen.append(await _images(server))
+                os.kill(server.pid, number)
+                await gone(server)
+    passed = seen[1] > seen[0] > 0 and seen[2] > seen[0]
+    return Outcome(f"images known to /drift in three runs: {seen}", passed)
+
+
+async def _busy(server: Server) -> None:
+    """Keep the engine busy beyond the moment of the signal."""
+    end = time.monotonic() + 2 * _BEFORE_SIGNAL_S
+    while time.monotonic() < end:
+        await server.good()
+
+
+async def gone(server: Server) -> bool:
+    """Wait for the end of the process; False when it has not ended in time."""
+    end = time.monotonic() + _EXIT_S
+    while server.alive() and time.monotonic() < end:  # noqa: ASYNC110 - not our child
+        await asyncio.sleep(_POLL_S)
+    return not server.alive()
+
+
+async def _client(server: Server, counts: Counter[str]) -> None:
+    """Ask again and again until no connection is made any more."""
+    connection: Connection | None = None
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            if connection is None or not connection.usable:
+                address = (server.target.host, server.target.port)
+                _, connection = await loop.create_connection(Connection, *address)
+        except OSError:  # nothing listens any more: a client takes another server
+            return
+        try:
+            async with asyncio.timeout(_EXIT_S):
+                await connection.exchange(good_request())
+            counts["answered"] += 1
+        except (OSError, MalformedResponse):
+            counts["lost"] += 1
+            connection.close()
+
+
+async def _images(server: Server) -> int:
+    """How many images the drift monitor has seen, by GET /drift."""
+    answer = await server.get(b"/drift")
+    return int(json.loads(answer.body)["images"]) if answer and answer.status == 200 else -1

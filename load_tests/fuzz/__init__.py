@@ -1,0 +1,1 @@
+"""Mutated images and mutated HTTP against a real server, with oracles that judge each answer."""

@@ -1,0 +1,121 @@
+"""An independent reading of an image: Pillow, NumPy and ONNX Runtime, by the bundle's manifest.
+
+It shares no code with the service, and runs in a process of its own: a hostile image may take its
+memory or end it.
+"""
+
+import io
+import json
+import os
+import resource
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+PROBABILITY_TOLERANCE = 2e-3
+SCORE_TOLERANCE = 1e-2
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+_MEMORY_BYTES = 8 << 30  # of address space; beyond it there is no opinion
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_READER: "Reader | None" = None  # of this process
+
+
+class Reader:
+    """The bundle's preprocessing, model and temperature."""
+
+    def __init__(self, bundle: Path) -> None:
+        """Raises ValueError for a preprocessing that is not implemented here."""
+        manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+        self._spec: dict[str, Any] = manifest["preprocess"]
+        self._temperature = float(manifest["calibration"]["temperature"])
+        self._crop, self._resize = _steps(self._spec)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = ort.InferenceSession(
+            str(bundle / "model.onnx"), options, providers=["CPUExecutionProvider"]
+        )
+
+    def pixels(self, data: bytes) -> NDArray[np.uint8]:
+        """Return [H, W, 3]; raises whatever Pillow raises for what is no whole image."""
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            rgb = _rgb(upright)
+        side = max(1, self._crop["numerator"] * min(rgb.size) // self._crop["denominator"])
+        left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
+        size = (self._resize["width"], self._resize["height"])
+        cut = rgb.crop((left, top, left + side, top + side))
+        return np.asarray(cut.resize(size, _FILTERS[self._resize["filter"]]))
+
+    def differs(self, data: bytes, body: bytes) -> str:
+        """Say how an answer differs from this reading of the image; nothing when it does not."""
+        try:
+            pixels = self.pixels(data)
+        except MemoryError:
+            return ""
+        except Exception as error:  # noqa: BLE001 - codecs raise anything
+            return f"accepted, but Pillow refuses it: {type(error).__name__}: {error}"
+        names = ["logits", "energy", "mahalanobis"]
+        logits, energy, distance = self._session.run(names, {"pixels": pixels[None]})
+        answer = json.loads(body)
+        scores = answer["ood"]
+        for name, value in (("energy", energy[0]), ("mahalanobis", distance[0])):
+            if abs(scores[name]["score"] - value) > SCORE_TOLERANCE * max(1.0, abs(value)):
+                return f"{name} {scores[name]['score']:.4f}, here {value:.4f}"
+        return _different(answer.get("predictions", ()), logits[0] / self._temperature)
+
+
+def open_bundle(bundle: Path) -> None:
+    """Prepare this process; what is read here is bounded in memory."""
+    global _READER
+    os.nice(5)
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    warnings.simplefilter("ignore")
+    Image.MAX_IMAGE_PIXELS = None
+    _READER = Reader(bundle)
+
+
+def differs(data: bytes, body: bytes) -> str:
+    """Call `Reader.differs` in the process that `open_bundle` prepared."""
+    if _READER is None:
+        raise RuntimeError("open_bundle has not been called in this process")
+    return _READER.differs(data, body)
+
+
+def _steps(spec: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    names = [step["op"] for step in spec["steps"]]
+    if names != ["centre-crop-fraction", "resize"] or spec["alpha"] != "composite-white":
+        raise ValueError(f"the reference reads the demo bundle's preprocessing only, not {names}")
+    crop, resize = spec["steps"]
+    return crop, resize
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"mode {image.mode} has no agreed range")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _different(predictions: list[dict[str, Any]], logits: NDArray[np.float32]) -> str:
+    powers = np.exp(logits - logits.max())
+    probabilities = powers / powers.sum()
+    for prediction in predictions:
+        here = float(probabilities[prediction["class_id"]])
+        if abs(prediction["probability"] - here) > PROBABILITY_TOLERANCE:
+            return (
+                f"class {prediction['class_id']} {prediction['probability']:.4f}, here {here:.4f}"
+            )
+    if predictions and probabilities.max() - predictions[0]["probability"] > PROBABILITY_TOLERANCE:
+        return f"the best is {predictions[0]['probability']:.4f}, here {probabilities.max():.4f}"
+    return ""

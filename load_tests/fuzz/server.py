@@ -1,0 +1,55 @@
+"""The server that is fuzzed or disturbed: started quickly, on a free port."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from load_tests.fuzz import wire
+from load_tests.fuzz.http_seeds import CLASSIFY
+from load_tests.fuzz.seeds import good_image
+from load_tests.images import Target
+from load_tests.servers import free_port
+
+SERVE = (sys.executable, "-m", "service", "serve")
+# What a start would measure is fixed, so that the first answer comes after some seconds.
+QUICK = {
+    "TIDEGATE_SLOTS": "2",
+    "TIDEGATE_THREADS_PER_SLOT": "1",
+    "TIDEGATE_MAX_BATCH_SIZE": "4",
+    "TIDEGATE_DRAIN_DELAY_S": "0",
+    "TIDEGATE_LOG_LEVEL": "warning",
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to start a server, and where it answers."""
+
+    command: tuple[str, ...]
+    env: dict[str, str]
+    url: str
+
+    @property
+    def target(self) -> Target:
+        """Where images go."""
+        return Target.parse(self.url)
+
+
+def launch(
+    bundle: Path,
+    env: Mapping[str, str] | None = None,
+    *,
+    before: Sequence[str] = (),
+    command: Sequence[str] = SERVE,
+) -> Launch:
+    """Return a quick start on a free port; `before` is a program that runs the server's command."""
+    port = free_port()
+    ours = {"TIDEGATE_BUNDLE": str(bundle.resolve()), "TIDEGATE_PORT": str(port)}
+    url = f"http://127.0.0.1:{port}/classify"
+    return Launch((*before, *command), {**QUICK, **ours, **(env or {})}, url)
+
+
+def good_request(*headers: bytes) -> bytes:
+    """Return the request of the sound image."""
+    return wire.request(CLASSIFY, good_image(), b"image/jpeg", headers)

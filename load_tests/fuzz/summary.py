@@ -1,0 +1,128 @@
+"""The campaign's ledger as tables for the terminal and as a record. Pure."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from load_tests.fuzz.campaign import Ledger, Plan
+from load_tests.fuzz.comparison import Comparison
+from load_tests.fuzz.failures import Failures
+from load_tests.fuzz.oracles import Violation
+from load_tests.ratios import as_table
+from load_tests.trend import trend
+from load_tests.watch import Sample
+
+MEMORY_SHARE, MEMORY_MB = 0.10, 64.0  # the larger one is what may stay after a campaign
+STRAYS = 8  # descriptors and threads that may stay
+
+
+@dataclass(frozen=True)
+class Slope:
+    """How a figure moved: at the start, at the end, and per hour between."""
+
+    name: str
+    before: float
+    after: float
+    per_hour: float | None
+    significant: bool
+
+
+def leaks(ledger: Ledger) -> list[Violation]:
+    """Return what the process still holds after the campaign that it did not hold before."""
+    before, after = ledger.baseline, ledger.settled
+    if before is None or after is None or ledger.deaths:
+        return []
+    allowed = max(before.rss_mb * MEMORY_SHARE, MEMORY_MB)
+    found = []
+    if after.rss_mb - before.rss_mb > allowed:
+        found.append(f"memory {before.rss_mb:.0f} → {after.rss_mb:.0f} MB")
+    if (after.open_files or 0) - (before.open_files or 0) > STRAYS:
+        found.append(f"descriptors {before.open_files} → {after.open_files}")
+    if after.threads - before.threads > STRAYS:
+        found.append(f"threads {before.threads} → {after.threads}")
+    return [Violation("leak", text) for text in found]
+
+
+def slopes(ledger: Ledger) -> list[Slope]:
+    """Return memory, descriptors and threads."""
+    if ledger.baseline is None or ledger.settled is None:
+        return []
+    return [
+        _slope("memory MB", ledger, lambda held: held.rss_mb),
+        _slope("descriptors", ledger, lambda held: float(held.open_files or 0)),
+        _slope("threads", ledger, lambda held: float(held.threads)),
+    ]
+
+
+def as_text(ledger: Ledger, failures: Failures, comparison: Comparison) -> str:
+    """Return the tables."""
+    statuses = sorted({status for _, status in ledger.outcomes})
+    counts = [
+        [kind, str(ledger.sent[kind]), *(_count(ledger.outcomes[kind, s]) for s in statuses)]
+        for kind in sorted(ledger.sent)
+    ]
+    rate = ledger.mutants / ledger.seconds if ledger.seconds else 0.0
+    facts = [
+        ["mutants", f"{ledger.mutants:,} in {ledger.seconds:.0f} s, {rate:.0f} a second"],
+        ["deaths", str(ledger.deaths)],
+        ["slowest answer", f"{ledger.slowest_s:.2f} s ({ledger.slowest})"],
+        ["peak memory of one image", f"{ledger.peak_mb:.0f} MB ({ledger.peak})"],
+        ["sound image checked", str(ledger.good)],
+        ["held to the reference", f"{comparison.compared} ({comparison.skipped} left out)"],
+        *([slope.name, _moved(slope)] for slope in slopes(ledger)),
+    ]
+    broken = [
+        [rule, str(count), failures.examples[rule][0][:110], str(failures.examples[rule][1] or "–")]
+        for rule, count in failures.by_rule.most_common()
+    ]
+    tables = [as_table(("kind", "sent", *statuses), counts), as_table(("what", "seen"), facts)]
+    if broken:
+        tables.append(as_table(("violation", "times", "first", "input"), broken))
+    else:
+        tables.append("no violations")
+    return "\n\n".join(tables)
+
+
+def as_record(
+    plan: Plan, ledger: Ledger, failures: Failures, comparison: Comparison
+) -> dict[str, object]:
+    """Return what is kept as JSON."""
+    return {
+        "plan": asdict(plan),
+        "mutants": ledger.mutants,
+        "seconds": ledger.seconds,
+        "outcomes": {f"{kind} {status}": n for (kind, status), n in ledger.outcomes.items()},
+        "deaths": ledger.deaths,
+        "slowest_s": ledger.slowest_s,
+        "slowest": ledger.slowest,
+        "peak_mb": ledger.peak_mb,
+        "peak": ledger.peak,
+        "good": ledger.good,
+        "compared": comparison.compared,
+        "slopes": [asdict(slope) for slope in slopes(ledger)],
+        "violations": dict(failures.by_rule),
+        "examples": {rule: text for rule, (text, _) in failures.examples.items()},
+    }
+
+
+def _slope(name: str, ledger: Ledger, figure: Callable[[Sample], float]) -> Slope:
+    samples = [s for s in (ledger.baseline, *ledger.samples, ledger.settled) if s is not None]
+    line = trend([s.at_s for s in samples], [figure(s) for s in samples])
+    return Slope(
+        name,
+        before=figure(samples[0]),
+        after=figure(samples[-1]),
+        per_hour=None if line is None else line.per_hour,
+        significant=line is not None and not line.zero_inside,
+    )
+
+
+def _moved(slope: Slope) -> str:
+    text = f"{slope.before:.0f} → {slope.after:.0f}"
+    if slope.per_hour is None:
+        return text
+    note = "" if slope.significant else ", 0 within its error"
+    return f"{text}, {slope.per_hour:+.0f} an hour during the campaign{note}"
+
+
+def _count(number: int) -> str:
+    return str(number) if number else "–"
