@@ -11,31 +11,26 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
-from service.batching.client_shares import ClientShares
-from service.batching.decode_times import DecodeCost, DecodeTimes
+from service.batching.admission import Admission, Admitted, Arrival, Running
+from service.batching.decode_times import DecodeCost
 from service.batching.decoders import Decoders
 from service.batching.isolate import Trouble
 from service.batching.latency import LatencyModel
 from service.batching.policy import (
-    Backlog,
-    Latency,
     Limits,
     Plan,
     Refusal,
-    eta_s,
     plan,
-    refuse,
     share,
 )
-from service.batching.queue import Order, OrderedQueue
+from service.batching.queue import OrderedQueue
 from service.batching.slots import Batch, BatchResult, Decode, Image, Slot
 from service.batching.threads import cores_to_pin
 from service.batching.tickets import Answer, Ticket
@@ -49,17 +44,7 @@ from service.types import Pixels, Priority
 log = logging.getLogger(__name__)
 
 
-_LARGE_WAITING = 8  # large images per decoder of theirs, at most: their uploads are large as well
 _NO_COST = DecodeCost()
-
-
-@dataclass(frozen=True, slots=True)
-class _Running:
-    """A batch on a slot: when it began, of how many images, and their predicted decoding."""
-
-    started: float
-    images: int
-    decode_s: float
 
 
 class Scheduler:
@@ -95,19 +80,19 @@ class Scheduler:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._decoders = decoders
-        self._large_decoders = large_decoders
         self._wide = wide
         self._arrivals = itertools.count()
-        self._shares = ClientShares()
-        self._large_waiting = 0  # admitted large images that are not decoded yet
         # Guards what follows, ℓ, and whether a ticket is queued: slots' threads take batches.
         self._lock = threading.Lock()
         self._closed = False
-        self._decode_times = DecodeTimes()
-        self._order = Order()
-        self._slot_decode_s = 0.0  # predicted, of all in `_order` that slots decode
+        self._admission = Admission(
+            latency,
+            engine.slots,
+            decoders,
+            large_decoders,
+            has_single_image_engine=wide is not None,
+        )
         self._ready: OrderedQueue[Ticket] = OrderedQueue()
-        self._running: list[_Running | None] = [None] * engine.slots  # None: the slot is idle
         # An engine that computes on our cores keeps each of its slots on one, if that fills them.
         cores = cores_to_pin(engine.slots) if decoders is None else [None] * engine.slots
         self._slots = [
@@ -121,7 +106,7 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """Return how many requests are admitted and not dispatched."""
-        return len(self._order) + self._large_waiting
+        return self._admission.waiting
 
     def admit(
         self,
@@ -139,32 +124,14 @@ class Scheduler:
         if self.draining:
             self._metrics.shed("draining")
             raise Draining("The service is shutting down.")
-        decoders = self._decoders_for(cost)
+        arrival = Arrival(deadline, priority, cost, client)
         with self._lock:
             now = self._clock()
-            predicted_s = self._decode_times.predict_s(cost, now)
-            work_s = predicted_s + self.latency.predict(1)
-            backlog = self._backlog(now, priority, deadline, self.latency, decoders, predicted_s)
-            share = self._shares.share(client, work_s, now)
-            refusal = self._refuse(deadline - now, backlog, decoders, share)
-            if refusal is None:
-                ticket = Ticket(
-                    priority,
-                    deadline,
-                    next(self._arrivals),
-                    answer=self._loop.create_future(),
-                    predicted_s=self._predict_s(now, priority, deadline, cost, decoders),
-                    cost=cost,
-                    client=client,
-                    work_s=work_s,
-                    decoders=decoders,
-                    slot_decode_s=predicted_s if decoders is None else 0.0,
-                )
-                self._shares.add(client, work_s)
-                self._queue(ticket)
-                return ticket
-        self._metrics.shed(refusal.reason)
-        raise self._refused(refusal, 1000 * (deadline - now))
+            decided = self._admission.decide(arrival, now, self.limits)
+            if isinstance(decided, Admitted):
+                return self._issue(arrival, decided)
+        self._metrics.shed(decided.reason)
+        raise self._refused(decided, 1000 * (deadline - now))
 
     def run(self, ticket: Ticket, decode: Decode) -> asyncio.Future[Answer]:
         """Decode a ticket's image and run it, each when it is its turn.
@@ -194,14 +161,13 @@ class Scheduler:
         """Forget a ticket, whatever its state: answered, failed, or its client has gone."""
         with self._lock:
             if ticket.queued:
-                self._unqueue(ticket)
+                self._admission.remove(ticket)
                 if ticket.image is not None:
                     self._ready.remove(ticket)
                 elif ticket.job is not None and ticket.decoders is not None:
                     ticket.decoders.withdraw(ticket.job)
             ticket.image = ticket.job = None
-        self._shares.remove(ticket.client, ticket.work_s)
-        ticket.work_s = 0.0  # counted out once
+            self._admission.discharge(ticket)
         if not ticket.answer.done():
             ticket.answer.cancel()
 
@@ -217,19 +183,23 @@ class Scheduler:
         ended = [slot.join(deadline - time.monotonic()) for slot in self._slots]
         return all(ended)
 
-    def _decoders_for(self, cost: DecodeCost) -> Decoders | None:
-        return self._large_decoders if cost.large and self._large_decoders else self._decoders
-
-    def _refuse(
-        self, time_left_s: float, backlog: Backlog, decoders: Decoders | None, share: float
-    ) -> Refusal | None:
-        """Return why to refuse an arrival, or None. Needs the lock."""
-        refusal = refuse(time_left_s, backlog, self.latency, self.limits, share)
-        if refusal is not None or decoders is None or decoders is not self._large_decoders:
-            return refusal
-        if self._large_waiting < _LARGE_WAITING * decoders.workers:
-            return None
-        return Refusal("queue-full", max(1, math.ceil(backlog.decoders_free_in_s)))
+    def _issue(self, arrival: Arrival, admitted: Admitted) -> Ticket:
+        """Return the ticket of an arrival that is admitted. Needs the lock."""
+        ticket = Ticket(
+            arrival.priority,
+            arrival.deadline,
+            next(self._arrivals),
+            answer=self._loop.create_future(),
+            predicted_s=admitted.predicted_s,
+            cost=arrival.cost,
+            client=arrival.client,
+            work_s=admitted.work_s,
+            decoders=admitted.decoders,
+            slot_decode_s=0.0 if admitted.decoders else admitted.decode_s,
+        )
+        self._admission.charge(ticket)
+        self._admission.add(ticket)
+        return ticket
 
     def _refused(self, refusal: Refusal, left_ms: float) -> ServiceError:
         if refusal.retry_after_s is not None:
@@ -245,62 +215,28 @@ class Scheduler:
 
     def _decoded(self, ticket: Ticket, result: Pixels | Exception, decode_s: float) -> None:
         ticket.job = None
-        if not isinstance(result, Exception):
-            with self._lock:
-                self._decode_times.observe(ticket.cost, decode_s, self._clock())
-        if not ticket.queued or ticket.answer.done():
-            return  # it left, or its deadline passed, while its image was on a decoder
-        ticket.decode_s = decode_s
         with self._lock:
-            self._unqueue(ticket)
+            if not isinstance(result, Exception):
+                self._admission.observe_decode(ticket.cost, decode_s, self._clock())
+            if not ticket.queued or ticket.answer.done():
+                return  # it left, or its deadline passed, while its image was on a decoder
+            self._admission.remove(ticket)
+            ticket.decode_s = decode_s
+            if not isinstance(result, Exception):
+                ticket.decoders = None  # from now on it waits for a slot alone
+                self._admission.add(ticket)
         if isinstance(result, Exception):
             ticket.answer.set_exception(result)
         else:
-            ticket.decoders = None  # from now on it waits for a slot alone
-            self._queue(ticket)
             self.submit(ticket, result)
-
-    def _predict_s(
-        self,
-        now: float,
-        priority: Priority,
-        deadline: float,
-        cost: DecodeCost,
-        decoders: Decoders | None,
-    ) -> float:
-        """Return how long an arrival is expected to take: typical, without caution."""
-        decode_s = self._decode_times.typical_s(cost, now)
-        if self._wide and not self.waiting and not any(self._running):
-            return self.latency.alone_s + decode_s
-        typical = self.latency.typical
-        expected = self._backlog(now, priority, deadline, typical, decoders, decode_s)
-        return eta_s(expected, typical, self.limits.max_batch_size)
-
-    def _backlog(
-        self,
-        now: float,
-        priority: Priority,
-        deadline: float,
-        latency: Latency,
-        decoders: Decoders | None,
-        decode_s: float,
-    ) -> Backlog:
-        """Return what stands before an arrival whose image takes `decode_s`. Needs the lock."""
-        return Backlog(
-            slots_free_in_s=[_free_in_s(batch, now, latency) for batch in self._running],
-            waiting=self.waiting,
-            ahead=self._order.before(priority, deadline),
-            slot_decode_s=self._slot_decode_s / max(1, len(self._order)),
-            own_slot_decode_s=decode_s if decoders is None else 0.0,
-            decoders_free_in_s=decoders.free_in_s(priority, deadline) if decoders else 0.0,
-            own_decode_s=decode_s if decoders else 0.0,
-        )
 
     def _least_loaded(self) -> Slot:
         """Take the idle slot whose device runs the fewest batches. Needs the lock."""
         if len(self._idle) > 1 and self._device_of[-1]:  # there are several devices
             busy = Counter(
-                self._device_of[index] for index, ran in enumerate(self._running) if ran is not None
+                self._device_of[index]
+                for index, ran in enumerate(self._admission.running)
+                if ran is not None
             )
             # Of equals the last: it was used last.
             least = min(reversed(self._idle), key=lambda slot: busy[self._device_of[slot.index]])
@@ -320,14 +256,16 @@ class Scheduler:
             decided = self._plan(now, share(len(self._ready), together, self.limits))
             late += decided.shed
             if tickets := decided.dispatch:
-                wide = self._wide if len(tickets) == 1 and not any(self._running) else None
+                wide = (
+                    self._wide if len(tickets) == 1 and not any(self._admission.running) else None
+                )
                 decode_s = sum(ticket.slot_decode_s for ticket in tickets)
-                self._running[slot.index] = _Running(now, len(tickets), decode_s)
+                self._admission.running[slot.index] = Running(now, len(tickets), decode_s)
                 # A device of its own may be busy: then the batch grows until it is its turn.
                 more = None if self._decoders is None else partial(self._grow, slot, tickets)
                 done = partial(self._finish, slot, tickets, wide is not None)
                 return Batch(_images(tickets), done, more, wide), late
-        self._running[slot.index] = None
+        self._admission.running[slot.index] = None
         self._idle.append(slot)
         return None, late
 
@@ -339,8 +277,8 @@ class Scheduler:
                 return []
             decided = self._plan(self._clock(), room)
             tickets += decided.dispatch
-            if running := self._running[slot.index]:
-                self._running[slot.index] = replace(running, images=len(tickets))
+            if running := self._admission.running[slot.index]:
+                self._admission.running[slot.index] = replace(running, images=len(tickets))
             # Only what decoders made is waiting beside a device, so these are pixels.
             added = [image for image in _images(decided.dispatch) if not callable(image)]
         if decided.shed:
@@ -353,7 +291,7 @@ class Scheduler:
         decode_s = sum(ticket.slot_decode_s for ticket in self._ready.first(most))
         decided = plan(now, self._ready.take(), ready, self.latency, most, decode_s)
         for ticket in (*decided.shed, *decided.dispatch):
-            self._unqueue(ticket)
+            self._admission.remove(ticket)
             ticket.dispatched_at = now
         return decided
 
@@ -383,7 +321,7 @@ class Scheduler:
         now = self._clock()
         for index, ticket in enumerate(batch):
             if result.decode_s[index] and index not in result.undecoded:
-                self._decode_times.observe(ticket.cost, result.decode_s[index], now)
+                self._admission.observe_decode(ticket.cost, result.decode_s[index], now)
 
     def _learn_from(self, slot: Slot, trouble: Trouble) -> None:
         """Give up on a device that is lost; ask less of one that is short of memory."""
@@ -421,23 +359,6 @@ class Scheduler:
             return Overloaded("The device has no memory left to compute this image.", 1.0)
         return EngineFailed("The engine could not compute this image.")
 
-    def _queue(self, ticket: Ticket) -> None:
-        """Count a ticket as waiting: for a decoder of large images, or in the engine's order."""
-        ticket.queued = True
-        if ticket.decoders is not None and ticket.decoders is self._large_decoders:
-            self._large_waiting += 1
-        else:
-            self._order.add(ticket)
-            self._slot_decode_s += ticket.slot_decode_s
-
-    def _unqueue(self, ticket: Ticket) -> None:
-        ticket.queued = False
-        if ticket.decoders is not None and ticket.decoders is self._large_decoders:
-            self._large_waiting -= 1
-        else:
-            self._order.discard(ticket)
-            self._slot_decode_s = max(0.0, self._slot_decode_s - ticket.slot_decode_s)
-
     def _fail_from_thread(self, reason: str) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has closed: the process is ending
             self._loop.call_soon_threadsafe(self._on_failure, reason)
@@ -445,11 +366,3 @@ class Scheduler:
 
 def _images(tickets: Sequence[Ticket]) -> list[Image]:
     return [ticket.image for ticket in tickets if ticket.image is not None]
-
-
-def _free_in_s(batch: _Running | None, now: float, latency: Latency) -> float:
-    if batch is None:
-        return 0.0
-    left = batch.started + latency.predict(batch.images) + batch.decode_s - now
-    # Overdue is not free: when it will be, nobody knows; not before one more image's time.
-    return left if left >= 0 else latency.unloaded_s

@@ -521,7 +521,7 @@ def test_an_idle_service_admits_whatever_decoding_has_cost(decoders: str) -> Non
         for _ in range(14):
             await outcome(on.run(on.admit(cost=hostile), slow))
         for _ in range(64):
-            on.scheduler._decode_times.observe(hostile, 1000.0, on.clock())
+            on.scheduler._admission.observe_decode(hostile, 1000.0, on.clock())
 
         assert on.admit(within_s=0.25, cost=replace(hostile, seconds=0.01)).queued
 
