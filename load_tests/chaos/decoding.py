@@ -21,7 +21,7 @@ from load_tests.fuzz.worst import WORST, worst
 HOSTILE_RATE, GOOD_RATE = 10.0, 20.0
 GOODPUT = 0.9
 _MOST_OPEN = 400  # hostile requests that wait for their answer
-_SLOW = 8
+_SLOW = 14  # of each kind
 _FAILING = 40
 _IDLE_S = 90.0
 
@@ -68,8 +68,8 @@ async def slow_decodes(setting: Setting) -> Outcome:
     async with served(setting) as server:
         await asyncio.gather(
             *(
-                hostile_client.ask(server.target, requests[number % len(requests)], 120)
-                for number in range(_SLOW)
+                hostile_client.ask(server.target, requests[number // _SLOW], 120)
+                for number in range(_SLOW * len(requests))
             )
         )
         await until_idle(server.pid, _IDLE_S)

@@ -77,7 +77,7 @@ async def descriptors(setting: Setting) -> Outcome:
             writer.transport.abort()
         # What waited in the backlog may be reset, a sound client among it: it tries again.
         end = time.monotonic() + ANSWER_S
-        while (after := await server.good()) != 200 and time.monotonic() < end:
+        while (after := await server.good()) != 200 and time.monotonic() < end:  # noqa: ASYNC110
             await asyncio.sleep(_AGAIN_S)
     return Outcome(f"with {len(writers)} open: {during}, after: {after}", after == 200)
 

@@ -92,6 +92,7 @@ class Campaign:
         self._recent: deque[Mutant] = deque(maxlen=_RECENT)
         self._suspects: dict[bytes, Mutant] = {}
         self._main_pid = 0
+        self._ended = False  # by us, because it held too much memory
         self._good: Response | None = None
 
     async def run(self) -> Ledger:
@@ -108,8 +109,9 @@ class Campaign:
                 if alive([server.main_pid]):
                     await self._suspects_alone(server)
                     await self._settle(server)
-                    break
+                    return self.ledger
                 self._death(server)
+        self._failures.add(Violation("death", f"{MAX_RESTARTS} restarts"), b"", "the campaign")
         return self.ledger
 
     async def replay(self, request: bytes) -> list[Violation]:
@@ -127,7 +129,7 @@ class Campaign:
     async def _server(self) -> AsyncIterator[Started]:
         start = self._launch
         async with running(start.command, start.env, start.url, good_request()) as server:
-            self._main_pid = server.main_pid
+            self._main_pid, self._ended = server.main_pid, False
             self._good = await ask(start.target, good_request(), self.plan.slow_s)
             if self._good is None:
                 raise MeasurementFailed("the sound image was not answered at the start")
@@ -217,7 +219,7 @@ class Campaign:
             status = "none"
         except (OSError, MalformedResponse) as error:
             used.close()
-            found = [] if self._dead() else [Violation("no-answer", repr(error))]
+            found = self._unanswered(error)
             status = "none"
         else:
             found, status = judge(response), str(response.status)
@@ -236,14 +238,16 @@ class Campaign:
         try:
             talk = await converse(self._launch.target, sent.request, quiet_s)
         except OSError as error:
-            return [] if self._dead() else [Violation("no-answer", repr(error))]
+            return self._unanswered(error)
         found = [violation for answer in talk.answers for violation in judge(answer)]
         if talk.fault and not sent.request.lstrip().startswith(b"HEAD"):
             found.append(Violation("malformed", talk.fault))
         return found
 
-    def _dead(self) -> bool:
-        return not alive([self._main_pid])
+    def _unanswered(self, error: Exception) -> list[Violation]:
+        if alive([self._main_pid]):
+            return [Violation("no-answer", repr(error))]
+        return [] if self._ended else [Violation("death", "the process ended meanwhile")]
 
     def _count(self, sent: Mutant, status: str, took_s: float, found: list[Violation]) -> None:
         self.ledger.outcomes[sent.kind, status] += 1
@@ -264,7 +268,8 @@ class Campaign:
         self.ledger.good += 1
         response = await ask(self._launch.target, good_request(), self.plan.slow_s)
         if response is None:
-            found = [] if self._dead() else [Violation("good-image", "no answer")]
+            living = alive([self._main_pid])
+            found = [Violation("good-image", "no answer")] if living else []
         else:
             found = judge_same(self._good or response, response)
         for violation in found:
@@ -288,6 +293,7 @@ class Campaign:
         found = Violation("memory", f"the server holds {resident_mb:.0f} MB and was ended")
         for suspect in (*self._in_flight.values(), *self._recent):
             self._failures.add(found, suspect.request, suspect.origin)
+        self._ended = True
         with suppress(ProcessLookupError):
             os.kill(self._main_pid, signal.SIGKILL)
 
@@ -304,10 +310,8 @@ class Campaign:
 
     def _death(self, server: Started) -> None:
         self.ledger.deaths += 1
-        log = last_lines(server.log)
-        for suspect in self._in_flight.values():
-            self._failures.add(Violation("death", log), suspect.request, suspect.origin)
-        self._in_flight.clear()
+        if not self._ended:
+            self._failures.add(Violation("death", last_lines(server.log)), b"", "the server's log")
 
 
 class _Reused:

@@ -117,7 +117,8 @@ def _tiff(data: bytes) -> Iterator[Field]:
     if start + 2 > len(data):
         return
     yield Field(start, 2, order)
-    for number in range(struct.unpack_from(f"{order}H", data, start)[0]):
+    there = (len(data) - start - 2) // 12  # a damaged count may be of 65,535
+    for number in range(min(there, struct.unpack_from(f"{order}H", data, start)[0])):
         at = start + 2 + 12 * number
         for byte, width in ((0, 2), (2, 2), (4, 4), (8, 4), (8, 2)):
             yield Field(at + byte, width, order)
