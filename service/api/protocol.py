@@ -26,7 +26,7 @@ from service.errors import BadRequest
 __all__ = ["BoundedHttp", "Connection", "bounded_http"]
 
 MAX_AHEAD_BYTES = 64 * 1024  # sent before the answer to an earlier request; then reading pauses
-MAX_DROPPED_BYTES = 64 * 1024 * 1024  # of a body that nothing reads; then the connection is closed
+MAX_DROPPED_BYTES = 128 << 20  # of a body that nothing reads; more than any client sends unasked
 HEAD_TIMEOUT_S = 30.0  # from the first byte, or from connecting
 DROP_TIMEOUT_S = 30.0  # for all of a body that nothing reads
 SILENCE_TIMEOUT_S = 5.0  # while a body is dropped, and for the last bytes of an answer to be taken
