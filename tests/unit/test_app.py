@@ -2,14 +2,22 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import pytest
+import uvicorn
 
-from service.app import EXIT_FAILED, EXIT_OK, EXIT_REFUSED, _live
+from service.api.protocol import BoundedHttp
+from service.api.server import Server
+from service.api.wire import Wire
+from service.app import EXIT_FAILED, EXIT_OK, EXIT_REFUSED, _live, _report_death
 from service.errors import BundleRefused
 from service.lifecycle import Service
+
+PATIENCE_S = 30.0
 
 
 class FakeService:
@@ -60,3 +68,31 @@ def test_a_signal_drains(number: int) -> None:
 
     assert live(service, lambda told: told.put_nowait(number)) == EXIT_OK
     assert service.drained
+
+
+def test_an_http_server_that_dies_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def app(scope: object, receive: object, send: object) -> None:
+        raise AssertionError("no request is sent")
+
+    def broken(self: BoundedHttp, now: float) -> None:
+        raise ArithmeticError("the clock of the connections broke")
+
+    async def scenario() -> list[str]:
+        reasons: list[str] = []
+        service = FakeService()
+        service.fail = reasons.append  # type: ignore[attr-defined]  # all that is called
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = Server(uvicorn.Config(app, log_config=None, lifespan="off"), Wire())
+            serving = asyncio.create_task(server.serve([listener]))
+            serving.add_done_callback(partial(_report_death, server, cast(Service, service)))
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            await asyncio.wait({serving}, timeout=PATIENCE_S)
+            writer.close()
+        return reasons
+
+    monkeypatch.setattr(BoundedHttp, "check_time", broken)
+
+    assert asyncio.run(scenario()) == ["the HTTP server ended unexpectedly"]
+    assert "the clock of the connections broke" in caplog.text
