@@ -74,6 +74,7 @@ def open_bundle(bundle: Path) -> None:
     """Prepare this process; what is read here is bounded in memory."""
     global _READER
     os.nice(5)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff prints what a mutant makes it
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     warnings.simplefilter("ignore")
     Image.MAX_IMAGE_PIXELS = None
