@@ -13,17 +13,19 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from service import logs, memory
+from service import addresses, logs, memory
 from service.api import classify, feedback, operations, problems
 from service.api.classifier import Classifier
 from service.api.context import ContextMiddleware
 from service.api.protocol import BoundedHttp
+from service.cpu import usable_cores
 from service.errors import SettingsInvalid, StartupError
 from service.lifecycle import Service
 from service.metrics import Metrics
@@ -32,6 +34,7 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_REFUSED, EXIT_FAILED = 0, 1, 70
+_EXECUTOR_EXTRA = 4  # as asyncio's own, which counts the cores of the host
 _KEEP_ALIVE_S = 75  # longer than a load balancer's usual 60 s, so that it never meets a closed one
 
 
@@ -66,9 +69,9 @@ def run(settings: Settings) -> NoReturn:
     """
     logs.configure(settings.log_level, settings.log_format)
     memory.give_back_large_blocks()
-    listener = _listen(settings.host, settings.port)
+    listeners = _listen(settings.host, settings.port)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        code = runner.run(_serve(settings, listener))
+        code = runner.run(_serve(settings, listeners))
         logging.shutdown()
         # A decoder, a warm-up or a wedged engine may be deep in C; nothing of theirs is wanted.
         os._exit(code)
@@ -82,11 +85,10 @@ def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
     return uvloop.Loop
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> list[socket.socket]:
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, UnicodeError) as error:
+        return addresses.listen(addresses.split_hosts(host), port)
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SettingsInvalid(f"Cannot listen on {host}:{port}: {reason}.") from error
 
@@ -99,7 +101,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _serve(settings: Settings, listener: socket.socket) -> int:
+async def _serve(settings: Settings, listeners: list[socket.socket]) -> int:
     app, service = build(settings)
     server = _Server(
         uvicorn.Config(
@@ -115,10 +117,14 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
             timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
         )
     )
+    asyncio.get_running_loop().set_default_executor(
+        ThreadPoolExecutor(usable_cores() + _EXECUTOR_EXTRA, "executor")
+    )
     told = _listen_to_signals()
-    serving = asyncio.create_task(server.serve([listener]))
-    host, port = listener.getsockname()[:2]
-    log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    serving = asyncio.create_task(server.serve(listeners))
+    for listener in listeners:
+        host, port = listener.getsockname()[:2]
+        log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
     code = await _live(service, told, settings.drain_delay_s)
     service.stop_admitting()
     server.should_exit = True

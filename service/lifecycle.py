@@ -21,12 +21,13 @@ from service.batching.scheduler import Scheduler
 from service.bundle.golden import REDUCED_TOLERANCE, TOLERANCE, check_golden
 from service.bundle.manifest import Histogram
 from service.bundle.store import Bundle, open_bundle, read_embedding
+from service.cpu import usable_cores
 from service.drift.embedding import Embedding
 from service.drift.monitor import Monitor
 from service.drift.reference import Bins, Reference
 from service.drift_watch import DriftWatch
 from service.engines.base import Engine
-from service.engines.choose import EngineConfig, WarmEngine, open_engine, usable_cores
+from service.engines.choose import EngineConfig, WarmEngine, open_engine
 from service.errors import Draining, NotReady
 from service.gpu import watch_gpus
 from service.imaging.pillow_resize import RESIZES_BY
