@@ -47,20 +47,25 @@ def quota_cores(root: Path, cgroup: str, mountinfo: str) -> float | None:
     malformed sets no quota. None if there is none.
     """
     mounts = list(_mounts(mountinfo))
-    quotas = []
-    for version, path in _groups(cgroup):
-        own = [mount for mount in mounts if mount.version == version]
-        # Without a mount that shows the group (a container sees its own as the root of the
-        # mount, by whatever path the host knows it), the mount's root is the best there is.
-        shown = ".." not in path.parts  # a group above the namespace's root is not
-        inside = [mount for mount in own if shown and path.is_relative_to(mount.root)]
-        for mount in inside or own:
-            below = path.relative_to(mount.root) if inside else PurePosixPath()
-            folder = mount.point / below
-            for group in (folder, *folder.parents):
-                if group.is_relative_to(mount.point):
-                    quotas.append(_quota(root / group.relative_to("/"), version))
+    quotas = [
+        _quota(root / group.relative_to("/"), version)
+        for version, path in _groups(cgroup)
+        for group in _with_parents(path, [mount for mount in mounts if mount.version == version])
+    ]
     return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _with_parents(path: PurePosixPath, mounts: list[_Mount]) -> Iterator[PurePosixPath]:
+    """Yield the folders of a group and of those above it, as far as they are mounted.
+
+    Without a mount that shows the group (a container sees its own as the mount's root, by whatever
+    path the host knows it), the mount's root is the best there is.
+    """
+    shown = ".." not in path.parts  # a group above the namespace's root is not
+    inside = [mount for mount in mounts if shown and path.is_relative_to(mount.root)]
+    for mount in inside or mounts:
+        folder = mount.point / (path.relative_to(mount.root) if inside else PurePosixPath())
+        yield from (f for f in (folder, *folder.parents) if f.is_relative_to(mount.point))
 
 
 def _groups(cgroup: str) -> Iterator[tuple[int, PurePosixPath]]:
@@ -93,7 +98,7 @@ def _mounts(mountinfo: str) -> Iterator[_Mount]:
 def _quota(group: Path, version: int) -> float | None:
     """Return one group's quota in cores; None if it has none."""
     if version == 2:
-        texts = (_read(group / "cpu.max").split() + ["", ""])[:2]
+        texts = [*_read(group / "cpu.max").split(), "", ""][:2]
     else:
         texts = [_read(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
     try:
