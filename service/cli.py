@@ -23,15 +23,32 @@ _HEALTH_BYTES = 4096
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 refused, 2 usage, 70 engine failed."""
+    _open_closed_streams()
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
     except TidegateError as error:
-        print(f"tidegate: {error}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # its reader is gone; the exit code is what counts
+            print(f"tidegate: {error}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
         return 130
     return code
+
+
+def _open_closed_streams() -> None:
+    """Open the null device for each standard stream that is closed, as by `2>&-`.
+
+    The next file or connection would get its number otherwise, and what is printed with it.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # the lowest free number is this one
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, "r" if name == "stdin" else "w")  # noqa: SIM115
+            setattr(sys, name, stream)
 
 
 def _parser() -> argparse.ArgumentParser:
