@@ -26,6 +26,7 @@ from service.api.classifier import Classifier
 from service.api.context import ContextMiddleware
 from service.api.protocol import BoundedHttp
 from service.cpu import usable_cores
+from service.drift import state
 from service.errors import SettingsInvalid, StartupError
 from service.lifecycle import Service
 from service.metrics import Metrics
@@ -43,9 +44,11 @@ def version() -> str:
     return importlib.metadata.version("tidegate")
 
 
-def build(settings: Settings) -> tuple[ASGIApp, Service]:
-    """Put the parts together; nothing runs yet."""
+def build(settings: Settings, lines: logs.LineQueue | None = None) -> tuple[ASGIApp, Service]:
+    """Put the parts together; nothing runs yet. `lines` is where dropped log lines are counted."""
     metrics = Metrics(version())
+    if lines is not None:
+        lines.report_drops_to(metrics.log_lines_dropped.inc)
     service = Service(settings.service_config(), metrics)
     app = FastAPI(
         title="Tidegate",
@@ -65,14 +68,16 @@ def build(settings: Settings) -> tuple[ASGIApp, Service]:
 def run(settings: Settings) -> NoReturn:
     """Serve until told to stop, then end the process with its exit code.
 
-    Raises SettingsInvalid when the address cannot be listened on.
+    Raises SettingsInvalid when an address cannot be listened on, or the drift state not saved.
     """
-    logs.configure(settings.log_level, settings.log_format)
+    lines = logs.configure(settings.log_level, settings.log_format)
     memory.give_back_large_blocks()
+    if settings.drift_state is not None:
+        state.check_path(settings.drift_state)
     listeners = _listen(settings.host, settings.port)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        code = runner.run(_serve(settings, listeners))
-        logging.shutdown()
+        code = runner.run(_serve(settings, listeners, lines))
+        logging.shutdown()  # waits for the last lines, a second at most
         # A decoder, a warm-up or a wedged engine may be deep in C; nothing of theirs is wanted.
         os._exit(code)
 
@@ -101,8 +106,8 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _serve(settings: Settings, listeners: list[socket.socket]) -> int:
-    app, service = build(settings)
+async def _serve(settings: Settings, listeners: list[socket.socket], lines: logs.LineQueue) -> int:
+    app, service = build(settings, lines)
     server = _Server(
         uvicorn.Config(
             app,
@@ -180,6 +185,7 @@ def _listen_to_signals() -> asyncio.Queue[int]:
 
     def on_signal(number: int) -> None:
         if seen:
+            logging.shutdown()
             os._exit(128 + number)
         seen.append(number)
         told.put_nowait(number)
