@@ -18,8 +18,8 @@ from models.errors import BuildRefused
 from models.progress import follow, say
 from models.rows import Float32, Float64, RowWriter, chunks
 from models.run import quiet_session
+from service.cpu import usable_cores
 from service.drift.monitor import INPUTS
-from service.engines.choose import usable_cores
 from service.errors import RequestError
 from service.imaging.preprocess import preprocess
 from service.imaging.spec import PreprocessSpec

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NoReturn
 
@@ -19,7 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from service import logs, memory
+from service import addresses, logs, memory
 from service.api import classify, feedback, operations, problems
 from service.api.classifier import Classifier
 from service.api.context import ContextMiddleware
@@ -27,6 +28,8 @@ from service.api.methods import Methods
 from service.api.server import Server
 from service.api.uploads import ByteBudget
 from service.api.wire import Wire
+from service.cpu import usable_cores
+from service.drift import state
 from service.errors import SettingsInvalid, StartupError
 from service.lifecycle import Service
 from service.metrics import Metrics
@@ -36,6 +39,7 @@ log = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_REFUSED, EXIT_FAILED = 0, 1, 70
 _BODY_STALL_S = 30  # more than the upload timeout, whose 408 comes first
+_EXECUTOR_EXTRA = 4  # as asyncio's own, which counts the cores of the host
 
 
 def version() -> str:
@@ -43,9 +47,11 @@ def version() -> str:
     return importlib.metadata.version("tidegate")
 
 
-def build(settings: Settings) -> tuple[ASGIApp, Service, Wire]:
-    """Put the parts together; nothing runs yet."""
+def build(settings: Settings, lines: logs.LineQueue | None = None) -> tuple[ASGIApp, Service, Wire]:
+    """Put the parts together; nothing runs yet. `lines` is where dropped log lines are counted."""
     metrics = Metrics(version())
+    if lines is not None:
+        lines.report_drops_to(metrics.log_lines_dropped.inc)
     service = Service(settings.service_config(), metrics)
     app = FastAPI(
         title="Tidegate",
@@ -74,14 +80,16 @@ def build(settings: Settings) -> tuple[ASGIApp, Service, Wire]:
 def run(settings: Settings) -> NoReturn:
     """Serve until told to stop, then end the process with its exit code.
 
-    Raises SettingsInvalid when the address cannot be listened on.
+    Raises SettingsInvalid when an address cannot be listened on, or the drift state not saved.
     """
-    logs.configure(settings.log_level, settings.log_format)
+    lines = logs.configure(settings.log_level, settings.log_format)
     memory.give_back_large_blocks()
-    listener = _listen(settings.host, settings.port)
+    if settings.drift_state is not None:
+        state.check_path(settings.drift_state)
+    listeners = _listen(settings.host, settings.port)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        code = runner.run(_serve(settings, listener))
-        logging.shutdown()
+        code = runner.run(_serve(settings, listeners, lines))
+        logging.shutdown()  # waits for the last lines, a second at most
         # A decoder, a warm-up or a wedged engine may be deep in C; nothing of theirs is wanted.
         os._exit(code)
 
@@ -94,17 +102,16 @@ def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
     return uvloop.Loop
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> list[socket.socket]:
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, UnicodeError) as error:
+        return addresses.listen(addresses.split_hosts(host), port)
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SettingsInvalid(f"Cannot listen on {host}:{port}: {reason}.") from error
 
 
-async def _serve(settings: Settings, listener: socket.socket) -> int:
-    app, service, wire = build(settings)
+async def _serve(settings: Settings, listeners: list[socket.socket], lines: logs.LineQueue) -> int:
+    app, service, wire = build(settings, lines)
     server = Server(
         uvicorn.Config(
             app,
@@ -118,11 +125,15 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
         ),
         wire,
     )
+    asyncio.get_running_loop().set_default_executor(
+        ThreadPoolExecutor(usable_cores() + _EXECUTOR_EXTRA, "executor")
+    )
     told = _listen_to_signals()
-    serving = asyncio.create_task(server.serve([listener]))
+    serving = asyncio.create_task(server.serve(listeners))
     serving.add_done_callback(partial(_report_death, server, service))
-    host, port = listener.getsockname()[:2]
-    log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    for listener in listeners:
+        host, port = listener.getsockname()[:2]
+        log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
     code = await _live(service, told, settings.drain_delay_s, server.begin_drain)
     service.stop_admitting()
     server.should_exit = True
@@ -192,6 +203,7 @@ def _listen_to_signals() -> asyncio.Queue[int]:
 
     def on_signal(number: int) -> None:
         if seen:
+            logging.shutdown()
             os._exit(128 + number)
         seen.append(number)
         told.put_nowait(number)

@@ -8,9 +8,11 @@ import http.client
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from service.addresses import hosts_to_probe, split_hosts
 from service.errors import EngineUnavailable, TidegateError
 
 EXIT_USAGE = 2
@@ -21,15 +23,32 @@ _HEALTH_BYTES = 4096
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 refused, 2 usage, 70 engine failed."""
+    _open_closed_streams()
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
     except TidegateError as error:
-        print(f"tidegate: {error}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # its reader is gone; the exit code is what counts
+            print(f"tidegate: {error}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
         return 130
     return code
+
+
+def _open_closed_streams() -> None:
+    """Open the null device for each standard stream that is closed, as by `2>&-`.
+
+    The next file or connection would get its number otherwise, and what is printed with it.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # the lowest free number is this one
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, "r" if name == "stdin" else "w")  # noqa: SIM115
+            setattr(sys, name, stream)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,8 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     serve = commands.add_parser("serve", help="serve a bundle over HTTP")
-    serve.add_argument("--bundle", type=Path, help="bundle folder (TIDEGATE_BUNDLE)")
-    serve.add_argument("--host", help="address to listen on (TIDEGATE_HOST)")
+    serve.add_argument("--bundle", help="bundle folder (TIDEGATE_BUNDLE)")
+    serve.add_argument("--host", help="addresses to listen on (TIDEGATE_HOST)")
     serve.add_argument("--port", type=int, help="TCP port (TIDEGATE_PORT)")
     serve.set_defaults(run=_serve)
 
@@ -54,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     describe = commands.add_parser(
         "describe", help="say what would be served, from where, within which limits"
     )
-    describe.add_argument("--bundle", type=Path, help="bundle folder (TIDEGATE_BUNDLE)")
+    describe.add_argument("--bundle", help="bundle folder (TIDEGATE_BUNDLE)")
     describe.add_argument("--json", action="store_true", help="print JSON")
     describe.set_defaults(run=_describe)
 
@@ -63,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     build = verbs.add_parser(
         "build", help="build the TensorRT plans of a bundle for the GPUs here, before the start"
     )
-    build.add_argument("--bundle", type=Path, help="bundle folder (TIDEGATE_BUNDLE)")
+    build.add_argument("--bundle", help="bundle folder (TIDEGATE_BUNDLE)")
     build.add_argument(
         "--engine", choices=("tensorrt", "tensorrt-rtx"), help="default: TIDEGATE_ENGINE"
     )
@@ -104,28 +123,37 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _health(_: argparse.Namespace) -> int:
     """Ask without the libraries that serving needs: a health check runs every few seconds."""
-    host, port = os.environ.get("TIDEGATE_HOST", ""), os.environ.get("TIDEGATE_PORT", "8000")
+    names = {name.upper(): value.strip() for name, value in os.environ.items()}
+    port = names.get("TIDEGATE_PORT") or "8000"
+    end = time.monotonic() + _HEALTH_S
+    failed = ""
     try:
-        asked = http.client.HTTPConnection(_reachable(host), int(port), timeout=_HEALTH_S)
-        with contextlib.closing(asked) as connection:
-            connection.request("GET", "/readyz")
-            answer = connection.getresponse()
-            text = answer.read(_HEALTH_BYTES).decode("utf-8", "replace")
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        print(f"tidegate: not reachable: {error}", file=sys.stderr)
-        return 1
-    print(text)
-    return 0 if answer.status == http.HTTPStatus.OK else 1
+        for host in hosts_to_probe(names.get("TIDEGATE_HOST") or "127.0.0.1"):
+            try:
+                status, text = _probe(host, int(port), max(0.1, end - time.monotonic()))
+            except (OSError, http.client.HTTPException) as error:
+                failed = failed or f"{error}"
+            else:
+                print(text)
+                return 0 if status == http.HTTPStatus.OK else 1
+    except ValueError as error:
+        failed = f"{error}"
+    print(f"tidegate: not reachable: {failed}", file=sys.stderr)
+    return 1
 
 
-def _reachable(host: str) -> str:
-    """Return an address to ask at, for one to listen on: a wildcard is no address."""
-    return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+def _probe(host: str, port: int, timeout_s: float) -> tuple[int, str]:
+    """Return status and body of `/readyz`; any answer, ready or not, is one."""
+    asked = http.client.HTTPConnection(host, port, timeout=timeout_s)
+    with contextlib.closing(asked) as connection:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        return answer.status, answer.read(_HEALTH_BYTES).decode("utf-8", "replace")
 
 
 def _describe(arguments: argparse.Namespace) -> int:
     from service.bundle.store import open_bundle
-    from service.engines.choose import usable_cores
+    from service.cpu import usable_cores
     from service.settings import PREFIX, Settings
 
     settings = Settings.read({"bundle": arguments.bundle})
@@ -139,7 +167,8 @@ def _describe(arguments: argparse.Namespace) -> int:
     gate = manifest.gate
     print(f"serves    {manifest.name} {manifest.version}, digest {bundle.digest[:16]}")
     print(f"from      {bundle.path.resolve()}")
-    print(f"at        http://{settings.host}:{settings.port}")
+    for host in split_hosts(settings.host):
+        print(f"at        http://{f'[{host}]' if ':' in host else host}:{settings.port}")
     print(
         f"classes   {manifest.task.classes}, input {manifest.task.height} × {manifest.task.width}"
     )

@@ -1,19 +1,22 @@
-"""Looks at the drift monitors now and then: tells metrics and log, and keeps their state."""
+"""Evaluates the drift monitors every few seconds: publishes, logs, and keeps their state."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from pathlib import Path
 
 from service.drift import state
-from service.drift.monitor import Monitor, Report
+from service.drift.monitor import Monitor, Report, State
 from service.metrics import DriftGauges
 
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 10.0
 _SAVE_EVERY = 6  # looks
+_LONGEST_PAUSE_S = 300.0  # after looks that failed, each pause twice the one before
+_DEAD_AFTER = 3  # looks that failed, one after the other
 
 
 class DriftWatch:
@@ -28,12 +31,20 @@ class DriftWatch:
         self._digest = digest
         self._path = path
         self._alarms: frozenset[str] = frozenset()
+        self._looks = 0
+        self._failed_looks = 0
+        self._save_error = ""
+        self._writing = threading.Lock()
+        self.failure = ""  # why drift is not monitored any more; "" while it is
 
     def restore(self) -> None:
-        """Go on from the file, if it is this bundle's; say in the log when it is not."""
+        """Restore the state from the file; one that cannot be used is kept aside and logged."""
         if self._path is not None and (why := state.load(self._path, self._monitor, self._digest)):
-            log.info("drift monitors start anew from %s: %s", self._path, why)
-        self.look()
+            if why == state.NONE_YET:
+                log.info("drift monitors start afresh: no state in %s yet", self._path)
+            else:
+                _keep_aside(self._path, why)
+        self._try_to_look()
 
     def look(self) -> Report:
         """Publish what the monitors know, and log each alarm that began or ended."""
@@ -60,22 +71,63 @@ class DriftWatch:
         return report
 
     async def run(self) -> None:
-        """Look and save until cancelled, then save once more."""
-        looks = 0
+        """Look and save until cancelled, then save once more.
+
+        A look or a save that raises is logged and tried again, at growing intervals; from the
+        third in a row on, `failure` says why, until one succeeds.
+        """
         try:
             while True:
-                await asyncio.sleep(_LOOK_EVERY_S)
-                self.look()
-                looks += 1
-                if looks % _SAVE_EVERY == 0:
+                await asyncio.sleep(min(_LOOK_EVERY_S * 2**self._failed_looks, _LONGEST_PAUSE_S))
+                if self._try_to_look() and self._looks % _SAVE_EVERY == 0:
                     await self._save()
         finally:
             await self._save()
 
+    def _try_to_look(self) -> bool:
+        """Look, and return whether it succeeded."""
+        self._looks += 1
+        try:
+            self.look()
+        except Exception as error:  # a bug in one monitor must not end the watch for ever
+            self._failed_looks += 1
+            log.exception("drift monitoring failed (%d in a row)", self._failed_looks)
+            if self._failed_looks >= _DEAD_AFTER:
+                self.failure = f"Drift is not monitored: {type(error).__name__}: {error}"
+            return False
+        if self._failed_looks:
+            log.info("drift monitoring works again")
+        self._failed_looks, self.failure = 0, ""
+        return True
+
     async def _save(self) -> None:
+        """Save the state; an error is logged when it begins, changes or ends."""
         if self._path is None:
             return
+        found = ""
         try:
-            await asyncio.to_thread(state.save, self._path, self._monitor.state(), self._digest)
+            await asyncio.to_thread(self._write, self._path, self._monitor.state())
         except OSError as error:
-            log.warning("drift monitors' state was not saved to %s: %s", self._path, error)
+            found = error.strerror or str(error)
+        except Exception as error:  # noqa: BLE001 - a bug here must not end the watch either
+            found = f"{type(error).__name__}: {error}"
+        if found and found != self._save_error:
+            log.warning("drift monitors' state was not saved to %s: %s", self._path, found)
+        elif self._save_error and not found:
+            log.info("drift monitors' state is saved to %s again", self._path)
+        self._save_error = found
+
+    def _write(self, path: Path, known: State) -> None:
+        with self._writing:  # a save that was cancelled goes on in its thread
+            state.save(path, known, self._digest)
+
+
+def _keep_aside(path: Path, why: str) -> None:
+    try:
+        aside = state.keep_aside(path, why)
+    except OSError as error:
+        log.warning(
+            "drift monitors start afresh: %s: %s; it could not be kept aside: %s", path, why, error
+        )
+    else:
+        log.warning("drift monitors start afresh: %s: %s; kept as %s", path, why, aside.name)

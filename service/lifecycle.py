@@ -23,13 +23,14 @@ from service.batching.scheduler import Scheduler
 from service.bundle.golden import REDUCED_TOLERANCE, TOLERANCE, check_golden
 from service.bundle.manifest import Histogram
 from service.bundle.store import Bundle, open_bundle, read_embedding
+from service.cpu import usable_cores
 from service.drift.embedding import Embedding
 from service.drift.monitor import Monitor
 from service.drift.reference import Bins, Reference
 from service.drift_watch import DriftWatch
 from service.engines.base import Engine
-from service.engines.choose import EngineConfig, WarmEngine, open_engine, usable_cores
-from service.errors import Draining, NotReady
+from service.engines.choose import EngineConfig, WarmEngine, open_engine
+from service.errors import BundleRefused, Draining, NotReady
 from service.gpu import watch_gpus
 from service.imaging.decoder_pool import DecoderPool
 from service.imaging.pillow_resize import RESIZES_BY
@@ -40,6 +41,7 @@ from service.review.store import ReviewConfig, ReviewStore
 log = logging.getLogger(__name__)
 
 _MOST_LARGE_DECODERS = 4  # processes of some 50 MB each
+_SAVE_S = 5.0  # for the drift monitors' last save: a network disk may hang
 _MOST_CONFUSED = 50  # classes: beyond, a bundle seals its commonest confusions alone
 _SCORE_QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 
@@ -92,6 +94,7 @@ class Service:
         self.failure = ""
         self.failed = asyncio.Event()
         self.served: Served | None = None
+        self._watch: DriftWatch | None = None
         self._watching: asyncio.Task[None] | None = None
         self._config = config
         self._metrics = metrics
@@ -160,8 +163,9 @@ class Service:
         )
         watch = DriftWatch(monitor, model_metrics.drift, bundle.digest, self._config.drift_state)
         watch.restore()
+        self._watch = watch
         self._watching = asyncio.create_task(watch.run())
-        self._watching.add_done_callback(_report_death)
+        self._watching.add_done_callback(self._on_watch_end)
         if self.phase is Phase.STARTING:
             self.phase = Phase.READY
 
@@ -176,6 +180,11 @@ class Service:
                 raise Draining("The service is shutting down.")
             raise NotReady("The model is still warming up.")
         return self.served
+
+    @property
+    def unready_reason(self) -> str:
+        """Return why a started service should get no traffic; "" if there is no reason."""
+        return self._watch.failure if self._watch is not None else ""
 
     def begin_drain(self) -> None:
         """Say not ready, and go on serving until traffic has moved elsewhere."""
@@ -210,12 +219,18 @@ class Service:
             await asyncio.to_thread(self.review.close, max(1.0, deadline - time.monotonic()))
         return ended
 
+    def _on_watch_end(self, watching: asyncio.Task[None]) -> None:
+        """Give up, as for a thread that ends unasked: the watch itself catches every error."""
+        error = None if watching.cancelled() else watching.exception()
+        self.fail(f"drift monitoring ended unexpectedly: {error!r}")
+
     async def _close_served(self, timeout_s: float) -> bool:
         if self.served is None:
             return True
         if self._watching is not None:
+            self._watching.remove_done_callback(self._on_watch_end)
             self._watching.cancel()
-            await asyncio.wait({self._watching})
+            await asyncio.wait({self._watching}, timeout=min(_SAVE_S, timeout_s))
         for decoders in (self.served.decoders, self.served.large_decoders):
             if decoders is not None:
                 decoders.close()
@@ -234,12 +249,6 @@ def _side_by_side(engine: Engine) -> int:
     if engine.info.device == "cpu":
         return engine.slots
     return len({engine.device_of(slot) for slot in range(engine.slots)})
-
-
-def _report_death(watching: asyncio.Task[None]) -> None:
-    """Say that nobody looks at the monitors any more; the service goes on without."""
-    if not watching.cancelled() and (error := watching.exception()):
-        log.error("drift is not looked at any more", exc_info=error)
 
 
 def _prepare(config: ServiceConfig) -> tuple[Bundle, WarmEngine, DecoderPool | None]:
@@ -276,6 +285,9 @@ def _prepare(config: ServiceConfig) -> tuple[Bundle, WarmEngine, DecoderPool | N
 
 def _pass_golden(bundle: Bundle, engine: Engine) -> int:
     """Ask the golden probes of each device; returns how many there are. Raises BundleRefused."""
+    task = bundle.manifest.task
+    if engine.input_size != (task.height, task.width):
+        raise BundleRefused(f"{bundle.path}: the graph's images are not of the manifest's size.")
     exact = engine.info.device == "cpu" or engine.info.precision == "fp32"
     first = {engine.device_of(slot): slot for slot in reversed(range(engine.slots))}
     probes = 0

@@ -1,19 +1,47 @@
-"""Log lines to stderr: JSON for machines, text on a terminal. Never image content."""
+"""Log lines to stderr: JSON for machines, text on a terminal. Never image content.
+
+A thread writes them, so that a reader that stalls stops nothing.
+"""
 
 from __future__ import annotations
 
+import copy
+import itertools
 import logging
+import os
+import select
 import sys
+import threading
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic_core import to_json
+
+from service.owned_thread import start_owned
+
+log = logging.getLogger(__name__)
+
+MOST_LINES, MOST_BYTES = 4096, 4 << 20  # waiting to be written; as much again may be in writing
+LONGEST_LINE = 16 << 10  # characters; the parts of a longer one are shortened
+FLUSH_S = 1.0  # at the exit, for a reader that has stalled
+_GATHER_S = 0.01
+_RESTART_S = 0.1
+_POLL_S = 1.0
+_CHUNK_BYTES = 1 << 16
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     fields: dict[str, Any] = getattr(record, "fields", {})
     request_id = getattr(record, "request_id", None)
     return {"request_id": request_id, **fields} if request_id else fields
+
+
+def _exception(record: logging.LogRecord) -> str:
+    if record.exc_info and not record.exc_text:
+        return logging.Formatter().formatException(record.exc_info)
+    return record.exc_text or ""
 
 
 class JsonFormatter(logging.Formatter):
@@ -28,8 +56,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **_fields(record),
         }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+        if exception := _exception(record):
+            line["exception"] = exception
         return to_json(line, fallback=str).decode()
 
 
@@ -41,16 +69,163 @@ class TextFormatter(logging.Formatter):
         clock = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         fields = " ".join(f"{key}={value}" for key, value in _fields(record).items())
         line = f"{clock} {record.levelname.lower():7} {record.getMessage()} {fields}".rstrip()
-        if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+        if exception := _exception(record):
+            line += "\n" + exception
         return line
 
 
-def configure(level: str, style: str) -> None:
-    """Send all logging to stderr; `style` is json, text, or auto (text on a terminal)."""
-    as_text = style == "text" or (style == "auto" and sys.stderr.isatty())
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
+class LineQueue:
+    """Lines on their way to a descriptor, written by a thread: no caller waits for a reader.
+
+    Bounded: while the reader stalls, is gone or its disk is full, further lines are dropped and
+    counted, and the first write that succeeds afterwards adds how many.
+    """
+
+    def __init__(self, descriptor: int, notice: Callable[[int], bytes]) -> None:
+        """Write to `descriptor`; `notice` makes the line that says how many were dropped."""
+        self.dropped = 0
+        self._descriptor = descriptor
+        self._notice = notice
+        self._on_dropped: Callable[[int], object] = lambda lines: None
+        self._changed = threading.Condition()  # guards what follows; a finaliser may log inside it
+        self._lines: list[bytes] = []
+        self._bytes = 0
+        self._reported = 0  # of `dropped`
+        self._writing = False
+        self._fails = False  # the last write did
+        self._torn = False  # in the middle of a line
+        self._start()
+
+    @property
+    def full(self) -> bool:
+        """Tell whether the next line would be dropped."""
+        return len(self._lines) >= MOST_LINES or self._bytes >= MOST_BYTES
+
+    def put(self, line: bytes) -> None:
+        """Queue a line, which ends in a newline; never waits."""
+        with self._changed:
+            if self.full:
+                self.drop()
+                return
+            self._lines.append(line)
+            self._bytes += len(line)
+            if not self._writing:
+                self._changed.notify_all()
+
+    def drop(self, lines: int = 1) -> None:
+        """Count lines that are not written."""
+        with self._changed:
+            self.dropped += lines
+            self._on_dropped(lines)
+
+    def report_drops_to(self, on_dropped: Callable[[int], object]) -> None:
+        """Call `on_dropped` with the number of dropped lines, those of before included."""
+        with self._changed:
+            self._on_dropped = on_dropped
+            on_dropped(self.dropped)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until all lines are written; False if they are not within `timeout_s`."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._lines and not self._writing, timeout_s)
+
+    def _start(self) -> None:
+        start_owned(self._run, "log-writer", self._restart)
+
+    def _restart(self, _: str) -> None:
+        """Go on with what is queued: whatever ended the thread is in the log then."""
+        time.sleep(_RESTART_S)
+        self._start()
+
+    def _run(self) -> None:
+        while True:
+            lines, dropped = self._take()
+            self._write(lines, dropped)
+            time.sleep(_GATHER_S)  # under load one write and one wake-up serve many lines
+
+    def _take(self) -> tuple[list[bytes], int]:
+        """Wait for lines, and return them with the number of dropped ones to be reported."""
+
+        def something() -> bool:
+            return bool(self._lines) or (self.dropped > self._reported and not self._fails)
+
+        with self._changed:
+            self._writing = False
+            self._changed.notify_all()
+            self._changed.wait_for(something)
+            self._writing = True
+            lines, self._lines, self._bytes = self._lines, [], 0
+            return lines, self.dropped - self._reported
+
+    def _write(self, lines: list[bytes], dropped: int) -> None:
+        data = b"".join([b"\n" if self._torn else b"", *lines])
+        if dropped:
+            data += self._notice(dropped)
+        done = self._write_some(data)
+        self._fails = done < len(data)
+        self._torn = 0 < done < len(data) and data[done - 1 : done] != b"\n"
+        if not self._fails:
+            self._reported += dropped
+            return
+        ends = itertools.accumulate(map(len, lines))
+        self.drop(len(lines) - sum(end <= done for end in ends))
+
+    def _write_some(self, data: bytes) -> int:
+        """Write as much as the descriptor takes before it fails; returns how many bytes."""
+        view, done = memoryview(data), 0
+        while done < len(data):
+            try:
+                done += os.write(self._descriptor, view[done : done + _CHUNK_BYTES])
+            except BlockingIOError:  # another process made the pipe non-blocking
+                select.select([], [self._descriptor], [], _POLL_S)
+            except OSError:  # the reader is gone, the disk full, the descriptor closed
+                break
+        return done
+
+
+class QueuedHandler(logging.Handler):
+    """Formats each record at once, while its arguments are what they were, and queues the line."""
+
+    def __init__(self, formatter: logging.Formatter, descriptor: int) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self.lines = LineQueue(descriptor, self._notice)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue the record's line, unless there is no room for it."""
+        if self.lines.full:
+            self.lines.drop()
+        else:
+            self.lines.put(self._line(record))
+
+    def flush(self) -> None:
+        """Wait for the lines to be written, but not long: the reader may have stalled."""
+        self.lines.flush(FLUSH_S)
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        try:
+            line = self.format(record)
+            if len(line) > LONGEST_LINE:
+                line = self.format(_shortened(record))
+        except Exception as error:  # noqa: BLE001 - a record that has no text must not end its caller
+            line = self.format(_unprintable(record, error))
+        return line.encode("utf-8", "backslashreplace") + b"\n"
+
+    def _notice(self, dropped: int) -> bytes:
+        made = logging.LogRecord(
+            __name__, logging.WARNING, "", 0, "%d log lines were dropped", (dropped,), None
+        )
+        return self._line(made)
+
+
+def configure(level: str, style: str) -> LineQueue:
+    """Send all logging to stderr; `style` is json, text, or auto (text on a terminal).
+
+    Returns the queue of the lines, which a thread writes.
+    """
+    descriptor = _stderr()
+    as_text = style == "text" or (style == "auto" and os.isatty(descriptor))
+    handler = QueuedHandler(TextFormatter() if as_text else JsonFormatter(), descriptor)
     # Nothing prints who called from where; not asking makes a record several times cheaper.
     logging._srcfile = None  # as the logging HOWTO advises
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
@@ -58,3 +233,45 @@ def configure(level: str, style: str) -> None:
     logging.getLogger("PIL").setLevel(logging.WARNING)  # it logs every chunk it parses
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # app.py says what it does
     logging.captureWarnings(capture=True)
+    sys.unraisablehook = _log_unraisable  # Python's own writes to stderr, and waits for its reader
+    return handler.lines
+
+
+def _stderr() -> int:
+    try:
+        return sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):  # closed, or not a file
+        return 2
+
+
+def _log_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    error = unraisable.exc_value
+    log.error("exception ignored: %s", unraisable.err_msg or "in a finaliser", exc_info=error)
+
+
+def _shortened(record: logging.LogRecord) -> logging.LogRecord:
+    """Return the record with every part cut to a length."""
+    short = copy.copy(record)
+    short.msg, short.args = _cut(record.getMessage(), 2048), ()
+    if record.exc_info:
+        short.exc_text = _cut(logging.Formatter().formatException(record.exc_info), 4096)
+        short.exc_info = None
+    fields = list(getattr(record, "fields", {}).items())[:64]
+    short.fields = {_cut(str(name), 64): _cut(str(value), 128) for name, value in fields}
+    return short
+
+
+def _unprintable(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
+    """Return a record that can be formatted, of one that cannot."""
+    text = f"a log line could not be formatted ({type(error).__name__}): {record.msg!r:.1000}"
+    return logging.LogRecord(
+        record.name, record.levelno, "", 0, ascii(text)[1:-1].replace("%", "%%"), (), None
+    )
+
+
+def _cut(text: str, length: int) -> str:
+    """Keep a text's beginning and its end: of a traceback, the last lines count most."""
+    if len(text) <= length:
+        return text
+    head = length // 4
+    return f"{text[:head]} … {len(text) - length} characters … {text[head - length :]}"

@@ -136,6 +136,9 @@ class Metrics:
             "feedback_probability",
             "Sum of the predicted classes' probabilities over those answers: expected hits.",
         )
+        self.log_lines_dropped = make.counter(
+            "log_lines_dropped", "Log lines not written: stderr's reader was too slow, or gone."
+        )
         make.gauge("build_info", "The running version of Tidegate.", "version").labels(version).set(
             1
         )

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.addresses import split_hosts
 from service.api.limits import HttpLimits
 from service.engines.choose import EngineConfig
 from service.engines.gpu import GpuConfig
@@ -41,7 +42,12 @@ class Settings(BaseSettings):
         default=Path("models/bundles/efficientnet-lite0/1"),
         description="folder of the sealed bundle to serve",
     )
-    host: str = Field(default="127.0.0.1", description="address to listen on")
+    host: str = Field(
+        default="127.0.0.1",
+        max_length=1000,
+        description="addresses or names to listen on, as in 127.0.0.1,::1; "
+        ":: is all of IPv4 and IPv6",
+    )
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port; 0 takes a free one")
 
     engine: Literal[
@@ -155,6 +161,18 @@ class Settings(BaseSettings):
         default="auto", description="log lines; auto is text on a terminal, JSON elsewhere"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _blank_is_unset(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Compose writes `NAME=` for `${NAME:-}`, and a blank path would be the working folder."""
+        return {name: value for name, value in given.items() if not _is_blank(value)}
+
+    @field_validator("host")
+    @classmethod
+    def _every_address_is_one(cls, value: str) -> str:
+        split_hosts(value)
+        return value
+
     @field_validator("devices")
     @classmethod
     def _each_device_once(cls, value: str) -> str:
@@ -172,7 +190,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def read(cls, given: Mapping[str, Any] | None = None) -> Self:
-        """Read the environment; `given` (from the command line) wins.
+        """Read the environment; `given` (from the command line) wins. Blank values are unset.
 
         Raises SettingsInvalid for an unknown TIDEGATE_* name, with the nearest known one, or for a
         value out of bounds.
@@ -180,7 +198,7 @@ class Settings(BaseSettings):
         _refuse_unknown(os.environ, {PREFIX + name.upper() for name in cls.model_fields})
         try:
             return cls(
-                **{name: value for name, value in (given or {}).items() if value is not None}
+                **{name: value for name, value in (given or {}).items() if not _is_blank(value)}
             )
         except ValidationError as error:
             first = error.errors()[0]
@@ -242,6 +260,10 @@ class Settings(BaseSettings):
             self.review_images_per_s,
             self.review_accepted_share,
         )
+
+
+def _is_blank(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _refuse_unknown(environment: Mapping[str, str], known: set[str]) -> None:

@@ -10,8 +10,9 @@ from service.batching.decoders import Decoders
 from service.batching.latency import LatencyModel
 from service.batching.policy import Limits
 from service.batching.scheduler import Scheduler
+from service.cpu import usable_cores
 from service.engines.base import PARTS
-from service.engines.choose import WarmEngine, usable_cores
+from service.engines.choose import WarmEngine
 from service.engines.fleet import Fleet
 from service.metrics import Metrics
 from service.types import Pixels, Priority

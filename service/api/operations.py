@@ -53,6 +53,8 @@ def probes(service: Service, metrics: Metrics) -> APIRouter:
             raise Draining("The service is shutting down.")
         if service.phase is not Phase.READY:
             raise NotReady(service.failure or "The model is still warming up.")
+        if reason := service.unready_reason:
+            raise NotReady(reason)
         return StatusBody(status="ready")
 
     @routes.get("/metrics", summary="Prometheus text", response_class=Response)

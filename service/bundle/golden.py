@@ -16,6 +16,10 @@ from service.types import Outputs, Pixels
 
 Run = Callable[[Sequence[Pixels]], Outputs]
 _FIELDS = ("logits", "energy", "mahalanobis", "nearest_class")
+_KINDS = {
+    **{"names": "U", "pixels_sha256": "U", "nearest_class": "iu"},
+    **dict.fromkeys(("logits", "energy", "mahalanobis"), "f"),
+}
 # Another engine may add in another order: 1e-4 of the largest value, as promised for fp32.
 TOLERANCE = 1e-4
 # A backbone in fp16 or int8 rounds where its engine pleases: 11 bits, added up over the layers.
@@ -45,10 +49,10 @@ def check_golden(bundle: Bundle, run: Run, tolerance: float = TOLERANCE) -> int:
     """
     golden = _read(bundle)
     for index, name in enumerate(golden.names):
-        data = (bundle.path / name).read_bytes()
         try:
+            data = (bundle.path / name).read_bytes()
             pixels = preprocess(data, bundle.manifest.preprocess, _PROBE_MAX_PIXELS)
-        except RequestError as error:
+        except (RequestError, OSError) as error:
             raise BundleRefused(f"{bundle.path}: {name} cannot be decoded: {error}") from error
         if pixels_digest(pixels) != golden.pixels_sha256[index]:
             raise BundleRefused(
@@ -64,6 +68,8 @@ def _read(bundle: Bundle) -> Golden:
     rows = {values.shape[:1] for values in expected.values()}
     if len(rows) != 1 or rows == {()}:
         raise BundleRefused(f"{bundle.path}: {GOLDEN} has not one row per probe in every array.")
+    if kinds := [n for n, values in expected.items() if values.dtype.kind not in _KINDS[n]]:
+        raise BundleRefused(f"{bundle.path}: {GOLDEN}: {kinds[0]} is of another type.")
     names = tuple(str(name) for name in expected.pop("names"))
     digests = tuple(str(digest) for digest in expected.pop("pixels_sha256"))
     if not names or not set(names) <= bundle.manifest.files.keys():

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 
 from service.bundle.manifest import GateFit, Manifest
 from service.errors import BundleRefused
+from service.npz import MOST_BYTES, NotAnArchive, read_npz
 from service.ood.conformal import marginal_p_values
 from service.ood.gates import FinalFold, Gate
 
@@ -26,6 +26,7 @@ GOLDEN = "golden/expected.npz"
 CARD = "MODEL_CARD.md"
 REQUIRED = (MODEL, LABELS, CALIBRATION, GOLDEN, CARD)
 _CHUNK = 1 << 20
+_MOST_TEXT_BYTES = 64 << 20  # of manifest.json or labels.txt
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +75,17 @@ def read_arrays(path: Path, name: str, fields: Iterable[str]) -> dict[str, NDArr
 
     Raises BundleRefused, naming the archive, when it is none or lacks one of them.
     """
+    return _read_arrays(path, name, fields)
+
+
+def _read_arrays(path: Path, name: str, fields: Iterable[str] | None) -> dict[str, NDArray[Any]]:
+    content = _read_small(path, name, MOST_BYTES)
     try:
-        with np.load(path / name, allow_pickle=False) as arrays:
-            return {field: arrays[field] for field in fields}
+        return read_npz(content, fields)
     except KeyError as error:
         raise BundleRefused(f"{path}: {name} lacks {error}.") from error
-    except (BadZipFile, EOFError, OSError, TypeError, ValueError) as error:
-        raise BundleRefused(f"{path}: {name} is not an archive of arrays: {error}") from error
+    except NotAnArchive as error:
+        raise BundleRefused(f"{path}: {name} is not an archive of arrays: {error}.") from error
 
 
 def read_embedding(bundle: Bundle) -> dict[str, NDArray[np.float64]]:
@@ -88,9 +93,8 @@ def read_embedding(bundle: Bundle) -> dict[str, NDArray[np.float64]]:
 
     Raises BundleRefused when they are not that.
     """
-    with np.load(bundle.path / CALIBRATION, allow_pickle=False) as arrays:
-        if "embedding_mean" not in arrays:
-            return {}
+    if "embedding_mean" not in _read_arrays(bundle.path, CALIBRATION, None):
+        return {}
     fields = ("embedding_mean", "embedding_axes")
     mean, axes = read_arrays(bundle.path, CALIBRATION, fields).values()
     width, most = bundle.manifest.task.features, bundle.manifest.reference.samples
@@ -108,23 +112,44 @@ def read_embedding(bundle: Bundle) -> dict[str, NDArray[np.float64]]:
 def _read_manifest(path: Path) -> Manifest:
     if not path.is_dir():
         raise BundleRefused(f"There is no bundle folder at {path}.")
-    try:
-        content = (path / MANIFEST).read_bytes()
-    except OSError as error:
-        raise BundleRefused(f"{path}: {MANIFEST} cannot be read: {error.strerror}.") from error
+    content = _read_small(path, MANIFEST, _MOST_TEXT_BYTES)
     try:
         return Manifest.from_file(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "manifest"
         raise BundleRefused(f"{path}: {MANIFEST} is refused: {where}: {first['msg']}.") from error
+    except RecursionError as error:
+        raise BundleRefused(f"{path}: {MANIFEST} is nested too deeply.") from error
+    except ArithmeticError as error:  # a number that no size or share could be
+        raise BundleRefused(f"{path}: {MANIFEST} is refused: {error}.") from error
     except ValueError as error:  # not JSON, not UTF-8, or not what was sealed
         raise BundleRefused(
             f"{path}: {MANIFEST} has changed since it was sealed: {error}."
         ) from error
 
 
+def _read_small(path: Path, name: str, most_bytes: int) -> bytes:
+    try:
+        with (path / name).open("rb") as file:
+            content = file.read(most_bytes + 1)
+    except OSError as error:
+        raise BundleRefused(f"{path}: {name} cannot be read: {error.strerror}.") from error
+    if len(content) > most_bytes:
+        raise BundleRefused(f"{path}: {name} is larger than {most_bytes:,} bytes.")
+    return content
+
+
 def _check_files(path: Path, manifest: Manifest) -> None:
+    try:
+        _compare_files(path, manifest)
+    except OSError as error:
+        raise BundleRefused(
+            f"{path}: {error.filename} cannot be read: {error.strerror}."
+        ) from error
+
+
+def _compare_files(path: Path, manifest: Manifest) -> None:
     if missing := [name for name in REQUIRED if name not in manifest.files]:
         raise BundleRefused(f"{path}: {MANIFEST} does not list {missing[0]}.")
     items = {item.relative_to(path).as_posix(): item for item in path.rglob("*")}
@@ -142,7 +167,8 @@ def _check_files(path: Path, manifest: Manifest) -> None:
 
 def _read_labels(path: Path, manifest: Manifest) -> tuple[str, ...]:
     try:
-        labels = tuple((path / LABELS).read_text("utf-8").removesuffix("\n").split("\n"))
+        text = _read_small(path, LABELS, _MOST_TEXT_BYTES).decode("utf-8")
+        labels = tuple(text.replace("\r\n", "\n").removesuffix("\n").split("\n"))
     except UnicodeDecodeError as error:
         raise BundleRefused(f"{path}: {LABELS} is not UTF-8.") from error
     if len(labels) != manifest.task.classes:

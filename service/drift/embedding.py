@@ -58,6 +58,11 @@ class RecentMean:
         """Return the mean, [D]; there must be an image."""
         return np.asarray(self.sums.sum(axis=0) / self.images, np.float64)
 
+    def check(self, counts: NDArray[np.generic]) -> None:
+        """Raise ValueError if a block holds more images than a block can."""
+        if any(count > self._block for count in counts.tolist()):
+            raise ValueError("a block counts more images than it holds")
+
     def restore(self, counts: NDArray[np.int64], sums: Float64) -> None:
         """Go on from what an earlier process took up."""
         self.counts[:], self.sums[:] = counts, sums

@@ -41,6 +41,11 @@ class Recent:
         """Return the counts, [bins]."""
         return np.asarray(self.counts.sum(axis=0), np.int64)
 
+    def check(self, counts: NDArray[np.generic]) -> None:
+        """Raise ValueError if a block holds more images than a block can."""
+        if any(sum(block) > self._block for block in counts.tolist()):
+            raise ValueError("a block counts more images than it holds")
+
     def restore(self, counts: Int64) -> None:
         """Go on from what an earlier process counted."""
         self.counts[:] = counts

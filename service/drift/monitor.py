@@ -35,6 +35,7 @@ INPUTS = (
     *("brightness", "contrast", "blur"),
     *("megapixels", "aspect", "bytes_per_pixel", "mode"),
 )
+_MOST_IMAGES = 2**53  # beyond, a float64 does not count
 _P_EDGES = np.linspace(0, 1, 11)[1:-1]
 
 State = dict[str, NDArray[np.generic]]
@@ -170,13 +171,14 @@ class Monitor:
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Go on from a state of a monitor of the same reference.
 
-        Raises KeyError or ValueError when it is of another.
+        Raises KeyError or ValueError when it is of another, or of none; then nothing changes.
         """
         mine = self.state()
         given = {name: np.asarray(state[name]) for name in mine}
         for name, array in mine.items():
             if given[name].shape != array.shape or given[name].dtype != array.dtype:
                 raise ValueError(f"{name} has another shape or type")
+        self._refuse_unsound(given)
         images, answered, self._confidence = given["totals"].tolist()
         self._images, self._answered = int(images), int(answered)
         ood, mix = given["alarms"].tolist()
@@ -187,6 +189,22 @@ class Monitor:
         for name, counted in self._binned.items():
             counted.restore(given[f"recent.{name}"])
         self._features.restore(given["features.counts"], given["features.sums"])
+
+    def _refuse_unsound(self, given: State) -> None:
+        """Raise ValueError for numbers that no monitor could have come to."""
+        for name, array in given.items():
+            sign = name in ("features.sums", "alarms")
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ValueError(f"{name} is not finite")
+            if not sign and (array < 0).any():  # type: ignore[operator]  # an array of numbers
+                raise ValueError(f"{name} is negative")
+        images, answered, confidence = given["totals"].tolist()
+        if not (answered <= images <= _MOST_IMAGES and confidence <= 1):
+            raise ValueError("totals are not counts and a probability")
+        recent = {"predicted": self._predicted, "p-value": self._p_values, **self._binned}
+        for name, counted in recent.items():
+            counted.check(given[f"recent.{name}"])
+        self._features.check(given["features.counts"])
 
     def _count(self, name: str, value: float) -> None:
         if (recent := self._binned.get(name)) is not None:

@@ -2,23 +2,56 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import re
+import time
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
 from service.drift.monitor import Monitor, State
+from service.errors import SettingsInvalid
+from service.npz import read_npz
 
 FORMAT = "tidegate-drift/2"
+NONE_YET = "there is none yet"
+OTHER_BUNDLE = "it is of another bundle"
+KEPT_ASIDE = 3  # files that could not be used; older ones are deleted
+_OVERHEAD_BYTES = 1 << 20  # of an archive: headers, names, directory
+_ASIDE = r"\.(?:damaged|other-bundle)-(\d{8}T\d{6}Z)-(\d{1,6})"
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def check_path(path: Path) -> None:
+    """Raise SettingsInvalid if a state can never be saved to `path`.
+
+    A full disk is no such reason: it may have room later, and images are answered meanwhile.
+    """
+    wrong = ""
+    try:
+        if path.exists() and not path.is_file():
+            wrong = "it is not a file"
+        else:
+            beside = _beside(path)
+            beside.touch()
+            beside.unlink()
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) not in _FULL:
+            wrong = f"{getattr(error, 'strerror', None) or error} ({path.parent})"
+    if wrong:
+        raise SettingsInvalid(
+            f"TIDEGATE_DRIFT_STATE={path}: the state of the drift monitors cannot be saved there: "
+            f"{wrong}."
+        )
 
 
 def save(path: Path, state: State, digest: str) -> None:
     """Write a state, whole or not at all; `digest` is the bundle's. Raises OSError."""
     content = io.BytesIO()
     np.savez(content, format=FORMAT, digest=digest, **state)  # type: ignore[arg-type]  # numpy's stub mixes up **kwds
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = _beside(path)
     try:
         with beside.open("wb") as file:
             file.write(content.getvalue())
@@ -30,16 +63,53 @@ def save(path: Path, state: State, digest: str) -> None:
 
 
 def load(path: Path, monitor: Monitor, digest: str) -> str:
-    """Restore the monitor from a file and return ""; or say why it starts anew."""
+    """Restore the monitor from a file and return ""; or the reason why it starts afresh.
+
+    A monitor that is not restored is as it was. Reads no more than a state of its size takes.
+    """
+    most = 2 * sum(array.nbytes for array in monitor.state().values()) + _OVERHEAD_BYTES
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as state:
-            if str(state["format"]) != FORMAT:
-                return f"it is not of format {FORMAT}"
-            if str(state["digest"]) != digest:
-                return "it is of another bundle"
-            monitor.restore(state)
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+        if len(content) > most:
+            return f"it cannot be read: it is larger than {most:,} bytes"
+        state = read_npz(content, most_bytes=most)
+        if str(state["format"]) != FORMAT:
+            return f"it is not of format {FORMAT}"
+        if str(state["digest"]) != digest:
+            return OTHER_BUNDLE
+        monitor.restore(state)
     except FileNotFoundError:
-        return "there is none yet"
-    except (OSError, BadZipFile, EOFError, KeyError, ValueError) as error:
+        return NONE_YET
+    except KeyError as error:
+        return f"it cannot be read: it lacks {error}"
+    except (OSError, ValueError) as error:
         return f"it cannot be read: {error}"
     return ""
+
+
+def keep_aside(path: Path, why: str) -> Path:
+    """Rename a file that `load` could not use, and return its new path. Raises OSError.
+
+    The newest KEPT_ASIDE of them are kept.
+    """
+    kind = "other-bundle" if why == OTHER_BUNDLE else "damaged"
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    kept = _kept_aside(path)
+    number = max((number for when, number, _ in kept if when == stamp), default=0) + 1
+    aside = path.with_name(f"{path.name}.{kind}-{stamp}-{number}")
+    path.rename(aside)
+    for *_, other in kept[: 1 - KEPT_ASIDE]:
+        other.unlink(missing_ok=True)
+    return aside
+
+
+def _kept_aside(path: Path) -> list[tuple[str, int, Path]]:
+    """Return when each file was kept aside, its number within that second, and its path."""
+    pattern = re.compile(re.escape(path.name) + _ASIDE)
+    found = [(pattern.fullmatch(other.name), other) for other in path.parent.iterdir()]
+    return sorted((match[1], int(match[2]), other) for match, other in found if match)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}")

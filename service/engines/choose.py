@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from service.cpu import usable_cores
 from service.engines import warm
 from service.engines.base import Engine
 from service.engines.cuda.base import open_cuda
@@ -46,16 +46,6 @@ class WarmEngine:
     latency_s: dict[int, float]  # bucket → seconds, with every slot busy
     wide: Engine | None = None  # one slot on all cores, for an image that is alone, if that pays
     alone_s: float | None = None  # what it takes for one
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use, by affinity and by its cgroup's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
-        return max(1, min(cores or 1, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # no cgroup v2, or "max"
-        return cores or 1
 
 
 def buckets_for(max_batch_size: int, hints: Sequence[int]) -> list[int]:

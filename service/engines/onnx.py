@@ -10,6 +10,7 @@ import numpy as np
 
 from service.engines.base import EngineInfo, More
 from service.engines.onnx_session import open_session, runtime
+from service.errors import BundleRefused
 from service.types import Outputs, Pixels
 
 _OUTPUTS = ("logits", "features", "energy", "mahalanobis", "nearest_class")
@@ -35,7 +36,7 @@ class OnnxEngine:
         # weights serve all. A session's further threads are its own: then each slot needs one.
         sessions = slots if threads_per_slot > 1 else 1
         self._sessions = [_session(model, threads_per_slot) for _ in range(sessions)]
-        _, height, width, channels = self._sessions[0].get_inputs()[0].shape
+        height, width, channels = _image_size(self._sessions[0], model)
         self._buckets = tuple(sorted(buckets))
         self._staging = [
             np.zeros((self._buckets[-1], height, width, channels), np.uint8) for _ in range(slots)
@@ -88,6 +89,19 @@ class OnnxEngine:
         for row, image in enumerate(images):
             staging[row] = image
         return staging[: len(images)]
+
+
+def _image_size(session: Any, model: Path) -> tuple[int, int, int]:
+    """Return the size of the graph's images. Raises BundleRefused if it is not a sealed graph."""
+    inputs = {put.name: put.shape[1:] for put in session.get_inputs()}
+    outputs = {out.name for out in session.get_outputs()}
+    size = inputs.get("pixels", ())
+    if len(inputs) != 1 or len(size) != 3 or not all(isinstance(n, int) for n in size):
+        raise BundleRefused(f"{model} does not take one batch of images of a fixed size, pixels.")
+    if missing := [name for name in _OUTPUTS if name not in outputs]:
+        raise BundleRefused(f"{model} has no output {missing[0]}.")
+    height, width, channels = size
+    return height, width, channels
 
 
 def _session(model: Path, threads: int) -> Any:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from models.reference import SMOOTHING
-from service.engines.choose import usable_cores
+from service.cpu import usable_cores
 from service.settings import Settings
 from tests.docker.exposed import exposed, published
 

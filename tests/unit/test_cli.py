@@ -2,12 +2,27 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
+from service import cli
 from service.cli import main
 from service.settings import PREFIX, Settings
+
+
+class Ready(BaseHTTPRequestHandler):
+    """Answers every GET as a service that is ready."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"ready")
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +95,54 @@ def test_health_of_what_is_not_there_is_1_and_says_why(
     assert main(["health"]) == 1
 
     assert "not reachable" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("host", ["", " ", "::", "localhost", "::1, 127.0.0.1"])
+def test_health_finds_the_address_that_is_listened_on(
+    host: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Something answers on IPv4 only, as where IPv6 is off."""
+    monkeypatch.setattr(cli, "_HEALTH_S", 60.0)
+    with HTTPServer(("127.0.0.1", 0), Ready) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        monkeypatch.setenv("TIDEGATE_HOST", host)
+        monkeypatch.setenv("TIDEGATE_PORT", str(server.server_port))
+
+        assert main(["health"]) == 0
+
+    assert capsys.readouterr().out == "ready\n"
+
+
+def test_health_takes_a_blank_port_for_the_usual_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def probe(host: str, port: int, _: float) -> tuple[int, str]:
+        asked.append((host, port))
+        return 200, "ready"
+
+    monkeypatch.setattr(cli, "_probe", probe)
+    monkeypatch.setenv("TIDEGATE_PORT", " ")
+
+    assert main(["health"]) == 0
+    assert asked == [("127.0.0.1", 8000)]
+
+
+@pytest.mark.parametrize("arguments", [["serve", "--bundle", ""], ["describe", "--bundle", " "]])
+def test_a_blank_bundle_is_not_the_working_directory(
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    served: list[Path] = []
+    monkeypatch.setattr("service.app.run", lambda settings: served.append(settings.bundle))
+    monkeypatch.setenv("TIDEGATE_BUNDLE", str(tmp_path / "nothing"))
+
+    main(arguments)
+
+    assert served == [tmp_path / "nothing"] or "nothing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["serve", "--port", "high"]])

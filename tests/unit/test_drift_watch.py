@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from service.drift.monitor import Monitor
+from service import drift_watch
+from service.drift import state
+from service.drift.monitor import Monitor, Report
 from service.drift_watch import DriftWatch
 from service.metrics import Metrics, ModelMetrics, ServedModel
 from tests.unit.drift.test_monitor import feed, reference
@@ -88,3 +93,92 @@ def test_a_cancelled_watch_saves_and_one_that_cannot_says_so(
     (tmp_path / "drift").mkdir()
     asyncio.run(run_and_cancel())
     assert "was not saved" in caplog.text
+
+
+@pytest.fixture
+def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drift_watch, "_LOOK_EVERY_S", 0.0001)
+    monkeypatch.setattr(drift_watch, "_LONGEST_PAUSE_S", 0.001)
+    monkeypatch.setattr(drift_watch, "_SAVE_EVERY", 1)
+
+
+async def until(condition: Callable[[], bool], task: asyncio.Task[None]) -> None:
+    """Let the watch run until the condition holds; fails if it ends."""
+    async with asyncio.timeout(60):
+        while not condition():
+            assert not task.done()
+            await asyncio.wait({task}, timeout=0.001)
+
+
+@pytest.mark.usefixtures("in_a_hurry")
+def test_a_monitor_that_raises_is_tried_again_and_the_watch_says_why_meanwhile(
+    watch: DriftWatch, monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> Report:
+        raise ZeroDivisionError("a bug")
+
+    async def scenario() -> None:
+        task = asyncio.create_task(watch.run())
+        with monkeypatch.context() as patch:
+            patch.setattr(monitor, "report", broken)
+            await until(lambda: "ZeroDivisionError: a bug" in watch.failure, task)
+        await until(lambda: not watch.failure, task)
+        task.cancel()
+        await asyncio.wait({task})
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("in_a_hurry")
+def test_a_disk_that_fills_is_logged_when_it_does_and_when_it_has_room_again(
+    watch: DriftWatch, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    tries, save = [], state.save
+
+    def full(*arguments: Any) -> None:
+        tries.append(arguments)
+        if len(tries) < 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(*arguments)
+
+    monkeypatch.setattr(state, "save", full)
+
+    async def scenario() -> None:
+        task = asyncio.create_task(watch.run())
+        await until(lambda: len(tries) > 8, task)
+        task.cancel()
+        await asyncio.wait({task})
+
+    asyncio.run(scenario())
+
+    said = [record.getMessage() for record in caplog.records]
+    assert [line.split(" to ")[0] for line in said] == [
+        "drift monitors' state was not saved",
+        "drift monitors' state is saved",
+    ]
+
+
+@pytest.mark.parametrize("content", [b"damaged", b"", b"PK\x03\x04"])
+def test_a_damaged_state_is_kept_aside_and_said(
+    watch: DriftWatch, tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "drift").write_bytes(content)
+
+    watch.restore()
+
+    (kept,) = tmp_path.iterdir()
+    assert kept.name.startswith("drift.damaged-")
+    assert kept.read_bytes() == content
+    assert f"kept as {kept.name}" in caplog.text
+
+
+def test_the_state_of_another_bundle_is_kept_aside(
+    watch: DriftWatch, monitor: Monitor, tmp_path: Path
+) -> None:
+    state.save(tmp_path / "drift", monitor.state(), "another")
+
+    watch.restore()
+
+    (kept,) = tmp_path.iterdir()
+    assert kept.name.startswith("drift.other-bundle-")

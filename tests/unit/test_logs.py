@@ -1,10 +1,21 @@
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import errno
 import json
 import logging
+import os
 import sys
+import threading
+from collections.abc import Iterator
 
-from service.logs import JsonFormatter, TextFormatter
+import pytest
+
+from service import logs
+from service.logs import JsonFormatter, LineQueue, QueuedHandler, TextFormatter
+
+PATIENCE_S = 60.0
 
 
 def record(message: str, **extra: object) -> logging.LogRecord:
@@ -43,3 +54,240 @@ def test_an_exception_is_part_of_its_line() -> None:
     assert "ValueError: why" in line["exception"]
     assert line["request_id"] == "id-1"
     assert "ValueError: why" in TextFormatter().format(made)
+
+
+@contextlib.contextmanager
+def piped() -> Iterator[tuple[int, LineQueue]]:
+    """Return a pipe's end to read from, as a supervisor holds one, and what writes to the other."""
+    reader, writer = os.pipe()
+    lines = LineQueue(writer, notice)
+    try:
+        yield reader, lines
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(reader)
+        lines.flush(PATIENCE_S)  # its thread writes to this number no more
+        os.close(writer)
+
+
+def notice(dropped: int) -> bytes:
+    return b"dropped %d\n" % dropped
+
+
+def stall(lines: LineQueue) -> int:
+    """Fill the pipe, then queue lines until one is dropped; returns how many were offered."""
+    os.set_blocking(lines._descriptor, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(lines._descriptor, b"-" * 4096)
+    os.set_blocking(lines._descriptor, True)
+    offered = 0
+    while not lines.dropped:
+        lines.put(b"%d\n" % offered)
+        offered += 1
+    return offered
+
+
+class Reader:
+    """Reads a pipe on a thread, and waits for what must come."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = os.dup(descriptor)
+        self._news = threading.Condition()
+        self._data = b""
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        while data := os.read(self._descriptor, 1 << 16):
+            with self._news:
+                self._data += data
+                self._news.notify_all()
+        os.close(self._descriptor)
+
+    def until(self, text: bytes) -> list[bytes]:
+        with self._news:
+            assert self._news.wait_for(lambda: text in self._data, PATIENCE_S), self._data[-300:]
+            return self._data.splitlines(keepends=True)
+
+
+class TestAReaderThatStalls:
+    def test_it_stops_nobody_and_what_is_dropped_is_counted(self) -> None:
+        with piped() as (_, lines):
+            offered = stall(lines)
+
+            assert lines.dropped == 1
+            assert offered > 1000
+
+    def test_once_it_is_back_it_gets_every_line_but_the_dropped_and_their_number(self) -> None:
+        with piped() as (reader, lines):
+            offered = stall(lines)
+            back = Reader(reader)
+            assert lines.flush(PATIENCE_S)
+            lines.put(b"last\n")
+            got = [line.lstrip(b"-") for line in back.until(b"last\n")]
+
+        notices = [int(line.split()[1]) for line in got if line.startswith(b"dropped")]
+        assert [int(line) for line in got if line[:1].isdigit()] == list(range(offered - 1))
+        assert sum(notices) == lines.dropped == 1
+
+    def test_what_waits_is_bounded_in_bytes_too(self) -> None:
+        with piped() as (_, lines):
+            large = b"x" * (logs.MOST_BYTES // 4) + b"\n"
+
+            queued = 0
+            while not lines.dropped:
+                lines.put(large)
+                queued += 1
+
+            assert queued <= 2 * 5  # what is in writing, and what waits
+
+    def test_a_flush_waits_for_it_no_longer_than_it_is_told(self) -> None:
+        with piped() as (_, lines):
+            stall(lines)
+
+            assert not lines.flush(0.01)
+
+    def test_drops_of_before_the_metric_are_counted_with_it(self) -> None:
+        counted: list[int] = []
+        with piped() as (_, lines):
+            stall(lines)
+
+            lines.report_drops_to(counted.append)
+            lines.drop(3)
+
+        assert counted[:2] == [1, 3]
+
+
+def test_a_flush_leaves_no_line_behind() -> None:
+    with piped() as (reader, lines):
+        for index in range(100):
+            lines.put(b"%d\n" % index)
+
+        assert lines.flush(PATIENCE_S)
+        assert os.read(reader, 1 << 16).splitlines() == [b"%d" % index for index in range(100)]
+
+
+def test_a_reader_that_has_gone_ends_nothing_and_its_lines_are_counted() -> None:
+    with piped() as (reader, lines):
+        os.close(reader)
+
+        for _ in range(3):
+            lines.put(b"to nobody\n")
+            assert lines.flush(PATIENCE_S)
+
+        assert lines.dropped == 3
+
+
+def test_a_closed_descriptor_ends_nothing() -> None:
+    lines = LineQueue(1 << 20, notice)
+
+    lines.put(b"nowhere\n")
+
+    assert lines.flush(PATIENCE_S)
+    assert lines.dropped == 1
+
+
+def test_a_full_disk_loses_lines_and_one_with_room_again_says_how_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first write fits half a line; the next none; then there is room."""
+    written, room, write = [], [4, 0], os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        if descriptor != -7:
+            return write(descriptor, data)
+        size = room.pop(0) if room else len(data)
+        if not size:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(bytes(data[:size]))
+        return size
+
+    monkeypatch.setattr(os, "write", full)
+    lines = LineQueue(-7, notice)
+    for text in (b"lost line\n", b"second\n"):
+        lines.put(text)
+        assert lines.flush(PATIENCE_S)
+
+    assert b"".join(written) == b"lost\nsecond\ndropped 1\n"
+
+
+def test_a_pipe_made_non_blocking_by_another_process_loses_nothing() -> None:
+    with piped() as (reader, lines):
+        os.set_blocking(lines._descriptor, False)
+        for index in range(1000):
+            lines.put(b"%07d " % index + b"x" * 1000 + b"\n")
+
+        lines.put(b"last\n")
+
+        assert len(Reader(reader).until(b"last\n")) == 1001
+        assert not lines.dropped
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="an error from outside")
+def test_a_writer_that_is_killed_is_replaced() -> None:
+    before = set(threading.enumerate())
+    with piped() as (reader, lines):
+        (thread,) = set(threading.enumerate()) - before
+
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit)
+        )
+        lines.put(b"wakes it\n")
+        thread.join(PATIENCE_S)
+        lines.put(b"after\n")
+
+        assert not thread.is_alive()
+        assert Reader(reader).until(b"after\n")[-1] == b"after\n"
+
+
+@contextlib.contextmanager
+def handler_on_a_pipe() -> Iterator[tuple[QueuedHandler, Reader]]:
+    with piped() as (reader, lines):
+        handler = QueuedHandler(JsonFormatter(), lines._descriptor)
+        yield handler, Reader(reader)
+        handler.flush()
+
+
+def test_a_line_says_what_its_arguments_were_when_it_was_logged() -> None:
+    images = [1]
+    made = logging.LogRecord("x", logging.INFO, "", 0, "%s", (images,), None)
+    with handler_on_a_pipe() as (handler, reader):
+        handler.handle(made)
+        images.append(2)
+
+        assert json.loads(reader.until(b"\n")[0])["message"] == "[1]"
+
+
+def test_a_long_line_is_shortened_in_all_its_parts() -> None:
+    try:
+        raise ValueError("y" * 10**6 + "the end")
+    except ValueError:
+        made = record("x" * 10**6, exc_info=sys.exc_info(), fields={"name": "z" * 10**6, "n": 1})
+    with handler_on_a_pipe() as (handler, reader):
+        handler.handle(made)
+        (text,) = reader.until(b"\n")
+
+    line = json.loads(text)
+    assert len(text) < logs.LONGEST_LINE
+    assert line["exception"].endswith("the end")
+    assert line["message"].startswith("xxx")
+    assert "z" in line["name"]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        logging.LogRecord("x", logging.INFO, "", 0, "%d images", ("many",), None),
+        logging.LogRecord("x", logging.INFO, "", 0, "%s %s", ("one",), None),
+        record("surrogate \ud800"),
+        record("in a field", fields={"name": "\ud800"}),
+        record("%s % 100%", fields={"loop": [float("nan")]}),
+    ],
+)
+def test_a_record_that_cannot_be_formatted_is_a_line_all_the_same(
+    made: logging.LogRecord,
+) -> None:
+    with handler_on_a_pipe() as (handler, reader):
+        handler.handle(made)
+
+        assert json.loads(reader.until(b"\n")[0])["message"]

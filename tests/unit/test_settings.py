@@ -114,3 +114,34 @@ def test_every_setting_is_read_somewhere() -> None:
 
     for name in Settings.model_fields:
         assert re.search(rf"(self|settings)\.{name}\b", sources), name
+
+
+@pytest.mark.parametrize("blank", ["", "  ", "\t"], ids=["empty", "spaces", "tab"])
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_a_blank_value_is_an_unset_one(
+    monkeypatch: pytest.MonkeyPatch, name: str, blank: str
+) -> None:
+    """As compose writes it for `${NAME:-}`: a blank path would be the working directory."""
+    unset = Settings.read()
+    monkeypatch.setenv(PREFIX + name.upper(), blank)
+
+    assert Settings.read() == unset
+
+
+@pytest.mark.parametrize("name", ["bundle", "host"])
+def test_a_blank_argument_leaves_the_environments_value(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(PREFIX + name.upper(), "set")
+
+    assert str(getattr(Settings.read({name: " "}), name)) == "set"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1,", ",", "::1, ,127.0.0.1"])
+def test_an_empty_address_among_several_is_refused(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setenv("TIDEGATE_HOST", host)
+
+    with pytest.raises(SettingsInvalid, match=r"TIDEGATE_HOST=.*empty address"):
+        Settings.read()

@@ -212,6 +212,16 @@ BOARD = Board(
                     "reqps",
                     "stacked",
                 ),
+                Panel(
+                    "Log lines dropped",
+                    "Not written, because the reader of stderr was too slow or gone.",
+                    [
+                        Query(
+                            f"rate(tidegate_log_lines_dropped_total{{{REPLICA}}}{RATE})",
+                            "{{instance}}",
+                        )
+                    ],
+                ),
             ],
         ),
     ],

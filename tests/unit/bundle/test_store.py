@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from service.bundle.golden import check_golden
 from service.bundle.manifest import Manifest
 from service.bundle.store import (
     CALIBRATION,
@@ -25,6 +26,7 @@ from service.bundle.store import (
     open_bundle,
     read_embedding,
 )
+from service.engines.onnx import OnnxEngine
 from service.errors import BundleRefused
 from tests.contract.tiny_graph import FEATURES
 from tests.unit.bundle.tiny_bundle import (
@@ -37,6 +39,7 @@ from tests.unit.bundle.tiny_bundle import (
     sha256,
     sound_files,
 )
+from tests.unit.damaged import damaged
 
 ALL_FILES = (MANIFEST, *sound_files())
 
@@ -386,3 +389,37 @@ def test_two_bundles_differ_in_digest_when_one_byte_of_one_file_does(tmp_path: P
 
 def test_the_golden_file_is_one_of_those_required() -> None:
     assert {MODEL, LABELS, CALIBRATION, GOLDEN, CARD} == set(REQUIRED)
+
+
+@pytest.mark.parametrize("name", [CALIBRATION, GOLDEN, LABELS])
+def test_damage_that_was_sealed_is_refused_or_harmless(tmp_path: Path, name: str) -> None:
+    """Whatever a file holds, opening and proving a bundle has no outcome but these two."""
+    engine = OnnxEngine(put(tmp_path / "sound", sound_files()) / MODEL)
+    refused = 0
+    for content in damaged(sound_files()[name], 300):
+        folder = put(tmp_path / "damaged", {**sound_files(), name: content})
+        try:
+            check_golden(open_bundle(folder), lambda images: engine.run(0, images))
+        except BundleRefused:
+            refused += 1
+    assert refused > 50
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"classes": ' + b"9" * 5000 + b"}",
+        b'{"format": 1e999}',
+        b"\xff\xfe",
+        b"",
+        b"null",
+    ],
+    ids=["lists", "objects", "a huge number", "infinity", "no text", "empty", "null"],
+)
+def test_a_manifest_that_is_no_manifest_is_refused(bundle: Path, content: bytes) -> None:
+    (bundle / MANIFEST).write_bytes(content)
+
+    with pytest.raises(BundleRefused, match=r"manifest\.json"):
+        open_bundle(bundle)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from service.cpu import usable_cores
 from service.engines import choose, warm
-from service.engines.choose import EngineConfig, open_engine, usable_cores
+from service.engines.choose import EngineConfig, open_engine
 from service.engines.onnx import OnnxEngine
 from service.errors import EngineUnavailable
 from service.types import Outputs, Pixels
@@ -26,21 +26,6 @@ def model(tmp_path: Path) -> Path:
     path = tmp_path / "model.onnx"
     path.write_bytes(tiny_graph.sealed())
     return path
-
-
-def test_usable_cores_is_what_this_process_may_use() -> None:
-    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
-def test_usable_cores_follows_the_affinity() -> None:
-    before = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, {min(before)})
-
-        assert usable_cores() == 1
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def test_what_is_set_is_what_runs(model: Path) -> None:

@@ -1,0 +1,116 @@
+"""Which addresses to listen on: several, names, and `::` for IPv4 and IPv6 together."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Iterator, Sequence
+
+ANY_IPV4, ANY_IPV6 = "0.0.0.0", "::"  # noqa: S104 - recognised here, bound only if set
+_LOOPBACK = {ANY_IPV4: ("127.0.0.1",), ANY_IPV6: ("::1", "127.0.0.1")}
+_BACKLOG = 2048
+_FREE_PORT_TRIES = 20
+# What a name resolves to need not be an address of this host, nor of a family that it has.
+_NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+
+_Address = tuple[int, tuple[str, int]]  # family; host and port, for IPv6 with flow and scope
+
+
+def split_hosts(text: str) -> tuple[str, ...]:
+    """Return the hosts of a comma-separated list, without brackets.
+
+    Raises ValueError if one of several is empty.
+    """
+    hosts = tuple(host.strip().removeprefix("[").removesuffix("]") for host in text.split(","))
+    if "" in hosts:
+        raise ValueError("names an empty address")
+    return hosts
+
+
+def hosts_to_probe(text: str) -> tuple[str, ...]:
+    """Return the hosts at which a process on this machine reaches a service listening on `text`.
+
+    A wildcard is no address to connect to, so loopback addresses stand for it.
+    """
+    hosts = (_LOOPBACK.get(host, (host,)) for host in split_hosts(text))
+    return tuple(dict.fromkeys(address for addresses in hosts for address in addresses))
+
+
+def listen(hosts: Sequence[str], port: int) -> list[socket.socket]:
+    """Return listening sockets for every address of every host; port 0 takes one free for all.
+
+    `::` is every address of IPv4 and of IPv6. It gets a socket per family, so that an IPv4 client
+    is seen under its own address and not as ::ffff:a.b.c.d. Raises OSError or UnicodeError if an
+    address cannot be listened on; of a name's several, those that this host lacks are left out.
+    """
+    resolved = [list(dict.fromkeys(_resolve(host, port))) for host in hosts]
+    for _ in range(_FREE_PORT_TRIES if port == 0 else 1):
+        with contextlib.ExitStack() as opened:
+            try:
+                sockets = _open_all(_without_covered(resolved), port, opened)
+            except OSError as error:
+                if port == 0 and error.errno == errno.EADDRINUSE:
+                    continue  # the port was free for the first address only
+                raise
+            opened.pop_all()
+            return sockets
+    raise OSError(errno.EADDRINUSE, "No port is free on all addresses")
+
+
+def _resolve(host: str, port: int) -> Iterator[_Address]:
+    # A hosts file may list one family only.
+    for name in ("127.0.0.1", "::1") if host == "localhost" else (host,):
+        for family, _, _, _, address in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM):
+            if family in (socket.AF_INET, socket.AF_INET6):
+                yield family, address  # type: ignore[misc]  # typeshed's has other families' too
+                if address[0] == ANY_IPV6:
+                    yield socket.AF_INET, (ANY_IPV4, port)
+
+
+def _without_covered(resolved: Sequence[Sequence[_Address]]) -> Iterator[list[_Address]]:
+    """Yield each host's addresses, less those listed before or covered by a wildcard."""
+    listed = {address for addresses in resolved for address in addresses}
+    wild = {family for family, address in listed if address[0] in (ANY_IPV4, ANY_IPV6)}
+    for addresses in resolved:
+        left = [
+            (family, address)
+            for family, address in addresses
+            if (family, address) in listed
+            and (family not in wild or address[0] in (ANY_IPV4, ANY_IPV6))
+        ]
+        listed -= set(left)
+        if left:
+            yield left
+
+
+def _open_all(
+    hosts: Iterator[list[_Address]], port: int, opened: contextlib.ExitStack
+) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
+    for addresses in hosts:
+        before = len(sockets)
+        missing: OSError | None = None
+        for family, address in addresses:
+            try:  # from the first socket on, port 0 is the one that it was given
+                sockets.append(opened.enter_context(_open(family, address, port)))
+            except OSError as error:
+                if error.errno not in _NOT_HERE or address[0] == ANY_IPV6:
+                    raise
+                missing = error
+            else:
+                port = port or sockets[-1].getsockname()[1]
+        if missing and len(sockets) == before:
+            raise missing
+    return sockets
+
+
+def _open(family: int, address: tuple[str, int], port: int) -> socket.socket:
+    try:
+        return socket.create_server(
+            (address[0], port, *address[2:]), family=family, backlog=_BACKLOG
+        )
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise OSError(error.errno, f"{address[0]}: {reason}") from error

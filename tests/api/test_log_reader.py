@@ -1,0 +1,82 @@
+"""Nobody reads the log, or the log has no place to go: the service serves and ends as ever."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.server import PATIENCE_S, QUICK, ROOT, SERVE
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
+
+
+def environment(demo_bundle: Path, port: int) -> dict[str, str]:
+    given = {**QUICK, "bundle": demo_bundle, "port": port, "log_format": "json"}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("TIDEGATE_")}
+    return kept | {f"TIDEGATE_{name.upper()}": str(value) for name, value in given.items()}
+
+
+def ready(client: httpx.Client, process: subprocess.Popen[bytes]) -> bool:
+    """Ask until the service is ready, without its log; a request refused waits a moment."""
+    while process.poll() is None:
+        try:
+            if client.get("/readyz").status_code == httpx.codes.OK:
+                return True
+        except httpx.TransportError:
+            pass
+        try:
+            process.wait(0.1)
+        except subprocess.TimeoutExpired:
+            continue
+    return False
+
+
+def serves_and_ends(process: subprocess.Popen[bytes], port: int, requests: int) -> str:
+    """Return the metrics after so many requests, of which each logs a line."""
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:
+            assert ready(client, process)
+            for _ in range(requests):
+                assert client.get("/nowhere").status_code == httpx.codes.NOT_FOUND
+            metrics = client.get("/metrics").text
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+    finally:
+        process.kill()
+    return metrics
+
+
+def test_a_reader_that_never_reads_stops_nothing(demo_bundle: Path) -> None:
+    port = free_port()
+    reader, writer = os.pipe()
+    with subprocess.Popen(
+        SERVE, cwd=ROOT, env=environment(demo_bundle, port), stderr=writer
+    ) as process:
+        os.close(writer)
+        metrics = serves_and_ends(process, port, 6000)  # more than a pipe and the queue hold
+    os.close(reader)
+
+    dropped = re.search(r"^tidegate_log_lines_dropped_total (\S+)", metrics, re.MULTILINE)
+    assert dropped is not None
+    assert float(dropped[1]) > 0
+
+
+@pytest.mark.parametrize("shell", ["exec {} 2>&-", "exec {} 2>/dev/full", "exec {} >&- 2>&- <&-"])
+def test_a_log_without_a_place_stops_nothing(demo_bundle: Path, shell: str) -> None:
+    port = free_port()
+    command = shell.format(" ".join(SERVE))
+    with subprocess.Popen(
+        ["sh", "-c", command], cwd=ROOT, env=environment(demo_bundle, port)
+    ) as process:
+        serves_and_ends(process, port, 50)

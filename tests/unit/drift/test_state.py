@@ -1,0 +1,134 @@
+"""A state file that cannot be used costs what it knew, and never the start."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.drift import state
+from service.drift.monitor import Monitor
+from service.errors import SettingsInvalid
+from tests.unit.damaged import damaged
+from tests.unit.drift.test_monitor import feed, reference
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "drift"
+
+
+@pytest.fixture
+def saved(path: Path) -> bytes:
+    monitor = Monitor(reference())
+    feed(monitor, 600)
+    state.save(path, monitor.state(), "d1")
+    return path.read_bytes()
+
+
+def test_a_saved_state_is_restored(path: Path, saved: bytes) -> None:
+    monitor = Monitor(reference())
+
+    assert state.load(path, monitor, "d1") == ""
+    assert monitor.report().images == 600
+
+
+def test_no_damage_to_a_file_is_more_than_a_reason(path: Path, saved: bytes) -> None:
+    unread = 0
+    for content in damaged(saved, 800):
+        path.write_bytes(content)
+        monitor = Monitor(reference())
+
+        why = state.load(path, monitor, "d1")
+
+        unread += bool(why)
+        assert monitor.report().images == (0 if why else 600)
+    assert unread > 400
+
+
+def changed(saved: bytes, **arrays: Any) -> bytes:
+    with np.load(io.BytesIO(saved)) as before:
+        content = io.BytesIO()
+        np.savez(content, **{**before, **arrays})
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"totals": np.array([np.inf, 0.0, 0.0])},
+        {"totals": np.array([np.nan, 0.0, 0.0])},
+        {"totals": np.array([-1.0, -2.0, 0.0])},
+        {"totals": np.array([1.0, 2.0, 0.0])},
+        {"totals": np.array([2.0, 1.0, 7.0])},
+        {"r.ood-rate": np.full(6, np.nan)},
+        {"recent.p-value": np.full((20, 10), 2**62)},
+        {"recent.p-value": np.full((20, 10), -1)},
+        {"features.counts": np.full(20, 10**6)},
+        {"alarms": np.array([None, None], object)},
+        {"digest": np.array(["d1", "d1"])},
+    ],
+)
+def test_numbers_that_no_monitor_comes_to_are_refused(
+    path: Path, saved: bytes, arrays: dict[str, Any]
+) -> None:
+    path.write_bytes(changed(saved, **arrays))
+    monitor = Monitor(reference())
+
+    assert state.load(path, monitor, "d1")
+    assert monitor.report().images == 0
+
+
+def test_a_file_of_gigabytes_is_not_read(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 36)  # a hole
+
+    assert "larger than" in state.load(path, Monitor(reference()), "d1")
+
+
+def test_a_file_is_kept_aside_and_only_the_newest_few_are(path: Path) -> None:
+    others = [path.with_name(name) for name in ("drift.damaged-notes", "drift.bak")]
+    for other in others:
+        other.write_text("not ours")
+
+    for index in range(5):
+        path.write_text(str(index))
+        state.keep_aside(path, "it cannot be read")
+
+    kept = sorted(set(path.parent.iterdir()) - set(others))
+    assert sorted(file.read_text() for file in kept) == ["2", "3", "4"]
+    assert all(other.exists() for other in others)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        lambda path: path.mkdir(),
+        lambda path: os.mkfifo(path),
+        lambda path: path.parent.rmdir(),
+        lambda path: (path.parent.rmdir(), path.parent.write_text("a file")),
+    ],
+    ids=["a folder", "a pipe", "no folder", "a file as the folder"],
+)
+def test_a_path_that_nothing_can_be_saved_to_is_refused(
+    tmp_path: Path, prepare: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "folder" / "drift"
+    path.parent.mkdir()
+    prepare(path)
+
+    with pytest.raises(SettingsInvalid, match=r"TIDEGATE_DRIFT_STATE=.*cannot be saved there"):
+        state.check_path(path)
+
+
+def test_a_path_that_can_be_saved_to_is_left_as_it_is(path: Path, saved: bytes) -> None:
+    state.check_path(path)
+
+    assert path.read_bytes() == saved
+    assert list(path.parent.iterdir()) == [path]
