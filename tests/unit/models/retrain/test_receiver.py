@@ -145,9 +145,12 @@ def test_without_prometheus_the_request_is_filed_and_says_so(world: World) -> No
 
 
 def test_what_was_filed_without_a_digest_covers_every_digest(world: World) -> None:
-    info = world.answers.pop("tidegate_model_info")
+    there = world.url
+    with prometheus({}) as gone:
+        pass
+    world.url = gone
     told = [world.hears()]
-    world.answers["tidegate_model_info"] = info
+    world.url = there
     told.append(world.hears())
 
     assert told == ["filed", "already-filed"]
