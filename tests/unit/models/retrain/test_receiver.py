@@ -288,7 +288,7 @@ MISTAKES = {
     "an open quote": (["--run", "sh 'x"], "No closing quotation"),
     "no cool-down": (["--cool-down-h", "0"], "number of hours"),
     "a host of no one": (["--host", "256.0.0.1"], "Cannot listen on"),
-    "every address without a token": (["--host", "0.0.0.0"], "listens on loopback only"),
+    "every address without a token": (["--host", "0.0.0.0"], "listens on loopback only"),  # noqa: S104
     "a token to be made nowhere": (["--make-token"], "give --token-file"),
     "a folder in a file": (["--out", f"{__file__}/x"], "Not a directory"),
 }
