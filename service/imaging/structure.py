@@ -158,7 +158,7 @@ def _check_png(data: bytes) -> None:
 def _check_bmp(data: bytes) -> None:
     # Pillow unpacks these in Python: one 16 MB file would hold the interpreter for seconds.
     if data[14:18] != _OS2_HEADER and data[30:34] in (b"\1\0\0\0", b"\2\0\0\0"):
-        raise UnsupportedImageType("Run-length encoded BMP is not decoded.")
+        raise UnsupportedImageType("Run-length encoded BMP is not supported; send it uncompressed.")
 
 
 _CHECKS: dict[str, Callable[[bytes], None]] = {

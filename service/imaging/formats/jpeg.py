@@ -76,7 +76,7 @@ def _read(data: bytes, window: int) -> Found:
     last = frames[-1]
     if last.marker in _ARITHMETIC:
         raise UnsupportedImageType(
-            "Arithmetic-coded JPEG is not decoded; send Huffman-coded JPEG, as browsers read it."
+            "Arithmetic-coded JPEG is not supported; send Huffman-coded JPEG, as browsers read it."
         )
     several = last.marker == _PROGRESSIVE or scanned < len(last.factors)
     scans = _scans(data, at, window) if several else 1

@@ -89,7 +89,9 @@ def check(data: bytes) -> None:
     columns, rows = _pieces(layout)
     at_most(pieces, columns * rows, "TIFF", "strips or tiles")
     if compression == _OLD_JPEG:
-        raise UnsupportedImageType("TIFF compressed with old-style JPEG is not decoded.")
+        raise UnsupportedImageType(
+            "TIFF compressed with old-style JPEG is not supported; send another one."
+        )
     if compression == _JPEG:
         for start in set(_values(data, entries, _OFFSETS)):
             check_piece(data, start)

@@ -32,7 +32,9 @@ def check_piece(data: bytes, start: int) -> None:
             break
         marker, at = found[1][0], found.end()
         if marker in _FRAMES and (components or marker not in _ONE_SCAN):
-            raise UnsupportedImageType("TIFF of progressive or arithmetic JPEG is not decoded.")
+            raise UnsupportedImageType(
+                "TIFF of progressive or arithmetic JPEG is not supported; send baseline JPEG."
+            )
         if marker in _FRAMES:
             components = data[at + 7]
         if marker == _SOS and components and data[at + 2] == components:
