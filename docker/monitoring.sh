@@ -4,8 +4,9 @@
 #
 #     docker/monitoring.sh [HOST:PORT of the service]
 #
-# PROMETHEUS_PORT and ALERTMANAGER_PORT move them; RETRAIN is where drift is told
-# (`python -m models retrain-request`), DATA another folder.
+# PROMETHEUS_PORT and ALERTMANAGER_PORT move them; RETRAIN is where drift is sent
+# (`python -m models retrain-request`), TOKEN_FILE that receiver's token (made here if there is
+# none), DATA another folder.
 set -eu
 
 service=${1:-127.0.0.1:8000}
@@ -18,12 +19,18 @@ data=${DATA:-$root/.monitoring}
 tools=$root/.tools
 sh "$root/docker/fetch_prometheus.sh"
 mkdir -p "$data"
+token=${TOKEN_FILE:-$data/retrain-token}
+[ -e "$token" ] || (
+    umask 077
+    od -An -v -tx1 -N32 /dev/urandom | tr -d ' \n' >"$token"
+)
 
 sed -e "s|rules/\*|$root/docker/prometheus/rules/*|" \
     -e "s|tidegate:8000|$service|" \
     -e "s|alertmanager:9093|127.0.0.1:$alertmanager_port|" \
     "$root/docker/prometheus/prometheus.yml" >"$data/prometheus.yml"
 sed -e "s|retrain:9000|$retrain|" \
+    -e "s|/run/retrain/token|$token|" \
     "$root/docker/alertmanager/alertmanager.yml" >"$data/alertmanager.yml"
 
 children=
@@ -49,7 +56,7 @@ children=$!
 children="$children $!"
 
 echo "Prometheus    http://127.0.0.1:$prometheus_port scrapes $service"
-echo "Alertmanager  http://127.0.0.1:$alertmanager_port tells drift to $retrain"
+echo "Alertmanager  http://127.0.0.1:$alertmanager_port tells drift to $retrain, with the token in $token"
 while kill -0 $children 2>/dev/null; do # both run
     sleep 1 &
     wait $!

@@ -146,7 +146,7 @@ class Settings(BaseSettings):
         description="folder that keeps images to be reviewed, with their verdicts; none keeps none",
     )
     review_max_bytes: int = Field(
-        default=1_000_000_000, ge=1_000_000, description="bytes kept there; the oldest go first"
+        default=1_000_000_000, ge=1_000_000, description="bytes on disk there; the oldest go first"
     )
     review_images_per_s: float = Field(
         default=1.0, gt=0, le=1_000, description="images kept a second, at most"

@@ -1,8 +1,9 @@
 """Scenarios of hostile or unusual clients on the level of HTTP."""
 
 import asyncio
+import tempfile
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 
 from load_tests.chaos.hostile_client import flood, stall, upload
@@ -72,7 +73,12 @@ async def large_feedback(setting: Setting) -> Outcome:
     """100 MB of JSON; probes are answered meanwhile."""
     lists = b"[" + b"[1]," * (25 * _MIB) + b"0]"
     request = wire.request(FEEDBACK, lists, b"application/json")
-    async with served(setting) as server:
+    with tempfile.TemporaryDirectory() as folder:  # without one feedback is a 404
+        return await _large_feedback(setting, request, {"TIDEGATE_REVIEW_DIR": folder})
+
+
+async def _large_feedback(setting: Setting, request: bytes, env: Mapping[str, str]) -> Outcome:
+    async with served(setting, env) as server:
         slowest = 0.0
         sending = asyncio.create_task(_uploaded(server, request))
         before, peak = server.memory.resident_mb(), 0.0

@@ -6,6 +6,7 @@ import argparse
 from datetime import timedelta
 from pathlib import Path
 
+from models.retrain.access import make_token, read_token, require_loopback
 from models.retrain.app import build, listen, serve
 from models.retrain.errors import OptionRefused
 from models.retrain.folder import RequestFolder
@@ -44,6 +45,19 @@ def parser() -> argparse.ArgumentParser:
         default=24.0,
         metavar="HOURS",
         help="how long a request covers the same drift (default: %(default)g)",
+    )
+    access = options.add_argument_group("who may use it")
+    access.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="a secret that every request but GET /livez has to send as a bearer token (default: "
+        "none, and only loopback is listened on)",
+    )
+    access.add_argument(
+        "--make-token",
+        action="store_true",
+        help="write a random token into that file if it does not exist",
     )
     samples = options.add_argument_group("images to look at")
     samples.add_argument(
@@ -84,8 +98,11 @@ def run(options: argparse.Namespace) -> None:
     folder = RequestFolder(options.out, timedelta(hours=options.cool_down_h))
     ask = Prometheus(options.prometheus)
     words = words_of(options.run) if options.run else None
+    token = _token(options)
     folder.open()
     with listen(options.host, options.port) as listener:
+        if token is None:
+            require_loopback(listener)
         runner = Runner(words, folder, 3600 * options.run_timeout_h) if words else None
         receiver = Receiver(
             folder,
@@ -96,7 +113,16 @@ def run(options: argparse.Namespace) -> None:
         )
         if runner:
             runner.start()
-        serve(build(receiver, runner), listener)
+        serve(build(receiver, runner, token), listener)
+
+
+def _token(options: argparse.Namespace) -> bytes | None:
+    path: Path | None = options.token_file
+    if options.make_token:
+        if path is None:
+            raise OptionRefused("--make-token: give --token-file FILE, too.")
+        make_token(path)
+    return read_token(path) if path else None
 
 
 def _only_file(request: Path) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 
-from models.retrain.errors import AlertsRefused
+from models.retrain.errors import AlertsRefused, AlertsTooLarge
 from service.bundle.manifest import Slug
 
 OOD_ALERT = "TidegateOodRateHigh"
+MAX_ALERTS = 200  # of a notification: `max_alerts` in alertmanager.yml
+MAX_SUBJECTS = 20  # a notification of the committed routes is about one
+_MAX_TOLD = 200  # characters of a refusal that the sender chose
 _SUBJECT = ("job", "model", "version")
 _Text = Annotated[str, Field(max_length=4096)]
 _Labels = Annotated[dict[_Text, _Text], Field(max_length=64)]
@@ -53,22 +58,31 @@ class Notification(_Payload):
 
     version: Literal["4"]
     group_key: Annotated[str, Field(alias="groupKey", min_length=1, max_length=8192)]
-    truncated_alerts: Annotated[int, Field(alias="truncatedAlerts", ge=0)] = 0
+    truncated_alerts: Annotated[int, Field(alias="truncatedAlerts", ge=0, le=1_000_000)] = 0
     status: Literal["firing", "resolved"]
     group_labels: _Labels = Field(alias="groupLabels")
-    alerts: Annotated[tuple[Alert, ...], Field(min_length=1, max_length=1000)]
+    alerts: Annotated[tuple[Alert, ...], Field(min_length=1, max_length=MAX_ALERTS)]
 
     @classmethod
     def parse(cls, body: bytes) -> Notification:
-        """Return the notification that a body is. Raises AlertsRefused, saying what is wrong."""
+        """Return the notification that a body is.
+
+        Raises AlertsRefused, saying what is wrong, or AlertsTooLarge.
+        """
         try:
-            return cls.model_validate_json(body)
+            return cls.model_validate(from_json(body, allow_inf_nan=False))
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the body"
-            raise AlertsRefused(
-                f"Not a notification of Alertmanager, version 4: {where}: {first['msg']}."
-            ) from error
+            first = error.errors(include_url=False, include_input=False)[0]
+            if first["type"] == "too_long" and first["loc"] == ("alerts",):
+                raise AlertsTooLarge(
+                    f"At most {MAX_ALERTS} alerts: set max_alerts in Alertmanager."
+                ) from None
+            where, wrong = ".".join(map(str, first["loc"])) or "the body", first["msg"]
+        except ValueError as error:  # no JSON, or not in UTF-8
+            where, wrong = "the body", str(error)
+        raise AlertsRefused(
+            f"Not a notification of Alertmanager, version 4: {_short(where)}: {_short(wrong)}."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +124,19 @@ class Drift:
 
 
 def drifts(notification: Notification) -> list[Drift]:
-    """Sort a notification's alerts by what they are about."""
-    subjects = {_subject(alert): None for alert in notification.alerts}
-    return [_drift(subject, notification) for subject in subjects]
+    """Sort a notification's alerts by what they are about. Raises AlertsTooLarge."""
+    by_subject: dict[Subject, list[Alert]] = defaultdict(list)
+    for alert in notification.alerts:
+        by_subject[_subject(alert)].append(alert)
+    if len(by_subject) > MAX_SUBJECTS:
+        raise AlertsTooLarge(
+            f"At most {MAX_SUBJECTS} models in one notification, not {len(by_subject)}: group by "
+            "job, model and version in Alertmanager. Nothing was filed."
+        )
+    return [_drift(subject, own, notification) for subject, own in by_subject.items()]
 
 
-def _drift(subject: Subject, notification: Notification) -> Drift:
-    own = [alert for alert in notification.alerts if _subject(alert) == subject]
+def _drift(subject: Subject, own: Sequence[Alert], notification: Notification) -> Drift:
     return Drift(
         subject=subject,
         group=_digest([*sorted(notification.group_labels.items()), subject.job]),
@@ -128,6 +148,12 @@ def _drift(subject: Subject, notification: Notification) -> Drift:
 
 def _subject(alert: Alert) -> Subject:
     return Subject(alert.labels.job, alert.labels.model, alert.labels.version)
+
+
+def _short(text: str) -> str:
+    """Return text that a sender chose, fit for an answer and a line of a log."""
+    cut = text if len(text) <= _MAX_TOLD else text[:_MAX_TOLD] + "…"
+    return "".join(letter if letter.isprintable() else "?" for letter in cut)
 
 
 def _digest(parts: Sequence[object]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import socket
@@ -13,7 +14,9 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from models.retrain import errors
+from models.retrain.access import BearerOnly
 from models.retrain.alerts import Notification
+from models.retrain.connection import BoundedConnection
 from models.retrain.receiver import Receiver
 from models.retrain.runner import Runner
 from service.api.problems import MEDIA_TYPE, TYPE_PREFIX
@@ -22,18 +25,25 @@ from service.errors import TidegateError
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1 << 20  # 200 alerts of 5 kB
-_HEAD_S = 30  # how long an idle connection is kept
+BODY_TIMEOUT_S = 10.0  # for all of a body
+_IDLE_S = 30  # how long an idle connection is kept
+_MAX_CONNECTIONS = 64  # at once; more are answered 503
 
-# Alertmanager sends again after a 5xx, and never after a 4xx.
+# Alertmanager sends again after a 5xx at once, after a 4xx with the group's next interval.
 TABLE: dict[type[TidegateError], tuple[int, str, str]] = {
     errors.AlertsRefused: (400, "bad-request", "The request is malformed"),
-    errors.AlertsTooLarge: (413, "upload-too-large", "The notification has too many bytes"),
+    errors.AlertsTooLarge: (413, "upload-too-large", "The notification is too large"),
+    errors.AlertsTooSlow: (408, "body-timeout", "The body did not arrive in time"),
+    errors.TooManyFiled: (429, "too-many-requests", "Too many requests were filed this hour"),
     errors.NotFiled: (503, "not-filed", "The request cannot be filed now"),
 }
 
 
-def build(receiver: Receiver, runner: Runner | None) -> FastAPI:
-    """Put the routes together; the runner lives as long as the application."""
+def build(receiver: Receiver, runner: Runner | None, token: bytes | None = None) -> FastAPI:
+    """Put the routes together; the runner lives as long as the application.
+
+    With a token, every route but /livez needs it.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -47,6 +57,7 @@ def build(receiver: Receiver, runner: Runner | None) -> FastAPI:
         title="Tidegate retraining requests",
         summary="Files a request with evidence when drift fires. It deploys nothing.",
         lifespan=lifespan,
+        openapi_url=None,  # and no page that loads scripts from elsewhere
     )
 
     @app.post("/alerts")
@@ -66,6 +77,8 @@ def build(receiver: Receiver, runner: Runner | None) -> FastAPI:
         return {"status": "alive"}
 
     app.add_exception_handler(TidegateError, _problem)
+    if token is not None:
+        app.add_middleware(BearerOnly, token=token)
     return app
 
 
@@ -74,10 +87,14 @@ async def _body(request: Request) -> bytes:
     if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
         raise errors.AlertsTooLarge(f"At most {MAX_BODY_BYTES} bytes.")
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise errors.AlertsTooLarge(f"At most {MAX_BODY_BYTES} bytes.")
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise errors.AlertsTooLarge(f"At most {MAX_BODY_BYTES} bytes.")
+    except TimeoutError:
+        raise errors.AlertsTooSlow(f"It has to arrive within {BODY_TIMEOUT_S:g} s.") from None
     return bytes(body)
 
 
@@ -91,7 +108,10 @@ async def _problem(_: Request, error: Exception) -> JSONResponse:
         "detail": str(error),
         "code": code,
     }
-    return JSONResponse(problem, status, media_type=MEDIA_TYPE)
+    headers = {"Connection": "close"} if status in {408, 413} else {}  # the rest is not read
+    if isinstance(error, errors.TooManyFiled):
+        headers["Retry-After"] = str(error.retry_after_s)
+    return JSONResponse(problem, status, headers, MEDIA_TYPE)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -111,12 +131,14 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
     uvicorn.Server(
         uvicorn.Config(
             app,
+            http=BoundedConnection,
             ws="none",
             log_config=None,
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            timeout_keep_alive=_HEAD_S,
-            timeout_graceful_shutdown=_HEAD_S,
+            timeout_keep_alive=_IDLE_S,
+            timeout_graceful_shutdown=_IDLE_S,
+            limit_concurrency=_MAX_CONNECTIONS,
         )
     ).run([listener])

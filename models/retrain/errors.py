@@ -14,7 +14,19 @@ class AlertsRefused(TidegateError):
 
 
 class AlertsTooLarge(TidegateError):
-    """More bytes than a notification may have; `max_alerts` in Alertmanager bounds them."""
+    """More bytes, alerts or models than a notification may have; nothing of it is filed."""
+
+
+class AlertsTooSlow(TidegateError):
+    """The body did not arrive in time."""
+
+
+class TooManyFiled(TidegateError):
+    """As many requests as an hour allows have been filed; nothing of this notification is."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class NotFiled(TidegateError):

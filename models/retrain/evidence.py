@@ -35,6 +35,8 @@ QUERIES = {
     "alphas": "max by (threshold) (tidegate_ood_alpha{$subject})",
 }
 INFO_QUERY = "tidegate_model_info{$subject}"
+# A model that left a day ago may still drift in the windows of the rules.
+KNOWN_QUERY = "last_over_time(tidegate_model_info{$subject}[1d])"
 GATE_QUERY = f'ALERTS{{alertname="{OOD_ALERT}",$subject}}'
 
 
@@ -51,6 +53,7 @@ class Standing:
     instances: list[dict[str, str]]  # what each instance serves
     gate: Gate  # the OOD rate's alert
     missing: list[str]
+    is_known: bool  # whether Prometheus has seen the model, or could not be asked
 
     @property
     def digests(self) -> frozenset[str]:
@@ -89,7 +92,9 @@ def standing(ask: Ask, subject: Subject, at_s: float) -> Standing:
     gate = _state(states, known=not inquire.missing)
     info = inquire("digests", INFO_QUERY)
     instances = [{name: s.labels.get(name, "") for name in _INFO} for s in info]
-    return Standing(instances, gate, inquire.missing)
+    # An outage is no reason to lose a request, so that only an answer makes a model unknown.
+    is_known = bool(info or inquire("whether it is known", KNOWN_QUERY) or inquire.missing)
+    return Standing(instances, gate, inquire.missing, is_known)
 
 
 def _state(states: set[str | None], *, known: bool) -> Gate:

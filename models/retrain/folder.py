@@ -14,19 +14,21 @@ import contextlib
 import fcntl
 import json
 import logging
+import math
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from models.retrain.alerts import Drift, Subject
+from models.retrain.alerts import MAX_SUBJECTS, Drift, Subject
+from models.retrain.errors import TooManyFiled
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,8 @@ RESULT_FORMAT = "tidegate-retrain-result/1"
 RESOLVED_FORMAT = "tidegate-retrain-resolved/1"
 RESULT, RESOLVED = ".result.json", ".resolved.json"
 _NAME = re.compile(r"(\d{8}T\d{6}\.\d{6}Z)-.+-[0-9a-f]{16}\.json")
+MAX_FILED_PER_HOUR = MAX_SUBJECTS  # at least, or a notification could never be filed
+_HOUR = timedelta(hours=1)
 _LOOK_BACK = 200  # requests in which an ended alert is looked for
 _STAMP = "%Y%m%dT%H%M%S.%fZ"
 
@@ -67,11 +71,21 @@ class Filed(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """A request to be filed, unless another covers its drift."""
+
+    drift: Drift
+    digests: frozenset[str]
+    more: Mapping[str, Any] = field(default_factory=dict)  # its evidence
+
+
+@dataclass(frozen=True, slots=True)
 class RequestFolder:
     """Reads and writes the requests below `path`."""
 
     path: Path
     cool_down: timedelta
+    per_hour: int = MAX_FILED_PER_HOUR
 
     def open(self) -> None:
         """Make the folder and see that it can be written. Raises OSError."""
@@ -80,41 +94,36 @@ class RequestFolder:
             for leftover in self.path.glob(".writing-*"):  # of a killed writer
                 leftover.unlink()
 
-    def recent(self, drift: Drift, digests: frozenset[str], now: datetime) -> Path | None:
-        """Return the request that still covers this drift, if there is one."""
-        for path in self.newest():
-            if now - _filed_at(path) >= self.cool_down:
-                return None
-            filed = read(path)
-            if filed and filed.covers(drift, digests):
-                return path
-        return None
+    def recent(self, wanted: Sequence[Wanted], now: datetime) -> list[Path | None]:
+        """Return for each the request that still covers it, if there is one. Lists once."""
+        requests = self._within(self.newest(), self.cool_down, now)
+        return [self._covering(one, requests) for one in wanted]
 
-    def file(
-        self, drift: Drift, digests: frozenset[str], now: datetime, more: Mapping[str, Any]
-    ) -> tuple[Path, bool]:
-        """Return the request for this drift, and whether it is new. Raises OSError."""
-        subject = drift.subject
-        name = f"{now.astimezone(UTC).strftime(_STAMP)}-{subject.model}-{subject.version}"
-        path = self.path / f"{name}-{drift.group}.json"
-        content = {
-            "format": FORMAT,
-            "filed_at": now.astimezone(UTC).isoformat(),
-            "job": subject.job,
-            "model": subject.model,
-            "version": subject.version,
-            "digests": sorted(digests),
-            "group": drift.group,
-            "fingerprints": sorted({alert.fingerprint for alert in drift.firing}),
-            **more,
-        }
-        with self._locked():
-            if there := self.recent(drift, digests, now):
-                return there, False
-            with self._draft(content) as draft:
-                os.link(draft, path)  # never over another
-            self._flush()
-        return path, True
+    def file(self, wanted: Sequence[Wanted], now: datetime) -> list[tuple[Path, bool]]:
+        """Return for each the request that covers it, and whether it is new. Lists once.
+
+        All are filed or none: raises TooManyFiled, or OSError.
+        """
+        with self._locked(), contextlib.ExitStack() as drafts:
+            newest = self.newest()
+            requests = self._within(newest, self.cool_down, now)
+            there = [self._covering(one, requests) for one in wanted]
+            self._check_rate(newest, there.count(None), now)
+            new: list[tuple[Path, Path]] = []
+            found: list[tuple[Path, bool]] = []
+            for place, (one, path) in enumerate(zip(wanted, there, strict=True)):
+                if path is None:
+                    # One microsecond each: a-b 1 and a b-1 would have one name.
+                    name, content = _request(one, now + timedelta(microseconds=place))
+                    new.append((drafts.enter_context(self._draft(content)), self.path / name))
+                found.append((path or new[-1][1], path is None))
+            self._link(new)
+        return found
+
+    def check_rate(self, new: int, now: datetime) -> None:
+        """Raise TooManyFiled when this many more are too many for the hour."""
+        if new:
+            self._check_rate(self.newest(), new, now)
 
     def record_result(self, request: Path, result: Mapping[str, Any]) -> None:
         """Write how the command ended, next to its request. Raises OSError."""
@@ -123,26 +132,69 @@ class RequestFolder:
             draft.replace(path)
             self._flush()
 
-    def record_resolved(self, drift: Drift) -> list[str]:
-        """Note which alerts of earlier requests have ended; return those requests' names.
+    def record_resolved(self, resolved: Sequence[Drift]) -> list[list[str]]:
+        """Note which alerts of earlier requests have ended; return those requests' names for each.
 
-        Raises OSError.
+        Lists once. Raises OSError.
         """
+        if not any(drift.resolved for drift in resolved):
+            return [[] for _ in resolved]
+        with self._locked():
+            filed = [(path, read(path)) for path in self.newest()[:_LOOK_BACK]]
+            return [self._note_all(drift, filed) for drift in resolved]
+
+    def _note_all(self, drift: Drift, requests: Sequence[tuple[Path, Filed | None]]) -> list[str]:
         ended = {alert.fingerprint: alert.ends_at.isoformat() for alert in drift.resolved}
         noted = []
-        with self._locked():
-            for path in self.newest()[:_LOOK_BACK]:
-                filed = read(path)
-                own = {f: ended.pop(f) for f in (filed.fingerprints if filed else ()) if f in ended}
-                if own:
-                    self._note(path, own)
-                    noted.append(path.name)
+        for path, filed in requests:
+            own = {f: ended.pop(f) for f in (filed.fingerprints if filed else ()) if f in ended}
+            if own:
+                self._note(path, own)
+                noted.append(path.name)
         return noted
 
     def newest(self) -> list[Path]:
         """Return all requests, the newest first."""
-        names = sorted(filter(_NAME.fullmatch, os.listdir(self.path)), reverse=True)
+        names = sorted(filter(_filed_at, os.listdir(self.path)), reverse=True)
         return [self.path / name for name in names]
+
+    @staticmethod
+    def _within(newest: Sequence[Path], age: timedelta, now: datetime) -> list[Path]:
+        return [path for path in newest if (at := _filed_at(path.name)) and now - at < age]
+
+    @staticmethod
+    def _covering(one: Wanted, requests: Sequence[Path]) -> Path | None:
+        for path in requests:
+            if path.name.endswith(_ending(one.drift)):  # the others need not be read
+                filed = read(path)
+                if filed and filed.covers(one.drift, one.digests):
+                    return path
+        return None
+
+    def _check_rate(self, newest: Sequence[Path], new: int, now: datetime) -> None:
+        times = [at for path in newest if (at := _filed_at(path.name)) and abs(now - at) < _HOUR]
+        over = len(times) + new - self.per_hour
+        if not new or over <= 0:
+            return
+        free_at = sorted(times)[min(over, len(times)) - 1] + _HOUR if times else now + _HOUR
+        wait_s = min(3600, max(1, math.ceil((free_at - now).total_seconds())))
+        raise TooManyFiled(
+            f"{len(times)} requests were filed in the last hour, and at most {self.per_hour} may "
+            f"be. Nothing of this notification was filed; send it again in {wait_s} s.",
+            wait_s,
+        )
+
+    def _link(self, drafts: Sequence[tuple[Path, Path]]) -> None:
+        linked: list[Path] = []
+        try:
+            for draft, path in drafts:
+                os.link(draft, path)  # never over another
+                linked.append(path)
+            self._flush()
+        except OSError:
+            for path in linked:
+                path.unlink(missing_ok=True)
+            raise
 
     def _note(self, request: Path, ended: Mapping[str, str]) -> None:
         path = beside(request, RESOLVED)
@@ -204,7 +256,33 @@ def load(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _filed_at(path: Path) -> datetime:
-    found = _NAME.fullmatch(path.name)
-    assert found is not None  # noqa: S101 - `newest` lists no others
-    return datetime.strptime(found[1], _STAMP).replace(tzinfo=UTC)
+def _request(one: Wanted, filed_at: datetime) -> tuple[str, dict[str, Any]]:
+    """Return a request's name and its content."""
+    drift, at = one.drift, filed_at.astimezone(UTC)
+    content = {
+        "format": FORMAT,
+        "filed_at": at.isoformat(),
+        "job": drift.subject.job,
+        "model": drift.subject.model,
+        "version": drift.subject.version,
+        "digests": sorted(one.digests),
+        "group": drift.group,
+        "fingerprints": sorted({alert.fingerprint for alert in drift.firing}),
+        **one.more,
+    }
+    return at.strftime(_STAMP) + _ending(drift), content
+
+
+def _ending(drift: Drift) -> str:
+    return f"-{drift.subject.model}-{drift.subject.version}-{drift.group}.json"
+
+
+def _filed_at(name: str) -> datetime | None:
+    """Return the time in a request's name; None where it is no request's."""
+    found = _NAME.fullmatch(name)
+    if not found:
+        return None
+    try:
+        return datetime.strptime(found[1], _STAMP).replace(tzinfo=UTC)
+    except ValueError:  # a thirteenth month
+        return None

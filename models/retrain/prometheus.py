@@ -35,6 +35,22 @@ class Ask(Protocol):
         """
 
 
+def until_down(ask: Ask) -> Ask:
+    """Return `ask` for one notification: after an outage it raises at once, and waits no more."""
+    outage: list[PrometheusUnavailable] = []
+
+    def asking(query: str, at_s: float) -> list[Sample]:
+        if outage:
+            raise PrometheusUnavailable(str(outage[0]))
+        try:
+            return ask(query, at_s)
+        except PrometheusUnavailable as error:
+            outage.append(error)
+            raise
+
+    return asking
+
+
 class Prometheus:
     """The HTTP API of one server."""
 

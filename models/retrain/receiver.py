@@ -1,9 +1,9 @@
-"""What becomes of a notification: filed, filed already, held back, or noted as over."""
+"""What becomes of a notification: filed, filed already, held back, unknown, or noted as over."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,9 +12,9 @@ from typing import Any
 from models.retrain.alerts import Alert, Drift, Notification, drifts
 from models.retrain.errors import NotFiled
 from models.retrain.evidence import Standing, gather, standing
-from models.retrain.folder import RESOLVED, RESULT, RequestFolder, beside, load
-from models.retrain.prometheus import Ask
-from models.retrain.samples import sampled
+from models.retrain.folder import RESOLVED, RESULT, RequestFolder, Wanted, beside, load
+from models.retrain.prometheus import Ask, until_down
+from models.retrain.samples import ReviewFolder, read_review_folder
 
 log = logging.getLogger(__name__)
 
@@ -33,49 +33,72 @@ class Receiver:
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def take(self, notification: Notification) -> list[dict[str, Any]]:
-        """Return an outcome for each model. Blocks: it asks Prometheus and writes to the disk.
+        """Return outcomes for each model. Blocks: it asks Prometheus and writes to the disk.
 
-        Raises NotFiled when the folder cannot be written; nothing is lost, as the sender repeats.
+        Raises AlertsTooLarge or TooManyFiled, with nothing filed, and NotFiled when the folder
+        cannot be written; nothing is lost, as the sender repeats.
         """
+        found = drifts(notification)
         try:
-            return [outcome for drift in drifts(notification) for outcome in self._take(drift)]
+            outcomes = self._ended(found) + self._fire([drift for drift in found if drift.firing])
         except OSError as error:
             raise NotFiled(f"The folder of requests cannot be used: {error.strerror}.") from error
-
-    def _take(self, drift: Drift) -> list[dict[str, Any]]:
-        outcomes = []
-        if drift.resolved:
-            noted = self.folder.record_resolved(drift)
-            outcomes += [_told(drift, "resolved", name) for name in noted] or [
-                _told(drift, "resolved", None)
-            ]
-        if drift.firing:
-            outcomes.append(self._fire(drift))
         for outcome in outcomes:
             log.info("%(model)s %(version)s: %(outcome)s, request %(request)s", outcome)
         return outcomes
 
-    def _fire(self, drift: Drift) -> dict[str, Any]:
-        now = self.now()
-        known = standing(self.ask, drift.subject, now.timestamp())
-        if there := self.folder.recent(drift, known.digests, now):
-            return _told(drift, "already-filed", there.name)
-        if known.gate == "firing" or drift.names_the_gate:
-            return _told(drift, "held-back", None)
-        request = {**_alerts(drift), **self._evidence(drift, known, now)}
-        path, is_new = self.folder.file(drift, known.digests, now, request)
-        if not is_new:
-            return _told(drift, "already-filed", path.name)
-        self.on_filed(path)
-        return _told(drift, "filed", path.name)
+    def _ended(self, found: Sequence[Drift]) -> list[dict[str, Any]]:
+        ended = [drift for drift in found if drift.resolved]
+        noted = self.folder.record_resolved(ended)
+        return [
+            _told(drift, "resolved", name)
+            for drift, names in zip(ended, noted, strict=True)
+            for name in (names or (None,))
+        ]
 
-    def _evidence(self, drift: Drift, known: Standing, now: datetime) -> dict[str, Any]:
-        found = gather(self.ask, drift.subject, now.timestamp())
+    def _fire(self, firing: Sequence[Drift]) -> list[dict[str, Any]]:
+        now, ask = self.now(), until_down(self.ask)
+        standings = [standing(ask, drift.subject, now.timestamp()) for drift in firing]
+        wanted = [Wanted(d, s.digests) for d, s in zip(firing, standings, strict=True)]
+        outcomes: list[dict[str, Any]] = []
+        due: list[tuple[Drift, Standing]] = []
+        there = self.folder.recent(wanted, now) if wanted else []
+        for drift, known, path in zip(firing, standings, there, strict=True):
+            outcome = "already-filed" if path else _held_back(drift, known)
+            if outcome:
+                outcomes.append(_told(drift, outcome, path.name if path else None))
+            else:
+                due.append((drift, known))
+        return outcomes + (self._file(due, ask, now) if due else [])
+
+    def _file(
+        self, due: Sequence[tuple[Drift, Standing]], ask: Ask, now: datetime
+    ) -> list[dict[str, Any]]:
+        self.folder.check_rate(len(due), now)  # before the evidence, which takes time
+        reviewed = read_review_folder(self.review_dir, now)
+        wanted = [
+            Wanted(drift, known.digests, self._content(drift, known, ask, reviewed, now))
+            for drift, known in due
+        ]
+        filed = self.folder.file(wanted, now)
+        for path, is_new in filed:
+            if is_new:
+                self.on_filed(path)
+        return [
+            _told(drift, "filed" if is_new else "already-filed", path.name)
+            for (drift, _), (path, is_new) in zip(due, filed, strict=True)
+        ]
+
+    def _content(
+        self, drift: Drift, known: Standing, ask: Ask, reviewed: ReviewFolder, now: datetime
+    ) -> dict[str, Any]:
+        found = gather(ask, drift.subject, now.timestamp())
         return {
+            **_alerts(drift),
             "instances": known.instances,
             "ood_alert": known.gate,
             "evidence": {**found, "missing": known.missing + found["missing"]},
-            "samples": sampled(self.review_dir, self.samples, drift.seed, now),
+            "samples": reviewed.sampled(self.samples, drift.seed),
         }
 
     def listing(self) -> list[dict[str, Any]]:
@@ -100,6 +123,13 @@ def _entry(path: Path) -> dict[str, Any] | None:
         "exit_status": result and result.get("exit_status"),
         "ended_at": (resolved or {}).get("ended_at", {}),
     }
+
+
+def _held_back(drift: Drift, known: Standing) -> str:
+    """Return why nothing is filed, or nothing."""
+    if known.gate == "firing" or drift.names_the_gate:
+        return "held-back"
+    return "" if known.is_known else "unknown-model"
 
 
 def _alerts(drift: Drift) -> dict[str, Any]:

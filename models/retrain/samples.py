@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import re
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from service.review.sidecar import open_regular
 from service.types import Decision
 
 WINDOW = timedelta(days=1)
 _MAX_SIDECARS = 20_000  # read for one request; some seconds
 _MAX_SIDECAR_BYTES = 65_536
-_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 class Reviewed(BaseModel):
@@ -32,7 +33,7 @@ class Reviewed(BaseModel):
 
     request_id: Annotated[str, Field(min_length=1, max_length=200)]
     decision: Decision
-    class_id: NonNegativeInt
+    class_id: Annotated[int, Field(ge=0, lt=10_000_000)]
     time: AwareDatetime
 
 
@@ -42,31 +43,39 @@ def read_reviewed(root: Path, now: datetime) -> tuple[list[Reviewed], int]:
     Raises OSError when `root` cannot be listed.
     """
     since = now - WINDOW
-    days = {since.date().isoformat(), now.date().isoformat()}
-    folders = sorted(
-        (f for f in root.iterdir() if _DAY.fullmatch(f.name) and f.name in days), reverse=True
-    )
+    days = {since.date().isoformat(), now.date().isoformat()} & set(os.listdir(root))
     found: list[Reviewed] = []
     unreadable = 0
-    for path in islice(_sidecars(folders), _MAX_SIDECARS):
-        try:
-            reviewed = _read(path)
-        except (OSError, ValidationError):
+    for sidecar in islice(_sidecars(root, sorted(days, reverse=True)), _MAX_SIDECARS):
+        if sidecar is None:
             unreadable += 1
-            continue
-        if since <= reviewed.time <= now:
-            found.append(reviewed)
+        elif since <= sidecar.time <= now:
+            found.append(sidecar)
     return found, unreadable
 
 
-def _sidecars(folders: Sequence[Path]) -> Iterator[Path]:
-    for folder in folders:
-        yield from sorted(folder.glob("*.json"))
+def _sidecars(root: Path, days: Sequence[str]) -> Iterator[Reviewed | None]:
+    for day in days:
+        try:
+            folder = os.open(root / day, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:  # a link, a file, or removed
+            yield None
+            continue
+        try:
+            for name in sorted(os.listdir(folder)):
+                if name.endswith(".json"):
+                    yield _read(name, folder)
+        finally:
+            os.close(folder)
 
 
-def _read(path: Path) -> Reviewed:
-    with path.open("rb") as file:  # cut short, a larger one is no JSON
-        return Reviewed.model_validate_json(file.read(_MAX_SIDECAR_BYTES))
+def _read(name: str, folder: int) -> Reviewed | None:
+    """Return a sidecar; None for a damaged one, a link, a pipe, or one removed meanwhile."""
+    try:
+        with open(open_regular(name, folder), "rb") as file:  # cut short, a larger one is no JSON
+            return Reviewed.model_validate_json(file.read(_MAX_SIDECAR_BYTES))
+    except (OSError, ValueError):  # pydantic's is a ValueError
+        return None
 
 
 def stratified(images: Sequence[Reviewed], most: int, seed: str) -> list[Reviewed]:
@@ -90,18 +99,33 @@ def _lot(seed: str, name: str) -> str:
     return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()
 
 
-def sampled(root: Path | None, most: int, seed: str, now: datetime) -> dict[str, Any]:
-    """Return the request's section on samples; what is missing is said in `note`."""
+@dataclass(frozen=True, slots=True)
+class ReviewFolder:
+    """What one notification's requests choose their samples from, read once for all of them."""
+
+    images: Sequence[Reviewed]
+    note: str  # what is missing
+    is_there: bool = True
+
+    def sampled(self, most: int, seed: str) -> dict[str, Any]:
+        """Return a request's section on samples; what is missing is said in `note`."""
+        if not self.is_there:
+            return {"ids": [], "note": self.note}
+        chosen = stratified(self.images, most, seed)
+        return {
+            "out_of": len(self.images),
+            "ids": [image.model_dump(mode="json") for image in chosen],
+            "note": self.note,
+        }
+
+
+def read_review_folder(root: Path | None, now: datetime) -> ReviewFolder:
+    """Read the folder, if there is one."""
     if root is None:
-        return {"ids": [], "note": "no --review-dir was given"}
+        return ReviewFolder([], "no --review-dir was given", is_there=False)
     try:
         images, unreadable = read_reviewed(root, now)
     except OSError as error:
-        return {"ids": [], "note": f"the review folder cannot be read: {error.strerror}"}
-    note = f"{unreadable} sidecars could not be read" if unreadable else ""
-    chosen = stratified(images, most, seed)
-    return {
-        "out_of": len(images),
-        "ids": [image.model_dump(mode="json") for image in chosen],
-        "note": note,
-    }
+        note = f"the review folder cannot be read: {error.strerror}"
+        return ReviewFolder([], note, is_there=False)
+    return ReviewFolder(images, f"{unreadable} sidecars could not be read" if unreadable else "")

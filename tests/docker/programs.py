@@ -39,9 +39,10 @@ class Process:
         self._reader.start()
         self.url = "http://" + self.wait_for(listening)[1]
 
-    def wait_for(self, pattern: str) -> re.Match[str]:
+    def wait_for(self, pattern: str, times: int = 1) -> re.Match[str]:
         def found() -> re.Match[str] | None:
-            return next((m for line in self._lines if (m := re.search(pattern, line))), None)
+            matches = [m for line in self._lines if (m := re.search(pattern, line))]
+            return matches[times - 1] if len(matches) >= times else None
 
         with self._news:
             self._news.wait_for(lambda: found() or self._closed, PATIENCE_S)

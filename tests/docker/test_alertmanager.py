@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
-from models.retrain.alerts import Subject
-from models.retrain.evidence import GATE_QUERY, INFO_QUERY, QUERIES, query_about
+from models.retrain.alerts import MAX_ALERTS, Subject
+from models.retrain.evidence import GATE_QUERY, INFO_QUERY, KNOWN_QUERY, QUERIES, query_about
+from models.retrain.folder import MAX_FILED_PER_HOUR
 from tests.docker.programs import LISTENING, PATIENCE_S, Process, started, tool
-from tests.unit.models.retrain.world import prometheus
+from tests.unit.models.retrain.world import INFO, prometheus
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "docker" / "alertmanager" / "alertmanager.yml"
@@ -49,7 +50,8 @@ def test_drift_is_told_to_both_and_everything_else_to_people(alert: str, receive
 
 def test_every_query_for_evidence_is_one(tmp_path: Path) -> None:
     subject = Subject('a "quoted" job', "m", "1")
-    asked = [query_about(query, subject) for query in (*QUERIES.values(), INFO_QUERY, GATE_QUERY)]
+    queries = (*QUERIES.values(), INFO_QUERY, KNOWN_QUERY, GATE_QUERY)
+    asked = [query_about(query, subject) for query in queries]
     rules = [{"record": f"evidence:{i}", "expr": query} for i, query in enumerate(asked)]
     path = tmp_path / "queries.yml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "evidence", "rules": rules}]}))
@@ -87,20 +89,26 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
     [route] = [r for r in config["route"]["routes"] if r["receiver"] == "retrain"]
     [hook] = next(r for r in config["receivers"] if r["name"] == "retrain")["webhook_configs"]
     assert hook["url"] == "http://retrain:9000/alerts"
+    assert hook["max_alerts"] == MAX_ALERTS
     route |= {"group_wait": "0s", "group_interval": "1s", "repeat_interval": "1s"}
     folder = tmp_path / "requests"
+    token = tmp_path / "token"
     command = (sys.executable, "-m", "models", "retrain-request", "--out", folder, "--port", "0")
     with (
-        prometheus({}) as metrics,
+        prometheus({"tidegate_model_info": [INFO]}) as metrics,
         started(
             *command,
             "--prometheus",
             metrics,
+            "--token-file",
+            token,
+            "--make-token",
             cwd=ROOT,
             listening="listening on http://([0-9.:]+)",
         ) as receiver,
     ):
         hook["url"] = f"{receiver.url}/alerts"
+        hook["http_config"]["authorization"]["credentials_file"] = str(token)
         (tmp_path / "alertmanager.yml").write_text(yaml.safe_dump(config))
         with started(
             binary,
@@ -131,3 +139,15 @@ def test_while_the_ood_rate_is_high_nothing_is_asked_for(stack: Stack) -> None:
 
     stack.alert("TidegateOodRateHigh", "m", over=True)
     stack.receiver.wait_for("m 1: filed")  # it was the inhibition that held it back
+
+
+def test_a_request_over_the_hours_bound_is_refused_and_sent_again(stack: Stack) -> None:
+    for number in range(MAX_FILED_PER_HOUR):
+        stack.alert("TidegateClassMixDrift", f"m{number}")
+    for number in range(MAX_FILED_PER_HOUR):
+        stack.receiver.wait_for(f"m{number} 1: filed")
+
+    stack.alert("TidegateClassMixDrift", "late")
+
+    stack.receiver.wait_for("429 too-many-requests", times=2)
+    assert stack.requests("late") == []

@@ -104,6 +104,24 @@ def test_alertmanager_tells_drift_to_the_receiver_that_compose_has() -> None:
     assert ("EXPOSE", "9000") in _stage("retrain")
 
 
+def test_alertmanager_reads_the_token_that_the_receiver_makes() -> None:
+    text = (ROOT / "docker/alertmanager/alertmanager.yml").read_text(encoding="utf-8")
+    [receiver] = [r for r in yaml.safe_load(text)["receivers"] if r["name"] == "retrain"]
+    [hook] = receiver["webhook_configs"]
+    named = hook["http_config"]["authorization"]["credentials_file"]
+    [start] = [json.loads(rest) for name, rest in _stage("retrain") if name == "ENTRYPOINT"]
+    [user] = [rest for name, rest in _stage("retrain") if name == "USER"]
+    folder = str(Path(named).parent)
+
+    assert start[start.index("--token-file") + 1] == named
+    assert "--make-token" in start
+    assert f"retrain-token:{folder}" in SERVICES["retrain"]["volumes"]
+    assert f"retrain-token:{folder}:ro" in SERVICES["alertmanager"]["volumes"]
+    assert ("COPY", f"--from=build --chown={user} /token {folder}") in _stage("retrain")
+    assert SERVICES["alertmanager"]["group_add"] == [user.split(":")[1]]
+    assert SERVICES["alertmanager"]["depends_on"] == {"retrain": {"condition": "service_healthy"}}
+
+
 @services
 def test_images_are_built_here_or_pinned_to_a_version(name: str) -> None:
     service = SERVICES[name]

@@ -57,6 +57,7 @@ class Monitoring:
             started(
                 *(sys.executable, "-m", "models", "retrain-request", "--out", self.requests),
                 *("--port", "0", "--prometheus", self.prometheus),
+                *("--token-file", folder / "token", "--make-token"),
                 cwd=ROOT,
                 listening="listening on http://([0-9.:]+)",
             )
@@ -117,6 +118,7 @@ class Monitoring:
         retrain |= at_once
         [hook] = next(r for r in config["receivers"] if r["name"] == "retrain")["webhook_configs"]
         hook["url"] = f"{receiver}/alerts"
+        hook["http_config"]["authorization"]["credentials_file"] = str(folder / "token")
         path = folder / "alertmanager.yml"
         path.write_text(yaml.safe_dump(config))
         return path

@@ -15,6 +15,7 @@ from urllib.error import URLError
 
 import pytest
 
+from models.retrain.access import read_token
 from tests.docker.programs import free_port
 from tests.server import Server
 
@@ -83,7 +84,7 @@ def monitoring(
 
 
 def test_a_running_service_is_scraped_judged_and_heard(
-    monitoring: subprocess.Popen[str], ports: tuple[int, int]
+    monitoring: subprocess.Popen[str], ports: tuple[int, int], tmp_path: Path
 ) -> None:
     api = f"http://127.0.0.1:{ports[0]}/api/v1"
 
@@ -96,3 +97,7 @@ def test_a_running_service_is_scraped_judged_and_heard(
     assert {Path(group["file"]).name for group in rules} == {"drift.yml", "service.yml"}
     assert heard[0]["url"].startswith(f"http://127.0.0.1:{ports[1]}/")
     assert "127.0.0.1:9000/alerts" in routed["config"]["original"]
+    token = tmp_path / "retrain-token"
+    assert f"credentials_file: {token}" in routed["config"]["original"]
+    assert len(read_token(token)) == 64
+    assert token.stat().st_mode & 0o077 == 0

@@ -145,9 +145,12 @@ def test_without_prometheus_the_request_is_filed_and_says_so(world: World) -> No
 
 
 def test_what_was_filed_without_a_digest_covers_every_digest(world: World) -> None:
-    info = world.answers.pop("tidegate_model_info")
+    there = world.url
+    with prometheus({}) as gone:
+        pass
+    world.url = gone
     told = [world.hears()]
-    world.answers["tidegate_model_info"] = info
+    world.url = there
     told.append(world.hears())
 
     assert told == ["filed", "already-filed"]
@@ -285,6 +288,8 @@ MISTAKES = {
     "an open quote": (["--run", "sh 'x"], "No closing quotation"),
     "no cool-down": (["--cool-down-h", "0"], "number of hours"),
     "a host of no one": (["--host", "256.0.0.1"], "Cannot listen on"),
+    "every address without a token": (["--host", "0.0.0.0"], "listens on loopback only"),  # noqa: S104
+    "a token to be made nowhere": (["--make-token"], "give --token-file"),
     "a folder in a file": (["--out", f"{__file__}/x"], "Not a directory"),
 }
 

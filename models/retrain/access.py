@@ -1,0 +1,120 @@
+"""Who may use the receiver: the bearer of one token or, without a token, this machine alone."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import logging
+import os
+import secrets
+import socket
+from pathlib import Path
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from models.retrain.errors import OptionRefused
+from service.api.problems import MEDIA_TYPE, TYPE_PREFIX
+from service.review.sidecar import open_regular
+
+log = logging.getLogger(__name__)
+
+_MAX_TOKEN_BYTES = 4096
+_OPEN = "/livez"  # for health checks, which have no token
+
+
+def read_token(path: Path) -> bytes:
+    """Return the token without the white space around it. Raises OptionRefused."""
+    try:
+        with open(_regular(path), "rb") as file:
+            token = file.read(_MAX_TOKEN_BYTES + 1).strip()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OptionRefused(f"--token-file {path}: {reason}.") from error
+    if not token:
+        raise OptionRefused(f"--token-file {path}: the file is empty; write a secret into it.")
+    if len(token) > _MAX_TOKEN_BYTES or not all(0x21 <= byte <= 0x7E for byte in token):
+        raise OptionRefused(
+            f"--token-file {path}: a token is one word of at most {_MAX_TOKEN_BYTES} printable "
+            "ASCII characters."
+        )
+    return token
+
+
+def make_token(path: Path) -> None:
+    """Write a random token, readable for the owner and the group, unless the file exists.
+
+    Raises OSError.
+    """
+    if path.exists():
+        return
+    draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        with open(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+            file.flush()
+            os.fsync(descriptor)
+        os.link(draft, path)  # whole or not at all, and never over another
+    except FileExistsError:  # another receiver was faster; its token is as good
+        return
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def require_loopback(listener: socket.socket) -> None:
+    """Raise OptionRefused unless only this machine can connect."""
+    host = listener.getsockname()[0]
+    address = ipaddress.ip_address(host.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    if not (mapped or address).is_loopback:
+        raise OptionRefused(
+            f"--host {host}: without a token the receiver listens on loopback only. Give "
+            "--token-file FILE, and name the same file in Alertmanager's "
+            "http_config.authorization.credentials_file."
+        )
+
+
+class BearerOnly:
+    """Answers 401 to whoever does not send the token, before a byte of the body is read."""
+
+    def __init__(self, app: ASGIApp, token: bytes) -> None:
+        self._app, self._token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it."""
+        if scope["type"] != "http" or scope["path"] == _OPEN or self._admits(scope):
+            await self._app(scope, receive, send)
+            return
+        log.warning("401 unauthorized: a request without the token")
+        await _unauthorized()(scope, receive, send)
+
+    def _admits(self, scope: Scope) -> bool:
+        sent = [value for name, value in scope["headers"] if name == b"authorization"]
+        if len(sent) != 1:
+            return False
+        scheme, _, token = sent[0].partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token)
+
+
+def _unauthorized() -> JSONResponse:
+    problem = {
+        "type": TYPE_PREFIX + "unauthorized",
+        "title": "The token is missing or wrong",
+        "status": 401,
+        "detail": "Send the receiver's token: Authorization: Bearer TOKEN.",
+        "code": "unauthorized",
+    }
+    # The connection ends with the answer: nothing reads the body.
+    headers = {"WWW-Authenticate": "Bearer", "Connection": "close"}
+    return JSONResponse(problem, 401, headers, MEDIA_TYPE)
+
+
+def _regular(path: Path) -> int:
+    # Secrets are often mounted as links, and so only the target has to be a regular file.
+    target = path.resolve(strict=True)
+    folder = os.open(target.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        return open_regular(target.name, folder)
+    finally:
+        os.close(folder)
