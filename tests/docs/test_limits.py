@@ -1,7 +1,7 @@
 """The page of limits states what the code does: every name exists, with the number that it gives.
 
-A row of its tables starts with a setting or a constant (`module.NAME`, below `service`) and its
-value.
+A row of its tables starts with a setting or a constant (`module.NAME`, below `service` or in
+`models`) and its value.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def in_code(name: str) -> Any:
     if holder[:1].isupper():
         kind = getattr(importlib.import_module(f"service.{package}"), holder)
         return next(field.default for field in dataclasses.fields(kind) if field.name == constant)
-    return getattr(importlib.import_module(f"service.{path}"), constant)
+    module = path if path.startswith("models.") else f"service.{path}"
+    return getattr(importlib.import_module(module), constant)
 
 
 @pytest.mark.parametrize(("name", "written"), ROWS, ids=NAMED)
