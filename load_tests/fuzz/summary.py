@@ -61,15 +61,11 @@ def slopes(ledger: Ledger) -> list[Slope]:
 
 
 def as_text(ledger: Ledger, failures: Failures, comparison: Comparison) -> str:
-    """Return the tables."""
-    statuses = sorted({status for _, status in ledger.outcomes})
-    counts = [
-        [kind, str(ledger.sent[kind]), *(_count(ledger.outcomes[kind, s]) for s in statuses)]
-        for kind in sorted(ledger.sent)
-    ]
+    """Return the table of a campaign."""
     rate = ledger.mutants / ledger.seconds if ledger.seconds else 0.0
-    facts = [
+    rows = [
         ["mutants", f"{ledger.mutants:,} in {ledger.seconds:.0f} s, {rate:.0f} a second"],
+        *([f"answers to {kind}", _statuses(ledger, kind)] for kind in sorted(ledger.sent)),
         ["deaths", str(ledger.deaths)],
         ["slowest answer", f"{ledger.slowest_s:.2f} s ({ledger.slowest})"],
         ["peak memory of one image", f"{ledger.peak_mb:.0f} MB ({ledger.peak})"],
@@ -77,16 +73,17 @@ def as_text(ledger: Ledger, failures: Failures, comparison: Comparison) -> str:
         ["held to the reference", f"{comparison.compared} ({comparison.skipped} left out)"],
         *([slope.name, _moved(slope)] for slope in slopes(ledger)),
     ]
-    broken = [
-        [rule, str(count), failures.examples[rule][0][:110], str(failures.examples[rule][1] or "–")]
-        for rule, count in failures.by_rule.most_common()
-    ]
-    tables = [as_table(("kind", "sent", *statuses), counts), as_table(("what", "seen"), facts)]
-    if broken:
-        tables.append(as_table(("violation", "times", "first", "input"), broken))
-    else:
-        tables.append("no violations")
-    return "\n\n".join(tables)
+    for rule, count in failures.by_rule.most_common():
+        text, kept = failures.examples[rule]
+        rows.append([f"VIOLATION {rule} × {count}", f"{text[:110]} ({kept or 'nothing kept'})"])
+    if not failures.by_rule:
+        rows.append(["violations", "none"])
+    return as_table(("what", "seen"), rows)
+
+
+def _statuses(ledger: Ledger, kind: str) -> str:
+    counts = sorted((status, n) for (of, status), n in ledger.outcomes.items() if of == kind)
+    return f"{ledger.sent[kind]:,}: " + ", ".join(f"{n:,} × {status}" for status, n in counts)
 
 
 def as_record(
@@ -129,7 +126,3 @@ def _moved(slope: Slope) -> str:
         return text
     note = "" if slope.significant else ", 0 within its error"
     return f"{text}, {slope.per_hour:+.0f} an hour during the campaign{note}"
-
-
-def _count(number: int) -> str:
-    return str(number) if number else "–"

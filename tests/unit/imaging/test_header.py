@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL.PngImagePlugin import PngInfo
 
 from service.errors import ImageTooLarge, UndecodableImage, UnsupportedImageType
 from service.imaging.geometry import Size
@@ -162,3 +163,14 @@ def cpu_s(data: bytes, rules: PreprocessSpec) -> float:
     start = time.thread_time()
     preprocess(data, rules, PIXELS)
     return time.thread_time() - start
+
+
+def test_texts_that_inflate_count_as_time_with_the_interpreter() -> None:
+    texts = PngInfo()
+    for index in range(28):
+        texts.add_text(f"key{index}", "x" * 1_000_000, zip=True)
+    data = encode(noise(8, 8), "PNG", pnginfo=texts)
+
+    assert len(data) < 50_000
+    assert inspect(data, lambda size: None).work.interpreter_s > 0.03
+    assert inspect(encode(noise(8, 8), "PNG"), lambda size: None).work.interpreter_s < 0.001
