@@ -44,8 +44,7 @@ class Reader:
         """Return [H, W, 3]; raises whatever Pillow raises for what is no whole image."""
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            rgb = _rgb(upright)
+            rgb = _rgb(_upright(image))
         side = max(1, self._crop["numerator"] * min(rgb.size) // self._crop["denominator"])
         left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
         size = (self._resize["width"], self._resize["height"])
@@ -94,6 +93,14 @@ def _steps(spec: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ValueError(f"the reference reads the demo bundle's preprocessing only, not {names}")
     crop, resize = spec["steps"]
     return crop, resize
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image whose pixels are loaded; one whose metadata cannot be read stays as it is."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # noqa: BLE001 - parsers of metadata raise anything
+        return image
 
 
 def _rgb(image: Image.Image) -> Image.Image:
