@@ -83,8 +83,12 @@ def test_the_bearer_is_served_and_health_is_open(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b" \n", b"two words", b"\xff", b"x" * 5000])
 def test_a_file_without_a_token_refuses_the_start(
-    tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    content: bytes,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("service.logs.configure", lambda *_: None)
     (tmp_path / "token").write_bytes(content)
     words = ["--out", str(tmp_path / "r"), "--port", "0", "--token-file", str(tmp_path / "token")]
 
