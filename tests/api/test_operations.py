@@ -36,6 +36,7 @@ CONTRACT_METRICS = {
     "tidegate_review_images": "counter",
     "tidegate_feedback": "counter",
     "tidegate_feedback_probability": "counter",
+    "tidegate_log_lines_dropped": "counter",
     "tidegate_drift_evidence_ratio": "gauge",
     "tidegate_drift_z": "gauge",
     "tidegate_drift_embedding_distance": "gauge",
