@@ -89,3 +89,27 @@ def test_one_that_computes_something_else_is_refused(
 
     with pytest.raises(BundleRefused, match="the engine's logits for"):
         asyncio.run(service_with(wide, bundle, monkeypatch).start())
+
+
+def test_a_drift_watch_that_ends_is_a_failure_and_a_failing_one_is_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = put(tmp_path, sound_files())
+
+    async def scenario() -> None:
+        service = service_with(Noted(bundle / "model.onnx"), bundle, monkeypatch)
+        await service.start()
+        watch, watching = service._watch, service._watching
+        assert watch is not None
+        assert watching is not None
+
+        watch.failure = "Drift is not monitored: ValueError: broken"
+        assert service.unready_reason == watch.failure
+        watching.cancel()
+        async with asyncio.timeout(60.0):
+            await service.failed.wait()
+
+        assert service.failure.startswith("drift monitoring ended unexpectedly")
+        assert await service.close(60.0)
+
+    asyncio.run(scenario())
