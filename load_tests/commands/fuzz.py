@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--slow-s", type=positive, default=10.0, help="an answer may take so long")
     options.add_argument(
-        "--image-mb", type=positive, default=400.0, help="memory that one image may take"
+        "--image-mb", type=positive, default=600.0, help="memory that one image may take"
     )
     options.add_argument(
         "--server-mb", type=positive, default=5000.0, help="beyond it the server is ended"

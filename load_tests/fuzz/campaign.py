@@ -47,7 +47,7 @@ class Plan:
     good_every: int = 100
     compare_share: float = 0.05
     slow_s: float = 10.0
-    image_mb: float = 400.0
+    image_mb: float = 600.0  # 25 megapixels of 24 bytes: the bound of the decoder processes
     server_mb: float = 5000.0
 
 
