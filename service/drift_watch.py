@@ -35,7 +35,7 @@ class DriftWatch:
         self._failed_looks = 0
         self._save_error = ""
         self._writing = threading.Lock()
-        self.failure = ""  # why drift is not monitored any more; "" while it is
+        self.failure = ""  # why drift monitoring has stopped; "" while it runs
 
     def restore(self) -> None:
         """Restore the state from the file; one that cannot be used is kept aside and logged."""

@@ -187,7 +187,7 @@ class Service:
         return self._watch.failure if self._watch is not None else ""
 
     def begin_drain(self) -> None:
-        """Say not ready, and go on serving until traffic has moved elsewhere."""
+        """Report not ready, and keep serving until traffic has moved elsewhere."""
         if self.phase is not Phase.FAILED:
             self.phase = Phase.DRAINING
 
@@ -205,7 +205,7 @@ class Service:
 
     def fail_from_thread(self, reason: str) -> None:
         """Do what `fail` does, from any thread: the `on_death` of the threads the service owns."""
-        if self._loop is None:  # nobody waits for `failed` yet
+        if self._loop is None:  # nothing waits for `failed` yet
             self.fail(reason)
         else:
             with contextlib.suppress(RuntimeError):  # the loop has closed: the process is ending

@@ -98,7 +98,7 @@ class LineQueue:
 
     @property
     def full(self) -> bool:
-        """Tell whether the next line would be dropped."""
+        """Return whether the next line would be dropped."""
         return len(self._lines) >= MOST_LINES or self._bytes >= MOST_BYTES
 
     def put(self, line: bytes) -> None:

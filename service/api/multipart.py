@@ -9,7 +9,7 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser
 from service.api.body import Pieces
 from service.errors import BadRequest
 
-_OTHER_PARTS = 16  # fields that nobody reads may be there, not many
+_OTHER_PARTS = 16  # a few form fields that are not read are allowed
 _MAX_CONTENT_TYPE = 1024
 _MAX_BOUNDARY = 256  # RFC 2046 allows 70
 # Unquoted, clients send more than a token allows: "/", ":", "=" and such.

@@ -52,7 +52,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._requests = RequestParser(self)
         self._unanswered = self._answering = False
         self._ahead = bytearray()
-        self._deaf = False  # nothing is parsed any more
+        self._deaf = False  # input is dropped, not parsed
         self._dropped = 0
         self._input_ended = False
         self._heard = 0.0  # when the last bytes arrived, on the loop's clock as all times here

@@ -148,7 +148,7 @@ class ByteBudget:
         self._arriving[reservation] = None
 
     def unfollow(self, reservation: Reservation) -> None:
-        """Note that a body is no longer waited for: it cannot be ended any more."""
+        """Note that a body has ended or is complete: it can no longer be evicted."""
         self._arriving.pop(reservation, None)
 
     def _fits(self, client: str, count: int, freed_own: int = 0, freed: int = 0) -> bool:
@@ -193,4 +193,4 @@ class ByteBudget:
 
 
 def _nothing() -> None:
-    """Stand for the end of a body that nobody waits for."""
+    """Do nothing: the body is not arriving."""
