@@ -29,6 +29,7 @@ _TILE_WIDTH, _TILE_HEIGHT, _PLANES = 322, 323, 284
 _LAYOUT = {_WIDTH, _HEIGHT, _COMPRESSION, _SAMPLES, _STRIP_ROWS, _TILE_WIDTH, _TILE_HEIGHT, _PLANES}
 _OFFSETS, _COUNTS = (273, 324), (279, 325)  # of strips and of tiles
 _PIECES = {*_OFFSETS, *_COUNTS}
+_ONCE = _LAYOUT | _PIECES | {_BITS}
 _COLOUR_MAP = 320
 _SHORT, _LONG = 3, 4
 _OPAQUE = {1, 2, 7}  # bytes, text and undefined stay one object
@@ -117,14 +118,19 @@ def _order(data: bytes) -> str:
 def _layout(data: bytes, entries: Iterable[Entry]) -> dict[int, int]:
     """Return the numbers that give the size and the cut of the image, by tag.
 
-    Each at most once and plain: Pillow and libtiff differ on what else they read, and take.
+    Each at most once and plain: Pillow and libtiff differ on what else they read, and take. A
+    list of pieces or of depths is given once as well: each is walked, however many there are.
     """
     layout: dict[int, int] = {}
+    seen: set[int] = set()
     for tag, kind, count, value in entries:
+        if tag in _ONCE and tag in seen:
+            raise UndecodableImage(f"The TIFF gives tag {tag} more than once.")
+        seen.add(tag)
         if tag not in _LAYOUT:
             continue
-        if tag in layout or count != 1 or kind not in (_SHORT, _LONG):
-            raise UndecodableImage(f"The TIFF does not give tag {tag} as one number, once.")
+        if count != 1 or kind not in (_SHORT, _LONG):
+            raise UndecodableImage(f"The TIFF does not give tag {tag} as one number.")
         high_half = kind == _SHORT and data.startswith(b"MM")
         layout[tag] = value >> 16 if high_half else value & 0xFFFF if kind == _SHORT else value
     return layout

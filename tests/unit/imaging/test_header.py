@@ -19,7 +19,7 @@ from service.imaging.geometry import Size
 from service.imaging.header import inspect
 from service.imaging.preprocess import inspect_upload, preprocess
 from service.imaging.spec import PreprocessSpec
-from tests.unit.imaging.pictures import FORMATS, encode, encode_any, noise, spec
+from tests.unit.imaging.pictures import FORMATS, encode, encode_any, noise, spec, tiff
 from tests.unit.imaging.test_hostile_images import DAMAGES, Damage, variants
 from tests.unit.imaging.worst import BUILDERS, jpeg_of_scans, worst_file
 
@@ -68,6 +68,17 @@ def test_arithmetic_or_progressive_jpeg_inside_tiff_is_rejected_by_name() -> Non
     for marker in (b"\xff\xc2", b"\xff\xc9", b"\xff\xca"):
         with pytest.raises(UnsupportedImageType, match="progressive or arithmetic"):
             preprocess(data.replace(b"\xff\xc0", marker), spec(), PIXELS)
+
+
+@pytest.mark.parametrize("tag", [258, 273, 279, 324, 325])
+def test_a_list_that_a_tiff_gives_again_and_again_is_not_walked(tag: int) -> None:
+    fillers = {70 + more: (4, [1]) for more in range(180)}
+    data = bytearray(tiff({256: (4, [1]), 257: (4, [1]), tag: (4, [1] * 20_000)} | fillers))
+    entry = data.index(struct.pack("<HHI", tag, 4, 20_000))
+    data[10 : 10 + 12 * 180] = 180 * data[entry : entry + 12]
+
+    with pytest.raises(UndecodableImage, match=f"gives tag {tag} more than once"):
+        inspect(bytes(data), any_size)
 
 
 def test_many_scans_of_many_pixels_are_too_much_work() -> None:

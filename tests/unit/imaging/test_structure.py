@@ -304,7 +304,7 @@ def test_a_layout_that_libraries_would_read_differently_is_refused(
     at = next(at for at in range(10, 200, 12) if data[at : at + 2] == struct.pack("<H", tag))
     odd = data[: at + 2] + struct.pack("<HI", kind, count) + data[at + 8 :]
 
-    with pytest.raises(UndecodableImage, match=f"does not give tag {tag} as one number, once"):
+    with pytest.raises(UndecodableImage, match=f"does not give tag {tag} as one number"):
         decoded(odd)
 
 
@@ -313,7 +313,7 @@ def test_a_layout_given_twice_is_refused() -> None:
     samples = data.index(struct.pack("<HHI", 277, 3, 1))
     data[samples : samples + 12] = struct.pack("<HHII", 322, 4, 1, 30_000)
 
-    with pytest.raises(UndecodableImage, match="tag 322 as one number, once"):
+    with pytest.raises(UndecodableImage, match="gives tag 322 more than once"):
         decoded(bytes(data))
 
 
