@@ -10,6 +10,9 @@ import re
 import struct
 from collections.abc import Callable
 
+from service.errors import UndecodableImage
+from service.imaging.structure import header_segments
+
 Feature = tuple[str, str]  # (what is not supported, what to send instead)
 
 _JPEG_PROCESSES = {
@@ -18,7 +21,6 @@ _JPEG_PROCESSES = {
     **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF, 0xDE), "Hierarchical JPEG"),
 }
 _FRAMES = {*range(0xC0, 0xD0), 0xDE, 0xF7} - {0xC4, 0xC8, 0xCC}
-_START_OF_SCAN, _MAX_SEGMENTS = 0xDA, 1_000
 
 _CHUNK_NAME = re.compile(rb"[A-Z0-9 ]{4}")
 
@@ -68,21 +70,15 @@ def unsupported_feature(kind: str, data: bytes) -> str | None:
     """
     try:
         found = _FEATURES[kind](data)
-    except (struct.error, IndexError):  # cut in its header
+    except (struct.error, IndexError, UndecodableImage):  # cut in its header, or beyond a bound
         return None
     return f"{found[0]} is not supported; send {found[1]}." if found else None
 
 
 def _jpeg(data: bytes) -> Feature | None:
-    at = 2
-    for _ in range(_MAX_SEGMENTS):
-        while data[at] == 0xFF and data[at + 1] == 0xFF:
-            at += 1
-        if data[at] != 0xFF or data[at + 1] == _START_OF_SCAN:
-            return None
-        if data[at + 1] in _FRAMES:
-            return _jpeg_frame(data[at + 1], bits=data[at + 4], components=data[at + 9])
-        at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4]))
+    for marker, start, _ in header_segments(data):
+        if marker in _FRAMES:
+            return _jpeg_frame(marker, bits=data[start], components=data[start + 5])
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,6 +157,24 @@ def test_whatever_stands_in_a_header_is_named_or_not_and_never_an_error() -> Non
             for format in FORMATS:
                 name = unsupported_feature(format, bytes(damaged))
                 assert name is None or name.endswith(".")
+
+
+class CountedBytes(bytes):
+    """Counts how often Python code asks for one of them."""
+
+    asked = 0
+
+    def __getitem__(self, at: Any) -> Any:
+        self.asked += 1
+        return super().__getitem__(at)
+
+
+@pytest.mark.parametrize("end", [b"", b"\0", PHOTO[PHOTO.index(b"\xff\xc0") + 1 :]])
+def test_a_long_fill_is_not_walked_byte_by_byte(end: bytes) -> None:
+    data = CountedBytes(b"\xff\xd8" + b"\xff" * 100_000 + end)
+
+    assert unsupported_feature("JPEG", data) is None
+    assert data.asked < 100
 
 
 @pytest.mark.parametrize("kind", [3, 4])
