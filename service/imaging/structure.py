@@ -22,7 +22,8 @@ MAX_READS = 1 << 15
 MAX_JPEG_SCANS = 64
 # A 10 MB profile, the largest ICC allows, takes 160, and a panorama's extended XMP about as many.
 MAX_JPEG_SEGMENTS = 1_000
-# Between two segments: Pillow reads it byte by byte. Cameras pad by a few bytes, if at all.
+# Between segments, all together: Pillow reads it byte by byte. Cameras pad by a few bytes, if at
+# all.
 MAX_JPEG_PADDING_BYTES = 1 << 12
 # One segment holds 64 kB of EXIF, PNG and WebP may hold more; Pillow joins segments by copying.
 MAX_EXIF_BYTES = 1 << 20
@@ -108,22 +109,22 @@ def _check_jpeg(data: bytes) -> None:
 
 def header_segments(data: bytes) -> Iterator[Segment]:
     """Yield the segments as Pillow will see them, the first start of a scan being the last."""
-    at, segments = 2, 0
+    at, segments, padding = 2, 0, 0
     while at < len(data):
-        found = _MARKER.match(data, at, at + MAX_JPEG_PADDING_BYTES)
+        found = _MARKER.match(data, at, at + 2 + MAX_JPEG_PADDING_BYTES - padding)
+        padding += (len(data) if found is None else found.end() - 2) - at
+        at_most(MAX_JPEG_PADDING_BYTES, padding, "JPEG", "bytes between segments")
         if found is None:
-            padding = len(data) - at
-            return at_most(MAX_JPEG_PADDING_BYTES, padding, "JPEG", "bytes between two segments")
+            return
         segments += 1
         at_most(MAX_JPEG_SEGMENTS, segments, "JPEG", "segments")
         marker, start = found[1][0], found.end()
         if marker < 0xC0:
-            return None  # Pillow gives up here
+            return  # Pillow gives up here
         at = start if marker in _ALONE else end_of_segment(data, start)
         yield marker, start + 2, at
         if marker == SOS:
-            return None
-    return None
+            return
 
 
 def end_of_segment(data: bytes, start: int) -> int:

@@ -187,7 +187,7 @@ class Bomb:
 BOMBS = {
     "scans": Bomb(jpeg_of_scans, 64, "JPEG has more than 64 scans"),
     "segments": Bomb(jpeg_of_segments, 1_000, "JPEG has more than 1,000 segments"),
-    "padding": Bomb(jpeg_with_padding, 4_093, "JPEG has more than 4,096 bytes between two", 9),
+    "padding": Bomb(jpeg_with_padding, 4_096, "JPEG has more than 4,096 bytes between segments"),
     "exif": Bomb(jpeg_of_exif, 1 << 20, "JPEG has more than 1,048,576 bytes of EXIF", 7),
     "tables": Bomb(jpeg_of_table_bytes, 1 << 16, "JPEG has more than 65,536 bytes of tables", 65),
     "resources": Bomb(jpeg_of_resources, 1_000, "JPEG has more than 1,000 Photoshop resources"),
@@ -228,6 +228,7 @@ REFUSED = {
     "gif junk": (before_pixels_of_gif(bytes(5_000)), "4,096 blocks"),
     "repeated starts": (jpeg_with(b"\xff\xd8" * 1_000), "1,000 segments"),
     "escapes between segments": (jpeg_with(b"\xff\0" * 3_000), "4,096 bytes between"),
+    "escapes in pieces": (jpeg_with((b"\xff\0" * 700 + segment(0xE3)) * 3), "4,096 bytes between"),
     "frame headers": (jpeg_with(segment(0xC0, bytes(40_000)) * 2), "65,536 bytes of tables"),
     "segments between scans": (
         PLAIN_JPEG[:-2] + segment(0xE3) * 1_001 + PLAIN_JPEG[-2:],
