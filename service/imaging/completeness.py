@@ -76,12 +76,14 @@ def _inflated(data: bytes, needed: int) -> Iterator[int]:
     """Yield the sizes of pieces of the data stream, until `needed` bytes are there or it ends."""
     stream = zlib.decompressobj()
     for piece in _compressed_pieces(data):
-        while piece and needed > 0 and not stream.eof:
+        while piece and not stream.eof:
             size = len(stream.decompress(piece, _PIECE_BYTES))
-            piece = stream.unconsumed_tail
-            needed -= size
             yield size
-    yield len(stream.flush())
+            needed -= size
+            if needed <= 0:
+                return  # what is left may expand to a thousand times its size
+            piece = stream.unconsumed_tail
+    yield len(stream.flush())  # nothing is unconsumed here: some kilobytes at most
 
 
 def _compressed_pieces(data: bytes) -> Iterator[bytes]:

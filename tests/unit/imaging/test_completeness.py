@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.errors import UndecodableImage
+from service.imaging.completeness import check_rows
 from tests.unit.imaging.pictures import decoded, encode, noise, png, png_rows, tiff
 
 WIDTH, HEIGHT = 37, 23
@@ -85,6 +87,20 @@ def test_a_black_png_in_many_pieces_is_counted_whole() -> None:
     )
 
     assert not decoded(start + chunks).any()
+
+
+def test_what_follows_the_rows_of_a_png_is_not_inflated() -> None:
+    data = png((4, 4), 8, 2, png_rows(black(4, 4)) + bytes(30 << 20))
+    image = Image.new("RGB", (4, 4))
+
+    tracemalloc.start()
+    try:
+        check_rows(image, data)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 1 << 20
 
 
 EXIF_TEXTS = {
