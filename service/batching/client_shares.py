@@ -14,7 +14,8 @@ class ClientShares:
 
     While only one client is active, it may use everything: behind a proxy all clients look like
     one. Among several, a client with more than its fair share of the outstanding work may fill the
-    queue to half of its deadline, so that what the others send still fits in.
+    queue to half of its deadline, so that what the others send still fits in. A client of which
+    nothing is outstanding is not held to that: one large image alone is more than such a share.
     """
 
     def __init__(self) -> None:
@@ -25,9 +26,10 @@ class ClientShares:
     def share(self, client: str, work_s: float, now: float) -> float:
         """Return the part of its time that an arrival may spend waiting: 1, or `_SHARE`."""
         self._note(client, now)
-        own = self._outstanding.get(client, 0.0) + work_s
+        if client not in self._outstanding or len(self._seen) == 1:
+            return 1.0
         fair = (self._total + work_s) / len(self._seen)
-        return 1.0 if len(self._seen) == 1 or own <= fair else _SHARE
+        return 1.0 if self._outstanding[client] + work_s <= fair else _SHARE
 
     def add(self, client: str, work_s: float) -> None:
         """Count work that was admitted."""

@@ -33,6 +33,16 @@ def test_when_its_work_is_done_a_client_is_as_any_other() -> None:
     assert shares.share(GREEDY, 0.1, 0.0) == 1.0
 
 
+def test_the_only_request_of_a_client_is_not_cut_short_however_large() -> None:
+    shares = ClientShares()
+    for client in range(20):
+        shares.share(str(client), 0.01, 0.0)
+
+    assert shares.share(MODEST, 1.2, 0.0) == 1.0
+    shares.add(MODEST, 1.2)
+    assert shares.share(MODEST, 1.2, 0.0) == 0.5
+
+
 def test_a_client_that_has_gone_leaves_its_share_to_the_others() -> None:
     shares = ClientShares()
     shares.share(MODEST, 0.1, 0.0)
