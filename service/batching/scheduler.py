@@ -141,7 +141,7 @@ class Scheduler:
         if ticket.decoders is None:
             return self.submit(ticket, decode)
         done = partial(self._decoded, ticket)
-        ticket.job = ticket.decoders.start(ticket, decode, done, ticket.work_s)
+        ticket.job = ticket.decoders.start(ticket, decode, done, ticket.predicted_decode_s)
         return ticket.answer
 
     def submit(self, ticket: Ticket, image: Image) -> asyncio.Future[Answer]:
@@ -194,6 +194,7 @@ class Scheduler:
             cost=arrival.cost,
             client=arrival.client,
             work_s=admitted.work_s,
+            predicted_decode_s=admitted.decode_s,
             decoders=admitted.decoders,
             slot_decode_s=0.0 if admitted.decoders else admitted.decode_s,
         )

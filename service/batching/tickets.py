@@ -31,7 +31,8 @@ class Ticket(Waiting):
     predicted_s: float  # from admission to the answer, when it was admitted
     cost: DecodeCost  # of its image, from the header
     client: str  # address; work is counted against it until the ticket is left
-    work_s: float  # predicted when it was admitted
+    work_s: float  # predicted when it was admitted: decoding and engine
+    predicted_decode_s: float  # the decoding of that
     decoders: Decoders | None = None  # what decodes its image; None: the slot that runs it
     job: Job | None = None  # while its image waits for a decoder or is on one
     image: Image | None = None  # once it is ready for a slot

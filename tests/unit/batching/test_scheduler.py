@@ -509,6 +509,24 @@ def test_a_large_image_is_shed_when_those_before_it_take_too_long() -> None:
     on_stage(play, own_decoders=False, large_decoders=1)
 
 
+def test_the_engine_s_time_is_not_counted_as_a_decoder_s() -> None:
+    async def play(on: Stage) -> None:
+        for _ in range(100):
+            on.scheduler.latency.observe(1, 5.0)
+        gate = threading.Event()
+
+        def slow() -> Pixels:
+            gate.wait(PATIENCE_S)
+            return picture(1)
+
+        # Five decodes of 1.25 s, and 5.6 s of the engine.
+        answers = [on.run(on.admit(within_s=15, cost=LARGE), slow) for _ in range(5)]
+        gate.set()
+        await asyncio.gather(*answers)
+
+    on_stage(play, own_decoders=False, large_decoders=1)
+
+
 @pytest.mark.parametrize("decoders", ["slots", "own", "large"])
 def test_an_idle_service_admits_whatever_decoding_has_cost(decoders: str) -> None:
     """14 images of four seconds each once made every later deadline infeasible, for ever."""
