@@ -5,27 +5,27 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import multiprocessing
 import os
-import struct
+import socket
 import subprocess
 import sys
-from multiprocessing.connection import Connection
+import time
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import numpy as np
 
 from service import errors
+from service.imaging.decoder_messages import PIXELS, REFUSED, SHAPE, receive, send
 from service.imaging.spec import PreprocessSpec
 from service.types import Pixels
 
 log = logging.getLogger(__name__)
 
-PIXELS, REFUSED, BUG = b"P", b"R", b"B"  # the first byte of an answer
-SHAPE = struct.Struct("<II")  # height and width, before uint8 [height, width, 3]
 _PACKAGES = Path(__file__).parents[2]  # the folder the service's package is in
-_TIMEOUT_S = 60.0  # far beyond what the bound on work allows, on a machine that is very busy
+# To send an image and get its pixels: far beyond what the bound on work allows, on a machine that
+# is very busy.
+_TIMEOUT_S = 60.0
 _START_TIMEOUT_S = 120.0
 _END_TIMEOUT_S = 1.0
 _BYTES_PER_PIXEL = 24  # at most, of any format and mode, while it is decoded
@@ -39,11 +39,12 @@ _REFUSALS: dict[str, type[errors.TidegateError]] = {
 class _Process:
     """One process and the connection to it."""
 
-    def __init__(self, settings: bytes) -> None:
-        """Start it. Raises OSError when it cannot be started."""
-        ours, its = multiprocessing.Pipe()
+    def __init__(self) -> None:
+        """Start it. Raises OSError when the system does not allow that."""
+        self.connection, its = socket.socketpair()
         path = os.pathsep.join([str(_PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])])
-        with its:
+        with its, contextlib.ExitStack() as undo:
+            undo.callback(self.connection.close)
             self._process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-m", "service.imaging.decoder_process", str(its.fileno())],
                 pass_fds=[its.fileno()],
@@ -52,19 +53,28 @@ class _Process:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # codecs print what a client chooses
             )
-        self.connection: Connection = ours
-        self.connection.send_bytes(settings)
+            undo.pop_all()
 
-    def ask(self, data: bytes, timeout_s: float) -> bytes:
-        """Send bytes and return the answer. Raises EOFError, OSError or TimeoutError."""
-        self.connection.send_bytes(data)
-        return self.receive(timeout_s)
+    @property
+    def runs(self) -> bool:
+        """Return whether it has not ended."""
+        return self._process.poll() is None
 
-    def receive(self, timeout_s: float) -> bytes:
-        """Return the next answer. Raises EOFError, OSError or TimeoutError."""
-        if not self.connection.poll(timeout_s):
-            raise TimeoutError
-        return self.connection.recv_bytes()
+    def prepare(self, settings: bytes) -> None:
+        """Send the settings and wait until it is ready. Raises OSError."""
+        try:
+            self.ask(settings, _START_TIMEOUT_S)
+        except (EOFError, ConnectionError) as error:
+            raise OSError(f"a decoder process ended at its start: {self.end()}") from error
+
+    def ask(self, message: bytes, timeout_s: float) -> bytes:
+        """Send a message and return the answer, within `timeout_s` for both.
+
+        Raises EOFError or OSError, TimeoutError included; then it must be ended.
+        """
+        deadline = time.monotonic() + timeout_s
+        send(self.connection, message, deadline)
+        return receive(self.connection, deadline)
 
     def end(self) -> str:
         """End the process and return how it ended."""
@@ -94,8 +104,7 @@ class DecoderPool:
             }
         ).encode()
         self._idle: SimpleQueue[_Process | None] = SimpleQueue()  # None: to be started again
-        for process in [_Process(self._settings) for _ in range(processes)]:
-            process.receive(_START_TIMEOUT_S)
+        for process in _start(processes, self._settings):
             self._idle.put(process)
 
     def preprocess(self, data: bytes) -> Pixels:
@@ -104,22 +113,38 @@ class DecoderPool:
         Raises what that raises, UndecodableImage if the process does not survive the image, or
         Overloaded if there is none and none can be started.
         """
-        process = self._idle.get()
+        process = self._take()
+        kept = None
         try:
-            if process is None:
-                process = _Process(self._settings)
-                process.receive(_START_TIMEOUT_S)
             answer = process.ask(data, _TIMEOUT_S)
-        except (EOFError, OSError) as error:  # TimeoutError is an OSError
-            if process is None:
-                log.warning("cannot start a decoder process: %s", error)
-                raise errors.Overloaded("No decoder process can be started.", 1.0) from None
-            log.warning("a decoder process ended on an image: %s", process.end())
-            process = None
+            kept = process
+        except (EOFError, OSError) as error:
+            log.warning("a decoder process ended on an image: %s (%s)", process.end(), error)
             raise errors.UndecodableImage("The decoder failed on this image.") from None
         finally:
-            self._idle.put(process)
+            if kept is None:
+                process.end()  # whatever was raised: the next answer could be this image's
+            self._idle.put(kept)
         return _pixels_of(answer)
+
+    def _take(self) -> _Process:
+        """Wait for a process that is idle, and start another if it has ended meanwhile.
+
+        The kernel's out-of-memory killer chooses these first, and no image is to blame for that.
+        """
+        process, taken = self._idle.get(), None
+        try:
+            if process is not None and not process.runs:
+                log.warning("a decoder process ended while it was idle: %s", process.end())
+                process = None
+            taken = process or _start(1, self._settings)[0]
+        except OSError as error:
+            log.warning("no decoder process can be started: %s", error)
+            raise errors.Overloaded("No decoder process can be started.", 1.0) from None
+        finally:
+            if taken is None:
+                self._idle.put(None)
+        return taken
 
     def close(self) -> None:
         """End the processes that are idle; one that decodes ends with its image, or with us."""
@@ -127,6 +152,19 @@ class DecoderPool:
             while True:
                 if process := self._idle.get_nowait():
                     process.end()
+
+
+def _start(processes: int, settings: bytes) -> list[_Process]:
+    """Return processes that are ready. Raises OSError, when one is not, and ends the others."""
+    with contextlib.ExitStack() as undo:
+        started = []
+        for _ in range(processes):
+            started.append(_Process())
+            undo.callback(started[-1].end)
+        for process in started:
+            process.prepare(settings)
+        undo.pop_all()
+        return started
 
 
 def _pixels_of(answer: bytes) -> Pixels:

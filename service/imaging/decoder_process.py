@@ -12,13 +12,13 @@ import json
 import os
 import resource
 import signal
+import socket
 import sys
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from service import memory
 from service.errors import TidegateError
-from service.imaging.decoder_pool import BUG, PIXELS, REFUSED, SHAPE
+from service.imaging.decoder_messages import BUG, PIXELS, REFUSED, SHAPE, receive, send
 from service.imaging.preprocess import preprocess
 from service.imaging.spec import PreprocessSpec
 
@@ -29,14 +29,15 @@ _KILL_FIRST = "500"  # oom_score_adj: rather this process than the service
 def main(descriptor: int) -> None:
     """Serve the connection on this file descriptor until it ends."""
     _step_back()
-    with Connection(descriptor) as connection, contextlib.suppress(EOFError, OSError):
-        settings = json.loads(connection.recv_bytes())
+    connection = socket.socket(fileno=descriptor)
+    with connection, contextlib.suppress(EOFError, OSError):
+        settings = json.loads(receive(connection))
         spec = PreprocessSpec.model_validate(settings["spec"])
         _limit_memory(settings["memory_bytes"])
-        connection.send_bytes(PIXELS)  # ready
+        send(connection, PIXELS)  # ready
         while True:
-            answer = _answer(connection.recv_bytes(), spec, settings["max_image_pixels"])
-            connection.send_bytes(answer)
+            answer = _answer(receive(connection), spec, settings["max_image_pixels"])
+            send(connection, answer)
 
 
 def _answer(data: bytes, spec: PreprocessSpec, max_image_pixels: int) -> bytes:

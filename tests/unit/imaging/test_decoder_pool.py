@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import socket
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from service.errors import ImageTooLarge, UndecodableImage, UnsupportedImageType
+from service.errors import ImageTooLarge, Overloaded, UndecodableImage, UnsupportedImageType
+from service.imaging import decoder_pool
+from service.imaging.decoder_messages import receive
 from service.imaging.decoder_pool import DecoderPool
 from service.imaging.preprocess import preprocess
 from tests.server import PATIENCE_S, PHOTOS
@@ -34,6 +42,14 @@ def pid_of(pool: DecoderPool) -> int:
     assert process is not None
     pool._idle.put(process)
     return process._process.pid
+
+
+def kill(pool: DecoderPool) -> int:
+    """Kill an idle process and wait until it has ended; return its id."""
+    pid = pid_of(pool)
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    return pid
 
 
 def test_pixels_are_those_of_this_process(pool: DecoderPool) -> None:
@@ -63,18 +79,99 @@ def test_a_refusal_is_that_of_this_process(
     assert str(refused.value) == str(expected.value)
 
 
-def test_a_process_that_dies_costs_one_image_and_another_takes_its_place(
+def test_a_process_that_died_while_it_was_idle_costs_no_image(
     pool: DecoderPool, chelsea: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = pid_of(pool)
-    os.kill(first, signal.SIGKILL)
+    first = kill(pool)
 
-    with pytest.raises(UndecodableImage, match="decoder failed"):
-        pool.preprocess(chelsea)
+    assert pool.preprocess(chelsea).size
 
     assert "signal 9" in caplog.text
-    assert pool.preprocess(chelsea).size
     assert pid_of(pool) != first
+
+
+def test_a_process_that_cannot_be_started_again_is_no_fault_of_the_image(
+    pool: DecoderPool, chelsea: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill(pool)
+    monkeypatch.setattr(decoder_pool, "sys", SimpleNamespace(executable="/bin/false"))
+
+    for _ in range(2):
+        with pytest.raises(Overloaded, match="No decoder process"):
+            pool.preprocess(chelsea)
+
+    monkeypatch.undo()
+    assert pool.preprocess(chelsea).size
+
+
+# Stopped, it neither reads an image of more than the socket holds nor answers a small one.
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("size", [100, 8 << 20])
+def test_a_process_that_hangs_costs_one_image_and_another_takes_its_place(
+    pool: DecoderPool,
+    chelsea: bytes,
+    size: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    os.kill(pid_of(pool), signal.SIGSTOP)
+
+    with monkeypatch.context() as short:
+        short.setattr(decoder_pool, "_TIMEOUT_S", 0.2)
+        with pytest.raises(UndecodableImage, match="decoder failed"):
+            pool.preprocess(chelsea.ljust(size, b"\0"))
+
+    assert "signal 9 (timed out)" in caplog.text
+    assert pool.preprocess(chelsea).size
+
+
+def test_an_answer_that_was_not_read_never_becomes_another_image_s(
+    pool: DecoderPool, chelsea: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise MemoryError
+
+    expected = preprocess(chelsea, SPEC, MAX_PIXELS)
+    with monkeypatch.context() as short:
+        short.setattr(decoder_pool, "receive", fail)
+        with pytest.raises(MemoryError):
+            pool.preprocess(encode(Image.new("RGB", (300, 300)), "PNG"))
+
+    np.testing.assert_array_equal(pool.preprocess(chelsea), expected)
+
+
+def test_if_one_process_cannot_be_started_the_others_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    popen, started = subprocess.Popen, list[subprocess.Popen[bytes]]()
+
+    def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        if len(started) == 2:
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        started.append(popen(*arguments, **options))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+
+    with pytest.raises(OSError, match="temporarily unavailable"):
+        DecoderPool(3, SPEC, MAX_PIXELS)
+
+    assert None not in [process.returncode for process in started]
+
+
+def test_a_start_that_fails_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder_pool, "sys", SimpleNamespace(executable="/bin/false"))
+
+    with pytest.raises(OSError, match="ended at its start: exit status 1"):
+        DecoderPool(2, SPEC, MAX_PIXELS)
+
+
+@pytest.mark.timeout(30)
+def test_a_message_that_stops_in_its_middle_is_not_waited_for_beyond_the_deadline() -> None:
+    ours, its = socket.socketpair()
+    with ours, its:
+        its.sendall((100).to_bytes(8, "little") + b"half")
+
+        with pytest.raises(TimeoutError):
+            receive(ours, time.monotonic() + 0.05)
 
 
 def test_a_signal_to_the_whole_group_leaves_it_to_the_service(
