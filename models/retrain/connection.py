@@ -1,4 +1,4 @@
-"""An HTTP/1.1 connection with a bound on a request's head, in bytes and in time."""
+"""An HTTP/1.1 connection of one request at a time, with a bound on its head in bytes and time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ MAX_HEAD_BYTES = 64 * 1024
 
 
 class BoundedConnection(HttpToolsProtocol):
-    """Closes when a head is too large or too slow; idle time between requests is uvicorn's."""
+    """Closes when a head is too large or too slow; idle time between requests is uvicorn's.
+
+    It also closes when a request begins before the one before it is answered. uvicorn keeps such
+    requests without a bound, and Alertmanager sends none.
+    """
 
     head_timeout_s = HEAD_TIMEOUT_S
 
@@ -37,12 +41,20 @@ class BoundedConnection(HttpToolsProtocol):
                 self.transport.close()
 
     def on_message_begin(self) -> None:
+        unanswered = self.cycle is not None and not self.cycle.response_complete  # type: ignore[redundant-expr]  # None at first
+        if unanswered:
+            self.transport.abort()
+            raise ConnectionAbortedError  # so that the parser stops
         super().on_message_begin()
         self._start_head()
 
     def on_headers_complete(self) -> None:
         self._end_head()
         super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        if not self.transport.is_closing():
+            super().send_400_response(msg)
 
     def _start_head(self) -> None:
         self._end_head()

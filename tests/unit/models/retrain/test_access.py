@@ -123,16 +123,22 @@ def test_without_a_token_only_loopback_is_listened_on(host: str, is_allowed: boo
                 require_loopback(listener)
 
 
-async def _talk(folder: Path, sent: bytes) -> bytes:
-    """Send and return all that is answered until the receiver closes the connection."""
+async def _talk(folder: Path, *sent: bytes) -> bytes:
+    """Send each after the answer to the one before; return the last, until the end of input."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         built = app.build(receiver(folder), None)
         config = uvicorn.Config(built, http=BoundedConnection, ws="none", log_config=None)
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve([listener]))
         reader, writer = await asyncio.open_connection(*listener.getsockname())
-        writer.write(sent)
-        answered = await asyncio.wait_for(reader.read(), 30)
+        for request in sent[:-1]:
+            writer.write(request)
+            await asyncio.wait_for(reader.readuntil(b"}"), 30)
+        writer.write(sent[-1])
+        try:
+            answered = await asyncio.wait_for(reader.read(), 30)
+        except ConnectionResetError:
+            answered = b""
         writer.close()
         server.should_exit = True
         await serving
@@ -161,3 +167,15 @@ def test_a_head_that_does_not_end_closes_the_connection(tmp_path: Path) -> None:
     sent = b"GET /livez HTTP/1.1\r\nX: " + b"x" * (MAX_HEAD_BYTES + 1)
 
     assert asyncio.run(_talk(tmp_path, sent)) == b""
+
+
+LIVEZ = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+LAST = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+def test_a_request_after_the_answer_to_the_one_before_is_answered(tmp_path: Path) -> None:
+    assert asyncio.run(_talk(tmp_path, LIVEZ, LIVEZ, LAST)).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_request_before_the_answer_to_the_one_before_ends_the_connection(tmp_path: Path) -> None:
+    assert asyncio.run(_talk(tmp_path, LIVEZ * 3 + LAST)) == b""
