@@ -26,7 +26,8 @@ _OPEN = "/livez"  # for health checks, which have no token
 def read_token(path: Path) -> bytes:
     """Return the token without the white space around it. Raises OptionRefused."""
     try:
-        with open(_regular(path), "rb") as file:
+        # Secrets are often mounted as links, and so only the target has to be a regular file.
+        with open(open_regular(str(path.resolve(strict=True))), "rb") as file:
             token = file.read(_MAX_TOKEN_BYTES + 1).strip()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -108,13 +109,3 @@ def _unauthorized() -> JSONResponse:
     # The connection ends with the answer: nothing reads the body.
     headers = {"WWW-Authenticate": "Bearer", "Connection": "close"}
     return JSONResponse(problem, 401, headers, MEDIA_TYPE)
-
-
-def _regular(path: Path) -> int:
-    # Secrets are often mounted as links, and so only the target has to be a regular file.
-    target = path.resolve(strict=True)
-    folder = os.open(target.parent, os.O_PATH | os.O_DIRECTORY)
-    try:
-        return open_regular(target.name, folder)
-    finally:
-        os.close(folder)

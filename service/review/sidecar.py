@@ -60,10 +60,11 @@ def read(kind: type[S], name: str, day: int) -> S:
         raise ValueError(f"{field}: {first['msg']}") from error
 
 
-def open_regular(name: str, day: int) -> int:
-    """Return a descriptor of a regular file; no link is followed and no pipe waited for.
+def open_regular(name: str, day: int | None = None) -> int:
+    """Return a descriptor of a regular file; no pipe is waited for and no link followed.
 
-    Raises OSError, and ValueError when the file is not a regular one.
+    `name` is one in the folder open as `day`, or a path. Raises OSError, and ValueError when the
+    file is not a regular one.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(name, flags, dir_fd=day)

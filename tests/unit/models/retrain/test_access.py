@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import stat
 from collections.abc import AsyncIterator
@@ -111,6 +112,17 @@ def test_a_missing_token_is_an_error_and_a_made_one_is_kept(tmp_path: Path) -> N
     assert len(made) >= 32
     assert stat.S_IMODE(path.stat().st_mode) & 0o027 == 0
     assert [p.name for p in tmp_path.iterdir()] == ["token"]
+
+
+def test_a_token_is_read_where_folders_cannot_be_opened_as_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS, and also through the links that secrets are mounted as."""
+    monkeypatch.delattr(os, "O_PATH", raising=False)
+    (tmp_path / "token").write_bytes(TOKEN)
+    (tmp_path / "link").symlink_to("token")
+
+    assert read_token(tmp_path / "link") == TOKEN
 
 
 @pytest.mark.parametrize(("host", "is_allowed"), [("127.0.0.1", True), ("0.0.0.0", False)])  # noqa: S104
