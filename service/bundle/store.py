@@ -70,15 +70,13 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_arrays(path: Path, name: str, fields: Iterable[str]) -> dict[str, NDArray[Any]]:
-    """Return the arrays `fields` of the archive `name` in the bundle at `path`.
+def read_arrays(
+    path: Path, name: str, fields: Iterable[str] | None = None
+) -> dict[str, NDArray[Any]]:
+    """Return the arrays `fields`, or all, of the archive `name` in the bundle at `path`.
 
     Raises BundleRefused, naming the archive, when it is none or lacks one of them.
     """
-    return _read_arrays(path, name, fields)
-
-
-def _read_arrays(path: Path, name: str, fields: Iterable[str] | None) -> dict[str, NDArray[Any]]:
     content = _read_small(path, name, MOST_BYTES)
     try:
         return read_npz(content, fields)
@@ -93,10 +91,10 @@ def read_embedding(bundle: Bundle) -> dict[str, NDArray[np.float64]]:
 
     Raises BundleRefused when they are not that.
     """
-    if "embedding_mean" not in _read_arrays(bundle.path, CALIBRATION, None):
+    arrays = read_arrays(bundle.path, CALIBRATION)
+    if "embedding_mean" not in arrays:
         return {}
-    fields = ("embedding_mean", "embedding_axes")
-    mean, axes = read_arrays(bundle.path, CALIBRATION, fields).values()
+    mean, axes = arrays["embedding_mean"], arrays.get("embedding_axes", np.empty(0))
     width, most = bundle.manifest.task.features, bundle.manifest.reference.samples
     sound = mean.dtype == axes.dtype == np.float64 and mean.shape == (width,) and axes.ndim == 2
     if not sound or len(axes) != width or not 0 < axes.shape[1] < most:
@@ -181,14 +179,17 @@ def _read_labels(path: Path, manifest: Manifest) -> tuple[str, ...]:
 def _read_gate(path: Path, manifest: Manifest) -> Gate:
     fit = manifest.gate
     sizes = {"energy_a": fit.fold_a, "mahalanobis_a": fit.fold_a}
-    fold_a = read_arrays(path, CALIBRATION, sizes)
-    for name, fold in fold_a.items():
-        _check_fold(path, name, fold, sizes[name])
-    shared, *own = _read_folds_b(path, fit)
+    own = ["fold_b_sizes"] if fit.own_threshold else []
+    table = ["p_by_rank_b"] if fit.guarantee == "pac" else []
+    arrays = read_arrays(path, CALIBRATION, [*sizes, "combined_b", *own, *table])
+    for name, size in sizes.items():
+        _check_fold(path, name, arrays[name], size)
+    shared, *own_folds = _cut_fold_b(path, fit, arrays)
     gate = Gate(
-        **fold_a,
+        energy_a=arrays["energy_a"],
+        mahalanobis_a=arrays["mahalanobis_a"],
         fold_b=shared,
-        own_folds_b=dict(zip(fit.own_threshold, own, strict=True)),
+        own_folds_b=dict(zip(fit.own_threshold, own_folds, strict=True)),
         alpha_reject=fit.alpha_reject,
         alpha_review=fit.alpha_review,
     )
@@ -201,14 +202,15 @@ def _read_gate(path: Path, manifest: Manifest) -> Gate:
     return gate
 
 
-def _read_folds_b(path: Path, fit: GateFit) -> Iterator[FinalFold]:
+def _cut_fold_b(path: Path, fit: GateFit, arrays: dict[str, NDArray[Any]]) -> Iterator[FinalFold]:
     """Yield the fold that classes share, then those of the classes with one of their own."""
-    combined = read_arrays(path, CALIBRATION, ["combined_b"])["combined_b"]
-    sizes = [fit.fold_b]
+    combined, sizes = arrays["combined_b"], [fit.fold_b]
     if fit.own_threshold:
-        cuts = read_arrays(path, CALIBRATION, ["fold_b_sizes"])["fold_b_sizes"]
+        cuts = arrays["fold_b_sizes"]
         if cuts.dtype != np.int64 or cuts.shape != (len(fit.own_threshold) + 1,):
-            raise BundleRefused(f"{path}: {CALIBRATION}: fold_b_sizes are not one int64 a fold.")
+            raise BundleRefused(
+                f"{path}: {CALIBRATION}: fold_b_sizes must contain one int64 per fold."
+            )
         sizes = cuts.tolist()
         if min(sizes) < 0 or sum(sizes) != fit.fold_b:
             raise BundleRefused(f"{path}: {CALIBRATION}: fold_b_sizes do not cut fold B.")
@@ -216,7 +218,7 @@ def _read_folds_b(path: Path, fit: GateFit) -> Iterator[FinalFold]:
         raise BundleRefused(f"{path}: {CALIBRATION}: combined_b is not float64 [{fit.fold_b}].")
     tables = np.concatenate([marginal_p_values(n) for n in sizes])
     if fit.guarantee == "pac":
-        tables = read_arrays(path, CALIBRATION, ["p_by_rank_b"])["p_by_rank_b"]
+        tables = arrays["p_by_rank_b"]
         _check_table(path, tables, fit.fold_b + len(sizes))
     start = 0
     for index, n in enumerate(sizes):

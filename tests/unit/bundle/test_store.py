@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from service.bundle import store
 from service.bundle.golden import check_golden
 from service.bundle.manifest import Manifest
 from service.bundle.store import (
@@ -28,6 +29,7 @@ from service.bundle.store import (
 )
 from service.engines.onnx import OnnxEngine
 from service.errors import BundleRefused
+from service.npz import read_npz
 from tests.contract.tiny_graph import FEATURES
 from tests.unit.bundle.tiny_bundle import (
     FOLD,
@@ -242,16 +244,37 @@ def test_the_reference_s_embedding_is_read_where_there_is_one(tmp_path: Path) ->
         (np.zeros(FEATURES), np.ones(FEATURES)),
         (np.zeros(FEATURES, np.float32), np.ones((FEATURES, 2))),
         (np.full(FEATURES, np.nan), np.ones((FEATURES, 2))),
+        (np.zeros(FEATURES), None),
     ],
-    ids=["width", "no axis", "one dimension", "float32", "nan"],
+    ids=["width", "no axis", "one dimension", "float32", "nan", "no axes"],
 )
 def test_an_embedding_that_is_none_is_refused(
-    tmp_path: Path, mean: NDArray[np.generic], axes: NDArray[np.generic]
+    tmp_path: Path, mean: NDArray[np.generic], axes: NDArray[np.generic] | None
 ) -> None:
-    bundle = open_bundle(resealed(tmp_path, CALIBRATION, embedded(mean, axes)))
+    sealed = embedded(mean, axes) if axes is not None else npz(**folds(), embedding_mean=mean)
+    bundle = open_bundle(resealed(tmp_path, CALIBRATION, sealed))
 
     with pytest.raises(BundleRefused, match="embedding"):
         read_embedding(bundle)
+
+
+def test_the_archive_of_calibration_is_read_once_for_the_gate_and_once_for_the_embedding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = sound_files() | {CALIBRATION: npz(**with_own_fold())}
+    folder = put(tmp_path, files, own_fold)
+    read: list[bytes] = []
+
+    def counted(content: bytes, fields: Iterable[str] | None) -> dict[str, NDArray[Any]]:
+        read.append(content)
+        return read_npz(content, fields)
+
+    monkeypatch.setattr(store, "read_npz", counted)
+    bundle = open_bundle(folder)
+    assert len(read) == 1
+
+    assert read_embedding(bundle) == {}
+    assert len(read) == 2
 
 
 def test_a_gate_that_could_never_reject_is_refused(tmp_path: Path) -> None:
