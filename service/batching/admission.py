@@ -18,7 +18,8 @@ from service.batching.queue import Order
 from service.batching.tickets import Ticket
 from service.types import Priority
 
-_LARGE_WAITING = 8  # large images per decoder of theirs, at most: their uploads are large as well
+# Large images per decoder of theirs, at most, the one on it included: their uploads are large too.
+_LARGE_WAITING = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Admission:
         self._shares = ClientShares()
         self._order = Order()
         self._slot_decode_s = 0.0  # predicted, of all in `_order` that slots decode
-        self._large_waiting = 0  # admitted large images that are not decoded yet
+        self._large_waiting = 0  # admitted large images: waiting for a decoder, or on one
 
     @property
     def waiting(self) -> int:
@@ -96,7 +97,7 @@ class Admission:
         return Admitted(predicted_s, decode_s, work_s, decoders)
 
     def add(self, ticket: Ticket) -> None:
-        """Count a ticket as waiting: for a decoder of large images, or in the engine's order."""
+        """Count a ticket as waiting: until a large image is decoded, or in the engine's order."""
         ticket.queued = True
         if self._is_large(ticket):
             self._large_waiting += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from service.errors import UndecodableImage
+from service.imaging.bounds import at_most
 from service.imaging.geometry import Size
 from service.imaging.work import Found, Work
 
@@ -43,7 +43,7 @@ def _first_frame(data: bytes) -> tuple[tuple[int, int, int, int] | None, int]:
         at, blocks = (
             _after_extension(data, at, blocks) if data[at] == _EXTENSION else (at + 1, blocks + 1)
         )
-        _check_blocks(blocks)
+        at_most(MAX_GIF_BLOCKS, blocks, "GIF", "blocks before its image")
     return None, blocks
 
 
@@ -51,13 +51,8 @@ def _after_extension(data: bytes, at: int, blocks: int) -> tuple[int, int]:
     at += 2
     while at < len(data) and (length := data[at]):
         at, blocks = at + 1 + length, blocks + 1
-        _check_blocks(blocks)
+        at_most(MAX_GIF_BLOCKS, blocks, "GIF", "blocks before its image")
     return at + 1, blocks + 1
-
-
-def _check_blocks(blocks: int) -> None:
-    if blocks > MAX_GIF_BLOCKS:
-        raise UndecodableImage(f"The GIF has more than {MAX_GIF_BLOCKS:,} blocks before its image.")
 
 
 def _palette_bytes(flags: int) -> int:

@@ -10,7 +10,8 @@ from service.imaging.geometry import Size
 from service.imaging.structure import SOI, SOS, end_of_segment, header_segments
 from service.imaging.work import Found, Work
 
-# Of a file with many scans so much is searched for them; the rest is estimated by its bytes.
+# Of a file with several scans so much is searched for them; a longer one has the usual number, or
+# as many as were found if those are more.
 _WINDOW = 1 << 19
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _ARITHMETIC = {*range(0xC9, 0xD0)} - {0xCC}
@@ -92,7 +93,7 @@ def _frame(marker: int, body: bytes) -> Frame:
 
 
 def _scans(data: bytes, at: int, window: int) -> int:
-    """Count the scans of the first image, in the window; a file beyond it has the usual ones."""
+    """Count the scans of the first image, in the window; in a longer file at least the usual."""
     scans, segments, end = 1, 0, at + window
     while (found := _MARKER.search(data, at, end)) and segments < 1_000:
         marker = found[0][1]

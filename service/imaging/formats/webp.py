@@ -1,4 +1,7 @@
-"""WebP: its canvas and the first frame, and the work of libwebp's animation decoder."""
+"""WebP: the size of its canvas, and the work of libwebp's animation decoder.
+
+libwebp rejects a frame that does not fit into the canvas.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ _LOSSLESS_BYTE_S = 20e-9
 
 
 def read(data: bytes) -> Found:
-    """Return the sizes of the canvas and the frame that is decoded, and the work."""
+    """Return the size of the canvas and the work."""
     canvas = webp_canvas(data)
     pixels = canvas[0] * canvas[1]
     per_byte = _LOSSLESS_BYTE_S if data[12:16] == b"VP8L" else _LOSSY_BYTE_S
