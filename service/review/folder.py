@@ -106,7 +106,7 @@ class ReviewFolder:
             raise TooLarge(f"an image of {len(image)} bytes is more than may be kept in all")
         self._make_room(need)
         if self.used_bytes + need > self._max_bytes:
-            raise TooLarge("the files that other processes are writing leave no room")
+            raise OSError(errno.EBUSY, "Files that other processes are writing leave no room")
         try:
             size = self._write(entry, content, image)
         except (FileNotFoundError, FileExistsError):  # another process tidied up at this moment

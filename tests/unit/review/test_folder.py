@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -103,6 +104,26 @@ def test_a_part_without_a_writer_is_removed_and_one_in_progress_stays(tmp_path: 
 
     assert not written.exists()
     assert other.exists()
+
+
+def test_room_that_others_write_into_is_an_error_of_the_disk_and_not_of_the_image(
+    tmp_path: Path,
+) -> None:
+    part = tmp_path / DAY / f".{'a' * 24}.png.part"
+    part.parent.mkdir()
+    folder = ReviewFolder(tmp_path, 50_000)
+    with part.open("wb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        writer.write(bytes(50_000))
+        writer.flush()
+        folder.scan()
+        with pytest.raises(OSError, match="other processes are writing") as busy:
+            keep(folder, 1)
+    folder.scan()
+    keep(folder, 1)
+
+    assert busy.value.errno == errno.EBUSY
+    assert len(list(tmp_path.glob("*/*.png"))) == 1
 
 
 def test_what_an_earlier_process_kept_is_counted_alike(tmp_path: Path) -> None:
