@@ -161,13 +161,11 @@ async def _live(
     stop = asyncio.create_task(told.get())
     starting = asyncio.create_task(service.start())
     failed = asyncio.create_task(service.failed.wait())
-    await asyncio.wait({stop, starting}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({stop, starting, failed}, return_when=asyncio.FIRST_COMPLETED)
     if starting.done() and (error := starting.exception()):
-        if isinstance(error, StartupError):
-            log.error("refusing to start: %s", error)
-            return EXIT_REFUSED
-        log.error("the start failed", exc_info=error)
-        return EXIT_FAILED  # not refused: it may do better next time
+        return _exit_code_of(error)
+    if failed.done():
+        return EXIT_FAILED
     if not stop.done():
         gc.collect()
         gc.freeze()  # what lives as long as the process is not looked through again
@@ -180,6 +178,15 @@ async def _live(
             log.info("draining: serving %g s more, then finishing the rest", drain_delay_s)
             await asyncio.wait({failed}, timeout=drain_delay_s)
     return EXIT_FAILED if failed.done() else EXIT_OK
+
+
+def _exit_code_of(error: BaseException) -> int:
+    """Return what the process ends with if the start raised this."""
+    if isinstance(error, StartupError):
+        log.error("refusing to start: %s", error)
+        return EXIT_REFUSED
+    log.error("the start failed", exc_info=error)
+    return EXIT_FAILED  # not refused: it may do better next time
 
 
 async def _finish(service: Service, serving: asyncio.Task[None], timeout_s: float) -> int:

@@ -23,12 +23,15 @@ PATIENCE_S = 30.0
 class FakeService:
     """A service whose start ends as it is told to."""
 
-    def __init__(self, start: Exception | None = None) -> None:
+    def __init__(self, start: Exception | None = None, *, warms_for_ever: bool = False) -> None:
         self.failed = asyncio.Event()
         self.drained = False
         self._start = start
+        self._warms_for_ever = warms_for_ever
 
     async def start(self) -> None:
+        if self._warms_for_ever:
+            await asyncio.Event().wait()
         if self._start is not None:
             raise self._start
 
@@ -60,6 +63,16 @@ def test_a_failed_engine_ends_the_service() -> None:
 
     assert live(service, lambda told: service.failed.set()) == EXIT_FAILED
     assert not service.drained
+
+
+@pytest.mark.timeout(30)
+def test_a_failure_while_it_warms_up_ends_the_service(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    service = FakeService(warms_for_ever=True)
+
+    assert live(service, lambda told: service.failed.set()) == EXIT_FAILED
+    assert not service.drained
+    assert "ready" not in caplog.text
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
