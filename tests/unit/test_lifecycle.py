@@ -1,20 +1,28 @@
-"""An engine for images that are alone is proved like the other, and closed with it."""
+"""A service's start and its end: what is verified, what runs on a thread, and what time it has."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import itertools
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from service import lifecycle
+from service import lifecycle, preparation
+from service.batching.scheduler import Scheduler
+from service.bundle.store import read_embedding
+from service.drift import state
 from service.engines.base import More
 from service.engines.choose import EngineConfig, WarmEngine
 from service.engines.onnx import OnnxEngine
 from service.errors import BundleRefused
+from service.imaging.decoder_pool import DecoderPool
 from service.lifecycle import Service, ServiceConfig
 from service.metrics import Metrics
 from service.types import Outputs, Pixels, Priority
@@ -38,9 +46,11 @@ class Noted(OnnxEngine):
         super().close()
 
 
-def service_with(wide: Noted, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Service:
+def service_with(
+    wide: Noted, bundle: Path, monkeypatch: pytest.MonkeyPatch, drift_state: Path | None = None
+) -> Service:
     warm = WarmEngine(OnnxEngine(bundle / "model.onnx", slots=2), {1: 0.01}, wide, ALONE_S)
-    monkeypatch.setattr(lifecycle, "open_engine", lambda *_: warm)
+    monkeypatch.setattr(preparation, "open_engine", lambda *_: warm)
     config = ServiceConfig(
         bundle=bundle,
         engine=EngineConfig(),
@@ -50,7 +60,7 @@ def service_with(wide: Noted, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> 
         engine_timeout_s=60.0,
         max_class_series=10,
         drift_run_length=10**6,
-        drift_state=None,
+        drift_state=drift_state,
         review=None,
     )
     return Service(config, Metrics("test"))
@@ -113,3 +123,55 @@ def test_a_drift_watch_that_ends_is_a_failure_and_a_failing_one_is_not_ready(
         assert await service.close(60.0)
 
     asyncio.run(scenario())
+
+
+def test_its_files_are_not_read_on_the_event_loop_and_its_processes_not_awaited_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = put(tmp_path, sound_files())
+    on_threads: dict[str, bool] = {}
+
+    def noted(name: str, act: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(*arguments: Any) -> Any:
+            on_threads[name] = threading.current_thread() is not threading.main_thread()
+            return act(*arguments)
+
+        return noting
+
+    monkeypatch.setattr(preparation, "read_embedding", noted("embedding", read_embedding))
+    monkeypatch.setattr(state, "load", noted("state", state.load))
+    monkeypatch.setattr(DecoderPool, "close", noted("pool", DecoderPool.close))
+
+    async def scenario() -> None:
+        wide = Noted(bundle / "model.onnx")
+        service = service_with(wide, bundle, monkeypatch, drift_state=tmp_path / "state.npz")
+        await service.start()
+        assert await service.close(60.0)
+
+    asyncio.run(scenario())
+
+    assert on_threads == {"embedding": True, "state": True, "pool": True}
+
+
+def test_all_of_closing_has_one_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = put(tmp_path, sound_files())
+    looks = itertools.count(0.0, 4.0)
+    given: list[float] = []
+    close = Scheduler.close
+
+    def noting(scheduler: Scheduler, timeout_s: float) -> bool:
+        given.append(timeout_s)
+        return close(scheduler, 60.0)
+
+    monkeypatch.setattr(Scheduler, "close", noting)
+
+    async def scenario() -> None:
+        service = service_with(Noted(bundle / "model.onnx"), bundle, monkeypatch)
+        await service.start()
+        # Four seconds pass between each look at the clock and the next.
+        monkeypatch.setattr(lifecycle, "time", SimpleNamespace(monotonic=lambda: next(looks)))
+        assert await service.close(10.0)
+
+    asyncio.run(scenario())
+
+    assert given == [2.0]

@@ -112,7 +112,7 @@ def test_the_golden_probes_are_asked_of_every_device(
         asked.extend(index for index in range(2) if after[index] > before[index])
         return probes
 
-    monkeypatch.setattr("service.lifecycle.check_golden", check)
+    monkeypatch.setattr("service.preparation.check_golden", check)
     service = Service(config(bundle, devices=(0, 1)), Metrics("test"))
 
     async def play() -> None:
