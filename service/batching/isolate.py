@@ -46,14 +46,24 @@ def run_isolating(
         outputs = run(images, fill_up if more is not None else None)
         return [_row(outputs, index) for index in range(len(batch))]
     except Exception as error:  # noqa: BLE001 - whatever the runtime raises must answer the batch
-        fault = fault_of(error)
-        if fault is Fault.LOST:
-            trouble.lost = str(error)
-        elif fault is Fault.MEMORY:
-            trouble.fits = max(1, len(batch) // 2)
+        fault = _diagnose(error, len(batch), trouble)
         if len(batch) == 1 or fault is Fault.LOST:
             log.warning("engine failed on a batch of %d: %s", len(batch), error)
             return [without_frames(error)] * len(batch)
+    return _run_halves(run, batch, trouble)
+
+
+def _diagnose(error: Exception, images: int, trouble: Trouble) -> Fault:
+    """Return what failed; note in `trouble` what that says of the device."""
+    fault = fault_of(error)
+    if fault is Fault.LOST:
+        trouble.lost = str(error)
+    elif fault is Fault.MEMORY:
+        trouble.fits = max(1, images // 2)
+    return fault
+
+
+def _run_halves(run: Run, batch: Sequence[Pixels], trouble: Trouble) -> list[RowResult]:
     rows: list[RowResult] = []
     half = len(batch) // 2
     for part in (batch[:half], batch[half:]):

@@ -77,12 +77,13 @@ def _read(bundle: Bundle) -> Golden:
     return Golden(names, digests, expected)
 
 
-def _perhaps(bundle: Bundle) -> str:
+def _advice_on_int8(bundle: Bundle) -> str:
+    """Return what an operator may try if the outputs of an int8 bundle differ."""
     if bundle.manifest.precision != "int8":
         return ""
     return (
-        " One made on a CPU with VNNI needs VNNI, for int8 sums end at 16 bits without: "
-        "make it anew on a CPU like this one."
+        " An int8 bundle made on a CPU with VNNI needs VNNI, because int8 sums end at 16 bits "
+        "without it: make it anew on a CPU like this one."
     )
 
 
@@ -103,7 +104,7 @@ def _compare(
         if not difference <= tolerance * max(1.0, float(np.max(np.abs(expected)))):
             raise BundleRefused(
                 f"{bundle.path}: the engine's {field} for {name} differ by {difference:.3g} "
-                f"from those the bundle was sealed with.{_perhaps(bundle)}"
+                f"from those the bundle was sealed with.{_advice_on_int8(bundle)}"
             )
     # With rounding, of two classes as near as each other either may win.
     exact = tolerance <= TOLERANCE
