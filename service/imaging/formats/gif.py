@@ -12,6 +12,7 @@ from service.imaging.work import Found, Work
 MAX_GIF_BLOCKS = 4_096
 
 _EXTENSION, _FRAME, _TRAILER = 0x21, 0x2C, 0x3B
+_COMMENT, _APPLICATION, _LOOP = 0xFE, 0xFF, b"NETSCAPE2.0"
 
 _FIXED_S = 3e-4
 _PIXEL_S = 17e-9  # with a transparent colour; without, 12
@@ -48,11 +49,23 @@ def _first_frame(data: bytes) -> tuple[tuple[int, int, int, int] | None, int]:
 
 
 def _after_extension(data: bytes, at: int, blocks: int) -> tuple[int, int]:
-    at += 2
-    while at < len(data) and (length := data[at]):
-        at, blocks = at + 1 + length, blocks + 1
+    """Return where Pillow reads on after the extension at `at`, and the blocks up to there.
+
+    Its end is an empty block, unless that is one of those which Pillow reads in any case.
+    """
+    in_any_case, at = _read_in_any_case(data, at), at + 2
+    while at < len(data) and (data[at] or in_any_case > 0):
+        at, blocks, in_any_case = at + 1 + data[at], blocks + 1, in_any_case - 1
         at_most(MAX_GIF_BLOCKS, blocks, "GIF", "blocks before its image")
     return at + 1, blocks + 1
+
+
+def _read_in_any_case(data: bytes, at: int) -> int:
+    """Return how many blocks of an extension Pillow reads without regard to an empty one."""
+    if data[at + 1] == _COMMENT:
+        return 0
+    looped = data[at + 1] == _APPLICATION and data.startswith(_LOOP, at + 3)
+    return 2 if looped and data[at + 2] >= len(_LOOP) else 1
 
 
 def _palette_bytes(flags: int) -> int:
