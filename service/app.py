@@ -31,6 +31,7 @@ from service.api.wire import Wire
 from service.cpu import usable_cores
 from service.drift import state
 from service.errors import SettingsInvalid, StartupError
+from service.imaging.decode import bound_pillow
 from service.lifecycle import Service
 from service.metrics import Metrics
 from service.settings import Settings
@@ -84,6 +85,7 @@ def run(settings: Settings) -> NoReturn:
     """
     lines = logs.configure(settings.log_level, settings.log_format)
     memory.give_back_large_blocks()
+    bound_pillow(settings.max_image_pixels)
     if settings.drift_state is not None:
         state.check_path(settings.drift_state)
     listeners = _listen(settings.host, settings.port)

@@ -7,6 +7,7 @@ and refused before a pixel is decoded; whatever a codec raises becomes one of th
 from __future__ import annotations
 
 import math
+import warnings
 
 # Imported here, all six, so that the first request of a format does not wait for its codec.
 from PIL import (  # noqa: F401
@@ -36,8 +37,10 @@ from service.imaging.modes import to_rgb
 from service.imaging.spec import PreprocessSpec
 from service.imaging.structure import BoundedReads, check_exif, check_structure
 
-# `check_size` below is the bound, from settings; Pillow's own would warn or raise on its own terms.
+# `check_size` below is the bound, from settings. Pillow's own is the second line of defence, which
+# a process of the service sets at its start; until then there is none.
 Image.MAX_IMAGE_PIXELS = None
+warnings.simplefilter("error", Image.DecompressionBombWarning)
 silence_codecs()
 
 _ORIENTATION = 0x0112
@@ -56,6 +59,14 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+def bound_pillow(max_image_pixels: int) -> None:
+    """Make Pillow itself refuse more pixels in this process, before it allocates them.
+
+    Called once, at the start: the bound is a global of Pillow's, and holds for every thread.
+    """
+    Image.MAX_IMAGE_PIXELS = max_image_pixels
 
 
 def decode(data: bytes, spec: PreprocessSpec, check_size: SizeCheck) -> Image.Image:
@@ -81,6 +92,8 @@ def decode_source(
         refusal.__context__ = refusal.__cause__ = None
     except MemoryError:
         refusal = ImageTooLarge("The image does not fit into memory.")
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        refusal = ImageTooLarge("The image has more pixels than its header declares.")
     except Exception:  # noqa: BLE001 - codecs raise anything: SyntaxError, struct.error, …
         refusal = undecodable(kind, data)
     try:

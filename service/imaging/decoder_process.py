@@ -18,6 +18,7 @@ from pathlib import Path
 
 from service import memory
 from service.errors import TidegateError
+from service.imaging.decode import bound_pillow
 from service.imaging.decoder_messages import BUG, PIXELS, REFUSED, SHAPE, receive, send
 from service.imaging.preprocess import preprocess
 from service.imaging.spec import PreprocessSpec
@@ -34,6 +35,7 @@ def main(descriptor: int) -> None:
         settings = json.loads(receive(connection))
         spec = PreprocessSpec.model_validate(settings["spec"])
         _limit_memory(settings["memory_bytes"])
+        bound_pillow(settings["max_image_pixels"])
         send(connection, PIXELS)  # ready
         while True:
             answer = _answer(receive(connection), spec, settings["max_image_pixels"])

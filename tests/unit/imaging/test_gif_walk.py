@@ -53,7 +53,7 @@ def pillows_sizes(data: bytes) -> tuple[tuple[int, int], tuple[int, int]] | None
     """Return the sizes of the canvas and of the first frame, None where Pillow refuses."""
     try:
         with Image.open(io.BytesIO(data), formats=("GIF",)) as image:
-            left, upper, right, lower = image.tile[0].extents  # type: ignore[attr-defined]
+            left, upper, right, lower = image.tile[0].extents or (0, 0, 0, 0)
             return image.size, (right - left, lower - upper)
     except (UnidentifiedImageError, EOFError, SyntaxError, IndexError, struct.error):
         return None
