@@ -1,7 +1,7 @@
 """An image's kind, size and cost from its header: before it is admitted, before it is opened.
 
 Runs on the event loop. It reads a few fields of an ordinary file, and never more than a bounded
-number of segments, chunks or blocks, about a millisecond of work for any upload.
+number of segments, chunks, blocks or bytes: at most some milliseconds of work for any upload.
 """
 
 from __future__ import annotations

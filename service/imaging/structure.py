@@ -145,11 +145,14 @@ def _check_scans(data: bytes, at: int) -> None:
 
 
 def _check_png(data: bytes) -> None:
-    at, compressed = 8, 0
+    at = 8
+    compressed = headers = 0
     for _ in range(MAX_PNG_CHUNKS):
         kind = data[at + 4 : at + 8]
         if kind in (b"IEND", b""):
             return
+        headers += kind == b"IHDR"
+        at_most(1, headers, "PNG", "header")  # Pillow takes the last one's size
         compressed += kind in _COMPRESSED
         at_most(MAX_PNG_COMPRESSED_CHUNKS, compressed, "PNG", "compressed profiles and texts")
         at += 12 + int.from_bytes(data[at : at + 4])

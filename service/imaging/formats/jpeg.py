@@ -1,4 +1,4 @@
-"""JPEG: sizes of all frames before the first scan, and the work of its scans."""
+"""JPEG: the size in its frame header, and the work of its scans."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from service.imaging.work import Found, Work
 # Of a file with several scans so much is searched for them; a longer one has the usual number, or
 # as many as were found if those are more.
 _WINDOW = 1 << 19
-_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+# The last declares a size for a hierarchy of frames. Pillow takes the size of each, libjpeg one.
+_FRAMES = {*range(0xC0, 0xD0), 0xDE} - {0xC4, 0xC8, 0xCC}
 _ARITHMETIC = {*range(0xC9, 0xD0)} - {0xCC}
 _PROGRESSIVE = 0xC2
 _EOI = 0xD9
@@ -54,7 +55,10 @@ class Frame:
 
 
 def read(data: bytes) -> Found:
-    """Return the sizes of all frame headers and the work of the scans, estimated if far on."""
+    """Return the size and the work of the scans, estimated if far on.
+
+    Raises ValueError where a second frame header may change both: no decoder knows such a file.
+    """
     return _read(data, _WINDOW)
 
 
@@ -64,25 +68,26 @@ def read_all(data: bytes) -> Found:
 
 
 def _read(data: bytes, window: int) -> Found:
-    frames: list[Frame] = []
+    frame: Frame | None = None
     scanned, at, segments = 0, len(data), 0
     for marker, start, end in header_segments(data):
         segments += 1
         if marker in _FRAMES:
-            frames.append(_frame(marker, data[start:end]))
+            if frame is not None:
+                raise ValueError("two JPEG headers")
+            frame = _frame(marker, data[start:end])
         elif marker == SOS:
             scanned, at = data[start], end
-    if not frames:
+    if frame is None:
         raise ValueError("no JPEG header")
-    last = frames[-1]
-    if last.marker in _ARITHMETIC:
+    if frame.marker in _ARITHMETIC:
         raise UnsupportedImageType(
             "Arithmetic-coded JPEG is not supported; send Huffman-coded JPEG, as browsers read it."
         )
-    several = last.marker == _PROGRESSIVE or scanned < len(last.factors)
+    several = frame.marker == _PROGRESSIVE or scanned < len(frame.factors)
     scans = _scans(data, at, window) if several else 1
-    work = _work(last, scans, len(data), segments)
-    return Found(tuple(frame.size for frame in frames), work, f"{scans} scans" if several else "")
+    work = _work(frame, scans, len(data), segments)
+    return Found((frame.size,), work, f"{scans} scans" if several else "")
 
 
 def _frame(marker: int, body: bytes) -> Frame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from service.imaging.bounds import at_most
 from service.imaging.geometry import Size
 from service.imaging.work import Found, Work
 
@@ -19,37 +20,47 @@ _CHUNK_S = 6e-6
 _COMPRESSED = (b"iCCP", b"zTXt", b"iTXt")
 _ORDINARY_TEXTS = 4  # of a few kilobytes, as programs write them
 _TEXT_S = 1.4e-3  # of one that inflates to 1 MB, which is as far as Pillow goes
-_TRANSPARENCY_BYTES = 1 << 12
 
 
 def read(data: bytes) -> Found:
-    """Return the size and the work."""
-    if data[12:16] != b"IHDR":
+    """Return the size and the work. Raises UndecodableImage for a second header."""
+    kinds = _kinds(data)
+    if kinds[:1] != [b"IHDR"]:
         raise ValueError("no PNG header")
+    at_most(1, kinds.count(b"IHDR"), "PNG", "header")  # Pillow takes the last one's size
     width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
     depth, colour, interlaced = data[24], data[25], data[28]
-    work = _work((width, height), depth, colour, bool(interlaced), data)
-    parsing_s = _parsing_s(data)
+    bits = depth * _CHANNELS.get(colour, 4)
+    work = _work((width, height), bits, bool(interlaced), colour in (4, 6) or _keyed(kinds), data)
+    parsing_s = _parsing_s(kinds)
     held = work.interpreter_s + parsing_s
     return Found(((width, height),), Work(work.seconds + parsing_s, held, work.peak_bytes))
 
 
-def _parsing_s(data: bytes) -> float:
-    """Return what Pillow spends on chunks, and on texts and profiles that it inflates."""
-    at, texts = 8, -_ORDINARY_TEXTS
-    for count in range(_WALKED):
-        if at >= len(data):
-            return count * _CHUNK_S + max(0, texts) * _TEXT_S
-        texts += data[at + 4 : at + 8] in _COMPRESSED
+def _kinds(data: bytes) -> list[bytes]:
+    """Return the kinds of the chunks before the end of the image, _WALKED at most."""
+    at, kinds = 8, list[bytes]()
+    while at < len(data) and len(kinds) < _WALKED and (kind := data[at + 4 : at + 8]) != b"IEND":
+        kinds.append(kind)
         at += 12 + int.from_bytes(data[at : at + 4])
-    return _MOST * _CHUNK_S + max(0, texts) * _TEXT_S
+    return kinds
 
 
-def _work(size: Size, depth: int, colour: int, interlaced: bool, data: bytes) -> Work:
+def _keyed(kinds: list[bytes]) -> bool:
+    """Return whether a colour may be transparent: the chunk for it stands before the pixels."""
+    return b"tRNS" in kinds or (len(kinds) == _WALKED and b"IDAT" not in kinds)
+
+
+def _parsing_s(kinds: list[bytes]) -> float:
+    """Return what Pillow spends on chunks, and on texts and profiles that it inflates."""
+    texts = sum(map(kinds.count, _COMPRESSED)) - _ORDINARY_TEXTS
+    chunks = len(kinds) if len(kinds) < _WALKED else _MOST
+    return chunks * _CHUNK_S + max(0, texts) * _TEXT_S
+
+
+def _work(size: Size, bits: int, interlaced: bool, alpha: bool, data: bytes) -> Work:
     pixels = size[0] * size[1]
-    raw = pixels * depth * _CHANNELS.get(colour, 4) / 8
-    # Any of them may have a transparent colour, in a tRNS chunk before the pixels.
-    alpha = colour in (4, 6) or b"tRNS" in data[:_TRANSPARENCY_BYTES]
+    raw = pixels * bits / 8
     seconds = _FIXED_S + pixels * _PIXEL_S + raw * _RAW_BYTE_S + min(len(data), raw) * _BYTE_S
     if interlaced:
         seconds += pixels * _INTERLACED_PIXEL_S
