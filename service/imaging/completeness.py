@@ -1,7 +1,17 @@
 """Pixels that a file lacks and its decoder does not miss: such a file is truncated.
 
 Pillow leaves the rest of the image black where a PNG's data stream ends early, and where a TIFF
-lists too few strips. Every other format's decoder reports what is missing.
+lists too few strips. libjpeg paints grey what a JPEG lacks before its end marker, and warns, which
+Pillow drops; `jpeg` acts on the warning, and `with_filler` finds what an earlier one hides. Every
+other format's decoder reports what is missing.
+
+Not found:
+- a progressive JPEG that ends between two scans: that is a whole image of lower quality;
+- a cut JPEG whose missing bits make no pixel, or of whose last codes libjpeg makes others without a
+  warning (8 of 34,000 random cuts; 237 where an earlier warning hid that of the cut);
+- a cut that such a warning hides, in a JPEG too expensive to be decoded three times;
+- codes of a JPEG that were replaced by other valid ones;
+- JPEGs inside TIFF: libtiff passes no warning of libjpeg's on.
 """
 
 from __future__ import annotations
@@ -15,7 +25,10 @@ from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, PLANAR_CONFIGURATION, T
 
 from service.errors import UndecodableImage
 from service.imaging.geometry import Size
+from service.imaging.structure import EOI, SOS, header_segments, later_segments
 
+_FILLER = bytes(at * 151 % 251 for at in range(1, 33))  # many codes, and no FF
+_RESTARTS = [bytes((0xFF, 0xD0 + number)) for number in range(8)]
 _SEPARATE_PLANES = 2
 _PIECE_BYTES = 1 << 16
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
@@ -59,6 +72,23 @@ def check_rows(image: Image.Image, data: bytes) -> None:
     needed = _raw_bytes(data)
     if sum(_inflated(data, needed)) < needed:
         raise UndecodableImage("The PNG data is truncated: rows are missing.")
+
+
+def with_filler(data: bytes) -> bytes | None:
+    """Return a JPEG with more entropy-coded data before its end, None if it has no end.
+
+    The decoder of a whole image skips it; that of a truncated one makes other pixels of it. There
+    are bytes for the interval that is cut, and restarts with bytes for those that are missing.
+    """
+    at = next((end for marker, _, end in header_segments(data) if marker == SOS), len(data))
+    for marker, _, end in later_segments(data, at):
+        if marker == EOI:
+            last = max(data.rfind(restart, at, end) for restart in _RESTARTS)
+            following = data[last + 1] + 1 if last >= 0 else 0
+            parts = [_FILLER + _RESTARTS[(following + more) % 8] for more in range(8)]
+            return b"".join((data[: end - 2].rstrip(b"\xff"), *parts, _FILLER, data[end - 2 :]))
+        at = end
+    return None
 
 
 def _raw_bytes(data: bytes) -> int:

@@ -30,7 +30,7 @@ from service.imaging.codec_output import silence_codecs
 from service.imaging.completeness import check_rows, check_tiles, stored_size
 from service.imaging.geometry import Size as Size  # callers take it from here
 from service.imaging.header import SizeCheck, inspect_whole
-from service.imaging.jpeg import Source, as_image, decode_rgba
+from service.imaging.jpeg import Source, as_image, decode_straight, image_of, load_by_pillow
 from service.imaging.kinds import sniff as sniff  # callers take it from here
 from service.imaging.kinds import undecodable
 from service.imaging.modes import to_rgb
@@ -47,9 +47,7 @@ _ORIENTATION = 0x0112
 _EXIF_KEYS = ("exif", "Raw profile type exif")  # the second is ImageMagick's, in a PNG's text
 _XMP_KEYS = {"xmp", "XML:com.adobe.xmp"}
 _SIDEWAYS = (5, 6, 7, 8)
-# A JPEG that libjpeg warns of is decoded a second time, by Pillow; one that costs more, by Pillow
-# alone.
-_ONE_DECODER_S = 0.4
+_DECODES = 3  # of a JPEG that libjpeg warns of: straight, by Pillow, and to see whether it is whole
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -117,12 +115,8 @@ def _decode(
             check_tiles(image)
             _forget_directories(image)
         if isinstance(image, JpegImageFile):
-            if image.mode == "RGB" and orientation == 1 and header.work.seconds < _ONE_DECODER_S:
-                pixels = decode_rgba(data, image.size)
-                if pixels is not None:
-                    return pixels
-            # In one piece: libjpeg starts a long fill of FF again with every block it gets.
-            image.decodermaxblock = len(data)
+            again = _DECODES * header.work.seconds <= limit_s
+            return _decode_jpeg(image, data, orientation, spec, again=again)
         image.load()
         if isinstance(image, WebPImageFile):
             _forget_canvases(image)
@@ -131,8 +125,22 @@ def _decode(
         orientation = _orientation(image, spec)  # again: a PNG may give it after its pixels
         if (loaded := _turned(image.size, orientation)) != size:
             check_size(loaded)
-        upright = image if orientation == 1 else image.transpose(_UPRIGHT[orientation])
-        return to_rgb(upright, spec)
+        return to_rgb(_turn(image, orientation), spec)
+
+
+def _decode_jpeg(
+    image: JpegImageFile, data: bytes, orientation: int, spec: PreprocessSpec, *, again: bool
+) -> Source:
+    """Decode once, or again if libjpeg reports something and `again` allows it."""
+    pixels = decode_straight(data, image.mode, image.size, again=again)
+    if pixels is None:
+        load_by_pillow(image, data, again=again)
+        return to_rgb(_turn(image, orientation), spec)
+    if image.mode == "RGB" and orientation == 1:
+        return pixels
+    copied = image_of(pixels, image.mode)
+    del pixels  # before the next copy
+    return to_rgb(_turn(copied, orientation), spec)
 
 
 def _forget_directories(image: TiffImageFile) -> None:
@@ -155,6 +163,10 @@ def _upright_size(image: Image.Image, orientation: int) -> Size:
     if isinstance(image, TiffImageFile):  # whose `size` knows the tag, and not yet the XMP
         return _turned(stored_size(image), _orientation_in_metadata(image))
     return _turned(image.size, orientation)
+
+
+def _turn(image: Image.Image, orientation: int) -> Image.Image:
+    return image if orientation == 1 else image.transpose(_UPRIGHT[orientation])
 
 
 def _turned(size: Size, orientation: int) -> Size:

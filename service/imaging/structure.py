@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterator
+from itertools import chain
 
 from service.errors import UndecodableImage, UnsupportedImageType
 from service.imaging.bounds import at_most, exif_tags
@@ -42,9 +43,10 @@ MAX_PNG_CHUNKS = 1 << 13
 MAX_PNG_COMPRESSED_CHUNKS = 32
 Segment = tuple[int, int, int]  # (marker, start of its content, end)
 
-SOI, _EOI, SOS, _APP1, _APP2, _APP13 = 0xD8, 0xD9, 0xDA, 0xE1, 0xE2, 0xED
+SOI, EOI, SOS, _APP1, _APP2, _APP13 = 0xD8, 0xD9, 0xDA, 0xE1, 0xE2, 0xED
 _ALONE = {0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)}  # those Pillow reads without a length
-_TABLES = {0xDB, *range(0xC0, 0xD0), 0xDE} - {0xC4, 0xC8, 0xCC}
+_QUANTIZATION = 0xDB
+_TABLES = {_QUANTIZATION, *range(0xC0, 0xD0), 0xDE} - {0xC4, 0xC8, 0xCC}
 # As Pillow does on its way to the first scan: junk, FF 00 and any number of FF before a marker.
 _MARKER = re.compile(rb"[^\xff]*+(?:\xff++\x00[^\xff]*+)*+\xff++([^\x00\xff])")
 # As libjpeg does among entropy-coded data, where restarts belong to the data.
@@ -88,6 +90,7 @@ def check_exif(kind: str, block: bytes | str) -> None:
 
 def _check_jpeg(data: bytes) -> None:
     exif: list[bytes] = []
+    components: set[int] = set()
     resources = tables = 0
     for marker, start, end in header_segments(data):
         if marker == _APP1 and data.startswith(b"Exif\0\0", start):
@@ -98,8 +101,9 @@ def _check_jpeg(data: bytes) -> None:
             resources += data.count(b"8BIM", start, end)
         elif marker in _TABLES:
             tables += end - start
+            components = components if marker == _QUANTIZATION else _declared(data, start)
         elif marker == SOS:
-            _check_scans(data, end)
+            _check_scans(data, (marker, start, end), components)
     block = b"".join(exif)  # as Pillow joins them
     at_most(MAX_EXIF_BYTES, len(block) + 6 * len(exif), "JPEG", "bytes of EXIF")
     at_most(MAX_EXIF_TAGS, exif_tags(block), "JPEG", "tags of EXIF")
@@ -131,17 +135,43 @@ def end_of_segment(data: bytes, start: int) -> int:
     return start + max(2, int.from_bytes(data[start : start + 2]))
 
 
-def _check_scans(data: bytes, at: int) -> None:
-    """Count the scans of the first image alone: a second one or a film may follow its end."""
-    scans, segments = 1, 0
+def later_segments(data: bytes, at: int) -> Iterator[Segment]:
+    """Yield what follows the first scan's header at `at`, up to the end of the first image.
+
+    A second image or a film may follow that end; the last segment is a start or an end of image,
+    unless the file has none.
+    """
     while found := _MARKER_AFTER_DATA.search(data, at):
-        marker = found[0][1]
-        if marker in (SOI, _EOI):
+        marker, start = found[0][1], found.end()
+        at = start if marker in (SOI, EOI) else end_of_segment(data, start)
+        yield marker, start + 2, at
+        if marker in (SOI, EOI):
             return
-        segments, scans = segments + 1, scans + (marker == SOS)
-        at_most(MAX_JPEG_SCANS, scans, "JPEG", "scans")
-        at_most(MAX_JPEG_SEGMENTS, segments, "JPEG", "segments")
-        at = end_of_segment(data, found.end())
+
+
+def _check_scans(data: bytes, first: Segment, components: set[int]) -> None:
+    """Bound the scans, and refuse an image that ends before each component has had one."""
+    missing, scans = components, 0
+    for segments, (marker, start, _) in enumerate(chain((first,), later_segments(data, first[2]))):
+        if marker == SOS:
+            scans, missing = scans + 1, missing - _scanned(data, start)
+        if marker == EOI and missing:
+            raise UndecodableImage("The JPEG data is truncated: scans are missing.")
+        if marker not in (SOI, EOI):
+            at_most(MAX_JPEG_SCANS, scans, "JPEG", "scans")
+            at_most(MAX_JPEG_SEGMENTS, segments, "JPEG", "segments")
+
+
+def _declared(data: bytes, start: int) -> set[int]:
+    """Return the identifiers of a frame header's components."""
+    first = start + 6
+    return set(data[first : first + 3 * int.from_bytes(data[start + 5 : first]) : 3])
+
+
+def _scanned(data: bytes, start: int) -> set[int]:
+    """Return the identifiers of the components in a scan."""
+    first = start + 1
+    return set(data[first : first + 2 * int.from_bytes(data[start:first]) : 2])
 
 
 def _check_png(data: bytes) -> None:

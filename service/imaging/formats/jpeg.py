@@ -117,5 +117,5 @@ def _work(frame: Frame, scans: int, size: int, segments: int) -> Work:
         seconds += scans * frame.largest * _VISIT_S
     others = pixels * _CMYK_PIXEL_S if len(frame.factors) == 4 else 0.0
     held = 2e-4 + 4e-6 * segments + 0.4e-9 * pixels
-    peak = (10 if len(frame.factors) == 4 else 6) * pixels + (128 * blocks if several else 0)
+    peak = (12 if len(frame.factors) == 4 else 10) * pixels + (128 * blocks if several else 0)
     return Work(seconds + others, held, peak + _SLACK_BYTES)
