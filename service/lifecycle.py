@@ -54,6 +54,7 @@ class ServiceConfig:
     bundle: Path
     engine: EngineConfig
     max_queue: int
+    default_deadline_s: float
     decode_threads: int
     max_image_pixels: int
     engine_timeout_s: float
@@ -157,6 +158,7 @@ class Service:
                 max_batch_size=max(warm.latency_s),
                 max_queue=self._config.max_queue,
                 side_by_side=_side_by_side(warm.engine),
+                default_deadline_s=self._config.default_deadline_s,
             ),
             wide=warm.wide,
             decoders=decoders,

@@ -227,6 +227,7 @@ class Settings(BaseSettings):
             bundle=self.bundle,
             engine=self.engine_config(),
             max_queue=self.max_queue,
+            default_deadline_s=self.deadline_ms / 1000,
             decode_threads=self.decode_threads,
             max_image_pixels=self.max_image_pixels,
             engine_timeout_s=self.engine_timeout_s,

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from service.batching.client_places import ClientPlaces
 from service.batching.client_shares import ClientShares
 from service.batching.decode_times import DecodeCost, DecodeTimes
 from service.batching.decoders import Decoders
@@ -73,12 +74,13 @@ class Admission:
         self._shares = ClientShares()
         self._order = Order()
         self._slot_decode_s = 0.0  # predicted, of all in `_order` that slots decode
-        self._large_waiting = 0  # admitted large images: waiting for a decoder, or on one
+        self._places = ClientPlaces()  # of all that wait
+        self._large_places = ClientPlaces()  # of large images: waiting for a decoder, or on one
 
     @property
     def waiting(self) -> int:
         """Return how many requests are admitted and not dispatched."""
-        return len(self._order) + self._large_waiting
+        return self._places.taken
 
     def decide(self, arrival: Arrival, now: float, limits: Limits) -> Admitted | Refusal:
         """Return what an arrival may expect, or why it is refused."""
@@ -88,19 +90,23 @@ class Admission:
         work_s = decode_s + self._latency.predict(1)
         backlog = self._backlog(arrival, now, self._latency, decoders, decode_s)
         share = self._shares.share(arrival.client, work_s, now)
-        refusal = refuse(arrival.deadline - now, backlog, self._latency, limits, share)
+        has_place = self._places.are_free(arrival.client, limits.max_queue, self._shares.active)
+        refusal = refuse(
+            arrival.deadline - now, backlog, self._latency, limits, share, has_place=has_place
+        )
+        if refusal is None and decoders and large:
+            refusal = self._refuse_large(arrival.client, decoders, backlog)
         if refusal is not None:
             return refusal
-        if decoders and large and self._large_waiting >= _LARGE_WAITING * decoders.workers:
-            return Refusal("queue-full", max(1, math.ceil(backlog.decoders_free_in_s)))
         predicted_s = self._predict_s(arrival, now, decoders, limits.max_batch_size)
         return Admitted(predicted_s, decode_s, work_s, decoders)
 
     def add(self, ticket: Ticket) -> None:
         """Count a ticket as waiting: until a large image is decoded, or in the engine's order."""
         ticket.queued = True
+        self._places.add(ticket.client)
         if self._is_large(ticket):
-            self._large_waiting += 1
+            self._large_places.add(ticket.client)
         else:
             self._order.add(ticket)
             self._slot_decode_s += ticket.slot_decode_s
@@ -108,8 +114,9 @@ class Admission:
     def remove(self, ticket: Ticket) -> None:
         """Count a ticket that waited as dispatched, failed or left."""
         ticket.queued = False
+        self._places.remove(ticket.client)
         if self._is_large(ticket):
-            self._large_waiting -= 1
+            self._large_places.remove(ticket.client)
         else:
             self._order.discard(ticket)
             self._slot_decode_s = max(0.0, self._slot_decode_s - ticket.slot_decode_s)
@@ -126,6 +133,14 @@ class Admission:
     def observe_decode(self, cost: DecodeCost, seconds: float, now: float) -> None:
         """Learn from an image that was decoded; one that could not be says nothing."""
         self._decode_times.observe(cost, seconds, now)
+
+    def _refuse_large(self, client: str, decoders: Decoders, backlog: Backlog) -> Refusal | None:
+        """Return why a large image is refused, whose client may wait in the queue otherwise."""
+        places = _LARGE_WAITING * decoders.workers
+        if self._large_places.are_free(client, places, self._shares.active):
+            return None
+        reason = "queue-full" if self._large_places.taken >= places else "client-share"
+        return Refusal(reason, max(1, math.ceil(backlog.decoders_free_in_s)))
 
     def _is_large(self, ticket: Ticket) -> bool:
         return ticket.decoders is not None and ticket.decoders is self._large_decoders

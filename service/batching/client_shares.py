@@ -14,8 +14,9 @@ class ClientShares:
 
     While only one client is active, it may use everything: behind a proxy all clients look like
     one. Among several, a client with more than its fair share of the outstanding work may fill the
-    queue to half of its deadline, so that what the others send still fits in. A client of which
-    nothing is outstanding is not held to that: one large image alone is more than such a share.
+    queue to half of its deadline, or of the default one if that is sooner, so that what the others
+    send still fits in. A client of which nothing is outstanding is not held to that: one large
+    image alone is more than such a share.
     """
 
     def __init__(self) -> None:
@@ -30,6 +31,11 @@ class ClientShares:
             return 1.0
         fair = (self._total + work_s) / len(self._seen)
         return 1.0 if self._outstanding[client] + work_s <= fair else _SHARE
+
+    @property
+    def active(self) -> int:
+        """Return how many clients have sent lately."""
+        return len(self._seen)
 
     def add(self, client: str, work_s: float) -> None:
         """Count work that was admitted."""

@@ -32,6 +32,7 @@ class Limits:
     max_batch_size: int
     max_queue: int  # requests admitted and not yet dispatched
     side_by_side: int = 1  # slots that do not slow each other down: they share what is ready
+    default_deadline_s: float = math.inf  # of requests that name none
 
 
 def share(ready: int, not_overtaken: int, limits: Limits) -> int:
@@ -90,24 +91,35 @@ def eta_s(backlog: Backlog, latency: Latency, max_batch_size: int) -> float:
 
 
 def refuse(
-    time_left_s: float, backlog: Backlog, latency: Latency, limits: Limits, share: float = 1.0
+    time_left_s: float,
+    backlog: Backlog,
+    latency: Latency,
+    limits: Limits,
+    share: float = 1.0,
+    *,
+    has_place: bool = True,
 ) -> Refusal | None:
     """Decide on an arrival, before it is decoded: return None to admit it, or why not.
 
-    `share` is the part of its time left that this client's requests may fill (ClientShares).
+    `share` is the part of its time left that this client's requests may fill (ClientShares), and
+    `has_place` whether it may take one more place (ClientPlaces). A long deadline of its own does
+    not make a client's share longer: others would wait for it.
     """
     if time_left_s < latency.unloaded_s:
         return Refusal("infeasible-deadline", None)
     eta = eta_s(backlog, latency, limits.max_batch_size)
     if backlog.waiting >= limits.max_queue:
         return Refusal("queue-full", max(1, math.ceil(eta - time_left_s)))
+    if not has_place:
+        return Refusal("client-share", max(1, math.ceil(eta - time_left_s)))
     slot_is_idle = not backlog.ahead and min(backlog.slots_free_in_s) <= 0
     if slot_is_idle and backlog.decoders_free_in_s <= 0:
         return None  # whatever was learned: what a stall taught is only unlearned by running
     if eta > time_left_s:
         return Refusal("predicted-late", max(1, math.ceil(eta - time_left_s)))
-    if eta > share * time_left_s:
-        return Refusal("client-share", max(1, math.ceil(eta - share * time_left_s)))
+    share_s = share * min(time_left_s, limits.default_deadline_s)
+    if share < 1 and eta > share_s:
+        return Refusal("client-share", max(1, math.ceil(eta - share_s)))
     return None
 
 

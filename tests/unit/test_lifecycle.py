@@ -55,6 +55,7 @@ def service_with(
         bundle=bundle,
         engine=EngineConfig(),
         max_queue=10,
+        default_deadline_s=2.0,
         decode_threads=0,
         max_image_pixels=10**6,
         engine_timeout_s=60.0,

@@ -55,6 +55,7 @@ def config(bundle: Path, devices: tuple[int, ...] = (0,)) -> ServiceConfig:
         bundle=bundle,
         engine=EngineConfig("onnx-cuda", max_batch_size=4, gpu=GpuConfig(devices)),
         max_queue=100,
+        default_deadline_s=2.0,
         decode_threads=1,
         max_image_pixels=10**6,
         engine_timeout_s=PATIENCE_S,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -96,6 +97,7 @@ async def stage(
     own_decoders: bool = True,
     wide: FakeEngine | None = None,
     large_decoders: int | None = None,
+    default_deadline_s: float = math.inf,
 ) -> AsyncIterator[Stage]:
     clock, metrics, wedged = FakeClock(), Metrics("test"), asyncio.Queue[str]()
     loop = asyncio.get_running_loop()
@@ -106,7 +108,9 @@ async def stage(
     scheduler = Scheduler(
         engine,
         LatencyModel(SEEDS, None if wide is None else ALONE_S),
-        Limits(max_batch_size or engine.max_batch_size, max_queue, side_by_side),
+        Limits(
+            max_batch_size or engine.max_batch_size, max_queue, side_by_side, default_deadline_s
+        ),
         wide=wide,
         decoders=Decoders(2, deaths) if own_decoders else None,
         large_decoders=Decoders(large_decoders, deaths) if large_decoders else None,

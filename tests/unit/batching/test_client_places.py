@@ -1,0 +1,103 @@
+"""One client address leaves places, and time, for the others, however long its deadlines are."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from service.batching.client_places import ClientPlaces
+from service.batching.decode_times import DecodeCost
+from service.errors import Overloaded
+from service.types import Pixels
+from tests.fakes import picture
+from tests.unit.batching.running import FREE, PATIENCE_S, Stage, on_stage
+
+GREEDY, SECOND, MODEST = "192.0.2.1", "192.0.2.2", "192.0.2.3"
+LARGE = DecodeCost("WEBP", 0.4, large=True)
+LONG_S = 60.0  # the longest deadline that a client may ask for
+
+
+def flood(on: Stage, client: str, cost: DecodeCost, within_s: float = LONG_S) -> int:
+    """Send until one is refused; return how many were not."""
+    for sent in range(10_000):
+        try:
+            on.admit(within_s, client=client, cost=cost)
+        except Overloaded:
+            return sent
+    raise AssertionError("nothing was refused")
+
+
+def test_a_client_that_is_alone_may_take_every_place() -> None:
+    places = ClientPlaces()
+    for _ in range(8):
+        assert places.are_free(GREEDY, 8, active=1)
+        places.add(GREEDY)
+
+    assert not places.are_free(GREEDY, 8, active=1)
+
+
+def test_clients_beyond_their_fair_share_fill_half_of_the_places_together() -> None:
+    places = ClientPlaces()
+    for client in (GREEDY, SECOND) * 100:
+        if places.are_free(client, 100, active=3):
+            places.add(client)
+
+    assert places.taken == 50
+    for _ in range(25):
+        assert places.are_free(MODEST, 100, active=3)
+        places.add(MODEST)
+
+
+def test_a_client_that_has_no_place_gets_one_while_there_is_one() -> None:
+    places = ClientPlaces()
+    for _ in range(60):
+        places.add(GREEDY)
+
+    assert places.are_free(MODEST, 100, active=1000)
+    assert not places.are_free(GREEDY, 100, active=1000)
+
+
+def test_what_is_given_back_is_forgotten() -> None:
+    places = ClientPlaces()
+    places.add(GREEDY)
+    places.remove(GREEDY)
+
+    assert (places.taken, dict(places._taken)) == (0, {})
+
+
+@pytest.mark.parametrize("cost", [FREE, LARGE], ids=["queue", "large"])
+def test_one_address_cannot_take_all_places_while_others_send(cost: DecodeCost) -> None:
+    async def play(on: Stage) -> None:
+        on.scheduler.leave(on.admit(client=MODEST, cost=cost))
+        assert flood(on, GREEDY, cost) == 4
+
+        assert on.shed("client-share") == 1
+        for _ in range(3):
+            on.admit(within_s=2.0, client=MODEST, cost=cost)
+        assert on.shed("queue-full") == 0
+
+    on_stage(play, max_queue=8 if cost is FREE else 10_000, large_decoders=1)
+
+
+def test_a_long_deadline_does_not_make_a_share_of_the_queue_longer() -> None:
+    async def play(on: Stage) -> None:
+        gate = threading.Event()
+
+        def slow() -> Pixels:
+            gate.wait(PATIENCE_S)
+            return picture(1)
+
+        def send(client: str, within_s: float) -> None:
+            on.run(on.admit(within_s, client=client, cost=LARGE), slow)
+
+        on.scheduler.leave(on.admit(client=MODEST))
+        with pytest.raises(Overloaded):  # half of two seconds, at 0.4 s each
+            for _ in range(4):
+                send(GREEDY, LONG_S)
+
+        assert on.shed("client-share") == 1
+        send(MODEST, 2.0)
+        gate.set()
+
+    on_stage(play, large_decoders=1, default_deadline_s=2.0)
