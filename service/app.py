@@ -24,6 +24,7 @@ from service import addresses, logs, memory
 from service.api import classify, feedback, operations, problems
 from service.api.classifier import Classifier
 from service.api.context import ContextMiddleware
+from service.api.crowd import Connections
 from service.api.methods import Methods
 from service.api.server import Server
 from service.api.uploads import ByteBudget
@@ -73,9 +74,23 @@ def build(settings: Settings, lines: logs.LineQueue | None = None) -> tuple[ASGI
     short = classify.ShortCut(Methods(app), classifier)
     wire = Wire(
         on_refused=lambda route, status: metrics.request(route, status, 0.0),
+        on_shed=lambda: metrics.shed("client-connections"),
         body_stall_s=settings.upload_timeout_s + _BODY_STALL_S,
+        connections=Connections(_connections_per_client(settings.max_client_connections)),
     )
     return ContextMiddleware(short, metrics, problems.response_to_surprise), service, wire
+
+
+def _connections_per_client(wanted: int) -> int:
+    """Return the bound for one address, which leaves half of the descriptors to the others."""
+    if sys.platform == "win32":
+        return wanted
+    import resource  # noqa: PLC0415 - not on Windows
+
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return wanted
+    return max(1, min(wanted, descriptors // 2))
 
 
 def run(settings: Settings) -> NoReturn:

@@ -30,6 +30,7 @@ STAGES = ("read", "decode", "queue", "engine", "gates")
 DECISIONS = ("accept", "review", "reject")
 SCORES = ("energy", "mahalanobis")
 SHED_REASONS = (
+    "client-connections",
     "client-share",
     "draining",
     "queue-full",

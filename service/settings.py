@@ -110,6 +110,13 @@ class Settings(BaseSettings):
     max_files: int = Field(
         default=16, ge=1, le=1024, description="images in one /classify/batch at most"
     )
+    max_client_connections: int = Field(
+        default=1000,
+        ge=1,
+        le=1_000_000,
+        description="open connections per client address at most; "
+        "never more than half of the process's file descriptors",
+    )
     client_rate: float = Field(
         default=0, ge=0, le=1e6, description="images a second per client address; 0 is no limit"
     )

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.types import Receive
 
+from service.api.connection import Connection
 from service.api.context import RequestContext
 from service.api.problems import ClientGone
-from service.api.protocol import Connection
 from service.api.uploads import PROGRESS_BYTES, STALL_S, Reservation
 from service.errors import BadRequest, Overloaded, TidegateError, UploadTimeout, UploadTooLarge
 

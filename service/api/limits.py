@@ -33,8 +33,12 @@ def client_of(scope: MutableMapping[str, Any]) -> str:
 
     An IPv6 client has a network of 64 bits to choose its addresses from, so that counts as one.
     """
-    client = scope.get("client")
-    host: str = client[0] if client else "unknown"
+    return address_of(scope.get("client"))
+
+
+def address_of(client: tuple[str, int] | None) -> str:
+    """Return the same of a connection's other end, its host and port."""
+    host = client[0] if client else "unknown"
     return _network(host) if ":" in host else host
 
 

@@ -9,25 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import math
-import urllib.parse
 from typing import Any
 
-import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.api.connection import Connection
 from service.api.exchange import Exchange
 from service.api.framing import Refusal
+from service.api.limits import address_of
 from service.api.parser import RequestParser
+from service.api.scope import scope_of
 from service.api.wire import Wire
 from service.errors import BadRequest
 
-__all__ = ["BoundedHttp", "Connection", "bounded_http"]
-
 MAX_AHEAD_BYTES = 64 * 1024  # sent before the answer to an earlier request; then reading pauses
 MAX_DROPPED_BYTES = 128 << 20  # of a body that nothing reads; more than any client sends unasked
-HEAD_TIMEOUT_S = 30.0  # from the first byte, or from connecting
 DROP_TIMEOUT_S = 30.0  # for all of a body that nothing reads
 SILENCE_TIMEOUT_S = 5.0  # while a body is dropped, and for the last bytes of an answer to be taken
 WRITE_TIMEOUT_S = 30.0  # for a client to read what fills the write buffer
@@ -50,29 +47,34 @@ class BoundedHttp(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._connection = Connection()
         self._requests = RequestParser(self)
-        self._unanswered = self._answering = False
-        self._ahead = bytearray()
+        self._unanswered = self._answering = self._input_ended = False
         self._deaf = False  # input is dropped, not parsed
-        self._dropped = 0
-        self._input_ended = False
+        self._ahead, self._dropped = bytearray(), 0
         self._heard = 0.0  # when the last bytes arrived, on the loop's clock as all times here
         self._due = math.inf  # when the client has to have done what is waited for
-        self._drop_due = math.inf
-        self._write_due = math.inf
+        self._drop_due = self._write_due = math.inf
+        self._address = ""  # of the client, while this connection counts for its share
 
     # What the transport calls
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it too
-        """Wait for the first head."""
+        """Wait for the first head, or refuse one connection too many."""
         super().connection_made(transport)
+        if self.wire.connections.open(address := address_of(self.client)):
+            self._address = address
+        else:
+            self._deaf = True
+            self.wire.refuse_connection(transport, self.server_state.default_headers)
         self._heard = self.loop.time()
-        self._due = self._heard + (STOP_GRACE_S if self.wire.stopping else HEAD_TIMEOUT_S)
+        self._due = self._heard + (STOP_GRACE_S if self.wire.stopping else self.wire.head_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget what is held, and inform the handler."""
         self._due = self._write_due = math.inf
         self._deaf, self._ahead = True, bytearray()
-        self.wire.half_closed.forget(self.transport)
+        if self._address:
+            self.wire.connections.close(self._address)
+            self.wire.half_closed.forget(self._address, self.transport)
         super().connection_lost(exc)
         self._connection.end()
 
@@ -101,7 +103,7 @@ class BoundedHttp(HttpToolsProtocol):
         is_whole = self._answering or (self._unanswered and self.cycle.fault is not None)
         if not is_whole or now - self._heard > HALF_CLOSE_S:
             return False
-        return self.wire.half_closed.admit(self.transport, now)
+        return self.wire.half_closed.admit(self._address, self.transport, now)
 
     def pause_writing(self) -> None:
         """Give the client a time to read."""
@@ -138,7 +140,7 @@ class BoundedHttp(HttpToolsProtocol):
         start = 0
         while start < len(data) and not self._answering and not self._deaf:
             if self._requests.is_between:
-                self._due = self._heard + HEAD_TIMEOUT_S
+                self._due = self._heard + self.wire.head_timeout_s
             try:
                 start = self._requests.feed(data, start)
             except Refusal as refusal:
@@ -161,7 +163,7 @@ class BoundedHttp(HttpToolsProtocol):
         request = self._requests
         self._dropped = 0
         self._connection.body_is_here = False
-        self.scope = self._scope()  # type: ignore[assignment]  # with a key of ours
+        self.scope = scope_of(request, self, self._connection)
         self.cycle = Exchange(
             self._is_last_answer,
             scope=self.scope,
@@ -178,27 +180,6 @@ class BoundedHttp(HttpToolsProtocol):
         )
         self._unanswered = True
         self._start_asgi_task(self.cycle, self.app)
-
-    def _scope(self) -> dict[str, Any]:
-        request = self._requests
-        raw_path, query = _split(request.target)
-        path = raw_path.decode("ascii")
-        return {
-            "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": request.version,
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme,
-            "root_path": self.root_path,
-            "method": request.method,
-            "path": self.root_path + (urllib.parse.unquote(path) if "%" in path else path),
-            "raw_path": self.root_path.encode("ascii") + raw_path,
-            "query_string": query,
-            "headers": request.headers,
-            "state": self.app_state.copy(),
-            Connection.KEY: self._connection,
-        }
 
     def on_body(self, body: bytes) -> None:
         """Hand over a piece of the body, or drop it if the answer is complete."""
@@ -305,17 +286,6 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport.abort()
         elif not self._unanswered:
             self._due = min(self._drop_due, self._heard + SILENCE_TIMEOUT_S)
-
-
-def _split(target: bytes) -> tuple[bytes, bytes]:
-    """Return path and query of a request target. Raises Refusal."""
-    if target == b"*":
-        return target, b""
-    try:
-        url = httptools.parse_url(target)
-    except httptools.HttpParserError:
-        raise Refusal("The request target is malformed.") from None
-    return url.path or b"/", url.query or b""
 
 
 def bounded_http(shared: Wire) -> type[BoundedHttp]:

@@ -13,7 +13,14 @@ import uvicorn
 from service.api.protocol import BoundedHttp
 from service.api.server import Server
 from service.api.wire import Wire
-from service.app import EXIT_FAILED, EXIT_OK, EXIT_REFUSED, _live, _report_death
+from service.app import (
+    EXIT_FAILED,
+    EXIT_OK,
+    EXIT_REFUSED,
+    _connections_per_client,
+    _live,
+    _report_death,
+)
 from service.errors import BundleRefused
 from service.lifecycle import Service
 
@@ -109,3 +116,12 @@ def test_an_http_server_that_dies_is_a_failure(
 
     assert asyncio.run(scenario()) == ["the HTTP server ended unexpectedly"]
     assert "the clock of the connections broke" in caplog.text
+
+
+@pytest.mark.parametrize(("descriptors", "allowed"), [(80, 40), (1024, 512), (65536, 1000)])
+def test_one_address_never_has_more_than_half_of_the_descriptors(
+    descriptors: int, allowed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (descriptors, descriptors))
+
+    assert _connections_per_client(1000) == allowed

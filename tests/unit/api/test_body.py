@@ -9,9 +9,9 @@ from starlette.types import Message
 
 from service.api import body as body_module
 from service.api.body import BodyLimits, Pieces, read_body
+from service.api.connection import Connection
 from service.api.context import RequestContext
 from service.api.problems import ClientGone
-from service.api.protocol import Connection
 from service.api.uploads import PROGRESS_BYTES, ByteBudget
 from service.errors import BadRequest, Overloaded, TidegateError, UploadTimeout, UploadTooLarge
 

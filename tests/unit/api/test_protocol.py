@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -13,50 +11,20 @@ from uvicorn.server import ServerState
 
 from service.api.connection import Connection
 from service.api.parser import RequestParser
-from service.api.protocol import (
-    HEAD_TIMEOUT_S,
-    MAX_AHEAD_BYTES,
-    WRITE_TIMEOUT_S,
-    BoundedHttp,
-    bounded_http,
+from service.api.protocol import MAX_AHEAD_BYTES, WRITE_TIMEOUT_S, BoundedHttp
+from service.api.wire import Wire
+from tests.unit.api.connecting import (
+    PATIENCE_S,
+    FakeTransport,
+    Slow,
+    connected,
+    nothing_in_it,
+    run,
+    until,
+    upload,
 )
-from service.api.wire import MAX_HALF_CLOSED, Wire
 
-PATIENCE_S = 30.0
-
-
-class FakeTransport(asyncio.Transport):
-    """Remembers what is written and whether it is read from, and loses its peer when told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reading = True
-        self.closed = self.aborted = False
-        self.written: list[bytes] = []
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return default
-
-    def is_closing(self) -> bool:
-        return False
-
-    def write(self, data: Any) -> None:
-        self.written.append(data)
-
-    def close(self) -> None:
-        self.closed = True
-
-    def abort(self) -> None:
-        self.aborted = True
-
-    def can_write_eof(self) -> bool:
-        return False
-
-    def pause_reading(self) -> None:
-        self.reading = False
-
-    def resume_reading(self) -> None:
-        self.reading = True
+HEAD_S = Wire().head_timeout_s
 
 
 @pytest.mark.parametrize("rest", [10, 1 << 20])
@@ -124,11 +92,6 @@ async def breaks_off(scope: Scope, receive: Receive, send: Send) -> None:
     raise RuntimeError("a bug")
 
 
-async def nothing_in_it(scope: Scope, receive: Receive, send: Send) -> None:
-    await send({"type": "http.response.start", "status": 204, "headers": []})
-    await send({"type": "http.response.body"})
-
-
 def test_the_head_goes_with_the_first_piece_of_the_body() -> None:
     first, second = written(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", two_pieces)
 
@@ -153,44 +116,6 @@ def test_a_head_without_a_body_is_written_all_the_same(method: bytes, app: ASGIA
 
     assert head.startswith(b"HTTP/1.1 20")
     assert head.endswith(b"\r\n\r\n")
-
-
-def connected(app: ASGIApp, wire: Wire | None = None) -> tuple[BoundedHttp, FakeTransport]:
-    kind = bounded_http(wire or Wire())
-    config = Config(app, http=kind, ws="none", lifespan="off", log_config=None)
-    config.load()
-    protocol = kind(config=config, server_state=ServerState(), app_state={})
-    transport = FakeTransport()
-    protocol.connection_made(transport)
-    return protocol, transport
-
-
-def run(scene: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, PATIENCE_S))
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():  # noqa: ASYNC110 - what the transport gets is no event
-        await asyncio.sleep(0)
-
-
-def upload(body: bytes) -> bytes:
-    return b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-
-
-class Slow:
-    """A handler that reads its request and answers when it is allowed to."""
-
-    def __init__(self) -> None:
-        self.started, self.may_answer = 0, asyncio.Event()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.started += 1
-        while (message := await receive())["type"] != "http.disconnect":
-            if not message["more_body"]:
-                break
-        await self.may_answer.wait()
-        await nothing_in_it(scope, receive, send)
 
 
 def test_what_is_sent_ahead_is_bounded_and_not_begun() -> None:
@@ -227,10 +152,10 @@ def test_ten_thousand_requests_sent_ahead_are_answered_one_by_one() -> None:
 @pytest.mark.parametrize(
     ("sent", "seconds"),
     [
-        (b"", HEAD_TIMEOUT_S),
-        (b"GET / HT", HEAD_TIMEOUT_S),
+        (b"", HEAD_S),
+        (b"GET / HT", HEAD_S),
         (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 75),
-        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET", HEAD_TIMEOUT_S),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET", HEAD_S),
         (upload(b"123")[:-1], 60),
     ],
     ids=["nothing", "part of a head", "one request", "one request and a part", "part of a body"],
@@ -277,20 +202,6 @@ def test_the_end_of_input_right_after_a_request_is_no_departure() -> None:
         partial, _ = connected(Slow())
         partial.data_received(upload(b"12")[:-1])
         assert not partial.eof_received()
-
-    run(scene())
-
-
-def test_a_crowd_whose_input_ends_has_left() -> None:
-    async def scene() -> None:
-        wire = Wire()
-        crowd = [connected(Slow(), wire) for _ in range(MAX_HALF_CLOSED + 1)]
-        for protocol, _ in crowd:
-            protocol.data_received(upload(b"1"))
-        kept = [protocol.eof_received() for protocol, _ in crowd]
-
-        assert kept == [True] * MAX_HALF_CLOSED + [False]
-        assert all(transport.aborted for _, transport in crowd[:-1])
 
     run(scene())
 

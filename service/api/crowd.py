@@ -1,0 +1,74 @@
+"""How many connections one client address may have, and how many half-closed. Pure."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+
+MAX_HALF_CLOSED = 8  # connections of one address at once whose client only reads
+_CROWD_S = 1.0  # after more than those at once, the end of input is a client that leaves
+
+
+class Connections:
+    """Open connections, by client address."""
+
+    def __init__(self, max_per_client: float = math.inf, max_in_all: float = math.inf) -> None:
+        self._max_per_client = max_per_client
+        self._max_in_all = max_in_all
+        self._open: Counter[str] = Counter()
+        self._in_all = 0
+
+    def open(self, client: str) -> bool:
+        """Count a new connection; return False, and count nothing, if it is one too many."""
+        if self._open.get(client, 0) >= self._max_per_client or self._in_all >= self._max_in_all:
+            return False
+        self._open[client] += 1
+        self._in_all += 1
+        return True
+
+    def close(self, client: str) -> None:
+        """Count a connection out."""
+        self._in_all -= 1
+        self._open[client] -= 1
+        if not self._open[client]:
+            del self._open[client]
+
+
+class HalfClosed:
+    """Connections whose client has ended its input and may still read; a crowd of them has left.
+
+    Each client address is a crowd of its own, so that none shuts out the others.
+    """
+
+    def __init__(self) -> None:
+        self._transports: dict[str, set[asyncio.Transport]] = {}
+        self._crowd_until: dict[str, float] = {}  # by address, the first to end first
+
+    def admit(self, client: str, transport: asyncio.Transport, now: float) -> bool:
+        """Return whether to keep this connection. One too many closes all of its address."""
+        self._forget_crowds(now)
+        if client in self._crowd_until:
+            return False
+        ours = self._transports.setdefault(client, set())
+        if len(ours) < MAX_HALF_CLOSED:
+            ours.add(transport)
+            return True
+        self._crowd_until[client] = now + _CROWD_S
+        for other in self._transports.pop(client):
+            other.abort()
+        return False
+
+    def forget(self, client: str, transport: asyncio.Transport) -> None:
+        """Drop a connection that is closed."""
+        if ours := self._transports.get(client):
+            ours.discard(transport)
+            if not ours:
+                del self._transports[client]
+
+    def _forget_crowds(self, now: float) -> None:
+        while self._crowd_until:
+            client = next(iter(self._crowd_until))
+            if now < self._crowd_until[client]:
+                break
+            del self._crowd_until[client]

@@ -1,0 +1,51 @@
+"""The ASGI scope of a request, from its parsed head and its connection."""
+
+from __future__ import annotations
+
+import urllib.parse
+from typing import TYPE_CHECKING, Any
+
+import httptools
+
+from service.api.connection import Connection
+from service.api.framing import Refusal
+from service.api.parser import RequestParser
+
+if TYPE_CHECKING:
+    from uvicorn._types import HTTPScope
+
+    from service.api.protocol import BoundedHttp
+
+
+def scope_of(request: RequestParser, protocol: BoundedHttp, connection: Connection) -> HTTPScope:
+    """Return the scope, with `connection` in it. Raises Refusal for a malformed target."""
+    raw_path, query = _split(request.target)
+    path, root_path = raw_path.decode("ascii"), protocol.root_path
+    scope: dict[str, Any] = {
+        "type": "http",
+        "asgi": {"version": protocol.asgi_version, "spec_version": "2.3"},
+        "http_version": request.version,
+        "server": protocol.server,
+        "client": protocol.client,
+        "scheme": protocol.scheme,
+        "root_path": root_path,
+        "method": request.method,
+        "path": root_path + (urllib.parse.unquote(path) if "%" in path else path),
+        "raw_path": root_path.encode("ascii") + raw_path,
+        "query_string": query,
+        "headers": request.headers,
+        "state": protocol.app_state.copy(),
+        Connection.KEY: connection,
+    }
+    return scope  # type: ignore[return-value]  # with a key of ours
+
+
+def _split(target: bytes) -> tuple[bytes, bytes]:
+    """Return path and query of a request target. Raises Refusal."""
+    if target == b"*":
+        return target, b""
+    try:
+        url = httptools.parse_url(target)
+    except httptools.HttpParserError:
+        raise Refusal("The request target is malformed.") from None
+    return url.path or b"/", url.query or b""
