@@ -91,10 +91,13 @@ def test_a_long_deadline_does_not_make_a_share_of_the_queue_longer() -> None:
         def send(client: str, within_s: float) -> None:
             on.run(on.admit(within_s, client=client, cost=LARGE), slow)
 
-        on.scheduler.leave(on.admit(client=MODEST))
-        with pytest.raises(Overloaded):  # half of two seconds, at 0.4 s each
+        def send_many(client: str, within_s: float) -> None:
             for _ in range(4):
-                send(GREEDY, LONG_S)
+                send(client, within_s)
+
+        on.scheduler.leave(on.admit(client=MODEST))
+        with pytest.raises(Overloaded):
+            send_many(GREEDY, LONG_S)  # of 0.4 s each; half of two seconds are its share
 
         assert on.shed("client-share") == 1
         send(MODEST, 2.0)
