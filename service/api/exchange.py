@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ class Exchange(RequestResponseCycle):
 
     async def send(self, message: ASGISendEvent) -> None:
         """Send one ASGI message; the head says `connection: close` if no other answer follows."""
-        if not self.response_started and self._ends_connection():
+        if not (self.response_started or self.disconnected) and self._ends_connection():
             self.keep_alive = False
         await super().send(message)
 
@@ -62,7 +63,7 @@ class OneWrite:
     __slots__ = ("_cycle", "_head", "_started", "_transport")
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
+        self._cycle = weakref.proxy(cycle)  # it has this object: no cycle may keep a body
         self._transport = cycle.transport
         self._started = cycle.scope["method"] == "HEAD"  # which has no body: nothing to wait for
         self._head = b""

@@ -56,6 +56,11 @@ class RequestParser:
         """Bytes still to come of a body with a length; 0 if chunked."""
         return self._body_left
 
+    def close(self) -> None:
+        """Forget all that it has and whom it informs; it must not be used any more."""
+        del self._events, self._llhttp  # llhttp has this object, and so has who uses it
+        self.headers = []
+
     def feed(self, data: bytes | bytearray, start: int) -> int:
         """Parse from `start` to the end of the request or of `data`; return where that is.
 

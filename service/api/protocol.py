@@ -69,7 +69,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._due = self._heard + (STOP_GRACE_S if self.wire.stopping else self.wire.head_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget what is held, and inform the handler."""
+        """Forget what is held, without a cycle that the collector would have to find."""
         self._due = self._write_due = math.inf
         self._deaf, self._ahead = True, bytearray()
         if self._address:
@@ -77,6 +77,8 @@ class BoundedHttp(HttpToolsProtocol):
             self.wire.half_closed.forget(self._address, self.transport)
         super().connection_lost(exc)
         self._connection.end()
+        self._requests.close()
+        self.cycle = None  # type: ignore[assignment]  # only a handler that still runs needs it
 
     def data_received(self, data: bytes) -> None:
         """Parse, keep for later, or drop."""
@@ -211,6 +213,7 @@ class BoundedHttp(HttpToolsProtocol):
         self.server_state.total_requests += 1
         is_whole = self._answering
         self._answering = self._unanswered = False
+        self.cycle.body = bytearray()  # what the handler did not read
         if self.transport.is_closing():
             return
         if not self.cycle.keep_alive:

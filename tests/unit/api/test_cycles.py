@@ -1,0 +1,91 @@
+"""Bodies go with their connection, and with their answer: the collector is not needed for them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from tests.unit.api.connecting import connected, nothing_in_it, run, until, upload
+
+BODY = bytes(200_000)
+
+
+@pytest.fixture(autouse=True)
+def _no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+async def answers_unread(scope: Scope, receive: Receive, send: Send) -> None:
+    await nothing_in_it(scope, receive, send)
+
+
+async def waits_for_the_end(scope: Scope, receive: Receive, send: Send) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+@pytest.mark.parametrize("app", [answers_unread, waits_for_the_end])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        upload(BODY),
+        upload(BODY)[:-1],
+        upload(BODY).replace(b"Host", b"Connection: upgrade\r\nUpgrade: h2c\r\nHost"),
+        b"GET / HTTP/1.1\r\nX: " + BODY[:10_000].replace(b"\0", b"x"),
+    ],
+    ids=["whole", "part", "upgrade", "head"],
+)
+def test_a_lost_connection_and_its_request_are_freed(app: object, sent: bytes) -> None:
+    async def scene() -> None:
+        protocol, _ = connected(app)  # type: ignore[arg-type]  # both are applications
+        protocol.data_received(sent)
+        cycle = getattr(protocol, "cycle", None)
+        gone = [weakref.ref(thing) for thing in (protocol, protocol._requests, cycle) if thing]
+        tasks = list(protocol.tasks)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        protocol.connection_lost(None)
+        del protocol, cycle
+        await asyncio.gather(*tasks)
+        tasks.clear()
+        await asyncio.sleep(0)
+
+        assert [thing() for thing in gone] == [None] * len(gone)
+
+    run(scene())
+
+
+def test_an_answer_frees_what_was_not_read_of_its_body() -> None:
+    async def scene() -> None:
+        protocol, transport = connected(answers_unread)
+        protocol.data_received(upload(BODY))
+        await until(lambda: transport.written)
+
+        assert len(protocol.cycle.body) == 0
+        protocol.connection_lost(None)
+
+    run(scene())
+
+
+def test_the_request_before_is_freed_on_an_open_connection() -> None:
+    async def scene() -> None:
+        protocol, transport = connected(answers_unread)
+        protocol.data_received(upload(BODY))
+        await until(lambda: transport.written)
+        first = weakref.ref(protocol.cycle)
+        await asyncio.sleep(0)
+        protocol.data_received(upload(b"1"))
+        await until(lambda: len(transport.written) == 2)
+
+        assert first() is None
+        protocol.connection_lost(None)
+
+    run(scene())
