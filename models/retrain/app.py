@@ -8,7 +8,6 @@ import logging
 import socket
 from collections.abc import AsyncIterator
 
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
@@ -16,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from models.retrain import errors
 from models.retrain.access import BearerOnly
 from models.retrain.alerts import Notification
-from models.retrain.connection import BoundedConnection
+from models.retrain.connection import server_of
 from models.retrain.receiver import Receiver
 from models.retrain.runner import Runner
 from service.api.problems import MEDIA_TYPE, TYPE_PREFIX
@@ -26,8 +25,6 @@ log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1 << 20  # 200 alerts of 5 kB
 BODY_TIMEOUT_S = 10.0  # for all of a body
-_IDLE_S = 30  # how long an idle connection is kept
-_MAX_CONNECTIONS = 64  # at once; more are answered 503
 
 # Alertmanager sends again after a 5xx at once, after a 4xx with the group's next interval.
 TABLE: dict[type[TidegateError], tuple[int, str, str]] = {
@@ -128,17 +125,4 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
     """Serve until told to stop."""
     host, port = listener.getsockname()[:2]
     log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-    uvicorn.Server(
-        uvicorn.Config(
-            app,
-            http=BoundedConnection,
-            ws="none",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_keep_alive=_IDLE_S,
-            timeout_graceful_shutdown=_IDLE_S,
-            limit_concurrency=_MAX_CONNECTIONS,
-        )
-    ).run([listener])
+    server_of(app).run([listener])

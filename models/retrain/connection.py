@@ -1,67 +1,63 @@
-"""An HTTP/1.1 connection of one request at a time, with a bound on its head in bytes and time."""
+"""The receiver's HTTP server: the service's bounded connections, with smaller bounds."""
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import service_unavailable
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from service.api.crowd import Connections
+from service.api.server import Server
+from service.api.wire import Wire
 
 HEAD_TIMEOUT_S = 10.0  # from connecting, or from the head's first byte
-MAX_HEAD_BYTES = 64 * 1024
+_IDLE_S = 30  # how long an idle connection is kept
+_MAX_CONNECTIONS = 64  # at once, and requests that are worked on; more are answered 503
 
 
-class BoundedConnection(HttpToolsProtocol):
-    """Closes when a head is too large or too slow; idle time between requests is uvicorn's.
+class ReceiverServer(Server):
+    """Ends at SIGTERM and SIGINT, as uvicorn's own server does."""
 
-    It also closes when a request begins before the one before it is answered. uvicorn keeps such
-    requests without a bound, and Alertmanager sends none.
-    """
+    capture_signals = uvicorn.Server.capture_signals
 
-    head_timeout_s = HEAD_TIMEOUT_S
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._timer: asyncio.TimerHandle | None = None
-        self._head_bytes = 0
+class AtMost:
+    """Answers 503 while this many requests are worked on; their clients may have left."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it too
-        super().connection_made(transport)
-        self._start_head()
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app = app
+        self._most = most
+        self._running = 0
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end_head()
-        super().connection_lost(exc)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if self._running >= self._most:
+            await service_unavailable(scope, receive, send)  # type: ignore[arg-type]  # uvicorn's
+            return
+        self._running += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._running -= 1
 
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._timer is not None:  # the head is not whole yet
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self.transport.close()
 
-    def on_message_begin(self) -> None:
-        unanswered = self.cycle is not None and not self.cycle.response_complete  # type: ignore[redundant-expr]  # None at first
-        if unanswered:
-            self.transport.abort()
-            raise ConnectionAbortedError  # so that the parser stops
-        super().on_message_begin()
-        self._start_head()
-
-    def on_headers_complete(self) -> None:
-        self._end_head()
-        super().on_headers_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        if not self.transport.is_closing():
-            super().send_400_response(msg)
-
-    def _start_head(self) -> None:
-        self._end_head()
-        self._head_bytes = 0
-        self._timer = self.loop.call_later(self.head_timeout_s, self.transport.close)
-
-    def _end_head(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+def server_of(app: ASGIApp, head_timeout_s: float = HEAD_TIMEOUT_S) -> ReceiverServer:
+    """Return a server with the receiver's bounds."""
+    config = uvicorn.Config(
+        AtMost(app, _MAX_CONNECTIONS),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=_IDLE_S,
+    )
+    wire = Wire(
+        keep_alive_s=_IDLE_S,
+        head_timeout_s=head_timeout_s,
+        connections=Connections(max_in_all=_MAX_CONNECTIONS),
+    )
+    return ReceiverServer(config, wire)

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
+import re
 import socket
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from models.__main__ import main
-from models.retrain import app
+from models.retrain import app, connection
 from models.retrain.access import make_token, read_token, require_loopback
-from models.retrain.connection import MAX_HEAD_BYTES, BoundedConnection
+from models.retrain.connection import AtMost, server_of
 from models.retrain.errors import OptionRefused
 from models.retrain.folder import RequestFolder
 from models.retrain.prometheus import Prometheus
 from models.retrain.receiver import Receiver
+from service.api.parser import MAX_HEAD_BYTES
 
 TOKEN = b"a-secret"
+LIVEZ = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 def receiver(folder: Path) -> Receiver:
@@ -114,17 +117,6 @@ def test_a_missing_token_is_an_error_and_a_made_one_is_kept(tmp_path: Path) -> N
     assert [p.name for p in tmp_path.iterdir()] == ["token"]
 
 
-def test_a_token_is_read_where_folders_cannot_be_opened_as_paths(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on macOS, and also through the links that secrets are mounted as."""
-    monkeypatch.delattr(os, "O_PATH", raising=False)
-    (tmp_path / "token").write_bytes(TOKEN)
-    (tmp_path / "link").symlink_to("token")
-
-    assert read_token(tmp_path / "link") == TOKEN
-
-
 @pytest.mark.parametrize(("host", "is_allowed"), [("127.0.0.1", True), ("0.0.0.0", False)])  # noqa: S104
 def test_without_a_token_only_loopback_is_listened_on(host: str, is_allowed: bool) -> None:
     with app.listen(host, 0) as listener:
@@ -135,59 +127,139 @@ def test_without_a_token_only_loopback_is_listened_on(host: str, is_allowed: boo
                 require_loopback(listener)
 
 
-async def _talk(folder: Path, *sent: bytes) -> bytes:
-    """Send each after the answer to the one before; return the last, until the end of input."""
+async def _talk(folder: Path, sent: bytes, head_timeout_s: float = 30.0) -> bytes:
+    """Send and return all that is answered until the receiver closes the connection."""
+    async with _serving(folder, head_timeout_s) as (reader, writer):
+        writer.write(sent)
+        return await asyncio.wait_for(reader.read(), 30)
+
+
+@contextlib.asynccontextmanager
+async def _serving(
+    folder: Path, head_timeout_s: float = 30.0
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Start a receiver, and connect to it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        built = app.build(receiver(folder), None)
-        config = uvicorn.Config(built, http=BoundedConnection, ws="none", log_config=None)
-        server = uvicorn.Server(config)
+        server = server_of(app.build(receiver(folder), None, TOKEN), head_timeout_s)
         serving = asyncio.create_task(server.serve([listener]))
         reader, writer = await asyncio.open_connection(*listener.getsockname())
-        for request in sent[:-1]:
-            writer.write(request)
-            await asyncio.wait_for(reader.readuntil(b"}"), 30)
-        writer.write(sent[-1])
-        try:
-            answered = await asyncio.wait_for(reader.read(), 30)
-        except ConnectionResetError:
-            answered = b""
+        yield reader, writer
         writer.close()
         server.should_exit = True
         await serving
-    return answered
 
 
 def test_a_body_that_does_not_arrive_is_408(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app, "BODY_TIMEOUT_S", 0.05)
-    head = b"POST /alerts HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+    head = b"POST /alerts HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n" % TOKEN
+    sent = head + b"Content-Length: 100\r\n\r\n{"
 
-    assert asyncio.run(_talk(tmp_path, head)).startswith(b"HTTP/1.1 408 ")
+    assert asyncio.run(_talk(tmp_path, sent)).startswith(b"HTTP/1.1 408 ")
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /livez HTTP/1.1\r\nHost:"])
-def test_a_head_that_does_not_arrive_closes_the_connection(
-    tmp_path: Path, sent: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(BoundedConnection, "head_timeout_s", 0.05)
-
-    assert asyncio.run(_talk(tmp_path, sent)) == b""
+def test_a_head_that_does_not_arrive_closes_the_connection(tmp_path: Path, sent: bytes) -> None:
+    assert asyncio.run(_talk(tmp_path, sent, head_timeout_s=0.05)) == b""
 
 
-def test_a_head_that_does_not_end_closes_the_connection(tmp_path: Path) -> None:
+def test_a_head_that_does_not_end_is_refused(tmp_path: Path) -> None:
     sent = b"GET /livez HTTP/1.1\r\nX: " + b"x" * (MAX_HEAD_BYTES + 1)
 
-    assert asyncio.run(_talk(tmp_path, sent)) == b""
+    assert asyncio.run(_talk(tmp_path, sent)).startswith(b"HTTP/1.1 431 ")
 
 
-LIVEZ = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
-LAST = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+def test_trailers_that_do_not_end_are_refused_without_the_token(tmp_path: Path) -> None:
+    head = b"GET /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+
+    answered = asyncio.run(_talk(tmp_path, head + b"a:\r\n" * 100_000))
+
+    assert len(answered) < 10_000  # it hangs up; before that, it may have answered
 
 
-def test_a_request_after_the_answer_to_the_one_before_is_answered(tmp_path: Path) -> None:
-    assert asyncio.run(_talk(tmp_path, LIVEZ, LIVEZ, LAST)).startswith(b"HTTP/1.1 200 ")
+def test_requests_that_are_sent_ahead_wait_unread(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with _serving(tmp_path) as (_, writer):
+            sent, flood = 0, LIVEZ * 1000
+            with contextlib.suppress(TimeoutError):  # it stops reading
+                while sent < 100 << 20:
+                    writer.write(flood)
+                    await asyncio.wait_for(writer.drain(), 1)
+                    sent += len(flood)
+            assert sent < 50 << 20
+            writer.transport.abort()
+
+    asyncio.run(scene())
 
 
-def test_a_request_before_the_answer_to_the_one_before_ends_the_connection(tmp_path: Path) -> None:
-    assert asyncio.run(_talk(tmp_path, LIVEZ * 3 + LAST)) == b""
+def test_requests_one_after_the_other_are_all_answered(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with _serving(tmp_path) as (reader, writer):
+            for _ in range(3):
+                writer.write(LIVEZ)
+                assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
+
+    asyncio.run(scene())
+
+
+def test_an_offered_upgrade_is_ignored_and_its_body_is_read(tmp_path: Path) -> None:
+    head = b"POST /alerts HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n" % TOKEN
+    offer = b"Connection: upgrade, close\r\nUpgrade: h2c\r\n"
+
+    answered = asyncio.run(_talk(tmp_path, head + offer + b"Content-Length: 3\r\n\r\n[1]" + LIVEZ))
+
+    assert answered.startswith(b"HTTP/1.1 400 ")
+    assert b"bad-request" in answered
+
+
+def test_a_read_that_ends_in_the_next_head_is_not_counted_as_head(tmp_path: Path) -> None:
+    head = b"POST /alerts HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n" % TOKEN
+    body = b"[%s]" % (b" " * 100_000)
+    last = LIVEZ.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    first = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+    answered = asyncio.run(_talk(tmp_path, first + last))
+
+    assert re.findall(rb"HTTP/1\.1 (\d+) ", answered) == [b"400", b"200"]
+
+
+def test_one_connection_too_many_is_503(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_MAX_CONNECTIONS", 1)
+
+    async def scene() -> None:
+        async with _serving(tmp_path) as (reader, writer):
+            writer.write(LIVEZ)
+            assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
+            address = writer.get_extra_info("peername")
+            second, other = await asyncio.open_connection(*address)
+            assert (await asyncio.wait_for(second.read(), 30)).startswith(b"HTTP/1.1 503 ")
+            other.close()
+
+    asyncio.run(scene())
+
+
+def test_requests_whose_clients_have_left_count_until_they_end() -> None:
+    async def scene() -> None:
+        may_end, statuses = asyncio.Event(), []
+
+        async def slow(*_: object) -> None:
+            await may_end.wait()
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            statuses.append(message.get("status"))
+
+        async def receive() -> MutableMapping[str, Any]:
+            return {"type": "http.disconnect"}
+
+        bounded = AtMost(slow, 1)
+        first = asyncio.create_task(bounded({"type": "http"}, receive, send))
+        await asyncio.sleep(0)
+        await bounded({"type": "http"}, receive, send)
+        assert statuses[0] == 503
+        may_end.set()
+        await first
+        await bounded({"type": "http"}, receive, send)
+        assert len(statuses) == 2
+
+    asyncio.run(scene())
