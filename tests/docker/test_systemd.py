@@ -64,3 +64,10 @@ def test_systemd_finds_no_fault_and_little_exposure(tmp_path: Path) -> None:
             [analyze, *verb, unit], capture_output=True, text=True, timeout=60, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_decoder_killed_for_memory_does_not_end_the_service(
+    service: configparser.SectionProxy,
+) -> None:
+    """`stop` ends the whole unit when the kernel kills any of its processes."""
+    assert service["OOMPolicy"] == "continue"
