@@ -5,12 +5,13 @@ from load_tests.chaos.setting import Scenario
 
 SCENARIOS: dict[str, tuple[Scenario, str]] = {
     "paused": (signals.paused, "alive after a pause longer than the engine timeout"),
-    "drains": (signals.drains, "0 requests lost to SIGTERM"),
+    "drains": (signals.drains, "0 requests lost to SIGTERM, and 503 only after it"),
     "killed": (signals.killed, "SIGKILL loses no saved drift state"),
     "stalled-log": (host.stalled_log, "serves while nobody reads stderr"),
     "closed-log": (host.closed_log, "serves without stderr"),
     "full-disk": (host.full_disk, "serves, and leaves no partial files"),
     "descriptors": (host.descriptors, "serves again after descriptors ran out"),
+    "connections": (host.connections, "all sound clients answered"),
     "damaged-state": (host.damaged_state, "starts with every damaged drift state"),
     "blank-settings": (host.blank_settings, "a blank path is unset"),
     "dual-stack": (host.dual_stack, ":: answers IPv4 and IPv6"),
@@ -26,7 +27,7 @@ SCENARIOS: dict[str, tuple[Scenario, str]] = {
     "slow-decodes": (decoding.slow_decodes, "an idle service refuses nothing"),
     "failing-images": (decoding.failing_images, "memory comes back within 64 MB"),
     **{
-        name: (scenario, "90 % of 20 sound clients a second, beside 10 hostile ones")
-        for name, scenario in decoding.BESIDE.items()
+        name: (scenario, f"90 % of 20 sound clients a second, beside 10 {what}")
+        for name, (scenario, what) in decoding.BESIDE.items()
     },
 }

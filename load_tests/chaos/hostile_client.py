@@ -8,18 +8,21 @@ from load_tests.client import Connection, MalformedResponse, Response
 from load_tests.images import Target
 
 ADDRESS = "127.0.0.2"
+SOUND_ADDRESS = "127.0.0.1"  # the sound clients' own: what all have behind a proxy
 _BLOCK = 1 << 16
 _PIECE, _APART_S = 1 << 13, 0.001
 
 
-async def ask(target: Target, request: bytes, timeout_s: float) -> Response | None:
+async def ask(
+    target: Target, request: bytes, timeout_s: float, address: str = ADDRESS
+) -> Response | None:
     """Send one request on a connection of its own; None when no usable answer came in time."""
     connection: Connection | None = None
     try:
         async with asyncio.timeout(timeout_s):
             loop = asyncio.get_running_loop()
             _, connection = await loop.create_connection(
-                Connection, target.host, target.port, local_addr=(ADDRESS, 0)
+                Connection, target.host, target.port, local_addr=(address, 0)
             )
             return await connection.exchange(request)
     except (OSError, MalformedResponse):
@@ -29,9 +32,11 @@ async def ask(target: Target, request: bytes, timeout_s: float) -> Response | No
             connection.close()
 
 
-async def opened(target: Target) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def opened(
+    target: Target, address: str = ADDRESS
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Open a connection; raises OSError."""
-    return await asyncio.open_connection(target.host, target.port, local_addr=(ADDRESS, 0))
+    return await asyncio.open_connection(target.host, target.port, local_addr=(address, 0))
 
 
 async def flood(target: Target, first: bytes, block: bytes, most_bytes: int, most_s: float) -> int:

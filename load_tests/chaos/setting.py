@@ -1,6 +1,7 @@
 """What the scenarios share: how a server is started, how sound clients behave, what a row is."""
 
 import asyncio
+import math
 import sys
 import time
 from collections import Counter
@@ -134,9 +135,13 @@ class Traffic:
         return self.statuses["200"] / max(1, self.sent)
 
     def quantile_ms(self, share: float) -> float:
-        """Return a quantile of the latencies of those answered 200, an observed one."""
+        """Return a quantile of the latencies of all that were sent, an observed one.
+
+        What was not answered 200 is later than any answer: infinite.
+        """
         ordered = sorted(self.latencies_s)
-        return 1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+        rank = min(self.sent - 1, int(share * self.sent))
+        return 1000 * ordered[rank] if 0 <= rank < len(ordered) else math.inf
 
     def __str__(self) -> str:
         counts = " ".join(f"{status}×{n}" for status, n in sorted(self.statuses.items()))

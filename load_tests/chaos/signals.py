@@ -37,19 +37,37 @@ async def paused(setting: Setting) -> Outcome:
 
 
 async def drains(setting: Setting) -> Outcome:
-    """SIGTERM while keep-alive clients work; each request is answered or was never sent."""
+    """SIGTERM while keep-alive clients work; each request is answered or was never sent.
+
+    A 503 is an answer only after the signal: it sends the client to another server.
+    """
     counts: Counter[str] = Counter()
     for _ in range(setting.drains):
         async with served(setting, {"TIDEGATE_DRAIN_DELAY_S": "0.5"}) as server:
-            clients = [asyncio.create_task(_client(server, counts)) for _ in range(_CLIENTS)]
+            told = asyncio.Event()
+            clients = [asyncio.create_task(_client(server, told, counts)) for _ in range(_CLIENTS)]
             await asyncio.sleep(_BEFORE_SIGNAL_S)  # so that the signal falls into the traffic
+            told.set()
             os.kill(server.pid, signal.SIGTERM)
             await asyncio.gather(*clients)
             counts["left"] += not await gone(server)
-    seen = f"{counts['lost']} lost, {counts['answered']} answered in {setting.drains} drains"
+    return drained(counts, setting.drains)
+
+
+def drained(counts: Counter[str], drains: int) -> Outcome:
+    """Judge what became of the requests and of the processes."""
+    seen = ", ".join(f"{counts[what]} {what}" for what in ("lost", "answered", "refused"))
+    seen += f" in {drains} drains"
     if counts["left"]:
         seen += f", {counts['left']} did not exit"
-    return Outcome(seen, counts["lost"] == 0 and counts["left"] == 0)
+    return Outcome(seen, counts["answered"] > 0 and counts["lost"] == counts["left"] == 0)
+
+
+def fate(status: int, *, told: bool) -> str:
+    """Return what an answer is; `told` is whether the server had its signal."""
+    if status == 200:
+        return "answered"
+    return "refused" if status == 503 and told else "lost"
 
 
 async def killed(setting: Setting) -> Outcome:
@@ -82,7 +100,7 @@ async def gone(server: Server) -> bool:
     return not server.alive()
 
 
-async def _client(server: Server, counts: Counter[str]) -> None:
+async def _client(server: Server, told: asyncio.Event, counts: Counter[str]) -> None:
     """Ask again and again until no connection is made any more."""
     connection: Connection | None = None
     loop = asyncio.get_running_loop()
@@ -95,8 +113,8 @@ async def _client(server: Server, counts: Counter[str]) -> None:
             return
         try:
             async with asyncio.timeout(_EXIT_S):
-                await connection.exchange(good_request())
-            counts["answered"] += 1
+                response = await connection.exchange(good_request())
+            counts[fate(response.status, told=told.is_set())] += 1
         except (OSError, MalformedResponse):
             counts["lost"] += 1
             connection.close()

@@ -1,6 +1,7 @@
 """`python -m load_tests hostile`: what a share of hostile images costs the sound clients."""
 
 import argparse
+import math
 from pathlib import Path
 
 import uvloop
@@ -41,8 +42,8 @@ def run(options: argparse.Namespace, command_line: str) -> int:
     kept = {
         phase.name: {
             "statuses": dict(phase.traffic.statuses),
-            "p50_ms": phase.traffic.quantile_ms(0.5),
-            "p99_ms": phase.traffic.quantile_ms(0.99),
+            "p50_ms": _finite(phase.traffic.quantile_ms(0.5)),
+            "p99_ms": _finite(phase.traffic.quantile_ms(0.99)),
             "resident_mb": phase.resident_mb,
         }
         for phase in done
@@ -57,6 +58,10 @@ async def _phases(options: argparse.Namespace) -> list[Phase]:
         return await phases(
             server, images, options.seconds, options.good_rate, options.hostile_share
         )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # JSON has no infinity
 
 
 def _row(phase: Phase) -> list[str]:

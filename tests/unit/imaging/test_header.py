@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 from PIL.PngImagePlugin import PngInfo
 
+from load_tests.fuzz.worst import ACCEPTED, NEAR, jpeg_of_scans, near, worst
 from service.errors import ImageTooLarge, UndecodableImage, UnsupportedImageType
 from service.imaging.geometry import Size
 from service.imaging.header import inspect
 from service.imaging.preprocess import inspect_upload, preprocess
 from service.imaging.spec import PreprocessSpec
+from service.pipeline import _LARGE_INTERPRETER_S, _LARGE_S
 from tests.unit.imaging.pictures import FORMATS, encode, encode_any, noise, spec, tiff
 from tests.unit.imaging.test_hostile_images import DAMAGES, Damage, variants
-from tests.unit.imaging.worst import BUILDERS, jpeg_of_scans, worst_file
 
 ROOT = Path(__file__).parents[3]
 PIXELS = 25_000_000
@@ -116,18 +117,18 @@ MEASURE = """
 import ctypes, sys
 from service.imaging.preprocess import inspect_upload, preprocess
 from tests.unit.imaging.pictures import spec
-from tests.unit.imaging.worst import BUILDERS, worst_file
+from load_tests.fuzz.worst import ACCEPTED, worst
 
 def status(name):
     with open("/proc/self/status") as lines:
         return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 rules = spec(alpha="composite-white")
-for name in BUILDERS:
-    worst_file(name, 40)
-for name in BUILDERS:
-    data = worst_file(name, 1500)
-    preprocess(worst_file(name, 40), rules, 25_000_000)
+for name in ACCEPTED:
+    worst(name, 40)
+for name in ACCEPTED:
+    data = worst(name, 1500)
+    preprocess(worst(name, 40), rules, 25_000_000)
     ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/clear_refs", "w") as marks:
         marks.write("5")
@@ -143,22 +144,40 @@ def test_the_estimate_bounds_the_memory_that_decoding_takes() -> None:
     run = subprocess.run([sys.executable, "-c", MEASURE], cwd=ROOT, capture_output=True, text=True)
 
     peaks = [line.split() for line in run.stdout.splitlines()]
-    assert [name for name, _, _ in peaks] == list(BUILDERS), run.stderr
+    assert [name for name, _, _ in peaks] == list(ACCEPTED), run.stderr
     for name, peak, estimate in peaks:
         assert int(peak) <= int(estimate), name
         assert int(estimate) <= 24 * 1500 * 1500 + (1 << 22), name
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", ACCEPTED)
 def test_the_worst_files_pass_the_bound(name: str) -> None:
-    data = worst_file(name, 300)
+    data = worst(name, 300)
 
     assert inspect_upload(data, spec(), PIXELS).work.seconds < 1.5
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_the_worst_files_are_accepted_in_their_whole_size(name: str) -> None:
+    data = worst(name)
+
+    assert len(data) <= 16 << 20
+    work = inspect_upload(data, spec(), PIXELS).work
+    assert work.seconds > _LARGE_S or work.interpreter_s > _LARGE_INTERPRETER_S
+
+
+@pytest.mark.parametrize("name", NEAR)
+def test_the_files_near_the_bound_are_decoded_with_the_small_ones(name: str) -> None:
+    """A larger one would go to a process of its own."""
+    work = inspect_upload(near(name), spec(), PIXELS).work
+
+    assert 0.85 < max(work.seconds / _LARGE_S, work.interpreter_s / _LARGE_INTERPRETER_S) <= 1
+
+
+@pytest.mark.slow
 def test_estimates_rank_files_as_measurements_do() -> None:
-    files = [worst_file(name, 1500) for name in BUILDERS] + [encode(noise(90, 90), "JPEG")]
+    files = [worst(name, 1500) for name in ACCEPTED] + [encode(noise(90, 90), "JPEG")]
     rules = spec(alpha="composite-white")
     measured = [min(cpu_s(data, rules) for _ in range(4)) for data in files]
     estimated = [inspect_upload(data, rules, PIXELS).work.seconds for data in files]

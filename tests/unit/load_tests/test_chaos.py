@@ -2,17 +2,22 @@
 
 import asyncio
 import io
+import math
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from load_tests.chaos import host
 from load_tests.chaos.catalogue import SCENARIOS
+from load_tests.chaos.decoding import as_expected
 from load_tests.chaos.host import damaged_states
 from load_tests.chaos.hostile_share import Phase, missed
 from load_tests.chaos.setting import Traffic
+from load_tests.chaos.signals import drained, fate
 from load_tests.commands import chaos
 from load_tests.fuzz.memory import Memory, until_idle
 from load_tests.fuzz.worst import WORST, worst
@@ -21,7 +26,7 @@ from load_tests.fuzz.worst import WORST, worst
 def _phase(name: str, latency_s: float, resident_mb: float, **statuses: int) -> Phase:
     traffic = Traffic()
     traffic.statuses = Counter({key.removeprefix("s"): n for key, n in statuses.items()})
-    traffic.latencies_s = [latency_s] * 100
+    traffic.latencies_s = [latency_s] * traffic.statuses["200"]
     return Phase(name, traffic, resident_mb)
 
 
@@ -49,19 +54,81 @@ def test_a_damaged_state_is_not_read_by_numpy(content: bytes) -> None:
     assert not isinstance(caught.value, KeyError | AssertionError)
 
 
-def test_promises_that_were_kept_and_missed() -> None:
-    quiet = _phase("quiet", 0.03, 300, s200=100)
-    calm = _phase("hostile", 0.05, 310, s200=99, s503=1)
-    slow = _phase("hostile", 0.09, 310, s200=99, s500=1)
-    after, fat = _phase("after", 0.03, 310, s200=100), _phase("after", 0.03, 900, s200=100)
+QUIET = _phase("quiet", 0.03, 300, s200=1000)
+AFTER = _phase("after", 0.03, 310, s200=1000)
 
-    assert missed([quiet, calm, after]) == []
-    assert missed([quiet, calm]) == ["the process ended"]
-    assert missed([quiet, slow, fat]) == [
-        "1 errors",
-        "p99 3.0 × the quiet one",
+
+def test_promises_that_were_kept_and_missed() -> None:
+    calm = _phase("hostile", 0.05, 310, s200=995, s503=5)
+    slow, fat = _phase("hostile", 0.09, 310, s200=1000), _phase("after", 0.03, 900, s200=1000)
+
+    assert missed([QUIET, calm, AFTER]) == []
+    assert missed([QUIET, calm]) == ["the process ended"]
+    assert missed([QUIET, slow, fat]) == [
+        "p99 90 ms, quiet 30 ms",
         "memory 3.00 × the one before",
     ]
+
+
+@pytest.mark.parametrize("status", ["s503", "s504", "s500", "None"])
+def test_a_sound_client_that_is_not_answered_200_counts_as_late_and_lost(status: str) -> None:
+    half = _phase("hostile", 0.03, 310, **{"s200": 500, status: 500})
+    few = _phase("hostile", 0.03, 310, **{"s200": 980, status: 20})
+
+    assert missed([QUIET, half, AFTER]) == [
+        f"hostile: {half.traffic}",
+        "p99 inf ms, quiet 30 ms",
+    ]
+    assert missed([QUIET, few, AFTER]) == ["p99 inf ms, quiet 30 ms"]
+    assert half.errors == 500
+
+
+@pytest.mark.parametrize("name", ["quiet", "after"])
+def test_without_hostile_images_every_sound_client_is_answered(name: str) -> None:
+    done = [QUIET, _phase("hostile", 0.03, 310, s200=1000), AFTER]
+    refused = _phase(name, 0.03, 310, s200=999, s503=1)
+
+    found = missed([refused if phase.name == name else phase for phase in done])
+
+    assert found == [f"{name}: {refused.traffic}"]
+
+
+def test_nothing_sent_shows_nothing() -> None:
+    assert Traffic().quantile_ms(0.99) == math.inf
+
+
+def test_a_refusal_is_an_answer_only_while_the_server_drains() -> None:
+    assert fate(200, told=False) == fate(200, told=True) == "answered"
+    assert fate(503, told=True) == "refused"
+    assert [fate(503, told=False), fate(500, told=True), fate(504, told=True)] == ["lost"] * 3
+
+
+def test_a_drain_passes_if_something_was_answered_and_nothing_lost() -> None:
+    assert drained(Counter(answered=9, refused=1), 1).passed
+    assert not drained(Counter(answered=9, lost=1), 1).passed
+    assert not drained(Counter(answered=9, left=1), 1).passed
+    assert not drained(Counter(refused=9), 1).passed
+
+
+def test_a_partial_file_that_stays_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "_WRITTEN_S", 0.0)
+    (tmp_path / "review").mkdir()
+    assert asyncio.run(host._partial_files(tmp_path)) == 0
+
+    (tmp_path / "review" / "a.part").touch()
+
+    assert asyncio.run(host._partial_files(tmp_path)) == 1
+
+
+def test_an_attack_must_be_decoded_or_rejected_as_expected() -> None:
+    decoded, refused = Counter({"200": 1, "503": 9}), Counter({"503": 9})
+    rejected = Counter({"415": 9, "503": 1})
+
+    assert as_expected(decoded, accepted=True)
+    assert as_expected(rejected, accepted=False)
+    assert not as_expected(refused, accepted=True)
+    assert not as_expected(rejected, accepted=True)
+    assert not as_expected(decoded, accepted=False)
 
 
 def test_a_launch_condition_bounds_descriptors() -> None:
