@@ -21,7 +21,7 @@ class ReceiverServer(Server):
     capture_signals = uvicorn.Server.capture_signals
 
 
-class AtMost:
+class BoundedWork:
     """Answers 503 while this many requests are worked on; their clients may have left."""
 
     def __init__(self, app: ASGIApp, most: int) -> None:
@@ -47,7 +47,7 @@ class AtMost:
 def server_of(app: ASGIApp, head_timeout_s: float = HEAD_TIMEOUT_S) -> ReceiverServer:
     """Return a server with the receiver's bounds."""
     config = uvicorn.Config(
-        AtMost(app, _MAX_CONNECTIONS),
+        BoundedWork(app, _MAX_CONNECTIONS),
         ws="none",
         log_config=None,
         access_log=False,

@@ -18,7 +18,7 @@ import pytest
 from models.__main__ import main
 from models.retrain import app, connection
 from models.retrain.access import make_token, read_token, require_loopback
-from models.retrain.connection import AtMost, server_of
+from models.retrain.connection import BoundedWork, server_of
 from models.retrain.errors import OptionRefused
 from models.retrain.folder import RequestFolder
 from models.retrain.prometheus import Prometheus
@@ -252,7 +252,7 @@ def test_requests_whose_clients_have_left_count_until_they_end() -> None:
         async def receive() -> MutableMapping[str, Any]:
             return {"type": "http.disconnect"}
 
-        bounded = AtMost(slow, 1)
+        bounded = BoundedWork(slow, 1)
         first = asyncio.create_task(bounded({"type": "http"}, receive, send))
         await asyncio.sleep(0)
         await bounded({"type": "http"}, receive, send)
