@@ -24,6 +24,7 @@ SCENARIOS: dict[str, tuple[Scenario, str]] = {
     "upgrades": (clients.upgrades, "the body stays a body"),
     "half-close": (clients.half_close, "answered"),
     "refused-uploads": (clients.refused_uploads, "every client reads its refusal"),
+    "long-deadlines": (decoding.long_deadlines, "90 % of the sound photos of 12 megapixels"),
     "slow-decodes": (decoding.slow_decodes, "an idle service refuses nothing"),
     "failing-images": (decoding.failing_images, "memory comes back within 64 MB"),
     **{

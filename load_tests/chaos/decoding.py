@@ -27,6 +27,9 @@ _MOST_OPEN = 400  # hostile requests that wait for their answer
 _SLOW = 14  # of each kind
 _FAILING = 40
 _IDLE_S = 90.0
+_MINUTE = b"X-Request-Timeout-Ms: 60000"
+_PHOTO_SIDE = 3500  # 12 megapixels
+_TINY_RATE = 30.0
 
 
 async def attack(
@@ -35,10 +38,11 @@ async def attack(
     rate: float,
     seconds: float,
     address: str = hostile_client.ADDRESS,
+    headers: Sequence[bytes] = (),
 ) -> Counter[str]:
     """Send hostile images at an even rate, each on a connection of its own; count the answers."""
     begun, number = time.monotonic(), 0
-    requests = [wire.request(CLASSIFY, image) for image in images]
+    requests = [wire.request(CLASSIFY, image, headers=headers) for image in images]
     tasks: set[asyncio.Task[None]] = set()
     statuses: Counter[str] = Counter()
 
@@ -92,11 +96,24 @@ def as_expected(statuses: Counter[str], *, accepted: bool) -> bool:
     return (decoded > 0 and rejected == 0) if accepted else (rejected > 0 and decoded == 0)
 
 
+async def long_deadlines(setting: Setting) -> Outcome:
+    """Tiny files that decode slowly, with a deadline of a minute, beside large sound photos."""
+    request = wire.request(CLASSIFY, worst("jpeg-baseline", _PHOTO_SIDE))
+    async with served(setting, {"TIDEGATE_OOD_ACTION": "flag"}) as server:
+        await server.good(request=request)  # from now on this address counts as active
+        hostile = asyncio.create_task(
+            attack(server, [worst("webp-lossless")], _TINY_RATE, setting.seconds, headers=[_MINUTE])
+        )
+        traffic = await good_traffic(server, 1, setting.seconds, request)
+        statuses = await hostile
+    seen = f"{traffic} beside {dict(sorted(statuses.items()))}"
+    return Outcome(seen, traffic.goodput >= GOODPUT and as_expected(statuses, accepted=True))
+
+
 async def slow_decodes(setting: Setting) -> Outcome:
     """Slow images with a long deadline; afterwards the idle service answers small ones."""
-    headers = [b"X-Request-Timeout-Ms: 60000"]
     images = [worst("jpeg-scans"), worst("png-interlaced")]
-    requests = [wire.request(CLASSIFY, image, headers=headers) for image in images]
+    requests = [wire.request(CLASSIFY, image, headers=[_MINUTE]) for image in images]
     async with served(setting) as server:
         await asyncio.gather(
             *(

@@ -69,9 +69,9 @@ class Server:
         """All that it has logged."""
         return self.started.log.read_text(encoding="utf-8", errors="replace")
 
-    async def good(self, timeout_s: float = ANSWER_S) -> int | None:
-        """The status of the sound image on a new connection; None without an answer."""
-        return _status(await ask(self.target, good_request(), timeout_s))
+    async def good(self, timeout_s: float = ANSWER_S, request: bytes | None = None) -> int | None:
+        """The status of the sound image on a new connection, or of another; None without one."""
+        return _status(await ask(self.target, request or good_request(), timeout_s))
 
     async def get(self, path: bytes, timeout_s: float = ANSWER_S) -> Response | None:
         """The answer to a GET on a new connection."""
@@ -97,14 +97,19 @@ async def served(
         yield Server(started, start.target)
 
 
-async def good_traffic(server: Server, rate: float, seconds: float) -> "Traffic":
-    """Send the sound image at an even rate on connections of their own, and count the answers."""
+async def good_traffic(
+    server: Server, rate: float, seconds: float, request: bytes | None = None
+) -> "Traffic":
+    """Send the sound image, or another request, at an even rate, and count the answers.
+
+    Each has a connection of its own.
+    """
     traffic = Traffic()
     begun, number = time.monotonic(), 0
     async with asyncio.TaskGroup() as tasks:
         while (due := number / rate) < seconds:
             await asyncio.sleep(max(0.0, begun + due - time.monotonic()))
-            tasks.create_task(traffic.one(server))
+            tasks.create_task(traffic.one(server, request))
             number += 1
     return traffic
 
@@ -116,10 +121,10 @@ class Traffic:
         self.statuses: Counter[str] = Counter()
         self.latencies_s: list[float] = []
 
-    async def one(self, server: Server) -> None:
+    async def one(self, server: Server, request: bytes | None) -> None:
         """Send one image and count."""
         begun = time.monotonic()
-        status = await server.good()
+        status = await server.good(request=request)
         self.statuses[str(status)] += 1
         if status == 200:
             self.latencies_s.append(time.monotonic() - begun)
