@@ -152,7 +152,6 @@ async def _serve(settings: Settings, listeners: list[socket.socket], lines: logs
         host, port = listener.getsockname()[:2]
         log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
     code = await _live(service, told, settings.drain_delay_s, server.begin_drain)
-    service.stop_admitting()
     server.should_exit = True
     if code != EXIT_FAILED:
         code = await _finish(service, serving, settings.drain_timeout_s) or code

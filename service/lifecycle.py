@@ -190,11 +190,6 @@ class Service:
         if self.phase is not Phase.FAILED:
             self.phase = Phase.DRAINING
 
-    def stop_admitting(self) -> None:
-        """Refuse what arrives from now on; what was admitted is finished."""
-        if self.served is not None:
-            self.served.scheduler.draining = True
-
     def fail(self, reason: str) -> None:
         """Give up: not ready, and whoever waits on `failed` ends the process."""
         log.critical("giving up: %s", reason)

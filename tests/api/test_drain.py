@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http
 import http.client
 import signal
 import socket
@@ -50,6 +51,8 @@ class PersistentClient(threading.Thread):
         except (OSError, http.client.HTTPException) as error:
             self.lost.append(repr(error))
             return False
+        if response.status != http.HTTPStatus.OK:
+            self.lost.append(f"answered {response.status}")
         self.answered += 1
         if self.answered > 5:
             self.busy.set()
