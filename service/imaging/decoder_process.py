@@ -40,6 +40,8 @@ def main(descriptor: int) -> None:
         while True:
             answer = _answer(receive(connection), spec, settings["max_image_pixels"])
             send(connection, answer)
+            del answer
+            memory.give_back_free_memory()  # large images are rare, and this process is long-lived
 
 
 def _answer(data: bytes, spec: PreprocessSpec, max_image_pixels: int) -> bytes:
