@@ -6,8 +6,8 @@ import argparse
 import importlib
 import sys
 
-from models.progress import say
-from service.errors import TidegateError
+from tidegate.models.progress import say
+from tidegate.service.errors import TidegateError
 
 # command → its module below models.commands, and what it does. Only the chosen one is imported:
 # the demo needs neither scipy nor torch.
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     module, _ = COMMANDS[_parser().parse_args(words[:1]).command]
     try:
-        command = importlib.import_module(f"models.commands.{module}")
+        command = importlib.import_module(f"tidegate.models.commands.{module}")
         options = command.parser().parse_args(words[1:])
         command.run(options)
     except ModuleNotFoundError as error:

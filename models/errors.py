@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.errors import TidegateError
+from tidegate.service.errors import TidegateError
 
 
 class BuildRefused(TidegateError):

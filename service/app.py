@@ -20,22 +20,23 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from service import addresses, logs, memory
-from service.api import classify, feedback, operations, problems
-from service.api.classifier import Classifier
-from service.api.context import ContextMiddleware
-from service.api.crowd import Connections
-from service.api.methods import Methods
-from service.api.server import Server
-from service.api.uploads import ByteBudget
-from service.api.wire import Wire
-from service.cpu import usable_cores
-from service.drift import state
-from service.errors import SettingsInvalid, StartupError
-from service.imaging.decode import bound_pillow
-from service.lifecycle import Service
-from service.metrics import Metrics
-from service.settings import Settings
+from tidegate.service import addresses, logs, memory
+from tidegate.service.api import problems
+from tidegate.service.api.classify_handler import Classifier
+from tidegate.service.api.context import ContextMiddleware
+from tidegate.service.api.crowd import Connections
+from tidegate.service.api.methods import Methods
+from tidegate.service.api.routes import classify, feedback, operations
+from tidegate.service.api.server import Server
+from tidegate.service.api.uploads import ByteBudget
+from tidegate.service.api.wire import Wire
+from tidegate.service.cpu import usable_cores
+from tidegate.service.drift import state
+from tidegate.service.errors import SettingsInvalid, StartupError
+from tidegate.service.imaging.decode import bound_pillow
+from tidegate.service.lifecycle import Service
+from tidegate.service.metrics import Metrics
+from tidegate.service.settings import Settings
 
 log = logging.getLogger(__name__)
 

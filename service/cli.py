@@ -12,8 +12,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from service.addresses import hosts_to_probe, split_hosts
-from service.errors import EngineUnavailable, TidegateError
+from tidegate.service.addresses import hosts_to_probe, split_hosts
+from tidegate.service.errors import EngineUnavailable, TidegateError
 
 EXIT_USAGE = 2
 _BAR = 30  # characters
@@ -114,8 +114,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from service.app import run
-    from service.settings import Settings
+    from tidegate.service.app import run
+    from tidegate.service.settings import Settings
 
     given = {name: getattr(arguments, name) for name in ("bundle", "host", "port")}
     return run(Settings.read(given))
@@ -152,9 +152,9 @@ def _probe(host: str, port: int, timeout_s: float) -> tuple[int, str]:
 
 
 def _describe(arguments: argparse.Namespace) -> int:
-    from service.bundle.store import open_bundle
-    from service.cpu import usable_cores
-    from service.settings import PREFIX, Settings
+    from tidegate.service.bundle.store import open_bundle
+    from tidegate.service.cpu import usable_cores
+    from tidegate.service.settings import PREFIX, Settings
 
     settings = Settings.read({"bundle": arguments.bundle})
     bundle = open_bundle(settings.bundle)
@@ -181,10 +181,10 @@ def _describe(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from service.bundle.store import open_bundle
-    from service.engines.choose import buckets_for
-    from service.engines.gpu import Wanted, build_plans
-    from service.settings import Settings
+    from tidegate.service.bundle.store import open_bundle
+    from tidegate.service.engines.choose import buckets_for
+    from tidegate.service.engines.open_gpu import Wanted, build_plans
+    from tidegate.service.settings import Settings
 
     settings = Settings.read({"bundle": arguments.bundle, "engine": arguments.engine})
     bundle = open_bundle(settings.bundle)
@@ -213,7 +213,7 @@ def _draw_progress(phase: str, done: int, steps: int) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from service.bundle.store import open_bundle
+    from tidegate.service.bundle.store import open_bundle
 
     bundle = open_bundle(arguments.path)
     fields = bundle.manifest.model_dump(mode="json")
@@ -223,7 +223,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from service.review.export import Skip, export, in_words
+    from tidegate.service.review.export import Skip, export, in_words
 
     skipped: dict[Skip, int] = {}
 
@@ -239,9 +239,9 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from service.bundle.golden import check_golden
-    from service.bundle.store import open_bundle
-    from service.engines.onnx import OnnxEngine
+    from tidegate.service.bundle.golden import check_golden
+    from tidegate.service.bundle.store import open_bundle
+    from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
 
     bundle = open_bundle(arguments.path)
     engine = OnnxEngine(bundle.model_path)

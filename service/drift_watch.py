@@ -7,9 +7,9 @@ import logging
 import threading
 from pathlib import Path
 
-from service.drift import state
-from service.drift.monitor import Monitor, Report, State
-from service.metrics import DriftGauges
+from tidegate.service.drift import state
+from tidegate.service.drift.monitor import Monitor, Report, State
+from tidegate.service.metrics import DriftGauges
 
 log = logging.getLogger(__name__)
 

@@ -13,24 +13,24 @@ from pathlib import Path
 
 import numpy as np
 
-from service.batching.decoders import Decoders
-from service.batching.latency import LatencyModel
-from service.batching.policy import Limits
-from service.batching.scheduler import Scheduler
-from service.bundle.manifest import Histogram
-from service.bundle.store import Bundle
-from service.cpu import usable_cores
-from service.drift.monitor import Monitor
-from service.drift_watch import DriftWatch
-from service.engines.base import Engine, EngineInfo
-from service.engines.choose import EngineConfig, WarmEngine
-from service.errors import Draining, NotReady
-from service.gpu import watch_gpus
-from service.imaging.decoder_pool import DecoderPool
-from service.metrics import Metrics, ModelMetrics, ServedModel
-from service.pipeline import Classification, Pipeline, Upload
-from service.preparation import Prepared, prepare
-from service.review.store import ReviewConfig, ReviewStore
+from tidegate.service.batching.decoders import Decoders
+from tidegate.service.batching.latency import LatencyModel
+from tidegate.service.batching.policy import Limits
+from tidegate.service.batching.scheduler import Scheduler
+from tidegate.service.bundle.manifest import Histogram
+from tidegate.service.bundle.store import Bundle
+from tidegate.service.cpu import usable_cores
+from tidegate.service.drift.monitor import Monitor
+from tidegate.service.drift_watch import DriftWatch
+from tidegate.service.engines.base import Engine, EngineInfo
+from tidegate.service.engines.choose import EngineConfig, WarmEngine
+from tidegate.service.errors import Draining, NotReady
+from tidegate.service.imaging.decoder_pool import DecoderPool
+from tidegate.service.metrics import Metrics, ModelMetrics, ServedModel
+from tidegate.service.nvml import watch_gpus
+from tidegate.service.pipeline import Classification, Pipeline, Upload
+from tidegate.service.preparation import Prepared, prepare
+from tidegate.service.review.image_store import ReviewConfig, ReviewStore
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from service.owned_thread import start_owned
+from tidegate.service.owned_thread import start_owned
 
 log = logging.getLogger(__name__)
 

@@ -28,15 +28,6 @@ def give_back_large_blocks() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
-def give_back_free_memory() -> None:
-    """Have glibc return all memory that is free, also what it would keep for the next image.
-
-    Takes milliseconds, and threads that allocate meanwhile wait.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
 def use_huge_pages() -> None:
     """Put what is allocated now on pages of 2 MB: a network reads all its weights for every batch.
 

@@ -15,17 +15,17 @@ from typing import Protocol
 
 import numpy as np
 
-from service.batching.decode_times import DecodeCost
-from service.batching.tickets import Answer, Ticket
-from service.bundle.store import Bundle
-from service.drift.monitor import Monitor
-from service.errors import DeadlineMissed
-from service.imaging.decoder_pool import DecoderPool
-from service.imaging.preprocess import inspect_upload, preprocess
-from service.imaging.statistics import look
-from service.metrics import Metrics, ModelMetrics
-from service.ood.gates import Verdict
-from service.types import Float32, Pixels, Priority
+from tidegate.service.batching.decode_times import DecodeCost
+from tidegate.service.batching.tickets import Answer, Ticket
+from tidegate.service.bundle.store import Bundle
+from tidegate.service.drift.monitor import Monitor
+from tidegate.service.errors import DeadlineMissed
+from tidegate.service.imaging.decoder_pool import DecoderPool
+from tidegate.service.imaging.preprocess import inspect_upload, preprocess
+from tidegate.service.imaging.statistics import look
+from tidegate.service.metrics import Metrics, ModelMetrics
+from tidegate.service.ood.gates import Verdict
+from tidegate.service.types import Float32, Pixels, Priority
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,17 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
-from service import memory
-from service.bundle.golden import REDUCED_TOLERANCE, TOLERANCE, check_golden
-from service.bundle.store import Bundle, open_bundle, read_embedding
-from service.cpu import usable_cores
-from service.drift.embedding import Embedding
-from service.drift.reference import Bins, Reference
-from service.engines.base import Engine
-from service.engines.choose import EngineConfig, WarmEngine, open_engine
-from service.errors import BundleRefused
-from service.imaging.decoder_pool import DecoderPool
-from service.imaging.pillow_resize import RESIZES_BY
+from tidegate.service import memory
+from tidegate.service.bundle.golden import REDUCED_TOLERANCE, TOLERANCE, check_golden
+from tidegate.service.bundle.store import Bundle, open_bundle, read_embedding
+from tidegate.service.cpu import usable_cores
+from tidegate.service.drift.embedding import Embedding
+from tidegate.service.drift.reference import Bins, Reference
+from tidegate.service.engines.base import Engine
+from tidegate.service.engines.choose import EngineConfig, WarmEngine, open_engine
+from tidegate.service.errors import BundleRefused
+from tidegate.service.imaging.decoder_pool import DecoderPool
+from tidegate.service.imaging.pillow_resize import RESIZES_BY
 
 log = logging.getLogger(__name__)
 

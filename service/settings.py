@@ -15,13 +15,13 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.addresses import split_hosts
-from service.api.limits import HttpLimits
-from service.engines.choose import EngineConfig
-from service.engines.gpu import GpuConfig
-from service.errors import SettingsInvalid
-from service.lifecycle import ServiceConfig
-from service.review.store import ReviewConfig
+from tidegate.service.addresses import split_hosts
+from tidegate.service.api.limits import HttpLimits
+from tidegate.service.engines.choose import EngineConfig
+from tidegate.service.engines.open_gpu import GpuConfig
+from tidegate.service.errors import SettingsInvalid
+from tidegate.service.lifecycle import ServiceConfig
+from tidegate.service.review.image_store import ReviewConfig
 
 PREFIX = "TIDEGATE_"
 MIB = 1 << 20

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from service.engines.cuda.base import Address, Bytes, StreamHandle
-from service.engines.faults import CudaError
-from service.errors import EngineUnavailable
+from tidegate.service.engines.cuda.base import Address, Bytes, StreamHandle
+from tidegate.service.engines.faults import CudaError
+from tidegate.service.errors import EngineUnavailable
 
 _current = threading.local()  # as in CUDA, a thread's device is its own, and one at a time
 _PATIENCE_S = 30.0  # far beyond any test

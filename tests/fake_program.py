@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
-from service.engines.cuda.base import Address, Device, StreamHandle
-from service.engines.device import Tensor
-from service.engines.faults import OutOfDeviceMemory
-from service.types import Pixels
 from tests.fake_cuda import FakeDevice
 from tests.fakes import CLASSES, FEATURES, SIDE, FakeEngine
+from tidegate.service.engines.cuda.base import Address, Device, StreamHandle
+from tidegate.service.engines.faults import OutOfDeviceMemory
+from tidegate.service.engines.gpu_engine import Tensor
+from tidegate.service.types import Pixels
 
 OUTPUTS = {
     "logits": Tensor(np.float32, (CLASSES,)),

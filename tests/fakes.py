@@ -12,9 +12,9 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
-from service.engines.base import EngineInfo, More
-from service.engines.faults import CudaError, OutOfDeviceMemory
-from service.types import Outputs, Pixels
+from tidegate.service.engines.base import EngineInfo, More
+from tidegate.service.engines.faults import CudaError, OutOfDeviceMemory
+from tidegate.service.types import Outputs, Pixels
 
 SIDE = 4
 CLASSES = 5

@@ -16,12 +16,12 @@ import numpy as np
 from load_tests.chaos.hostile_client import opened
 from load_tests.chaos.setting import ANSWER_S, Outcome, Server, Setting, good_traffic, served
 from load_tests.chaos.signals import gone
-from load_tests.client import Connection
+from load_tests.client.connection import Connection
+from load_tests.client.requests import Target
 from load_tests.errors import MeasurementFailed
 from load_tests.fuzz import wire
 from load_tests.fuzz.http_seeds import CLASSIFY
-from load_tests.images import Target
-from load_tests.servers import ask
+from load_tests.server.start import ask
 
 _LOGGED = 1500  # requests; a pipe holds the lines of some hundred
 _CONNECTIONS = 200

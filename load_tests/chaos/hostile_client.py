@@ -4,8 +4,8 @@ import asyncio
 import time
 from contextlib import suppress
 
-from load_tests.client import Connection, MalformedResponse, Response
-from load_tests.images import Target
+from load_tests.client.connection import Connection, MalformedResponse, Response
+from load_tests.client.requests import Target
 
 ADDRESS = "127.0.0.2"
 SOUND_ADDRESS = "127.0.0.1"  # the sound clients' own: what all have behind a proxy

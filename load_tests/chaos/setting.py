@@ -10,13 +10,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from load_tests.client import Response
+from load_tests.client.connection import Response
+from load_tests.client.requests import Target
 from load_tests.fuzz import wire
 from load_tests.fuzz.memory import Memory
 from load_tests.fuzz.server import good_request, launch
-from load_tests.images import Target
-from load_tests.servers import Started, ask, running
-from load_tests.tree import alive
+from load_tests.server.process_tree import alive
+from load_tests.server.start import Started, ask, running
 
 START_TIMEOUT_S = 45.0
 ANSWER_S = 10.0  # for an answer that is not held to be quick

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from load_tests.chaos.setting import Outcome, Server, Setting, good_traffic, served
-from load_tests.client import Connection, MalformedResponse
+from load_tests.client.connection import Connection, MalformedResponse
 from load_tests.fuzz.server import good_request
 
 _PAUSES = 3

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import uvloop
 
-from load_tests.arguments import count
-from load_tests.bad_input import COMPANY, IN_FLIGHT, LEFT_AFTER_S, Behaviour, observe
+from load_tests.client.requests import find_images
+from load_tests.commands.arguments import count
 from load_tests.commands.compare import add_contestants, check_contestants
-from load_tests.compare import start_of
+from load_tests.comparison.bad_input import COMPANY, IN_FLIGHT, LEFT_AFTER_S, Behaviour, observe
+from load_tests.comparison.compare import start_of
+from load_tests.comparison.ratios import as_table
 from load_tests.errors import MeasurementFailed
-from load_tests.images import find_images
 from load_tests.peers.catalogue import MAX_BATCH, OURS
 from load_tests.peers.versions import versions
-from load_tests.ratios import as_table
-from load_tests.record import keep
+from load_tests.report.json_file import keep
 
 _HEADS = (
     *("server", "truncated", "text", "empty", f"good of {COMPANY}", "the bad one"),

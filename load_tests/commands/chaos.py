@@ -6,13 +6,13 @@ from pathlib import Path
 
 import uvloop
 
-from load_tests.arguments import count, positive
 from load_tests.chaos.catalogue import SCENARIOS
 from load_tests.chaos.setting import Outcome, Setting
+from load_tests.commands.arguments import count, positive
 from load_tests.commands.fuzz import BUNDLE
+from load_tests.comparison.ratios import as_table
 from load_tests.errors import MeasurementFailed
-from load_tests.ratios import as_table
-from load_tests.record import keep
+from load_tests.report.json_file import keep
 
 
 def parser() -> argparse.ArgumentParser:

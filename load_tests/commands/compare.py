@@ -6,13 +6,13 @@ from pathlib import Path
 
 import uvloop
 
-from load_tests.arguments import count, positive
-from load_tests.compare import Plan, compare
+from load_tests.commands.arguments import count, positive
+from load_tests.comparison.compare import Plan, compare
+from load_tests.comparison.ratios import standings, tables
 from load_tests.peers.catalogue import ENVIRONMENTS, PEERS
+from load_tests.peers.plain_classifier import read_recipe
 from load_tests.peers.versions import versions
-from load_tests.plain import read_recipe
-from load_tests.ratios import standings, tables
-from load_tests.record import keep
+from load_tests.report.json_file import keep
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import uvloop
 
-from load_tests.arguments import count, not_negative, positive
+from load_tests.commands.arguments import count, not_negative, positive
 from load_tests.fuzz.campaign import Campaign, Ledger, Plan
 from load_tests.fuzz.comparison import Comparison
 from load_tests.fuzz.failures import Failures
 from load_tests.fuzz.server import launch
 from load_tests.fuzz.summary import as_record, as_text, leaks
-from load_tests.record import keep
+from load_tests.report.json_file import keep
 
 BUNDLE = Path("models/bundles/efficientnet-lite0/1")
 _ENOUGH = 10**9  # mutants, where only time is to bound the campaign

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import uvloop
 
-from load_tests.arguments import positive
 from load_tests.chaos.hostile_share import Phase, missed, phases
 from load_tests.chaos.setting import Setting, served
+from load_tests.commands.arguments import positive
 from load_tests.commands.fuzz import BUNDLE
+from load_tests.comparison.ratios import as_table
 from load_tests.fuzz.worst import WORST, worst
-from load_tests.ratios import as_table
-from load_tests.record import keep
+from load_tests.report.json_file import keep
 
 
 def parser() -> argparse.ArgumentParser:

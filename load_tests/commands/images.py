@@ -4,9 +4,16 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from load_tests.arguments import count
-from load_tests.images import find_images
-from load_tests.pictures import QUALITY, SIZE, Picture, generated, generated_mix, turned
+from load_tests.client.requests import find_images
+from load_tests.client.synthetic_images import (
+    QUALITY,
+    SIZE,
+    Picture,
+    generated,
+    generated_mix,
+    turned,
+)
+from load_tests.commands.arguments import count
 
 
 def parser() -> argparse.ArgumentParser:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import uvloop
 
-from load_tests import pages
-from load_tests.arguments import add_target, count, not_negative, positive
-from load_tests.drive import Load, drive
-from load_tests.images import Target, payloads
-from load_tests.live import shown
-from load_tests.record import keep
-from load_tests.text import as_text
+from load_tests.client.requests import Target, payloads
+from load_tests.commands.arguments import add_target, count, not_negative, positive
+from load_tests.generator.run import Load, drive
+from load_tests.report import pages
+from load_tests.report.json_file import keep
+from load_tests.report.progress_bar import shown
+from load_tests.report.text import as_text
 
 
 def parser() -> argparse.ArgumentParser:

@@ -7,12 +7,12 @@ from dataclasses import asdict
 
 import uvloop
 
-from load_tests.arguments import add_target, count, positive
-from load_tests.findings import as_lines
-from load_tests.images import Target, payloads
-from load_tests.live import shown
-from load_tests.record import keep
+from load_tests.client.requests import Target, payloads
+from load_tests.commands.arguments import add_target, count, positive
+from load_tests.report.json_file import keep
+from load_tests.report.progress_bar import shown
 from load_tests.scenarios import neighbours, overload, soak, steady
+from load_tests.scenarios.findings import as_lines
 from load_tests.scenarios.setting import Result, Setting
 
 NAMES = ("light", "eighty", "overload", "burst", "slow", "vanish", "soak")

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import uvloop
 
-from load_tests import pages, table
-from load_tests.arguments import add_target, count, positive
-from load_tests.drive import Load, drive
-from load_tests.images import Target, payloads
-from load_tests.live import shown
-from load_tests.record import keep
-from load_tests.report import prediction_error
-from load_tests.sweep import Measure, Measured, Plan, Rung, Step, Sweep, sweep
+from load_tests.client.requests import Target, payloads
+from load_tests.commands.arguments import add_target, count, positive
+from load_tests.generator.run import Load, drive
+from load_tests.generator.statistics import prediction_error
+from load_tests.report import pages, table
+from load_tests.report.json_file import keep
+from load_tests.report.progress_bar import shown
+from load_tests.scenarios.sweep import Measure, Measured, Plan, Rung, Step, Sweep, sweep
 
 LOADS = (0.1, 0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0, 3.0)
 

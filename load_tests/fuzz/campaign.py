@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from load_tests.client import Connection, MalformedResponse, Response
+from load_tests.client.connection import Connection, MalformedResponse, Response
+from load_tests.client.requests import Target
 from load_tests.errors import MeasurementFailed
 from load_tests.fuzz.comparison import Comparison
 from load_tests.fuzz.conversation import converse
@@ -21,10 +22,9 @@ from load_tests.fuzz.mutants import Mutant, mutant, of_image
 from load_tests.fuzz.oracles import Violation, is_answer, judge, judge_same
 from load_tests.fuzz.seeds import image_seeds
 from load_tests.fuzz.server import Launch, good_request
-from load_tests.images import Target
-from load_tests.servers import Started, ask, last_lines, running
-from load_tests.tree import alive
-from load_tests.watch import Sample, sample, watching
+from load_tests.server.process_tree import alive
+from load_tests.server.sampling import Sample, sample, watching
+from load_tests.server.start import Started, ask, last_lines, running
 
 MAX_RESTARTS = 20
 MAX_SUSPECTS = 100

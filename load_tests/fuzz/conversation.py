@@ -7,8 +7,8 @@ from typing import cast
 
 import httptools
 
-from load_tests.client import Response
-from load_tests.images import Target
+from load_tests.client.connection import Response
+from load_tests.client.requests import Target
 
 AFTER_S = 0.1
 _MOST_BYTES = 4 << 20

@@ -5,7 +5,7 @@ import contextlib
 import time
 from pathlib import Path
 
-from load_tests.tree import descendants
+from load_tests.server.process_tree import descendants
 
 _RESET_PEAK = "5"  # proc(5), clear_refs
 _LOOK_S = 0.05

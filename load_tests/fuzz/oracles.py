@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from load_tests.client import Response
+from load_tests.client.connection import Response
 
 PROBLEM = "application/problem+json"
 _TYPE = "urn:tidegate:problem:"

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from load_tests.client.requests import Target
 from load_tests.fuzz import wire
 from load_tests.fuzz.http_seeds import CLASSIFY
 from load_tests.fuzz.seeds import good_image
-from load_tests.images import Target
-from load_tests.servers import free_port
+from load_tests.server.start import free_port
 
 SERVE = (sys.executable, "-m", "service", "serve")
 # What a start would measure is fixed, so that the first answer comes after some seconds.

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+from load_tests.comparison.ratios import as_table
 from load_tests.fuzz.campaign import Ledger, Plan
 from load_tests.fuzz.comparison import Comparison
 from load_tests.fuzz.failures import Failures
 from load_tests.fuzz.oracles import Violation
-from load_tests.ratios import as_table
-from load_tests.trend import trend
-from load_tests.watch import Sample
+from load_tests.scenarios.trend import trend
+from load_tests.server.sampling import Sample
 
 MEMORY_SHARE, MEMORY_MB = 0.10, 64.0  # the larger one is what may be added after the first third
 FILLING_MB = 256.0  # what allocators may come to keep, by the end of that third

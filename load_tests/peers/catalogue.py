@@ -4,8 +4,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from load_tests.images import Form, Target, build_requests
-from load_tests.servers import free_port
+from load_tests.client.requests import Form, Target, build_requests
+from load_tests.server.start import free_port
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = HERE.parent.parent / ".peers"  # not in git; `python -m load_tests peers-install`

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from load_tests.arrivals import poisson
-from load_tests.client import Pool
-from load_tests.generate import Outcome, Sender, open_loop
-from load_tests.images import Target
+from load_tests.client.connection import Pool
+from load_tests.client.requests import Target
+from load_tests.generator.arrivals import poisson
+from load_tests.generator.loops import Outcome, Sender, open_loop
 
 UPLOAD_BYTES_PER_S = 1000
 _TICK_S = 1.0  # a slow client sends one second's worth once a second

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from load_tests.drive import Run
-from load_tests.findings import Finding, at_most, fact, ratio
-from load_tests.report import quantiles_ms
+from load_tests.generator.run import Run
+from load_tests.generator.statistics import quantiles_ms
 from load_tests.scenarios.disturbances import Disturb, burst, slow_uploads, vanishing
+from load_tests.scenarios.findings import Finding, at_most, fact, ratio
 from load_tests.scenarios.setting import Result, Setting
 
 BACKGROUND_SHARE = 0.3  # of the capacity

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from load_tests.drive import Run
-from load_tests.findings import Finding, at_least, at_most, fact, ratio
-from load_tests.generate import Outcome
-from load_tests.report import quantiles_ms
+from load_tests.generator.loops import Outcome
+from load_tests.generator.run import Run
+from load_tests.generator.statistics import quantiles_ms
+from load_tests.scenarios.findings import Finding, at_least, at_most, fact, ratio
 from load_tests.scenarios.setting import Result, Setting
 from load_tests.scenarios.steady import capacity
-from load_tests.watch import Sample, sample, watching
+from load_tests.server.sampling import Sample, sample, watching
 
 FACTORS = (2, 3)
 DEADLINE_MS = 250.0

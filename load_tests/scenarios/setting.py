@@ -4,11 +4,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from load_tests.drive import Load, Run, drive
-from load_tests.findings import Finding
-from load_tests.images import Target
-from load_tests.progress import Progress
-from load_tests.watch import Sample
+from load_tests.client.requests import Target
+from load_tests.generator.ledger import Progress
+from load_tests.generator.run import Load, Run, drive
+from load_tests.scenarios.findings import Finding
+from load_tests.server.sampling import Sample
 
 Show = Callable[[float, str], AbstractContextManager[Callable[[Progress], None] | None]]
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from load_tests.drive import Run
-from load_tests.findings import Finding, at_most, fact
+from load_tests.generator.run import Run
+from load_tests.scenarios.findings import Finding, at_most, fact
 from load_tests.scenarios.setting import Result, Setting
-from load_tests.trend import trend
-from load_tests.watch import Sample, watching
+from load_tests.scenarios.trend import trend
+from load_tests.server.sampling import Sample, watching
 
 SHARE = 0.7
 DURATION_S = 1800.0

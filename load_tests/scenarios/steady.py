@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from load_tests.drive import Load, Run
 from load_tests.errors import MeasurementFailed
-from load_tests.findings import Finding, at_most, fact
+from load_tests.generator.run import Load, Run
+from load_tests.scenarios.findings import Finding, at_most, fact
 from load_tests.scenarios.setting import Result, Setting
 
 CAPACITY_CLIENTS = 32

@@ -7,8 +7,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from models.architectures import ARCHITECTURES, measure, table
-from models.errors import BuildRefused
+from tidegate.models.benchmarks.architectures import ARCHITECTURES, measure, table
+from tidegate.models.errors import BuildRefused
 
 
 def parser() -> argparse.ArgumentParser:

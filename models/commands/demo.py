@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from models.demo.build import build
+from tidegate.models.demo.build import build
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from models.archive import DOWNLOADS
-from models.demo.calibrate import Effort, calibrate
-from models.demo.evaluate import installed_pictures
-from models.demo.photographs import from_packages, from_tree, read_photographs
-from models.demo.source import find_wheel
-from models.progress import follow, say
+from tidegate.models.demo.calibrate import MeasurementBudget, calibrate
+from tidegate.models.demo.evaluate import installed_pictures
+from tidegate.models.demo.photographs import from_packages, from_tree, read_photographs
+from tidegate.models.demo.source import find_wheel
+from tidegate.models.package_files import DOWNLOADS
+from tidegate.models.progress import follow, say
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,5 +43,5 @@ def run(options: argparse.Namespace) -> None:
     sources = from_tree(options.photos) if options.photos else from_packages(options.debs)
     photographs = read_photographs(follow(sources, "Reading the packages"))
     say(f"{len(photographs)} photographs.")
-    calibrate(photographs, weights, pictures, Effort()).save()
+    calibrate(photographs, weights, pictures, MeasurementBudget()).save()
     say("Wrote models/demo/calibration.npz and calibration.json; rebuild the bundle now.")

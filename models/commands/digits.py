@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from models.digits.images import data
-from models.digits.model import NAME, VERSION, load
-from models.fit import Score
-from models.folds import Promise
-from models.make import Choices, Data, make
+from tidegate.models.digits.images import data
+from tidegate.models.digits.model import NAME, VERSION, load
+from tidegate.models.fitting.conformal import GateTarget
+from tidegate.models.fitting.fit import Score
+from tidegate.models.pipeline import BuildOptions, Data, make
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,12 +39,12 @@ def parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> None:
     """Make it and print its folder."""
     folders = data(options.sources)
-    choices = Choices(
+    choices = BuildOptions(
         name=NAME,
         version=VERSION,
         recipe="python -m models digits",
         score=Score(),
-        promise=Promise(),
+        target=GateTarget(),
         replace=options.replace,
     )
     splits = Data(folders.train, folders.calibrate, folders.test, folders.ood)

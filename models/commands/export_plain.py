@@ -6,9 +6,9 @@ import argparse
 import json
 from pathlib import Path
 
-from models.progress import say
-from models.unseal import unseal
-from service.bundle.store import Bundle, open_bundle
+from tidegate.models.progress import say
+from tidegate.models.sealing.unseal import unseal
+from tidegate.service.bundle.store import Bundle, open_bundle
 
 _FIELDS = {"steps", "scale", "mean", "std", "channel_order"}
 

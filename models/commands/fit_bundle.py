@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from models.commands import fitting
-from models.importers.base import Imported
-from models.make import make
-from models.unseal import unseal
-from service.bundle.store import open_bundle
+from tidegate.models.commands import fitting
+from tidegate.models.importers.base import Imported
+from tidegate.models.pipeline import make
+from tidegate.models.sealing.unseal import unseal
+from tidegate.service.bundle.store import open_bundle
 
 
 def parser() -> argparse.ArgumentParser:

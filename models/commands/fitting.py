@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from models.errors import BuildRefused
-from models.fit import Score
-from models.folds import Promise
-from models.make import Choices, Data
+from tidegate.models.errors import BuildRefused
+from tidegate.models.fitting.conformal import GateTarget
+from tidegate.models.fitting.fit import Score
+from tidegate.models.pipeline import BuildOptions, Data
 
 
 def add_options(options: argparse.ArgumentParser) -> None:
@@ -111,7 +111,7 @@ def data(options: argparse.Namespace) -> Data:
     return Data(options.train, options.calibrate, options.test, ood)
 
 
-def choices(options: argparse.Namespace, recipe: str) -> Choices:
+def choices(options: argparse.Namespace, recipe: str) -> BuildOptions:
     """Return what was chosen; `recipe` is the command, for the provenance.
 
     Raises BuildRefused for values out of bounds.
@@ -122,12 +122,12 @@ def choices(options: argparse.Namespace, recipe: str) -> Choices:
             raise BuildRefused(f"--{name.replace('_', '-')} {value:g}: give a number in (0, 1).")
     if options.alpha_reject > options.alpha_review:
         raise BuildRefused("--alpha-reject must not be above --alpha-review.")
-    return Choices(
+    return BuildOptions(
         name=options.name,
         version=options.version,
         recipe=recipe,
         score=Score(normalise=options.distance == "l2-normalised", relative=options.relative),
-        promise=Promise(options.alpha_reject, options.alpha_review, options.pac),
+        target=GateTarget(options.alpha_reject, options.alpha_review, options.pac),
         precision=options.precision,
         int8_for=options.int8_for,
         max_drop=options.max_drop,

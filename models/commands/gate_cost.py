@@ -9,9 +9,9 @@ from functools import partial
 
 import numpy as np
 
-from models.run import quiet_session
-from models.seal import GateHead, head_alone
-from service.ood.gates import FinalFold, Gate
+from tidegate.models.sealing.check import quiet_session
+from tidegate.models.sealing.seal import GateHead, head_alone
+from tidegate.service.ood.gates import FinalFold, Gate
 
 _ROUNDS = 200
 _FOLD = 10_000

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from models.errors import BuildRefused
-from models.gpu_report import report
-from models.gpu_report.measure import Effort
-from models.gpu_report.plan import Plan, quick
-from models.progress import say
-from service.engines.gpu import GPU_ENGINES, GpuConfig
+from tidegate.models.benchmarks.gpu import report
+from tidegate.models.benchmarks.gpu.measure import MeasurementBudget
+from tidegate.models.benchmarks.gpu.plan import Plan, quick
+from tidegate.models.errors import BuildRefused
+from tidegate.models.progress import say
+from tidegate.service.engines.open_gpu import GPU_ENGINES, GpuConfig
 
 _DEMO = Path("models/bundles/efficientnet-lite0/1")
 
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
         photos=options.photos,
         max_batch_size=options.max_batch_size,
         gpu=GpuConfig((options.device,), plan_cache=options.plan_cache),
-        effort=Effort(),
+        budget=MeasurementBudget(),
         tests=not options.no_tests,
         over_http=not options.no_http,
     )

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from models.commands import fitting
-from models.errors import BuildRefused
-from models.importers.base import Imported
-from models.make import make
+from tidegate.models.commands import fitting
+from tidegate.models.errors import BuildRefused
+from tidegate.models.importers.base import Imported
+from tidegate.models.pipeline import make
 
 _EPILOG = """SOURCE is one of
   timm:NAME            a timm model with --checkpoint, or timm:local-dir:FOLDER
@@ -175,7 +175,7 @@ _KINDS: dict[str, Callable[[str, argparse.Namespace], Imported]] = {
 
 def _importer(name: str) -> Any:
     """Import one importer's module: what the others need may be missing here."""
-    return importlib.import_module(f"models.importers.{name}")
+    return importlib.import_module(f"tidegate.models.importers.{name}")
 
 
 def _torch(options: argparse.Namespace) -> dict[str, Any]:

@@ -6,14 +6,14 @@ import argparse
 from datetime import timedelta
 from pathlib import Path
 
-from models.retrain.access import make_token, read_token, require_loopback
-from models.retrain.app import build, listen, serve
-from models.retrain.errors import OptionRefused
-from models.retrain.folder import RequestFolder
-from models.retrain.prometheus import Prometheus
-from models.retrain.receiver import Receiver
-from models.retrain.runner import Runner, words_of
-from service import logs
+from tidegate.models.retrain.access import make_token, read_token, require_loopback
+from tidegate.models.retrain.app import build, listen, serve
+from tidegate.models.retrain.errors import OptionRefused
+from tidegate.models.retrain.folder import RequestFolder
+from tidegate.models.retrain.prometheus import Prometheus
+from tidegate.models.retrain.receiver import Receiver
+from tidegate.models.retrain.runner import Runner, words_of
+from tidegate.service import logs
 
 
 def parser() -> argparse.ArgumentParser:

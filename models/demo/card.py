@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from string import Template
 from typing import Any
 
-from models.demo import source
-from models.demo.evaluate import PHOTOGRAPHS
-from models.demo.spec import HERE, NAME, VERSION
-from models.markdown import table
+from tidegate.models.card.markdown import table
+from tidegate.models.demo import source
+from tidegate.models.demo.evaluate import PHOTOGRAPHS
+from tidegate.models.demo.spec import HERE, NAME, VERSION
 
 Report = Mapping[str, Any]  # calibration.json
 

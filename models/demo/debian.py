@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.errors import BuildRefused
+from tidegate.models.errors import BuildRefused
 
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60

@@ -15,16 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models import nonsense
-from models.demo.calibration_file import DemoCalibration
-from models.demo.spec import LABELS_FILE, PREPROCESS
-from models.errors import BuildRefused
-from models.progress import follow
-from models.run import run
-from models.separation import auroc, fpr95_catching_outside, fpr95_keeping_inside
-from service.imaging.preprocess import apply, preprocess
-from service.ood.conformal import combined_score, p_value
-from service.types import Outputs, Pixels
+from tidegate.models.demo.calibration_file import DemoCalibration
+from tidegate.models.demo.spec import LABELS_FILE, PREPROCESS
+from tidegate.models.errors import BuildRefused
+from tidegate.models.evaluation.ood_metrics import (
+    auroc,
+    fpr95_catching_outside,
+    fpr95_keeping_inside,
+)
+from tidegate.models.fitting import synthetic_ood
+from tidegate.models.progress import follow
+from tidegate.models.sealing.check import run
+from tidegate.service.imaging.preprocess import apply, preprocess
+from tidegate.service.ood.conformal import combined_score, p_value
+from tidegate.service.types import Outputs, Pixels
 
 PHOTOGRAPHS = ("photographs", "labelled ImageNet samples of foolbox")
 _MAX_PIXELS = 100_000_000
@@ -143,9 +147,9 @@ def _single_pictures(pictures: Pictures) -> dict[str, dict[str, Pixels]]:
 def _sets(
     photographs: list[Pixels], pictures: Pictures, per_kind: int
 ) -> Iterator[tuple[str, list[Pixels]]]:
-    for kind in nonsense.KINDS:
-        yield kind, nonsense.generate(kind, per_kind, nonsense.REPORT_SEED, PREPROCESS)
-    yield "shuffled photographs", nonsense.shuffled(photographs, nonsense.REPORT_SEED)
+    for kind in synthetic_ood.KINDS:
+        yield kind, synthetic_ood.generate(kind, per_kind, synthetic_ood.REPORT_SEED, PREPROCESS)
+    yield "shuffled photographs", synthetic_ood.shuffled(photographs, synthetic_ood.REPORT_SEED)
     yield "inverted photographs", [Pixels(255 - pixels) for pixels in photographs]
     faces = np.load(pictures.skimage / "data" / "lfw_subset.npy")  # [200, 25, 25] in 0…1
     half = len(faces) // 2  # faces first, then crops of backgrounds

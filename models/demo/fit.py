@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.demo.model import gate_head
-from models.seal import GateHead
-from models.separation import auroc
-from service.ood.scores import energy_score, mahalanobis_score
-from service.types import Outputs
+from tidegate.models.demo.model import gate_head
+from tidegate.models.evaluation.ood_metrics import auroc
+from tidegate.models.sealing.seal import GateHead
+from tidegate.service.ood.scores import energy_score, mahalanobis_score
+from tidegate.service.types import Outputs
 
 TEMPERATURES = (0.25, 0.5, 1.0, 2.0, 4.0)
 SHRINKAGES = (0.3, 0.5, 0.7, 0.9, 1.0)  # 1: spherical

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models import efficientnet_lite
-from models.demo.spec import PREPROCESS
-from models.seal import GateHead, seal
+from tidegate.models.demo import efficientnet_lite
+from tidegate.models.demo.spec import PREPROCESS
+from tidegate.models.sealing.seal import GateHead, seal
 
 Weights = Mapping[str, NDArray[Any]]
 

@@ -13,14 +13,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.demo import debian, qt_resources
-from models.demo.debian import Package
-from models.demo.spec import PREPROCESS
-from models.errors import BuildRefused
-from service.errors import RequestError
-from service.imaging.decode import decode
-from service.imaging.preprocess import apply
-from service.types import Pixels
+from tidegate.models.demo import debian, qt_resources
+from tidegate.models.demo.debian import Package
+from tidegate.models.demo.spec import PREPROCESS
+from tidegate.models.errors import BuildRefused
+from tidegate.service.errors import RequestError
+from tidegate.service.imaging.decode import decode
+from tidegate.service.imaging.preprocess import apply
+from tidegate.service.types import Pixels
 
 PACKAGES = (
     Package(

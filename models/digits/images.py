@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from models import nonsense
-from models.archive import DOWNLOADS, find
-from models.digits.archives import SIDE, Grey, read_digits, read_faces, read_silhouettes
-from models.digits.sources import ANIMALS, ARCHIVES, FACES, MNIST
-from models.progress import follow, say
-from models.write import locked
+from tidegate.models.digits.archives import SIDE, Grey, read_digits, read_faces, read_silhouettes
+from tidegate.models.digits.sources import ANIMALS, ARCHIVES, FACES, MNIST
+from tidegate.models.fitting import synthetic_ood
+from tidegate.models.package_files import DOWNLOADS, find
+from tidegate.models.progress import follow, say
+from tidegate.models.sealing.write import locked
 
 FOLDER = DOWNLOADS / "digits"
 LABELS = tuple("0123456789")
@@ -92,7 +92,7 @@ def no_digits(test: tuple[Grey, ...], silhouettes: Grey, faces: Grey) -> dict[st
 def _noise() -> Grey:
     """Return uniform noise: every pixel any level, as bright as images get on average."""
     rng = np.random.default_rng(_NOISE_SEED)
-    make = nonsense.KINDS["uniform noise"]
+    make = synthetic_ood.KINDS["uniform noise"]
     return np.stack([make(rng, SIDE, SIDE)[..., 0] for _ in range(_NOISE)])
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from models.digits.archives import SIDE
-from models.importers.torch_runtime import require, version
-from service.imaging.spec import PreprocessSpec, Resize
+from tidegate.models.digits.archives import SIDE
+from tidegate.models.importers.torch_runtime import require, version
+from tidegate.service.imaging.spec import PreprocessSpec, Resize
 
 # The digits' own over the 60,000 of which these are some, as is customary for them.
 MEAN, STD = 0.1307, 0.3081

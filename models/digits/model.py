@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.arrays import npz
-from models.backbone import adopt
-from models.data import labelled
-from models.digits.archives import SIDE
-from models.digits.images import FOLDER, LABELS, Folders
-from models.digits.loader import SPEC, Loader
-from models.digits.network import read_split, train, with_weights
-from models.digits.sources import MNIST
-from models.importers.base import Imported
-from models.importers.torch_export import export, forward
-from models.importers.torch_runtime import version
-from models.progress import say
+from tidegate.models.data.folders import labelled
+from tidegate.models.digits.archives import SIDE
+from tidegate.models.digits.images import FOLDER, LABELS, Folders
+from tidegate.models.digits.loader import SPEC, Loader
+from tidegate.models.digits.network import read_split, train, with_weights
+from tidegate.models.digits.sources import MNIST
+from tidegate.models.graphs.backbone import to_backbone
+from tidegate.models.importers.base import Imported
+from tidegate.models.importers.torch_export import export, forward
+from tidegate.models.importers.torch_runtime import version
+from tidegate.models.progress import say
+from tidegate.models.sealing.npz import npz
 
 NAME, VERSION = "digits", "1"
 LICENCE = "Apache-2.0 (weights trained here); digits: see models/digits/LICENSES.md"
@@ -42,9 +42,9 @@ def load(folders: Folders, folder: Path = FOLDER) -> Imported:
         say(f"Training the digit network on {folders.train}; a minute or two.")
         _keep(path, train(*read_split(folders.train)))
         module = with_weights(_read(path))
-    adopted = adopt(export(module, (SIDE, SIDE)))
+    found = to_backbone(export(module, (SIDE, SIDE)))
     return Imported(
-        backbone=adopted.model,
+        backbone=found.model,
         spec=SPEC,
         transform=Loader(),
         forward=forward(module),
@@ -57,7 +57,7 @@ def load(folders: Folders, folder: Path = FOLDER) -> Imported:
             "Rotated digits are those of 2, 3, 4, 5, 6, 7 and 9, a quarter turn to the left: "
             "a turned 0, 1 or 8 may still be a digit's strokes.",
             "Inverted and rotated digits are made of the test split.",
-            *adopted.notes,
+            *found.notes,
         ),
     )
 

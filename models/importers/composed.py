@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.importers.base import Backend
+from tidegate.models.importers.base import Backend
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.backbone import adopt
-from models.errors import BuildRefused
-from models.importers import huggingface_rules
-from models.importers.base import Backend, Imported
-from models.importers.huggingface_rules import Translation
-from models.importers.torch_export import export, forward
-from models.importers.torch_runtime import require, version
+from tidegate.models.errors import BuildRefused
+from tidegate.models.graphs.backbone import to_backbone
+from tidegate.models.importers import huggingface_rules
+from tidegate.models.importers.base import Backend, Imported
+from tidegate.models.importers.huggingface_rules import Translation
+from tidegate.models.importers.torch_export import export, forward
+from tidegate.models.importers.torch_runtime import require, version
 
 _CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -75,9 +75,9 @@ def load(folder: Path, *, backend: str | None = None) -> Imported:
     _hush()
     transform = _transform(folder, translation)
     model = _model(folder)
-    adopted = adopt(export(model, translation.spec.output_size))
+    found = to_backbone(export(model, translation.spec.output_size))
     return Imported(
-        backbone=adopted.model,
+        backbone=found.model,
         spec=translation.spec,
         transform=transform,
         forward=forward(model),
@@ -85,7 +85,7 @@ def load(folder: Path, *, backend: str | None = None) -> Imported:
         licence=_licence(folder),
         checkpoint_sha256=digest,
         labels=_labels(model.config.id2label),
-        notes=adopted.notes,
+        notes=found.notes,
     )
 
 

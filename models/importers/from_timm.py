@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from models.backbone import adopt
-from models.errors import BuildRefused
-from models.importers import timm_rules, torch_checkpoint
-from models.importers.base import Imported
-from models.importers.composed import Composed
-from models.importers.torch_checkpoint import Checkpoint
-from models.importers.torch_export import export, forward
-from models.importers.torch_runtime import require, version
+from tidegate.models.errors import BuildRefused
+from tidegate.models.graphs.backbone import to_backbone
+from tidegate.models.importers import timm_rules, torch_checkpoint
+from tidegate.models.importers.base import Imported
+from tidegate.models.importers.composed import Composed
+from tidegate.models.importers.torch_checkpoint import Checkpoint
+from tidegate.models.importers.torch_export import export, forward
+from tidegate.models.importers.torch_runtime import require, version
 
 LOCAL = "local-dir:"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -79,9 +79,9 @@ def load(
         model, overrides.stated(), use_test_size=True
     )
     spec = timm_rules.translate(config)
-    adopted = adopt(export(model, spec.output_size))
+    found = to_backbone(export(model, spec.output_size))
     return Imported(
-        backbone=adopted.model,
+        backbone=found.model,
         spec=spec,
         transform=_transform(config),
         forward=forward(model),
@@ -89,7 +89,7 @@ def load(
         licence=_licence(source, random_weights),
         checkpoint_sha256=weights.sha256,
         labels=None if random_weights else _labels(source.pretrained_cfg, model.num_classes),
-        notes=(*_notes(model, spec.output_size, weights), *adopted.notes),
+        notes=(*_notes(model, spec.output_size, weights), *found.notes),
     )
 
 

@@ -8,16 +8,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.backbone import adopt
-from models.errors import BuildRefused
-from models.importers import torch_checkpoint, torchvision_rules
-from models.importers.base import Imported
-from models.importers.composed import Composed
-from models.importers.spec_rules import PILLOW_FILTERS, three
-from models.importers.torch_checkpoint import Checkpoint
-from models.importers.torch_export import export, forward
-from models.importers.torch_runtime import require, version
-from models.importers.torchvision_rules import (
+from tidegate.models.errors import BuildRefused
+from tidegate.models.graphs.backbone import to_backbone
+from tidegate.models.importers import torch_checkpoint, torchvision_rules
+from tidegate.models.importers.base import Imported
+from tidegate.models.importers.composed import Composed
+from tidegate.models.importers.spec_rules import PILLOW_FILTERS, three
+from tidegate.models.importers.torch_checkpoint import Checkpoint
+from tidegate.models.importers.torch_export import export, forward
+from tidegate.models.importers.torch_runtime import require, version
+from tidegate.models.importers.torchvision_rules import (
     API,
     Cropping,
     Normalising,
@@ -62,9 +62,9 @@ def load(
         )
     size = translation.spec.output_size
     model, filled = _filled(name, size, checkpoint, state_dict, classes, random_weights)
-    adopted = adopt(export(model, size))
+    found = to_backbone(export(model, size))
     return Imported(
-        backbone=adopted.model,
+        backbone=found.model,
         spec=translation.spec,
         transform=_transform(translation, chain),
         forward=forward(model),
@@ -72,7 +72,7 @@ def load(
         licence="none: random weights" if checkpoint is None else "unstated",
         checkpoint_sha256=filled.sha256,
         labels=_labels(entry, filled) if checkpoint is not None else None,
-        notes=((filled.note,) if filled.note else ()) + adopted.notes,
+        notes=((filled.note,) if filled.note else ()) + found.notes,
     )
 
 

@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from models.errors import BuildRefused
-from models.importers.huggingface_processors import (
+from tidegate.models.errors import BuildRefused
+from tidegate.models.importers.huggingface_processors import (
     EXTRA_KEYS,
     PROCESSORS,
     Family,
     Processor,
 )
-from models.importers.spec_rules import (
+from tidegate.models.importers.spec_rules import (
     PILLOW_FILTERS,
     PILLOW_TRANSPOSE_CONVERT,
     TORCH_FILTERS,
     spec,
     three,
 )
-from service.imaging.spec import (
+from tidegate.service.imaging.spec import (
     CentreCrop,
     Filter,
     PreprocessSpec,

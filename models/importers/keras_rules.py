@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import PositiveInt, field_validator
 
-from models.importers.base import Backend
-from models.importers.keras_runtime import require
-from service.imaging.spec import Closed, Filter, PreprocessSpec, Resize
+from tidegate.models.importers.base import Backend
+from tidegate.models.importers.keras_runtime import require
+from tidegate.service.imaging.spec import Closed, Filter, PreprocessSpec, Resize
 
 Mode = Literal["caffe", "tf", "torch", "none"]
 _TORCH_MEAN, _TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

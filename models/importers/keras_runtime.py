@@ -9,7 +9,7 @@ import warnings
 from functools import cache
 from typing import Any
 
-from models.errors import BuildRefused
+from tidegate.models.errors import BuildRefused
 
 _INSTALL = "pip install 'tensorflow>=2.18,<3' 'keras>=3,<4' 'tf2onnx>=1.17,<2'"
 _LOGGERS = ("tensorflow", "tf2onnx", "absl")

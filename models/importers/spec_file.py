@@ -11,10 +11,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from models.errors import BuildRefused
-from models.importers.base import SourceTransform
-from models.importers.keras_rules import KerasForm, transform, translate
-from service.imaging.spec import PreprocessSpec
+from tidegate.models.errors import BuildRefused
+from tidegate.models.importers.base import SourceTransform
+from tidegate.models.importers.keras_rules import KerasForm, transform, translate
+from tidegate.service.imaging.spec import PreprocessSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from models.errors import BuildRefused
-from service.imaging.spec import Filter, PreprocessSpec
+from tidegate.models.errors import BuildRefused
+from tidegate.service.imaging.spec import Filter, PreprocessSpec
 
 # `Image.open(file).convert("RGB")`, as timm's and torchvision's datasets load: EXIF is not looked
 # at, transparency is dropped, and values above 255 of 16-bit images become 255.

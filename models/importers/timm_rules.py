@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from models.errors import BuildRefused
-from models.importers.spec_rules import PILLOW_CONVERT, spec, three
-from service.imaging.spec import (
+from tidegate.models.errors import BuildRefused
+from tidegate.models.importers.spec_rules import PILLOW_CONVERT, spec, three
+from tidegate.service.imaging.spec import (
     CentreCrop,
     Filter,
     PreprocessSpec,

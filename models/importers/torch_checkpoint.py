@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.errors import BuildRefused
-from models.importers.torch_runtime import require
+from tidegate.models.errors import BuildRefused
+from tidegate.models.importers.torch_runtime import require
 
 # Where training programs keep the weights. More than one of these in a file is a choice to make:
 # the averaged weights and the last ones are two models.

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from models.errors import BuildRefused
-from models.importers.torch_runtime import require
+from tidegate.models.errors import BuildRefused
+from tidegate.models.importers.torch_runtime import require
 
 OPSET = 18  # the oldest that torch's exporter writes itself, so the one most runtimes read
 

@@ -11,7 +11,7 @@ import warnings
 from functools import cache
 from typing import Any
 
-from models.errors import BuildRefused
+from tidegate.models.errors import BuildRefused
 
 _INSTALL = "pip install 'tidegate[cpu,torch]' (from a checkout: pip install -e '.[cpu,torch]')"
 # What torchvision's compiled part would declare, and its Python part looks up while imported.

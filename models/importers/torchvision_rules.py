@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from models.errors import BuildRefused
-from models.importers.base import Backend
-from models.importers.spec_rules import PILLOW_CONVERT, TORCH_FILTERS, spec
-from service.imaging.spec import (
+from tidegate.models.errors import BuildRefused
+from tidegate.models.importers.base import Backend
+from tidegate.models.importers.spec_rules import PILLOW_CONVERT, TORCH_FILTERS, spec
+from tidegate.service.imaging.spec import (
     CentreCrop,
     Filter,
     PreprocessSpec,

@@ -13,9 +13,9 @@ from pathlib import Path
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from models.retrain.errors import OptionRefused
-from service.api.problems import MEDIA_TYPE, TYPE_PREFIX
-from service.review.sidecar import open_regular
+from tidegate.models.retrain.errors import OptionRefused
+from tidegate.service.api.problems import MEDIA_TYPE, TYPE_PREFIX
+from tidegate.service.review.sidecar import open_regular
 
 log = logging.getLogger(__name__)
 

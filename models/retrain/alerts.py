@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
-from models.retrain.errors import AlertsRefused, AlertsTooLarge
-from service.bundle.manifest import Slug
+from tidegate.models.retrain.errors import AlertsRefused, AlertsTooLarge
+from tidegate.service.bundle.manifest import Slug
 
 OOD_ALERT = "TidegateOodRateHigh"
 MAX_ALERTS = 200  # of a notification: `max_alerts` in alertmanager.yml

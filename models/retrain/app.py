@@ -12,14 +12,14 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from models.retrain import errors
-from models.retrain.access import BearerOnly
-from models.retrain.alerts import Notification
-from models.retrain.connection import server_of
-from models.retrain.receiver import Receiver
-from models.retrain.runner import Runner
-from service.api.problems import MEDIA_TYPE, TYPE_PREFIX
-from service.errors import TidegateError
+from tidegate.models.retrain import errors
+from tidegate.models.retrain.access import BearerOnly
+from tidegate.models.retrain.alerts import Notification
+from tidegate.models.retrain.connection import server_of
+from tidegate.models.retrain.receiver import Receiver
+from tidegate.models.retrain.runner import Runner
+from tidegate.service.api.problems import MEDIA_TYPE, TYPE_PREFIX
+from tidegate.service.errors import TidegateError
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import service_unavailable
 
-from service.api.crowd import Connections
-from service.api.server import Server
-from service.api.wire import Wire
+from tidegate.service.api.crowd import Connections
+from tidegate.service.api.server import Server
+from tidegate.service.api.wire import Wire
 
 HEAD_TIMEOUT_S = 10.0  # from connecting, or from the head's first byte
 _IDLE_S = 30  # how long an idle connection is kept

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from models.retrain.alerts import OOD_ALERT, Subject
-from models.retrain.errors import PrometheusUnavailable, QueryRefused
-from models.retrain.prometheus import Ask, Sample, finite
+from tidegate.models.retrain.alerts import OOD_ALERT, Subject
+from tidegate.models.retrain.errors import PrometheusUnavailable, QueryRefused
+from tidegate.models.retrain.prometheus import Ask, Sample, finite
 
 Gate = Literal["firing", "pending", "inactive", "unknown"]
 WINDOW = "1h"  # that of the rules

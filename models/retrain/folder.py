@@ -27,8 +27,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from models.retrain.alerts import MAX_SUBJECTS, Drift, Subject
-from models.retrain.errors import TooManyFiled
+from tidegate.models.retrain.alerts import MAX_SUBJECTS, Drift, Subject
+from tidegate.models.retrain.errors import TooManyFiled
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from models.retrain.errors import OptionRefused, PrometheusUnavailable, QueryRefused
+from tidegate.models.retrain.errors import OptionRefused, PrometheusUnavailable, QueryRefused
 
 _TIMEOUT_S = 5.0
 _MAX_ANSWER_BYTES = 8 << 20  # a thousand classes are 0.2 MiB

@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from models.retrain.alerts import Alert, Drift, Notification, drifts
-from models.retrain.errors import NotFiled
-from models.retrain.evidence import Standing, gather, standing
-from models.retrain.folder import RESOLVED, RESULT, RequestFolder, Wanted, beside, load
-from models.retrain.prometheus import Ask, until_down
-from models.retrain.samples import ReviewFolder, read_review_folder
+from tidegate.models.retrain.alerts import Alert, Drift, Notification, drifts
+from tidegate.models.retrain.errors import NotFiled
+from tidegate.models.retrain.evidence import Standing, gather, standing
+from tidegate.models.retrain.folder import RESOLVED, RESULT, RequestFolder, Wanted, beside, load
+from tidegate.models.retrain.prometheus import Ask, until_down
+from tidegate.models.retrain.samples import ReviewFolder, read_review_folder
 
 log = logging.getLogger(__name__)
 

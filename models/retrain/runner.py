@@ -19,8 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from models.retrain.errors import OptionRefused
-from models.retrain.folder import RequestFolder
+from tidegate.models.retrain.errors import OptionRefused
+from tidegate.models.retrain.folder import RequestFolder
 
 log = logging.getLogger(__name__)
 

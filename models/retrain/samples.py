@@ -18,8 +18,8 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from service.review.sidecar import open_regular
-from service.types import Decision
+from tidegate.service.review.sidecar import open_regular
+from tidegate.service.types import Decision
 
 WINDOW = timedelta(days=1)
 _MAX_SIDECARS = 20_000  # read for one request; some seconds

@@ -9,11 +9,17 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.types import Receive
 
-from service.api.connection import Connection
-from service.api.context import RequestContext
-from service.api.problems import ClientGone
-from service.api.uploads import PROGRESS_BYTES, STALL_S, Reservation
-from service.errors import BadRequest, Overloaded, TidegateError, UploadTimeout, UploadTooLarge
+from tidegate.service.api.connection import Connection
+from tidegate.service.api.context import RequestContext
+from tidegate.service.api.problems import ClientGone
+from tidegate.service.api.uploads import PROGRESS_BYTES, STALL_S, Reservation
+from tidegate.service.errors import (
+    BadRequest,
+    Overloaded,
+    TidegateError,
+    UploadTimeout,
+    UploadTooLarge,
+)
 
 _LENGTH_DIGITS = 18  # more are no length, and int() refuses thousands of them
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.metrics import Metrics
+from tidegate.service.metrics import Metrics
 
-log = logging.getLogger("service.access")
+log = logging.getLogger("tidegate.service.access")
 
 _REQUEST_ID = re.compile(rb"^[A-Za-z0-9._:/+=@-]{1,128}$")
 _TRACEPARENT = re.compile(

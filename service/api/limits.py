@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from service.errors import BadRequest, QuotaExceeded
+from tidegate.service.errors import BadRequest, QuotaExceeded
 
 _CLIENTS_REMEMBERED = 10_000
 

@@ -10,8 +10,8 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
-from service.api.context import RequestContext
-from service.metrics import ROUTES
+from tidegate.service.api.context import RequestContext
+from tidegate.service.metrics import ROUTES
 
 _NO_CONTENT = 204
 

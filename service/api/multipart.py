@@ -6,8 +6,8 @@ import re
 
 from multipart import MultipartError, MultipartSegment, PushMultipartParser
 
-from service.api.body import Pieces
-from service.errors import BadRequest
+from tidegate.service.api.body import Pieces
+from tidegate.service.errors import BadRequest
 
 _OTHER_PARTS = 16  # a few form fields that are not read are allowed
 _MAX_CONTENT_TYPE = 1024

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import parse_qsl
 
-from service.errors import BadRequest
+from tidegate.service.errors import BadRequest
 
 TOP_K, MAX_TOP_K = 5, 10_000
 MAX_TIMEOUT_MS = 2**63 - 1  # clients without a deadline send this; it is capped, not refused

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import httptools
 
-from service.api.framing import MAX_FIELDS, Framing, Refusal, after_blank_line, framing_of
+from tidegate.service.api.framing import MAX_FIELDS, Framing, Refusal, after_blank_line, framing_of
 
 MAX_HEAD_BYTES = 64 * 1024  # request line and headers; proxies stop at 8 to 32 kB
 MAX_CHUNK_OVERHEAD = 16 * 1024  # chunk extensions and trailers, beyond what chunks need

@@ -11,10 +11,10 @@ from urllib.parse import quote
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from service import errors
-from service.api.context import RequestContext
-from service.api.methods import allow
-from service.api.schemas import as_json
+from tidegate.service import errors
+from tidegate.service.api.context import RequestContext
+from tidegate.service.api.methods import allow
+from tidegate.service.api.schemas import as_json
 
 log = logging.getLogger(__name__)
 

@@ -14,14 +14,14 @@ from typing import Any
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.api.connection import Connection
-from service.api.exchange import Exchange
-from service.api.framing import Refusal
-from service.api.limits import address_of
-from service.api.parser import RequestParser
-from service.api.scope import scope_of
-from service.api.wire import Wire
-from service.errors import BadRequest
+from tidegate.service.api.connection import Connection
+from tidegate.service.api.exchange import Exchange
+from tidegate.service.api.framing import Refusal
+from tidegate.service.api.limits import address_of
+from tidegate.service.api.parser import RequestParser
+from tidegate.service.api.scope import scope_of
+from tidegate.service.api.wire import Wire
+from tidegate.service.errors import BadRequest
 
 MAX_AHEAD_BYTES = 64 * 1024  # sent before the answer to an earlier request; then reading pauses
 MAX_DROPPED_BYTES = 128 << 20  # of a body that nothing reads; more than any client sends unasked

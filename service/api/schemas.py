@@ -7,13 +7,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
-from service.bundle.evidence import Parity
-from service.bundle.manifest import Calibration, GateFit, Manifest
-from service.bundle.store import Bundle
-from service.engines.base import EngineInfo
-from service.imaging.spec import PreprocessSpec
-from service.pipeline import Classification
-from service.types import Decision
+from tidegate.service.bundle.evidence import Parity
+from tidegate.service.bundle.manifest import Calibration, GateFit, Manifest
+from tidegate.service.bundle.store import Bundle
+from tidegate.service.engines.base import EngineInfo
+from tidegate.service.imaging.spec import PreprocessSpec
+from tidegate.service.pipeline import Classification
+from tidegate.service.types import Decision
 
 
 class Body(BaseModel):

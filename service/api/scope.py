@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import httptools
 
-from service.api.connection import Connection
-from service.api.framing import Refusal
-from service.api.parser import RequestParser
+from tidegate.service.api.connection import Connection
+from tidegate.service.api.framing import Refusal
+from tidegate.service.api.parser import RequestParser
 
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope
 
-    from service.api.protocol import BoundedHttp
+    from tidegate.service.api.protocol import BoundedHttp
 
 
 def scope_of(request: RequestParser, protocol: BoundedHttp, connection: Connection) -> HTTPScope:

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from service.api.protocol import BoundedHttp, bounded_http
-from service.api.wire import Wire
+from tidegate.service.api.protocol import BoundedHttp, bounded_http
+from tidegate.service.api.wire import Wire
 
 _CHECK_EVERY_S = 0.25
 _HANDSHAKE_S = 0.2  # for connections that are half made when no new ones are wanted

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-from service.errors import Overloaded
+from tidegate.service.errors import Overloaded
 
 PROGRESS_BYTES = 8 * 1024  # fewer than this are no progress: a trickle counts as stalled
 STALL_S = 10.0  # a body without progress for so long is ended

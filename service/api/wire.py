@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from service.api.context import RequestContext
-from service.api.crowd import Connections, HalfClosed
-from service.api.framing import Refusal
-from service.api.problems import make_problem, respond
+from tidegate.service.api.context import RequestContext
+from tidegate.service.api.crowd import Connections, HalfClosed
+from tidegate.service.api.framing import Refusal
+from tidegate.service.api.problems import make_problem, respond
 
 Field = tuple[bytes, bytes]
 Fields = list[Field]
 
-log = logging.getLogger("service.access")
+log = logging.getLogger("tidegate.service.access")
 
 _ROUTE = "malformed"  # as the metrics and the log name a request that reaches no route
 _PROBLEMS = {

@@ -9,15 +9,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.batching.client_places import ClientPlaces
-from service.batching.client_shares import ClientShares
-from service.batching.decode_times import DecodeCost, DecodeTimes
-from service.batching.decoders import Decoders
-from service.batching.latency import LatencyModel
-from service.batching.policy import Backlog, Latency, Limits, Refusal, eta_s, refuse
-from service.batching.queue import Order
-from service.batching.tickets import Ticket
-from service.types import Priority
+from tidegate.service.batching.client_places import ClientPlaces
+from tidegate.service.batching.client_shares import ClientShares
+from tidegate.service.batching.decode_times import DecodeCost, DecodeTimes
+from tidegate.service.batching.decoders import Decoders
+from tidegate.service.batching.latency import LatencyModel
+from tidegate.service.batching.policy import Backlog, Latency, Limits, Refusal, eta_s, refuse
+from tidegate.service.batching.queue import Order
+from tidegate.service.batching.tickets import Ticket
+from tidegate.service.types import Priority
 
 # Large images per decoder of theirs, at most, the one on it included: their uploads are large too.
 _LARGE_WAITING = 8

@@ -17,12 +17,12 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from service.batching.policy import Waiting
-from service.batching.queue import OrderedQueue
-from service.batching.threads import lower_priority
-from service.errors import TidegateError, without_frames
-from service.owned_thread import start_owned
-from service.types import Priority
+from tidegate.service.batching.policy import Waiting
+from tidegate.service.batching.queue import OrderedQueue
+from tidegate.service.batching.threads import lower_priority
+from tidegate.service.errors import TidegateError, without_frames
+from tidegate.service.owned_thread import start_owned
+from tidegate.service.types import Priority
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from service.engines.base import More
-from service.engines.faults import Fault, fault_of
-from service.errors import without_frames
-from service.types import Outputs, Pixels
+from tidegate.service.engines.base import More
+from tidegate.service.engines.faults import Fault, fault_of
+from tidegate.service.errors import without_frames
+from tidegate.service.types import Outputs, Pixels
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from service.types import Priority
+from tidegate.service.types import Priority
 
 
 class Latency(Protocol):

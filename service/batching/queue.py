@@ -6,8 +6,8 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from service.batching.policy import Waiting
-from service.types import Priority
+from tidegate.service.batching.policy import Waiting
+from tidegate.service.types import Priority
 
 W = TypeVar("W", bound=Waiting)
 _Key = tuple[int, float, int]

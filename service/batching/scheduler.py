@@ -18,28 +18,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from service.batching.admission import Admission, Admitted, Arrival, Running
-from service.batching.decode_times import DecodeCost
-from service.batching.decoders import Decoders
-from service.batching.isolate import Trouble
-from service.batching.latency import LatencyModel
-from service.batching.policy import (
+from tidegate.service.batching.admission import Admission, Admitted, Arrival, Running
+from tidegate.service.batching.decode_times import DecodeCost
+from tidegate.service.batching.decoders import Decoders
+from tidegate.service.batching.isolate import Trouble
+from tidegate.service.batching.latency import LatencyModel
+from tidegate.service.batching.policy import (
     Limits,
     Plan,
     Refusal,
     plan,
     share,
 )
-from service.batching.queue import OrderedQueue
-from service.batching.slots import Batch, BatchResult, Decode, Image, Slot
-from service.batching.threads import cores_to_pin
-from service.batching.tickets import Answer, Ticket
-from service.batching.watchdog import Watchdog
-from service.engines.base import Engine
-from service.engines.faults import Fault, fault_of
-from service.errors import DeadlineMissed, Draining, EngineFailed, Overloaded, ServiceError
-from service.metrics import Metrics
-from service.types import Pixels, Priority
+from tidegate.service.batching.queue import OrderedQueue
+from tidegate.service.batching.slots import Batch, BatchResult, Decode, Image, Slot
+from tidegate.service.batching.threads import cores_to_pin
+from tidegate.service.batching.tickets import Answer, Ticket
+from tidegate.service.batching.watchdog import Watchdog
+from tidegate.service.engines.base import Engine
+from tidegate.service.engines.faults import Fault, fault_of
+from tidegate.service.errors import DeadlineMissed, Draining, EngineFailed, Overloaded, ServiceError
+from tidegate.service.metrics import Metrics
+from tidegate.service.types import Pixels, Priority
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
 
-from service.batching.decoders import kept
-from service.batching.isolate import RowResult, Trouble, run_isolating
-from service.batching.threads import lower_priority, pin_to_core
-from service.engines.base import Engine, More
-from service.owned_thread import start_owned
-from service.types import Pixels
+from tidegate.service.batching.decoders import kept
+from tidegate.service.batching.isolate import RowResult, Trouble, run_isolating
+from tidegate.service.batching.threads import lower_priority, pin_to_core
+from tidegate.service.engines.base import Engine, More
+from tidegate.service.owned_thread import start_owned
+from tidegate.service.types import Pixels
 
 log = logging.getLogger(__name__)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from service.batching.decode_times import DecodeCost
-from service.batching.decoders import Decoders, Job
-from service.batching.policy import Waiting
-from service.batching.slots import Image
-from service.types import Outputs
+from tidegate.service.batching.decode_times import DecodeCost
+from tidegate.service.batching.decoders import Decoders, Job
+from tidegate.service.batching.policy import Waiting
+from tidegate.service.batching.slots import Image
+from tidegate.service.types import Outputs
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from service.batching.slots import Slot
+from tidegate.service.batching.slots import Slot
 
 _MAX_TICK_S = 1.0
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle.store import GOLDEN, Bundle, read_arrays
-from service.errors import BundleRefused, RequestError
-from service.imaging.preprocess import preprocess
-from service.types import Outputs, Pixels
+from tidegate.service.bundle.store import GOLDEN, Bundle, read_arrays
+from tidegate.service.errors import BundleRefused, RequestError
+from tidegate.service.imaging.preprocess import preprocess
+from tidegate.service.types import Outputs, Pixels
 
 Run = Callable[[Sequence[Pixels]], Outputs]
 _FIELDS = ("logits", "energy", "mahalanobis", "nearest_class")

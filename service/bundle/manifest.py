@@ -9,9 +9,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from service.bundle.evidence import Comparison, Evaluation, Parity, Sha256
-from service.imaging.spec import Closed, PreprocessSpec
-from service.ood.conformal import sample_size_for
+from tidegate.service.bundle.evidence import Comparison, Evaluation, Parity, Sha256
+from tidegate.service.imaging.spec import Closed, PreprocessSpec
+from tidegate.service.ood.conformal import sample_size_for
 
 Precision = Literal["fp32", "fp16", "int8"]
 SLUG = r"[a-z0-9][a-z0-9._-]{0,63}"

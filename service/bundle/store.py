@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from service.bundle.manifest import GateFit, Manifest
-from service.errors import BundleRefused
-from service.npz import MOST_BYTES, NotAnArchive, read_npz
-from service.ood.conformal import marginal_p_values
-from service.ood.gates import FinalFold, Gate
+from tidegate.service.bundle.manifest import GateFit, Manifest
+from tidegate.service.errors import BundleRefused
+from tidegate.service.npz import MOST_BYTES, NotAnArchive, read_npz
+from tidegate.service.ood.conformal import marginal_p_values
+from tidegate.service.ood.gates import FinalFold, Gate
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.drift.histograms import shift
+from tidegate.service.drift.histograms import shift
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.drift.embedding import EmbeddingShift, RecentMean, embedding_shift
-from service.drift.histograms import Recent, Shift, shift
-from service.drift.label_shift import LabelShift, label_shift
-from service.drift.reference import Reference
-from service.drift.sequential import (
+from tidegate.service.drift.embedding import EmbeddingShift, RecentMean, embedding_shift
+from tidegate.service.drift.histograms import Recent, Shift, shift
+from tidegate.service.drift.label_shift import LabelShift, label_shift
+from tidegate.service.drift.reference import Reference
+from tidegate.service.drift.sequential import (
     Evidence,
     MixDetector,
     RateDetector,

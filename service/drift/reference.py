@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.drift.embedding import Embedding
+from tidegate.service.drift.embedding import Embedding
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]

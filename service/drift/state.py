@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from service.drift.monitor import Monitor, State
-from service.errors import SettingsInvalid
-from service.npz import read_npz
+from tidegate.service.drift.monitor import Monitor, State
+from tidegate.service.errors import SettingsInvalid
+from tidegate.service.npz import read_npz
 
 FORMAT = "tidegate-drift/2"
 NONE_YET = "there is none yet"

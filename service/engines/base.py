@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from service.types import Outputs, Pixels
+from tidegate.service.types import Outputs, Pixels
 
 More = Callable[[int], Sequence[Pixels]]  # asked once for up to so many images that are ready now
 PARTS = ("copy_in", "compute", "copy_out")  # of a batch on a device with a memory of its own

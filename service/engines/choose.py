@@ -9,15 +9,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from service.cpu import usable_cores
-from service.engines import warm
-from service.engines.base import Engine
-from service.engines.cuda.base import open_cuda
-from service.engines.faults import Fault, fault_of
-from service.engines.gpu import GPU_ENGINES, GpuConfig, Wanted, choose_all_graphs, open_gpu_engine
-from service.engines.onnx import OnnxEngine
-from service.engines.tensorrt_build import Progress
-from service.errors import EngineUnavailable
+from tidegate.service.cpu import usable_cores
+from tidegate.service.engines import warm_up
+from tidegate.service.engines.base import Engine
+from tidegate.service.engines.cuda.base import open_cuda
+from tidegate.service.engines.faults import Fault, fault_of
+from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
+from tidegate.service.engines.open_gpu import (
+    GPU_ENGINES,
+    GpuConfig,
+    Wanted,
+    choose_all_graphs,
+    open_gpu_engine,
+)
+from tidegate.service.engines.tensorrt.build import Progress
+from tidegate.service.errors import EngineUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -108,21 +114,21 @@ def _open(model: Path, config: EngineConfig, buckets: Sequence[int], precision: 
     on_cpu = OnnxEngine(
         model, slots=slots, threads_per_slot=threads, buckets=buckets, precision=precision
     )
-    latency_s = warm.sweep(on_cpu, buckets, stop_early=stop_early)
+    latency_s = warm_up.sweep(on_cpu, buckets, stop_early=stop_early)
     if not config.threads_per_slot and threads == 1 and slots > 1:
         threads = min(slots, usable_cores(), _MOST_FOR_ONE)
         wide = OnnxEngine(model, threads_per_slot=threads, precision=precision)
-        if alone_s := warm.alone(on_cpu, wide):
+        if alone_s := warm_up.alone(on_cpu, wide):
             return WarmEngine(on_cpu, latency_s, wide, alone_s)
         wide.close()
     return WarmEngine(on_cpu, latency_s)
 
 
 def _warm_on_gpu(engine: Engine, buckets: Sequence[int], *, stop_early: bool) -> WarmEngine:
-    latency_s = warm.sweep(engine, buckets, stop_early=stop_early)
+    latency_s = warm_up.sweep(engine, buckets, stop_early=stop_early)
     if chosen := choose_all_graphs(engine, list(latency_s)):
         log.info("batches of %s run as CUDA graphs", ", ".join(map(str, chosen)))
-        latency_s = warm.sweep(engine, list(latency_s), stop_early=False)
+        latency_s = warm_up.sweep(engine, list(latency_s), stop_early=False)
     return WarmEngine(engine, latency_s)
 
 
@@ -163,11 +169,11 @@ def _shares_better(model: Path, alone: tuple[int, int], shared: tuple[int, int])
         OnnxEngine(model, slots=slots, threads_per_slot=threads)
         for slots, threads in (alone, shared)
     ]
-    images = (warm.blank(engines[0]),)
+    images = (warm_up.blank(engines[0]),)
     rounds = [
-        tuple(warm.rate(1, warm.busy(engine, images)) for engine in engines)
-        for _ in range(warm.ROUNDS)
+        tuple(warm_up.rate(1, warm_up.busy(engine, images)) for engine in engines)
+        for _ in range(warm_up.ROUNDS)
     ]
     for engine in engines:
         engine.close()
-    return warm.ahead(rounds, _WORTH_SHARING)
+    return warm_up.ahead(rounds, _WORTH_SHARING)

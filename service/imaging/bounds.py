@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from service.errors import UndecodableImage
+from tidegate.service.errors import UndecodableImage
 
 _ENTRY_BYTES = 12
 

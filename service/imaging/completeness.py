@@ -23,9 +23,9 @@ from collections.abc import Iterator
 from PIL import Image
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, PLANAR_CONFIGURATION, TiffImageFile
 
-from service.errors import UndecodableImage
-from service.imaging.geometry import Size
-from service.imaging.structure import EOI, SOS, header_segments, later_segments
+from tidegate.service.errors import UndecodableImage
+from tidegate.service.imaging.geometry import Size
+from tidegate.service.imaging.structure import EOI, SOS, header_segments, later_segments
 
 _FILLER = bytes(at * 151 % 251 for at in range(1, 33))  # many codes, and no FF
 _RESTARTS = [bytes((0xFF, 0xD0 + number)) for number in range(8)]

@@ -25,17 +25,28 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from service.errors import ImageTooLarge, RequestError, UndecodableImage, UnsupportedImageType
-from service.imaging.codec_output import silence_codecs
-from service.imaging.completeness import check_rows, check_tiles, stored_size
-from service.imaging.geometry import Size as Size  # callers take it from here
-from service.imaging.header import SizeCheck, inspect_whole
-from service.imaging.jpeg import Source, as_image, decode_straight, image_of, load_by_pillow
-from service.imaging.kinds import sniff as sniff  # callers take it from here
-from service.imaging.kinds import undecodable
-from service.imaging.modes import to_rgb
-from service.imaging.spec import PreprocessSpec
-from service.imaging.structure import BoundedReads, check_exif, check_structure
+from tidegate.service.errors import (
+    ImageTooLarge,
+    RequestError,
+    UndecodableImage,
+    UnsupportedImageType,
+)
+from tidegate.service.imaging.codec_output import silence_codecs
+from tidegate.service.imaging.completeness import check_rows, check_tiles, stored_size
+from tidegate.service.imaging.geometry import Size as Size  # callers take it from here
+from tidegate.service.imaging.header import SizeCheck, inspect_whole
+from tidegate.service.imaging.jpeg import (
+    Source,
+    as_image,
+    decode_straight,
+    image_of,
+    load_by_pillow,
+)
+from tidegate.service.imaging.kinds import sniff as sniff  # callers take it from here
+from tidegate.service.imaging.kinds import undecodable
+from tidegate.service.imaging.modes import to_rgb
+from tidegate.service.imaging.spec import PreprocessSpec
+from tidegate.service.imaging.structure import BoundedReads, check_exif, check_structure
 
 # `check_size` below is the bound, from settings. Pillow's own is the second line of defence, which
 # a process of the service sets at its start; until then there is none.

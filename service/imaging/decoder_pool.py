@@ -15,10 +15,10 @@ from queue import Empty, SimpleQueue
 
 import numpy as np
 
-from service import errors
-from service.imaging.decoder_messages import PIXELS, REFUSED, SHAPE, receive, send
-from service.imaging.spec import PreprocessSpec
-from service.types import Pixels
+from tidegate.service import errors
+from tidegate.service.imaging.decoder_messages import PIXELS, REFUSED, SHAPE, receive, send
+from tidegate.service.imaging.spec import PreprocessSpec
+from tidegate.service.types import Pixels
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,12 @@ class _Process:
         with its, contextlib.ExitStack() as undo:
             undo.callback(self.connection.close)
             self._process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-m", "service.imaging.decoder_process", str(its.fileno())],
+                [
+                    sys.executable,
+                    "-m",
+                    "tidegate.service.imaging.decoder_process",
+                    str(its.fileno()),
+                ],
                 pass_fds=[its.fileno()],
                 env=os.environ | {"PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,

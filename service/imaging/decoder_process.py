@@ -16,12 +16,12 @@ import socket
 import sys
 from pathlib import Path
 
-from service import memory
-from service.errors import TidegateError
-from service.imaging.decode import bound_pillow
-from service.imaging.decoder_messages import BUG, PIXELS, REFUSED, SHAPE, receive, send
-from service.imaging.preprocess import preprocess
-from service.imaging.spec import PreprocessSpec
+from tidegate.service import memory
+from tidegate.service.errors import TidegateError
+from tidegate.service.imaging.decode import bound_pillow
+from tidegate.service.imaging.decoder_messages import BUG, PIXELS, REFUSED, SHAPE, receive, send
+from tidegate.service.imaging.preprocess import preprocess
+from tidegate.service.imaging.spec import PreprocessSpec
 
 _NICE = 10  # behind every thread of the service
 _KILL_FIRST = "500"  # oom_score_adj: rather this process than the service
@@ -40,8 +40,6 @@ def main(descriptor: int) -> None:
         while True:
             answer = _answer(receive(connection), spec, settings["max_image_pixels"])
             send(connection, answer)
-            del answer
-            memory.give_back_free_memory()  # large images are rare, and this process is long-lived
 
 
 def _answer(data: bytes, spec: PreprocessSpec, max_image_pixels: int) -> bytes:

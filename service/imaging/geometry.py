@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from service.imaging.spec import (
+from tidegate.service.imaging.spec import (
     Backend,
     CentreCrop,
     CentreCropFraction,

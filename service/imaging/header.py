@@ -11,11 +11,11 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.imaging.formats import bmp, gif, jpeg, png, tiff, webp
-from service.imaging.geometry import Size
-from service.imaging.kinds import sniff, undecodable
-from service.imaging.work import Found, check_work
-from service.imaging.work import Work as Work  # callers take it from here
+from tidegate.service.imaging.formats import bmp, gif, jpeg, png, tiff, webp
+from tidegate.service.imaging.geometry import Size
+from tidegate.service.imaging.kinds import sniff, undecodable
+from tidegate.service.imaging.work import Found, check_work
+from tidegate.service.imaging.work import Work as Work  # callers take it from here
 
 SizeCheck = Callable[[Size], None]
 _Reader = Callable[[bytes], Found]

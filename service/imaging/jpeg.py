@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from service.errors import UndecodableImage
-from service.imaging.completeness import with_filler
-from service.imaging.geometry import Size
+from tidegate.service.errors import UndecodableImage
+from tidegate.service.imaging.completeness import with_filler
+from tidegate.service.imaging.geometry import Size
 
 Rgba = NDArray[np.uint8]  # [height, width, 4]; the fourth is 255
 Source = Image.Image | Rgba  # an upright RGB image, as its decoder left it

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from service.errors import RequestError, UndecodableImage, UnsupportedImageType
-from service.imaging.other_formats import ALLOWED, other_format
-from service.imaging.unsupported import unsupported_feature
+from tidegate.service.errors import RequestError, UndecodableImage, UnsupportedImageType
+from tidegate.service.imaging.other_formats import ALLOWED, other_format
+from tidegate.service.imaging.unsupported import unsupported_feature
 
 
 def sniff(data: bytes) -> str:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from service.errors import UnsupportedImageType
-from service.imaging.spec import PreprocessSpec
+from tidegate.service.errors import UnsupportedImageType
+from tidegate.service.imaging.spec import PreprocessSpec
 
 _BAND_PIXELS = 1 << 18  # a megabyte of RGBA: the intermediate images stay in the cache
 _COMPOSITE = {"composite-white": (255, 255, 255, 255), "composite-black": (0, 0, 0, 255)}

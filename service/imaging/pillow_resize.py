@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.imaging.geometry import Scale
-from service.imaging.jpeg import Source, as_image, size_of
+from tidegate.service.imaging.geometry import Scale
+from tidegate.service.imaging.jpeg import Source, as_image, size_of
 
 try:
-    from service.imaging import _resample
+    from tidegate.service.imaging import _resample
 except ImportError:  # there was no C compiler when it was installed
     RESIZES_BY = "pillow"
 else:

@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.errors import ImageTooLarge
-from service.imaging import pillow_resize, torch_resize
-from service.imaging.decode import Size, decode_source
-from service.imaging.geometry import Cut, Scale, plan, steps
-from service.imaging.header import Header, SizeCheck, inspect
-from service.imaging.jpeg import Source, as_image, size_of
-from service.imaging.spec import PreprocessSpec
-from service.imaging.work import max_work_s
-from service.types import Pixels
+from tidegate.service.errors import ImageTooLarge
+from tidegate.service.imaging import pillow_resize, torch_resize
+from tidegate.service.imaging.decode import Size, decode_source
+from tidegate.service.imaging.geometry import Cut, Scale, plan, steps
+from tidegate.service.imaging.header import Header, SizeCheck, inspect
+from tidegate.service.imaging.jpeg import Source, as_image, size_of
+from tidegate.service.imaging.spec import PreprocessSpec
+from tidegate.service.imaging.work import max_work_s
+from tidegate.service.types import Pixels
 
 # Weights are made for every source pixel of a side: 24 million took 7 s with backend torch and
 # 870 MB with Pillow, for a small file. A JPEG's side has at most 65,535.

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from service.types import Pixels
+from tidegate.service.types import Pixels
 
 # The smallest variance told from none: a single pixel one level off in 224 × 224 is at −8.2.
 BLUR_FLOOR = -9.0

@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-from service.errors import UndecodableImage, UnsupportedImageType
-from service.imaging.bounds import at_most, exif_tags
-from service.imaging.formats.tiff import check as check_tiff
+from tidegate.service.errors import UndecodableImage, UnsupportedImageType
+from tidegate.service.imaging.bounds import at_most, exif_tags
+from tidegate.service.imaging.formats.tiff import check as check_tiff
 
 # Pillow parses in Python and pays by the read, up to 4 µs each, with the interpreter lock held.
 # Three reads a PNG chunk, four a JPEG segment: the counts below need no more.

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.imaging.geometry import Box, Size
-from service.imaging.spec import Filter
+from tidegate.service.imaging.geometry import Box, Size
+from tidegate.service.imaging.spec import Filter
 
 _MOST_FRACTION_BITS = 22
 _WEIGHT_LIMIT = 1 << 15  # of a signed 16-bit weight

@@ -10,8 +10,8 @@ import re
 import struct
 from collections.abc import Callable
 
-from service.errors import UndecodableImage
-from service.imaging.structure import header_segments
+from tidegate.service.errors import UndecodableImage
+from tidegate.service.imaging.structure import header_segments
 
 Feature = tuple[str, str]  # (what is not supported, what to send instead)
 

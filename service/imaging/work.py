@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from service.errors import ImageTooLarge
-from service.imaging.geometry import Size
+from tidegate.service.errors import ImageTooLarge
+from tidegate.service.imaging.geometry import Size
 
 # Every ordinary file of the largest size costs less: 25 megapixels may take 1.5 seconds.
 MAX_WORK_S_PER_PIXEL = 60e-9

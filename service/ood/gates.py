@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from service.ood.conformal import combined_score, marginal_p_values, p_value
-from service.types import Decision
+from tidegate.service.ood.conformal import combined_score, marginal_p_values, p_value
+from tidegate.service.types import Decision
 
 
 @dataclass(frozen=True, slots=True)

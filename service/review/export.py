@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from service.errors import ReviewUnreadable
-from service.review import sidecar
-from service.review.folder import open_day
-from service.review.sidecar import Sidecar
+from tidegate.service.errors import ReviewUnreadable
+from tidegate.service.review import sidecar
+from tidegate.service.review.folder import open_day
+from tidegate.service.review.sidecar import Sidecar
 
 UNLABELLED = "unlabelled"
 Skip = Literal["damaged", "removed", "unreadable"]

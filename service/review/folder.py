@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.review import sidecar
+from tidegate.service.review import sidecar
 
 log = logging.getLogger(__name__)
 

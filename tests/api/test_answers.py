@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.api.schemas import BatchBody, ClassifyBody, Problem
 from tests.server import PATIENCE_S, PHOTOS, running
+from tidegate.service.api.schemas import BatchBody, ClassifyBody, Problem
 
 HEX_256 = re.compile(r"^[0-9a-f]{64}$")
 

@@ -8,8 +8,8 @@ import httpx
 import jsonschema
 import pytest
 
-from service.bundle.store import open_bundle
 from tests.server import PHOTOS, running
+from tidegate.service.bundle.store import open_bundle
 
 CONTRACT_METRICS = {
     "tidegate_requests": "counter",

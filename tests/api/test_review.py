@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.cli import main
 from tests.server import running
 from tests.unit.imaging.pictures import encode, noise
+from tidegate.service.cli import main
 
 
 def test_reviewed_images_are_kept_labelled_and_exported(

@@ -13,19 +13,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.engines.base import Engine, EngineInfo
-from service.engines.device import DeviceEngine
-from service.engines.fleet import Fleet
-from service.engines.gpu import GPU_ENGINES, GpuConfig, Wanted, open_gpu_engine
-from service.engines.onnx import OnnxEngine
-from service.engines.onnx_gpu import OnnxGpuProgram
-from service.engines.onnx_session import runtime
-from service.errors import EngineUnavailable
-from service.types import Outputs, Pixels
 from tests import fakes
 from tests.contract import tiny_graph
 from tests.fake_cuda import FakeDevice
 from tests.fake_program import FakeProgram
+from tidegate.service.engines.base import Engine, EngineInfo
+from tidegate.service.engines.gpu_engine import DeviceEngine
+from tidegate.service.engines.multi_device import Fleet
+from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
+from tidegate.service.engines.onnxruntime.gpu import OnnxGpuProgram
+from tidegate.service.engines.onnxruntime.session import runtime
+from tidegate.service.engines.open_gpu import GPU_ENGINES, GpuConfig, Wanted, open_gpu_engine
+from tidegate.service.errors import EngineUnavailable
+from tidegate.service.types import Outputs, Pixels
 
 SLOTS = 2
 BUCKETS = (1, 2, 4, 8)

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from models.seal import GateHead, seal
-from service.imaging.spec import PreprocessSpec, Resize
+from tidegate.models.sealing.seal import GateHead, seal
+from tidegate.service.imaging.spec import PreprocessSpec, Resize
 
 SIDE = 8
 CLASSES = 4

@@ -2,10 +2,10 @@
 
 from prometheus_client.samples import Sample
 
-from service.drift.monitor import INPUTS
-from service.gpu import GpuCollector
-from service.metrics import Metrics, ModelMetrics, ServedModel
 from tests.fakes import FakeNvml
+from tidegate.service.drift.monitor import INPUTS
+from tidegate.service.metrics import Metrics, ModelMetrics, ServedModel
+from tidegate.service.nvml import GpuCollector
 
 
 def exposed(classes: int, max_class_series: int) -> list[Sample]:

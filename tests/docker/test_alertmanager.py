@@ -14,11 +14,17 @@ from typing import Any
 import pytest
 import yaml
 
-from models.retrain.alerts import MAX_ALERTS, Subject
-from models.retrain.evidence import GATE_QUERY, INFO_QUERY, KNOWN_QUERY, QUERIES, query_about
-from models.retrain.folder import MAX_FILED_PER_HOUR
 from tests.docker.programs import LISTENING, PATIENCE_S, Process, started, tool
 from tests.unit.models.retrain.world import INFO, prometheus
+from tidegate.models.retrain.alerts import MAX_ALERTS, Subject
+from tidegate.models.retrain.evidence import (
+    GATE_QUERY,
+    INFO_QUERY,
+    KNOWN_QUERY,
+    QUERIES,
+    query_about,
+)
+from tidegate.models.retrain.folder import MAX_FILED_PER_HOUR
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "docker" / "alertmanager" / "alertmanager.yml"

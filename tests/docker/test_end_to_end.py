@@ -23,11 +23,11 @@ import numpy as np
 import pytest
 import yaml
 
-from models.__main__ import main
-from models.digits.images import LABELS, data
-from models.retrain.folder import FORMAT
 from tests.docker.programs import LISTENING, ROOT, free_port, started, tool, wait_for
 from tests.server import running
+from tidegate.models.__main__ import main
+from tidegate.models.digits.images import LABELS, data
+from tidegate.models.retrain.folder import FORMAT
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.timeout(900)]
 DOCKER = ROOT / "docker"

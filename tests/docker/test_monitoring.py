@@ -15,9 +15,9 @@ from urllib.error import URLError
 
 import pytest
 
-from models.retrain.access import read_token
 from tests.docker.programs import free_port
 from tests.server import Server
+from tidegate.models.retrain.access import read_token
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "docker" / "monitoring.sh"

@@ -17,13 +17,13 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
-from models.reference import SMOOTHING
-from service.gpu import GpuCollector
-from service.metrics import Metrics, ModelMetrics, ServedModel
 from tests.docker import boards
 from tests.docker.class_mix import class_mix
 from tests.docker.programs import LISTENING, started, tool
 from tests.fakes import FakeNvml
+from tidegate.models.fitting.drift_reference import SMOOTHING
+from tidegate.service.metrics import Metrics, ModelMetrics, ServedModel
+from tidegate.service.nvml import GpuCollector
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "docker" / "prometheus" / "rules"

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from models.reference import SMOOTHING
-from service.cpu import usable_cores
-from service.settings import Settings
 from tests.docker.exposed import exposed, published
+from tidegate.models.fitting.drift_reference import SMOOTHING
+from tidegate.service.cpu import usable_cores
+from tidegate.service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"

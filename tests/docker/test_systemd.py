@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import Settings
+from tidegate.service.settings import Settings
 
 UNIT = Path(__file__).parents[2] / "docker" / "systemd" / "tidegate.service"
 

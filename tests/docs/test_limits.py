@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from service.settings import PREFIX, Settings
 from tests.server import ROOT
+from tidegate.service.settings import PREFIX, Settings
 
 PAGE = ROOT / "docs" / "guides" / "limits.md"
 TEXT = PAGE.read_text("utf-8")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from service.engines.cuda.base import Cuda, open_cuda
-from service.engines.device import DeviceEngine
-from service.engines.gpu import GPU_ENGINES, GpuConfig, Wanted, open_gpu_engine
-from service.errors import EngineUnavailable
 from tests.server import DEMO_BUNDLE
+from tidegate.service.engines.cuda.base import Cuda, open_cuda
+from tidegate.service.engines.gpu_engine import DeviceEngine
+from tidegate.service.engines.open_gpu import GPU_ENGINES, GpuConfig, Wanted, open_gpu_engine
+from tidegate.service.errors import EngineUnavailable
 
 BUCKETS = (1, 2, 4, 8, 16)
 Opened = Callable[..., DeviceEngine]

@@ -12,22 +12,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.demo.spec import PHOTOS, PREPROCESS
-from models.gpu_report.measure import overlap, plateau
-from models.gpu_report.parity import answers, differences
-from models.half import to_fp16
-from models.parity import normalised
-from models.unseal import reseal, unseal
-from service.bundle.golden import check_golden
-from service.bundle.store import open_bundle
-from service.engines.cuda.base import Cuda
-from service.engines.device import DeviceEngine
-from service.engines.faults import CudaError, Fault, fault_of
-from service.engines.onnx import OnnxEngine
-from service.imaging.preprocess import preprocess
-from service.types import Outputs, Pixels
 from tests.gpu.conftest import Opened
 from tests.server import DEMO_BUNDLE
+from tidegate.models.benchmarks.gpu.measure import overlap, plateau
+from tidegate.models.benchmarks.gpu.parity import answers, differences
+from tidegate.models.demo.spec import PHOTOS, PREPROCESS
+from tidegate.models.parity.preprocessing import normalised
+from tidegate.models.precision.fp16 import to_fp16
+from tidegate.models.sealing.unseal import reseal, unseal
+from tidegate.service.bundle.golden import check_golden
+from tidegate.service.bundle.store import open_bundle
+from tidegate.service.engines.cuda.base import Cuda
+from tidegate.service.engines.faults import CudaError, Fault, fault_of
+from tidegate.service.engines.gpu_engine import DeviceEngine
+from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
+from tidegate.service.imaging.preprocess import preprocess
+from tidegate.service.types import Outputs, Pixels
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 

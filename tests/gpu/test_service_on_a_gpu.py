@@ -7,9 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.engines.cuda.base import Cuda
-from service.engines.gpu import GPU_ENGINES
 from tests.server import DEMO_BUNDLE, PHOTOS, Server, launched
+from tidegate.service.engines.cuda.base import Cuda
+from tidegate.service.engines.open_gpu import GPU_ENGINES
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 

@@ -11,15 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.engines.choose import EngineConfig, open_engine
-from service.engines.cuda.base import open_cuda
-from service.engines.gpu import GPU_ENGINES
-from service.engines.onnx_gpu import OnnxGpuProgram, cuda_providers, tensorrt_providers
-from service.errors import EngineUnavailable
-from service.types import Pixels
 from tests.contract import tiny_graph
 from tests.fake_cuda import FakeDevice
 from tests.server import DEMO_BUNDLE
+from tidegate.service.engines.choose import EngineConfig, open_engine
+from tidegate.service.engines.cuda.base import open_cuda
+from tidegate.service.engines.onnxruntime.gpu import (
+    OnnxGpuProgram,
+    cuda_providers,
+    tensorrt_providers,
+)
+from tidegate.service.engines.open_gpu import GPU_ENGINES
+from tidegate.service.errors import EngineUnavailable
+from tidegate.service.types import Pixels
 
 pytestmark = [pytest.mark.gpu_packages, pytest.mark.timeout(300)]
 ort = pytest.importorskip("onnxruntime")

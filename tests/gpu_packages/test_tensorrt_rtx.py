@@ -14,19 +14,19 @@ import numpy as np
 import onnx
 import pytest
 
-from models.demo.spec import PHOTOS, PREPROCESS
-from models.half import to_fp16
-from models.parity import normalised
-from models.quantise import to_int8
-from models.seal import OUTPUTS, GateHead, seal
-from models.unseal import unseal
-from service.engines.plans import PlanCache, PlanKey
-from service.engines.tensorrt import Toolkit, ensure_plan, open_toolkit
-from service.engines.tensorrt_build import build_flags, build_plan, parsed
-from service.errors import EngineUnavailable
-from service.imaging.preprocess import preprocess
 from tests.contract import tiny_graph
 from tests.server import DEMO_BUNDLE
+from tidegate.models.demo.spec import PHOTOS, PREPROCESS
+from tidegate.models.parity.preprocessing import normalised
+from tidegate.models.precision.fp16 import to_fp16
+from tidegate.models.precision.int8 import to_int8
+from tidegate.models.sealing.seal import OUTPUTS, GateHead, seal
+from tidegate.models.sealing.unseal import unseal
+from tidegate.service.engines.tensorrt.build import build_flags, build_plan, parsed
+from tidegate.service.engines.tensorrt.plan_cache import PlanCache, PlanKey
+from tidegate.service.engines.tensorrt.program import Toolkit, ensure_plan, open_toolkit
+from tidegate.service.errors import EngineUnavailable
+from tidegate.service.imaging.preprocess import preprocess
 
 pytestmark = [pytest.mark.gpu_packages, pytest.mark.timeout(600)]
 Floats = np.ndarray[Any, np.dtype[np.float32]]

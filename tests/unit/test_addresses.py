@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from service.addresses import hosts_to_probe, listen, split_hosts
+from tidegate.service.addresses import hosts_to_probe, listen, split_hosts
 
 
 def _has_ipv6() -> bool:

@@ -10,10 +10,10 @@ from typing import cast
 import pytest
 import uvicorn
 
-from service.api.protocol import BoundedHttp
-from service.api.server import Server
-from service.api.wire import Wire
-from service.app import (
+from tidegate.service.api.protocol import BoundedHttp
+from tidegate.service.api.server import Server
+from tidegate.service.api.wire import Wire
+from tidegate.service.app import (
     EXIT_FAILED,
     EXIT_OK,
     EXIT_REFUSED,
@@ -21,8 +21,8 @@ from service.app import (
     _live,
     _report_death,
 )
-from service.errors import BundleRefused
-from service.lifecycle import Service
+from tidegate.service.errors import BundleRefused
+from tidegate.service.lifecycle import Service
 
 PATIENCE_S = 30.0
 

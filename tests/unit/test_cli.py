@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from service import cli
-from service.cli import main
-from service.settings import PREFIX, Settings
+from tidegate.service import cli
+from tidegate.service.cli import main
+from tidegate.service.settings import PREFIX, Settings
 
 
 class Ready(BaseHTTPRequestHandler):
@@ -137,7 +137,7 @@ def test_a_blank_bundle_is_not_the_working_directory(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     served: list[Path] = []
-    monkeypatch.setattr("service.app.run", lambda settings: served.append(settings.bundle))
+    monkeypatch.setattr("tidegate.service.app.run", lambda settings: served.append(settings.bundle))
     monkeypatch.setenv("TIDEGATE_BUNDLE", str(tmp_path / "nothing"))
 
     main(arguments)

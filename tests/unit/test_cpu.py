@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cpu import quota_cores, usable_cores, whole_cores
+from tidegate.service.cpu import quota_cores, usable_cores, whole_cores
 
 V2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = (

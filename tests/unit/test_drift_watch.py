@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from service import drift_watch
-from service.drift import state
-from service.drift.monitor import Monitor, Report
-from service.drift_watch import DriftWatch
-from service.metrics import Metrics, ModelMetrics, ServedModel
 from tests.unit.drift.test_monitor import feed, reference
+from tidegate.service import drift_watch
+from tidegate.service.drift import state
+from tidegate.service.drift.monitor import Monitor, Report
+from tidegate.service.drift_watch import DriftWatch
+from tidegate.service.metrics import Metrics, ModelMetrics, ServedModel
 
 SERVED = ServedModel(
     name="m",

@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import lifecycle, preparation
-from service.batching.scheduler import Scheduler
-from service.bundle.store import read_embedding
-from service.drift import state
-from service.engines.base import More
-from service.engines.choose import EngineConfig, WarmEngine
-from service.engines.onnx import OnnxEngine
-from service.errors import BundleRefused
-from service.imaging.decoder_pool import DecoderPool
-from service.lifecycle import Service, ServiceConfig
-from service.metrics import Metrics
-from service.types import Outputs, Pixels, Priority
 from tests.unit.bundle.tiny_bundle import put, sound_files
+from tidegate.service import lifecycle, preparation
+from tidegate.service.batching.scheduler import Scheduler
+from tidegate.service.bundle.store import read_embedding
+from tidegate.service.drift import state
+from tidegate.service.engines.base import More
+from tidegate.service.engines.choose import EngineConfig, WarmEngine
+from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
+from tidegate.service.errors import BundleRefused
+from tidegate.service.imaging.decoder_pool import DecoderPool
+from tidegate.service.lifecycle import Service, ServiceConfig
+from tidegate.service.metrics import Metrics
+from tidegate.service.types import Outputs, Pixels, Priority
 
 ALONE_S = 0.005
 

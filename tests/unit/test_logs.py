@@ -11,14 +11,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from service import logs
-from service.logs import JsonFormatter, LineQueue, QueuedHandler, TextFormatter
+from tidegate.service import logs
+from tidegate.service.logs import JsonFormatter, LineQueue, QueuedHandler, TextFormatter
 
 PATIENCE_S = 60.0
 
 
 def record(message: str, **extra: object) -> logging.LogRecord:
-    made = logging.LogRecord("service.x", logging.INFO, __file__, 1, message, (), None)
+    made = logging.LogRecord("tidegate.service.x", logging.INFO, __file__, 1, message, (), None)
     made.__dict__.update(extra)
     return made
 

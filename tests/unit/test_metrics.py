@@ -3,11 +3,11 @@
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from models.reference import reference_fit
-from service.bundle.manifest import Histogram
-from service.drift.monitor import INPUTS
-from service.lifecycle import shares_at_most
-from service.metrics import CONFIDENCE_BUCKETS, ModelMetrics, ServedModel
+from tidegate.models.fitting.drift_reference import reference_fit
+from tidegate.service.bundle.manifest import Histogram
+from tidegate.service.drift.monitor import INPUTS
+from tidegate.service.lifecycle import shares_at_most
+from tidegate.service.metrics import CONFIDENCE_BUCKETS, ModelMetrics, ServedModel
 
 
 def _les(confidence_at_most: dict[float, float], metric: str) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.npz import NotAnArchive, read_npz
+from tidegate.service.npz import NotAnArchive, read_npz
 
 
 def member(header: bytes, data: bytes = b"", *, packed: bool = False) -> bytes:

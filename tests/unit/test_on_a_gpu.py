@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from service.bundle.golden import Run, check_golden
-from service.bundle.store import Bundle
-from service.engines import choose, gpu
-from service.engines.choose import EngineConfig
-from service.engines.cuda.base import Cuda, Device
-from service.engines.device import Program
-from service.engines.gpu import GpuConfig, Wanted
-from service.engines.onnx_gpu import OnnxGpuProgram
-from service.engines.onnx_session import Provider
-from service.errors import EngineFailed
-from service.lifecycle import Phase, Service, ServiceConfig
-from service.metrics import Metrics
-from service.pipeline import Classification, Upload
 from tests.fake_cuda import FakeCuda
 from tests.unit.bundle.tiny_bundle import put, sound_files
+from tidegate.service.bundle.golden import Run, check_golden
+from tidegate.service.bundle.store import Bundle
+from tidegate.service.engines import choose, open_gpu
+from tidegate.service.engines.choose import EngineConfig
+from tidegate.service.engines.cuda.base import Cuda, Device
+from tidegate.service.engines.gpu_engine import Program
+from tidegate.service.engines.onnxruntime.gpu import OnnxGpuProgram
+from tidegate.service.engines.onnxruntime.session import Provider
+from tidegate.service.engines.open_gpu import GpuConfig, Wanted
+from tidegate.service.errors import EngineFailed
+from tidegate.service.lifecycle import Phase, Service, ServiceConfig
+from tidegate.service.metrics import Metrics
+from tidegate.service.pipeline import Classification, Upload
 
 PATIENCE_S = 60.0
 CPU: list[Provider] = [("CPUExecutionProvider", {})]
@@ -44,7 +44,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
         return OnnxGpuProgram(wanted.model, "onnx-cpu", CPU, device, memory="cpu"), "fake 1"
 
     monkeypatch.setattr(gpu, "open_program_for", program)
-    monkeypatch.setattr("service.engines.warm._TRIAL_S", 0.0005)
+    monkeypatch.setattr("tidegate.service.engines.warm_up._TRIAL_S", 0.0005)
     for module in (gpu, choose):
         monkeypatch.setattr(module, "open_cuda", lambda binding: fake)
     return fake
@@ -113,7 +113,7 @@ def test_the_golden_probes_are_asked_of_every_device(
         asked.extend(index for index in range(2) if after[index] > before[index])
         return probes
 
-    monkeypatch.setattr("service.preparation.check_golden", check)
+    monkeypatch.setattr("tidegate.service.preparation.check_golden", check)
     service = Service(config(bundle, devices=(0, 1)), Metrics("test"))
 
     async def play() -> None:

@@ -4,7 +4,7 @@ from queue import SimpleQueue
 
 import pytest
 
-from service.owned_thread import start_owned
+from tidegate.service.owned_thread import start_owned
 
 PATIENCE_S = 30.0
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import SettingsInvalid
-from service.settings import PREFIX, Settings
+from tidegate.service.errors import SettingsInvalid
+from tidegate.service.settings import PREFIX, Settings
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -15,7 +15,7 @@ from bentoml.exceptions import InvalidArgument
 from bentoml.validators import ContentType
 from PIL import UnidentifiedImageError
 
-from load_tests.plain import Classifier, Floats
+from load_tests.peers.plain_classifier import Classifier, Floats
 
 BATCH = int(os.environ["BATCH"])
 MAX_LATENCY_MS = 10_000  # what the dispatcher aims below and answers 503 above

@@ -15,7 +15,7 @@ from anyio import to_thread
 from fastapi import Body, FastAPI, HTTPException
 from PIL import UnidentifiedImageError
 
-from load_tests.plain import Classifier
+from load_tests.peers.plain_classifier import Classifier
 
 classifier = Classifier(Path(os.environ["MODEL_DIR"]))
 

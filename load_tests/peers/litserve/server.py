@@ -13,7 +13,7 @@ import litserve
 from fastapi import Body, HTTPException
 from PIL import UnidentifiedImageError
 
-from load_tests.plain import Classifier, Floats
+from load_tests.peers.plain_classifier import Classifier, Floats
 
 BATCH = int(os.environ["BATCH"])
 WAIT_S = 0.002

@@ -17,7 +17,7 @@ from mlserver.errors import InferenceError
 from mlserver.handlers import custom_handler
 from PIL import UnidentifiedImageError
 
-from load_tests.plain import Classifier
+from load_tests.peers.plain_classifier import Classifier
 
 
 class Classify(MLModel):

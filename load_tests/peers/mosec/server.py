@@ -11,7 +11,7 @@ from pathlib import Path
 from mosec import DecodingError, Server, Worker
 from PIL import UnidentifiedImageError
 
-from load_tests.plain import Classifier, Floats
+from load_tests.peers.plain_classifier import Classifier, Floats
 
 BATCH = int(os.environ["BATCH"])
 WAIT_MS = 2

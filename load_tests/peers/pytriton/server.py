@@ -20,7 +20,7 @@ from pytriton.exceptions import PyTritonRuntimeError
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
-from load_tests.plain import Classifier
+from load_tests.peers.plain_classifier import Classifier
 
 BATCH = int(os.environ["BATCH"])
 Bytes = NDArray[np.bytes_]

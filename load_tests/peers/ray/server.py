@@ -15,7 +15,7 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from load_tests.plain import Classifier, Floats
+from load_tests.peers.plain_classifier import Classifier, Floats
 
 BATCH = int(os.environ["BATCH"])
 WAIT_S = 0.002

@@ -9,7 +9,7 @@ from typing import Any, NewType, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import EngineUnavailable
+from tidegate.service.errors import EngineUnavailable
 
 Address = NewType("Address", int)  # in the device's memory
 StreamHandle = NewType("StreamHandle", int)  # a cudaStream_t
@@ -137,10 +137,10 @@ def open_cuda(binding: str) -> Cuda:
     extra = {"cuda-bindings": "gpu", "pycuda": "pycuda"}[binding]
     try:
         if module == "bindings":
-            from service.engines.cuda.bindings import CudaBindings
+            from tidegate.service.engines.cuda.bindings import CudaBindings
 
             return CudaBindings()
-        from service.engines.cuda.pycuda import PyCuda
+        from tidegate.service.engines.cuda.pycuda import PyCuda
 
         return PyCuda()
     except ImportError as error:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from cuda.bindings import runtime as cudart
 
-from service.engines.cuda.base import Address, Bytes, StreamHandle
-from service.engines.faults import CudaError
-from service.errors import EngineUnavailable
+from tidegate.service.engines.cuda.base import Address, Bytes, StreamHandle
+from tidegate.service.engines.faults import CudaError
+from tidegate.service.errors import EngineUnavailable
 
 
 class CudaBindings:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pycuda.driver as driver
 
-from service.engines.cuda.base import Address, Bytes, StreamHandle
-from service.engines.faults import CudaError
-from service.errors import EngineUnavailable
+from tidegate.service.engines.cuda.base import Address, Bytes, StreamHandle
+from tidegate.service.engines.faults import CudaError
+from tidegate.service.errors import EngineUnavailable
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, which PyCUDA has no name for
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from service.imaging.work import Found, Work
+from tidegate.service.imaging.work import Found, Work
 
 _CORE_HEADER = 12
 _HEADERS = (40, 52, 56, 64, 108, 124)

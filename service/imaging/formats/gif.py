@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 
-from service.imaging.bounds import at_most
-from service.imaging.geometry import Size
-from service.imaging.work import Found, Work
+from tidegate.service.imaging.bounds import at_most
+from tidegate.service.imaging.geometry import Size
+from tidegate.service.imaging.work import Found, Work
 
 # Blocks of 255 bytes before the first frame: a megabyte of comments, XMP and profiles.
 MAX_GIF_BLOCKS = 4_096

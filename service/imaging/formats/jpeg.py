@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from service.errors import UnsupportedImageType
-from service.imaging.geometry import Size
-from service.imaging.structure import SOI, SOS, end_of_segment, header_segments
-from service.imaging.work import Found, Work
+from tidegate.service.errors import UnsupportedImageType
+from tidegate.service.imaging.geometry import Size
+from tidegate.service.imaging.structure import SOI, SOS, end_of_segment, header_segments
+from tidegate.service.imaging.work import Found, Work
 
 # Of a file with several scans so much is searched for them; a longer one has the usual number, or
 # as many as were found if those are more.

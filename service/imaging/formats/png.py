@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from service.imaging.bounds import at_most
-from service.imaging.geometry import Size
-from service.imaging.work import Found, Work
+from tidegate.service.imaging.bounds import at_most
+from tidegate.service.imaging.geometry import Size
+from tidegate.service.imaging.work import Found, Work
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _WALKED = 2_048  # chunks; a file with more is taken to have as many as are allowed

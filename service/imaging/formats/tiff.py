@@ -5,11 +5,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 
-from service.errors import UndecodableImage, UnsupportedImageType
-from service.imaging.bounds import at_most
-from service.imaging.formats.tiff_jpeg import check_piece
-from service.imaging.geometry import Size
-from service.imaging.work import Found, Work
+from tidegate.service.errors import UndecodableImage, UnsupportedImageType
+from tidegate.service.imaging.bounds import at_most
+from tidegate.service.imaging.formats.tiff_jpeg import check_piece
+from tidegate.service.imaging.geometry import Size
+from tidegate.service.imaging.work import Found, Work
 
 # libtiff's default strip of 8 kB makes 18,300 of 50 million RGB pixels; tiles of 64 × 64, 12,200.
 MAX_TIFF_PIECES = 20_000

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from service.errors import UndecodableImage, UnsupportedImageType
+from tidegate.service.errors import UndecodableImage, UnsupportedImageType
 
 _HEADER_BYTES = 1 << 12
 _MOST_SEGMENTS = 32

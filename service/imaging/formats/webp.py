@@ -5,8 +5,8 @@ libwebp rejects a frame that does not fit into the canvas.
 
 from __future__ import annotations
 
-from service.imaging.geometry import Size
-from service.imaging.work import Found, Work
+from tidegate.service.imaging.geometry import Size
+from tidegate.service.imaging.work import Found, Work
 
 _FIXED_S = 3e-4
 _PIXEL_S = 12e-9

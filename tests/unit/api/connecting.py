@@ -10,8 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from service.api.protocol import BoundedHttp, bounded_http
-from service.api.wire import Wire
+from tidegate.service.api.protocol import BoundedHttp, bounded_http
+from tidegate.service.api.wire import Wire
 
 PATIENCE_S = 30.0
 

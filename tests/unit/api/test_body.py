@@ -7,13 +7,19 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
-from service.api import body as body_module
-from service.api.body import BodyLimits, Pieces, read_body
-from service.api.connection import Connection
-from service.api.context import RequestContext
-from service.api.problems import ClientGone
-from service.api.uploads import PROGRESS_BYTES, ByteBudget
-from service.errors import BadRequest, Overloaded, TidegateError, UploadTimeout, UploadTooLarge
+from tidegate.service.api import body as body_module
+from tidegate.service.api.body import BodyLimits, Pieces, read_body
+from tidegate.service.api.connection import Connection
+from tidegate.service.api.context import RequestContext
+from tidegate.service.api.problems import ClientGone
+from tidegate.service.api.uploads import PROGRESS_BYTES, ByteBudget
+from tidegate.service.errors import (
+    BadRequest,
+    Overloaded,
+    TidegateError,
+    UploadTimeout,
+    UploadTooLarge,
+)
 
 LIMITS = BodyLimits(max_bytes=100, timeout_s=30)
 Receive = Callable[[], Awaitable[Message]]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from service.api.crowd import MAX_HALF_CLOSED, Connections, HalfClosed
-from service.api.protocol import BoundedHttp
-from service.api.wire import Wire
 from tests.unit.api.connecting import FakeTransport, Slow, connected, run, until, upload
+from tidegate.service.api.crowd import MAX_HALF_CLOSED, Connections, HalfClosed
+from tidegate.service.api.protocol import BoundedHttp
+from tidegate.service.api.wire import Wire
 
 OURS, THEIRS = "192.0.2.1", "192.0.2.2"
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

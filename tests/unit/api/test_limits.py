@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from service.api.limits import ClientQuota, client_of
-from service.errors import BadRequest, QuotaExceeded
+from tidegate.service.api.limits import ClientQuota, client_of
+from tidegate.service.errors import BadRequest, QuotaExceeded
 
 
 def test_a_quota_refills_at_its_rate() -> None:

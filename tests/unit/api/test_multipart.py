@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.multipart import FormFiles
-from service.errors import BadRequest
+from tidegate.service.api.multipart import FormFiles
+from tidegate.service.errors import BadRequest
 
 BOUNDARY = "multipart/form-data; boundary=x"
 

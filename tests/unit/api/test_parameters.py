@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from service.api.context import RequestContext
-from service.api.parameters import MAX_TIMEOUT_MS, parse_timeout_s, parse_top_k
-from service.errors import BadRequest
+from tidegate.service.api.context import RequestContext
+from tidegate.service.api.parameters import MAX_TIMEOUT_MS, parse_timeout_s, parse_top_k
+from tidegate.service.errors import BadRequest
 
 
 @pytest.mark.parametrize(

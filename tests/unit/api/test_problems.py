@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from service import errors
-from service.api.context import RequestContext
-from service.api.problems import (
+from tidegate.service import errors
+from tidegate.service.api.context import RequestContext
+from tidegate.service.api.problems import (
     OUT_OF_DISTRIBUTION,
     TABLE,
     make_problem,

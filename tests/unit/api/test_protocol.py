@@ -9,10 +9,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from service.api.connection import Connection
-from service.api.parser import RequestParser
-from service.api.protocol import MAX_AHEAD_BYTES, WRITE_TIMEOUT_S, BoundedHttp
-from service.api.wire import Wire
 from tests.unit.api.connecting import (
     PATIENCE_S,
     FakeTransport,
@@ -23,6 +19,10 @@ from tests.unit.api.connecting import (
     until,
     upload,
 )
+from tidegate.service.api.connection import Connection
+from tidegate.service.api.parser import RequestParser
+from tidegate.service.api.protocol import MAX_AHEAD_BYTES, WRITE_TIMEOUT_S, BoundedHttp
+from tidegate.service.api.wire import Wire
 
 HEAD_S = Wire().head_timeout_s
 

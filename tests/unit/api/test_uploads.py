@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.uploads import PROGRESS_BYTES, ByteBudget, Reservation
-from service.errors import Overloaded
+from tidegate.service.api.uploads import PROGRESS_BYTES, ByteBudget, Reservation
+from tidegate.service.errors import Overloaded
 
 MAX = 100 * PROGRESS_BYTES
 

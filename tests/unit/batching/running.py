@@ -9,17 +9,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from service.batching.decode_times import DecodeCost
-from service.batching.decoders import Decoders
-from service.batching.latency import LatencyModel
-from service.batching.policy import Limits
-from service.batching.scheduler import Scheduler
-from service.batching.slots import Decode
-from service.batching.tickets import Answer, Ticket
-from service.errors import TidegateError
-from service.metrics import Metrics
-from service.types import Priority
 from tests.fakes import FakeClock, FakeEngine, picture
+from tidegate.service.batching.decode_times import DecodeCost
+from tidegate.service.batching.decoders import Decoders
+from tidegate.service.batching.latency import LatencyModel
+from tidegate.service.batching.policy import Limits
+from tidegate.service.batching.scheduler import Scheduler
+from tidegate.service.batching.slots import Decode
+from tidegate.service.batching.tickets import Answer, Ticket
+from tidegate.service.errors import TidegateError
+from tidegate.service.metrics import Metrics
+from tidegate.service.types import Priority
 
 PATIENCE_S = 30.0  # far beyond any test: reached only when something hangs
 ALONE_S = 0.004

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.batching.latency import LatencyModel
-from service.batching.policy import Backlog, Latency, Limits, Waiting, plan, refuse
-from service.batching.queue import Order, OrderedQueue
-from service.types import Priority
+from tidegate.service.batching.latency import LatencyModel
+from tidegate.service.batching.policy import Backlog, Latency, Limits, Waiting, plan, refuse
+from tidegate.service.batching.queue import Order, OrderedQueue
+from tidegate.service.types import Priority
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 

@@ -11,11 +11,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from service.batching.tickets import Answer, Ticket
-from service.errors import DeadlineMissed, EngineFailed, ServiceError
-from service.types import Priority
 from tests.fakes import FakeEngine, identity_in
 from tests.unit.batching.running import Stage, on_stage, outcome
+from tidegate.service.batching.tickets import Answer, Ticket
+from tidegate.service.errors import DeadlineMissed, EngineFailed, ServiceError
+from tidegate.service.types import Priority
 
 
 @pytest.mark.parametrize("seed", range(20))

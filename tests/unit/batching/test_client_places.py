@@ -6,12 +6,12 @@ import threading
 
 import pytest
 
-from service.batching.client_places import ClientPlaces
-from service.batching.decode_times import DecodeCost
-from service.errors import Overloaded
-from service.types import Pixels
 from tests.fakes import picture
 from tests.unit.batching.running import FREE, PATIENCE_S, Stage, on_stage
+from tidegate.service.batching.client_places import ClientPlaces
+from tidegate.service.batching.decode_times import DecodeCost
+from tidegate.service.errors import Overloaded
+from tidegate.service.types import Pixels
 
 GREEDY, SECOND, MODEST = "192.0.2.1", "192.0.2.2", "192.0.2.3"
 LARGE = DecodeCost("WEBP", 0.4, large=True)

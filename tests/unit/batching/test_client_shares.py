@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from service.batching.client_shares import ClientShares
+from tidegate.service.batching.client_shares import ClientShares
 
 GREEDY, MODEST = "192.0.2.1", "192.0.2.2"
 

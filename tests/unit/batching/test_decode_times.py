@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batching.decode_times import DecodeCost, DecodeTimes, FadingMedian
+from tidegate.service.batching.decode_times import DecodeCost, DecodeTimes, FadingMedian
 
 PHOTO = DecodeCost("JPEG", 0.004)
 SCAN = DecodeCost("PNG", 0.5)

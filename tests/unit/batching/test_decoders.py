@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from service.batching.decoders import Decoders
-from service.batching.policy import Waiting
-from service.types import Priority
+from tidegate.service.batching.decoders import Decoders
+from tidegate.service.batching.policy import Waiting
+from tidegate.service.types import Priority
 
 PATIENCE_S = 30.0
 arrivals = itertools.count()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batching.latency import LatencyModel, RunningQuantile
+from tidegate.service.batching.latency import LatencyModel, RunningQuantile
 
 WINDOW = 64
 MARGIN = 1.12

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from service.batching.tickets import Answer
-from service.errors import DeadlineMissed, EngineFailed, Overloaded
 from tests.fakes import FakeEngine, identity_in
 from tests.unit.batching.running import Stage, on_stage, outcome
+from tidegate.service.batching.tickets import Answer
+from tidegate.service.errors import DeadlineMissed, EngineFailed, Overloaded
 
 
 def identities(results: Sequence[object]) -> list[int]:

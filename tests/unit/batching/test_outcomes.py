@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from service.batching.tickets import Answer, Ticket
-from service.errors import DeadlineMissed, EngineFailed
 from tests.fakes import FakeEngine, identity_in
 from tests.unit.batching.running import Stage, on_stage, outcome, stage
+from tidegate.service.batching.tickets import Answer, Ticket
+from tidegate.service.errors import DeadlineMissed, EngineFailed
 
 
 def test_a_client_that_left_never_reaches_the_engine() -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batching.latency import LatencyModel
-from service.batching.policy import (
+from tidegate.service.batching.latency import LatencyModel
+from tidegate.service.batching.policy import (
     Backlog,
     Limits,
     Plan,
@@ -20,8 +20,8 @@ from service.batching.policy import (
     refuse,
     share,
 )
-from service.batching.queue import OrderedQueue
-from service.types import Priority
+from tidegate.service.batching.queue import OrderedQueue
+from tidegate.service.types import Priority
 
 
 @dataclass(frozen=True)

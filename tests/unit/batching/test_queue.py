@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batching.policy import Waiting
-from service.batching.queue import Order, OrderedQueue
-from service.types import Priority
+from tidegate.service.batching.policy import Waiting
+from tidegate.service.batching.queue import Order, OrderedQueue
+from tidegate.service.types import Priority
 
 # Few distinct deadlines, so that ties are common.
 requests = st.lists(st.tuples(st.sampled_from(Priority), st.integers(0, 5)), max_size=40).map(

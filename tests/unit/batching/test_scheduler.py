@@ -12,12 +12,12 @@ from functools import partial
 
 import pytest
 
-from service.batching.decode_times import DecodeCost
-from service.batching.tickets import Answer
-from service.errors import DeadlineMissed, Draining, Overloaded, UndecodableImage
-from service.types import Pixels, Priority
 from tests.fakes import FakeEngine, identity_in, picture
 from tests.unit.batching.running import ALONE_S, FREE, PATIENCE_S, SEEDS, Stage, on_stage, outcome
+from tidegate.service.batching.decode_times import DecodeCost
+from tidegate.service.batching.tickets import Answer
+from tidegate.service.errors import DeadlineMissed, Draining, Overloaded, UndecodableImage
+from tidegate.service.types import Pixels, Priority
 
 BULK = Priority.BULK
 

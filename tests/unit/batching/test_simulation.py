@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from service.types import Priority
 from tests.unit.batching.simulation import Tally, World, simulate
+from tidegate.service.types import Priority
 
 ONE_SLOT = World(rate=60_000, deadline_s=0.015, images=20_000)
 LONGER = replace(ONE_SLOT, images=60_000)  # one second: enough for a queue to collapse

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batching.isolate import run_isolating
-from service.batching.slots import Batch, BatchResult, Slot
-from service.engines.base import More
-from service.types import Outputs, Pixels
 from tests.fakes import FakeEngine, identity_in, picture
+from tidegate.service.batching.isolate import run_isolating
+from tidegate.service.batching.slots import Batch, BatchResult, Slot
+from tidegate.service.engines.base import More
+from tidegate.service.types import Outputs, Pixels
 
 PATIENCE_S = 30.0
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from service.batching.slots import Batch, BatchResult, Slot
-from service.batching.watchdog import Watchdog
 from tests.fakes import FakeEngine, picture
+from tidegate.service.batching.slots import Batch, BatchResult, Slot
+from tidegate.service.batching.watchdog import Watchdog
 
 PATIENCE_S = 30.0
 

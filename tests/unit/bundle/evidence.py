@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.bundle.evidence import (
+from tidegate.service.bundle.evidence import (
     ClassReport,
     Comparison,
     Evaluation,

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.bundle.golden import check_golden
-from service.bundle.store import GOLDEN, Bundle, open_bundle
-from service.engines.onnx import OnnxEngine
-from service.errors import BundleRefused
-from service.types import Outputs, Pixels
 from tests.unit.bundle.tiny_bundle import PROBES, golden_arrays, npz, put, sound_files
+from tidegate.service.bundle.golden import check_golden
+from tidegate.service.bundle.store import GOLDEN, Bundle, open_bundle
+from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
+from tidegate.service.errors import BundleRefused
+from tidegate.service.types import Outputs, Pixels
 
 Run = Callable[[Sequence[Pixels]], Outputs]
 PROMISED = 1e-4  # of the largest expected magnitude, for fp32

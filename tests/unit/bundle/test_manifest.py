@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from service.bundle.manifest import Manifest
 from tests.unit.bundle.evidence import comparison, evaluation, parity
 from tests.unit.bundle.tiny_bundle import Change, fields_for, sound_files
+from tidegate.service.bundle.manifest import Manifest
 
 FIELDS = fields_for(sound_files())
 

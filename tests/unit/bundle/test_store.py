@@ -13,23 +13,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.bundle import store
-from service.bundle.golden import check_golden
-from service.bundle.manifest import Manifest
-from service.bundle.store import (
-    CALIBRATION,
-    CARD,
-    GOLDEN,
-    LABELS,
-    MANIFEST,
-    MODEL,
-    REQUIRED,
-    open_bundle,
-    read_embedding,
-)
-from service.engines.onnx import OnnxEngine
-from service.errors import BundleRefused
-from service.npz import read_npz
 from tests.contract.tiny_graph import FEATURES
 from tests.unit.bundle.tiny_bundle import (
     FOLD,
@@ -42,6 +25,23 @@ from tests.unit.bundle.tiny_bundle import (
     sound_files,
 )
 from tests.unit.damaged import damaged
+from tidegate.service.bundle import store
+from tidegate.service.bundle.golden import check_golden
+from tidegate.service.bundle.manifest import Manifest
+from tidegate.service.bundle.store import (
+    CALIBRATION,
+    CARD,
+    GOLDEN,
+    LABELS,
+    MANIFEST,
+    MODEL,
+    REQUIRED,
+    open_bundle,
+    read_embedding,
+)
+from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
+from tidegate.service.errors import BundleRefused
+from tidegate.service.npz import read_npz
 
 ALL_FILES = (MANIFEST, *sound_files())
 

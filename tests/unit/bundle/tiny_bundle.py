@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.bundle.golden import pixels_digest
-from service.bundle.manifest import Manifest
-from service.bundle.store import CALIBRATION, CARD, GOLDEN, LABELS, MANIFEST, MODEL
-from service.engines.onnx import OnnxEngine
-from service.imaging.preprocess import preprocess
 from tests.contract import tiny_graph
+from tidegate.service.bundle.golden import pixels_digest
+from tidegate.service.bundle.manifest import Manifest
+from tidegate.service.bundle.store import CALIBRATION, CARD, GOLDEN, LABELS, MANIFEST, MODEL
+from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
+from tidegate.service.imaging.preprocess import preprocess
 
 FOLD = 199
 PROBES = ("golden/grey.png", "golden/colours.jpg", "golden/odd.bmp")

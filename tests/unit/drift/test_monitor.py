@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
-from models.embedding import embedding_fit
-from service.drift import state
-from service.drift.embedding import Embedding, RecentMean, embedding_shift
-from service.drift.histograms import Recent, shift
-from service.drift.label_shift import label_shift
-from service.drift.monitor import Monitor
-from service.drift.reference import Bins, Reference
-from service.imaging.statistics import input_statistics
-from service.types import Pixels
 from tests.server import PHOTOS
+from tidegate.models.fitting.feature_axes import embedding_fit
+from tidegate.service.drift import state
+from tidegate.service.drift.embedding import Embedding, RecentMean, embedding_shift
+from tidegate.service.drift.histograms import Recent, shift
+from tidegate.service.drift.label_shift import label_shift
+from tidegate.service.drift.monitor import Monitor
+from tidegate.service.drift.reference import Bins, Reference
+from tidegate.service.imaging.statistics import input_statistics
+from tidegate.service.types import Pixels
 
 CLASSES, WIDTH = 10, 8
 

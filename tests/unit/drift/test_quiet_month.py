@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from service.drift.embedding import Embedding
-from service.drift.monitor import INPUTS, Monitor
-from service.drift.reference import Bins, Reference
+from tidegate.service.drift.embedding import Embedding
+from tidegate.service.drift.monitor import INPUTS, Monitor
+from tidegate.service.drift.reference import Bins, Reference
 
 CLASSES, WIDTH, SAMPLES = 50, 32, 2000
 IMAGES_A_DAY, DAYS, LOOK_EVERY = 5_000, 30, 500

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import beta, binom
 
-from service.drift.sequential import MixDetector, RateDetector, rate_limit, share_limits
+from tidegate.service.drift.sequential import MixDetector, RateDetector, rate_limit, share_limits
 
 RUN_LENGTH = 1_000_000.0
 MOST = 20_000

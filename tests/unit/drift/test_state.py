@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.drift import state
-from service.drift.monitor import Monitor
-from service.errors import SettingsInvalid
 from tests.unit.damaged import damaged
 from tests.unit.drift.test_monitor import feed, reference
+from tidegate.service.drift import state
+from tidegate.service.drift.monitor import Monitor
+from tidegate.service.errors import SettingsInvalid
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from service.cpu import usable_cores
-from service.engines import choose, warm
-from service.engines.choose import EngineConfig, open_engine
-from service.engines.onnx import OnnxEngine
-from service.errors import EngineUnavailable
-from service.types import Outputs, Pixels
 from tests.contract import tiny_graph
-from tests.unit.engines.test_onnx_engine import without_cuda
+from tests.unit.engines.onnxruntime.test_cpu import without_cuda
+from tidegate.service.cpu import usable_cores
+from tidegate.service.engines import choose, warm_up
+from tidegate.service.engines.choose import EngineConfig, open_engine
+from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
+from tidegate.service.errors import EngineUnavailable
+from tidegate.service.types import Outputs, Pixels
 
 HINTS = (1, 2, 4, 8)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.engines.faults import CudaError, Fault, OutOfDeviceMemory, fault_of
+from tidegate.service.engines.faults import CudaError, Fault, OutOfDeviceMemory, fault_of
 
 ORT = "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running "
 

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.imaging.decode import Size, decode
-from service.imaging.preprocess import preprocess
-from service.imaging.spec import PreprocessSpec
-from service.types import Pixels
+from tidegate.service.imaging.decode import Size, decode
+from tidegate.service.imaging.preprocess import preprocess
+from tidegate.service.imaging.spec import PreprocessSpec
+from tidegate.service.types import Pixels
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 50_000_000

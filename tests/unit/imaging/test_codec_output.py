@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[3]
 START = """
 import logging
 import numpy as np
-from service.imaging.codec_output import silence_codecs
+from tidegate.service.imaging.codec_output import silence_codecs
 from tests.unit.imaging import test_hostile_images as hostile
 
 logging.basicConfig(level="WARNING")  # as the service has it
@@ -58,7 +58,7 @@ def test_nothing_that_a_client_can_word_reaches_stderr(files: str) -> None:
 def test_a_process_whose_list_of_files_is_not_there_decodes_all_the_same() -> None:
     hidden = """
 from pathlib import Path
-from service.imaging import codec_output
+from tidegate.service.imaging import codec_output
 codec_output._MAPS = Path("/nowhere/maps")
 assert not codec_output.silence_codecs()
 from tests.unit.imaging.pictures import decoded, encode, noise
@@ -73,7 +73,7 @@ assert decoded(encode(noise(9, 5), "TIFF", compression="tiff_lzw")).shape == (5,
 def test_a_library_without_such_handlers_is_no_reason_to_fail() -> None:
     other = """
 import ctypes.util
-from service.imaging.codec_output import _remove_handlers
+from tidegate.service.imaging.codec_output import _remove_handlers
 assert not _remove_handlers(ctypes.util.find_library("m") or "libm.so.6")
 assert not _remove_handlers("/nowhere/libtiff.so.6")
 """

@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.errors import UndecodableImage
-from service.imaging.completeness import check_rows
 from tests.unit.imaging.pictures import decoded, encode, noise, png, png_rows, tiff
+from tidegate.service.errors import UndecodableImage
+from tidegate.service.imaging.completeness import check_rows
 
 WIDTH, HEIGHT = 37, 23
 PICTURE = noise(WIDTH, HEIGHT)

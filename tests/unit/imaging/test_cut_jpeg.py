@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.errors import UndecodableImage
-from service.imaging import decode, jpeg
-from service.imaging.decode import decode_source
 from tests.unit.imaging.pictures import decoded, encode, noise, spec
+from tidegate.service.errors import UndecodableImage
+from tidegate.service.imaging import decode, jpeg
+from tidegate.service.imaging.decode import decode_source
 
 EOI, SCAN = b"\xff\xd9", b"\xff\xda"
 KINDS: dict[str, dict[str, Any]] = {

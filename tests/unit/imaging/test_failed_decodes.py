@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from service.errors import ImageTooLarge, RequestError, UndecodableImage
-from service.imaging.decode import Size, decode_source
 from tests.unit.imaging.pictures import encode, noise, png, spec
+from tidegate.service.errors import ImageTooLarge, RequestError, UndecodableImage
+from tidegate.service.imaging.decode import Size, decode_source
 
 ROOT = Path(__file__).parents[3]
 PICTURE = noise(300, 200)
@@ -100,7 +100,7 @@ def test_an_error_is_freed_without_a_collection() -> None:
 MEASURE = """
 import gc
 from pathlib import Path
-from service.errors import UndecodableImage
+from tidegate.service.errors import UndecodableImage
 from tests.unit.imaging.pictures import encode, noise, preprocessed
 
 def resident_kib():

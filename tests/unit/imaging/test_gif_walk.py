@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, UnidentifiedImageError
 
-from service.errors import ImageTooLarge, UndecodableImage
-from service.imaging.formats import gif
-from service.imaging.preprocess import inspect_upload
 from tests.unit.imaging.pictures import spec
+from tidegate.service.errors import ImageTooLarge, UndecodableImage
+from tidegate.service.imaging.formats import gif
+from tidegate.service.imaging.preprocess import inspect_upload
 
 SCREEN = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0, 0, 0)
 PIXEL = b"\x02\x02\x44\x01\0"

@@ -15,14 +15,14 @@ import pytest
 from PIL.PngImagePlugin import PngInfo
 
 from load_tests.fuzz.worst import ACCEPTED, NEAR, jpeg_of_scans, near, worst
-from service.errors import ImageTooLarge, UndecodableImage, UnsupportedImageType
-from service.imaging.geometry import Size
-from service.imaging.header import inspect
-from service.imaging.preprocess import inspect_upload, preprocess
-from service.imaging.spec import PreprocessSpec
-from service.pipeline import _LARGE_INTERPRETER_S, _LARGE_S
 from tests.unit.imaging.pictures import FORMATS, encode, encode_any, noise, spec, tiff
 from tests.unit.imaging.test_hostile_images import DAMAGES, Damage, variants
+from tidegate.service.errors import ImageTooLarge, UndecodableImage, UnsupportedImageType
+from tidegate.service.imaging.geometry import Size
+from tidegate.service.imaging.header import inspect
+from tidegate.service.imaging.preprocess import inspect_upload, preprocess
+from tidegate.service.imaging.spec import PreprocessSpec
+from tidegate.service.pipeline import _LARGE_INTERPRETER_S, _LARGE_S
 
 ROOT = Path(__file__).parents[3]
 PIXELS = 25_000_000
@@ -115,7 +115,7 @@ def test_a_damaged_header_is_read_or_rejected(format: str, damage: Damage) -> No
 
 MEASURE = """
 import ctypes, sys
-from service.imaging.preprocess import inspect_upload, preprocess
+from tidegate.service.imaging.preprocess import inspect_upload, preprocess
 from tests.unit.imaging.pictures import spec
 from load_tests.fuzz.worst import ACCEPTED, worst
 

@@ -11,9 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import ImageTooLarge, UndecodableImage
-from service.imaging.decode import Size, decode
-from service.imaging.preprocess import preprocess
 from tests.unit.imaging.pictures import (
     crop_fraction_then_resize,
     encode,
@@ -24,6 +21,9 @@ from tests.unit.imaging.pictures import (
     riff,
     tiff,
 )
+from tidegate.service.errors import ImageTooLarge, UndecodableImage
+from tidegate.service.imaging.decode import Size, decode
+from tidegate.service.imaging.preprocess import preprocess
 
 SIDE = 30_000
 ROOT = Path(__file__).parents[3]
@@ -170,7 +170,7 @@ def test_a_small_image_in_a_large_tile_of_a_tiff_is_decoded() -> None:
 MEASURE = """
 import sys
 from pathlib import Path
-from service.errors import ImageTooLarge
+from tidegate.service.errors import ImageTooLarge
 from tests.unit.imaging.pictures import FORMATS, encode_any, noise, preprocessed
 
 def peak_kib():  # not getrusage's, which begins at the peak of the process that started this one

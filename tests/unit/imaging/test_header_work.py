@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-import service
-from service.errors import RequestError
-from service.imaging.header import inspect
+import tidegate.service
+from tidegate.service.errors import RequestError
+from tidegate.service.imaging.header import inspect
 
 UPLOAD = 16 << 20
 # Lines of Python, about 20 ns each at most, besides what they call in C: that is bounded below.

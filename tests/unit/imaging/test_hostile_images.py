@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.errors import ImageTooLarge, UndecodableImage, UnsupportedImageType
-from service.imaging.preprocess import preprocess
 from tests.unit.imaging.pictures import FORMATS, encode, encode_any, noise, spec
+from tidegate.service.errors import ImageTooLarge, UndecodableImage, UnsupportedImageType
+from tidegate.service.imaging.preprocess import preprocess
 
 RULES = spec(alpha="composite-white")
 BOUND = 1_000_000

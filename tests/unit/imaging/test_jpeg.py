@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.errors import RequestError
-from service.imaging import decode, jpeg
-from service.imaging.geometry import Size
 from tests.unit.imaging.pictures import decoded, encode, noise, preprocessed, resize_then_crop
+from tidegate.service.errors import RequestError
+from tidegate.service.imaging import decode, jpeg
+from tidegate.service.imaging.geometry import Size
 
 sides = st.integers(1, 70)
 options = st.fixed_dictionaries(

@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.errors import UnsupportedImageType
 from tests.unit.imaging.pictures import (
     decoded,
     encode,
@@ -21,6 +20,7 @@ from tests.unit.imaging.pictures import (
     preprocessed,
     spec,
 )
+from tidegate.service.errors import UnsupportedImageType
 
 Array = NDArray[np.uint8]
 GROUNDS = {"composite-white": 255, "composite-black": 0}

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.errors import RequestError, UndecodableImage, UnsupportedImageType
-from service.imaging.geometry import Size
-from service.imaging.header import inspect
 from tests.unit.imaging.pictures import decoded, encode, noise, png, png_rows, riff, tiff
+from tidegate.service.errors import RequestError, UndecodableImage, UnsupportedImageType
+from tidegate.service.imaging.geometry import Size
+from tidegate.service.imaging.header import inspect
 
 SMALL, LARGE = (4, 4), (40, 30)
 

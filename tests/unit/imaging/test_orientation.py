@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from service.errors import ImageTooLarge
-from service.imaging.decode import Size, decode
 from tests.unit.imaging.pictures import (
     decoded,
     encode,
@@ -21,6 +19,8 @@ from tests.unit.imaging.pictures import (
     resize,
     spec,
 )
+from tidegate.service.errors import ImageTooLarge
+from tidegate.service.imaging.decode import Size, decode
 
 ORIENTATION = 0x0112
 CARRIERS = ("JPEG", "PNG", "WEBP", "TIFF")

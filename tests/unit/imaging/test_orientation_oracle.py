@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from service.errors import ImageTooLarge
-from service.imaging.decode import Size, decode
 from tests.unit.imaging.pictures import (
     decoded,
     encode,
@@ -25,6 +23,8 @@ from tests.unit.imaging.pictures import (
     riff,
     spec,
 )
+from tidegate.service.errors import ImageTooLarge
+from tidegate.service.imaging.decode import Size, decode
 
 ORIENTATION, XMP_TAG = 0x0112, 700
 PICTURE = noise(9, 5)

@@ -11,11 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.imaging import pillow_resize
-from service.imaging.geometry import Box, Scale, Size
-from service.imaging.spec import Filter
+from tidegate.service.imaging import pillow_resize
+from tidegate.service.imaging.geometry import Box, Scale, Size
+from tidegate.service.imaging.spec import Filter
 
-_resample = pytest.importorskip("service.imaging._resample", reason="built without a C compiler")
+_resample = pytest.importorskip(
+    "tidegate.service.imaging._resample", reason="built without a C compiler"
+)
 COMPILED = [name for name in get_args(Filter) if name != "nearest"]
 sides = st.one_of(st.integers(1, 9), st.integers(1, 700))
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from service.errors import ImageTooLarge
-from service.imaging import header
-from service.imaging.decode import Size, bound_pillow, decode
-from service.imaging.work import Found, Work
 from tests.unit.imaging.pictures import FORMATS, encode_any, noise, spec
+from tidegate.service.errors import ImageTooLarge
+from tidegate.service.imaging import header
+from tidegate.service.imaging.decode import Size, bound_pillow, decode
+from tidegate.service.imaging.work import Found, Work
 
 ROOT = Path(__file__).parents[3]
 
@@ -58,8 +58,8 @@ def test_a_frame_is_not_filled_that_the_header_check_does_not_see(
 
 START_THE_SERVICE = """
 from PIL import Image
-from service import app
-from service.settings import Settings
+from tidegate.service import app
+from tidegate.service.settings import Settings
 
 def listen(host, port):
     print(Image.MAX_IMAGE_PIXELS)
@@ -71,7 +71,7 @@ app.run(Settings(bundle="none", max_image_pixels=12_345))
 START_A_DECODER = """
 import json, os, socket
 from PIL import Image
-from service.imaging import decoder_messages, decoder_process
+from tidegate.service.imaging import decoder_messages, decoder_process
 from tests.unit.imaging.pictures import spec
 
 def preprocess(data, rules, max_image_pixels):
@@ -97,8 +97,8 @@ def test_each_process_that_decodes_sets_it(start: str) -> None:
 
 def test_what_pillow_warns_of_is_refused_without_pytest() -> None:
     code = """
-from service.errors import ImageTooLarge
-from service.imaging.decode import bound_pillow, decode
+from tidegate.service.errors import ImageTooLarge
+from tidegate.service.imaging.decode import bound_pillow, decode
 from tests.unit.imaging.pictures import encode, noise, spec
 
 bound_pillow(1_000)

@@ -9,10 +9,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from service.errors import ImageTooLarge
-from service.imaging.geometry import Cut, Scale, plan
-from service.imaging.preprocess import apply
-from service.imaging.spec import PreprocessSpec
 from tests.unit.imaging.pictures import (
     crop_fraction_then_resize,
     encode,
@@ -22,6 +18,10 @@ from tests.unit.imaging.pictures import (
     resize_then_crop,
     spec,
 )
+from tidegate.service.errors import ImageTooLarge
+from tidegate.service.imaging.geometry import Cut, Scale, plan
+from tidegate.service.imaging.preprocess import apply
+from tidegate.service.imaging.spec import PreprocessSpec
 
 Pixels = NDArray[np.uint8]
 FILTERS = {

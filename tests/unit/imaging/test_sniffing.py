@@ -8,8 +8,6 @@ import zipfile
 import numpy as np
 import pytest
 
-from service.errors import UndecodableImage, UnsupportedImageType
-from service.imaging.decode import sniff
 from tests.unit.imaging.pictures import (
     FORMATS,
     decoded,
@@ -20,6 +18,8 @@ from tests.unit.imaging.pictures import (
     png_rows,
     preprocessed,
 )
+from tidegate.service.errors import UndecodableImage, UnsupportedImageType
+from tidegate.service.imaging.decode import sniff
 
 SVG = b"""<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>"""
 NOT_IMAGES = {

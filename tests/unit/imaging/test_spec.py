@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from service.imaging.spec import PreprocessSpec
 from tests.unit.imaging.pictures import resize, resize_then_crop, spec
+from tidegate.service.imaging.spec import PreprocessSpec
 
 EDGE = {"op": "resize-shortest-edge", "size": 256, "rounding": "round", "filter": "bicubic"}
 CROP = {"op": "centre-crop", "height": 224, "width": 224, "offset": "floor"}

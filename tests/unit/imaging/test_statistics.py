@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from service.imaging.statistics import BLUR_FLOOR, input_statistics
-from service.types import Pixels
 from tests.unit.imaging.pictures import noise
+from tidegate.service.imaging.statistics import BLUR_FLOOR, input_statistics
+from tidegate.service.types import Pixels
 
 
 def flat(*colour: int, side: int = 9) -> Pixels:

@@ -15,10 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, MpoImagePlugin
 
-from service.errors import ImageTooLarge, UndecodableImage, UnsupportedImageType
-from service.imaging import decode, structure
-from service.imaging.decode import sniff
-from service.imaging.structure import BoundedReads, check_structure
 from tests.unit.imaging.pictures import (
     FORMATS,
     decoded,
@@ -31,6 +27,10 @@ from tests.unit.imaging.pictures import (
     tiff,
 )
 from tests.unit.imaging.test_hostile_images import DAMAGES, variants
+from tidegate.service.errors import ImageTooLarge, UndecodableImage, UnsupportedImageType
+from tidegate.service.imaging import decode, structure
+from tidegate.service.imaging.decode import sniff
+from tidegate.service.imaging.structure import BoundedReads, check_structure
 
 PLAIN_JPEG = encode(noise(16, 16), "JPEG")
 PLAIN_GIF = encode(noise(16, 16).convert("P"), "GIF")

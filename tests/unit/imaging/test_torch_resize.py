@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
-from service.errors import ImageTooLarge
-from service.imaging.geometry import Cut, Scale, plan
-from service.imaging.preprocess import apply
-from service.imaging.spec import Filter, PreprocessSpec
-from service.imaging.torch_resize import resize
 from tests.unit.imaging.pictures import encode, noise, preprocessed, spec
+from tidegate.service.errors import ImageTooLarge
+from tidegate.service.imaging.geometry import Cut, Scale, plan
+from tidegate.service.imaging.preprocess import apply
+from tidegate.service.imaging.spec import Filter, PreprocessSpec
+from tidegate.service.imaging.torch_resize import resize
 
 Pixels = NDArray[np.uint8]
 sides = st.integers(1, 90)

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.errors import UndecodableImage, UnsupportedImageType
-from service.imaging.unsupported import unsupported_feature
 from tests.unit.imaging.pictures import (
     FORMATS,
     decoded,
@@ -21,6 +19,8 @@ from tests.unit.imaging.pictures import (
     riff,
     tiff,
 )
+from tidegate.service.errors import UndecodableImage, UnsupportedImageType
+from tidegate.service.imaging.unsupported import unsupported_feature
 
 PHOTO = encode(noise(16, 16), "JPEG")
 # pytest's own filters go before the ones that the service sets, so Pillow's warnings need this.

@@ -9,9 +9,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from models.importers.base import Imported
-from models.make import Data
 from tests.unit.models import tiny
+from tidegate.models.importers.base import Imported
+from tidegate.models.pipeline import Data
 
 COLOURS = {
     "blue": (40, 60, 200),

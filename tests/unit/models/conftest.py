@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from numpy.typing import NDArray
 
-from models.archive import DOWNLOADS
-from models.demo.build import build
-from models.demo.source import WHEEL, Wheel, find_wheel
-from service.bundle.store import Bundle
+from tidegate.models.demo.build import build
+from tidegate.models.demo.source import WHEEL, Wheel, find_wheel
+from tidegate.models.package_files import DOWNLOADS
+from tidegate.service.bundle.store import Bundle
 
 
 @pytest.fixture(scope="session")
@@ -30,5 +30,5 @@ def demo(wheel: Wheel, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Path:
+def model_dir(tmp_path: Path) -> Path:
     return tmp_path / "bundles" / "tiny"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime as ort
 
-from models.importers.base import Imported, SourceTransform
-from service.imaging.preprocess import preprocess
-from service.imaging.spec import PreprocessSpec
 from tests.unit.imaging.pictures import MAX_PIXELS, encode, noise
+from tidegate.models.importers.base import Imported, SourceTransform
+from tidegate.service.imaging.preprocess import preprocess
+from tidegate.service.imaging.spec import PreprocessSpec
 
 # Odd and even, wide and tall, smaller than any crop, and one pixel high.
 SIZES = ((300, 401), (401, 300), (57, 100), (224, 224), (9, 1))

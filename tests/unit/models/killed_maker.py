@@ -13,21 +13,21 @@ import sys
 import time
 from pathlib import Path
 
-from models.fit import Score
-from models.folds import Promise
-from models.make import Choices, make
-from service.bundle.store import open_bundle
-from service.errors import BundleRefused
 from tests.unit.models.colour_folders import folders, imported
+from tidegate.models.fitting.conformal import GateTarget
+from tidegate.models.fitting.fit import Score
+from tidegate.models.pipeline import BuildOptions, make
+from tidegate.service.bundle.store import open_bundle
+from tidegate.service.errors import BundleRefused
 
 TIMES = 50
 GIVEN = imported()
-CHOICES = Choices("colours", "1", "a test", Score(), Promise(0.05, 0.1), replace=True)
+CHOICES = BuildOptions("colours", "1", "a test", Score(), GateTarget(0.05, 0.1), replace=True)
 
 
 def main(root: Path) -> None:
     data = folders(root / "images")
-    shelves = root / "bundles"
+    bundles_dir = root / "bundles"
     rng = random.Random(0)  # noqa: S311 - when it dies is no secret
     sys.stderr = (root / "progress").open("w")
 
@@ -36,18 +36,18 @@ def main(root: Path) -> None:
         child = os.fork()
         if child == 0:
             signal.setitimer(signal.ITIMER_REAL, delay_s)
-            make(GIVEN, data, CHOICES, shelves)
+            make(GIVEN, data, CHOICES, bundles_dir)
             os._exit(0)
         return os.WIFEXITED(os.waitpid(child, 0)[1])
 
     started = time.monotonic()
     assert build(600)
     took_s = time.monotonic() - started
-    expected = open_bundle(shelves / "colours/1").digest
+    expected = open_bundle(bundles_dir / "colours/1").digest
     found = []
     for _ in range(TIMES):
         lived = build(rng.uniform(0.02, 1.1) * took_s)
-        found.append([lived, _state(shelves / "colours/1", expected)])
+        found.append([lived, _state(bundles_dir / "colours/1", expected)])
     sys.stdout.write(json.dumps(found))
 
 

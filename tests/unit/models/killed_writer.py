@@ -13,20 +13,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from models.write import current, locked, write_bundle
-from service.bundle.store import Bundle
-from service.errors import BundleRefused
 from tests.unit.models import tiny
+from tidegate.models.sealing.write import current, locked, write_bundle
+from tidegate.service.bundle.store import Bundle
+from tidegate.service.errors import BundleRefused
 
 FILES = tiny.bundle_files()
 
 
-def write(shelf: Path, recipe: str) -> None:
-    with locked(shelf, lambda: None):
-        write_bundle(shelf, tiny.bundle_manifest(FILES, recipe), FILES)
+def write(model_dir: Path, recipe: str) -> None:
+    with locked(model_dir, lambda: None):
+        write_bundle(model_dir, tiny.bundle_manifest(FILES, recipe), FILES)
 
 
-def survives(shelf: Path, step: int) -> bool:
+def survives(model_dir: Path, step: int) -> bool:
     """Write in a child that dies before its `step`th step; tell whether it lived to the end."""
     child = os.fork()
     if child == 0:
@@ -34,23 +34,23 @@ def survives(shelf: Path, step: int) -> bool:
 
         def hook(event: str, arguments: tuple[Any, ...]) -> None:
             nonlocal seen
-            if arguments and str(shelf) in str(arguments[0]):
+            if arguments and str(model_dir) in str(arguments[0]):
                 seen += 1
                 if seen == step:
                     os.kill(os.getpid(), signal.SIGKILL)
 
         sys.addaudithook(hook)
-        write(shelf, "new")
+        write(model_dir, "new")
         os._exit(0)
     _, status = os.waitpid(child, 0)
     return os.WIFEXITED(status)
 
 
-def state(shelf: Path) -> str:
+def state(model_dir: Path) -> str:
     """Return "old", "new", "none", or what is wrong with the folder that is there."""
-    if not (shelf / "1").exists():
+    if not (model_dir / "1").exists():
         return "none"
-    found = [current(shelf / "1", tiny.provenance(recipe)) for recipe in ("old", "new")]
+    found = [current(model_dir / "1", tiny.provenance(recipe)) for recipe in ("old", "new")]
     if isinstance(found[0], Bundle):
         return "old"
     return found[1] if isinstance(found[1], str) else "new"
@@ -63,14 +63,14 @@ def main(root: Path) -> None:
         lived = False
         while not lived:
             step += 1
-            shelf = root / f"{before}-{step}"
+            model_dir = root / f"{before}-{step}"
             if before == "old":
-                write(shelf, "old")
-            lived = survives(shelf, step)
-            after_death = state(shelf)
-            write(shelf, "new")
-            leftovers = sorted(item.name for item in shelf.iterdir())
-            found.append([before, step, after_death, state(shelf), leftovers])
+                write(model_dir, "old")
+            lived = survives(model_dir, step)
+            after_death = state(model_dir)
+            write(model_dir, "new")
+            leftovers = sorted(item.name for item in model_dir.iterdir())
+            found.append([before, step, after_death, state(model_dir), leftovers])
     sys.stdout.write(json.dumps(found))
 
 

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from models.run import run
-from models.seal import GateHead, seal
-from service.bundle import manifest as m
-from service.bundle.golden import pixels_digest
-from service.bundle.store import CALIBRATION, CARD, GOLDEN, LABELS, MODEL
-from service.imaging.preprocess import preprocess
-from service.imaging.spec import PreprocessSpec, Resize
+from tidegate.models.sealing.check import run
+from tidegate.models.sealing.seal import GateHead, seal
+from tidegate.service.bundle import manifest as m
+from tidegate.service.bundle.golden import pixels_digest
+from tidegate.service.bundle.store import CALIBRATION, CARD, GOLDEN, LABELS, MODEL
+from tidegate.service.imaging.preprocess import preprocess
+from tidegate.service.imaging.spec import PreprocessSpec, Resize
 
 SIDE, CLASSES, WIDTH = 8, 5, 6
 SPEC = PreprocessSpec(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.ood.conformal import combined_score, p_value, sample_size_for
+from tidegate.service.ood.conformal import combined_score, p_value, sample_size_for
 
 scores = st.floats(allow_nan=False, allow_infinity=True)
 tied = st.integers(-3, 3).map(float)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.ood.gates import FinalFold, Gate
+from tidegate.service.ood.gates import FinalFold, Gate
 
 # Scores 0 … 98 in fold A, so that a score of 98.5 has p = 0.01 and one of −1 has p = 1.
 FOLD_A = np.arange(99.0)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.ood.conformal import combined_score, p_value
-from service.ood.gates import FinalFold, Gate
+from tidegate.service.ood.conformal import combined_score, p_value
+from tidegate.service.ood.gates import FinalFold, Gate
 
 ALPHAS = (0.01, 0.05, 0.2)
 TRIALS = 6000

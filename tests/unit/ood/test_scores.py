@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.ood.scores import energy_score, mahalanobis_score
+from tidegate.service.ood.scores import energy_score, mahalanobis_score
 
 Float64 = NDArray[np.float64]
 CLOSE = 1e-12  # relative; both sides are float64 and add a few dozen numbers

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from service.cli import main
-from service.errors import ReviewUnreadable
-from service.review.export import export
-from service.review.store import Answered, ReviewConfig, ReviewStore
+from tidegate.service.cli import main
+from tidegate.service.errors import ReviewUnreadable
+from tidegate.service.review.export import export
+from tidegate.service.review.image_store import Answered, ReviewConfig, ReviewStore
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 100
 ANSWER = Answered("r1", "review", 3, "tabby, cat", 0.7, 0.02, "m", "1", "d" * 64)

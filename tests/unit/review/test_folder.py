@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from service.review import sidecar
-from service.review.folder import Entry, ReviewFolder
+from tidegate.service.review import sidecar
+from tidegate.service.review.folder import Entry, ReviewFolder
 
 DAY = "2026-01-01"
 

@@ -15,15 +15,15 @@ from typing import Any
 import httpx
 import pytest
 
-from models.__main__ import main
-from models.retrain import app, connection
-from models.retrain.access import make_token, read_token, require_loopback
-from models.retrain.connection import BoundedWork, server_of
-from models.retrain.errors import OptionRefused
-from models.retrain.folder import RequestFolder
-from models.retrain.prometheus import Prometheus
-from models.retrain.receiver import Receiver
-from service.api.parser import MAX_HEAD_BYTES
+from tidegate.models.__main__ import main
+from tidegate.models.retrain import app, connection
+from tidegate.models.retrain.access import make_token, read_token, require_loopback
+from tidegate.models.retrain.connection import BoundedWork, server_of
+from tidegate.models.retrain.errors import OptionRefused
+from tidegate.models.retrain.folder import RequestFolder
+from tidegate.models.retrain.prometheus import Prometheus
+from tidegate.models.retrain.receiver import Receiver
+from tidegate.service.api.parser import MAX_HEAD_BYTES
 
 TOKEN = b"a-secret"
 LIVEZ = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -92,7 +92,7 @@ def test_a_file_without_a_token_refuses_the_start(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("service.logs.configure", lambda *_: None)
+    monkeypatch.setattr("tidegate.service.logs.configure", lambda *_: None)
     (tmp_path / "token").write_bytes(content)
     words = ["--out", str(tmp_path / "r"), "--port", "0", "--token-file", str(tmp_path / "token")]
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from models.retrain.alerts import MAX_ALERTS, MAX_SUBJECTS, Notification
-from models.retrain.errors import AlertsRefused, AlertsTooLarge, TooManyFiled
-from models.retrain.folder import RequestFolder
-from models.retrain.prometheus import Prometheus
-from models.retrain.receiver import Receiver
-from models.retrain.samples import read_reviewed
 from tests.unit.models.retrain.world import USUAL, payload, prometheus
+from tidegate.models.retrain.alerts import MAX_ALERTS, MAX_SUBJECTS, Notification
+from tidegate.models.retrain.errors import AlertsRefused, AlertsTooLarge, TooManyFiled
+from tidegate.models.retrain.folder import RequestFolder
+from tidegate.models.retrain.prometheus import Prometheus
+from tidegate.models.retrain.receiver import Receiver
+from tidegate.models.retrain.samples import read_reviewed
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -15,15 +15,15 @@ from typing import Any
 import httpx
 import pytest
 
-from models.__main__ import main
-from models.retrain.alerts import Notification
-from models.retrain.app import MAX_BODY_BYTES, build
-from models.retrain.folder import RESOLVED, RequestFolder, beside
-from models.retrain.prometheus import Prometheus
-from models.retrain.receiver import Receiver
-from models.retrain.runner import Runner, words_of
-from models.retrain.samples import Reviewed, stratified
 from tests.unit.models.retrain.world import DIGEST, GATE, INFO, USUAL, Series, payload, prometheus
+from tidegate.models.__main__ import main
+from tidegate.models.retrain.alerts import Notification
+from tidegate.models.retrain.app import MAX_BODY_BYTES, build
+from tidegate.models.retrain.folder import RESOLVED, RequestFolder, beside
+from tidegate.models.retrain.prometheus import Prometheus
+from tidegate.models.retrain.receiver import Receiver
+from tidegate.models.retrain.runner import Runner, words_of
+from tidegate.models.retrain.samples import Reviewed, stratified
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -302,7 +302,7 @@ def test_a_mistake_is_one_line_and_exit_code_1(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("service.logs.configure", lambda *_: None)
+    monkeypatch.setattr("tidegate.service.logs.configure", lambda *_: None)
 
     assert main(["retrain-request", "--out", str(tmp_path / "r"), "--port", "0", *words]) == 1
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from models.retrain.samples import read_reviewed
-from service.review.store import Answered, ReviewConfig, ReviewStore
+from tidegate.models.retrain.samples import read_reviewed
+from tidegate.service.review.image_store import Answered, ReviewConfig, ReviewStore
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

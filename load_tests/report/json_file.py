@@ -1,0 +1,25 @@
+"""Keep a result as JSON, together with the command and the machine that it came from."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+from load_tests.report.hardware import describe_machine
+
+
+def record(command: str, result: dict[str, object]) -> dict[str, object]:
+    """Return `result` with `command`, `measured_at` (UTC, ISO 8601) and `machine` before it."""
+    return {
+        "command": command,
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": describe_machine(),
+        **result,
+    }
+
+
+def keep(path: Path | None, command: str, result: dict[str, object]) -> None:
+    """Write the record of `result` to `path`, its folders made; do nothing when that is None."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record(command, result), indent=2) + "\n", encoding="utf-8")

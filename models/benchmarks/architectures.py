@@ -1,0 +1,272 @@
+"""Every architecture the documents name: exported, sealed, opened and timed, one after the other.
+
+Random weights but where a package carries real ones; six photographs' crops are the images, so the
+bundles are worth nothing as classifiers. What is shown is that each network goes the whole road.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import onnx
+from PIL import Image
+
+from tidegate.models.benchmarks import efficientnet_lite
+from tidegate.models.data.folders import Split, labelled, shuffled
+from tidegate.models.data.outputs import extract, load_pixels
+from tidegate.models.demo.spec import PHOTOS
+from tidegate.models.evaluation.speed import cpu_ms_per_image
+from tidegate.models.fitting.conformal import GateTarget, Scores, calibrate, gate_file
+from tidegate.models.fitting.drift_reference import class_fractions
+from tidegate.models.fitting.fit import score_rows
+from tidegate.models.fitting.mahalanobis import fit_distance
+from tidegate.models.importers import from_timm, from_torchvision
+from tidegate.models.importers.base import Imported
+from tidegate.models.parity.export import check_export
+from tidegate.models.parity.preprocessing import golden_probes, prove
+from tidegate.models.pipeline import Data
+from tidegate.models.progress import say
+from tidegate.models.sealing.golden import golden_files, listed
+from tidegate.models.sealing.seal import seal, without_gate
+from tidegate.models.sealing.write import locked, write_bundle
+from tidegate.service.bundle import manifest as m
+from tidegate.service.bundle.golden import check_golden
+from tidegate.service.bundle.store import CALIBRATION, CARD, LABELS, MODEL, Bundle
+from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
+
+_PER_CLASS = {"train": 6, "calibrate": 10, "test": 2}
+# Random features of two dozen images support no smaller alpha.
+_TARGET = GateTarget(0.4, 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """One row of the table and how it is imported."""
+
+    name: str
+    weights: str
+    load: Callable[[], Imported]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What was measured of one architecture."""
+
+    name: str
+    source: str
+    weights: str
+    size: int  # pixels, both sides
+    features: int
+    parameters: int
+    megabytes: float  # model.onnx
+    logits_error: float  # against torch, of the largest logit
+    batch_error: float  # a batch of 8 against singles, likewise
+    parity: str
+    cpu_ms: float  # one image, one thread
+
+
+def _timm(name: str, label: str) -> Architecture:
+    return Architecture(
+        label,
+        "random",
+        lambda: from_timm.load(name, classes=len(PHOTOS), random_weights=True),
+    )
+
+
+def _torchvision(name: str, label: str) -> Architecture:
+    return Architecture(
+        label,
+        "random",
+        lambda: from_torchvision.load(
+            name, classes=len(PHOTOS), weights="IMAGENET1K_V1", random_weights=True
+        ),
+    )
+
+
+def _lite(variant: str) -> Architecture:
+    return Architecture(
+        f"EfficientNet-{variant.capitalize()}",
+        "ImageNet",
+        lambda: efficientnet_lite.load(variant, classes=len(PHOTOS)),
+    )
+
+
+ARCHITECTURES = (
+    _timm("resnet50", "ResNet-50"),
+    _torchvision("resnet50", "ResNet-50"),
+    _timm("resnext50_32x4d", "ResNeXt-50 32×4d"),
+    _timm("resnetrs50", "ResNet-RS-50"),
+    _timm("efficientnet_b0", "EfficientNet-B0"),
+    _timm("efficientnet_b3", "EfficientNet-B3"),
+    _torchvision("efficientnet_v2_s", "EfficientNetV2-S"),
+    *map(_lite, efficientnet_lite.ARCHIVES),
+    _timm("convnext_tiny", "ConvNeXt-T"),
+    _timm("convnextv2_tiny", "ConvNeXtV2-T"),
+    _timm("mobilenetv3_large_100", "MobileNetV3-L"),
+    _timm("mobilenetv3_small_100", "MobileNetV3-S"),
+    _timm("vit_small_patch16_224", "ViT-S/16"),
+    _timm("deit_small_patch16_224", "DeiT-S"),
+    _timm("swin_tiny_patch4_window7_224", "Swin-T"),
+    _timm("swinv2_tiny_window8_256", "SwinV2-T"),
+)
+
+
+def measure(architectures: Sequence[Architecture], keep: Path | None = None) -> list[Row]:
+    """Return a row for each, or raise BuildRefused at the first that does not go the whole road.
+
+    Their bundles go below `keep`, a folder each, for measuring elsewhere; None keeps none.
+    """
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="tidegate-architectures-") as folder:
+        root = Path(folder)
+        bundles_dir = keep or root / "bundles"
+        data = _crops(root / "six", [path.stem for path in PHOTOS])
+        for place, architecture in enumerate(architectures, start=1):
+            say(f"{architecture.name} [{place}/{len(architectures)}]")
+            rows.append(_measured(architecture, data, bundles_dir))
+    return rows
+
+
+def _folder_name(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the rows as Markdown."""
+    lines = [
+        "| architecture | from | weights | input | features | parameters | model.onnx | "
+        "logits against torch | batch of 8 against singles | preprocessing | CPU per image |",
+        "|" + " --- |" * 11,
+    ]
+    lines += [
+        f"| {r.name} | {r.source} | {r.weights} | {r.size} | {r.features:,} | "
+        f"{r.parameters / 1e6:.1f} M | {r.megabytes:.0f} MB | {r.logits_error:.1e} | "
+        f"{r.batch_error:.1e} | {r.parity} | {r.cpu_ms:.1f} ms |"
+        for r in rows
+    ]
+    return "\n".join(lines)
+
+
+def _measured(architecture: Architecture, data: Data, bundles_dir: Path) -> Row:
+    imported = architecture.load()
+    source = imported.source.split()[0]
+    model_dir = bundles_dir / _folder_name(f"{architecture.name} {source}")
+    classes = tuple(path.stem for path in PHOTOS)
+    splits = {name: shuffled(labelled(name, getattr(data, name), classes)) for name in _PER_CLASS}
+    logits_error, batch_error = check_export(imported, imported.spec, splits["test"])
+    transform = imported.transform
+    parity = None if transform is None else prove(imported.spec, transform)
+    bundle = _sealed(imported, splits, classes, model_dir)
+    engine = OnnxEngine(bundle.model_path)
+    check_golden(bundle, lambda images: engine.run(0, images))
+    sealed = bundle.model_path.read_bytes()
+    images = [load_pixels(path, imported.spec) for path in PHOTOS]
+    return Row(
+        name=architecture.name,
+        source=source,
+        weights=architecture.weights,
+        size=imported.spec.output_size[0],
+        features=bundle.manifest.task.features,
+        parameters=_parameters(imported.backbone),
+        megabytes=len(sealed) / 1e6,
+        logits_error=logits_error,
+        batch_error=batch_error,
+        parity="by hand" if parity is None else "proved" if parity.exact else "differs",
+        cpu_ms=cpu_ms_per_image({"sealed": sealed}, np.stack(images), rounds=12)["sealed"],
+    )
+
+
+def _sealed(
+    imported: Imported, splits: dict[str, Split], classes: tuple[str, ...], model_dir: Path
+) -> Bundle:
+    """Write a whole bundle, less what a network of random weights cannot have: an evaluation."""
+    spec, graph = imported.spec, without_gate(imported.backbone, imported.spec)
+    with tempfile.TemporaryDirectory() as folder:
+        train, held_out = (
+            extract(graph, splits[name], spec, Path(folder)) for name in ("train", "calibrate")
+        )
+        distance = fit_distance(train.features, train.split.class_ids, classes)
+        head = distance.head(1.0)
+        scores = score_rows(head, held_out)
+        half = len(held_out) // 2
+        folds = [
+            Scores(scores.energy[rows], scores.mahalanobis[rows], scores.predicted[rows])
+            for rows in (slice(0, half), slice(half, 2 * half))
+        ]
+    gate = calibrate(folds[0], folds[1], len(classes), _TARGET)
+    sealed = seal(imported.backbone, spec, head)
+    height, width = spec.output_size
+    files = {
+        MODEL: sealed,
+        LABELS: "".join(f"{label}\n" for label in classes).encode(),
+        CALIBRATION: gate_file(gate, _TARGET),
+        CARD: b"# An architecture on its way\n\nNot a classifier.\n",
+        **golden_files(sealed, head, spec, golden_probes(spec)),
+    }
+    manifest = m.Manifest(
+        name=model_dir.name,
+        version="1",
+        provenance=m.Provenance(
+            source=imported.source,
+            licence=imported.licence,
+            checkpoint_sha256=imported.checkpoint_sha256,
+            recipe="python -m models architectures",
+        ),
+        task=m.Task(classes=len(classes), features=len(head.centre), height=height, width=width),
+        preprocess=spec,
+        calibration=m.Calibration(fitted=False, temperature=1.0),
+        gate=m.GateFit(
+            energy_temperature=1.0,
+            mahalanobis=m.MahalanobisFit(
+                features="l2-normalised", covariance="tied", means="class-means"
+            ),
+            guarantee="marginal",
+            alpha_reject=_TARGET.alpha_reject,
+            alpha_review=_TARGET.alpha_review,
+            fold_a=half,
+            fold_b=half,
+            own_threshold=tuple(gate.own_folds_b),
+            splits={name: split.digest for name, split in splits.items()},
+            calibrated_for_model=sha256(sealed).hexdigest(),
+            calibrated_for_preprocess=spec.digest,
+        ),
+        reference=m.ReferenceFit(
+            samples=len(held_out),
+            class_fraction=tuple(class_fractions(scores.predicted, len(classes)).tolist()),
+        ),
+        files=listed(files),
+    )
+    with locked(model_dir, lambda: None):
+        return write_bundle(model_dir, manifest, files)
+
+
+def _crops(root: Path, classes: Sequence[str]) -> Data:
+    """Write random crops of the photographs, each photograph a class."""
+    rng = np.random.default_rng(0)
+    for path, label in zip(PHOTOS, classes, strict=True):
+        photo = Image.open(path).convert("RGB")
+        for split, count in _PER_CLASS.items():
+            folder = root / split / label
+            folder.mkdir(parents=True)
+            for index in range(count):
+                side = int(rng.integers(96, min(photo.size) + 1))
+                left = int(rng.integers(0, photo.width - side + 1))
+                upper = int(rng.integers(0, photo.height - side + 1))
+                crop = photo.crop((left, upper, left + side, upper + side))
+                crop.save(folder / f"{index}.png")
+    return Data(root / "train", root / "calibrate", root / "test")
+
+
+def _parameters(backbone: onnx.ModelProto) -> int:
+    """Return how many weights the graph holds; shapes and other integers are none."""
+    return sum(
+        int(np.prod(item.dims))
+        for item in backbone.graph.initializer
+        if item.data_type == onnx.TensorProto.FLOAT
+    )

@@ -1,0 +1,193 @@
+"""One graph on one engine, on the first device: every part on engines that are opened for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+from tidegate.models.benchmarks.gpu import measure, parity, road
+from tidegate.models.benchmarks.gpu.parts import Parts
+from tidegate.models.benchmarks.gpu.plan import Plan, photographs
+from tidegate.service.bundle.store import Bundle
+from tidegate.service.engines.base import EngineInfo
+from tidegate.service.engines.choose import WarmEngine, buckets_for
+from tidegate.service.engines.cuda.base import Cuda, Device
+from tidegate.service.engines.gpu_engine import DeviceEngine, Program
+from tidegate.service.engines.open_gpu import Wanted, choose_all_graphs, open_program_for
+from tidegate.service.engines.warm_up import sweep
+from tidegate.service.imaging.preprocess import preprocess
+from tidegate.service.types import Outputs, Pixels
+
+_CLIENTS = 256
+_MAX_PIXELS = 100_000_000
+_SLOTS = 3
+Row = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A sealed graph of a bundle, and what is sent through it."""
+
+    bundle: Bundle
+    precision: str
+    model: Path
+    pixels: Sequence[Pixels]
+    on_the_cpu: Callable[[Path], Outputs]  # what a graph answers there, for all pixels
+
+
+def measure_engine(
+    plan: Plan, parts: Parts, cuda: Cuda, graph: Graph, engine: str, measured: list[Row]
+) -> None:
+    """Load a graph on an engine and add to `measured` what that shows, part by part.
+
+    Raises what the runtime does where it does not load.
+    """
+    name = f"{graph.bundle.manifest.name} in {graph.precision} on {engine}"
+    device = cuda.device(plan.gpu.devices[0])
+    try:
+        device.use()
+        buckets = buckets_for(plan.max_batch_size, graph.bundle.manifest.engine.buckets)
+        wanted = Wanted(graph.model, engine, buckets, graph.precision)
+        started = time.perf_counter()
+        program, runtime = open_program_for(wanted, plan.gpu, cuda, device)
+        loaded_s = time.perf_counter() - started
+        where = f"cuda:{device.index} {device.name}"
+        info = EngineInfo(engine, runtime, where, graph.precision, 1)
+        figures: Row = {
+            "bundle": graph.bundle.manifest.name,
+            "digest": graph.bundle.digest,
+            "info": asdict(info),
+            "loaded_s": loaded_s,
+        }
+        measured.append(figures)
+        loaded = _Loaded(plan, parts, graph, name, cuda, device, program, info, buckets, figures)
+        for what, part in (
+            ("numbers", loaded.parity),
+            ("latency", loaded.latency),
+            ("alternating sizes", loaded.alternating),
+            ("overlap", loaded.overlap),
+            ("memory", loaded.memory),
+            ("slots", loaded.slots),
+            ("road", loaded.road),
+        ):
+            parts.run_on_device(f"{name}, {what}", part)
+    finally:
+        parts.close(name, device.close)
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A program on a device. Each part puts what it measures into `figures`."""
+
+    plan: Plan
+    parts: Parts
+    graph: Graph
+    name: str
+    cuda: Cuda
+    device: Device
+    program: Program
+    info: EngineInfo
+    buckets: Sequence[int]
+    figures: Row
+
+    def parity(self) -> None:
+        """Compare with the CPU running the same graph, and with the bundle's own."""
+        bundle, on_the_cpu = self.graph.bundle, self.graph.on_the_cpu
+        with self._opened(1) as engine:
+            got = parity.answers(engine, self.graph.pixels)
+        same, sealed = on_the_cpu(self.graph.model), on_the_cpu(bundle.model_path)
+        self.figures["parity"] = {
+            "against_the_same_graph_on_the_cpu": parity.differences(got, same, bundle.gate),
+            "against_the_sealed_graph_on_the_cpu": parity.differences(got, sealed, bundle.gate),
+        }
+
+    def latency(self) -> None:
+        """Time each batch size alone, and as a graph where it can be one."""
+        rows: list[Row] = []
+        self.figures["buckets"] = rows
+        effort = self.plan.effort
+        with self._opened(1) as engine:
+            for images in engine.buckets:
+                name = f"{self.name}, batches of {images}"
+                row: Row = {"images": images}
+                rows.append(row)
+                batch = measure.batch_of(self.graph.pixels, images)
+                eager = partial(_fill, row, measure.eager, engine, batch, budget)
+                self.parts.run_on_device(name, eager)
+                if engine.can_capture:
+                    as_graph = partial(_fill, row, measure.as_graph, engine, batch, budget)
+                    self.parts.run_on_device(f"{name} as a graph", as_graph)
+
+    def alternating(self) -> None:
+        """Time neighbouring batch sizes that take turns."""
+        rows: list[Row] = []
+        self.figures["alternating"] = rows
+        with self._opened(1) as engine:
+            for pair in pairwise(engine.buckets):
+                name = f"{self.name}, batches of {pair[0]} and {pair[1]} in turn"
+                row: Row = {"images": pair}
+                rows.append(row)
+                batches = [measure.batch_of(self.graph.pixels, images) for images in pair]
+                in_turn = partial(_fill, row, measure.in_turn, engine, batches, self.plan.budget)
+                self.parts.run_on_device(name, in_turn)
+
+    def overlap(self) -> None:
+        """Compare batches on all slots at once with as many one by one."""
+        batches = max(1, self.plan.budget.runs // 4)
+        with self._opened(_SLOTS) as engine:
+            self.figures["overlap"] = measure.overlap(engine, self.graph.pixels, batches)
+
+    def memory(self) -> None:
+        """Compare the device memory in use early and late in many batches."""
+        effort = self.plan.effort
+        with self._opened(_SLOTS) as engine:
+            self.figures["memory"] = measure.plateau(
+                engine, self.device, self.graph.pixels, budget.plateau, budget.plateau_s
+            )
+
+    def slots(self) -> None:
+        """Compare one, two and three slots with a loop around the runtime alone."""
+        effort = self.plan.effort
+        bare = measure.bare_loop(self.device, self.program, self.buckets[-1], budget.seconds)
+        self.figures["slots"] = measure.slots(self._opened, bare, self.graph.pixels, budget)
+
+    def road(self) -> None:
+        """Measure the road from JPEG bytes, and from pixels, without HTTP."""
+        figures: Row = {}
+        self.figures["road"] = figures
+        spec, seconds = self.graph.bundle.manifest.preprocess, 5 * self.plan.budget.seconds
+        files = [path.read_bytes() for path in photographs(self.plan)]
+        decode = [partial(preprocess, file, spec, _MAX_PIXELS) for file in files]
+        ready = [partial(_given, image) for image in self.graph.pixels]
+        with self._opened(_SLOTS) as engine:
+            figures["graphs"] = choose_all_graphs(engine, engine.buckets)
+            warm = WarmEngine(engine, sweep(engine, engine.buckets, stop_early=False))
+            figures["from_jpeg"] = road.drive(warm, decode, seconds=seconds, clients=_CLIENTS)
+            figures["from_pixels"] = road.drive(
+                warm, ready, seconds=seconds, clients=_CLIENTS, decode_threads=1
+            )
+
+    @contextmanager
+    def _opened(self, slots: int) -> Iterator[DeviceEngine]:
+        """Open an engine with buffers of its own, which are freed with it."""
+        own = self.cuda.device(self.device.index)
+        close = own.close
+        try:
+            engine = DeviceEngine(own, self.program, self.info, slots=slots, buckets=self.buckets)
+            close = engine.close
+            yield engine
+        finally:
+            self.parts.close(self.name, close)
+
+
+def _fill(row: Row, latency: Callable[..., Row], *of: object) -> None:
+    row.update(latency(*of))
+
+
+def _given(image: Pixels) -> Pixels:
+    return image

@@ -1,0 +1,48 @@
+"""How an engine's answers differ from the CPU's, and whether any decision does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tidegate.service.engines.base import Engine
+from tidegate.service.ood.gates import Gate
+from tidegate.service.types import Outputs, Pixels
+
+BAND = 1e-3  # around an alpha: within it, a decision may change with rounding
+
+
+def answers(engine: Engine, pixels: Sequence[Pixels]) -> Outputs:
+    """Return an engine's outputs for all images, in its largest batches."""
+    most = engine.max_batch_size
+    parts = [engine.run(0, pixels[at : at + most]) for at in range(0, len(pixels), most)]
+    return Outputs(
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("logits", "features", "energy", "mahalanobis", "nearest_class")
+        )
+    )
+
+
+def differences(got: Outputs, expected: Outputs, gate: Gate) -> dict[str, float | int]:
+    """Return the largest differences, relative to the largest value, and what they change."""
+    figures: dict[str, float | int] = {"images": len(expected.energy)}
+    for name in ("logits", "features", "energy", "mahalanobis"):
+        mine, theirs = (np.asarray(getattr(o, name), np.float64) for o in (got, expected))
+        figures[name] = float(np.max(np.abs(mine - theirs)) / np.max(np.abs(theirs)))
+    top = [np.argmax(outputs.logits, axis=1) for outputs in (got, expected)]
+    figures["other_class"] = int(np.sum(top[0] != top[1]))
+    flips, outside = 0, 0
+    for row in range(len(expected.energy)):
+        predictions, reference = (
+            gate.judge(
+                float(o.energy[row]), float(o.mahalanobis[row]), int(np.argmax(o.logits[row]))
+            )
+            for o in (got, expected)
+        )
+        if predictions.decision != reference.decision:
+            flips += 1
+            near = min(abs(reference.p_value - a) for a in (gate.alpha_reject, gate.alpha_review))
+            outside += near > BAND
+    return {**figures, "flips": flips, "flips_outside_the_band": outside}

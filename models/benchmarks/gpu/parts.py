@@ -1,0 +1,58 @@
+"""The parts of a report, each measured on its own: what fails is written down and ends no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tidegate.models.progress import say
+from tidegate.service.engines.faults import Fault, fault_of
+
+Keep = Callable[[dict[str, object]], None]
+
+
+class Parts:
+    """Runs a report's parts; what they did not do, and why, is the report's `not_run`."""
+
+    def __init__(self, report: dict[str, object], keep: Keep) -> None:
+        """`keep` is told of the report after every part, so that a lost machine loses one."""
+        self.not_run: list[str] = []
+        self._report = report
+        self._keep = keep
+        self._begun = ""  # the last part
+        self._lost_in = ""  # the part in which this process lost its device
+        report["not_run"] = self.not_run
+
+    def run(self, name: str, part: Callable[[], object]) -> None:
+        """Run a part, which puts what it measures into the report as it goes."""
+        say(name)
+        self._begun = name
+        self._try(name, part)
+        self._keep(self._report)
+
+    def run_on_device(self, name: str, part: Callable[[], object]) -> None:
+        """Run a part in this process, unless it has lost the device: nothing runs there again."""
+        if self._lost_in:
+            self.not_run.append(f"{name}: not tried, the device was lost in: {self._lost_in}")
+        else:
+            self.run(name, part)
+
+    def close(self, name: str, close: Callable[[], None]) -> None:
+        """Release what a part used; on a lost device that fails as well."""
+        self._try(f"{name}, closing", close)
+
+    def _try(self, name: str, part: Callable[[], object]) -> None:
+        try:
+            part()
+        except Exception as error:  # noqa: BLE001 - the runtimes' errors have no base in common
+            self.not_run.append(f"{name}: {type(error).__name__}: {error}")
+            if not self._lost_in and _lost(error):
+                self._lost_in = self._begun
+
+
+def _lost(error: BaseException | None) -> bool:
+    """Tell whether an error, or one that it came of, means that the device is lost."""
+    while error is not None:
+        if fault_of(error) is Fault.LOST:
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,39 @@
+"""What a report measures, and for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tidegate.models.benchmarks.gpu.measure import MeasurementBudget
+from tidegate.service.engines.open_gpu import GpuConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure, and for how long."""
+
+    bundles: Sequence[Path]
+    engines: Sequence[str]
+    precisions: Sequence[str]
+    photos: Path
+    max_batch_size: int
+    gpu: GpuConfig
+    budget: MeasurementBudget
+    tests: bool = True
+    over_http: bool = True
+
+
+def quick(plan: Plan) -> Plan:
+    """Return a plan of a tenth of the batches and seconds, to see whether everything runs."""
+    effort = MeasurementBudget(
+        runs=20, runs_s=1.0, warm_up=3, seconds=0.2, plateau=1000, plateau_s=6.0, http_s=2.0
+    )
+    return replace(plan, budget=budget)
+
+
+def photographs(plan: Plan) -> list[Path]:
+    """Return the JPEG files of a plan, in order."""
+    found = plan.photos.rglob("*")
+    return sorted(path for path in found if path.suffix.lower() in (".jpg", ".jpeg"))

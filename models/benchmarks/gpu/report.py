@@ -1,0 +1,139 @@
+"""Everything a GPU has to show, one part after the other; what did not run says why."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from tidegate.models.benchmarks.gpu import facts, http, parity, suite
+from tidegate.models.benchmarks.gpu.engine import Graph, Row, measure_engine
+from tidegate.models.benchmarks.gpu.parts import Keep, Parts
+from tidegate.models.benchmarks.gpu.plan import Plan, photographs
+from tidegate.models.data.outputs import load_pixels
+from tidegate.models.errors import BuildRefused
+from tidegate.models.parity.preprocessing import normalised
+from tidegate.models.precision.fp16 import to_fp16
+from tidegate.models.sealing.unseal import reseal, unseal
+from tidegate.service.bundle.store import Bundle, open_bundle
+from tidegate.service.engines.cuda.base import Cuda, open_cuda
+from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
+from tidegate.service.engines.onnxruntime.gpu import refuse_tf32
+from tidegate.service.types import Outputs, Pixels
+
+_NOISE_IMAGES = 64
+
+
+def make(plan: Plan, keep: Keep) -> dict[str, object]:
+    """Return the report; `keep` is told of it after every part, so that a lost machine loses one.
+
+    Raises EngineUnavailable where there is no GPU.
+    """
+    refuse_tf32()
+    cuda = open_cuda(plan.gpu.cuda_binding)
+    cuda.device_count()
+    report: dict[str, object] = {**facts.before(sys.argv), "cuda": cuda.version}
+    parts = Parts(report, keep)
+    if plan.tests:
+        parts.run("the GPU tests", partial(_tests, plan, report))
+    engines: list[Row] = []
+    report["engines"] = engines
+    for path in plan.bundles:
+        parts.run_on_device(f"bundle {path}", partial(_bundle, plan, parts, cuda, path, engines))
+    if plan.over_http:
+        loads: dict[str, Row] = {}
+        report["http"] = loads
+        for path in plan.bundles:
+            parts.run(f"bundle {path}, over HTTP", partial(_over_http, plan, parts, path, loads))
+    parts.run("the loaded libraries", partial(_libraries, report))
+    return report
+
+
+def write(path: Path, report: dict[str, object]) -> None:
+    """Write a report beside its place, then there: a reader never sees half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    beside.replace(path)
+
+
+def _tests(plan: Plan, report: dict[str, object]) -> None:
+    report["tests"] = suite.run_tests(plan.budget.plateau)
+
+
+def _libraries(report: dict[str, object]) -> None:
+    report["libraries"] = facts.loaded_libraries()
+
+
+def _bundle(plan: Plan, parts: Parts, cuda: Cuda, path: Path, engines: list[Row]) -> None:
+    """Measure a bundle's graph, in each precision, on each engine in this process."""
+    bundle = open_bundle(path)
+    pixels = _pixels(plan, bundle)
+
+    @functools.cache
+    def on_the_cpu(model: Path) -> Outputs:
+        return parity.answers(OnnxEngine(model, buckets=(1, 8)), pixels)
+
+    def measure(precision: str, folder: Path) -> None:
+        model = _model(bundle, precision, pixels, folder)
+        graph = Graph(bundle, precision, model, pixels, on_the_cpu)
+        for engine in plan.engines:
+            name = f"{bundle.manifest.name} in {precision} on {engine}"
+            on_it = partial(measure_engine, plan, parts, cuda, graph, engine, engines)
+            parts.run_on_device(name, on_it)
+
+    with tempfile.TemporaryDirectory(prefix="tidegate-report-") as folder:
+        for precision in plan.precisions:
+            name = f"{bundle.manifest.name} in {precision}"
+            parts.run_on_device(name, partial(measure, precision, Path(folder)))
+
+
+def _over_http(plan: Plan, parts: Parts, path: Path, loads: dict[str, Row]) -> None:
+    """Measure the whole service with a bundle, as it is sealed, on each engine."""
+    model = open_bundle(path).manifest.name
+    settings = {
+        "TIDEGATE_PLAN_CACHE": str(plan.gpu.plan_cache),
+        "TIDEGATE_DEVICES": str(plan.gpu.devices[0]),
+    }
+    if plan.max_batch_size:
+        settings["TIDEGATE_MAX_BATCH_SIZE"] = str(plan.max_batch_size)
+
+    def load(name: str, engine: str) -> None:
+        seconds = plan.budget.http_s
+        for what, figures in http.measure(path, model, engine, plan.photos, settings, seconds):
+            loads.setdefault(name, {})[what] = figures
+
+    for engine in plan.engines:
+        name = f"{model} on {engine}"
+        parts.run(f"{name}, over HTTP", partial(load, name, engine))
+
+
+def _model(bundle: Bundle, precision: str, pixels: list[Pixels], folder: Path) -> Path:
+    """Return the sealed graph itself, or one with its backbone in fp16 behind the same gate."""
+    if precision == bundle.manifest.precision:
+        return bundle.model_path
+    if precision != "fp16" or bundle.manifest.precision != "fp32":
+        raise BuildRefused(f"the bundle is in {bundle.manifest.precision}")
+    sealed = bundle.model_path.read_bytes()
+    spec = bundle.manifest.preprocess
+    some = np.stack([normalised(image, spec) for image in pixels[:8]]).astype(np.float32)
+    path = folder / "model.onnx"
+    path.write_bytes(reseal(sealed, to_fp16(unseal(sealed), some)))
+    return path
+
+
+def _pixels(plan: Plan, bundle: Bundle) -> list[Pixels]:
+    """Return photographs, and noise of several strengths, as the network takes them."""
+    spec = bundle.manifest.preprocess
+    images = [load_pixels(path, spec) for path in photographs(plan)]
+    rng = np.random.default_rng(0)
+    height, width = spec.output_size
+    for strength in np.linspace(2, 120, _NOISE_IMAGES):
+        values = rng.normal(rng.uniform(0, 255, 3), strength, (height, width, 3))
+        images.append(Pixels(values.clip(0, 255).astype(np.uint8)))
+    return images

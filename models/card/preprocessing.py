@@ -1,0 +1,77 @@
+"""A PreprocessSpec in plain English: one line a step, in the order they are carried out."""
+
+from __future__ import annotations
+
+from tidegate.service.imaging.spec import (
+    CentreCrop,
+    CentreCropFraction,
+    PreprocessSpec,
+    Resize,
+    ResizeShortestEdge,
+    Step,
+)
+
+_BACKENDS = {"pillow": "Pillow", "torch": "torch on uint8 tensors"}
+_ALPHA = {
+    "drop": "is dropped",
+    "composite-white": "is composited on white",
+    "composite-black": "is composited on black",
+}
+_SIXTEEN_BIT = {"scale": "scaled to 8", "clip": "clipped to 8 as Pillow does"}
+_OFFSET = {
+    "floor": "half a pixel is rounded down",
+    "ceil": "half a pixel is rounded up",
+    "half-even": "half a pixel is rounded to the even side",
+}
+
+
+def describe(spec: PreprocessSpec) -> list[str]:
+    """Return the lines: decoding, each step, then what the network is given."""
+    return [_decoding(spec), *map(_step, spec.steps), _floats(spec)]
+
+
+def _decoding(spec: PreprocessSpec) -> str:
+    turned = "applied" if spec.exif_orientation == "apply" else "ignored"
+    return (
+        f"Decode with Pillow; the EXIF orientation is {turned} and colour profiles are ignored; "
+        f"transparency {_ALPHA[spec.alpha]}; 16 bits are {_SIXTEEN_BIT[spec.sixteen_bit]}; grey "
+        "is replicated to three channels."
+    )
+
+
+def _step(step: Step) -> str:
+    match step:
+        case Resize():
+            return (
+                f"Resize to {step.height} × {step.width} pixels (height × width), "
+                f"{step.filter}, antialiased, by {_BACKENDS[step.backend]}."
+            )
+        case ResizeShortestEdge():
+            longer = "truncated" if step.rounding == "truncate" else "rounded"
+            return (
+                f"Resize the shorter side to {step.size} pixels, {step.filter}, antialiased, by "
+                f"{_BACKENDS[step.backend]}; the longer side keeps the aspect ratio and is "
+                f"{longer}."
+            )
+        case CentreCrop():
+            return (
+                f"Cut {step.height} × {step.width} pixels (height × width) out of the middle; "
+                f"{_OFFSET[step.offset]}; a smaller image is padded with black."
+            )
+        case CentreCropFraction():
+            return (
+                f"Cut a centred square of {step.numerator}/{step.denominator} of the shorter "
+                f"side; {_OFFSET[step.offset]}."
+            )
+
+
+def _floats(spec: PreprocessSpec) -> str:
+    order = {"rgb": "red, green, blue", "bgr": "blue, green, red"}[spec.channel_order]
+    return (
+        f"Give the network (pixel × {spec.scale:.6g} − mean) / std in the order {order}, mean "
+        f"{_triple(spec.mean)}, std {_triple(spec.std)}; this happens in the sealed graph."
+    )
+
+
+def _triple(values: tuple[float, float, float]) -> str:
+    return ", ".join(f"{value:.6g}" for value in values)

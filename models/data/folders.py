@@ -1,0 +1,133 @@
+"""Image folders as splits: which file is of which class, and that no image is in two of them.
+
+A labelled split is an ImageFolder: one folder per class, images below it. An OOD set is any folder
+with images below it. Which images are the same is decided by their files' content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tidegate.models.errors import BuildRefused
+from tidegate.models.progress import follow
+from tidegate.service.bundle.store import sha256_of
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image file."""
+
+    path: Path
+    class_id: int  # −1 in an OOD set
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Images that one step of the making may see, each content once, in a fixed order."""
+
+    name: str
+    items: tuple[Item, ...]
+    repeated: int = 0  # files left out because another has the same content
+
+    @property
+    def digest(self) -> str:
+        """Return the sha256 of the images' digests, whatever their names and order."""
+        ordered = sorted(item.sha256 for item in self.items)
+        return hashlib.sha256("\n".join(ordered).encode()).hexdigest()
+
+    @property
+    def class_ids(self) -> NDArray[np.int64]:
+        """Return the class of every image, [n]."""
+        return np.array([item.class_id for item in self.items], np.int64)
+
+
+def class_names(folder: Path) -> tuple[str, ...]:
+    """Return the classes of an ImageFolder, in the order in which training numbers them."""
+    names = tuple(sorted(entry.name for entry in _entries(folder) if entry.is_dir()))
+    if len(names) < 2:
+        raise BuildRefused(
+            f"{folder} has {len(names)} class folders: put each class's images into a folder "
+            "named like the class, as torchvision's ImageFolder wants them."
+        )
+    return names
+
+
+def labelled(name: str, folder: Path, classes: Sequence[str]) -> Split:
+    """Read the ImageFolder `folder`; its folders must be named as `classes`, id = place there.
+
+    Raises BuildRefused for an unknown folder, or when there is no image.
+    """
+    ids = {label: index for index, label in enumerate(classes)}
+    found: list[tuple[Path, int]] = []
+    for entry in sorted(_entries(folder)):
+        if not entry.is_dir():
+            continue
+        if entry.name not in ids:
+            raise BuildRefused(
+                f"{folder} has a folder {entry.name!r}, which is no class of the model "
+                f"({', '.join(list(classes)[:5])}{', …' if len(classes) > 5 else ''})."
+            )
+        found += [(path, ids[entry.name]) for path in _images(entry)]
+    return _split(name, folder, found)
+
+
+def unlabelled(name: str, folder: Path) -> Split:
+    """Read every image below `folder`. Raises BuildRefused when there is none."""
+    return _split(name, folder, [(path, -1) for path in _images(folder)])
+
+
+def check_disjoint(splits: Iterable[Split]) -> None:
+    """Raise BuildRefused, naming two files, when an image's content is in two splits."""
+    for first, second in combinations(splits, 2):
+        known = {item.sha256: item.path for item in first.items}
+        for item in second.items:
+            if item.sha256 in known:
+                raise BuildRefused(
+                    f"{known[item.sha256]} ({first.name}) and {item.path} ({second.name}) are the "
+                    "same image: what is measured on images that were fitted on means nothing."
+                )
+
+
+def shuffled(split: Split) -> Split:
+    """Return the split in the order of the images' digests: as good as at random, yet fixed."""
+    return replace(split, items=tuple(sorted(split.items, key=lambda item: item.sha256)))
+
+
+def cut(n: int, shares: Mapping[str, float]) -> dict[str, slice]:
+    """Return which of `n` rows each part gets, by its share."""
+    bounds = np.rint(np.cumsum([0.0, *shares.values()]) * n).astype(int).tolist()
+    return {name: slice(*pair) for name, pair in zip(shares, pairwise(bounds), strict=True)}
+
+
+def _split(name: str, folder: Path, found: Sequence[tuple[Path, int]]) -> Split:
+    once: dict[str, Item] = {}
+    for path, class_id in follow(found, f"Reading {name}"):
+        sha256 = sha256_of(path)
+        before = once.setdefault(sha256, Item(path, class_id, sha256))
+        if before.class_id != class_id:
+            raise BuildRefused(f"{before.path} and {path} are the same image in two classes.")
+    if not once:
+        raise BuildRefused(f"There is no image below {folder} ({', '.join(sorted(SUFFIXES))}).")
+    return Split(name, tuple(once.values()), len(found) - len(once))
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
+    )
+
+
+def _entries(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise BuildRefused(f"There is no folder {folder}.")
+    return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]

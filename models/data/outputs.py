@@ -1,0 +1,145 @@
+"""Run a backbone over a split, whatever its size: outputs to disk, one image in memory a thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tidegate.models.data.folders import Item, Split
+from tidegate.models.data.rows import Float32, Float64, RowWriter, chunks
+from tidegate.models.errors import BuildRefused
+from tidegate.models.progress import follow, say
+from tidegate.models.sealing.check import quiet_session
+from tidegate.service.cpu import usable_cores
+from tidegate.service.drift.monitor import INPUTS
+from tidegate.service.errors import RequestError
+from tidegate.service.imaging.preprocess import preprocess
+from tidegate.service.imaging.spec import PreprocessSpec
+from tidegate.service.imaging.statistics import look
+from tidegate.service.types import Pixels
+
+MAX_PIXELS = 100_000_000
+_MOST_LEFT_OUT = 0.01  # of a split; more means that something is wrong with the data
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """What the backbone says of a split's images, in their order."""
+
+    split: Split  # those that could be decoded
+    logits: Float32  # [n, C], memory-mapped
+    features: Float32  # [n, D], memory-mapped
+    inputs: Float64  # [n, len(INPUTS)]
+    left_out: int  # files that no image could be decoded from
+
+    def __len__(self) -> int:
+        return len(self.split.items)
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """Return the top class of every image, [n]."""
+        found = [part.argmax(axis=1) for (part,) in chunks(self.logits)]
+        return np.concatenate(found) if found else np.empty(0, np.int64)
+
+    def part(self, name: str, rows: slice) -> Extracted:
+        """Return some of the images, as a split called `name`."""
+        split = replace(self.split, name=name, items=self.split.items[rows], repeated=0)
+        return Extracted(split, self.logits[rows], self.features[rows], self.inputs[rows], 0)
+
+
+def extract(graph: bytes, split: Split, spec: PreprocessSpec, folder: Path) -> Extracted:
+    """Return what `graph` (uint8 pixels → logits, features) says of every image of `split`.
+
+    Each image is a batch of one, so that no other changes its rounding. Rows go to `folder`.
+    Raises BuildRefused when more than 1 % of the files cannot be decoded.
+    """
+    session = quiet_session(graph)
+    logits, features = (
+        RowWriter(folder / f"{split.name}.{output.name}", output.shape[1])
+        for output in session.get_outputs()
+    )
+    inputs: list[list[float]] = []
+    kept: list[Item] = []
+
+    def work(item: Item) -> tuple[Float32, Float32, list[float]] | None:
+        try:
+            pixels, statistics = _load(item.path, spec)
+        except RequestError:
+            return None
+        rows = session.run(["logits", "features"], {"pixels": pixels[None]})
+        return rows[0][0], rows[1][0], statistics
+
+    results = _in_order(work, follow(split.items, f"Running {split.name}"))
+    with logits, features:
+        for item, result in zip(split.items, results, strict=True):
+            if result is not None:
+                logits.append(result[0])
+                features.append(result[1])
+                inputs.append(result[2])
+                kept.append(item)
+    _check_left_out(split, kept)
+    return Extracted(
+        split=replace(split, items=tuple(kept)),
+        logits=logits.rows(),
+        features=features.rows(),
+        inputs=np.array(inputs, np.float64).reshape(-1, len(INPUTS)),
+        left_out=len(split.items) - len(kept),
+    )
+
+
+def run_pixels(graph: bytes, images: Sequence[Pixels]) -> tuple[Float32, Float32]:
+    """Return logits [n, C] and features [n, D] of images that are in memory already."""
+    session = quiet_session(graph)
+    rows = list(
+        _in_order(lambda p: session.run(["logits", "features"], {"pixels": p[None]}), images)
+    )
+    return np.concatenate([row[0] for row in rows]), np.concatenate([row[1] for row in rows])
+
+
+def load_pixels(path: Path, spec: PreprocessSpec) -> Pixels:
+    """Return an image file's pixels, preprocessed. Raises RequestError when there is no image."""
+    return preprocess(path.read_bytes(), spec, MAX_PIXELS)
+
+
+def _load(path: Path, spec: PreprocessSpec) -> tuple[Pixels, list[float]]:
+    data = path.read_bytes()
+    pixels = preprocess(data, spec, MAX_PIXELS)
+    seen = look(data, pixels, spec.channel_order)
+    return pixels, [seen[name] for name in INPUTS]
+
+
+def _in_order(work: Callable[[T], R], items: Sequence[T] | Iterator[T]) -> Iterator[R]:
+    """Yield `work` of every item, in order, on all cores, a bounded number ahead."""
+    workers = usable_cores()
+    pending: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) >= 4 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _check_left_out(split: Split, kept: list[Item]) -> None:
+    left_out = len(split.items) - len(kept)
+    if not left_out:
+        return
+    first = next(item.path for item, other in zip_longest(split.items, kept) if item != other)
+    say(f"{left_out} files of {split.name} cannot be decoded, {first} for one.")
+    if left_out > _MOST_LEFT_OUT * len(split.items):
+        raise BuildRefused(
+            f"{left_out} of {len(split.items)} files of {split.name} cannot be decoded as "
+            f"images, {first} for one. Remove or mend them: {_MOST_LEFT_OUT:.0%} is the most "
+            "that is left out."
+        )

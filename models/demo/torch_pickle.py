@@ -1,0 +1,168 @@
+"""Read a legacy (non-zip) torch checkpoint without torch and without running what is in it.
+
+Layout, from torch/serialization.py (`_legacy_save`): three small pickles (magic number, protocol,
+system info), the object, in which a tensor's data is only named ("persistent id"), a pickled list
+of storage keys, then for each key an int64 count and the raw little-endian numbers.
+Pickle is a program: here it may build dictionaries of strided views on those numbers, nothing else.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tidegate.models.errors import BuildRefused
+
+MAGIC = 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
+MAX_BYTES = 1 << 30
+_TYPES = {
+    "FloatStorage": np.dtype("<f4"),
+    "DoubleStorage": np.dtype("<f8"),
+    "HalfStorage": np.dtype("<f2"),
+    "LongStorage": np.dtype("<i8"),
+    "IntStorage": np.dtype("<i4"),
+    "ByteStorage": np.dtype("u1"),
+}
+
+
+def read_checkpoint(content: bytes) -> dict[str, NDArray[Any]]:
+    """Return the tensors of a checkpoint's state dictionary, by name, as contiguous arrays.
+
+    Raises BuildRefused when `content` is not such a file or asks for anything but tensors.
+    """
+    if len(content) > MAX_BYTES:
+        raise BuildRefused(f"The checkpoint has {len(content):,} bytes; at most {MAX_BYTES:,}.")
+    stream = io.BytesIO(content)
+    try:
+        _check_header(stream)
+        state = _load(stream, objects=True)
+        keys = _load(stream)
+        if not isinstance(state, dict) or not isinstance(keys, list):
+            raise BuildRefused("The checkpoint is not a dictionary of tensors.")
+        storages = _read_storages(stream, keys, _types_of(state))
+        return {str(name): _materialise(name, view, storages) for name, view in state.items()}
+    except BuildRefused:
+        raise
+    except Exception as error:  # a malformed pickle raises anything: EOFError, IndexError, …
+        raise BuildRefused(f"The checkpoint cannot be read: {error!r}.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Storage:
+    key: str
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """A tensor as pickled: a storage and where in it the numbers are, in elements."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class _Ordered(dict[Any, Any]):
+    """Stands for collections.OrderedDict; takes no attributes, so none can be planted."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: object) -> None:
+        """Drop the state: torch keeps module versions there."""
+
+
+class _Callable:
+    """The one function a checkpoint may call; an object without attributes to change."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., _View]) -> None:
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> _View:
+        return self._function(*arguments)
+
+    def __setstate__(self, state: object) -> NoReturn:
+        raise BuildRefused("The checkpoint tries to change the function that rebuilds tensors.")
+
+
+class _AllowListed(pickle.Unpickler):
+    """Knows the names a state dictionary needs, and refuses every other."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return _Ordered
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _Callable(_rebuild)
+        if module == "torch" and name in _TYPES:
+            return _TYPES[name]
+        raise BuildRefused(f"The checkpoint asks for {module}.{name}, which no tensor needs.")
+
+
+class _AllowListedObjects(_AllowListed):
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, dtype, key, _location, _numel, view = pid
+        if kind != "storage" or view is not None or not isinstance(dtype, np.dtype):
+            raise BuildRefused(f"The checkpoint names data in a way not understood: {pid!r}.")
+        return _Storage(str(key), dtype)
+
+
+def _load(stream: BinaryIO, *, objects: bool = False) -> Any:
+    reader = _AllowListedObjects if objects else _AllowListed
+    return reader(stream).load()
+
+
+def _rebuild(
+    storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object
+) -> _View:
+    if not isinstance(storage, _Storage):
+        raise BuildRefused("A tensor of the checkpoint has no storage.")
+    return _View(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
+
+
+def _check_header(stream: BinaryIO) -> None:
+    if _load(stream) != MAGIC or _load(stream) != PROTOCOL:
+        raise BuildRefused("This is not a legacy torch checkpoint.")
+    if _load(stream).get("little_endian") is not True:
+        raise BuildRefused("The checkpoint was not written on a little-endian machine.")
+
+
+def _types_of(state: dict[Any, Any]) -> dict[str, np.dtype[Any]]:
+    for name, view in state.items():
+        if not isinstance(view, _View):
+            raise BuildRefused(f"The checkpoint's {name!r} is not a tensor.")
+    return {view.storage.key: view.storage.dtype for view in state.values()}
+
+
+def _read_storages(
+    stream: BinaryIO, keys: list[Any], types: dict[str, np.dtype[Any]]
+) -> dict[str, NDArray[Any]]:
+    storages = {}
+    for key in keys:
+        count = int.from_bytes(stream.read(8), "little")
+        raw = stream.read(count * types[key].itemsize)  # no more than there is
+        storages[key] = np.frombuffer(raw, types[key], count)
+    return storages
+
+
+def _materialise(name: str, view: _View, storages: dict[str, NDArray[Any]]) -> NDArray[Any]:
+    numbers = storages[view.storage.key]
+    if math.prod(view.shape) > len(numbers):  # a view that repeats numbers could fill the memory
+        raise BuildRefused(f"The checkpoint's {name!r} is larger than its data.")
+    last = view.offset + sum(
+        (n - 1) * step for n, step in zip(view.shape, view.strides, strict=True)
+    )
+    if min((view.offset, *view.shape, *view.strides)) < 0 or last >= len(numbers):
+        raise BuildRefused(f"The checkpoint's {name!r} reaches outside its data.")
+    strides = tuple(step * numbers.itemsize for step in view.strides)
+    window = np.lib.stride_tricks.as_strided(numbers[view.offset :], view.shape, strides)
+    return np.ascontiguousarray(window).reshape(view.shape)

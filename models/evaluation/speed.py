@@ -1,0 +1,48 @@
+"""How much CPU time sealed graphs take for an image, one beside the other.
+
+The rounds of all graphs are interleaved, so what else the machine does strikes them alike, and the
+ratio of medians stands where a single number would not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tidegate.models.sealing.check import quiet_session
+from tidegate.models.sealing.seal import OUTPUTS
+from tidegate.service.types import Float32
+
+_WARM_UP = 3
+
+
+def cpu_ms_per_image(
+    graphs: Mapping[str, bytes], pixels: NDArray[np.uint8], *, batch: int = 1, rounds: int = 30
+) -> dict[str, float]:
+    """Return the median CPU milliseconds per image of each sealed graph, by name.
+
+    `pixels` [images, H, W, 3] are run over in batches of `batch`, repeated when there are fewer.
+    """
+    times = cpu_ms_rounds(graphs, pixels, batch=batch, rounds=rounds)
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def cpu_ms_rounds(
+    graphs: Mapping[str, bytes], pixels: NDArray[np.uint8], *, batch: int = 1, rounds: int = 30
+) -> dict[str, Float32]:
+    """Return every round's CPU milliseconds per image [rounds], for whoever states a spread."""
+    sessions = {name: quiet_session(graph) for name, graph in graphs.items()}
+    times: dict[str, list[float]] = {name: [] for name in graphs}
+    for number in range(-_WARM_UP, rounds):
+        rows = np.arange(number * batch, (number + 1) * batch) % len(pixels)
+        given = {"pixels": np.ascontiguousarray(pixels[rows])}
+        for name, session in sessions.items():
+            # The calling thread does all the work of a session of one thread.
+            begun = time.thread_time()
+            session.run(list(OUTPUTS), given)
+            if number >= 0:
+                times[name].append(1e3 * (time.thread_time() - begun) / batch)
+    return {name: np.array(values, np.float32) for name, values in times.items()}

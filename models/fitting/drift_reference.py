@@ -1,0 +1,53 @@
+"""What is usual on held-out images: the class mix and the histograms that drift is held against."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tidegate.models.data.rows import Float64
+from tidegate.service.bundle.manifest import Histogram, ReferenceFit
+from tidegate.service.drift.monitor import INPUTS
+from tidegate.service.imaging.statistics import MODES
+
+SMOOTHING = 0.1  # added to each class's count, so that no share is zero
+_BINS = 10
+_MODE_EDGES = tuple(place + 0.5 for place in range(len(MODES)))
+_CONFIDENCE_EDGES = tuple(round(0.1 * step, 1) for step in range(1, 10))
+
+
+def reference_fit(
+    predicted: NDArray[np.int64],
+    classes: int,
+    scores: dict[str, Float64],
+    inputs: Float64,
+    confidence: Float64,
+) -> ReferenceFit:
+    """Return the reference of held-out images: one row of each argument an image."""
+    histograms = {name: _histogram(values) for name, values in scores.items()}
+    histograms |= {name: _histogram(inputs[:, place]) for place, name in enumerate(INPUTS)}
+    histograms["mode"] = _counted(inputs[:, INPUTS.index("mode")], _MODE_EDGES)
+    histograms["confidence"] = _counted(confidence, _CONFIDENCE_EDGES)
+    return ReferenceFit(
+        samples=len(predicted),
+        class_fraction=tuple(class_fractions(predicted, classes).tolist()),
+        histograms=histograms,
+        note="Predictions on calibration folds A and B, smoothed; not a traffic forecast.",
+    )
+
+
+def class_fractions(predicted: NDArray[np.int64], classes: int) -> Float64:
+    """Return the smoothed share of images predicted as each class, never zero, [classes]."""
+    counts = np.bincount(predicted, minlength=classes) + SMOOTHING
+    return np.asarray(counts / counts.sum(), np.float64)
+
+
+def _histogram(values: Float64) -> Histogram:
+    """Count between the deciles; repeated deciles are one edge."""
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, _BINS + 1)[1:-1]))
+    return _counted(values, tuple(edges.tolist()))
+
+
+def _counted(values: Float64, edges: tuple[float, ...]) -> Histogram:
+    counts = np.bincount(np.searchsorted(edges, values, "right"), minlength=len(edges) + 1)
+    return Histogram(edges=edges, counts=tuple(counts.tolist()))

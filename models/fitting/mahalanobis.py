@@ -1,0 +1,135 @@
+"""Fit the Mahalanobis score on training features: class means, a tied covariance, its whitening."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tidegate.models.data.rows import Float32, Float64, chunks
+from tidegate.models.errors import BuildRefused
+from tidegate.models.fitting.moments import ClassMoments
+from tidegate.models.sealing.seal import GateHead
+from tidegate.service.ood.scores import centred
+
+LEAST_PER_CLASS = 5
+# Below it, float32 in the graph could not follow float64 to 1e-5: dead channels make the
+# covariance singular, and whitening would multiply rounding by the root of its condition.
+SHRINKAGE_FLOOR = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class DistanceFit:
+    """The fitted score: what the gate head takes, and how it came about."""
+
+    centre: Float64  # [D], subtracted from raw features; zero for normalised ones
+    offset: Float64 | None  # [D], subtracted from normalised features
+    whitening: Float64  # [D, D]
+    means: Float64  # [C, D], whitened
+    background: Float64 | None  # [D, D]
+    shrinkage: float
+    samples: int
+
+    def head(self, energy_temperature: float) -> GateHead:
+        """Return the gate head with this distance."""
+        return GateHead(
+            energy_temperature=energy_temperature,
+            centre=self.centre,
+            whitening=self.whitening,
+            means=self.means,
+            normalise=self.offset is not None,
+            offset=self.offset,
+            background=self.background,
+        )
+
+
+def fit_distance(
+    features: Float32,
+    class_ids: NDArray[np.int64],
+    labels: tuple[str, ...],
+    *,
+    normalise: bool = True,
+    relative: bool = False,
+    shrinkage: float | None = None,
+) -> DistanceFit:
+    """Fit on training features [n, D], which may be memory-mapped; they are read twice.
+
+    The covariance is shrunk towards a sphere of the same trace by Ledoit and Wolf's intensity
+    (2004, lemma 3.3), but by SHRINKAGE_FLOOR at least, or by `shrinkage`. `relative` subtracts
+    the distance under one normal for all classes. Raises BuildRefused when a class has too few
+    images.
+    """
+    _check_classes(class_ids, labels)
+    moments = ClassMoments(len(labels), features.shape[1])
+    for rows, ids in chunks(features, class_ids):
+        moments.add(_seen(rows, normalise), ids)
+    centre = moments.centre
+
+    def intensity(covariance: Float64, means: Float64) -> float:
+        if shrinkage is not None:
+            return shrinkage
+        rows = (_seen(x, normalise) - means[ids] for x, ids in chunks(features, class_ids))
+        return max(SHRINKAGE_FLOOR, ledoit_wolf(covariance, rows))
+
+    _check_variation(moments)
+    tied, total = moments.tied_covariance, moments.total_covariance
+    of_tied = intensity(tied, moments.means)
+    same = np.broadcast_to(centre, moments.means.shape)
+    whitening = whitening_of(tied, of_tied)
+    return DistanceFit(
+        centre=np.zeros_like(centre) if normalise else centre,
+        offset=centre if normalise else None,
+        whitening=whitening,
+        means=(moments.means - centre) @ whitening,
+        background=whitening_of(total, intensity(total, same)) if relative else None,
+        shrinkage=of_tied,
+        samples=moments.samples,
+    )
+
+
+def whitening_of(covariance: Float64, shrinkage: float) -> Float64:
+    """Return W [D, D] with |x·W|² = xᵀ Σ⁻¹ x for Σ = (1 − λ)·S + λ·(tr S / D)·I."""
+    sphere = np.trace(covariance) / len(covariance)
+    shrunk = (1 - shrinkage) * covariance + shrinkage * sphere * np.eye(len(covariance))
+    factor = np.linalg.cholesky(shrunk)  # Σ = L·Lᵀ, so W = (L⁻¹)ᵀ
+    return np.asarray(np.linalg.solve(factor, np.eye(len(factor))).T)
+
+
+def ledoit_wolf(covariance: Float64, centred: Iterable[Float64]) -> float:
+    """Return the intensity λ in [0, 1] that minimises the expected error of the shrunk covariance.
+
+    `covariance` [D, D] is that of the rows in `centred`, chunks [m, D] whose mean is taken off.
+    Σ_k |x_k x_kᵀ − S|² needs no more of them than Σ_k |x_k|⁴.
+    """
+    n, fourth = 0, 0.0
+    for x in centred:
+        n += len(x)
+        fourth += float(np.square(np.einsum("rd,rd->r", x, x)).sum())
+    squared = float(np.square(covariance).sum())
+    sphere = np.trace(covariance) / len(covariance)
+    apart = squared - len(covariance) * sphere**2  # |S − mean eigenvalue · I|²
+    noise = (fourth / n - squared) / n
+    return float(min(noise, apart) / apart) if apart > 0 else 1.0
+
+
+def _check_variation(moments: ClassMoments) -> None:
+    """Refuse features that differ by no more than float32's rounding within each class."""
+    within, around_zero = np.trace(moments.tied_covariance), float(np.square(moments.means).mean())
+    if not within > 1e-12 * around_zero * len(moments.scatter):
+        raise BuildRefused("The features do not vary within classes: is this the right tensor?")
+
+
+def _seen(rows: NDArray[np.floating], normalise: bool) -> Float64:
+    """Return features as the covariance is taken of them, [n, D]: the score's own arithmetic."""
+    return centred(rows, np.zeros(1), normalise=normalise, offset=None)
+
+
+def _check_classes(class_ids: NDArray[np.int64], labels: tuple[str, ...]) -> None:
+    counts = np.bincount(class_ids, minlength=len(labels))
+    if few := [labels[c] for c in np.flatnonzero(counts < LEAST_PER_CLASS)]:
+        raise BuildRefused(
+            f"{len(few)} classes have fewer than {LEAST_PER_CLASS} training images, "
+            f"{few[0]!r} for one: their means cannot be fitted. Add images, or train without them."
+        )

@@ -1,0 +1,69 @@
+"""Class means and scatter of features that stream by, in float64 and in bounded memory."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tidegate.models.data.rows import Float64
+
+
+class ClassMoments:
+    """Counts and means of each class and the scatter within classes, merged batch by batch.
+
+    The update is Chan, Golub and LeVeque's (1979, eq. 2.1): no sum of squares is ever taken around
+    anything but a mean, so nothing cancels.
+    """
+
+    def __init__(self, classes: int, width: int) -> None:
+        self.counts = np.zeros(classes, np.int64)  # [C]
+        self.means = np.zeros((classes, width))  # [C, D]
+        self.scatter = np.zeros((width, width))  # [D, D], Σ (x − own class's mean)(…)ᵀ
+
+    def add(self, features: NDArray[np.floating], class_ids: NDArray[np.int64]) -> None:
+        """Take in a batch: `features` [batch, D], `class_ids` [batch]."""
+        x = np.asarray(features, np.float64)
+        present, place = np.unique(class_ids, return_inverse=True)
+        n = np.bincount(place)
+        sums = np.zeros((len(present), x.shape[1]))
+        np.add.at(sums, place, x)
+        means = sums / n[:, None]
+        within = x - means[place]
+        self._merge(present, n, means, within.T @ within)
+
+    def merge(self, other: ClassMoments) -> None:
+        """Take in what another instance has seen."""
+        present = np.flatnonzero(other.counts)
+        self._merge(present, other.counts[present], other.means[present], other.scatter)
+
+    def _merge(
+        self, present: NDArray[np.int64], n: NDArray[np.int64], means: Float64, scatter: Float64
+    ) -> None:
+        before = self.counts[present]
+        total = before + n
+        apart = means - self.means[present]
+        between = apart * np.sqrt(before * n / total)[:, None]
+        self.scatter += scatter + between.T @ between
+        self.means[present] += apart * (n / total)[:, None]
+        self.counts[present] = total
+
+    @property
+    def samples(self) -> int:
+        """Return how many rows were seen."""
+        return int(self.counts.sum())
+
+    @property
+    def centre(self) -> Float64:
+        """Return the mean of all rows, [D]."""
+        return np.asarray(self.counts @ self.means / self.samples)
+
+    @property
+    def tied_covariance(self) -> Float64:
+        """Return the covariance within classes, 1/N, [D, D]."""
+        return self.scatter / self.samples
+
+    @property
+    def total_covariance(self) -> Float64:
+        """Return the covariance of all rows around `centre`, 1/N, [D, D]."""
+        apart = (self.means - self.centre) * np.sqrt(self.counts)[:, None]
+        return (self.scatter + apart.T @ apart) / self.samples

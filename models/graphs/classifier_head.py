@@ -1,0 +1,116 @@
+"""The end of a classifier's graph: which tensor is the logits, and which the features."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+
+import onnx
+
+from tidegate.models.errors import BuildRefused
+from tidegate.models.graphs.rewrite import called, listed
+
+_PASSES = {"Identity", "Flatten", "Reshape", "Squeeze", "Dropout"}  # values kept, order kept
+_CONSTANT_THROUGH = {"Identity", "Transpose", "Reshape", "Cast", "DequantizeLinear"}
+
+
+def only_output(graph: onnx.GraphProto, notes: list[str]) -> str:
+    """Return the tensor of the class scores: the only output, or the only one [batch, C]."""
+    outputs = list(graph.output)
+    if len(outputs) > 1:
+        table = [o for o in outputs if len(o.type.tensor_type.shape.dim) == 2]
+        named = [o for o in table if o.name == "logits"]
+        outputs = named or table
+    if len(outputs) != 1:
+        raise BuildRefused(
+            f"The graph's outputs are {listed(o.name for o in graph.output)}: "
+            "export it with the class scores [batch, classes] as its only output."
+        )
+    if dropped := [o.name for o in graph.output if o.name not in (outputs[0].name, "features")]:
+        notes.append("outputs left out: " + ", ".join(dropped))
+    return str(outputs[0].name)
+
+
+def strip_softmax(last: str, by_output: Mapping[str, onnx.NodeProto], notes: list[str]) -> None:
+    """Turn a Softmax or LogSoftmax at the end into nothing; refuse a Sigmoid there."""
+    node = by_output.get(last)
+    while node is not None and node.op_type in _PASSES:
+        node = by_output.get(node.input[0])
+    if node is None:
+        return
+    if node.op_type == "Sigmoid":
+        raise BuildRefused(
+            "The graph ends in a Sigmoid: its classes do not exclude each other, and the gates "
+            "and probabilities here are for classes that do."
+        )
+    if node.op_type in ("Softmax", "LogSoftmax"):
+        notes.append(f"a trailing {node.op_type} was taken off")
+        node.op_type = "Identity"
+        del node.attribute[:]
+
+
+def find_features(
+    graph: onnx.GraphProto,
+    last: str,
+    by_output: Mapping[str, onnx.NodeProto],
+    stated: str | None,
+    notes: list[str],
+) -> str:
+    """Return the tensor of the penultimate features."""
+    if stated is None and last != "features" and "features" in {o.name for o in graph.output}:
+        stated = "features"
+    if stated is None:
+        classifier = _classifier(graph, last, by_output)
+        notes.append(f"features: the input of {classifier.op_type} {called(classifier)}")
+        return str(classifier.input[0])
+    if stated not in by_output:
+        near = difflib.get_close_matches(stated, by_output, n=3)
+        hint = f"; near it are {', '.join(near)}" if near else ""
+        raise BuildRefused(f"The graph has no tensor {stated!r} to take as features{hint}.")
+    if stated == last:
+        raise BuildRefused(f"{stated!r} is the logits: name the tensor before the last layer.")
+    notes.append(f"features: the tensor {stated}")
+    return stated
+
+
+def _classifier(
+    graph: onnx.GraphProto, last: str, by_output: Mapping[str, onnx.NodeProto]
+) -> onnx.NodeProto:
+    """Walk back from the logits to the linear layer that gives them."""
+    fixed = {constant.name for constant in graph.initializer}
+    fixed |= {constant.values.name for constant in graph.sparse_initializer}
+    tensor, node = last, by_output.get(last)
+    while node is not None:
+        if _is_linear(node) and _is_constant(node.input[1], fixed, by_output):
+            return node
+        if node.op_type in _PASSES:
+            tensor = node.input[0]
+        elif node.op_type == "Add":
+            moving = [i for i in node.input if not _is_constant(i, fixed, by_output)]
+            if len(moving) != 1:
+                break
+            tensor = moving[0]
+        else:
+            break
+        node = by_output.get(tensor)
+    where = f"{node.op_type} {called(node)}" if node is not None else repr(tensor)
+    raise BuildRefused(
+        f"The logits come from {where}, not from one linear layer: name the tensor that holds "
+        "the penultimate features [batch, D] with --features TENSOR."
+    )
+
+
+def _is_linear(node: onnx.NodeProto) -> bool:
+    """Whether the node is a linear layer; over a map, not pooled features, shapes tell later."""
+    if node.op_type == "Gemm":
+        return not any(a.name == "transA" and a.i for a in node.attribute)
+    return node.op_type in ("MatMul", "Conv")
+
+
+def _is_constant(name: str, fixed: set[str], by_output: Mapping[str, onnx.NodeProto]) -> bool:
+    while name not in fixed:
+        node = by_output.get(name)
+        if node is None or node.op_type not in _CONSTANT_THROUGH:
+            return node is not None and node.op_type == "Constant"
+        name = node.input[0]
+    return True

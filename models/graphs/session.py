@@ -1,0 +1,56 @@
+"""Run a graph on ONNX Runtime, to see that it runs at all; its errors as one of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from tidegate.models.sealing.seal import OUTPUTS
+
+Array = NDArray[Any]
+
+
+class CannotRun(Exception):
+    """ONNX Runtime refuses the graph; the text is its own first line."""
+
+
+def open_session(model: onnx.ModelProto, names: Sequence[str]) -> ort.InferenceSession:
+    """Open `model` with `names` as its outputs, inner tensors included."""
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    known = {output.name for output in model.graph.output}
+    shown.graph.output.extend(
+        onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in known
+    )
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # what fails is said once, by us
+    try:
+        return ort.InferenceSession(
+            shown.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # its exceptions have no common base
+        raise CannotRun(first_line(error)) from error
+
+
+def outputs_of(
+    session: ort.InferenceSession, images: NDArray[np.float32], names: Sequence[str] = OUTPUTS[:2]
+) -> list[Array]:
+    try:
+        return list(session.run(list(names), {session.get_inputs()[0].name: images}))
+    except Exception as error:  # its exceptions have no common base
+        raise CannotRun(first_line(error)) from error
+
+
+def run_once(
+    model: onnx.ModelProto, names: Sequence[str], images: NDArray[np.float32]
+) -> list[Array]:
+    return outputs_of(open_session(model, names), images, names)
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:300]

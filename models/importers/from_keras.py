@@ -1,0 +1,193 @@
+"""A Keras file or a TensorFlow SavedModel, with its preprocessing stated in a JSON file.
+
+Both become one TensorFlow function, frozen and cut before its softmax; that function is converted
+by tf2onnx, and is also what the conversion is held to. Loading a SavedModel runs the program that
+is in it: import only what you trust. Of Keras files, those that hold Python code are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from tidegate.models.errors import BuildRefused
+from tidegate.models.graphs.backbone import to_backbone
+from tidegate.models.importers import spec_file as stated_spec
+from tidegate.models.importers.base import Imported
+from tidegate.models.importers.keras_runtime import require
+from tidegate.models.importers.source_digest import file_sha256, files_sha256
+
+OPSET = 17
+_KEEP_VALUES = {"Identity", "Reshape", "Squeeze"}
+_SIGNATURE = "serving_default"
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A TensorFlow function from images to class scores, and where it is from."""
+
+    function: Any  # a ConcreteFunction of one image tensor
+    name: str
+    sha256: str
+
+
+def load(path: Path, spec_file: Path, *, features: str | None = None) -> Imported:
+    """Import the `.keras` or `.h5` file or the SavedModel folder at `path`.
+
+    `features` names a tensor of the converted graph, where the last linear layer does not show the
+    penultimate features. Raises BuildRefused when TensorFlow, Keras or tf2onnx are missing, when
+    the model cannot be read or converted, and where it does not fit the spec.
+    """
+    stated = stated_spec.read(spec_file)
+    source = _saved_model(path) if path.is_dir() else _keras_file(path)
+    function, stripped = _before_softmax(source.function)
+    shape = source.function.inputs[0].shape.as_list()
+    graph = _converted(function, shape, path)
+    found = to_backbone(graph, features=features, size=stated.spec.output_size)
+    return Imported(
+        backbone=found.model,
+        spec=stated.spec,
+        transform=stated.transform,
+        forward=_forward(function, channels_last=len(shape) == 4 and shape[3] == 3),
+        source=source.name,
+        licence="unstated",
+        checkpoint_sha256=source.sha256,
+        labels=None,
+        notes=(*stripped, *found.notes),
+    )
+
+
+def _keras_file(path: Path) -> _Source:
+    if not path.is_file() or path.suffix not in (".keras", ".h5", ".hdf5"):
+        raise BuildRefused(
+            f"{path} is not there, or is no .keras or .h5 file or SavedModel folder."
+        )
+    tensorflow, keras = require("tensorflow"), require("keras")
+    if keras.backend.backend() != "tensorflow":
+        raise BuildRefused("Keras runs on another backend: set KERAS_BACKEND=tensorflow.")
+    try:
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+        entries = [tensorflow.TensorSpec(t.shape, t.dtype, "input") for t in model.inputs]
+        outputs = len(model.outputs)
+    except Exception as error:  # Keras raises whatever the classes in the file raise
+        raise BuildRefused(
+            f"Keras cannot load {path.name}: {_first_line(error)}. If it has layers of your own, "
+            "export it as a SavedModel where they are defined: model.export(FOLDER)."
+        ) from error
+    _check_one(path, len(entries), outputs)
+    function = tensorflow.function(lambda images: model(images, training=False), autograph=False)
+    return _Source(
+        _single(function.get_concrete_function(entries[0]), path),
+        f"Keras {keras.__version__} {path.name}",
+        file_sha256(path),
+    )
+
+
+def _saved_model(path: Path) -> _Source:
+    tensorflow = require("tensorflow")
+    try:
+        loaded = tensorflow.saved_model.load(str(path))
+        signatures = loaded.signatures
+    except Exception as error:  # TensorFlow raises OSError, ValueError and classes of its own
+        raise BuildRefused(
+            f"TensorFlow cannot load the SavedModel {path.name}: {_first_line(error)}."
+        ) from error
+    names = [_SIGNATURE] if _SIGNATURE in signatures else list(signatures)
+    if len(names) != 1:
+        raise BuildRefused(
+            f"The SavedModel {path.name} has the signatures {', '.join(names) or 'none'}: export "
+            f"it with one, or with one named {_SIGNATURE}."
+        )
+    frozen = _single(signatures[names[0]], path)  # its variables die with `loaded`
+    files = [file for file in path.rglob("*") if file.is_file()]
+    return _Source(
+        frozen,
+        f"TensorFlow {tensorflow.__version__} SavedModel {path.name}",
+        files_sha256(path, files),
+    )
+
+
+def _single(function: Any, path: Path) -> Any:
+    """Return the function with its variables as constants, if it is one tensor to one tensor."""
+    freeze = require("tensorflow.python.framework.convert_to_constants")
+    try:
+        frozen = freeze.convert_variables_to_constants_v2(function)
+    except Exception as error:  # TensorFlow raises ValueError and classes of its own
+        raise BuildRefused(f"{path.name} cannot be frozen: {_first_line(error)}.") from error
+    _check_one(path, len(frozen.inputs), len(frozen.outputs))
+    if frozen.inputs[0].shape.rank == 4 and frozen.inputs[0].shape[0] is not None:
+        raise BuildRefused(
+            f"{path.name} is made for a batch of {frozen.inputs[0].shape[0]}: export it with the "
+            "batch axis None."
+        )
+    return frozen
+
+
+def _check_one(path: Path, inputs: int, outputs: int) -> None:
+    if (inputs, outputs) != (1, 1):
+        raise BuildRefused(
+            f"{path.name} has {inputs} inputs and {outputs} outputs: export a model with one "
+            "input, the images, and one output, the class scores [batch, classes]."
+        )
+
+
+def _before_softmax(frozen: Any) -> tuple[Any, tuple[str, ...]]:
+    """Return the function without a Softmax at its end, and a note of it."""
+    last = frozen.outputs[0].op
+    while last.type in _KEEP_VALUES:
+        last = last.inputs[0].op
+    if last.type not in ("Softmax", "LogSoftmax"):
+        return frozen, ()
+    cut = frozen.prune(frozen.inputs, last.inputs[0])
+    return cut, (f"a trailing {last.type} was taken off",)
+
+
+def _converted(function: Any, shape: list[int | None], path: Path) -> onnx.ModelProto:
+    tensorflow, tf2onnx = require("tensorflow"), require("tf2onnx")
+    entry = tensorflow.TensorSpec(shape, function.inputs[0].dtype, "input")
+    try:
+        model, _ = tf2onnx.convert.from_function(
+            tensorflow.function(_caller(function), autograph=False),
+            input_signature=[entry],
+            opset=OPSET,
+        )
+    except Exception as error:  # tf2onnx raises ValueError, RuntimeError, KeyError, …
+        raise BuildRefused(
+            f"tf2onnx cannot convert {path.name}: {_first_line(error)}. Convert it in the project "
+            "that made it and import the file: onnx:FILE with the same spec."
+        ) from error
+    graph: onnx.ModelProto = model
+    return graph
+
+
+def _caller(function: Any) -> Callable[[Any], Any]:
+    """Return the function as one of a tensor to a tensor: a pruned one may return a list."""
+
+    def call(images: Any) -> Any:
+        result = function(images)
+        return result[0] if isinstance(result, list | tuple) else result
+
+    return call
+
+
+def _forward(function: Any, *, channels_last: bool) -> Callable[[Array], Array]:
+    """Return TensorFlow's own logits: float32 [batch, 3, H, W] → float32 [batch, C]."""
+    call = _caller(function)
+
+    def logits(batch: Array) -> Array:
+        images = batch.transpose(0, 2, 3, 1) if channels_last else batch
+        return np.asarray(call(require("tensorflow").constant(images)), np.float32)
+
+    return logits
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".")

@@ -1,0 +1,67 @@
+"""A classifier that is an ONNX file already, with its preprocessing stated in a JSON file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # onnx brings it
+from onnx.external_data_helper import uses_external_data
+
+from tidegate.models.errors import BuildRefused
+from tidegate.models.graphs.backbone import to_backbone
+from tidegate.models.importers import spec_file as stated_spec
+from tidegate.models.importers.base import Imported
+from tidegate.models.importers.source_digest import file_sha256, files_sha256
+
+
+def load(path: Path, spec_file: Path, *, features: str | None = None) -> Imported:
+    """Import the ONNX graph at `path`, preprocessed as `spec_file` states.
+
+    `features` names the tensor of the penultimate features where the graph does not show it.
+    The digest covers the weights that are kept in files beside the graph. Raises BuildRefused
+    when a file is missing or damaged, and where graph and spec do not fit together.
+    """
+    stated = stated_spec.read(spec_file)
+    model, sha256 = _read(path)
+    found = to_backbone(model, features=features, size=stated.spec.output_size)
+    return Imported(
+        backbone=found.model,
+        spec=stated.spec,
+        transform=stated.transform,
+        forward=None,
+        source=f"ONNX file {path.name}",
+        licence="unstated",
+        checkpoint_sha256=sha256,
+        labels=None,
+        notes=found.notes,
+    )
+
+
+def _read(path: Path) -> tuple[onnx.ModelProto, str]:
+    """Return the graph with all its weights, and the sha256 of the files they are in."""
+    try:
+        model = onnx.load(path, load_external_data=False)
+        beside = _external_files(model, path.parent)
+        onnx.load_external_data_for_model(model, str(path.parent))
+        sha256 = files_sha256(path.parent, [path, *beside]) if beside else file_sha256(path)
+    except DecodeError as error:
+        raise BuildRefused(f"{path.name} is not an ONNX file, or it is damaged.") from error
+    except OSError as error:
+        where = error.filename or path
+        raise BuildRefused(f"{where} cannot be read: {error.strerror or error}.") from error
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise BuildRefused(f"The weights of {path.name} cannot be read: {error}.") from error
+    if not model.graph.node:
+        raise BuildRefused(f"{path.name} has no graph in it: it is damaged, or not an ONNX file.")
+    return model, sha256
+
+
+def _external_files(model: onnx.ModelProto, folder: Path) -> set[Path]:
+    return {
+        folder / entry.value
+        for constant in model.graph.initializer
+        if uses_external_data(constant)
+        for entry in constant.external_data
+        if entry.key == "location"
+    }

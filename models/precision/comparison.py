@@ -1,0 +1,49 @@
+"""A variant against the same model in fp32: what the card shows, and what refuses to seal."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tidegate.models.data.folders import Split
+from tidegate.models.data.outputs import load_pixels
+from tidegate.models.errors import BuildRefused
+from tidegate.models.evaluation.speed import cpu_ms_per_image
+from tidegate.models.fitting.fit import Fitted
+from tidegate.service.bundle.evidence import Comparison, OodReport
+from tidegate.service.imaging.spec import PreprocessSpec
+
+_TIMED = 8  # images that speed is measured on
+
+
+def compare(fp32: Fitted, variant: Fitted, test: Split, spec: PreprocessSpec) -> Comparison:
+    """Return what changed; both were fitted, calibrated and evaluated on the same splits."""
+    pixels = np.stack([load_pixels(item.path, spec) for item in test.items[:_TIMED]])
+    ms = cpu_ms_per_image({"fp32": fp32.sealed, "variant": variant.sealed}, pixels)
+    before, after = fp32.evaluation, variant.evaluation
+    return Comparison(
+        accuracy_change=100 * (after.accuracy.value - before.accuracy.value),
+        ece_change=after.calibrated.ece - before.calibrated.ece,
+        agreement=float(np.mean(np.equal(fp32.test_classes, variant.test_classes))),
+        auroc_change={
+            new.name: _auroc(new) - _auroc(old)
+            for old, new in zip(before.ood, after.ood, strict=True)
+        },
+        speed=ms["fp32"] / ms["variant"],
+        size=len(fp32.sealed) / len(variant.sealed),
+    )
+
+
+def check_drop(comparison: Comparison, precision: str, most: float) -> None:
+    """Raise BuildRefused when a variant loses more than `most` points of accuracy or OOD AUROC."""
+    changes = {"accuracy": comparison.accuracy_change}
+    changes |= {f"AUROC on {name}": 100 * v for name, v in comparison.auroc_change.items()}
+    worst = min(changes, key=lambda name: changes[name])
+    if changes[worst] < -most:
+        raise BuildRefused(
+            f"In {precision} the {worst} changes by {changes[worst]:+.2f} points, more than "
+            f"--max-drop {most:g} allows. Seal fp32, calibrate on more images, or allow more."
+        )
+
+
+def _auroc(report: OodReport) -> float:
+    return report.separation["combined"].auroc

@@ -1,0 +1,45 @@
+"""A backbone in another precision, on calibration images: how fp16 and int8 variants begin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+
+from tidegate.models.data.folders import Split
+from tidegate.models.data.outputs import load_pixels
+from tidegate.models.data.rows import Float32
+from tidegate.models.parity.preprocessing import normalised
+from tidegate.models.precision.fp16 import to_fp16
+from tidegate.models.precision.int8 import RunsOn, to_int8
+from tidegate.models.progress import follow
+from tidegate.service.bundle.manifest import Precision
+from tidegate.service.imaging.spec import PreprocessSpec
+
+_SEEN = 256  # images that activation ranges are measured on
+_BATCH = 8
+
+
+def convert(
+    backbone: onnx.ModelProto,
+    spec: PreprocessSpec,
+    images: Split,
+    precision: Precision,
+    int8_for: RunsOn = "cpu",
+) -> onnx.ModelProto:
+    """Return `backbone` in fp16 or int8; the scores that sealing adds to it stay in fp32.
+
+    Raises BuildRefused when its numbers do not fit the precision.
+    """
+    if precision == "fp16":
+        return to_fp16(backbone, next(_batches(images, spec)))
+    return to_int8(backbone, follow(_batches(images, spec), "Measuring activations"), int8_for)
+
+
+def _batches(images: Split, spec: PreprocessSpec) -> Iterator[Float32]:
+    """Yield what the network is given for some images, float32 [up to _BATCH, 3, H, W]."""
+    some = images.items[:_SEEN]
+    for start in range(0, len(some), _BATCH):
+        paths = [item.path for item in some[start : start + _BATCH]]
+        yield np.stack([normalised(load_pixels(path, spec), spec) for path in paths])

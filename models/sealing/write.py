@@ -1,0 +1,121 @@
+"""Write a bundle's folder so that it is either complete or not there, whatever kills the writer.
+
+Files go into a hidden sibling folder, are flushed to the disk and read back, and one rename makes
+them the bundle. A lock, which the kernel drops when its holder dies, keeps two writers apart.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tidegate.service.bundle.manifest import Manifest, Provenance
+from tidegate.service.bundle.store import MANIFEST, Bundle, open_bundle
+from tidegate.service.errors import BundleRefused
+
+_BUILDING = ".building-"
+_REPLACED = ".replaced-"
+
+
+@contextmanager
+def locked(model_dir: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the only right to write below `model_dir`, the folder of one bundle name.
+
+    Calls `on_wait` once when another writer holds it, then waits. What killed writers left behind
+    is removed on entry.
+    """
+    model_dir.mkdir(parents=True, exist_ok=True)
+    with (model_dir / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for leftover in model_dir.iterdir():
+            if leftover.name.startswith((_BUILDING, _REPLACED)):
+                _remove(leftover)
+        yield
+
+
+@contextmanager
+def scratch(model_dir: Path) -> Iterator[Path]:
+    """Lend a hidden folder below `model_dir` for what a build need not keep; call it under `locked`.
+
+    It is removed at the end; a killed build's is removed by the next `locked`.
+    """
+    with TemporaryDirectory(prefix=_BUILDING, dir=model_dir) as folder:
+        yield Path(folder)
+
+
+def current(path: Path, made_as: Provenance) -> Bundle | str:
+    """Return the good bundle at `path` that was made as `made_as`, or why there is none."""
+    if not path.exists():
+        return "There is no bundle yet."
+    try:
+        bundle = open_bundle(path)
+    except BundleRefused as error:
+        return str(error)
+    if bundle.manifest.provenance != made_as:
+        return f"{path} was made by another recipe."
+    return bundle
+
+
+def write_bundle(
+    model_dir: Path,
+    manifest: Manifest,
+    files: Mapping[str, bytes],
+    check: Callable[[Bundle], object] = lambda bundle: None,
+) -> Bundle:
+    """Put the bundle at `model_dir`/version, replacing what is there; call it under `locked`.
+
+    Raises BundleRefused, leaving what was there, when the written files do not make a good bundle,
+    or whatever `check` raises of it.
+    """
+    token = secrets.token_hex(4)
+    draft = model_dir / f"{_BUILDING}{manifest.version}-{token}"
+    for name, content in files.items():
+        _write(draft / name, content)
+    _write(draft / MANIFEST, manifest.to_file())  # last: a folder without it is no bundle
+    for folder in [draft, *(item for item in draft.rglob("*") if item.is_dir())]:
+        _sync_folder(folder)
+    check(open_bundle(draft))
+    final, aside = (
+        model_dir / manifest.version,
+        model_dir / f"{_REPLACED}{manifest.version}-{token}",
+    )
+    if final.exists() or final.is_symlink():
+        final.rename(aside)
+    draft.rename(final)
+    _sync_folder(model_dir)
+    if aside.exists() or aside.is_symlink():
+        _remove(aside)
+    return open_bundle(final)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

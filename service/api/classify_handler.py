@@ -1,0 +1,232 @@
+"""From a request to a classification and back: bounds, deadlines, refusals told from answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import TracebackType
+from typing import Any, Literal
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tidegate.service.api.body import BodyLimits, feed_body, read_body
+from tidegate.service.api.connection import Connection
+from tidegate.service.api.context import RequestContext
+from tidegate.service.api.limits import ClientQuota, HttpLimits, client_of
+from tidegate.service.api.multipart import FormFiles, is_multipart
+from tidegate.service.api.parameters import TOP_K, parse_timeout_s, parse_top_k
+from tidegate.service.api.problems import (
+    OUT_OF_DISTRIBUTION,
+    ClientGone,
+    Json,
+    make_problem,
+    problem_of,
+    respond,
+)
+from tidegate.service.api.schemas import as_json, classify_body, model_ref, ood_body
+from tidegate.service.api.uploads import ByteBudget, Reservation
+from tidegate.service.bundle.store import Bundle
+from tidegate.service.errors import BadRequest, TidegateError
+from tidegate.service.lifecycle import Service
+from tidegate.service.metrics import Metrics
+from tidegate.service.pipeline import Classification, Upload
+from tidegate.service.review.image_store import Answered
+from tidegate.service.types import Priority
+
+
+class Classifier:
+    """Answers the two routes that classify."""
+
+    def __init__(
+        self,
+        service: Service,
+        limits: HttpLimits,
+        budget: ByteBudget,
+        metrics: Metrics,
+        ood_action: Literal["reject", "flag"],
+    ) -> None:
+        self._service = service
+        self.limits = limits
+        self._body_limits = BodyLimits(limits.max_upload_bytes, limits.upload_timeout_s)
+        self._budget = budget
+        self._metrics = metrics
+        self._flag = ood_action == "flag"
+        self._quota = ClientQuota(limits.client_rate, limits.client_burst)
+        self._model: dict[str, str] | None = None
+
+    async def one(self, request: Request) -> Response:
+        """Answer POST /classify."""
+        context = RequestContext.of(request.scope)
+        bundle = self._service.require().bundle
+        client = client_of(request.scope)
+        self._quota.spend(client, 1, time.monotonic())
+        top_k, timeout_s = self._parameters(request, context)
+        with self._budget.reserve(client) as reservation:
+            if is_multipart(context.content_type):
+                (image,) = await self._read_files(request, context, reservation, "file", 1)
+            else:
+                image = await self._read(request, reservation)
+            received = time.monotonic()
+            _check_not_empty(image)
+            deadline = received + timeout_s
+            upload = Upload(image, received, deadline, top_k, Priority.INTERACTIVE, client)
+            with UntilDisconnect(request, self._metrics):
+                result = await self._service.classify(upload)
+        self._offer(image, result, bundle, context.request_id)
+        context.log["decision"] = result.verdict.decision
+        context.log["p_value"] = round(result.verdict.p_value, 5)
+        answer = self._tell(result, bundle, context)
+        response = respond(answer) if _is_problem(answer) else Json(as_json(answer))
+        predicted = b"predicted;dur=%.2f" % (1000 * result.timing.predicted)
+        response.raw_headers.append((b"server-timing", predicted))
+        return response
+
+    async def batch(self, request: Request) -> Response:
+        """Answer POST /classify/batch."""
+        context = RequestContext.of(request.scope)
+        bundle = self._service.require().bundle
+        top_k, timeout_s = self._parameters(request, context)
+        client = client_of(request.scope)
+        if not is_multipart(context.content_type):
+            raise BadRequest('Send multipart/form-data with one part "files" per image.')
+        with self._budget.reserve(client) as reservation:
+            most = self.limits.max_files
+            images = await self._read_files(request, context, reservation, "files", most)
+            received = time.monotonic()
+            self._quota.spend(client, len(images), received)
+            deadline = received + timeout_s
+            uploads = [Upload(i, received, deadline, top_k, Priority.BULK, client) for i in images]
+            del images
+            with UntilDisconnect(request, self._metrics):
+                items = await asyncio.gather(
+                    *(self._item(i, upload, bundle, context) for i, upload in enumerate(uploads))
+                )
+        context.log["statuses"] = [item["status"] for item in items]
+        return Json(as_json({"request_id": context.request_id, "results": items}))
+
+    async def _read(self, request: Request, reservation: Reservation) -> bytes:
+        started = time.monotonic()
+        body = await read_body(request, reservation, self._body_limits)
+        self._metrics.stages["read"].observe(time.monotonic() - started)
+        return body
+
+    async def _read_files(
+        self,
+        request: Request,
+        context: RequestContext,
+        reservation: Reservation,
+        field: str,
+        most: int,
+    ) -> list[bytes]:
+        started = time.monotonic()
+        form = FormFiles(context.content_type, field, most)
+        await feed_body(request, reservation, self._body_limits, form.add)
+        self._metrics.stages["read"].observe(time.monotonic() - started)
+        return form.files()
+
+    def _parameters(self, request: Request, context: RequestContext) -> tuple[int, float]:
+        """Return top_k and the time the answer may take, in seconds."""
+        query = request.scope["query_string"]
+        top_k = parse_top_k(query) if query else TOP_K
+        timeout_s = self.limits.deadline_s
+        if context.timeout_ms is not None:
+            timeout_s = parse_timeout_s(context.timeout_ms)
+        return top_k, min(timeout_s, self.limits.max_deadline_s)
+
+    async def _item(
+        self, index: int, upload: Upload, bundle: Bundle, context: RequestContext
+    ) -> dict[str, Any]:
+        """Classify one image of a batch, as BatchItem; its error is its own."""
+        try:
+            _check_not_empty(upload.image)
+            result = await self._service.classify(upload)
+            self._offer(upload.image, result, bundle, f"{context.request_id}.{index}")
+            answer = self._tell(result, bundle, context)
+        except TidegateError as error:
+            answer = problem_of(error, context)
+        if _is_problem(answer):
+            return {"status": answer["status"], "problem": answer}
+        return {"status": 200, "result": answer}
+
+    def _offer(self, image: bytes, result: Classification, bundle: Bundle, name: str) -> None:
+        if self._service.review is not None:
+            top, manifest = result.predictions[0], bundle.manifest
+            self._service.review.offer(
+                image,
+                Answered(
+                    request_id=name,
+                    decision=result.verdict.decision,
+                    class_id=top.class_id,
+                    label=top.label,
+                    probability=top.probability,
+                    p_value=result.verdict.p_value,
+                    model=manifest.name,
+                    version=manifest.version,
+                    digest=bundle.digest,
+                ),
+            )
+
+    def _tell(
+        self, result: Classification, bundle: Bundle, context: RequestContext
+    ) -> dict[str, Any]:
+        """Return the answer, or the refusal of a rejected image: a problem, without predictions."""
+        verdict, alpha = result.verdict, bundle.gate.alpha_reject
+        if verdict.decision == "reject" and not self._flag:
+            return make_problem(
+                *OUT_OF_DISTRIBUTION,
+                f"p = {verdict.p_value:.4g} is at most alpha_reject = {alpha:g}.",
+                context,
+                model=self._ref(bundle),
+                ood=ood_body(result, bundle),
+            )
+        return classify_body(result, bundle, self._ref(bundle), context.request_id)
+
+    def _ref(self, bundle: Bundle) -> dict[str, str]:
+        if self._model is None:
+            self._model = model_ref(bundle).model_dump()
+        return self._model
+
+
+def _is_problem(answer: dict[str, Any]) -> bool:
+    return "code" in answer  # which every problem has, and no answer
+
+
+def _check_not_empty(image: bytes) -> None:
+    if not image:
+        raise BadRequest("The body, or its part, is empty; send the bytes of an image.")
+
+
+class UntilDisconnect:
+    """Cancels the work inside when the client goes away; raises ClientGone then."""
+
+    def __init__(self, request: Request, metrics: Metrics) -> None:
+        self._connection = Connection.of(request.scope)
+        self._metrics = metrics
+        self._gone = False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        if task is None:  # pragma: no cover - handlers run in tasks
+            raise RuntimeError("not in a task")
+        self._task = task
+        if self._connection.lost:
+            self._metrics.shed("client-gone")
+            raise ClientGone
+        self._connection.on_loss.add(self._leave)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._connection.on_loss.discard(self._leave)
+        if self._gone and isinstance(error, asyncio.CancelledError):
+            self._task.uncancel()
+            self._metrics.shed("client-gone")
+            raise ClientGone from None
+
+    def _leave(self) -> None:
+        self._gone = True
+        self._task.cancel()

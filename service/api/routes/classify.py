@@ -1,0 +1,130 @@
+"""POST /classify and /classify/batch, as routes and as OpenAPI tells them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tidegate.service.api import problems
+from tidegate.service.api.classify_handler import Classifier
+from tidegate.service.api.context import RequestContext
+from tidegate.service.api.parameters import MAX_TIMEOUT_MS, MAX_TOP_K, TOP_K
+from tidegate.service.api.problems import MEDIA_TYPE, PROBLEM_REF, ClientGone
+from tidegate.service.api.schemas import EXAMPLE_ANSWER, EXAMPLE_REFUSAL, BatchBody, ClassifyBody
+from tidegate.service.errors import TidegateError
+
+PATH = "/classify"
+_IMAGE = {"type": "string", "format": "binary"}
+_TYPES = ("jpeg", "png", "webp", "bmp", "gif", "tiff")
+_PARAMETERS = [
+    {
+        "name": "top_k",
+        "in": "query",
+        "description": "how many classes to return, best first",
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": TOP_K},
+    },
+    {
+        "name": "X-Request-Timeout-Ms",
+        "in": "header",
+        "description": "answer within so many milliseconds of the last byte, or not at all",
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT_MS},
+    },
+]
+_PROBLEMS = {
+    400: "bad-request",
+    408: "upload-timeout",
+    413: "upload-too-large · image-too-large",
+    415: "unsupported-image-type",
+    422: "undecodable-image · out-of-distribution",
+    429: "quota-exceeded",
+    500: "engine-failed · internal-error",
+    503: "overloaded · draining · not-ready, with Retry-After",
+    504: "deadline-missed",
+}
+_BATCH_PROBLEMS = {  # those of an image are in its own item
+    **{status: _PROBLEMS[status] for status in (400, 408, 429, 503)},
+    413: "upload-too-large",
+    500: "internal-error",
+}
+
+
+def _responses(problems: dict[int, str]) -> dict[int | str, dict[str, Any]]:
+    return {
+        status: {"description": codes, "content": {MEDIA_TYPE: {"schema": PROBLEM_REF}}}
+        for status, codes in problems.items()
+    }
+
+
+def _with_examples(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    responses[200] = {"content": {"application/json": {"example": EXAMPLE_ANSWER}}}
+    responses[422]["content"][MEDIA_TYPE]["example"] = EXAMPLE_REFUSAL
+    return responses
+
+
+def _takes(content: dict[str, Any]) -> dict[str, Any]:
+    return {"parameters": _PARAMETERS, "requestBody": {"required": True, "content": content}}
+
+
+def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
+    form = {"type": "object", "properties": {field: schema}, "required": [field]}
+    return {"multipart/form-data": {"schema": form}}
+
+
+def router(classifier: Classifier) -> APIRouter:
+    """Return the routes that classify."""
+    routes = APIRouter(tags=["classify"])
+    most = classifier.limits.max_files
+    files = {"type": "array", "items": _IMAGE, "minItems": 1, "maxItems": most}
+
+    @routes.post(
+        PATH,
+        summary="Classify one image",
+        response_model=ClassifyBody,
+        responses=_with_examples(_responses(_PROBLEMS)),
+        openapi_extra=_takes(
+            {f"image/{kind}": {"schema": _IMAGE} for kind in _TYPES} | _form("file", _IMAGE)
+        ),
+    )
+    async def classify(request: Request) -> Response:
+        """Send the image as the raw body (fastest) or as multipart part `file`."""
+        return await classifier.one(request)
+
+    @routes.post(
+        f"{PATH}/batch",
+        summary="Classify several images",
+        response_model=BatchBody,
+        responses=_responses(_BATCH_PROBLEMS),
+        openapi_extra=_takes(_form("files", files)),
+    )
+    async def classify_batch(request: Request) -> Response:
+        """Send multipart parts `files`; answers one result or problem per image, in their order."""
+        return await classifier.batch(request)
+
+    return routes
+
+
+class ShortCut:
+    """POST /classify past the framework's routing and dozen wrappers; the rest goes through them.
+
+    The same handler answers either way. Between two engine runs the caches are cold, so that each
+    layer of Python costs several times what it does in a benchmark of itself.
+    """
+
+    def __init__(self, app: ASGIApp, classifier: Classifier) -> None:
+        self._app = app
+        self._classifier = classifier
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        context = RequestContext.of(scope)
+        context.route = PATH
+        try:
+            response = await self._classifier.one(Request(scope, receive))
+        except (TidegateError, ClientGone) as error:
+            response = problems.response_to(error, context)
+        await response(scope, receive, send)

@@ -1,0 +1,102 @@
+"""Probes, metrics, what is served, and the front page."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import HTMLResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from tidegate.service.api.problems import MEDIA_TYPE, PROBLEM_REF
+from tidegate.service.api.routes.drift import DriftBody, drift_body
+from tidegate.service.api.schemas import (
+    ModelBody,
+    ModelsBody,
+    StatusBody,
+    model_body,
+    model_ref,
+)
+from tidegate.service.errors import Draining, NotFound, NotReady
+from tidegate.service.lifecycle import Phase, Service
+from tidegate.service.metrics import Metrics
+
+_PROBLEM = {MEDIA_TYPE: {"schema": PROBLEM_REF}}
+_UNAVAILABLE: dict[int | str, dict[str, Any]] = {
+    503: {"description": "draining · not-ready", "content": _PROBLEM}
+}
+_NOT_FOUND: dict[int | str, dict[str, Any]] = {
+    404: {"description": "not-found", "content": _PROBLEM}
+}
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Tidegate</title>
+<h1>Tidegate</h1>
+<p>Send an image to <code>POST /classify</code>.
+<ul><li><a href="/docs">API documentation</a> (<a href="/openapi.json">OpenAPI</a>)
+<li><a href="/models">What is served</a><li><a href="/drift">Drift</a>
+<li><a href="/metrics">Metrics</a></ul>
+"""
+
+
+def probes(service: Service, metrics: Metrics) -> APIRouter:
+    """Return the routes that orchestrators and Prometheus ask."""
+    routes = APIRouter(tags=["operations"])
+    one_at_a_time = asyncio.Lock()
+
+    @routes.get("/livez", summary="The process and its event loop run")
+    async def livez() -> StatusBody:
+        return StatusBody(status="alive")
+
+    @routes.get("/readyz", summary="A warm model, not draining", responses=_UNAVAILABLE)
+    async def readyz() -> StatusBody:
+        if service.phase is Phase.DRAINING:
+            raise Draining("The service is shutting down.")
+        if service.phase is not Phase.READY:
+            raise NotReady(service.failure or "The model is still warming up.")
+        if reason := service.unready_reason:
+            raise NotReady(reason)
+        return StatusBody(status="ready")
+
+    @routes.get("/metrics", summary="Prometheus text", response_class=Response)
+    async def scrape() -> Response:
+        async with one_at_a_time:  # rendering holds the interpreter for milliseconds
+            content = await asyncio.to_thread(metrics.render)
+        return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return routes
+
+
+def models(service: Service) -> APIRouter:
+    """Return the routes that say what is served."""
+    routes = APIRouter(tags=["models"])
+
+    @routes.get("/models", summary="What is served", responses=_UNAVAILABLE)
+    async def served() -> ModelsBody:
+        return ModelsBody(models=[model_ref(service.require().bundle)])
+
+    @routes.get(
+        "/models/{name}",
+        summary="All there is to know of a model",
+        responses=_NOT_FOUND | _UNAVAILABLE,
+    )
+    async def model(name: str) -> ModelBody:
+        served = service.require()
+        if name != served.bundle.manifest.name:
+            raise NotFound("No model of this name is served; GET /models lists them.")
+        return model_body(
+            served.bundle,
+            served.engine.info,
+            served.engine.slots,
+            served.scheduler.limits.max_batch_size,
+        )
+
+    @routes.get("/drift", summary="Has what arrives changed?", responses=_UNAVAILABLE)
+    async def drift() -> DriftBody:
+        served = service.require()
+        return drift_body(served.bundle, served.monitor.report())
+
+    @routes.get("/", include_in_schema=False, response_class=HTMLResponse)
+    async def front_page() -> str:
+        return _PAGE
+
+    return routes

@@ -1,0 +1,67 @@
+"""Open a sealed graph in ONNX Runtime, on the provider that was asked for or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tidegate.service.errors import EngineUnavailable
+
+Provider = tuple[str, Mapping[str, str]]  # its name and its options
+
+
+def runtime() -> str:
+    """Return the runtime's name and version."""
+    return f"onnxruntime {load_runtime().__version__}"
+
+
+def load_runtime() -> Any:
+    """Return the module onnxruntime. Raises EngineUnavailable without it."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"ONNX Runtime does not load ({error}): pip install 'tidegate[cpu]' or [gpu]."
+        ) from error
+    return onnxruntime
+
+
+def open_session(
+    model: Path,
+    engine: str,
+    providers: Sequence[Provider],
+    entries: Mapping[str, str],
+    threads: int = 1,
+) -> Any:
+    """Return an InferenceSession whose first provider is the first of `providers`.
+
+    `entries` are session config entries. Raises EngineUnavailable, naming `engine`, when the
+    provider is not installed, does not load, or does not take the model.
+    """
+    ort = load_runtime()
+    first, _ = providers[0]
+    if first not in ort.get_available_providers():
+        raise EngineUnavailable(
+            f"Engine {engine} needs ONNX Runtime's {first}, which this installation lacks (it has "
+            f"{', '.join(ort.get_available_providers())}). The package onnxruntime fills the same "
+            f"folder as onnxruntime-gpu: pip uninstall onnxruntime, then install 'tidegate[gpu]'."
+        )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    try:
+        session = ort.InferenceSession(model, options, providers=list(providers))
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        raise EngineUnavailable(f"Engine {engine} cannot load {model}: {error}") from error
+    # A provider that cannot load says so in two log lines, and the CPU runs instead.
+    if session.get_providers()[0] != first:
+        raise EngineUnavailable(
+            f"Engine {engine} was asked for, but {first} did not load: its libraries are missing "
+            f"or of another version (see ONNX Runtime's lines above)."
+        )
+    return session

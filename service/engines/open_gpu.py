@@ -1,0 +1,156 @@
+"""Engines on GPUs: a device and a program for each, by the runtime that was asked for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tidegate.service.engines.base import Engine, EngineInfo
+from tidegate.service.engines.cuda.base import Cuda, Device, open_cuda, open_devices
+from tidegate.service.engines.gpu_engine import DeviceEngine, Program
+from tidegate.service.engines.multi_device import Fleet
+from tidegate.service.engines.onnxruntime.gpu import (
+    OnnxGpuProgram,
+    cuda_providers,
+    refuse_tf32,
+    sealed_size,
+    tensorrt_providers,
+)
+from tidegate.service.engines.onnxruntime.session import runtime
+from tidegate.service.engines.tensorrt.build import PRODUCTS, Progress, load_tensorrt
+from tidegate.service.engines.tensorrt.plan_cache import PlanCache
+from tidegate.service.engines.tensorrt.program import (
+    ensure_plan,
+    open_program,
+    open_toolkit,
+    plan_key,
+)
+from tidegate.service.engines.warm_up import choose_graphs
+from tidegate.service.errors import EngineUnavailable
+
+GPU_ENGINES = ("tensorrt", "tensorrt-rtx", "onnx-tensorrt", "onnx-cuda")  # best first
+_SLOTS = 3  # two that overlap, and one that grows
+_OF_RTX = frozenset({(7, 5), (8, 6), (8, 9)})  # and all from 12.0: TensorRT-RTX's support matrix
+
+
+@dataclass(frozen=True, slots=True)
+class GpuConfig:
+    """What the operator set of GPUs."""
+
+    devices: tuple[int, ...] = (0,)
+    cuda_binding: str = "cuda-bindings"
+    plan_cache: Path = Path("~/.cache/tidegate/plans")
+
+    def plans(self) -> PlanCache:
+        """Return the folder of TensorRT plans. Raises EngineUnavailable."""
+        return PlanCache(self.plan_cache.expanduser())
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be loaded."""
+
+    model: Path
+    engine: str  # one of GPU_ENGINES
+    buckets: Sequence[int]
+    precision: str  # of the sealed backbone
+    progress: Progress | None = None  # told of a plan that is being built
+
+
+def open_gpu_engine(wanted: Wanted, config: GpuConfig, slots: int = 0) -> Engine:
+    """Load a sealed graph on every device asked for, `slots` on each (0: as many as are useful).
+
+    Raises EngineUnavailable where there is no GPU, or the engine does not load.
+    """
+    refuse_tf32()
+    cuda = open_cuda(config.cuda_binding)
+    with contextlib.ExitStack() as opened:  # what is opened before a refusal is freed again
+        engines = []
+        devices = open_devices(cuda, config.devices)
+        for device in devices:
+            opened.callback(device.close)
+        for device in devices:
+            device.use()
+            program, made_by = open_program_for(wanted, config, cuda, device)
+            info = EngineInfo(
+                name=wanted.engine,
+                runtime=f"{made_by}, CUDA {cuda.version}, {cuda.name}",
+                device=f"cuda:{device.index} {device.name}",
+                precision=wanted.precision,
+                threads_per_slot=1,
+            )
+            engines.append(
+                DeviceEngine(device, program, info, slots=slots or _SLOTS, buckets=wanted.buckets)
+            )
+        opened.pop_all()
+    return engines[0] if len(engines) == 1 else Fleet(engines)
+
+
+def build_plans(wanted: Wanted, config: GpuConfig) -> list[Path]:
+    """Have a TensorRT plan for every device asked for; returns where they are.
+
+    Raises EngineUnavailable where there is no GPU, no TensorRT, or the engine has no plans.
+    """
+    if wanted.engine not in PRODUCTS:
+        raise EngineUnavailable(
+            f"Engine {wanted.engine} has no plans to build: {' and '.join(PRODUCTS)} do."
+        )
+    toolkit, cache = open_toolkit(wanted.engine), config.plans()
+    cuda = open_cuda(config.cuda_binding)
+    paths = []
+    for device in open_devices(cuda, config.devices):
+        device.use()
+        refuse_device(wanted.engine, device)
+        key = plan_key(toolkit, cuda, device, wanted.model, wanted.buckets, wanted.precision)
+        ensure_plan(toolkit, cache, key, wanted.model, wanted.progress)
+        paths.append(cache.path(key))
+    return paths
+
+
+def refuse_device(engine: str, device: Device) -> None:
+    """Raise EngineUnavailable where TensorRT-RTX, which is for GPUs of PCs, has no kernels."""
+    capability = device.compute_capability
+    if engine == "tensorrt-rtx" and capability < (12, 0) and capability not in _OF_RTX:
+        raise EngineUnavailable(
+            f"TensorRT-RTX does not support {device.name} (compute capability "
+            f"{capability[0]}.{capability[1]}): use tensorrt."
+        )
+
+
+def choose_all_graphs(engine: Engine, buckets: Sequence[int]) -> list[int]:
+    """Have batches run as CUDA graphs where that is faster; returns which, on the first device."""
+    devices = engine.engines if isinstance(engine, Fleet) else (engine,)
+    chosen = [
+        choose_graphs(device, device, buckets)
+        for device in devices
+        if isinstance(device, DeviceEngine) and device.can_capture
+    ]
+    return chosen[0] if chosen else []
+
+
+def open_program_for(
+    wanted: Wanted, config: GpuConfig, cuda: Cuda, device: Device
+) -> tuple[Program, str]:
+    """Load a model on a device, which must be in use; returns it and the runtime's version.
+
+    Raises EngineUnavailable.
+    """
+    if wanted.engine in PRODUCTS:
+        refuse_device(wanted.engine, device)
+        toolkit = open_toolkit(wanted.engine)
+        key = plan_key(toolkit, cuda, device, wanted.model, wanted.buckets, wanted.precision)
+        program = open_program(toolkit, config.plans(), key, wanted.model, wanted.progress)
+        return program, toolkit.version
+    if cuda_alone := wanted.engine == "onnx-cuda":
+        providers = cuda_providers(device.index, wanted.precision)
+    else:
+        with contextlib.suppress(EngineUnavailable):  # it may be the system's
+            load_tensorrt("tensorrt")  # which loads the library that the provider links
+        size, folder = sealed_size(wanted.model), config.plans().folder_of(wanted.model)
+        providers = tensorrt_providers(device.index, wanted.buckets, size, folder, wanted.precision)
+    in_onnx = OnnxGpuProgram(
+        wanted.model, wanted.engine, providers, device, session_per_batch=cuda_alone
+    )
+    return in_onnx, runtime()

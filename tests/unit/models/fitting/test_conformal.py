@@ -1,0 +1,269 @@
+"""The gate keeps its promise on 20,000 new rows, and known mistakes do not."""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.stats import betabinom, chi2, kstwo
+
+from tests.unit.models.features import CLASSES, world
+from tidegate.models.errors import BuildRefused
+from tidegate.models.fitting.conformal import (
+    GateTarget,
+    Scores,
+    calibrate,
+    combine,
+    final_p_values,
+    gate_file,
+    pac_p_values,
+)
+from tidegate.models.fitting.mahalanobis import fit_distance
+from tidegate.models.sealing.seal import GateHead
+from tidegate.service.ood.conformal import p_value, sample_size_for
+from tidegate.service.ood.gates import Gate
+from tidegate.service.ood.scores import energy_score
+
+Float64 = NDArray[np.float64]
+LABELS = tuple(map(str, range(CLASSES)))
+NEW_ROWS = 20_000
+ALPHAS = (0.01, 0.05, 0.2)
+
+
+@cache
+def head() -> GateHead:
+    """Fitted on few rows, so that it has learned them by heart."""
+    return fit_distance(*world().draw(400, seed=10), LABELS).head(1.0)
+
+
+def scores(features: NDArray[np.float32]) -> Scores:
+    logits = world().logits(features)
+    return Scores(
+        energy=energy_score(logits, 1.0),
+        mahalanobis=head().distance(features)[0],
+        predicted=logits.argmax(axis=1),
+    )
+
+
+@cache
+def drawn(n: int, seed: int) -> Scores:
+    return scores(world().draw(n, seed)[0])
+
+
+def of_one_class(given: Scores) -> Scores:
+    """The same images, predicted alike, so that they share one fold B."""
+    return Scores(given.energy, given.mahalanobis, np.zeros_like(given.predicted))
+
+
+def interval(calibrated_on: int, alpha: float) -> tuple[float, float]:
+    """99 % of how many of NEW_ROWS are refused, over calibration sets of this size and new rows."""
+    k = int(alpha * (calibrated_on + 1) + 1e-9)
+    low, high = betabinom(NEW_ROWS, k, calibrated_on + 1 - k).interval(0.99)
+    return float(low), float(high)
+
+
+def uniform_at(p: Float64, calibrated_on: int, level: float = 0.01) -> bool:
+    """Kolmogorov–Smirnov: p-values that share a calibration set are as many as both allow."""
+    size = round(len(p) * calibrated_on / (len(p) + calibrated_on))
+    ordered = np.sort(p)
+    steps = np.arange(1, len(p) + 1) / len(p)
+    # A step of 1 / (n + 1) is the grid of p itself, not a deviation.
+    distance = np.max(np.abs(steps - ordered)) - 1 / (calibrated_on + 1)
+    return bool(kstwo.sf(distance, size) > level)
+
+
+def predictions(gate: Gate, new: Scores) -> Float64:
+    return final_p_values(gate, combine(gate.energy_a, gate.mahalanobis_a, new), new.predicted)
+
+
+def test_new_rows_are_refused_at_the_declared_rate_and_p_values_are_uniform() -> None:
+    n = 3000
+    gate = calibrate(of_one_class(drawn(n, 11)), of_one_class(drawn(n, 12)), CLASSES, GateTarget())
+
+    p = predictions(gate, of_one_class(drawn(NEW_ROWS, 13)))
+
+    assert not gate.own_folds_b
+    for alpha in ALPHAS:
+        low, high = interval(n, alpha)
+        assert low <= (p <= alpha).sum() <= high
+    assert uniform_at(p, n)
+
+
+def test_with_own_folds_each_class_is_refused_at_the_declared_rate() -> None:
+    gate = calibrate(drawn(9000, 11), drawn(9000, 12), CLASSES, GateTarget())
+    new = drawn(NEW_ROWS, 13)
+
+    p = predictions(gate, new)
+
+    assert len(gate.own_folds_b) == CLASSES
+    for c, fold in gate.own_folds_b.items():
+        n, of_class = len(fold.combined), p[new.predicted == c]
+        k = int(0.05 * (n + 1) + 1e-9)
+        low, high = betabinom(len(of_class), k, n + 1 - k).interval(1 - 0.01 / CLASSES)
+        assert low <= (of_class <= 0.05).sum() <= high
+        assert uniform_at(of_class, n, 0.01 / CLASSES)
+
+
+def test_one_shared_fold_treats_classes_unequally_and_own_folds_do_not() -> None:
+    new = drawn(NEW_ROWS, 13)
+
+    def spread(n: int, target: GateTarget) -> float:
+        p = predictions(calibrate(drawn(n, 11), drawn(n, 12), CLASSES, target), new)
+        rates = [np.mean(p[new.predicted == c] <= 0.2) for c in range(CLASSES)]
+        return float(max(rates) - min(rates))
+
+    assert spread(6000, GateTarget(0.2, 0.2)) < 0.5 * spread(6000, GateTarget(0.0005, 0.2))
+
+
+def test_a_gate_calibrated_on_its_training_rows_breaks_the_promise() -> None:
+    """The mistake: rows the distance was fitted on look more usual than any new one."""
+    trained_on = scores(world().draw(400, seed=10)[0])
+    half = slice(None, None, 2), slice(1, None, 2)
+    folds = [
+        Scores(trained_on.energy[h], trained_on.mahalanobis[h], trained_on.predicted[h])
+        for h in half
+    ]
+    gate = calibrate(folds[0], folds[1], CLASSES, GateTarget(0.05, 0.1))
+
+    p = predictions(gate, drawn(NEW_ROWS, 13))
+
+    low, high = interval(200, 0.05)
+    assert not low <= (p <= 0.05).sum() <= high
+    assert not uniform_at(p, 200)
+
+
+def test_textbook_fisher_breaks_the_promise() -> None:
+    """The mistake: −2·Σ log p is χ² with 4 degrees only if the two scores were independent."""
+    fold_a, new = drawn(2000, 11), drawn(NEW_ROWS, 13)
+    statistic = -2 * sum(
+        np.log(p_value(np.sort(calibration), score))
+        for calibration, score in (
+            (fold_a.energy, new.energy),
+            (fold_a.mahalanobis, new.mahalanobis),
+        )
+    )
+
+    p = chi2(4).sf(statistic)
+
+    low, high = interval(2000, 0.01)
+    assert not low <= (p <= 0.01).sum() <= high
+    assert not uniform_at(p, 2000)
+
+
+def test_either_fires_breaks_the_promise() -> None:
+    fold_a, new = drawn(2000, 11), drawn(NEW_ROWS, 13)
+
+    p = -combine(np.sort(fold_a.energy), np.sort(fold_a.mahalanobis), new)
+
+    low, high = interval(2000, 0.01)
+    assert not low <= (p <= 0.01).sum() <= high
+
+
+def test_a_pac_gate_keeps_its_alpha_for_most_calibration_sets() -> None:
+    """With delta .1, at most a tenth of calibration sets may refuse more than alpha."""
+    new, alpha, delta = drawn(NEW_ROWS, 13), 0.05, 0.1
+    broken = {None: 0, delta: 0}
+    for seed in range(60):
+        fold_a, fold_b = (of_one_class(drawn(400, first + seed)) for first in (100, 200))
+        for guarantee in broken:
+            gate = calibrate(fold_a, fold_b, CLASSES, GateTarget(alpha, 0.2, guarantee))
+            refused = np.mean(predictions(gate, of_one_class(new)) <= alpha)
+            broken[guarantee] += bool(refused > alpha)
+
+    assert broken[delta] <= 12  # Binomial(60, .1) is above with a chance of 1 %
+    assert broken[None] >= 15
+
+
+@pytest.mark.parametrize(("alpha", "delta"), [(0.01, None), (0.05, 0.05), (0.001, 0.1)])
+def test_the_least_size_is_the_least_that_reaches_alpha(alpha: float, delta: float | None) -> None:
+    n = sample_size_for(alpha, delta)
+
+    def smallest(size: int) -> float:
+        return 1 / (size + 1) if delta is None else float(pac_p_values(size, delta)[0])
+
+    assert smallest(n) <= alpha * (1 + 1e-9) < smallest(n - 1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 500), st.floats(0.01, 0.5))
+def test_pac_p_values_rise_with_the_rank_and_lie_above_the_marginal_ones(
+    n: int, delta: float
+) -> None:
+    table = pac_p_values(n, delta)
+
+    assert np.all(np.diff(table) > 0)
+    assert table[-1] == 1
+    if delta <= 0.3:  # a Beta's mean is below its upper quantiles
+        assert np.all(table[:-1] >= (1 + np.arange(n)) / (n + 1))
+
+
+def test_arrays_are_judged_as_single_images_are() -> None:
+    gate = calibrate(drawn(6000, 11), drawn(6000, 12), CLASSES, GateTarget())
+    new = drawn(500, 14)
+
+    p = predictions(gate, new)
+
+    rows = zip(new.energy, new.mahalanobis, new.predicted, strict=True)
+    assert p.tolist() == [gate.judge(float(e), float(m), int(c)).p_value for e, m, c in rows]
+
+
+def test_too_few_images_are_refused_with_the_number_needed() -> None:
+    with pytest.raises(BuildRefused, match=r"needs 99 images in each .* Give 249 calibration"):
+        calibrate(drawn(98, 1), drawn(98, 2), CLASSES, GateTarget())
+    with pytest.raises(BuildRefused, match=r"delta 0\.05 needs 299 images"):
+        calibrate(drawn(200, 1), drawn(200, 2), CLASSES, GateTarget(delta=0.05))
+
+
+def test_a_gate_that_could_never_reject_is_refused() -> None:
+    far = drawn(150, 2)
+    beyond = Scores(far.energy + 1e3, far.mahalanobis, far.predicted)
+
+    with pytest.raises(BuildRefused, match="would never reject"):
+        calibrate(drawn(150, 1), beyond, CLASSES, GateTarget())
+
+
+def test_a_rare_class_shares_its_fold_with_enough_others() -> None:
+    """Others could have folds of their own, but the rare one alone would be too few."""
+    common, rare = drawn(6000, 11), drawn(6000, 12)
+
+    def thinned(given: Scores) -> Scores:
+        keep = (given.predicted != 4) | (np.cumsum(given.predicted == 4) <= 20)
+        return Scores(given.energy[keep], given.mahalanobis[keep], given.predicted[keep])
+
+    gate = calibrate(thinned(common), thinned(rare), CLASSES, GateTarget())
+
+    assert 4 not in gate.own_folds_b
+    assert 0 < len(gate.own_folds_b) < CLASSES - 1
+    assert len(gate.fold_b.combined) >= 99
+
+
+def test_a_class_whose_own_fold_could_not_reject_shares_one() -> None:
+    """Two of its images lie beyond all of fold A: among few, that is more than alpha."""
+    fold_a, fold_b = drawn(6000, 11), drawn(6000, 12)
+    of_class = np.flatnonzero(fold_b.predicted == 0)
+    energy = fold_b.energy.copy()
+    energy[of_class[: len(of_class) // 50]] = 1e3
+
+    gate = calibrate(
+        fold_a, Scores(energy, fold_b.mahalanobis, fold_b.predicted), CLASSES, GateTarget()
+    )
+
+    assert 0 not in gate.own_folds_b
+    assert gate.own_folds_b
+
+
+def test_the_gate_s_file_holds_every_fold() -> None:
+    target = GateTarget(delta=0.1)
+    gate = calibrate(drawn(6000, 11), drawn(6000, 12), CLASSES, target)
+
+    with np.load(io.BytesIO(gate_file(gate, target, embedding_mean=np.zeros(3)))) as arrays:
+        stored = dict(arrays)
+
+    assert stored["fold_b_sizes"].sum() == len(stored["combined_b"]) == 6000
+    assert len(stored["p_by_rank_b"]) == 6000 + 1 + len(gate.own_folds_b)
+    assert np.array_equal(stored["embedding_mean"], np.zeros(3))

@@ -1,0 +1,294 @@
+"""From image folders to a sealed bundle, and to an answer of the service."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import onnx
+import pytest
+
+from tests.server import PATIENCE_S, ROOT, running
+from tests.unit.models.colour_folders import COLOURS, LABELS, folders, imported
+from tidegate.models.errors import BuildRefused
+from tidegate.models.fitting.conformal import GateTarget
+from tidegate.models.fitting.fit import Score
+from tidegate.models.pipeline import BuildOptions, Data, make
+from tidegate.models.sealing.unseal import unseal
+from tidegate.service.bundle.golden import check_golden
+from tidegate.service.bundle.store import Bundle, open_bundle
+from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
+from tidegate.service.errors import BundleRefused
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    return folders(tmp_path_factory.mktemp("images"))
+
+
+def choices(**changes: Any) -> BuildOptions:
+    given = BuildOptions("colours", "1", "a test", Score(), GateTarget(0.05, 0.1))
+    return replace(given, **changes)
+
+
+@pytest.fixture(scope="module")
+def bundle(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make(imported(), data, choices(), tmp_path_factory.mktemp("bundles"))
+
+
+def test_the_bundle_tells_what_it_was_made_of_and_what_it_is_worth(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    evaluation = manifest.evaluation
+
+    assert bundle.labels == LABELS
+    assert evaluation is not None
+    assert evaluation.images == 100
+    assert evaluation.accuracy.value > 0.9
+    assert evaluation.ood[0].name == "purple"
+    assert evaluation.ood[0].rejected.value > 0.9
+    assert manifest.calibration.fitted
+    assert manifest.calibration.samples == 300
+    assert (manifest.gate.fold_a, manifest.gate.fold_b) == (120, 120)
+    assert manifest.gate.mahalanobis.samples == 100
+    splits = {"train", "selection", "fold_a", "fold_b", "test", "purple"}
+    assert manifest.gate.splits.keys() == splits
+    assert len(set(manifest.gate.splits.values())) == len(splits)
+    assert manifest.reference.samples == 240
+    assert {"confidence", "energy", "mahalanobis", "brightness", "blur", "aspect"} <= (
+        manifest.reference.histograms.keys()
+    )
+    assert all(sum(h.counts) == 240 for h in manifest.reference.histograms.values())
+    card = (bundle.path / "MODEL_CARD.md").read_text("utf-8")
+    assert "accuracy" in card
+    assert all((bundle.path / name).exists() for name in ("card/reliability.svg",))
+
+
+def test_the_same_folders_give_the_same_bundle(bundle: Bundle, data: Data, tmp_path: Path) -> None:
+    assert make(imported(), data, choices(), tmp_path).digest == bundle.digest
+
+
+def test_a_bundle_is_not_replaced_unless_it_is_said(
+    bundle: Bundle, data: Data, tmp_path: Path
+) -> None:
+    shutil.copytree(bundle.path, tmp_path / "colours/1")
+
+    with pytest.raises(BuildRefused, match="choose another --version"):
+        make(imported(), data, choices(), tmp_path)
+
+    again = make(imported(), data, choices(replace=True, score=Score(normalise=False)), tmp_path)
+    assert again.manifest.gate.mahalanobis.features == "raw"
+
+
+def test_the_service_answers_with_it(bundle: Bundle, data: Data) -> None:
+    red = next((data.test / "red").iterdir()).read_bytes()
+    purple = next(data.ood["purple"].iterdir()).read_bytes()
+
+    with running(bundle.path) as server:
+        usual = httpx.post(f"{server.url}/classify", content=red, timeout=PATIENCE_S)
+        unusual = httpx.post(f"{server.url}/classify", content=purple, timeout=PATIENCE_S)
+        told = httpx.get(f"{server.url}/models/colours", timeout=PATIENCE_S).json()
+
+    assert usual.status_code == 200, usual.text
+    assert usual.json()["predictions"][0]["label"] == "red"
+    assert unusual.status_code == 422
+    assert unusual.json()["code"] == "out-of-distribution"
+    assert told["gate"]["mahalanobis"]["means"] == "class-means"
+    assert told["parity"] is None
+
+
+@pytest.mark.parametrize(
+    ("score", "promise"),
+    [
+        (Score(normalise=False), GateTarget(0.05, 0.1)),
+        (Score(relative=True), GateTarget(0.05, 0.1)),
+        (Score(), GateTarget(0.05, 0.1, delta=0.1)),
+    ],
+    ids=["raw", "relative", "pac"],
+)
+def test_every_kind_of_gate_is_sealed_and_probed(
+    data: Data, tmp_path: Path, score: Score, target: GateTarget
+) -> None:
+    made = make(imported(), data, choices(score=score, target=target), tmp_path)
+
+    assert made.manifest.gate.guarantee == ("marginal" if target.delta is None else "pac")
+    engine = OnnxEngine(made.model_path)
+    assert check_golden(made, lambda images: engine.run(0, images)) >= 10
+
+
+def test_classes_with_images_enough_get_a_threshold_of_their_own(tmp_path: Path) -> None:
+    made = make(
+        imported(), folders(tmp_path / "images", calibrate=150), choices(), tmp_path / "bundles"
+    )
+
+    assert made.manifest.gate.own_threshold == (0, 1, 2, 3, 4)
+    assert open_bundle(made.path).gate.own_folds_b.keys() == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_variant_is_fitted_with_itself_and_compared_with_fp32(
+    data: Data, tmp_path: Path, precision: Any
+) -> None:
+    made = make(imported(), data, choices(precision=precision, max_drop=5.0), tmp_path)
+
+    comparison = made.manifest.comparison
+    assert made.manifest.precision == precision
+    assert comparison is not None
+    assert comparison.agreement > 0.9
+    assert comparison.auroc_change.keys() == {"purple"}
+    assert f"{precision} against fp32" in (made.path / "MODEL_CARD.md").read_text("utf-8")
+
+
+def test_a_variant_that_loses_too_much_is_not_sealed(data: Data, tmp_path: Path) -> None:
+    with pytest.raises(BuildRefused, match=r"In int8 .* more than --max-drop -50 allows"):
+        make(imported(), data, choices(precision="int8", max_drop=-50.0), tmp_path)
+
+    assert not (tmp_path / "colours/1").exists()
+
+
+def test_another_gate_is_fitted_on_the_model_of_a_bundle(bundle: Bundle, data: Data) -> None:
+    sealed = bundle.model_path.read_bytes()
+    backbone = unseal(sealed)
+
+    refitted = make(
+        imported(backbone=backbone, labels=bundle.labels),
+        data,
+        choices(version="2"),
+        bundle.path.parent.parent,
+    )
+
+    assert refitted.model_path.read_bytes() == sealed
+    assert [value.name for value in backbone.graph.output] == ["logits", "features"]
+
+
+def test_a_graph_that_was_not_sealed_here_is_not_unsealed() -> None:
+    with pytest.raises(BuildRefused, match="not sealed by Tidegate"):
+        unseal(imported().backbone.SerializeToString())
+
+
+def without(folder: Path, split: str, label: str) -> None:
+    shutil.rmtree(folder / split / label)
+
+
+def keep(folder: Path, split: str, label: str, n: int) -> None:
+    for path in sorted((folder / split / label).iterdir())[n:]:
+        path.unlink()
+
+
+def few_to_calibrate_on(folder: Path) -> None:
+    for label in COLOURS:
+        keep(folder, "calibrate", label, 8)
+
+
+def leak(folder: Path) -> None:
+    shutil.copy(folder / "train/red/0.png", folder / "test/red/leaked.png")
+
+
+def break_images(folder: Path) -> None:
+    for path in sorted((folder / "train/red").iterdir())[:5]:
+        path.write_bytes(b"no image")
+        path.write_bytes(path.read_bytes() + path.name.encode())
+
+
+REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a class without training images": (
+        lambda f: without(f, "train", "red"),
+        "The model has 5 classes, but there are 4 labels",
+    ),
+    "too few of a class": (lambda f: keep(f, "train", "red", 4), "'red' for one"),
+    "too few to calibrate on": (
+        few_to_calibrate_on,
+        r"needs 19 images in each calibration fold; there are 16 and 16\. Give 49",
+    ),
+    "an image in two splits": (leak, r"0\.png \(train\) and .*leaked\.png \(test\)"),
+    "many files that are no images": (break_images, r"5 of 100 files of train cannot be decoded"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), REFUSED.values(), ids=list(REFUSED))
+def test_data_that_cannot_support_a_bundle_is_refused(
+    tmp_path: Path, change: Callable[[Path], None], message: str
+) -> None:
+    data = folders(tmp_path / "images")
+    change(tmp_path / "images")
+
+    with pytest.raises(BuildRefused, match=message):
+        make(imported(), data, choices(), tmp_path / "bundles")
+
+    assert not (tmp_path / "bundles/colours/1").exists()
+
+
+def test_an_export_that_is_not_the_trained_model_is_refused(data: Data, tmp_path: Path) -> None:
+    def other(images: Any) -> Any:
+        return np.ones((len(images), 5), np.float32)
+
+    with pytest.raises(BuildRefused, match="the export is not the model that was trained"):
+        make(imported(forward=other), data, choices(), tmp_path)
+
+
+def test_a_model_that_mixes_the_images_of_a_batch_is_refused(data: Data, tmp_path: Path) -> None:
+    mixing = imported().backbone
+    last = mixing.graph.node[-1]
+    last.output[0] = "alone"
+    mixing.graph.node.extend(
+        [
+            onnx.helper.make_node("ReduceMean", ["alone"], ["together"], axes=[0], keepdims=1),
+            onnx.helper.make_node("Sub", ["alone", "together"], ["logits"]),
+        ]
+    )
+
+    with pytest.raises(BuildRefused, match="mixes the images of a batch"):
+        make(imported(backbone=mixing), data, choices(), tmp_path)
+
+
+def test_rules_that_were_overridden_are_told_in_the_card(data: Data, tmp_path: Path) -> None:
+    made = make(imported(), data, choices(overrides={"alpha": "drop"}), tmp_path)
+
+    assert made.manifest.preprocess.alpha == "drop"
+    assert "set to drop by hand: training had composite-white" in (
+        made.path / "MODEL_CARD.md"
+    ).read_text("utf-8")
+
+
+def test_any_flipped_byte_of_a_made_bundle_is_refused_with_the_file_s_name(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(bundle.path, tmp_path / "copy")
+    files = sorted(path for path in copy.rglob("*") if path.is_file())
+    rng = random.Random(0)  # noqa: S311 - which bytes are flipped is no secret
+    for path in files:
+        whole = path.read_bytes()
+        for place in {0, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(4))}:
+            changed = bytearray(whole)
+            changed[place] ^= 1 << rng.randrange(8)
+            path.write_bytes(changed)
+            with pytest.raises(BundleRefused, match=path.name.replace(".", r"\.")):
+                open_bundle(copy)
+        path.write_bytes(whole)
+    assert open_bundle(copy).digest == bundle.digest
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_builds_killed_at_50_random_moments_leave_a_good_bundle_or_none(tmp_path: Path) -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "tests.unit.models.killed_maker", str(tmp_path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=900,
+    )
+
+    found = json.loads(told.stdout)
+
+    assert len(found) == 50
+    assert sum(not lived for lived, _ in found) >= 30
+    assert {state for _, state in found} <= {"good", "none"}
