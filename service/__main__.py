@@ -1,4 +1,4 @@
-"""`python -m service` is `tidegate`."""
+"""`python -m tidegate.service` is `tidegate`."""
 
 import sys
 

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 
 from tidegate.service import addresses, logs, memory
 from tidegate.service.api import problems
-from tidegate.service.api.classify_handler import Classifier
+from tidegate.service.api.classify_handler import ClassifyHandler
 from tidegate.service.api.context import ContextMiddleware
 from tidegate.service.api.crowd import Connections
 from tidegate.service.api.methods import Methods
@@ -66,20 +66,20 @@ def build(settings: Settings, lines: logs.LineQueue | None = None) -> tuple[ASGI
     budget = ByteBudget(
         limits.max_inflight_bytes, limits.max_upload_bytes, lambda: metrics.shed("upload-bytes")
     )
-    classifier = Classifier(service, limits, budget, metrics, settings.ood_action)
-    app.include_router(classify.router(classifier))
+    handler = ClassifyHandler(service, limits, budget, metrics, settings.ood_action)
+    app.include_router(classify.router(handler))
     app.include_router(feedback.router(service, limits, budget, metrics))
     app.include_router(operations.models(service))
     app.include_router(operations.probes(service, metrics))
     problems.install(app)
-    short = classify.ShortCut(Methods(app), classifier)
+    fast = classify.FastPath(Methods(app), handler)
     wire = Wire(
         on_refused=lambda route, status: metrics.request(route, status, 0.0),
         on_shed=lambda: metrics.shed("client-connections"),
         body_stall_s=settings.upload_timeout_s + _BODY_STALL_S,
         connections=Connections(_connections_per_client(settings.max_client_connections)),
     )
-    return ContextMiddleware(short, metrics, problems.response_to_surprise), service, wire
+    return ContextMiddleware(fast, metrics, problems.response_to_unexpected_error), service, wire
 
 
 def _connections_per_client(wanted: int) -> int:

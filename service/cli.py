@@ -10,12 +10,14 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
+from tidegate.service import makers
 from tidegate.service.addresses import hosts_to_probe, split_hosts
 from tidegate.service.errors import EngineUnavailable, TidegateError
 
-EXIT_USAGE = 2
+EXIT_BROKEN_PIPE = 141  # as the shell reports a program that SIGPIPE ended
 _BAR = 30  # characters
 _HEALTH_S = 2.0
 _HEALTH_BYTES = 4096
@@ -24,8 +26,11 @@ _HEALTH_BYTES = 4096
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 refused, 2 usage, 70 engine failed."""
     _open_closed_streams()
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
+        if words and words[0] in makers.COMMANDS:
+            return makers.run(words[0], words[1:])
+        arguments = _parser().parse_args(words)
         code: int = arguments.run(arguments)
     except TidegateError as error:
         with contextlib.suppress(OSError):  # its reader is gone; the exit code is what counts
@@ -33,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever reads the output has gone, as in `tidegate describe | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
     return code
 
 
@@ -57,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve an image classifier that knows when not to answer.",
         epilog="Settings are TIDEGATE_* environment variables; `tidegate describe` lists them.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('tidegate')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     serve = commands.add_parser("serve", help="serve a bundle over HTTP")
@@ -110,7 +119,24 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("source", type=Path, help="the folder of TIDEGATE_REVIEW_DIR")
     export.add_argument("out", type=Path, help="where the folders go")
     export.set_defaults(run=_export)
+
+    completion = commands.add_parser("completion", help="print a completion script for a shell")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    completion.set_defaults(run=_completion)
+
+    for name, (_, text) in makers.COMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False)
     return parser
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    try:
+        import shtab
+    except ModuleNotFoundError:
+        print("tidegate: completion needs shtab: pip install shtab", file=sys.stderr)
+        return 1
+    print(shtab.complete(_parser(), arguments.shell))
+    return 0
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -183,7 +209,7 @@ def _describe(arguments: argparse.Namespace) -> int:
 def _build(arguments: argparse.Namespace) -> int:
     from tidegate.service.bundle.store import open_bundle
     from tidegate.service.engines.choose import buckets_for
-    from tidegate.service.engines.open_gpu import Wanted, build_plans
+    from tidegate.service.engines.open_gpu import EngineRequest, build_plans
     from tidegate.service.settings import Settings
 
     settings = Settings.read({"bundle": arguments.bundle, "engine": arguments.engine})
@@ -196,8 +222,8 @@ def _build(arguments: argparse.Namespace) -> int:
         )
     engine = "tensorrt" if config.name == "auto" else config.name
     buckets = buckets_for(config.max_batch_size, manifest.engine.buckets)
-    wanted = Wanted(bundle.model_path, engine, buckets, manifest.precision, _draw_progress)
-    for plan in build_plans(wanted, config.gpu):
+    request = EngineRequest(bundle.model_path, engine, buckets, manifest.precision, _draw_progress)
+    for plan in build_plans(request, config.gpu):
         print(plan)
     return 0
 

@@ -1,13 +1,22 @@
-"""How many cores this process may use: its affinity, and the CPU quotas of its control groups."""
+"""Cores and threads: how many cores this process may use, and where its threads run.
+
+Cores are counted by affinity and by the CPU quotas of the control groups.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
+import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+log = logging.getLogger(__name__)
 
 _ESCAPED = re.compile(r"\\([0-7]{3})")  # mountinfo writes a space as \040
 
@@ -53,6 +62,40 @@ def quota_cores(root: Path, cgroup: str, mountinfo: str) -> float | None:
         for group in _with_parents(path, [mount for mount in mounts if mount.version == version])
     ]
     return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def lower_priority(increment: int) -> None:
+    """Raise the calling thread's niceness; the event loop's is 0.
+
+    A request that is refused, or an answer that is ready, should not wait for a core that decodes.
+    Only Linux has a niceness per thread. A sandbox may forbid it: then all threads are equal.
+    """
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        with _allowed("setpriority"):
+            nice = os.getpriority(os.PRIO_PROCESS, thread)
+            os.setpriority(os.PRIO_PROCESS, thread, nice + increment)
+
+
+def cores_to_pin(threads: int) -> list[int | None]:
+    """Return a core for each of so many busy threads if there are exactly as many, else None.
+
+    The kernel moves a thread that was interrupted, and leaves two of them on one core for
+    milliseconds while another is idle. If fewer threads than cores are busy, or the cores are
+    shared with others, the kernel knows better than we do where to put them.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
+    return [*cores] if len(cores) == threads else [None] * threads
+
+
+def pin_to_core(core: int | None) -> None:
+    """Have the calling thread run on one core only; None leaves it where it is.
+
+    A sandbox may forbid it: then the kernel places the thread.
+    """
+    if sys.platform == "linux" and core is not None:
+        with _allowed("sched_setaffinity"):
+            os.sched_setaffinity(0, {core})
 
 
 def _with_parents(path: PurePosixPath, mounts: list[_Mount]) -> Iterator[PurePosixPath]:
@@ -117,3 +160,12 @@ def _read(path: str | Path) -> str:
 
 def _plain(field: str) -> str:
     return _ESCAPED.sub(lambda escaped: chr(int(escaped[1], 8)), field)
+
+
+@contextmanager
+def _allowed(call: str) -> Iterator[None]:
+    """Log a system call that is denied, and go on: it was a nicety."""
+    try:
+        yield
+    except OSError as error:
+        log.info("%s is not permitted here (%s): threads run without it", call, error.strerror)

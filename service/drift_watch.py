@@ -13,10 +13,10 @@ from tidegate.service.metrics import DriftGauges
 
 log = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 10.0
+_PUBLISH_EVERY_S = 10.0
 _SAVE_EVERY = 6  # looks
-_LONGEST_PAUSE_S = 300.0  # after looks that failed, each pause twice the one before
-_DEAD_AFTER = 3  # looks that failed, one after the other
+_LONGEST_PAUSE_S = 300.0  # each failure doubles the pause before the next attempt
+_DEAD_AFTER = 3  # failures in a row
 
 
 class DriftWatch:
@@ -31,8 +31,8 @@ class DriftWatch:
         self._digest = digest
         self._path = path
         self._alarms: frozenset[str] = frozenset()
-        self._looks = 0
-        self._failed_looks = 0
+        self._rounds = 0
+        self._failures = 0
         self._save_error = ""
         self._writing = threading.Lock()
         self.failure = ""  # why drift monitoring has stopped; "" while it runs
@@ -44,9 +44,9 @@ class DriftWatch:
                 log.info("drift monitors start afresh: no state in %s yet", self._path)
             else:
                 _keep_aside(self._path, why)
-        self._try_to_look()
+        self._try_to_publish()
 
-    def look(self) -> Report:
+    def publish(self) -> Report:
         """Publish what the monitors know, and log each alarm that began or ended."""
         report = self._monitor.report()
         alarms = report.alarms
@@ -78,26 +78,26 @@ class DriftWatch:
         """
         try:
             while True:
-                await asyncio.sleep(min(_LOOK_EVERY_S * 2**self._failed_looks, _LONGEST_PAUSE_S))
-                if self._try_to_look() and self._looks % _SAVE_EVERY == 0:
+                await asyncio.sleep(min(_PUBLISH_EVERY_S * 2**self._failures, _LONGEST_PAUSE_S))
+                if self._try_to_publish() and self._rounds % _SAVE_EVERY == 0:
                     await self._save()
         finally:
             await self._save()
 
-    def _try_to_look(self) -> bool:
+    def _try_to_publish(self) -> bool:
         """Look, and return whether it succeeded."""
-        self._looks += 1
+        self._rounds += 1
         try:
-            self.look()
+            self.publish()
         except Exception as error:  # a bug in one monitor must not end the watch for ever
-            self._failed_looks += 1
-            log.exception("drift monitoring failed (%d in a row)", self._failed_looks)
-            if self._failed_looks >= _DEAD_AFTER:
+            self._failures += 1
+            log.exception("drift monitoring failed (%d in a row)", self._failures)
+            if self._failures >= _DEAD_AFTER:
                 self.failure = f"Drift is not monitored: {type(error).__name__}: {error}"
             return False
-        if self._failed_looks:
+        if self._failures:
             log.info("drift monitoring works again")
-        self._failed_looks, self.failure = 0, ""
+        self._failures, self.failure = 0, ""
         return True
 
     async def _save(self) -> None:

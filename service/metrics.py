@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -22,9 +23,20 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.utils import floatToGoString
 
+PREFIX = "tidegate_"
+CLASSIFY_ROUTES = ("/classify", "/classify/batch")
 ROUTES = (
-    *("/classify", "/classify/batch", "/models", "/models/{name}", "/drift", "/feedback"),
-    *("/livez", "/readyz", "/metrics", "/", "other", "malformed"),
+    *CLASSIFY_ROUTES,
+    "/models",
+    "/models/{name}",
+    "/drift",
+    "/feedback",
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/",
+    "other",
+    "malformed",
 )
 STAGES = ("read", "decode", "queue", "engine", "gates")
 DECISIONS = ("accept", "review", "reject")
@@ -45,16 +57,124 @@ SHED_REASONS = (
 BATCH_PARTS = ("copy_in", "compute", "copy_out")
 REVIEW_OUTCOMES = ("stored", "over-rate", "disk-busy", "failed")
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+# fmt: off
 STAGE_BUCKETS = (
-    *(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01),
-    *(0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01,
+    0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5,
 )
-BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 P_VALUE_BUCKETS = (
-    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
-    *(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0,
 )
+# fmt: on
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+MODEL_INFO = ("digest", "preprocess_digest", "engine", "precision", "device")
+
+MODEL = ("model", "version")
+MONITOR = (*MODEL, "monitor")
+
+COUNTERS = {
+    "requests": ("HTTP requests answered, by status.", ("route", "status")),
+    "shed": ("Images refused or dropped, by reason.", ("reason",)),
+    "slot_busy_seconds": ("Time engine slots spent running batches, summed over slots.", ()),
+    "review_images": ("Images selected for review, by what became of them.", ("outcome",)),
+    "feedback": (
+        "Answers whose true class was reported, by whether it was predicted.",
+        ("correct",),
+    ),
+    "feedback_probability": (
+        "Sum of the predicted classes' probabilities over those answers: expected hits.",
+        (),
+    ),
+    "log_lines_dropped": ("Log lines not written because stderr was not read in time.", ()),
+    "predictions": ("Images not rejected, by predicted class id.", (*MODEL, "class")),
+    "ood_decisions": ("Decisions of the gate.", (*MODEL, "decision")),
+}
+HISTOGRAMS = {
+    "request_duration_seconds": (
+        "Time from the headers of a request to the last byte of its answer.",
+        ("route",),
+        REQUEST_BUCKETS,
+    ),
+    "stage_duration_seconds": (
+        "Time an answered image spent in each stage.",
+        ("stage",),
+        STAGE_BUCKETS,
+    ),
+    "batch_size": ("Images per batch given to the engine.", (), BATCH_BUCKETS),
+    "batch_duration_seconds": (
+        "Time of each part of a batch on a GPU, by the GPU's own clock.",
+        ("part",),
+        STAGE_BUCKETS,
+    ),
+    "prediction_confidence": (
+        "Probability of the predicted class, by class id; rare classes count as other.",
+        (*MODEL, "class"),
+        CONFIDENCE_BUCKETS,
+    ),
+    "ood_p_value": (
+        "Final p-value of the gate: uniform as long as nothing drifts.",
+        MODEL,
+        P_VALUE_BUCKETS,
+    ),
+    "ood_score": (
+        "Raw scores of the gate; the bounds are quantiles of the calibration scores.",
+        (*MODEL, "score"),
+        None,  # from the bundle
+    ),
+}
+GAUGES = {
+    "queue_depth": ("Images admitted and not yet given to the engine.", ()),
+    "inflight_requests": ("Requests in progress.", ()),
+    "build_info": ("The running version of Tidegate.", ("version",)),
+    "model_info": (
+        "The model that is served and the engine that runs it.",
+        (*MODEL, *MODEL_INFO),
+    ),
+    "reference_class_fraction": (
+        "Share of each class among predictions on the reference images.",
+        (*MODEL, "class"),
+    ),
+    "reference_samples": ("Number of images that the reference was made from.", MODEL),
+    "ood_calibration_samples": ("Number of images behind the final p-value.", MODEL),
+    "ood_alpha": (
+        "Images with a p-value at or below this are rejected or reviewed.",
+        (*MODEL, "threshold"),
+    ),
+    "reference_confidence_ratio": (
+        "Share of the reference images whose confidence is at most `le`, if the bundle has it.",
+        (*MODEL, "le"),
+    ),
+    "drift_alarm": ("1 while a drift monitor alarms.", MONITOR),
+    "drift_z": (
+        "Standardised difference of recent images from the reference: normal without drift.",
+        MONITOR,
+    ),
+    "drift_psi_excess": (
+        "Population stability index of recent images, less what noise gives.",
+        MONITOR,
+    ),
+    "drift_embedding_distance": (
+        "Distance that the mean of the features moved, in standard deviations of one image.",
+        MODEL,
+    ),
+    "drift_evidence_ratio": (
+        "Evidence of an e-detector over its threshold: it alarms from 1 on.",
+        MONITOR,
+    ),
+    "expected_accuracy_ratio": (
+        "Estimate of the accuracy: the mean probability of recently predicted classes.",
+        MODEL,
+    ),
+    "drift_label_shift_fraction": (
+        "Estimated share of each true class, if the bundle has its confusions.",
+        (*MODEL, "class"),
+    ),
+    "drift_label_shift_residual_z": (
+        "Distance of that estimate from explaining the predicted classes.",
+        MODEL,
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,66 +203,25 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
-        make = _Maker(self.registry)
-        self._requests = make.counter(
-            "requests", "HTTP requests answered, by status.", "route", "status"
-        )
-        for route in ROUTES[:2]:  # from 0, or the first error of a process would be no increase
+        declared = _Declared(self.registry)
+        self._requests = declared.counter("requests")
+        for route in CLASSIFY_ROUTES:  # from 0: otherwise a first error would be no increase
             for status in (200, 500, 503, 504):
                 self._requests.labels(route, status)
-        durations = make.histogram(
-            "request_duration_seconds",
-            "From a request's headers to the last byte of its answer.",
-            REQUEST_BUCKETS,
-            "route",
-        )
-        self._durations = {route: durations.labels(route) for route in ROUTES}
-        stages = make.histogram(
-            "stage_duration_seconds",
-            "Time an answered image spent in each stage of the road.",
-            STAGE_BUCKETS,
-            "stage",
-        )
-        self.stages = {stage: stages.labels(stage) for stage in STAGES}
-        self.batch_size = make.histogram(
-            "batch_size", "Images per batch given to the engine.", BATCH_BUCKETS
-        )
-        parts = make.histogram(
-            "batch_duration_seconds",
-            "Time on a GPU of each part of a batch, by the GPU's own clock.",
-            STAGE_BUCKETS,
-            "part",
-        )
-        self._parts = {part: parts.labels(part) for part in BATCH_PARTS}
-        self.queue_depth = make.gauge(
-            "queue_depth", "Images admitted and not yet given to the engine."
-        )
-        self.inflight = make.gauge("inflight_requests", "Requests being worked on.")
-        shed = make.counter("shed", "Images refused or dropped, by reason.", "reason")
-        self._shed = {reason: shed.labels(reason) for reason in SHED_REASONS}
-        self.slot_busy = make.counter(
-            "slot_busy_seconds", "Time engine slots spent running batches, summed over slots."
-        )
-        review = make.counter(
-            "review_images", "Images to be kept for review, by what became of them.", "outcome"
-        )
-        self._review = {outcome: review.labels(outcome) for outcome in REVIEW_OUTCOMES}
-        feedback = make.counter(
-            "feedback", "Answers whose true class was told, by whether it was predicted.", "correct"
-        )
-        self._feedback = {
-            correct: feedback.labels(str(correct).lower()) for correct in (True, False)
-        }
-        self._feedback_probability = make.counter(
-            "feedback_probability",
-            "Sum of the predicted classes' probabilities over those answers: expected hits.",
-        )
-        self.log_lines_dropped = make.counter(
-            "log_lines_dropped", "Log lines not written: stderr's reader was too slow, or gone."
-        )
-        make.gauge("build_info", "The running version of Tidegate.", "version").labels(version).set(
-            1
-        )
+        self._durations = _children(declared.histogram("request_duration_seconds"), ROUTES)
+        self.stages = _children(declared.histogram("stage_duration_seconds"), STAGES)
+        self.batch_size = declared.histogram("batch_size")
+        self._parts = _children(declared.histogram("batch_duration_seconds"), BATCH_PARTS)
+        self.queue_depth = declared.gauge("queue_depth")
+        self.inflight = declared.gauge("inflight_requests")
+        self._shed = _children(declared.counter("shed"), SHED_REASONS)
+        self.slot_busy = declared.counter("slot_busy_seconds")
+        self._review = _children(declared.counter("review_images"), REVIEW_OUTCOMES)
+        feedback = declared.counter("feedback")
+        self._feedback = {flag: feedback.labels(str(flag).lower()) for flag in (True, False)}
+        self._feedback_probability = declared.counter("feedback_probability")
+        self.log_lines_dropped = declared.counter("log_lines_dropped")
+        declared.gauge("build_info").labels(version).set(1)
 
     def request(self, route: str, status: int, duration_s: float) -> None:
         """Record one answered request; routes not in ROUTES count as `other`."""
@@ -181,83 +260,25 @@ class ModelMetrics:
     """What the served model predicts and how its gate decides. Every class starts at 0."""
 
     def __init__(self, registry: CollectorRegistry, served: ServedModel) -> None:
-        make = _Maker(registry)
+        declared = _Declared(registry)
         model = (served.name, served.version)
-        labels = ("model", "version")
+        info = (served.info[name] for name in MODEL_INFO)
+        declared.gauge("model_info").labels(*model, *info).set(1)
         classes = range(len(served.class_fraction))
-        make.gauge(
-            "model_info", "The model that is served, and what runs it.", *labels, *served.info
-        ).labels(*model, *served.info.values()).set(1)
-
-        predictions = make.counter(
-            "predictions",
-            "Images not rejected, by predicted class id.",
-            *labels,
-            "class",
-        )
+        predictions = declared.counter("predictions")
         self._predictions = [predictions.labels(*model, c) for c in classes]
-        confidence = make.histogram(
-            "prediction_confidence",
-            "Probability of the predicted class, by class id; rare classes fold into other.",
-            CONFIDENCE_BUCKETS,
-            *labels,
-            "class",
-        )
+        confidence = declared.histogram("prediction_confidence")
         common = _commonest(served.class_fraction, served.max_class_series)
         self._confidence = [
             confidence.labels(*model, c if c in common else "other") for c in classes
         ]
-
-        decisions = make.counter("ood_decisions", "The gate's decisions.", *labels, "decision")
-        self._decisions = {name: decisions.labels(*model, name) for name in DECISIONS}
-        self._p_value = make.histogram(
-            "ood_p_value",
-            "The gate's final p-value: uniform as long as nothing drifts.",
-            P_VALUE_BUCKETS,
-            *labels,
-        ).labels(*model)
-        scores = make.histogram(
-            "ood_score",
-            "The gate's raw scores; the bounds are quantiles of their calibration.",
-            served.score_bounds,
-            *labels,
-            "score",
+        self._decisions = _children(declared.counter("ood_decisions"), DECISIONS, model)
+        self._p_value = declared.histogram("ood_p_value").labels(*model)
+        self._scores = _children(
+            declared.histogram("ood_score", served.score_bounds), SCORES, model
         )
-        self._scores = {name: scores.labels(*model, name) for name in SCORES}
-
-        fraction = make.gauge(
-            "reference_class_fraction",
-            "Share of each class among predictions on the reference images.",
-            *labels,
-            "class",
-        )
-        for c in classes:
-            fraction.labels(*model, c).set(served.class_fraction[c])
-        make.gauge(
-            "reference_samples", "How many images the reference was made from.", *labels
-        ).labels(*model).set(served.reference_samples)
-        make.gauge(
-            "ood_calibration_samples", "How many images the final p-value is out of.", *labels
-        ).labels(*model).set(served.calibration_samples)
-        alpha = make.gauge(
-            "ood_alpha", "p-values at or below this are rejected or reviewed.", *labels, "threshold"
-        )
-        for threshold, value in served.alphas.items():
-            alpha.labels(*model, threshold).set(value)
-
-        confidences = make.gauge(
-            "reference_confidence_ratio",
-            "Share of the reference images whose confidence is at most `le`, where that is sealed.",
-            *labels,
-            "le",
-        )
-        for bound in sorted(set(CONFIDENCE_BUCKETS) & served.confidence_at_most.keys()):
-            share = served.confidence_at_most[bound]
-            # Spelt as the histogram's own `le` is, for the two are matched.
-            le = floatToGoString(bound)  # type: ignore[no-untyped-call]  # no types there
-            confidences.labels(*model, le).set(share)
-
-        self.drift = DriftGauges(make, model)
+        _set_reference(declared, model, served)
+        self.drift = DriftGauges(declared, model)
 
     def predicted(self, class_id: int, confidence: float) -> None:
         """Record the class of one image that was not rejected."""
@@ -275,46 +296,16 @@ class ModelMetrics:
 class DriftGauges:
     """What the service's own drift monitors say; what a bundle lacks has no series."""
 
-    def __init__(self, make: _Maker, model: tuple[str, str]) -> None:
+    def __init__(self, declared: _Declared, model: tuple[str, str]) -> None:
         self._model = model
-        gauge = make.gauge
-        by_monitor = ("model", "version", "monitor")
-        self._alarm = gauge("drift_alarm", "1 while a drift monitor alarms.", *by_monitor)
-        self._z = gauge(
-            "drift_z",
-            "Recent images' histogram or mean against its reference: normal while nothing drifts.",
-            *by_monitor,
-        )
-        self._psi_excess = gauge(
-            "drift_psi_excess",
-            "Population stability index of the same, less what noise gives.",
-            *by_monitor,
-        )
-        self._distance = gauge(
-            "drift_embedding_distance",
-            "How far the features' mean has moved, in standard deviations of one image.",
-            *("model", "version"),
-        )
-        self._evidence = gauge(
-            "drift_evidence_ratio",
-            "An e-detector's evidence over its threshold: it alarms from 1 on.",
-            *by_monitor,
-        )
-        self._accuracy = gauge(
-            "expected_accuracy_ratio",
-            "An estimate: the mean probability of the classes predicted lately.",
-            *("model", "version"),
-        )
-        self._fraction = gauge(
-            "drift_label_shift_fraction",
-            "Estimated share of each true class, where the bundle has its confusions.",
-            *("model", "version", "class"),
-        )
-        self._residual = gauge(
-            "drift_label_shift_residual_z",
-            "How far that estimate is from explaining the predicted classes.",
-            *("model", "version"),
-        )
+        self._alarm = declared.gauge("drift_alarm")
+        self._z = declared.gauge("drift_z")
+        self._psi_excess = declared.gauge("drift_psi_excess")
+        self._distance = declared.gauge("drift_embedding_distance")
+        self._evidence = declared.gauge("drift_evidence_ratio")
+        self._accuracy = declared.gauge("expected_accuracy_ratio")
+        self._fraction = declared.gauge("drift_label_shift_fraction")
+        self._residual = declared.gauge("drift_label_shift_residual_z")
 
     def detector(self, monitor: str, *, alarm: bool, evidence: float) -> None:
         """Publish an e-detector's evidence, 1 being its threshold."""
@@ -349,17 +340,49 @@ def _commonest(class_fraction: Sequence[float], most: int) -> set[int]:
     return set(ranked[:most])
 
 
-class _Maker:
-    """Declares metrics in one registry, under one prefix."""
+def _set_reference(declared: _Declared, model: tuple[str, str], served: ServedModel) -> None:
+    """Publish what the bundle was sealed with; it does not change."""
+    fraction = declared.gauge("reference_class_fraction")
+    for c, share in enumerate(served.class_fraction):
+        fraction.labels(*model, c).set(share)
+    declared.gauge("reference_samples").labels(*model).set(served.reference_samples)
+    declared.gauge("ood_calibration_samples").labels(*model).set(served.calibration_samples)
+    alpha = declared.gauge("ood_alpha")
+    for threshold, value in served.alphas.items():
+        alpha.labels(*model, threshold).set(value)
+    confidences = declared.gauge("reference_confidence_ratio")
+    for bound in sorted(set(CONFIDENCE_BUCKETS) & served.confidence_at_most.keys()):
+        # Spelt like the `le` of prediction_confidence, because queries match the two.
+        le = floatToGoString(bound)  # type: ignore[no-untyped-call]  # no types there
+        confidences.labels(*model, le).set(served.confidence_at_most[bound])
+
+
+M = TypeVar("M", Counter, Histogram)
+
+
+def _children(
+    metric: M, values: Sequence[str], model: tuple[str, str] | tuple[()] = ()
+) -> dict[str, M]:
+    """Return the child of each value of the last label, so that all of them start at 0."""
+    return {value: metric.labels(*model, value) for value in values}
+
+
+class _Declared:
+    """Makes the metrics of the tables above in one registry, under one prefix."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
 
-    def counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"tidegate_{name}", text, labels, registry=self._registry)
+    def counter(self, name: str) -> Counter:
+        text, labels = COUNTERS[name]
+        return Counter(PREFIX + name, text, labels, registry=self._registry)
 
-    def gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"tidegate_{name}", text, labels, registry=self._registry)
+    def gauge(self, name: str) -> Gauge:
+        text, labels = GAUGES[name]
+        return Gauge(PREFIX + name, text, labels, registry=self._registry)
 
-    def histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
-        return Histogram(f"tidegate_{name}", text, labels, buckets=buckets, registry=self._registry)
+    def histogram(self, name: str, buckets: Sequence[float] = ()) -> Histogram:
+        text, labels, fixed = HISTOGRAMS[name]
+        return Histogram(
+            PREFIX + name, text, labels, buckets=fixed or buckets, registry=self._registry
+        )

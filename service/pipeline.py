@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,11 +17,12 @@ import numpy as np
 from tidegate.service.batching.decode_times import DecodeCost
 from tidegate.service.batching.tickets import Answer, Ticket
 from tidegate.service.bundle.store import Bundle
+from tidegate.service.drift.input_sampler import InputSampler
 from tidegate.service.drift.monitor import Monitor
 from tidegate.service.errors import DeadlineMissed
 from tidegate.service.imaging.decoder_pool import DecoderPool
 from tidegate.service.imaging.preprocess import inspect_upload, preprocess
-from tidegate.service.imaging.statistics import look
+from tidegate.service.imaging.statistics import input_sample
 from tidegate.service.metrics import Metrics, ModelMetrics
 from tidegate.service.ood.gates import Verdict
 from tidegate.service.types import Float32, Pixels, Priority
@@ -80,7 +80,7 @@ class Classification:
 # by a process of its own. Seconds of the reference core: a JPEG of 25 megapixels is below.
 _LARGE_S = 0.1
 _LARGE_INTERPRETER_S = 0.03
-_LOOK_EVERY_S = 0.25  # a look at an image costs a millisecond, beside ten for its answer
+_SAMPLE_EVERY_S = 0.25  # measuring an image takes a millisecond, answering it ten
 
 
 class Submit(Protocol):
@@ -116,8 +116,7 @@ class Pipeline:
         self._monitor = monitor
         self._max_image_pixels = max_image_pixels
         self._pool = pool
-        self._look_at = 0.0  # on time.monotonic: when the next image is looked at
-        self._looks: deque[dict[str, float]] = deque()  # filled by the threads that decode
+        self._sampler = InputSampler(_SAMPLE_EVERY_S)
 
     async def classify(self, upload: Upload) -> Classification:
         """Answer one image, by its deadline.
@@ -157,17 +156,15 @@ class Pipeline:
             to_pixels = partial(self._pool.preprocess, image)
         else:
             to_pixels = partial(preprocess, image, spec, self._max_image_pixels)
-        now = time.monotonic()
-        if not self._monitor.watches_inputs or now < self._look_at:
+        if not self._monitor.watches_inputs or not self._sampler.wants(time.monotonic()):
             return to_pixels
-        self._look_at = now + _LOOK_EVERY_S
 
-        def and_look() -> Pixels:
+        def and_sample() -> Pixels:
             pixels = to_pixels()
-            self._looks.append(look(image, pixels, spec.channel_order))
+            self._sampler.add(input_sample(image, pixels, spec.channel_order))
             return pixels
 
-        return and_look
+        return and_sample
 
     def _respond(self, upload: Upload, predicted_s: float, answer: Answer) -> Classification:
         outputs = answer.outputs
@@ -219,8 +216,8 @@ class Pipeline:
         self._monitor.observe(
             top.class_id, top.probability, verdict.p_value, features, rejected=rejected
         )
-        while self._looks:
-            self._monitor.observe_inputs(self._looks.popleft())
+        for sample in self._sampler.take():
+            self._monitor.observe_inputs(sample)
 
 
 def softmax(logits: Float32, temperature: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -22,6 +22,7 @@ from tidegate.service.engines.open_gpu import GpuConfig
 from tidegate.service.errors import SettingsInvalid
 from tidegate.service.lifecycle import ServiceConfig
 from tidegate.service.review.image_store import ReviewConfig
+from tidegate.service.startup import ServingConfig
 
 PREFIX = "TIDEGATE_"
 MIB = 1 << 20
@@ -232,12 +233,14 @@ class Settings(BaseSettings):
         """Return what the road needs."""
         return ServiceConfig(
             bundle=self.bundle,
-            engine=self.engine_config(),
-            max_queue=self.max_queue,
-            default_deadline_s=self.deadline_ms / 1000,
-            decode_threads=self.decode_threads,
-            max_image_pixels=self.max_image_pixels,
-            engine_timeout_s=self.engine_timeout_s,
+            serving=ServingConfig(
+                engine=self.engine_config(),
+                max_queue=self.max_queue,
+                default_deadline_s=self.deadline_ms / 1000,
+                decode_threads=self.decode_threads,
+                max_image_pixels=self.max_image_pixels,
+                engine_timeout_s=self.engine_timeout_s,
+            ),
             max_class_series=self.max_class_series,
             drift_run_length=self.drift_run_length,
             drift_state=self.drift_state,

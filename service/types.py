@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 Pixels = NewType("Pixels", NDArray[np.uint8])  # [H, W, 3], after resize and crop
 Float32 = NDArray[np.float32]
 Decision = Literal["accept", "review", "reject"]
+# The outputs of a sealed graph, in the order of Outputs.
+OUTPUT_NAMES = ("logits", "features", "energy", "mahalanobis", "nearest_class")
 
 
 class Priority(IntEnum):

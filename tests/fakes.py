@@ -12,7 +12,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
-from tidegate.service.engines.base import EngineInfo, More
+from tidegate.service.engines.base import EngineInfo, TopUp
 from tidegate.service.engines.faults import CudaError, OutOfDeviceMemory
 from tidegate.service.types import Outputs, Pixels
 
@@ -119,12 +119,12 @@ class FakeEngine:
     def parts_s(self, slot: int) -> Mapping[str, float]:
         return {}
 
-    def run(self, slot: int, images: Sequence[Pixels], more: More | None = None) -> Outputs:
+    def run(self, slot: int, images: Sequence[Pixels], top_up: TopUp | None = None) -> Outputs:
         if self.closed or not 0 <= slot < self._slots or not images:
             raise RuntimeError("the contract of Engine.run is broken")
         if len(images) > self._max_batch_size:
             raise RuntimeError(f"{len(images)} images in a batch of {self._max_batch_size}")
-        images = self._filled_up(images, more)
+        images = self._filled_up(images, top_up)
         identities = [identity_of(image) for image in images]
         with self._started:
             self.batches.append(identities)
@@ -154,12 +154,12 @@ class FakeEngine:
             if not self._started.wait_for(lambda: len(self.batches) >= batches, _PATIENCE_S):
                 raise TimeoutError(f"only {len(self.batches)} of {batches} batches started")
 
-    def _filled_up(self, images: Sequence[Pixels], more: More | None) -> Sequence[Pixels]:
-        if not self._waits_its_turn or more is None:
+    def _filled_up(self, images: Sequence[Pixels], top_up: TopUp | None) -> Sequence[Pixels]:
+        if not self._waits_its_turn or top_up is None:
             return images
         if not self._turns.acquire(timeout=_PATIENCE_S):
             raise RuntimeError("the test never gave this batch its turn")
-        return [*images, *more(self._max_batch_size - len(images))]
+        return [*images, *top_up(self._max_batch_size - len(images))]
 
     def _fail_as_devices_do(self, identities: list[int]) -> None:
         if self._fits is not None and len(identities) > self._fits:

@@ -15,8 +15,8 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 DEMO_BUNDLE = ROOT / "models/bundles/efficientnet-lite0/1"
-PHOTOS = ROOT / "models/demo/photos"
-SERVE = (sys.executable, "-m", "service", "serve")
+PHOTOS = ROOT / "models/probes/photos"
+SERVE = (sys.executable, "-m", "tidegate.service", "serve")
 PATIENCE_S = 60  # a wide limit: the machine may be busy
 # What is measured at a start takes seconds, and is looked at where it is tested.
 QUICK = {"slots": 2, "threads_per_slot": 1, "max_batch_size": 4, "drain_delay_s": 0}
@@ -36,11 +36,15 @@ class Server:
         line = self.wait_for("listening on")
         return str(line["message"]).removeprefix("listening on ")
 
-    def wait_for(self, message: str) -> dict[str, Any]:
-        """Wait until a line whose message starts so is logged; fails when the process ends."""
+    def wait_for(self, message: str, **fields: str) -> dict[str, Any]:
+        """Wait for a line whose message starts so and that has these fields.
+
+        Fails when the process ends.
+        """
 
         def found() -> dict[str, Any] | None:
-            return next((line for line in self.lines if line["message"].startswith(message)), None)
+            lines = [line for line in self.lines if line["message"].startswith(message)]
+            return next((line for line in lines if fields.items() <= line.items()), None)
 
         with self.news:
             self.news.wait_for(lambda: found() or self.closed, PATIENCE_S)

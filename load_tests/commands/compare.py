@@ -63,7 +63,7 @@ def add_contestants(options: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="plain model, from `python -m models export-plain`",
+        help="plain model, from `tidegate export-plain`",
     )
     options.add_argument(
         "--bundle", type=Path, required=True, metavar="DIR", help="the same, sealed"

@@ -1,9 +1,10 @@
 """The bare loop: decode, prepare and run one image after another with nothing around them.
 
-What a server adds to this is its overhead. The work is `load_tests.peers.plain_classifier`'s. A child process of
-`load_tests.comparison.baseline`, which it obeys line by line: `<seconds>` or `<seconds> <threads>` on stdin starts
-a round, one JSON object on stdout answers it. More threads than one are for the model alone, and
-for the time of a single image: many such loops would fight for the cores.
+What a server adds to this is its overhead. The work is that of `load_tests.peers.plain_classifier`.
+It is a child process of `load_tests.comparison.baseline`, which controls it line by line:
+`<seconds>` or `<seconds> <threads>` on stdin starts a round, one JSON object on stdout answers it.
+More threads than one are for the model alone, and for the time of a single image: many such loops
+would compete for the cores.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from load_tests.fuzz.http_seeds import CLASSIFY
 from load_tests.fuzz.seeds import good_image
 from load_tests.server.start import free_port
 
-SERVE = (sys.executable, "-m", "service", "serve")
+SERVE = (sys.executable, "-m", "tidegate.service", "serve")
 # What a start would measure is fixed, so that the first answer comes after some seconds.
 QUICK = {
     "TIDEGATE_SLOTS": "2",

@@ -89,7 +89,7 @@ def start_ours(bundle: Path) -> Start:
         "TIDEGATE_OOD_ACTION": "flag",
         "TIDEGATE_LOG_LEVEL": "warning",
     }
-    command = (sys.executable, "-m", "service", "serve")
+    command = (sys.executable, "-m", "tidegate.service", "serve")
     return Start(OURS, command, env, f"http://127.0.0.1:{port}/classify")
 
 

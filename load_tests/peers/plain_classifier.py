@@ -105,9 +105,7 @@ def read_recipe(folder: Path) -> Recipe:
     """Read and check `plain.json`; raises FileNotFoundError or ValueError with a sentence."""
     for name in FILES:
         if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"no {name} in {folder}: make it with `python -m models export-plain`"
-            )
+            raise FileNotFoundError(f"no {name} in {folder}: make it with `tidegate export-plain`")
     path = folder / "plain.json"
     try:
         told = json.loads(path.read_text(encoding="utf-8"))

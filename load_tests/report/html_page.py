@@ -92,8 +92,8 @@ def page(
 ) -> str:
     """Return the whole document.
 
-    `record` is what a kept result begins with (`load_tests.report.json_file`): the command, the moment and
-    the machine; its other entries are left to the JSON file.
+    `record` is what a kept result begins with (`load_tests.report.json_file`): the command, the
+    moment and the machine; its other entries are left to the JSON file.
     """
     head = f"<h1>{escape(title)}</h1>" + _paragraph(introduction)
     body = head + "".join(map(_part, parts)) + _provenance(record)

@@ -18,7 +18,7 @@ from load_tests.client.requests import Target
 from load_tests.errors import MeasurementFailed
 from load_tests.server.process_tree import alive, descendants, kill, resident_mb, resume
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
 LINGER_S = 1.0  # for what the main process leaves behind

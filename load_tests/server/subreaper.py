@@ -1,7 +1,7 @@
 """A parent that outlives a server's main process, so that nothing it started gets lost.
 
-`python -m load_tests.server.subreaper COMMAND…` runs the command in a session of its own and adopts what
-its processes leave behind (Linux's child subreaper). On stdout: one JSON object with the main
+`python -m load_tests.server.subreaper COMMAND…` runs the command in a session of its own and adopts
+what its processes leave behind (Linux's child subreaper). On stdout: one JSON object with the main
 process's `pid`, another with its `exit_code` and `after_s` when it ends. It ends itself when no
 descendant is left, and takes them all along when its own parent dies.
 """

@@ -10,7 +10,6 @@ import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from PIL import Image
 from tidegate.models.benchmarks import efficientnet_lite
 from tidegate.models.data.folders import Split, labelled, shuffled
 from tidegate.models.data.outputs import extract, load_pixels
-from tidegate.models.demo.spec import PHOTOS
 from tidegate.models.evaluation.speed import cpu_ms_per_image
 from tidegate.models.fitting.conformal import GateTarget, Scores, calibrate, gate_file
 from tidegate.models.fitting.drift_reference import class_fractions
@@ -31,13 +29,14 @@ from tidegate.models.importers.base import Imported
 from tidegate.models.parity.export import check_export
 from tidegate.models.parity.preprocessing import golden_probes, prove
 from tidegate.models.pipeline import Data
+from tidegate.models.probes.photographs import PHOTOS
 from tidegate.models.progress import say
-from tidegate.models.sealing.golden import golden_files, listed
+from tidegate.models.sealing.assemble import Draft, SealedModel, assemble
 from tidegate.models.sealing.seal import seal, without_gate
-from tidegate.models.sealing.write import locked, write_bundle
+from tidegate.models.sealing.write import locked
 from tidegate.service.bundle import manifest as m
 from tidegate.service.bundle.golden import check_golden
-from tidegate.service.bundle.store import CALIBRATION, CARD, LABELS, MODEL, Bundle
+from tidegate.service.bundle.store import Bundle
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
 
 _PER_CLASS = {"train": 6, "calibrate": 10, "test": 2}
@@ -200,50 +199,35 @@ def _sealed(
             for rows in (slice(0, half), slice(half, 2 * half))
         ]
     gate = calibrate(folds[0], folds[1], len(classes), _TARGET)
-    sealed = seal(imported.backbone, spec, head)
-    height, width = spec.output_size
-    files = {
-        MODEL: sealed,
-        LABELS: "".join(f"{label}\n" for label in classes).encode(),
-        CALIBRATION: gate_file(gate, _TARGET),
-        CARD: b"# An architecture on its way\n\nNot a classifier.\n",
-        **golden_files(sealed, head, spec, golden_probes(spec)),
-    }
-    manifest = m.Manifest(
+    model = SealedModel(seal(imported.backbone, spec, head), head, spec)
+    draft = Draft(
         name=model_dir.name,
         version="1",
         provenance=m.Provenance(
             source=imported.source,
             licence=imported.licence,
             checkpoint_sha256=imported.checkpoint_sha256,
-            recipe="python -m models architectures",
+            recipe="tidegate architectures",
         ),
-        task=m.Task(classes=len(classes), features=len(head.centre), height=height, width=width),
-        preprocess=spec,
+        model=model,
+        labels=classes,
         calibration=m.Calibration(fitted=False, temperature=1.0),
-        gate=m.GateFit(
-            energy_temperature=1.0,
-            mahalanobis=m.MahalanobisFit(
-                features="l2-normalised", covariance="tied", means="class-means"
-            ),
-            guarantee="marginal",
-            alpha_reject=_TARGET.alpha_reject,
-            alpha_review=_TARGET.alpha_review,
-            fold_a=half,
+        gate=model.gate_fit(
+            gate,
+            m.MahalanobisFit(features="l2-normalised", covariance="tied", means="class-means"),
+            {name: split.digest for name, split in splits.items()},
             fold_b=half,
-            own_threshold=tuple(gate.own_folds_b),
-            splits={name: split.digest for name, split in splits.items()},
-            calibrated_for_model=sha256(sealed).hexdigest(),
-            calibrated_for_preprocess=spec.digest,
         ),
+        gate_file=gate_file(gate, _TARGET),
         reference=m.ReferenceFit(
             samples=len(held_out),
             class_fraction=tuple(class_fractions(scores.predicted, len(classes)).tolist()),
         ),
-        files=listed(files),
+        probes=golden_probes(spec),
+        card=b"# An architecture being measured\n\nNot a classifier.\n",
     )
     with locked(model_dir, lambda: None):
-        return write_bundle(model_dir, manifest, files)
+        return assemble(model_dir, draft)
 
 
 def _crops(root: Path, classes: Sequence[str]) -> Data:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tidegate.service.bundle.evidence import Comparison, Evaluation, Parity
+from tidegate.service.bundle.evidence import ALL_CONFUSIONS_UP_TO, Comparison, Evaluation, Parity
 from tidegate.service.bundle.manifest import (
     Calibration,
     GateFit,
@@ -21,8 +21,6 @@ RELIABILITY = "card/reliability.svg"
 CONFUSION = "card/confusion.svg"
 AUROC = "card/ood-auroc.svg"
 SCORES = "card/scores.svg"
-TEST = "test split"  # among the sets of a score's histograms
-CONFUSION_UP_TO = 50  # classes; the evaluation keeps every pair up to there
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,7 @@ class CardData:
         """Return the names of the plots there is something to draw for."""
         drawn = {
             RELIABILITY: True,
-            CONFUSION: self.task.classes <= CONFUSION_UP_TO,
+            CONFUSION: self.task.classes <= ALL_CONFUSIONS_UP_TO,
             AUROC: bool(self.evaluation.ood),
             SCORES: bool(self.score_histograms),
         }

@@ -19,8 +19,9 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from tidegate.models.card.facts import AUROC, CONFUSION, RELIABILITY, SCORES, TEST, CardData
+from tidegate.models.card.facts import AUROC, CONFUSION, RELIABILITY, SCORES, CardData
 from tidegate.models.evaluation.intervals import wilson
+from tidegate.models.evaluation.score_histograms import TEST
 from tidegate.service.bundle.evidence import OodReport, Probabilities
 from tidegate.service.bundle.manifest import Histogram
 

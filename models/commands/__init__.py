@@ -1,1 +1,1 @@
-"""The commands of `python -m models`, one a module: its options, and what it runs."""
+"""The commands that make bundles, one a module: `parser()` its options, `run()` what it does."""

@@ -1,4 +1,4 @@
-"""`python -m models architectures`: the table of models/README.md, measured on this machine."""
+"""`tidegate architectures`: the table of models/README.md, measured on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tidegate.models.errors import BuildRefused
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
-        prog="python -m models architectures",
+        prog="tidegate architectures",
         description="Export, seal, open and time every architecture, and print a table. Weights "
         "are random but for EfficientNet-Lite. Takes minutes.",
     )

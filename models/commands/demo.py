@@ -1,4 +1,4 @@
-"""`python -m models demo`: build the demo bundle unless a good one is there."""
+"""`tidegate demo`: build the demo bundle unless a good one is there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tidegate.models.demo.build import build
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
-        prog="python -m models demo",
+        prog="tidegate demo",
         description="Build the demo bundle, EfficientNet-Lite0 on ImageNet, unless a good one is "
         "there. A killed build leaves nothing half-made; run it again.",
     )

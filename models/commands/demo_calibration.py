@@ -1,4 +1,4 @@
-"""`python -m models demo-calibration`: fit and calibrate the demo's gate, rarely needed."""
+"""`tidegate demo-calibration`: fit and calibrate the demo's gate, rarely needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tidegate.models.progress import follow, say
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
-        prog="python -m models demo-calibration",
+        prog="tidegate demo-calibration",
         description="Fit and calibrate the demo's gate and write models/demo/calibration.*. "
         "The evaluation looks at pictures of scikit-image, scikit-learn and foolbox, which must "
         "be installed.",

@@ -1,4 +1,4 @@
-"""`python -m models digits`: the fully fitted example, from archives to a sealed bundle."""
+"""`tidegate digits`: the fully fitted example, from archives to a sealed bundle."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from pathlib import Path
 
 from tidegate.models.digits.images import data
 from tidegate.models.digits.model import NAME, VERSION, load
-from tidegate.models.fitting.conformal import GateTarget
-from tidegate.models.fitting.fit import Score
 from tidegate.models.pipeline import BuildOptions, Data, make
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
-        prog="python -m models digits",
+        prog="tidegate digits",
         description="Train a small CNN on handwritten digits, fit its gate, evaluate it against "
         "images that are no digits, and seal it. Fetches the images with npm and pip.",
     )
@@ -42,9 +40,7 @@ def run(options: argparse.Namespace) -> None:
     choices = BuildOptions(
         name=NAME,
         version=VERSION,
-        recipe="python -m models digits",
-        score=Score(),
-        target=GateTarget(),
+        recipe="tidegate digits",
         replace=options.replace,
     )
     splits = Data(folders.train, folders.calibrate, folders.test, folders.ood)

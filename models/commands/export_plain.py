@@ -1,4 +1,4 @@
-"""`python -m models export-plain`: a bundle's backbone and preprocessing, for other servers."""
+"""`tidegate export-plain`: a bundle's backbone and preprocessing, for other servers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FIELDS = {"steps", "scale", "mean", "std", "channel_order"}
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
-        prog="python -m models export-plain",
+        prog="tidegate export-plain",
         description="Write what any other server needs to serve a bundle's classifier: "
         "model.onnx (float32 [batch, 3, H, W] in, logits first), labels.txt, and plain.json "
         "with its preprocessing steps. The load tests compare servers with it.",

@@ -1,4 +1,4 @@
-"""`python -m models fit BUNDLE`: another gate on your own images, for a model sealed before."""
+"""`tidegate fit BUNDLE`: another gate on your own images, for a model sealed before."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tidegate.service.bundle.store import open_bundle
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
-        prog="python -m models fit",
+        prog="tidegate fit",
         description="Fit the gate, the temperature and the reference of a sealed bundle's model "
         "anew, evaluate, and seal another bundle. The model and its preprocessing stay.",
     )
@@ -40,5 +40,5 @@ def run(options: argparse.Namespace) -> None:
         precision=manifest.precision,
         notes=(f"The backbone is that of bundle {manifest.name} {manifest.version}.",),
     )
-    chosen = fitting.choices(options, f"python -m models fit, of bundle {bundle.digest}")
+    chosen = fitting.choices(options, f"tidegate fit, of bundle {bundle.digest}")
     print(make(imported, fitting.data(options), chosen, options.out, manifest.parity).path)

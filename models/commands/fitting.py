@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting.conformal import GateTarget
-from tidegate.models.fitting.fit import Score
+from tidegate.models.fitting.fit import FitOptions
+from tidegate.models.fitting.mahalanobis import DistanceOptions
 from tidegate.models.pipeline import BuildOptions, Data
 
 
@@ -126,8 +127,12 @@ def choices(options: argparse.Namespace, recipe: str) -> BuildOptions:
         name=options.name,
         version=options.version,
         recipe=recipe,
-        score=Score(normalise=options.distance == "l2-normalised", relative=options.relative),
-        target=GateTarget(options.alpha_reject, options.alpha_review, options.pac),
+        fit=FitOptions(
+            DistanceOptions(
+                normalise=options.distance == "l2-normalised", relative=options.relative
+            ),
+            GateTarget(options.alpha_reject, options.alpha_review, options.pac),
+        ),
         precision=options.precision,
         int8_for=options.int8_for,
         max_drop=options.max_drop,

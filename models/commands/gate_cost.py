@@ -1,4 +1,4 @@
-"""`python -m models gate-cost`: what the gate costs an image, in the graph and on the host."""
+"""`tidegate gate-cost`: what the gate costs an image, in the graph and on the host."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from functools import partial
 
 import numpy as np
 
-from tidegate.models.sealing.check import quiet_session
-from tidegate.models.sealing.seal import GateHead, head_alone
+from tidegate.models.graphs.session import quiet_session
+from tidegate.models.sealing.gate_head import GateHead, head_alone
 from tidegate.service.ood.gates import FinalFold, Gate
 
 _ROUNDS = 200
@@ -20,7 +20,7 @@ _FOLD = 10_000
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
-        prog="python -m models gate-cost",
+        prog="tidegate gate-cost",
         description="Time the gate's nodes on one CPU thread, and the p-values of one image.",
     )
     options.add_argument("--features", type=int, default=1280, help="(default: %(default)s)")

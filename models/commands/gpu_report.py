@@ -1,4 +1,4 @@
-"""`python -m models gpu-report`: what the GPU here shows of the engines, as one JSON file."""
+"""`tidegate gpu-report`: what the GPU here shows of the engines, as one JSON file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEMO = Path("models/bundles/efficientnet-lite0/1")
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
-        prog="python -m models gpu-report",
+        prog="tidegate gpu-report",
         description="Run the GPU tests and measure every engine that loads: numbers against the "
         "CPU's, latency per batch size, sizes that alternate, slots against a bare loop, graphs, "
         "memory, and the road from JPEG bytes to answers, without HTTP and with it. What fails is "

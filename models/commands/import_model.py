@@ -1,4 +1,4 @@
-"""`python -m models import SOURCE`: a trained model and image folders to a sealed bundle."""
+"""`tidegate import SOURCE`: a trained model and image folders to a sealed bundle."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ONLY_FOR = {
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
-        prog="python -m models import",
+        prog="tidegate import",
         description="Import a trained classifier, prove its preprocessing, fit its gate, evaluate "
         "it and seal it.",
         epilog=_EPILOG,
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> None:
     """Import, fit, seal, and print the bundle's folder."""
     data = fitting.data(options)
     chosen = replace(
-        fitting.choices(options, f"python -m models import {_told(options)}"),
+        fitting.choices(options, f"tidegate import {_told(options)}"),
         allow_difference=options.allow_difference,
         overrides={
             name: value
@@ -153,13 +153,13 @@ def _huggingface(name: str, options: argparse.Namespace) -> Imported:
 
 
 def _keras(name: str, options: argparse.Namespace) -> Imported:
-    return _importer("keras").load(  # type: ignore[no-any-return]  # likewise
+    return _importer("from_keras").load(  # type: ignore[no-any-return]  # likewise
         Path(name), _spec(options), features=options.features
     )
 
 
 def _onnx(name: str, options: argparse.Namespace) -> Imported:
-    return _importer("onnx_file").load(  # type: ignore[no-any-return]  # likewise
+    return _importer("from_onnx").load(  # type: ignore[no-any-return]  # likewise
         Path(name), _spec(options), features=options.features
     )
 

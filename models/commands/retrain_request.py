@@ -1,4 +1,4 @@
-"""`python -m models retrain-request`: file a request for retraining when drift fires."""
+"""`tidegate retrain-request`: file a request for retraining when drift fires."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tidegate.service import logs
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
-        prog="python -m models retrain-request",
+        prog="tidegate retrain-request",
         description="Receive drift alerts from Alertmanager (POST /alerts) and file one request "
         "for retraining per model, version, digest and alert group, with evidence from Prometheus. "
         "Nothing is filed while the OOD rate is high. It never deploys a model, and starts nothing "

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tidegate.models.errors import BuildRefused
 from tidegate.models.progress import follow
-from tidegate.service.bundle.store import sha256_of
+from tidegate.service.files import sha256_of
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
 
@@ -49,6 +49,20 @@ class Split:
     def class_ids(self) -> NDArray[np.int64]:
         """Return the class of every image, [n]."""
         return np.array([item.class_id for item in self.items], np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """The images each step may see."""
+
+    train: Split
+    calibrate: Split
+    test: Split
+    ood: Mapping[str, Split]
+
+    def every(self) -> list[Split]:
+        """Return all of them."""
+        return [self.train, self.calibrate, self.test, *self.ood.values()]
 
 
 def class_names(folder: Path) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from tidegate.models.data.folders import Item, Split
 from tidegate.models.data.rows import Float32, Float64, RowWriter, chunks
 from tidegate.models.errors import BuildRefused
+from tidegate.models.graphs.session import quiet_session
 from tidegate.models.progress import follow, say
-from tidegate.models.sealing.check import quiet_session
 from tidegate.service.cpu import usable_cores
 from tidegate.service.drift.monitor import INPUTS
 from tidegate.service.errors import RequestError
 from tidegate.service.imaging.preprocess import preprocess
 from tidegate.service.imaging.spec import PreprocessSpec
-from tidegate.service.imaging.statistics import look
+from tidegate.service.imaging.statistics import input_sample
 from tidegate.service.types import Pixels
 
 MAX_PIXELS = 100_000_000
@@ -55,6 +55,32 @@ class Extracted:
         """Return some of the images, as a split called `name`."""
         split = replace(self.split, name=name, items=self.split.items[rows], repeated=0)
         return Extracted(split, self.logits[rows], self.features[rows], self.inputs[rows], 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ImagesUsed:
+    """Which images of each split were used."""
+
+    digests: dict[str, str]  # split → digest of its images
+    sizes: dict[str, int]
+    left_out: dict[str, int]  # split as given → files that could not be decoded
+
+    @classmethod
+    def of(cls, used: Mapping[str, Extracted], given: Mapping[str, Extracted]) -> ImagesUsed:
+        """Return those of the splits `used`, which are the ones `given` or parts of them."""
+        return cls(
+            digests={name: found.split.digest for name, found in used.items()},
+            sizes={name: len(found) for name, found in used.items()},
+            left_out={name: found.left_out for name, found in given.items()},
+        )
+
+    def and_also(self, other: ImagesUsed) -> ImagesUsed:
+        """Return both."""
+        return ImagesUsed(
+            self.digests | other.digests,
+            self.sizes | other.sizes,
+            self.left_out | other.left_out,
+        )
 
 
 def extract(graph: bytes, split: Split, spec: PreprocessSpec, folder: Path) -> Extracted:
@@ -114,7 +140,7 @@ def load_pixels(path: Path, spec: PreprocessSpec) -> Pixels:
 def _load(path: Path, spec: PreprocessSpec) -> tuple[Pixels, list[float]]:
     data = path.read_bytes()
     pixels = preprocess(data, spec, MAX_PIXELS)
-    seen = look(data, pixels, spec.channel_order)
+    seen = input_sample(data, pixels, spec.channel_order)
     return pixels, [seen[name] for name in INPUTS]
 
 

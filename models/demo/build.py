@@ -1,4 +1,4 @@
-"""Build the demo bundle: `python -m models demo`.
+"""Build the demo bundle: `tidegate demo`.
 
 Wheel → checkpoint → graph → sealed graph → golden probes → manifest, written in one piece. What is
 built must measure the same scores as the calibration did, or the calibration is not for it.
@@ -23,27 +23,30 @@ from tidegate.models.demo.spec import HERE, LABELS_FILE, NAME, PREPROCESS, VERSI
 from tidegate.models.errors import BuildRefused
 from tidegate.models.probes.golden import golden_probes
 from tidegate.models.progress import Steps, say, steps
-from tidegate.models.sealing.golden import golden_files, listed
+from tidegate.models.sealing.assemble import Draft, SealedModel, assemble
 from tidegate.models.sealing.npz import npz
-from tidegate.models.sealing.write import current, locked, write_bundle
+from tidegate.models.sealing.write import current, locked
 from tidegate.service.bundle import manifest as m
-from tidegate.service.bundle.store import CALIBRATION, CARD, LABELS, MODEL, Bundle
+from tidegate.service.bundle.store import Bundle
 
 WITNESS_TOLERANCE = (
     1e-3  # relative; another CPU's rounding stays far below, another model far above
 )
 _RECIPE_FILES = (
-    *("models/demo/torch_pickle.py", "models/demo/efficientnet_lite.py", "models/sealing/seal.py"),
-    *(
-        "models/package_files.py",
-        "models/sealing/npz.py",
-        "models/sealing/golden.py",
-        "models/card/markdown.py",
-        "models/sealing/check.py",
-        "service/bundle/manifest.py",
-    ),
-    *("models/demo/*.py", "models/demo/*.txt", "models/demo/card.md", "models/demo/calibration.*"),
-    *("models/demo/photos/*", "service/imaging/*.py"),
+    "models/card/markdown.py",
+    "models/demo/*",
+    "models/package_files.py",
+    "models/graphs/builder.py",
+    "models/probes/golden.py",
+    "models/probes/photos/*",
+    "models/sealing/assemble.py",
+    "models/sealing/check.py",
+    "models/sealing/gate_head.py",
+    "models/sealing/golden.py",
+    "models/sealing/npz.py",
+    "models/sealing/seal.py",
+    "service/bundle/manifest.py",
+    "service/imaging/*.py",
 )
 _TOOLS = ("numpy", "onnx", "onnxruntime", "pillow")
 
@@ -61,7 +64,7 @@ def build(out: Path, wheel: Path | None) -> Bundle:
             say(f"{found.path} is up to date, digest {found.digest[:12]}.")
             return found
         say(f"{found} Building {NAME}.")
-        with steps("Demo bundle", 6) as progress:
+        with steps("Demo bundle", 5) as progress:
             bundle = _build(model_dir, wheel, made_as, progress)
     say(f"{bundle.path} is built, digest {bundle.digest[:12]}.")
     return bundle
@@ -73,7 +76,7 @@ def provenance() -> m.Provenance:
         source=f"PyPI {source.PACKAGE} {source.PACKAGE_VERSION}, wheel {source.WHEEL_SHA256}",
         licence=source.LICENCE,
         checkpoint_sha256=source.CHECKPOINT_SHA256,
-        recipe=f"python -m models demo, recipe {_recipe_digest()}",
+        recipe=f"tidegate demo, recipe {_recipe_digest()}",
     )
 
 
@@ -81,7 +84,9 @@ def _recipe_digest() -> str:
     """Digest the recipe's files and the tools that turn them into bytes."""
     digest = sha256()
     root = HERE.parent.parent
-    for path in sorted(path for pattern in _RECIPE_FILES for path in root.glob(pattern)):
+    for path in sorted(
+        path for pattern in _RECIPE_FILES for path in root.glob(pattern) if path.is_file()
+    ):
         content = sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.relative_to(root).as_posix()} {content}\n".encode())
     for tool in _TOOLS:
@@ -103,18 +108,9 @@ def _build(model_dir: Path, wheel: Path | None, made_as: m.Provenance, progress:
     sealed = sealed_graph(weights, head)
     progress.next("measuring the calibration's photographs again")
     check_witnesses(witness_scores(sealed), calibration.report)
-    progress.next("running the golden probes")
-    files = {
-        MODEL: sealed,
-        LABELS: LABELS_FILE.read_bytes(),
-        CALIBRATION: _gate_file(calibration),
-        CARD: model_card(calibration.report).encode(),
-        **golden_files(sealed, head, PREPROCESS, golden_probes()),
-    }
-    progress.next("writing the bundle")
-    return write_bundle(
-        model_dir, _manifest(files, calibration, weights["_fc.weight"].shape, made_as), files
-    )
+    draft = _draft(SealedModel(sealed, head, PREPROCESS), calibration, made_as)
+    progress.next("running the golden probes and writing the bundle")
+    return assemble(model_dir, draft)
 
 
 def check_witnesses(
@@ -130,7 +126,7 @@ def check_witnesses(
             if not abs(value - known) <= WITNESS_TOLERANCE * abs(known):
                 raise BuildRefused(
                     f"The {score} of {name} is {value:.5f}, but {known:.5f} when calibrated: "
-                    "run `python -m models demo-calibration` for this model."
+                    "run `tidegate demo-calibration` for this model."
                 )
 
 
@@ -144,43 +140,33 @@ def _gate_file(calibration: DemoCalibration) -> bytes:
     )
 
 
-def _manifest(
-    files: Mapping[str, bytes],
-    calibration: DemoCalibration,
-    shape: tuple[int, ...],
-    made_as: m.Provenance,
-) -> m.Manifest:
+def _draft(model: SealedModel, calibration: DemoCalibration, made_as: m.Provenance) -> Draft:
     report = calibration.report
-    height, width = PREPROCESS.output_size
-    return m.Manifest(
+    return Draft(
         name=NAME,
         version=VERSION,
         provenance=made_as,
-        task=m.Task(classes=shape[0], features=shape[1], height=height, width=width),
-        preprocess=PREPROCESS,
+        model=model,
+        labels=tuple(LABELS_FILE.read_text("utf-8").splitlines()),
         calibration=m.Calibration(
             fitted=False,
             temperature=1.0,
             note="No labelled held-out ImageNet images may be redistributed to fit it on.",
         ),
-        gate=m.GateFit(
-            energy_temperature=report["fit"]["energy_temperature"],
-            mahalanobis=m.MahalanobisFit(
+        gate=model.gate_fit(
+            calibration.gate,
+            m.MahalanobisFit(
                 features="l2-normalised", covariance="tied", means="classifier-weights"
             ),
-            guarantee="marginal",
-            alpha_reject=report["thresholds"]["alpha_reject"],
-            alpha_review=report["thresholds"]["alpha_review"],
-            fold_a=len(calibration.energy_a),
+            {name: part["sha256"] for name, part in report["splits"].items()},
             fold_b=len(calibration.combined_b),
-            splits={name: part["sha256"] for name, part in report["splits"].items()},
-            calibrated_for_model=sha256(files[MODEL]).hexdigest(),
-            calibrated_for_preprocess=PREPROCESS.digest,
         ),
+        gate_file=_gate_file(calibration),
         reference=m.ReferenceFit(
             samples=len(calibration.energy_a) + len(calibration.combined_b),
             class_fraction=tuple(float(share) for share in calibration.class_fraction),
             note="Predictions on the calibration photographs, smoothed; not a traffic forecast.",
         ),
-        files=listed(files),
+        probes=golden_probes(),
+        card=model_card(report).encode(),
     )

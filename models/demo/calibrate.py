@@ -1,4 +1,4 @@
-"""Calibrate the demo's gate on photographs: `python -m models demo-calibration`.
+"""Calibrate the demo's gate on photographs: `tidegate demo-calibration`.
 
 Three disjoint splits by content digest. The fit split gives the centre and the energy temperature;
 fold A the sorted scores; fold B the sorted combined scores that make the final p-value exact.
@@ -19,10 +19,11 @@ from tidegate.models.demo.fit import Fit, fit_gate
 from tidegate.models.demo.model import gate_head, sealed_graph
 from tidegate.models.demo.photographs import PACKAGES, Photograph, split, split_digest
 from tidegate.models.demo.source import CHECKPOINT_SHA256
-from tidegate.models.demo.spec import PHOTOS, PREPROCESS
+from tidegate.models.demo.spec import PREPROCESS
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting import synthetic_ood
 from tidegate.models.fitting.drift_reference import SMOOTHING, class_fractions
+from tidegate.models.probes.photographs import PHOTOS
 from tidegate.models.progress import follow
 from tidegate.models.sealing.check import check_against_float64, run
 from tidegate.service.imaging.preprocess import preprocess
@@ -151,7 +152,7 @@ def _check_power(calibration: DemoCalibration) -> None:
 
 def _report(parts: Mapping[str, list[Photograph]], fit: Fit, sealed: bytes) -> dict[str, Any]:
     return {
-        "recipe": "python -m models demo-calibration",
+        "recipe": "tidegate demo-calibration",
         "checkpoint_sha256": CHECKPOINT_SHA256,
         "preprocess_sha256": PREPROCESS.digest,
         "packages": [

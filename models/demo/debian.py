@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import subprocess
 import tarfile
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tidegate.models.errors import BuildRefused
+from tidegate.service.files import sha256_of
 
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60
@@ -46,7 +46,7 @@ def fetch(package: Package, folder: Path) -> Path:
                 f"apt-get could not fetch {package.filename}; get it elsewhere and pass its folder "
                 f"with --debs."
             ) from error
-    if not path.exists() or _digest(path) != package.sha256:
+    if not path.exists() or sha256_of(path) != package.sha256:
         raise BuildRefused(f"{path} is not the pinned {package.filename}.")
     return path
 
@@ -70,8 +70,3 @@ def _data_member(content: bytes) -> bytes:
             return content[at + _AR_HEADER : at + _AR_HEADER + size]
         at += _AR_HEADER + size + size % 2
     raise BuildRefused("This .deb has no data.tar.")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

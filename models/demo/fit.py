@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tidegate.models.demo.model import gate_head
 from tidegate.models.evaluation.ood_metrics import auroc
-from tidegate.models.sealing.seal import GateHead
+from tidegate.models.sealing.gate_head import GateHead
 from tidegate.service.ood.scores import energy_score, mahalanobis_score
 from tidegate.service.types import Outputs
 

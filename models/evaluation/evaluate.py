@@ -17,6 +17,7 @@ from tidegate.models.evaluation.ood_metrics import (
     fpr95_keeping_inside,
 )
 from tidegate.service.bundle.evidence import (
+    ALL_CONFUSIONS_UP_TO,
     ClassReport,
     Confusion,
     Evaluation,
@@ -29,7 +30,6 @@ Float64 = NDArray[np.float64]
 ClassIds = NDArray[np.int64]
 
 SCORES = ("energy", "mahalanobis", "combined")
-EVERY_PAIR_UP_TO = 50  # classes; beyond, as many of the commonest mistakes are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +124,9 @@ def _confusions(truth: ClassIds, predicted: ClassIds, classes: int) -> tuple[Con
     """Return pairs with their counts; sparse, as classes² may be far more than the images."""
     pairs, counts = np.unique(truth * classes + predicted, return_counts=True)
     actual, named = np.divmod(pairs, classes)
-    if classes > EVERY_PAIR_UP_TO:
+    if classes > ALL_CONFUSIONS_UP_TO:
         mistakes = np.flatnonzero(actual != named)
-        kept = mistakes[np.argsort(-counts[mistakes], kind="stable")][:EVERY_PAIR_UP_TO]
+        kept = mistakes[np.argsort(-counts[mistakes], kind="stable")][:ALL_CONFUSIONS_UP_TO]
     else:
         kept = np.arange(len(pairs))
     return tuple(

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from tidegate.models.sealing.check import quiet_session
-from tidegate.models.sealing.seal import OUTPUTS
+from tidegate.models.graphs.names import OUTPUTS
+from tidegate.models.graphs.session import quiet_session
 from tidegate.service.types import Float32
 
 _WARM_UP = 3

@@ -1,50 +1,32 @@
 """Fit everything a bundle holds beyond its backbone: the gate, the temperature, the reference.
 
-train → means, covariance · calibrate → energy T | fold A | fold B, temperature · test → numbers
+train → means, covariance · calibrate → energy temperature | fold A | fold B, calibration
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from hashlib import sha256
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from tidegate.models.data.folders import Split, cut
-from tidegate.models.data.outputs import Extracted, extract, load_pixels
+from tidegate.models.data.folders import Splits, cut
+from tidegate.models.data.outputs import Extracted, ImagesUsed, extract, load_pixels
 from tidegate.models.data.rows import chunks
 from tidegate.models.errors import BuildRefused
-from tidegate.models.evaluation.evaluate import Scored, evaluate
 from tidegate.models.evaluation.probabilities import fit_temperature, score_predictions
-from tidegate.models.evaluation.score_histograms import score_histograms
-from tidegate.models.fitting.conformal import (
-    PARTS,
-    GateTarget,
-    Scores,
-    calibrate,
-    combine,
-    final_p_values,
-    gate_file,
-)
+from tidegate.models.fitting.conformal import PARTS, GateTarget, Scores, calibrate, gate_file
 from tidegate.models.fitting.drift_reference import reference_fit
 from tidegate.models.fitting.energy import choose_temperature, synthetic_ood_logits
 from tidegate.models.fitting.feature_axes import embedding_fit
-from tidegate.models.fitting.mahalanobis import DistanceFit, fit_distance
+from tidegate.models.fitting.mahalanobis import DistanceFit, DistanceOptions, fit_distance
+from tidegate.models.graphs.session import quiet_session
 from tidegate.models.progress import say
-from tidegate.models.sealing.check import quiet_session
-from tidegate.models.sealing.seal import GateHead, head_alone, seal, without_gate
-from tidegate.models.sealing.write import scratch
-from tidegate.service.bundle.evidence import Evaluation
-from tidegate.service.bundle.manifest import (
-    Calibration,
-    GateFit,
-    Histogram,
-    MahalanobisFit,
-    ReferenceFit,
-)
+from tidegate.models.sealing.gate_head import GateHead, head_alone
+from tidegate.models.sealing.seal import seal, without_gate
+from tidegate.service.bundle.manifest import Calibration, MahalanobisFit, ReferenceFit
 from tidegate.service.drift.embedding import Embedding
 from tidegate.service.imaging.spec import PreprocessSpec
 from tidegate.service.ood.gates import Gate
@@ -54,45 +36,27 @@ _SELECTED = 2000  # images that choose it, at most
 
 
 @dataclass(frozen=True, slots=True)
-class Splits:
-    """The images each step may see; `calibrate` is cut into PARTS."""
+class FitOptions:
+    """What is fitted, and what the gate has to achieve."""
 
-    train: Split
-    calibrate: Split
-    test: Split
-    ood: Mapping[str, Split]
-
-    def every(self) -> list[Split]:
-        """Return all of them."""
-        return [self.train, self.calibrate, self.test, *self.ood.values()]
+    distance: DistanceOptions = field(default_factory=DistanceOptions)
+    target: GateTarget = field(default_factory=GateTarget)
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
-    """Which distance is fitted."""
+class FittedModel:
+    """A backbone with everything fitted to it."""
 
-    normalise: bool = True
-    relative: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """A backbone with everything fitted to it, and what that is worth on the test split."""
-
+    graph: bytes  # the backbone with its preprocessing, without the gate
     sealed: bytes
+    spec: PreprocessSpec
     head: GateHead
     gate: Gate
     gate_file: bytes  # calibration.npz
-    distance: DistanceFit
-    energy_temperature: float
+    mahalanobis: MahalanobisFit
     calibration: Calibration
     reference: ReferenceFit
-    evaluation: Evaluation
-    test_classes: tuple[int, ...]  # predicted, in the order of the test split
-    digests: dict[str, str]  # split → digest of what was really used
-    sizes: dict[str, int]
-    left_out: dict[str, int]
-    score_histograms: dict[str, dict[str, Histogram]]  # for the card
+    used: ImagesUsed
 
 
 def fit(
@@ -100,67 +64,46 @@ def fit(
     spec: PreprocessSpec,
     splits: Splits,
     labels: tuple[str, ...],
-    score: Score,
-    target: GateTarget,
-    model_dir: Path,
-) -> Fitted:
-    """Fit and evaluate `backbone` on `splits`, in bounded memory.
+    options: FitOptions,
+    scratch: Path,
+) -> FittedModel:
+    """Fit `backbone` on the splits `train` and `calibrate`, in bounded memory.
 
-    Outputs of the network, 4 bytes a class and a feature for each image, are kept below `model_dir`
-    meanwhile.
+    Outputs of the network, 4 bytes for each class and feature of each image, go to `scratch`.
 
-    Raises BuildRefused when there is too little data, saying how much is needed.
+    Raises BuildRefused when there is too little data, with the number needed.
     """
     graph = without_gate(backbone, spec)
-    with scratch(model_dir) as folder:
-        train = extract(graph, splits.train, spec, folder)
-        held_out = extract(graph, splits.calibrate, spec, folder)
-        distance = fit_distance(
-            train.features,
-            train.split.class_ids,
-            labels,
-            normalise=score.normalise,
-            relative=score.relative,
-        )
-        bounds = cut(len(held_out), PARTS)
-        parts = {name: held_out.part(name, rows) for name, rows in bounds.items()}
-        energy_temperature = _energy_temperature(graph, spec, parts["selection"])
-        head = distance.head(energy_temperature)
-        scored = {name: score_rows(head, part) for name, part in parts.items()}
-        gate = calibrate(scored["fold_a"], scored["fold_b"], len(labels), target)
-        calibration = _calibration(held_out)
-        test = extract(graph, splits.test, spec, folder)
-        ood = {name: extract(graph, split, spec, folder) for name, split in splits.ood.items()}
-        of_test = _scored(test, head, gate, labelled=True)
-        of_ood = {name: _scored(found, head, gate, labelled=False) for name, found in ood.items()}
-        evaluation = evaluate(
-            of_test,
-            of_ood,
-            classes=len(labels),
-            temperature=calibration.temperature,
-            alpha_reject=target.alpha_reject,
-            alpha_review=target.alpha_review,
-        )
-        reference, embedding = _reference(held_out, parts, scored, calibration, len(labels))
-        everything = {"train": train, **parts, "test": test, **ood}
-        return Fitted(
-            sealed=seal(backbone, spec, head),
-            head=head,
-            gate=gate,
-            gate_file=gate_file(
-                gate, target, embedding_mean=embedding.mean, embedding_axes=embedding.axes
-            ),
-            distance=distance,
-            energy_temperature=energy_temperature,
-            calibration=_with_errors(calibration, evaluation),
-            reference=reference,
-            evaluation=evaluation,
-            test_classes=tuple(test.predicted.tolist()),
-            digests={name: found.split.digest for name, found in everything.items()},
-            sizes={name: len(found) for name, found in everything.items()},
-            left_out={f.split.name: f.left_out for f in (train, held_out, test, *ood.values())},
-            score_histograms=score_histograms(of_test, of_ood),
-        )
+    train = extract(graph, splits.train, spec, scratch)
+    held_out = extract(graph, splits.calibrate, spec, scratch)
+    distance = fit_distance(
+        train.features,
+        train.split.class_ids,
+        labels,
+        normalise=options.distance.normalise,
+        relative=options.distance.relative,
+    )
+    bounds = cut(len(held_out), PARTS)
+    parts = {name: held_out.part(name, rows) for name, rows in bounds.items()}
+    head = distance.head(_energy_temperature(graph, spec, parts["selection"]))
+    folds = {name: score_rows(head, parts[name]) for name in ("fold_a", "fold_b")}
+    gate = calibrate(folds["fold_a"], folds["fold_b"], len(labels), options.target)
+    calibration = _calibration(held_out)
+    reference, embedding = _reference(held_out, parts, folds, calibration, len(labels))
+    return FittedModel(
+        graph=graph,
+        sealed=seal(backbone, spec, head),
+        spec=spec,
+        head=head,
+        gate=gate,
+        gate_file=gate_file(
+            gate, options.target, embedding_mean=embedding.mean, embedding_axes=embedding.axes
+        ),
+        mahalanobis=_mahalanobis_fit(distance, options.distance),
+        calibration=calibration,
+        reference=reference,
+        used=ImagesUsed.of({"train": train, **parts}, {"train": train, "calibrate": held_out}),
+    )
 
 
 def score_rows(head: GateHead, found: Extracted) -> Scores:
@@ -178,28 +121,14 @@ def score_rows(head: GateHead, found: Extracted) -> Scores:
     )
 
 
-def gate_fit(fitted: Fitted, score: Score, target: GateTarget, spec: PreprocessSpec) -> GateFit:
-    """Return what the manifest says of the gate."""
-    return GateFit(
-        energy_temperature=fitted.energy_temperature,
-        mahalanobis=MahalanobisFit(
-            features="l2-normalised" if score.normalise else "raw",
-            relative=score.relative,
-            covariance="tied",
-            means="class-means",
-            shrinkage=fitted.distance.shrinkage,
-            samples=fitted.distance.samples,
-        ),
-        guarantee="marginal" if target.delta is None else "pac",
-        guarantee_delta=target.delta,
-        alpha_reject=target.alpha_reject,
-        alpha_review=target.alpha_review,
-        fold_a=fitted.sizes["fold_a"],
-        fold_b=fitted.sizes["fold_b"],
-        own_threshold=tuple(fitted.gate.own_folds_b),
-        splits=fitted.digests,
-        calibrated_for_model=sha256(fitted.sealed).hexdigest(),
-        calibrated_for_preprocess=spec.digest,
+def _mahalanobis_fit(distance: DistanceFit, options: DistanceOptions) -> MahalanobisFit:
+    return MahalanobisFit(
+        features="l2-normalised" if options.normalise else "raw",
+        relative=options.relative,
+        covariance="tied",
+        means="class-means",
+        shrinkage=distance.shrinkage,
+        samples=distance.samples,
     )
 
 
@@ -222,45 +151,21 @@ def _calibration(held_out: Extracted) -> Calibration:
     return Calibration(fitted=True, temperature=temperature, samples=len(class_ids))
 
 
-def _with_errors(calibration: Calibration, evaluation: Evaluation) -> Calibration:
-    return calibration.model_copy(
-        update={
-            "ece_before": evaluation.uncalibrated.ece,
-            "ece_after": evaluation.calibrated.ece,
-            "ece_noise_floor": evaluation.calibrated.ece_noise_floor,
-        }
-    )
-
-
-def _scored(found: Extracted, head: GateHead, gate: Gate, *, labelled: bool) -> Scored:
-    scores = score_rows(head, found)
-    combined = combine(gate.energy_a, gate.mahalanobis_a, scores)
-    return Scored(
-        logits=found.logits,
-        energy=scores.energy,
-        mahalanobis=scores.mahalanobis,
-        combined=combined,
-        p_value=final_p_values(gate, combined, scores.predicted),
-        class_ids=found.split.class_ids if labelled else None,
-    )
-
-
 def _reference(
     held_out: Extracted,
     parts: Mapping[str, Extracted],
-    scored: Mapping[str, Scores],
+    folds: Mapping[str, Scores],
     calibration: Calibration,
     classes: int,
 ) -> tuple[ReferenceFit, Embedding]:
     """Return the reference of folds A and B, and where their features lie."""
-    folds = held_out.part("folds", slice(len(parts["selection"]), None))
-    both = [scored["fold_a"], scored["fold_b"]]
+    both = held_out.part("folds", slice(len(parts["selection"]), None))
     scores = {
-        "energy": np.concatenate([part.energy for part in both]),
-        "mahalanobis": np.concatenate([part.mahalanobis for part in both]),
+        "energy": np.concatenate([fold.energy for fold in folds.values()]),
+        "mahalanobis": np.concatenate([fold.mahalanobis for fold in folds.values()]),
     }
     confidence = score_predictions(
-        folds.logits, folds.split.class_ids, calibration.temperature
+        both.logits, both.split.class_ids, calibration.temperature
     ).confidence
-    reference = reference_fit(folds.predicted, classes, scores, folds.inputs, confidence)
-    return reference, embedding_fit(folds.features)
+    reference = reference_fit(both.predicted, classes, scores, both.inputs, confidence)
+    return reference, embedding_fit(both.features)

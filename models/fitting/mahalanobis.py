@@ -11,13 +11,21 @@ from numpy.typing import NDArray
 from tidegate.models.data.rows import Float32, Float64, chunks
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting.moments import ClassMoments
-from tidegate.models.sealing.seal import GateHead
+from tidegate.models.sealing.gate_head import GateHead
 from tidegate.service.ood.scores import centred
 
 LEAST_PER_CLASS = 5
 # Below it, float32 in the graph could not follow float64 to 1e-5: dead channels make the
 # covariance singular, and whitening would multiply rounding by the root of its condition.
 SHRINKAGE_FLOOR = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class DistanceOptions:
+    """Which distance is fitted."""
+
+    normalise: bool = True
+    relative: bool = False
 
 
 @dataclass(frozen=True, slots=True)

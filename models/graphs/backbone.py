@@ -1,4 +1,4 @@
-"""Any classifier's ONNX graph made into the house's backbone: one door, `logits` and `features`.
+"""Any classifier's ONNX graph made into a backbone: one image input, `logits` and `features`.
 
 What is changed is listed for the model card; what cannot be read off the graph is refused with
 what to state. Nothing is believed: the result runs on ONNX Runtime, and a batch must equal its
@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, inliner, numpy_helper, version_converter
 
 from tidegate.models.errors import BuildRefused
 from tidegate.models.graphs.classifier_head import find_features, only_output, strip_softmax
+from tidegate.models.graphs.names import OUTPUTS
 from tidegate.models.graphs.rewrite import (
     ENTRY,
     float_value,
@@ -37,7 +38,6 @@ from tidegate.models.graphs.session import (
     outputs_of,
     run_once,
 )
-from tidegate.models.sealing.seal import OUTPUTS
 
 # A batch against its images one by one, relative to the largest value: other sums, other rounding.
 BATCH_TOLERANCE = 1e-5
@@ -47,7 +47,7 @@ _PROBE_BATCH = 3
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """A backbone that `tidegate.models.sealing.seal` takes, and what was done to it, for the model card."""
+    """A backbone that can be sealed, and what was done to it, for the model card."""
 
     model: onnx.ModelProto  # input [batch, 3, H, W] → logits [batch, C], features [batch, D]
     notes: tuple[str, ...]
@@ -78,19 +78,19 @@ def to_backbone(
     """
     notes: list[str] = []
     work = _prepared(model, size, notes)
-    door = _door(work.graph, size)
-    if door.batch is not None:
-        _free_batch(work, door)
-        notes.append(f"the batch axis, exported as {door.batch}, was made dynamic")
-    _declare_batch(work.graph, door)
+    source = _image_input(work.graph, size)
+    if source.batch is not None:
+        _free_batch(work, source)
+        notes.append(f"the batch axis, exported as {source.batch}, was made dynamic")
+    _declare_batch(work.graph, source)
     last = only_output(work.graph, notes)
     by_output = producers(work.graph)
     strip_softmax(last, by_output, notes)
     penultimate = find_features(work.graph, last, by_output, features, notes)
-    values = _run_batch(work, (last, penultimate), door)
+    values = _run_batch(work, (last, penultimate), source)
     _check_values(last, penultimate, values)
-    _assemble(work, door, last, penultimate, values, notes)
-    _check_singles(work, values, door)
+    _assemble(work, source, last, penultimate, values, notes)
+    _check_singles(work, values, source)
     return Backbone(work, tuple(notes))
 
 
@@ -114,8 +114,8 @@ def _converted(model: onnx.ModelProto, opset: int, size: tuple[int, int] | None)
     """Return `model` in a newer opset, if its outputs stay what they were."""
     advice = f"The graph has opset {opset}: export it with opset {_CONVERTED_OPSET}"
     names = [output.name for output in model.graph.output]
-    door = _door(model.graph, size)
-    images = door.probe(door.batch or 1)
+    source = _image_input(model.graph, size)
+    images = source.probe(source.batch or 1)
     try:
         converted = version_converter.convert_version(model, _CONVERTED_OPSET)
     except Exception as error:  # the converter raises RuntimeError and classes of its own
@@ -130,7 +130,7 @@ def _converted(model: onnx.ModelProto, opset: int, size: tuple[int, int] | None)
     return converted
 
 
-def _door(graph: onnx.GraphProto, size: tuple[int, int] | None) -> _ImageInput:
+def _image_input(graph: onnx.GraphProto, size: tuple[int, int] | None) -> _ImageInput:
     constants = {constant.name for constant in graph.initializer}
     entries = [value for value in graph.input if value.name not in constants]
     if len(entries) != 1:
@@ -175,7 +175,7 @@ def _size(
     return height, width
 
 
-def _free_batch(model: onnx.ModelProto, door: _ImageInput) -> None:
+def _free_batch(model: onnx.ModelProto, source: _ImageInput) -> None:
     """Let every Reshape to a literal shape take its first axis from the data.
 
     The other axes are pinned to what they are at the exported batch. Where the batch is not the
@@ -186,10 +186,10 @@ def _free_batch(model: onnx.ModelProto, door: _ImageInput) -> None:
         constant.name: numpy_helper.to_array(constant) for constant in integer_constants(graph)
     }
     reshapes = [n for n in graph.node if n.op_type == "Reshape" and n.input[1] in literals]
-    if not reshapes or door.batch is None:
+    if not reshapes or source.batch is None:
         return
     try:
-        values = run_once(model, [n.output[0] for n in reshapes], door.probe(door.batch))
+        values = run_once(model, [n.output[0] for n in reshapes], source.probe(source.batch))
     except CannotRun as error:
         raise BuildRefused(f"ONNX Runtime cannot run the graph: {error}") from error
     for index, (node, value) in enumerate(zip(reshapes, values, strict=True)):
@@ -201,23 +201,23 @@ def _free_batch(model: onnx.ModelProto, door: _ImageInput) -> None:
         node.input[1] = f"freed_shape_{index}"
 
 
-def _declare_batch(graph: onnx.GraphProto, door: _ImageInput) -> None:
-    """State the door's shape with a dynamic batch; forget every shape that was traced."""
-    shape = (3, *door.size) if door.channels == "first" else (*door.size, 3)
+def _declare_batch(graph: onnx.GraphProto, source: _ImageInput) -> None:
+    """State the source's shape with a dynamic batch; forget every shape that was traced."""
+    shape = (3, *source.size) if source.channels == "first" else (*source.size, 3)
     del graph.input[:], graph.value_info[:]
-    graph.input.append(float_value(door.name, ("batch", *shape)))
+    graph.input.append(float_value(source.name, ("batch", *shape)))
     for output in graph.output:
         if output.type.tensor_type.shape.dim:
             output.type.tensor_type.shape.dim[0].dim_param = "batch"
 
 
-def _run_batch(model: onnx.ModelProto, names: Sequence[str], door: _ImageInput) -> list[Array]:
+def _run_batch(model: onnx.ModelProto, names: Sequence[str], source: _ImageInput) -> list[Array]:
     try:
-        return run_once(model, names, door.probe(_PROBE_BATCH))
+        return run_once(model, names, source.probe(_PROBE_BATCH))
     except CannotRun as error:
-        if door.batch is not None:
+        if source.batch is not None:
             raise BuildRefused(
-                f"The graph is made for a batch of {door.batch}: export it with a dynamic batch "
+                f"The graph is made for a batch of {source.batch}: export it with a dynamic batch "
                 f"axis ({error})."
             ) from error
         raise BuildRefused(
@@ -248,13 +248,13 @@ def _check_values(last: str, penultimate: str, values: Sequence[Array]) -> None:
 
 def _assemble(
     model: onnx.ModelProto,
-    door: _ImageInput,
+    source: _ImageInput,
     last: str,
     penultimate: str,
     values: Sequence[Array],
     notes: list[str],
 ) -> None:
-    """Give the graph its house names and its house door, and drop what feeds neither output."""
+    """Give the graph the names of a backbone, and drop what feeds neither output."""
     graph = model.graph
     wanted: dict[str, str] = {}
     tail: list[onnx.NodeProto] = []
@@ -264,32 +264,32 @@ def _assemble(
             wanted[tensor] = name
         else:
             tail.append(helper.make_node("Flatten", [tensor], [name], name=f"{name}_flat", axis=1))
-    if door.channels == "first":
-        wanted[door.name] = ENTRY
+    if source.channels == "first":
+        wanted[source.name] = ENTRY
     renamed = wanted | moved_aside(taken, wanted)
     rename(graph, renamed)
     for node in tail:
         node.input[0] = renamed.get(node.input[0], node.input[0])
     nodes = [*graph.node, *tail]
-    if door.channels == "last":
-        inner = renamed.get(door.name, door.name)
+    if source.channels == "last":
+        inner = renamed.get(source.name, source.name)
         nodes.insert(0, helper.make_node("Transpose", [ENTRY], [inner], perm=[0, 2, 3, 1]))
         notes.append("the graph takes channels last; a Transpose was put before it")
     keep_needed(graph, nodes)
     del graph.input[:], graph.output[:]
-    graph.input.append(float_value(ENTRY, ("batch", 3, *door.size)))
+    graph.input.append(float_value(ENTRY, ("batch", 3, *source.size)))
     for name, value in zip(OUTPUTS[:2], values, strict=True):
         graph.output.append(float_value(name, ("batch", value.size // _PROBE_BATCH)))
 
 
-def _check_singles(model: onnx.ModelProto, batch: Sequence[Array], door: _ImageInput) -> None:
+def _check_singles(model: onnx.ModelProto, batch: Sequence[Array], source: _ImageInput) -> None:
     """Hold the finished graph to the batch's values, one image at a time, and to the checker."""
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise BuildRefused(f"The graph is not valid ONNX: {first_line(error)}") from error
-    images = door.probe(_PROBE_BATCH)
-    if door.channels == "last":
+    images = source.probe(_PROBE_BATCH)
+    if source.channels == "last":
         images = images.transpose(0, 3, 1, 2).copy()
     try:
         session = open_session(model, OUTPUTS[:2])

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import onnx
 from onnx import TensorProto, helper
 
-from tidegate.models.sealing.seal import OUTPUTS, PREFIX
+from tidegate.models.graphs.names import OUTPUTS, PREFIX
 
 ENTRY = "input"
 # Names that sealing needs, beside everything under its prefix.

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from tidegate.models.sealing.seal import OUTPUTS
+from tidegate.models.graphs.names import OUTPUTS
 
 Array = NDArray[Any]
 
@@ -35,6 +35,14 @@ def open_session(model: onnx.ModelProto, names: Sequence[str]) -> ort.InferenceS
         )
     except Exception as error:  # its exceptions have no common base
         raise CannotRun(first_line(error)) from error
+
+
+def quiet_session(graph: bytes) -> ort.InferenceSession:
+    """Return a session on the CPU provider, one thread, that reports errors alone."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def outputs_of(

@@ -21,6 +21,7 @@ from tidegate.models.importers.base import Backend, Imported
 from tidegate.models.importers.huggingface_rules import Translation
 from tidegate.models.importers.torch_export import export, forward
 from tidegate.models.importers.torch_runtime import require, version
+from tidegate.service.files import sha256_of
 
 _CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -102,10 +103,7 @@ def _json(file: Path) -> dict[str, Any]:
 def _digest(folder: Path) -> str:
     """Return the sha256 of the weights; of several files, that of a list of theirs."""
     for pattern in _WEIGHTS:
-        digests = []
-        for path in sorted(folder.glob(pattern)):
-            with path.open("rb") as file:
-                digests.append((path.name, hashlib.file_digest(file, "sha256").hexdigest()))
+        digests = [(path.name, sha256_of(path)) for path in sorted(folder.glob(pattern))]
         if len(digests) == 1:
             return digests[0][1]
         if digests:

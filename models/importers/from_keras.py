@@ -21,7 +21,8 @@ from tidegate.models.graphs.backbone import to_backbone
 from tidegate.models.importers import spec_file as stated_spec
 from tidegate.models.importers.base import Imported
 from tidegate.models.importers.keras_runtime import require
-from tidegate.models.importers.source_digest import file_sha256, files_sha256
+from tidegate.models.importers.source_digest import files_sha256
+from tidegate.service.files import sha256_of
 
 OPSET = 17
 _KEEP_VALUES = {"Identity", "Reshape", "Squeeze"}
@@ -86,7 +87,7 @@ def _keras_file(path: Path) -> _Source:
     return _Source(
         _single(function.get_concrete_function(entries[0]), path),
         f"Keras {keras.__version__} {path.name}",
-        file_sha256(path),
+        sha256_of(path),
     )
 
 

@@ -12,7 +12,8 @@ from tidegate.models.errors import BuildRefused
 from tidegate.models.graphs.backbone import to_backbone
 from tidegate.models.importers import spec_file as stated_spec
 from tidegate.models.importers.base import Imported
-from tidegate.models.importers.source_digest import file_sha256, files_sha256
+from tidegate.models.importers.source_digest import files_sha256
+from tidegate.service.files import sha256_of
 
 
 def load(path: Path, spec_file: Path, *, features: str | None = None) -> Imported:
@@ -44,7 +45,7 @@ def _read(path: Path) -> tuple[onnx.ModelProto, str]:
         model = onnx.load(path, load_external_data=False)
         beside = _external_files(model, path.parent)
         onnx.load_external_data_for_model(model, str(path.parent))
-        sha256 = files_sha256(path.parent, [path, *beside]) if beside else file_sha256(path)
+        sha256 = files_sha256(path.parent, [path, *beside]) if beside else sha256_of(path)
     except DecodeError as error:
         raise BuildRefused(f"{path.name} is not an ONNX file, or it is damaged.") from error
     except OSError as error:

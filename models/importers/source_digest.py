@@ -6,15 +6,11 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file's content, as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+from tidegate.service.files import sha256_of
 
 
 def files_sha256(folder: Path, paths: Iterable[Path]) -> str:
     """Return one sha256 over files below `folder`: of what `sha256sum` prints, sorted by path."""
     names = sorted(path.relative_to(folder).as_posix() for path in paths)
-    listing = "".join(f"{file_sha256(folder / name)}  {name}\n" for name in names)
+    listing = "".join(f"{sha256_of(folder / name)}  {name}\n" for name in names)
     return hashlib.sha256(listing.encode()).hexdigest()

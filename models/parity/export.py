@@ -8,9 +8,9 @@ from tidegate.models.data.folders import Split
 from tidegate.models.data.outputs import load_pixels
 from tidegate.models.data.rows import Float32
 from tidegate.models.errors import BuildRefused
+from tidegate.models.graphs.session import quiet_session
 from tidegate.models.importers.base import Imported
 from tidegate.models.parity.preprocessing import normalised
-from tidegate.models.sealing.check import quiet_session
 from tidegate.service.imaging.spec import PreprocessSpec
 
 TOLERANCE = 1e-4  # of the largest logit: the promise for fp32 on another runtime

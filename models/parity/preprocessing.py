@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tidegate.models.demo.spec import PHOTOS
 from tidegate.models.errors import BuildRefused
 from tidegate.models.importers.base import SourceTransform
+from tidegate.models.probes.photographs import PHOTOS
 from tidegate.models.probes.probe_set import probe_set, probes_digest
 from tidegate.models.progress import follow
 from tidegate.service.bundle.evidence import Parity
@@ -38,7 +38,7 @@ _GOLDEN_PROBES = (
 
 def normalised(pixels: Pixels, spec: PreprocessSpec) -> Float32:
     """Return `(pixel · scale − mean) / std` of [H, W, 3] as float32 [3, H, W], bit for bit as the
-    sealed graph computes it (`tidegate.models.sealing.seal`): one product, one sum, constants made in float64.
+    sealed graph computes it: one product, one sum, constants made in float64.
     """
     std = np.asarray(spec.std, np.float64).reshape(3, 1, 1)
     mean = np.asarray(spec.mean, np.float64).reshape(3, 1, 1)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from tidegate.models.errors import BuildRefused
+from tidegate.models.graphs.session import quiet_session
 
 _LOW, _HIGH, _MEAN, _AXES = "observe/low/", "observe/high/", "observe/mean/", "observe/axes/"
 
@@ -38,7 +38,7 @@ def observe(
     """
     work = onnx.shape_inference.infer_shapes(model)
     names = _float_tensors(work.graph)
-    session = _session(_with_reductions(work, names, means_of))
+    session = quiet_session(_with_reductions(work, names, means_of).SerializeToString())
     entry = session.get_inputs()[0].name
     outputs = [prefix + name for prefix in (_LOW, _HIGH) for name in names]
     outputs += [_MEAN + name for name in means_of]
@@ -119,12 +119,3 @@ def _with_reductions(
 
 def _float_output(name: str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-
-
-def _session(model: onnx.ModelProto) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # it warns of outputs without a declared shape
-    return ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )

@@ -8,17 +8,16 @@ from tidegate.models.data.folders import Split
 from tidegate.models.data.outputs import load_pixels
 from tidegate.models.errors import BuildRefused
 from tidegate.models.evaluation.speed import cpu_ms_per_image
-from tidegate.models.fitting.fit import Fitted
+from tidegate.models.fitting.evaluated import EvaluatedModel
 from tidegate.service.bundle.evidence import Comparison, OodReport
-from tidegate.service.imaging.spec import PreprocessSpec
 
 _TIMED = 8  # images that speed is measured on
 
 
-def compare(fp32: Fitted, variant: Fitted, test: Split, spec: PreprocessSpec) -> Comparison:
+def compare(fp32: EvaluatedModel, variant: EvaluatedModel, test: Split) -> Comparison:
     """Return what changed; both were fitted, calibrated and evaluated on the same splits."""
-    pixels = np.stack([load_pixels(item.path, spec) for item in test.items[:_TIMED]])
-    ms = cpu_ms_per_image({"fp32": fp32.sealed, "variant": variant.sealed}, pixels)
+    pixels = np.stack([load_pixels(item.path, fp32.fitted.spec) for item in test.items[:_TIMED]])
+    ms = cpu_ms_per_image({"fp32": fp32.fitted.sealed, "variant": variant.fitted.sealed}, pixels)
     before, after = fp32.evaluation, variant.evaluation
     return Comparison(
         accuracy_change=100 * (after.accuracy.value - before.accuracy.value),
@@ -29,7 +28,7 @@ def compare(fp32: Fitted, variant: Fitted, test: Split, spec: PreprocessSpec) ->
             for old, new in zip(before.ood, after.ood, strict=True)
         },
         speed=ms["fp32"] / ms["variant"],
-        size=len(fp32.sealed) / len(variant.sealed),
+        size=len(fp32.fitted.sealed) / len(variant.fitted.sealed),
     )
 
 

@@ -10,8 +10,8 @@ from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from tidegate.models.errors import BuildRefused
+from tidegate.models.graphs.session import quiet_session
 from tidegate.models.precision.activations import observe
-from tidegate.models.sealing.check import quiet_session
 
 LARGEST = float(np.finfo(np.float16).max)  # 65504
 # Of the largest logit, on ONNX Runtime's CPU: float16 has 11 bits, and layers add up.

@@ -30,6 +30,7 @@ from onnxruntime.quantization import (
 )
 
 from tidegate.models.errors import BuildRefused
+from tidegate.models.graphs.names import OUTPUTS
 from tidegate.models.precision.activations import Activations, observe
 from tidegate.models.precision.bias_correction import correct_biases, layers_with_bias
 from tidegate.models.progress import follow
@@ -45,7 +46,6 @@ _TAIL = {
     *("AveragePool", "Flatten", "GlobalAveragePool", "Identity", "ReduceMean", "Reshape"),
     "Squeeze",
 }
-_OUTPUTS = ("logits", "features")
 
 
 def to_int8(
@@ -68,7 +68,7 @@ def to_int8(
     if not any(node.op_type == "QuantizeLinear" for node in quantised.graph.node):
         raise BuildRefused("Nothing in this backbone has an int8 kernel: use fp16 or fp32.")
     correct_biases(quantised, floats, seen.means)
-    for name in _OUTPUTS:
+    for name in OUTPUTS[:2]:
         _keep_exact(quantised.graph, name)
     onnx.checker.check_model(quantised, full_check=True)
     return quantised

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tidegate.models.demo.spec import PHOTOS
+from tidegate.models.probes.photographs import PHOTOS
 
 _ORIENTATION = 0x0112
 

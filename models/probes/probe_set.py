@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tidegate.models.demo.spec import PHOTOS
 from tidegate.models.probes.golden import golden_probes as demo_probes
+from tidegate.models.probes.photographs import PHOTOS
 
 Probe = tuple[str, bytes]
 Array = NDArray[np.uint8]

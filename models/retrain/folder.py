@@ -29,6 +29,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from tidegate.models.retrain.alerts import MAX_SUBJECTS, Drift, Subject
 from tidegate.models.retrain.errors import TooManyFiled
+from tidegate.service.files import flush_folder
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Filed(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class EngineRequest:
     """A request to be filed, unless another covers its drift."""
 
     drift: Drift
@@ -94,12 +95,12 @@ class RequestFolder:
             for leftover in self.path.glob(".writing-*"):  # of a killed writer
                 leftover.unlink()
 
-    def recent(self, wanted: Sequence[Wanted], now: datetime) -> list[Path | None]:
+    def recent(self, wanted: Sequence[EngineRequest], now: datetime) -> list[Path | None]:
         """Return for each the request that still covers it, if there is one. Lists once."""
         requests = self._within(self.newest(), self.cool_down, now)
         return [self._covering(one, requests) for one in wanted]
 
-    def file(self, wanted: Sequence[Wanted], now: datetime) -> list[tuple[Path, bool]]:
+    def file(self, wanted: Sequence[EngineRequest], now: datetime) -> list[tuple[Path, bool]]:
         """Return for each the request that covers it, and whether it is new. Lists once.
 
         All are filed or none: raises TooManyFiled, or OSError.
@@ -130,7 +131,7 @@ class RequestFolder:
         path = beside(request, RESULT)
         with self._locked(), self._draft({"format": RESULT_FORMAT, **result}) as draft:
             draft.replace(path)
-            self._flush()
+            flush_folder(self.path)
 
     def record_resolved(self, resolved: Sequence[Drift]) -> list[list[str]]:
         """Note which alerts of earlier requests have ended; return those requests' names for each.
@@ -163,7 +164,7 @@ class RequestFolder:
         return [path for path in newest if (at := _filed_at(path.name)) and now - at < age]
 
     @staticmethod
-    def _covering(one: Wanted, requests: Sequence[Path]) -> Path | None:
+    def _covering(one: EngineRequest, requests: Sequence[Path]) -> Path | None:
         for path in requests:
             if path.name.endswith(_ending(one.drift)):  # the others need not be read
                 filed = read(path)
@@ -190,7 +191,7 @@ class RequestFolder:
             for draft, path in drafts:
                 os.link(draft, path)  # never over another
                 linked.append(path)
-            self._flush()
+            flush_folder(self.path)
         except OSError:
             for path in linked:
                 path.unlink(missing_ok=True)
@@ -203,7 +204,7 @@ class RequestFolder:
             content = {"format": RESOLVED_FORMAT, "ended_at": before | ended}
             with self._draft(content) as draft:
                 draft.replace(path)
-                self._flush()
+                flush_folder(self.path)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -224,13 +225,6 @@ class RequestFolder:
             yield draft
         finally:
             draft.unlink(missing_ok=True)
-
-    def _flush(self) -> None:
-        folder = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def beside(request: Path, suffix: str) -> Path:
@@ -256,7 +250,7 @@ def load(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _request(one: Wanted, filed_at: datetime) -> tuple[str, dict[str, Any]]:
+def _request(one: EngineRequest, filed_at: datetime) -> tuple[str, dict[str, Any]]:
     """Return a request's name and its content."""
     drift, at = one.drift, filed_at.astimezone(UTC)
     content = {

@@ -12,7 +12,14 @@ from typing import Any
 from tidegate.models.retrain.alerts import Alert, Drift, Notification, drifts
 from tidegate.models.retrain.errors import NotFiled
 from tidegate.models.retrain.evidence import Standing, gather, standing
-from tidegate.models.retrain.folder import RESOLVED, RESULT, RequestFolder, Wanted, beside, load
+from tidegate.models.retrain.folder import (
+    RESOLVED,
+    RESULT,
+    EngineRequest,
+    RequestFolder,
+    beside,
+    load,
+)
 from tidegate.models.retrain.prometheus import Ask, until_down
 from tidegate.models.retrain.samples import ReviewFolder, read_review_folder
 
@@ -59,7 +66,7 @@ class Receiver:
     def _fire(self, firing: Sequence[Drift]) -> list[dict[str, Any]]:
         now, ask = self.now(), until_down(self.ask)
         standings = [standing(ask, drift.subject, now.timestamp()) for drift in firing]
-        wanted = [Wanted(d, s.digests) for d, s in zip(firing, standings, strict=True)]
+        wanted = [EngineRequest(d, s.digests) for d, s in zip(firing, standings, strict=True)]
         outcomes: list[dict[str, Any]] = []
         due: list[tuple[Drift, Standing]] = []
         there = self.folder.recent(wanted, now) if wanted else []
@@ -77,7 +84,7 @@ class Receiver:
         self.folder.check_rate(len(due), now)  # before the evidence, which takes time
         reviewed = read_review_folder(self.review_dir, now)
         wanted = [
-            Wanted(drift, known.digests, self._content(drift, known, ask, reviewed, now))
+            EngineRequest(drift, known.digests, self._content(drift, known, ask, reviewed, now))
             for drift, known in due
         ]
         filed = self.folder.file(wanted, now)

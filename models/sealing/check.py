@@ -6,24 +6,17 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
-import onnxruntime as ort
 
 from tidegate.models.errors import BuildRefused
-from tidegate.models.sealing.seal import OUTPUTS, GateHead
+from tidegate.models.graphs.names import OUTPUTS
+from tidegate.models.graphs.session import quiet_session
+from tidegate.models.sealing.gate_head import GateHead
 from tidegate.service.ood.scores import energy_score
 from tidegate.service.types import Outputs, Pixels
 
 # Promised of the graph's float32 head against float64, in the issue and in the tests.
 ENERGY_TOLERANCE = 1e-5
 DISTANCE_TOLERANCE = 1e-5
-
-
-def quiet_session(graph: bytes) -> ort.InferenceSession:
-    """Return a session on the CPU provider, one thread, that reports errors alone."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def run(sealed: bytes, images: Iterable[Pixels]) -> Outputs:

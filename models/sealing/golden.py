@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from tidegate.models.sealing.check import check_against_float64, run
+from tidegate.models.sealing.gate_head import GateHead
 from tidegate.models.sealing.npz import npz
-from tidegate.models.sealing.seal import GateHead
 from tidegate.service.bundle.golden import pixels_digest
 from tidegate.service.bundle.manifest import File
 from tidegate.service.bundle.store import GOLDEN

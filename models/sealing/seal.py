@@ -1,53 +1,23 @@
 """Compose any backbone and a gate into the sealed graph: pixels in, numbers out.
 
-The arithmetic of the gate head is that of `tidegate.service.ood.scores`, in float32 and in the graph, so
-that no engine and no host code can compute another score than the one that was calibrated.
+The arithmetic of the gate head is that of `tidegate.service.ood.scores`, in float32 and in the
+graph, so no engine and no host code can compute another score than the one that was calibrated.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from tidegate.models.errors import BuildRefused
+from tidegate.models.graphs.builder import Builder, kind_of, tensor
+from tidegate.models.graphs.names import OUTPUTS, PREFIX
+from tidegate.models.sealing.gate_head import GateHead, add_energy, add_mahalanobis
 from tidegate.service.imaging.spec import PreprocessSpec
-from tidegate.service.ood.scores import Float64, mahalanobis_score
 
-PREFIX = "tidegate/"
-OUTPUTS = ("logits", "features", "energy", "mahalanobis", "nearest_class")
 _RESERVED = {"pixels", "energy", "mahalanobis", "nearest_class"}
 _OLDEST_OPSET = 13
-_HEAD_OPSET = 17
-
-
-@dataclass(frozen=True, slots=True)
-class GateHead:
-    """The fitted parameters of both scores, as `tidegate.service.ood.scores` takes them."""
-
-    energy_temperature: float
-    centre: NDArray[np.floating]  # [D]
-    whitening: NDArray[np.floating] | None  # [D, D']
-    means: NDArray[np.floating]  # [classes, D'], in the whitened space
-    normalise: bool
-    offset: NDArray[np.floating] | None = None  # [D], subtracted after normalising
-    background: NDArray[np.floating] | None = None  # [D, D″], makes the distance a relative one
-
-    def distance(self, features: NDArray[np.floating]) -> tuple[Float64, NDArray[np.int64]]:
-        """Return float64's score and nearest class of each row of `features` [batch, D]."""
-        return mahalanobis_score(
-            features,
-            self.centre,
-            self.whitening,
-            self.means,
-            normalise=self.normalise,
-            offset=self.offset,
-            background=self.background,
-        )
 
 
 def seal(backbone: onnx.ModelProto, spec: PreprocessSpec, head: GateHead) -> bytes:
@@ -58,11 +28,11 @@ def seal(backbone: onnx.ModelProto, spec: PreprocessSpec, head: GateHead) -> byt
     """
     entry, classes, width = _check(backbone, spec)
     _check_head(head, classes, width)
-    builder = _Builder(_opset(backbone))
+    builder = Builder(_opset(backbone))
     _normalise(builder, spec, entry)
     before = builder.take_nodes()
-    _energy(builder, head.energy_temperature)
-    _mahalanobis(builder, head)
+    add_energy(builder, head.energy_temperature)
+    add_mahalanobis(builder, head)
     after = builder.take_nodes()
     return _assembled(backbone, before, after, builder.constants, spec, _shapes(classes, width))
 
@@ -70,71 +40,13 @@ def seal(backbone: onnx.ModelProto, spec: PreprocessSpec, head: GateHead) -> byt
 def without_gate(backbone: onnx.ModelProto, spec: PreprocessSpec) -> bytes:
     """Return the graph that a gate is fitted on: uint8 pixels in, `logits` and `features` out."""
     entry, classes, width = _check(backbone, spec)
-    builder = _Builder(_opset(backbone))
+    builder = Builder(_opset(backbone))
     _normalise(builder, spec, entry)
     shapes = {name: _shapes(classes, width)[name] for name in OUTPUTS[:2]}
     return _assembled(backbone, builder.take_nodes(), [], builder.constants, spec, shapes)
 
 
-def head_alone(head: GateHead) -> bytes:
-    """Return the gate head as a graph: `logits` and `features` in, the three scores out.
-
-    The nodes are those that `seal` adds, so scoring stored outputs is what serving computes.
-    """
-    builder = _Builder(_HEAD_OPSET)
-    _energy(builder, head.energy_temperature)
-    _mahalanobis(builder, head)
-    shapes = {"logits": len(head.means), "features": len(head.centre)}
-    graph = helper.make_graph(
-        builder.take_nodes(),
-        "tidegate-head",
-        [_value(name, TensorProto.FLOAT, ["batch", width]) for name, width in shapes.items()],
-        [_value(name, _kind(name), ["batch"]) for name in OUTPUTS[2:]],
-        builder.constants,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _HEAD_OPSET)])
-    model.ir_version = 9
-    onnx.checker.check_model(model, full_check=True)
-    return bytes(model.SerializeToString())
-
-
-class _Builder:
-    """Collects nodes and initialisers under one prefix."""
-
-    def __init__(self, opset: int) -> None:
-        self._opset = opset
-        self._nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-
-    def node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        name = output if output.startswith(PREFIX) else PREFIX + output
-        self._nodes.append(helper.make_node(op, inputs, [output], name=name, **attributes))
-        return output
-
-    def step(self, op: str, inputs: list[str], name: str, **attributes: Any) -> str:
-        return self.node(op, inputs, PREFIX + name, **attributes)
-
-    def constant(self, name: str, value: NDArray[Any] | float | list[int]) -> str:
-        dtype = np.int64 if isinstance(value, list) else np.float32
-        self.constants.append(numpy_helper.from_array(np.asarray(value, dtype), PREFIX + name))
-        return PREFIX + name
-
-    def reduce(self, op: str, x: str, name: str, *, keep: bool = True, final: bool = False) -> str:
-        """Reduce over axis 1; ReduceMax takes its axes as an attribute before opset 18."""
-        output = name if final else PREFIX + name
-        if op == "ReduceMax" and self._opset < 18:
-            return self.node(op, [x], output, axes=[1], keepdims=int(keep))
-        axes = PREFIX + "axis"
-        if all(constant.name != axes for constant in self.constants):
-            self.constant("axis", [1])
-        return self.node(op, [x, axes], output, keepdims=int(keep))
-
-    def take_nodes(self) -> list[onnx.NodeProto]:
-        nodes, self._nodes = self._nodes, []
-        return nodes
-
-
-def _normalise(b: _Builder, spec: PreprocessSpec, entry: str) -> None:
+def _normalise(b: Builder, spec: PreprocessSpec, entry: str) -> None:
     """(pixel · scale − mean) / std as one product and one sum, constants made in float64."""
     std = np.asarray(spec.std, np.float64).reshape(1, 3, 1, 1)
     mean = np.asarray(spec.mean, np.float64).reshape(1, 3, 1, 1)
@@ -143,47 +55,6 @@ def _normalise(b: _Builder, spec: PreprocessSpec, entry: str) -> None:
     x = b.step("Transpose", [x], "planes", perm=[0, 3, 1, 2])
     x = b.step("Mul", [x, b.constant("gain", spec.scale / std)], "scaled")
     b.node("Add", [x, b.constant("bias", -mean / std)], entry)
-
-
-def _energy(b: _Builder, temperature: float) -> None:
-    """−T·(peak + log Σ exp(logits/T − peak)); ReduceLogSumExp may lack the shift by the peak."""
-    scaled = b.step("Div", ["logits", b.constant("temperature", temperature)], "scaled_logits")
-    peak = b.reduce("ReduceMax", scaled, "peak")
-    shifted = b.step("Sub", [scaled, peak], "shifted")
-    total = b.reduce("ReduceSum", b.step("Exp", [shifted], "exponentials"), "total")
-    log = b.step("Add", [b.step("Log", [total], "log_total"), peak], "log_sum_exp")
-    minus_t = b.step("Mul", [log, b.constant("minus_temperature", -temperature)], "energy_column")
-    b.reduce("ReduceSum", minus_t, "energy", keep=False, final=True)  # [batch, 1] → [batch]
-
-
-def _mahalanobis(b: _Builder, head: GateHead) -> None:
-    """Centre, unit length, whiten; the nearest mean by one GEMM; then its exact distance."""
-    z = b.step("Sub", ["features", b.constant("centre", head.centre)], "centred")
-    if head.normalise:
-        square = b.reduce("ReduceSum", b.step("Mul", [z, z], "centred_squared"), "length_squared")
-        length = b.step("Sqrt", [square], "length")
-        length = b.step("Max", [length, b.constant("tiny", 1e-12)], "length_floored")
-        z = b.step("Div", [z, length], "unit")
-    if head.offset is not None:
-        z = b.step("Sub", [z, b.constant("offset", head.offset)], "offset_removed")
-    x = z
-    if head.whitening is not None:
-        x = b.step("MatMul", [z, b.constant("whitening", head.whitening)], "whitened")
-    m = np.asarray(head.means, np.float64)
-    means = b.constant("means", m)
-    constant = b.constant("mean_offset", -0.5 * (m * m).sum(axis=1))
-    # argmin |x − m|² = argmax x·m − |m|²/2: |x|² is the same for every class.
-    likeness = b.step("Gemm", [x, means, constant], "likeness", transB=1)
-    nearest = b.node("ArgMax", [likeness], "nearest_class", axis=1, keepdims=0)
-    difference = b.step("Sub", [x, b.step("Gather", [means, nearest], "winner")], "difference")
-    squared = b.step("Mul", [difference, difference], "difference_squared")
-    if head.background is None:
-        b.reduce("ReduceSum", squared, "mahalanobis", keep=False, final=True)
-        return
-    to_class = b.reduce("ReduceSum", squared, "to_class", keep=False)
-    y = b.step("MatMul", [z, b.constant("background", head.background)], "background_whitened")
-    to_all = b.reduce("ReduceSum", b.step("Mul", [y, y], "y_squared"), "to_all", keep=False)
-    b.node("Sub", [to_class, to_all], "mahalanobis")
 
 
 def _check(model: onnx.ModelProto, spec: PreprocessSpec) -> tuple[str, int, int]:
@@ -259,19 +130,11 @@ def _assembled(
     graph.node.extend(nodes)
     graph.initializer.extend(constants)
     height, width = spec.output_size
-    graph.input.append(_value("pixels", TensorProto.UINT8, ["batch", height, width, 3]))
-    graph.output.extend(_value(name, _kind(name), shape) for name, shape in outputs.items())
+    graph.input.append(tensor("pixels", TensorProto.UINT8, ["batch", height, width, 3]))
+    graph.output.extend(tensor(name, kind_of(name), shape) for name, shape in outputs.items())
     _strip(model)
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
-
-
-def _kind(output: str) -> int:
-    return TensorProto.INT64 if output == "nearest_class" else TensorProto.FLOAT
-
-
-def _value(name: str, kind: int, shape: list[str | int | None]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -6,7 +6,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from tidegate.models.errors import BuildRefused
-from tidegate.models.sealing.seal import PREFIX
+from tidegate.models.graphs.names import PREFIX
 
 _ENTRY = PREFIX + "scaled"  # the last of sealing's own tensors before the backbone
 

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from tidegate.service.bundle.manifest import Manifest, Provenance
 from tidegate.service.bundle.store import MANIFEST, Bundle, open_bundle
 from tidegate.service.errors import BundleRefused
+from tidegate.service.files import flush_folder
 
 _BUILDING = ".building-"
 _REPLACED = ".replaced-"
@@ -45,7 +46,7 @@ def locked(model_dir: Path, on_wait: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def scratch(model_dir: Path) -> Iterator[Path]:
-    """Lend a hidden folder below `model_dir` for what a build need not keep; call it under `locked`.
+    """Lend a hidden folder below `model_dir` for temporary files; call it under `locked`.
 
     It is removed at the end; a killed build's is removed by the next `locked`.
     """
@@ -83,7 +84,7 @@ def write_bundle(
         _write(draft / name, content)
     _write(draft / MANIFEST, manifest.to_file())  # last: a folder without it is no bundle
     for folder in [draft, *(item for item in draft.rglob("*") if item.is_dir())]:
-        _sync_folder(folder)
+        flush_folder(folder)
     check(open_bundle(draft))
     final, aside = (
         model_dir / manifest.version,
@@ -92,7 +93,7 @@ def write_bundle(
     if final.exists() or final.is_symlink():
         final.rename(aside)
     draft.rename(final)
-    _sync_folder(model_dir)
+    flush_folder(model_dir)
     if aside.exists() or aside.is_symlink():
         _remove(aside)
     return open_bundle(final)
@@ -104,14 +105,6 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:

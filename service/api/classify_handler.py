@@ -31,11 +31,11 @@ from tidegate.service.errors import BadRequest, TidegateError
 from tidegate.service.lifecycle import Service
 from tidegate.service.metrics import Metrics
 from tidegate.service.pipeline import Classification, Upload
-from tidegate.service.review.image_store import Answered
+from tidegate.service.startup import Served
 from tidegate.service.types import Priority
 
 
-class Classifier:
+class ClassifyHandler:
     """Answers the two routes that classify."""
 
     def __init__(
@@ -53,12 +53,12 @@ class Classifier:
         self._metrics = metrics
         self._flag = ood_action == "flag"
         self._quota = ClientQuota(limits.client_rate, limits.client_burst)
-        self._model: dict[str, str] | None = None
+        self._model: dict[str, str] = {}  # of the bundle that answered last
 
-    async def one(self, request: Request) -> Response:
+    async def single(self, request: Request) -> Response:
         """Answer POST /classify."""
         context = RequestContext.of(request.scope)
-        bundle = self._service.require().bundle
+        served = self._service.require()
         client = client_of(request.scope)
         self._quota.spend(client, 1, time.monotonic())
         top_k, timeout_s = self._parameters(request, context)
@@ -72,11 +72,11 @@ class Classifier:
             deadline = received + timeout_s
             upload = Upload(image, received, deadline, top_k, Priority.INTERACTIVE, client)
             with UntilDisconnect(request, self._metrics):
-                result = await self._service.classify(upload)
-        self._offer(image, result, bundle, context.request_id)
+                result = await served.pipeline.classify(upload)
+        self._service.remember(context.request_id, image, result, served.bundle)
         context.log["decision"] = result.verdict.decision
         context.log["p_value"] = round(result.verdict.p_value, 5)
-        answer = self._tell(result, bundle, context)
+        answer = self._body(result, served.bundle, context)
         response = respond(answer) if _is_problem(answer) else Json(as_json(answer))
         predicted = b"predicted;dur=%.2f" % (1000 * result.timing.predicted)
         response.raw_headers.append((b"server-timing", predicted))
@@ -85,7 +85,7 @@ class Classifier:
     async def batch(self, request: Request) -> Response:
         """Answer POST /classify/batch."""
         context = RequestContext.of(request.scope)
-        bundle = self._service.require().bundle
+        served = self._service.require()
         top_k, timeout_s = self._parameters(request, context)
         client = client_of(request.scope)
         if not is_multipart(context.content_type):
@@ -100,7 +100,7 @@ class Classifier:
             del images
             with UntilDisconnect(request, self._metrics):
                 items = await asyncio.gather(
-                    *(self._item(i, upload, bundle, context) for i, upload in enumerate(uploads))
+                    *(self._item(i, upload, served, context) for i, upload in enumerate(uploads))
                 )
         context.log["statuses"] = [item["status"] for item in items]
         return Json(as_json({"request_id": context.request_id, "results": items}))
@@ -135,39 +135,22 @@ class Classifier:
         return top_k, min(timeout_s, self.limits.max_deadline_s)
 
     async def _item(
-        self, index: int, upload: Upload, bundle: Bundle, context: RequestContext
+        self, index: int, upload: Upload, served: Served, context: RequestContext
     ) -> dict[str, Any]:
         """Classify one image of a batch, as BatchItem; its error is its own."""
         try:
             _check_not_empty(upload.image)
-            result = await self._service.classify(upload)
-            self._offer(upload.image, result, bundle, f"{context.request_id}.{index}")
-            answer = self._tell(result, bundle, context)
+            result = await served.pipeline.classify(upload)
+            name = f"{context.request_id}.{index}"
+            self._service.remember(name, upload.image, result, served.bundle)
+            answer = self._body(result, served.bundle, context)
         except TidegateError as error:
             answer = problem_of(error, context)
         if _is_problem(answer):
             return {"status": answer["status"], "problem": answer}
         return {"status": 200, "result": answer}
 
-    def _offer(self, image: bytes, result: Classification, bundle: Bundle, name: str) -> None:
-        if self._service.review is not None:
-            top, manifest = result.predictions[0], bundle.manifest
-            self._service.review.offer(
-                image,
-                Answered(
-                    request_id=name,
-                    decision=result.verdict.decision,
-                    class_id=top.class_id,
-                    label=top.label,
-                    probability=top.probability,
-                    p_value=result.verdict.p_value,
-                    model=manifest.name,
-                    version=manifest.version,
-                    digest=bundle.digest,
-                ),
-            )
-
-    def _tell(
+    def _body(
         self, result: Classification, bundle: Bundle, context: RequestContext
     ) -> dict[str, Any]:
         """Return the answer, or the refusal of a rejected image: a problem, without predictions."""
@@ -183,7 +166,7 @@ class Classifier:
         return classify_body(result, bundle, self._ref(bundle), context.request_id)
 
     def _ref(self, bundle: Bundle) -> dict[str, str]:
-        if self._model is None:
+        if self._model.get("digest") != bundle.digest:
             self._model = model_ref(bundle).model_dump()
         return self._model
 

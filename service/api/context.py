@@ -78,13 +78,13 @@ class RequestContext:
         return headers
 
 
-OnSurprise = Callable[[BaseException, RequestContext], ASGIApp]
+OnUnexpectedError = Callable[[BaseException, RequestContext], ASGIApp]
 
 
 class ContextMiddleware:
     """Gives each request its context, answers a bug or a cut, and records every request once."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, on_surprise: OnSurprise) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, on_surprise: OnUnexpectedError) -> None:
         self._app = app
         self._metrics = metrics
         self._on_surprise = on_surprise

@@ -24,7 +24,7 @@ class Exchange(RequestResponseCycle):
         super().__init__(**options)
         self.fault: BadRequest | None = None
         self._ends_connection = ends_connection
-        self.transport = OneWrite(self)  # type: ignore[assignment]  # all that a cycle uses
+        self.transport = CoalescedResponse(self)  # type: ignore[assignment]  # all that a cycle uses
 
     async def send(self, message: ASGISendEvent) -> None:
         """Send one ASGI message; the head says `connection: close` if no other answer follows."""
@@ -54,7 +54,7 @@ class Exchange(RequestResponseCycle):
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
 
-class OneWrite:
+class CoalescedResponse:
     """A response's transport: its head waits for the body's first piece and is sent with it.
 
     One packet instead of two: each passes through the kernel and wakes the client.

@@ -24,15 +24,15 @@ def parse_top_k(query: bytes) -> int:
     values = [value for name, value in fields if name == "top_k"]
     if len(values) > 1:
         raise BadRequest("top_k is given more than once.")
-    return _whole("top_k", values[0], MAX_TOP_K) if values else TOP_K
+    return _positive_int("top_k", values[0], MAX_TOP_K) if values else TOP_K
 
 
 def parse_timeout_s(timeout_ms: str) -> float:
     """Return what X-Request-Timeout-Ms says, in seconds. Raises BadRequest."""
-    return _whole("X-Request-Timeout-Ms", timeout_ms, MAX_TIMEOUT_MS) / 1000
+    return _positive_int("X-Request-Timeout-Ms", timeout_ms, MAX_TIMEOUT_MS) / 1000
 
 
-def _whole(name: str, text: str, maximum: int) -> int:
+def _positive_int(name: str, text: str, maximum: int) -> int:
     if text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= maximum:
         return int(text)
     raise BadRequest(f"{name} must be a whole number from 1 to {maximum}.")

@@ -107,7 +107,7 @@ def response_to(error: Exception, context: RequestContext) -> Response:
     return Response(status_code=_CLIENT_CLOSED)  # ClientGone
 
 
-def response_to_surprise(error: BaseException, context: RequestContext) -> Response:
+def response_to_unexpected_error(error: BaseException, context: RequestContext) -> Response:
     """Return the answer to a bug, which is logged, or to being cut off at the drain's end."""
     if isinstance(error, asyncio.CancelledError):
         cut = errors.Draining("The service shut down before this request was answered.")
@@ -131,7 +131,7 @@ async def _expected(request: Request, error: Exception) -> Response:
 
 
 async def _bug(request: Request, error: Exception) -> Response:
-    return response_to_surprise(error, RequestContext.of(request.scope))
+    return response_to_unexpected_error(error, RequestContext.of(request.scope))
 
 
 async def _http(request: Request, error: Exception) -> Response:

@@ -32,7 +32,7 @@ STOP_GRACE_S = 1.0  # quiet time before a stopping server closes an idle connect
 HALF_CLOSE_S = 0.25  # end of input this soon after a whole request: the client still reads
 
 
-class BoundedHttp(HttpToolsProtocol):
+class BoundedHttpProtocol(HttpToolsProtocol):
     """One client connection. `bounded_http` gives it the `wire` it shares with the others.
 
     `check_time` must be called from time to time: it ends what has waited too long for the client.
@@ -291,10 +291,10 @@ class BoundedHttp(HttpToolsProtocol):
             self._due = min(self._drop_due, self._heard + SILENCE_TIMEOUT_S)
 
 
-def bounded_http(shared: Wire) -> type[BoundedHttp]:
+def bounded_http(shared: Wire) -> type[BoundedHttpProtocol]:
     """Return the protocol class for connections that share `shared`, as uvicorn wants it."""
 
-    class Http(BoundedHttp):
+    class Http(BoundedHttpProtocol):
         wire = shared
 
     return Http

@@ -14,10 +14,12 @@ from tidegate.service.api.parser import RequestParser
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope
 
-    from tidegate.service.api.protocol import BoundedHttp
+    from tidegate.service.api.protocol import BoundedHttpProtocol
 
 
-def scope_of(request: RequestParser, protocol: BoundedHttp, connection: Connection) -> HTTPScope:
+def scope_of(
+    request: RequestParser, protocol: BoundedHttpProtocol, connection: Connection
+) -> HTTPScope:
     """Return the scope, with `connection` in it. Raises Refusal for a malformed target."""
     raw_path, query = _split(request.target)
     path, root_path = raw_path.decode("ascii"), protocol.root_path

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from tidegate.service.api.protocol import BoundedHttp, bounded_http
+from tidegate.service.api.protocol import BoundedHttpProtocol, bounded_http
 from tidegate.service.api.wire import Wire
 
 _CHECK_EVERY_S = 0.25
@@ -64,7 +64,7 @@ class Server(uvicorn.Server):
             await asyncio.sleep(_CHECK_EVERY_S)
             now = loop.time()
             for connection in list(self.server_state.connections):
-                assert isinstance(connection, BoundedHttp)  # noqa: S101 - set in __init__
+                assert isinstance(connection, BoundedHttpProtocol)  # noqa: S101 - set in __init__
                 connection.check_time(now)
 
 

@@ -15,7 +15,7 @@ from tidegate.service.batching.decode_times import DecodeCost, DecodeTimes
 from tidegate.service.batching.decoders import Decoders
 from tidegate.service.batching.latency import LatencyModel
 from tidegate.service.batching.policy import Backlog, Latency, Limits, Refusal, eta_s, refuse
-from tidegate.service.batching.queue import Order
+from tidegate.service.batching.queue import AdmittedKeys
 from tidegate.service.batching.tickets import Ticket
 from tidegate.service.types import Priority
 
@@ -72,7 +72,7 @@ class Admission:
         self._has_single_image_engine = has_single_image_engine
         self._decode_times = DecodeTimes()
         self._shares = ClientShares()
-        self._order = Order()
+        self._order = AdmittedKeys()
         self._slot_decode_s = 0.0  # predicted, of all in `_order` that slots decode
         self._places = ClientPlaces()  # of all that wait
         self._large_places = ClientPlaces()  # of large images: waiting for a decoder, or on one
@@ -151,7 +151,7 @@ class Admission:
         """Return how long an arrival is expected to take: typically, without caution."""
         decode_s = self._decode_times.typical_s(arrival.cost, now)
         if self._has_single_image_engine and not self.waiting and not any(self.running):
-            return self._latency.alone_s + decode_s
+            return self._latency.single_image_s + decode_s
         typical = self._latency.typical
         expected = self._backlog(arrival, now, typical, decoders, decode_s)
         return eta_s(expected, typical, max_batch_size)

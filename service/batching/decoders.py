@@ -18,8 +18,8 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from tidegate.service.batching.policy import Waiting
-from tidegate.service.batching.queue import OrderedQueue
-from tidegate.service.batching.threads import lower_priority
+from tidegate.service.batching.queue import DeadlineQueue
+from tidegate.service.cpu import lower_priority
 from tidegate.service.errors import TidegateError, without_frames
 from tidegate.service.owned_thread import start_owned
 from tidegate.service.types import Priority
@@ -56,7 +56,7 @@ class Decoders:
         self.workers = workers
         self._nice = nice
         self._loop = asyncio.get_running_loop()
-        self._waiting: OrderedQueue[Job] = OrderedQueue()
+        self._waiting: DeadlineQueue[Job] = DeadlineQueue()
         self._running: set[Job] = set()
         self._inbox: SimpleQueue[Job | None] = SimpleQueue()
         self._threads = [

@@ -36,7 +36,7 @@ class RunningQuantile:
         return self._ordered[len(self._ordered) // 2]
 
 
-class Typical:
+class MedianLatency:
     """ℓ(b) without caution: medians, never falling with b. What to expect, not what to promise."""
 
     def __init__(self) -> None:
@@ -56,17 +56,18 @@ class Typical:
 class LatencyModel:
     """ℓ(b) in seconds: an upper quantile per bucket plus a margin, never falling with b."""
 
-    def __init__(self, seeds: Mapping[int, float], alone_s: float | None = None) -> None:
+    def __init__(self, seeds: Mapping[int, float], single_image_s: float | None = None) -> None:
         """Start from the warm-up's durations, bucket → seconds.
 
-        `alone_s` is what one image takes that has the whole engine, where that differs.
+        `single_image_s` is what one image takes that has the whole engine, where that differs.
         """
         self.buckets = tuple(sorted(seeds))
-        self._alone = RunningQuantile(seeds[self.buckets[0]] if alone_s is None else alone_s)
-        self.unloaded_s = self._alone.value  # one image on an idle engine: nothing beats it
+        seed_s = seeds[self.buckets[0]] if single_image_s is None else single_image_s
+        self._single_image = RunningQuantile(seed_s)
+        self.unloaded_s = self._single_image.value  # one image on an idle engine: nothing beats it
         self._quantiles = [RunningQuantile(seeds[bucket]) for bucket in self.buckets]
         self._predictions: list[float] = []
-        self.typical = Typical()
+        self.typical = MedianLatency()
         self._recompute()
 
     def bucket(self, images: int) -> int:
@@ -78,13 +79,13 @@ class LatencyModel:
         return self._predictions[self._index(images)]
 
     @property
-    def alone_s(self) -> float:
+    def single_image_s(self) -> float:
         """Return how long one image that has the whole engine usually takes, in seconds."""
-        return self._alone.median
+        return self._single_image.median
 
-    def observe_alone(self, duration_s: float) -> None:
+    def observe_single_image(self, duration_s: float) -> None:
         """Learn from one image that had the whole engine."""
-        self._alone.observe(duration_s)
+        self._single_image.observe(duration_s)
         self.unloaded_s = min(self.unloaded_s, duration_s)
 
     def observe(self, images: int, duration_s: float) -> None:

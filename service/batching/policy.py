@@ -35,7 +35,7 @@ class Limits:
     default_deadline_s: float = math.inf  # of requests that name none
 
 
-def share(ready: int, not_overtaken: int, limits: Limits) -> int:
+def images_for_slot(ready: int, not_overtaken: int, limits: Limits) -> int:
     """Return how many of the ready images an idle slot takes.
 
     As many as fit, where slots take turns on one device. Where each has a core of its own, its part
@@ -142,21 +142,21 @@ W = TypeVar("W", bound=Waiting)
 
 
 @dataclass(slots=True)
-class Plan(Generic[W]):
+class BatchPlan(Generic[W]):
     """What to do with the requests taken from the queue's head."""
 
     dispatch: list[W] = field(default_factory=list)
     shed: list[W] = field(default_factory=list)
 
 
-def plan(
+def form_batch(
     now: float,
     ready: Iterable[W],
     count: int,
     latency: Latency,
     max_batch_size: int,
     decode_s: float = 0.0,
-) -> Plan[W]:
+) -> BatchPlan[W]:
     """Form the next batch from `count` ready requests, given in the queue's order.
 
     Takes from `ready` only those it decides on: each is dispatched, or shed because even this
@@ -164,7 +164,7 @@ def plan(
     the first `max_batch_size` of them. One request alone keeps no other waiting, so it is tried
     whenever an idle engine could make it, and what was learned in a stall can be unlearned.
     """
-    decided: Plan[W] = Plan()
+    decided: BatchPlan[W] = BatchPlan()
     for request in ready:
         together = len(decided.dispatch) + count
         count -= 1

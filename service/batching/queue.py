@@ -13,7 +13,7 @@ W = TypeVar("W", bound=Waiting)
 _Key = tuple[int, float, int]
 
 
-class OrderedQueue(Generic[W]):
+class DeadlineQueue(Generic[W]):
     """A queue by priority class, then deadline, then arrival. Insert and remove move ≤ n pointers,
     which for the thousands a queue may hold costs less than a heap's bookkeeping of cancellations.
     """
@@ -60,7 +60,7 @@ class OrderedQueue(Generic[W]):
             yield self._requests.pop(0)
 
 
-class Order:
+class AdmittedKeys:
     """Only the keys of what waits: answers how many go before an arrival."""
 
     def __init__(self) -> None:

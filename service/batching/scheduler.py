@@ -21,20 +21,20 @@ from functools import partial
 from tidegate.service.batching.admission import Admission, Admitted, Arrival, Running
 from tidegate.service.batching.decode_times import DecodeCost
 from tidegate.service.batching.decoders import Decoders
-from tidegate.service.batching.isolate import Trouble
+from tidegate.service.batching.isolate import DeviceFault
 from tidegate.service.batching.latency import LatencyModel
 from tidegate.service.batching.policy import (
+    BatchPlan,
     Limits,
-    Plan,
     Refusal,
-    plan,
-    share,
+    form_batch,
+    images_for_slot,
 )
-from tidegate.service.batching.queue import OrderedQueue
+from tidegate.service.batching.queue import DeadlineQueue
 from tidegate.service.batching.slots import Batch, BatchResult, Decode, Image, Slot
-from tidegate.service.batching.threads import cores_to_pin
 from tidegate.service.batching.tickets import Answer, Ticket
 from tidegate.service.batching.watchdog import Watchdog
+from tidegate.service.cpu import cores_to_pin
 from tidegate.service.engines.base import Engine
 from tidegate.service.engines.faults import Fault, fault_of
 from tidegate.service.errors import DeadlineMissed, Draining, EngineFailed, Overloaded, ServiceError
@@ -56,7 +56,7 @@ class Scheduler:
         latency: LatencyModel,
         limits: Limits,
         *,
-        wide: Engine | None = None,
+        all_cores_engine: Engine | None = None,
         decoders: Decoders | None,
         large_decoders: Decoders | None = None,
         engine_timeout_s: float,
@@ -80,7 +80,7 @@ class Scheduler:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._decoders = decoders
-        self._wide = wide
+        self._all_cores_engine = all_cores_engine
         self._arrivals = itertools.count()
         # Guards what follows, ℓ, and whether a ticket is queued: slots' threads take batches.
         self._lock = threading.Lock()
@@ -90,9 +90,9 @@ class Scheduler:
             engine.slots,
             decoders,
             large_decoders,
-            has_single_image_engine=wide is not None,
+            has_single_image_engine=all_cores_engine is not None,
         )
-        self._ready: OrderedQueue[Ticket] = OrderedQueue()
+        self._ready: DeadlineQueue[Ticket] = DeadlineQueue()
         # An engine that computes on our cores keeps each of its slots on one, if that fills them.
         cores = cores_to_pin(engine.slots) if decoders is None else [None] * engine.slots
         self._slots = [
@@ -254,29 +254,29 @@ class Scheduler:
         while len(self._ready):
             now = self._clock()
             together = self._ready.not_overtaken(self.limits.max_batch_size)
-            decided = self._plan(now, share(len(self._ready), together, self.limits))
+            most = images_for_slot(len(self._ready), together, self.limits)
+            decided = self._form_batch(now, most)
             late += decided.shed
             if tickets := decided.dispatch:
-                wide = (
-                    self._wide if len(tickets) == 1 and not any(self._admission.running) else None
-                )
+                is_single = len(tickets) == 1 and not any(self._admission.running)
+                all_cores_engine = self._all_cores_engine if is_single else None
                 decode_s = sum(ticket.slot_decode_s for ticket in tickets)
                 self._admission.running[slot.index] = Running(now, len(tickets), decode_s)
                 # A device of its own may be busy: then the batch grows until it is its turn.
-                more = None if self._decoders is None else partial(self._grow, slot, tickets)
-                done = partial(self._finish, slot, tickets, wide is not None)
-                return Batch(_images(tickets), done, more, wide), late
+                top_up = None if self._decoders is None else partial(self._top_up, slot, tickets)
+                done = partial(self._finish, slot, tickets, all_cores_engine is not None)
+                return Batch(_images(tickets), done, top_up, all_cores_engine), late
         self._admission.running[slot.index] = None
         self._idle.append(slot)
         return None, late
 
-    def _grow(self, slot: Slot, tickets: list[Ticket], room: int) -> list[Pixels]:
+    def _top_up(self, slot: Slot, tickets: list[Ticket], room: int) -> list[Pixels]:
         """Fill up a slot's batch with what has become ready. On the slot's thread."""
         with self._lock:
             room = min(room, self.limits.max_batch_size - len(tickets))
             if self._closed or room <= 0 or not len(self._ready):
                 return []
-            decided = self._plan(self._clock(), room)
+            decided = self._form_batch(self._clock(), room)
             tickets += decided.dispatch
             if running := self._admission.running[slot.index]:
                 self._admission.running[slot.index] = replace(running, images=len(tickets))
@@ -286,11 +286,11 @@ class Scheduler:
             self._loop.call_soon_threadsafe(self._drop_late, decided.shed)
         return added
 
-    def _plan(self, now: float, most: int) -> Plan[Ticket]:
+    def _form_batch(self, now: float, most: int) -> BatchPlan[Ticket]:
         """Decide on the head of what is ready, and take it out. Needs the lock."""
         ready = len(self._ready)
         decode_s = sum(ticket.slot_decode_s for ticket in self._ready.first(most))
-        decided = plan(now, self._ready.take(), ready, self.latency, most, decode_s)
+        decided = form_batch(now, self._ready.take(), ready, self.latency, most, decode_s)
         for ticket in (*decided.shed, *decided.dispatch):
             self._admission.remove(ticket)
             ticket.dispatched_at = now
@@ -308,11 +308,11 @@ class Scheduler:
         """Take the next batch; then have this one answered. On the slot's thread."""
         with self._lock:
             if result.clean and alone:
-                self.latency.observe_alone(result.engine_s)
+                self.latency.observe_single_image(result.engine_s)
             elif result.clean:
                 self.latency.observe(result.ran, result.engine_s)
             self._learn_decoding(batch, result)
-            self._learn_from(slot, result.trouble)
+            self._learn_from(slot, result.device_fault)
             following, late = (None, []) if self._closed else self._take(slot)
         self._loop.call_soon_threadsafe(self._tell, batch, result, late)
         return following
@@ -324,15 +324,17 @@ class Scheduler:
             if result.decode_s[index] and index not in result.undecoded:
                 self._admission.observe_decode(ticket.cost, result.decode_s[index], now)
 
-    def _learn_from(self, slot: Slot, trouble: Trouble) -> None:
+    def _learn_from(self, slot: Slot, device_fault: DeviceFault) -> None:
         """Give up on a device that is lost; ask less of one that is short of memory."""
-        if trouble.lost:
+        if device_fault.lost:
             self._closed = True
-            reason = f"slot {slot.index} lost its device: {trouble.lost}"
+            reason = f"slot {slot.index} lost its device: {device_fault.lost}"
             self._loop.call_soon_threadsafe(self._on_failure, reason)
-        elif trouble.fits is not None and trouble.fits < self.limits.max_batch_size:
-            self.limits = replace(self.limits, max_batch_size=trouble.fits)
-            log.warning("device memory low: limiting batches to %d", trouble.fits)
+            return
+        fits = device_fault.largest_batch
+        if fits is not None and fits < self.limits.max_batch_size:
+            self.limits = replace(self.limits, max_batch_size=fits)
+            log.warning("device memory low: limiting batches to %d", fits)
 
     def _tell(self, batch: Sequence[Ticket], result: BatchResult, late: Sequence[Ticket]) -> None:
         self._metrics.batch_size.observe(len(batch))

@@ -10,9 +10,9 @@ from functools import partial
 from queue import SimpleQueue
 
 from tidegate.service.batching.decoders import kept
-from tidegate.service.batching.isolate import RowResult, Trouble, run_isolating
-from tidegate.service.batching.threads import lower_priority, pin_to_core
-from tidegate.service.engines.base import Engine, More
+from tidegate.service.batching.isolate import DeviceFault, RowResult, run_isolating
+from tidegate.service.cpu import lower_priority, pin_to_core
+from tidegate.service.engines.base import Engine, TopUp
 from tidegate.service.owned_thread import start_owned
 from tidegate.service.types import Pixels
 
@@ -34,7 +34,7 @@ class BatchResult:
     engine_s: float
     clean: bool  # the first run succeeded, so the duration says something about ℓ(b)
     parts_s: Mapping[str, float] = field(default_factory=dict)  # of engine_s, where it is known
-    trouble: Trouble = field(default_factory=Trouble)
+    device_fault: DeviceFault = field(default_factory=DeviceFault)
 
     @property
     def ran(self) -> int:
@@ -51,8 +51,8 @@ class Batch:
 
     images: Sequence[Image]
     done: Done
-    more: More | None = None  # what to fill it up with, when its turn on a busy device comes
-    wide: Engine | None = None  # what runs it instead of the slot's own engine
+    top_up: TopUp | None = None  # what to fill it up with, when its turn on a busy device comes
+    all_cores_engine: Engine | None = None  # what runs it instead of the slot's own engine
 
 
 class Slot:
@@ -115,28 +115,34 @@ class Slot:
             else:
                 ready.append((index, image))
         undecoded = frozenset(index for index, row in enumerate(rows) if row is not None)
-        trouble = Trouble()
+        device_fault = DeviceFault()
         started = time.perf_counter()
-        ran = self._run_engine([image for _, image in ready], batch, trouble)
+        ran = self._run_engine([image for _, image in ready], batch, device_fault)
         engine_s = time.perf_counter() - started if ran else 0.0
         for (index, _), row in zip(ready, ran, strict=False):
             rows[index] = row
         rows += ran[len(ready) :]  # those it was filled up with
         decode_s += [0.0] * (len(rows) - len(images))
         clean = bool(ran) and not any(isinstance(row, Exception) for row in ran)
-        clean = clean and trouble == Trouble()
+        clean = clean and device_fault == DeviceFault()
         parts_s = self._engine.parts_s(self.index) if clean else {}
-        return BatchResult(_whole(rows), decode_s, undecoded, engine_s, clean, parts_s, trouble)
+        return BatchResult(
+            _whole(rows), decode_s, undecoded, engine_s, clean, parts_s, device_fault
+        )
 
     def _run_engine(
-        self, images: Sequence[Pixels], batch: Batch, trouble: Trouble
+        self, images: Sequence[Pixels], batch: Batch, device_fault: DeviceFault
     ) -> list[RowResult]:
         if not images:
             return []
-        run = partial(batch.wide.run, 0) if batch.wide else partial(self._engine.run, self.index)
+        run = (
+            partial(batch.all_cores_engine.run, 0)
+            if batch.all_cores_engine
+            else partial(self._engine.run, self.index)
+        )
         self._engine_since = time.perf_counter()
         try:
-            return run_isolating(run, images, batch.more, trouble)
+            return run_isolating(run, images, batch.top_up, device_fault)
         finally:
             self._engine_since = None
 

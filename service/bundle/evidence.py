@@ -15,6 +15,9 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Unit = Annotated[float, Field(ge=0, le=1)]
 
 
+ALL_CONFUSIONS_UP_TO = 50  # classes; with more, only the commonest confusions are sealed
+
+
 class Parity(Closed):
     """Our preprocessing against the source library's own, over a frozen set of probe images."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 
 from tidegate.service.bundle.manifest import GateFit, Manifest
 from tidegate.service.errors import BundleRefused
+from tidegate.service.files import sha256_of
 from tidegate.service.npz import MOST_BYTES, NotAnArchive, read_npz
 from tidegate.service.ood.conformal import marginal_p_values
 from tidegate.service.ood.gates import FinalFold, Gate
@@ -61,15 +61,6 @@ def open_bundle(path: Path) -> Bundle:
     )
 
 
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def read_arrays(
     path: Path, name: str, fields: Iterable[str] | None = None
 ) -> dict[str, NDArray[Any]]:
@@ -109,7 +100,10 @@ def read_embedding(bundle: Bundle) -> dict[str, NDArray[np.float64]]:
 
 def _read_manifest(path: Path) -> Manifest:
     if not path.is_dir():
-        raise BundleRefused(f"There is no bundle folder at {path}.")
+        raise BundleRefused(
+            f"There is no bundle folder at {path}. Set TIDEGATE_BUNDLE to one, or build the demo "
+            "bundle with `tidegate demo`."
+        )
     content = _read_small(path, MANIFEST, _MOST_TEXT_BYTES)
     try:
         return Manifest.from_file(content)

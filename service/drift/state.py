@@ -13,6 +13,7 @@ import numpy as np
 
 from tidegate.service.drift.monitor import Monitor, State
 from tidegate.service.errors import SettingsInvalid
+from tidegate.service.files import write_atomically
 from tidegate.service.npz import read_npz
 
 FORMAT = "tidegate-drift/2"
@@ -51,15 +52,7 @@ def save(path: Path, state: State, digest: str) -> None:
     """Write a state, whole or not at all; `digest` is the bundle's. Raises OSError."""
     content = io.BytesIO()
     np.savez(content, format=FORMAT, digest=digest, **state)  # type: ignore[arg-type]  # numpy's stub mixes up **kwds
-    beside = _beside(path)
-    try:
-        with beside.open("wb") as file:
-            file.write(content.getvalue())
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_atomically(path, content.getvalue())
 
 
 def load(path: Path, monitor: Monitor, digest: str) -> str:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from tidegate.service.types import Outputs, Pixels
 
-More = Callable[[int], Sequence[Pixels]]  # asked once for up to so many images that are ready now
+TopUp = Callable[[int], Sequence[Pixels]]  # asked once for up to so many images that are ready now
 PARTS = ("copy_in", "compute", "copy_out")  # of a batch on a device with a memory of its own
 
 
@@ -50,12 +50,12 @@ class Engine(Protocol):
         """Return which device a slot runs on: 0 where there is only one."""
         ...
 
-    def run(self, slot: int, images: Sequence[Pixels], more: More | None = None) -> Outputs:
+    def run(self, slot: int, images: Sequence[Pixels], top_up: TopUp | None = None) -> Outputs:
         """Run 1 to `max_batch_size` images, uint8 [H, W, 3] each; blocks until they are computed.
 
         An engine whose device is busy holds the batch back until it is its turn, and then asks
-        `more` for images to fill it up with. Returns arrays the caller owns, in the order of
-        `images` and of what `more` gave. Raises whatever the runtime does.
+        `top_up` for images to fill it up with. Returns arrays the caller owns, in the order of
+        `images` and of what `top_up` gave. Raises whatever the runtime does.
         """
         ...
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from tidegate.service.cpu import usable_cores
 from tidegate.service.engines import warm_up
 from tidegate.service.engines.base import Engine
-from tidegate.service.engines.cuda.base import open_cuda
+from tidegate.service.engines.cuda.open import open_cuda
 from tidegate.service.engines.faults import Fault, fault_of
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
 from tidegate.service.engines.open_gpu import (
     GPU_ENGINES,
+    EngineRequest,
     GpuConfig,
-    Wanted,
     choose_all_graphs,
     open_gpu_engine,
 )
@@ -50,8 +50,10 @@ class WarmEngine:
 
     engine: Engine
     latency_s: dict[int, float]  # bucket → seconds, with every slot busy
-    wide: Engine | None = None  # one slot on all cores, for an image that is alone, if that pays
-    alone_s: float | None = None  # what it takes for one
+    all_cores_engine: Engine | None = (
+        None  # one slot on all cores, for an image that is alone, if that pays
+    )
+    single_image_s: float | None = None  # what it takes for one
 
 
 def buckets_for(max_batch_size: int, hints: Sequence[int]) -> list[int]:
@@ -99,8 +101,8 @@ def _open_best(
 def _open(model: Path, config: EngineConfig, buckets: Sequence[int], precision: str) -> WarmEngine:
     stop_early = not config.max_batch_size
     if config.name != "onnx-cpu":
-        wanted = Wanted(model, config.name, buckets, precision, _say_progress())
-        engine = open_gpu_engine(wanted, config.gpu, config.slots)
+        request = EngineRequest(model, config.name, buckets, precision, _say_progress())
+        engine = open_gpu_engine(request, config.gpu, config.slots)
         try:
             return _warm_on_gpu(engine, buckets, stop_early=stop_early)
         except Exception as error:  # a runtime's own, of any kind
@@ -114,21 +116,21 @@ def _open(model: Path, config: EngineConfig, buckets: Sequence[int], precision: 
     on_cpu = OnnxEngine(
         model, slots=slots, threads_per_slot=threads, buckets=buckets, precision=precision
     )
-    latency_s = warm_up.sweep(on_cpu, buckets, stop_early=stop_early)
+    latency_s = warm_up.measure_batch_sizes(on_cpu, buckets, stop_early=stop_early)
     if not config.threads_per_slot and threads == 1 and slots > 1:
         threads = min(slots, usable_cores(), _MOST_FOR_ONE)
-        wide = OnnxEngine(model, threads_per_slot=threads, precision=precision)
-        if alone_s := warm_up.alone(on_cpu, wide):
-            return WarmEngine(on_cpu, latency_s, wide, alone_s)
-        wide.close()
+        all_cores_engine = OnnxEngine(model, threads_per_slot=threads, precision=precision)
+        if single_image_s := warm_up.time_single_image(on_cpu, all_cores_engine):
+            return WarmEngine(on_cpu, latency_s, all_cores_engine, single_image_s)
+        all_cores_engine.close()
     return WarmEngine(on_cpu, latency_s)
 
 
 def _warm_on_gpu(engine: Engine, buckets: Sequence[int], *, stop_early: bool) -> WarmEngine:
-    latency_s = warm_up.sweep(engine, buckets, stop_early=stop_early)
+    latency_s = warm_up.measure_batch_sizes(engine, buckets, stop_early=stop_early)
     if chosen := choose_all_graphs(engine, list(latency_s)):
         log.info("batches of %s run as CUDA graphs", ", ".join(map(str, chosen)))
-        latency_s = warm_up.sweep(engine, list(latency_s), stop_early=False)
+        latency_s = warm_up.measure_batch_sizes(engine, list(latency_s), stop_early=False)
     return WarmEngine(engine, latency_s)
 
 
@@ -169,11 +171,11 @@ def _shares_better(model: Path, alone: tuple[int, int], shared: tuple[int, int])
         OnnxEngine(model, slots=slots, threads_per_slot=threads)
         for slots, threads in (alone, shared)
     ]
-    images = (warm_up.blank(engines[0]),)
+    images = (warm_up.random_image(engines[0]),)
     rounds = [
-        tuple(warm_up.rate(1, warm_up.busy(engine, images)) for engine in engines)
+        tuple(warm_up.images_per_s(1, warm_up.time_all_slots(engine, images)) for engine in engines)
         for _ in range(warm_up.ROUNDS)
     ]
     for engine in engines:
         engine.close()
-    return warm_up.ahead(rounds, _WORTH_SHARING)
+    return warm_up.clearly_faster(rounds, _WORTH_SHARING)

@@ -16,16 +16,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from tidegate.service.engines.base import PARTS, EngineInfo, More
+from tidegate.service.engines.base import PARTS, EngineInfo, TopUp
 from tidegate.service.engines.cuda.base import Address, Device, StreamHandle
 from tidegate.service.engines.faults import CudaError, Fault, OutOfDeviceMemory, fault_of
 from tidegate.service.errors import EngineUnavailable
-from tidegate.service.types import Outputs, Pixels
+from tidegate.service.types import OUTPUT_NAMES, Outputs, Pixels
 
 log = logging.getLogger(__name__)
 
 _ALIGNED = 256  # bytes, as cudaMalloc's own blocks are
-_OUTPUTS = ("logits", "features", "energy", "mahalanobis", "nearest_class")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +101,7 @@ class DeviceEngine:
         self._info = info
         self._input_size = program.input_size
         self._buckets = tuple(sorted(buckets))
-        self._lanes: list[_Lane] = []
+        self._lanes: list[_SlotBuffers] = []
         self._as_graphs: set[int] = set()
         device.use()
         self._open(program, slots)
@@ -134,14 +133,14 @@ class DeviceEngine:
     def device_of(self, slot: int) -> int:
         return 0
 
-    def run(self, slot: int, images: Sequence[Pixels], more: More | None = None) -> Outputs:
+    def run(self, slot: int, images: Sequence[Pixels], top_up: TopUp | None = None) -> Outputs:
         lane = self._lanes[slot]
         self._device.use()
         try:
             lane.take_in(images)
             with self._turns:
                 room = self.max_batch_size - lane.images
-                if more is not None and room and (added := more(room)):
+                if top_up is not None and room and (added := top_up(room)):
                     lane.take_in(added)
                 bucket = self._bucket(lane.images)
                 return lane.compute(bucket, as_graph=bucket in self._as_graphs)
@@ -192,7 +191,7 @@ class DeviceEngine:
                     raise OutOfDeviceMemory(
                         f"an execution takes {program.execution_bytes:,} bytes, {free:,} are free"
                     )
-                self._lanes.append(_Lane(self._device, program, self._buckets))
+                self._lanes.append(_SlotBuffers(self._device, program, self._buckets))
             except Exception as error:
                 if fault_of(error) is not Fault.MEMORY:
                     raise
@@ -205,7 +204,7 @@ class DeviceEngine:
                 break
 
 
-class _Lane:
+class _SlotBuffers:
     """One slot's buffers, stream and execution."""
 
     def __init__(self, device: Device, program: Program, buckets: Sequence[int]) -> None:
@@ -214,7 +213,7 @@ class _Lane:
         self._device = device
         self._program = program
         self._execution = program.execution(device)
-        self._tensors = {name: program.outputs[name] for name in _OUTPUTS}
+        self._tensors = {name: program.outputs[name] for name in OUTPUT_NAMES}
         self._image_bytes = height * width * 3
         self._offsets = {bucket: self._layout(bucket) for bucket in buckets}
         self._staging = device.pinned(largest * self._image_bytes)

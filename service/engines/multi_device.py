@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from tidegate.service.engines.base import Engine, EngineInfo, More
+from tidegate.service.engines.base import Engine, EngineInfo, TopUp
 from tidegate.service.types import Outputs, Pixels
 
 
@@ -39,9 +39,9 @@ class Fleet:
     def device_of(self, slot: int) -> int:
         return self._slots[slot][0]
 
-    def run(self, slot: int, images: Sequence[Pixels], more: More | None = None) -> Outputs:
+    def run(self, slot: int, images: Sequence[Pixels], top_up: TopUp | None = None) -> Outputs:
         device, own = self._slots[slot]
-        return self.engines[device].run(own, images, more)
+        return self.engines[device].run(own, images, top_up)
 
     def parts_s(self, slot: int) -> Mapping[str, float]:
         device, own = self._slots[slot]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tidegate.service.engines.base import Engine, EngineInfo
-from tidegate.service.engines.cuda.base import Cuda, Device, open_cuda, open_devices
+from tidegate.service.engines.cuda.base import Cuda, Device
+from tidegate.service.engines.cuda.open import open_cuda, open_devices
 from tidegate.service.engines.gpu_engine import DeviceEngine, Program
 from tidegate.service.engines.multi_device import Fleet
 from tidegate.service.engines.onnxruntime.gpu import (
@@ -49,7 +50,7 @@ class GpuConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class EngineRequest:
     """What is to be loaded."""
 
     model: Path
@@ -59,7 +60,7 @@ class Wanted:
     progress: Progress | None = None  # told of a plan that is being built
 
 
-def open_gpu_engine(wanted: Wanted, config: GpuConfig, slots: int = 0) -> Engine:
+def open_gpu_engine(request: EngineRequest, config: GpuConfig, slots: int = 0) -> Engine:
     """Load a sealed graph on every device asked for, `slots` on each (0: as many as are useful).
 
     Raises EngineUnavailable where there is no GPU, or the engine does not load.
@@ -73,38 +74,38 @@ def open_gpu_engine(wanted: Wanted, config: GpuConfig, slots: int = 0) -> Engine
             opened.callback(device.close)
         for device in devices:
             device.use()
-            program, made_by = open_program_for(wanted, config, cuda, device)
+            program, made_by = open_program_for(request, config, cuda, device)
             info = EngineInfo(
-                name=wanted.engine,
+                name=request.engine,
                 runtime=f"{made_by}, CUDA {cuda.version}, {cuda.name}",
                 device=f"cuda:{device.index} {device.name}",
-                precision=wanted.precision,
+                precision=request.precision,
                 threads_per_slot=1,
             )
             engines.append(
-                DeviceEngine(device, program, info, slots=slots or _SLOTS, buckets=wanted.buckets)
+                DeviceEngine(device, program, info, slots=slots or _SLOTS, buckets=request.buckets)
             )
         opened.pop_all()
     return engines[0] if len(engines) == 1 else Fleet(engines)
 
 
-def build_plans(wanted: Wanted, config: GpuConfig) -> list[Path]:
+def build_plans(request: EngineRequest, config: GpuConfig) -> list[Path]:
     """Have a TensorRT plan for every device asked for; returns where they are.
 
     Raises EngineUnavailable where there is no GPU, no TensorRT, or the engine has no plans.
     """
-    if wanted.engine not in PRODUCTS:
+    if request.engine not in PRODUCTS:
         raise EngineUnavailable(
-            f"Engine {wanted.engine} has no plans to build: {' and '.join(PRODUCTS)} do."
+            f"Engine {request.engine} has no plans to build: {' and '.join(PRODUCTS)} do."
         )
-    toolkit, cache = open_toolkit(wanted.engine), config.plans()
+    toolkit, cache = open_toolkit(request.engine), config.plans()
     cuda = open_cuda(config.cuda_binding)
     paths = []
     for device in open_devices(cuda, config.devices):
         device.use()
-        refuse_device(wanted.engine, device)
-        key = plan_key(toolkit, cuda, device, wanted.model, wanted.buckets, wanted.precision)
-        ensure_plan(toolkit, cache, key, wanted.model, wanted.progress)
+        refuse_device(request.engine, device)
+        key = plan_key(toolkit, cuda, device, request.model, request.buckets, request.precision)
+        ensure_plan(toolkit, cache, key, request.model, request.progress)
         paths.append(cache.path(key))
     return paths
 
@@ -131,26 +132,28 @@ def choose_all_graphs(engine: Engine, buckets: Sequence[int]) -> list[int]:
 
 
 def open_program_for(
-    wanted: Wanted, config: GpuConfig, cuda: Cuda, device: Device
+    request: EngineRequest, config: GpuConfig, cuda: Cuda, device: Device
 ) -> tuple[Program, str]:
     """Load a model on a device, which must be in use; returns it and the runtime's version.
 
     Raises EngineUnavailable.
     """
-    if wanted.engine in PRODUCTS:
-        refuse_device(wanted.engine, device)
-        toolkit = open_toolkit(wanted.engine)
-        key = plan_key(toolkit, cuda, device, wanted.model, wanted.buckets, wanted.precision)
-        program = open_program(toolkit, config.plans(), key, wanted.model, wanted.progress)
+    if request.engine in PRODUCTS:
+        refuse_device(request.engine, device)
+        toolkit = open_toolkit(request.engine)
+        key = plan_key(toolkit, cuda, device, request.model, request.buckets, request.precision)
+        program = open_program(toolkit, config.plans(), key, request.model, request.progress)
         return program, toolkit.version
-    if cuda_alone := wanted.engine == "onnx-cuda":
-        providers = cuda_providers(device.index, wanted.precision)
+    if cuda_alone := request.engine == "onnx-cuda":
+        providers = cuda_providers(device.index, request.precision)
     else:
         with contextlib.suppress(EngineUnavailable):  # it may be the system's
             load_tensorrt("tensorrt")  # which loads the library that the provider links
-        size, folder = sealed_size(wanted.model), config.plans().folder_of(wanted.model)
-        providers = tensorrt_providers(device.index, wanted.buckets, size, folder, wanted.precision)
+        size, folder = sealed_size(request.model), config.plans().folder_of(request.model)
+        providers = tensorrt_providers(
+            device.index, request.buckets, size, folder, request.precision
+        )
     in_onnx = OnnxGpuProgram(
-        wanted.model, wanted.engine, providers, device, session_per_batch=cuda_alone
+        request.model, request.engine, providers, device, session_per_batch=cuda_alone
     )
     return in_onnx, runtime()

@@ -38,45 +38,47 @@ class Capturing(Protocol):
     def forget(self, bucket: int) -> None: ...
 
 
-def sweep(engine: Engine, buckets: Sequence[int], *, stop_early: bool) -> dict[int, float]:
+def measure_batch_sizes(
+    engine: Engine, buckets: Sequence[int], *, stop_early: bool
+) -> dict[int, float]:
     """Run every bucket on all slots at once; returns the seconds that a batch of each took.
 
     They are those of its least disturbed round. With `stop_early`, goes no further than larger
     batches pay: a bucket takes turns with the one before it, so that a machine which changes pace
     does so for both.
     """
-    image = blank(engine)
+    image = random_image(engine)
     latency_s = {}
     for bucket in buckets[: 1 if stop_early else None]:
-        took_s = [busy(engine, (image,) * bucket) for _ in range(_LEAST_RUNS)]
+        took_s = [time_all_slots(engine, (image,) * bucket) for _ in range(_LEAST_RUNS)]
         latency_s[bucket] = _least_disturbed(took_s)
     for before, bucket in pairwise(buckets if stop_early else ()):
         rounds = [
-            (busy(engine, (image,) * before), busy(engine, (image,) * bucket))
+            (time_all_slots(engine, (image,) * before), time_all_slots(engine, (image,) * bucket))
             for _ in range(ROUNDS)
         ]
         rates = [
-            (rate(before, small_s, _AROUND_S), rate(bucket, large_s, _AROUND_S))
+            (images_per_s(before, small_s, _AROUND_S), images_per_s(bucket, large_s, _AROUND_S))
             for small_s, large_s in rounds
         ]
-        if not ahead(rates, _WORTH_IT):
+        if not clearly_faster(rates, _WORTH_IT):
             break
         latency_s[bucket] = _least_disturbed([large_s for _, large_s in rounds])
     return latency_s
 
 
-def alone(engine: Engine, wide: Engine) -> float | None:
+def time_single_image(engine: Engine, all_cores_engine: Engine) -> float | None:
     """Return the seconds of one image on `wide`, which uses all cores; None where it hardly gains.
 
     Both are otherwise idle, and take turns. A machine that is busy hides the gain, which is large
     where there is one; so the median decides, not what most rounds show beyond doubt.
     """
-    images = (blank(engine),)
-    wide.run(0, images)
+    images = (random_image(engine),)
+    all_cores_engine.run(0, images)
     took_s: list[tuple[float, float]] = []
     end = time.perf_counter() + _ALONE_S
     while len(took_s) < ROUNDS or time.perf_counter() < end:
-        took_s.append((_timed(engine, 0, images), _timed(wide, 0, images)))
+        took_s.append((_timed(engine, 0, images), _timed(all_cores_engine, 0, images)))
     if median(narrow_s / wide_s for narrow_s, wide_s in took_s) < _WORTH_WIDENING:
         return None
     return median(wide_s for _, wide_s in took_s)
@@ -84,7 +86,7 @@ def alone(engine: Engine, wide: Engine) -> float | None:
 
 def choose_graphs(engine: Engine, capturing: Capturing, buckets: Sequence[int]) -> list[int]:
     """Have each bucket run as a CUDA graph if that is faster here; returns those that do."""
-    image, chosen = blank(engine), []
+    image, chosen = random_image(engine), []
     for bucket in buckets:
         images = (image,) * bucket
         rounds = []
@@ -96,11 +98,16 @@ def choose_graphs(engine: Engine, capturing: Capturing, buckets: Sequence[int]) 
             continue
         capturing.release(bucket)
         for _ in range(ROUNDS):
-            eager_s = busy(engine, images)
+            eager_s = time_all_slots(engine, images)
             capturing.capture(bucket)
-            rounds.append((rate(bucket, eager_s), rate(bucket, busy(engine, images))))
+            rounds.append(
+                (
+                    images_per_s(bucket, eager_s),
+                    images_per_s(bucket, time_all_slots(engine, images)),
+                )
+            )
             capturing.release(bucket)
-        if ahead(rounds, _WORTH_CAPTURING):
+        if clearly_faster(rounds, _WORTH_CAPTURING):
             capturing.capture(bucket)
             chosen.append(bucket)
         else:
@@ -108,7 +115,7 @@ def choose_graphs(engine: Engine, capturing: Capturing, buckets: Sequence[int]) 
     return chosen
 
 
-def busy(engine: Engine, images: Sequence[Pixels]) -> list[float]:
+def time_all_slots(engine: Engine, images: Sequence[Pixels]) -> list[float]:
     """Run the batch on all slots at once, again and again; returns each slot's median seconds."""
 
     def work(slot: int) -> float:
@@ -125,7 +132,7 @@ def busy(engine: Engine, images: Sequence[Pixels]) -> list[float]:
         return list(pool.map(work, slots))
 
 
-def rate(images: int, took_s: Sequence[float], around_s: float = 0.0) -> float:
+def images_per_s(images: int, took_s: Sequence[float], around_s: float = 0.0) -> float:
     """Return the images a second of slots that take so long for a batch of so many."""
     return sum(images / (slot_s + around_s) for slot_s in took_s)
 
@@ -136,7 +143,7 @@ def _least_disturbed(rounds: Sequence[Sequence[float]]) -> float:
     return max(best)
 
 
-def ahead(rates: Sequence[tuple[float, ...]], worth: float) -> bool:
+def clearly_faster(rates: Sequence[tuple[float, ...]], worth: float) -> bool:
     """Tell whether the second of two is `worth` times as fast as the first in most rounds.
 
     Noise, which makes a round say anything, so leaves things as they are.
@@ -150,7 +157,7 @@ def _timed(engine: Engine, slot: int, images: Sequence[Pixels]) -> float:
     return time.perf_counter() - started
 
 
-def blank(engine: Engine) -> Pixels:
+def random_image(engine: Engine) -> Pixels:
     height, width = engine.input_size
     rng = np.random.default_rng(0)  # noise: zeros can be cheaper than any photo
     return Pixels(rng.integers(0, 256, (height, width, 3), np.uint8))

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import numpy as np
@@ -22,7 +20,7 @@ from tidegate.service.types import Pixels
 
 log = logging.getLogger(__name__)
 
-_PACKAGES = Path(__file__).parents[2]  # the folder the service's package is in
+_CHILD = "tidegate.service.imaging.decoder_process"
 # To send an image and get its pixels: far beyond what the bound on work allows, on a machine that
 # is very busy.
 _TIMEOUT_S = 60.0
@@ -42,18 +40,12 @@ class _Process:
     def __init__(self) -> None:
         """Start it. Raises OSError when the system does not allow that."""
         self.connection, its = socket.socketpair()
-        path = os.pathsep.join([str(_PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])])
+        command = (sys.executable, "-P", "-m", _CHILD, str(its.fileno()))  # -P: not from here
         with its, contextlib.ExitStack() as undo:
             undo.callback(self.connection.close)
             self._process = subprocess.Popen(  # noqa: S603 - our own module
-                [
-                    sys.executable,
-                    "-m",
-                    "tidegate.service.imaging.decoder_process",
-                    str(its.fileno()),
-                ],
+                command,
                 pass_fds=[its.fileno()],
-                env=os.environ | {"PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # codecs print what a client chooses

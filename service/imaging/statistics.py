@@ -50,7 +50,9 @@ def input_statistics(pixels: Pixels, channel_order: Literal["rgb", "bgr"]) -> In
     return InputStatistics(float(luma.mean()), float(luma.std()), blur)
 
 
-def look(data: bytes, pixels: Pixels, channel_order: Literal["rgb", "bgr"]) -> dict[str, float]:
+def input_sample(
+    data: bytes, pixels: Pixels, channel_order: Literal["rgb", "bgr"]
+) -> dict[str, float]:
     """Return the statistics of an image that could be decoded, and of its file's header.
 
     By the names that a bundle's reference has: also megapixels, aspect (width over height), bytes

@@ -1,7 +1,7 @@
-"""Keeps images to be looked at, within bounds of bytes and rate, and remembers what was answered.
+"""Keeps images for review on disk, within bounds of bytes and rate.
 
-`folder.py` is the disk. Files are written by one thread; a request never waits for the disk, its
-image is rather not kept.
+`folder.py` is the disk. One thread writes the files; a request never waits for the disk: if the
+thread is busy, its image is not kept.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import queue
 import random
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,13 +23,13 @@ from tidegate.service.errors import SettingsInvalid
 from tidegate.service.imaging.decode import sniff
 from tidegate.service.owned_thread import start_owned
 from tidegate.service.review import sidecar
+from tidegate.service.review.answered import Answered
 from tidegate.service.review.folder import Entry, ReviewFolder, TooLarge, needed
 from tidegate.service.types import Decision
 
 log = logging.getLogger(__name__)
 
 _QUEUED = 8  # images waiting for the disk
-_REMEMBERED = 10_000  # answers that feedback may come for
 _SCAN_EVERY_S = 600.0  # other processes write and delete, too
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -46,22 +45,7 @@ class ReviewConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """What one image was answered."""
-
-    request_id: str
-    decision: Decision
-    class_id: int
-    label: str
-    probability: float
-    p_value: float
-    model: str
-    version: str
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
+class StoredImage:
     """An image that was handed to the thread."""
 
     entry: Entry
@@ -74,14 +58,7 @@ class _Kept:
         return sidecar.written({**fields, "time": self.time, "file": self.entry.file, **label})
 
 
-@dataclass(frozen=True, slots=True)
-class _Remembered:
-    answered: Answered
-    kept: _Kept | None
-    true_class: int | None = None
-
-
-class ReviewStore:
+class ImageStore:
     """Takes images in on the event loop, and writes them on its own thread."""
 
     def __init__(
@@ -103,7 +80,6 @@ class ReviewStore:
         self._clock = clock
         self._random = random.Random(0)  # noqa: S311 - which images are kept is no secret
         self._tokens, self._filled_at = max(1.0, config.per_s), clock()
-        self._answers: OrderedDict[str, _Remembered] = OrderedDict()
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(_QUEUED)
         self._folder = ReviewFolder(config.root, config.max_bytes)
         self._scanned_at: float | None = None
@@ -111,35 +87,19 @@ class ReviewStore:
         self._met_too_large = False
         self._thread = start_owned(self._write_all, "review", on_death)
 
-    def offer(self, image: bytes, answered: Answered) -> None:
-        """Remember an answer; keep its image if it is one to be looked at and there is room."""
-        kept = None
-        if self._is_wanted(answered.decision):
-            if not self._spend():
-                self._on_outcome("over-rate")
-            else:
-                kept = self._keep(image, answered)
-        self._answers[answered.request_id] = _Remembered(answered, kept)
-        if len(self._answers) > _REMEMBERED:
-            self._answers.popitem(last=False)
-
-    def label(self, request_id: str, true_class: int) -> tuple[Answered, bool] | None:
-        """Note an image's true class; returns its answer and whether this is news.
-
-        None when the request is not, or no longer, among those remembered.
-        """
-        known = self._answers.get(request_id)
-        if known is None:
+    def offer(self, image: bytes, answered: Answered) -> StoredImage | None:
+        """Keep the image if it is selected for review and there is room; return it if so."""
+        if not self._is_wanted(answered.decision):
             return None
-        is_news = known.true_class is None
-        self._answers[request_id] = replace(known, true_class=true_class)
-        if known.kept is not None:
-            content = known.kept.sidecar(known.answered, true_class)
-            try:
-                self._jobs.put_nowait(partial(self._folder.relabel, known.kept.entry, content))
-            except queue.Full:
-                self._on_outcome("disk-busy")
-        return known.answered, is_news
+        if not self._take_token():
+            self._on_outcome("over-rate")
+            return None
+        return self._keep(image, answered)
+
+    def relabel(self, stored: StoredImage, answered: Answered, true_class: int) -> None:
+        """Add an image's true class to its sidecar."""
+        content = stored.sidecar(answered, true_class)
+        self._put(partial(self._folder.relabel, stored.entry, content))
 
     def close(self, timeout_s: float) -> None:
         """Write what waits, within `timeout_s`; a disk that hangs is left to itself after that."""
@@ -153,7 +113,7 @@ class ReviewStore:
     def _is_wanted(self, decision: Decision) -> bool:
         return decision != "accept" or self._random.random() < self._config.accepted_share
 
-    def _spend(self) -> bool:
+    def _take_token(self) -> bool:
         now = self._clock()
         earned = (now - self._filled_at) * self._config.per_s
         self._tokens = min(max(1.0, self._config.per_s), self._tokens + earned)
@@ -163,17 +123,20 @@ class ReviewStore:
         self._tokens -= 1
         return True
 
-    def _keep(self, image: bytes, answered: Answered) -> _Kept | None:
+    def _keep(self, image: bytes, answered: Answered) -> StoredImage | None:
         now = datetime.now(UTC)
         stem = hashlib.sha256(f"{now.isoformat()} {answered.request_id}".encode()).hexdigest()[:24]
         entry = Entry(now.date().isoformat(), f"{stem}.{sniff(image).lower()}")
-        kept = _Kept(entry, now.isoformat())
+        kept = StoredImage(entry, now.isoformat())
+        return kept if self._put(partial(self._write, kept, answered, image)) else None
+
+    def _put(self, job: Callable[[], None]) -> bool:
         try:
-            self._jobs.put_nowait(partial(self._write, kept, answered, image))
+            self._jobs.put_nowait(job)
         except queue.Full:
             self._on_outcome("disk-busy")
-            return None
-        return kept
+            return False
+        return True
 
     # Everything below runs on the thread.
 
@@ -196,7 +159,7 @@ class ReviewStore:
         self._folder.scan()
         self._scanned_at = self._clock()
 
-    def _write(self, kept: _Kept, answered: Answered, image: bytes) -> None:
+    def _write(self, kept: StoredImage, answered: Answered, image: bytes) -> None:
         if self._scanned_at is None or self._clock() - self._scanned_at > _SCAN_EVERY_S:
             self._scan()
         content = kept.sidecar(answered)

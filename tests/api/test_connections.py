@@ -7,7 +7,6 @@ import re
 import socket
 import urllib.error
 import urllib.request
-from typing import Any
 
 import httpx
 import pytest
@@ -310,13 +309,9 @@ def test_malformed_http_is_counted_and_logged_in_one_line(
 
     assert b"x-request-id: mine-1" in answer
     assert count() == before + 1
-
-    def lines() -> list[dict[str, Any]]:
-        return [line for line in server.lines if line.get("request_id") == "mine-1"]
-
-    with server.news:  # a thread writes the log
-        server.news.wait_for(lines, PATIENCE_S)
-    assert [line["code"] for line in lines()] == ["bad-request"]
+    server.wait_for("request", request_id="mine-1")
+    lines = [line for line in server.lines if line.get("request_id") == "mine-1"]
+    assert [line["code"] for line in lines] == ["bad-request"]
     assert not [line for line in server.lines if line.get("logger") == "uvicorn.error"]
 
 

@@ -51,8 +51,10 @@ def test_reviewed_images_are_kept_labelled_and_exported(
     assert len(list((tmp_path / "out" / "5").glob("*.png"))) == 1
 
 
-def test_without_a_folder_there_is_no_feedback(client: httpx.Client) -> None:
-    answer = client.post("/feedback", json={"request_id": "r", "class_id": 0})
+def test_feedback_needs_no_folder(client: httpx.Client, chelsea: bytes) -> None:
+    request_id = client.post("/classify", content=chelsea).json()["request_id"]
 
-    assert answer.status_code == 404
-    assert "TIDEGATE_REVIEW_DIR" in answer.json()["detail"]
+    answer = client.post("/feedback", json={"request_id": request_id, "class_id": 0})
+
+    assert answer.status_code == 200
+    assert answer.json()["request_id"] == request_id

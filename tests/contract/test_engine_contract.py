@@ -23,7 +23,7 @@ from tidegate.service.engines.multi_device import Fleet
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
 from tidegate.service.engines.onnxruntime.gpu import OnnxGpuProgram
 from tidegate.service.engines.onnxruntime.session import runtime
-from tidegate.service.engines.open_gpu import GPU_ENGINES, GpuConfig, Wanted, open_gpu_engine
+from tidegate.service.engines.open_gpu import GPU_ENGINES, EngineRequest, GpuConfig, open_gpu_engine
 from tidegate.service.errors import EngineUnavailable
 from tidegate.service.types import Outputs, Pixels
 
@@ -88,7 +88,7 @@ def on_gpu(name: str) -> Callable[[Path], Engine]:
         model.write_bytes(tiny_graph.sealed())
         config = GpuConfig(plan_cache=folder / "plans")
         try:
-            return open_gpu_engine(Wanted(model, name, BUCKETS, "fp32"), config, SLOTS)
+            return open_gpu_engine(EngineRequest(model, name, BUCKETS, "fp32"), config, SLOTS)
         except EngineUnavailable as error:
             pytest.skip(str(error))
 

@@ -6,7 +6,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tidegate.models.sealing.seal import GateHead, seal
+from tidegate.models.sealing.gate_head import GateHead
+from tidegate.models.sealing.seal import seal
 from tidegate.service.imaging.spec import PreprocessSpec, Resize
 
 SIDE = 8

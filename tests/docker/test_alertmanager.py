@@ -99,7 +99,16 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
     route |= {"group_wait": "0s", "group_interval": "1s", "repeat_interval": "1s"}
     folder = tmp_path / "requests"
     token = tmp_path / "token"
-    command = (sys.executable, "-m", "models", "retrain-request", "--out", folder, "--port", "0")
+    command = (
+        sys.executable,
+        "-m",
+        "tidegate.models",
+        "retrain-request",
+        "--out",
+        folder,
+        "--port",
+        "0",
+    )
     with (
         prometheus({"tidegate_model_info": [INFO]}) as metrics,
         started(

@@ -284,7 +284,7 @@ def _healthcheck() -> list[str]:
     [check] = [rest for name, rest in _final_stage() if name == "HEALTHCHECK"]
     command: list[str] = json.loads(check[check.index("CMD ") + 4 :])
     assert command[0] == "tidegate"
-    return [sys.executable, "-m", "service", *command[1:]]
+    return [sys.executable, "-m", "tidegate.service", *command[1:]]
 
 
 class FakeReadiness(http.server.BaseHTTPRequestHandler):

@@ -25,9 +25,9 @@ import yaml
 
 from tests.docker.programs import LISTENING, ROOT, free_port, started, tool, wait_for
 from tests.server import running
-from tidegate.models.__main__ import main
 from tidegate.models.digits.images import LABELS, data
 from tidegate.models.retrain.folder import FORMAT
+from tidegate.service.cli import main
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.timeout(900)]
 DOCKER = ROOT / "docker"
@@ -55,7 +55,14 @@ class Monitoring:
         ).url
         receiver = stack.enter_context(
             started(
-                *(sys.executable, "-m", "models", "retrain-request", "--out", self.requests),
+                *(
+                    sys.executable,
+                    "-m",
+                    "tidegate.models",
+                    "retrain-request",
+                    "--out",
+                    self.requests,
+                ),
                 *("--port", "0", "--prometheus", self.prometheus),
                 *("--token-file", folder / "token", "--make-token"),
                 cwd=ROOT,

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.server import DEMO_BUNDLE
-from tidegate.service.engines.cuda.base import Cuda, open_cuda
+from tidegate.service.engines.cuda.base import Cuda
+from tidegate.service.engines.cuda.open import open_cuda
 from tidegate.service.engines.gpu_engine import DeviceEngine
-from tidegate.service.engines.open_gpu import GPU_ENGINES, GpuConfig, Wanted, open_gpu_engine
+from tidegate.service.engines.open_gpu import GPU_ENGINES, EngineRequest, GpuConfig, open_gpu_engine
 from tidegate.service.errors import EngineUnavailable
 
 BUCKETS = (1, 2, 4, 8, 16)
@@ -41,7 +42,7 @@ def opened(request: pytest.FixtureRequest, cuda: Cuda, plans: Path) -> Iterator[
     def open_it(
         model: Path = DEMO_BUNDLE / "model.onnx", *, slots: int = 3, precision: str = "fp32"
     ) -> DeviceEngine:
-        wanted = Wanted(model, request.param, BUCKETS, precision)
+        wanted = EngineRequest(model, request.param, BUCKETS, precision)
         try:
             engine = open_gpu_engine(wanted, GpuConfig(plan_cache=plans), slots)
         except EngineUnavailable as error:

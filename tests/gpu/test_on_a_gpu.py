@@ -16,9 +16,10 @@ from tests.gpu.conftest import Opened
 from tests.server import DEMO_BUNDLE
 from tidegate.models.benchmarks.gpu.measure import overlap, plateau
 from tidegate.models.benchmarks.gpu.parity import answers, differences
-from tidegate.models.demo.spec import PHOTOS, PREPROCESS
+from tidegate.models.demo.spec import PREPROCESS
 from tidegate.models.parity.preprocessing import normalised
 from tidegate.models.precision.fp16 import to_fp16
+from tidegate.models.probes.photographs import PHOTOS
 from tidegate.models.sealing.unseal import reseal, unseal
 from tidegate.service.bundle.golden import check_golden
 from tidegate.service.bundle.store import open_bundle

@@ -15,7 +15,7 @@ from tests.contract import tiny_graph
 from tests.fake_cuda import FakeDevice
 from tests.server import DEMO_BUNDLE
 from tidegate.service.engines.choose import EngineConfig, open_engine
-from tidegate.service.engines.cuda.base import open_cuda
+from tidegate.service.engines.cuda.open import open_cuda
 from tidegate.service.engines.onnxruntime.gpu import (
     OnnxGpuProgram,
     cuda_providers,
@@ -98,7 +98,7 @@ def test_the_service_does_not_start_on_another_engine_than_was_named(
         "TIDEGATE_PORT": "0",
     }
     ended = subprocess.run(
-        [sys.executable, "-m", "service", "serve"],
+        [sys.executable, "-m", "tidegate.service", "serve"],
         env=environment,
         capture_output=True,
         text=True,

@@ -16,11 +16,14 @@ import pytest
 
 from tests.contract import tiny_graph
 from tests.server import DEMO_BUNDLE
-from tidegate.models.demo.spec import PHOTOS, PREPROCESS
+from tidegate.models.demo.spec import PREPROCESS
+from tidegate.models.graphs.names import OUTPUTS
 from tidegate.models.parity.preprocessing import normalised
 from tidegate.models.precision.fp16 import to_fp16
 from tidegate.models.precision.int8 import to_int8
-from tidegate.models.sealing.seal import OUTPUTS, GateHead, seal
+from tidegate.models.probes.photographs import PHOTOS
+from tidegate.models.sealing.gate_head import GateHead
+from tidegate.models.sealing.seal import seal
 from tidegate.models.sealing.unseal import unseal
 from tidegate.service.engines.tensorrt.build import build_flags, build_plan, parsed
 from tidegate.service.engines.tensorrt.plan_cache import PlanCache, PlanKey

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 import uvicorn
 
-from tidegate.service.api.protocol import BoundedHttp
+from tidegate.service.api.protocol import BoundedHttpProtocol
 from tidegate.service.api.server import Server
 from tidegate.service.api.wire import Wire
 from tidegate.service.app import (
@@ -96,7 +96,7 @@ def test_an_http_server_that_dies_is_a_failure(
     async def app(scope: object, receive: object, send: object) -> None:
         raise AssertionError("no request is sent")
 
-    def broken(self: BoundedHttp, now: float) -> None:
+    def broken(self: BoundedHttpProtocol, now: float) -> None:
         raise ArithmeticError("the clock of the connections broke")
 
     async def scenario() -> list[str]:
@@ -112,7 +112,7 @@ def test_an_http_server_that_dies_is_a_failure(
             writer.close()
         return reasons
 
-    monkeypatch.setattr(BoundedHttp, "check_time", broken)
+    monkeypatch.setattr(BoundedHttpProtocol, "check_time", broken)
 
     assert asyncio.run(scenario()) == ["the HTTP server ended unexpectedly"]
     assert "the clock of the connections broke" in caplog.text

@@ -16,12 +16,12 @@ from tidegate.service import drift_watch
 from tidegate.service.drift import state
 from tidegate.service.drift.monitor import Monitor, Report
 from tidegate.service.drift_watch import DriftWatch
-from tidegate.service.metrics import Metrics, ModelMetrics, ServedModel
+from tidegate.service.metrics import MODEL_INFO, Metrics, ModelMetrics, ServedModel
 
 SERVED = ServedModel(
     name="m",
     version="1",
-    info={"digest": "d"},
+    info=dict.fromkeys(MODEL_INFO, "d"),
     class_fraction=[0.1] * 10,
     reference_samples=4000,
     alphas={"reject": 0.01},
@@ -53,10 +53,10 @@ def test_an_alarm_is_logged_once_when_it_begins_and_once_when_it_ends(
 ) -> None:
     caplog.set_level(logging.INFO)
     feed(monitor, 600, brightness=0.3)
-    watch.look()
-    watch.look()
+    watch.publish()
+    watch.publish()
     feed(monitor, 600)
-    watch.look()
+    watch.publish()
 
     said = [record.getMessage() for record in caplog.records]
     assert said == [
@@ -69,7 +69,7 @@ def test_a_look_publishes_every_monitor(
     watch: DriftWatch, monitor: Monitor, metrics: Metrics
 ) -> None:
     feed(monitor, 600, brightness=0.3)
-    watch.look()
+    watch.publish()
 
     text = metrics.render().decode()
     assert 'tidegate_drift_alarm{model="m",monitor="brightness",version="1"} 1.0' in text
@@ -97,7 +97,7 @@ def test_a_cancelled_watch_saves_and_one_that_cannot_says_so(
 
 @pytest.fixture
 def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drift_watch, "_LOOK_EVERY_S", 0.0001)
+    monkeypatch.setattr(drift_watch, "_PUBLISH_EVERY_S", 0.0001)
     monkeypatch.setattr(drift_watch, "_LONGEST_PAUSE_S", 0.001)
     monkeypatch.setattr(drift_watch, "_SAVE_EVERY", 1)
 

@@ -15,17 +15,18 @@ import numpy as np
 import pytest
 
 from tests.unit.bundle.tiny_bundle import put, sound_files
-from tidegate.service import lifecycle, preparation
+from tidegate.service import bundle_reference, lifecycle, startup
 from tidegate.service.batching.scheduler import Scheduler
 from tidegate.service.bundle.store import read_embedding
 from tidegate.service.drift import state
-from tidegate.service.engines.base import More
+from tidegate.service.engines.base import TopUp
 from tidegate.service.engines.choose import EngineConfig, WarmEngine
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
 from tidegate.service.errors import BundleRefused
 from tidegate.service.imaging.decoder_pool import DecoderPool
 from tidegate.service.lifecycle import Service, ServiceConfig
 from tidegate.service.metrics import Metrics
+from tidegate.service.startup import ServingConfig
 from tidegate.service.types import Outputs, Pixels, Priority
 
 ALONE_S = 0.005
@@ -36,9 +37,9 @@ class Noted(OnnxEngine):
 
     ran, closed, wrong_by = 0, False, 0.0
 
-    def run(self, slot: int, images: Sequence[Pixels], more: More | None = None) -> Outputs:
+    def run(self, slot: int, images: Sequence[Pixels], top_up: TopUp | None = None) -> Outputs:
         self.ran += 1
-        outputs = super().run(slot, images, more)
+        outputs = super().run(slot, images, top_up)
         return replace(outputs, logits=outputs.logits + np.float32(self.wrong_by))
 
     def close(self) -> None:
@@ -47,18 +48,25 @@ class Noted(OnnxEngine):
 
 
 def service_with(
-    wide: Noted, bundle: Path, monkeypatch: pytest.MonkeyPatch, drift_state: Path | None = None
+    all_cores_engine: Noted,
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    drift_state: Path | None = None,
 ) -> Service:
-    warm = WarmEngine(OnnxEngine(bundle / "model.onnx", slots=2), {1: 0.01}, wide, ALONE_S)
-    monkeypatch.setattr(preparation, "open_engine", lambda *_: warm)
+    warm = WarmEngine(
+        OnnxEngine(bundle / "model.onnx", slots=2), {1: 0.01}, all_cores_engine, ALONE_S
+    )
+    monkeypatch.setattr(startup, "open_engine", lambda *_: warm)
     config = ServiceConfig(
         bundle=bundle,
-        engine=EngineConfig(),
-        max_queue=10,
-        default_deadline_s=2.0,
-        decode_threads=0,
-        max_image_pixels=10**6,
-        engine_timeout_s=60.0,
+        serving=ServingConfig(
+            engine=EngineConfig(),
+            max_queue=10,
+            default_deadline_s=2.0,
+            decode_threads=0,
+            max_image_pixels=10**6,
+            engine_timeout_s=60.0,
+        ),
         max_class_series=10,
         drift_run_length=10**6,
         drift_state=drift_state,
@@ -71,35 +79,35 @@ def test_it_passes_the_golden_probes_is_used_and_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = put(tmp_path, sound_files())
-    wide = Noted(bundle / "model.onnx")
+    all_cores_engine = Noted(bundle / "model.onnx")
 
     async def scenario() -> None:
-        service = service_with(wide, bundle, monkeypatch)
+        service = service_with(all_cores_engine, bundle, monkeypatch)
         await service.start()
-        probed = wide.ran
+        probed = all_cores_engine.ran
         assert probed > 0
         scheduler = service.require().scheduler
-        assert scheduler.latency.alone_s == ALONE_S
+        assert scheduler.latency.single_image_s == ALONE_S
         ticket = scheduler.admit(deadline=float("inf"), priority=Priority.INTERACTIVE)
-        height, width = wide.input_size
+        height, width = all_cores_engine.input_size
         await scheduler.submit(ticket, Pixels(np.zeros((height, width, 3), np.uint8)))
-        assert wide.ran == probed + 1
+        assert all_cores_engine.ran == probed + 1
         assert await service.close(60.0)
 
     asyncio.run(scenario())
 
-    assert wide.closed
+    assert all_cores_engine.closed
 
 
 def test_one_that_computes_something_else_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = put(tmp_path, sound_files())
-    wide = Noted(bundle / "model.onnx")
-    wide.wrong_by = 0.1
+    all_cores_engine = Noted(bundle / "model.onnx")
+    all_cores_engine.wrong_by = 0.1
 
     with pytest.raises(BundleRefused, match="the engine's logits for"):
-        asyncio.run(service_with(wide, bundle, monkeypatch).start())
+        asyncio.run(service_with(all_cores_engine, bundle, monkeypatch).start())
 
 
 def test_a_drift_watch_that_ends_is_a_failure_and_a_failing_one_is_not_ready(
@@ -139,13 +147,15 @@ def test_its_files_are_not_read_on_the_event_loop_and_its_processes_not_awaited_
 
         return noting
 
-    monkeypatch.setattr(preparation, "read_embedding", noted("embedding", read_embedding))
+    monkeypatch.setattr(bundle_reference, "read_embedding", noted("embedding", read_embedding))
     monkeypatch.setattr(state, "load", noted("state", state.load))
     monkeypatch.setattr(DecoderPool, "close", noted("pool", DecoderPool.close))
 
     async def scenario() -> None:
-        wide = Noted(bundle / "model.onnx")
-        service = service_with(wide, bundle, monkeypatch, drift_state=tmp_path / "state.npz")
+        all_cores_engine = Noted(bundle / "model.onnx")
+        service = service_with(
+            all_cores_engine, bundle, monkeypatch, drift_state=tmp_path / "state.npz"
+        )
         await service.start()
         assert await service.close(60.0)
 

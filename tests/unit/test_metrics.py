@@ -5,9 +5,9 @@ from prometheus_client import CollectorRegistry
 
 from tidegate.models.fitting.drift_reference import reference_fit
 from tidegate.service.bundle.manifest import Histogram
+from tidegate.service.bundle_reference import shares_at_most
 from tidegate.service.drift.monitor import INPUTS
-from tidegate.service.lifecycle import shares_at_most
-from tidegate.service.metrics import CONFIDENCE_BUCKETS, ModelMetrics, ServedModel
+from tidegate.service.metrics import CONFIDENCE_BUCKETS, MODEL_INFO, ModelMetrics, ServedModel
 
 
 def _les(confidence_at_most: dict[float, float], metric: str) -> dict[str, float]:
@@ -15,7 +15,7 @@ def _les(confidence_at_most: dict[float, float], metric: str) -> dict[str, float
     served = ServedModel(
         name="m",
         version="1",
-        info={"digest": "x"},
+        info=dict.fromkeys(MODEL_INFO, "x"),
         class_fraction=[1.0],
         reference_samples=1,
         alphas={},

@@ -19,11 +19,12 @@ from tidegate.service.engines.cuda.base import Cuda, Device
 from tidegate.service.engines.gpu_engine import Program
 from tidegate.service.engines.onnxruntime.gpu import OnnxGpuProgram
 from tidegate.service.engines.onnxruntime.session import Provider
-from tidegate.service.engines.open_gpu import GpuConfig, Wanted
+from tidegate.service.engines.open_gpu import EngineRequest, GpuConfig
 from tidegate.service.errors import EngineFailed
 from tidegate.service.lifecycle import Phase, Service, ServiceConfig
 from tidegate.service.metrics import Metrics
 from tidegate.service.pipeline import Classification, Upload
+from tidegate.service.startup import ServingConfig
 
 PATIENCE_S = 60.0
 CPU: list[Provider] = [("CPUExecutionProvider", {})]
@@ -39,13 +40,13 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     fake = FakeCuda(devices=2)
 
     def program(
-        wanted: Wanted, config: GpuConfig, cuda: Cuda, device: Device
+        request: EngineRequest, config: GpuConfig, cuda: Cuda, device: Device
     ) -> tuple[Program, str]:
-        return OnnxGpuProgram(wanted.model, "onnx-cpu", CPU, device, memory="cpu"), "fake 1"
+        return OnnxGpuProgram(request.model, "onnx-cpu", CPU, device, memory="cpu"), "fake 1"
 
-    monkeypatch.setattr(gpu, "open_program_for", program)
+    monkeypatch.setattr(open_gpu, "open_program_for", program)
     monkeypatch.setattr("tidegate.service.engines.warm_up._TRIAL_S", 0.0005)
-    for module in (gpu, choose):
+    for module in (open_gpu, choose):
         monkeypatch.setattr(module, "open_cuda", lambda binding: fake)
     return fake
 
@@ -53,12 +54,14 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 def config(bundle: Path, devices: tuple[int, ...] = (0,)) -> ServiceConfig:
     return ServiceConfig(
         bundle=bundle,
-        engine=EngineConfig("onnx-cuda", max_batch_size=4, gpu=GpuConfig(devices)),
-        max_queue=100,
-        default_deadline_s=2.0,
-        decode_threads=1,
-        max_image_pixels=10**6,
-        engine_timeout_s=PATIENCE_S,
+        serving=ServingConfig(
+            engine=EngineConfig("onnx-cuda", max_batch_size=4, gpu=GpuConfig(devices)),
+            max_queue=100,
+            default_deadline_s=2.0,
+            decode_threads=1,
+            max_image_pixels=10**6,
+            engine_timeout_s=PATIENCE_S,
+        ),
         max_class_series=10,
         drift_run_length=10**6,
         drift_state=None,
@@ -79,7 +82,7 @@ def serving(service: Service, play: Callable[[], Awaitable[None]]) -> None:
 async def classify(service: Service, bundle: Path) -> Classification:
     now = time.monotonic()
     image = (bundle / "golden/grey.png").read_bytes()
-    return await service.classify(Upload(image, now, now + PATIENCE_S, 1))
+    return await service.require().pipeline.classify(Upload(image, now, now + PATIENCE_S, 1))
 
 
 def test_a_photo_goes_the_road_and_the_metrics_say_on_what(bundle: Path, cuda: FakeCuda) -> None:
@@ -113,7 +116,7 @@ def test_the_golden_probes_are_asked_of_every_device(
         asked.extend(index for index in range(2) if after[index] > before[index])
         return probes
 
-    monkeypatch.setattr("tidegate.service.preparation.check_golden", check)
+    monkeypatch.setattr("tidegate.service.startup.check_golden", check)
     service = Service(config(bundle, devices=(0, 1)), Metrics("test"))
 
     async def play() -> None:

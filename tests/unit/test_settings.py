@@ -8,7 +8,8 @@ import pytest
 from tidegate.service.errors import SettingsInvalid
 from tidegate.service.settings import PREFIX, Settings
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "reference" / "settings.md"
 
 
 @pytest.fixture(autouse=True)
@@ -95,21 +96,21 @@ def test_bounds_that_contradict_each_other_are_refused(
         Settings.read()
 
 
-def test_every_setting_has_a_row_in_the_readme_with_its_default() -> None:
+def test_every_setting_has_a_row_in_the_reference_with_its_default() -> None:
     rows = dict(
-        re.findall(r"^\| `(TIDEGATE_\w+)` \| `?([^|`]*)`? \|", README.read_text("utf-8"), re.M)
+        re.findall(r"^\| `(TIDEGATE_\w+)` \| `?([^|`]*)`? \|", PAGE.read_text("utf-8"), re.M)
     )
 
     defaults = {
-        PREFIX + name.upper(): str(field.default) for name, field in Settings.model_fields.items()
+        PREFIX + name.upper(): "unset" if field.default is None else str(field.default)
+        for name, field in Settings.model_fields.items()
     }
     assert rows == defaults
 
 
 def test_every_setting_is_read_somewhere() -> None:
     sources = "".join(
-        (README.parent / "service" / name).read_text("utf-8")
-        for name in ("settings.py", "app.py", "cli.py")
+        (ROOT / "service" / name).read_text("utf-8") for name in ("settings.py", "app.py", "cli.py")
     )
 
     for name in Settings.model_fields:

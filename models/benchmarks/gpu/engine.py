@@ -18,8 +18,8 @@ from tidegate.service.engines.base import EngineInfo
 from tidegate.service.engines.choose import WarmEngine, buckets_for
 from tidegate.service.engines.cuda.base import Cuda, Device
 from tidegate.service.engines.gpu_engine import DeviceEngine, Program
-from tidegate.service.engines.open_gpu import Wanted, choose_all_graphs, open_program_for
-from tidegate.service.engines.warm_up import sweep
+from tidegate.service.engines.open_gpu import EngineRequest, choose_all_graphs, open_program_for
+from tidegate.service.engines.warm_up import measure_batch_sizes
 from tidegate.service.imaging.preprocess import preprocess
 from tidegate.service.types import Outputs, Pixels
 
@@ -52,7 +52,7 @@ def measure_engine(
     try:
         device.use()
         buckets = buckets_for(plan.max_batch_size, graph.bundle.manifest.engine.buckets)
-        wanted = Wanted(graph.model, engine, buckets, graph.precision)
+        wanted = EngineRequest(graph.model, engine, buckets, graph.precision)
         started = time.perf_counter()
         program, runtime = open_program_for(wanted, plan.gpu, cuda, device)
         loaded_s = time.perf_counter() - started
@@ -110,7 +110,7 @@ class _Loaded:
         """Time each batch size alone, and as a graph where it can be one."""
         rows: list[Row] = []
         self.figures["buckets"] = rows
-        effort = self.plan.effort
+        budget = self.plan.budget
         with self._opened(1) as engine:
             for images in engine.buckets:
                 name = f"{self.name}, batches of {images}"
@@ -144,7 +144,7 @@ class _Loaded:
 
     def memory(self) -> None:
         """Compare the device memory in use early and late in many batches."""
-        effort = self.plan.effort
+        budget = self.plan.budget
         with self._opened(_SLOTS) as engine:
             self.figures["memory"] = measure.plateau(
                 engine, self.device, self.graph.pixels, budget.plateau, budget.plateau_s
@@ -152,7 +152,7 @@ class _Loaded:
 
     def slots(self) -> None:
         """Compare one, two and three slots with a loop around the runtime alone."""
-        effort = self.plan.effort
+        budget = self.plan.budget
         bare = measure.bare_loop(self.device, self.program, self.buckets[-1], budget.seconds)
         self.figures["slots"] = measure.slots(self._opened, bare, self.graph.pixels, budget)
 
@@ -166,7 +166,7 @@ class _Loaded:
         ready = [partial(_given, image) for image in self.graph.pixels]
         with self._opened(_SLOTS) as engine:
             figures["graphs"] = choose_all_graphs(engine, engine.buckets)
-            warm = WarmEngine(engine, sweep(engine, engine.buckets, stop_early=False))
+            warm = WarmEngine(engine, measure_batch_sizes(engine, engine.buckets, stop_early=False))
             figures["from_jpeg"] = road.drive(warm, decode, seconds=seconds, clients=_CLIENTS)
             figures["from_pixels"] = road.drive(
                 warm, ready, seconds=seconds, clients=_CLIENTS, decode_threads=1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import re
@@ -14,7 +13,9 @@ from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path
 
-_ROOT = Path(__file__).parents[2]
+from tidegate.service.files import sha256_of
+
+_ROOT = Path(__file__).parents[3]
 _LIBRARIES = re.compile(
     r"cuda|cublas|cudnn|cufft|nvrtc|nvinfer|tensorrt|onnxruntime", re.IGNORECASE
 )
@@ -47,8 +48,7 @@ def loaded_libraries(maps: Path = Path("/proc/self/maps")) -> dict[str, str]:
     digests = {}
     for file in sorted(map(Path, files)):
         if ".so" in file.name and _LIBRARIES.search(file.name) and file.is_file():
-            with file.open("rb") as content:
-                digests[file.name] = hashlib.file_digest(content, "sha256").hexdigest()
+            digests[file.name] = sha256_of(file)
     return digests
 
 

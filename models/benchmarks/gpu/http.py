@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[3]
 _START_S = 900.0  # a plan may have to be built
 _POLL_S = 0.5
 _STOP_S = 60.0
@@ -86,7 +86,7 @@ def _served(bundle: Path, engine: str, settings: Mapping[str, str]) -> Iterator[
         "TIDEGATE_PORT": str(port),
         "TIDEGATE_DRAIN_DELAY_S": "0",
     }
-    command = [sys.executable, "-m", "service", "serve"]
+    command = [sys.executable, "-m", "tidegate.service", "serve"]
     url = f"http://127.0.0.1:{port}"
     with (
         tempfile.NamedTemporaryFile(prefix="tidegate-log-") as log,

@@ -27,7 +27,7 @@ class Plan:
 
 def quick(plan: Plan) -> Plan:
     """Return a plan of a tenth of the batches and seconds, to see whether everything runs."""
-    effort = MeasurementBudget(
+    budget = MeasurementBudget(
         runs=20, runs_s=1.0, warm_up=3, seconds=0.2, plateau=1000, plateau_s=6.0, http_s=2.0
     )
     return replace(plan, budget=budget)

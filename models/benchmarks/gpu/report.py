@@ -21,7 +21,8 @@ from tidegate.models.parity.preprocessing import normalised
 from tidegate.models.precision.fp16 import to_fp16
 from tidegate.models.sealing.unseal import reseal, unseal
 from tidegate.service.bundle.store import Bundle, open_bundle
-from tidegate.service.engines.cuda.base import Cuda, open_cuda
+from tidegate.service.engines.cuda.base import Cuda
+from tidegate.service.engines.cuda.open import open_cuda
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
 from tidegate.service.engines.onnxruntime.gpu import refuse_tf32
 from tidegate.service.types import Outputs, Pixels

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tidegate.service.api import problems
-from tidegate.service.api.classify_handler import Classifier
+from tidegate.service.api.classify_handler import ClassifyHandler
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.parameters import MAX_TIMEOUT_MS, MAX_TOP_K, TOP_K
 from tidegate.service.api.problems import MEDIA_TYPE, PROBLEM_REF, ClientGone
@@ -72,10 +72,10 @@ def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"multipart/form-data": {"schema": form}}
 
 
-def router(classifier: Classifier) -> APIRouter:
+def router(handler: ClassifyHandler) -> APIRouter:
     """Return the routes that classify."""
     routes = APIRouter(tags=["classify"])
-    most = classifier.limits.max_files
+    most = handler.limits.max_files
     files = {"type": "array", "items": _IMAGE, "minItems": 1, "maxItems": most}
 
     @routes.post(
@@ -89,7 +89,7 @@ def router(classifier: Classifier) -> APIRouter:
     )
     async def classify(request: Request) -> Response:
         """Send the image as the raw body (fastest) or as multipart part `file`."""
-        return await classifier.one(request)
+        return await handler.single(request)
 
     @routes.post(
         f"{PATH}/batch",
@@ -100,21 +100,21 @@ def router(classifier: Classifier) -> APIRouter:
     )
     async def classify_batch(request: Request) -> Response:
         """Send multipart parts `files`; answers one result or problem per image, in their order."""
-        return await classifier.batch(request)
+        return await handler.batch(request)
 
     return routes
 
 
-class ShortCut:
+class FastPath:
     """POST /classify past the framework's routing and dozen wrappers; the rest goes through them.
 
     The same handler answers either way. Between two engine runs the caches are cold, so that each
     layer of Python costs several times what it does in a benchmark of itself.
     """
 
-    def __init__(self, app: ASGIApp, classifier: Classifier) -> None:
+    def __init__(self, app: ASGIApp, handler: ClassifyHandler) -> None:
         self._app = app
-        self._classifier = classifier
+        self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -124,7 +124,7 @@ class ShortCut:
         context = RequestContext.of(scope)
         context.route = PATH
         try:
-            response = await self._classifier.one(Request(scope, receive))
+            response = await self._handler.single(Request(scope, receive))
         except (TidegateError, ClientGone) as error:
             response = problems.response_to(error, context)
         await response(scope, receive, send)

@@ -65,16 +65,14 @@ def router(service: Service, limits: HttpLimits, budget: ByteBudget, metrics: Me
         },
     )
     async def feedback(request: Request) -> FeedbackTaken:
-        """Counts once per image. Needs TIDEGATE_REVIEW_DIR; the last 10,000 answers are known."""
+        """Counts once per image. Only the last 10,000 answers are known."""
         classes = service.require().bundle.manifest.task.classes
-        if service.review is None:
-            raise NotFound("Feedback is not taken: TIDEGATE_REVIEW_DIR is not set.")
         _check_type(RequestContext.of(request.scope).content_type)
         with budget.reserve(client_of(request.scope)) as reservation:
             told = parse(await read_body(request, reservation, body_limits))
         if told.class_id >= classes:
             raise BadRequest(f"class_id must be below {classes}, the number of classes.")
-        found = service.review.label(told.request_id, told.class_id)
+        found = service.answers.label(told.request_id, told.class_id)
         if found is None:
             raise NotFound("No recent answer has this request_id.")
         answered, is_news = found

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NewType, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from tidegate.service.errors import EngineUnavailable
 
 Address = NewType("Address", int)  # in the device's memory
 StreamHandle = NewType("StreamHandle", int)  # a cudaStream_t
@@ -125,37 +122,3 @@ class Cuda(Protocol):
     def device(self, index: int) -> Device:
         """Return a device, with a context that ONNX Runtime and TensorRT share."""
         ...
-
-
-def open_cuda(binding: str) -> Cuda:
-    """Return the binding asked for. Raises EngineUnavailable where it is not installed.
-
-    Devices are numbered as NVML's are, by PCI bus, unless CUDA_DEVICE_ORDER says otherwise.
-    """
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # read when CUDA starts
-    module = {"cuda-bindings": "bindings", "pycuda": "pycuda"}[binding]
-    extra = {"cuda-bindings": "gpu", "pycuda": "pycuda"}[binding]
-    try:
-        if module == "bindings":
-            from tidegate.service.engines.cuda.bindings import CudaBindings
-
-            return CudaBindings()
-        from tidegate.service.engines.cuda.pycuda import PyCuda
-
-        return PyCuda()
-    except ImportError as error:
-        raise EngineUnavailable(
-            f"{binding} does not load ({error}): it needs NVIDIA's driver, and "
-            f"pip install 'tidegate[{extra}]'."
-        ) from error
-
-
-def open_devices(cuda: Cuda, wanted: Sequence[int]) -> list[Device]:
-    """Return the devices asked for. Raises EngineUnavailable for one that is not there."""
-    count = cuda.device_count()
-    if missing := [index for index in wanted if index >= count]:
-        raise EngineUnavailable(
-            f"TIDEGATE_DEVICES names {missing[0]}, but this process sees {count} GPU(s), "
-            f"numbered from 0."
-        )
-    return [cuda.device(index) for index in wanted]

@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from tidegate.service.engines.base import EngineInfo, More
+from tidegate.service.engines.base import EngineInfo, TopUp
 from tidegate.service.engines.onnxruntime.session import open_session, runtime
 from tidegate.service.errors import BundleRefused
-from tidegate.service.types import Outputs, Pixels
-
-_OUTPUTS = ("logits", "features", "energy", "mahalanobis", "nearest_class")
+from tidegate.service.types import OUTPUT_NAMES, Outputs, Pixels
 
 
 class OnnxEngine:
@@ -70,12 +68,12 @@ class OnnxEngine:
     def device_of(self, slot: int) -> int:
         return 0
 
-    def run(self, slot: int, images: Sequence[Pixels], more: More | None = None) -> Outputs:
+    def run(self, slot: int, images: Sequence[Pixels], top_up: TopUp | None = None) -> Outputs:
         count = len(images)
         # A single image goes in as it is; more are copied side by side.
         batch = images[0][np.newaxis] if count == 1 else self._stage(slot, images)
         session = self._sessions[slot % len(self._sessions)]
-        logits, features, energy, distance, nearest = session.run(_OUTPUTS, {"pixels": batch})
+        logits, features, energy, distance, nearest = session.run(OUTPUT_NAMES, {"pixels": batch})
         return Outputs(logits, features, energy, distance, nearest).rows(0, count)
 
     def parts_s(self, slot: int) -> Mapping[str, float]:
@@ -98,7 +96,7 @@ def _image_size(session: Any, model: Path) -> tuple[int, int, int]:
     size = inputs.get("pixels", ())
     if len(inputs) != 1 or len(size) != 3 or not all(isinstance(n, int) for n in size):
         raise BundleRefused(f"{model} does not take one batch of images of a fixed size, pixels.")
-    if missing := [name for name in _OUTPUTS if name not in outputs]:
+    if missing := [name for name in OUTPUT_NAMES if name not in outputs]:
         raise BundleRefused(f"{model} has no output {missing[0]}.")
     height, width, channels = size
     return height, width, channels

@@ -58,7 +58,7 @@ def logger_for(trt: ModuleType) -> Any:
             elif severity <= trt.ILogger.WARNING:
                 log.info("%s", message)
 
-        def told(self) -> str:
+        def recent_errors(self) -> str:
             """Return what went wrong lately, and forget it."""
             errors, self.errors = self.errors, []
             return "; ".join(errors) or "no reason given"
@@ -71,7 +71,9 @@ def made(kind: Callable[[Any], Any], logger: Any) -> Any:
     try:
         return kind(logger)
     except TypeError as error:  # what its bindings make of a null pointer
-        raise EngineUnavailable(f"TensorRT does not start here: {logger.told()}") from error
+        raise EngineUnavailable(
+            f"TensorRT does not start here: {logger.recent_errors()}"
+        ) from error
 
 
 def build_flags(trt: ModuleType) -> tuple[str, ...]:
@@ -118,7 +120,7 @@ def build_plan(
         config.progress_monitor = _monitor(trt, progress)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineUnavailable(f"TensorRT cannot build {model}: {logger.told()}")
+        raise EngineUnavailable(f"TensorRT cannot build {model}: {logger.recent_errors()}")
     return bytes(plan), bytes(cache.serialize()) if cache is not None else b""
 
 

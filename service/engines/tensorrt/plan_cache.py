@@ -11,12 +11,12 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tidegate.service.errors import EngineUnavailable
+from tidegate.service.files import sha256_of, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +43,6 @@ class PlanKey:
     def digest(self) -> str:
         """Return the name of its file: the sha256 of the fields in their order."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
-
-
-def sha256_of(model: Path) -> str:
-    """Return the digest of a model's file."""
-    with model.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class PlanCache:
@@ -93,8 +87,10 @@ class PlanCache:
         """Keep a plan: beside its place first, then moved there."""
         digest = hashlib.sha256(plan).hexdigest().encode()
         # Beside the plan, for whoever wonders what a file is.
-        self._write(self.path(key).with_suffix(".json"), json.dumps(asdict(key), indent=1).encode())
-        self._write(self.path(key), digest + plan)
+        write_atomically(
+            self.path(key).with_suffix(".json"), json.dumps(asdict(key), indent=1).encode()
+        )
+        write_atomically(self.path(key), digest + plan)
 
     def drop(self, key: PlanKey) -> None:
         """Forget a plan."""
@@ -122,22 +118,11 @@ class PlanCache:
 
     def keep_timing(self, key: PlanKey, content: bytes) -> None:
         """Replace the file of measured kernels."""
-        self._write(self.timing(key), content)
+        write_atomically(self.timing(key), content)
 
     def path(self, key: PlanKey) -> Path:
         """Return where the plan of a key is, or would be."""
         return self.folder / f"{key.digest}.plan"
-
-    def _write(self, path: Path, content: bytes) -> None:
-        with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
-            try:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
 
     @contextlib.contextmanager
     def _locked(self, key: PlanKey, wait: Say) -> Iterator[None]:

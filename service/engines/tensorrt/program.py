@@ -23,8 +23,9 @@ from tidegate.service.engines.tensorrt.build import (
     logger_for,
     made,
 )
-from tidegate.service.engines.tensorrt.plan_cache import PlanCache, PlanKey, sha256_of
+from tidegate.service.engines.tensorrt.plan_cache import PlanCache, PlanKey
 from tidegate.service.errors import EngineUnavailable
+from tidegate.service.files import sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ def open_program(
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is not None:
             return TensorRtProgram(toolkit, runtime, engine)
-        told = toolkit.logger.told()
+        told = toolkit.logger.recent_errors()
         cache.drop(key)
         if not last:
             log.warning("the cached plan is not of this runtime (%s), so it is built again", told)
@@ -145,7 +146,7 @@ class TensorRtProgram:
     def execution(self, device: Device) -> TensorRtExecution:
         context = self._engine.create_execution_context(*self._settings())
         if context is None:
-            told = self._toolkit.logger.told()
+            told = self._toolkit.logger.recent_errors()
             raise OutOfDeviceMemory(f"TensorRT could not make an execution context: {told}")
         return TensorRtExecution(self._toolkit.logger, context, self.input_size)
 
@@ -189,4 +190,4 @@ class TensorRtExecution:
     def _told(self, done: bool, what: str) -> None:
         """Raise what TensorRT says of a call that it answered False."""
         if not done:
-            raise EngineError(f"TensorRT refused {what}: {self._logger.told()}")
+            raise EngineError(f"TensorRT refused {what}: {self._logger.recent_errors()}")

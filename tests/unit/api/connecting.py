@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from tidegate.service.api.protocol import BoundedHttp, bounded_http
+from tidegate.service.api.protocol import BoundedHttpProtocol, bounded_http
 from tidegate.service.api.wire import Wire
 
 PATIENCE_S = 30.0
@@ -53,7 +53,7 @@ class FakeTransport(asyncio.Transport):
 
 def connected(
     app: ASGIApp, wire: Wire | None = None, client: str = "192.0.2.9"
-) -> tuple[BoundedHttp, FakeTransport]:
+) -> tuple[BoundedHttpProtocol, FakeTransport]:
     kind = bounded_http(wire or Wire())
     config = Config(app, http=kind, ws="none", lifespan="off", log_config=None)
     config.load()

@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.api.connecting import FakeTransport, Slow, connected, run, until, upload
 from tidegate.service.api.crowd import MAX_HALF_CLOSED, Connections, HalfClosed
-from tidegate.service.api.protocol import BoundedHttp
+from tidegate.service.api.protocol import BoundedHttpProtocol
 from tidegate.service.api.wire import Wire
 
 OURS, THEIRS = "192.0.2.1", "192.0.2.2"
@@ -86,7 +86,7 @@ def test_an_address_has_a_number_of_connections(client: str) -> None:
         assert not next_one.closed
         assert not other.transport.closed  # type: ignore[attr-defined]  # the fake
 
-    def answering(wire: Wire, client: str) -> tuple[BoundedHttp, FakeTransport]:
+    def answering(wire: Wire, client: str) -> tuple[BoundedHttpProtocol, FakeTransport]:
         slow = Slow()
         slow.may_answer.set()
         return connected(slow, wire, client)

@@ -81,11 +81,11 @@ def test_retry_after_is_whole_seconds_rounded_up(wait_s: float, header: str) -> 
     assert response.headers["retry-after"] == header
 
 
-def test_the_readme_names_every_code() -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
+def test_the_reference_names_every_code_with_its_status() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "errors.md").read_text("utf-8")
 
-    for code in DESIGNED:
-        assert f"`{code}`" in readme
+    for code, status in DESIGNED.items():
+        assert f"| {status} | `{code}` |" in page
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from tests.unit.api.connecting import (
 )
 from tidegate.service.api.connection import Connection
 from tidegate.service.api.parser import RequestParser
-from tidegate.service.api.protocol import MAX_AHEAD_BYTES, WRITE_TIMEOUT_S, BoundedHttp
+from tidegate.service.api.protocol import MAX_AHEAD_BYTES, WRITE_TIMEOUT_S, BoundedHttpProtocol
 from tidegate.service.api.wire import Wire
 
 HEAD_S = Wire().head_timeout_s
@@ -43,9 +43,9 @@ def test_a_client_that_leaves_after_its_upload_is_noticed(rest: int) -> None:
             read.set()
             await lost.wait()
 
-        config = Config(app, http=BoundedHttp, ws="none", lifespan="off", log_config=None)
+        config = Config(app, http=BoundedHttpProtocol, ws="none", lifespan="off", log_config=None)
         config.load()
-        protocol = BoundedHttp(config=config, server_state=ServerState(), app_state={})
+        protocol = BoundedHttpProtocol(config=config, server_state=ServerState(), app_state={})
         transport = FakeTransport()
         protocol.connection_made(transport)
         head = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (1 + rest)
@@ -67,10 +67,10 @@ def written(request: bytes, app: ASGIApp) -> list[bytes]:
     transport = FakeTransport()
 
     async def scene() -> None:
-        config = Config(app, http=BoundedHttp, ws="none", lifespan="off", log_config=None)
+        config = Config(app, http=BoundedHttpProtocol, ws="none", lifespan="off", log_config=None)
         config.load()
         state = ServerState()
-        protocol = BoundedHttp(config=config, server_state=state, app_state={})
+        protocol = BoundedHttpProtocol(config=config, server_state=state, app_state={})
         protocol.connection_made(transport)
         protocol.data_received(request)
         await asyncio.gather(*state.tasks)

@@ -95,7 +95,7 @@ async def stage(
     engine_timeout_s: float = PATIENCE_S,
     side_by_side: int = 1,
     own_decoders: bool = True,
-    wide: FakeEngine | None = None,
+    all_cores_engine: FakeEngine | None = None,
     large_decoders: int | None = None,
     default_deadline_s: float = math.inf,
 ) -> AsyncIterator[Stage]:
@@ -107,11 +107,11 @@ async def stage(
 
     scheduler = Scheduler(
         engine,
-        LatencyModel(SEEDS, None if wide is None else ALONE_S),
+        LatencyModel(SEEDS, None if all_cores_engine is None else ALONE_S),
         Limits(
             max_batch_size or engine.max_batch_size, max_queue, side_by_side, default_deadline_s
         ),
-        wide=wide,
+        all_cores_engine=all_cores_engine,
         decoders=Decoders(2, deaths) if own_decoders else None,
         large_decoders=Decoders(large_decoders, deaths) if large_decoders else None,
         engine_timeout_s=engine_timeout_s,
@@ -123,8 +123,8 @@ async def stage(
         yield Stage(scheduler, engine, clock, metrics, wedged)
     finally:
         engine.release(10_000)
-        if wide is not None:
-            wide.release(10_000)
+        if all_cores_engine is not None:
+            all_cores_engine.release(10_000)
         assert await asyncio.to_thread(scheduler.close, PATIENCE_S)
 
 

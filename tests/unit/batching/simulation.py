@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tidegate.service.batching.latency import LatencyModel
-from tidegate.service.batching.policy import Backlog, Latency, Limits, Waiting, plan, refuse
-from tidegate.service.batching.queue import Order, OrderedQueue
+from tidegate.service.batching.policy import Backlog, Latency, Limits, Waiting, form_batch, refuse
+from tidegate.service.batching.queue import AdmittedKeys, DeadlineQueue
 from tidegate.service.types import Priority
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
@@ -84,8 +84,8 @@ class Run:
         self._latency = LatencyModel(seeds)
         self._patience: Latency = self._latency if early_drop else _Instant()
         self._limits = Limits(world.max_batch_size, 10**9)
-        self._queue: OrderedQueue[Waiting] = OrderedQueue()
-        self._order = Order()
+        self._queue: DeadlineQueue[Waiting] = DeadlineQueue()
+        self._order = AdmittedKeys()
         self._free_at = [0.0] * world.slots
         self._finishing: list[tuple[float, int]] = []  # (when, slot)
         rng = np.random.default_rng(world.seed)
@@ -131,7 +131,9 @@ class Run:
 
     def _next_batch(self, now: float) -> list[Waiting]:
         ready = len(self._queue)
-        decided = plan(now, self._queue.take(), ready, self._patience, self._world.max_batch_size)
+        decided = form_batch(
+            now, self._queue.take(), ready, self._patience, self._world.max_batch_size
+        )
         for request in (*decided.shed, *decided.dispatch):
             self._order.discard(request)
         for request in decided.shed:

@@ -34,13 +34,13 @@ def test_a_batch_costs_what_its_bucket_costs(images: int, bucket: int) -> None:
 
 
 def test_one_image_that_has_the_whole_engine_is_learned_apart() -> None:
-    latency = LatencyModel(SEEDS, alone_s=0.006)
-    assert (latency.alone_s, latency.unloaded_s) == (0.006, 0.006)
+    latency = LatencyModel(SEEDS, single_image_s=0.006)
+    assert (latency.single_image_s, latency.unloaded_s) == (0.006, 0.006)
 
     for _ in range(WINDOW):
-        latency.observe_alone(0.005)
+        latency.observe_single_image(0.005)
 
-    assert (latency.alone_s, latency.unloaded_s) == (0.005, 0.005)
+    assert (latency.single_image_s, latency.unloaded_s) == (0.005, 0.005)
     assert latency.predict(1) == pytest.approx(0.010 * MARGIN)
 
 

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from tidegate.service.batching.latency import LatencyModel
 from tidegate.service.batching.policy import (
     Backlog,
+    BatchPlan,
     Limits,
-    Plan,
     Waiting,
     eta_s,
-    plan,
+    form_batch,
+    images_for_slot,
     refuse,
-    share,
 )
-from tidegate.service.batching.queue import OrderedQueue
+from tidegate.service.batching.queue import DeadlineQueue
 from tidegate.service.types import Priority
 
 
@@ -176,12 +176,12 @@ def queues(draw: st.DrawFn) -> list[Waiting]:
     return [Waiting(p, milliseconds / 1000, i) for i, (p, milliseconds) in enumerate(drawn)]
 
 
-def planned(waiting: list[Waiting], now: float = 0.0) -> tuple[Plan[Waiting], list[Waiting]]:
+def planned(waiting: list[Waiting], now: float = 0.0) -> tuple[BatchPlan[Waiting], list[Waiting]]:
     """Return the plan, and what it left in the queue."""
-    queue: OrderedQueue[Waiting] = OrderedQueue()
+    queue: DeadlineQueue[Waiting] = DeadlineQueue()
     for request in waiting:
         queue.insert(request)
-    decided = plan(now, queue.take(), len(waiting), LATENCY, LIMITS.max_batch_size)
+    decided = form_batch(now, queue.take(), len(waiting), LATENCY, LIMITS.max_batch_size)
     return decided, list(queue.take())
 
 
@@ -255,7 +255,7 @@ class TestPlan:
         assert planned([hopeless])[0].shed == [hopeless]
 
     def test_nothing_waiting_is_nothing_to_do(self) -> None:
-        assert planned([]) == (Plan(), [])
+        assert planned([]) == (BatchPlan(), [])
 
 
 def test_a_wrong_lesson_is_unlearned() -> None:
@@ -268,7 +268,7 @@ def test_a_wrong_lesson_is_unlearned() -> None:
     for arrival in range(200):  # one at a time, each on an idle engine
         if refuse(deadline_s, IDLE, latency, LIMITS) is None:
             request = Waiting(Priority.INTERACTIVE, deadline_s, arrival)
-            if plan(0.0, iter([request]), 1, latency, 4).dispatch:
+            if form_batch(0.0, iter([request]), 1, latency, 4).dispatch:
                 latency.observe(1, 0.010)
                 answered += 1
 
@@ -288,11 +288,11 @@ def test_a_wrong_lesson_about_decoding_is_unlearned() -> None:
     [(1, 2, 1), (3, 2, 2), (4, 2, 2), (9, 2, 4), (3, 1, 3), (9, 1, 4), (2, 8, 1)],
 )
 def test_a_slot_takes_its_share_of_what_is_ready(ready: int, side_by_side: int, taken: int) -> None:
-    assert share(ready, ready, Limits(4, 100, side_by_side)) == taken
+    assert images_for_slot(ready, ready, Limits(4, 100, side_by_side)) == taken
 
 
 @pytest.mark.parametrize(("side_by_side", "taken"), [(1, 4), (2, 1)])
 def test_company_that_was_overtaken_is_left_where_it_takes_time(
     side_by_side: int, taken: int
 ) -> None:
-    assert share(9, 1, Limits(4, 100, side_by_side)) == taken
+    assert images_for_slot(9, 1, Limits(4, 100, side_by_side)) == taken

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegate.service.batching.policy import Waiting
-from tidegate.service.batching.queue import Order, OrderedQueue
+from tidegate.service.batching.queue import AdmittedKeys, DeadlineQueue
 from tidegate.service.types import Priority
 
 # Few distinct deadlines, so that ties are common.
@@ -19,8 +19,8 @@ requests = st.lists(st.tuples(st.sampled_from(Priority), st.integers(0, 5)), max
 )
 
 
-def queue_of(waiting: list[Waiting]) -> OrderedQueue[Waiting]:
-    queue: OrderedQueue[Waiting] = OrderedQueue()
+def queue_of(waiting: list[Waiting]) -> DeadlineQueue[Waiting]:
+    queue: DeadlineQueue[Waiting] = DeadlineQueue()
     for request in waiting:
         queue.insert(request)
     return queue
@@ -89,7 +89,7 @@ def test_taking_some_leaves_the_others() -> None:
 def test_before_counts_those_of_a_higher_class_or_no_later_deadline(
     waiting: list[Waiting], priority: Priority, deadline: int
 ) -> None:
-    order = Order()
+    order = AdmittedKeys()
     for request in waiting:
         order.add(request)
 
@@ -102,7 +102,7 @@ def test_before_counts_those_of_a_higher_class_or_no_later_deadline(
 @settings(max_examples=50, deadline=None)
 @given(requests)
 def test_a_newcomer_joins_exactly_where_before_says(waiting: list[Waiting]) -> None:
-    order, queue = Order(), queue_of(waiting)
+    order, queue = AdmittedKeys(), queue_of(waiting)
     for request in waiting:
         order.add(request)
     newcomer = Waiting(Priority.INTERACTIVE, 2.0, len(waiting))
@@ -113,7 +113,7 @@ def test_a_newcomer_joins_exactly_where_before_says(waiting: list[Waiting]) -> N
 
 
 def test_discarding_twice_counts_once() -> None:
-    order = Order()
+    order = AdmittedKeys()
     first, second = (Waiting(Priority.INTERACTIVE, 1.0, i) for i in range(2))
     order.add(first)
     order.add(second)

@@ -54,42 +54,42 @@ def test_on_an_idle_engine_an_image_runs_at_once_and_alone() -> None:
 
 
 def test_an_image_that_is_alone_gets_the_wide_engine_and_the_next_a_slot_of_its_own() -> None:
-    engine, wide = FakeEngine(slots=2, held=True), FakeEngine(held=True)
+    engine, all_cores_engine = FakeEngine(slots=2, held=True), FakeEngine(held=True)
 
     async def play(on: Stage) -> None:
         _, alone = on.send(7)
-        await asyncio.to_thread(wide.wait_for, 1)
+        await asyncio.to_thread(all_cores_engine.wait_for, 1)
         _, beside = on.send(8)
         await on.started(1)
 
-        wide.release(1)
+        all_cores_engine.release(1)
         assert identity_in((await alone).outputs) == 7
         _, another = on.send(9)  # 8 still runs
         await on.started(2)
         engine.release(2)
         assert [identity_in((await a).outputs) for a in (beside, another)] == [8, 9]
         _, again = on.send(10)
-        await asyncio.to_thread(wide.wait_for, 2)
-        wide.release(1)
+        await asyncio.to_thread(all_cores_engine.wait_for, 2)
+        all_cores_engine.release(1)
         await again
 
-        assert (wide.batches, engine.batches) == ([[7], [10]], [[8], [9]])
+        assert (all_cores_engine.batches, engine.batches) == ([[7], [10]], [[8], [9]])
 
-    on_stage(play, engine, wide=wide, own_decoders=False)
+    on_stage(play, engine, all_cores_engine=all_cores_engine, own_decoders=False)
 
 
 def test_what_waits_together_runs_together_though_nothing_else_does() -> None:
-    engine, wide = FakeEngine(max_batch_size=8), FakeEngine(held=True, max_batch_size=8)
+    engine, all_cores_engine = FakeEngine(max_batch_size=8), FakeEngine(held=True, max_batch_size=8)
 
     async def play(on: Stage) -> None:
         answers = [on.send(identity)[1] for identity in range(4)]
-        await asyncio.to_thread(wide.wait_for, 1)
-        wide.release(1)
+        await asyncio.to_thread(all_cores_engine.wait_for, 1)
+        all_cores_engine.release(1)
         await asyncio.gather(*answers)
 
-        assert (wide.batches, engine.batches) == ([[0]], [[1, 2, 3]])
+        assert (all_cores_engine.batches, engine.batches) == ([[0]], [[1, 2, 3]])
 
-    on_stage(play, engine, wide=wide, own_decoders=False)
+    on_stage(play, engine, all_cores_engine=all_cores_engine, own_decoders=False)
 
 
 def test_an_image_that_is_alone_is_predicted_and_learned_by_itself() -> None:
@@ -101,9 +101,9 @@ def test_an_image_that_is_alone_is_predicted_and_learned_by_itself() -> None:
 
         assert ticket.predicted_s == ALONE_S
         assert on.scheduler.latency.predict(1) == others
-        assert on.scheduler.latency.alone_s < ALONE_S  # the fake takes no time
+        assert on.scheduler.latency.single_image_s < ALONE_S  # the fake takes no time
 
-    on_stage(play, wide=FakeEngine(), own_decoders=False)
+    on_stage(play, all_cores_engine=FakeEngine(), own_decoders=False)
 
 
 def test_what_waits_while_a_batch_runs_goes_together_in_full_batches() -> None:

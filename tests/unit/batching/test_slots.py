@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.fakes import FakeEngine, identity_in, picture
 from tidegate.service.batching.isolate import run_isolating
 from tidegate.service.batching.slots import Batch, BatchResult, Slot
-from tidegate.service.engines.base import More
+from tidegate.service.engines.base import TopUp
 from tidegate.service.types import Outputs, Pixels
 
 PATIENCE_S = 30.0
@@ -30,7 +30,7 @@ class Recorder:
     def __init__(self, engine: FakeEngine) -> None:
         self._engine = engine
 
-    def __call__(self, images: Sequence[Pixels], more: More | None = None) -> Outputs:
+    def __call__(self, images: Sequence[Pixels], top_up: TopUp | None = None) -> Outputs:
         return self._engine.run(0, images)
 
     @property
@@ -80,7 +80,7 @@ def test_a_sound_batch_runs_once() -> None:
 
 
 def test_infinite_scores_are_a_failure_too() -> None:
-    def run(images: Sequence[Pixels], more: More | None) -> Outputs:
+    def run(images: Sequence[Pixels], top_up: TopUp | None) -> Outputs:
         outputs = FakeEngine().run(0, images)
         outputs.mahalanobis[0] = np.inf
         return outputs

@@ -124,7 +124,7 @@ def test_a_larger_batch_must_pay(
     def took_s(_threads: int, images: int, _asked: int) -> float:
         return float(0.1 * images / gain ** math.log2(images))
 
-    monkeypatch.setattr(warm, "busy", scripted(took_s))
+    monkeypatch.setattr(warm_up, "time_all_slots", scripted(took_s))
 
     opened = open_engine(model, EngineConfig(slots=1, threads_per_slot=1), [1, 2, 4])
 
@@ -134,7 +134,9 @@ def test_a_larger_batch_must_pay(
 def test_a_quick_engine_gains_by_what_a_batch_takes_around_it(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warm, "busy", scripted(lambda _threads, images, _asked: 0.001 * images))
+    monkeypatch.setattr(
+        warm_up, "time_all_slots", scripted(lambda _threads, images, _asked: 0.001 * images)
+    )
 
     opened = open_engine(model, EngineConfig(slots=1, threads_per_slot=1), [1, 2, 4])
 
@@ -148,7 +150,7 @@ def test_noise_does_not_enlarge_batches(model: Path, monkeypatch: pytest.MonkeyP
         disturbed = images == 1 and asked % 4 == 3
         return 0.1 * images * (1.5 if disturbed else 1.0)
 
-    monkeypatch.setattr(warm, "busy", scripted(took_s))
+    monkeypatch.setattr(warm_up, "time_all_slots", scripted(took_s))
 
     opened = open_engine(model, EngineConfig(slots=1, threads_per_slot=1), [1, 2, 4])
 
@@ -163,7 +165,7 @@ def test_cores_share_a_batch_only_where_that_gives_a_tenth_more(
         return 0.02 if threads == 1 else 0.01 / gain
 
     monkeypatch.setattr(choose, "usable_cores", lambda: 2)
-    monkeypatch.setattr(warm, "busy", scripted(took_s))
+    monkeypatch.setattr(warm_up, "time_all_slots", scripted(took_s))
 
     engine = open_engine(model, EngineConfig(max_batch_size=1), HINTS).engine
 
@@ -186,14 +188,16 @@ def test_an_image_that_is_alone_gets_all_cores_where_that_is_clearly_faster(
         return 0.02 / (gain if engine.info.threads_per_slot > 1 else 1)
 
     monkeypatch.setattr(choose, "usable_cores", lambda: 2)
-    monkeypatch.setattr(warm, "busy", scripted(lambda _threads, images, _asked: 0.02 * images))
-    monkeypatch.setattr(warm, "_timed", took_s)
+    monkeypatch.setattr(
+        warm_up, "time_all_slots", scripted(lambda _threads, images, _asked: 0.02 * images)
+    )
+    monkeypatch.setattr(warm_up, "_timed", took_s)
     config = EngineConfig(slots=2, threads_per_slot=threads_set, max_batch_size=1)
 
     opened = open_engine(model, config, HINTS)
 
-    assert (opened.wide and opened.wide.info.threads_per_slot) == wide
-    assert opened.alone_s == (wide and 0.02 / gain)
+    assert (opened.all_cores_engine and opened.all_cores_engine.info.threads_per_slot) == wide
+    assert opened.single_image_s == (wide and 0.02 / gain)
 
 
 @pytest.mark.timeout(60)  # instead of waiting for ever

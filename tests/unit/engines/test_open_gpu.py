@@ -17,11 +17,12 @@ from tests.fakes import identity_in, picture
 from tidegate.service.engines import choose, open_gpu, warm_up
 from tidegate.service.engines.base import Engine
 from tidegate.service.engines.choose import EngineConfig, open_engine
-from tidegate.service.engines.cuda.base import Cuda, Device, open_cuda, open_devices
+from tidegate.service.engines.cuda.base import Cuda, Device
+from tidegate.service.engines.cuda.open import open_cuda, open_devices
 from tidegate.service.engines.faults import OutOfDeviceMemory
 from tidegate.service.engines.gpu_engine import DeviceEngine, Program
 from tidegate.service.engines.multi_device import Fleet
-from tidegate.service.engines.open_gpu import GpuConfig, Wanted, build_plans, open_gpu_engine
+from tidegate.service.engines.open_gpu import EngineRequest, GpuConfig, build_plans, open_gpu_engine
 from tidegate.service.errors import EngineUnavailable
 
 BUCKETS = (1, 2, 4)
@@ -30,7 +31,7 @@ BUCKETS = (1, 2, 4)
 @pytest.fixture(autouse=True)
 def in_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured here is not looked at, so it need not be measured long."""
-    monkeypatch.setattr(warm, "_TRIAL_S", 0.0005)
+    monkeypatch.setattr(warm_up, "_TRIAL_S", 0.0005)
 
 
 @pytest.fixture
@@ -46,15 +47,15 @@ def with_gpus(
     """Have these engines load a fake program on fake GPUs, and the others be refused."""
 
     def program(
-        wanted: Wanted, config: GpuConfig, cuda: Cuda, device: Device
+        request: EngineRequest, config: GpuConfig, cuda: Cuda, device: Device
     ) -> tuple[Program, str]:
         assert isinstance(device, FakeDevice)
-        if wanted.engine not in loading:
-            raise EngineUnavailable(f"{wanted.engine} is not faked")
+        if request.engine not in loading:
+            raise EngineUnavailable(f"{request.engine} is not faked")
         return FakeProgram(device), "fake 1"
 
-    monkeypatch.setattr(gpu, "open_program_for", program)
-    for module in (gpu, choose):
+    monkeypatch.setattr(open_gpu, "open_program_for", program)
+    for module in (open_gpu, choose):
         monkeypatch.setattr(module, "open_cuda", lambda binding: cuda)
 
 
@@ -111,14 +112,14 @@ def test_auto_goes_on_where_an_engine_fails_as_it_warms(
 ) -> None:
     cuda = FakeCuda()
     with_gpus(monkeypatch, cuda, loading={"tensorrt", "onnx-cuda"})
-    measure = warm_up.sweep
+    measure = warm_up.measure_batch_sizes
 
     def sweep(engine: Engine, *arguments: Any, **options: Any) -> dict[int, float]:
         if engine.info.name == "tensorrt":
             raise OutOfDeviceMemory("no memory for 64")
         return measure(engine, *arguments, **options)
 
-    monkeypatch.setattr(warm, "sweep", sweep)
+    monkeypatch.setattr(warm_up, "measure_batch_sizes", sweep)
 
     with caplog.at_level(logging.INFO):
         engine = open_engine(model, EngineConfig(), BUCKETS).engine
@@ -151,7 +152,7 @@ def test_rtx_is_refused_on_a_gpu_it_has_no_kernels_for(
 def test_what_runs_is_told_as_it_was_loaded(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpus(monkeypatch, FakeCuda())
 
-    engine = open_gpu_engine(Wanted(model, "tensorrt", BUCKETS, "fp16"), GpuConfig())
+    engine = open_gpu_engine(EngineRequest(model, "tensorrt", BUCKETS, "fp16"), GpuConfig())
 
     assert engine.info.name == "tensorrt"
     assert engine.info.runtime == "fake 1, CUDA 0.0 (driver 0.0), fake-cuda 1"
@@ -195,7 +196,7 @@ def test_what_was_opened_before_a_refusal_is_freed_again(
     with_gpus(monkeypatch, cuda)
 
     with pytest.raises(EngineUnavailable, match="no memory for one slot"):
-        open_gpu_engine(Wanted(model, "tensorrt", (1, 64), "fp32"), GpuConfig((0, 1)))
+        open_gpu_engine(EngineRequest(model, "tensorrt", (1, 64), "fp32"), GpuConfig((0, 1)))
 
     assert [device.closed for device in cuda.made] == [True, True]
 
@@ -213,7 +214,7 @@ def test_graphs_are_used_where_they_are_faster(
         captured = isinstance(engine, DeviceEngine) and len(images) in engine.captured
         return [0.01 * len(images) ** 0.5 / (gain if captured else 1)] * engine.slots
 
-    monkeypatch.setattr("tidegate.service.engines.warm_up.busy", busy)
+    monkeypatch.setattr("tidegate.service.engines.warm_up.time_all_slots", busy)
 
     opened = open_engine(model, EngineConfig("tensorrt", max_batch_size=2), BUCKETS)
 
@@ -237,7 +238,7 @@ def test_devices_are_looked_up_only_where_there_are_some() -> None:
 
 def test_only_tensorrt_has_plans_to_build(model: Path) -> None:
     with pytest.raises(EngineUnavailable, match="onnx-cuda has no plans to build"):
-        build_plans(Wanted(model, "onnx-cuda", BUCKETS, "fp32"), GpuConfig())
+        build_plans(EngineRequest(model, "onnx-cuda", BUCKETS, "fp32"), GpuConfig())
 
 
 @pytest.mark.parametrize(
@@ -250,7 +251,7 @@ def test_tensorrt_that_is_not_installed_names_its_extra(
         monkeypatch.setitem(sys.modules, name, None)
 
     with pytest.raises(EngineUnavailable, match=rf"tidegate\[{engine}\]"):
-        build_plans(Wanted(model, engine, BUCKETS, "fp32"), GpuConfig())
+        build_plans(EngineRequest(model, engine, BUCKETS, "fp32"), GpuConfig())
 
 
 def test_onnx_runtime_that_is_not_installed_names_its_extras(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-import tidegate.service
+from tidegate import service
 from tidegate.service.errors import RequestError
 from tidegate.service.imaging.header import inspect
 
@@ -20,7 +20,7 @@ UPLOAD = 16 << 20
 # Lines of Python, about 20 ns each at most, besides what they call in C: that is bounded below.
 MAX_STEPS = 40_000
 MAX_S = 0.05  # ten times what was measured: machines differ, and share their cores
-_CODE = str(Path(service.__file__).parent)
+_CODE = str(Path(str(service.__file__)).parent)
 
 PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBBI", 13, b"IHDR", 9, 9, 8, 2, 0, 0, 0, 0)
 GIF = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0, 0, 0)

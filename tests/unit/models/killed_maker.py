@@ -15,14 +15,16 @@ from pathlib import Path
 
 from tests.unit.models.colour_folders import folders, imported
 from tidegate.models.fitting.conformal import GateTarget
-from tidegate.models.fitting.fit import Score
+from tidegate.models.fitting.fit import FitOptions
 from tidegate.models.pipeline import BuildOptions, make
 from tidegate.service.bundle.store import open_bundle
 from tidegate.service.errors import BundleRefused
 
 TIMES = 50
 GIVEN = imported()
-CHOICES = BuildOptions("colours", "1", "a test", Score(), GateTarget(0.05, 0.1), replace=True)
+CHOICES = BuildOptions(
+    "colours", "1", "a test", FitOptions(target=GateTarget(0.05, 0.1)), replace=True
+)
 
 
 def main(root: Path) -> None:

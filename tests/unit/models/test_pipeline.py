@@ -21,7 +21,8 @@ from tests.server import PATIENCE_S, ROOT, running
 from tests.unit.models.colour_folders import COLOURS, LABELS, folders, imported
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting.conformal import GateTarget
-from tidegate.models.fitting.fit import Score
+from tidegate.models.fitting.fit import FitOptions
+from tidegate.models.fitting.mahalanobis import DistanceOptions
 from tidegate.models.pipeline import BuildOptions, Data, make
 from tidegate.models.sealing.unseal import unseal
 from tidegate.service.bundle.golden import check_golden
@@ -35,8 +36,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     return folders(tmp_path_factory.mktemp("images"))
 
 
+TARGET = GateTarget(0.05, 0.1)
+RAW = FitOptions(DistanceOptions(normalise=False), TARGET)
+
+
 def choices(**changes: Any) -> BuildOptions:
-    given = BuildOptions("colours", "1", "a test", Score(), GateTarget(0.05, 0.1))
+    given = BuildOptions("colours", "1", "a test", FitOptions(target=TARGET))
     return replace(given, **changes)
 
 
@@ -84,7 +89,7 @@ def test_a_bundle_is_not_replaced_unless_it_is_said(
     with pytest.raises(BuildRefused, match="choose another --version"):
         make(imported(), data, choices(), tmp_path)
 
-    again = make(imported(), data, choices(replace=True, score=Score(normalise=False)), tmp_path)
+    again = make(imported(), data, choices(replace=True, fit=RAW), tmp_path)
     assert again.manifest.gate.mahalanobis.features == "raw"
 
 
@@ -106,20 +111,20 @@ def test_the_service_answers_with_it(bundle: Bundle, data: Data) -> None:
 
 
 @pytest.mark.parametrize(
-    ("score", "promise"),
+    "options",
     [
-        (Score(normalise=False), GateTarget(0.05, 0.1)),
-        (Score(relative=True), GateTarget(0.05, 0.1)),
-        (Score(), GateTarget(0.05, 0.1, delta=0.1)),
+        RAW,
+        FitOptions(DistanceOptions(relative=True), TARGET),
+        FitOptions(target=GateTarget(0.05, 0.1, delta=0.1)),
     ],
     ids=["raw", "relative", "pac"],
 )
 def test_every_kind_of_gate_is_sealed_and_probed(
-    data: Data, tmp_path: Path, score: Score, target: GateTarget
+    data: Data, tmp_path: Path, options: FitOptions
 ) -> None:
-    made = make(imported(), data, choices(score=score, target=target), tmp_path)
+    made = make(imported(), data, choices(fit=options), tmp_path)
 
-    assert made.manifest.gate.guarantee == ("marginal" if target.delta is None else "pac")
+    assert made.manifest.gate.guarantee == ("marginal" if options.target.delta is None else "pac")
     engine = OnnxEngine(made.model_path)
     assert check_golden(made, lambda images: engine.run(0, images)) >= 10
 

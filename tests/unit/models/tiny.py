@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from tidegate.models.sealing.check import run
-from tidegate.models.sealing.seal import GateHead, seal
+from tidegate.models.sealing.gate_head import GateHead
+from tidegate.models.sealing.seal import seal
 from tidegate.service.bundle import manifest as m
 from tidegate.service.bundle.golden import pixels_digest
 from tidegate.service.bundle.store import CALIBRATION, CARD, GOLDEN, LABELS, MODEL

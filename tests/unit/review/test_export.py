@@ -10,8 +10,10 @@ import pytest
 
 from tidegate.service.cli import main
 from tidegate.service.errors import ReviewUnreadable
+from tidegate.service.review.answered import Answered
 from tidegate.service.review.export import export
-from tidegate.service.review.image_store import Answered, ReviewConfig, ReviewStore
+from tidegate.service.review.image_store import ImageStore, ReviewConfig
+from tidegate.service.review.recent_answers import RecentAnswers
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 100
 ANSWER = Answered("r1", "review", 3, "tabby, cat", 0.7, 0.02, "m", "1", "d" * 64)
@@ -22,11 +24,12 @@ DAMAGES = ["1e999", "-1e999", "NaN", "true", '"5"', "-1", "1" + "0" * 5000, "[" 
 def root(tmp_path: Path) -> Path:
     """A folder of two images, the second one labelled 7."""
     config = ReviewConfig(tmp_path / "kept", 1_000_000, 1000.0, 0.0)
-    kept = ReviewStore(config, lambda outcome: None, on_death=print)
-    kept.offer(PNG, ANSWER)
-    kept.offer(PNG, replace(ANSWER, request_id="r2"))
-    kept.label("r2", 7)
-    kept.close(10)
+    images = ImageStore(config, lambda outcome: None, on_death=print)
+    answers = RecentAnswers(images)
+    answers.remember(PNG, ANSWER)
+    answers.remember(PNG, replace(ANSWER, request_id="r2"))
+    answers.label("r2", 7)
+    images.close(10)
     return config.root
 
 

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from tidegate.service.errors import SettingsInvalid
-from tidegate.service.review import folder, image_store
+from tidegate.service.review import folder
+from tidegate.service.review.answered import Answered
 from tidegate.service.review.folder import Entry, ReviewFolder
-from tidegate.service.review.image_store import Answered, ReviewConfig, ReviewStore
+from tidegate.service.review.image_store import ImageStore, ReviewConfig
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 100
 ANSWER = Answered("r1", "review", 3, "tabby, cat", 0.7, 0.02, "m", "1", "d" * 64)
@@ -46,19 +47,19 @@ def deaths() -> list[str]:
     return []
 
 
-Make = Callable[..., ReviewStore]
+Make = Callable[..., ImageStore]
 
 
 @pytest.fixture
 def make(
     tmp_path: Path, clock: FakeClock, outcomes: Counter[str], deaths: list[str]
 ) -> Iterator[Make]:
-    made: list[ReviewStore] = []
+    made: list[ImageStore] = []
 
-    def start(**changes: Any) -> ReviewStore:
+    def start(**changes: Any) -> ImageStore:
         config = replace(ReviewConfig(tmp_path / "kept", 10_000_000, 1000.0, 0.0), **changes)
         made.append(
-            ReviewStore(config, lambda it: outcomes.update([it]), clock, on_death=deaths.append)
+            ImageStore(config, lambda it: outcomes.update([it]), clock, on_death=deaths.append)
         )
         return made[-1]
 
@@ -67,7 +68,7 @@ def make(
         started.close(10)
 
 
-def offer(kept: ReviewStore, answered: Answered = ANSWER, image: bytes = PNG) -> None:
+def offer(kept: ImageStore, answered: Answered = ANSWER, image: bytes = PNG) -> None:
     """Offer an image and wait until the thread has dealt with it."""
     kept.offer(image, answered)
     done = threading.Event()
@@ -146,34 +147,6 @@ def test_a_busy_disk_keeps_no_request_waiting(
 
     assert outcomes["disk-busy"] >= 40
     assert outcomes["stored"] == 50 - outcomes["disk-busy"]
-
-
-def test_feedback_labels_what_was_kept_and_counts_once(make: Make, tmp_path: Path) -> None:
-    kept = make()
-    kept.offer(PNG, ANSWER)
-
-    assert kept.label("r1", 7) == (ANSWER, True)
-    assert kept.label("r1", 8) == (ANSWER, False)
-    assert kept.label("unknown", 7) is None
-    kept.close(10)
-    assert sidecars(tmp_path)[0]["true_class"] == 8
-
-
-def test_feedback_is_taken_for_images_that_were_not_kept(make: Make) -> None:
-    kept = make()
-    kept.offer(PNG, replace(ANSWER, decision="accept"))
-
-    assert kept.label("r1", 3) == (replace(ANSWER, decision="accept"), True)
-
-
-def test_old_answers_are_forgotten(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_REMEMBERED", 2)
-    kept = make()
-    for index in range(3):
-        kept.offer(PNG, replace(ANSWER, request_id=f"r{index}", decision="accept"))
-
-    assert kept.label("r0", 1) is None
-    assert kept.label("r2", 1) is not None
 
 
 def test_a_disk_that_fails_is_counted_and_the_next_image_tried(

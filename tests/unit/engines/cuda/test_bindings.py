@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-import tidegate.service.engines.cuda
-from tidegate.service.engines.cuda.base import Address, open_cuda
+from tidegate.service.engines import cuda
+from tidegate.service.engines.cuda.base import Address
+from tidegate.service.engines.cuda.open import open_cuda
 from tidegate.service.engines.faults import CudaError, Fault, fault_of
 from tidegate.service.errors import EngineUnavailable
 
 cudart = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is for x86-64 Linux")
-SOURCE = Path(service.engines.cuda.__file__).with_name("bindings.py").read_text()
+SOURCE = Path(cuda.__file__).with_name("bindings.py").read_text()
 
 
 def gpus() -> int:

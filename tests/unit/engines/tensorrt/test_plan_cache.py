@@ -142,7 +142,7 @@ def test_a_lock_of_a_process_that_died_holds_nobody_up(cache: PlanCache) -> None
 def test_a_build_that_takes_for_ever_is_not_waited_for(
     cache: PlanCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plans, "_PATIENCE_S", 0.01)
+    monkeypatch.setattr(plan_cache, "_PATIENCE_S", 0.01)
     with (cache.folder / f"{KEY.digest}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(EngineUnavailable, match="Another process has been building"):

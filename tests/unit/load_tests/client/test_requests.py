@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from load_tests.__main__ import main
-from load_tests.client.requests import Target, build_requests, find_images, shuffled_forever
+from load_tests.client.requests import (
+    Target,
+    build_requests,
+    find_images,
+    shuffled_forever,
+)
 from load_tests.generator.arrivals import constant, poisson
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from load_tests.__main__ import main
 from load_tests.client.synthetic_images import MIX, generated, generated_mix, turned
 
-PHOTOS = Path(__file__).parents[4] / "models/demo/photos"
+PHOTOS = Path(__file__).parents[4] / "models/probes/photos"
 
 
 def _opened(data: bytes) -> Image.Image:

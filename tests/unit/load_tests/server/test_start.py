@@ -11,7 +11,6 @@ import pytest
 
 from load_tests.client.requests import Target
 from load_tests.errors import MeasurementFailed
-from load_tests.server import start
 from load_tests.server.process_tree import alive, descendants, pause, resume
 from load_tests.server.start import ROOT, Started, ask, free_port, running
 
@@ -52,7 +51,7 @@ def test_a_process_whose_parent_has_ended_is_still_the_server_s() -> None:
 
 
 def test_a_server_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "STOP_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("load_tests.server.start.STOP_TIMEOUT_S", 0.2)
 
     async def run() -> list[int]:
         command, url = _toy("stubborn")

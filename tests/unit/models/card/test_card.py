@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from tidegate.models.card.card import model_card
-from tidegate.models.card.facts import AUROC, CONFUSION, RELIABILITY, SCORES, TEST, CardData
+from tidegate.models.card.facts import AUROC, CONFUSION, RELIABILITY, SCORES, CardData
 from tidegate.models.card.markdown import measured, number, percent
 from tidegate.models.card.plots import plots
 from tidegate.models.card.preprocessing import describe
 from tidegate.models.evaluation.evaluate import Scored, evaluate
-from tidegate.models.evaluation.score_histograms import score_histograms
+from tidegate.models.evaluation.score_histograms import TEST, score_histograms
 from tidegate.service.bundle import manifest as m
 from tidegate.service.bundle.evidence import Comparison, Evaluation, Parity
 from tidegate.service.imaging.spec import (
@@ -78,7 +78,7 @@ def facts(classes: int = 6) -> CardData:
             source="timm 1.0.31 resnet50",
             licence="Apache-2.0",
             checkpoint_sha256="e" * 64,
-            recipe="python -m models import timm:resnet50",
+            recipe="tidegate import timm:resnet50",
         ),
         task=m.Task(classes=classes, features=8, height=224, width=224),
         labels=("screw $x_1$", "螺母", "a|b", *(f"part {c}" for c in range(3, classes))),

@@ -10,9 +10,9 @@ import pytest
 
 from tests.unit.models import tiny
 from tests.unit.models.colour_folders import LABELS, backbone, folders
-from tidegate.models.__main__ import main
 from tidegate.models.pipeline import Data
 from tidegate.service.bundle.store import open_bundle
+from tidegate.service.cli import main
 
 
 @pytest.fixture(scope="module")

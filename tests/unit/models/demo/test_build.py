@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tidegate.models.__main__ import main
 from tidegate.models.demo import calibration_file
 from tidegate.models.demo.build import build, check_witnesses, provenance
 from tidegate.models.demo.card import model_card
 from tidegate.models.demo.source import Wheel
-from tidegate.models.demo.spec import LABELS_FILE, NAME, PHOTOS, PREPROCESS
+from tidegate.models.demo.spec import LABELS_FILE, NAME, PREPROCESS
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting import synthetic_ood
 from tidegate.models.probes.golden import golden_probes
+from tidegate.models.probes.photographs import PHOTOS
 from tidegate.models.sealing.check import run
 from tidegate.service.bundle.golden import check_golden
 from tidegate.service.bundle.store import Bundle
+from tidegate.service.cli import main
 from tidegate.service.imaging.preprocess import apply, preprocess
 from tidegate.service.ood.gates import Verdict
 from tidegate.service.types import Outputs, Pixels
@@ -174,7 +175,7 @@ def test_the_command_prints_where_the_bundle_is(
 
     printed = capsys.readouterr()
     assert (code, printed.out) == (0, f"{tmp_path / NAME / '1'}\n")
-    assert "Demo bundle [6/6]: writing the bundle" in printed.err
+    assert "Demo bundle [5/5]: running the golden probes and writing the bundle" in printed.err
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_1(
     code = main([*arguments, *defaults])
 
     assert code == 1
-    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("tidegate: ")
 
 
 def test_an_unknown_command_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from tidegate.models.demo.evaluate import Pictures, held_out_uniformity, install
 from tidegate.models.demo.fit import analytic_mean
 from tidegate.models.demo.model import gate_head
 from tidegate.models.demo.photographs import Photograph
-from tidegate.models.demo.spec import PHOTOS, PREPROCESS
+from tidegate.models.demo.spec import PREPROCESS
 from tidegate.models.errors import BuildRefused
 from tidegate.models.evaluation.ood_metrics import (
     auroc,
@@ -28,6 +28,7 @@ from tidegate.models.evaluation.ood_metrics import (
 )
 from tidegate.models.fitting import synthetic_ood
 from tidegate.models.fitting.drift_reference import class_fractions
+from tidegate.models.probes.photographs import PHOTOS
 from tidegate.service.types import Outputs, Pixels
 
 RNG = np.random.default_rng(5)

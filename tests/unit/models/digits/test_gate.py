@@ -11,7 +11,6 @@ from scipy.stats import betabinom
 
 from tests.server import PATIENCE_S, running
 from tests.unit.models.fitting.test_conformal import of_one_class, uniform_at
-from tidegate.models.__main__ import main
 from tidegate.models.data.folders import labelled
 from tidegate.models.data.outputs import extract
 from tidegate.models.digits.images import LABELS, data
@@ -21,6 +20,7 @@ from tidegate.models.fitting.fit import score_rows
 from tidegate.models.fitting.mahalanobis import fit_distance
 from tidegate.models.sealing.seal import without_gate
 from tidegate.service.bundle.store import open_bundle
+from tidegate.service.cli import main
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 PARTITIONS, FOLD, ALPHA = 12, 1500, 0.05

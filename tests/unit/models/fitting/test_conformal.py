@@ -24,7 +24,7 @@ from tidegate.models.fitting.conformal import (
     pac_p_values,
 )
 from tidegate.models.fitting.mahalanobis import fit_distance
-from tidegate.models.sealing.seal import GateHead
+from tidegate.models.sealing.gate_head import GateHead
 from tidegate.service.ood.conformal import p_value, sample_size_for
 from tidegate.service.ood.gates import Gate
 from tidegate.service.ood.scores import energy_score

@@ -20,7 +20,7 @@ from tidegate.models.fitting.mahalanobis import (
 )
 from tidegate.models.fitting.moments import ClassMoments
 from tidegate.models.sealing.check import check_against_float64
-from tidegate.models.sealing.seal import head_alone
+from tidegate.models.sealing.gate_head import head_alone
 from tidegate.service.types import Outputs
 
 X, IDS = world().draw(3000, seed=1)

@@ -14,12 +14,13 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.unit.models import tiny
 from tidegate.models.errors import BuildRefused
 from tidegate.models.evaluation.speed import cpu_ms_per_image
+from tidegate.models.graphs.names import PREFIX
 from tidegate.models.precision import int8
 from tidegate.models.precision.activations import observe
 from tidegate.models.precision.fp16 import TOLERANCE, to_fp16
 from tidegate.models.precision.int8 import sums_saturate, to_int8
 from tidegate.models.sealing.check import run
-from tidegate.models.sealing.seal import PREFIX, seal
+from tidegate.models.sealing.seal import seal
 from tidegate.service.types import Pixels
 
 CHANNELS = 16
@@ -290,7 +291,7 @@ def test_images_that_are_not_finite_are_refused() -> None:
 def test_weights_have_the_bits_whose_sums_the_cpu_keeps(
     monkeypatch: pytest.MonkeyPatch, saturates: bool, most: int
 ) -> None:
-    monkeypatch.setattr(quantise, "sums_saturate", lambda: saturates)
+    monkeypatch.setattr(int8, "sums_saturate", lambda: saturates)
 
     graph = eighth(conv_net()).graph
 

@@ -11,9 +11,10 @@ from PIL import Image
 from tests.unit.models.precision.test_variants import outputs
 from tidegate.models.demo import efficientnet_lite
 from tidegate.models.demo.source import find_wheel
-from tidegate.models.demo.spec import PHOTOS, PREPROCESS
+from tidegate.models.demo.spec import PREPROCESS
 from tidegate.models.precision.fp16 import to_fp16
 from tidegate.models.precision.int8 import sums_saturate, to_int8
+from tidegate.models.probes.photographs import PHOTOS
 from tidegate.service.imaging.decode import decode
 from tidegate.service.imaging.preprocess import apply
 

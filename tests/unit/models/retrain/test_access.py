@@ -15,7 +15,6 @@ from typing import Any
 import httpx
 import pytest
 
-from tidegate.models.__main__ import main
 from tidegate.models.retrain import app, connection
 from tidegate.models.retrain.access import make_token, read_token, require_loopback
 from tidegate.models.retrain.connection import BoundedWork, server_of
@@ -24,6 +23,7 @@ from tidegate.models.retrain.folder import RequestFolder
 from tidegate.models.retrain.prometheus import Prometheus
 from tidegate.models.retrain.receiver import Receiver
 from tidegate.service.api.parser import MAX_HEAD_BYTES
+from tidegate.service.cli import main
 
 TOKEN = b"a-secret"
 LIVEZ = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -16,7 +16,6 @@ import httpx
 import pytest
 
 from tests.unit.models.retrain.world import DIGEST, GATE, INFO, USUAL, Series, payload, prometheus
-from tidegate.models.__main__ import main
 from tidegate.models.retrain.alerts import Notification
 from tidegate.models.retrain.app import MAX_BODY_BYTES, build
 from tidegate.models.retrain.folder import RESOLVED, RequestFolder, beside
@@ -24,6 +23,7 @@ from tidegate.models.retrain.prometheus import Prometheus
 from tidegate.models.retrain.receiver import Receiver
 from tidegate.models.retrain.runner import Runner, words_of
 from tidegate.models.retrain.samples import Reviewed, stratified
+from tidegate.service.cli import main
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from tests.unit.models import tiny
 from tidegate.models.errors import BuildRefused
+from tidegate.models.graphs.names import OUTPUTS
 from tidegate.models.sealing.check import check_against_float64, run
-from tidegate.models.sealing.seal import OUTPUTS, seal
+from tidegate.models.sealing.seal import seal
 from tidegate.service.ood.scores import energy_score, mahalanobis_score
 from tidegate.service.types import Pixels
 

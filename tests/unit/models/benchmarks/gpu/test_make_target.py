@@ -1,4 +1,4 @@
-"""`make gpu-report` in a folder of its own, with a script in the place of each Python."""
+"""`make gpu-report` in a folder of its own, with a script in place of each program."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ def project(tmp_path: Path) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     for environment in (".venv", ".venv-gpu", ".venv-torch"):
-        python = tmp_path / environment / "bin/python"
-        python.parent.mkdir(parents=True)
-        python.write_text(FAKE_PYTHON)
-        python.chmod(0o755)
+        (tmp_path / environment / "bin").mkdir(parents=True)
+        for program in ("python", "tidegate"):
+            fake = tmp_path / environment / "bin" / program
+            fake.write_text(FAKE_PYTHON)
+            fake.chmod(0o755)
     (tmp_path / ".venv/.serve-installed").touch()
     (tmp_path / "build/photos").mkdir(parents=True)
     return tmp_path
@@ -67,7 +68,7 @@ def test_without_tensorrt_the_report_goes_on_and_says_so(project: Path) -> None:
     assert done.returncode == 0
     assert "the extra tensorrt cannot be installed here" in done.stderr
     asked = (project / "asked").read_text()
-    assert "-m models gpu-report --photos build/photos" in asked
+    assert "gpu-report --photos build/photos" in asked
     assert installed(project) == ["[tensorrt,models]", "[gpu,models]"]
 
 
@@ -76,10 +77,10 @@ def test_the_report_is_of_the_demo_and_of_networks_made_for_it_once(project: Pat
     make(project, "gpu-report")
 
     asked = (project / "asked").read_text().splitlines()
-    made = "-m models architectures ResNet-50 ConvNeXt-T ViT-S/16 --keep build/architectures"
+    made = "architectures ResNet-50 ConvNeXt-T ViT-S/16 --keep build/architectures"
     assert asked.count(made) == 1
     bundles = "models/bundles/efficientnet-lite0/1 build/architectures/vit-s-16-timm/1"
-    assert asked[-1] == f"-m models gpu-report --photos build/photos {bundles}"
+    assert asked[-1] == f"gpu-report --photos build/photos {bundles}"
 
 
 def test_without_torch_the_report_is_of_the_demo_and_says_so(project: Path) -> None:

@@ -14,18 +14,18 @@ from PIL import Image
 
 from tests.fake_cuda import FakeCuda, FakeDevice
 from tests.unit.bundle.tiny_bundle import put, sound_files
-from tidegate.models.__main__ import main
 from tidegate.models.benchmarks.gpu import engine, facts, http, report, suite
 from tidegate.models.benchmarks.gpu.measure import MeasurementBudget
 from tidegate.models.benchmarks.gpu.parts import Parts
 from tidegate.models.benchmarks.gpu.plan import Plan, quick
-from tidegate.models.demo.spec import PHOTOS
+from tidegate.models.probes.photographs import PHOTOS
+from tidegate.service.cli import main
 from tidegate.service.engines.cuda.base import Address, Cuda, Device, StreamHandle
 from tidegate.service.engines.faults import CudaError
 from tidegate.service.engines.gpu_engine import Execution, Program
 from tidegate.service.engines.onnxruntime.gpu import OnnxGpuProgram
 from tidegate.service.engines.onnxruntime.session import Provider
-from tidegate.service.engines.open_gpu import GpuConfig, Wanted
+from tidegate.service.engines.open_gpu import EngineRequest, GpuConfig
 from tidegate.service.errors import EngineUnavailable
 
 QUICK = MeasurementBudget(runs=3, warm_up=1, seconds=0.02, plateau=20, http_s=0.5)
@@ -107,13 +107,13 @@ class FakeGpu:
     programs: dict[str, Callable[[OnnxGpuProgram], Program]] = field(default_factory=dict)
 
     def open_program(
-        self, wanted: Wanted, config: GpuConfig, cuda: Cuda, device: Device
+        self, request: EngineRequest, config: GpuConfig, cuda: Cuda, device: Device
     ) -> tuple[Program, str]:
-        if wanted.engine not in self.programs:
-            raise EngineUnavailable(f"{wanted.engine} is not faked")
+        if request.engine not in self.programs:
+            raise EngineUnavailable(f"{request.engine} is not faked")
         cpu: list[Provider] = [("CPUExecutionProvider", {})]
-        real = OnnxGpuProgram(wanted.model, "onnx-cpu", cpu, device, memory="cpu")
-        return self.programs[wanted.engine](real), "fake 1"
+        real = OnnxGpuProgram(request.model, "onnx-cpu", cpu, device, memory="cpu")
+        return self.programs[request.engine](real), "fake 1"
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def plan(bundle: Path, photos: Path, **changed: Any) -> Plan:
         "photos": photos,
         "max_batch_size": 4,
         "gpu": GpuConfig(),
-        "effort": QUICK,
+        "budget": QUICK,
         "tests": False,
         "over_http": False,
     }
@@ -398,7 +398,7 @@ def test_the_tests_come_first_then_the_engines_then_http(
 def test_a_quick_report_shortens_the_tests_and_http_too(bundle: Path, photos: Path) -> None:
     usual = plan(bundle, photos, budget=MeasurementBudget())
 
-    effort = quick(usual).effort
+    budget = quick(usual).budget
 
     assert budget.plateau * 10 == usual.budget.plateau
     assert budget.plateau_s * 10 == usual.budget.plateau_s

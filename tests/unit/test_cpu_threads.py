@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from tidegate.service.batching.threads import cores_to_pin, pin_to_core
+from tidegate.service.cpu import cores_to_pin, pin_to_core
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads are not placed")
 

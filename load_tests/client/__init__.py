@@ -1,0 +1,1 @@
+"""A light HTTP client, and the images that it sends."""

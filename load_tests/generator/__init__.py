@@ -1,0 +1,1 @@
+"""Load at a rate or by N clients, and what happened to each request."""

@@ -1,0 +1,1 @@
+"""A server under test: started, watched and ended, by its process id."""

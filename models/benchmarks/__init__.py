@@ -1,0 +1,1 @@
+"""Measurements that are run by hand: every architecture, the gate, a GPU."""

@@ -1,0 +1,1 @@
+"""Step 6: the sealed graph on images that nothing was fitted on."""

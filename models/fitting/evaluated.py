@@ -1,0 +1,80 @@
+"""A fitted model on images that nothing was fitted on: the test split and the OOD sets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tidegate.models.data.folders import Splits
+from tidegate.models.data.outputs import Extracted, ImagesUsed, extract
+from tidegate.models.evaluation.evaluate import Scored, evaluate
+from tidegate.models.evaluation.score_histograms import score_histograms
+from tidegate.models.fitting.conformal import combine, final_p_values
+from tidegate.models.fitting.fit import FittedModel, score_rows
+from tidegate.service.bundle.evidence import Evaluation
+from tidegate.service.bundle.manifest import Calibration, Histogram
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedModel:
+    """A fitted model and what was measured of it."""
+
+    fitted: FittedModel
+    evaluation: Evaluation
+    test_classes: tuple[int, ...]  # predicted, in the order of the test split
+    score_histograms: dict[str, dict[str, Histogram]]  # for the card
+    used: ImagesUsed  # by the fit and by the evaluation
+
+    @property
+    def calibration(self) -> Calibration:
+        """Return the calibration with its errors on the test split."""
+        return self.fitted.calibration.model_copy(
+            update={
+                "ece_before": self.evaluation.uncalibrated.ece,
+                "ece_after": self.evaluation.calibrated.ece,
+                "ece_noise_floor": self.evaluation.calibrated.ece_noise_floor,
+            }
+        )
+
+
+def evaluate_model(fitted: FittedModel, splits: Splits, scratch: Path) -> EvaluatedModel:
+    """Run `fitted` on the test split and the OOD sets; outputs of the network go to `scratch`.
+
+    Raises BuildRefused when the numbers would mean nothing, see `evaluate`.
+    """
+    test = extract(fitted.graph, splits.test, fitted.spec, scratch)
+    ood = {
+        name: extract(fitted.graph, split, fitted.spec, scratch)
+        for name, split in splits.ood.items()
+    }
+    of_test = _scored(test, fitted, labelled=True)
+    of_ood = {name: _scored(found, fitted, labelled=False) for name, found in ood.items()}
+    evaluation = evaluate(
+        of_test,
+        of_ood,
+        classes=len(fitted.head.means),
+        temperature=fitted.calibration.temperature,
+        alpha_reject=fitted.gate.alpha_reject,
+        alpha_review=fitted.gate.alpha_review,
+    )
+    held_out = {"test": test, **ood}
+    return EvaluatedModel(
+        fitted=fitted,
+        evaluation=evaluation,
+        test_classes=tuple(test.predicted.tolist()),
+        score_histograms=score_histograms(of_test, of_ood),
+        used=fitted.used.and_also(ImagesUsed.of(held_out, held_out)),
+    )
+
+
+def _scored(found: Extracted, fitted: FittedModel, *, labelled: bool) -> Scored:
+    scores, gate = score_rows(fitted.head, found), fitted.gate
+    combined = combine(gate.energy_a, gate.mahalanobis_a, scores)
+    return Scored(
+        logits=found.logits,
+        energy=scores.energy,
+        mahalanobis=scores.mahalanobis,
+        combined=combined,
+        p_value=final_p_values(gate, combined, scores.predicted),
+        class_ids=found.split.class_ids if labelled else None,
+    )

@@ -1,0 +1,1 @@
+"""Reading and rewriting ONNX graphs, for every step that needs it."""

@@ -1,0 +1,1 @@
+"""Step 2: proof that preprocessing and graph are those of the source library."""

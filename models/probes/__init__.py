@@ -1,0 +1,1 @@
+"""Images that prove preprocessing and that every bundle is probed with."""

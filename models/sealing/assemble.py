@@ -1,0 +1,123 @@
+"""From the parts of a bundle to its folder: the one place that writes a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from tidegate.models.sealing.gate_head import GateHead
+from tidegate.models.sealing.golden import golden_files, listed
+from tidegate.models.sealing.write import write_bundle
+from tidegate.service.bundle import manifest as m
+from tidegate.service.bundle.evidence import Comparison, Evaluation, Parity
+from tidegate.service.bundle.store import CALIBRATION, CARD, LABELS, MODEL, Bundle
+from tidegate.service.imaging.spec import PreprocessSpec
+from tidegate.service.ood.gates import Gate
+
+
+@dataclass(frozen=True, slots=True)
+class SealedModel:
+    """A sealed graph and what it was composed of."""
+
+    graph: bytes
+    head: GateHead
+    spec: PreprocessSpec
+
+    @property
+    def task(self) -> m.Task:
+        """Return the sizes of its input and outputs."""
+        height, width = self.spec.output_size
+        return m.Task(
+            classes=len(self.head.means),
+            features=len(self.head.centre),
+            height=height,
+            width=width,
+        )
+
+    def gate_fit(
+        self,
+        gate: Gate,
+        mahalanobis: m.MahalanobisFit,
+        splits: Mapping[str, str],
+        fold_b: int,
+        delta: float | None = None,
+    ) -> m.GateFit:
+        """Describe a gate that was calibrated for this model.
+
+        `splits` are the digests of what it was fitted on, `fold_b` the images in every fold B
+        together, `delta` the chance that a PAC guarantee allows; None is a marginal guarantee.
+        """
+        return m.GateFit(
+            energy_temperature=self.head.energy_temperature,
+            mahalanobis=mahalanobis,
+            guarantee="marginal" if delta is None else "pac",
+            guarantee_delta=delta,
+            alpha_reject=gate.alpha_reject,
+            alpha_review=gate.alpha_review,
+            fold_a=len(gate.energy_a),
+            fold_b=fold_b,
+            own_threshold=tuple(gate.own_folds_b),
+            splits=dict(splits),
+            calibrated_for_model=sha256(self.graph).hexdigest(),
+            calibrated_for_preprocess=self.spec.digest,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Everything that goes into a bundle."""
+
+    name: str
+    version: str
+    provenance: m.Provenance
+    model: SealedModel
+    labels: tuple[str, ...]  # [classes]
+    calibration: m.Calibration
+    gate: m.GateFit
+    gate_file: bytes  # calibration.npz
+    reference: m.ReferenceFit
+    probes: Mapping[str, bytes]  # golden probes: name in the bundle → image file
+    card: bytes
+    card_files: Mapping[str, bytes] = field(default_factory=dict)
+    precision: m.Precision = "fp32"
+    parity: Parity | None = None
+    evaluation: Evaluation | None = None
+    comparison: Comparison | None = None
+
+
+def assemble(
+    model_dir: Path, draft: Draft, check: Callable[[Bundle], None] = lambda bundle: None
+) -> Bundle:
+    """Write `draft` below `model_dir`, the folder of its name, and return the bundle.
+
+    Call it under `locked`. `check` gets the written bundle before it has its final name.
+    Raises BuildRefused when the graph's scores of the probes differ from float64's, and what
+    `check` raises; then nothing is left.
+    """
+    model = draft.model
+    files = {
+        MODEL: model.graph,
+        LABELS: "".join(f"{label}\n" for label in draft.labels).encode(),
+        CALIBRATION: draft.gate_file,
+        CARD: draft.card,
+        **draft.card_files,
+        **golden_files(model.graph, model.head, model.spec, draft.probes),
+    }
+    manifest = m.Manifest(
+        name=draft.name,
+        version=draft.version,
+        provenance=draft.provenance,
+        task=model.task,
+        preprocess=model.spec,
+        calibration=draft.calibration,
+        gate=draft.gate,
+        reference=draft.reference,
+        precision=draft.precision,
+        parity=draft.parity,
+        evaluation=draft.evaluation,
+        comparison=draft.comparison,
+        files=listed(files),
+    )
+    return write_bundle(model_dir, manifest, files, check)

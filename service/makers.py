@@ -1,0 +1,62 @@
+"""The commands that make bundles, by name: an installation without them can say what it lacks.
+
+Their code is in `tidegate.models`, which the service never imports; only a chosen command is.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+
+# command → its module below tidegate.models.commands, and what it does
+COMMANDS = {
+    "demo": ("demo", "build the demo bundle, EfficientNet-Lite0 on ImageNet"),
+    "demo-calibration": ("demo_calibration", "fit the demo's gate again, on two Debian packages"),
+    "import": ("import_model", "make a sealed bundle of a trained model and image folders"),
+    "fit": ("fit_bundle", "make another bundle of a sealed one and other image folders"),
+    "digits": ("digits", "train, fit and seal a small network on handwritten digits"),
+    "export-plain": ("export_plain", "write a bundle's backbone for servers without a gate"),
+    "gate-cost": ("gate_cost", "measure the gate: its scores in the graph, its p-values"),
+    "architectures": ("architectures", "export, seal and time every architecture of the table"),
+    "gpu-report": ("gpu_report", "run the GPU tests, and measure every engine on this GPU"),
+    "retrain-request": ("retrain_request", "file a request for retraining when drift alerts fire"),
+}
+_PACKAGE = "tidegate.models"
+_EXTRAS = {
+    "onnx": "models",
+    "rich": "models",
+    "scipy": "fit",
+    "matplotlib": "fit",
+    "safetensors": "torch",
+}
+
+
+def run(name: str, arguments: list[str]) -> int:
+    """Run a command; return its exit code: 0 done, 1 refused, 130 interrupted.
+
+    Raises TidegateError, as the command does.
+    """
+    if importlib.util.find_spec(_PACKAGE) is None:
+        return _fail(f"`tidegate {name}` is not part of this installation, which only serves")
+    try:
+        command = importlib.import_module(f"{_PACKAGE}.commands.{COMMANDS[name][0]}")
+        command.run(command.parser().parse_args(arguments))
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        extra = _EXTRAS[error.name]
+        return _fail(
+            f"`tidegate {name}` needs {error.name}: pip install 'tidegate[{extra}]' "
+            f"(in a checkout: pip install -e '.[{extra}]')"
+        )
+    except OSError as error:  # a full disk, a folder that may not be written
+        return _fail(f"{error.filename or 'file system'}: {error.strerror}")
+    except KeyboardInterrupt:
+        return _fail("interrupted; no partial result was left in place", 130)
+    return 0
+
+
+def _fail(text: str, code: int = 1) -> int:
+    print(f"tidegate: {text}", file=sys.stderr)
+    return code

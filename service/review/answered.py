@@ -1,0 +1,22 @@
+"""What one image was answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tidegate.service.types import Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What one image was answered."""
+
+    request_id: str
+    decision: Decision
+    class_id: int
+    label: str
+    probability: float
+    p_value: float
+    model: str
+    version: str
+    digest: str

@@ -1,0 +1,47 @@
+"""The most recent answers, in memory, so that feedback can be matched with them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+from tidegate.service.review.answered import Answered
+from tidegate.service.review.image_store import ImageStore, StoredImage
+
+MAX_ANSWERS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    answered: Answered
+    stored: StoredImage | None
+    true_class: int | None = None
+
+
+class RecentAnswers:
+    """The last MAX_ANSWERS answers. Used on the event loop."""
+
+    def __init__(self, images: ImageStore | None = None) -> None:
+        """`images` keeps the images of some of the answers; None keeps none."""
+        self._images = images
+        self._answers: OrderedDict[str, _Remembered] = OrderedDict()
+
+    def remember(self, image: bytes, answered: Answered) -> None:
+        """Add an answer, and offer its image to the store."""
+        stored = None if self._images is None else self._images.offer(image, answered)
+        self._answers[answered.request_id] = _Remembered(answered, stored)
+        if len(self._answers) > MAX_ANSWERS:
+            self._answers.popitem(last=False)
+
+    def label(self, request_id: str, true_class: int) -> tuple[Answered, bool] | None:
+        """Note the true class of an image; return its answer and whether the class is new.
+
+        Returns None if the answer is unknown or no longer among the recent ones.
+        """
+        known = self._answers.get(request_id)
+        if known is None:
+            return None
+        self._answers[request_id] = replace(known, true_class=true_class)
+        if known.stored is not None and self._images is not None:
+            self._images.relabel(known.stored, known.answered, true_class)
+        return known.answered, known.true_class is None

@@ -1,0 +1,226 @@
+"""From a bundle's folder to a model that is served: opened, warmed, probed, its threads started.
+
+`prepare` reads files, starts processes and runs the model for seconds or minutes, so it is called
+on a thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from tidegate.service import memory
+from tidegate.service.batching.decoders import Decoders
+from tidegate.service.batching.latency import LatencyModel
+from tidegate.service.batching.policy import Limits
+from tidegate.service.batching.scheduler import Scheduler
+from tidegate.service.bundle.golden import REDUCED_TOLERANCE, TOLERANCE, check_golden
+from tidegate.service.bundle.store import Bundle, open_bundle
+from tidegate.service.bundle_reference import drift_reference
+from tidegate.service.cpu import usable_cores
+from tidegate.service.drift.monitor import Monitor
+from tidegate.service.drift.reference import Reference
+from tidegate.service.engines.base import Engine
+from tidegate.service.engines.choose import EngineConfig, WarmEngine, open_engine
+from tidegate.service.errors import BundleRefused
+from tidegate.service.imaging.decoder_pool import DecoderPool
+from tidegate.service.imaging.pillow_resize import RESIZES_BY
+from tidegate.service.metrics import Metrics, ModelMetrics
+from tidegate.service.pipeline import Pipeline
+
+log = logging.getLogger(__name__)
+
+_MOST_LARGE_DECODERS = 4  # processes of some 50 MB each
+
+
+class Owner(Protocol):
+    """Who owns the threads that serve a model."""
+
+    def fail(self, reason: str) -> None:
+        """Give up; called on the event loop."""
+        ...
+
+    def fail_from_thread(self, reason: str) -> None:
+        """Give up; called on any thread."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServingConfig:
+    """What the operator set for serving a model; 0 means measure or derive."""
+
+    engine: EngineConfig
+    max_queue: int
+    default_deadline_s: float
+    decode_threads: int
+    max_image_pixels: int
+    engine_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Everything that exists once a model is warm."""
+
+    bundle: Bundle
+    engine: Engine
+    all_cores_engine: Engine | None  # for an image that is alone
+    decoders: Decoders | None  # None: the slots decode
+    large_decoders: Decoders | None  # of the images that `pool` decodes
+    pool: DecoderPool | None
+    scheduler: Scheduler
+    pipeline: Pipeline
+    monitor: Monitor
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A model that is warm and has passed its golden probes, and what goes with it."""
+
+    bundle: Bundle
+    reference: Reference  # of the drift monitors
+    warm: WarmEngine
+    pool: DecoderPool | None  # None: large images are decoded like the others
+
+
+def prepare(path: Path, config: EngineConfig, max_image_pixels: int) -> Prepared:
+    """Open the bundle at `path`, warm every bucket of every slot and pass the golden probes.
+
+    Raises BundleRefused or EngineUnavailable.
+    """
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    log.info("opened bundle %s %s, digest %s", manifest.name, manifest.version, bundle.digest[:12])
+    reference = drift_reference(bundle)
+    warm = open_engine(bundle.model_path, config, manifest.engine.buckets, manifest.precision)
+    probes = _pass_golden(bundle, warm.engine)
+    if warm.all_cores_engine is not None:
+        _pass_golden(bundle, warm.all_cores_engine)
+    memory.use_huge_pages()
+    _log_warm(warm, probes)
+    return Prepared(bundle, reference, warm, _decoder_pool(bundle, max_image_pixels))
+
+
+def serve_with(
+    prepared: Prepared,
+    config: ServingConfig,
+    metrics: Metrics,
+    model_metrics: ModelMetrics,
+    monitor: Monitor,
+    owner: Owner,
+) -> Served:
+    """Start the threads that serve a prepared model; `owner` hears of their failures."""
+    bundle, warm, pool = prepared.bundle, prepared.warm, prepared.pool
+    decoders = _decoders(config.decode_threads, warm.engine, owner.fail_from_thread)
+    large_decoders = _large_decoders(pool, owner.fail_from_thread)
+    scheduler = Scheduler(
+        warm.engine,
+        LatencyModel(warm.latency_s, warm.single_image_s),
+        Limits(
+            max_batch_size=max(warm.latency_s),
+            max_queue=config.max_queue,
+            side_by_side=_side_by_side(warm.engine),
+            default_deadline_s=config.default_deadline_s,
+        ),
+        all_cores_engine=warm.all_cores_engine,
+        decoders=decoders,
+        large_decoders=large_decoders,
+        engine_timeout_s=config.engine_timeout_s,
+        metrics=metrics,
+        on_failure=owner.fail,
+    )
+    metrics.follow_queue(lambda: scheduler.waiting)
+    pipeline = Pipeline(
+        bundle, scheduler, metrics, model_metrics, monitor, config.max_image_pixels, pool
+    )
+    return Served(
+        bundle=bundle,
+        engine=warm.engine,
+        all_cores_engine=warm.all_cores_engine,
+        decoders=decoders,
+        large_decoders=large_decoders,
+        pool=pool,
+        scheduler=scheduler,
+        pipeline=pipeline,
+        monitor=monitor,
+    )
+
+
+def _log_warm(warm: WarmEngine, probes: int) -> None:
+    info = warm.engine.info
+    log.info(
+        "warm: %s on %s, %d slots × %d threads%s, batches up to %d, %d golden probes passed, "
+        "resizing by %s",
+        info.runtime,
+        info.device,
+        warm.engine.slots,
+        info.threads_per_slot,
+        f" ({warm.all_cores_engine.info.threads_per_slot} for an image that is alone)"
+        if warm.all_cores_engine
+        else "",
+        max(warm.latency_s),
+        probes,
+        RESIZES_BY,
+    )
+    if RESIZES_BY == "pillow":
+        log.warning(
+            "the compiled resize is missing, so preprocessing takes several times as long: "
+            "install Tidegate where there is a C compiler, or from a wheel that was built with one"
+        )
+
+
+def _pass_golden(bundle: Bundle, engine: Engine) -> int:
+    """Ask the golden probes of each device; returns how many there are. Raises BundleRefused."""
+    task = bundle.manifest.task
+    if engine.input_size != (task.height, task.width):
+        raise BundleRefused(f"{bundle.path}: the graph's images are not of the manifest's size.")
+    exact = engine.info.device == "cpu" or engine.info.precision == "fp32"
+    first = {engine.device_of(slot): slot for slot in reversed(range(engine.slots))}
+    probes = 0
+    for _, slot in sorted(first.items()):
+        run = partial(engine.run, slot)
+        probes = check_golden(bundle, run, TOLERANCE if exact else REDUCED_TOLERANCE)
+    return probes
+
+
+def _decoder_pool(bundle: Bundle, max_image_pixels: int) -> DecoderPool | None:
+    """Start the processes that decode large images: half as many as cores, so that they leave room.
+
+    None if the system does not allow them: then large images are decoded like the others.
+    """
+    if sys.platform != "linux":
+        return None
+    processes = min(_MOST_LARGE_DECODERS, max(1, usable_cores() // 2))
+    try:
+        return DecoderPool(processes, bundle.manifest.preprocess, max_image_pixels)
+    except OSError as error:
+        log.warning("large images are decoded in this process: no other can be started: %s", error)
+        return None
+
+
+def _side_by_side(engine: Engine) -> int:
+    """Return how many slots do not slow each other down: cores, or GPUs."""
+    if engine.info.device == "cpu":
+        return engine.slots
+    return len({engine.device_of(slot) for slot in range(engine.slots)})
+
+
+def _decoders(threads: int, engine: Engine, on_death: Callable[[str], object]) -> Decoders | None:
+    """Return decoder threads, unless the slots' own threads are the cores to decode on.
+
+    A slot of several threads would decode on one and leave the others idle.
+    """
+    if not threads and engine.info.device == "cpu" and engine.info.threads_per_slot == 1:
+        return None
+    return Decoders(threads or usable_cores(), on_death)
+
+
+def _large_decoders(pool: DecoderPool | None, on_death: Callable[[str], object]) -> Decoders | None:
+    """Return a thread for each process of the pool, if there is one."""
+    if pool is None:
+        return None
+    return Decoders(pool.processes, on_death, name="decode-large", nice=0)
