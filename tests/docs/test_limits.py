@@ -39,9 +39,9 @@ def in_code(name: str) -> Any:
     path, _, constant = name.rpartition(".")
     package, _, holder = path.rpartition(".")
     if holder[:1].isupper():
-        kind = getattr(importlib.import_module(f"service.{package}"), holder)
+        kind = getattr(importlib.import_module(f"tidegate.service.{package}"), holder)
         return next(field.default for field in dataclasses.fields(kind) if field.name == constant)
-    module = path if path.startswith("models.") else f"service.{path}"
+    module = f"tidegate.{path}" if path.startswith("models.") else f"tidegate.service.{path}"
     return getattr(importlib.import_module(module), constant)
 
 

@@ -1,161 +1,85 @@
-"""Every command the documents print is run, or, where running it here would be circular, parsed."""
+"""The README shows the three decisions as the demo's server gives them, on two screens."""
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
-import subprocess
-import sys
-from functools import cache
-from pathlib import Path
 
+import httpx
 import pytest
-from PIL import Image
 
-from tests.server import PATIENCE_S, PHOTOS, ROOT, Server, launched
+from tests.docs.pages import PAGES, blocks, commands, name_of, read
+from tests.server import PHOTOS, ROOT
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "models/README.md", "load_tests/README.md")
-
-
-def commands(document: str) -> list[str]:
-    """Return the indented or fenced lines of a document that are commands."""
-    text = (ROOT / document).read_text("utf-8").replace("\\\n", "")
-    fenced = re.findall(r"^```(?:sh|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    indented = re.findall(r"^    (\S.*)$", text, re.MULTILINE)
-    lines = [line.strip() for block in fenced for line in block.splitlines()] + indented
-    return [line for line in lines if re.match(r"(make|curl|tidegate|docker|python|sh) ", line)]
-
-
-def test_the_readme_starts_with_its_two_commands() -> None:
-    assert commands("README.md")[:2] == ["make serve", "make test"]
+README = ROOT / "README.md"
+DECISIONS = re.findall(
+    r"^\| `(\w+\.png)` \| `(\d+)`, (?:decision|code) `([\w-]+)`.*?\| p = ([\d.]+)",
+    read(README),
+    re.MULTILINE,
+)
+PRINTED = [
+    (name_of(page), answer)
+    for page in PAGES
+    for block in blocks(page, "json")
+    if "ood" in (answer := json.loads(block))
+]
 
 
-def test_the_readmes_curl_answers_as_printed(server: Server, tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
-    printed = json.loads(re.search(r"^```json\n(.*?)^```", readme, re.M | re.S)[1])  # type: ignore[index]  # fails if gone
-    Image.open(PHOTOS / "coffee.png").convert("RGB").save(tmp_path / "photo.jpg", quality=95)
-    line = next(command for command in commands("README.md") if command.startswith("curl"))
-    line = line.replace("http://127.0.0.1:8000", server.url)
-
-    told = subprocess.run(
-        shlex.split(line), cwd=tmp_path, capture_output=True, check=True, timeout=PATIENCE_S
-    )
-
-    answer = json.loads(told.stdout)
-    assert answer.keys() == printed.keys()
-    assert answer["ood"].keys() == printed["ood"].keys()
-    assert answer["predictions"][0]["label"] == printed["predictions"][0]["label"]
-    assert answer["predictions"][0]["probability"] == pytest.approx(
-        printed["predictions"][0]["probability"], abs=0.03
-    )
-    assert answer["model"]["name"] == printed["model"]["name"]
-    assert answer["decision"] == printed["decision"]
+def test_it_is_two_screens_of_fifty_lines() -> None:
+    assert read(README).count("\n") <= 100
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_make_target_that_is_named_exists(document: str) -> None:
-    for line in commands(document):
-        if line.startswith("make "):
-            subprocess.run(
-                ["make", "--dry-run", *shlex.split(line, comments=True)[1:]],
-                cwd=ROOT,
-                check=True,
-                capture_output=True,
-                timeout=PATIENCE_S,
-            )
+def test_it_starts_with_one_command_and_one_photo() -> None:
+    serve, curl, *_ = commands(README)
+
+    assert serve == "make serve"
+    assert curl.startswith("curl --data-binary @models/probes/photos/")
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_tidegate_command_that_is_named_runs(document: str) -> None:
-    for line in commands(document):
-        words = shlex.split(line, comments=True)
-        if words[0] == "tidegate" and words[1] != "serve":
-            subprocess.run(
-                [sys.executable, "-m", "service", *words[1:]],
-                cwd=ROOT,
-                check=True,
-                capture_output=True,
-                timeout=PATIENCE_S,
-            )
+@pytest.mark.parametrize(("photo", "status", "told", "p"), DECISIONS)
+def test_each_photo_gets_the_decision_of_the_table(
+    client: httpx.Client, photo: str, status: str, told: str, p: str
+) -> None:
+    response = client.post("/classify", content=(PHOTOS / photo).read_bytes())
+
+    answer = response.json()
+    assert response.status_code == int(status)
+    assert answer.get("decision", answer.get("code")) == told
+    digits = len(p.partition(".")[2])
+    assert answer["ood"]["p_value"] == pytest.approx(float(p), abs=0.5 * 10**-digits)
 
 
-@cache
-def help_of(*words: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-m", *words, "--help"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    ).stdout
+def test_the_table_shows_all_three_decisions() -> None:
+    assert [told for _, _, told, _ in DECISIONS] == ["accept", "review", "out-of-distribution"]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_module_command_that_is_named_knows_its_options(document: str) -> None:
-    """Runs `--help` of the same subcommand and looks for each option there."""
-    for line in commands(document):
-        words = shlex.split(line, comments=True)
-        if words[0] != "python":
-            continue
-        verb = [word for word in words[3:4] if not word.startswith("-")]
-        told = help_of(words[2], *verb)
-        for option in (word for word in words if word.startswith("--")):
-            assert option.split("=")[0] in told, line
+@pytest.mark.parametrize(("page", "printed"), PRINTED, ids=[page for page, _ in PRINTED])
+def test_every_printed_answer_is_the_one_of_the_server(
+    client: httpx.Client, page: str, printed: dict[str, object]
+) -> None:
+    photo = "coffee.png" if "predictions" in printed else "grass.png"
+    top_k = len(printed.get("predictions", "00000"))  # type: ignore[arg-type]  # a list
+    path = f"/classify?top_k={top_k}"
+    answer = client.post(path, content=(PHOTOS / photo).read_bytes()).json()
+
+    assert shape(answer) == shape(printed)
+    for name in ("decision", "code", "title", "status", "detail", "type"):
+        assert answer.get(name) == printed.get(name)
+    for got, told in zip(
+        answer.get("predictions", []), printed.get("predictions", []), strict=True
+    ):  # type: ignore[call-overload]  # likewise
+        assert (got["class_id"], got["label"]) == (told["class_id"], told["label"])
+        assert got["probability"] == pytest.approx(told["probability"], abs=0.03)
 
 
-def test_make_serve_serves(demo_bundle: Path) -> None:
-    """The real target, with everything it would set up already there."""
-    with launched(demo_bundle, command=["make", "--silent", "serve"]) as server:
-        server.wait_for("ready")
+def shape(value: object) -> object:
+    """Return a document with its values left out."""
+    if isinstance(value, dict):
+        return {name: shape(inner) for name, inner in value.items()}
+    return [shape(inner) for inner in value] if isinstance(value, list) else None
 
 
-@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
-def test_every_link_leads_somewhere(document: str) -> None:
-    text = (ROOT / document).read_text("utf-8")
+def test_every_json_block_is_json() -> None:
+    found = [json.loads(block) for page in PAGES for block in blocks(page, "json")]
 
-    for target in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (ROOT / target).exists(), target
-
-
-def test_the_table_of_servers_is_that_of_its_result() -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
-    quoted = re.search(r"\[result\]\((load_tests/results/[^)]+)\)", readme)
-    assert quoted is not None
-    result = json.loads((ROOT / quoted[1]).read_text("utf-8"))
-    kept = {s["name"]: s["figures"] for s in result["standings"] if s["load"] == "32 clients"}
-    over = {s["name"]: s["figures"] for s in result["standings"] if s["load"] == "overload"}
-    rows = re.findall(r"^\| (\S+) \| ([\d.]+) \| ([\d.]+) \| (\d+) \|$", readme, re.M)
-
-    assert {name for name, *_ in rows} == kept.keys() - {"bare loop"}
-    for name, throughput, cpu, goodput in rows:
-        figures = kept[name]
-        assert float(throughput) == pytest.approx(figures["throughput_ratio"]["median"], abs=0.005)
-        assert float(cpu) == pytest.approx(figures["cpu_ratio"]["median"], abs=0.005)
-        assert float(goodput) == pytest.approx(over[name]["goodput"]["median"], abs=0.5)
-    assert f"{result['standings'][0]['rounds']} interleaved rounds" in readme
-    ours = {
-        s["load"]: {k: v["median"] for k, v in s["figures"].items() if isinstance(v, dict)}
-        for s in result["standings"]
-        if s["name"] == "tidegate"
-    }
-    told = "With {} clients it was {:.2f} and {:.2f}, with {} {:.2f} and {:.2f}; one client"
-    numbers = [
-        number
-        for clients in (8, 64)
-        for number in (
-            clients,
-            *(ours[f"{clients} clients"][k] for k in ("throughput_ratio", "cpu_ratio")),
-        )
-    ]
-    assert told.format(*numbers) in readme
-    assert result["machine"]["cores"] == 2
-
-
-def test_results_name_no_folder_of_the_machine_they_were_made_on() -> None:
-    for path in (ROOT / "load_tests" / "results").glob("*.json"):
-        result = json.loads(path.read_text("utf-8"))
-
-        assert result["command"].startswith("python -m load_tests")
-        assert not re.search(r"/(tmp|home|root|work|Users)/", path.read_text("utf-8")), path.name
+    assert len(found) >= 6

@@ -1,0 +1,345 @@
+"""Write the reference tables that are generated from the code: `python -m docs.generate`.
+
+A page keeps its own text; the table between two comments, `<!-- generated: NAME -->` and
+`<!-- end -->`, is replaced. A test fails when a committed table is not what this module returns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import NoneType, SimpleNamespace, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from prometheus_client import CollectorRegistry
+
+from tidegate.service import cli, makers, metrics, nvml
+from tidegate.service.api import problems
+from tidegate.service.settings import PREFIX, Settings
+
+DOCS = Path(__file__).parent
+DECISIONS = DOCS / "decisions"
+
+# code → when a client gets it. The codes themselves come from the code; one without a text here,
+# or a text without a code, is an error.
+WHEN = {
+    "bad-request": "malformed HTTP, an empty body or part, malformed multipart or JSON, or a bad "
+    "parameter",
+    "not-found": "no such route, model or recent answer",
+    "method-not-allowed": "the route has other methods; `Allow` lists them",
+    "upload-timeout": "the body did not arrive in time, or it stalled: fewer than 8 KiB in 10 s, "
+    "or in 1 s while other requests need its memory",
+    "upload-too-large": "the body has more bytes than the route accepts",
+    "image-too-large": "too many pixels, or too much estimated decoding work; both are read from "
+    "the header before anything is decoded",
+    "unsupported-image-type": "the content is not an accepted format, or a variant of one that is "
+    "not decoded",
+    "undecodable-image": "a truncated or corrupt image, missing rows or strips, or more chunks, "
+    "tags or scans than allowed",
+    "out-of-distribution": "the gate rejects the image; the body has `ood` and `model`, and no "
+    "predictions",
+    "quota-exceeded": "this client exceeds its quota (`TIDEGATE_CLIENT_RATE`)",
+    "head-too-large": "the request head has more than 64 KiB or 128 fields",
+    "engine-failed": "the engine could not compute this image",
+    "internal-error": "a bug; the log has the traceback under the `request_id`",
+    "overloaded": "the answer would be too late, or a limit of the queue or of upload memory is "
+    "reached",
+    "draining": "the service is shutting down",
+    "not-ready": "the model is warming up, the start failed, or drift cannot be monitored",
+    "deadline-missed": "the deadline passed after admission, or it is shorter than one image takes",
+}
+# Those without a row in `problems.TABLE`: answers of the framework, the parser and the gate.
+MORE_CODES = (
+    problems.OUT_OF_DISTRIBUTION,
+    (405, "method-not-allowed", "Method not allowed"),
+    (431, "head-too-large", "The request's head is too large"),
+    (500, "internal-error", "Internal error"),
+)
+WITH_RETRY_AFTER = {429, 503}
+
+LABELS = {
+    "route": metrics.ROUTES,
+    "stage": metrics.STAGES,
+    "reason": metrics.SHED_REASONS,
+    "decision": metrics.DECISIONS,
+    "score": metrics.SCORES,
+    "part": metrics.BATCH_PARTS,
+    "outcome": metrics.REVIEW_OUTCOMES,
+}
+
+_BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_HEADING = re.compile(r"# (\d+)\. (.+)")
+
+
+def settings() -> str:
+    """Return a row for each setting: name, default, accepted values, meaning."""
+    rows = [
+        (
+            f"`{PREFIX}{name.upper()}`",
+            f"`{default_of(field.default)}`",
+            _values(field.annotation, field.metadata),
+            field.description or "",
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+    return _table(("variable", "default", "values", "meaning"), rows)
+
+
+def default_of(default: object) -> str:
+    """Return a default as the table shows it."""
+    return "unset" if default is None else str(default)
+
+
+def _values(annotation: Any, metadata: Iterable[Any]) -> str:
+    if get_origin(annotation) in (Union, UnionType):
+        [annotation] = [kind for kind in get_args(annotation) if kind is not NoneType]
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(annotation))
+    bounds = {
+        name: getattr(constraint, name)
+        for constraint in metadata
+        for name in ("ge", "gt", "le", "lt")
+        if getattr(constraint, name, None) is not None
+    }
+    words = []
+    if "ge" in bounds and "le" in bounds:
+        words.append(f"{bounds['ge']:,} to {bounds['le']:,.15g}")
+    elif "ge" in bounds:
+        words.append(f"at least {bounds['ge']:,}")
+    if "gt" in bounds:
+        words.append(f"above {bounds['gt']:,}")
+        if "le" in bounds:
+            words.append(f"at most {bounds['le']:,.15g}")
+    kind = {int: "integer", float: "number", str: "text", Path: "path"}[annotation]
+    return f"{kind}, {', '.join(words)}" if words else kind
+
+
+def codes() -> list[tuple[int, str, str]]:
+    """Return (status, code, title) of every problem a client can get, in order of the status."""
+    return sorted({*problems.TABLE.values(), *MORE_CODES})
+
+
+def errors() -> str:
+    """Return a row for each problem code."""
+    known = [code for _, code, _ in codes()]
+    if set(known) != set(WHEN):
+        raise SystemExit(f"docs/generate.py: WHEN and the codes differ: {set(known) ^ set(WHEN)}")
+    rows = [
+        (
+            str(status),
+            f"`{code}`",
+            title,
+            WHEN[code],
+            "yes" if status in WITH_RETRY_AFTER else "",
+        )
+        for status, code, title in codes()
+    ]
+    return _table(("status", "code", "title", "returned when", "`Retry-After`"), rows)
+
+
+def metric_names() -> str:
+    """Return a row for each metric: name, kind, labels, meaning."""
+    rows = [
+        (f"`{name}`", kind, ", ".join(f"`{label}`" for label in labels), text)
+        for name, kind, labels, text in _metrics()
+    ]
+    return _table(("metric", "type", "labels", "meaning"), rows)
+
+
+def label_values() -> str:
+    """Return a row for each label with a closed set of values."""
+    rows = [
+        (f"`{name}`", ", ".join(f"`{value}`" for value in values))
+        for name, values in LABELS.items()
+    ]
+    return _table(("label", "values"), rows)
+
+
+def _metrics() -> list[tuple[str, str, Sequence[str], str]]:
+    service = metrics.Metrics("0")
+    model = CollectorRegistry()
+    metrics.ModelMetrics(model, _a_model())
+    found = []
+    for registry in (service.registry, model):
+        for collector in registry._collector_to_names:
+            labels = getattr(collector, "_labelnames", ())
+            for family in collector.collect():
+                if family.name.startswith("tidegate_"):
+                    name = f"{family.name}_total" if family.type == "counter" else family.name
+                    found.append((name, family.type, labels, family.documentation))
+    gpus = nvml.GpuCollector(_no_gpus())  # type: ignore[arg-type]  # stands in for a module
+    found += [(f.name, f.type, ("gpu",), f.documentation) for f in gpus.collect()]
+    return found
+
+
+def _a_model() -> metrics.ServedModel:
+    return metrics.ServedModel(
+        name="name",
+        version="1",
+        info=dict.fromkeys(("digest", "preprocess_digest", "engine", "precision", "device"), ""),
+        class_fraction=[1.0],
+        reference_samples=1,
+        alphas={"reject": 0.01, "review": 0.05},
+        calibration_samples=1,
+        score_bounds=[0.0],
+        max_class_series=1,
+        confidence_at_most={},
+    )
+
+
+def _no_gpus() -> SimpleNamespace:
+    return SimpleNamespace(nvmlDeviceGetCount=lambda: 0, NVMLError=Exception)
+
+
+def commands() -> str:
+    """Return a section for each command of `tidegate`, with its arguments and options."""
+    return "\n".join(_section(name, parser) for name, parser in parsers().items())
+
+
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """Return the parser of every command, by its words, such as `tidegate bundle inspect`."""
+    found = {}
+    for name, parser in _leaves("tidegate", cli._parser()):
+        if name.removeprefix("tidegate ") in makers.COMMANDS:
+            module, _ = makers.COMMANDS[name.removeprefix("tidegate ")]
+            parser = importlib.import_module(f"tidegate.models.commands.{module}").parser()
+        found[name] = parser
+    return found
+
+
+def _leaves(
+    name: str, parser: argparse.ArgumentParser
+) -> Iterable[tuple[str, argparse.ArgumentParser]]:
+    below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    if not below:
+        yield name, parser
+    for action in below:
+        helps = {choice.dest: choice.help for choice in action._get_subactions()}
+        for word, child in action.choices.items():
+            child.description = child.description or helps.get(word)
+            yield from _leaves(f"{name} {word}", child)
+
+
+def _section(name: str, parser: argparse.ArgumentParser) -> str:
+    description = (parser.description or "").rstrip(".").replace("\n", " ")
+    rows = []
+    for action in parser._actions:
+        if isinstance(action, argparse._HelpAction):
+            continue
+        default = action.default if action.option_strings and action.default else None
+        text = (action.help or "") % {**vars(action), "prog": name}
+        if isinstance(action.choices, (tuple, list)):
+            text = f"{text}; one of {', '.join(f'`{choice}`' for choice in action.choices)}"
+        if default is not None and "default" not in text and not isinstance(default, list):
+            text = f"{text} (default: {default})"
+        needed = action.required and action.nargs != "*"
+        rows.append(
+            (_spelt(action), "yes" if needed else "", text.lstrip("; ").replace("<", "\\<"))
+        )
+    table = f"\n{_table(('argument', 'required', 'meaning'), rows)}\n" if rows else ""
+    return f"## {name}\n\n{description[:1].upper()}{description[1:]}.\n{table}"
+
+
+def _spelt(action: argparse.Action) -> str:
+    value = action.metavar or action.dest.upper()
+    value = value if isinstance(value, str) else " ".join(value)
+    if not action.option_strings:
+        return f"`{value}`{' …' if action.nargs == '*' else ''}"
+    if action.nargs == 0:
+        return f"`{action.option_strings[-1]}`"
+    values = " ".join([value] * (action.nargs if isinstance(action.nargs, int) else 1))
+    return f"`{action.option_strings[-1]} {values}`"
+
+
+def decisions() -> str:
+    """Return a row for each decision: number, title with a link, status."""
+    texts = {path: path.read_text("utf-8") for path in sorted(DECISIONS.glob("[0-9]*.md"))}
+    titles = {}
+    for path, text in texts.items():
+        heading = _HEADING.match(text)
+        if heading is None or f"{int(heading[1]):04d}" != path.name[:4]:
+            raise SystemExit(f"{path}: the heading does not have the number of the file")
+        titles[int(heading[1])] = (path, heading[2])
+    statuses: dict[int, list[str]] = {number: [] for number in titles}
+    for number, (path, _) in titles.items():
+        for verb, targets, whole in _changes(texts[path]):
+            for target in targets:
+                part = "" if whole or verb == "extended" else " in part"
+                statuses[target].append(f"{verb}{part} by [{number}]({path.name})")
+    rows = [
+        (str(number), f"[{title}]({path.name})", "; ".join(statuses[number]) or "accepted")
+        for number, (path, title) in sorted(titles.items())
+    ]
+    return _table(("number", "decision", "status"), rows)
+
+
+def _changes(text: str) -> Iterable[tuple[str, list[int], bool]]:
+    """Yield what a decision says of earlier ones: its lines that begin with these words."""
+    for line in text.splitlines():
+        targets = [int(n) for n in re.findall(r"\b(?:decision|in|to) (\d+)\b", line)]
+        if line.startswith("Supersedes "):
+            whole = re.fullmatch(r"Supersedes decision \d+\.", line) is not None
+            yield "superseded", targets, whole
+        elif line.startswith("Adds to "):
+            yield "extended", targets, False
+
+
+def layers() -> str:
+    """Return a row for each package whose layers are enforced: from top to bottom."""
+    config = tomllib.loads((DOCS.parent / "pyproject.toml").read_text("utf-8"))
+    contracts = config["tool"]["importlinter"]["contracts"]
+    rows = [
+        (f"`{contract['containers'][0]}`", " → ".join(f"`{layer}`" for layer in contract["layers"]))
+        for contract in contracts
+        if contract["type"] == "layers"
+    ]
+    return _table(("package", "layers, from top to bottom"), rows)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "settings": settings,
+    "errors": errors,
+    "metrics": metric_names,
+    "metric-labels": label_values,
+    "commands": commands,
+    "decisions": decisions,
+    "layers": layers,
+}
+
+
+def pages() -> list[Path]:
+    """Return the pages with a generated part."""
+    return [path for path in sorted(DOCS.rglob("*.md")) if _BLOCK.search(path.read_text("utf-8"))]
+
+
+def fresh(page: Path) -> str:
+    """Return a page with its generated parts as the code gives them now."""
+    return _BLOCK.sub(
+        lambda block: f"{block[1]}\n{TABLES[block[2]]()}\n\n{block[3]}", page.read_text("utf-8")
+    )
+
+
+def main() -> int:
+    """Rewrite every page that is not as the code gives it."""
+    for page in pages():
+        text = fresh(page)
+        if text != page.read_text("utf-8"):
+            page.write_text(text, "utf-8")
+            print(f"wrote {page}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

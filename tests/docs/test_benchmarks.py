@@ -1,0 +1,159 @@
+"""Every figure of the tables is that of its result in load_tests/results."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.docs.pages import read
+from tests.server import ROOT
+
+RESULTS = ROOT / "load_tests" / "results"
+PAGE = ROOT / "docs" / "benchmarks.md"
+README = ROOT / "README.md"
+OLDER = re.findall(
+    r"^\| [\w-]+ \| \d+ × \d+ \| \[[\w ]+\]\(\.\./load_tests/results/([^)]+)\) "
+    r"\| ([\d.]+) \| ([\d.]+) \| (\w+): ([\d.]+) and ([\d.]+) \|$",
+    read(PAGE),
+    re.MULTILINE,
+)
+PROMISES = read(PAGE).split("## Promises under load")[1].split("\n## ")[0]
+SCENARIOS = [
+    [cell.strip() for cell in row.strip("|").split("|")]
+    for row in re.findall(r"^\|.*\|$", PROMISES, re.MULTILINE)[2:]
+]
+
+
+def result_of(page: Path, link: str) -> dict[str, Any]:
+    """Return the result that a page links to by this text, first."""
+    quoted = re.search(rf"\[{link}\]\((?:\.\./)?load_tests/results/([^)]+)\)", read(page))
+    assert quoted is not None
+    found: dict[str, Any] = json.loads((RESULTS / quoted[1]).read_text("utf-8"))
+    return found
+
+
+def medians(result: dict[str, Any], load: str) -> dict[str, dict[str, float]]:
+    """Return the medians of every server under a load."""
+    return {
+        standing["name"]: {
+            name: figure["median"]
+            for name, figure in standing["figures"].items()
+            if isinstance(figure, dict)
+        }
+        for standing in result["standings"]
+        if standing["load"] == load
+    }
+
+
+@pytest.mark.parametrize("page", [README, PAGE], ids=["README", "benchmarks"])
+def test_the_table_of_servers_is_that_of_its_result(page: Path) -> None:
+    result = result_of(page, "result")
+    kept, over = medians(result, "32 clients"), medians(result, "overload")
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+) \| ([\d.]+) \| (\d+) \|$", read(page), re.M)
+
+    assert {name for name, *_ in rows} <= kept.keys() - {"bare loop"}
+    assert page == README or len(rows) == len(kept) - 1
+    assert [name for name, *_ in rows][:1] == ["tidegate"]
+    for name, throughput, cpu, goodput in rows:
+        assert float(throughput) == pytest.approx(kept[name]["throughput_ratio"], abs=0.005)
+        assert float(cpu) == pytest.approx(kept[name]["cpu_ratio"], abs=0.005)
+        assert float(goodput) == pytest.approx(over[name]["goodput"], abs=0.5)
+    assert f"{result['standings'][0]['rounds']} interleaved rounds" in read(page)
+    assert f"two cores of an {result['machine']['cpu']}" in read(page)
+    assert result["machine"]["cores"] == 2
+
+
+def test_the_readme_shows_the_best_of_the_others() -> None:
+    result = result_of(README, "result")
+    others = medians(result, "32 clients").items()
+    ratios = {name: figures.get("throughput_ratio", 0.0) for name, figures in others}
+    ranked = sorted(ratios.keys() - {"bare loop", "tidegate"}, key=lambda name: -ratios[name])
+
+    shown = re.findall(r"^\| (\w+) \| [\d.]+ \| [\d.]+ \| \d+ \|$", read(README), re.M)
+
+    assert shown[1:] == ranked[: len(shown) - 1]
+
+
+def test_the_other_loads_are_those_of_the_result() -> None:
+    result = result_of(PAGE, "result")
+    few, many = (medians(result, f"{n} clients")["tidegate"] for n in (8, 64))
+    alone = medians(result, "one client")
+    told = (
+        "With 8 clients the ratios of Tidegate are {:.2f} and {:.2f}, "
+        "with 64 clients {:.2f} and {:.2f}.\n"
+        "The latency of a single client is {:.2f} times the loop's on all cores."
+    )
+
+    assert told.format(
+        *(figures[k] for figures in (few, many) for k in ("throughput_ratio", "cpu_ratio")),
+        alone["tidegate"]["p50_ms"] / alone["bare loop, a thread per core"]["p50_ms"],
+    ) in read(PAGE)
+
+
+@pytest.mark.parametrize(("file", "throughput", "cpu", "best", "its", "its_cpu"), OLDER)
+def test_older_results_are_those_of_their_files(
+    file: str, throughput: str, cpu: str, best: str, its: str, its_cpu: str
+) -> None:
+    result = json.loads((RESULTS / file).read_text("utf-8"))
+    figures = medians(result, "32 clients")
+    others = figures.keys() - {"bare loop", "tidegate"}
+
+    assert best == max(others, key=lambda name: figures[name]["throughput_ratio"])
+    for name, shown in (("tidegate", (throughput, cpu)), (best, (its, its_cpu))):
+        ratios = figures[name]["throughput_ratio"], figures[name]["cpu_ratio"]
+        assert tuple(map(float, shown)) == pytest.approx(ratios, abs=0.00501)
+
+
+def test_pytriton_was_measured_as_quoted() -> None:
+    quoted = re.search(r"([\d.]+) and ([\d.]+) in the first of these results", read(PAGE))
+    assert quoted is not None
+    result = json.loads((RESULTS / OLDER[0][0]).read_text("utf-8"))
+    figures = medians(result, "32 clients")["pytriton"]
+
+    assert float(quoted[1]) == pytest.approx(figures["throughput_ratio"], abs=0.00501)
+    assert float(quoted[2]) == pytest.approx(figures["cpu_ratio"], abs=0.00501)
+
+
+def test_every_older_comparison_is_in_the_table() -> None:
+    current = re.search(r"\[result\]\(\.\./load_tests/results/([^)]+)\)", read(PAGE))
+    assert current is not None
+
+    kept = {path.name for path in RESULTS.glob("*-compare-*.json")}
+
+    assert {file for file, *_ in OLDER} == kept - {current[1]}
+
+
+@pytest.mark.parametrize(("scenario", "quantity", "value", "aim", "met"), SCENARIOS)
+def test_the_promises_are_those_of_the_result(
+    scenario: str, quantity: str, value: str, aim: str, met: str
+) -> None:
+    quoted = re.search(r"\[result\]\(\.\./load_tests/results/([^)]+)\)", PROMISES)
+    assert quoted is not None
+    result = json.loads((RESULTS / quoted[1]).read_text("utf-8"))
+    [found] = [f for f in result["scenarios"][scenario]["findings"] if f["quantity"] == quantity]
+    number, unit = value.split()
+
+    assert float(number) == pytest.approx(found["value"], abs=0.00501)
+    assert (unit, aim) == (found["unit"], found["aim"])
+    assert {"yes": True, "no": False, "": None}[met] is found["met"]
+
+
+def test_the_burst_was_repeated_as_quoted() -> None:
+    quoted = re.search(r"`burst` was ([\d.]+) × \(\[result\]\(\S+/([\w.-]+)\)\)", read(PAGE))
+    assert quoted is not None
+    result = json.loads((RESULTS / quoted[2]).read_text("utf-8"))
+    findings = {f["quantity"]: f["value"] for f in result["scenarios"]["burst"]["findings"]}
+
+    assert float(quoted[1]) == pytest.approx(findings["disturbed over undisturbed"], abs=0.00501)
+
+
+def test_results_name_no_folder_of_the_machine_they_were_made_on() -> None:
+    for path in RESULTS.glob("*.json"):
+        result = json.loads(path.read_text("utf-8"))
+
+        assert result["command"].startswith("python -m load_tests")
+        assert not re.search(r"/(tmp|home|root|work|Users)/", path.read_text("utf-8")), path.name

@@ -1,0 +1,150 @@
+"""Every command that a page prints is run; or parsed, where running it here takes too much.
+
+What can be neither is listed with its reason.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from docs.generate import parsers
+from load_tests.__main__ import COMMANDS
+from tests.docs.pages import PAGES, commands, name_of
+from tests.server import PATIENCE_S, PHOTOS, ROOT, Server, launched
+
+NOT_RUN = {
+    "docker compose up --build": "needs a Docker engine",
+    "COMPOSE_PROFILES=gpu docker compose up --build": "needs a Docker engine and a GPU",
+    "kustomize edit set image tidegate=REGISTRY/tidegate:VERSION": "names your registry",
+    "kubectl apply -k docker/kubernetes/base": "needs a cluster",
+    "kubectl apply -k docker/kubernetes/kserve": "needs a cluster",
+    "python3 -m venv /opt/tidegate": "installs into the system",
+    '/opt/tidegate/bin/pip install ".[cpu]"': "installs into the system",
+    "cp docker/systemd/tidegate.service /etc/systemd/system/": "installs into the system",
+    "systemctl enable --now tidegate": "needs systemd",
+    ".venv/bin/python -m pytest -m slow": "runs the slow tests",
+    ".venv/bin/python -m pytest tests/unit/ood -k p_value": "runs tests that run anyway",
+    "locust -f load_tests/locustfile.py --host http://127.0.0.1:8000": "needs Locust",
+    'curl -H "Authorization: Bearer $(cat retrain-token)" http://127.0.0.1:9000/requests': (
+        "needs the receiver of the line before, which has tests of its own"
+    ),
+}
+# What `tidegate` does quickly and without another machine; the other commands are parsed.
+RUN = {"--version", "describe", "bundle", "completion", "export-plain", "health"}
+PLACEHOLDERS = {"PID": "1", "DIR": "images", "OUT": "out"}
+STATUSES = {  # of the commands whose answer is not 200
+    r"grass\.png http://[\w.:]+/classify$": 422,
+    r"/feedback$": 404,  # that image was not answered by this server
+}
+
+EVERY = [(name_of(page), line) for page in PAGES for line in commands(page)]
+
+
+def of(*programs: str) -> list[tuple[str, str]]:
+    """Return the commands of these programs, each with its page."""
+    return [
+        (page, line) for page, line in EVERY if line not in NOT_RUN and words(line)[0] in programs
+    ]
+
+
+def words(line: str) -> list[str]:
+    """Return a command's words, without the variables before it."""
+    return shlex.split(re.sub(r"^([A-Z_]+=\S+ )+", "", line), comments=True)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A working directory with the repository's models and a photo of a user."""
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    (tmp_path / "photo.jpg").symlink_to(PHOTOS / "rocket.jpg")
+    return tmp_path
+
+
+def run(command: list[str], cwd: Path, **variables: str) -> str:
+    """Run a command; return its standard output."""
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_command_is_covered_or_listed_with_a_reason() -> None:
+    programs = {"curl", "make", "tidegate", "python", "pip"}
+    rest = {line for _, line in EVERY if words(line)[0] not in programs} | {
+        line for _, line in EVERY if line in NOT_RUN
+    }
+
+    assert rest == set(NOT_RUN)
+    assert len(EVERY) > 60
+
+
+@pytest.mark.parametrize(("page", "line"), of("curl"))
+def test_every_curl_gets_its_answer(server: Server, folder: Path, page: str, line: str) -> None:
+    url = line.replace("http://127.0.0.1:8000", server.url)
+    expected = next((code for form, code in STATUSES.items() if re.search(form, line)), 200)
+
+    status = run([*words(url), "-sS", "-o", "/dev/null", "-w", "%{http_code}"], folder)
+
+    assert int(status) == expected, page
+
+
+@pytest.mark.parametrize(("page", "line"), of("make"))
+def test_every_make_target_exists(page: str, line: str) -> None:
+    run(["make", "--dry-run", *words(line)[1:]], ROOT)
+
+
+@pytest.mark.parametrize(("page", "line"), of("tidegate"))
+def test_every_tidegate_command_runs_or_is_accepted(
+    server: Server, folder: Path, page: str, line: str
+) -> None:
+    given = words(line)[1:]
+    if given[0] in RUN:
+        port = server.url.rpartition(":")[2]
+        run([sys.executable, "-m", "tidegate.service", *given], folder, TIDEGATE_PORT=port)
+        return
+    known = parsers()
+    name = next(n for k in (2, 1) if (n := " ".join(["tidegate", *given[:k]])) in known)
+
+    known[name].parse_args(given[name.count(" ") :])  # ends the process for a wrong one
+
+
+@pytest.mark.parametrize(("page", "line"), of("python"))
+def test_every_load_test_is_accepted(page: str, line: str) -> None:
+    dash, package, name, *given = words(line)[1:]
+    assert (dash, package) == ("-m", "load_tests")
+    command = importlib.import_module(f"load_tests.commands.{COMMANDS[name][0]}")
+
+    command.parser().parse_args([PLACEHOLDERS.get(word, word) for word in given])
+
+
+@pytest.mark.parametrize(("page", "line"), of("pip"))
+def test_every_extra_and_group_exists(page: str, line: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    extras = [extra for found in re.findall(r"\.\[([\w,-]+)\]", line) for extra in found.split(",")]
+    groups = re.findall(r"--group (\S+)", line)
+
+    assert set(extras) <= project["project"]["optional-dependencies"].keys()
+    assert set(groups) <= project["dependency-groups"].keys()
+    assert extras or groups or "--no-deps" in line
+
+
+def test_make_serve_serves(demo_bundle: Path) -> None:
+    """The real target, with everything it would set up already there."""
+    with launched(demo_bundle, command=["make", "--silent", "serve"]) as server:
+        server.wait_for("ready")
