@@ -17,6 +17,7 @@ from typing import Protocol
 from tidegate.service import memory
 from tidegate.service.batching.decoders import Decoders
 from tidegate.service.batching.latency import LatencyModel
+from tidegate.service.batching.placement import DecodePlacement
 from tidegate.service.batching.policy import Limits
 from tidegate.service.batching.scheduler import Scheduler
 from tidegate.service.bundle.golden import REDUCED_TOLERANCE, TOLERANCE, check_golden
@@ -127,8 +128,7 @@ def serve_with(
             default_deadline_s=config.default_deadline_s,
         ),
         all_cores_engine=warm.all_cores_engine,
-        decoders=decoders,
-        large_decoders=large_decoders,
+        placement=DecodePlacement(decoders, large_decoders),
         engine_timeout_s=config.engine_timeout_s,
         metrics=metrics,
         on_failure=owner.fail,

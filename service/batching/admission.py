@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from tidegate.service.batching.client_places import ClientPlaces
 from tidegate.service.batching.client_shares import ClientShares
 from tidegate.service.batching.decode_times import DecodeCost, DecodeTimes
-from tidegate.service.batching.decoders import Decoders
 from tidegate.service.batching.latency import LatencyModel
+from tidegate.service.batching.placement import DecodePlacement, OnDecoders, Placement
 from tidegate.service.batching.policy import Backlog, Latency, Limits, Refusal, eta_s, refuse
 from tidegate.service.batching.queue import AdmittedKeys
 from tidegate.service.batching.tickets import Ticket
@@ -40,7 +40,8 @@ class Admitted:
     predicted_s: float  # until its answer, typically
     decode_s: float  # predicted, with caution
     work_s: float  # decoding and engine, counted against its client
-    decoders: Decoders | None  # what decodes its image; None: the slot that runs it
+    slot_decode_s: float  # of that, on the slot that runs the image
+    placement: Placement  # where its image is decoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +60,14 @@ class Admission:
         self,
         latency: LatencyModel,
         slots: int,
-        decoders: Decoders | None,
-        large_decoders: Decoders | None,
+        placement: DecodePlacement,
         *,
         has_single_image_engine: bool,
     ) -> None:
         """`has_single_image_engine`: an image that is alone runs on all cores."""
         self.running: list[Running | None] = [None] * slots  # None: the slot is idle
         self._latency = latency
-        self._decoders = decoders
-        self._large_decoders = large_decoders
+        self._placement = placement
         self._has_single_image_engine = has_single_image_engine
         self._decode_times = DecodeTimes()
         self._shares = ClientShares()
@@ -84,22 +83,21 @@ class Admission:
 
     def decide(self, arrival: Arrival, now: float, limits: Limits) -> Admitted | Refusal:
         """Return what an arrival may expect, or why it is refused."""
-        large = arrival.cost.large and self._large_decoders is not None
-        decoders = self._large_decoders if large else self._decoders
+        placement = self._placement.of(arrival.cost)
         decode_s = self._decode_times.predict_s(arrival.cost, now)
         work_s = decode_s + self._latency.predict(1)
-        backlog = self._backlog(arrival, now, self._latency, decoders, decode_s)
+        backlog = self._backlog(arrival, now, self._latency, placement, decode_s)
         share = self._shares.share(arrival.client, work_s, now)
         has_place = self._places.are_free(arrival.client, limits.max_queue, self._shares.active)
         refusal = refuse(
             arrival.deadline - now, backlog, self._latency, limits, share, has_place=has_place
         )
-        if refusal is None and decoders and large:
-            refusal = self._refuse_large(arrival.client, decoders, backlog)
+        if refusal is None and placement is self._placement.large:
+            refusal = self._refuse_large(arrival.client, placement, backlog)
         if refusal is not None:
             return refusal
-        predicted_s = self._predict_s(arrival, now, decoders, limits.max_batch_size)
-        return Admitted(predicted_s, decode_s, work_s, decoders)
+        predicted_s = self._predict_s(arrival, now, placement, limits.max_batch_size)
+        return Admitted(predicted_s, decode_s, work_s, backlog.own_slot_decode_s, placement)
 
     def add(self, ticket: Ticket) -> None:
         """Count a ticket as waiting: until a large image is decoded, or in the engine's order."""
@@ -134,7 +132,7 @@ class Admission:
         """Learn from an image that was decoded; one that could not be says nothing."""
         self._decode_times.observe(cost, seconds, now)
 
-    def _refuse_large(self, client: str, decoders: Decoders, backlog: Backlog) -> Refusal | None:
+    def _refuse_large(self, client: str, decoders: OnDecoders, backlog: Backlog) -> Refusal | None:
         """Return why a large image is refused, whose client may wait in the queue otherwise."""
         places = _LARGE_WAITING * decoders.workers
         if self._large_places.are_free(client, places, self._shares.active):
@@ -143,17 +141,17 @@ class Admission:
         return Refusal(reason, max(1, math.ceil(backlog.decoders_free_in_s)))
 
     def _is_large(self, ticket: Ticket) -> bool:
-        return ticket.decoders is not None and ticket.decoders is self._large_decoders
+        return ticket.placement is self._placement.large
 
     def _predict_s(
-        self, arrival: Arrival, now: float, decoders: Decoders | None, max_batch_size: int
+        self, arrival: Arrival, now: float, placement: Placement, max_batch_size: int
     ) -> float:
         """Return how long an arrival is expected to take: typically, without caution."""
         decode_s = self._decode_times.typical_s(arrival.cost, now)
         if self._has_single_image_engine and not self.waiting and not any(self.running):
             return self._latency.single_image_s + decode_s
         typical = self._latency.typical
-        expected = self._backlog(arrival, now, typical, decoders, decode_s)
+        expected = self._backlog(arrival, now, typical, placement, decode_s)
         return eta_s(expected, typical, max_batch_size)
 
     def _backlog(
@@ -161,19 +159,20 @@ class Admission:
         arrival: Arrival,
         now: float,
         latency: Latency,
-        decoders: Decoders | None,
+        placement: Placement,
         decode_s: float,
     ) -> Backlog:
         """Return what stands before an arrival whose image takes `decode_s`."""
         priority, deadline = arrival.priority, arrival.deadline
+        decoding = placement.wait(priority, deadline, decode_s)
         return Backlog(
             slots_free_in_s=_free_in_s(self.running, now, latency),
             waiting=self.waiting,
             ahead=self._order.before(priority, deadline),
             slot_decode_s=self._slot_decode_s / max(1, len(self._order)),
-            own_slot_decode_s=decode_s if decoders is None else 0.0,
-            decoders_free_in_s=decoders.free_in_s(priority, deadline) if decoders else 0.0,
-            own_decode_s=decode_s if decoders else 0.0,
+            own_slot_decode_s=decoding.on_slot_s,
+            decoders_free_in_s=decoding.decoders_free_in_s,
+            own_decode_s=decoding.on_decoder_s,
         )
 
 

@@ -13,28 +13,23 @@ import itertools
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from tidegate.service.batching.admission import Admission, Admitted, Arrival, Running
+from tidegate.service.batching.admission import Admission, Admitted, Arrival
 from tidegate.service.batching.decode_times import DecodeCost
-from tidegate.service.batching.decoders import Decoders
+from tidegate.service.batching.dispatch import Dispatch
 from tidegate.service.batching.isolate import DeviceFault
 from tidegate.service.batching.latency import LatencyModel
+from tidegate.service.batching.placement import DecodePlacement
 from tidegate.service.batching.policy import (
-    BatchPlan,
     Limits,
     Refusal,
-    form_batch,
-    images_for_slot,
 )
-from tidegate.service.batching.queue import DeadlineQueue
 from tidegate.service.batching.slots import Batch, BatchResult, Decode, Image, Slot
 from tidegate.service.batching.tickets import Answer, Ticket
 from tidegate.service.batching.watchdog import Watchdog
-from tidegate.service.cpu import cores_to_pin
 from tidegate.service.engines.base import Engine
 from tidegate.service.engines.faults import Fault, fault_of
 from tidegate.service.errors import DeadlineMissed, Draining, EngineFailed, Overloaded, ServiceError
@@ -57,8 +52,7 @@ class Scheduler:
         limits: Limits,
         *,
         all_cores_engine: Engine | None = None,
-        decoders: Decoders | None,
-        large_decoders: Decoders | None = None,
+        placement: DecodePlacement,
         engine_timeout_s: float,
         metrics: Metrics,
         on_failure: Callable[[str], None],
@@ -73,14 +67,12 @@ class Scheduler:
         Large images are decoded by `large_decoders`, so that the others need not wait for them.
         """
         self.latency = latency
-        self.limits = limits
         self.draining = False
         self._metrics = metrics
         self._on_failure = on_failure
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._decoders = decoders
-        self._all_cores_engine = all_cores_engine
+        self._placement = placement
         self._arrivals = itertools.count()
         # Guards what follows, ℓ, and whether a ticket is queued: slots' threads take batches.
         self._lock = threading.Lock()
@@ -88,20 +80,30 @@ class Scheduler:
         self._admission = Admission(
             latency,
             engine.slots,
-            decoders,
-            large_decoders,
+            placement,
             has_single_image_engine=all_cores_engine is not None,
         )
-        self._ready: DeadlineQueue[Ticket] = DeadlineQueue()
-        # An engine that computes on our cores keeps each of its slots on one, if that fills them.
-        cores = cores_to_pin(engine.slots) if decoders is None else [None] * engine.slots
         self._slots = [
             Slot(index, engine, core, on_death=self._fail_from_thread)
-            for index, core in enumerate(cores)
+            for index, core in enumerate(placement.cores_of(engine.slots))
         ]
-        self._device_of = [engine.device_of(index) for index in range(engine.slots)]
-        self._idle = list(reversed(self._slots))
+        self._dispatch = Dispatch(
+            self._slots,
+            engine,
+            all_cores_engine,
+            self._admission,
+            latency,
+            limits,
+            finish=self._finish,
+            top_up=self._top_up if placement.keeps_engine_free else None,
+            clock=clock,
+        )
         self._watchdog = Watchdog(self._slots, engine_timeout_s, on_failure)
+
+    @property
+    def limits(self) -> Limits:
+        """Return the bounds; a device that is short of memory lowers them."""
+        return self._dispatch.limits
 
     @property
     def waiting(self) -> int:
@@ -138,23 +140,24 @@ class Scheduler:
 
         The future gives the answer, what `decode` raised, DeadlineMissed or EngineFailed.
         """
-        if ticket.decoders is None:
-            return self.submit(ticket, decode)
-        done = partial(self._decoded, ticket)
-        ticket.job = ticket.decoders.start(ticket, decode, done, ticket.predicted_decode_s)
+        ticket.job = ticket.placement.start(
+            ticket,
+            decode,
+            submit=partial(self.submit, ticket),
+            decoded=partial(self._decoded, ticket),
+            predicted_s=ticket.predicted_decode_s,
+        )
         return ticket.answer
 
     def submit(self, ticket: Ticket, image: Image) -> asyncio.Future[Answer]:
         """Queue a ticket's image for the engine; the future gives the answer or the error."""
         ticket.image, ticket.ready_at = image, self._clock()
         with self._lock:
-            self._ready.insert(ticket)
-            while self._idle and len(self._ready):
-                slot = self._least_loaded()
-                batch, late = self._take(slot)
-                self._drop_late(late)
-                if batch is not None:
-                    slot.run(batch)
+            self._dispatch.add(ticket)
+            dispatched = self._dispatch.fill_idle_slots()
+            for slot, batch in dispatched.batches:
+                slot.run(batch)
+        self._drop_late(dispatched.late)
         return ticket.answer
 
     def leave(self, ticket: Ticket) -> None:
@@ -163,9 +166,9 @@ class Scheduler:
             if ticket.queued:
                 self._admission.remove(ticket)
                 if ticket.image is not None:
-                    self._ready.remove(ticket)
-                elif ticket.job is not None and ticket.decoders is not None:
-                    ticket.decoders.withdraw(ticket.job)
+                    self._dispatch.remove(ticket)
+                elif ticket.job is not None:
+                    ticket.placement.withdraw(ticket.job)
             ticket.image = ticket.job = None
             self._admission.discharge(ticket)
         if not ticket.answer.done():
@@ -195,8 +198,8 @@ class Scheduler:
             client=arrival.client,
             work_s=admitted.work_s,
             predicted_decode_s=admitted.decode_s,
-            decoders=admitted.decoders,
-            slot_decode_s=0.0 if admitted.decoders else admitted.decode_s,
+            placement=admitted.placement,
+            slot_decode_s=admitted.slot_decode_s,
         )
         self._admission.charge(ticket)
         self._admission.add(ticket)
@@ -224,77 +227,20 @@ class Scheduler:
             self._admission.remove(ticket)
             ticket.decode_s = decode_s
             if not isinstance(result, Exception):
-                ticket.decoders = None  # from now on it waits for a slot alone
+                ticket.placement = self._placement.slot  # from now on it waits only for a slot
                 self._admission.add(ticket)
         if isinstance(result, Exception):
             ticket.answer.set_exception(result)
         else:
             self.submit(ticket, result)
 
-    def _least_loaded(self) -> Slot:
-        """Take the idle slot whose device runs the fewest batches. Needs the lock."""
-        if len(self._idle) > 1 and self._device_of[-1]:  # there are several devices
-            busy = Counter(
-                self._device_of[index]
-                for index, ran in enumerate(self._admission.running)
-                if ran is not None
-            )
-            # Of equals the last: it was used last.
-            least = min(reversed(self._idle), key=lambda slot: busy[self._device_of[slot.index]])
-            self._idle.remove(least)
-            return least
-        return self._idle.pop()
-
-    def _take(self, slot: Slot) -> tuple[Batch | None, list[Ticket]]:
-        """Form a slot's next batch; without one the slot is idle. Needs the lock.
-
-        Also returns those it drops because they would be late, to be told on the event loop.
-        """
-        late: list[Ticket] = []
-        while len(self._ready):
-            now = self._clock()
-            together = self._ready.not_overtaken(self.limits.max_batch_size)
-            most = images_for_slot(len(self._ready), together, self.limits)
-            decided = self._form_batch(now, most)
-            late += decided.shed
-            if tickets := decided.dispatch:
-                is_single = len(tickets) == 1 and not any(self._admission.running)
-                all_cores_engine = self._all_cores_engine if is_single else None
-                decode_s = sum(ticket.slot_decode_s for ticket in tickets)
-                self._admission.running[slot.index] = Running(now, len(tickets), decode_s)
-                # A device of its own may be busy: then the batch grows until it is its turn.
-                top_up = None if self._decoders is None else partial(self._top_up, slot, tickets)
-                done = partial(self._finish, slot, tickets, all_cores_engine is not None)
-                return Batch(_images(tickets), done, top_up, all_cores_engine), late
-        self._admission.running[slot.index] = None
-        self._idle.append(slot)
-        return None, late
-
     def _top_up(self, slot: Slot, tickets: list[Ticket], room: int) -> list[Pixels]:
-        """Fill up a slot's batch with what has become ready. On the slot's thread."""
+        """Add to a slot's batch what has become ready. On the slot's thread."""
         with self._lock:
-            room = min(room, self.limits.max_batch_size - len(tickets))
-            if self._closed or room <= 0 or not len(self._ready):
-                return []
-            decided = self._form_batch(self._clock(), room)
-            tickets += decided.dispatch
-            if running := self._admission.running[slot.index]:
-                self._admission.running[slot.index] = replace(running, images=len(tickets))
-            # Only what decoders made is waiting beside a device, so these are pixels.
-            added = [image for image in _images(decided.dispatch) if not callable(image)]
-        if decided.shed:
-            self._loop.call_soon_threadsafe(self._drop_late, decided.shed)
+            added, late = ([], []) if self._closed else self._dispatch.grow(slot, tickets, room)
+        if late:
+            self._loop.call_soon_threadsafe(self._drop_late, late)
         return added
-
-    def _form_batch(self, now: float, most: int) -> BatchPlan[Ticket]:
-        """Decide on the head of what is ready, and take it out. Needs the lock."""
-        ready = len(self._ready)
-        decode_s = sum(ticket.slot_decode_s for ticket in self._ready.first(most))
-        decided = form_batch(now, self._ready.take(), ready, self.latency, most, decode_s)
-        for ticket in (*decided.shed, *decided.dispatch):
-            self._admission.remove(ticket)
-            ticket.dispatched_at = now
-        return decided
 
     def _drop_late(self, late: Sequence[Ticket]) -> None:
         for ticket in late:
@@ -313,7 +259,7 @@ class Scheduler:
                 self.latency.observe(result.ran, result.engine_s)
             self._learn_decoding(batch, result)
             self._learn_from(slot, result.device_fault)
-            following, late = (None, []) if self._closed else self._take(slot)
+            following, late = (None, []) if self._closed else self._dispatch.next_batch(slot)
         self._loop.call_soon_threadsafe(self._tell, batch, result, late)
         return following
 
@@ -333,7 +279,7 @@ class Scheduler:
             return
         fits = device_fault.largest_batch
         if fits is not None and fits < self.limits.max_batch_size:
-            self.limits = replace(self.limits, max_batch_size=fits)
+            self._dispatch.limits = replace(self.limits, max_batch_size=fits)
             log.warning("device memory low: limiting batches to %d", fits)
 
     def _tell(self, batch: Sequence[Ticket], result: BatchResult, late: Sequence[Ticket]) -> None:
@@ -365,7 +311,3 @@ class Scheduler:
     def _fail_from_thread(self, reason: str) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has closed: the process is ending
             self._loop.call_soon_threadsafe(self._on_failure, reason)
-
-
-def _images(tickets: Sequence[Ticket]) -> list[Image]:
-    return [ticket.image for ticket in tickets if ticket.image is not None]

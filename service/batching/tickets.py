@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 
 from tidegate.service.batching.decode_times import DecodeCost
-from tidegate.service.batching.decoders import Decoders, Job
+from tidegate.service.batching.decoders import Job
+from tidegate.service.batching.placement import Placement
 from tidegate.service.batching.policy import Waiting
 from tidegate.service.batching.slots import Image
 from tidegate.service.types import Outputs
@@ -33,7 +34,7 @@ class Ticket(Waiting):
     client: str  # address; work is counted against it until the ticket is left
     work_s: float  # predicted when it was admitted: decoding and engine
     predicted_decode_s: float  # the decoding of that
-    decoders: Decoders | None = None  # what decodes its image; None: the slot that runs it
+    placement: Placement  # where its image is decoded; a slot once it is
     job: Job | None = None  # while its image waits for a decoder or is on one
     image: Image | None = None  # once it is ready for a slot
     decode_s: float = 0.0  # measured

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from tidegate.service.batching.decoders import Decoders
 from tidegate.service.batching.latency import LatencyModel
+from tidegate.service.batching.placement import DecodePlacement
 from tidegate.service.batching.policy import Limits
 from tidegate.service.batching.scheduler import Scheduler
 from tidegate.service.cpu import usable_cores
@@ -47,23 +48,23 @@ async def _drive(
 ) -> dict[str, float]:
     engine, metrics = warm.engine, Metrics("report")
     running: list[asyncio.Task[None]] = []
-    gave_up: list[str] = []
+    failures: list[str] = []
 
-    def give_up(reason: str) -> None:
-        gave_up.append(reason)
+    def fail(reason: str) -> None:
+        failures.append(reason)
         for task in running:
             task.cancel()
 
     loop = asyncio.get_running_loop()
-    decoders = Decoders(decode_threads, lambda why: loop.call_soon_threadsafe(give_up, why))
+    decoders = Decoders(decode_threads, lambda why: loop.call_soon_threadsafe(fail, why))
     scheduler = Scheduler(
         engine,
         LatencyModel(warm.latency_s),
         Limits(max(warm.latency_s), max_queue=4 * clients),
-        decoders=decoders,
+        placement=DecodePlacement(decoders, None),
         engine_timeout_s=_TIMEOUT_S,
         metrics=metrics,
-        on_failure=give_up,
+        on_failure=fail,
     )
     end = time.monotonic() + seconds
     decode_s = 0.0
@@ -88,8 +89,8 @@ async def _drive(
     took_s = time.monotonic() - started
     decoders.close()
     await asyncio.to_thread(scheduler.close, _TIMEOUT_S)
-    if gave_up:
-        raise RuntimeError(gave_up[0])
+    if failures:
+        raise RuntimeError(failures[0])
     if errors:
         raise errors[0]
     sample = metrics.registry.get_sample_value

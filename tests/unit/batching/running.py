@@ -13,6 +13,7 @@ from tests.fakes import FakeClock, FakeEngine, picture
 from tidegate.service.batching.decode_times import DecodeCost
 from tidegate.service.batching.decoders import Decoders
 from tidegate.service.batching.latency import LatencyModel
+from tidegate.service.batching.placement import DecodePlacement
 from tidegate.service.batching.policy import Limits
 from tidegate.service.batching.scheduler import Scheduler
 from tidegate.service.batching.slots import Decode
@@ -112,8 +113,10 @@ async def stage(
             max_batch_size or engine.max_batch_size, max_queue, side_by_side, default_deadline_s
         ),
         all_cores_engine=all_cores_engine,
-        decoders=Decoders(2, deaths) if own_decoders else None,
-        large_decoders=Decoders(large_decoders, deaths) if large_decoders else None,
+        placement=DecodePlacement(
+            Decoders(2, deaths) if own_decoders else None,
+            Decoders(large_decoders, deaths) if large_decoders else None,
+        ),
         engine_timeout_s=engine_timeout_s,
         metrics=metrics,
         on_failure=wedged.put_nowait,
