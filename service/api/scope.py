@@ -13,12 +13,11 @@ from tidegate.service.api.parser import RequestParser
 
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope
-
-    from tidegate.service.api.protocol import BoundedHttpProtocol
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 def scope_of(
-    request: RequestParser, protocol: BoundedHttpProtocol, connection: Connection
+    request: RequestParser, protocol: HttpToolsProtocol, connection: Connection
 ) -> HTTPScope:
     """Return the scope, with `connection` in it. Raises Refusal for a malformed target."""
     raw_path, query = _split(request.target)

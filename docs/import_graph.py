@@ -1,0 +1,102 @@
+"""Count the import graph of a folder: `python -m docs.import_graph service models load_tests`.
+
+A room is a folder, or a file directly in the given one; an arrow is an import from one room into
+another. Prints rooms, arrows, cycles of modules, the largest file and the longest function.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+Graph = dict[str, set[str]]
+
+
+def main(folders: list[str]) -> int:
+    """Print one line for each folder."""
+    for folder in map(Path, folders):
+        files = sorted(folder.rglob("*.py"))
+        modules = {_module(path): path for path in files}
+        imports = {name: set(_imports(path, modules)) for name, path in modules.items()}
+        rooms = {_room(name) for name in modules}
+        arrows = {
+            (_room(name), _room(target))
+            for name, targets in imports.items()
+            for target in targets
+            if _room(name) != _room(target)
+        }
+        lines, largest = max((len(path.read_text("utf-8").splitlines()), path) for path in files)
+        length, function = max(found for path in files for found in _functions(path))
+        print(
+            f"{folder}: {len(files)} files, {len(rooms)} rooms, {len(arrows)} arrows, "
+            f"{len(cycles(imports))} cycles, largest file {largest} ({lines} lines), "
+            f"longest function {function} ({length} lines)"
+        )
+    return 0
+
+
+def cycles(imports: Graph) -> list[set[str]]:
+    """Return the groups of modules that import each other in a circle (Tarjan 1972)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[set[str]] = []
+
+    def visit(name: str) -> None:
+        index[name] = low[name] = len(index)
+        stack.append(name)
+        for target in imports[name]:
+            if target not in index:
+                visit(target)
+                low[name] = min(low[name], low[target])
+            elif target in stack:
+                low[name] = min(low[name], index[target])
+        if low[name] == index[name]:
+            group = set(stack[stack.index(name) :])
+            del stack[stack.index(name) :]
+            if len(group) > 1:
+                found.append(group)
+
+    for name in imports:
+        if name not in index:
+            visit(name)
+    return found
+
+
+def _module(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _room(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def _imports(path: Path, modules: dict[str, Path]) -> Iterator[str]:
+    """Yield the modules of the folder that a file imports, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in (name.removeprefix("tidegate.") for name in names):
+            if name in modules and name != _module(path) and not _is_parent(name, path):
+                yield name
+
+
+def _is_parent(name: str, path: Path) -> bool:
+    return _module(path).startswith(f"{name}.")
+
+
+def _functions(path: Path) -> Iterator[tuple[int, str]]:
+    yield 0, str(path)
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
+            yield node.end_lineno - node.lineno + 1, f"{path}:{node.name}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
