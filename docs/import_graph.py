@@ -37,31 +37,24 @@ def main(folders: list[str]) -> int:
     return 0
 
 
-def cycles(imports: Graph) -> list[set[str]]:
-    """Return the groups of modules that import each other in a circle (Tarjan 1972)."""
-    index: dict[str, int] = {}
-    low: dict[str, int] = {}
-    stack: list[str] = []
-    found: list[set[str]] = []
+def cycles(imports: Graph) -> set[frozenset[str]]:
+    """Return the groups of modules that import each other in a circle."""
+    reached = {name: _reachable(name, imports) for name in imports}
+    return {
+        frozenset(other for other in reached[name] if name in reached[other])
+        for name in imports
+        if name in reached[name]
+    }
 
-    def visit(name: str) -> None:
-        index[name] = low[name] = len(index)
-        stack.append(name)
-        for target in imports[name]:
-            if target not in index:
-                visit(target)
-                low[name] = min(low[name], low[target])
-            elif target in stack:
-                low[name] = min(low[name], index[target])
-        if low[name] == index[name]:
-            group = set(stack[stack.index(name) :])
-            del stack[stack.index(name) :]
-            if len(group) > 1:
-                found.append(group)
 
-    for name in imports:
-        if name not in index:
-            visit(name)
+def _reachable(name: str, imports: Graph) -> set[str]:
+    found: set[str] = set()
+    new = [*imports[name]]
+    while new:
+        target = new.pop()
+        if target not in found:
+            found.add(target)
+            new += imports[target]
     return found
 
 
