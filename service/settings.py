@@ -1,6 +1,6 @@
 """TIDEGATE_* environment variables to small frozen configs, read once.
 
-What belongs to the model (size, mean, labels, temperature, thresholds) is in the bundle, not here.
+What belongs to the model (size, mean, labels, temperature, thresholds) is in the bundle.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tidegate.service.addresses import split_hosts
 from tidegate.service.api.limits import HttpLimits
-from tidegate.service.engines.choose import EngineConfig
+from tidegate.service.engines.config import EngineConfig
 from tidegate.service.engines.open_gpu import GpuConfig
 from tidegate.service.errors import SettingsInvalid
 from tidegate.service.lifecycle import ServiceConfig
@@ -30,12 +30,12 @@ MIB = 1 << 20
 _SERVICE_LINK = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_\w+)$")
 _KUBERNETES = (
     " Kubernetes sets such names for a Service called tidegate or tidegate-…: "
-    "put enableServiceLinks: false into the pod's spec."
+    "set enableServiceLinks: false in the pod's spec."
 )
 
 
 class Settings(BaseSettings):
-    """Every setting, with its unit and bounds; 0 means measure or derive where it says so."""
+    """Every setting, with its unit and bounds. The description says if 0 has a special meaning."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
@@ -46,133 +46,144 @@ class Settings(BaseSettings):
     host: str = Field(
         default="127.0.0.1",
         max_length=1000,
-        description="addresses or names to listen on, as in 127.0.0.1,::1; "
-        ":: is all of IPv4 and IPv6",
+        description="addresses or host names to listen on, for example 127.0.0.1,::1; "
+        ":: = all IPv4 and IPv6 addresses",
     )
-    port: int = Field(default=8000, ge=0, le=65535, description="TCP port; 0 takes a free one")
+    port: int = Field(default=8000, ge=0, le=65535, description="TCP port; 0 = any free port")
 
     engine: Literal[
         "auto", "tensorrt", "tensorrt-rtx", "onnx-tensorrt", "onnx-cuda", "onnx-cpu"
     ] = Field(
         default="auto",
-        description="what runs the model; auto takes the first of them that loads, "
-        "a named one that does not load stops us",
+        description="inference engine; auto = the first one that loads, in this order; "
+        "startup fails if a named engine does not load",
     )
     devices: str = Field(
         default="0",
         pattern=r"^\d{1,3}(,\d{1,3})*$",
-        description="GPUs to run on, by number, as in 0,1",
+        description="GPU numbers to run on, for example 0,1",
     )
     cuda_binding: Literal["cuda-bindings", "pycuda"] = Field(
-        default="cuda-bindings", description="what talks to CUDA"
+        default="cuda-bindings", description="CUDA Python binding"
     )
     plan_cache: Path = Field(
         default=Path("~/.cache/tidegate/plans"),
-        description="private folder of TensorRT plans, built once per GPU",
+        description="private folder for TensorRT plans, which are built once per GPU",
     )
-    slots: int = Field(default=0, ge=0, le=256, description="batches at once; 0 measures")
+    warm_up_cache: Path | None = Field(
+        default=Path("~/.cache/tidegate/warm-up"),
+        description="folder for what warm-up chose on this machine; a choice is used for a week if "
+        "a short measurement agrees",
+    )
+    slots: int = Field(
+        default=0, ge=0, le=256, description="concurrent batches; 0 = choose at warm-up"
+    )
     threads_per_slot: int = Field(
-        default=0, ge=0, le=256, description="engine threads per slot; 0 measures"
+        default=0, ge=0, le=256, description="engine threads per slot; 0 = choose at warm-up"
     )
     max_batch_size: int = Field(
-        default=0, ge=0, le=1024, description="images per batch at most; 0 measures"
+        default=0, ge=0, le=1024, description="maximum images per batch; 0 = choose at warm-up"
     )
     engine_timeout_s: float = Field(
-        default=30, gt=0, le=3600, description="a batch that takes longer ends the process"
+        default=30, gt=0, le=3600, description="the process exits if a batch takes longer"
     )
     decode_threads: int = Field(
         default=0,
         ge=0,
         le=256,
-        description="threads that only decode; 0: a CPU engine's own decode, else one per core",
+        description="dedicated decoder threads; 0 = decode on engine threads "
+        "(CPU with one thread per slot) or one per core",
     )
 
     deadline_ms: int = Field(
-        default=2000, ge=1, le=600_000, description="deadline where the client names none"
+        default=2000, ge=1, le=600_000, description="deadline if the client sets none"
     )
     max_deadline_ms: int = Field(
-        default=60_000, ge=1, le=600_000, description="longest deadline a client may ask for"
+        default=60_000, ge=1, le=600_000, description="longest deadline a client may set"
     )
     max_queue: int = Field(
-        default=1024, ge=1, le=100_000, description="images admitted and waiting at most"
+        default=1024, ge=1, le=100_000, description="maximum images admitted and waiting"
     )
     max_upload_bytes: int = Field(
-        default=16 * MIB, ge=1, le=1024 * MIB, description="bytes of one request body at most"
+        default=16 * MIB, ge=1, le=1024 * MIB, description="maximum bytes of one request body"
     )
     max_inflight_bytes: int = Field(
-        default=512 * MIB, ge=1, le=1 << 40, description="bytes of all uploads in progress at most"
+        default=512 * MIB, ge=1, le=1 << 40, description="maximum bytes of all uploads in progress"
     )
     max_image_pixels: int = Field(
-        default=25_000_000, ge=1, le=1_000_000_000, description="pixels decoded at most per image"
+        default=25_000_000, ge=1, le=1_000_000_000, description="maximum pixels per image"
     )
     upload_timeout_s: float = Field(
-        default=30, gt=0, le=3600, description="time a body may take to arrive"
+        default=30, gt=0, le=3600, description="maximum time to receive a request body"
     )
     max_files: int = Field(
-        default=16, ge=1, le=1024, description="images in one /classify/batch at most"
+        default=16, ge=1, le=1024, description="maximum images in one /classify/batch request"
     )
     max_client_connections: int = Field(
         default=1000,
         ge=1,
         le=1_000_000,
-        description="open connections per client address at most; "
-        "never more than half of the process's file descriptors",
+        description="maximum open connections per client address; "
+        "capped at half of the process's file descriptors",
     )
     client_rate: float = Field(
-        default=0, ge=0, le=1e6, description="images a second per client address; 0 is no limit"
+        default=0, ge=0, le=1e6, description="images per second per client address; 0 = no limit"
     )
     client_burst: int = Field(
-        default=32, ge=1, le=1_000_000, description="images a client may send at once"
+        default=32, ge=1, le=1_000_000, description="images a client may send in one burst"
     )
 
     ood_action: Literal["reject", "flag"] = Field(
-        default="reject", description="a rejected image: a 422 problem, or a 200 that says so"
+        default="reject",
+        description="response to a rejected image: reject = 422 problem, flag = 200 with its decision",
     )
     max_class_series: int = Field(
         default=100,
         ge=1,
         le=100_000,
-        description="classes with a confidence histogram of their own",
+        description="number of classes with a separate confidence histogram",
     )
     drain_delay_s: float = Field(
-        default=5, ge=0, le=3600, description="go on serving this long after SIGTERM"
+        default=5, ge=0, le=3600, description="time to keep serving after SIGTERM"
     )
     drain_timeout_s: float = Field(
-        default=30, gt=0, le=3600, description="then wait this long for admitted work"
+        default=30, gt=0, le=3600, description="time to finish admitted requests after that"
     )
     drift_run_length: int = Field(
         default=1_000_000,
         ge=1_000,
-        description="images, on average at least, between two false alarms of a drift detector",
+        description="minimum average number of images between two false alarms of a drift detector",
     )
     drift_state: Path | None = Field(
         default=None,
-        description="file that keeps what the drift monitors know across restarts; none keeps it",
+        description="file that keeps the drift monitors' state across restarts; unset = disabled",
     )
     review_dir: Path | None = Field(
         default=None,
-        description="folder that keeps images to be reviewed, with their verdicts; none keeps none",
+        description="folder for images to review, with their decisions; unset = disabled",
     )
     review_max_bytes: int = Field(
-        default=1_000_000_000, ge=1_000_000, description="bytes on disk there; the oldest go first"
+        default=1_000_000_000,
+        ge=1_000_000,
+        description="maximum bytes in that folder; the oldest images are deleted first",
     )
     review_images_per_s: float = Field(
-        default=1.0, gt=0, le=1_000, description="images kept a second, at most"
+        default=1.0, gt=0, le=1_000, description="maximum images kept per second"
     )
     review_accepted_share: float = Field(
-        default=0.001, ge=0, le=1, description="share of accepted images that is kept too"
+        default=0.001, ge=0, le=1, description="share of accepted images that are also kept"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="least severe level that is logged"
+        default="info", description="minimum level that is logged"
     )
     log_format: Literal["auto", "json", "text"] = Field(
-        default="auto", description="log lines; auto is text on a terminal, JSON elsewhere"
+        default="auto", description="log format; auto = text on a terminal, JSON otherwise"
     )
 
     @model_validator(mode="before")
     @classmethod
     def _blank_is_unset(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Compose writes `NAME=` for `${NAME:-}`, and a blank path would be the working folder."""
+        """Drop blank values: compose writes `NAME=` for `${NAME:-}`, and Path("") is the cwd."""
         return {name: value for name, value in given.items() if not _is_blank(value)}
 
     @field_validator("host")
@@ -185,7 +196,7 @@ class Settings(BaseSettings):
     @classmethod
     def _each_device_once(cls, value: str) -> str:
         if len(set(map(int, value.split(",")))) <= value.count(","):
-            raise ValueError("names a device twice")
+            raise ValueError("a device is listed twice")
         return value
 
     @model_validator(mode="after")
@@ -198,10 +209,10 @@ class Settings(BaseSettings):
 
     @classmethod
     def read(cls, given: Mapping[str, Any] | None = None) -> Self:
-        """Read the environment; `given` (from the command line) wins. Blank values are unset.
+        """Read the environment; `given` (from the command line) overrides it.
 
-        Raises SettingsInvalid for an unknown TIDEGATE_* name, with the nearest known one, or for a
-        value out of bounds.
+        A blank value counts as unset. Raises SettingsInvalid for an unknown TIDEGATE_* name, with
+        the nearest known one, or for a value out of bounds.
         """
         _refuse_unknown(os.environ, {PREFIX + name.upper() for name in cls.model_fields})
         try:
@@ -217,7 +228,7 @@ class Settings(BaseSettings):
             raise SettingsInvalid(f"{name}={first['input']}: {first['msg']}.{hint}") from error
 
     def http_limits(self) -> HttpLimits:
-        """Return the bounds on requests."""
+        """Return the limits on requests."""
         return HttpLimits(
             max_upload_bytes=self.max_upload_bytes,
             max_inflight_bytes=self.max_inflight_bytes,
@@ -230,7 +241,7 @@ class Settings(BaseSettings):
         )
 
     def service_config(self) -> ServiceConfig:
-        """Return what the road needs."""
+        """Return the configuration of the service."""
         return ServiceConfig(
             bundle=self.bundle,
             serving=ServingConfig(
@@ -248,7 +259,7 @@ class Settings(BaseSettings):
         )
 
     def engine_config(self) -> EngineConfig:
-        """Return what runs the model, and where."""
+        """Return the engine to open, and the devices to run it on."""
         return EngineConfig(
             self.engine,
             self.slots,
@@ -259,10 +270,11 @@ class Settings(BaseSettings):
                 self.cuda_binding,
                 self.plan_cache,
             ),
+            None if self.warm_up_cache is None else _home(self.warm_up_cache),
         )
 
     def review_config(self) -> ReviewConfig | None:
-        """Return how images are kept for review; None where they are not."""
+        """Return how images are kept for review; None if they are not kept."""
         if self.review_dir is None:
             return None
         return ReviewConfig(
@@ -273,12 +285,20 @@ class Settings(BaseSettings):
         )
 
 
+def _home(path: Path) -> Path | None:
+    """Return a path with "~" replaced; None if there is no home directory."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return None
+
+
 def _is_blank(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _refuse_unknown(environment: Mapping[str, str], known: set[str]) -> None:
-    """pydantic-settings ignores names it does not know, so a typo would silently do nothing."""
+    """Raise SettingsInvalid for an unknown name: pydantic-settings ignores unknown names."""
     for name in sorted(environment):
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             if _SERVICE_LINK.match(name) or environment[name].startswith("tcp://"):

@@ -1,7 +1,7 @@
-"""From a bundle's folder to a model that is served: opened, warmed, probed, its threads started.
+"""Start serving a bundle: open it, warm up the engine, run the golden probes, start the threads.
 
-`prepare` reads files, starts processes and runs the model for seconds or minutes, so it is called
-on a thread.
+`prepare` reads files, starts processes and runs the model for seconds or minutes, so it must run on
+a thread.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from tidegate.service.cpu import usable_cores
 from tidegate.service.drift.monitor import Monitor
 from tidegate.service.drift.reference import Reference
 from tidegate.service.engines.base import Engine
-from tidegate.service.engines.choose import EngineConfig, WarmEngine, open_engine
+from tidegate.service.engines.choose import open_engine
+from tidegate.service.engines.config import EngineConfig, WarmEngine
 from tidegate.service.errors import BundleRefused
 from tidegate.service.imaging.decoder_pool import DecoderPool
 from tidegate.service.imaging.pillow_resize import RESIZES_BY
@@ -36,24 +37,24 @@ from tidegate.service.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
 
-_MOST_LARGE_DECODERS = 4  # processes of some 50 MB each
+_MOST_LARGE_DECODERS = 4  # processes; each uses about 50 MB
 
 
 class Owner(Protocol):
-    """Who owns the threads that serve a model."""
+    """The owner of the threads that serve a model."""
 
     def fail(self, reason: str) -> None:
-        """Give up; called on the event loop."""
+        """Stop serving; called on the event loop."""
         ...
 
     def fail_from_thread(self, reason: str) -> None:
-        """Give up; called on any thread."""
+        """Stop serving; called on any thread."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ServingConfig:
-    """What the operator set for serving a model; 0 means measure or derive."""
+    """The settings for serving a model; 0 means measured or derived at warm-up."""
 
     engine: EngineConfig
     max_queue: int
@@ -65,13 +66,13 @@ class ServingConfig:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Everything that exists once a model is warm."""
+    """A warm model with its engines, threads and monitors."""
 
     bundle: Bundle
     engine: Engine
-    all_cores_engine: Engine | None  # for an image that is alone
+    all_cores_engine: Engine | None  # for a single image while no other runs or waits
     decoders: Decoders | None  # None: the slots decode
-    large_decoders: Decoders | None  # of the images that `pool` decodes
+    large_decoders: Decoders | None  # for the images that `pool` decodes
     pool: DecoderPool | None
     scheduler: Scheduler
     pipeline: Pipeline
@@ -80,16 +81,16 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A model that is warm and has passed its golden probes, and what goes with it."""
+    """A warm model that has passed its golden probes, its drift reference and its decoder pool."""
 
     bundle: Bundle
-    reference: Reference  # of the drift monitors
+    reference: Reference  # for the drift monitors
     warm: WarmEngine
     pool: DecoderPool | None  # None: large images are decoded like the others
 
 
 def prepare(path: Path, config: EngineConfig, max_image_pixels: int) -> Prepared:
-    """Open the bundle at `path`, warm every bucket of every slot and pass the golden probes.
+    """Open the bundle at `path`, warm up every bucket of every slot and run the golden probes.
 
     Raises BundleRefused or EngineUnavailable.
     """
@@ -114,7 +115,7 @@ def serve_with(
     monitor: Monitor,
     owner: Owner,
 ) -> Served:
-    """Start the threads that serve a prepared model; `owner` hears of their failures."""
+    """Start the threads that serve a prepared model; their failures are reported to `owner`."""
     bundle, warm, pool = prepared.bundle, prepared.warm, prepared.pool
     decoders = _decoders(config.decode_threads, warm.engine, owner.fail_from_thread)
     large_decoders = _large_decoders(pool, owner.fail_from_thread)
@@ -153,13 +154,13 @@ def serve_with(
 def _log_warm(warm: WarmEngine, probes: int) -> None:
     info = warm.engine.info
     log.info(
-        "warm: %s on %s, %d slots × %d threads%s, batches up to %d, %d golden probes passed, "
-        "resizing by %s",
+        "warm-up done: %s on %s, %d slots × %d threads%s, batches up to %d, "
+        "%d golden probes passed, resize %s",
         info.runtime,
         info.device,
         warm.engine.slots,
         info.threads_per_slot,
-        f" ({warm.all_cores_engine.info.threads_per_slot} for an image that is alone)"
+        f", single-image threads {warm.all_cores_engine.info.threads_per_slot}"
         if warm.all_cores_engine
         else "",
         max(warm.latency_s),
@@ -169,15 +170,17 @@ def _log_warm(warm: WarmEngine, probes: int) -> None:
     if RESIZES_BY == "pillow":
         log.warning(
             "the compiled resize is missing, so preprocessing takes several times as long: "
-            "install Tidegate where there is a C compiler, or from a wheel that was built with one"
+            "install Tidegate on a machine with a C compiler, or from a wheel built with one"
         )
 
 
 def _pass_golden(bundle: Bundle, engine: Engine) -> int:
-    """Ask the golden probes of each device; returns how many there are. Raises BundleRefused."""
+    """Run the golden probes on each device; return their number. Raises BundleRefused."""
     task = bundle.manifest.task
     if engine.input_size != (task.height, task.width):
-        raise BundleRefused(f"{bundle.path}: the graph's images are not of the manifest's size.")
+        raise BundleRefused(
+            f"{bundle.path}: the graph's input size differs from the manifest's image size."
+        )
     exact = engine.info.device == "cpu" or engine.info.precision == "fp32"
     first = {engine.device_of(slot): slot for slot in reversed(range(engine.slots))}
     probes = 0
@@ -188,9 +191,9 @@ def _pass_golden(bundle: Bundle, engine: Engine) -> int:
 
 
 def _decoder_pool(bundle: Bundle, max_image_pixels: int) -> DecoderPool | None:
-    """Start the processes that decode large images: half as many as cores, so that they leave room.
+    """Start the processes that decode large images; the other half of the cores stays free.
 
-    None if the system does not allow them: then large images are decoded like the others.
+    Return None if the system does not allow them: then large images are decoded like the others.
     """
     if sys.platform != "linux":
         return None
@@ -198,21 +201,23 @@ def _decoder_pool(bundle: Bundle, max_image_pixels: int) -> DecoderPool | None:
     try:
         return DecoderPool(processes, bundle.manifest.preprocess, max_image_pixels)
     except OSError as error:
-        log.warning("large images are decoded in this process: no other can be started: %s", error)
+        log.warning(
+            "cannot start decoder processes, so large images are decoded in this process: %s", error
+        )
         return None
 
 
 def _side_by_side(engine: Engine) -> int:
-    """Return how many slots do not slow each other down: cores, or GPUs."""
+    """Return how many slots run without slowing each other down: the CPU slots, or the GPUs."""
     if engine.info.device == "cpu":
         return engine.slots
     return len({engine.device_of(slot) for slot in range(engine.slots)})
 
 
 def _decoders(threads: int, engine: Engine, on_death: Callable[[str], object]) -> Decoders | None:
-    """Return decoder threads, unless the slots' own threads are the cores to decode on.
+    """Return decoder threads, or None if the slots decode (CPU slots with one thread each).
 
-    A slot of several threads would decode on one and leave the others idle.
+    A slot with several threads would decode on one of them and leave the others idle.
     """
     if not threads and engine.info.device == "cpu" and engine.info.threads_per_slot == 1:
         return None
@@ -220,7 +225,7 @@ def _decoders(threads: int, engine: Engine, on_death: Callable[[str], object]) -
 
 
 def _large_decoders(pool: DecoderPool | None, on_death: Callable[[str], object]) -> Decoders | None:
-    """Return a thread for each process of the pool, if there is one."""
+    """Return a thread for each process of the pool; None without a pool."""
     if pool is None:
         return None
     return Decoders(pool.processes, on_death, name="decode-large", nice=0)

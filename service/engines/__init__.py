@@ -1,1 +1,1 @@
-"""What runs a batch. One protocol; runtimes load only when chosen."""
+"""Engines: they run batches. One protocol; a runtime is loaded only if its engine is chosen."""

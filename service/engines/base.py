@@ -1,4 +1,4 @@
-"""The engine protocol: a batch of pixels in, numbers out, on a slot that one thread uses."""
+"""The engine protocol: run a batch of pixels on a slot, which one thread uses at a time."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Protocol
 
 from tidegate.service.types import Outputs, Pixels
 
-TopUp = Callable[[int], Sequence[Pixels]]  # asked once for up to so many images that are ready now
-PARTS = ("copy_in", "compute", "copy_out")  # of a batch on a device with a memory of its own
+TopUp = Callable[[int], Sequence[Pixels]]  # returns up to n images that are ready; called once
+PARTS = ("copy_in", "compute", "copy_out")  # phases of a batch on a device with separate memory
 
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What truly runs, as loaded, not as asked for."""
+    """The engine as loaded, which may differ from what was requested."""
 
     name: str  # onnx-cpu, onnx-cuda, …
     runtime: str  # with its version
@@ -28,41 +28,41 @@ class Engine(Protocol):
 
     @property
     def info(self) -> EngineInfo:
-        """Return what truly runs."""
+        """Return the engine as loaded."""
         ...
 
     @property
     def slots(self) -> int:
-        """Return how many batches may run at once."""
+        """Return how many batches may run concurrently."""
         ...
 
     @property
     def max_batch_size(self) -> int:
-        """Return the most images `run` takes."""
+        """Return the largest batch that `run` accepts."""
         ...
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Return (height, width) of the pixels the graph takes."""
+        """Return (height, width) of the graph's input."""
         ...
 
     def device_of(self, slot: int) -> int:
-        """Return which device a slot runs on: 0 where there is only one."""
+        """Return the index of the device a slot runs on; 0 if there is only one."""
         ...
 
     def run(self, slot: int, images: Sequence[Pixels], top_up: TopUp | None = None) -> Outputs:
-        """Run 1 to `max_batch_size` images, uint8 [H, W, 3] each; blocks until they are computed.
+        """Run 1 to `max_batch_size` images, uint8 [H, W, 3] each; block until they are computed.
 
-        An engine whose device is busy holds the batch back until it is its turn, and then asks
-        `top_up` for images to fill it up with. Returns arrays the caller owns, in the order of
-        `images` and of what `top_up` gave. Raises whatever the runtime does.
+        If the device is busy, the batch waits for its turn; the engine then calls `top_up` for
+        more images to fill it. Returns arrays that the caller owns: first the rows of `images`,
+        then those of the images from `top_up`. Raises the runtime's own exceptions.
         """
         ...
 
     def parts_s(self, slot: int) -> Mapping[str, float]:
-        """Return the seconds of each of PARTS in the slot's last run; nothing where not known."""
+        """Return the seconds of each of PARTS in the slot's last run; empty if not measured."""
         ...
 
     def close(self) -> None:
-        """Release the runtime's resources. No run may follow."""
+        """Release the runtime's resources. `run` must not be called afterwards."""
         ...

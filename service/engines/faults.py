@@ -1,4 +1,4 @@
-"""What a runtime's error means for the service: this batch, its size, or the whole device."""
+"""Classify a runtime's errors: a bad batch, too large a batch, or a lost device."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from enum import Enum
 
 
 class Fault(Enum):
-    """What to do about a batch that failed."""
+    """Why a batch failed, which decides what the scheduler does next."""
 
-    BATCH = "batch"  # take it apart until the image that breaks it stands alone
-    MEMORY = "memory"  # the device has no room for so large a batch
-    LOST = "lost"  # nothing will run on this device again in this process
+    BATCH = "batch"  # split it until the image that causes the failure is isolated
+    MEMORY = "memory"  # the device lacks memory for a batch of this size
+    LOST = "lost"  # the device is unusable until the process restarts
 
 
 class CudaError(Exception):
-    """A CUDA call that did not succeed."""
+    """A CUDA call failed."""
 
     def __init__(self, call: str, code: int, text: str) -> None:
         super().__init__(f"{call}: CUDA error {code}, {text}")
@@ -23,11 +23,11 @@ class CudaError(Exception):
 
 
 class OutOfDeviceMemory(Exception):
-    """A runtime could not have the device memory it asked for."""
+    """A runtime could not allocate device memory."""
 
 
-# By NVIDIA's list of cudaError_t, which the driver's CUresult shares. After the sticky ones every
-# further call fails until the process ends.
+# From NVIDIA's list of cudaError_t, whose codes the driver's CUresult shares. After one of _LOST
+# (sticky errors) every further call fails until the process ends.
 _MEMORY = frozenset({2})
 _LOST = frozenset(
     {
@@ -38,7 +38,7 @@ _LOST = frozenset(
         *(721, 999),  # tensor memory leak, unknown
     }
 )
-# What ONNX Runtime and TensorRT make of them has no code to ask for, only text.
+# ONNX Runtime and TensorRT expose no error code, only text.
 _CODE = re.compile(r"CUDA (?:failure|error)\D{0,3}(\d+)\b", re.IGNORECASE)
 _MEMORY_TEXT = re.compile(
     r"out of memory|failed to allocate memory|_ALLOC_FAILED|DEVICE_ALLOCATION_FAILED"
@@ -54,7 +54,7 @@ _LOST_TEXT = re.compile(
 
 
 def fault_of(error: BaseException) -> Fault:
-    """Return what an engine's error means; what is not known concerns the batch alone."""
+    """Return the kind of an engine's error; BATCH if it is unknown."""
     if isinstance(error, OutOfDeviceMemory):
         return Fault.MEMORY
     text = str(error)

@@ -1,8 +1,8 @@
-"""Slots on one GPU: while one batch computes, others are copied in and out, and the next one grows.
+"""Slots on one GPU: while one batch computes, others are copied in and out.
 
-Each slot has a stream, pinned and device buffers of its own. All but one of them may be on the
-device at once; the last one's batch is copied in already and takes in what becomes ready until its
-turn comes. What computes is a `Program`; nothing here knows which runtime it is.
+Each slot has its own stream, pinned buffers and device buffers. All slots but one may run at the
+same time. The remaining slot's batch is already copied to the device and is topped up with images
+that become ready before its turn. A `Program` computes; this module is independent of the runtime.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from tidegate.service.types import OUTPUT_NAMES, Outputs, Pixels
 
 log = logging.getLogger(__name__)
 
-_ALIGNED = 256  # bytes, as cudaMalloc's own blocks are
+_ALIGNED = 256  # bytes, the alignment of cudaMalloc
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """An output: the type of its elements and the shape of one image's row."""
+    """An output: the type of its elements and the shape of one image's result."""
 
     dtype: DTypeLike
     row: tuple[int, ...]
 
     def bytes_of(self, images: int) -> int:
-        """Return the bytes of so many rows."""
+        """Return the size in bytes for `images` images."""
         return images * int(np.prod(self.row, dtype=np.int64)) * np.dtype(self.dtype).itemsize
 
 
 class Execution(Protocol):
-    """One slot's state of a program. One thread at a time."""
+    """One slot's state of a program. Used by one thread at a time."""
 
     def enqueue(
         self, batch: int, pixels: Address, outputs: Mapping[str, Address], stream: StreamHandle
     ) -> None:
-        """Compute a batch from and to device memory, in the stream's order.
+        """Compute a batch from and to device memory, in stream order.
 
-        May return before it is computed. `batch` always comes with the same addresses.
+        May return before the batch is computed. The addresses for a given `batch` never change.
         """
         ...
 
@@ -57,31 +57,31 @@ class Program(Protocol):
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Return (height, width) of the pixels it takes."""
+        """Return (height, width) of its input."""
         ...
 
     @property
     def outputs(self) -> Mapping[str, Tensor]:
-        """Return what it gives, by name."""
+        """Return its outputs, by name."""
         ...
 
     @property
     def execution_bytes(self) -> int:
-        """Return the device memory an execution takes; 0 where that is not known."""
+        """Return the bytes of device memory that an execution needs; 0 if unknown."""
         ...
 
     @property
     def capturable(self) -> bool:
-        """Tell whether what `enqueue` does can be captured as a CUDA graph."""
+        """Return whether `enqueue` can be captured as a CUDA graph."""
         ...
 
     def execution(self, device: Device) -> Execution:
-        """Return a new one, for streams of `device`. Raises OutOfDeviceMemory or CudaError."""
+        """Return a new execution on `device`. Raises OutOfDeviceMemory or CudaError."""
         ...
 
 
 class DeviceEngine:
-    """A program on one device, behind the engine protocol."""
+    """A program on one device, as an Engine."""
 
     def __init__(
         self,
@@ -92,10 +92,10 @@ class DeviceEngine:
         slots: int,
         buckets: Sequence[int],
     ) -> None:
-        """Allocate everything there will ever be: buffers and an execution for every slot.
+        """Allocate all buffers, and an execution for every slot.
 
-        Takes fewer slots, and says so, where the memory is not enough for all.
-        Raises EngineUnavailable where it is not enough for one.
+        If the memory is not enough for all slots, logs a warning and opens fewer.
+        Raises EngineUnavailable if it is not enough for one.
         """
         self._device = device
         self._info = info
@@ -106,7 +106,7 @@ class DeviceEngine:
         device.use()
         self._open(program, slots)
         self.can_capture = program.capturable and device.can_capture
-        # With one slot there is nothing to prepare beside what runs.
+        # One slot stays free to prepare the next batch, unless there is only one.
         self._turns = threading.BoundedSemaphore(max(1, len(self._lanes) - 1))
 
     @property
@@ -127,7 +127,7 @@ class DeviceEngine:
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """Return the batch sizes that run; others are padded."""
+        """Return the batch sizes that run; smaller batches are padded."""
         return self._buckets
 
     def device_of(self, slot: int) -> int:
@@ -157,9 +157,9 @@ class DeviceEngine:
         return frozenset(self._as_graphs)
 
     def capture(self, bucket: int) -> None:
-        """Have every slot run batches of `bucket` as a CUDA graph from now on.
+        """Capture batches of `bucket` as a CUDA graph on every slot, and use it from now on.
 
-        Raises what the runtime does where it cannot be captured; then none does.
+        Raises the runtime's exception if the capture fails; then no slot uses a graph.
         """
         self._device.use()
         for lane in self._lanes:
@@ -167,11 +167,11 @@ class DeviceEngine:
         self._as_graphs.add(bucket)
 
     def release(self, bucket: int) -> None:
-        """Have batches of `bucket` run without their graph again, which is kept."""
+        """Run batches of `bucket` without their graph again; the graph is kept."""
         self._as_graphs.discard(bucket)
 
     def forget(self, bucket: int) -> None:
-        """Free what a graph of `bucket` takes; batches run without it."""
+        """Run batches of `bucket` without their graph, and free the graph."""
         self.release(bucket)
         for lane in self._lanes:
             lane.forget(bucket)
@@ -189,7 +189,7 @@ class DeviceEngine:
                 free, _ = self._device.memory()
                 if free < program.execution_bytes:
                     raise OutOfDeviceMemory(
-                        f"an execution takes {program.execution_bytes:,} bytes, {free:,} are free"
+                        f"an execution needs {program.execution_bytes:,} bytes, {free:,} are free"
                     )
                 self._lanes.append(_SlotBuffers(self._device, program, self._buckets))
             except Exception as error:
@@ -197,10 +197,10 @@ class DeviceEngine:
                     raise
                 if not slot:
                     raise EngineUnavailable(
-                        f"{self._device.name} has no memory for one slot with batches of "
+                        f"{self._device.name} has not enough memory for one slot with batches of "
                         f"{self.max_batch_size}: {error}. Lower TIDEGATE_MAX_BATCH_SIZE."
                     ) from error
-                log.warning("memory for %d of %d slots: %s", slot, slots, error)
+                log.warning("device memory low: using %d of %d slots: %s", slot, slots, error)
                 break
 
 
@@ -223,16 +223,17 @@ class _SlotBuffers:
         self._answers = device.pinned(answers)
         self._results = device.allocate(answers)
         self._stream = device.stream()
-        # A batch is copied in at once, and once more when it grew; then computed; then copied out.
+        # A batch is copied in, at most twice (the second time after a top-up), then computed, then
+        # copied out.
         self._copies = [(device.event(), device.event()) for _ in range(2)]
         self._started, self._computed, self._done = (device.event() for _ in range(3))
         self._taken_in = 0
         self.images = 0
-        self._graphs: dict[int, tuple[Any, Execution]] = {}  # what was captured, and of what
+        self._graphs: dict[int, tuple[Any, Execution]] = {}  # bucket → graph, captured execution
         self.parts_s: dict[str, float] = {}
 
     def take_in(self, images: Sequence[Pixels]) -> None:
-        """Add images to the batch and begin to copy them to the device."""
+        """Add images to the batch and start to copy them to the device."""
         first, start = self.images, self.images * self._image_bytes
         for row, image in enumerate(images, first):
             self._rows[row] = image
@@ -246,7 +247,7 @@ class _SlotBuffers:
         self.images += len(images)
 
     def compute(self, bucket: int, *, as_graph: bool) -> Outputs:
-        """Run the batch, padded to `bucket`, and return what came of it; then it is forgotten."""
+        """Run the batch, padded to `bucket`, return its outputs and start an empty batch."""
         device, stream = self._device, self._stream
         device.record(self._started, stream)
         if as_graph:
@@ -267,12 +268,12 @@ class _SlotBuffers:
         return self._outputs(bucket, images)
 
     def capture(self, bucket: int) -> None:
-        """Keep a graph of batches of `bucket`, unless there is one."""
+        """Capture a graph of batches of `bucket`, unless there is one."""
         if bucket in self._graphs:
             return
-        # A graph holds its execution's memory and state, which another shape would change.
+        # A graph refers to its execution's memory and state, which another shape would change.
         execution = self._program.execution(self._device)
-        # What a runtime prepares for a shape, it prepares at its first run; a capture must not.
+        # A runtime prepares a shape on its first run, and a capture must not contain that.
         self._enqueue(execution, bucket)
         self._device.synchronize(self._stream)
         captured = self._device.capture(self._stream, lambda: self._enqueue(execution, bucket))
@@ -283,9 +284,9 @@ class _SlotBuffers:
         self._graphs.pop(bucket, None)
 
     def settle(self, error: Exception) -> None:
-        """Forget a batch that failed, once nothing of it is on its way any more.
+        """Drop a batch that failed, after waiting for its work on the device to end.
 
-        Raises CudaError instead of `error` where the device turns out to be lost.
+        Raises CudaError instead of `error` if the wait shows that the device is lost.
         """
         self.images = self._taken_in = 0
         try:
@@ -300,7 +301,7 @@ class _SlotBuffers:
         execution.enqueue(bucket, self._pixels, outputs, self._stream)
 
     def _layout(self, bucket: int) -> tuple[dict[str, int], int]:
-        """Return where a bucket's outputs are, side by side for one copy out, and their bytes."""
+        """Return (name → offset, total bytes) of a bucket's outputs, contiguous for one copy."""
         offsets, end = {}, 0
         for name, tensor in self._tensors.items():
             offsets[name] = end

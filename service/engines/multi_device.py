@@ -1,4 +1,4 @@
-"""Engines on several devices as one: their slots in a row, behind one queue."""
+"""Engines on several devices as one engine, with the slots of all of them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tidegate.service.types import Outputs, Pixels
 
 
 class Fleet:
-    """Engines that run the same graph. The scheduler gives a batch to the least loaded device."""
+    """Engines that run the same graph. The scheduler picks the least loaded device."""
 
     def __init__(self, engines: Sequence[Engine]) -> None:
-        """Join `engines`, one a device, each with slots and batch sizes like the others'."""
+        """Join `engines`: one per device, with equal slots and batch sizes."""
         self.engines = tuple(engines)
         self._slots = [
             (device, slot) for device, engine in enumerate(engines) for slot in range(engine.slots)

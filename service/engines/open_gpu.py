@@ -1,4 +1,4 @@
-"""Engines on GPUs: a device and a program for each, by the runtime that was asked for."""
+"""Open GPU engines: for every requested device, a program of the requested runtime."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ from tidegate.service.engines.warm_up import choose_graphs
 from tidegate.service.errors import EngineUnavailable
 
 GPU_ENGINES = ("tensorrt", "tensorrt-rtx", "onnx-tensorrt", "onnx-cuda")  # best first
-_SLOTS = 3  # two that overlap, and one that grows
-_OF_RTX = frozenset({(7, 5), (8, 6), (8, 9)})  # and all from 12.0: TensorRT-RTX's support matrix
+_SLOTS = 3  # two that overlap, and one whose batch is topped up
+# TensorRT-RTX's support matrix: these, and every capability from 12.0.
+_OF_RTX = frozenset({(7, 5), (8, 6), (8, 9)})
 
 
 @dataclass(frozen=True, slots=True)
 class GpuConfig:
-    """What the operator set of GPUs."""
+    """The operator's GPU settings."""
 
     devices: tuple[int, ...] = (0,)
     cuda_binding: str = "cuda-bindings"
@@ -51,23 +52,23 @@ class GpuConfig:
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """What is to be loaded."""
+    """The model and engine to load."""
 
     model: Path
     engine: str  # one of GPU_ENGINES
     buckets: Sequence[int]
     precision: str  # of the sealed backbone
-    progress: Progress | None = None  # told of a plan that is being built
+    progress: Progress | None = None  # called while a plan is built
 
 
 def open_gpu_engine(request: EngineRequest, config: GpuConfig, slots: int = 0) -> Engine:
-    """Load a sealed graph on every device asked for, `slots` on each (0: as many as are useful).
+    """Load a sealed graph on every configured device, with `slots` slots each (0: the default).
 
-    Raises EngineUnavailable where there is no GPU, or the engine does not load.
+    Raises EngineUnavailable if there is no GPU, or the engine does not load.
     """
     refuse_tf32()
     cuda = open_cuda(config.cuda_binding)
-    with contextlib.ExitStack() as opened:  # what is opened before a refusal is freed again
+    with contextlib.ExitStack() as opened:  # closes the devices if a later one fails
         engines = []
         devices = open_devices(cuda, config.devices)
         for device in devices:
@@ -90,13 +91,13 @@ def open_gpu_engine(request: EngineRequest, config: GpuConfig, slots: int = 0) -
 
 
 def build_plans(request: EngineRequest, config: GpuConfig) -> list[Path]:
-    """Have a TensorRT plan for every device asked for; returns where they are.
+    """Ensure a TensorRT plan for every configured device; return the plans' paths.
 
-    Raises EngineUnavailable where there is no GPU, no TensorRT, or the engine has no plans.
+    Raises EngineUnavailable if there is no GPU, no TensorRT, or the engine has no plans.
     """
     if request.engine not in PRODUCTS:
         raise EngineUnavailable(
-            f"Engine {request.engine} has no plans to build: {' and '.join(PRODUCTS)} do."
+            f"Engine {request.engine} has no plans to build; only {' and '.join(PRODUCTS)} have."
         )
     toolkit, cache = open_toolkit(request.engine), config.plans()
     cuda = open_cuda(config.cuda_binding)
@@ -111,7 +112,7 @@ def build_plans(request: EngineRequest, config: GpuConfig) -> list[Path]:
 
 
 def refuse_device(engine: str, device: Device) -> None:
-    """Raise EngineUnavailable where TensorRT-RTX, which is for GPUs of PCs, has no kernels."""
+    """Raise EngineUnavailable if TensorRT-RTX, which targets PC GPUs, does not support it."""
     capability = device.compute_capability
     if engine == "tensorrt-rtx" and capability < (12, 0) and capability not in _OF_RTX:
         raise EngineUnavailable(
@@ -121,7 +122,7 @@ def refuse_device(engine: str, device: Device) -> None:
 
 
 def choose_all_graphs(engine: Engine, buckets: Sequence[int]) -> list[int]:
-    """Have batches run as CUDA graphs where that is faster; returns which, on the first device."""
+    """Use CUDA graphs for the batch sizes they make faster; return those of the first device."""
     devices = engine.engines if isinstance(engine, Fleet) else (engine,)
     chosen = [
         choose_graphs(device, device, buckets)
@@ -134,7 +135,7 @@ def choose_all_graphs(engine: Engine, buckets: Sequence[int]) -> list[int]:
 def open_program_for(
     request: EngineRequest, config: GpuConfig, cuda: Cuda, device: Device
 ) -> tuple[Program, str]:
-    """Load a model on a device, which must be in use; returns it and the runtime's version.
+    """Load a model on a device, which must be current; return (program, runtime's version).
 
     Raises EngineUnavailable.
     """
@@ -144,16 +145,16 @@ def open_program_for(
         key = plan_key(toolkit, cuda, device, request.model, request.buckets, request.precision)
         program = open_program(toolkit, config.plans(), key, request.model, request.progress)
         return program, toolkit.version
-    if cuda_alone := request.engine == "onnx-cuda":
+    if on_cuda := request.engine == "onnx-cuda":
         providers = cuda_providers(device.index, request.precision)
     else:
-        with contextlib.suppress(EngineUnavailable):  # it may be the system's
-            load_tensorrt("tensorrt")  # which loads the library that the provider links
+        with contextlib.suppress(EngineUnavailable):  # TensorRT may be installed system-wide
+            load_tensorrt("tensorrt")  # loads the library that the provider links
         size, folder = sealed_size(request.model), config.plans().folder_of(request.model)
         providers = tensorrt_providers(
             device.index, request.buckets, size, folder, request.precision
         )
     in_onnx = OnnxGpuProgram(
-        request.model, request.engine, providers, device, session_per_batch=cuda_alone
+        request.model, request.engine, providers, device, session_per_batch=on_cuda
     )
     return in_onnx, runtime()

@@ -1,4 +1,7 @@
-"""Run an engine warm, and measure: how long each batch size takes, which of them pays, and how."""
+"""Warm up an engine and measure it: the latency of each batch size, and which sizes are worth it.
+
+Measured too: whether an engine on all cores, or a CUDA graph, is clearly faster.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,15 @@ from tidegate.service.types import Pixels
 
 log = logging.getLogger(__name__)
 
-_WORTH_IT = 1.02  # a batch twice as large, and half as prompt, must give 2 % more images a second
-_AROUND_S = 0.0005  # what a batch takes outside the engine: waking its slot, telling the loop
-_WORTH_CAPTURING = 1.01
-_WORTH_WIDENING = 1.15  # a second copy of the weights must make one image that much faster
+# Required gains, as ratios of throughput or of latency:
+_WORTH_IT = 1.02  # a larger batch doubles the latency, so it must give 2 % more images/s
+_WORTH_CAPTURING = 1.01  # a CUDA graph
+_WORTH_WIDENING = 1.15  # an engine on all cores, which needs a second copy of the weights
+_AROUND_S = 0.0005  # a batch's time outside the engine: waking its slot, notifying the event loop
 ROUNDS = 9
-_CLEARLY = 6  # rounds that must show it: a gain of just that much passes in one start of four
+_CLEARLY = 6  # of ROUNDS must show the gain; a true gain at the threshold passes 1 start in 4
 _TRIAL_S = 0.05
-_ALONE_S = 0.5  # longer than most disturbances
+_SINGLE_IMAGE_S = 0.5  # longer than most disturbances
 _LEAST_RUNS = 3
 
 
@@ -41,11 +45,11 @@ class Capturing(Protocol):
 def measure_batch_sizes(
     engine: Engine, buckets: Sequence[int], *, stop_early: bool
 ) -> dict[int, float]:
-    """Run every bucket on all slots at once; returns the seconds that a batch of each took.
+    """Run every bucket on all slots concurrently; return the seconds per batch of each bucket.
 
-    They are those of its least disturbed round. With `stop_early`, goes no further than larger
-    batches pay: a bucket takes turns with the one before it, so that a machine which changes pace
-    does so for both.
+    The least disturbed round counts. With `stop_early`, stops at the first bucket that gives too
+    little throughput over the previous one. The two are measured in alternation, so that a change
+    of the machine's speed affects both.
     """
     image = random_image(engine)
     latency_s = {}
@@ -68,15 +72,15 @@ def measure_batch_sizes(
 
 
 def time_single_image(engine: Engine, all_cores_engine: Engine) -> float | None:
-    """Return the seconds of one image on `wide`, which uses all cores; None where it hardly gains.
+    """Return the seconds of one image on `all_cores_engine`; None if it is hardly faster.
 
-    Both are otherwise idle, and take turns. A machine that is busy hides the gain, which is large
-    where there is one; so the median decides, not what most rounds show beyond doubt.
+    Both engines are otherwise idle and run in alternation. The median ratio decides, not a count
+    of rounds: a gain is large if there is one, but a busy machine hides it in single rounds.
     """
     images = (random_image(engine),)
     all_cores_engine.run(0, images)
     took_s: list[tuple[float, float]] = []
-    end = time.perf_counter() + _ALONE_S
+    end = time.perf_counter() + _SINGLE_IMAGE_S
     while len(took_s) < ROUNDS or time.perf_counter() < end:
         took_s.append((_timed(engine, 0, images), _timed(all_cores_engine, 0, images)))
     if median(narrow_s / wide_s for narrow_s, wide_s in took_s) < _WORTH_WIDENING:
@@ -84,15 +88,22 @@ def time_single_image(engine: Engine, all_cores_engine: Engine) -> float | None:
     return median(wide_s for _, wide_s in took_s)
 
 
+def time_one_image(engine: Engine) -> float:
+    """Return the median seconds of one image on slot 0, after a first run."""
+    images = (random_image(engine),)
+    engine.run(0, images)
+    return median(_timed(engine, 0, images) for _ in range(ROUNDS))
+
+
 def choose_graphs(engine: Engine, capturing: Capturing, buckets: Sequence[int]) -> list[int]:
-    """Have each bucket run as a CUDA graph if that is faster here; returns those that do."""
+    """Use a CUDA graph for each bucket that it makes clearly faster; return those buckets."""
     image, chosen = random_image(engine), []
     for bucket in buckets:
         images = (image,) * bucket
         rounds = []
         try:
             capturing.capture(bucket)
-        except Exception as error:  # noqa: BLE001 - a runtime may refuse in any way it likes
+        except Exception as error:  # noqa: BLE001 - the runtimes' exceptions share no base class
             log.info("no CUDA graph for batches of %d: %s", bucket, error)
             capturing.forget(bucket)
             continue
@@ -116,10 +127,10 @@ def choose_graphs(engine: Engine, capturing: Capturing, buckets: Sequence[int]) 
 
 
 def time_all_slots(engine: Engine, images: Sequence[Pixels]) -> list[float]:
-    """Run the batch on all slots at once, again and again; returns each slot's median seconds."""
+    """Run the batch repeatedly on all slots concurrently; return each slot's median seconds."""
 
     def work(slot: int) -> float:
-        # By the clock and not by count, so that all slots are busy until the end.
+        # For a fixed time, not a fixed count, so that all slots stay busy until the end.
         end, took = time.perf_counter() + _TRIAL_S, [_timed(engine, slot, images)]
         while time.perf_counter() < end or len(took) < _LEAST_RUNS:
             took.append(_timed(engine, slot, images))
@@ -127,26 +138,27 @@ def time_all_slots(engine: Engine, images: Sequence[Pixels]) -> list[float]:
 
     slots = range(engine.slots)
     with ThreadPoolExecutor(engine.slots) as pool:
-        # The first run of a shape is another one's; a slot that fails in it must not be waited for.
+        # The first run of a shape is slower, so it is not timed. It runs apart from the timed ones
+        # so that a slot which fails in it raises at once.
         list(pool.map(lambda slot: engine.run(slot, images), slots))
         return list(pool.map(work, slots))
 
 
 def images_per_s(images: int, took_s: Sequence[float], around_s: float = 0.0) -> float:
-    """Return the images a second of slots that take so long for a batch of so many."""
+    """Return the throughput of slots that take `took_s` seconds each per batch of `images`."""
     return sum(images / (slot_s + around_s) for slot_s in took_s)
 
 
 def _least_disturbed(rounds: Sequence[Sequence[float]]) -> float:
-    """Return the slowest slot's seconds, each slot's of its best round."""
+    """Return the seconds of the slowest slot, each slot measured by its best round."""
     best: list[float] = [min(slot) for slot in zip(*rounds, strict=True)]
     return max(best)
 
 
 def clearly_faster(rates: Sequence[tuple[float, ...]], worth: float) -> bool:
-    """Tell whether the second of two is `worth` times as fast as the first in most rounds.
+    """Return whether the second rate is at least `worth` times the first in most rounds.
 
-    Noise, which makes a round say anything, so leaves things as they are.
+    A few noisy rounds therefore do not change the choice.
     """
     return sum(second >= worth * first for first, second in rates) >= _CLEARLY
 

@@ -20,7 +20,7 @@ from tidegate.service.api.schemas import BatchBody, ClassifyBody, ModelBody, Pro
 from tidegate.service.bundle.golden import REDUCED_TOLERANCE, TOLERANCE
 from tidegate.service.bundle.manifest import EngineHints, Manifest
 from tidegate.service.bundle.store import REQUIRED
-from tidegate.service.engines import choose, warm_up
+from tidegate.service.engines import cpu_warm_up, warm_up
 from tidegate.service.imaging.spec import Backend, Filter, Offset, PreprocessSpec, Step
 from tidegate.service.metrics import SHED_REASONS
 
@@ -125,12 +125,12 @@ def test_warm_up_is_described_with_its_constants() -> None:
         f"runs one candidate on all its slots at once for {warm_up._TRIAL_S:g} s",
         f"There are {warm_up.ROUNDS} rounds",
         f"in at least {warm_up._CLEARLY} of them",
-        f"must give {100 * (choose._WORTH_SHARING - 1):.0f} % more images per second",
+        f"must give {100 * (cpu_warm_up._WORTH_SHARING - 1):.0f} % more images per second",
         f"must give {100 * (warm_up._WORTH_IT - 1):.0f} % more images per second",
         f"with {1000 * warm_up._AROUND_S:g} ms added to every batch",
         f"({', '.join(map(str, buckets))})",
-        f"(at most {choose._MOST_FOR_ONE} threads)",
-        f"over {warm_up._ALONE_S:g} s, the median must be {warm_up._WORTH_WIDENING:g} times",
+        f"(at most {cpu_warm_up._MOST_FOR_ONE} threads)",
+        f"over {warm_up._SINGLE_IMAGE_S:g} s, the median must be {warm_up._WORTH_WIDENING:g} times",
         f"{100 * (warm_up._WORTH_CAPTURING - 1):.0f} % more images per second",
         f"within {_power(TOLERANCE)} ({_power(REDUCED_TOLERANCE)} for fp16 and int8 on a GPU)",
     )

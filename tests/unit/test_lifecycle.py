@@ -20,7 +20,7 @@ from tidegate.service.batching.scheduler import Scheduler
 from tidegate.service.bundle.store import read_embedding
 from tidegate.service.drift import state
 from tidegate.service.engines.base import TopUp
-from tidegate.service.engines.choose import EngineConfig, WarmEngine
+from tidegate.service.engines.config import EngineConfig, WarmEngine
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
 from tidegate.service.errors import BundleRefused
 from tidegate.service.imaging.decoder_pool import DecoderPool

@@ -14,7 +14,7 @@ from tests.unit.bundle.tiny_bundle import put, sound_files
 from tidegate.service.bundle.golden import Run, check_golden
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.engines import choose, open_gpu
-from tidegate.service.engines.choose import EngineConfig
+from tidegate.service.engines.config import EngineConfig
 from tidegate.service.engines.cuda.base import Cuda, Device
 from tidegate.service.engines.gpu_engine import Program
 from tidegate.service.engines.onnxruntime.gpu import OnnxGpuProgram

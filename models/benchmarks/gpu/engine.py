@@ -11,11 +11,12 @@ from itertools import pairwise
 from pathlib import Path
 
 from tidegate.models.benchmarks.gpu import measure, parity, road
+from tidegate.models.benchmarks.gpu.config import ReportConfig, photographs
 from tidegate.models.benchmarks.gpu.parts import Parts
-from tidegate.models.benchmarks.gpu.plan import Plan, photographs
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.engines.base import EngineInfo
-from tidegate.service.engines.choose import WarmEngine, buckets_for
+from tidegate.service.engines.choose import buckets_for
+from tidegate.service.engines.config import WarmEngine
 from tidegate.service.engines.cuda.base import Cuda, Device
 from tidegate.service.engines.gpu_engine import DeviceEngine, Program
 from tidegate.service.engines.open_gpu import EngineRequest, choose_all_graphs, open_program_for
@@ -41,20 +42,20 @@ class Graph:
 
 
 def measure_engine(
-    plan: Plan, parts: Parts, cuda: Cuda, graph: Graph, engine: str, measured: list[Row]
+    config: ReportConfig, parts: Parts, cuda: Cuda, graph: Graph, engine: str, measured: list[Row]
 ) -> None:
     """Load a graph on an engine and add to `measured` what that shows, part by part.
 
     Raises what the runtime does where it does not load.
     """
     name = f"{graph.bundle.manifest.name} in {graph.precision} on {engine}"
-    device = cuda.device(plan.gpu.devices[0])
+    device = cuda.device(config.gpu.devices[0])
     try:
         device.use()
-        buckets = buckets_for(plan.max_batch_size, graph.bundle.manifest.engine.buckets)
+        buckets = buckets_for(config.max_batch_size, graph.bundle.manifest.engine.buckets)
         wanted = EngineRequest(graph.model, engine, buckets, graph.precision)
         started = time.perf_counter()
-        program, runtime = open_program_for(wanted, plan.gpu, cuda, device)
+        program, runtime = open_program_for(wanted, config.gpu, cuda, device)
         loaded_s = time.perf_counter() - started
         where = f"cuda:{device.index} {device.name}"
         info = EngineInfo(engine, runtime, where, graph.precision, 1)
@@ -65,7 +66,7 @@ def measure_engine(
             "loaded_s": loaded_s,
         }
         measured.append(figures)
-        loaded = _Loaded(plan, parts, graph, name, cuda, device, program, info, buckets, figures)
+        loaded = _Loaded(config, parts, graph, name, cuda, device, program, info, buckets, figures)
         for what, part in (
             ("numbers", loaded.parity),
             ("latency", loaded.latency),
@@ -84,7 +85,7 @@ def measure_engine(
 class _Loaded:
     """A program on a device. Each part puts what it measures into `figures`."""
 
-    plan: Plan
+    config: ReportConfig
     parts: Parts
     graph: Graph
     name: str
@@ -110,7 +111,7 @@ class _Loaded:
         """Time each batch size alone, and as a graph where it can be one."""
         rows: list[Row] = []
         self.figures["buckets"] = rows
-        budget = self.plan.budget
+        budget = self.config.budget
         with self._opened(1) as engine:
             for images in engine.buckets:
                 name = f"{self.name}, batches of {images}"
@@ -133,18 +134,18 @@ class _Loaded:
                 row: Row = {"images": pair}
                 rows.append(row)
                 batches = [measure.batch_of(self.graph.pixels, images) for images in pair]
-                in_turn = partial(_fill, row, measure.in_turn, engine, batches, self.plan.budget)
+                in_turn = partial(_fill, row, measure.in_turn, engine, batches, self.config.budget)
                 self.parts.run_on_device(name, in_turn)
 
     def overlap(self) -> None:
         """Compare batches on all slots at once with as many one by one."""
-        batches = max(1, self.plan.budget.runs // 4)
+        batches = max(1, self.config.budget.runs // 4)
         with self._opened(_SLOTS) as engine:
             self.figures["overlap"] = measure.overlap(engine, self.graph.pixels, batches)
 
     def memory(self) -> None:
         """Compare the device memory in use early and late in many batches."""
-        budget = self.plan.budget
+        budget = self.config.budget
         with self._opened(_SLOTS) as engine:
             self.figures["memory"] = measure.plateau(
                 engine, self.device, self.graph.pixels, budget.plateau, budget.plateau_s
@@ -152,7 +153,7 @@ class _Loaded:
 
     def slots(self) -> None:
         """Compare one, two and three slots with a loop around the runtime alone."""
-        budget = self.plan.budget
+        budget = self.config.budget
         bare = measure.bare_loop(self.device, self.program, self.buckets[-1], budget.seconds)
         self.figures["slots"] = measure.slots(self._opened, bare, self.graph.pixels, budget)
 
@@ -160,8 +161,8 @@ class _Loaded:
         """Measure the road from JPEG bytes, and from pixels, without HTTP."""
         figures: Row = {}
         self.figures["road"] = figures
-        spec, seconds = self.graph.bundle.manifest.preprocess, 5 * self.plan.budget.seconds
-        files = [path.read_bytes() for path in photographs(self.plan)]
+        spec, seconds = self.graph.bundle.manifest.preprocess, 5 * self.config.budget.seconds
+        files = [path.read_bytes() for path in photographs(self.config)]
         decode = [partial(preprocess, file, spec, _MAX_PIXELS) for file in files]
         ready = [partial(_given, image) for image in self.graph.pixels]
         with self._opened(_SLOTS) as engine:

@@ -24,7 +24,7 @@ _ANSWER_S = 20.0
 _OVERHEAD_S = 120.0  # of a load: its imports, images and last answers
 _CLIENTS = 64
 _LIGHT = 0.8  # of capacity
-_TOLD = 1000  # bytes of what a process printed last
+_TAIL_BYTES = 1000  # bytes of what a process printed last
 
 
 def measure(
@@ -107,17 +107,17 @@ def _wait(service: subprocess.Popen[bytes], url: str, log: Path) -> None:
     until = time.monotonic() + _START_S
     while time.monotonic() < until:
         if service.poll() is not None:
-            told = _last_of(log.read_bytes())
-            raise RuntimeError(f"the service ended with {service.returncode}: {told}")
+            printed = _last_of(log.read_bytes())
+            raise RuntimeError(f"the service ended with {service.returncode}: {printed}")
         try:
             urllib.request.urlopen(url, timeout=_POLL_S).close()  # noqa: S310
         except (OSError, urllib.error.URLError):
             time.sleep(_POLL_S)  # nothing tells when a process has begun to listen
         else:
             return
-    told = _last_of(log.read_bytes())
-    raise RuntimeError(f"the service was not ready in {_START_S:g} s: {told}")
+    printed = _last_of(log.read_bytes())
+    raise RuntimeError(f"the service was not ready in {_START_S:g} s: {printed}")
 
 
 def _last_of(printed: bytes) -> str:
-    return printed[-_TOLD:].decode(errors="replace").strip()
+    return printed[-_TAIL_BYTES:].decode(errors="replace").strip()

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tidegate.models.benchmarks.gpu import facts, http, parity, suite
+from tidegate.models.benchmarks.gpu import environment, http, parity, suite
+from tidegate.models.benchmarks.gpu.config import ReportConfig, photographs
 from tidegate.models.benchmarks.gpu.engine import Graph, Row, measure_engine
 from tidegate.models.benchmarks.gpu.parts import Keep, Parts
-from tidegate.models.benchmarks.gpu.plan import Plan, photographs
 from tidegate.models.data.outputs import load_pixels
 from tidegate.models.errors import BuildRefused
 from tidegate.models.parity.preprocessing import normalised
@@ -30,27 +30,27 @@ from tidegate.service.types import Outputs, Pixels
 _NOISE_IMAGES = 64
 
 
-def make(plan: Plan, keep: Keep) -> dict[str, object]:
+def make(config: ReportConfig, keep: Keep) -> dict[str, object]:
     """Return the report; `keep` is told of it after every part, so that a lost machine loses one.
 
     Raises EngineUnavailable where there is no GPU.
     """
     refuse_tf32()
-    cuda = open_cuda(plan.gpu.cuda_binding)
+    cuda = open_cuda(config.gpu.cuda_binding)
     cuda.device_count()
-    report: dict[str, object] = {**facts.before(sys.argv), "cuda": cuda.version}
+    report: dict[str, object] = {**environment.before(sys.argv), "cuda": cuda.version}
     parts = Parts(report, keep)
-    if plan.tests:
-        parts.run("the GPU tests", partial(_tests, plan, report))
+    if config.tests:
+        parts.run("the GPU tests", partial(_tests, config, report))
     engines: list[Row] = []
     report["engines"] = engines
-    for path in plan.bundles:
-        parts.run_on_device(f"bundle {path}", partial(_bundle, plan, parts, cuda, path, engines))
-    if plan.over_http:
+    for path in config.bundles:
+        parts.run_on_device(f"bundle {path}", partial(_bundle, config, parts, cuda, path, engines))
+    if config.over_http:
         loads: dict[str, Row] = {}
         report["http"] = loads
-        for path in plan.bundles:
-            parts.run(f"bundle {path}, over HTTP", partial(_over_http, plan, parts, path, loads))
+        for path in config.bundles:
+            parts.run(f"bundle {path}, over HTTP", partial(_over_http, config, parts, path, loads))
     parts.run("the loaded libraries", partial(_libraries, report))
     return report
 
@@ -63,18 +63,18 @@ def write(path: Path, report: dict[str, object]) -> None:
     beside.replace(path)
 
 
-def _tests(plan: Plan, report: dict[str, object]) -> None:
-    report["tests"] = suite.run_tests(plan.budget.plateau)
+def _tests(config: ReportConfig, report: dict[str, object]) -> None:
+    report["tests"] = suite.run_tests(config.budget.plateau)
 
 
 def _libraries(report: dict[str, object]) -> None:
-    report["libraries"] = facts.loaded_libraries()
+    report["libraries"] = environment.loaded_libraries()
 
 
-def _bundle(plan: Plan, parts: Parts, cuda: Cuda, path: Path, engines: list[Row]) -> None:
+def _bundle(config: ReportConfig, parts: Parts, cuda: Cuda, path: Path, engines: list[Row]) -> None:
     """Measure a bundle's graph, in each precision, on each engine in this process."""
     bundle = open_bundle(path)
-    pixels = _pixels(plan, bundle)
+    pixels = _pixels(config, bundle)
 
     @functools.cache
     def on_the_cpu(model: Path) -> Outputs:
@@ -83,33 +83,33 @@ def _bundle(plan: Plan, parts: Parts, cuda: Cuda, path: Path, engines: list[Row]
     def measure(precision: str, folder: Path) -> None:
         model = _model(bundle, precision, pixels, folder)
         graph = Graph(bundle, precision, model, pixels, on_the_cpu)
-        for engine in plan.engines:
+        for engine in config.engines:
             name = f"{bundle.manifest.name} in {precision} on {engine}"
-            on_it = partial(measure_engine, plan, parts, cuda, graph, engine, engines)
+            on_it = partial(measure_engine, config, parts, cuda, graph, engine, engines)
             parts.run_on_device(name, on_it)
 
     with tempfile.TemporaryDirectory(prefix="tidegate-report-") as folder:
-        for precision in plan.precisions:
+        for precision in config.precisions:
             name = f"{bundle.manifest.name} in {precision}"
             parts.run_on_device(name, partial(measure, precision, Path(folder)))
 
 
-def _over_http(plan: Plan, parts: Parts, path: Path, loads: dict[str, Row]) -> None:
+def _over_http(config: ReportConfig, parts: Parts, path: Path, loads: dict[str, Row]) -> None:
     """Measure the whole service with a bundle, as it is sealed, on each engine."""
     model = open_bundle(path).manifest.name
     settings = {
-        "TIDEGATE_PLAN_CACHE": str(plan.gpu.plan_cache),
-        "TIDEGATE_DEVICES": str(plan.gpu.devices[0]),
+        "TIDEGATE_PLAN_CACHE": str(config.gpu.plan_cache),
+        "TIDEGATE_DEVICES": str(config.gpu.devices[0]),
     }
-    if plan.max_batch_size:
-        settings["TIDEGATE_MAX_BATCH_SIZE"] = str(plan.max_batch_size)
+    if config.max_batch_size:
+        settings["TIDEGATE_MAX_BATCH_SIZE"] = str(config.max_batch_size)
 
     def load(name: str, engine: str) -> None:
-        seconds = plan.budget.http_s
-        for what, figures in http.measure(path, model, engine, plan.photos, settings, seconds):
+        seconds = config.budget.http_s
+        for what, figures in http.measure(path, model, engine, config.photos, settings, seconds):
             loads.setdefault(name, {})[what] = figures
 
-    for engine in plan.engines:
+    for engine in config.engines:
         name = f"{model} on {engine}"
         parts.run(f"{name}, over HTTP", partial(load, name, engine))
 
@@ -128,10 +128,10 @@ def _model(bundle: Bundle, precision: str, pixels: list[Pixels], folder: Path) -
     return path
 
 
-def _pixels(plan: Plan, bundle: Bundle) -> list[Pixels]:
+def _pixels(config: ReportConfig, bundle: Bundle) -> list[Pixels]:
     """Return photographs, and noise of several strengths, as the network takes them."""
     spec = bundle.manifest.preprocess
-    images = [load_pixels(path, spec) for path in photographs(plan)]
+    images = [load_pixels(path, spec) for path in photographs(config)]
     rng = np.random.default_rng(0)
     height, width = spec.output_size
     for strength in np.linspace(2, 120, _NOISE_IMAGES):

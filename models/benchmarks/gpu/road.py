@@ -13,7 +13,7 @@ from tidegate.service.batching.policy import Limits
 from tidegate.service.batching.scheduler import Scheduler
 from tidegate.service.cpu import usable_cores
 from tidegate.service.engines.base import PARTS
-from tidegate.service.engines.choose import WarmEngine
+from tidegate.service.engines.config import WarmEngine
 from tidegate.service.engines.multi_device import Fleet
 from tidegate.service.metrics import Metrics
 from tidegate.service.types import Pixels, Priority

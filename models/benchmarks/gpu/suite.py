@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 _ROOT = Path(__file__).parents[3]
 _LIMIT_S = 3600
-_TOLD = 4000  # bytes of what pytest printed last
+_TAIL_BYTES = 4000  # bytes of what pytest printed last
 
 
 def run_tests(batches: int, timeout_s: float = _LIMIT_S) -> dict[str, object]:
@@ -52,12 +52,12 @@ def counts(results: Path) -> dict[str, object]:
     # The file is our own pytest's.
     for case in ElementTree.parse(results).iter("testcase"):  # noqa: S314
         name = f"{case.get('classname')}::{case.get('name')}"
-        told = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
-        outcome[name] = "passed" if told is None else told.tag
-        if told is not None:
-            reasons[name] = (told.get("message") or "")[:300]
+        failure = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
+        outcome[name] = "passed" if failure is None else failure.tag
+        if failure is not None:
+            reasons[name] = (failure.get("message") or "")[:300]
     return {**Counter(outcome.values()), "not_passed": reasons}
 
 
 def _last_of(log: Path) -> str:
-    return log.read_bytes()[-_TOLD:].decode(errors="replace").strip()
+    return log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace").strip()

@@ -1,1 +1,1 @@
-"""The few things of CUDA the engines need, by either of two bindings."""
+"""The part of CUDA that the engines need, through either of two Python bindings."""

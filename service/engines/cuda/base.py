@@ -1,4 +1,4 @@
-"""The seam to CUDA: memory, streams, events, copies and graphs of one device."""
+"""The interface to CUDA: memory, streams, events, copies and graphs of one device."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ BINDINGS = ("cuda-bindings", "pycuda")
 
 
 class Device(Protocol):
-    """One GPU. Every thread calls `use` before anything else.
+    """One GPU. Every thread must call `use` first.
 
-    What fails raises CudaError. Handles stay valid until `close`, which frees everything.
+    A CUDA call that fails raises CudaError. Handles stay valid until `close`, which frees them.
     """
 
     @property
     def index(self) -> int:
-        """Return its number among the devices this process sees."""
+        """Return its index among the devices visible to this process."""
         ...
 
     @property
     def name(self) -> str:
-        """Return the product's name."""
+        """Return the product name."""
         ...
 
     @property
@@ -38,11 +38,11 @@ class Device(Protocol):
 
     @property
     def can_capture(self) -> bool:
-        """Tell whether `capture` works."""
+        """Return whether `capture` is supported."""
         ...
 
     def use(self) -> None:
-        """Have the calling thread's CUDA calls mean this device."""
+        """Make this the current device of the calling thread."""
         ...
 
     def memory(self) -> tuple[int, int]:
@@ -50,75 +50,75 @@ class Device(Protocol):
         ...
 
     def allocate(self, size: int) -> Address:
-        """Return `size` bytes of device memory."""
+        """Allocate `size` bytes of device memory."""
         ...
 
     def pinned(self, size: int) -> Bytes:
-        """Return `size` bytes of host memory that copies can overlap with computing."""
+        """Allocate `size` bytes of pinned host memory, whose copies can overlap with compute."""
         ...
 
     def stream(self) -> StreamHandle:
-        """Return a stream that does not wait for the default one."""
+        """Return a stream that does not synchronise with the default stream."""
         ...
 
     def event(self) -> Any:
-        """Return an event that tells times, and whose waiting thread gives up its core."""
+        """Return an event with timing, on which `wait` blocks without spinning."""
         ...
 
     def copy_in(self, to: Address, source: Bytes, stream: StreamHandle) -> None:
-        """Copy pinned bytes to the device, in the stream's order; returns at once."""
+        """Copy pinned bytes to the device, in stream order; return without waiting."""
         ...
 
     def copy_out(self, to: Bytes, source: Address, stream: StreamHandle) -> None:
-        """Copy into pinned bytes, in the stream's order; returns at once."""
+        """Copy into pinned bytes, in stream order; return without waiting."""
         ...
 
     def record(self, event: Any, stream: StreamHandle) -> None:
-        """Have the event happen when the stream has done what it was given so far."""
+        """Record the event when the stream has completed its work so far."""
         ...
 
     def wait(self, event: Any) -> None:
-        """Block until the event has happened; raises what went wrong on the device before it."""
+        """Block until the event has occurred. Raises the device's earlier errors."""
         ...
 
     def elapsed_s(self, start: Any, end: Any) -> float:
-        """Return the seconds between two events that have happened."""
+        """Return the seconds between two events that have occurred."""
         ...
 
     def synchronize(self, stream: StreamHandle) -> None:
-        """Block until the stream has done everything."""
+        """Block until the stream has completed its work."""
         ...
 
     def capture(self, stream: StreamHandle, enqueue: Callable[[], None]) -> Any:
-        """Return a graph of what `enqueue` puts on the stream, which does not run."""
+        """Return a graph of the work that `enqueue` puts on the stream, without running it."""
         ...
 
     def launch(self, graph: Any, stream: StreamHandle) -> None:
-        """Put a captured graph on the stream."""
+        """Launch a captured graph on the stream."""
         ...
 
     def close(self) -> None:
-        """Free everything. Nothing may be running."""
+        """Free everything. No work may be running."""
         ...
 
 
 class Cuda(Protocol):
-    """One binding to CUDA."""
+    """A Python binding to CUDA."""
 
     @property
     def name(self) -> str:
-        """Return which of BINDINGS it is, with its version."""
+        """Return its name from BINDINGS, with its version."""
         ...
 
     @property
     def version(self) -> str:
-        """Return the CUDA version of the runtime, and of the driver."""
+        """Return the CUDA versions of the runtime and of the driver."""
         ...
 
     def device_count(self) -> int:
-        """Return how many devices there are. Raises EngineUnavailable, saying why, for none."""
+        """Return the number of devices. Raises EngineUnavailable, with the reason, for none."""
         ...
 
     def device(self, index: int) -> Device:
-        """Return a device, with a context that ONNX Runtime and TensorRT share."""
+        """Return a device that uses the primary context, which ONNX Runtime and TensorRT share."""
         ...

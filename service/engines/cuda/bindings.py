@@ -1,4 +1,4 @@
-"""CUDA by NVIDIA's cuda-bindings: the runtime API and the primary context."""
+"""CUDA through NVIDIA's cuda-bindings: the runtime API on the primary context."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tidegate.service.errors import EngineUnavailable
 
 
 class CudaBindings:
-    """The seam's default."""
+    """The default binding."""
 
     @property
     def name(self) -> str:
@@ -24,12 +24,12 @@ class CudaBindings:
 
     @property
     def version(self) -> str:
-        runtime, driver = _ask("cudaRuntimeGetVersion"), _ask("cudaDriverGetVersion")
+        runtime, driver = _call("cudaRuntimeGetVersion"), _call("cudaDriverGetVersion")
         return f"{_dotted(runtime)} (driver {_dotted(driver)})"
 
     def device_count(self) -> int:
         try:
-            return int(_ask("cudaGetDeviceCount"))
+            return int(_call("cudaGetDeviceCount"))
         except CudaError as error:
             raise EngineUnavailable(f"There is no GPU to use: {error}.") from error
 
@@ -50,72 +50,72 @@ class BindingsDevice:
         self._events: list[Any] = []
         self._graphs: list[Any] = []
         self.use()
-        properties = _ask("cudaGetDeviceProperties", index)
+        properties = _call("cudaGetDeviceProperties", index)
         self.name: str = properties.name.decode()
         self.compute_capability = int(properties.major), int(properties.minor)
 
     def use(self) -> None:
-        _ask("cudaSetDevice", self.index)
+        _call("cudaSetDevice", self.index)
 
     def memory(self) -> tuple[int, int]:
-        free, total = _ask("cudaMemGetInfo")
+        free, total = _call("cudaMemGetInfo")
         return int(free), int(total)
 
     def allocate(self, size: int) -> Address:
-        address = int(_ask("cudaMalloc", size))
+        address = int(_call("cudaMalloc", size))
         self._addresses.append(address)
         return Address(address)
 
     def pinned(self, size: int) -> Bytes:
-        address = int(_ask("cudaHostAlloc", size, cudart.cudaHostAllocDefault))
+        address = int(_call("cudaHostAlloc", size, cudart.cudaHostAllocDefault))
         self._pinned.append(address)
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
     def stream(self) -> StreamHandle:
-        stream = _ask("cudaStreamCreateWithFlags", cudart.cudaStreamNonBlocking)
+        stream = _call("cudaStreamCreateWithFlags", cudart.cudaStreamNonBlocking)
         self._streams.append(stream)
         return StreamHandle(int(stream))
 
     def event(self) -> Any:
-        event = _ask("cudaEventCreateWithFlags", cudart.cudaEventBlockingSync)
+        event = _call("cudaEventCreateWithFlags", cudart.cudaEventBlockingSync)
         self._events.append(event)
         return event
 
     def copy_in(self, to: Address, source: Bytes, stream: StreamHandle) -> None:
         kind = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
-        _ask("cudaMemcpyAsync", to, source.ctypes.data, source.nbytes, kind, stream)
+        _call("cudaMemcpyAsync", to, source.ctypes.data, source.nbytes, kind, stream)
 
     def copy_out(self, to: Bytes, source: Address, stream: StreamHandle) -> None:
         kind = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        _ask("cudaMemcpyAsync", to.ctypes.data, source, to.nbytes, kind, stream)
+        _call("cudaMemcpyAsync", to.ctypes.data, source, to.nbytes, kind, stream)
 
     def record(self, event: Any, stream: StreamHandle) -> None:
-        _ask("cudaEventRecord", event, stream)
+        _call("cudaEventRecord", event, stream)
 
     def wait(self, event: Any) -> None:
-        _ask("cudaEventSynchronize", event)
+        _call("cudaEventSynchronize", event)
 
     def elapsed_s(self, start: Any, end: Any) -> float:
-        return float(_ask("cudaEventElapsedTime", start, end)) / 1000
+        return float(_call("cudaEventElapsedTime", start, end)) / 1000
 
     def synchronize(self, stream: StreamHandle) -> None:
-        _ask("cudaStreamSynchronize", stream)
+        _call("cudaStreamSynchronize", stream)
 
     def capture(self, stream: StreamHandle, enqueue: Callable[[], None]) -> Any:
-        # Thread-local: other slots' threads go on calling CUDA meanwhile.
+        # Thread-local: the other slots' threads call CUDA during the capture.
         mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        _ask("cudaStreamBeginCapture", stream, mode)
+        _call("cudaStreamBeginCapture", stream, mode)
         try:
             enqueue()
         finally:
-            graph = _ask("cudaStreamEndCapture", stream)
-        executable = _ask("cudaGraphInstantiate", graph, 0)
-        _ask("cudaGraphDestroy", graph)
+            graph = _call("cudaStreamEndCapture", stream)
+        executable = _call("cudaGraphInstantiate", graph, 0)
+        _call("cudaGraphDestroy", graph)
         self._graphs.append(executable)
         return executable
 
     def launch(self, graph: Any, stream: StreamHandle) -> None:
-        _ask("cudaGraphLaunch", graph, stream)
+        _call("cudaGraphLaunch", graph, stream)
 
     def close(self) -> None:
         self.use()
@@ -127,15 +127,15 @@ class BindingsDevice:
             ("cudaFreeHost", self._pinned),
         ):
             while handles:
-                _ask(free, handles.pop())
+                _call(free, handles.pop())
 
 
-def _ask(call: str, *arguments: Any) -> Any:
-    """Call the runtime; returns its one result, a tuple of several, or None."""
+def _call(call: str, *arguments: Any) -> Any:
+    """Call the runtime; return its single result, a tuple of several, or None."""
     code, *results = getattr(cudart, call)(*arguments)
     if int(code):
         text = cudart.cudaGetErrorString(code)[1]
-        raise CudaError(call, int(code), text.decode() if text else "a driver too old, or none")
+        raise CudaError(call, int(code), text.decode() if text else "no driver, or one too old")
     return results[0] if len(results) == 1 else tuple(results) or None
 
 

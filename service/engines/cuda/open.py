@@ -1,4 +1,4 @@
-"""Open a binding to CUDA, and the devices of it that are asked for."""
+"""Open a CUDA binding and the requested devices."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from tidegate.service.errors import EngineUnavailable
 
 
 def open_cuda(binding: str) -> Cuda:
-    """Return the binding asked for. Raises EngineUnavailable where it is not installed.
+    """Return the binding named `binding`. Raises EngineUnavailable if it does not load.
 
-    Devices are numbered as NVML's are, by PCI bus, unless CUDA_DEVICE_ORDER says otherwise.
+    Devices are numbered by PCI bus, as in NVML, unless CUDA_DEVICE_ORDER is set.
     """
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # read when CUDA starts
     module = {"cuda-bindings": "bindings", "pycuda": "pycuda"}[binding]
@@ -27,17 +27,17 @@ def open_cuda(binding: str) -> Cuda:
         return PyCuda()
     except ImportError as error:
         raise EngineUnavailable(
-            f"{binding} does not load ({error}): it needs NVIDIA's driver, and "
+            f"{binding} failed to load ({error}). It needs NVIDIA's driver and "
             f"pip install 'tidegate[{extra}]'."
         ) from error
 
 
 def open_devices(cuda: Cuda, wanted: Sequence[int]) -> list[Device]:
-    """Return the devices asked for. Raises EngineUnavailable for one that is not there."""
+    """Return the devices with the indices `wanted`. Raises EngineUnavailable if one is missing."""
     count = cuda.device_count()
     if missing := [index for index in wanted if index >= count]:
         raise EngineUnavailable(
-            f"TIDEGATE_DEVICES names {missing[0]}, but this process sees {count} GPU(s), "
+            f"TIDEGATE_DEVICES contains {missing[0]}, but only {count} GPU(s) are visible, "
             f"numbered from 0."
         )
     return [cuda.device(index) for index in wanted]

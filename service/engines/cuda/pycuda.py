@@ -1,4 +1,4 @@
-"""CUDA by PyCUDA: the driver API on the primary context, which other runtimes share. No graphs."""
+"""CUDA through PyCUDA: the driver API on the primary context. It has no CUDA graphs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tidegate.service.engines.cuda.base import Address, Bytes, StreamHandle
 from tidegate.service.engines.faults import CudaError
 from tidegate.service.errors import EngineUnavailable
 
-_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, which PyCUDA has no name for
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, which PyCUDA does not export
 
-_threads = threading.local()  # .pushed: the one context that PyCUDA has in this thread
+_threads = threading.local()  # .pushed: the only PyCUDA context on this thread's stack
 
 
 class PyCuda:
-    """The seam's other binding."""
+    """The alternative binding."""
 
     @property
     def name(self) -> str:
@@ -38,7 +38,7 @@ class PyCuda:
 
     def device_count(self) -> int:
         try:
-            with _told():
+            with _cuda_errors():
                 driver.init()
                 return int(driver.Device.count())
         except CudaError as error:
@@ -55,14 +55,14 @@ class PyCudaDevice:
 
     def __init__(self, index: int) -> None:
         self.index = index
-        # Whatever PyCUDA makes lives as long as its object, and is freed where its context is used.
+        # PyCUDA frees a resource with its Python object, while its context must be current.
         self._kept: list[Any] = []
         self._streams: dict[int, Any] = {}
-        with _told():
+        with _cuda_errors():
             device = driver.Device(index)
             self.name: str = device.name()
             self.compute_capability: tuple[int, int] = device.compute_capability()
-            # Never pycuda.autoinit: a context of its own would not see the runtimes' memory.
+            # Not pycuda.autoinit: its separate context could not access the runtimes' memory.
             self._context = device.retain_primary_context()
         self.use()
 
@@ -71,60 +71,60 @@ class PyCudaDevice:
         if pushed is None or pushed.context is not self._context:
             del pushed
             _leave()
-            with _told():
+            with _cuda_errors():
                 _threads.pushed = _Pushed(self._context)
 
     def memory(self) -> tuple[int, int]:
-        with _told():
+        with _cuda_errors():
             free, total = driver.mem_get_info()
         return int(free), int(total)
 
     def allocate(self, size: int) -> Address:
-        with _told():
+        with _cuda_errors():
             allocation = driver.mem_alloc(size)
         self._kept.append(allocation)
         return Address(int(allocation))
 
     def pinned(self, size: int) -> Bytes:
-        with _told():
+        with _cuda_errors():
             array: Bytes = driver.pagelocked_empty(size, np.uint8)
         self._kept.append(array)
         return array
 
     def stream(self) -> StreamHandle:
-        with _told():
+        with _cuda_errors():
             stream = driver.Stream(_NON_BLOCKING)
         self._streams[stream.handle] = stream
         return StreamHandle(stream.handle)
 
     def event(self) -> Any:
-        with _told():
+        with _cuda_errors():
             event = driver.Event(driver.event_flags.BLOCKING_SYNC)
         self._kept.append(event)
         return event
 
     def copy_in(self, to: Address, source: Bytes, stream: StreamHandle) -> None:
-        with _told():
+        with _cuda_errors():
             driver.memcpy_htod_async(to, source, self._streams[stream])
 
     def copy_out(self, to: Bytes, source: Address, stream: StreamHandle) -> None:
-        with _told():
+        with _cuda_errors():
             driver.memcpy_dtoh_async(to, source, self._streams[stream])
 
     def record(self, event: Any, stream: StreamHandle) -> None:
-        with _told():
+        with _cuda_errors():
             event.record(self._streams[stream])
 
     def wait(self, event: Any) -> None:
-        with _told():
+        with _cuda_errors():
             event.synchronize()
 
     def elapsed_s(self, start: Any, end: Any) -> float:
-        with _told():
+        with _cuda_errors():
             return float(start.time_till(end)) / 1000
 
     def synchronize(self, stream: StreamHandle) -> None:
-        with _told():
+        with _cuda_errors():
             self._streams[stream].synchronize()
 
     def capture(self, stream: StreamHandle, enqueue: Callable[[], None]) -> Any:
@@ -137,15 +137,15 @@ class PyCudaDevice:
         self.use()
         self._streams.clear()
         self._kept.clear()
-        with _told():
-            self._context.detach()  # while in use: gives the primary context back, and leaves it
+        with _cuda_errors():
+            self._context.detach()  # while current: releases the primary context and pops it
         _leave()
 
 
 class _Pushed:
-    """A context in use by the thread that made this, until the thread's end frees it.
+    """A context that is current in the thread that created this object, until the thread ends.
 
-    PyCUDA aborts the process at the end of a thread that has a context.
+    PyCUDA aborts the process if a thread ends while a context is on its stack.
     """
 
     def __init__(self, context: Any) -> None:
@@ -153,19 +153,19 @@ class _Pushed:
         self.context = context
 
     def __del__(self) -> None:
-        with suppress(driver.Error):  # it was closed already
+        with suppress(driver.Error):  # already closed
             driver.Context.pop()
 
 
 @atexit.register
 def _leave() -> None:
-    """Have no context of PyCUDA's in this thread."""
+    """Pop PyCUDA's context from this thread."""
     _threads.pushed = None
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Turn PyCUDA's errors into the seam's: "<call> failed: <the driver's text>"."""
+def _cuda_errors() -> Iterator[None]:
+    """Raise PyCUDA's errors, "<call> failed: <the driver's text>", as CudaError."""
     try:
         yield
     except driver.Error as error:
@@ -175,7 +175,7 @@ def _told() -> Iterator[None]:
 
 @cache
 def _codes() -> dict[str, int]:
-    """Return the driver's error codes by their texts: PyCUDA's errors have a text, no code."""
+    """Return the driver's error codes by text, because PyCUDA's errors carry no code."""
     library, text = ctypes.CDLL("libcuda.so.1"), ctypes.c_char_p()
     codes: dict[str, int] = {}
     for code in range(1, 1000):

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: slots with a staging buffer each, sharing a session where they can."""
+"""ONNX Runtime on the CPU. Each slot has a staging buffer; slots of one thread share a session."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tidegate.service.types import OUTPUT_NAMES, Outputs, Pixels
 
 
 class OnnxEngine:
-    """A sealed graph on the CPU. Slots run side by side, so no batch waits to be filled up."""
+    """A sealed graph on the CPU. Slots run concurrently, so `run` never calls `top_up`."""
 
     def __init__(
         self,
@@ -28,10 +28,10 @@ class OnnxEngine:
     ) -> None:
         """Load `model`, whose backbone was sealed in `precision`.
 
-        Raises EngineUnavailable when it does not load.
+        Raises EngineUnavailable if it does not load.
         """
-        # With one thread a slot, its own thread computes, so one session and one copy of the
-        # weights serve all. A session's further threads are its own: then each slot needs one.
+        # With one thread per slot, the calling thread computes, so one session and one copy of the
+        # weights serve all slots. With more, each slot needs a session with its own thread pool.
         sessions = slots if threads_per_slot > 1 else 1
         self._sessions = [_session(model, threads_per_slot) for _ in range(sessions)]
         height, width, channels = _image_size(self._sessions[0], model)
@@ -61,7 +61,7 @@ class OnnxEngine:
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Return (height, width) of the pixels the graph takes."""
+        """Return (height, width) of the graph's input."""
         _, height, width, _ = self._staging[0].shape
         return height, width
 
@@ -70,7 +70,7 @@ class OnnxEngine:
 
     def run(self, slot: int, images: Sequence[Pixels], top_up: TopUp | None = None) -> Outputs:
         count = len(images)
-        # A single image goes in as it is; more are copied side by side.
+        # A single image needs no copy; several are copied into one contiguous batch.
         batch = images[0][np.newaxis] if count == 1 else self._stage(slot, images)
         session = self._sessions[slot % len(self._sessions)]
         logits, features, energy, distance, nearest = session.run(OUTPUT_NAMES, {"pixels": batch})
@@ -95,7 +95,9 @@ def _image_size(session: Any, model: Path) -> tuple[int, int, int]:
     outputs = {out.name for out in session.get_outputs()}
     size = inputs.get("pixels", ())
     if len(inputs) != 1 or len(size) != 3 or not all(isinstance(n, int) for n in size):
-        raise BundleRefused(f"{model} does not take one batch of images of a fixed size, pixels.")
+        raise BundleRefused(
+            f"{model} must have exactly one input, pixels: a batch of images of a fixed size."
+        )
     if missing := [name for name in OUTPUT_NAMES if name not in outputs]:
         raise BundleRefused(f"{model} has no output {missing[0]}.")
     height, width, channels = size
@@ -103,5 +105,5 @@ def _image_size(session: Any, model: Path) -> tuple[int, int, int]:
 
 
 def _session(model: Path, threads: int) -> Any:
-    entries = {"session.intra_op.allow_spinning": "0"}  # it burns the cores that decoding needs
+    entries = {"session.intra_op.allow_spinning": "0"}  # spinning takes CPU time from decoding
     return open_session(model, "onnx-cpu", [("CPUExecutionProvider", {})], entries, threads)

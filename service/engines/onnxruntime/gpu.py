@@ -1,4 +1,4 @@
-"""ONNX Runtime on a GPU: its CUDA provider, or its TensorRT provider with CUDA behind it."""
+"""ONNX Runtime on a GPU: its CUDA provider, or its TensorRT provider with CUDA as fallback."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ log = logging.getLogger(__name__)
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _TENSORRT = "TensorrtExecutionProvider"
 _TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
-# What a classifier spends its time on. The runtime itself puts small integers, shapes and indices,
-# on the CPU and is right to; one of these there would be a fallback.
+# The operators that take a classifier's time. The runtime rightly places small integer work
+# (shapes, indices) on the CPU, but one of these operators on the CPU would be a fallback.
 _WORK = frozenset({"Conv", "Gemm", "MatMul", "FusedMatMul", "FusedConv", "Attention", "Softmax"})
 
 
 def cuda_providers(device: int, precision: str = "fp32") -> list[Provider]:
-    """Return the CUDA provider for a device, with the options that GPUs are served with."""
+    """Return the CUDA provider for a device, with its options."""
     options = {
         "device_id": str(device),
-        "arena_extend_strategy": "kSameAsRequested",  # or it doubles, beyond what is needed
-        "cudnn_conv_algo_search": "EXHAUSTIVE",  # slow once a shape, and every shape is warmed
+        "arena_extend_strategy": "kSameAsRequested",  # the default doubles the arena
+        "cudnn_conv_algo_search": "EXHAUSTIVE",  # slow once per shape, and warm-up runs every shape
         "do_copy_in_default_stream": "1",
-        # Its 10 bits are not what the gate was calibrated with. The option takes tensor cores from
-        # half precision too; there `refuse_tf32` alone keeps it from the gate's float32.
+        # The gate was not calibrated with TF32's 10-bit mantissa. Disabling it here would also
+        # disable tensor cores for fp16; for fp16, `refuse_tf32` protects the gate's float32.
         "use_tf32": "1" if precision == "fp16" else "0",
     }
     return [(_CUDA, options)]
@@ -51,10 +51,11 @@ def tensorrt_providers(
     cache: Path,
     precision: str = "fp32",
 ) -> list[Provider]:
-    """Return the TensorRT provider, one profile for all buckets, and CUDA for what it leaves.
+    """Return the TensorRT provider, with one profile for all buckets, and CUDA as its fallback.
 
-    Without fp16 and int8 flags its networks are strongly typed: a sealed graph's own precision.
-    `cache` is of this model alone: the runtime finds engines by the graph's names, not its weights.
+    Without fp16 and int8 flags its networks are strongly typed: they keep the graph's precision.
+    `cache` must belong to this model only, since the runtime identifies cached engines by the
+    names in the graph, not by its weights.
     """
     rows = {"min": buckets[0], "opt": buckets[-1], "max": buckets[-1]}
     shapes = {
@@ -73,22 +74,22 @@ def tensorrt_providers(
 
 
 def refuse_tf32() -> None:
-    """Have TensorRT, whose provider has no option for it, compute float32 in float32.
+    """Disable TF32 for TensorRT, whose provider has no option for it.
 
-    To be called before NVIDIA's libraries load, which read this once.
+    Call it before NVIDIA's libraries load, because they read the variable once.
     """
     os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 
 
 class OnnxGpuProgram:
-    """A sealed graph in sessions that all slots share, each slot with bindings of its own.
+    """A sealed graph in sessions that all slots share; each slot has its own bindings.
 
-    `session_per_batch`: a session for each batch size. The CUDA provider plans its convolutions
-    anew whenever a session sees another shape than the last, which takes many times what they do.
+    `session_per_batch`: one session for each batch size. The CUDA provider plans its convolutions
+    again whenever the shape changes, which takes many times as long as the convolutions.
     """
 
     capturable = False  # the runtime synchronises within a run
-    execution_bytes = 0  # its arena grows as it is warmed
+    execution_bytes = 0  # unknown: the runtime's arena grows during warm-up
 
     def __init__(
         self,
@@ -100,9 +101,9 @@ class OnnxGpuProgram:
         *,
         session_per_batch: bool = False,
     ) -> None:
-        """Load `model`, whose slots' addresses are of `memory`, in ONNX Runtime's words.
+        """Load `model`. `memory` is ONNX Runtime's name for the device type of the addresses.
 
-        Raises EngineUnavailable when the provider does not load, or leaves work to the CPU.
+        Raises EngineUnavailable if the provider does not load, or leaves work to the CPU.
         """
         _preload()
         record = {"session.record_ep_graph_assignment_info": "1"}
@@ -126,7 +127,7 @@ class OnnxGpuProgram:
         return OnnxGpuExecution(self, device)
 
     def session(self, batch: int) -> Any:
-        """Return the session for batches of this size, opening it the first time.
+        """Return the session for batches of this size; open it on the first call.
 
         Raises EngineUnavailable.
         """
@@ -138,7 +139,7 @@ class OnnxGpuProgram:
 
 
 class OnnxGpuExecution:
-    """Bindings of one slot's device memory, one per bucket, for its addresses do not change."""
+    """One slot's bindings to its device memory, kept per bucket: the addresses never change."""
 
     def __init__(self, program: OnnxGpuProgram, device: Device) -> None:
         self._program = program
@@ -151,8 +152,8 @@ class OnnxGpuExecution:
         if batch not in self._bound:
             self._bound[batch] = self._bind(batch, pixels, outputs)
         session, binding = self._bound[batch]
-        # The session computes on streams of its own, so what it reads must be here by now. It
-        # returns when it is done: another slot's copies go on meanwhile.
+        # The session computes on its own streams, so the copy of its input must be complete. It
+        # returns when the batch is computed; other slots' copies continue meanwhile.
         self._device.synchronize(stream)
         session.run_with_iobinding(binding)
 
@@ -168,14 +169,14 @@ class OnnxGpuExecution:
 
 
 def sealed_size(model: Path) -> tuple[int, int]:
-    """Return (height, width) of the pixels a sealed graph takes. Raises EngineUnavailable."""
+    """Return (height, width) of a sealed graph's input. Raises EngineUnavailable."""
     session = open_session(model, "onnx-cpu", [(_CPU, {})], {})
     _, height, width, _ = session.get_inputs()[0].shape
     return height, width
 
 
 def nodes_of(session: Any) -> list[tuple[str, str]]:
-    """Return (provider, operator) of every node of a session that records it, as assigned."""
+    """Return (provider, operator) of every node; the session must record its assignments."""
     return [
         (part.ep_name, node.op_type)
         for part in session.get_provider_graph_assignment_info()
@@ -184,20 +185,20 @@ def nodes_of(session: Any) -> list[tuple[str, str]]:
 
 
 def refuse_strays(engine: str, nodes: Sequence[tuple[str, str]]) -> None:
-    """Raise EngineUnavailable where the CPU would do the engine's work."""
+    """Raise EngineUnavailable if a GPU engine would run its main operators on the CPU."""
     left = {operator for provider, operator in nodes if provider == _CPU}
     if engine != "onnx-cpu" and (stray := sorted(_WORK & left)):
         raise EngineUnavailable(
-            f"Engine {engine} would leave {', '.join(stray)} of this model to the CPU."
+            f"Engine {engine} would run {', '.join(stray)} of this model on the CPU."
         )
     by_provider = Counter(provider for provider, _ in nodes)
     log.info("nodes by provider: %s", dict(by_provider))
 
 
 def _preload() -> None:
-    """Load CUDA and cuDNN from NVIDIA's wheels, where those are what brings them."""
+    """Load CUDA and cuDNN from NVIDIA's wheels, if they are installed."""
     ort = load_runtime()
-    with contextlib.redirect_stdout(io.StringIO()) as said:  # it prints what it does not find
+    with contextlib.redirect_stdout(io.StringIO()) as printed:  # it prints missing libraries
         ort.preload_dlls()
-    if text := said.getvalue().strip():
+    if text := printed.getvalue().strip():
         log.info("%s", text)

@@ -1,4 +1,4 @@
-"""Open a sealed graph in ONNX Runtime, on the provider that was asked for or not at all."""
+"""Open a sealed graph in ONNX Runtime, on the requested provider or not at all."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def runtime() -> str:
 
 
 def load_runtime() -> Any:
-    """Return the module onnxruntime. Raises EngineUnavailable without it."""
+    """Return the module onnxruntime. Raises EngineUnavailable if it does not load."""
     try:
         import onnxruntime
     except ImportError as error:
         raise EngineUnavailable(
-            f"ONNX Runtime does not load ({error}): pip install 'tidegate[cpu]' or [gpu]."
+            f"ONNX Runtime failed to load ({error}): pip install 'tidegate[cpu]' or [gpu]."
         ) from error
     return onnxruntime
 
@@ -36,16 +36,17 @@ def open_session(
 ) -> Any:
     """Return an InferenceSession whose first provider is the first of `providers`.
 
-    `entries` are session config entries. Raises EngineUnavailable, naming `engine`, when the
-    provider is not installed, does not load, or does not take the model.
+    `entries` are session config entries. Raises EngineUnavailable, with the name `engine`, if the
+    provider is not installed, does not load, or rejects the model.
     """
     ort = load_runtime()
     first, _ = providers[0]
     if first not in ort.get_available_providers():
         raise EngineUnavailable(
             f"Engine {engine} needs ONNX Runtime's {first}, which this installation lacks (it has "
-            f"{', '.join(ort.get_available_providers())}). The package onnxruntime fills the same "
-            f"folder as onnxruntime-gpu: pip uninstall onnxruntime, then install 'tidegate[gpu]'."
+            f"{', '.join(ort.get_available_providers())}). The packages onnxruntime and "
+            f"onnxruntime-gpu install to the same folder: pip uninstall onnxruntime, then install "
+            f"'tidegate[gpu]'."
         )
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -58,10 +59,10 @@ def open_session(
         session = ort.InferenceSession(model, options, providers=list(providers))
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise EngineUnavailable(f"Engine {engine} cannot load {model}: {error}") from error
-    # A provider that cannot load says so in two log lines, and the CPU runs instead.
+    # If a provider cannot load, ONNX Runtime only logs that and falls back to the CPU.
     if session.get_providers()[0] != first:
         raise EngineUnavailable(
-            f"Engine {engine} was asked for, but {first} did not load: its libraries are missing "
-            f"or of another version (see ONNX Runtime's lines above)."
+            f"Engine {engine} is not available: {first} failed to load, because its libraries are "
+            f"missing or of another version (see ONNX Runtime's log lines above)."
         )
     return session

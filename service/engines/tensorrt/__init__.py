@@ -1,1 +1,1 @@
-"""Engines on TensorRT and TensorRT-RTX, and their plans."""
+"""Engines on TensorRT and TensorRT-RTX, with their plan cache."""

@@ -1,6 +1,6 @@
-"""A sealed graph into a TensorRT plan: strongly typed, one profile, every output.
+"""Build a TensorRT plan from a sealed graph: strongly typed, one profile, every output.
 
-One code for TensorRT 10.16 and 11 and for TensorRT-RTX, whose Python API is the same.
+The same code serves TensorRT 10.16 and 11 and TensorRT-RTX, which share a Python API.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from tidegate.service.errors import EngineUnavailable
 log = logging.getLogger(__name__)
 
 PRODUCTS = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
-# By either name: NVIDIA's source packages only re-export the bindings' module.
+# Either module works: NVIDIA's source packages only re-export the bindings.
 _MODULES = {
     "tensorrt": ("tensorrt", "tensorrt_bindings"),
     "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
 }
 _OPTIMISATION_LEVEL = 3
-Progress = Callable[[str, int, int], None]  # phase, steps done, steps in all
+Progress = Callable[[str, int, int], None]  # phase, steps done, total steps
 
 
 def load_tensorrt(engine: str) -> ModuleType:
-    """Return the module of `engine`, one of PRODUCTS. Raises EngineUnavailable without it.
+    """Return the module of `engine`, one of PRODUCTS. Raises EngineUnavailable if it is missing.
 
-    Only imports: asking `Runtime` whether there is a GPU has ended processes that had none.
+    Creates no `Runtime`, which has terminated processes on machines without a GPU.
     """
     tried = []
     for name in _MODULES[engine]:
@@ -43,7 +43,7 @@ def load_tensorrt(engine: str) -> ModuleType:
 
 
 def logger_for(trt: ModuleType) -> Any:
-    """Return a TensorRT logger that writes to ours, and remembers errors for their exceptions."""
+    """Return a TensorRT logger that forwards to ours and keeps errors for the exceptions' text."""
 
     class Logger(trt.ILogger):  # type: ignore[misc, name-defined]  # known when it is loaded
         def __init__(self) -> None:
@@ -59,7 +59,7 @@ def logger_for(trt: ModuleType) -> Any:
                 log.info("%s", message)
 
         def recent_errors(self) -> str:
-            """Return what went wrong lately, and forget it."""
+            """Return the errors since the last call, at most five, and clear them."""
             errors, self.errors = self.errors, []
             return "; ".join(errors) or "no reason given"
 
@@ -67,17 +67,15 @@ def logger_for(trt: ModuleType) -> Any:
 
 
 def made(kind: Callable[[Any], Any], logger: Any) -> Any:
-    """Return TensorRT's Builder or Runtime. Raises EngineUnavailable where CUDA does not fit it."""
+    """Create TensorRT's Builder or Runtime. Raises EngineUnavailable if CUDA is incompatible."""
     try:
         return kind(logger)
-    except TypeError as error:  # what its bindings make of a null pointer
-        raise EngineUnavailable(
-            f"TensorRT does not start here: {logger.recent_errors()}"
-        ) from error
+    except TypeError as error:  # the bindings raise it for a null pointer
+        raise EngineUnavailable(f"TensorRT failed to start: {logger.recent_errors()}") from error
 
 
 def build_flags(trt: ModuleType) -> tuple[str, ...]:
-    """Return what a plan's key holds of how it is built, sorted."""
+    """Return the build options that are part of a plan's key, sorted."""
     return tuple(
         sorted(
             [
@@ -100,15 +98,15 @@ def build_plan(
 ) -> tuple[bytes, bytes]:
     """Return (plan, timing cache) of a sealed graph for batches of 1 to the largest bucket.
 
-    `timing` is a cache of earlier builds; None for TensorRT-RTX, which measures nothing at the
-    build. Raises EngineUnavailable with TensorRT's own words.
+    `timing` is the cache of earlier builds; None for TensorRT-RTX, which measures nothing during a
+    build. Raises EngineUnavailable with TensorRT's error text.
     """
-    # The parser owns what the network refers to, and must outlive the build.
+    # The parser owns objects that the network refers to, so it must outlive the build.
     builder, network, _parser = parsed(trt, logger, model)
     config = builder.create_builder_config()
     config.builder_optimization_level = _OPTIMISATION_LEVEL
-    config.max_aux_streams = 0  # the slots are what runs side by side
-    config.clear_flag(trt.BuilderFlag.TF32)  # its 10 bits are not what the gate was calibrated with
+    config.max_aux_streams = 0  # the slots already run concurrently
+    config.clear_flag(trt.BuilderFlag.TF32)  # the gate was not calibrated with its 10-bit mantissa
     pixels = network.get_input(0)
     _, *image = pixels.shape
     profile = builder.create_optimization_profile()
@@ -130,25 +128,25 @@ def parsed(trt: ModuleType, logger: Any, model: Path) -> tuple[Any, Any, Any]:
     network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(model)):
-        told = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
+        errors = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
         hint = ""
-        if "DequantizeLinear" in told:
-            hint = " An int8 bundle for TensorRT is one that was made with --int8-for tensorrt."
-        told = " ".join(told.split()).rstrip(".")
-        raise EngineUnavailable(f"TensorRT cannot read {model}: {told}.{hint}")
+        if "DequantizeLinear" in errors:
+            hint = " TensorRT needs an int8 bundle that was made with --int8-for tensorrt."
+        errors = " ".join(errors.split()).rstrip(".")
+        raise EngineUnavailable(f"TensorRT cannot read {model}: {errors}.{hint}")
     return builder, network, parser
 
 
 def _strongly_typed(trt: ModuleType) -> int:
-    # TensorRT 11 has nothing else, and may have no flag for it.
+    # In TensorRT 11 every network is strongly typed, and the flag may be missing.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 
 
 def _timing_cache(config: Any, content: bytes) -> Any:
-    """Return the build's cache of measured kernels, begun with `content` where that fits."""
+    """Return the build's cache of measured kernels, initialised from `content` if it is valid."""
     cache = config.create_timing_cache(content)
-    # Damaged, or of another version or GPU: it measures again.
+    # Invalid: damaged, or of another version or GPU.
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, ignore_mismatch=False)
@@ -157,7 +155,7 @@ def _timing_cache(config: Any, content: bytes) -> Any:
 
 def _monitor(trt: ModuleType, progress: Progress) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
-        """Tells of the outermost phase only. Called from TensorRT's own threads."""
+        """Reports the outermost phase only. TensorRT calls it from its own threads."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)

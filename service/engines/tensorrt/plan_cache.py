@@ -1,7 +1,7 @@
-"""TensorRT plans on disk: found by everything they depend on, built once, whole or not there.
+"""TensorRT plans on disk: keyed by everything they depend on, built once, written atomically.
 
-A plan is code that the runtime executes: the folder is the service's own, and nothing a client
-sends reaches it.
+A plan is code that the runtime executes. Therefore only the service's user may write to the
+folder, and no client input reaches it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tidegate.service.files import sha256_of, write_atomically
 
 log = logging.getLogger(__name__)
 
-_PATIENCE_S = 3600.0  # another process may be building a large one
+_PATIENCE_S = 3600.0  # another process may be building a large plan
 _PRIVATE = 0o700
 Build = Callable[[], bytes]
 Say = Callable[[str], None]
@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class PlanKey:
-    """All that decides what a plan is and where it runs."""
+    """Everything that a plan depends on."""
 
     model_sha256: str
     tensorrt: str  # product and version
@@ -41,15 +41,15 @@ class PlanKey:
 
     @property
     def digest(self) -> str:
-        """Return the name of its file: the sha256 of the fields in their order."""
+        """Return the plan's file name: the sha256 of the fields in order."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
 
 
 class PlanCache:
-    """A private folder of plans, shared by processes."""
+    """A private folder of plans, shared by this user's processes."""
 
     def __init__(self, folder: Path) -> None:
-        """Use `folder`, making it. Raises EngineUnavailable when it is not this user's alone."""
+        """Use `folder`; create it if needed. Raises EngineUnavailable if others can write to it."""
         self.folder = folder
         try:
             folder.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
@@ -58,82 +58,82 @@ class PlanCache:
             raise EngineUnavailable(
                 f"The folder for TensorRT plans cannot be used: {error}. Set TIDEGATE_PLAN_CACHE."
             ) from error
-        # Windows has access lists instead, which keep a user's folders to the user.
+        # Windows uses access lists instead, which by default protect a user's folders.
         if os.name == "posix" and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
             raise EngineUnavailable(
-                f"Others may write to {folder}, and a plan is code: give it to this user alone "
-                f"(chmod 700), or set TIDEGATE_PLAN_CACHE."
+                f"Other users can write to {folder}, and a plan is executable code: restrict the "
+                f"folder to this user (chmod 700), or set TIDEGATE_PLAN_CACHE."
             )
 
     def folder_of(self, model: Path) -> Path:
-        """Return a folder for what a runtime itself keeps of this model, by its weights."""
+        """Return the folder for a runtime's own cache of this model, keyed by its sha256."""
         folder = self.folder / f"of-{sha256_of(model)}"
         folder.mkdir(mode=_PRIVATE, exist_ok=True)
         return folder
 
     def get(self, key: PlanKey) -> bytes | None:
-        """Return a plan as it was put; None where there is none or its bytes have changed."""
+        """Return the plan, or None if there is none or its checksum does not match."""
         try:
             content = self.path(key).read_bytes()
         except FileNotFoundError:
             return None
         digest, plan = content[:64], content[64:]
         if hashlib.sha256(plan).hexdigest().encode() != digest:
-            log.warning("the plan %s is damaged, so it is built again", self.path(key))
+            log.warning("cached plan %s is damaged; rebuilding it", self.path(key))
             return None
         return plan
 
     def put(self, key: PlanKey, plan: bytes) -> None:
-        """Keep a plan: beside its place first, then moved there."""
+        """Write a plan atomically."""
         digest = hashlib.sha256(plan).hexdigest().encode()
-        # Beside the plan, for whoever wonders what a file is.
+        # The key in readable form, for people who inspect the folder.
         write_atomically(
             self.path(key).with_suffix(".json"), json.dumps(asdict(key), indent=1).encode()
         )
         write_atomically(self.path(key), digest + plan)
 
     def drop(self, key: PlanKey) -> None:
-        """Forget a plan."""
+        """Delete a plan."""
         self.path(key).unlink(missing_ok=True)
 
     def ensure(self, key: PlanKey, build: Build, *, wait: Say = log.info) -> bytes:
-        """Return the plan, building it where there is none; one process builds, others wait."""
+        """Return the plan; build it if there is none. One process builds, the others wait."""
         if (plan := self.get(key)) is not None:
             return plan
         with self._locked(key, wait):
-            if (plan := self.get(key)) is None:  # or another process has built it meanwhile
+            if (plan := self.get(key)) is None:  # another process may have built it meanwhile
                 plan = build()
                 self.put(key, plan)
             return plan
 
     def timing(self, key: PlanKey) -> Path:
-        """Return the file of measured kernels, which plans for one GPU and version share."""
+        """Return the path of the timing cache, shared by all plans for one GPU and version."""
         of = json.dumps([key.tensorrt, key.cuda, key.gpu, key.compute_capability])
         return self.folder / f"{hashlib.sha256(of.encode()).hexdigest()}.timing"
 
     def known_timing(self, key: PlanKey) -> bytes:
-        """Return what was measured so far; nothing at first."""
+        """Return the content of the timing cache; empty if there is none."""
         path = self.timing(key)
         return path.read_bytes() if path.exists() else b""
 
     def keep_timing(self, key: PlanKey, content: bytes) -> None:
-        """Replace the file of measured kernels."""
+        """Replace the timing cache."""
         write_atomically(self.timing(key), content)
 
     def path(self, key: PlanKey) -> Path:
-        """Return where the plan of a key is, or would be."""
+        """Return the path of a key's plan, whether it exists or not."""
         return self.folder / f"{key.digest}.plan"
 
     @contextlib.contextmanager
     def _locked(self, key: PlanKey, wait: Say) -> Iterator[None]:
-        """Hold the lock on one key; the system lets go of it when its holder dies."""
+        """Lock one key; the operating system releases the lock if the process dies."""
         from filelock import FileLock, Timeout
 
         lock = FileLock(self.path(key).with_suffix(".lock"), mode=0o600)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            wait("another process is building this plan: waiting for it")
+            wait("waiting for another process that is building this plan")
             try:
                 lock.acquire(timeout=_PATIENCE_S)
             except Timeout as error:
@@ -141,5 +141,5 @@ class PlanCache:
                     f"Another process has been building {self.path(key)} for an hour."
                 ) from error
         with lock:
-            lock.release()  # `with` has taken it once more
+            lock.release()  # `with` acquired it a second time
             yield

@@ -1,4 +1,4 @@
-"""A sealed graph on TensorRT or TensorRT-RTX: one engine's weights, a context for every slot."""
+"""A sealed graph on TensorRT or TensorRT-RTX: one copy of the weights, one context per slot."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Toolkit:
-    """A loaded TensorRT: its module, a logger for all that it makes, and its name."""
+    """A loaded TensorRT: its module, its logger, and the name of the engine."""
 
     engine: str  # tensorrt or tensorrt-rtx
     trt: ModuleType
@@ -45,11 +45,11 @@ class Toolkit:
 
 
 class EngineError(Exception):
-    """TensorRT could not run a batch; the text is its own."""
+    """TensorRT could not run a batch; the text contains its own errors."""
 
 
 def open_toolkit(engine: str) -> Toolkit:
-    """Load TensorRT for `engine`. Raises EngineUnavailable without it."""
+    """Load TensorRT for `engine`. Raises EngineUnavailable if it is missing."""
     trt = load_tensorrt(engine)
     return Toolkit(engine, trt, logger_for(trt))
 
@@ -62,7 +62,7 @@ def plan_key(
     buckets: Sequence[int],
     precision: str,
 ) -> PlanKey:
-    """Return all that decides the plan of a model for a device."""
+    """Return the key of a model's plan for a device."""
     major, minor = device.compute_capability
     return PlanKey(
         model_sha256=sha256_of(model),
@@ -83,16 +83,16 @@ def ensure_plan(
     model: Path,
     progress: Progress | None = None,
 ) -> bytes:
-    """Return the plan for a key, from the cache or built now: minutes for a large network."""
+    """Return the plan for a key, cached or newly built, which takes minutes for a large network."""
 
     def build() -> bytes:
         log.info("building a %s plan of %s for %s", toolkit.version, model, key.gpu)
         known = cache.known_timing(key) if toolkit.engine == "tensorrt" else None
-        plan, learned = build_plan(
+        plan, timing = build_plan(
             toolkit.trt, toolkit.logger, model, key.buckets, timing=known, progress=progress
         )
-        if learned:
-            cache.keep_timing(key, learned)
+        if timing:
+            cache.keep_timing(key, timing)
         return plan
 
     return cache.ensure(key, build)
@@ -105,29 +105,29 @@ def open_program(
     model: Path,
     progress: Progress | None = None,
 ) -> TensorRtProgram:
-    """Return the program of a cached plan; one the runtime does not take is built anew, once.
+    """Return the program of a cached plan. A plan that the runtime rejects is rebuilt once.
 
-    The device must be in use. Raises EngineUnavailable.
+    The device must be current. Raises EngineUnavailable.
     """
-    told = ""
+    errors = ""
     for last in (False, True):
         plan = ensure_plan(toolkit, cache, key, model, progress)
         runtime = made(toolkit.trt.Runtime, toolkit.logger)
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is not None:
             return TensorRtProgram(toolkit, runtime, engine)
-        told = toolkit.logger.recent_errors()
+        errors = toolkit.logger.recent_errors()
         cache.drop(key)
         if not last:
-            log.warning("the cached plan is not of this runtime (%s), so it is built again", told)
-    raise EngineUnavailable(f"{toolkit.version} cannot load the plan it has built: {told}")
+            log.warning("cannot load the cached plan (%s); rebuilding it", errors)
+    raise EngineUnavailable(f"{toolkit.version} cannot load the plan that it built: {errors}")
 
 
 class TensorRtProgram:
     """An engine with its weights on the device."""
 
     def __init__(self, toolkit: Toolkit, runtime: Any, engine: Any) -> None:
-        # RTX captures only what was built to allocate nothing, which these plans are not.
+        # RTX captures only plans built without run-time allocation, which these are not.
         self.capturable = toolkit.engine == "tensorrt"
         self._toolkit = toolkit
         self._runtime = runtime  # must outlive its engine
@@ -146,14 +146,14 @@ class TensorRtProgram:
     def execution(self, device: Device) -> TensorRtExecution:
         context = self._engine.create_execution_context(*self._settings())
         if context is None:
-            told = self._toolkit.logger.recent_errors()
-            raise OutOfDeviceMemory(f"TensorRT could not make an execution context: {told}")
+            errors = self._toolkit.logger.recent_errors()
+            raise OutOfDeviceMemory(f"TensorRT could not create an execution context: {errors}")
         return TensorRtExecution(self._toolkit.logger, context, self.input_size)
 
     def _settings(self) -> tuple[Any, ...]:
-        """Return RTX's: kernels for a shape are compiled when it is first seen, in warm-up.
+        """Return RTX's settings: compile the kernels of a shape on its first run, in warm-up.
 
-        Otherwise that happens beside the next batches, which run slower ones meanwhile.
+        By default they are compiled in the background, while batches run slower kernels.
         """
         if self._toolkit.engine == "tensorrt":
             return ()
@@ -167,7 +167,7 @@ class TensorRtProgram:
 
 
 class TensorRtExecution:
-    """An execution context, bound anew where the batch size changes."""
+    """An execution context, bound again whenever the batch size changes."""
 
     def __init__(self, logger: Any, context: Any, size: tuple[int, int]) -> None:
         self._logger = logger
@@ -179,15 +179,15 @@ class TensorRtExecution:
         self, batch: int, pixels: Address, outputs: Mapping[str, Address], stream: StreamHandle
     ) -> None:
         if batch != self._bound:
-            self._bound = 0  # until all of it is
+            self._bound = 0  # in case a call below fails
             shape = (batch, *self._size, 3)
-            self._told(self._context.set_input_shape("pixels", shape), f"the shape {shape}")
+            self._check(self._context.set_input_shape("pixels", shape), f"the shape {shape}")
             for name, address in {"pixels": pixels, **outputs}.items():
-                self._told(self._context.set_tensor_address(name, address), f"the tensor {name}")
+                self._check(self._context.set_tensor_address(name, address), f"the tensor {name}")
             self._bound = batch
-        self._told(self._context.execute_async_v3(stream), f"a batch of {batch}")
+        self._check(self._context.execute_async_v3(stream), f"a batch of {batch}")
 
-    def _told(self, done: bool, what: str) -> None:
-        """Raise what TensorRT says of a call that it answered False."""
+    def _check(self, done: bool, what: str) -> None:
+        """Raise EngineError with TensorRT's errors if a call returned False."""
         if not done:
-            raise EngineError(f"TensorRT refused {what}: {self._logger.recent_errors()}")
+            raise EngineError(f"TensorRT rejected {what}: {self._logger.recent_errors()}")

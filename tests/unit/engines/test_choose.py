@@ -12,8 +12,9 @@ import pytest
 from tests.contract import tiny_graph
 from tests.unit.engines.onnxruntime.test_cpu import without_cuda
 from tidegate.service.cpu import usable_cores
-from tidegate.service.engines import choose, warm_up
-from tidegate.service.engines.choose import EngineConfig, open_engine
+from tidegate.service.engines import choose, cpu_warm_up, warm_up
+from tidegate.service.engines.choose import open_engine
+from tidegate.service.engines.config import EngineConfig
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
 from tidegate.service.errors import EngineUnavailable
 from tidegate.service.types import Outputs, Pixels
@@ -89,7 +90,7 @@ def test_an_unknown_engine_is_refused_with_the_known_ones(model: Path) -> None:
 def test_a_named_engine_that_does_not_load_is_not_replaced_by_another(
     model: Path, name: str
 ) -> None:
-    with pytest.raises(EngineUnavailable, match=r"no GPU|cuda-bindings does not load"):
+    with pytest.raises(EngineUnavailable, match=r"no GPU|cuda-bindings failed to load"):
         open_engine(model, EngineConfig(name), HINTS)
 
 
@@ -164,7 +165,7 @@ def test_cores_share_a_batch_only_where_that_gives_a_tenth_more(
     def took_s(threads: int, _images: int, _asked: int) -> float:
         return 0.02 if threads == 1 else 0.01 / gain
 
-    monkeypatch.setattr(choose, "usable_cores", lambda: 2)
+    monkeypatch.setattr(cpu_warm_up, "usable_cores", lambda: 2)
     monkeypatch.setattr(warm_up, "time_all_slots", scripted(took_s))
 
     engine = open_engine(model, EngineConfig(max_batch_size=1), HINTS).engine
@@ -187,7 +188,7 @@ def test_an_image_that_is_alone_gets_all_cores_where_that_is_clearly_faster(
     def took_s(engine: OnnxEngine, _slot: int, _images: Sequence[Pixels]) -> float:
         return 0.02 / (gain if engine.info.threads_per_slot > 1 else 1)
 
-    monkeypatch.setattr(choose, "usable_cores", lambda: 2)
+    monkeypatch.setattr(cpu_warm_up, "usable_cores", lambda: 2)
     monkeypatch.setattr(
         warm_up, "time_all_slots", scripted(lambda _threads, images, _asked: 0.02 * images)
     )

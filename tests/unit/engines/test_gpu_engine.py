@@ -175,14 +175,14 @@ def test_memory_for_fewer_slots_gives_fewer_slots_and_says_so(
         engine = engine_on(device, FakeProgram(device, executions=2), slots=4)
 
     assert engine.slots == 2
-    assert "memory for 2 of 4 slots" in caplog.text
+    assert "using 2 of 4 slots" in caplog.text
     assert answered(engine, [3], slot=1) == [3]
 
 
 def test_what_an_execution_takes_is_looked_up_before_it_is_made() -> None:
     device = FakeDevice(memory=1000)
 
-    with pytest.raises(EngineUnavailable, match=r"no memory for one slot.*TIDEGATE_MAX_BATCH_SIZE"):
+    with pytest.raises(EngineUnavailable, match=r"not enough memory for one slot.*TIDEGATE_MAX_BATCH_SIZE"):
         engine_on(device, FakeProgram(device, execution_bytes=1001))
 
 

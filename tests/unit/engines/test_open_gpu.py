@@ -16,7 +16,8 @@ from tests.fake_program import FakeProgram
 from tests.fakes import identity_in, picture
 from tidegate.service.engines import choose, open_gpu, warm_up
 from tidegate.service.engines.base import Engine
-from tidegate.service.engines.choose import EngineConfig, open_engine
+from tidegate.service.engines.choose import open_engine
+from tidegate.service.engines.config import EngineConfig
 from tidegate.service.engines.cuda.base import Cuda, Device
 from tidegate.service.engines.cuda.open import open_cuda, open_devices
 from tidegate.service.engines.faults import OutOfDeviceMemory
@@ -68,9 +69,9 @@ def test_auto_takes_the_best_that_loads_and_says_what_did_not(
         engine = open_engine(model, EngineConfig(), BUCKETS).engine
 
     assert engine.info.name == "onnx-tensorrt"
-    assert "not tensorrt: tensorrt is not faked" in caplog.text
-    assert "not tensorrt-rtx" in caplog.text
-    assert "the engine is onnx-tensorrt" in caplog.text
+    assert "engine tensorrt is not available: tensorrt is not faked" in caplog.text
+    assert "engine tensorrt-rtx is not available" in caplog.text
+    assert "using engine onnx-tensorrt" in caplog.text
 
 
 def test_auto_without_a_gpu_is_the_cpu_and_says_why(
@@ -78,12 +79,14 @@ def test_auto_without_a_gpu_is_the_cpu_and_says_why(
 ) -> None:
     with_gpus(monkeypatch, FakeCuda(devices=0))
 
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         config = EngineConfig(slots=1, threads_per_slot=1, max_batch_size=1)
         engine = open_engine(model, config, BUCKETS).engine
 
     assert engine.info.name == "onnx-cpu"
-    assert "There is no GPU to use: none is faked." in caplog.text
+    levels = {record.getMessage(): record.levelname for record in caplog.records}
+    assert levels["using engine onnx-cpu (no GPU available)"] == "INFO"
+    assert levels["no GPU available: There is no GPU to use: none is faked."] == "DEBUG"
 
 
 def test_auto_on_a_gpu_that_nothing_loads_on_is_the_cpu(
@@ -103,7 +106,7 @@ def test_auto_with_nothing_that_loads_is_refused(
     model.write_bytes(b"not a model")
     with_gpus(monkeypatch, FakeCuda(), loading=())
 
-    with pytest.raises(EngineUnavailable, match="No engine loads"):
+    with pytest.raises(EngineUnavailable, match="No engine can load"):
         open_engine(model, EngineConfig(slots=1, threads_per_slot=1), BUCKETS)
 
 
@@ -125,7 +128,7 @@ def test_auto_goes_on_where_an_engine_fails_as_it_warms(
         engine = open_engine(model, EngineConfig(), BUCKETS).engine
 
     assert engine.info.name == "onnx-cuda"
-    assert "fails as it warms: no memory for 64. Lower TIDEGATE_MAX_BATCH_SIZE" in caplog.text
+    assert "failed during warm-up: no memory for 64. Lower TIDEGATE_MAX_BATCH_SIZE" in caplog.text
     *tried, serving = [device.closed for device in cuda.made]
     assert all(tried)
     assert not serving
@@ -185,7 +188,7 @@ def test_a_device_that_is_not_there_stops_the_start(
     with_gpus(monkeypatch, FakeCuda(devices=1))
     config = EngineConfig("onnx-cuda", gpu=GpuConfig((0, 1)))
 
-    with pytest.raises(EngineUnavailable, match=r"TIDEGATE_DEVICES names 1, .* sees 1 GPU"):
+    with pytest.raises(EngineUnavailable, match=r"TIDEGATE_DEVICES contains 1, .* are visible"):
         open_engine(model, config, BUCKETS)
 
 
@@ -195,7 +198,7 @@ def test_what_was_opened_before_a_refusal_is_freed_again(
     cuda = FakeCuda(devices=2, memory=1000)  # too little for one slot
     with_gpus(monkeypatch, cuda)
 
-    with pytest.raises(EngineUnavailable, match="no memory for one slot"):
+    with pytest.raises(EngineUnavailable, match="not enough memory for one slot"):
         open_gpu_engine(EngineRequest(model, "tensorrt", (1, 64), "fp32"), GpuConfig((0, 1)))
 
     assert [device.closed for device in cuda.made] == [True, True]
@@ -227,7 +230,7 @@ def test_a_binding_that_is_not_installed_names_its_extra(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "pycuda", None)
     monkeypatch.delitem(sys.modules, "tidegate.service.engines.cuda.pycuda", raising=False)
 
-    with pytest.raises(EngineUnavailable, match=r"pycuda does not load.*tidegate\[pycuda\]"):
+    with pytest.raises(EngineUnavailable, match=r"pycuda failed to load.*tidegate\[pycuda\]"):
         open_cuda("pycuda")
 
 

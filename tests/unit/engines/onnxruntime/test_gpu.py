@@ -84,7 +84,7 @@ def test_a_real_session_tells_who_runs_each_node(model: Path) -> None:
 def test_work_that_is_left_to_the_cpu_is_a_refusal_and_shapes_are_not() -> None:
     refuse_strays("onnx-cuda", [(CUDA, "Conv"), (CPU, "Shape"), (CPU, "Gather")])
 
-    with pytest.raises(EngineUnavailable, match="onnx-cuda would leave Conv, Gemm"):
+    with pytest.raises(EngineUnavailable, match="onnx-cuda would run Conv, Gemm"):
         refuse_strays("onnx-cuda", [(CPU, "Gemm"), (CPU, "Conv"), (CUDA, "MatMul")])
 
 

@@ -169,7 +169,7 @@ def test_what_a_runtime_keeps_of_a_model_is_apart_from_other_weights(
 def test_a_folder_others_may_write_to_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
 
-    with pytest.raises(EngineUnavailable, match=r"Others may write.*TIDEGATE_PLAN_CACHE"):
+    with pytest.raises(EngineUnavailable, match=r"Other users can write.*TIDEGATE_PLAN_CACHE"):
         PlanCache(tmp_path)
 
 

@@ -309,7 +309,7 @@ def test_a_plan_that_never_loads_is_refused(
 ) -> None:
     toolkit, key = with_tensorrt(monkeypatch, model, FakeTensorRt(builds=b"bad"))
 
-    with pytest.raises(EngineUnavailable, match=r"cannot load the plan it has built: the plan is"):
+    with pytest.raises(EngineUnavailable, match=r"cannot load the plan that it built: the plan is"):
         open_program(toolkit, cache, key, model)
 
 
@@ -357,7 +357,7 @@ def test_a_call_that_is_answered_false_is_an_error(
     execution.enqueue(4, Address(99), ADDRESSES, StreamHandle(7))
     fake.engine.context.refuses = call
 
-    with pytest.raises(EngineError, match="TensorRT refused"):
+    with pytest.raises(EngineError, match="TensorRT rejected"):
         execution.enqueue(2, Address(99), ADDRESSES, StreamHandle(7))
 
     fake.engine.context.refuses = ""
@@ -399,7 +399,7 @@ def test_a_cuda_that_does_not_fit_is_a_refusal(
 
     monkeypatch.setattr(fake, part, null)
 
-    with pytest.raises(EngineUnavailable, match="does not start here: CUDA initialization fail"):
+    with pytest.raises(EngineUnavailable, match="failed to start: CUDA initialization fail"):
         open_program(toolkit, cache, key, model)
 
 
@@ -442,7 +442,7 @@ def test_the_command_refuses_a_bundle_in_another_precision(
 
     assert main(["engine", "build", "--bundle", str(bundle), "--precision", "int8"]) == 1
 
-    assert "is sealed in fp32" in capsys.readouterr().err
+    assert "has precision fp32" in capsys.readouterr().err
 
 
 def test_the_command_refuses_an_engine_without_plans(
@@ -453,6 +453,6 @@ def test_the_command_refuses_an_engine_without_plans(
 
     assert main(["engine", "build", "--bundle", str(bundle)]) == 1
 
-    assert "onnx-cuda has no plans to build: tensorrt and tensorrt-rtx do" in (
+    assert "onnx-cuda has no plans to build; only tensorrt and tensorrt-rtx have" in (
         capsys.readouterr().err
     )

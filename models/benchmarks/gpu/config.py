@@ -11,7 +11,7 @@ from tidegate.service.engines.open_gpu import GpuConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ReportConfig:
     """What to measure, and for how long."""
 
     bundles: Sequence[Path]
@@ -25,15 +25,15 @@ class Plan:
     over_http: bool = True
 
 
-def quick(plan: Plan) -> Plan:
-    """Return a plan of a tenth of the batches and seconds, to see whether everything runs."""
+def quick(config: ReportConfig) -> ReportConfig:
+    """Return a config of a tenth of the batches and seconds, to see whether everything runs."""
     budget = MeasurementBudget(
         runs=20, runs_s=1.0, warm_up=3, seconds=0.2, plateau=1000, plateau_s=6.0, http_s=2.0
     )
-    return replace(plan, budget=budget)
+    return replace(config, budget=budget)
 
 
-def photographs(plan: Plan) -> list[Path]:
-    """Return the JPEG files of a plan, in order."""
-    found = plan.photos.rglob("*")
+def photographs(config: ReportConfig) -> list[Path]:
+    """Return the JPEG files of a config, in order."""
+    found = config.photos.rglob("*")
     return sorted(path for path in found if path.suffix.lower() in (".jpg", ".jpeg"))

@@ -1,0 +1,32 @@
+"""What the operator set of the engine, and what warm-up returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tidegate.service.engines.base import Engine
+from tidegate.service.engines.open_gpu import GpuConfig
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """The operator's settings; 0 means: choose by measurement."""
+
+    name: str = "auto"
+    slots: int = 0
+    threads_per_slot: int = 0
+    max_batch_size: int = 0
+    gpu: GpuConfig = field(default_factory=GpuConfig)
+    warm_up_cache: Path | None = None  # folder of kept choices
+
+
+@dataclass(frozen=True, slots=True)
+class WarmEngine:
+    """An engine whose every slot has run every bucket, with the measured latencies."""
+
+    engine: Engine
+    latency_s: dict[int, float]  # bucket → seconds, with every slot busy
+    # One slot on all cores, for a single image; None if it is not clearly faster.
+    all_cores_engine: Engine | None = None
+    single_image_s: float | None = None  # its seconds for one image

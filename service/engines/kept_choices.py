@@ -1,0 +1,110 @@
+"""What warm-up chose on this machine before, kept in a folder: one file for each key.
+
+A choice is used again only for the same graph, engine, settings and cores, and only if a short
+measurement agrees with the kept one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tidegate.service.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+MAX_BYTES = 65_536  # of a kept file
+_KEPT_S = 7 * 86_400.0  # a choice that a busy moment spoiled does not last
+_MOST_APART = 2.0  # a kept duration and a new one may differ by this factor
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Everything that a choice depends on."""
+
+    model_sha256: str
+    precision: str
+    runtime: str  # with its version
+    settings: str
+    cores: int
+    cpu: str
+
+    @property
+    def digest(self) -> str:
+        """Return the name of the key's file."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+class Choice(BaseModel):
+    """Slots, threads and batch sizes, with the seconds that were measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    slots: int = Field(ge=1, le=4096)
+    threads_per_slot: int = Field(ge=1, le=4096)
+    latency_s: dict[int, float] = Field(min_length=1)  # batch size → seconds, all slots busy
+    single_image_s: float | None = Field(default=None, gt=0)  # on all cores, if that is used
+
+    def agrees_with(self, latency_s: Mapping[int, float]) -> bool:
+        """Return whether new durations are close enough for the choice to hold."""
+        return all(
+            1 / _MOST_APART <= latency_s[size] / kept_s <= _MOST_APART
+            for size, kept_s in self.latency_s.items()
+        )
+
+
+class KeptChoices:
+    """The folder. A file that cannot be read or written is no error: warm-up measures again."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    def get(self, key: Key) -> Choice | None:
+        """Return the choice for `key`, if there is one."""
+        if self._folder is None:
+            return None
+        path = self._path(self._folder, key)
+        try:
+            stat = path.stat()
+            if stat.st_size > MAX_BYTES or time.time() - stat.st_mtime > _KEPT_S:
+                return None
+            return Choice.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            log.info("kept warm-up choice %s is not usable: %s", path, error)
+            return None
+
+    def put(self, key: Key, choice: Choice) -> None:
+        """Keep the choice for `key`."""
+        if self._folder is None:
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._path(self._folder, key), choice.model_dump_json().encode())
+        except OSError as error:
+            log.info("warm-up choice was not kept in %s: %s", self._folder, error)
+
+    @staticmethod
+    def _path(folder: Path, key: Key) -> Path:
+        return folder / f"{key.digest}.json"
+
+
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the CPU's name and a digest of its features; "" if the system does not tell them."""
+    try:
+        lines = cpuinfo.read_text("ascii", "replace").splitlines()
+    except OSError:
+        return os.uname().machine if hasattr(os, "uname") else ""
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    values = {name.strip(): value.strip() for name, value in fields.items()}
+    features = hashlib.sha256(values.get("flags", "").encode()).hexdigest()[:16]
+    return f"{values.get('model name', '')} {features}"

@@ -1,0 +1,141 @@
+"""A warm-up choice is kept for the same graph and machine, and is checked before it is used."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.contract.tiny_graph import sealed
+from tidegate.service.engines import cpu_warm_up, kept_choices
+from tidegate.service.engines.config import EngineConfig, WarmEngine
+from tidegate.service.engines.cpu_warm_up import open_on_cpu
+from tidegate.service.engines.kept_choices import Choice, Key, KeptChoices, cpu_model
+
+KEY = Key("a" * 64, "fp32", "onnxruntime 1", "0,0,0", 2, "a CPU")
+CHOICE = Choice(slots=2, threads_per_slot=1, latency_s={1: 0.01, 2: 0.02})
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(sealed())
+    return path
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The models that were measured in full."""
+    models: list[Path] = []
+    measure = cpu_warm_up._measure
+
+    def noted(model: Path, *arguments: object) -> WarmEngine:
+        models.append(model)
+        return measure(model, *arguments)  # type: ignore[arg-type]  # passed on
+
+    monkeypatch.setattr(cpu_warm_up, "_measure", noted)
+    return models
+
+
+def opened(model: Path, folder: Path | None) -> WarmEngine:
+    config = EngineConfig(slots=1, threads_per_slot=1, max_batch_size=2, warm_up_cache=folder)
+    warm = open_on_cpu(model, config, [1, 2], "fp32")
+    warm.engine.close()
+    return warm
+
+
+def test_a_choice_is_read_as_it_was_kept(tmp_path: Path) -> None:
+    kept = KeptChoices(tmp_path / "cache")
+    kept.put(KEY, CHOICE)
+
+    assert kept.get(KEY) == CHOICE
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Key("b" * 64, "fp32", "onnxruntime 1", "0,0,0", 2, "a CPU"),
+        Key("a" * 64, "int8", "onnxruntime 1", "0,0,0", 2, "a CPU"),
+        Key("a" * 64, "fp32", "onnxruntime 2", "0,0,0", 2, "a CPU"),
+        Key("a" * 64, "fp32", "onnxruntime 1", "1,0,0", 2, "a CPU"),
+        Key("a" * 64, "fp32", "onnxruntime 1", "0,0,0", 4, "a CPU"),
+        Key("a" * 64, "fp32", "onnxruntime 1", "0,0,0", 2, "another CPU"),
+    ],
+    ids=["model", "precision", "runtime", "settings", "cores", "cpu"],
+)
+def test_a_choice_is_not_used_for_anything_else(tmp_path: Path, other: Key) -> None:
+    kept = KeptChoices(tmp_path)
+    kept.put(KEY, CHOICE)
+
+    assert kept.get(other) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"null", b'{"slots": 0}', b"\xff" * 9, b" " * (kept_choices.MAX_BYTES + 1)],
+    ids=["empty", "cut", "null", "no slots", "no text", "too large"],
+)
+def test_a_damaged_file_is_no_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / f"{KEY.digest}.json").write_bytes(content)
+
+    assert KeptChoices(tmp_path).get(KEY) is None
+
+
+def test_a_choice_lasts_a_week(tmp_path: Path) -> None:
+    kept = KeptChoices(tmp_path)
+    kept.put(KEY, CHOICE)
+    path = tmp_path / f"{KEY.digest}.json"
+    old = path.stat().st_mtime - 8 * 86_400
+    os.utime(path, (old, old))
+
+    assert kept.get(KEY) is None
+
+
+def test_a_folder_that_cannot_be_made_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+
+    KeptChoices(tmp_path / "file" / "below").put(KEY, CHOICE)
+
+
+def test_the_second_start_uses_the_choice_of_the_first(
+    model: Path, tmp_path: Path, measured: list[Path]
+) -> None:
+    first, second = (opened(model, tmp_path / "cache") for _ in range(2))
+
+    assert measured == [model]
+    assert second.engine.slots == first.engine.slots
+    assert second.latency_s.keys() == first.latency_s.keys()
+
+
+def test_a_choice_that_the_machine_contradicts_is_measured_again(
+    model: Path, tmp_path: Path, measured: list[Path]
+) -> None:
+    opened(model, tmp_path)
+    (path,) = tmp_path.glob("*.json")
+    kept = json.loads(path.read_bytes())
+    kept["latency_s"] = {size: 1000 * s for size, s in kept["latency_s"].items()}
+    path.write_text(json.dumps(kept))
+
+    opened(model, tmp_path)
+
+    assert measured == [model, model]
+
+
+def test_without_a_folder_each_start_measures(model: Path, measured: list[Path]) -> None:
+    for _ in range(2):
+        opened(model, None)
+
+    assert measured == [model, model]
+
+
+def test_the_cpu_is_named_with_its_features(tmp_path: Path) -> None:
+    names = []
+    for flags in ("fpu sse", "fpu sse avx"):
+        cpuinfo = tmp_path / "cpuinfo"
+        cpuinfo.write_text(f"processor\t: 0\nmodel name\t: A CPU\nflags\t\t: {flags}\n")
+        names.append(cpu_model(cpuinfo))
+
+    assert names[0].startswith("A CPU ")
+    assert names[0] != names[1]
