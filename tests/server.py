@@ -83,7 +83,8 @@ def launched(
 ) -> Iterator[Server]:
     """Start a server with these settings; it is ended with the test."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TIDEGATE_")}
-    given = {**QUICK, "bundle": bundle, "port": 0, "log_format": "json", **settings}
+    kept = {"warm_up_cache": ROOT / "build/warm-up"}
+    given = {**QUICK, **kept, "bundle": bundle, "port": 0, "log_format": "json", **settings}
     environment |= {f"TIDEGATE_{name.upper()}": str(value) for name, value in given.items()}
     process = subprocess.Popen(
         command,

@@ -21,7 +21,7 @@ from tidegate.service.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-MAX_BYTES = 65_536  # of a kept file
+_MAX_BYTES = 65_536  # of a kept file
 _KEPT_S = 7 * 86_400.0  # a choice that a busy moment spoiled does not last
 _MOST_APART = 2.0  # a kept duration and a new one may differ by this factor
 
@@ -74,7 +74,7 @@ class KeptChoices:
         path = self._path(self._folder, key)
         try:
             stat = path.stat()
-            if stat.st_size > MAX_BYTES or time.time() - stat.st_mtime > _KEPT_S:
+            if stat.st_size > _MAX_BYTES or time.time() - stat.st_mtime > _KEPT_S:
                 return None
             return Choice.model_validate_json(path.read_bytes())
         except FileNotFoundError:

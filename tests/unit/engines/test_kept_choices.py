@@ -74,7 +74,7 @@ def test_a_choice_is_not_used_for_anything_else(tmp_path: Path, other: Key) -> N
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"null", b'{"slots": 0}', b"\xff" * 9, b" " * (kept_choices.MAX_BYTES + 1)],
+    [b"", b"{", b"null", b'{"slots": 0}', b"\xff" * 9, b" " * (kept_choices._MAX_BYTES + 1)],
     ids=["empty", "cut", "null", "no slots", "no text", "too large"],
 )
 def test_a_damaged_file_is_no_error(tmp_path: Path, content: bytes) -> None:
