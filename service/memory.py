@@ -1,4 +1,4 @@
-"""How the process keeps and lays out its memory. Linux with glibc; elsewhere nothing happens."""
+"""Memory allocation of the process. Works on Linux with glibc; elsewhere it does nothing."""
 
 from __future__ import annotations
 
@@ -16,29 +16,40 @@ _MAPS = Path("/proc/self/maps")
 
 
 def give_back_large_blocks() -> None:
-    """Have glibc return large blocks when they are freed, however many a burst of images took.
+    """Make glibc return large blocks to the kernel when they are freed, also after a burst.
 
-    Smaller ones are kept for the next image, which would else get its memory from the kernel page
-    by page.
+    Smaller blocks are kept for the next image, which would otherwise get its memory from the kernel
+    page by page.
     """
     with contextlib.suppress(OSError, AttributeError):  # another libc
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
-        # Setting the one fixes the other at 128 kB, and every image would give back and ask again.
+        # Setting only the first one fixes the other at 128 kB: every image would return its memory
+        # to the kernel, and the next one would request it again.
         libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
-def use_huge_pages() -> None:
-    """Put what is allocated now on pages of 2 MB: a network reads all its weights for every batch.
+def give_back_free_memory() -> None:
+    """Make glibc return all free memory, including what it would keep for the next image.
 
-    Costs some resident memory, as pages that were used in part are then whole.
+    Takes milliseconds, in which other threads cannot allocate.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def use_huge_pages() -> None:
+    """Move the memory allocated so far to pages of 2 MB: every batch reads all weights.
+
+    Increases resident memory somewhat, because partly used pages become whole ones.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
         libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
         for start, length in _anonymous_memory():
             libc.madvise(start, length, _MADV_HUGEPAGE)
-            libc.madvise(start, length, _MADV_COLLAPSE)  # at once; kernels before 6.1 take minutes
+            # At once. Before Linux 6.1 this does nothing, and the kernel takes minutes.
+            libc.madvise(start, length, _MADV_COLLAPSE)
 
 
 def _anonymous_memory() -> Iterator[tuple[int, int]]:

@@ -1,8 +1,8 @@
-"""A process that decodes large images for the service: one image in, its pixels out, for ever.
+"""A process that decodes large images for the service, one at a time.
 
-It exists so that a large decode takes neither the interpreter lock nor much of a core from the
-requests beside it, and so that a codec that crashes or runs out of memory takes no request but its
-own along. It ends when the service does: at the end of file on its connection.
+In its own process, a large decode does not block other requests with the interpreter lock and
+yields its core to them, and a codec that crashes or runs out of memory fails only its own request.
+The process exits when its connection is closed, so also when the service exits.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from tidegate.service.imaging.decoder_messages import BUG, PIXELS, REFUSED, SHAP
 from tidegate.service.imaging.preprocess import preprocess
 from tidegate.service.imaging.spec import PreprocessSpec
 
-_NICE = 10  # behind every thread of the service
-_KILL_FIRST = "500"  # oom_score_adj: rather this process than the service
+_NICE = 10  # lower priority than every thread of the service
+_KILL_FIRST = "500"  # oom_score_adj: the kernel kills this process before the service
 
 
 def main(descriptor: int) -> None:
-    """Serve the connection on this file descriptor until it ends."""
+    """Serve the connection on this file descriptor until it is closed."""
     _step_back()
     connection = socket.socket(fileno=descriptor)
     with connection, contextlib.suppress(EOFError, OSError):
@@ -40,6 +40,8 @@ def main(descriptor: int) -> None:
         while True:
             answer = _answer(receive(connection), spec, settings["max_image_pixels"])
             send(connection, answer)
+            del answer
+            memory.give_back_free_memory()  # large images are rare, and this process is long-lived
 
 
 def _answer(data: bytes, spec: PreprocessSpec, max_image_pixels: int) -> bytes:
@@ -47,16 +49,19 @@ def _answer(data: bytes, spec: PreprocessSpec, max_image_pixels: int) -> bytes:
         pixels = preprocess(data, spec, max_image_pixels)
     except TidegateError as error:
         return REFUSED + json.dumps([type(error).__name__, str(error)]).encode()
-    except Exception as error:  # noqa: BLE001 - a bug, which the service reports as its own
+    except Exception as error:  # noqa: BLE001 - a bug, which the service reports
         return BUG + f"{type(error).__name__}: {error}".encode()
     return PIXELS + SHAPE.pack(*pixels.shape[:2]) + pixels.tobytes()
 
 
 def _step_back() -> None:
-    """Yield to the service, and leave signals to it: a terminal or systemd sends them to all."""
+    """Lower this process's priority, and ignore the signals that only the service handles.
+
+    A terminal or systemd sends them to every process of the group.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    with contextlib.suppress(OSError):  # a sandbox may forbid either
+    with contextlib.suppress(OSError):  # a sandbox may forbid this and the next call
         os.nice(_NICE)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_KILL_FIRST)
@@ -64,7 +69,7 @@ def _step_back() -> None:
 
 
 def _limit_memory(more_bytes: int) -> None:
-    """Bound what this process may allocate, on top of what it has: then it gets a MemoryError."""
+    """Limit further allocations of this process to `more_bytes`; beyond it raises MemoryError."""
     with contextlib.suppress(OSError, ValueError):
         pages = int(Path("/proc/self/statm").read_text("ascii").split()[5])  # data and stack
         limit = pages * resource.getpagesize() + more_bytes

@@ -1,4 +1,4 @@
-"""Real processes that decode, and what becomes of an image that ends one."""
+"""Real decoder processes, and images that kill one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from load_tests.fuzz.worst import worst
+from load_tests.server.process_tree import resident_mb
 from tests.server import PATIENCE_S, PHOTOS
 from tests.unit.imaging.pictures import crop_fraction_then_resize, encode
 from tidegate.service.errors import (
@@ -72,7 +74,7 @@ def test_pixels_are_those_of_this_process(pool: DecoderPool) -> None:
         (encode(Image.new("RGB", (4001, 1000)), "PNG"), ImageTooLarge),
     ],
 )
-def test_a_refusal_is_that_of_this_process(
+def test_a_rejection_equals_that_of_this_process(
     pool: DecoderPool, data: bytes, kind: type[Exception]
 ) -> None:
     with pytest.raises(kind) as expected:
@@ -109,10 +111,10 @@ def test_a_process_that_cannot_be_started_again_is_no_fault_of_the_image(
     assert pool.preprocess(chelsea).size
 
 
-# Stopped, it neither reads an image of more than the socket holds nor answers a small one.
+# A stopped process neither reads an image larger than the socket's buffer nor answers a small one.
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("size", [100, 8 << 20])
-def test_a_process_that_hangs_costs_one_image_and_another_takes_its_place(
+def test_a_process_that_hangs_fails_one_image_and_is_replaced(
     pool: DecoderPool,
     chelsea: bytes,
     size: int,
@@ -162,10 +164,10 @@ def test_if_one_process_cannot_be_started_the_others_end(monkeypatch: pytest.Mon
     assert None not in [process.returncode for process in started]
 
 
-def test_a_start_that_fails_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_start_is_reported_with_its_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder_pool, "sys", SimpleNamespace(executable="/bin/false"))
 
-    with pytest.raises(OSError, match="ended at its start: exit status 1"):
+    with pytest.raises(OSError, match="exited at its start: exit status 1"):
         DecoderPool(2, SPEC, MAX_PIXELS)
 
 
@@ -196,6 +198,21 @@ def test_its_memory_is_bounded(pool: DecoderPool) -> None:
     assert int(data[3]) < 24 * MAX_PIXELS + (512 << 20)
 
 
+def test_it_gives_back_the_memory_of_a_large_image() -> None:
+    small = encode(Image.new("RGB", (64, 64)), "PNG")
+    pool = DecoderPool(1, SPEC, 25_000_000)
+    try:
+        before = {}
+        for image in (small, worst("gif"), small):  # the last one: after the answer
+            pool.preprocess(image)
+            before.setdefault("mb", resident_mb([pid_of(pool)]))
+        after_mb = resident_mb([pid_of(pool)])
+    finally:
+        pool.close()
+
+    assert after_mb < before["mb"] + 16
+
+
 def test_it_yields_to_the_service(pool: DecoderPool) -> None:
     own = os.getpriority(os.PRIO_PROCESS, 0)
 
@@ -207,6 +224,6 @@ def test_it_ends_with_the_service() -> None:
     process = pool._idle.get(timeout=PATIENCE_S)
     assert process is not None
 
-    process.connection.close()  # as when the service has gone, whatever ended it
+    process.connection.close()  # as when the service has exited for any reason
 
     assert process._process.wait(PATIENCE_S) == 0
