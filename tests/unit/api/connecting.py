@@ -17,7 +17,7 @@ PATIENCE_S = 30.0
 
 
 class FakeTransport(asyncio.Transport):
-    """Remembers what is written and whether it is read from, and loses its peer when told."""
+    """Records what is written, and whether it is reading, closed or aborted."""
 
     def __init__(self, client: str = "192.0.2.9") -> None:
         super().__init__()
@@ -68,7 +68,7 @@ def run(scene: Coroutine[Any, Any, None]) -> None:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    while not condition():  # noqa: ASYNC110 - what the transport gets is no event
+    while not condition():  # noqa: ASYNC110 - the transport has no event
         await asyncio.sleep(0)
 
 
@@ -77,7 +77,7 @@ def upload(body: bytes) -> bytes:
 
 
 class Slow:
-    """A handler that reads its request and answers when it is allowed to."""
+    """A handler that reads its request and answers once `may_answer` is set."""
 
     def __init__(self) -> None:
         self.started, self.may_answer = 0, asyncio.Event()

@@ -30,7 +30,7 @@ def chunk(data: bytes, *, more: bool = True) -> Message:
 
 
 def upload(*chunks: bytes, disconnects: bool = False) -> Receive:
-    """A client that sends these chunks and then ends, or goes away."""
+    """A client that sends these chunks, and then ends the body or disconnects."""
     messages = [
         chunk(data, more=disconnects or index < len(chunks) - 1)
         for index, data in enumerate(chunks)
@@ -97,14 +97,14 @@ def test_one_piece_is_not_copied() -> None:
         ([], "", BadRequest),
     ],
 )
-def test_a_body_out_of_bounds_is_refused(
+def test_a_body_that_exceeds_a_limit_is_rejected(
     chunks: Sequence[bytes], length: str | None, error: type[TidegateError]
 ) -> None:
     with pytest.raises(error):
         read(upload(*chunks), length)
 
 
-def test_a_client_that_leaves_half_way_is_noticed() -> None:
+def test_a_disconnect_during_the_upload_is_noticed() -> None:
     with pytest.raises(ClientGone):
         read(upload(b"half", disconnects=True), "8")
 
@@ -119,18 +119,18 @@ def test_an_upload_that_takes_too_long_times_out() -> None:
         read(never, limits=BodyLimits(100, timeout_s=0.01))
 
 
-def test_an_upload_that_stalls_is_ended_before_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stalled_upload_times_out_early(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_module, "STALL_S", 0.01)
 
     with pytest.raises(UploadTimeout, match="stalled"):
         read(never, limits=BodyLimits(100, timeout_s=3600))
 
 
-def test_a_trickle_is_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trickle_is_not_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_module, "STALL_S", 0.05)
 
     async def drip() -> AsyncIterator[Message]:
-        while True:  # as fast as the loop turns, but never 8 kB
+        while True:  # in every loop iteration, but never 8 kB in total
             yield chunk(b"")
             await asyncio.sleep(0)
 
@@ -138,8 +138,8 @@ def test_a_trickle_is_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
         read(sending(drip()), limits=BodyLimits(100, timeout_s=3600))
 
 
-def test_progress_gives_an_upload_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each piece comes later than the last one's time, and they are all read."""
+def test_progress_extends_the_stall_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stall timeout starts again after each piece."""
     monkeypatch.setattr(body_module, "STALL_S", 3600)
     pieces = 3
 
@@ -169,7 +169,7 @@ def test_progress_gives_an_upload_more_time(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_stalled_upload_makes_room_for_another() -> None:
-    """The one that stalls is answered 408, the newcomer is read; no byte stays counted."""
+    """The stalled one gets 408, the other is read, and no byte stays reserved."""
     now = [0.0]
     room = ByteBudget(100, 100, lambda: None, clock=lambda: now[0])
 
@@ -192,15 +192,15 @@ def test_a_stalled_upload_makes_room_for_another() -> None:
         now[0] = 2.0
 
         assert await one("b", upload(b"y" * 60)) == b"y" * 60
-        with pytest.raises(UploadTimeout, match="needed its memory"):
+        with pytest.raises(UploadTimeout, match="other requests needed its memory"):
             await stalled
         assert room.used == 0
 
     asyncio.run(scenario())
 
 
-def test_an_upload_that_was_ended_takes_nothing_more() -> None:
-    """Its last piece came at the same moment: it is ended all the same."""
+def test_an_evicted_upload_reads_no_more() -> None:
+    """Even if its last piece arrives at the same moment, it ends."""
     room = budget()
 
     async def scenario() -> None:
@@ -219,10 +219,10 @@ def test_an_upload_that_was_ended_takes_nothing_more() -> None:
     asyncio.run(scenario())
 
 
-def test_a_body_that_is_here_needs_no_timer() -> None:
+def test_a_complete_body_needs_no_timer() -> None:
     async def scenario() -> bytes:
         with budget().reserve("a") as reservation:
-            limits = BodyLimits(100, timeout_s=0)  # would be over at once
+            limits = BodyLimits(100, timeout_s=0)  # would time out at once
             return await read_body(request(upload(b"all"), here=True), reservation, limits)
 
     assert asyncio.run(scenario()) == b"all"

@@ -1,4 +1,4 @@
-"""Bodies go with their connection, and with their answer: the collector is not needed for them."""
+"""Bodies are freed with their connection or answer, without the garbage collector."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_lost_connection_and_its_request_are_freed(app: object, sent: bytes) -
     run(scene())
 
 
-def test_an_answer_frees_what_was_not_read_of_its_body() -> None:
+def test_an_answer_frees_the_unread_part_of_its_body() -> None:
     async def scene() -> None:
         protocol, transport = connected(answers_unread)
         protocol.data_received(upload(BODY))
@@ -75,7 +75,7 @@ def test_an_answer_frees_what_was_not_read_of_its_body() -> None:
     run(scene())
 
 
-def test_the_request_before_is_freed_on_an_open_connection() -> None:
+def test_the_previous_request_is_freed_on_an_open_connection() -> None:
     async def scene() -> None:
         protocol, transport = connected(answers_unread)
         protocol.data_received(upload(BODY))

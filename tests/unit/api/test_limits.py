@@ -19,14 +19,14 @@ def test_a_quota_refills_at_its_rate() -> None:
         quota.spend("a", 1, now=0.5)
 
 
-def test_quotas_are_each_clients_own() -> None:
+def test_every_client_has_a_separate_quota() -> None:
     quota = ClientQuota(rate=1, burst=1)
     quota.spend("a", 1, now=0.0)
 
     quota.spend("b", 1, now=0.0)
 
 
-def test_more_images_than_the_burst_never_fit() -> None:
+def test_more_images_than_the_burst_are_always_rejected() -> None:
     with pytest.raises(BadRequest):
         ClientQuota(rate=100, burst=3).spend("a", 4, now=0.0)
 
@@ -37,12 +37,12 @@ def test_no_rate_is_no_limit() -> None:
         quota.spend("a", 50, now=0.0)
 
 
-def test_only_so_many_clients_are_remembered() -> None:
+def test_the_number_of_remembered_clients_is_limited() -> None:
     quota = ClientQuota(rate=1, burst=1)
     for client in range(10_001):
         quota.spend(str(client), 1, now=0.0)
 
-    quota.spend("0", 1, now=0.0)  # the least recently seen was forgotten
+    quota.spend("0", 1, now=0.0)  # the least recently seen client was dropped
     with pytest.raises(QuotaExceeded):
         quota.spend("10000", 1, now=0.0)
 

@@ -29,7 +29,7 @@ contents = st.lists(st.binary(max_size=60).filter(lambda c: b"\r\n--x" not in c)
 
 
 @given(contents.filter(len), st.binary(max_size=20), st.integers(1, 40))
-def test_whatever_the_pieces_the_contents_are_what_was_sent(
+def test_the_contents_do_not_depend_on_how_the_body_is_split(
     contents: list[bytes], filename: bytes, step: int
 ) -> None:
     filename = filename.translate(None, b'\r\n"\\')
@@ -99,7 +99,7 @@ def test_a_preamble_and_an_epilogue_are_skipped() -> None:
         (part(b"YQ==", more=b"\r\nContent-Transfer-Encoding: base64") + b"--x--", "Encoding"),
     ],
 )
-def test_what_is_wrong_is_said(body: bytes, why: str) -> None:
+def test_the_error_describes_the_defect(body: bytes, why: str) -> None:
     with pytest.raises(BadRequest, match=why):
         parse(body)
 

@@ -41,7 +41,7 @@ def test_any_other_timeout_is_a_bad_request(text: str) -> None:
         parse_timeout_s(text)
 
 
-def test_two_timeouts_are_a_list_which_is_none() -> None:
+def test_a_repeated_timeout_is_a_bad_request() -> None:
     name = b"x-request-timeout-ms"
 
     assert RequestContext.from_headers([(name, b"5"), (name, b"9")]).timeout_ms == "5, 9"

@@ -45,7 +45,7 @@ def error_classes() -> set[type[errors.TidegateError]]:
     }
 
 
-def test_every_error_a_request_can_meet_has_its_row() -> None:
+def test_every_error_of_a_request_has_a_row() -> None:
     startup = {cls for cls in error_classes() if issubclass(cls, errors.StartupError)}
 
     assert TABLE.keys() == error_classes() - GROUPS - startup
@@ -63,7 +63,7 @@ def test_the_tree_in_the_docstring_names_every_error() -> None:
         assert cls.__name__ in errors.__doc__
 
 
-def test_a_problem_says_what_where_and_who() -> None:
+def test_a_problem_has_status_detail_and_request_id() -> None:
     problem = problem_of(errors.UndecodableImage("cut short"), RequestContext("id-1"))
 
     assert problem["type"] == "urn:tidegate:problem:undecodable-image"
@@ -91,7 +91,7 @@ def test_the_reference_names_every_code_with_its_status() -> None:
 @pytest.mark.parametrize(
     "cls", [cls for cls, (status, *_) in TABLE.items() if status in (429, 503)]
 )
-def test_every_busy_answer_says_when_to_come_back(cls: type[errors.TidegateError]) -> None:
+def test_every_503_has_a_retry_after(cls: type[errors.TidegateError]) -> None:
     arguments = ("", 0.5) if "__init__" in vars(cls) else ("",)
 
     response = response_to(cls(*arguments), RequestContext("x"))

@@ -1,4 +1,4 @@
-"""What the connection tells a handler, on uvicorn's own protocol with a fake transport."""
+"""What a handler receives from the connection, with uvicorn's protocol and a fake transport."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HEAD_S = Wire().head_timeout_s
 
 
 @pytest.mark.parametrize("rest", [10, 1 << 20])
-def test_a_client_that_leaves_after_its_upload_is_noticed(rest: int) -> None:
+def test_a_disconnect_after_the_upload_is_noticed(rest: int) -> None:
     async def scene() -> None:
         began, read, lost = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
@@ -51,7 +51,7 @@ def test_a_client_that_leaves_after_its_upload_is_noticed(rest: int) -> None:
         head = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (1 + rest)
         protocol.data_received(head + b"1")
         await began.wait()
-        await asyncio.sleep(0)  # the handler asks for the rest
+        await asyncio.sleep(0)  # the handler waits for the rest
         protocol.data_received(b"2" * rest)
         await read.wait()
 
@@ -63,7 +63,7 @@ def test_a_client_that_leaves_after_its_upload_is_noticed(rest: int) -> None:
 
 
 def written(request: bytes, app: ASGIApp) -> list[bytes]:
-    """Return what one request made the protocol write, piece by piece."""
+    """Return each write of the protocol for one request."""
     transport = FakeTransport()
 
     async def scene() -> None:
@@ -92,7 +92,7 @@ async def breaks_off(scope: Scope, receive: Receive, send: Send) -> None:
     raise RuntimeError("a bug")
 
 
-def test_the_head_goes_with_the_first_piece_of_the_body() -> None:
+def test_the_head_is_written_with_the_first_piece_of_the_body() -> None:
     first, second = written(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", two_pieces)
 
     assert first.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -100,25 +100,25 @@ def test_the_head_goes_with_the_first_piece_of_the_body() -> None:
     assert second == b"6\r\nsecond\r\n0\r\n\r\n"
 
 
-def test_a_client_that_waits_for_100_continue_is_told_at_once() -> None:
+def test_100_continue_is_written_at_once() -> None:
     head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"
-    told, first, _ = written(head + b"1", two_pieces)
+    interim, first, _ = written(head + b"1", two_pieces)
 
-    assert told == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert interim == b"HTTP/1.1 100 Continue\r\n\r\n"
     assert first.endswith(b"first\r\n")
 
 
 @pytest.mark.parametrize(
     ("method", "app"), [(b"HEAD", two_pieces), (b"GET", breaks_off), (b"GET", nothing_in_it)]
 )
-def test_a_head_without_a_body_is_written_all_the_same(method: bytes, app: ASGIApp) -> None:
+def test_a_head_without_a_body_is_written(method: bytes, app: ASGIApp) -> None:
     (head,) = written(method + b" / HTTP/1.1\r\nHost: x\r\n\r\n", app)
 
     assert head.startswith(b"HTTP/1.1 20")
     assert head.endswith(b"\r\n\r\n")
 
 
-def test_what_is_sent_ahead_is_bounded_and_not_begun() -> None:
+def test_requests_sent_ahead_are_bounded_and_not_started() -> None:
     async def scene() -> None:
         slow = Slow()
         protocol, transport = connected(slow)
@@ -178,7 +178,7 @@ def test_a_silent_client_is_closed_in_time(sent: bytes, seconds: float) -> None:
     run(scene())
 
 
-def test_a_client_that_does_not_read_its_answer_is_cut_off() -> None:
+def test_a_client_that_does_not_read_its_answer_is_disconnected() -> None:
     async def scene() -> None:
         protocol, transport = connected(Slow())
         protocol.data_received(upload(b"1"))
@@ -193,7 +193,7 @@ def test_a_client_that_does_not_read_its_answer_is_cut_off() -> None:
     run(scene())
 
 
-def test_the_end_of_input_right_after_a_request_is_no_departure() -> None:
+def test_the_end_of_input_right_after_a_request_is_not_a_disconnect() -> None:
     async def scene() -> None:
         protocol, _ = connected(Slow())
         protocol.data_received(upload(b"1"))
@@ -208,7 +208,7 @@ def test_the_end_of_input_right_after_a_request_is_no_departure() -> None:
 
 @pytest.mark.parametrize("step", [1, 2, 3, 5, 7, 64, 4096])
 @pytest.mark.parametrize("offer", [b"", b"Connection: upgrade\r\nUpgrade: h2c\r\n"])
-def test_requests_are_the_same_however_they_are_cut(step: int, offer: bytes) -> None:
+def test_requests_do_not_depend_on_how_the_bytes_are_split(step: int, offer: bytes) -> None:
     blank = b"\r\n\r\n\r\n\r\n"
     head = b"POST / HTTP/1.1\r\nHost: x\r\n" + offer
     stream = b"".join(
@@ -231,7 +231,7 @@ def test_requests_are_the_same_however_they_are_cut(step: int, offer: bytes) -> 
 
 
 class Seen:
-    """The bodies of the requests that a parser found."""
+    """Collects the bodies of the parsed requests."""
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []

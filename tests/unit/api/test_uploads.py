@@ -14,7 +14,7 @@ MAX = 100 * PROGRESS_BYTES
 
 
 class Room:
-    """A budget of 100 units of progress, with a clock by hand."""
+    """A budget of 100 units of progress, with a manual clock."""
 
     def __init__(self, max_body: int = 10 * PROGRESS_BYTES) -> None:
         self.now = 0.0
@@ -24,7 +24,7 @@ class Room:
         self.open = contextlib.ExitStack()
 
     def body(self, client: str, units: float = 0) -> Reservation:
-        """A body that is here, or begins to arrive."""
+        """A body that is complete, or begins to arrive."""
         body = self.open.enter_context(self.budget.reserve(client))
         body.grow_to(int(units * PROGRESS_BYTES))
         return body
@@ -43,7 +43,7 @@ class Room:
         return lambda: self.ended.append(body)
 
 
-def test_what_does_not_fit_is_refused_and_bytes_come_back() -> None:
+def test_a_body_that_does_not_fit_is_rejected_and_its_bytes_are_released() -> None:
     room = Room()
     with room.budget.reserve("a") as first, room.budget.reserve("b") as second:
         first.grow_to(7 * MAX // 10)
@@ -71,7 +71,7 @@ def test_one_body_of_the_largest_size_always_fits_an_empty_memory() -> None:
     room.body("a", 100)
 
 
-def test_announcing_holds_nothing_and_ends_nobody() -> None:
+def test_announcing_a_body_reserves_nothing_and_evicts_nothing() -> None:
     room = Room()
     stalled = [room.arriving(client, 50) for client in "ab"]
     room.now = 2
@@ -83,7 +83,7 @@ def test_announcing_holds_nothing_and_ends_nobody() -> None:
     assert stalled[0].held
 
 
-def test_the_longest_stalled_makes_room_and_no_more_than_needed() -> None:
+def test_the_longest_stalled_body_is_evicted_and_no_more_than_needed() -> None:
     room = Room()
     first, second = room.arriving("a", 50), room.arriving("b", 50)
     room.now = 1.5
@@ -112,8 +112,8 @@ def test_a_trickle_counts_as_stalled() -> None:
     assert room.ended == [trickle]
 
 
-def test_an_address_at_its_share_loses_its_own_stalled_body() -> None:
-    """Behind one proxy a client that stalls does not keep out the others."""
+def test_an_address_at_its_limit_loses_its_own_stalled_body() -> None:
+    """A stalled client behind a proxy does not block the proxy's other clients."""
     room = Room()
     stalled, other = room.arriving("proxy", 70), room.arriving("other", 20)
     room.now = 2
@@ -124,7 +124,7 @@ def test_an_address_at_its_share_loses_its_own_stalled_body() -> None:
     assert other.held
 
 
-def test_an_address_with_less_than_an_equal_share_displaces_one_with_more() -> None:
+def test_an_address_with_less_than_an_equal_share_evicts_a_body_of_one_with_more() -> None:
     room = Room()
     greedy = [room.arriving("greedy", 10) for _ in range(7)]
     room.arriving("second", 30)
@@ -135,7 +135,7 @@ def test_an_address_with_less_than_an_equal_share_displaces_one_with_more() -> N
     assert greedy[0].evicted == "share"
 
 
-def test_an_address_with_its_equal_share_displaces_nobody() -> None:
+def test_an_address_with_its_equal_share_evicts_no_body() -> None:
     room = Room()
     for client in "ab":
         room.arriving(client, 50)
@@ -145,9 +145,9 @@ def test_an_address_with_its_equal_share_displaces_nobody() -> None:
     assert room.ended == []
 
 
-def test_nobody_is_ended_when_that_would_not_be_enough() -> None:
+def test_nothing_is_evicted_if_that_would_not_free_enough() -> None:
     room = Room()
-    room.body("a", 70)  # complete: it is being worked on
+    room.body("a", 70)  # complete, so it cannot be evicted
     stalled = room.arriving("b", 25)
     room.now = 2
 
@@ -156,7 +156,7 @@ def test_nobody_is_ended_when_that_would_not_be_enough() -> None:
     assert (room.ended, stalled.evicted) == ([], "")
 
 
-def test_a_body_that_is_complete_is_not_ended() -> None:
+def test_a_complete_body_is_not_evicted() -> None:
     room = Room()
     with room.budget.reserve("a") as complete:
         with complete.arriving(lambda: room.ended.append(complete)):
@@ -169,7 +169,7 @@ def test_a_body_that_is_complete_is_not_ended() -> None:
     assert room.ended == []
 
 
-def test_each_body_that_is_refused_or_ended_is_counted() -> None:
+def test_each_rejected_or_evicted_body_is_counted() -> None:
     room = Room()
     room.arriving("a", 50)
     room.arriving("b", 50)
@@ -187,7 +187,7 @@ steps = st.lists(
 
 
 @given(steps)
-def test_the_memory_is_never_exceeded_and_all_of_it_comes_back(
+def test_the_memory_is_never_exceeded_and_all_of_it_is_released(
     steps: list[tuple[str, int, bool, float]],
 ) -> None:
     room = Room()

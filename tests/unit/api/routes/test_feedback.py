@@ -11,9 +11,9 @@ from tidegate.service.errors import BadRequest
 
 
 def test_feedback_is_an_id_and_a_class() -> None:
-    told = parse(b'{"request_id": "r.0", "class_id": 5, "note": "kept for nobody"}')
+    feedback = parse(b'{"request_id": "r.0", "class_id": 5, "note": "ignored"}')
 
-    assert (told.request_id, told.class_id) == ("r.0", 5)
+    assert (feedback.request_id, feedback.class_id) == ("r.0", 5)
 
 
 @pytest.mark.parametrize(
