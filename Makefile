@@ -1,4 +1,4 @@
-# Each target does its own set-up; on a fresh machine it needs Python ≥ 3.11 with venv, and make.
+# Each target does its own set-up; a new machine needs only Python ≥ 3.11 with venv, and make.
 PYTHON ?= python3
 BIN := .venv/bin
 SERVE := .venv/.serve-installed
@@ -6,12 +6,12 @@ DEV := .venv/.dev-installed
 ONLY := service models load_tests tests docker docs
 TORCH_ENV := .venv-torch/.installed
 GPU_ENV := .venv-gpu/.installed
-# Runs on data-centre GPUs too, which tensorrt-rtx does not know.
+# Also runs on data-centre GPUs, which tensorrt-rtx does not support.
 GPU_EXTRA ?= tensorrt
 FUZZ_S ?= 60
 FUZZ_SEED ?= 0
 GRAPHS := build/architectures
-# Of ResNet-50 the one of 224 pixels, which the figures of others are of.
+# ResNet-50 with 224 pixels, the size of published figures.
 MEASURED := $(foreach name,resnet-50-torchvision convnext-t-timm vit-s-16-timm,$(GRAPHS)/$(name)/1)
 PHOTOS ?= build/photos
 TORCH ?= torch torchvision
@@ -25,10 +25,10 @@ help: ## list the targets
 serve: bundle ## serve the demo bundle on 127.0.0.1:8000 (TIDEGATE_HOST, TIDEGATE_PORT)
 	@exec $(BIN)/tidegate serve
 
-monitoring: ## run Prometheus with the rules and Alertmanager beside a service on 127.0.0.1:8000
+monitoring: ## run Prometheus and Alertmanager for a running service on 127.0.0.1:8000
 	@exec sh docker/monitoring.sh
 
-bundle: $(SERVE) ## build the demo bundle, or keep the one that is there and sound
+bundle: $(SERVE) ## build the demo bundle, or keep an existing valid one
 	@$(BIN)/tidegate demo
 
 docs: $(DEV) ## update the generated reference and build the documentation site in build/docs
@@ -42,28 +42,28 @@ test: $(DEV) bundle tools ## run the tests
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
-test-torch: bundle $(TORCH_ENV) ## run the tests that need torch, in an environment of its own
+test-torch: bundle $(TORCH_ENV) ## run the tests that need torch, in a separate environment
 	@.venv-torch/bin/python -m pytest -m torch
 
 test-gpu-packages: bundle $(GPU_ENV)-tensorrt-rtx ## run the tests that need the GPU packages, but no GPU
 	@.venv-gpu/bin/python -m pytest -m gpu_packages
 
-gpu-report: bundle ## run the GPU tests and the benchmark on the GPU here, and write the report (GPU_EXTRA)
+gpu-report: bundle ## run the GPU tests and the benchmark on this machine's GPU, and write the report (GPU_EXTRA)
 	@$(MAKE) --no-print-directory $(GPU_ENV)-$(GPU_EXTRA) \
-	  || { echo "the extra $(GPU_EXTRA) cannot be installed here: the report goes on with gpu alone" >&2; \
+	  || { echo "the extra $(GPU_EXTRA) cannot be installed: continuing with the extra gpu" >&2; \
 	       $(MAKE) --no-print-directory $(GPU_ENV)-gpu; }
 	@$(MAKE) --no-print-directory $(GRAPHS)/.made \
-	  || echo "the networks cannot be made here: the report goes on with the demo alone" >&2
+	  || echo "the networks cannot be built: continuing with the demo bundle only" >&2
 	@test -d $(PHOTOS) || .venv-gpu/bin/python -m load_tests images $(PHOTOS) --from models/probes/photos --count 64
 	@.venv-gpu/bin/tidegate gpu-report --photos $(PHOTOS) models/bundles/efficientnet-lite0/1 $$(ls -d $(MEASURED) 2>/dev/null)
 
-unit: $(DEV) bundle ## run the unit tests, which start no server
+unit: $(DEV) bundle ## run the unit tests; they start no server
 	@$(BIN)/python -m pytest tests/unit --numprocesses auto --maxprocesses 4 --dist loadfile --quiet
 
-fuzz: $(DEV) bundle ## send mutated images and HTTP for FUZZ_S seconds, and judge each answer (FUZZ_SEED)
+fuzz: $(DEV) bundle ## send mutated images and HTTP for FUZZ_S seconds, and check each answer (FUZZ_SEED)
 	@$(BIN)/python -m load_tests fuzz --seconds $(FUZZ_S) --seed $(FUZZ_SEED)
 
-chaos: $(DEV) bundle ## disturb the server by signals, stalls, full disks and hostile clients: one row each
+chaos: $(DEV) bundle ## test the server under signals, stalls, full disks and hostile clients
 	@$(BIN)/python -m load_tests chaos
 
 check: lint test ## format, lint, spelling, types, layers, tests
@@ -77,19 +77,19 @@ lint: $(DEV)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-fix: $(DEV) ## format and mend what can be mended
+fix: $(DEV) ## format the code and fix lint errors automatically
 	$(BIN)/ruff format $(ONLY)
 	$(BIN)/ruff check --fix $(ONLY)
 
-tools: ## fetch Prometheus and Alertmanager for the rules' tests, where there is apt-get; tests skip without it
+tools: ## fetch Prometheus and Alertmanager for the rules' tests (needs apt-get; otherwise they are skipped)
 	@sh docker/fetch_prometheus.sh || true
 
-audit: $(DEV) ## known vulnerabilities and licences of what the images are built of
+audit: $(DEV) ## report known vulnerabilities and the licences of the images' packages
 	@$(BIN)/python -m pip install --quiet --group audit
 	$(BIN)/pip-audit --no-deps --requirement docker/constraints.txt
 	$(BIN)/pip-licenses --packages $$(sed -n 's/==.*//p' docker/constraints.txt)
 
-clean: ## remove the environment and the built bundles; downloads stay
+clean: ## remove the environments and the built bundles, but not the downloads
 	rm -rf .venv .venv-torch .venv-gpu models/bundles
 
 $(SERVE): pyproject.toml setup.py service/imaging/_resample.c
@@ -102,7 +102,7 @@ $(SERVE): pyproject.toml setup.py service/imaging/_resample.c
 	@touch $@
 
 $(DEV): $(SERVE) dev-constraints.txt
-	@echo "installing what the tests and checks need"
+	@echo "installing the packages for the tests and checks"
 	@$(BIN)/python -m pip install --quiet --constraint dev-constraints.txt --group test --group check
 	@touch $@
 

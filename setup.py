@@ -1,7 +1,7 @@
-"""The packages and the one compiled module; all else is in pyproject.toml.
+"""The packages and the compiled module; everything else is in pyproject.toml.
 
 The folders service/ and models/ are imported as tidegate.service and tidegate.models.
-The module is optional: without a C compiler the installation goes on, and Pillow resizes.
+The compiled module is optional: without a C compiler it is skipped, and Pillow resizes.
 """
 
 from setuptools import Extension, find_packages, setup
@@ -17,7 +17,7 @@ setup(
         Extension(
             "tidegate.service.imaging._resample",
             ["service/imaging/_resample.c"],
-            # A fused multiply-add rounds once where Pillow's own build rounds twice.
+            # A fused multiply-add rounds once, but Pillow's build rounds twice.
             extra_compile_args=["-O3", "-std=c11", "-D_GNU_SOURCE", "-ffp-contract=off"],
             optional=True,
         )

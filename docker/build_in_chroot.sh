@@ -1,14 +1,14 @@
 #!/bin/sh
-# Build the images for real where there is no Docker engine and no registry: buildah in a chroot, on a
-# Debian made by debootstrap and tagged as the bases that the Dockerfiles name. It stands for a base
-# and is not it: Python is Debian's, and there is no CUDA in it.
+# Build the images without a Docker engine and a registry: buildah in a chroot, on a Debian that
+# debootstrap creates and that is tagged with the names of the Dockerfiles' base images. It only
+# replaces them: Python is Debian's, and CUDA is missing.
 #
 #     docker/build_in_chroot.sh FOLDER [OPTION OF buildah build …]
 #     IMAGES=tidegate-gpu docker/build_in_chroot.sh FOLDER …
 #
-# Needs root, buildah and debootstrap (Debian packages). In FOLDER remain base/ and the images' file
-# systems, tidegate/ and retrain/ unless IMAGES names others. The last options may name mounts that pip needs, for example
-# --volume /etc/pip.conf:/etc/pip.conf:ro.
+# Needs root, buildah and debootstrap (Debian packages). Writes base/ and the images' file systems
+# into FOLDER: tidegate/ and retrain/ unless IMAGES names others. The options can add mounts that pip
+# needs, for example --volume /etc/pip.conf:/etc/pip.conf:ro.
 set -eu
 
 [ $# -ge 1 ] || { echo "usage: $0 FOLDER [OPTION OF buildah build …]" >&2; exit 2; }
@@ -22,7 +22,7 @@ shift
 base_of() { sed -n 's/^FROM \([^ ]*\) AS build$/\1/p' "$1"; }
 
 if [ ! -x "$folder/base/usr/bin/python3" ]; then
-    # The mirror that this machine's apt uses, and debootstrap's own where it names none.
+    # The mirror that this machine's apt uses; if it names none, debootstrap's default.
     mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null \
         | sed -n 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*debian\/*\) .*/\2/p; s/^URIs: \([^ ]*debian\/*\)$/\1/p' | head -n 1)
     # shellcheck disable=SC2086 # no mirror is no argument
@@ -30,7 +30,7 @@ if [ ! -x "$folder/base/usr/bin/python3" ]; then
         bookworm "$folder/base" $mirror
     cp /etc/apt/sources.list "$folder/base/etc/apt/" 2>/dev/null || true
     cp -r /etc/apt/sources.list.d /etc/apt/apt.conf.d "$folder/base/etc/apt/" 2>/dev/null || true
-    ln -sf python3 "$folder/base/usr/bin/python" # as the base has it
+    ln -sf python3 "$folder/base/usr/bin/python" # the base image has it, too
 fi
 
 export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=vfs
@@ -55,5 +55,5 @@ for target in ${IMAGES:-retrain tidegate}; do
     cp -a "$(buildah mount "$work")" "$folder/$target"
     buildah umount "$work" >/dev/null
     buildah rm "$work" >/dev/null
-    echo "$target: $(du -sm "$folder/$target" | cut -f1) MB, of which the base $(du -sm "$folder/base" | cut -f1)"
+    echo "$target: $(du -sm "$folder/$target" | cut -f1) MB, including the base: $(du -sm "$folder/base" | cut -f1)"
 done

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Prometheus with Tidegate's rules and Alertmanager with its routes, on loopback, beside a service
-# that runs already. Interrupt it to end both; what they recorded stays in .monitoring/.
+# Run Prometheus with Tidegate's rules and Alertmanager with its routes, on loopback, for a service
+# that is already running. Interrupt it to stop both; their data is kept in .monitoring/.
 #
 #     docker/monitoring.sh [HOST:PORT of the service]
 #
-# PROMETHEUS_PORT and ALERTMANAGER_PORT move them; RETRAIN is where drift is sent
-# (`tidegate retrain-request`), TOKEN_FILE that receiver's token (made here if there is
-# none), DATA another folder.
+# PROMETHEUS_PORT and ALERTMANAGER_PORT change the ports. RETRAIN is the address that drift alerts
+# are sent to (`tidegate retrain-request`), and TOKEN_FILE that receiver's token (created if it does
+# not exist). DATA is another data folder.
 set -eu
 
 service=${1:-127.0.0.1:8000}
@@ -44,7 +44,7 @@ trap stop EXIT
 trap 'exit 0' HUP INT TERM
 
 (
-    cd "$tools/alertmanager" # the fetched binary looks for its templates from there
+    cd "$tools/alertmanager" # the fetched binary reads its templates relative to this folder
     exec usr/bin/prometheus-alertmanager --config.file="$data/alertmanager.yml" \
         --storage.path="$data/alertmanager" --cluster.listen-address= \
         --web.listen-address="127.0.0.1:$alertmanager_port" --log.level=warn
@@ -56,10 +56,10 @@ children=$!
 children="$children $!"
 
 echo "Prometheus    http://127.0.0.1:$prometheus_port scrapes $service"
-echo "Alertmanager  http://127.0.0.1:$alertmanager_port tells drift to $retrain, with the token in $token"
-while kill -0 $children 2>/dev/null; do # both run
+echo "Alertmanager  http://127.0.0.1:$alertmanager_port sends drift alerts to $retrain with the token in $token"
+while kill -0 $children 2>/dev/null; do # while both run
     sleep 1 &
     wait $!
 done
-echo "one of the two has ended: look at its lines above" >&2
+echo "Prometheus or Alertmanager exited: see its log lines above" >&2
 exit 1

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Run a file system that build_in_chroot.sh made as its container would be: as user 10001, on a
-# read-only root, with a /tmp of its own, without capabilities and without this shell's variables.
+# Run a command in a file system of build_in_chroot.sh, like its container: as user 10001, on a
+# read-only root, with a private /tmp, without capabilities and without this shell's variables.
 #
 #     docker/run_in_chroot.sh FOLDER/tidegate [NAME=VALUE …] COMMAND …
 #     docker/run_in_chroot.sh build/images/tidegate TIDEGATE_HOST=127.0.0.1 tidegate serve
 #
-# STATE=FOLDER, which user 10001 may write to, is its volume on /var/lib/tidegate.
+# STATE=FOLDER is mounted on /var/lib/tidegate; user 10001 must be able to write to it.
 # Needs root and util-linux. Signals reach COMMAND: the process is the same one.
 set -eu
 

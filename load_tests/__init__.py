@@ -1,1 +1,1 @@
-"""Load the service over HTTP and measure it; this package sees HTTP and nothing of the service."""
+"""Load tests of the service; they use only its HTTP interface and import none of its code."""

@@ -7,27 +7,27 @@ import sys
 
 from load_tests.errors import MeasurementFailed
 
-# command → its module below load_tests.commands, and what it does. Only the chosen one is
-# imported: most need neither matplotlib nor an inference runtime.
+# command → its module in load_tests.commands, and its help. Only the chosen module is imported,
+# because most commands need neither matplotlib nor an inference runtime.
 COMMANDS = {
     "run": ("run", "open-loop load at a rate, or N closed-loop clients"),
     "images": ("images", "write the images that a load test sends"),
-    "scenarios": ("scenarios", "overload, bursts, slow and vanishing clients, a long soak"),
-    "sweep": ("sweep", "find the capacity, then load at 0.1 to 3 times of it and draw the curves"),
-    "compare": ("compare", "the server, its peers and a bare loop, interleaved in one table"),
-    "peers-install": ("peers_install", "an environment of its own for each peer of the comparison"),
-    "fuzz": ("fuzz", "mutated images and damaged HTTP, every answer judged"),
-    "chaos": ("chaos", "signals, stalls, full disks and hostile clients, one row each"),
-    "hostile": ("hostile", "sound clients without, beside and after a share of hostile images"),
-    "bad-input": ("bad_input", "what a server does with broken, huge and empty uploads"),
+    "scenarios": ("scenarios", "overload, bursts, slow and disconnecting clients, a long soak"),
+    "sweep": ("sweep", "measure the capacity, then plot loads of 0.1 to 3 times the capacity"),
+    "compare": ("compare", "compare the server with its peers and a bare loop, interleaved"),
+    "peers-install": ("peers_install", "install each peer in a separate virtual environment"),
+    "fuzz": ("fuzz", "send mutated images and damaged HTTP, and check every answer"),
+    "chaos": ("chaos", "signals, stalls, full disks and hostile clients, one row per scenario"),
+    "hostile": ("hostile", "normal clients before, during and after a share of hostile images"),
+    "bad-input": ("bad_input", "behaviour of servers on broken, huge and empty uploads"),
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command.
 
-    Returns 0 when something was measured, 1 when nothing was, 130 when interrupted; bad arguments
-    end the process with 2 and a sentence.
+    Returns 0 if something was measured, 1 if nothing was, 130 if interrupted. For bad arguments the
+    process exits with code 2 and an error message.
     """
     words = sys.argv[1:] if arguments is None else arguments
     module, _ = COMMANDS[_parser().parse_args(words[:1]).command]
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("load_tests"):
             raise
-        return _say(f"error: this needs {error.name}: pip install --group load")
+        return _fail(f"error: this needs {error.name}: pip install --group load")
     parser: argparse.ArgumentParser = command.parser()
     try:
         options = parser.parse_args(words[1:])
@@ -44,15 +44,15 @@ def main(arguments: list[str] | None = None) -> int:
     except (FileNotFoundError, ProcessLookupError, ValueError) as error:
         parser.error(str(error))
     except MeasurementFailed as error:
-        return _say(f"nothing measured: {error}")
-    except OSError as error:  # a full disk, a folder that may not be written
-        return _say(f"error: {error.filename or 'the system'}: {error.strerror}")
+        return _fail(f"nothing measured: {error}")
+    except OSError as error:  # a full disk, a folder without write permission
+        return _fail(f"error: {error.filename or 'the system'}: {error.strerror}")
     except KeyboardInterrupt:
-        return _say("interrupted", 130)
+        return _fail("interrupted", 130)
 
 
-def _say(sentence: str, code: int = 1) -> int:
-    print(sentence, file=sys.stderr)
+def _fail(message: str, code: int = 1) -> int:
+    print(message, file=sys.stderr)
     return code
 
 
@@ -60,11 +60,13 @@ def _parser() -> argparse.ArgumentParser:
     width = max(map(len, COMMANDS)) + 2
     parser = argparse.ArgumentParser(
         prog="python -m load_tests",
-        description="Load a server over HTTP and measure it. COMMAND --help tells its options.",
+        description="Load a server over HTTP and measure it. COMMAND --help lists its options.",
         epilog="\n".join(f"  {name:{width}}{text}" for name, (_, text) in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
+    parser.add_argument(
+        "command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below"
+    )
     return parser
 
 

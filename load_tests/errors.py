@@ -1,4 +1,4 @@
-"""What stops a load test, apart from bad arguments (ValueError, FileNotFoundError)."""
+"""Errors of a load test, except bad arguments (ValueError, FileNotFoundError)."""
 
 
 class MeasurementFailed(Exception):

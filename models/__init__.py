@@ -1,1 +1,1 @@
-"""Makes bundles: checkpoints to sealed graphs, photographs to gates. Serving never imports it."""
+"""Build bundles from trained models and image folders. The service never imports this package."""

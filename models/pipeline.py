@@ -1,4 +1,4 @@
-"""From an imported classifier and image folders to a sealed bundle: the road, on one screen.
+"""The pipeline from an imported classifier and image folders to a sealed bundle.
 
 import → prove preprocessing → read splits → (convert) → fit → evaluate → seal → probe → write
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 import onnx
 
 from tidegate.models.card.card import model_card
-from tidegate.models.card.facts import CardData
+from tidegate.models.card.card_data import CardData
 from tidegate.models.card.plots import plots
 from tidegate.models.data.folders import (
     Splits,
@@ -50,7 +50,7 @@ _OWN_SPLITS = {"train", "calibrate", "test", *PARTS}
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The folders: three ImageFolders, and sets that the gate should refuse, by name."""
+    """Three ImageFolders, and sets of images that the gate should reject, by name."""
 
     train: Path
     calibrate: Path
@@ -60,16 +60,16 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """What the maker chose."""
+    """The user's choices."""
 
     name: str
     version: str
     recipe: str  # the command, for the provenance
     fit: FitOptions = field(default_factory=FitOptions)
-    precision: Precision | None = None  # of the backbone; None leaves it as it was imported
+    precision: Precision | None = None  # of the backbone; None: as imported
     int8_for: RunsOn = "cpu"
-    max_drop: float = 1.0  # points of accuracy that a variant may lose
-    allow_difference: bool = False  # seal preprocessing that is not the source's, with the figures
+    max_drop: float = 1.0  # percentage points that a variant may lose
+    allow_difference: bool = False  # from the source's preprocessing
     overrides: Mapping[str, str] = field(default_factory=dict)  # of the spec's mode rules
     labels: tuple[str, ...] | None = None
     replace: bool = False
@@ -78,30 +78,30 @@ class BuildOptions:
 def make(
     imported: Imported,
     data: Data,
-    choices: BuildOptions,
+    options: BuildOptions,
     bundles_dir: Path,
     proved: Parity | None = None,
 ) -> Bundle:
     """Return the sealed bundle at `bundles_dir`/name/version, made from `imported` and `data`.
 
-    `proved` is the proof of the preprocessing where it was given before. Raises BuildRefused,
-    having written nothing, when anything that is measured on the way is not as it must be.
+    `proved` is an existing proof of the preprocessing. Raises BuildRefused, with nothing written,
+    if a check on the way fails.
     """
-    _check_names(data, choices)
-    model_dir = bundles_dir / choices.name
-    with locked(model_dir, lambda: say(f"Another build of {choices.name} is running; waiting.")):
-        final = model_dir / choices.version
-        if final.exists() and not choices.replace:
+    _check_names(data, options)
+    model_dir = bundles_dir / options.name
+    with locked(model_dir, lambda: say(f"Another build of {options.name} is running; waiting.")):
+        final = model_dir / options.version
+        if final.exists() and not options.replace:
             raise BuildRefused(
-                f"{final} is there already, and a bundle does not change: choose another --version "
-                "(or say --replace)."
+                f"{final} already exists, and bundles do not change: choose another --version, or "
+                "replace it with --replace."
             )
-        return _make(imported, data, choices, model_dir, proved)
+        return _make(imported, data, options, model_dir, proved)
 
 
-def _check_names(data: Data, choices: BuildOptions) -> None:
-    """Refuse, before anything is computed, names that no manifest or file could carry."""
-    for option, name in (("--name", choices.name), ("--version", choices.version)):
+def _check_names(data: Data, options: BuildOptions) -> None:
+    """Reject names that are not valid in a manifest or as a file name, before computing."""
+    for option, name in (("--name", options.name), ("--version", options.version)):
         if not re.fullmatch(m.SLUG, name):
             raise BuildRefused(
                 f"{option} {name!r}: use lower-case letters, digits, '.', '_' and '-', at most 64."
@@ -109,40 +109,42 @@ def _check_names(data: Data, choices: BuildOptions) -> None:
     for name in data.ood:
         if name in _OWN_SPLITS or "/" in name or name.startswith("."):
             raise BuildRefused(
-                f"--ood {name}=…: choose another name; a set is not called "
-                f"{', '.join(sorted(_OWN_SPLITS))}, nor like a path."
+                f"--ood {name}=…: choose another name; {', '.join(sorted(_OWN_SPLITS))} are "
+                "reserved, and a name must not be a path."
             )
 
 
 def _make(
-    imported: Imported, data: Data, choices: BuildOptions, model_dir: Path, proof: Parity | None
+    imported: Imported, data: Data, options: BuildOptions, model_dir: Path, proof: Parity | None
 ) -> Bundle:
     if imported.transform is not None:
         say(f"Proving the preprocessing against {imported.transform.library}.")
         proof = preprocessing.prove(
-            imported.spec, imported.transform, allow_difference=choices.allow_difference
+            imported.spec, imported.transform, allow_difference=options.allow_difference
         )
-    spec = imported.spec.model_copy(update=dict(choices.overrides))
-    labels = _labels(imported, data, choices)
-    splits = _splits(data, labels, choices.fit.target)
+    spec = imported.spec.model_copy(update=dict(options.overrides))
+    labels = _labels(imported, data, options)
+    splits = _splits(data, labels, options.fit.target)
     check_export(imported, spec, splits.calibrate)
-    precision = choices.precision or imported.precision
+    precision = options.precision or imported.precision
     if imported.precision not in ("fp32", precision):
-        raise BuildRefused(f"The model is in {imported.precision}: {precision} needs the original.")
+        raise BuildRefused(
+            f"The model is already in {imported.precision}; {precision} needs the original."
+        )
     say(f"Fitting in {imported.precision}.")
-    evaluated = _fit_and_evaluate(imported.backbone, spec, splits, labels, choices, model_dir)
+    evaluated = _fit_and_evaluate(imported.backbone, spec, splits, labels, options, model_dir)
     comparison = None
     if precision != imported.precision:
-        say(f"Converting to {precision}, and fitting again.")
-        backbone = convert(imported.backbone, spec, splits.calibrate, precision, choices.int8_for)
-        variant = _fit_and_evaluate(backbone, spec, splits, labels, choices, model_dir)
+        say(f"Converting to {precision} and fitting again.")
+        backbone = convert(imported.backbone, spec, splits.calibrate, precision, options.int8_for)
+        variant = _fit_and_evaluate(backbone, spec, splits, labels, options, model_dir)
         comparison = compare(evaluated, variant, splits.test)
-        check_drop(comparison, precision, choices.max_drop)
+        check_drop(comparison, precision, options.max_drop)
         evaluated = variant
-    facts = _card_data(imported, choices, labels, proof, evaluated, comparison)
+    card = _card_data(imported, options, labels, proof, evaluated, comparison)
     say("Sealing.")
-    bundle = assemble(model_dir, _draft(facts, evaluated), _check_golden_probes)
-    say(f"{bundle.path} is sealed, its golden probes passed, digest {bundle.digest[:12]}.")
+    bundle = assemble(model_dir, _draft(card, evaluated), _check_golden_probes)
+    say(f"{bundle.path} is sealed; golden probes passed; digest {bundle.digest[:12]}.")
     return bundle
 
 
@@ -151,23 +153,25 @@ def _fit_and_evaluate(
     spec: PreprocessSpec,
     splits: Splits,
     labels: tuple[str, ...],
-    choices: BuildOptions,
+    options: BuildOptions,
     model_dir: Path,
 ) -> EvaluatedModel:
     with scratch(model_dir) as folder:
-        fitted = fit(backbone, spec, splits, labels, choices.fit, folder)
+        fitted = fit(backbone, spec, splits, labels, options.fit, folder)
         return evaluate_model(fitted, splits, folder)
 
 
-def _labels(imported: Imported, data: Data, choices: BuildOptions) -> tuple[str, ...]:
-    """Return one label a class: as given, as the checkpoint knows them, or the folders' names."""
-    labels = choices.labels or imported.labels or class_names(data.train)
+def _labels(imported: Imported, data: Data, options: BuildOptions) -> tuple[str, ...]:
+    """Return one label per class: the given ones, the checkpoint's, or the folders' names."""
+    labels = options.labels or imported.labels or class_names(data.train)
     classes = _classes(imported.backbone)
     if len(labels) != classes:
-        whose = "given" if choices.labels else "of the checkpoint" if imported.labels else "folders"
+        source = (
+            "--labels" if options.labels else "the checkpoint" if imported.labels else "the folders"
+        )
         raise BuildRefused(
-            f"The model has {classes} classes, but there are {len(labels)} labels ({whose}). "
-            "Give one label a line with --labels, in the order of the model's outputs."
+            f"The model has {classes} classes, but there are {len(labels)} labels (from {source}). "
+            "Give --labels FILE with one label per line, in the order of the model's outputs."
         )
     return labels
 
@@ -178,7 +182,7 @@ def _classes(backbone: onnx.ModelProto) -> int:
 
 
 def _splits(data: Data, labels: tuple[str, ...], target: GateTarget) -> Splits:
-    """Read the folders; a folder is named as its class, or by its id where names repeat."""
+    """Read the folders, which are named by class label, or by class id if labels repeat."""
     keys = labels if len(set(labels)) == len(labels) else tuple(map(str, range(len(labels))))
     splits = Splits(
         train=labelled("train", data.train, keys),
@@ -194,7 +198,7 @@ def _splits(data: Data, labels: tuple[str, ...], target: GateTarget) -> Splits:
 
 def _card_data(
     imported: Imported,
-    choices: BuildOptions,
+    options: BuildOptions,
     labels: tuple[str, ...],
     proof: Parity | None,
     evaluated: EvaluatedModel,
@@ -203,18 +207,19 @@ def _card_data(
     fitted, used = evaluated.fitted, evaluated.used
     model = _sealed_model(fitted)
     overridden = [
-        f"The rule {name} was set to {value} by hand: training had {getattr(imported.spec, name)}."
-        for name, value in choices.overrides.items()
+        f"The rule {name} was overridden with {value}; training used "
+        f"{getattr(imported.spec, name)}."
+        for name, value in options.overrides.items()
         if getattr(imported.spec, name) != value
     ]
     return CardData(
-        name=choices.name,
-        version=choices.version,
+        name=options.name,
+        version=options.version,
         provenance=m.Provenance(
             source=imported.source,
             licence=imported.licence,
             checkpoint_sha256=imported.checkpoint_sha256,
-            recipe=f"{choices.recipe}, tidegate {version('tidegate')}, "
+            recipe=f"{options.recipe}, tidegate {version('tidegate')}, "
             f"onnxruntime {version('onnxruntime')}",
         ),
         task=model.task,
@@ -227,12 +232,12 @@ def _card_data(
             fitted.mahalanobis,
             used.digests,
             used.sizes["fold_b"],
-            choices.fit.target.delta,
+            options.fit.target.delta,
         ),
         reference=fitted.reference,
         splits=used.sizes,
         evaluation=evaluated.evaluation,
-        precision=choices.precision or imported.precision,
+        precision=options.precision or imported.precision,
         comparison=comparison,
         notes=(*imported.notes, *overridden),
         left_out=used.left_out,
@@ -240,24 +245,24 @@ def _card_data(
     )
 
 
-def _draft(facts: CardData, evaluated: EvaluatedModel) -> Draft:
+def _draft(card: CardData, evaluated: EvaluatedModel) -> Draft:
     return Draft(
-        name=facts.name,
-        version=facts.version,
-        provenance=facts.provenance,
+        name=card.name,
+        version=card.version,
+        provenance=card.provenance,
         model=_sealed_model(evaluated.fitted),
-        labels=facts.labels,
-        calibration=facts.calibration,
-        gate=facts.gate,
+        labels=card.labels,
+        calibration=card.calibration,
+        gate=card.gate,
         gate_file=evaluated.fitted.gate_file,
-        reference=facts.reference,
-        probes=preprocessing.golden_probes(facts.preprocess),
-        card=model_card(facts).encode(),
-        card_files=plots(facts),
-        precision=facts.precision,
-        parity=facts.parity,
-        evaluation=facts.evaluation,
-        comparison=facts.comparison,
+        reference=card.reference,
+        probes=preprocessing.golden_probes(card.preprocess),
+        card=model_card(card).encode(),
+        card_files=plots(card),
+        precision=card.precision,
+        parity=card.parity,
+        evaluation=card.evaluation,
+        comparison=card.comparison,
     )
 
 

@@ -1,4 +1,4 @@
-"""What a long job is doing: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a long job: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Steps(Protocol):
     """Announces the steps of a job, one after the other."""
 
     def next(self, what: str) -> None:
-        """Say that the step before is done and `what` begins."""
+        """Mark the previous step as done and `what` as begun."""
 
 
 @contextmanager
@@ -35,22 +35,22 @@ def steps(title: str, total: int) -> Iterator[Steps]:
 
 
 def follow(items: Iterable[T], title: str) -> Iterator[T]:
-    """Yield `items`, showing how far the loop has come."""
+    """Yield `items` and show the loop's progress."""
     total = len(items) if isinstance(items, Sized) else None
     if sys.stderr.isatty():
         with _bar() as progress:
             yield from progress.track(items, total=total, description=title)
         return
-    said = time.monotonic()
+    last_line = time.monotonic()
     for count, item in enumerate(items, start=1):
         yield item
-        if time.monotonic() - said > _PLAIN_EVERY_S:
-            said = time.monotonic()
+        if time.monotonic() - last_line > _PLAIN_EVERY_S:
+            last_line = time.monotonic()
             say(f"{title}: {count}" + (f" of {total}" if total else ""))
 
 
 def say(line: str) -> None:
-    """Print one line for whoever watches."""
+    """Print one line to stderr."""
     print(line, file=sys.stderr, flush=True)
 
 

@@ -1,1 +1,1 @@
-"""The Tidegate service: image bytes in, a calibrated and gated class out."""
+"""The Tidegate service: classifies images with calibrated probabilities and an OOD gate."""

@@ -1,4 +1,4 @@
-"""Which addresses to listen on: several, names, and `::` for IPv4 and IPv6 together."""
+"""Resolve the addresses to listen on: a list of addresses and host names; `::` is both families."""
 
 from __future__ import annotations
 
@@ -8,42 +8,43 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 
-ANY_IPV4, ANY_IPV6 = "0.0.0.0", "::"  # noqa: S104 - recognised here, bound only if set
+ANY_IPV4, ANY_IPV6 = "0.0.0.0", "::"  # noqa: S104 - recognised here, bound only if configured
 _LOOPBACK = {ANY_IPV4: ("127.0.0.1",), ANY_IPV6: ("::1", "127.0.0.1")}
 _BACKLOG = 2048
 _FREE_PORT_TRIES = 20
-# What a name resolves to need not be an address of this host, nor of a family that it has.
+# A name may resolve to an address, or to an address family, that this host does not have.
 _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
-_Address = tuple[int, tuple[str, int]]  # family; host and port, for IPv6 with flow and scope
+_Address = tuple[int, tuple[str, int]]  # family; host and port, with flow and scope for IPv6
 
 
 def split_hosts(text: str) -> tuple[str, ...]:
     """Return the hosts of a comma-separated list, without brackets.
 
-    Raises ValueError if one of several is empty.
+    Raises ValueError if one of them is empty.
     """
     hosts = tuple(host.strip().removeprefix("[").removesuffix("]") for host in text.split(","))
     if "" in hosts:
-        raise ValueError("names an empty address")
+        raise ValueError("the list has an empty address")
     return hosts
 
 
 def hosts_to_probe(text: str) -> tuple[str, ...]:
     """Return the hosts at which a process on this machine reaches a service listening on `text`.
 
-    A wildcard is no address to connect to, so loopback addresses stand for it.
+    A wildcard address is replaced by loopback addresses, because it is not one to connect to.
     """
     hosts = (_LOOPBACK.get(host, (host,)) for host in split_hosts(text))
     return tuple(dict.fromkeys(address for addresses in hosts for address in addresses))
 
 
 def listen(hosts: Sequence[str], port: int) -> list[socket.socket]:
-    """Return listening sockets for every address of every host; port 0 takes one free for all.
+    """Return listening sockets for every address of every host.
 
-    `::` is every address of IPv4 and of IPv6. It gets a socket per family, so that an IPv4 client
-    is seen under its own address and not as ::ffff:a.b.c.d. Raises OSError or UnicodeError if an
-    address cannot be listened on; of a name's several, those that this host lacks are left out.
+    Port 0 selects a port that is free on all addresses. `::` is every address of IPv4 and IPv6. It
+    gets one socket per family, so that an IPv4 client is reported with its own address and not as
+    ::ffff:a.b.c.d. If a name has several addresses, those that this host does not have are skipped.
+    Raises OSError or UnicodeError if an address cannot be listened on.
     """
     resolved = [list(dict.fromkeys(_resolve(host, port))) for host in hosts]
     for _ in range(_FREE_PORT_TRIES if port == 0 else 1):
@@ -52,7 +53,7 @@ def listen(hosts: Sequence[str], port: int) -> list[socket.socket]:
                 sockets = _open_all(_without_covered(resolved), port, opened)
             except OSError as error:
                 if port == 0 and error.errno == errno.EADDRINUSE:
-                    continue  # the port was free for the first address only
+                    continue  # the port is in use on another address
                 raise
             opened.pop_all()
             return sockets
@@ -60,17 +61,17 @@ def listen(hosts: Sequence[str], port: int) -> list[socket.socket]:
 
 
 def _resolve(host: str, port: int) -> Iterator[_Address]:
-    # A hosts file may list one family only.
+    # A hosts file may list only one family.
     for name in ("127.0.0.1", "::1") if host == "localhost" else (host,):
         for family, _, _, _, address in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM):
             if family in (socket.AF_INET, socket.AF_INET6):
-                yield family, address  # type: ignore[misc]  # typeshed's has other families' too
+                yield family, address  # type: ignore[misc]  # typeshed includes other families
                 if address[0] == ANY_IPV6:
                     yield socket.AF_INET, (ANY_IPV4, port)
 
 
 def _without_covered(resolved: Sequence[Sequence[_Address]]) -> Iterator[list[_Address]]:
-    """Yield each host's addresses, less those listed before or covered by a wildcard."""
+    """Yield each host's addresses without those listed before or covered by a wildcard."""
     listed = {address for addresses in resolved for address in addresses}
     wild = {family for family, address in listed if address[0] in (ANY_IPV4, ANY_IPV6)}
     for addresses in resolved:
@@ -93,7 +94,7 @@ def _open_all(
         before = len(sockets)
         missing: OSError | None = None
         for family, address in addresses:
-            try:  # from the first socket on, port 0 is the one that it was given
+            try:  # if port is 0, later sockets use the port of the first one
                 sockets.append(opened.enter_context(_open(family, address, port)))
             except OSError as error:
                 if error.errno not in _NOT_HERE or address[0] == ANY_IPV6:

@@ -1,4 +1,4 @@
-"""The composition root: settings in, a running service out, and an exit code when it ends."""
+"""The composition root: build the service from its settings, run it, and return an exit code."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ from tidegate.service.settings import Settings
 log = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_REFUSED, EXIT_FAILED = 0, 1, 70
-_BODY_STALL_S = 30  # more than the upload timeout, whose 408 comes first
-_EXECUTOR_EXTRA = 4  # as asyncio's own, which counts the cores of the host
+_BODY_STALL_S = 30  # added to the upload timeout, so that its 408 comes first
+_EXECUTOR_EXTRA = 4  # as in asyncio's default executor, which counts the cores of the host
 
 
 def version() -> str:
@@ -51,7 +51,10 @@ def version() -> str:
 
 
 def build(settings: Settings, lines: logs.LineQueue | None = None) -> tuple[ASGIApp, Service, Wire]:
-    """Put the parts together; nothing runs yet. `lines` is where dropped log lines are counted."""
+    """Create the service's objects without starting them.
+
+    If `lines` is given, the log lines that it drops are counted in the metrics.
+    """
     metrics = Metrics(version())
     if lines is not None:
         lines.report_drops_to(metrics.log_lines_dropped.inc)
@@ -59,8 +62,8 @@ def build(settings: Settings, lines: logs.LineQueue | None = None) -> tuple[ASGI
     app = FastAPI(
         title="Tidegate",
         version=version(),
-        summary="Image classification that knows when not to answer.",
-        redirect_slashes=False,  # each route has one address: rules of proxies hold for it
+        summary="Image classification that rejects out-of-distribution images.",
+        redirect_slashes=False,  # one path per route, so that proxy rules match it
     )
     limits = settings.http_limits()
     budget = ByteBudget(
@@ -82,22 +85,22 @@ def build(settings: Settings, lines: logs.LineQueue | None = None) -> tuple[ASGI
     return ContextMiddleware(fast, metrics, problems.response_to_unexpected_error), service, wire
 
 
-def _connections_per_client(wanted: int) -> int:
-    """Return the bound for one address, which leaves half of the descriptors to the others."""
+def _connections_per_client(configured: int) -> int:
+    """Return the connection limit of one address: at most half of the file descriptors."""
     if sys.platform == "win32":
-        return wanted
+        return configured
     import resource  # noqa: PLC0415 - not on Windows
 
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if descriptors == resource.RLIM_INFINITY:
-        return wanted
-    return max(1, min(wanted, descriptors // 2))
+        return configured
+    return max(1, min(configured, descriptors // 2))
 
 
 def run(settings: Settings) -> NoReturn:
-    """Serve until told to stop, then end the process with its exit code.
+    """Serve until a stop signal or a failure, then end the process with its exit code.
 
-    Raises SettingsInvalid when an address cannot be listened on, or the drift state not saved.
+    Raises SettingsInvalid if an address cannot be listened on or the drift state cannot be saved.
     """
     lines = logs.configure(settings.log_level, settings.log_format)
     memory.give_back_large_blocks()
@@ -107,8 +110,8 @@ def run(settings: Settings) -> NoReturn:
     listeners = _listen(settings.host, settings.port)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         code = runner.run(_serve(settings, listeners, lines))
-        logging.shutdown()  # waits for the last lines, a second at most
-        # A decoder, a warm-up or a wedged engine may be deep in C; nothing of theirs is wanted.
+        logging.shutdown()  # waits at most a second for the last lines
+        # Do not wait for threads: a decoder, a warm-up or a hung engine may be running C code.
         os._exit(code)
 
 
@@ -137,7 +140,7 @@ async def _serve(settings: Settings, listeners: list[socket.socket], lines: logs
             log_config=None,
             access_log=False,
             lifespan="off",
-            proxy_headers=False,  # a client could name any address as its own
+            proxy_headers=False,  # otherwise a client could claim any address
             server_header=False,
             timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
         ),
@@ -146,13 +149,13 @@ async def _serve(settings: Settings, listeners: list[socket.socket], lines: logs
     asyncio.get_running_loop().set_default_executor(
         ThreadPoolExecutor(usable_cores() + _EXECUTOR_EXTRA, "executor")
     )
-    told = _listen_to_signals()
+    signals = _listen_to_signals()
     serving = asyncio.create_task(server.serve(listeners))
     serving.add_done_callback(partial(_report_death, server, service))
     for listener in listeners:
         host, port = listener.getsockname()[:2]
         log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-    code = await _live(service, told, settings.drain_delay_s, server.begin_drain)
+    code = await _live(service, signals, settings.drain_delay_s, server.begin_drain)
     server.should_exit = True
     if code != EXIT_FAILED:
         code = await _finish(service, serving, settings.drain_timeout_s) or code
@@ -161,7 +164,7 @@ async def _serve(settings: Settings, listeners: list[socket.socket], lines: logs
 
 
 def _report_death(server: Server, service: Service, serving: asyncio.Task[None]) -> None:
-    """End the process if the HTTP server ends before it is asked to."""
+    """End the process if the HTTP server ends before a shutdown was requested."""
     if not server.should_exit:
         error = None if serving.cancelled() else serving.exception()
         log.critical("the HTTP server ended unexpectedly", exc_info=error)
@@ -170,12 +173,12 @@ def _report_death(server: Server, service: Service, serving: asyncio.Task[None])
 
 async def _live(
     service: Service,
-    told: asyncio.Queue[int],
+    signals: asyncio.Queue[int],
     drain_delay_s: float,
     on_drain: Callable[[], None],
 ) -> int:
-    """Start, serve, and go on serving for the drain's delay; returns the exit code."""
-    stop = asyncio.create_task(told.get())
+    """Start, serve until a signal, keep serving for the drain delay, and return the exit code."""
+    stop = asyncio.create_task(signals.get())
     starting = asyncio.create_task(service.start())
     failed = asyncio.create_task(service.failed.wait())
     await asyncio.wait({stop, starting, failed}, return_when=asyncio.FIRST_COMPLETED)
@@ -185,32 +188,35 @@ async def _live(
         return EXIT_FAILED
     if not stop.done():
         gc.collect()
-        gc.freeze()  # what lives as long as the process is not looked through again
+        gc.freeze()  # the collector does not scan these long-lived objects again
         log.info("ready")
     await asyncio.wait({stop, failed}, return_when=asyncio.FIRST_COMPLETED)
     if not failed.done():
         service.begin_drain()
         on_drain()
         if stop.result() == signal.SIGTERM:
-            log.info("draining: serving %g s more, then finishing the rest", drain_delay_s)
+            log.info("draining: serving for %g s, then finishing admitted requests", drain_delay_s)
             await asyncio.wait({failed}, timeout=drain_delay_s)
     return EXIT_FAILED if failed.done() else EXIT_OK
 
 
 def _exit_code_of(error: BaseException) -> int:
-    """Return what the process ends with if the start raised this."""
+    """Return the exit code for an error during the start."""
     if isinstance(error, StartupError):
-        log.error("refusing to start: %s", error)
+        log.error("cannot start: %s", error)
         return EXIT_REFUSED
     log.error("the start failed", exc_info=error)
-    return EXIT_FAILED  # not refused: it may do better next time
+    return EXIT_FAILED  # a restart may succeed
 
 
 async def _finish(service: Service, serving: asyncio.Task[None], timeout_s: float) -> int:
-    """Let admitted requests be answered, within one deadline for all of it."""
+    """Wait until the admitted requests are answered, then close the service; return an exit code.
+
+    `timeout_s` limits both together.
+    """
     deadline = time.monotonic() + timeout_s
     failed = asyncio.create_task(service.failed.wait())
-    # uvicorn cancels what is left at the deadline; the second is for answering that.
+    # uvicorn cancels the remaining requests at the deadline; they get one second to respond.
     await asyncio.wait(
         {serving, failed}, timeout=timeout_s + 1, return_when=asyncio.FIRST_COMPLETED
     )
@@ -221,8 +227,8 @@ async def _finish(service: Service, serving: asyncio.Task[None], timeout_s: floa
 
 
 def _listen_to_signals() -> asyncio.Queue[int]:
-    """Return a queue that gets the first SIGTERM or SIGINT; a second one ends the process."""
-    told: asyncio.Queue[int] = asyncio.Queue()
+    """Return a queue that receives the first SIGTERM or SIGINT; a second one ends the process."""
+    signals: asyncio.Queue[int] = asyncio.Queue()
     seen: list[int] = []
 
     def on_signal(number: int) -> None:
@@ -230,9 +236,9 @@ def _listen_to_signals() -> asyncio.Queue[int]:
             logging.shutdown()
             os._exit(128 + number)
         seen.append(number)
-        told.put_nowait(number)
+        signals.put_nowait(number)
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    return told
+    return signals

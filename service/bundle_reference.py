@@ -1,4 +1,4 @@
-"""A bundle's reference, as the drift monitors and the metrics take it."""
+"""Convert a bundle's reference data for the drift monitors and the metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SCORE_QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 
 
 def drift_reference(bundle: Bundle) -> Reference:
-    """Return what the drift monitors compare with. Reads a file of the bundle."""
+    """Return the reference of the drift monitors. Reads a file of the bundle."""
     reference, evaluation = bundle.manifest.reference, bundle.manifest.evaluation
     classes = bundle.manifest.task.classes
     confusion = None
@@ -40,7 +40,7 @@ def drift_reference(bundle: Bundle) -> Reference:
 
 
 def served_model(bundle: Bundle, info: EngineInfo, max_class_series: int) -> ServedModel:
-    """Return what the metrics need to know of the bundle and of the engine that runs it."""
+    """Return what the metrics need about the bundle and the engine that runs it."""
     manifest, gate = bundle.manifest, bundle.gate
     bounds = [np.quantile(fold, _SCORE_QUANTILES) for fold in (gate.energy_a, gate.mahalanobis_a)]
     return ServedModel(
@@ -64,7 +64,7 @@ def served_model(bundle: Bundle, info: EngineInfo, max_class_series: int) -> Ser
 
 
 def shares_at_most(histogram: Histogram | None) -> dict[float, float]:
-    """Return the share of images below each edge; nothing where the bundle has no histogram."""
+    """Return the share of images below each edge; empty if the bundle has no histogram."""
     if histogram is None or not sum(histogram.counts):
         return {}
     shares = np.cumsum(histogram.counts) / sum(histogram.counts)

@@ -1,4 +1,4 @@
-"""The `tidegate` command. A user's mistake gets a sentence and an exit code, never a traceback."""
+"""The `tidegate` command. An expected error prints one line and sets the exit code."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from tidegate.service import makers
 from tidegate.service.addresses import hosts_to_probe, split_hosts
 from tidegate.service.errors import EngineUnavailable, TidegateError
 
-EXIT_BROKEN_PIPE = 141  # as the shell reports a program that SIGPIPE ended
+EXIT_BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 _BAR = 30  # characters
 _HEALTH_S = 2.0
 _HEALTH_BYTES = 4096
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 1 refused, 2 usage, 70 engine failed."""
+    """Run the command line and return the exit code.
+
+    0 success, 1 expected error, 2 wrong usage, 70 engine failed, 130 interrupted, 141 broken pipe.
+    """
     _open_closed_streams()
     words = sys.argv[1:] if argv is None else list(argv)
     try:
@@ -33,26 +36,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser().parse_args(words)
         code: int = arguments.run(arguments)
     except TidegateError as error:
-        with contextlib.suppress(OSError):  # its reader is gone; the exit code is what counts
+        with contextlib.suppress(OSError):  # stderr may be closed; the exit code still reports it
             print(f"tidegate: {error}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever reads the output has gone, as in `tidegate describe | head`
+    except BrokenPipeError:  # the reader has closed the pipe, as in `tidegate describe | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     return code
 
 
 def _open_closed_streams() -> None:
-    """Open the null device for each standard stream that is closed, as by `2>&-`.
+    """Open the null device for each standard stream that is closed, for example by `2>&-`.
 
-    The next file or connection would get its number otherwise, and what is printed with it.
+    Otherwise the next file or connection would get its descriptor, and receive what is printed.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
-        except OSError:  # the lowest free number is this one
+        except OSError:  # open() returns the lowest free number, which is this one
             os.open(os.devnull, os.O_RDWR)
         if getattr(sys, name) is None:
             stream = open(os.devnull, "r" if name == "stdin" else "w")  # noqa: SIM115
@@ -62,7 +65,7 @@ def _open_closed_streams() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tidegate",
-        description="Serve an image classifier that knows when not to answer.",
+        description="Serve an image classifier that rejects out-of-distribution images.",
         epilog="Settings are TIDEGATE_* environment variables; `tidegate describe` lists them.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('tidegate')}")
@@ -75,49 +78,49 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
 
     health = commands.add_parser(
-        "health", help="ask the service on this machine whether it is ready; for health checks"
+        "health", help="check whether the service on this machine is ready; for health checks"
     )
     health.set_defaults(run=_health)
 
-    describe = commands.add_parser(
-        "describe", help="say what would be served, from where, within which limits"
-    )
+    describe = commands.add_parser("describe", help="show the resolved configuration")
     describe.add_argument("--bundle", help="bundle folder (TIDEGATE_BUNDLE)")
     describe.add_argument("--json", action="store_true", help="print JSON")
     describe.set_defaults(run=_describe)
 
-    engine = commands.add_parser("engine", help="prepare what runs a bundle")
+    engine = commands.add_parser("engine", help="prepare the engine that runs a bundle")
     verbs = engine.add_subparsers(metavar="VERB", required=True)
     build = verbs.add_parser(
-        "build", help="build the TensorRT plans of a bundle for the GPUs here, before the start"
+        "build", help="build a bundle's TensorRT plans for this machine's GPUs before startup"
     )
     build.add_argument("--bundle", help="bundle folder (TIDEGATE_BUNDLE)")
     build.add_argument(
         "--engine", choices=("tensorrt", "tensorrt-rtx"), help="default: TIDEGATE_ENGINE"
     )
     build.add_argument(
-        "--precision", choices=("fp32", "fp16", "int8"), help="refuse a bundle sealed in another"
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        help="fail if the bundle has another precision",
     )
     build.set_defaults(run=_build)
 
-    bundle = commands.add_parser("bundle", help="look into a sealed bundle")
+    bundle = commands.add_parser("bundle", help="inspect or verify a sealed bundle")
     verbs = bundle.add_subparsers(metavar="VERB", required=True)
-    inspect = verbs.add_parser("inspect", help="print the manifest, less its long lists")
+    inspect = verbs.add_parser("inspect", help="print the manifest without its long lists")
     inspect.add_argument("path", type=Path)
     inspect.set_defaults(run=_inspect)
     verify = verbs.add_parser(
-        "verify", help="check every byte, and ask the golden probes of the engine here"
+        "verify", help="check every file, and run the golden probes on ONNX Runtime (CPU)"
     )
     verify.add_argument("path", type=Path)
     verify.set_defaults(run=_verify)
 
-    review = commands.add_parser("review", help="what was kept for review")
+    review = commands.add_parser("review", help="work with the images kept for review")
     verbs = review.add_subparsers(metavar="VERB", required=True)
     export = verbs.add_parser(
-        "export", help="copy the images into folders of classes, for labelling or training"
+        "export", help="copy the images into one folder per class, for labelling or training"
     )
     export.add_argument("source", type=Path, help="the folder of TIDEGATE_REVIEW_DIR")
-    export.add_argument("out", type=Path, help="where the folders go")
+    export.add_argument("out", type=Path, help="the folder to write to")
     export.set_defaults(run=_export)
 
     completion = commands.add_parser("completion", help="print a completion script for a shell")
@@ -148,7 +151,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _health(_: argparse.Namespace) -> int:
-    """Ask without the libraries that serving needs: a health check runs every few seconds."""
+    """Request `/readyz` without loading the service: a health check runs every few seconds."""
     names = {name.upper(): value.strip() for name, value in os.environ.items()}
     port = names.get("TIDEGATE_PORT") or "8000"
     end = time.monotonic() + _HEALTH_S
@@ -169,9 +172,9 @@ def _health(_: argparse.Namespace) -> int:
 
 
 def _probe(host: str, port: int, timeout_s: float) -> tuple[int, str]:
-    """Return status and body of `/readyz`; any answer, ready or not, is one."""
-    asked = http.client.HTTPConnection(host, port, timeout=timeout_s)
-    with contextlib.closing(asked) as connection:
+    """Return status and body of `/readyz`, whatever the status is."""
+    client = http.client.HTTPConnection(host, port, timeout=timeout_s)
+    with contextlib.closing(client) as connection:
         connection.request("GET", "/readyz")
         answer = connection.getresponse()
         return answer.status, answer.read(_HEALTH_BYTES).decode("utf-8", "replace")
@@ -217,8 +220,8 @@ def _build(arguments: argparse.Namespace) -> int:
     manifest, config = bundle.manifest, settings.engine_config()
     if arguments.precision not in (None, manifest.precision):
         raise EngineUnavailable(
-            f"{bundle.path} is sealed in {manifest.precision}. Its gate is calibrated for that: "
-            f"make a bundle with --precision {arguments.precision}, and build that one."
+            f"{bundle.path} has precision {manifest.precision}, and its gate is calibrated for it. "
+            f"Make a bundle with --precision {arguments.precision} and build that one."
         )
     engine = "tensorrt" if config.name == "auto" else config.name
     buckets = buckets_for(config.max_batch_size, manifest.engine.buckets)
@@ -229,7 +232,7 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _draw_progress(phase: str, done: int, steps: int) -> None:
-    """Draw a bar on a terminal; a log gets a line for each phase."""
+    """Draw a progress bar on a terminal; elsewhere print a line for each phase."""
     if sys.stderr.isatty():
         width = _BAR * done // max(1, steps)
         end = "\n" if done >= steps else ""
@@ -273,7 +276,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     engine = OnnxEngine(bundle.model_path)
     probes = check_golden(bundle, lambda images: engine.run(0, images))
     files = len(bundle.manifest.files)
-    print(f"{bundle.path}: sound. {files} files, {probes} golden probes, digest {bundle.digest}")
+    print(f"{bundle.path}: valid. {files} files, {probes} golden probes, digest {bundle.digest}")
     return 0
 
 

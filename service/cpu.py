@@ -1,4 +1,4 @@
-"""Cores and threads: how many cores this process may use, and where its threads run.
+"""CPU cores and threads: count the usable cores, pin threads and set their priority.
 
 Cores are counted by affinity and by the CPU quotas of the control groups.
 """
@@ -23,7 +23,7 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")  # mountinfo writes a space as \040
 
 @dataclass(frozen=True, slots=True)
 class _Mount:
-    """A mounted hierarchy of control groups that may hold CPU quotas."""
+    """A mounted hierarchy of control groups that may have CPU quotas."""
 
     version: int
     root: PurePosixPath  # the group that is mounted
@@ -31,29 +31,30 @@ class _Mount:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use, by affinity and by its groups' quotas."""
+    """Return how many cores this process may use, by affinity and control-group quotas."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     quota = quota_cores(Path("/"), _read("/proc/self/cgroup"), _read("/proc/self/mountinfo"))
     return whole_cores(cores or 1, quota)
 
 
 def whole_cores(cores: int, quota: float | None) -> int:
-    """Return the quota as a whole number, at least 1 and at most `cores`; None is no quota.
+    """Return the quota as a number of cores, at least 1 and at most `cores`; None is no quota.
 
-    The nearest number, a half upwards. One thread per started core would have a quota of 1.1 stop
-    every thread, the event loop's included, for 45 of each 100 ms; one per full core would leave
-    nearly half of 1.9 unused. Like this at most a quarter of the time is spent stopped (1.5, with
-    2 threads), and at most half a core stays for the event loop.
+    The quota is rounded to the nearest number, and up from a half. Rounded up, a quota of 1.1 with
+    2 threads would stop every thread, also the event loop's, for 45 of each 100 ms. Rounded down, a
+    quota of 1.9 would leave nearly half of it unused. Rounded to the nearest, threads are stopped
+    for at most a quarter of the time (a quota of 1.5 with 2 threads), and at most half a core is
+    left to the event loop.
     """
     return cores if quota is None else max(1, min(cores, math.floor(quota + 0.5)))
 
 
 def quota_cores(root: Path, cgroup: str, mountinfo: str) -> float | None:
-    """Return the smallest CPU quota, in cores, of a process's groups and those above them.
+    """Return the smallest CPU quota, in cores, of a process's groups and their parents, or None.
 
-    `root` is what "/" is, `cgroup` the text of /proc/PID/cgroup and `mountinfo` that of
-    /proc/PID/mountinfo. Reads both versions of control groups, mixed ones too; what is missing or
-    malformed sets no quota. None if there is none.
+    `root` is the folder used as "/", `cgroup` is the text of /proc/PID/cgroup, and `mountinfo` that
+    of /proc/PID/mountinfo. Reads both versions of control groups, also if both are mounted. Missing
+    or malformed files set no quota.
     """
     mounts = list(_mounts(mountinfo))
     quotas = [
@@ -67,8 +68,9 @@ def quota_cores(root: Path, cgroup: str, mountinfo: str) -> float | None:
 def lower_priority(increment: int) -> None:
     """Raise the calling thread's niceness; the event loop's is 0.
 
-    A request that is refused, or an answer that is ready, should not wait for a core that decodes.
-    Only Linux has a niceness per thread. A sandbox may forbid it: then all threads are equal.
+    The event loop should not wait for a core that decodes, to reject a request or to send an
+    answer. Only Linux has a niceness per thread. If a sandbox forbids the call, all threads have
+    the same priority.
     """
     if sys.platform == "linux":
         thread = threading.get_native_id()
@@ -78,20 +80,20 @@ def lower_priority(increment: int) -> None:
 
 
 def cores_to_pin(threads: int) -> list[int | None]:
-    """Return a core for each of so many busy threads if there are exactly as many, else None.
+    """Return a core for each of `threads` busy threads, if there are exactly as many cores.
 
-    The kernel moves a thread that was interrupted, and leaves two of them on one core for
-    milliseconds while another is idle. If fewer threads than cores are busy, or the cores are
-    shared with others, the kernel knows better than we do where to put them.
+    Otherwise return None for each. After an interruption the kernel moves a thread, and sometimes
+    leaves two of them on one core for milliseconds while another core is idle. If there are fewer
+    busy threads than cores, or other processes share the cores, the kernel places them better.
     """
     cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
     return [*cores] if len(cores) == threads else [None] * threads
 
 
 def pin_to_core(core: int | None) -> None:
-    """Have the calling thread run on one core only; None leaves it where it is.
+    """Run the calling thread on one core only; None changes nothing.
 
-    A sandbox may forbid it: then the kernel places the thread.
+    If a sandbox forbids the call, the kernel places the thread.
     """
     if sys.platform == "linux" and core is not None:
         with _allowed("sched_setaffinity"):
@@ -99,12 +101,12 @@ def pin_to_core(core: int | None) -> None:
 
 
 def _with_parents(path: PurePosixPath, mounts: list[_Mount]) -> Iterator[PurePosixPath]:
-    """Yield the folders of a group and of those above it, as far as they are mounted.
+    """Yield the folders of a group and of its parents, as far as they are mounted.
 
-    Without a mount that shows the group (a container sees its own as the mount's root, by whatever
-    path the host knows it), the mount's root is the best there is.
+    If no mount contains the group, yield the mounts' roots: in a container the mount's root is its
+    own group, while `path` may be the host's path.
     """
-    shown = ".." not in path.parts  # a group above the namespace's root is not
+    shown = ".." not in path.parts  # a group above the namespace's root is not mounted
     inside = [mount for mount in mounts if shown and path.is_relative_to(mount.root)]
     for mount in inside or mounts:
         folder = mount.point / (path.relative_to(mount.root) if inside else PurePosixPath())
@@ -147,7 +149,7 @@ def _quota(group: Path, version: int) -> float | None:
     try:
         quota, period = (int(text) for text in texts)
         return quota / period if quota > 0 and period > 0 else None  # version 1 writes -1
-    except (ValueError, OverflowError):  # "max", or not there
+    except (ValueError, OverflowError):  # "max", or a missing file
         return None
 
 
@@ -164,8 +166,8 @@ def _plain(field: str) -> str:
 
 @contextmanager
 def _allowed(call: str) -> Iterator[None]:
-    """Log a system call that is denied, and go on: it was a nicety."""
+    """Log a denied system call and continue, because the call is optional."""
     try:
         yield
     except OSError as error:
-        log.info("%s is not permitted here (%s): threads run without it", call, error.strerror)
+        log.info("%s is not permitted (%s); continuing without it", call, error.strerror)

@@ -14,18 +14,18 @@ from tidegate.service.metrics import DriftGauges
 log = logging.getLogger(__name__)
 
 _PUBLISH_EVERY_S = 10.0
-_SAVE_EVERY = 6  # looks
+_SAVE_EVERY = 6  # rounds
 _LONGEST_PAUSE_S = 300.0  # each failure doubles the pause before the next attempt
 _DEAD_AFTER = 3  # failures in a row
 
 
 class DriftWatch:
-    """One model's monitors, looked at on the event loop that feeds them."""
+    """Evaluates one model's monitors, on the event loop that updates them."""
 
     def __init__(
         self, monitor: Monitor, gauges: DriftGauges, digest: str, path: Path | None
     ) -> None:
-        """Keep the state in the file `path`, for the bundle with this digest; None keeps none."""
+        """Keep the state of the bundle with this digest in the file `path`; None = disabled."""
         self._monitor = monitor
         self._gauges = gauges
         self._digest = digest
@@ -35,25 +35,25 @@ class DriftWatch:
         self._failures = 0
         self._save_error = ""
         self._writing = threading.Lock()
-        self.failure = ""  # why drift monitoring has stopped; "" while it runs
+        self.failure = ""  # why drift is not monitored; "" while it is
 
     def restore(self) -> None:
-        """Restore the state from the file; one that cannot be used is kept aside and logged."""
+        """Restore the state from the file; an unusable file is renamed and logged."""
         if self._path is not None and (why := state.load(self._path, self._monitor, self._digest)):
             if why == state.NONE_YET:
-                log.info("drift monitors start afresh: no state in %s yet", self._path)
+                log.info("drift monitors start without state: %s does not exist yet", self._path)
             else:
                 _keep_aside(self._path, why)
         self._try_to_publish()
 
     def publish(self) -> Report:
-        """Publish what the monitors know, and log each alarm that began or ended."""
+        """Publish the monitors' report, and log each alarm that started or was cleared."""
         report = self._monitor.report()
         alarms = report.alarms
         for name in sorted(alarms - self._alarms):
-            log.warning("drift: %s alarms after %d images", name, report.images)
+            log.warning("drift: %s alarm after %d images", name, report.images)
         for name in sorted(self._alarms - alarms):
-            log.info("drift: %s is quiet again", name)
+            log.info("drift: %s alarm cleared", name)
         for name, detector in report.detectors.items():
             evidence = detector.statistic / detector.threshold
             self._gauges.detector(name, alarm=detector.alarm, evidence=evidence)
@@ -71,10 +71,10 @@ class DriftWatch:
         return report
 
     async def run(self) -> None:
-        """Look and save until cancelled, then save once more.
+        """Publish and save until cancelled, then save once more.
 
-        A look or a save that raises is logged and tried again, at growing intervals; from the
-        third in a row on, `failure` says why, until one succeeds.
+        A failure is logged and retried; after a failed publication the pause doubles. From the
+        third failed publication in a row, `failure` has the reason, until one succeeds.
         """
         try:
             while True:
@@ -85,23 +85,23 @@ class DriftWatch:
             await self._save()
 
     def _try_to_publish(self) -> bool:
-        """Look, and return whether it succeeded."""
+        """Publish, and return whether it succeeded."""
         self._rounds += 1
         try:
             self.publish()
-        except Exception as error:  # a bug in one monitor must not end the watch for ever
+        except Exception as error:  # a bug in one monitor must not end the watch
             self._failures += 1
             log.exception("drift monitoring failed (%d in a row)", self._failures)
             if self._failures >= _DEAD_AFTER:
                 self.failure = f"Drift is not monitored: {type(error).__name__}: {error}"
             return False
         if self._failures:
-            log.info("drift monitoring works again")
+            log.info("drift monitoring recovered")
         self._failures, self.failure = 0, ""
         return True
 
     async def _save(self) -> None:
-        """Save the state; an error is logged when it begins, changes or ends."""
+        """Save the state; log an error when it first occurs, changes or is resolved."""
         if self._path is None:
             return
         found = ""
@@ -112,13 +112,13 @@ class DriftWatch:
         except Exception as error:  # noqa: BLE001 - a bug here must not end the watch either
             found = f"{type(error).__name__}: {error}"
         if found and found != self._save_error:
-            log.warning("drift monitors' state was not saved to %s: %s", self._path, found)
+            log.warning("drift state was not saved to %s: %s", self._path, found)
         elif self._save_error and not found:
-            log.info("drift monitors' state is saved to %s again", self._path)
+            log.info("drift state is saved to %s again", self._path)
         self._save_error = found
 
     def _write(self, path: Path, known: State) -> None:
-        with self._writing:  # a save that was cancelled goes on in its thread
+        with self._writing:  # a cancelled save continues in its thread
             state.save(path, known, self._digest)
 
 
@@ -127,7 +127,12 @@ def _keep_aside(path: Path, why: str) -> None:
         aside = state.keep_aside(path, why)
     except OSError as error:
         log.warning(
-            "drift monitors start afresh: %s: %s; it could not be kept aside: %s", path, why, error
+            "drift monitors start without state: %s: %s; cannot rename the file: %s",
+            path,
+            why,
+            error,
         )
     else:
-        log.warning("drift monitors start afresh: %s: %s; kept as %s", path, why, aside.name)
+        log.warning(
+            "drift monitors start without state: %s: %s; renamed to %s", path, why, aside.name
+        )

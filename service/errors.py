@@ -1,7 +1,7 @@
-"""Every error the service raises on purpose, one tree.
+"""Every error that the service raises deliberately, as one tree.
 
     TidegateError
-    ├── RequestError              the client can mend it
+    ├── RequestError              the client can correct it
     │   ├── BadRequest · NotFound
     │   ├── UploadTooLarge · UploadTimeout · ImageTooLarge
     │   ├── UnsupportedImageType · UndecodableImage
@@ -10,13 +10,13 @@
     │   ├── Overloaded · Draining · NotReady      with retry_after_s
     │   ├── DeadlineMissed
     │   └── EngineFailed
-    └── StartupError              the operator can mend it
+    └── StartupError              the operator can correct it
         ├── SettingsInvalid
         ├── BundleRefused
         ├── ReviewUnreadable
         └── EngineUnavailable
 
-`api/problems.py` holds the one table from these classes to HTTP.
+`api/problems.py` maps these classes to HTTP statuses and problem codes.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from __future__ import annotations
 def without_frames(error: Exception) -> Exception:
     """Drop the tracebacks of an error and of its causes, and return it.
 
-    A traceback holds frames, and those hold pixels and uploads: an error that is kept until its
-    request is answered would keep them, and in a cycle with its own frame for much longer.
+    A traceback references frames, and these reference pixels and uploads. An error that is kept
+    until its request is answered would keep them in memory, and a reference cycle with its own
+    frame would keep them for much longer.
     """
     link: BaseException | None = error
     while link is not None:
@@ -36,25 +37,25 @@ def without_frames(error: Exception) -> Exception:
 
 
 class TidegateError(Exception):
-    """An expected failure whose message is fit for whoever caused it."""
+    """An expected failure. Its message may be shown to the client or operator who caused it."""
 
     retry_after_s: float | None = None
 
 
 class RequestError(TidegateError):
-    """The request itself is at fault."""
+    """The request is invalid."""
 
 
 class BadRequest(RequestError):
-    """Empty body, malformed multipart or a bad parameter."""
+    """Empty body, malformed multipart or JSON, or an invalid parameter."""
 
 
 class NotFound(RequestError):
-    """No such model or answer."""
+    """There is no such model or recent answer."""
 
 
 class UploadTooLarge(RequestError):
-    """More bytes than the route takes."""
+    """The body has more bytes than the route accepts."""
 
 
 class UploadTimeout(RequestError):
@@ -62,19 +63,19 @@ class UploadTimeout(RequestError):
 
 
 class ImageTooLarge(RequestError):
-    """More pixels than `max_image_pixels`, read from the header before decoding."""
+    """The image header declares too many pixels or too much decoding work."""
 
 
 class UnsupportedImageType(RequestError):
-    """The content is not an image format the service decodes."""
+    """The content is not an image format that the service decodes."""
 
 
 class UndecodableImage(RequestError):
-    """An allowed format, but truncated or corrupt."""
+    """The image has a supported format, but is truncated or corrupt."""
 
 
 class QuotaExceeded(RequestError):
-    """This client asks for more than its share."""
+    """This client exceeds its quota of images per second."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
@@ -82,11 +83,11 @@ class QuotaExceeded(RequestError):
 
 
 class ServiceError(TidegateError):
-    """The request may be fine; the service cannot answer it now."""
+    """The request may be valid, but the service cannot answer it now."""
 
 
 class Overloaded(ServiceError):
-    """The answer would come too late, or a bound is hit; shed before any decoding."""
+    """The answer would be too late, or a limit is reached; raised before any decoding."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
@@ -106,7 +107,7 @@ class NotReady(ServiceError):
 
 
 class DeadlineMissed(ServiceError):
-    """The deadline cannot be met: it passed after admission, or no load would have met it."""
+    """The deadline passed after admission, or it is shorter than one image takes when idle."""
 
 
 class EngineFailed(ServiceError):
@@ -114,7 +115,7 @@ class EngineFailed(ServiceError):
 
 
 class StartupError(TidegateError):
-    """The service refuses to start."""
+    """The service cannot start."""
 
 
 class SettingsInvalid(StartupError):
@@ -122,12 +123,12 @@ class SettingsInvalid(StartupError):
 
 
 class BundleRefused(StartupError):
-    """A bundle is incomplete, changed, or does not give the answers it was sealed with."""
+    """A bundle is incomplete or changed, or its golden probes do not pass."""
 
 
 class ReviewUnreadable(StartupError):
-    """Kept images cannot be exported."""
+    """The images kept for review cannot be exported."""
 
 
 class EngineUnavailable(StartupError):
-    """The engine asked for does not load here."""
+    """The configured engine does not load on this machine."""

@@ -1,4 +1,4 @@
-"""Digests of files, and files that are written whole or not at all."""
+"""Digests of files, and atomic writes."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ def sha256_of(path: Path) -> str:
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file; after a crash it has the old content or the new one. Raises OSError.
 
-    Written beside its place, flushed to the disk, and renamed.
+    The content is written to a temporary file in the same folder, flushed to disk, and renamed.
     """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with beside.open("xb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
         flush_folder(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         raise
 
 
 def flush_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk, so that a rename in it outlives a crash."""
+    """Flush a folder's entries to disk, so that a rename in it survives a crash."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Phases of a service (starting, ready, draining, failed) and what leads from one to the next."""
+"""The phases of a service (starting, ready, draining, failed) and the transitions between them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SAVE_S = 5.0  # for the drift monitors' last save: a network disk may hang
 
 
 class Phase(Enum):
-    """Where in its life a service is."""
+    """The phase of a service."""
 
     STARTING = "starting"
     READY = "ready"
@@ -39,7 +39,7 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ServiceConfig:
-    """What the operator set."""
+    """The settings of the service."""
 
     bundle: Path
     serving: ServingConfig
@@ -70,7 +70,7 @@ class Service:
         self.answers = RecentAnswers(self._images)
 
     async def start(self) -> None:
-        """Open the bundle, warm every bucket of every slot, pass the golden probes: then ready.
+        """Prepare the model, start its threads, and become ready.
 
         Raises BundleRefused or EngineUnavailable.
         """
@@ -116,7 +116,7 @@ class Service:
         self.answers.remember(image, answered)
 
     def require(self) -> Served:
-        """Return what is served. Raises NotReady while there is nothing, or Draining."""
+        """Return the served model. Raises NotReady or Draining if there is none yet."""
         if self.served is None:
             if self.phase is Phase.DRAINING:
                 raise Draining("The service is shutting down.")
@@ -125,23 +125,23 @@ class Service:
 
     @property
     def unready_reason(self) -> str:
-        """Return why a started service should get no traffic; "" if there is no reason."""
+        """Return why a started service should not receive traffic; "" if it should."""
         return self._watch.failure if self._watch is not None else ""
 
     def begin_drain(self) -> None:
-        """Report not ready, and keep serving until traffic has moved elsewhere."""
+        """Report not ready, and keep serving while traffic moves to other replicas."""
         if self.phase is not Phase.FAILED:
             self.phase = Phase.DRAINING
 
     def fail(self, reason: str) -> None:
-        """Give up: not ready, and whoever waits on `failed` ends the process."""
-        log.critical("giving up: %s", reason)
+        """Report not ready and set `failed`, which ends the process."""
+        log.critical("service failed: %s", reason)
         self.phase = Phase.FAILED
         self.failure = reason
         self.failed.set()
 
     def fail_from_thread(self, reason: str) -> None:
-        """Do what `fail` does, from any thread: the `on_death` of the threads the service owns."""
+        """Call `fail` from any thread: the `on_death` of the threads that the service owns."""
         if self._loop is None:  # nothing waits for `failed` yet
             self.fail(reason)
         else:
@@ -149,7 +149,7 @@ class Service:
                 self._loop.call_soon_threadsafe(self.fail, reason)
 
     async def close(self, timeout_s: float) -> bool:
-        """Stop the engine's threads; False when one does not end within `timeout_s`."""
+        """Stop the engine's threads; return False if one does not end within `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         ended = self.served is None or await self._close_served(self.served, deadline)
         if self._images is not None:
@@ -157,7 +157,7 @@ class Service:
         return ended
 
     def _on_watch_end(self, watching: asyncio.Task[None]) -> None:
-        """Give up, as for a thread that ends unasked: the watch itself catches every error."""
+        """Fail, as for a thread that ends unexpectedly: the watch itself catches every error."""
         error = None if watching.cancelled() else watching.exception()
         self.fail(f"drift monitoring ended unexpectedly: {error!r}")
 
@@ -180,5 +180,5 @@ class Service:
 
 
 def _left_s(deadline: float) -> float:
-    """Return the seconds to a deadline, and at least one: enough for threads that are idle."""
+    """Return the seconds to a deadline, but at least one, which is enough for idle threads."""
     return max(1.0, deadline - time.monotonic())

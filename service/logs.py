@@ -1,6 +1,6 @@
 """Log lines to stderr: JSON for machines, text on a terminal. Never image content.
 
-A thread writes them, so that a reader that stalls stops nothing.
+A thread writes them, so that a stalled reader does not block the service.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from tidegate.service.owned_thread import start_owned
 
 log = logging.getLogger(__name__)
 
-MOST_LINES, MOST_BYTES = 4096, 4 << 20  # waiting to be written; as much again may be in writing
+MOST_LINES, MOST_BYTES = 4096, 4 << 20  # queued; as many again may be in the current write
 LONGEST_LINE = 16 << 10  # characters; the parts of a longer one are shortened
-FLUSH_S = 1.0  # at the exit, for a reader that has stalled
-_GATHER_S = 0.1  # each wake-up takes the interpreter from the others
+FLUSH_S = 1.0  # longest wait at exit for a stalled reader
+_GATHER_S = 0.1  # every wake-up takes the interpreter lock from other threads
 _RESTART_S = 0.1
 _POLL_S = 1.0
 _CHUNK_BYTES = 1 << 16
@@ -45,7 +45,7 @@ def _exception(record: logging.LogRecord) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, then the record's fields."""
+    """One JSON object per line: time, level, logger, message, then the record's fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of one record."""
@@ -62,7 +62,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """A line for a person."""
+    """A human-readable line per record."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of one record."""
@@ -75,25 +75,26 @@ class TextFormatter(logging.Formatter):
 
 
 class LineQueue:
-    """Lines on their way to a descriptor, written by a thread: no caller waits for a reader.
+    """Lines that a thread writes to a descriptor, so that no caller waits for the reader.
 
-    Bounded: while the reader stalls, is gone or its disk is full, further lines are dropped and
-    counted, and the first write that succeeds afterwards adds how many.
+    The queue is bounded. While the reader stalls, has closed the pipe, or its disk is full, further
+    lines are dropped and counted; the next write that succeeds reports the number.
     """
 
     def __init__(self, descriptor: int, notice: Callable[[int], bytes]) -> None:
-        """Write to `descriptor`; `notice` makes the line that says how many were dropped."""
+        """Write to `descriptor`; `notice` returns the line that reports the dropped lines."""
         self.dropped = 0
         self._descriptor = descriptor
         self._notice = notice
         self._on_dropped: Callable[[int], object] = lambda lines: None
-        self._changed = threading.Condition()  # guards what follows; a finaliser may log inside it
+        # Guards the fields below. Reentrant, because a finaliser may log while it is locked.
+        self._changed = threading.Condition()
         self._lines: list[bytes] = []
         self._bytes = 0
-        self._reported = 0  # of `dropped`
+        self._reported = 0  # how many of `dropped` the log reports
         self._writing = False
-        self._fails = False  # the last write did
-        self._torn = False  # in the middle of a line
+        self._fails = False  # the last write failed
+        self._torn = False  # the last write ended in the middle of a line
         self._start()
 
     @property
@@ -102,7 +103,7 @@ class LineQueue:
         return len(self._lines) >= MOST_LINES or self._bytes >= MOST_BYTES
 
     def put(self, line: bytes) -> None:
-        """Queue a line, which ends in a newline; never waits."""
+        """Queue a line that ends in a newline; never blocks on the reader."""
         with self._changed:
             if self.full:
                 self.drop()
@@ -113,19 +114,19 @@ class LineQueue:
                 self._changed.notify_all()
 
     def drop(self, lines: int = 1) -> None:
-        """Count lines that are not written."""
+        """Count dropped lines."""
         with self._changed:
             self.dropped += lines
             self._on_dropped(lines)
 
     def report_drops_to(self, on_dropped: Callable[[int], object]) -> None:
-        """Call `on_dropped` with the number of dropped lines, those of before included."""
+        """Call `on_dropped` with the number of lines dropped so far, and with each further one."""
         with self._changed:
             self._on_dropped = on_dropped
             on_dropped(self.dropped)
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until all lines are written; False if they are not within `timeout_s`."""
+        """Wait until all lines are written; return False if that takes longer than `timeout_s`."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._lines and not self._writing, timeout_s)
 
@@ -133,7 +134,7 @@ class LineQueue:
         start_owned(self._run, "log-writer", self._restart)
 
     def _restart(self, _: str) -> None:
-        """Go on with what is queued: whatever ended the thread is in the log then."""
+        """Start the thread again; the error that ended it is already in the queue."""
         time.sleep(_RESTART_S)
         self._start()
 
@@ -144,7 +145,7 @@ class LineQueue:
             time.sleep(_GATHER_S)  # under load one write and one wake-up serve many lines
 
     def _take(self) -> tuple[list[bytes], int]:
-        """Wait for lines, and return them with the number of dropped ones to be reported."""
+        """Wait for lines, and return them with the number of dropped lines to report."""
 
         def something() -> bool:
             return bool(self._lines) or (self.dropped > self._reported and not self._fails)
@@ -171,20 +172,20 @@ class LineQueue:
         self.drop(len(lines) - sum(end <= done for end in ends))
 
     def _write_some(self, data: bytes) -> int:
-        """Write as much as the descriptor takes before it fails; returns how many bytes."""
+        """Write until all is written or a write fails; return the number of bytes written."""
         view, done = memoryview(data), 0
         while done < len(data):
             try:
                 done += os.write(self._descriptor, view[done : done + _CHUNK_BYTES])
             except BlockingIOError:  # another process made the pipe non-blocking
                 select.select([], [self._descriptor], [], _POLL_S)
-            except OSError:  # the reader is gone, the disk full, the descriptor closed
+            except OSError:  # the pipe or descriptor is closed, or the disk is full
                 break
         return done
 
 
 class QueuedHandler(logging.Handler):
-    """Formats each record at once, while its arguments are what they were, and queues the line."""
+    """Formats each record at once, before its arguments can change, and queues the line."""
 
     def __init__(self, formatter: logging.Formatter, descriptor: int) -> None:
         super().__init__()
@@ -192,14 +193,14 @@ class QueuedHandler(logging.Handler):
         self.lines = LineQueue(descriptor, self._notice)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue the record's line, unless there is no room for it."""
+        """Queue the record's line, or drop it if the queue is full."""
         if self.lines.full:
             self.lines.drop()
         else:
             self.lines.put(self._line(record))
 
     def flush(self) -> None:
-        """Wait for the lines to be written, but not long: the reader may have stalled."""
+        """Wait for the lines to be written, at most FLUSH_S: the reader may have stalled."""
         self.lines.flush(FLUSH_S)
 
     def _line(self, record: logging.LogRecord) -> bytes:
@@ -207,13 +208,13 @@ class QueuedHandler(logging.Handler):
             line = self.format(record)
             if len(line) > LONGEST_LINE:
                 line = self.format(_shortened(record))
-        except Exception as error:  # noqa: BLE001 - a record that has no text must not end its caller
+        except Exception as error:  # noqa: BLE001 - a bad record must not raise in its caller
             line = self.format(_unprintable(record, error))
         return line.encode("utf-8", "backslashreplace") + b"\n"
 
     def _notice(self, dropped: int) -> bytes:
         made = logging.LogRecord(
-            __name__, logging.WARNING, "", 0, "%d log lines were dropped", (dropped,), None
+            __name__, logging.WARNING, "", 0, "%d log lines dropped", (dropped,), None
         )
         return self._line(made)
 
@@ -221,19 +222,19 @@ class QueuedHandler(logging.Handler):
 def configure(level: str, style: str) -> LineQueue:
     """Send all logging to stderr; `style` is json, text, or auto (text on a terminal).
 
-    Returns the queue of the lines, which a thread writes.
+    Returns the queue of log lines.
     """
     descriptor = _stderr()
     as_text = style == "text" or (style == "auto" and os.isatty(descriptor))
     handler = QueuedHandler(TextFormatter() if as_text else JsonFormatter(), descriptor)
-    # Nothing prints who called from where; not asking makes a record several times cheaper.
+    # The formatters use no caller information; without it a record is several times cheaper.
     logging._srcfile = None  # as the logging HOWTO advises
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.getLogger("PIL").setLevel(logging.WARNING)  # it logs every chunk it parses
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # app.py says what it does
+    logging.getLogger("PIL").setLevel(logging.WARNING)  # it logs every chunk that it parses
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # app.py logs the same events
     logging.captureWarnings(capture=True)
-    sys.unraisablehook = _log_unraisable  # Python's own writes to stderr, and waits for its reader
+    sys.unraisablehook = _log_unraisable  # Python's default writes to stderr and may block
     return handler.lines
 
 
@@ -250,7 +251,7 @@ def _log_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
 
 
 def _shortened(record: logging.LogRecord) -> logging.LogRecord:
-    """Return the record with every part cut to a length."""
+    """Return a copy of the record with every part limited in length."""
     short = copy.copy(record)
     short.msg, short.args = _cut(record.getMessage(), 2048), ()
     if record.exc_info:
@@ -262,7 +263,7 @@ def _shortened(record: logging.LogRecord) -> logging.LogRecord:
 
 
 def _unprintable(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
-    """Return a record that can be formatted, of one that cannot."""
+    """Return a record that reports a record that cannot be formatted."""
     text = f"a log line could not be formatted ({type(error).__name__}): {record.msg!r:.1000}"
     return logging.LogRecord(
         record.name, record.levelno, "", 0, ascii(text)[1:-1].replace("%", "%%"), (), None
@@ -270,7 +271,7 @@ def _unprintable(record: logging.LogRecord, error: Exception) -> logging.LogReco
 
 
 def _cut(text: str, length: int) -> str:
-    """Keep a text's beginning and its end: of a traceback, the last lines count most."""
+    """Keep the start and the end of a text: the end of a traceback matters most."""
     if len(text) <= length:
         return text
     head = length // 4

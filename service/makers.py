@@ -1,6 +1,7 @@
-"""The commands that make bundles, by name: an installation without them can say what it lacks.
+"""The commands that make bundles, so that `tidegate` can list them without importing them.
 
-Their code is in `tidegate.models`, which the service never imports; only a chosen command is.
+Their code is in `tidegate.models`. The service does not import it; only the chosen command is
+imported, and an installation without it reports which extra is missing.
 """
 
 from __future__ import annotations
@@ -9,17 +10,17 @@ import importlib
 import importlib.util
 import sys
 
-# command → its module below tidegate.models.commands, and what it does
+# command → its module in tidegate.models.commands, and its help
 COMMANDS = {
     "demo": ("demo", "build the demo bundle, EfficientNet-Lite0 on ImageNet"),
-    "demo-calibration": ("demo_calibration", "fit the demo's gate again, on two Debian packages"),
-    "import": ("import_model", "make a sealed bundle of a trained model and image folders"),
-    "fit": ("fit_bundle", "make another bundle of a sealed one and other image folders"),
+    "demo-calibration": ("demo_calibration", "refit the demo's gate on two Debian packages"),
+    "import": ("import_model", "make a sealed bundle from a trained model and image folders"),
+    "fit": ("fit_bundle", "make a new bundle from a sealed one and other image folders"),
     "digits": ("digits", "train, fit and seal a small network on handwritten digits"),
     "export-plain": ("export_plain", "write a bundle's backbone for servers without a gate"),
-    "gate-cost": ("gate_cost", "measure the gate: its scores in the graph, its p-values"),
-    "architectures": ("architectures", "export, seal and time every architecture of the table"),
-    "gpu-report": ("gpu_report", "run the GPU tests, and measure every engine on this GPU"),
+    "gate-cost": ("gate_cost", "measure what the gate costs: scores in the graph, p-values"),
+    "architectures": ("architectures", "export, seal and time every architecture in the table"),
+    "gpu-report": ("gpu_report", "run the GPU tests and measure every engine on this GPU"),
     "retrain-request": ("retrain_request", "file a request for retraining when drift alerts fire"),
 }
 _PACKAGE = "tidegate.models"
@@ -33,12 +34,12 @@ _EXTRAS = {
 
 
 def run(name: str, arguments: list[str]) -> int:
-    """Run a command; return its exit code: 0 done, 1 refused, 130 interrupted.
+    """Run a command and return its exit code: 0 success, 1 expected error, 130 interrupted.
 
-    Raises TidegateError, as the command does.
+    Raises the TidegateError that the command raises.
     """
     if importlib.util.find_spec(_PACKAGE) is None:
-        return _fail(f"`tidegate {name}` is not part of this installation, which only serves")
+        return _fail(f"`tidegate {name}` is not installed: this installation can only serve")
     try:
         command = importlib.import_module(f"{_PACKAGE}.commands.{COMMANDS[name][0]}")
         command.run(command.parser().parse_args(arguments))
@@ -50,7 +51,7 @@ def run(name: str, arguments: list[str]) -> int:
             f"`tidegate {name}` needs {error.name}: pip install 'tidegate[{extra}]' "
             f"(in a checkout: pip install -e '.[{extra}]')"
         )
-    except OSError as error:  # a full disk, a folder that may not be written
+    except OSError as error:  # a full disk, or no permission to write
         return _fail(f"{error.filename or 'file system'}: {error.strerror}")
     except KeyboardInterrupt:
         return _fail("interrupted; no partial result was left in place", 130)

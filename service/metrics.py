@@ -1,7 +1,7 @@
 """Every metric, declared once: name, help, labels and buckets. Base units, bounded labels.
 
-Each `Metrics` has a registry of its own, so that tests and reloads do not share state. Children
-that a request touches are looked up once, here, because a lookup costs more than the increment.
+Each `Metrics` has a separate registry, so that tests and reloads do not share state. The children
+used by requests are looked up once, because a lookup costs more than the increment.
 """
 
 from __future__ import annotations
@@ -77,22 +77,23 @@ COUNTERS = {
     "requests": ("HTTP requests answered, by status.", ("route", "status")),
     "shed": ("Images refused or dropped, by reason.", ("reason",)),
     "slot_busy_seconds": ("Time engine slots spent running batches, summed over slots.", ()),
-    "review_images": ("Images selected for review, by what became of them.", ("outcome",)),
+    "review_images": ("Images selected for review, by outcome.", ("outcome",)),
     "feedback": (
-        "Answers whose true class was reported, by whether it was predicted.",
+        "Answers with feedback, by whether the predicted class was correct.",
         ("correct",),
     ),
     "feedback_probability": (
-        "Sum of the predicted classes' probabilities over those answers: expected hits.",
+        "Sum of the predicted classes' probabilities over answers with feedback: "
+        "the expected number of correct predictions.",
         (),
     ),
-    "log_lines_dropped": ("Log lines not written because stderr was not read in time.", ()),
+    "log_lines_dropped": ("Log lines dropped because stderr was not read in time.", ()),
     "predictions": ("Images not rejected, by predicted class id.", (*MODEL, "class")),
     "ood_decisions": ("Decisions of the gate.", (*MODEL, "decision")),
 }
 HISTOGRAMS = {
     "request_duration_seconds": (
-        "Time from the headers of a request to the last byte of its answer.",
+        "Time from the headers of a request to the last byte of its response.",
         ("route",),
         REQUEST_BUCKETS,
     ),
@@ -101,9 +102,9 @@ HISTOGRAMS = {
         ("stage",),
         STAGE_BUCKETS,
     ),
-    "batch_size": ("Images per batch given to the engine.", (), BATCH_BUCKETS),
+    "batch_size": ("Images per batch run by the engine.", (), BATCH_BUCKETS),
     "batch_duration_seconds": (
-        "Time of each part of a batch on a GPU, by the GPU's own clock.",
+        "Time of each part of a batch on a GPU, by the GPU's clock.",
         ("part",),
         STAGE_BUCKETS,
     ),
@@ -113,65 +114,70 @@ HISTOGRAMS = {
         CONFIDENCE_BUCKETS,
     ),
     "ood_p_value": (
-        "Final p-value of the gate: uniform as long as nothing drifts.",
+        "Final p-value of the gate; uniformly distributed without drift.",
         MODEL,
         P_VALUE_BUCKETS,
     ),
     "ood_score": (
-        "Raw scores of the gate; the bounds are quantiles of the calibration scores.",
+        "Raw scores of the gate; bucket bounds are quantiles of the calibration scores.",
         (*MODEL, "score"),
         None,  # from the bundle
     ),
 }
 GAUGES = {
-    "queue_depth": ("Images admitted and not yet given to the engine.", ()),
+    "queue_depth": ("Images admitted and waiting for the engine.", ()),
     "inflight_requests": ("Requests in progress.", ()),
     "build_info": ("The running version of Tidegate.", ("version",)),
     "model_info": (
-        "The model that is served and the engine that runs it.",
+        "The served model and the engine that runs it.",
         (*MODEL, *MODEL_INFO),
     ),
     "reference_class_fraction": (
         "Share of each class among predictions on the reference images.",
         (*MODEL, "class"),
     ),
-    "reference_samples": ("Number of images that the reference was made from.", MODEL),
-    "ood_calibration_samples": ("Number of images behind the final p-value.", MODEL),
+    "reference_samples": ("Number of reference images.", MODEL),
+    "ood_calibration_samples": (
+        "Number of calibration images for the final p-value.",
+        MODEL,
+    ),
     "ood_alpha": (
-        "Images with a p-value at or below this are rejected or reviewed.",
+        "Threshold of the p-value: images at or below it are rejected or marked for review.",
         (*MODEL, "threshold"),
     ),
     "reference_confidence_ratio": (
-        "Share of the reference images whose confidence is at most `le`, if the bundle has it.",
+        "Share of the reference images with a confidence of at most `le`, if the bundle has it.",
         (*MODEL, "le"),
     ),
-    "drift_alarm": ("1 while a drift monitor alarms.", MONITOR),
+    "drift_alarm": ("1 while the alarm of a drift monitor is active.", MONITOR),
     "drift_z": (
-        "Standardised difference of recent images from the reference: normal without drift.",
+        "Standardised difference of recent images from the reference; "
+        "standard normal without drift.",
         MONITOR,
     ),
     "drift_psi_excess": (
-        "Population stability index of recent images, less what noise gives.",
+        "Population stability index of recent images minus its expected value from noise.",
         MONITOR,
     ),
     "drift_embedding_distance": (
-        "Distance that the mean of the features moved, in standard deviations of one image.",
+        "Distance between the mean features of recent images and of the reference, "
+        "in standard deviations of one image.",
         MODEL,
     ),
     "drift_evidence_ratio": (
-        "Evidence of an e-detector over its threshold: it alarms from 1 on.",
+        "Evidence of an e-detector divided by its threshold; its alarm starts at 1.",
         MONITOR,
     ),
     "expected_accuracy_ratio": (
-        "Estimate of the accuracy: the mean probability of recently predicted classes.",
+        "Estimated accuracy: the mean probability of recently predicted classes.",
         MODEL,
     ),
     "drift_label_shift_fraction": (
-        "Estimated share of each true class, if the bundle has its confusions.",
+        "Estimated share of each true class, if the bundle has a confusion matrix.",
         (*MODEL, "class"),
     ),
     "drift_label_shift_residual_z": (
-        "Distance of that estimate from explaining the predicted classes.",
+        "Part of the predicted classes that the estimated shares do not explain, standardised.",
         MODEL,
     ),
 }
@@ -179,7 +185,7 @@ GAUGES = {
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What the metrics need to know of the model that is served."""
+    """What the metrics need about the served model."""
 
     name: str
     version: str
@@ -194,7 +200,7 @@ class ServedModel:
 
 
 class Metrics:
-    """The service's metrics, apart from those of the model it serves."""
+    """The metrics of the service, without those of the served model."""
 
     def __init__(self, version: str) -> None:
         # A creation time per class would double the series.
@@ -205,7 +211,7 @@ class Metrics:
         GCCollector(registry=self.registry)
         declared = _Declared(self.registry)
         self._requests = declared.counter("requests")
-        for route in CLASSIFY_ROUTES:  # from 0: otherwise a first error would be no increase
+        for route in CLASSIFY_ROUTES:  # start at 0, so that the first error is an increase
             for status in (200, 500, 503, 504):
                 self._requests.labels(route, status)
         self._durations = _children(declared.histogram("request_duration_seconds"), ROUTES)
@@ -234,30 +240,30 @@ class Metrics:
         self._shed[reason].inc()
 
     def batch_parts(self, parts_s: Mapping[str, float]) -> None:
-        """Record what is known of where a batch's time went."""
+        """Record the measured parts of a batch's duration."""
         for part, seconds in parts_s.items():
             self._parts[part].observe(seconds)
 
     def reviewed(self, outcome: str) -> None:
-        """Record what became of one image to be kept for review."""
+        """Record the outcome of one image selected for review."""
         self._review[outcome].inc()
 
     def feedback(self, probability: float, *, correct: bool) -> None:
-        """Record one true class, and the probability that was answered for the predicted one."""
+        """Record one reported class, and the probability of the class that was predicted."""
         self._feedback[correct].inc()
         self._feedback_probability.inc(probability)
 
     def follow_queue(self, depth: Callable[[], int]) -> None:
-        """Read the queue's depth whenever it is scraped."""
+        """Read the queue's depth at every scrape."""
         self.queue_depth.set_function(depth)
 
     def render(self) -> bytes:
-        """Return the exposition text. Takes milliseconds with many classes: not on the loop."""
+        """Return the exposition text. Takes milliseconds with many classes; call it on a thread."""
         return generate_latest(self.registry)
 
 
 class ModelMetrics:
-    """What the served model predicts and how its gate decides. Every class starts at 0."""
+    """The served model's predictions and its gate's decisions. Every class starts at 0."""
 
     def __init__(self, registry: CollectorRegistry, served: ServedModel) -> None:
         declared = _Declared(registry)
@@ -294,7 +300,7 @@ class ModelMetrics:
 
 
 class DriftGauges:
-    """What the service's own drift monitors say; what a bundle lacks has no series."""
+    """The results of the drift monitors; a monitor without data in the bundle has no series."""
 
     def __init__(self, declared: _Declared, model: tuple[str, str]) -> None:
         self._model = model
@@ -308,28 +314,28 @@ class DriftGauges:
         self._residual = declared.gauge("drift_label_shift_residual_z")
 
     def detector(self, monitor: str, *, alarm: bool, evidence: float) -> None:
-        """Publish an e-detector's evidence, 1 being its threshold."""
+        """Publish an e-detector's evidence as a multiple of its threshold."""
         self._alarm.labels(*self._model, monitor).set(alarm)
         self._evidence.labels(*self._model, monitor).set(evidence)
 
     def histogram(self, monitor: str, *, alarm: bool, z: float, psi_excess: float) -> None:
-        """Publish how a histogram of recent images compares."""
+        """Publish the comparison of a histogram of recent images with its reference."""
         self._alarm.labels(*self._model, monitor).set(alarm)
         self._z.labels(*self._model, monitor).set(z)
         self._psi_excess.labels(*self._model, monitor).set(psi_excess)
 
     def embedding(self, *, alarm: bool, z: float, distance: float) -> None:
-        """Publish how the mean of recent images' features compares."""
+        """Publish the comparison of recent images' mean features with the reference."""
         self._alarm.labels(*self._model, "embedding").set(alarm)
         self._z.labels(*self._model, "embedding").set(z)
         self._distance.labels(*self._model).set(distance)
 
     def expected_accuracy(self, estimate: float) -> None:
-        """Publish the estimate."""
+        """Publish the estimated accuracy."""
         self._accuracy.labels(*self._model).set(estimate)
 
     def label_shift(self, fractions: Sequence[float], residual_z: float) -> None:
-        """Publish the estimated mix of true classes, [classes], and what it leaves unexplained."""
+        """Publish the estimated shares of the true classes, [classes], and their residual."""
         for c, fraction in enumerate(fractions):
             self._fraction.labels(*self._model, c).set(fraction)
         self._residual.labels(*self._model).set(residual_z)
@@ -341,7 +347,7 @@ def _commonest(class_fraction: Sequence[float], most: int) -> set[int]:
 
 
 def _set_reference(declared: _Declared, model: tuple[str, str], served: ServedModel) -> None:
-    """Publish what the bundle was sealed with; it does not change."""
+    """Publish the constant values of the bundle."""
     fraction = declared.gauge("reference_class_fraction")
     for c, share in enumerate(served.class_fraction):
         fraction.labels(*model, c).set(share)
@@ -352,7 +358,7 @@ def _set_reference(declared: _Declared, model: tuple[str, str], served: ServedMo
         alpha.labels(*model, threshold).set(value)
     confidences = declared.gauge("reference_confidence_ratio")
     for bound in sorted(set(CONFIDENCE_BUCKETS) & served.confidence_at_most.keys()):
-        # Spelt like the `le` of prediction_confidence, because queries match the two.
+        # Formatted like the `le` of prediction_confidence, because queries match the two.
         le = floatToGoString(bound)  # type: ignore[no-untyped-call]  # no types there
         confidences.labels(*model, le).set(served.confidence_at_most[bound])
 
@@ -368,7 +374,7 @@ def _children(
 
 
 class _Declared:
-    """Makes the metrics of the tables above in one registry, under one prefix."""
+    """Creates the metrics of the tables above in one registry, with one prefix."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry

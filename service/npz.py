@@ -1,7 +1,7 @@
-"""Read arrays of numbers and texts from an .npz archive that may be damaged or hostile.
+"""Read arrays of numbers and text from an .npz archive that may be damaged or hostile.
 
-`numpy.load` parses a header with Python's parser and believes its shape: a damaged file raises
-errors of a dozen classes, or asks for terabytes. This reads the one form that numpy writes.
+`numpy.load` parses a header with Python's parser and trusts its shape: a damaged file raises errors
+of a dozen classes, or makes it allocate terabytes. This reader accepts only what numpy writes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_BYTES = 256 << 20  # of all arrays that are read, uncompressed
+MOST_BYTES = 256 << 20  # uncompressed, of all arrays that are read
 _MOST_MEMBERS = 4096
 _MAGIC = b"\x93NUMPY\x01\x00"
 _HEADER = re.compile(
@@ -28,7 +28,7 @@ _HEADER = re.compile(
 _ENCRYPTED = 0x1
 _PLAIN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _LAST_CODE_POINT = 0x10FFFF
-# What zipfile raises of an archive that is none: beside its own, these of what it calls.
+# What zipfile raises for an invalid archive: its own errors and those of the functions it calls.
 _ERRORS = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError),
     *(OverflowError, IndexError, MemoryError),
@@ -36,17 +36,16 @@ _ERRORS = (
 
 
 class NotAnArchive(ValueError):
-    """The content is not an archive of arrays, or one beyond the bounds."""
+    """The content is not an archive of arrays, or exceeds the limits."""
 
 
 def read_npz(
     content: bytes, fields: Iterable[str] | None = None, most_bytes: int = MOST_BYTES
 ) -> dict[str, NDArray[Any]]:
-    """Return the arrays `fields`, or all; they cannot be written to.
+    """Return the arrays named `fields`, or all; they are read-only.
 
-    Sizes are compared with the archive's directory before anything is allocated, and at most
-    `most_bytes` are read. Raises KeyError for a field that is not there and NotAnArchive for all
-    else that is wrong.
+    At most `most_bytes` are read; the sizes in the archive's directory are checked before anything
+    is allocated. Raises KeyError for a missing field, and NotAnArchive for every other defect.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -56,7 +55,7 @@ def read_npz(
                 if field not in members:
                     raise KeyError(field)
             if sum(members[field].file_size for field in wanted) > most_bytes:
-                raise NotAnArchive(f"its arrays are larger than {most_bytes:,} bytes")
+                raise NotAnArchive(f"the arrays are larger than {most_bytes:,} bytes")
             return {field: _array(field, _content(archive, members[field])) for field in wanted}
     except NotAnArchive:
         raise
@@ -67,7 +66,7 @@ def read_npz(
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     members = archive.infolist()
     if len(members) > _MOST_MEMBERS:
-        raise NotAnArchive(f"it has more than {_MOST_MEMBERS} members")
+        raise NotAnArchive(f"the archive has more than {_MOST_MEMBERS} members")
     return {member.filename.removesuffix(".npy"): member for member in members}
 
 
@@ -75,12 +74,12 @@ def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     if member.flag_bits & _ENCRYPTED:
         raise NotAnArchive(f"{member.filename!r} is encrypted")
     if member.compress_type not in _PLAIN:
-        raise NotAnArchive(f"{member.filename!r} is compressed in an unknown way")
+        raise NotAnArchive(f"{member.filename!r} has an unsupported compression method")
     with archive.open(member) as file:
         content = file.read(member.file_size)
-        file.read(1)  # at the end the checksum is compared
+        file.read(1)  # zipfile compares the checksum at the end of the file
     if len(content) != member.file_size:
-        raise NotAnArchive(f"{member.filename!r} is cut off")
+        raise NotAnArchive(f"{member.filename!r} is truncated")
     return content
 
 
@@ -89,16 +88,16 @@ def _array(name: str, content: bytes) -> NDArray[Any]:
     size = int.from_bytes(content[len(_MAGIC) : start], "little")
     header = _HEADER.fullmatch(content[start : start + size])
     if content[: len(_MAGIC)] != _MAGIC or header is None:
-        raise NotAnArchive(f"{name!r} has not the header of an array of numbers or texts")
+        raise NotAnArchive(f"{name!r} has no valid header of an array of numbers or text")
     try:
         dtype = np.dtype(header[1].decode())
-    except TypeError as error:  # of a size that numbers of its kind do not have
+    except TypeError as error:  # for example a float of 3 bytes
         raise NotAnArchive(f"{name!r}: {error}") from error
     shape = tuple(int(length) for length in re.findall(rb"[0-9]+", header[3]))
     data = content[start + size :]
     if math.prod(shape) * dtype.itemsize != len(data) or not dtype.itemsize:
-        raise NotAnArchive(f"{name!r} has {len(data)} bytes, which is not its shape {shape}")
+        raise NotAnArchive(f"{name!r} has {len(data)} bytes, which does not match shape {shape}")
     if dtype.kind == "U" and np.frombuffer(data, "<u4").max(initial=0) > _LAST_CODE_POINT:
-        raise NotAnArchive(f"{name!r} is not text")
+        raise NotAnArchive(f"{name!r} is not valid text")
     flat: NDArray[Any] = np.frombuffer(data, dtype)
     return flat.reshape(shape, order="F" if header[2] == b"True" else "C")

@@ -1,4 +1,4 @@
-"""What NVIDIA's driver tells of the GPUs, read whenever somebody scrapes."""
+"""GPU metrics from NVIDIA's driver, read at every scrape."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ log = logging.getLogger(__name__)
 
 
 class GpuCollector(Collector):
-    """Memory, utilisation, clock and temperature of each GPU that the driver shows this process.
+    """Memory, utilisation, clock and temperature of each GPU that is visible to this process.
 
-    `nvml` is the module pynvml, initialised. What a GPU does not support has no series, and a GPU
-    that is lost has none from then on: a scrape never fails for it.
+    `nvml` is the module pynvml, initialised. A value that a GPU does not support has no series, and
+    a lost GPU has none at all; neither makes a scrape fail.
     """
 
     def __init__(self, nvml: ModuleType) -> None:
         self._nvml = nvml
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield every family, with a sample for each GPU that could be asked."""
+        """Yield every metric family, with a sample for each GPU that returns a value."""
         nvml = self._nvml
         gauges: tuple[tuple[str, str, Callable[[object], float]], ...] = (
             (
                 "memory_used_bytes",
-                "GPU memory in use, by whoever uses it.",
+                "GPU memory in use by all processes.",
                 lambda gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).used,
             ),
             (
                 "memory_total_bytes",
-                "GPU memory that there is.",
+                "Total GPU memory.",
                 lambda gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).total,
             ),
             (
                 "utilization_ratio",
-                "Share of the driver's last sample in which a kernel ran.",
+                "Share of the driver's last sample period in which a kernel ran.",
                 lambda gpu: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100,
             ),
             (
@@ -70,7 +70,7 @@ class GpuCollector(Collector):
 
 
 def watch_gpus(registry: CollectorRegistry) -> bool:
-    """Publish what the driver tells of the GPUs; False, and a line in the log, where it cannot."""
+    """Register the GPU metrics. If that is not possible, log the reason and return False."""
     try:
         nvml = importlib.import_module("pynvml")
     except ImportError:

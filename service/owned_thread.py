@@ -1,4 +1,4 @@
-"""Threads that have an owner: one that ends unasked is reported, never lost."""
+"""Threads with an owner: a thread that ends unexpectedly is reported to it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def start_owned(
 ) -> threading.Thread:
     """Start a daemon thread that runs `target` and return it.
 
-    `target` returns when its owner asks it to stop. If it raises instead, the error is logged and
-    `on_death` is called on the dying thread with the reason, a sentence without a full stop. The
-    thread is a daemon, so that a wedged codec or engine cannot keep the process from exiting.
+    `target` returns after its owner has stopped it. If it raises, the error is logged, and
+    `on_death` is called on that thread with the reason (a sentence without a full stop). The thread
+    is a daemon, so that a hung codec or engine cannot prevent the process from exiting.
     """
 
     def run() -> None:
         try:
             target()
-        except BaseException as error:  # whatever ends the thread, its owner must know
+        except BaseException as error:  # the owner must learn of every unexpected end
             log.critical("thread %s ended unexpectedly", name, exc_info=error)
             on_death(f"thread {name} ended unexpectedly: {type(error).__name__}: {error}")
 

@@ -1,4 +1,4 @@
-"""The road of one image, and the seam to whatever batches and runs it.
+"""The road of one image, and the interface to the scheduler that batches and runs it.
 
 upload → validate → admit → decode → preprocess → queue → batch → engine → gates → response
 """
@@ -33,11 +33,11 @@ class Upload:
     """A validated request for one image."""
 
     image: bytes
-    received: float  # on time.monotonic, once the last byte was here
-    deadline: float  # likewise
+    received: float  # time.monotonic() when the last byte had arrived
+    deadline: float  # on the same clock
     top_k: int
     priority: Priority = Priority.INTERACTIVE
-    client: str = ""  # its address
+    client: str = ""  # the client's address
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where the time went, in seconds. `queue` is all waiting: for a decoder and for a slot.
+    """The duration of each part in seconds. `queue` is all waiting: for a decoder and for a slot.
 
-    `predicted` is what `total` was expected to be when the request was admitted.
+    `predicted` is the prediction of `total` at admission.
     """
 
     decode: float
@@ -65,7 +65,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """The answer for one image; the API decides how a rejected one is told."""
+    """The answer for one image; the API decides how to respond to a rejected one."""
 
     predictions: tuple[Prediction, ...]
     verdict: Verdict
@@ -76,15 +76,15 @@ class Classification:
     batch_size: int
 
 
-# What takes longer to decode, or keeps the interpreter from the event loop for longer, is decoded
-# by a process of its own. Seconds of the reference core: a JPEG of 25 megapixels is below.
+# An image is decoded by a separate process if it takes longer than this to decode, or keeps the
+# interpreter lock for longer. In seconds of the reference core; a JPEG of 25 megapixels is below.
 _LARGE_S = 0.1
 _LARGE_INTERPRETER_S = 0.03
-_SAMPLE_EVERY_S = 0.25  # measuring an image takes a millisecond, answering it ten
+_SAMPLE_EVERY_S = 0.25  # a sample takes a millisecond, an answer about ten
 
 
 class Submit(Protocol):
-    """Admits requests and runs their pixels, in this process or in another."""
+    """Admits requests and runs the engine on their pixels."""
 
     def admit(
         self, deadline: float, priority: Priority, cost: DecodeCost, client: str
@@ -119,10 +119,10 @@ class Pipeline:
         self._sampler = InputSampler(_SAMPLE_EVERY_S)
 
     async def classify(self, upload: Upload) -> Classification:
-        """Answer one image, by its deadline.
+        """Classify one image by its deadline.
 
         Raises Overloaded or Draining before any decoding, an image error, DeadlineMissed at the
-        deadline, or EngineFailed. Cancelled, it leaves nothing waiting.
+        deadline, or EngineFailed. On cancellation the image leaves the queue.
         """
         cost = self._cost(upload.image)
         ticket = self._scheduler.admit(upload.deadline, upload.priority, cost, upload.client)
@@ -134,7 +134,7 @@ class Pipeline:
         finally:
             alarm.cancel()
             self._scheduler.leave(ticket)
-            del ticket  # an error's traceback holds this frame, and the ticket holds the error
+            del ticket  # breaks a cycle: error → traceback → this frame → ticket → error
 
     def _too_late(self, ticket: Ticket) -> None:
         if not ticket.answer.done():
@@ -143,7 +143,7 @@ class Pipeline:
             ticket.answer.set_exception(late)
 
     def _cost(self, image: bytes) -> DecodeCost:
-        """Read from the header what decoding costs, and who does it. Raises image errors."""
+        """Return the decoding cost, read from the image's header. Raises image errors."""
         spec = self.bundle.manifest.preprocess
         header = inspect_upload(image, spec, self._max_image_pixels)
         work = header.work

@@ -72,8 +72,8 @@ class Settings(BaseSettings):
     )
     warm_up_cache: Path | None = Field(
         default=Path("~/.cache/tidegate/warm-up"),
-        description="folder for what warm-up chose on this machine; a choice is used for a week if "
-        "a short measurement agrees",
+        description="folder that keeps the warm-up results of this machine; a result is reused for "
+        "a week if a short measurement confirms it",
     )
     slots: int = Field(
         default=0, ge=0, le=256, description="concurrent batches; 0 = choose at warm-up"
@@ -135,7 +135,7 @@ class Settings(BaseSettings):
 
     ood_action: Literal["reject", "flag"] = Field(
         default="reject",
-        description="response to a rejected image: reject = 422 problem, flag = 200 with its decision",
+        description="response to a rejected image: reject = 422 problem, flag = 200 answer",
     )
     max_class_series: int = Field(
         default=100,

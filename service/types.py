@@ -1,4 +1,4 @@
-"""The arrays and values that travel along the road. No behaviour beyond slicing."""
+"""Types shared by the stages of a request. No behaviour beyond slicing."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ OUTPUT_NAMES = ("logits", "features", "energy", "mahalanobis", "nearest_class")
 
 
 class Priority(IntEnum):
-    """Which class of work goes first; within a class, the earliest deadline does."""
+    """Lower values are served first; within a priority, the earliest deadline is."""
 
-    INTERACTIVE = 0  # one image, someone waits
+    INTERACTIVE = 0  # one image of a /classify request
     BULK = 1  # part of a /classify/batch upload
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What the sealed graph returns for one batch; every array is batch-first."""
+    """The outputs of the sealed graph for one batch; every array is batch-first."""
 
     logits: Float32  # [batch, classes], before softmax
     features: Float32  # [batch, D], penultimate layer
@@ -44,5 +44,5 @@ class Outputs:
         )
 
     def finite(self, index: int) -> bool:
-        """Tell whether image `index` got numbers: a NaN anywhere upstream reaches its energy."""
+        """Return whether image `index` has finite scores; a NaN in the network reaches them."""
         return bool(np.isfinite(self.energy[index]) and np.isfinite(self.mahalanobis[index]))

@@ -35,7 +35,7 @@ def demo_bundle() -> Path:
 
 @pytest.fixture(scope="session")
 def server(demo_bundle: Path) -> Iterator[Server]:
-    """One real server for all tests that leave it as they found it."""
+    """One real server, shared by all tests that do not change its state."""
     with running(demo_bundle) as started:
         yield started
 

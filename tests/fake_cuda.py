@@ -1,7 +1,7 @@
-"""A fake of CUDA: one GPU whose memory is the host's, and which does everything as late as it may.
+"""A fake of CUDA: one GPU in host memory that runs all work as late as possible.
 
-A stream only collects what it is given. It is worked off when somebody waits for it, so that who
-reads an answer before waiting, or writes into a buffer that a copy still needs, gets other numbers.
+A stream only queues its work, and runs it when a caller waits for it. Code that reads a result
+before waiting, or overwrites a buffer that a copy still needs, therefore gets wrong numbers.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from tidegate.service.engines.cuda.base import Address, Bytes, StreamHandle
 from tidegate.service.engines.faults import CudaError
 from tidegate.service.errors import EngineUnavailable
 
-_current = threading.local()  # as in CUDA, a thread's device is its own, and one at a time
-_PATIENCE_S = 30.0  # far beyond any test
-_TICK_S = 0.001  # between two events, by the fake's own clock
+_current = threading.local()  # as in CUDA, each thread has one current device
+_PATIENCE_S = 30.0  # longer than any test
+_TICK_S = 0.001  # between two events, on the fake's clock
 
 
 @dataclass(eq=False)
 class FakeEvent:
-    """When it happened, once it has."""
+    """The time of the event, once it has occurred."""
 
     happened: int | None = None
     stream: StreamHandle | None = None
@@ -32,7 +32,7 @@ class FakeEvent:
 
 @dataclass
 class FakeCuda:
-    """A binding that sees `devices` alike."""
+    """A binding with `devices` identical devices."""
 
     devices: int = 1
     memory: int = 1 << 30
@@ -52,7 +52,7 @@ class FakeCuda:
 
 
 class FakeDevice:
-    """One GPU. `calls` is what it was asked for, in order."""
+    """One GPU. `calls` records the calls in order."""
 
     can_capture = True
     compute_capability = (9, 0)
@@ -83,7 +83,7 @@ class FakeDevice:
         if self._used + size > self._size:
             raise CudaError("cudaMalloc", 2, "out of memory")
         self._used += size
-        block = np.full(size, 0xA5, np.uint8)  # as fresh memory is: anything
+        block = np.full(size, 0xA5, np.uint8)  # new memory has arbitrary content
         self._blocks[block.ctypes.data] = block
         return Address(block.ctypes.data)
 
@@ -148,13 +148,13 @@ class FakeDevice:
         self._blocks.clear()
 
     def wait_for(self, call: str) -> None:
-        """Block until the device was asked for this."""
+        """Block until the device has received this call."""
         with self._lock:
             if not self._lock.wait_for(lambda: call in self.calls, _PATIENCE_S):
-                raise TimeoutError(f"{call} was never asked for")
+                raise TimeoutError(f"{call} was never called")
 
     def enqueue(self, call: str, stream: StreamHandle, kernel: Callable[[], None]) -> None:
-        """Put what a program computes on a stream, as a runtime would."""
+        """Enqueue a program's computation on a stream, as a runtime does."""
         self._put(call, stream, kernel)
 
     def _put(self, call: str, stream: StreamHandle, step: Callable[[], None]) -> None:
@@ -184,7 +184,7 @@ class FakeDevice:
             raise CudaError(call, 709, "context is destroyed")
 
     def _at(self, address: int, size: int) -> np.ndarray[Any, Any]:
-        """Return the block's bytes there; raises where they are not of one block."""
+        """Return the bytes at an address. Raises if they are not within one block."""
         for start, block in self._blocks.items():
             if start <= address and address + size <= start + block.nbytes:
                 return block[address - start : address - start + size]

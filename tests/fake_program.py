@@ -1,4 +1,4 @@
-"""A fake of a runtime on `FakeDevice`: answers with each image's identity, as `FakeEngine` does."""
+"""A fake runtime on `FakeDevice`. It answers with each image's identity, like `FakeEngine`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ OUTPUTS = {
 
 
 class FakeProgram:
-    """Computes on the device, when the stream gets there. It can have fewer executions than asked.
+    """Computes on the device, in stream order. `executions` limits how many it can create.
 
-    `fits`: a larger batch is out of memory. `losing`: a batch with one of these loses the device.
+    `largest_batch`: a larger batch runs out of memory. `losing`: a batch with one of these
+    identities loses the device.
     """
 
     capturable = True
@@ -38,15 +39,15 @@ class FakeProgram:
         *,
         execution_bytes: int = 0,
         executions: int = 100,
-        fits: int | None = None,
+        largest_batch: int | None = None,
         losing: Collection[int] = (),
     ) -> None:
         self.device = device
         self.execution_bytes = execution_bytes
-        self.batches: list[int] = []  # as they were enqueued, padding included
+        self.batches: list[int] = []  # sizes of the enqueued batches, including padding
         self.on_enqueue: Callable[[], None] = lambda: None
         self._executions = executions
-        self._fits = fits
+        self._largest_batch = largest_batch
         self._losing = frozenset(losing)
 
     def execution(self, device: Device) -> FakeProgram:
@@ -60,7 +61,7 @@ class FakeProgram:
     ) -> None:
         self.on_enqueue()
         self.batches.append(batch)
-        if self._fits is not None and batch > self._fits:
+        if self._largest_batch is not None and batch > self._largest_batch:
             raise OutOfDeviceMemory(f"no memory for {batch}")
         self.device.enqueue("compute", stream, lambda: self._compute(batch, pixels, outputs))
 

@@ -1,7 +1,7 @@
-"""Hand-written stand-ins, themselves held to what they stand in for.
+"""Hand-written fakes, which are themselves tested against the real interfaces.
 
-`FakeEngine` passes the engine contract suite; `FakeClock` only moves when it is told to; `FakeNvml`
-answers as nvidia-ml-py does on a machine with GPUs.
+`FakeEngine` passes the engine contract suite; `FakeClock` only moves when the test moves it;
+`FakeNvml` behaves like nvidia-ml-py on a machine with GPUs.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from tidegate.service.types import Outputs, Pixels
 SIDE = 4
 CLASSES = 5
 FEATURES = 3
-_PATIENCE_S = 30.0  # far beyond any test; a test that reaches it has lost a release
+_PATIENCE_S = 30.0  # longer than any test; a test that reaches it lacks a release
 
 
 class FakeClock:
-    """A clock that stands still until it is moved."""
+    """A clock that only moves when the test moves it."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
@@ -36,30 +36,30 @@ class FakeClock:
 
 
 def picture(identity: int) -> Pixels:
-    """Return pixels that carry `identity`, below 2²⁴, in their first pixel."""
+    """Return pixels that encode `identity`, below 2²⁴, in their first pixel."""
     pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
     pixels[0, 0] = identity >> 16, identity >> 8 & 255, identity & 255
     return Pixels(pixels)
 
 
 def identity_of(pixels: Pixels) -> int:
-    """Return what `picture` was given."""
+    """Return the identity that `picture` encoded."""
     red, green, blue = (int(value) for value in pixels[0, 0])
     return red << 16 | green << 8 | blue
 
 
 def identity_in(outputs: Outputs) -> int:
-    """Return whose outputs, [1, …], these are."""
+    """Return the identity of the image whose outputs, [1, …], these are."""
     return int(outputs.nearest_class[0])
 
 
 class FakeEngine:
-    """Answers with each image's identity, when the test lets it.
+    """Answers with each image's identity, when the test allows it.
 
     `held`: every batch waits until `release` is called for it. `breaking`: a batch with one of
-    these identities raises. `blind`: these images get NaN, as an overflowing network gives.
-    `waits_its_turn`: a batch is filled up once `give_turn` is called for it. `fits`: with more
-    images, device memory is out. `losing`: with one of these, the device is lost for good.
+    these identities raises. `blind`: these images get NaN, as from an overflowing network.
+    `waits_its_turn`: a batch is topped up once `give_turn` is called for it. `largest_batch`: a
+    larger batch runs out of device memory. `losing`: a batch with one of these loses the device.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class FakeEngine:
         blind: Collection[int] = (),
         devices: Sequence[int] = (),
         waits_its_turn: bool = False,
-        fits: int | None = None,
+        largest_batch: int | None = None,
         losing: Collection[int] = (),
     ) -> None:
         self.batches: list[list[int]] = []  # identities, in the order the batches started
@@ -84,7 +84,7 @@ class FakeEngine:
         self._blind = frozenset(blind)
         self._devices = tuple(devices) or (0,) * slots
         self._waits_its_turn = waits_its_turn
-        self._fits = fits
+        self._largest_batch = largest_batch
         self._losing = frozenset(losing)
         self._lost = False
         self._turns = threading.Semaphore(0)
@@ -141,11 +141,11 @@ class FakeEngine:
         self.closed = True
 
     def release(self, batches: int = 1) -> None:
-        """Let this many held batches end."""
+        """Let this many waiting batches finish."""
         self._releases.release(batches)
 
     def give_turn(self) -> None:
-        """Let one batch that was taken in be filled up and start."""
+        """Let one waiting batch be topped up and start."""
         self._turns.release()
 
     def wait_for(self, batches: int) -> None:
@@ -162,7 +162,7 @@ class FakeEngine:
         return [*images, *top_up(self._max_batch_size - len(images))]
 
     def _fail_as_devices_do(self, identities: list[int]) -> None:
-        if self._fits is not None and len(identities) > self._fits:
+        if self._largest_batch is not None and len(identities) > self._largest_batch:
             raise OutOfDeviceMemory(f"no memory for {len(identities)}")
         self._lost = self._lost or bool(self._losing.intersection(identities))
         if self._lost:
@@ -183,13 +183,13 @@ class FakeEngine:
 
 
 class FakeNvml(ModuleType):
-    """The functions of pynvml that the service calls, for GPUs that are all alike."""
+    """The functions of pynvml that the service calls, for identical GPUs."""
 
     NVML_CLOCK_SM = 1
     NVML_TEMPERATURE_GPU = 0
 
     class NVMLError(Exception):
-        """As the real one: one class above every error."""
+        """The base class of all errors, as in pynvml."""
 
     def __init__(self, gpus: int, *, driver: bool = True) -> None:
         super().__init__("pynvml")

@@ -1,4 +1,4 @@
-"""A real server process for the tests to talk to, on a free loopback port."""
+"""Starts a real server process for tests, on a free loopback port."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ ROOT = Path(__file__).parent.parent
 DEMO_BUNDLE = ROOT / "models/bundles/efficientnet-lite0/1"
 PHOTOS = ROOT / "models/probes/photos"
 SERVE = (sys.executable, "-m", "tidegate.service", "serve")
-PATIENCE_S = 60  # a wide limit: the machine may be busy
-# What is measured at a start takes seconds, and is looked at where it is tested.
+PATIENCE_S = 60  # a generous limit: the machine may be busy
+# Measuring these at warm-up takes seconds; other tests cover it.
 QUICK = {"slots": 2, "threads_per_slot": 1, "max_batch_size": 4, "drain_delay_s": 0}
 
 
 @dataclass
 class Server:
-    """A `tidegate serve` process and what it has logged so far."""
+    """A `tidegate serve` process and the lines that it has logged."""
 
     process: subprocess.Popen[str]
     lines: list[dict[str, Any]] = field(default_factory=list)
@@ -37,9 +37,9 @@ class Server:
         return str(line["message"]).removeprefix("listening on ")
 
     def wait_for(self, message: str, **fields: str) -> dict[str, Any]:
-        """Wait for a line whose message starts so and that has these fields.
+        """Wait for a line whose message starts with `message` and that has these fields.
 
-        Fails when the process ends.
+        Fails if the process ends before.
         """
 
         def found() -> dict[str, Any] | None:
@@ -81,7 +81,7 @@ def launched(
     command: Sequence[str] = SERVE,
     **settings: object,
 ) -> Iterator[Server]:
-    """Start a server with these settings; it is ended with the test."""
+    """Start a server with these settings, and stop it at the end."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TIDEGATE_")}
     kept = {"warm_up_cache": ROOT / "build/warm-up"}
     given = {**QUICK, **kept, "bundle": bundle, "port": 0, "log_format": "json", **settings}

@@ -1,8 +1,8 @@
-"""Write dashboards/*.json for Grafana from boards/.
+"""Write Grafana's dashboards/*.json from boards/.
 
     python docker/grafana/dashboards.py [FOLDER]
 
-A test holds the committed files to what this writes, and asks a real Prometheus every query.
+Tests compare the committed files with this script's output and run every query on Prometheus.
 """
 
 import json
@@ -37,7 +37,7 @@ _Variable = build.DatasourceVariable | build.QueryVariable | build.CustomVariabl
 
 
 def dashboard(board: Board) -> str:
-    """Return the text of one dashboard's file."""
+    """Return the JSON of one dashboard."""
     made = (
         build.Dashboard(board.title)
         .uid(board.uid)
@@ -61,7 +61,7 @@ def dashboard(board: Board) -> str:
         made = made.with_row(build.Row(row.title))
         for panel in row.panels:
             made = made.with_panel(_panel(panel))
-    # Numbers tell panels apart where a link or an annotation names one.
+    # Links and annotations refer to a panel by its id.
     whole = made.build()
     for number, one in enumerate(whole.panels or [], 1):
         one.id_val = number

@@ -1,4 +1,4 @@
-"""What the dashboards show: rows of panels, each of them queries with a word on how to read them.
+"""Types of the dashboards: rows of panels, each with its queries and an explanation.
 
 In a query `$job`, `$instance`, `$model` and `$window` are the dashboard's variables.
 """
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-WINDOWS = ("10m", "1h", "6h", "1d")  # those that rules/drift.yml records
+WINDOWS = ("10m", "1h", "6h", "1d")  # the windows that rules/drift.yml records
 REPLICA = 'job="$job",instance=~"$instance"'
 MODEL = 'job="$job",model="$model"'
 REPLICA_MODEL = f'{REPLICA},model="$model"'
@@ -17,7 +17,7 @@ RATE = "[$__rate_interval]"
 
 @dataclass(frozen=True)
 class Query:
-    """A PromQL expression and how its series are called."""
+    """A PromQL expression and the legend of its series."""
 
     expr: str
     legend: str = ""
@@ -25,7 +25,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture; `limit` is drawn as a line where an alert has one."""
+    """One graph, number or table; `limit` draws an alert's threshold as a line."""
 
     title: str
     about: str
@@ -46,7 +46,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Board:
-    """One dashboard; `variables` beside the data source and the job."""
+    """One dashboard; `variables` are those in addition to the data source and the job."""
 
     uid: str
     title: str

@@ -1,22 +1,22 @@
-"""Write rules/drift.yml: the same rules over each window, from the texts in drift/.
+"""Write rules/drift.yml: the same rules over each window, from the templates in drift/.
 
     python docker/prometheus/drift_rules.py
 
-A test holds the committed file to what this writes. In the texts `<w>` is the window.
+A test compares the committed file with this script's output. In the templates `<w>` is the window.
 """
 
 from pathlib import Path
 
 HERE = Path(__file__).parent
 RULES = HERE / "rules" / "drift.yml"
-# Evaluated more seldom where a window is long: a day of a thousand classes is millions of samples.
-# Below the five minutes for which Prometheus still finds a series' last value.
+# Long windows are evaluated less often: a day of a thousand classes is millions of samples. The
+# interval stays below the five minutes for which Prometheus returns the last value of a series.
 WINDOWS = {"10m": "1m", "1h": "1m", "6h": "2m", "1d": "4m"}  # window → evaluation interval
-ALERTING = {"1h": "5m", "1d": "15m"}  # window → how long it must last. The others are for panels.
+ALERTING = {"1h": "5m", "1d": "15m"}  # window → the alerts' `for`. The others are for panels only.
 
 
 def drift_rules() -> str:
-    """Return the whole of rules/drift.yml."""
+    """Return the contents of rules/drift.yml."""
     return _text("header") + _text("reference") + "".join(map(_group, WINDOWS))
 
 

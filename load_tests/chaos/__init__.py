@@ -1,1 +1,1 @@
-"""Signals, stalls, full disks and hostile clients against a real server, one scenario each."""
+"""Scenarios with signals, stalls, full disks and hostile clients against a real server."""

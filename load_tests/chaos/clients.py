@@ -1,4 +1,4 @@
-"""Scenarios of hostile or unusual clients on the level of HTTP."""
+"""Scenarios of clients that use HTTP in a hostile or unusual way."""
 
 import asyncio
 import tempfile
@@ -26,11 +26,11 @@ _MIB = 1 << 20
 _STALLED = 33
 _UPLOADS = 20
 _FLOOD_S = 10.0
-_LOOK_S = 0.05
+_SAMPLE_S = 0.05
 
 
 async def stalled_uploads(setting: Setting) -> Outcome:
-    """33 uploads stop at their last byte; together they would fill the budget of all uploads."""
+    """33 uploads stop before their last byte; together they would fill the upload budget."""
     size = 4 * _MIB
     env = {
         "TIDEGATE_MAX_UPLOAD_BYTES": str(size),
@@ -38,9 +38,9 @@ async def stalled_uploads(setting: Setting) -> Outcome:
     }
     unfinished = wire.request(CLASSIFY, bytes(size))[:-1]
     async with served(setting, env) as server:
-        held = await asyncio.gather(*(stall(server.target, unfinished) for _ in range(_STALLED)))
+        stalled = await asyncio.gather(*(stall(server.target, unfinished) for _ in range(_STALLED)))
         traffic = await good_traffic(server, 10, setting.seconds)
-        for writer in held:
+        for writer in stalled:
             if writer is not None:
                 writer.transport.abort()
     return Outcome(str(traffic), traffic.goodput >= 0.95)
@@ -55,7 +55,7 @@ async def pipelined_gets(setting: Setting) -> Outcome:
 
 
 async def pipelined_posts(setting: Setting) -> Outcome:
-    """12 connections send images one behind the other and read no answer."""
+    """12 connections send one image after another and read no answer."""
     async with served(setting) as server:
         block = wire.request(CLASSIFY, bytes(_MIB))
         floods = [flood(server.target, b"", block, 96 * _MIB, _FLOOD_S) for _ in range(12)]
@@ -70,10 +70,10 @@ async def endless_trailers(setting: Setting) -> Outcome:
 
 
 async def large_feedback(setting: Setting) -> Outcome:
-    """100 MB of JSON; probes are answered meanwhile."""
+    """100 MB of JSON; probes are answered at the same time."""
     lists = b"[" + b"[1]," * (25 * _MIB) + b"0]"
     request = wire.request(FEEDBACK, lists, b"application/json")
-    with tempfile.TemporaryDirectory() as folder:  # without one feedback is a 404
+    with tempfile.TemporaryDirectory() as folder:
         return await _large_feedback(setting, request, {"TIDEGATE_REVIEW_DIR": folder})
 
 
@@ -87,14 +87,14 @@ async def _large_feedback(setting: Setting, request: bytes, env: Mapping[str, st
             await server.get(b"/livez", 60)
             slowest = max(slowest, time.monotonic() - begun)
             peak = max(peak, server.memory.resident_mb() - before)
-            await asyncio.sleep(_LOOK_S)
-    answer = sending.result()[9:12].decode("ascii", "replace") or "hung up"
+            await asyncio.sleep(_SAMPLE_S)
+    answer = sending.result()[9:12].decode("ascii", "replace") or "disconnected"
     seen = f"{answer}, +{peak:.0f} MB, slowest probe {slowest:.2f} s"
     return Outcome(seen, peak < GROWTH_MB and slowest < 1.0 and answer in ("400", "413"))
 
 
 async def upgrades(setting: Setting) -> Outcome:
-    """An offer of h2c or websocket is ignored, and the body is not read as a request."""
+    """An upgrade to h2c or WebSocket is ignored, and the body is not parsed as a request."""
     wrong = []
     seeds = [seed for seed in http_seeds() if seed.name.startswith(("h2c", "websocket"))]
     async with served(setting) as server:
@@ -107,7 +107,7 @@ async def upgrades(setting: Setting) -> Outcome:
 
 
 async def half_close(setting: Setting) -> Outcome:
-    """A client that closes its side after the request gets its answer."""
+    """A client that closes its side after the request receives its answer."""
     async with served(setting) as server:
         reader, writer = await asyncio.open_connection(server.target.host, server.target.port)
         writer.write(good_request())
@@ -120,7 +120,7 @@ async def half_close(setting: Setting) -> Outcome:
 
 
 async def refused_uploads(setting: Setting) -> Outcome:
-    """12 MB where 1 MB is allowed, by clients that read only after they have sent all."""
+    """Uploads of 12 MB with a limit of 1 MB, by clients that read only after sending everything."""
     body = wire.request(CLASSIFY, bytes(12 * _MIB), headers=[b"Connection: close"])
     async with served(setting, {"TIDEGATE_MAX_UPLOAD_BYTES": str(_MIB)}) as server:
         answers = [await _uploaded(server, body) for _ in range(_UPLOADS)]
@@ -138,11 +138,11 @@ async def _uploaded(server: Server, request: bytes) -> bytes:
 async def _bounded(
     server: Server, sending: Awaitable[object], allowed_mb: float = GROWTH_MB
 ) -> Outcome:
-    """Watch memory while a client sends, and serve a sound client afterwards."""
+    """Measure memory while a client sends; a normal client must be answered afterwards."""
     before, peak = server.memory.resident_mb(), 0.0
     task = asyncio.ensure_future(sending)
     while not task.done():
-        await asyncio.wait([task], timeout=_LOOK_S)
+        await asyncio.wait([task], timeout=_SAMPLE_S)
         peak = max(peak, server.memory.resident_mb() - before)
     status = await server.good()
     return Outcome(f"+{peak:.0f} MB, then {status}", peak < allowed_mb and status == 200)

@@ -1,4 +1,4 @@
-"""Scenarios of images that are expensive to decode."""
+"""Scenarios with images that are expensive to decode."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ from load_tests.fuzz.worst import ACCEPTED, NEAR, WORST, WORST_OF_FORMAT, near, 
 
 HOSTILE_RATE, GOOD_RATE = 10.0, 20.0
 GOODPUT = 0.9
-_MOST_OPEN = 400  # hostile requests that wait for their answer
+_MOST_OPEN = 400  # limit of concurrent hostile requests
 _SLOW = 14  # of each kind
 _FAILING = 40
 _IDLE_S = 90.0
@@ -40,14 +40,14 @@ async def attack(
     address: str = hostile_client.ADDRESS,
     headers: Sequence[bytes] = (),
 ) -> Counter[str]:
-    """Send hostile images at an even rate, each on a connection of its own; count the answers."""
+    """Send hostile images at a constant rate, each on a new connection; count the answers."""
     begun, number = time.monotonic(), 0
     requests = [wire.request(CLASSIFY, image, headers=headers) for image in images]
     tasks: set[asyncio.Task[None]] = set()
     statuses: Counter[str] = Counter()
 
     async def one(request: bytes) -> None:
-        answer = await hostile_client.ask(server.target, request, 30, address)
+        answer = await hostile_client.send_request(server.target, request, 30, address)
         statuses[str(answer and answer.status)] += 1
 
     while (due := number / rate) < seconds:
@@ -63,10 +63,13 @@ async def attack(
     return statuses
 
 
-def beside(
+def with_hostile_image(
     made: Callable[[], bytes], *, accepted: bool, address: str = hostile_client.ADDRESS
 ) -> Scenario:
-    """Return the scenario of sound clients beside an image that is accepted, or is rejected."""
+    """Return a scenario of normal clients together with an expensive image.
+
+    The image must be accepted or, with `accepted=False`, rejected.
+    """
 
     async def scenario(setting: Setting) -> Outcome:
         image = made()
@@ -77,7 +80,7 @@ def beside(
             traffic = await good_traffic(server, GOOD_RATE, setting.seconds)
             statuses = await hostile
             if not server.alive():
-                return Outcome("the process ended", passed=False)
+                return Outcome("the process exited", passed=False)
         seen = f"{traffic}, {len(image):,} B each ({dict(sorted(statuses.items()))})"
         return Outcome(
             seen, traffic.goodput >= GOODPUT and as_expected(statuses, accepted=accepted)
@@ -87,9 +90,9 @@ def beside(
 
 
 def as_expected(statuses: Counter[str], *, accepted: bool) -> bool:
-    """Return whether hostile images were decoded, and never rejected; or never anything else.
+    """Return whether some were decoded and none rejected, or the reverse if not `accepted`.
 
-    A refusal (503) shows neither, and a missed deadline (504) comes from an accepted image.
+    A 503 counts as neither, and a missed deadline (504) counts as decoded.
     """
     decoded = statuses["200"] + statuses["504"]
     rejected = sum(n for status, n in statuses.items() if status.startswith("4"))
@@ -97,27 +100,27 @@ def as_expected(statuses: Counter[str], *, accepted: bool) -> bool:
 
 
 async def long_deadlines(setting: Setting) -> Outcome:
-    """Tiny files that decode slowly, with a deadline of a minute, beside large sound photos."""
+    """Small files that decode slowly, with a deadline of a minute, and large valid photos."""
     request = wire.request(CLASSIFY, worst("jpeg-baseline", _PHOTO_SIDE))
     async with served(setting, {"TIDEGATE_OOD_ACTION": "flag"}) as server:
-        await server.good(request=request)  # from now on this address counts as active
+        await server.good(request=request)  # makes this address count as active
         hostile = asyncio.create_task(
             attack(server, [worst("webp-lossless")], _TINY_RATE, setting.seconds, headers=[_MINUTE])
         )
         traffic = await good_traffic(server, 1, setting.seconds, request)
         statuses = await hostile
-    seen = f"{traffic} beside {dict(sorted(statuses.items()))}"
+    seen = f"{traffic}, hostile {dict(sorted(statuses.items()))}"
     return Outcome(seen, traffic.goodput >= GOODPUT and as_expected(statuses, accepted=True))
 
 
 async def slow_decodes(setting: Setting) -> Outcome:
-    """Slow images with a long deadline; afterwards the idle service answers small ones."""
+    """Slow images with a long deadline; afterwards the idle service answers small images."""
     images = [worst("jpeg-scans"), worst("png-interlaced")]
     requests = [wire.request(CLASSIFY, image, headers=[_MINUTE]) for image in images]
     async with served(setting) as server:
         await asyncio.gather(
             *(
-                hostile_client.ask(server.target, requests[number // _SLOW], 120)
+                hostile_client.send_request(server.target, requests[number // _SLOW], 120)
                 for number in range(_SLOW * len(requests))
             )
         )
@@ -127,13 +130,13 @@ async def slow_decodes(setting: Setting) -> Outcome:
 
 
 async def failing_images(setting: Setting) -> Outcome:
-    """Large images that fail: their memory comes back."""
+    """Large images that fail to decode: their memory is released."""
     cut = [worst(name) for name in ("jpeg-progressive", "png-interlaced", "tiff-rgba")]
     requests = [wire.request(CLASSIFY, image[: len(image) * 2 // 3]) for image in cut]
     async with served(setting) as server:
         before = 0.0
         for number in range(_FAILING):
-            await hostile_client.ask(server.target, requests[number % len(requests)], 60)
+            await hostile_client.send_request(server.target, requests[number % len(requests)], 60)
             await until_idle(server.pid, _IDLE_S)
             if number == len(requests) - 1:
                 before = server.memory.resident_mb()
@@ -146,16 +149,16 @@ async def failing_images(setting: Setting) -> Outcome:
 def _scenarios() -> Iterator[tuple[str, tuple[Scenario, str]]]:
     for name in WORST:
         accepted = name in ACCEPTED
-        what = "expensive ones" if accepted else "that are rejected"
-        yield f"beside-{name}", (beside(partial(worst, name), accepted=accepted), what)
+        what = "expensive images" if accepted else "rejected images"
+        yield f"beside-{name}", (with_hostile_image(partial(worst, name), accepted=accepted), what)
     for name in NEAR:
-        what = "decoded like small ones"
-        yield f"beside-near-{name}", (beside(partial(near, name), accepted=True), what)
+        what = "images just below the limit for small ones"
+        yield f"beside-near-{name}", (with_hostile_image(partial(near, name), accepted=True), what)
     shared = [(name, partial(worst, name)) for name in WORST_OF_FORMAT]
     shared += [(f"near-{name}", partial(near, name)) for name in NEAR]
     for name, made in shared:
-        scenario = beside(made, accepted=True, address=hostile_client.SOUND_ADDRESS)
-        yield f"same-address-{name}", (scenario, "from the same address")
+        scenario = with_hostile_image(made, accepted=True, address=hostile_client.SOUND_ADDRESS)
+        yield f"same-address-{name}", (scenario, "images from the same address")
 
 
-BESIDE = dict(_scenarios())
+WITH_HOSTILE_IMAGE = dict(_scenarios())

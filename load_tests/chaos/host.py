@@ -1,4 +1,4 @@
-"""Scenarios of a host that fails: logs, disks, descriptors, files, sandboxes, addresses."""
+"""Scenarios of host failures: logs, disks, descriptors, files, sandboxes, addresses."""
 
 import asyncio
 import io
@@ -21,11 +21,11 @@ from load_tests.client.requests import Target
 from load_tests.errors import MeasurementFailed
 from load_tests.fuzz import wire
 from load_tests.fuzz.http_seeds import CLASSIFY
-from load_tests.server.start import ask
+from load_tests.server.start import send_request
 
-_LOGGED = 1500  # requests; a pipe holds the lines of some hundred
+_LOGGED = 1500  # requests; a pipe buffers the lines of a few hundred
 _CONNECTIONS = 200
-_ADDRESSES = 8  # so that no bound per address keeps them from all descriptors
+_ADDRESSES = 8  # so that the limit per address does not prevent using all descriptors
 _AGAIN_S = 0.2
 _WRITTEN_S = 5.0
 _FULL = {
@@ -35,7 +35,7 @@ _FULL = {
 
 
 async def stalled_log(setting: Setting) -> Outcome:
-    """Stderr is a pipe that nobody reads: requests are answered, and SIGTERM ends the process."""
+    """Stderr is a pipe that is not read: requests are answered, and SIGTERM ends the process."""
     return await _logging(setting, "stderr=stalled")
 
 
@@ -47,7 +47,7 @@ async def closed_log(setting: Setting) -> Outcome:
 async def full_disk(setting: Setting) -> Outcome:
     """The disk of the review folder and of the drift state is full."""
     if os.geteuid():
-        return Outcome("mounting a small file system takes root", passed=True, skipped=True)
+        return Outcome("mounting a small file system needs root", passed=True, skipped=True)
     with tempfile.TemporaryDirectory(prefix="load-tests-") as folder:
         env = {
             **_FULL,
@@ -66,7 +66,7 @@ async def full_disk(setting: Setting) -> Outcome:
 
 
 async def descriptors(setting: Setting) -> Outcome:
-    """More connections than descriptors; when they close, sound clients are served again."""
+    """More connections than descriptors; after they close, normal clients are served again."""
     async with served(setting, conditions=["nofile=80"]) as server:
         writers = []
         for number in range(_CONNECTIONS):
@@ -78,7 +78,7 @@ async def descriptors(setting: Setting) -> Outcome:
         during = await server.good(2.0)
         for writer in writers:
             writer.transport.abort()
-        # What waited in the backlog may be reset, a sound client among it: it tries again.
+        # Connections in the backlog may be reset, including a normal client's: it retries.
         end = time.monotonic() + ANSWER_S
         while (after := await server.good()) != 200 and time.monotonic() < end:  # noqa: ASYNC110
             await asyncio.sleep(_AGAIN_S)
@@ -86,7 +86,7 @@ async def descriptors(setting: Setting) -> Outcome:
 
 
 async def connections(setting: Setting) -> Outcome:
-    """One address opens as many connections as it can; sound clients are served meanwhile."""
+    """One address opens as many connections as possible; normal clients are still served."""
     async with served(setting, conditions=["nofile=200"]) as server:
         writers = [(await opened(server.target))[1] for _ in range(_CONNECTIONS)]
         traffic = await good_traffic(server, 10, setting.seconds)
@@ -96,7 +96,7 @@ async def connections(setting: Setting) -> Outcome:
 
 
 async def damaged_state(setting: Setting) -> Outcome:
-    """Each damaged drift state is put aside, and the service starts."""
+    """Each damaged drift state is set aside, and the service starts."""
     failed = []
     damaged = list(damaged_states())
     for name, content in damaged:
@@ -113,7 +113,7 @@ async def damaged_state(setting: Setting) -> Outcome:
 
 
 async def blank_settings(setting: Setting) -> Outcome:
-    """Blank paths, as compose writes `${VAR:-}`, are unset: nothing is written."""
+    """Blank paths, as from `${VAR:-}` in compose, count as unset: nothing is written."""
     env = {**_FULL, "TIDEGATE_DRIFT_STATE": "", "TIDEGATE_REVIEW_DIR": ""}
     async with served(setting, env) as server:
         await good_traffic(server, 20, 2.0)
@@ -121,16 +121,20 @@ async def blank_settings(setting: Setting) -> Outcome:
         await gone(server)
         folder = server.started.log.parent
         strays = sorted(path.name for path in folder.iterdir() if path != server.started.log)
-        complains = "not saved" in server.log() or "Traceback" in server.log()
-    seen = f"{len(strays)} files in the working folder, log {'complains' if complains else 'quiet'}"
-    return Outcome(seen, not strays and not complains)
+        errors = "not saved" in server.log() or "Traceback" in server.log()
+    seen = (
+        f"{len(strays)} files in the working folder, {'errors' if errors else 'no errors'} logged"
+    )
+    return Outcome(seen, not strays and not errors)
 
 
 async def dual_stack(setting: Setting) -> Outcome:
     """`TIDEGATE_HOST=::` answers IPv4 and IPv6."""
     try:
         async with served(setting, {"TIDEGATE_HOST": "::"}, start_timeout_s=20) as server:
-            six = await ask(Target("::1", server.target.port, "/"), wire.get(b"/livez"), ANSWER_S)
+            six = await send_request(
+                Target("::1", server.target.port, "/"), wire.get(b"/livez"), ANSWER_S
+            )
     except MeasurementFailed:
         return Outcome("no answer over IPv4", passed=False)
     passed = six is not None and six.status == 200
@@ -148,19 +152,19 @@ async def sandbox(setting: Setting) -> Outcome:
 
 
 def damaged_states() -> Iterator[tuple[str, bytes]]:
-    """Yield files that a crash, a bad disk or an attacker could leave in place of a drift state."""
-    sound = _archive(_array("x"))
+    """Yield files that a crash, a bad disk or an attacker could leave instead of a drift state."""
+    valid = _archive(_array("x"))
     yield "empty", b""
     yield "text", b"not an archive\n" * 100
-    yield "truncated", sound[: len(sound) // 2]
+    yield "truncated", valid[: len(valid) // 2]
     yield "python-literal", _archive(b"\x93NUMPY\x01\0\x10\0{'descr': ((((  \n")
     yield (
         "huge-shape",
         _archive(_header("{'descr': '<f8', 'fortran_order': False, 'shape': (100000000000,)}")),
     )
     yield "object-array", _archive(_header("{'descr': '|O', 'fortran_order': False, 'shape': ()}"))
-    yield "unknown-compression", _with_method(sound, 99)
-    yield "encrypted", _with_flag(sound, 1)
+    yield "unknown-compression", _with_method(valid, 99)
+    yield "encrypted", _with_flag(valid, 1)
     squeezed = bytearray(_archive(_array("x" * 1000), zipfile.ZIP_DEFLATED))
     at = squeezed.index(b"format.npy") + len("format.npy")
     squeezed[at : at + 30] = b"\xff" * 30
@@ -168,7 +172,7 @@ def damaged_states() -> Iterator[tuple[str, bytes]]:
 
 
 async def _partial_files(folder: Path) -> int:
-    """Return how many there still are some time after the last request: one may be in writing."""
+    """Return the number of partial files, after waiting for one that is still being written."""
     end = time.monotonic() + _WRITTEN_S
     while (parts := _parts(folder)) and time.monotonic() < end:  # noqa: ASYNC110 - of another process
         await asyncio.sleep(_AGAIN_S)
@@ -205,7 +209,7 @@ def _with_flag(archive: bytes, flag: int) -> bytes:
 
 
 def _patched(archive: bytes, local: int, central: int, value: int) -> bytes:
-    """Set a number of two bytes in the member's header and in the directory (APPNOTE 4.3)."""
+    """Set a 16-bit number in the member's header and in the directory (APPNOTE 4.3)."""
     patched = bytearray(archive)
     struct.pack_into("<H", patched, local, value)
     struct.pack_into("<H", patched, patched.index(b"PK\x01\x02") + central, value)
@@ -220,11 +224,11 @@ async def _logging(setting: Setting, condition: str) -> Outcome:
         ended = await gone(server)
     seen = f"{answered} of {_LOGGED} answered, live {live and live.status}"
     passed = answered == _LOGGED and live is not None and ended
-    return Outcome(f"{seen}, {'ended' if ended else 'ignores SIGTERM'}", passed)
+    return Outcome(f"{seen}, {'exited' if ended else 'ignores SIGTERM'}", passed)
 
 
 async def _many(server: Server, number: int) -> int:
-    """Send cheap requests on one connection until one is left unanswered."""
+    """Send cheap requests on one connection until one is not answered; return their number."""
     request = wire.request(CLASSIFY, b"not an image")
     loop = asyncio.get_running_loop()
     _, connection = await loop.create_connection(Connection, server.target.host, server.target.port)

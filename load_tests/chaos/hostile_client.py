@@ -1,4 +1,4 @@
-"""Clients that mean harm. They come from another loopback address than the sound ones."""
+"""Hostile clients. They use a different loopback address from the normal clients."""
 
 import asyncio
 import time
@@ -8,15 +8,15 @@ from load_tests.client.connection import Connection, MalformedResponse, Response
 from load_tests.client.requests import Target
 
 ADDRESS = "127.0.0.2"
-SOUND_ADDRESS = "127.0.0.1"  # the sound clients' own: what all have behind a proxy
+SOUND_ADDRESS = "127.0.0.1"  # of the normal clients: behind a proxy all have the same
 _BLOCK = 1 << 16
 _PIECE, _APART_S = 1 << 13, 0.001
 
 
-async def ask(
+async def send_request(
     target: Target, request: bytes, timeout_s: float, address: str = ADDRESS
 ) -> Response | None:
-    """Send one request on a connection of its own; None when no usable answer came in time."""
+    """Send one request on a new connection; None if no usable answer arrives in time."""
     connection: Connection | None = None
     try:
         async with asyncio.timeout(timeout_s):
@@ -40,10 +40,10 @@ async def opened(
 
 
 async def flood(target: Target, first: bytes, block: bytes, most_bytes: int, most_s: float) -> int:
-    """Send `first` and then `block` again and again, and read nothing.
+    """Send `first` and then `block` repeatedly, and read nothing.
 
-    The pieces are small and apart, so that none is refused for its length.
-    Returns the bytes sent when the server closes, stops reading, or a bound is reached.
+    The pieces are small and sent separately, so that none is rejected for its length.
+    Returns the number of bytes sent until the server closes, stops reading, or a limit is reached.
     """
     _, writer = await opened(target)
     writer.transport.pause_reading()  # type: ignore[attr-defined]  # of the base class, not the stub's
@@ -56,7 +56,7 @@ async def flood(target: Target, first: bytes, block: bytes, most_bytes: int, mos
             await asyncio.wait_for(writer.drain(), left)
             await asyncio.sleep(_APART_S)
             sent += len(block)
-    except OSError:  # closed, or TimeoutError: it does not read on
+    except OSError:  # closed, or TimeoutError: the server stopped reading
         pass
     finally:
         writer.transport.abort()
@@ -64,9 +64,9 @@ async def flood(target: Target, first: bytes, block: bytes, most_bytes: int, mos
 
 
 async def upload(target: Target, request: bytes, timeout_s: float) -> bytes:
-    """Send all of `request` before reading, as simple clients do, and return what came back.
+    """Send all of `request` before reading, as simple clients do, and return the answer.
 
-    Raises OSError when the server hangs up before, TimeoutError when it is not over in time.
+    Raises OSError if the server disconnects before, TimeoutError if it takes too long.
     """
     async with asyncio.timeout(timeout_s):
         reader, writer = await opened(target)
@@ -80,7 +80,7 @@ async def upload(target: Target, request: bytes, timeout_s: float) -> bytes:
 
 
 async def stall(target: Target, unfinished: bytes) -> asyncio.StreamWriter | None:
-    """Send a request without its end and keep the connection; None when the server hangs up."""
+    """Send an incomplete request and keep the connection; None if the server disconnects."""
     with suppress(OSError):
         _, writer = await opened(target)
         writer.write(unfinished)

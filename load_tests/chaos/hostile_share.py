@@ -1,4 +1,4 @@
-"""A share of hostile images among sound ones, with a quiet phase before and after."""
+"""A share of hostile images among normal ones, with a quiet phase before and after."""
 
 import asyncio
 import math
@@ -10,16 +10,16 @@ from load_tests.chaos.setting import Server, Traffic, good_traffic
 from load_tests.fuzz.memory import until_idle
 
 QUIET_SHARE = 1 / 6  # of the time, before and after
-GOODPUT = 0.9  # of the sound clients, with hostile images beside; all of them without
-P99_RATIO = 2.0  # of all sound requests, with hostile images beside, at most
-MEMORY_RATIO = 1.1  # afterwards, at most
+GOODPUT = 0.9  # minimum for normal clients during hostile images; otherwise 1
+P99_RATIO = 2.0  # maximum for normal requests, hostile phase to quiet phase
+MEMORY_RATIO = 1.1  # maximum, after to before
 _IDLE_S = 60.0
 _WARM_UP_S = 3.0
 
 
 @dataclass(frozen=True)
 class Phase:
-    """The sound clients of one phase, and the server's memory at its end."""
+    """The normal clients of one phase, and the server's memory at its end."""
 
     name: str
     traffic: Traffic
@@ -27,14 +27,14 @@ class Phase:
 
     @property
     def errors(self) -> int:
-        """How many were refused, failed or left unanswered: all but 200."""
+        """Number of requests without a 200: rejected, failed or unanswered."""
         return self.traffic.sent - self.traffic.statuses["200"]
 
 
 async def phases(
     server: Server, images: Sequence[bytes], seconds: float, good_rate: float, share: float
 ) -> list[Phase]:
-    """Run quiet, hostile and quiet again; stop early when the process ends."""
+    """Run a quiet, a hostile and a quiet phase; stop early if the process ends."""
     await good_traffic(server, good_rate, _WARM_UP_S)
     hostile_rate = good_rate * share / (1 - share)
     done = []
@@ -59,9 +59,9 @@ async def phases(
 
 
 def missed(done: Sequence[Phase]) -> list[str]:
-    """Return the promises that were not kept."""
+    """Return a message for each exceeded limit."""
     if len(done) < 3:
-        return ["the process ended"]
+        return ["the process exited"]
     quiet, hostile, after = done
     found = []
     for phase, least in ((quiet, 1.0), (hostile, GOODPUT), (after, 1.0)):
@@ -71,5 +71,5 @@ def missed(done: Sequence[Phase]) -> list[str]:
     if not hostile_p99 <= P99_RATIO * quiet_p99 < math.inf:
         found.append(f"p99 {hostile_p99:.0f} ms, quiet {quiet_p99:.0f} ms")
     if (grown := after.resident_mb / quiet.resident_mb) > MEMORY_RATIO:
-        found.append(f"memory {grown:.2f} × the one before")
+        found.append(f"memory {grown:.2f} × that before")
     return found

@@ -1,8 +1,8 @@
 """Start a command under conditions: `python -m load_tests.chaos.launch CONDITION… -- COMMAND…`.
 
-`nofile=N` bounds descriptors, `stderr=stalled` gives it a pipe that is never read,
-`stderr=closed` none, `deny=NAME,NAME` refuses system calls (x86-64), `full-disk=FOLDER` mounts an
-almost full file system there, which only this command sees and which takes root.
+`nofile=N` limits descriptors, `stderr=stalled` makes stderr a pipe that is never read,
+`stderr=closed` closes it, and `deny=NAME,NAME` denies system calls (x86-64). `full-disk=FOLDER`
+mounts a tiny file system that only this command sees; it needs root.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ _NEW_MOUNTS, _PRIVATE = 0x0002_0000, (1 << 18) | (1 << 14)  # recursive and priv
 
 
 def main() -> None:
-    """Apply the conditions and become the command."""
+    """Apply the conditions and execute the command."""
     at = sys.argv.index("--")
     for condition in sys.argv[1:at]:
         name, _, value = condition.partition("=")
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def deny(names: str) -> None:
-    """Answer these system calls with EPERM, as a sandbox does."""
+    """Make these system calls fail with EPERM, as a sandbox does."""
     steps = [(_LOAD, 0, 0, 0)]
     for name in names.split(","):
         steps.append((_JUMP_IF_EQUAL, 0, 1, SYSTEM_CALLS[name]))
@@ -57,17 +57,17 @@ def full_disk(folder: str) -> None:
 
 
 def limit_descriptors(number: str) -> None:
-    """Allow so many descriptors."""
+    """Limit the number of open descriptors."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (int(number), int(number)))
 
 
 def stderr(state: str) -> None:
-    """Close stderr, or let nobody read it."""
+    """Close stderr, or replace it by a pipe that is not read."""
     if state == "closed":
         os.close(2)
         return
     unread, ours = os.pipe()
-    os.set_inheritable(unread, True)  # kept open, or writing would fail at once
+    os.set_inheritable(unread, True)  # kept open, because otherwise writing would fail immediately
     os.dup2(ours, 2)
 
 

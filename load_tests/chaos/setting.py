@@ -1,4 +1,4 @@
-"""What the scenarios share: how a server is started, how sound clients behave, what a row is."""
+"""Shared by the scenarios: starting a server, traffic of normal clients, and the outcome."""
 
 import asyncio
 import math
@@ -16,16 +16,16 @@ from load_tests.fuzz import wire
 from load_tests.fuzz.memory import Memory
 from load_tests.fuzz.server import good_request, launch
 from load_tests.server.process_tree import alive
-from load_tests.server.start import Started, ask, running
+from load_tests.server.start import Started, running, send_request
 
 START_TIMEOUT_S = 45.0
-ANSWER_S = 10.0  # for an answer that is not held to be quick
-GROWTH_MB = 64.0  # that one client may cost, beyond what its images take
+ANSWER_S = 10.0  # timeout for an answer that need not be fast
+GROWTH_MB = 64.0  # limit for one client, in addition to the memory of its images
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One row: what was seen, and whether it is what was expected."""
+    """One row: the observation, and whether it is as expected."""
 
     observed: str
     passed: bool
@@ -34,10 +34,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a scenario is given."""
+    """The arguments of a scenario."""
 
     bundle: Path
-    seconds: float  # of load, where a scenario loads
+    seconds: float  # of load, in scenarios with load
     drains: int
 
 
@@ -46,19 +46,19 @@ Scenario = Callable[[Setting], Coroutine[None, None, Outcome]]
 
 @dataclass
 class Server:
-    """A running server and what scenarios ask of it."""
+    """A running server, with the requests that scenarios need."""
 
     started: Started
     target: Target
 
     @property
     def pid(self) -> int:
-        """The main process."""
+        """PID of the main process."""
         return self.started.main_pid
 
     @property
     def memory(self) -> Memory:
-        """Of the main process."""
+        """Memory of the main process."""
         return Memory(self.pid)
 
     def alive(self) -> bool:
@@ -66,16 +66,16 @@ class Server:
         return bool(alive([self.pid]))
 
     def log(self) -> str:
-        """All that it has logged."""
+        """Return the whole log."""
         return self.started.log.read_text(encoding="utf-8", errors="replace")
 
     async def good(self, timeout_s: float = ANSWER_S, request: bytes | None = None) -> int | None:
-        """The status of the sound image on a new connection, or of another; None without one."""
-        return _status(await ask(self.target, request or good_request(), timeout_s))
+        """Send the valid image, or `request`, on a new connection; return its status or None."""
+        return _status(await send_request(self.target, request or good_request(), timeout_s))
 
     async def get(self, path: bytes, timeout_s: float = ANSWER_S) -> Response | None:
-        """The answer to a GET on a new connection."""
-        return await ask(self.target, wire.get(path), timeout_s)
+        """Return the answer to a GET on a new connection."""
+        return await send_request(self.target, wire.get(path), timeout_s)
 
 
 @asynccontextmanager
@@ -87,7 +87,7 @@ async def served(
 ) -> AsyncIterator[Server]:
     """Run the server, under `conditions` of `load_tests.chaos.launch`.
 
-    Raises MeasurementFailed when it does not answer in time.
+    Raises MeasurementFailed if it does not answer in time.
     """
     before = (sys.executable, "-m", "load_tests.chaos.launch", *conditions, "--")
     start = launch(setting.bundle, env, before=before if conditions else ())
@@ -100,9 +100,9 @@ async def served(
 async def good_traffic(
     server: Server, rate: float, seconds: float, request: bytes | None = None
 ) -> "Traffic":
-    """Send the sound image, or another request, at an even rate, and count the answers.
+    """Send the valid image, or `request`, at a constant rate, and count the answers.
 
-    Each has a connection of its own.
+    Each request uses a new connection.
     """
     traffic = Traffic()
     begun, number = time.monotonic(), 0
@@ -115,14 +115,14 @@ async def good_traffic(
 
 
 class Traffic:
-    """The answers that sound clients got."""
+    """The answers that normal clients received."""
 
     def __init__(self) -> None:
         self.statuses: Counter[str] = Counter()
         self.latencies_s: list[float] = []
 
     async def one(self, server: Server, request: bytes | None) -> None:
-        """Send one image and count."""
+        """Send one request and count its answer."""
         begun = time.monotonic()
         status = await server.good(request=request)
         self.statuses[str(status)] += 1
@@ -131,18 +131,18 @@ class Traffic:
 
     @property
     def sent(self) -> int:
-        """How many were sent."""
+        """Number of requests sent."""
         return self.statuses.total()
 
     @property
     def goodput(self) -> float:
-        """The share that was answered 200."""
+        """Share of requests answered 200."""
         return self.statuses["200"] / max(1, self.sent)
 
     def quantile_ms(self, share: float) -> float:
-        """Return a quantile of the latencies of all that were sent, an observed one.
+        """Return an observed quantile of the latencies of all requests.
 
-        What was not answered 200 is later than any answer: infinite.
+        A request without a 200 counts as infinitely late.
         """
         ordered = sorted(self.latencies_s)
         rank = min(self.sent - 1, int(share * self.sent))

@@ -1,4 +1,4 @@
-"""Scenarios of signals: a pause, a drain under load, a kill."""
+"""Scenarios with signals: a pause, a drain under load, a kill."""
 
 import asyncio
 import json
@@ -21,33 +21,35 @@ _POLL_S = 0.05
 
 
 async def paused(setting: Setting) -> Outcome:
-    """Stop the process for three times the engine timeout, while it works."""
+    """Stop the process under load for three times the engine timeout."""
     async with served(setting, {"TIDEGATE_ENGINE_TIMEOUT_S": "1"}) as server:
         for _ in range(_PAUSES):
             traffic = asyncio.gather(*(_busy(server) for _ in range(_CLIENTS)))
-            await asyncio.sleep(_BEFORE_SIGNAL_S)  # so that the stop falls into a batch
+            await asyncio.sleep(_BEFORE_SIGNAL_S)  # so that the stop interrupts a batch
             os.kill(server.pid, signal.SIGSTOP)
             await asyncio.sleep(3)
             os.kill(server.pid, signal.SIGCONT)
             await traffic
             if not server.alive():
-                return Outcome("the process ended after SIGCONT", passed=False)
+                return Outcome("the process exited after SIGCONT", passed=False)
         status = await server.good()
     return Outcome(f"{_PAUSES} pauses of 3 s survived, then {status}", status == 200)
 
 
 async def drains(setting: Setting) -> Outcome:
-    """SIGTERM while keep-alive clients work; each request is answered or was never sent.
+    """SIGTERM while keep-alive clients send; each request is answered or was never sent.
 
-    A 503 is an answer only after the signal: it sends the client to another server.
+    A 503 is a valid answer only after the signal: the client then uses another server.
     """
     counts: Counter[str] = Counter()
     for _ in range(setting.drains):
         async with served(setting, {"TIDEGATE_DRAIN_DELAY_S": "0.5"}) as server:
-            told = asyncio.Event()
-            clients = [asyncio.create_task(_client(server, told, counts)) for _ in range(_CLIENTS)]
-            await asyncio.sleep(_BEFORE_SIGNAL_S)  # so that the signal falls into the traffic
-            told.set()
+            signalled = asyncio.Event()
+            clients = [
+                asyncio.create_task(_client(server, signalled, counts)) for _ in range(_CLIENTS)
+            ]
+            await asyncio.sleep(_BEFORE_SIGNAL_S)  # so that the signal arrives during the traffic
+            signalled.set()
             os.kill(server.pid, signal.SIGTERM)
             await asyncio.gather(*clients)
             counts["left"] += not await gone(server)
@@ -55,7 +57,7 @@ async def drains(setting: Setting) -> Outcome:
 
 
 def drained(counts: Counter[str], drains: int) -> Outcome:
-    """Judge what became of the requests and of the processes."""
+    """Return the outcome from the counts of requests and processes."""
     seen = ", ".join(f"{counts[what]} {what}" for what in ("lost", "answered", "refused"))
     seen += f" in {drains} drains"
     if counts["left"]:
@@ -63,15 +65,15 @@ def drained(counts: Counter[str], drains: int) -> Outcome:
     return Outcome(seen, counts["answered"] > 0 and counts["lost"] == counts["left"] == 0)
 
 
-def fate(status: int, *, told: bool) -> str:
-    """Return what an answer is; `told` is whether the server had its signal."""
+def fate(status: int, *, signalled: bool) -> str:
+    """Classify an answer; `signalled` is whether SIGTERM had been sent before."""
     if status == 200:
         return "answered"
-    return "refused" if status == 503 and told else "lost"
+    return "refused" if status == 503 and signalled else "lost"
 
 
 async def killed(setting: Setting) -> Outcome:
-    """SIGKILL, and start again with the drift state that an earlier drain had saved."""
+    """SIGKILL, then start again with the drift state that an earlier drain saved."""
     with tempfile.TemporaryDirectory(prefix="load-tests-") as folder:
         env = {"TIDEGATE_DRIFT_STATE": str(Path(folder) / "drift.npz")}
         seen: list[int] = []
@@ -82,26 +84,26 @@ async def killed(setting: Setting) -> Outcome:
                 os.kill(server.pid, number)
                 await gone(server)
     passed = seen[1] > seen[0] > 0 and seen[2] > seen[0]
-    return Outcome(f"images known to /drift in three runs: {seen}", passed)
+    return Outcome(f"images counted by /drift in three runs: {seen}", passed)
 
 
 async def _busy(server: Server) -> None:
-    """Keep the engine busy beyond the moment of the signal."""
+    """Keep the engine busy until after the signal."""
     end = time.monotonic() + 2 * _BEFORE_SIGNAL_S
     while time.monotonic() < end:
         await server.good()
 
 
 async def gone(server: Server) -> bool:
-    """Wait for the end of the process; False when it has not ended in time."""
+    """Wait until the process exits; False if it does not exit in time."""
     end = time.monotonic() + _EXIT_S
     while server.alive() and time.monotonic() < end:  # noqa: ASYNC110 - not our child
         await asyncio.sleep(_POLL_S)
     return not server.alive()
 
 
-async def _client(server: Server, told: asyncio.Event, counts: Counter[str]) -> None:
-    """Ask again and again until no connection is made any more."""
+async def _client(server: Server, signalled: asyncio.Event, counts: Counter[str]) -> None:
+    """Send requests until the server accepts no more connections."""
     connection: Connection | None = None
     loop = asyncio.get_running_loop()
     while True:
@@ -109,18 +111,18 @@ async def _client(server: Server, told: asyncio.Event, counts: Counter[str]) -> 
             if connection is None or not connection.usable:
                 address = (server.target.host, server.target.port)
                 _, connection = await loop.create_connection(Connection, *address)
-        except OSError:  # nothing listens any more: a client takes another server
+        except OSError:  # the server has stopped listening: a client would use another server
             return
         try:
             async with asyncio.timeout(_EXIT_S):
                 response = await connection.exchange(good_request())
-            counts[fate(response.status, told=told.is_set())] += 1
+            counts[fate(response.status, signalled=signalled.is_set())] += 1
         except (OSError, MalformedResponse):
             counts["lost"] += 1
             connection.close()
 
 
 async def _images(server: Server) -> int:
-    """How many images the drift monitor has seen, by GET /drift."""
+    """Return the drift monitor's number of images, from GET /drift; -1 without an answer."""
     answer = await server.get(b"/drift")
     return int(json.loads(answer.body)["images"]) if answer and answer.status == 200 else -1

@@ -1,1 +1,1 @@
-"""A light HTTP client, and the images that it sends."""
+"""A lightweight HTTP client, and the images that it sends."""

@@ -1,8 +1,8 @@
-"""A light HTTP/1.1 client: one write per request, keep-alive, bounded, no retries.
+"""A lightweight HTTP/1.1 client: one write per request, keep-alive, bounded, no retries.
 
-It shares the machine with the server that it measures, so it is a bare `asyncio.Protocol` with
-httptools, and decodes headers only when asked: a general HTTP client would take a tenth of a core
-for itself.
+It runs on the same machine as the server that it measures. It is therefore only an
+`asyncio.Protocol` with httptools and decodes headers on demand; a general HTTP client would use a
+tenth of a core.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ class MalformedResponse(Exception):
 
 @dataclass(slots=True)
 class Response:
-    """What came back."""
+    """One HTTP response."""
 
     status: int = 0
     raw_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
@@ -28,7 +28,7 @@ class Response:
     keep_alive: bool = False
 
     def header(self, name: str) -> str | None:
-        """The last value of a header, or None; `name` in lower case."""
+        """Return the last value of a header, or None; `name` in lower case."""
         wanted = name.encode("latin-1")
         for key, value in reversed(self.raw_headers):
             if key.lower() == wanted:
@@ -50,14 +50,14 @@ class Connection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        """Whether another request may go out on it."""
+        """Whether another request can be sent on it."""
         return self._reusable and self._transport is not None and not self._transport.is_closing()
 
     async def exchange(self, request: bytes) -> Response:
         """Send one request and wait for its answer.
 
-        Raises ConnectionResetError when the server hangs up, MalformedResponse when it does not
-        speak HTTP.
+        Raises ConnectionResetError if the server closes the connection, MalformedResponse if the
+        response is not HTTP.
         """
         transport = self._open_transport()
         self._expect_response()
@@ -71,9 +71,9 @@ class Connection(asyncio.Protocol):
         return response
 
     async def send_and_vanish(self, request: bytes, stay_s: float) -> None:
-        """Send one request, stay for `stay_s`, and hang up whatever has come back.
+        """Send one request, wait `stay_s`, and disconnect whether or not an answer has arrived.
 
-        Raises ConnectionResetError when the server had hung up before.
+        Raises ConnectionResetError if the server had already closed the connection.
         """
         transport = self._open_transport()
         self._vanishing = True
@@ -82,18 +82,18 @@ class Connection(asyncio.Protocol):
         self.close()
 
     def close(self) -> None:
-        """Hang up at once; what was not sent yet is dropped."""
+        """Disconnect immediately and drop unsent data."""
         if self._transport is not None:
             self._transport.abort()
 
     def _open_transport(self) -> asyncio.Transport:
-        """Lend the transport for one request; not reusable until a whole response was read."""
+        """Return the transport for one request; not reusable until a whole response was read."""
         if self._transport is None or self._transport.is_closing():
             raise ConnectionResetError("closed before the request was sent")
         self._reusable = False
         return self._transport
 
-    # What the event loop calls.
+    # Callbacks of the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are not subclasses of asyncio's, though they have the same methods.
@@ -103,7 +103,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._vanishing:
             return
-        if self._answer is None:  # bytes nobody asked for: the framing is lost
+        if self._answer is None:  # unexpected bytes: the framing is lost
             self._reusable = False
             self.close()
             return
@@ -113,7 +113,7 @@ class Connection(asyncio.Protocol):
             self._fail(MalformedResponse(str(error)))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fine for a body that is framed by the close, a fault otherwise."""
+        """Complete a body that ends with the connection; an error for any other response."""
         self._reusable = False
         response = self._response
         framed = response.header("content-length") or response.header("transfer-encoding")
@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
             self.on_message_complete()
         self._fail(ConnectionResetError("closed before the response was complete"))
 
-    # What the parser calls.
+    # Callbacks of the parser.
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._response.raw_headers.append((name, value))
@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         response = self._response
-        if response.status < 200:  # 100 Continue and its kin: the answer is still to come
+        if response.status < 200:  # informational, such as 100 Continue: the answer follows
             self._expect_response()
             return
         response.body = b"".join(self._body)
@@ -160,7 +160,7 @@ class Connection(asyncio.Protocol):
 class Pool:
     """At most `max_connections` connections to one server; owns and closes them all.
 
-    Without `keep_alive` each request has a connection of its own.
+    Without `keep_alive` each request uses a new connection.
     """
 
     def __init__(
@@ -172,16 +172,16 @@ class Pool:
         self._idle: list[Connection] = []
         self.opened = 0
 
-    async def take(self) -> Connection:
-        """Lend a connection, waiting while all are lent; each must be given back."""
+    async def acquire(self) -> Connection:
+        """Return a connection, waiting while all are in use; each must be released."""
         await self._free.acquire()
         try:
             return self._idle_connection() or await self._connect()
-        except BaseException:  # cancelled too: the place must not be lost
+        except BaseException:  # cancellation, too: the slot must be released
             self._free.release()
             raise
 
-    def give_back(self, connection: Connection) -> None:
+    def release(self, connection: Connection) -> None:
         """Keep a connection for the next request, if a whole response was read from it."""
         if self._keep_alive and connection.usable:
             self._idle.append(connection)
@@ -190,7 +190,7 @@ class Pool:
         self._free.release()
 
     def close(self) -> None:
-        """Hang up on every connection that is not lent."""
+        """Close every connection that is not in use."""
         for connection in self._idle:
             connection.close()
         self._idle.clear()

@@ -1,4 +1,4 @@
-"""The images that a load test sends, turned once into ready HTTP requests."""
+"""The images of a load test, converted once into complete HTTP requests."""
 
 import hashlib
 import mimetypes
@@ -17,7 +17,7 @@ Form = Literal["raw", "multipart"]
 
 @dataclass(frozen=True)
 class Target:
-    """Where the load goes: plain HTTP only, so that the client costs little."""
+    """The URL of the server; plain HTTP only, to keep the client's cost low."""
 
     host: str
     port: int
@@ -25,7 +25,7 @@ class Target:
 
     @classmethod
     def parse(cls, url: str) -> "Target":
-        """Read `http://host:port/path?query`; raises ValueError for anything else."""
+        """Parse `http://host:port/path?query`; raises ValueError for anything else."""
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
             raise ValueError(f"expected http://host:port/path, got {url!r}")
@@ -40,9 +40,9 @@ def payloads(
     form: Form = "raw",
     seed: int = 0,
 ) -> list[bytes]:
-    """Requests of every image below `folder`, or, without one, of a generated mix.
+    """Return requests for every image below `folder`, or without a folder for a generated mix.
 
-    Raises FileNotFoundError when the folder has no image.
+    Raises FileNotFoundError if the folder has no image.
     """
     if folder is not None:
         return build_requests(find_images(folder), target, deadline_ms, form)
@@ -50,19 +50,17 @@ def payloads(
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Every image file below `folder`, sorted; raises FileNotFoundError when there is none."""
+    """Return every image file below `folder`, sorted; raises FileNotFoundError if there is none."""
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not found:
-        raise FileNotFoundError(
-            f"no image below {folder} (looked for {', '.join(sorted(SUFFIXES))})"
-        )
+        raise FileNotFoundError(f"no image below {folder} (suffixes {', '.join(sorted(SUFFIXES))})")
     return found
 
 
 def build_requests(
     paths: Sequence[Path], target: Target, deadline_ms: float | None, form: Form = "raw"
 ) -> list[bytes]:
-    """One complete HTTP/1.1 request per image, so that sending is a single write.
+    """Return one complete HTTP/1.1 request per image, so that sending it is a single write.
 
     The body is the image, or a multipart form with the image as its part `file`.
     """
@@ -71,7 +69,7 @@ def build_requests(
 
 
 def shuffled_forever(requests: Sequence[bytes], seed: int) -> Iterator[bytes]:
-    """Every request once per epoch, each epoch in a new order: the same for the same seed."""
+    """Yield every request once per epoch, each epoch in a new order that the seed determines."""
     rng = random.Random(seed)
     while True:
         yield from rng.sample(requests, len(requests))
@@ -96,7 +94,7 @@ def _raw(picture: Picture) -> tuple[str, bytes]:
 
 def _multipart(picture: Picture) -> tuple[str, bytes]:
     """(content type, body) of a form (RFC 7578) with one part, `file`."""
-    boundary = hashlib.sha256(picture.data).hexdigest()  # no image holds its own digest
+    boundary = hashlib.sha256(picture.data).hexdigest()  # no image contains its own digest
     name = picture.name.replace('"', "%22").encode("utf-8")
     part = [
         f"--{boundary}".encode("ascii"),

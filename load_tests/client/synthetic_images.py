@@ -1,4 +1,4 @@
-"""Pictures to send where no photographs are at hand: generated, or cut from a few photographs.
+"""Test images: generated, or derived from a few photographs.
 
 Deterministic: the same arguments give the same bytes with the same Pillow and NumPy.
 """
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-TURN_DEGREES = 7  # each further copy of a photograph is turned by so much more
+TURN_DEGREES = 7  # additional rotation of each further copy of a photograph
 QUALITY = 88
 SIZE = (500, 375)
 FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
@@ -20,14 +20,14 @@ FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
 @dataclass(frozen=True)
 class Picture:
-    """An encoded image and the file name that tells its format."""
+    """An encoded image, and a file name whose suffix is its format."""
 
     name: str
     data: bytes
 
 
 class Kind(NamedTuple):
-    """One size and format of the mix, and how many pictures of every ten have it."""
+    """One size and format of the mix, and its number of images in every ten."""
 
     width: int
     height: int
@@ -48,9 +48,10 @@ MIX = (
 def turned(
     photographs: Sequence[Path], count: int, size: tuple[int, int] = SIZE, quality: int = QUALITY
 ) -> Iterator[Picture]:
-    """`count` JPEGs from photographs: each as it is, then each turned by 7°, by 14° and so on.
+    """Yield `count` JPEGs from photographs: each unchanged, then each rotated by 7°, 14° and so on.
 
-    Cut to `size` (width, height) by PIL.ImageOps.fit; what a turn uncovers is black.
+    Cropped to `size` (width, height) by PIL.ImageOps.fit; corners uncovered by the rotation are
+    black.
     """
     for i in range(count):
         turn, index = divmod(i, len(photographs))
@@ -67,13 +68,13 @@ def turned(
 def generated(
     count: int, size: tuple[int, int] = SIZE, quality: int = QUALITY, seed: int = 0
 ) -> Iterator[Picture]:
-    """`count` JPEGs of one size (width, height)."""
+    """Yield `count` JPEGs of one size (width, height)."""
     for i in range(count):
         yield encoded(f"generated-{i:03}", scene(*size, seed=seed + i), "JPEG", quality)
 
 
 def generated_mix(count: int = 10, quality: int = QUALITY, seed: int = 0) -> Iterator[Picture]:
-    """`count` pictures of several sizes and formats in the proportions of MIX."""
+    """Yield `count` images of several sizes and formats in the proportions of MIX."""
     kinds = [kind for kind in MIX for _ in range(kind.of_10)]
     for i in range(count):
         kind = kinds[i % len(kinds)]
@@ -82,14 +83,14 @@ def generated_mix(count: int = 10, quality: int = QUALITY, seed: int = 0) -> Ite
 
 
 def encoded(stem: str, image: Image.Image, format_: str, quality: int) -> Picture:
-    """The image in a format of FORMATS; PNG ignores `quality`."""
+    """Encode an image in a format of FORMATS; PNG ignores `quality`."""
     buffer = BytesIO()
     image.save(buffer, format_, quality=quality)
     return Picture(f"{stem}.{FORMATS[format_]}", buffer.getvalue())
 
 
 def scene(width: int, height: int, seed: int) -> Image.Image:
-    """A picture with the three things that an encoder works on: gradients, edges and texture.
+    """Generate an image with gradients, edges and texture, which determine an encoder's work.
 
     Octaves of smooth noise whose amplitude halves with the scale (about 1/f, as in photographs;
     colour only in the coarse ones), ellipses with hard edges, and fine grain.
@@ -112,7 +113,7 @@ def _octaves(
     amplitude: float,
     finest: int | None = None,
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:  # [height, width, channels]
-    """Smooth noise on ever finer grids, each of half the amplitude of the one before."""
+    """Return smooth noise on finer and finer grids, each with half the previous amplitude."""
     field = np.zeros((height, width, channels), np.float32)
     cells = 3
     while cells <= (finest or min(width, height) // 2):

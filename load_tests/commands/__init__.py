@@ -1,1 +1,1 @@
-"""The commands of `python -m load_tests`, one a module: its options, and what it runs."""
+"""The commands of `python -m load_tests`, one per module: its options and its execution."""

@@ -1,4 +1,4 @@
-"""`python -m load_tests bad-input`: how our server and its peers take broken uploads."""
+"""`python -m load_tests bad-input`: how our server and its peers handle broken uploads."""
 
 import argparse
 from dataclasses import asdict
@@ -9,7 +9,7 @@ import uvloop
 from load_tests.client.requests import find_images
 from load_tests.commands.arguments import count
 from load_tests.commands.compare import add_contestants, check_contestants
-from load_tests.comparison.bad_input import COMPANY, IN_FLIGHT, LEFT_AFTER_S, Behaviour, observe
+from load_tests.comparison.bad_input import IN_FLIGHT, LEFT_AFTER_S, OTHERS, Behaviour, observe
 from load_tests.comparison.compare import start_of
 from load_tests.comparison.ratios import as_table
 from load_tests.errors import MeasurementFailed
@@ -18,7 +18,7 @@ from load_tests.peers.versions import versions
 from load_tests.report.json_file import keep
 
 _HEADS = (
-    *("server", "truncated", "text", "empty", f"good of {COMPANY}", "the bad one"),
+    *("server", "truncated", "text", "empty", f"valid of {OTHERS}", "broken one"),
     *("bomb", "s", "+MB", "serves", f"of {IN_FLIGHT}", "exit s", "left"),
 )
 
@@ -27,24 +27,25 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
         prog="python -m load_tests bad-input",
-        description="Send each server a truncated JPEG alone and among good ones, a text, an empty "
-        "body and a PNG of 13,000 × 13,000 pixels; then SIGTERM with requests in flight.",
+        description="Send each server a truncated JPEG by itself and together with valid ones, a "
+        "text, an empty body and a PNG of 13,000 × 13,000 pixels; then send SIGTERM with requests "
+        "in flight.",
     )
     add_contestants(options)
     options.add_argument(
-        "--images", type=Path, required=True, metavar="DIR", help="folder of good JPEGs"
+        "--images", type=Path, required=True, metavar="DIR", help="folder of valid JPEGs"
     )
     options.add_argument(
-        "--batch", type=count, default=MAX_BATCH, help="what peers may batch at most"
+        "--batch", type=count, default=MAX_BATCH, help="largest batch of the peers"
     )
     options.add_argument(
-        "--json", type=Path, metavar="OUT", help="keep the result with its machine"
+        "--json", type=Path, metavar="OUT", help="save the result and the hardware"
     )
     return options
 
 
 def run(options: argparse.Namespace, command_line: str) -> int:
-    """Observe one after another, print, keep. Raises FileNotFoundError or ValueError."""
+    """Test one server after another, print and save. Raises FileNotFoundError or ValueError."""
     check_contestants(options)
     good = [p for p in find_images(options.images) if p.suffix.lower() in (".jpg", ".jpeg")]
     if not good:
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace, command_line: str) -> int:
     seen: list[Behaviour] = []
     refused: dict[str, str] = {}
     for name in (OURS, *options.peers):
-        print(f"observing {name}", flush=True)
+        print(f"testing {name}", flush=True)
         try:
             start = start_of(
                 name, options.model, options.bundle, options.environments, options.batch
@@ -61,9 +62,9 @@ def run(options: argparse.Namespace, command_line: str) -> int:
         except (MeasurementFailed, FileNotFoundError) as error:
             refused[name] = str(error)
     print(as_table(_HEADS, [_row(behaviour) for behaviour in seen]))
-    print(f"left: processes {LEFT_AFTER_S:.0f} s after SIGTERM; –: no answer, or never")
+    print(f"left: processes {LEFT_AFTER_S:.0f} s after SIGTERM; –: no answer, or no exit")
     for name, reason in refused.items():
-        print(f"left out: {name}: {reason}")
+        print(f"not measured: {name}: {reason}")
     kept: dict[str, object] = {
         "peers": versions([b.name for b in seen if b.name != OURS], options.environments),
         "refused": refused,

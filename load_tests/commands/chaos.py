@@ -1,4 +1,4 @@
-"""`python -m load_tests chaos`: what hosts and clients do to a server, one row each."""
+"""`python -m load_tests chaos`: a server under host failures and hostile clients, one row each."""
 
 import argparse
 import time
@@ -19,19 +19,21 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
         prog="python -m load_tests chaos",
-        description="Start a server for each scenario and disturb it. Exit code 1 when one fails.",
+        description="Start a server for each scenario and disturb it. Exit code 1 if one fails.",
         epilog="scenarios: " + ", ".join(SCENARIOS),
     )
     options.add_argument("--bundle", type=Path, default=BUNDLE)
     options.add_argument("--only", metavar="NAME,…", help="run these scenarios")
-    options.add_argument("--seconds", type=positive, default=10.0, help="of load, where there is")
+    options.add_argument(
+        "--seconds", type=positive, default=10.0, help="of load, in scenarios with load"
+    )
     options.add_argument("--drains", type=count, default=20, help="SIGTERMs under load")
-    options.add_argument("--json", type=Path, metavar="OUT", help="keep the result")
+    options.add_argument("--json", type=Path, metavar="OUT", help="save the result")
     return options
 
 
 def run(options: argparse.Namespace, command_line: str) -> int:
-    """Run one after another, print, keep; 1 when one fails. Raises ValueError."""
+    """Run one scenario after another, print and save; 1 if one fails. Raises ValueError."""
     setting = Setting(options.bundle, options.seconds, options.drains)
     outcomes: dict[str, tuple[Outcome, float]] = {}
     for name in _chosen(options.only):
@@ -63,7 +65,7 @@ def _outcome(name: str, setting: Setting) -> Outcome:
 def _chosen(only: str | None) -> list[str]:
     names = list(SCENARIOS) if only is None else only.split(",")
     if unknown := [name for name in names if name not in SCENARIOS]:
-        raise ValueError(f"no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+        raise ValueError(f"unknown scenario {', '.join(unknown)}; known: {', '.join(SCENARIOS)}")
     return names
 
 

@@ -19,9 +19,9 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
         prog="python -m load_tests compare",
-        description="Start our server, the chosen peers and the bare loop, load them in turns on "
-        "the same images, and print the medians with their ratios to the bare loop. Servers that "
-        "are not being measured are stopped with SIGSTOP.",
+        description="Start our server, the selected peers and the bare loop, load them in turn "
+        "with the same images, and print the medians and their ratios to the bare loop. Servers "
+        "that are not being measured are stopped with SIGSTOP.",
     )
     add_contestants(options)
     options.add_argument(
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         required=True,
         metavar="DIR",
-        help="folder of images; may be given several times",
+        help="folder of images; can be repeated",
     )
     options.add_argument(
         "--concurrency", type=counts, default=(8, 32, 64), metavar="N,N", help="closed-loop clients"
@@ -41,23 +41,23 @@ def parser() -> argparse.ArgumentParser:
         "--overload",
         type=positive,
         metavar="RATE",
-        help="also offer so many requests a second, with a deadline of 250 ms",
+        help="also send RATE requests per second with a deadline of 250 ms",
     )
     options.add_argument(
-        "--batch", type=count, help="images per batch of the peers at most (default: each its own)"
+        "--batch", type=count, help="largest batch of the peers (default: each peer's setting)"
     )
     options.add_argument(
-        "--one-at-a-time", action="store_true", help="start each server for its turn only"
+        "--one-at-a-time", action="store_true", help="run only one server at a time"
     )
     options.add_argument("--seed", type=int, default=0)
     options.add_argument(
-        "--json", type=Path, metavar="OUT", help="keep the result with its machine"
+        "--json", type=Path, metavar="OUT", help="save the result and the hardware"
     )
     return options
 
 
 def add_contestants(options: argparse.ArgumentParser) -> None:
-    """Add the model in both forms and the choice of peers."""
+    """Add the options for the model in both forms and for the peers."""
     options.add_argument(
         "--model",
         type=Path,
@@ -66,20 +66,20 @@ def add_contestants(options: argparse.ArgumentParser) -> None:
         help="plain model, from `tidegate export-plain`",
     )
     options.add_argument(
-        "--bundle", type=Path, required=True, metavar="DIR", help="the same, sealed"
+        "--bundle", type=Path, required=True, metavar="DIR", help="bundle of the same model"
     )
     options.add_argument(
         "--peers",
         type=names,
         default=tuple(PEERS),
         metavar="NAME,NAME",
-        help=f"of {', '.join(PEERS)} (default: all); an empty list for none",
+        help=f"from {', '.join(PEERS)} (default: all); an empty list selects none",
     )
     options.add_argument("--environments", type=Path, default=ENVIRONMENTS, metavar="DIR")
 
 
 def run(options: argparse.Namespace, command_line: str) -> int:
-    """Measure, print, keep. Raises MeasurementFailed, FileNotFoundError or ValueError."""
+    """Measure, print and save. Raises MeasurementFailed, FileNotFoundError or ValueError."""
     check_contestants(options)
     plan = Plan(
         model=options.model,
@@ -95,14 +95,14 @@ def run(options: argparse.Namespace, command_line: str) -> int:
         one_at_a_time=options.one_at_a_time,
         seed=options.seed,
     )
-    result = uvloop.run(compare(plan, say))
+    result = uvloop.run(compare(plan, log))
     found = standings(result.measured)
     print(tables(found))
     print(
         "\ncold start s: " + ", ".join(f"{n} {min(s):.1f}" for n, s in result.cold_start_s.items())
     )
     for name, reason in result.refused.items():
-        print(f"left out: {name}: {reason}")
+        print(f"not measured: {name}: {reason}")
     kept: dict[str, object] = {
         "peers": versions([n for n in plan.peers if n not in result.refused], plan.environments),
         "refused": result.refused,
@@ -115,26 +115,26 @@ def run(options: argparse.Namespace, command_line: str) -> int:
 
 
 def check_contestants(options: argparse.Namespace) -> None:
-    """Raise FileNotFoundError or ValueError before anything is started."""
+    """Check the model and the bundle before a start; raises FileNotFoundError or ValueError."""
     read_recipe(options.model)
     if not (options.bundle / "manifest.json").is_file():
         raise FileNotFoundError(f"no bundle at {options.bundle}")
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Peers, separated by commas."""
+    """Parse names of peers, separated by commas."""
     chosen = tuple(name for name in text.split(",") if name)
     for name in chosen:
         if name not in PEERS:
-            raise argparse.ArgumentTypeError(f"no peer {name!r}; there are {', '.join(PEERS)}")
+            raise argparse.ArgumentTypeError(f"unknown peer {name!r}; known: {', '.join(PEERS)}")
     return chosen
 
 
 def counts(text: str) -> tuple[int, ...]:
-    """Whole numbers from 1 on, separated by commas."""
+    """Parse integers of at least 1, separated by commas."""
     return tuple(count(word) for word in text.split(","))
 
 
-def say(line: str) -> None:
-    """Progress, at once."""
+def log(line: str) -> None:
+    """Print a line of progress immediately."""
     print(line, flush=True)

@@ -14,40 +14,45 @@ from load_tests.fuzz.summary import as_record, as_text, leaks
 from load_tests.report.json_file import keep
 
 BUNDLE = Path("models/bundles/efficientnet-lite0/1")
-_ENOUGH = 10**9  # mutants, where only time is to bound the campaign
+_UNLIMITED = 10**9  # mutants, so that only time bounds the campaign
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
         prog="python -m load_tests fuzz",
-        description="Start the server, send seeds of every format and their mutants, and judge "
-        "each answer. Exit code 1 when a rule was broken; the inputs are kept in --failures.",
+        description="Start the server, send seeds of every format and their mutants, and check "
+        "each answer. Exit code 1 if a rule is violated; the inputs are saved in --failures.",
     )
-    options.add_argument("--bundle", type=Path, default=BUNDLE, help="the demo's, or one like it")
-    options.add_argument("--seconds", type=positive, default=60.0, help="of mutants")
-    options.add_argument("--mutants", type=count, default=_ENOUGH, help="at most")
-    options.add_argument("--seed", type=int, default=0, help="the same seed, the same mutants")
+    options.add_argument("--bundle", type=Path, default=BUNDLE, help="default: the demo bundle")
+    options.add_argument("--seconds", type=positive, default=60.0, help="time for mutants")
+    options.add_argument("--mutants", type=count, default=_UNLIMITED, help="at most")
+    options.add_argument("--seed", type=int, default=0, help="the same seed gives the same mutants")
     options.add_argument("--in-flight", type=count, default=8)
-    options.add_argument("--http-share", type=not_negative, default=0.1, help="damaged HTTP")
     options.add_argument(
-        "--compare-share", type=not_negative, default=0.05, help="held to the reference"
-    )
-    options.add_argument("--slow-s", type=positive, default=10.0, help="an answer may take so long")
-    options.add_argument(
-        "--image-mb", type=positive, default=600.0, help="memory that one image may take"
+        "--http-share", type=not_negative, default=0.1, help="share of damaged HTTP requests"
     )
     options.add_argument(
-        "--server-mb", type=positive, default=5000.0, help="beyond it the server is ended"
+        "--compare-share",
+        type=not_negative,
+        default=0.05,
+        help="share of answers compared with the reference",
+    )
+    options.add_argument("--slow-s", type=positive, default=10.0, help="limit for one answer")
+    options.add_argument(
+        "--image-mb", type=positive, default=600.0, help="memory limit for one image"
+    )
+    options.add_argument(
+        "--server-mb", type=positive, default=5000.0, help="memory at which the server is stopped"
     )
     options.add_argument("--failures", type=Path, default=Path("build/fuzz"), metavar="DIR")
-    options.add_argument("--replay", type=Path, metavar="FILE", help="send one kept input again")
-    options.add_argument("--json", type=Path, metavar="OUT", help="keep the result")
+    options.add_argument("--replay", type=Path, metavar="FILE", help="send one saved input again")
+    options.add_argument("--json", type=Path, metavar="OUT", help="save the result")
     return options
 
 
 def run(options: argparse.Namespace, command_line: str) -> int:
-    """Run the campaign, print, keep; 1 when a rule was broken."""
+    """Run the campaign, print and save; 1 if a rule was violated."""
     plan = _plan(options)
     start = launch(options.bundle, {"TIDEGATE_REVIEW_DIR": "review"})
     failures = Failures(options.failures)

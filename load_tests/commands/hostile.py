@@ -1,4 +1,4 @@
-"""`python -m load_tests hostile`: what a share of hostile images costs the sound clients."""
+"""`python -m load_tests hostile`: the effect of a share of hostile images on normal clients."""
 
 import argparse
 import math
@@ -19,26 +19,26 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
         prog="python -m load_tests hostile",
-        description="Sound clients at a steady rate: a sixth of the time alone, two thirds beside "
-        "hostile images, a sixth alone. Exit code 1 when a bound is missed.",
+        description="Normal clients at a constant rate, with hostile images during the middle two "
+        "thirds of the time. Exit code 1 if a limit is exceeded.",
     )
     options.add_argument("--bundle", type=Path, default=BUNDLE)
     options.add_argument("--seconds", type=positive, default=120.0)
-    options.add_argument("--good-rate", type=positive, default=20.0, help="a second")
+    options.add_argument("--good-rate", type=positive, default=20.0, help="per second")
     options.add_argument("--hostile-share", type=positive, default=0.05, help="of all requests")
-    options.add_argument("--json", type=Path, metavar="OUT", help="keep the result")
+    options.add_argument("--json", type=Path, metavar="OUT", help="save the result")
     return options
 
 
 def run(options: argparse.Namespace, command_line: str) -> int:
-    """Run the phases, print, keep; 1 when a promise was not kept."""
+    """Run the phases, print and save; 1 if a limit is exceeded."""
     if options.hostile_share >= 1:
         raise ValueError("--hostile-share must be below 1")
     done = uvloop.run(_phases(options))
     found = missed(done)
     heads = ("phase", "sent", "goodput", "p50 ms", "p99 ms", "statuses", "errors", "memory MB")
     print(as_table(heads, [_row(phase) for phase in done]))
-    print("kept" if not found else "missed: " + "; ".join(found))
+    print("all limits met" if not found else "limits exceeded: " + "; ".join(found))
     kept = {
         phase.name: {
             "statuses": dict(phase.traffic.statuses),

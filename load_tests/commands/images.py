@@ -1,4 +1,4 @@
-"""`python -m load_tests images`: write the images that a load test sends."""
+"""`python -m load_tests images`: write the images of a load test."""
 
 import argparse
 from collections.abc import Iterable
@@ -20,17 +20,15 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
         prog="python -m load_tests images",
-        description="Write test images, the same for the same options: photographs turned by 0, 7, "
-        "14 degrees and so on and cut to one size, or generated ones.",
+        description="Write deterministic test images: photographs rotated by 0, 7, 14 degrees and "
+        "so on and cropped to one size, or generated images.",
     )
-    options.add_argument("out", type=Path, metavar="OUT", help="folder, made when missing")
+    options.add_argument("out", type=Path, metavar="OUT", help="folder, created if missing")
     source = options.add_mutually_exclusive_group()
     source.add_argument(
         "--from", type=Path, dest="photographs", metavar="DIR", help="folder of photographs"
     )
-    source.add_argument(
-        "--mix", action="store_true", help="generate several sizes and formats, not one"
-    )
+    source.add_argument("--mix", action="store_true", help="generate several sizes and formats")
     options.add_argument(
         "--size", type=_size, default=SIZE, metavar="WxH", help="pixels (default: 500x375)"
     )
@@ -43,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace, command_line: str) -> int:
-    """Write them and say how many bytes they have."""
+    """Write the images and print their mean size."""
     pictures = _pictures(options)
     options.out.mkdir(parents=True, exist_ok=True)
     sizes = []

@@ -1,4 +1,4 @@
-"""`python -m load_tests peers-install`: an environment of its own for each peer."""
+"""`python -m load_tests peers-install`: a separate virtual environment for each peer."""
 
 import argparse
 import subprocess
@@ -12,11 +12,11 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
         prog="python -m load_tests peers-install",
-        description="Make a virtual environment for each peer and install its requirements.txt. "
-        "Some are large: all take about 3 GB.",
+        description="Create a virtual environment for each peer and install its requirements.txt. "
+        "All together need about 3 GB.",
     )
     options.add_argument(
-        "peers", nargs="*", metavar="NAME", help=f"of {', '.join(PEERS)} (default: all)"
+        "peers", nargs="*", metavar="NAME", help=f"from {', '.join(PEERS)} (default: all)"
     )
     options.add_argument("--into", type=Path, default=ENVIRONMENTS, metavar="DIR")
     options.add_argument(
@@ -26,10 +26,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace, _command_line: str) -> int:
-    """Install; 1 when one of them could not be. Raises ValueError for a name that is none."""
+    """Install the peers; 1 if an installation fails. Raises ValueError for an unknown name."""
     unknown = [name for name in options.peers if name not in PEERS]
     if unknown:
-        raise ValueError(f"no peer {unknown[0]!r}; there are {', '.join(PEERS)}")
+        raise ValueError(f"unknown peer {unknown[0]!r}; known: {', '.join(PEERS)}")
     failed = []
     for name in options.peers or PEERS:
         print(f"installing {name}", flush=True)
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace, _command_line: str) -> int:
 
 
 def install(peer: Peer, into: Path, interpreter: str) -> None:
-    """Make `into`/NAME anew. Raises CalledProcessError, its reason printed by pip before."""
+    """Recreate `into`/NAME. Raises CalledProcessError after pip has printed the reason."""
     folder = into / peer.name
     _call([interpreter, "-m", "venv", "--clear", str(folder)])
     pip = [str(peer.python(into)), "-m", "pip", "install", "--quiet"]
@@ -51,4 +51,4 @@ def install(peer: Peer, into: Path, interpreter: str) -> None:
 
 
 def _call(command: list[str]) -> None:
-    subprocess.run(command, check=True)  # noqa: S603  # written out above
+    subprocess.run(command, check=True)  # noqa: S603  # fixed commands, no shell

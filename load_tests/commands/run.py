@@ -1,4 +1,4 @@
-"""`python -m load_tests run`: one load, its report printed and kept."""
+"""`python -m load_tests run`: measure one load, print and save its report."""
 
 import argparse
 import gc
@@ -20,8 +20,8 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
         prog="python -m load_tests run",
-        description="Send requests at a rate, whatever the server does (open loop), or keep N "
-        "clients busy (closed loop).",
+        description="Send requests at a rate that does not depend on the answers (open loop), or "
+        "keep N clients busy (closed loop).",
     )
     add_target(options)
     loop = options.add_mutually_exclusive_group()
@@ -30,22 +30,24 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--arrivals", choices=["poisson", "constant"], default="poisson")
     options.add_argument("--duration", type=positive, default=10.0, help="seconds")
     options.add_argument("--warm-up", type=not_negative, default=0.0, metavar="S", help="seconds")
-    options.add_argument("--deadline-ms", type=positive, help="sent to the server; bounds goodput")
+    options.add_argument(
+        "--deadline-ms", type=positive, help="sent to the server; limit for goodput"
+    )
     options.add_argument("--max-connections", type=count, default=512, help="open loop only")
     options.add_argument(
-        "--no-keep-alive", action="store_true", help="a fresh connection for every request"
+        "--no-keep-alive", action="store_true", help="a new connection for every request"
     )
     options.add_argument(
         "--vanish",
         type=not_negative,
         default=0.0,
         metavar="SHARE",
-        help="of the clients hang up on purpose within 50 ms of sending",
+        help="share of clients that disconnect within 50 ms after sending",
     )
     options.add_argument(
         "--predictions",
         action="store_true",
-        help="compare the server's predicted latency with the actual one; costs client CPU",
+        help="compare the server's predicted latency with the actual one; uses client CPU",
     )
     options.add_argument("--server-pid", type=count, help="also measure this process tree")
     options.add_argument("--html", type=Path, metavar="OUT", help="write a page with plots")
@@ -53,11 +55,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace, command_line: str) -> int:
-    """Measure, print, keep; 1 when nothing was answered."""
+    """Measure, print and save; 1 if nothing was answered."""
     target = Target.parse(options.url)
     load = _load(options)
     requests = payloads(options.images, target, load.deadline_ms, options.form, options.seed)
-    gc.freeze()  # a full collection over all that is imported would show as this client's lag
+    gc.freeze()  # a full collection over all imported objects would delay this client
     with shown(load.duration_s) as on_progress:
         finished = uvloop.run(
             drive(target, requests, load, server_pid=options.server_pid, on_progress=on_progress)

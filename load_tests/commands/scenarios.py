@@ -1,4 +1,4 @@
-"""`python -m load_tests scenarios`: named situations, each measured against its aim."""
+"""`python -m load_tests scenarios`: named scenarios, each measured against its aims."""
 
 import argparse
 import functools
@@ -22,20 +22,20 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
         prog="python -m load_tests scenarios",
-        description="Find the capacity, then run each scenario and print what it should show. A "
-        "missed aim is printed as missed and is no failure: a shared machine is no judge.",
+        description="Measure the capacity, then run each scenario and print its results with their "
+        "aims. A missed aim does not change the exit code, because a shared machine can cause it.",
     )
     add_target(options)
-    options.add_argument("--server-pid", type=count, required=True, help="the server's process")
+    options.add_argument("--server-pid", type=count, required=True, help="process id of the server")
     options.add_argument(
         "--only",
         type=_names,
         default=NAMES,
         metavar="NAMES",
-        help=f"some of {','.join(NAMES)} (default: all)",
+        help=f"from {','.join(NAMES)} (default: all)",
     )
     options.add_argument(
-        "--capacity", type=positive, metavar="R", help="images per second; measured otherwise"
+        "--capacity", type=positive, metavar="R", help="images per second (default: measured)"
     )
     options.add_argument(
         "--duration",
@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace, command_line: str) -> int:
-    """Run the chosen scenarios one after the other, print and keep; 1 when nothing is answered."""
+    """Run the selected scenarios one after the other, print and save."""
     target = Target.parse(options.url)
     requests = functools.cache(
         lambda deadline_ms: payloads(
@@ -102,8 +102,8 @@ def _scenarios(
         "eighty": lambda: steady.eighty(setting, capacity),
         "overload": lambda: overload.overload(setting, options.duration or overload.DURATION_S),
         "burst": lambda: neighbours.during_bursts(setting, capacity, *windows),
-        "slow": lambda: neighbours.beside_slow_uploads(setting, capacity, *windows),
-        "vanish": lambda: neighbours.beside_vanishing_clients(setting, capacity, *windows),
+        "slow": lambda: neighbours.during_slow_uploads(setting, capacity, *windows),
+        "vanish": lambda: neighbours.during_vanishing_clients(setting, capacity, *windows),
         "soak": lambda: soak.soak(setting, capacity, options.duration or soak.DURATION_S),
     }
 
@@ -123,6 +123,6 @@ def _names(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
     if unknown := set(names) - set(NAMES):
         raise argparse.ArgumentTypeError(
-            f"no scenario {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}"
+            f"unknown scenario {', '.join(sorted(unknown))}; known: {', '.join(NAMES)}"
         )
     return names

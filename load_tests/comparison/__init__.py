@@ -1,1 +1,1 @@
-"""The server beside its peers and a bare loop, interleaved in one run."""
+"""Comparison of the server with its peers and a bare loop, interleaved in one run."""

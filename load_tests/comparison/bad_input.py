@@ -1,4 +1,4 @@
-"""What a server does with broken, huge and empty uploads, and when it is told to stop."""
+"""Behaviour of a server on broken, huge and empty uploads, and on SIGTERM."""
 
 import asyncio
 import os
@@ -13,58 +13,58 @@ from pathlib import Path
 from load_tests.comparison.broken_uploads import write_broken
 from load_tests.peers.catalogue import Start
 from load_tests.server.process_tree import alive
-from load_tests.server.start import Started, ask, running
+from load_tests.server.start import Started, running, send_request
 
-COMPANY = 31  # good images that are sent together with a broken one
-IN_FLIGHT = 16  # when the signal comes
+OTHERS = 31  # valid images that are sent together with a broken one
+IN_FLIGHT = 16  # requests in flight at SIGTERM
 LEFT_AFTER_S = 20.0
 TIMEOUT_S = 60.0
 _SAMPLE_S = 0.02
-_HEAD_START_S = 0.03  # for the requests in flight to arrive; answering them takes longer
+_HEAD_START_S = 0.03  # for the requests to arrive; answering them takes longer
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """One server. A status is None where no answer came."""
+    """Results of one server. A status is None if there was no answer."""
 
     name: str
     truncated: int | None
     text: int | None
     empty: int | None
-    company_answered: int  # 200, of COMPANY good images beside a truncated one
+    company_answered: int  # answered 200, of OTHERS valid images sent with a truncated one
     truncated_in_company: int | None
     bomb: int | None
     bomb_s: float
-    bomb_growth_mb: float  # of resident memory while it was worked on, at its peak
-    serves_after: bool  # a good image, after all of these
-    answered_after_sigterm: int  # 200, of IN_FLIGHT
-    exit_s: float | None  # from SIGTERM to the end of the main process; None is never
+    bomb_growth_mb: float  # peak growth of resident memory
+    serves_after: bool  # answers a valid image afterwards
+    answered_after_sigterm: int  # answered 200, of IN_FLIGHT
+    exit_s: float | None  # from SIGTERM to the exit of the main process; None if it never exits
     left: int  # processes LEFT_AFTER_S after SIGTERM
 
 
 async def observe(start: Start, good: Sequence[Path]) -> Behaviour:
-    """Start the server, send it everything, stop it.
+    """Start the server, send every upload, and stop it.
 
-    Raises MeasurementFailed when it does not start.
+    Raises MeasurementFailed if it does not start.
     """
     with tempfile.TemporaryDirectory(prefix="load-tests-") as folder:
         broken = await asyncio.to_thread(write_broken, good[0], Path(folder))
         fine = start.requests(list(good))
         bad = {name: start.requests([path])[0] for name, path in broken.items()}
         async with running(start.command, start.env, start.url, fine[0]) as server:
-            alone = {
+            single = {
                 name: await _status(start, bad[name]) for name in ("truncated", "text", "empty")
             }
-            company = [fine[i % len(fine)] for i in range(COMPANY)]
-            company.insert(COMPANY // 2, bad["truncated"])
-            together = await _at_once(start, company)
-            broken_one = together.pop(COMPANY // 2)
+            mixed = [fine[i % len(fine)] for i in range(OTHERS)]
+            mixed.insert(OTHERS // 2, bad["truncated"])
+            together = await _at_once(start, mixed)
+            broken_one = together.pop(OTHERS // 2)
             bomb, bomb_s, growth_mb = await _bomb(start, server, bad["bomb"])
             serves_after = await _status(start, fine[0]) == 200
             answered, exit_s, left = await _stop(start, server, fine[0])
     return Behaviour(
         name=start.name,
-        **alone,
+        **single,
         company_answered=together.count(200),
         truncated_in_company=broken_one,
         bomb=bomb,
@@ -78,7 +78,7 @@ async def observe(start: Start, good: Sequence[Path]) -> Behaviour:
 
 
 async def _status(start: Start, request: bytes) -> int | None:
-    response = await ask(start.target, request, TIMEOUT_S)
+    response = await send_request(start.target, request, TIMEOUT_S)
     return None if response is None else response.status
 
 
@@ -87,7 +87,7 @@ async def _at_once(start: Start, requests: Sequence[bytes]) -> list[int | None]:
 
 
 async def _bomb(start: Start, server: Started, request: bytes) -> tuple[int | None, float, float]:
-    """(status, seconds, growth of memory in MB)."""
+    """Return (status, seconds, growth of memory in MB)."""
     before = server.resident_mb()
     begun = time.monotonic()
     answer = asyncio.create_task(_status(start, request))
@@ -99,11 +99,11 @@ async def _bomb(start: Start, server: Started, request: bytes) -> tuple[int | No
 
 
 async def _stop(start: Start, server: Started, request: bytes) -> tuple[int, float | None, int]:
-    """(answered of those in flight, seconds to exit, processes left)."""
+    """Return (answered of those in flight, seconds to exit, processes left)."""
     in_flight = asyncio.create_task(_at_once(start, [request] * IN_FLIGHT))
     await asyncio.sleep(_HEAD_START_S)
     begun = time.monotonic()
-    with suppress(ProcessLookupError):  # the bomb may have ended it
+    with suppress(ProcessLookupError):  # the bomb may have crashed it
         os.kill(server.main_pid, signal.SIGTERM)
     exit_s = None
     while server.processes() and time.monotonic() - begun < LEFT_AFTER_S:

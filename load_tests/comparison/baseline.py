@@ -1,4 +1,4 @@
-"""The bare loop's processes, seen from the driver: start them, give them rounds, end them."""
+"""Controls the bare loop's processes: starts them, runs rounds, stops them."""
 
 import asyncio
 import json
@@ -13,12 +13,12 @@ from load_tests.errors import MeasurementFailed
 
 START_TIMEOUT_S = 60.0
 ROUND_GRACE_S = 30.0
-_STRIDE = 7  # images between the first ones of two processes, so that they do not march in step
+_STRIDE = 7  # offset of the first image between processes, so that they are not in step
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What a round of the bare loop gave, over all processes that took part."""
+    """Result of a round of the bare loop, over all its processes."""
 
     per_s: float
     cpu_ms: float  # per image
@@ -27,21 +27,21 @@ class Pace:
 
 @dataclass(frozen=True)
 class Loop:
-    """Started processes that wait for rounds; they cost nothing meanwhile."""
+    """Started processes that wait for rounds; they use no CPU while waiting."""
 
     processes: Sequence[asyncio.subprocess.Process]
     cores: int
 
     async def together(self, seconds: float) -> Pace:
-        """All processes at once, one thread each."""
+        """Run all processes concurrently, one thread each."""
         return await self._round(self.processes, f"{seconds}")
 
-    async def alone(self, seconds: float) -> Pace:
-        """One process with one thread: the time that an image takes when nothing else runs."""
+    async def single(self, seconds: float) -> Pace:
+        """Run one process with one thread: the latency of an image on an idle machine."""
         return await self._round(self.processes[:1], f"{seconds}")
 
-    async def alone_on_all_cores(self, seconds: float) -> Pace:
-        """One process whose model has a thread per core."""
+    async def single_on_all_cores(self, seconds: float) -> Pace:
+        """Run one process whose model has one thread per core."""
         return await self._round(self.processes[:1], f"{seconds} {self.cores}")
 
     async def _round(self, processes: Sequence[asyncio.subprocess.Process], line: str) -> Pace:
@@ -60,15 +60,15 @@ class Loop:
 
 @asynccontextmanager
 async def bare_loop(model: Path, images: Path, processes: int = 2) -> AsyncIterator[Loop]:
-    """Start the processes, wait until each has loaded its model, end them on the way out.
+    """Start the processes, wait until each has loaded its model, and kill them at the end.
 
-    Raises MeasurementFailed when one ends early.
+    Raises MeasurementFailed if one exits early.
     """
     cores = len(os.sched_getaffinity(0))
     started: list[asyncio.subprocess.Process] = []
     try:
         for i in range(processes):
-            # One by one: when a later start fails, the earlier ones are listed, and so ended.
+            # One by one: if a later start fails, the earlier processes are listed and killed.
             process = await _start(model, images, i * _STRIDE, {1, cores} if i == 0 else {1})
             started.append(process)
         for process in started:
@@ -94,7 +94,7 @@ async def _start(
     command += ["--model", str(model), "--images", str(images)]
     command += ["--threads", *map(str, sorted(threads))]
     pipe = asyncio.subprocess.PIPE
-    # In a session of its own an interrupt at the terminal leaves it to us to end it.
+    # In a new session, so that a terminal's interrupt does not reach it: we kill it.
     return await asyncio.create_subprocess_exec(
         *command, stdin=pipe, stdout=pipe, start_new_session=True
     )
@@ -106,8 +106,10 @@ async def _answer(process: asyncio.subprocess.Process, timeout_s: float) -> dict
         async with asyncio.timeout(timeout_s):
             line = await process.stdout.readline()
     except TimeoutError as error:
-        raise MeasurementFailed("a bare process does not answer") from error
+        raise MeasurementFailed("a process of the bare loop does not answer") from error
     if not line:
-        raise MeasurementFailed(f"a bare process ended early (code {await process.wait()})")
+        raise MeasurementFailed(
+            f"a process of the bare loop exited early (code {await process.wait()})"
+        )
     answer: dict[str, float] = json.loads(line)
     return answer

@@ -1,10 +1,10 @@
-"""The bare loop: decode, prepare and run one image after another with nothing around them.
+"""The bare loop: decode, preprocess and run one image after another, without a server.
 
-What a server adds to this is its overhead. The work is that of `load_tests.peers.plain_classifier`.
-It is a child process of `load_tests.comparison.baseline`, which controls it line by line:
-`<seconds>` or `<seconds> <threads>` on stdin starts a round, one JSON object on stdout answers it.
-More threads than one are for the model alone, and for the time of a single image: many such loops
-would compete for the cores.
+The difference between a server and this loop is the server's overhead. The work is that of
+`load_tests.peers.plain_classifier`. `load_tests.comparison.baseline` starts this process and
+controls it line by line: `<seconds>` or `<seconds> <threads>` on stdin starts a round, and one JSON
+object on stdout reports it. More than one thread is only for the model and for the latency of a
+single image: several such loops would compete for the cores.
 """
 
 import argparse
@@ -23,7 +23,7 @@ _WARM_UP_IMAGES = 8
 
 
 def run_round(classifier: Classifier, images: Iterator[bytes], seconds: float) -> dict[str, float]:
-    """Images, wall and CPU seconds (all threads of this process), median ms of one image."""
+    """Return images, wall and CPU seconds (all threads of this process), median ms per image."""
     times: list[float] = []
     begun = now = time.monotonic()
     cpu = time.process_time()
@@ -40,7 +40,7 @@ def run_round(classifier: Classifier, images: Iterator[bytes], seconds: float) -
 
 
 def main() -> None:
-    """Load once, say so, then run a round for each line read; end of input ends the process."""
+    """Load the model, report it, then run a round for each line of input."""
     parser = argparse.ArgumentParser(
         prog="python -m load_tests.comparison.baseline_process", description=__doc__
     )
@@ -49,7 +49,9 @@ def main() -> None:
     )
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--offset", type=int, default=0, help="index of the first image")
-    parser.add_argument("--threads", type=int, nargs="*", default=[1], help="that rounds may ask")
+    parser.add_argument(
+        "--threads", type=int, nargs="*", default=[1], help="numbers that rounds can use"
+    )
     args = parser.parse_args()
 
     encoded = [path.read_bytes() for path in find_images(args.images)]

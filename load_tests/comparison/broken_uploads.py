@@ -1,11 +1,11 @@
-"""The uploads that no client should send and some do. Made here, so that none lies in git."""
+"""Invalid uploads that clients send. They are generated, so that none is stored in git."""
 
 import struct
 import zlib
 from pathlib import Path
 
 BOMB_SIDE = 13_000
-BOMB_PIXELS_MB = BOMB_SIDE * BOMB_SIDE * 3 / (1 << 20)  # what decoding it takes, at least
+BOMB_PIXELS_MB = BOMB_SIDE * BOMB_SIDE * 3 / (1 << 20)  # minimum for decoding it
 TEXT = b"Dear server, this is a letter and not a picture.\n" * 20
 
 
@@ -14,7 +14,7 @@ def write_broken(good: Path, folder: Path) -> dict[str, Path]:
     data = good.read_bytes()
     contents = {
         "truncated": (data[: len(data) // 2], good.suffix),
-        "text": (TEXT, ".jpg"),  # as its sender thinks it to be
+        "text": (TEXT, ".jpg"),  # with the wrong suffix, as a mistaken client sends it
         "empty": (b"", ".jpg"),
         "bomb": (black_png(BOMB_SIDE), ".png"),
     }
@@ -26,9 +26,9 @@ def write_broken(good: Path, folder: Path) -> dict[str, Path]:
 
 
 def black_png(side: int) -> bytes:
-    """A valid black RGB PNG of `side` × `side`, about a thousandth of its pixels' size.
+    """Return a valid black RGB PNG of `side` × `side`, about a thousandth of its pixels' size.
 
-    Written row by row (PNG, third edition, §5 and §11), so that it costs us no memory.
+    Compressed row by row (PNG, third edition, §5 and §11), so that it needs little memory.
     """
     compress = zlib.compressobj(9)
     row = bytes(1 + 3 * side)  # filter type 0, then the pixels

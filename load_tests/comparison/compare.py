@@ -1,9 +1,9 @@
-"""Our server, its peers and the bare loop, in turns, in one run, on the same images.
+"""Measure our server, its peers and the bare loop in turn, in one run, on the same images.
 
-All are up at once and those not being measured are stopped (SIGSTOP to their whole tree), because
-some poll for work and would take CPU from the others; or, one at a time, each is started for its
-turn. A block is one load on everybody, in a new order each round; with one at a time it is every
-load on one server. The bare loop is part of each block.
+By default all run, and those not being measured are stopped (SIGSTOP to their process tree),
+because some poll for work and would use CPU. With one at a time, each is started for its turn. A
+block is one load on all servers, in a new order each round; with one at a time it is every load on
+one server. The bare loop is part of each block.
 """
 
 import asyncio
@@ -22,17 +22,17 @@ from load_tests.generator.run import Load, drive
 from load_tests.peers.catalogue import OURS, PEERS, Start, start_ours, start_peer
 from load_tests.peers.plain_classifier import Classifier
 from load_tests.server.process_tree import pause, resume
-from load_tests.server.start import Started, ask, running
+from load_tests.server.start import Started, running, send_request
 
-WARM_UP_SHARE = 0.2  # of a round, before it
+WARM_UP_SHARE = 0.2  # warm-up before a round, as a share of its length
 DEADLINE_MS = 250.0  # in overload
 SETTLE_S = 30.0
 CHECKED_IMAGES = 32
-TIE = 0.01  # probabilities nearer than this may change places by rounding
-_MB_PER_SERVER = 1200  # what the largest of them takes
+TIE = 0.01  # rounding can swap the order of probabilities closer than this
+_MB_PER_SERVER = 1200  # memory of the largest of them
 _CLASS_ID = re.compile(rb'"class_id"\s*:\s*(\d+)')
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Plan:
     """One comparison."""
 
     model: Path  # folder of the plain model, see load_tests.peers.plain_classifier
-    bundle: Path  # the same model, sealed
+    bundle: Path  # bundle of the same model
     images: tuple[Path, ...]
     peers: tuple[str, ...]
     environments: Path
@@ -48,13 +48,13 @@ class Plan:
     rounds: int = 5
     round_s: float = 5.0
     overload_per_s: float | None = None
-    batch: int | None = None  # images per batch of the peers at most; None is what suits each
+    batch: int | None = None  # largest batch of the peers; None uses each peer's setting
     one_at_a_time: bool = False
     seed: int = 0
 
     @property
     def loads(self) -> dict[str, Load]:
-        """Every load by its name, the overload last."""
+        """Every load by name, the overload last."""
         warm_up_s = self.round_s * WARM_UP_SHARE
         closed = {
             f"{n} clients": Load(self.round_s, clients=n, warm_up_s=warm_up_s)
@@ -69,7 +69,7 @@ class Plan:
 
 @dataclass
 class Comparison:
-    """What came out. `refused` holds a sentence for each server that was not measured."""
+    """Results. `refused` has the reason for each server that was not measured."""
 
     measured: list[Measured] = field(default_factory=list)
     cold_start_s: dict[str, list[float]] = field(default_factory=dict)
@@ -82,11 +82,11 @@ class _Contestant:
     server: Started
 
 
-async def compare(plan: Plan, say: Say) -> Comparison:
-    """Measure every round; `say` gets a line of progress now and then.
+async def compare(plan: Plan, log: Log) -> Comparison:
+    """Measure every round; `log` receives lines of progress.
 
-    Raises MeasurementFailed when our own server or the bare loop cannot be measured, ValueError
-    when memory does not allow for all at once. A peer that fails is refused with a sentence.
+    Raises MeasurementFailed if our own server or the bare loop cannot be measured, ValueError if
+    there is not enough memory for all servers. A peer that fails is left out with the reason.
     """
     if not plan.one_at_a_time:
         _check_memory(len(plan.peers) + 1)
@@ -98,7 +98,7 @@ async def compare(plan: Plan, say: Say) -> Comparison:
             folder: await stack.enter_async_context(bare_loop(plan.model, folder))
             for folder in plan.images
         }
-        turns = _Turns(plan, loops, expected, result, say)
+        turns = _Turns(plan, loops, expected, result, log)
         if plan.one_at_a_time:
             for number in range(plan.rounds):
                 await turns.one_at_a_time(number, order)
@@ -118,7 +118,7 @@ class _Turns:
     loops: dict[Path, Loop]
     expected: dict[Path, list[frozenset[int]]]
     result: Comparison
-    say: Say
+    log: Log
 
     async def all_at_once(
         self, number: int, order: random.Random, contestants: Sequence[_Contestant]
@@ -145,9 +145,9 @@ class _Turns:
                         await self._served(number, folder, load_name, load, contestant, name)
 
     async def enter(self, stack: AsyncExitStack, name: str) -> _Contestant | None:
-        """Start a server, check its answers and pause it; None, with a reason noted, if it fails.
+        """Start a server, check its answers and pause it; None if it fails, with the reason noted.
 
-        Our own must not fail.
+        A failure of our own server is raised.
         """
         try:
             contestant = await stack.enter_async_context(self._started(name))
@@ -155,7 +155,7 @@ class _Turns:
             if name == OURS:
                 raise
             self.result.refused[name] = str(error)
-            self.say(f"{name} is left out: {error}")
+            self.log(f"{name} is left out: {error}")
             return None
         self.result.cold_start_s.setdefault(name, []).append(contestant.server.cold_start_s)
         return contestant
@@ -168,7 +168,7 @@ class _Turns:
         async with running(start.command, start.env, start.url, first) as server:
             for folder, wanted in self.expected.items():
                 await _check_answers(start, find_images(folder), wanted)
-            self.say(f"{name} is up after {server.cold_start_s:.1f} s and answers as the loop does")
+            self.log(f"{name} ready after {server.cold_start_s:.1f} s; same answers as the loop")
             pause(server.pid)
             yield _Contestant(start, server)
 
@@ -191,9 +191,9 @@ class _Turns:
                 await _settle(start, requests[0])
         except ProcessLookupError:
             if start.name == OURS:
-                raise MeasurementFailed(f"{OURS} ended under {load_name}") from None
-            self.result.refused[start.name] = f"it ended under {load_name}"
-            self.say(f"{start.name} ended under {load_name} and is left out from here on")
+                raise MeasurementFailed(f"{OURS} exited under {load_name}") from None
+            self.result.refused[start.name] = f"it exited under {load_name}"
+            self.log(f"{start.name} exited under {load_name} and is left out from now on")
             return
         finally:
             pause(server.pid)
@@ -233,32 +233,32 @@ class _Turns:
             self._note(m)
 
         if load_name == ONE:
-            note(BARE, await loop.alone(seconds))
-            note(BARE_ALL_CORES, await loop.alone_on_all_cores(seconds))
+            note(BARE, await loop.single(seconds))
+            note(BARE_ALL_CORES, await loop.single_on_all_cores(seconds))
         elif load_name != OVERLOAD:
             note(BARE, await loop.together(seconds))
 
     def _note(self, m: Measured) -> None:
         self.result.measured.append(m)
         cpu = "" if m.cpu_ms is None else f", {m.cpu_ms:.2f} CPU ms"
-        self.say(f"round {m.round + 1}, {m.images}, {m.load}: {m.name} {m.per_s:.1f} images/s{cpu}")
+        self.log(f"round {m.round + 1}, {m.images}, {m.load}: {m.name} {m.per_s:.1f} images/s{cpu}")
 
 
 def start_of(name: str, model: Path, bundle: Path, environments: Path, batch: int | None) -> Start:
-    """How to start the server `name`. Raises FileNotFoundError when it is not installed."""
+    """Return how to start the server `name`. Raises FileNotFoundError if it is not installed."""
     if name == OURS:
         return start_ours(bundle)
     return start_peer(PEERS[name], environments, model, batch)
 
 
 def served_class(body: bytes) -> int | None:
-    """The most probable class of an answer: the first `class_id` in it, however it is wrapped."""
+    """Return the most probable class of an answer: its first `class_id`, at any depth."""
     found = _CLASS_ID.search(body)
     return int(found[1]) if found else None
 
 
 def _expected(plan: Plan) -> dict[Path, list[frozenset[int]]]:
-    """Per image the classes that may come first: one, or several where they all but tie."""
+    """Return for each image the classes that may be first: one, or several if nearly tied."""
     classifier = Classifier(plan.model)
     return {
         folder: [
@@ -279,25 +279,25 @@ def _first(answer: dict[str, object]) -> frozenset[int]:
 async def _check_answers(
     start: Start, paths: Sequence[Path], expected: Sequence[frozenset[int]]
 ) -> None:
-    """Raise MeasurementFailed unless every image has the class that the bare loop gives it."""
+    """Raise MeasurementFailed unless every image has the same class as in the bare loop."""
     checked = list(paths[: len(expected)])
     for path, request, right in zip(checked, start.requests(checked), expected, strict=True):
-        response = await ask(start.target, request, 30.0)
-        status = "nothing" if response is None else response.status
+        response = await send_request(start.target, request, 30.0)
+        status = "no response" if response is None else response.status
         found = None if response is None else served_class(response.body)
         if status != 200 or found not in right:
             raise MeasurementFailed(
                 f"{start.name} answers {path.name} with {status} and class {found}, "
-                f"where the bare loop finds {' or '.join(map(str, sorted(right)))}"
+                f"but the bare loop gives {' or '.join(map(str, sorted(right)))}"
             )
 
 
 async def _settle(start: Start, request: bytes) -> None:
-    """Wait, not for ever, until what is left of an overload is worked off."""
+    """Wait at most SETTLE_S until the backlog of an overload is processed."""
     try:
         async with asyncio.timeout(SETTLE_S):
             while True:
-                response = await ask(start.target, request, 1.0)
+                response = await send_request(start.target, request, 1.0)
                 if response is not None and response.status == 200:
                     return
                 await asyncio.sleep(0.1)

@@ -1,6 +1,6 @@
-"""From interleaved rounds to medians, ranges and ratios to the bare loop, and their tables. Pure.
+"""Medians, ranges and ratios to the bare loop from interleaved rounds, and their tables. Pure.
 
-Only figures of one block are divided by one another: measured one right after the other, because a
+Ratios use only figures of the same block, which were measured one right after the other, because a
 shared machine drifts by more than the differences that matter.
 """
 
@@ -18,11 +18,11 @@ _FIGURES = ("per_s", "cpu_ms", "p50_ms", "p99_ms", "goodput", "client_cpu_ms", "
 
 @dataclass(frozen=True)
 class Measured:
-    """One contestant under one load in one round; latencies in ms, None where there is none."""
+    """One contestant under one load in one round; latencies in ms, None if not measured."""
 
     images: str
     round: int
-    block: str  # what was measured with it, and may be compared with it
+    block: str  # figures of the same block can be compared
     name: str
     load: str  # `N clients`, `one client` or `overload`
     per_s: float
@@ -37,7 +37,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over the rounds: its median, and the smallest and largest."""
+    """A figure over the rounds: median, minimum and maximum."""
 
     median: float
     low: float
@@ -45,9 +45,9 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Raises MeasurementFailed when there is no value."""
+        """Summarise the values; raises MeasurementFailed if there are none."""
         if not values:
-            raise MeasurementFailed("no round gave this figure")
+            raise MeasurementFailed("no round measured this figure")
         return cls(median(values), min(values), max(values))
 
 
@@ -64,7 +64,7 @@ class Standing:
 
 
 def standings(measured: Sequence[Measured]) -> list[Standing]:
-    """Summarise; the ratios are taken within their block first."""
+    """Summarise all rounds; the ratios are first computed within their block."""
     keys = dict.fromkeys((m.images, m.load, m.name) for m in measured)
     return [
         _standing([m for m in measured if (m.images, m.load, m.name) == key], measured)
@@ -95,12 +95,12 @@ def _standing(own: Sequence[Measured], measured: Sequence[Measured]) -> Standing
 
 
 def _ratios(m: Measured, measured: Iterable[Measured]) -> dict[str, float | None]:
-    beside = {
+    same_block = {
         b.name: b
         for b in measured
         if (b.images, b.round, b.block, b.load) == (m.images, m.round, m.block, m.load)
     }
-    bare, all_cores = beside.get(BARE), beside.get(BARE_ALL_CORES)
+    bare, all_cores = same_block.get(BARE), same_block.get(BARE_ALL_CORES)
     if m.load == OVERLOAD or bare is None:
         return {}
     if m.load == ONE:
@@ -144,7 +144,7 @@ _OVERLOAD = (
 
 
 def tables(found: Sequence[Standing]) -> str:
-    """One table per set of images and load, best first: medians, and the ratios' ranges."""
+    """Return one table per set of images and load, best first: medians, and ranges of ratios."""
     groups = dict.fromkeys((s.images, s.load) for s in found)
     return "\n\n".join(
         _table(images, load, [s for s in found if (s.images, s.load) == (images, load)])
@@ -153,7 +153,7 @@ def tables(found: Sequence[Standing]) -> str:
 
 
 def as_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up in a terminal too."""
+    """Return a Markdown table whose columns are also aligned in a terminal."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:

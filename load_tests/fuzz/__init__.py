@@ -1,1 +1,1 @@
-"""Mutated images and mutated HTTP against a real server, with oracles that judge each answer."""
+"""Sends mutated images and mutated HTTP to a real server, and checks each answer with oracles."""

@@ -1,4 +1,4 @@
-"""The campaign: send seeds and mutants, judge every answer, watch the process."""
+"""The campaign: send seeds and mutants, check every answer, and monitor the process."""
 
 import asyncio
 import itertools
@@ -24,20 +24,20 @@ from load_tests.fuzz.seeds import image_seeds
 from load_tests.fuzz.server import Launch, good_request
 from load_tests.server.process_tree import alive
 from load_tests.server.sampling import Sample, sample, watching
-from load_tests.server.start import Started, ask, last_lines, running
+from load_tests.server.start import Started, last_lines, running, send_request
 
 MAX_RESTARTS = 20
 MAX_SUSPECTS = 100
 IDLE_TIMEOUT_S = 30.0
-SETTLE_S = 3.0  # after the last mutant, before memory, threads and descriptors are read again
+SETTLE_S = 3.0  # from the last mutant to the last sample of memory, threads and descriptors
 _PEAK_EVERY_S = 0.05
-_QUIET_S = 0.25  # a damaged request is over when nothing has come for so long
+_QUIET_S = 0.25  # silence after which a damaged request counts as finished
 _RECENT = 32
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to send, and the bounds that are violations beyond them."""
+    """What to send, and the limits whose excess is a violation."""
 
     seconds: float
     mutants: int
@@ -47,13 +47,13 @@ class Plan:
     good_every: int = 100
     compare_share: float = 0.05
     slow_s: float = 10.0
-    image_mb: float = 600.0  # 25 megapixels of 24 bytes: the bound of the decoder processes
+    image_mb: float = 600.0  # 25 megapixels of 24 bytes: the decoder processes' limit
     server_mb: float = 5000.0
 
 
 @dataclass
 class Ledger:
-    """What was seen."""
+    """Counts and measurements of a campaign."""
 
     sent: Counter[str] = field(default_factory=Counter)  # by kind
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)  # by kind and status
@@ -62,7 +62,7 @@ class Ledger:
     deaths: int = 0
     good: int = 0
     compared: int = 0
-    peak_mb: float = 0.0  # one image alone
+    peak_mb: float = 0.0  # of a single image
     peak: str = ""
     samples: list[Sample] = field(default_factory=list)
     baseline: Sample | None = None
@@ -71,12 +71,12 @@ class Ledger:
 
     @property
     def mutants(self) -> int:
-        """How many mutants were sent."""
+        """Number of mutants sent."""
         return sum(self.sent.values())
 
 
 class Campaign:
-    """One run of a plan. A server that dies is started again, at most MAX_RESTARTS times."""
+    """One run of a plan. A server that exits is restarted at most MAX_RESTARTS times."""
 
     def __init__(
         self, plan: Plan, launch: Launch, failures: Failures, comparison: Comparison
@@ -92,11 +92,11 @@ class Campaign:
         self._recent: deque[Mutant] = deque(maxlen=_RECENT)
         self._suspects: dict[bytes, Mutant] = {}
         self._main_pid = 0
-        self._ended = False  # by us, because it held too much memory
+        self._ended = False  # by us, because it used too much memory
         self._good: Response | None = None
 
     async def run(self) -> Ledger:
-        """Run all of it. Raises MeasurementFailed when the server does not start."""
+        """Run the whole campaign. Raises MeasurementFailed if the server does not start."""
         begun = 0.0
         for restart in range(MAX_RESTARTS + 1):
             async with self._server() as server:
@@ -107,7 +107,7 @@ class Campaign:
                 await self._mutants(server)
                 self.ledger.seconds = time.monotonic() - begun
                 if alive([server.main_pid]):
-                    await self._suspects_alone(server)
+                    await self._retry_suspects(server)
                     await self._settle(server)
                     return self.ledger
                 self._death(server)
@@ -115,7 +115,7 @@ class Campaign:
         return self.ledger
 
     async def replay(self, request: bytes) -> list[Violation]:
-        """Send one kept request alone and return what it broke."""
+        """Send one saved request by itself and return its violations."""
         async with self._server() as server:
             memory = Memory(server.main_pid)
             before = self._begin_peak(memory)
@@ -130,17 +130,17 @@ class Campaign:
         start = self._launch
         async with running(start.command, start.env, start.url, good_request()) as server:
             self._main_pid, self._ended = server.main_pid, False
-            self._good = await ask(start.target, good_request(), self.plan.slow_s)
+            self._good = await send_request(start.target, good_request(), self.plan.slow_s)
             if self._good is None:
-                raise MeasurementFailed("the sound image was not answered at the start")
+                raise MeasurementFailed("the valid image was not answered at the start")
             yield server
 
-    # Seeds: one at a time, each with its memory measured.
+    # Seeds: one at a time, with a memory measurement for each.
 
     async def _seeds(self, server: Started) -> None:
         memory = Memory(server.main_pid)
         for seed in image_seeds():
-            await self._alone(of_image(seed), memory)
+            await self._single(of_image(seed), memory)
         for http in http_seeds():
             sent = Mutant(-1, "http", http.name, http.data)
             talk = await converse(
@@ -153,10 +153,10 @@ class Campaign:
         with suppress(ProcessLookupError):
             self.ledger.baseline = sample(server.pid)
 
-    async def _alone(self, image: Mutant, memory: Memory) -> None:
+    async def _single(self, image: Mutant, memory: Memory) -> None:
         before = self._begin_peak(memory)
         await self._try(image)
-        await until_idle(self._main_pid, IDLE_TIMEOUT_S)  # a refused decode may go on
+        await until_idle(self._main_pid, IDLE_TIMEOUT_S)  # a rejected decode may continue
         grown = memory.peak_mb() - before
         if grown > self.ledger.peak_mb:
             self.ledger.peak_mb, self.ledger.peak = grown, image.origin
@@ -207,7 +207,7 @@ class Campaign:
             yield number
 
     async def _try(self, sent: Mutant, connection: "_Reused | None" = None) -> None:
-        """Send a well-formed request: it must be answered."""
+        """Send a well-formed request, which must be answered."""
         begun = time.monotonic()
         used = connection or _Reused(self._launch.target)
         try:
@@ -229,7 +229,7 @@ class Campaign:
             used.close()
 
     async def _try_http(self, sent: Mutant) -> None:
-        """Send a damaged request: it may be left unanswered, but not answered badly."""
+        """Send a damaged request: no answer is allowed, but a malformed one is not."""
         begun = time.monotonic()
         found = await self._converse(sent, _QUIET_S)
         self._count(sent, "any", time.monotonic() - begun, found)
@@ -247,7 +247,7 @@ class Campaign:
     def _unanswered(self, error: Exception) -> list[Violation]:
         if alive([self._main_pid]):
             return [Violation("no-answer", repr(error))]
-        return [] if self._ended else [Violation("death", "the process ended meanwhile")]
+        return [] if self._ended else [Violation("death", "the process exited in the meantime")]
 
     def _count(self, sent: Mutant, status: str, took_s: float, found: list[Violation]) -> None:
         self.ledger.outcomes[sent.kind, status] += 1
@@ -257,7 +257,7 @@ class Campaign:
             self._failures.add(violation, sent.request, f"mutant {sent.number}: {sent.origin}")
 
     def _compare(self, sent: Mutant, response: Response) -> None:
-        """Hand a share of the accepted images to the reference; every seed."""
+        """Compare every seed and a share of the accepted mutants with the reference."""
         if sent.image is None or not is_answer(response):
             return
         share = self.plan.compare_share
@@ -266,21 +266,21 @@ class Campaign:
 
     async def _check_good(self) -> None:
         self.ledger.good += 1
-        response = await ask(self._launch.target, good_request(), self.plan.slow_s)
+        response = await send_request(self._launch.target, good_request(), self.plan.slow_s)
         if response is None:
             living = alive([self._main_pid])
             found = [Violation("good-image", "no answer")] if living else []
         else:
             found = judge_same(self._good or response, response)
         for violation in found:
-            self._failures.add(violation, good_request(), "the sound image")
+            self._failures.add(violation, good_request(), "the valid image")
 
     async def _watch_peaks(self, memory: Memory) -> None:
-        """Suspect what is in flight, or was a moment ago, when memory jumps."""
+        """Record current and recent requests as suspects if memory jumps."""
         before = self._begin_peak(memory)
         while True:
             await asyncio.sleep(_PEAK_EVERY_S)
-            if memory.resident_mb() > self.plan.server_mb:  # before the machine has none left
+            if memory.resident_mb() > self.plan.server_mb:  # before the machine runs out of memory
                 self._runaway(memory.resident_mb())
                 return
             if memory.peak_mb() - before > self.plan.image_mb:
@@ -290,16 +290,16 @@ class Campaign:
             before = self._begin_peak(memory)
 
     def _runaway(self, resident_mb: float) -> None:
-        found = Violation("memory", f"the server holds {resident_mb:.0f} MB and was ended")
+        found = Violation("memory", f"the server used {resident_mb:.0f} MB and was killed")
         for suspect in (*self._in_flight.values(), *self._recent):
             self._failures.add(found, suspect.request, suspect.origin)
         self._ended = True
         with suppress(ProcessLookupError):
             os.kill(self._main_pid, signal.SIGKILL)
 
-    async def _suspects_alone(self, server: Started) -> None:
+    async def _retry_suspects(self, server: Started) -> None:
         for suspect in list(self._suspects.values()):
-            await self._alone(suspect, Memory(server.main_pid))
+            await self._single(suspect, Memory(server.main_pid))
 
     async def _settle(self, server: Started) -> None:
         await self._comparison.drain()
@@ -315,7 +315,7 @@ class Campaign:
 
 
 class _Reused:
-    """A keep-alive connection that is opened again when the server has closed it."""
+    """A keep-alive connection that is reopened after the server has closed it."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -332,7 +332,7 @@ class _Reused:
         return await self._connection.exchange(request)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None

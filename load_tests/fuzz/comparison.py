@@ -1,4 +1,4 @@
-"""Answers held to the reference, in a process beside the campaign."""
+"""Compares answers with the reference, in a separate process."""
 
 import asyncio
 from concurrent.futures import ProcessPoolExecutor
@@ -11,18 +11,18 @@ from load_tests.fuzz.failures import Failures
 from load_tests.fuzz.mutants import Mutant
 from load_tests.fuzz.oracles import Violation
 
-MAX_WAITING = 16  # further ones are left out: the campaign does not wait for the reference
+MAX_WAITING = 16  # further answers are skipped, so that the campaign does not wait
 
 
 class Comparison:
-    """Compares in the background; what differs goes to `failures`. Without a bundle, nothing."""
+    """Compares in the background and adds differences to `failures`; idle without a bundle."""
 
     def __init__(self, bundle: Path | None, failures: Failures) -> None:
         self.compared = 0
         self.skipped = 0
         self._bundle = bundle
         self._failures = failures
-        self._pool = None if bundle is None else self._fresh(bundle)
+        self._pool = None if bundle is None else self._new_pool(bundle)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def submit(self, sent: Mutant, body: bytes) -> None:
@@ -35,7 +35,7 @@ class Comparison:
         task.add_done_callback(self._tasks.discard)
 
     async def drain(self) -> None:
-        """Wait for what was submitted."""
+        """Wait for all submitted comparisons."""
         await asyncio.gather(*self._tasks)
 
     def close(self) -> None:
@@ -47,17 +47,17 @@ class Comparison:
         loop = asyncio.get_running_loop()
         image = sent.image or b""
         try:
-            said = await loop.run_in_executor(self._pool, reference.differs, image, body)
-        except BrokenProcessPool:  # the image ended Pillow, which is Pillow's fault
+            difference = await loop.run_in_executor(self._pool, reference.differs, image, body)
+        except BrokenProcessPool:  # the image crashed Pillow, which is Pillow's fault
             self.skipped += 1
-            self._pool = None if self._bundle is None else self._fresh(self._bundle)
+            self._pool = None if self._bundle is None else self._new_pool(self._bundle)
             return
         self.compared += 1
-        if said:
+        if difference:
             origin = f"mutant {sent.number}: {sent.origin}"
-            self._failures.add(Violation("reference", said), sent.request, origin)
+            self._failures.add(Violation("reference", difference), sent.request, origin)
 
-    def _fresh(self, bundle: Path) -> ProcessPoolExecutor:
+    def _new_pool(self, bundle: Path) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(
             1, get_context("spawn"), initializer=reference.open_bundle, initargs=(bundle,)
         )

@@ -1,4 +1,4 @@
-"""Send any bytes on a connection of their own and collect every answer to them."""
+"""Sends arbitrary bytes on a new connection and collects every answer."""
 
 import asyncio
 import sys
@@ -16,21 +16,21 @@ _MOST_BYTES = 4 << 20
 
 @dataclass
 class Conversation:
-    """What came back until the server closed, or was quiet for a while."""
+    """Everything received until the server closed the connection or stopped sending."""
 
     answers: list[Response] = field(default_factory=list)
     bytes_received: int = 0
     closed: bool = False  # by the server
-    fault: str = ""  # what was not HTTP
+    fault: str = ""  # the first violation of HTTP
 
 
 async def converse(
     target: Target, data: bytes, quiet_s: float, *, expected: int = 0, most_s: float = 30.0
 ) -> Conversation:
-    """Send `data` and listen until the server closes or is quiet for `quiet_s`.
+    """Send `data` and receive until the server closes or sends nothing for `quiet_s`.
 
-    Once `expected` answers have come, AFTER_S of quiet are enough.
-    Raises OSError when no connection is made.
+    After `expected` answers, AFTER_S without data are enough.
+    Raises OSError if the connection fails.
     """
     loop = asyncio.get_running_loop()
     create = loop.create_connection(lambda: _Listener(quiet_s, expected), target.host, target.port)
@@ -39,7 +39,7 @@ async def converse(
     try:
         await asyncio.wait_for(listener.over, most_s)
     except TimeoutError:
-        listener.conversation.fault = f"not over after {most_s:g} s"
+        listener.conversation.fault = f"not finished after {most_s:g} s"
     finally:
         transport.abort()
     return listener.conversation

@@ -1,4 +1,4 @@
-"""Inputs that broke a rule, kept so that they can be sent again."""
+"""Inputs that violated a rule, saved so that they can be sent again."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ KEPT_PER_RULE = 50
 
 
 class Failures:
-    """Writes `DIGEST.bin`, the request as it was sent, and `DIGEST.json`, what it broke."""
+    """Writes `DIGEST.bin`, the request as sent, and `DIGEST.json`, the violated rule."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -19,7 +19,7 @@ class Failures:
         self.examples: dict[str, tuple[str, Path | None]] = {}  # rule → detail, file
 
     def add(self, violation: Violation, request: bytes, origin: str) -> None:
-        """Count a violation; keep its request while there are few of its rule."""
+        """Count a violation; save the first KEPT_PER_RULE requests of its rule."""
         self.by_rule[violation.rule] += 1
         path = None
         if request and self.by_rule[violation.rule] <= KEPT_PER_RULE:

@@ -1,4 +1,4 @@
-"""Where an image's sizes, lengths and counts stand, for mutators that aim at them. Pure."""
+"""Positions of an image's sizes, lengths and counts, for mutators that change them. Pure."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from load_tests.fuzz.formats import PNG_SIGNATURE
 
-_MOST = 400  # fields of one image; a mutated length may lead anywhere
+_MOST = 400  # limit of fields per image, because a mutated length can point anywhere
 _JPEG_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xDA)}
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """An unsigned number of `width` bytes at `at`."""
+    """An unsigned integer of `width` bytes at offset `at`."""
 
     at: int
     width: int
@@ -21,7 +21,7 @@ class Field:
 
 
 def fields(data: bytes) -> list[Field]:
-    """Return the fields of the format that the first bytes name; none of an unknown one."""
+    """Return the fields of the format that the first bytes identify; none if it is unknown."""
     for magic, find in _FORMATS:
         if data.startswith(magic):
             found = []
@@ -117,7 +117,7 @@ def _tiff(data: bytes) -> Iterator[Field]:
     if start + 2 > len(data):
         return
     yield Field(start, 2, order)
-    there = (len(data) - start - 2) // 12  # a damaged count may be of 65,535
+    there = (len(data) - start - 2) // 12  # a damaged count can be 65,535
     for number in range(min(there, struct.unpack_from(f"{order}H", data, start)[0])):
         at = start + 2 + 12 * number
         for byte, width in ((0, 2), (2, 2), (4, 4), (8, 4), (8, 2)):

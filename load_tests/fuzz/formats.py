@@ -1,6 +1,6 @@
-"""Image files written by hand, in the variants that Pillow does not write. Pure.
+"""Writers for image variants that Pillow does not write. Pure.
 
-The caller chooses the sizes in a header, so that a few bytes may declare a huge image.
+The caller chooses the sizes in a header, so that a few bytes can declare a huge image.
 """
 
 import struct
@@ -20,7 +20,7 @@ Entry = tuple[int, int, Sequence[int]]  # (tag, type, values)
 SHORT, LONG = 3, 4
 _FLAT_TABLE = b"\xff\xdb\0\x43\0" + bytes([16] * 64)
 _END_OF_IMAGE = b"\xff\xd9"
-# Entropy-coded data after which no block ends early: each refinement visits all 63 coefficients.
+# Entropy-coded data with which no block ends early: each refinement visits all 63 coefficients.
 _NO_EARLY_END = bytes.fromhex("0000000000016874004eea00000000b56a5d80")
 
 
@@ -57,7 +57,7 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def exif_text(exif: bytes) -> Chunk:
-    """Return the chunk in which ImageMagick keeps EXIF: `Raw profile type exif`, in hexadecimal."""
+    """Return ImageMagick's chunk for EXIF: `Raw profile type exif`, in hexadecimal."""
     text = b"\nexif\n%8d\n%s\n" % (len(exif), exif.hex().encode("ascii"))
     return b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text)
 
@@ -69,9 +69,9 @@ def orientation_exif(orientation: int) -> bytes:
 
 
 def arithmetic_jpeg(side: int, scans: int) -> bytes:
-    """Return a grey progressive JPEG with arithmetic coding, each scan of a few bytes.
+    """Return a grey progressive JPEG with arithmetic coding and scans of a few bytes.
 
-    After the first two scans each one refines all AC coefficients of every block once more.
+    Each scan after the first two refines all AC coefficients of every block again.
     """
     frame = b"\xff\xca" + struct.pack(">HBHHBBBB", 11, 8, side, side, 1, 1, 0x11, 0)
     conditioning = b"\xff\xcc\0\x04\x10\x05"
@@ -90,7 +90,7 @@ def gif(screen: tuple[int, int], frame: tuple[int, int], disposal: int = 0) -> b
 
 
 def webp_lossless(width: int, height: int, *, predicted: bool = True) -> bytes:
-    """Return a lossless WebP in one colour: a header and five codes of one symbol each.
+    """Return a lossless WebP of one colour: a header and five codes of one symbol each.
 
     With `predicted` each pixel passes through the gradient predictor (WebP lossless, §4.1).
     """
@@ -113,7 +113,7 @@ def webp_lossless(width: int, height: int, *, predicted: bool = True) -> bytes:
 
 
 def bmp(size: tuple[int, int], bits: int, compression: int = 0, pixels: bytes = b"") -> bytes:
-    """Return a BMP; a negative height has its first row on top."""
+    """Return a BMP; with a negative height the first row is the top one."""
     width, height = size
     row = -(-width * bits // 32) * 4
     data = pixels or bytes(n * 7 % 256 for n in range(row * abs(height)))
@@ -126,7 +126,7 @@ def bmp(size: tuple[int, int], bits: int, compression: int = 0, pixels: bytes = 
 
 
 def tiff(entries: Sequence[Entry], data: bytes, order: str = "<") -> bytes:
-    """Return a TIFF of one directory, which follows `data`; the data begins at offset 8."""
+    """Return a TIFF with one directory after `data`, which begins at offset 8."""
     ordered = sorted(entries)
     start = 8 + len(data) + len(data) % 2
     beyond = start + 2 + 12 * len(ordered) + 4
@@ -159,7 +159,7 @@ class _Bits:
 
 
 def _one_symbol_codes(bits: _Bits, green: int) -> None:
-    """Write the five prefix codes; a code of one symbol takes no bits per pixel."""
+    """Write the five prefix codes; a code of one symbol needs no bits per pixel."""
     for symbol in (green, 0x55, 0xAA, 0xFF, 0):
         bits.put(0b101, 3)  # simple, one symbol, of 8 bits
         bits.put(symbol, 8)

@@ -1,4 +1,4 @@
-"""Changes to the bytes of an HTTP request: its head, its framing, its form. Pure."""
+"""Changes to the bytes of an HTTP request: head, framing and form. Pure."""
 
 import random
 import re
@@ -45,7 +45,7 @@ def mutate_http(rng: random.Random, data: bytes, other: bytes) -> tuple[bytes, l
 
 
 def flip_in_head(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """Give a byte of the head another value."""
+    """Change a byte of the head."""
     mutant = bytearray(data)
     if end := _end_of_head(data):
         mutant[rng.randrange(end)] = rng.randrange(256)
@@ -53,19 +53,19 @@ def flip_in_head(rng: random.Random, data: bytes, other: bytes) -> bytes:
 
 
 def insert_in_head(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """Insert bytes that parsers disagree on."""
+    """Insert bytes that parsers handle differently."""
     at = rng.randrange(_end_of_head(data) + 1)
     return data[:at] + rng.choice(_ODD) + data[at:]
 
 
 def replace_number(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """Replace a number of the head, such as the length."""
+    """Replace a number in the head, such as the length."""
     numbers = list(_DIGITS.finditer(data, 0, _end_of_head(data)))
     return _replaced(data, rng.choice(numbers), rng.choice(_NUMBERS)) if numbers else data
 
 
 def change_line(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """Add, repeat, remove or exchange lines of the head."""
+    """Add, repeat, remove or swap lines of the head."""
     lines = data[: _end_of_head(data)].split(b"\r\n")
     at = rng.randrange(len(lines))
     change = rng.randrange(4)
@@ -87,7 +87,7 @@ def change_method(rng: random.Random, data: bytes, other: bytes) -> bytes:
 
 
 def change_chunk_size(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """Replace the size of a chunk, or give it an extension."""
+    """Replace the size of a chunk, or add an extension."""
     sizes = list(_CHUNK.finditer(data, max(0, _end_of_head(data) - 2)))[:40]
     extended = (*_NUMBERS, b"5;a=b", b"g", b"ffffffffffffffff", b"5 ", b"5\n")
     return _replaced(data, rng.choice(sizes), rng.choice(extended), 1) if sizes else data
@@ -103,12 +103,12 @@ def change_boundary(rng: random.Random, data: bytes, other: bytes) -> bytes:
 
 
 def cut(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """Cut the end off, as a client that leaves."""
+    """Truncate the request, as a client that disconnects."""
     return data[: rng.randrange(1, len(data) + 1)] if data else data
 
 
 def pipeline(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """Send another request behind it, whole or not, on the same connection."""
+    """Append another request, complete or truncated, on the same connection."""
     return data + other[: len(other) if rng.random() < 0.5 else rng.randrange(len(other) + 1)]
 
 

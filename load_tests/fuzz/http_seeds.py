@@ -1,4 +1,4 @@
-"""Requests as clients and proxies send them, with the answers that each must get."""
+"""Requests as clients and proxies send them, with the expected answers."""
 
 import json
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ _UPGRADE = (
 _HIDDEN = b"GET /models HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-ANY: tuple[int, ...] = ()  # no answers to expect
+ANY: tuple[int, ...] = ()  # any answers, or none
 
 
 @dataclass(frozen=True)
 class HttpSeed:
-    """Bytes to send on one connection, and the status of each answer in turn, or ANY."""
+    """Bytes to send on one connection, and the status of each answer in order, or ANY."""
 
     name: str
     data: bytes
@@ -63,7 +63,7 @@ def _connections() -> Iterator[HttpSeed]:
 
 
 def _upgrades() -> Iterator[HttpSeed]:
-    """An offer to upgrade may be ignored: the body is the request's own all the same."""
+    """Yield offers to upgrade, which the server ignores; the body belongs to the request."""
     image = good_image()
     yield HttpSeed("h2c", wire.request(CLASSIFY, image, headers=_UPGRADE), (200,))
     hidden = wire.request(CLASSIFY, _HIDDEN, headers=_UPGRADE)

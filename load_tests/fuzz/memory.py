@@ -1,4 +1,4 @@
-"""How much memory a process holds, and the most it held since it was last looked at (Linux)."""
+"""Current and peak memory of a process (Linux)."""
 
 import asyncio
 import contextlib
@@ -8,26 +8,26 @@ from pathlib import Path
 from load_tests.server.process_tree import descendants
 
 _RESET_PEAK = "5"  # proc(5), clear_refs
-_LOOK_S = 0.05
-_IDLE_TICKS = 1  # of CPU between two looks, at most
+_SAMPLE_S = 0.05
+_IDLE_TICKS = 1  # largest CPU use between two samples of an idle process
 
 
 class Memory:
-    """The resident memory of a process and its children, in MB: large images decode in those."""
+    """Resident memory of a process and its children, which decode large images, in MB."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
 
     def resident_mb(self) -> float:
-        """Return what they hold now; 0 once they have ended."""
+        """Return the current memory; 0 after they have exited."""
         return self._sum("VmRSS:")
 
     def peak_mb(self) -> float:
-        """Return the most that each held since `reset`, together: an upper bound."""
+        """Return the sum of each process's peak since `reset`: an upper bound."""
         return self._sum("VmHWM:")
 
     def reset(self) -> None:
-        """Begin a new peak; do nothing where the kernel does not allow it."""
+        """Reset the peaks; do nothing if the kernel does not allow it."""
         for pid in _tree(self._pid):
             with contextlib.suppress(OSError):
                 Path(f"/proc/{pid}/clear_refs").write_text(_RESET_PEAK, encoding="ascii")
@@ -50,11 +50,11 @@ def _field(pid: int, name: str) -> float:
 
 
 async def until_idle(pid: int, timeout_s: float) -> None:
-    """Wait until a process and its children use hardly any CPU, or for `timeout_s`."""
+    """Wait until a process and its children use almost no CPU, at most `timeout_s`."""
     end = time.monotonic() + timeout_s
     before = sum(map(_cpu_ticks, _tree(pid)))
     while time.monotonic() < end:
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(_SAMPLE_S)
         now = sum(map(_cpu_ticks, _tree(pid)))
         if now - before <= _IDLE_TICKS:
             return

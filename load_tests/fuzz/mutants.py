@@ -17,12 +17,12 @@ _SHARES: tuple[tuple[float, Kind], ...] = (
     (0.88, "batch"),
     (1.0, "chunked"),
 )
-_STRIDE = 1_000_003  # between the generators of two campaigns
+_STRIDE = 1_000_003  # distance between the random seeds of two campaigns
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One request to send; `origin` says what it was made of."""
+    """One request to send; `origin` names its seed and its changes."""
 
     number: int
     kind: Kind
@@ -32,7 +32,7 @@ class Mutant:
 
 
 def mutant(seed: int, number: int, http_share: float) -> Mutant:
-    """Return mutant `number` of the campaign `seed`; `http_share` of them have damaged HTTP."""
+    """Return mutant `number` of the campaign `seed`; a share `http_share` has damaged HTTP."""
     rng = random.Random(seed * _STRIDE + number)
     if rng.random() < http_share:
         first, second = rng.choice(http_seeds()), rng.choice(http_seeds())

@@ -10,8 +10,8 @@ from load_tests.fuzz.formats import PNG_SIGNATURE
 
 MAX_MUTANT_BYTES = 1 << 20
 _MOST_CHANGES = 4
-_BLOCK = 64  # bytes copied, deleted or inserted at most, but for one time in eight
-_REPAIR = 0.7  # share of mutated PNGs whose checksums are made right again
+_BLOCK = 64  # most bytes copied, deleted or inserted in seven of eight changes
+_REPAIR = 0.7  # share of mutated PNGs whose checksums are recomputed
 _EXTREMES = {
     1: (0, 1, 2, 0x7F, 0x80, 0xFE, 0xFF),
     2: (0, 1, 2, 0xFF, 0x100, 0x3FFF, 0x7FFF, 0x8000, 0xFFFE, 0xFFFF),
@@ -42,20 +42,20 @@ def flip_bits(rng: random.Random, data: bytearray, other: bytes) -> None:
 
 
 def set_bytes(rng: random.Random, data: bytearray, other: bytes) -> None:
-    """Give one to eight bytes a value of chance."""
+    """Set one to eight bytes to random values."""
     for _ in range(rng.randint(1, 8)):
         data[rng.randrange(len(data))] = rng.randrange(256)
 
 
 def set_integer(rng: random.Random, data: bytearray, other: bytes) -> None:
-    """Put an extreme number of 8, 16 or 32 bits anywhere, mostly near the start."""
+    """Write an extreme number of 8, 16 or 32 bits anywhere, mostly near the start."""
     width = rng.choice((1, 2, 2, 4, 4))
     reach = len(data) if rng.random() < 0.3 else min(len(data), 200)
     _put(rng, data, rng.randrange(max(1, reach - width)), width, rng.choice("<>"))
 
 
 def set_field(rng: random.Random, data: bytearray, other: bytes) -> None:
-    """Put an extreme or a near number into a size, a length or a count of the format."""
+    """Write an extreme or a close number into a size, a length or a count of the format."""
     if not (found := fields(bytes(data))):
         return
     field = rng.choice(found)
@@ -69,7 +69,7 @@ def set_field(rng: random.Random, data: bytearray, other: bytes) -> None:
 
 
 def copy_block(rng: random.Random, data: bytearray, other: bytes) -> None:
-    """Overwrite a block with another one of the same image."""
+    """Overwrite a block with another block of the same image."""
     start, size = _block(rng, data)
     to = rng.randrange(len(data))
     data[to : to + size] = data[start : start + size]
@@ -95,12 +95,12 @@ def insert_block(rng: random.Random, data: bytearray, other: bytes) -> None:
 
 
 def truncate(rng: random.Random, data: bytearray, other: bytes) -> None:
-    """Cut the end off."""
+    """Remove the end."""
     del data[rng.randrange(1, len(data)) :]
 
 
 def splice(rng: random.Random, data: bytearray, other: bytes) -> None:
-    """Go on with a part of another image."""
+    """Replace the end by, or insert, a part of another image."""
     if not other:
         return
     start = rng.randrange(len(other))
@@ -116,7 +116,7 @@ MUTATORS: Sequence[Mutator] = (
     set_bytes,
     set_integer,
     set_field,
-    set_field,  # twice: it reaches the deepest
+    set_field,  # twice, because it reaches the most code
     copy_block,
     duplicate_block,
     delete_block,
@@ -127,7 +127,7 @@ MUTATORS: Sequence[Mutator] = (
 
 
 def repair_checksums(data: bytearray) -> None:
-    """Make the checksums of a PNG's chunks right, so that a decoder looks at what they hold."""
+    """Recompute the checksums of a PNG's chunks, so that a decoder reads their content."""
     at = len(PNG_SIGNATURE)
     while at + 12 <= len(data):
         end = at + 8 + int.from_bytes(data[at : at + 4])

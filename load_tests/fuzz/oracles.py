@@ -1,4 +1,4 @@
-"""What every answer must be. Pure: a response in, violations out."""
+"""Rules for every answer. Pure: a response in, violations out."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from load_tests.client.connection import Response
 
 PROBLEM = "application/problem+json"
 _TYPE = "urn:tidegate:problem:"
-# The only answers above 499 that a client may cause, with their codes.
+# The only statuses above 499 that a client may receive, with their codes.
 _ALLOWED = {503: {"overloaded", "draining", "not-ready"}, 504: {"deadline-missed"}}
 _DECISIONS = {"accept", "review", "reject"}
 _CLOSE = 1e-3  # probabilities of the same image in batches of different sizes
@@ -18,19 +18,19 @@ _CLOSE = 1e-3  # probabilities of the same image in batches of different sizes
 
 @dataclass(frozen=True)
 class Violation:
-    """Which rule was broken, and how."""
+    """The violated rule and the details."""
 
     rule: str
     detail: str
 
 
 def judge(response: Response) -> list[Violation]:
-    """Return what is wrong with one response, whatever the request was."""
+    """Return the violations of one response to any request."""
     return [*_server_error(response), *_shape(response)]
 
 
 def judge_same(first: Response, later: Response) -> list[Violation]:
-    """Compare two answers to the same sound image; load may have refused the later one."""
+    """Compare two answers to the same valid image; load may have caused a rejection later."""
     if later.status in _ALLOWED:
         return judge(later)
     if later.status != first.status:

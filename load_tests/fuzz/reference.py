@@ -1,7 +1,7 @@
-"""An independent reading of an image: Pillow, NumPy and ONNX Runtime, by the bundle's manifest.
+"""A reference classification of an image: Pillow, NumPy, ONNX Runtime and the bundle's manifest.
 
-It shares no code with the service, and runs in a process of its own: a hostile image may take its
-memory or end it.
+It shares no code with the service. It runs in a separate process, because a hostile image can
+exhaust its memory or crash it.
 """
 
 import io
@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 PROBABILITY_TOLERANCE = 2e-3
 SCORE_TOLERANCE = 1e-2
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-_MEMORY_BYTES = 8 << 30  # of address space; beyond it there is no opinion
+_MEMORY_BYTES = 8 << 30  # limit of address space; above it nothing is compared
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _READER: "Reader | None" = None  # of this process
 
@@ -29,7 +29,7 @@ class Reader:
     """The bundle's preprocessing, model and temperature."""
 
     def __init__(self, bundle: Path) -> None:
-        """Raises ValueError for a preprocessing that is not implemented here."""
+        """Load the bundle; raises ValueError for a preprocessing that is not supported here."""
         manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
         self._spec: dict[str, Any] = manifest["preprocess"]
         self._temperature = float(manifest["calibration"]["temperature"])
@@ -41,7 +41,7 @@ class Reader:
         )
 
     def pixels(self, data: bytes) -> NDArray[np.uint8]:
-        """Return [H, W, 3]; raises whatever Pillow raises for what is no whole image."""
+        """Return [H, W, 3]; raises Pillow's exceptions for bytes that are not a complete image."""
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             image.load()
             rgb = _rgb(_upright(image))
@@ -52,13 +52,13 @@ class Reader:
         return np.asarray(cut.resize(size, _FILTERS[self._resize["filter"]]))
 
     def differs(self, data: bytes, body: bytes) -> str:
-        """Say how an answer differs from this reading of the image; nothing when it does not."""
+        """Describe the difference of an answer from the reference; empty if there is none."""
         try:
             pixels = self.pixels(data)
         except MemoryError:
             return ""
         except Exception as error:  # noqa: BLE001 - codecs raise anything
-            return f"accepted, but Pillow refuses it: {type(error).__name__}: {error}"
+            return f"accepted, but Pillow rejects it: {type(error).__name__}: {error}"
         names = ["logits", "energy", "mahalanobis"]
         logits, energy, distance = self._session.run(names, {"pixels": pixels[None]})
         answer = json.loads(body)
@@ -70,10 +70,10 @@ class Reader:
 
 
 def open_bundle(bundle: Path) -> None:
-    """Prepare this process; what is read here is bounded in memory."""
+    """Prepare this process and limit its memory."""
     global _READER
     os.nice(5)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff prints what a mutant makes it
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff prints warnings about mutants
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     warnings.simplefilter("ignore")
     Image.MAX_IMAGE_PIXELS = None
@@ -90,13 +90,15 @@ def differs(data: bytes, body: bytes) -> str:
 def _steps(spec: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     names = [step["op"] for step in spec["steps"]]
     if names != ["centre-crop-fraction", "resize"] or spec["alpha"] != "composite-white":
-        raise ValueError(f"the reference reads the demo bundle's preprocessing only, not {names}")
+        raise ValueError(
+            f"the reference supports only the demo bundle's preprocessing, not {names}"
+        )
     crop, resize = spec["steps"]
     return crop, resize
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turn an image whose pixels are loaded; one whose metadata cannot be read stays as it is."""
+    """Apply the EXIF orientation of a loaded image; unchanged if its metadata cannot be read."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # noqa: BLE001 - parsers of metadata raise anything

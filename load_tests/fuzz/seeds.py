@@ -1,4 +1,4 @@
-"""A small image of every format and mode that a client may send, made by code."""
+"""Small generated images of every format and mode that a client may send."""
 
 import io
 import warnings
@@ -36,18 +36,18 @@ def image_seeds() -> tuple[Seed, ...]:
     kinds: tuple[Callable[[], Iterator[Seed]], ...]
     kinds = (_jpegs, _pngs, _written_pngs, _webps, _gifs, _bmps, _tiffs, _written_tiffs)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow comments on the odd ones
+        warnings.simplefilter("ignore")  # Pillow warns about unusual images
         return tuple(seed for kind in kinds for seed in kind())
 
 
 @cache
 def good_image() -> bytes:
-    """Return a sound image, whose answer must be the same at any time."""
+    """Return a valid image, whose answer must always be the same."""
     return _saved(_picture("RGB", (500, 375)), "JPEG", quality=88)
 
 
 def _picture(mode: str = "RGB", size: tuple[int, int] = _SIZE, shift: int = 0) -> Image.Image:
-    """Return waves with some noise: smooth as a photograph, and with every value."""
+    """Return waves with some noise: smooth like a photograph, and with every value."""
     rows, columns = np.mgrid[0 : size[1], 0 : size[0]] / max(size)
     phases = np.array([0.0, 1.3, 2.6, 4.1]) + shift
     waves = 127 + 100 * np.sin(9 * columns[..., None] + 5 * rows[..., None] * (1 + phases) + phases)
@@ -130,7 +130,7 @@ def _written_pngs() -> Iterator[Seed]:
 
 
 def _with_a_damaged_end(whole: bytes) -> bytes:
-    """Return a PNG whose pixels end in bytes that no deflate stream holds."""
+    """Return a PNG whose pixels end in bytes that are invalid in a deflate stream."""
     at = whole.index(b"IDAT") + 4
     end = whole.index(b"IEND") - 8
     middle = (at + end) // 2
@@ -159,7 +159,7 @@ def _gifs() -> Iterator[Seed]:
         frames = [_picture(shift=n).quantize(16) for n in (1, 2)]
         options = {"save_all": True, "append_images": frames, "disposal": disposal}
         yield Seed(f"gif-disposal-{disposal}", _saved(flat, "GIF", **options))
-        # A frame that is larger than its screen: Pillow fills it, whatever the screen is.
+        # A frame that is larger than its screen: Pillow fills all of it.
         yield Seed(f"gif-wide-frame-{disposal}", formats.gif((1, 1), (65535, 65535), disposal))
 
 

@@ -1,4 +1,4 @@
-"""The server that is fuzzed or disturbed: started quickly, on a free port."""
+"""Starts the server under test quickly, on a free port."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from load_tests.fuzz.seeds import good_image
 from load_tests.server.start import free_port
 
 SERVE = (sys.executable, "-m", "tidegate.service", "serve")
-# What a start would measure is fixed, so that the first answer comes after some seconds.
+# Fixed settings skip the measurements at start, so that it takes only seconds.
 QUICK = {
     "TIDEGATE_SLOTS": "2",
     "TIDEGATE_THREADS_PER_SLOT": "1",
@@ -24,7 +24,7 @@ QUICK = {
 
 @dataclass(frozen=True)
 class Launch:
-    """How to start a server, and where it answers."""
+    """How to start a server, and its URL."""
 
     command: tuple[str, ...]
     env: dict[str, str]
@@ -32,7 +32,7 @@ class Launch:
 
     @property
     def target(self) -> Target:
-        """Where images go."""
+        """The URL for images."""
         return Target.parse(self.url)
 
 
@@ -43,7 +43,7 @@ def launch(
     before: Sequence[str] = (),
     command: Sequence[str] = SERVE,
 ) -> Launch:
-    """Return a quick start on a free port; `before` is a program that runs the server's command."""
+    """Return a quick start on a free port; `before` is a command that executes the server's."""
     port = free_port()
     ours = {"TIDEGATE_BUNDLE": str(bundle.resolve()), "TIDEGATE_PORT": str(port)}
     url = f"http://127.0.0.1:{port}/classify"
@@ -51,5 +51,5 @@ def launch(
 
 
 def good_request(*headers: bytes) -> bytes:
-    """Return the request of the sound image."""
+    """Return the request of the valid image."""
     return wire.request(CLASSIFY, good_image(), b"image/jpeg", headers)

@@ -1,4 +1,4 @@
-"""The campaign's ledger as tables for the terminal and as a record. Pure."""
+"""The campaign's ledger as a table for the terminal and as a JSON record. Pure."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -11,15 +11,15 @@ from load_tests.fuzz.oracles import Violation
 from load_tests.scenarios.trend import trend
 from load_tests.server.sampling import Sample
 
-MEMORY_SHARE, MEMORY_MB = 0.10, 64.0  # the larger one is what may be added after the first third
-FILLING_MB = 256.0  # what allocators may come to keep, by the end of that third
-LONG_S = 600.0  # in a shorter campaign allocators are still filling
-STRAYS = 8  # descriptors and threads that may stay
+MEMORY_SHARE, MEMORY_MB = 0.10, 64.0  # the larger is the allowed growth after the first third
+FILLING_MB = 256.0  # allowed growth of the whole campaign, for the caches of allocators
+LONG_S = 600.0  # in a shorter campaign the allocators' caches are still growing
+STRAYS = 8  # allowed growth of descriptors and of threads
 
 
 @dataclass(frozen=True)
 class Slope:
-    """How a figure moved: at the start, at the end, and per hour between."""
+    """Change of a figure: its values at the start and at the end, and the slope per hour."""
 
     name: str
     before: float
@@ -29,10 +29,10 @@ class Slope:
 
 
 def leaks(ledger: Ledger) -> list[Violation]:
-    """Return what the process still holds after the campaign that it did not hold before.
+    """Return the growth of memory, descriptors and threads that counts as a leak.
 
-    Allocators keep some memory of every thread and size that has occurred, so memory may grow to a
-    bound in the first third of a long campaign; what is added after it is a leak.
+    Allocators cache some memory for every thread and size that has occurred. Memory may therefore
+    grow up to a limit in the first third of a long campaign; growth after it is a leak.
     """
     before, after = ledger.baseline, ledger.settled
     if before is None or after is None or ledger.deaths:
@@ -52,13 +52,13 @@ def leaks(ledger: Ledger) -> list[Violation]:
 
 
 def slopes(ledger: Ledger) -> list[Slope]:
-    """Return memory, descriptors and threads."""
+    """Return the changes of memory, descriptors and threads."""
     if ledger.baseline is None or ledger.settled is None:
         return []
     return [
-        _slope("memory MB", ledger, lambda held: held.rss_mb),
-        _slope("descriptors", ledger, lambda held: float(held.open_files or 0)),
-        _slope("threads", ledger, lambda held: float(held.threads)),
+        _slope("memory MB", ledger, lambda sample: sample.rss_mb),
+        _slope("descriptors", ledger, lambda sample: float(sample.open_files or 0)),
+        _slope("threads", ledger, lambda sample: float(sample.threads)),
     ]
 
 
@@ -66,21 +66,21 @@ def as_text(ledger: Ledger, failures: Failures, comparison: Comparison) -> str:
     """Return the table of a campaign."""
     rate = ledger.mutants / ledger.seconds if ledger.seconds else 0.0
     rows = [
-        ["mutants", f"{ledger.mutants:,} in {ledger.seconds:.0f} s, {rate:.0f} a second"],
+        ["mutants", f"{ledger.mutants:,} in {ledger.seconds:.0f} s, {rate:.0f} per second"],
         *([f"answers to {kind}", _statuses(ledger, kind)] for kind in sorted(ledger.sent)),
         ["deaths", str(ledger.deaths)],
         ["slowest answer", f"{ledger.slowest_s:.2f} s ({ledger.slowest})"],
         ["peak memory of one image", f"{ledger.peak_mb:.0f} MB ({ledger.peak})"],
-        ["sound image checked", str(ledger.good)],
-        ["held to the reference", f"{comparison.compared} ({comparison.skipped} left out)"],
+        ["valid image checked", str(ledger.good)],
+        ["compared with reference", f"{comparison.compared} ({comparison.skipped} skipped)"],
         *([slope.name, _moved(slope)] for slope in slopes(ledger)),
     ]
     for rule, count in failures.by_rule.most_common():
         text, kept = failures.examples[rule]
-        rows.append([f"VIOLATION {rule} × {count}", f"{text[:110]} ({kept or 'nothing kept'})"])
+        rows.append([f"VIOLATION {rule} × {count}", f"{text[:110]} ({kept or 'not saved'})"])
     if not failures.by_rule:
         rows.append(["violations", "none"])
-    return as_table(("what", "seen"), rows)
+    return as_table(("quantity", "result"), rows)
 
 
 def _statuses(ledger: Ledger, kind: str) -> str:
@@ -91,7 +91,7 @@ def _statuses(ledger: Ledger, kind: str) -> str:
 def as_record(
     plan: Plan, ledger: Ledger, failures: Failures, comparison: Comparison
 ) -> dict[str, object]:
-    """Return what is kept as JSON."""
+    """Return the record that is saved as JSON."""
     return {
         "plan": asdict(plan),
         "mutants": ledger.mutants,
@@ -126,5 +126,5 @@ def _moved(slope: Slope) -> str:
     text = f"{slope.before:.0f} → {slope.after:.0f}"
     if slope.per_hour is None:
         return text
-    note = "" if slope.significant else ", 0 within its error"
-    return f"{text}, {slope.per_hour:+.0f} an hour during the campaign{note}"
+    note = "" if slope.significant else ", not significant"
+    return f"{text}, {slope.per_hour:+.0f} per hour during the campaign{note}"

@@ -1,4 +1,4 @@
-"""Images and forms as the bytes of an HTTP/1.1 request. Pure."""
+"""Builds HTTP/1.1 requests with images and forms. Pure."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
-"""The files of each format that cost a decoder the most, made by code and on demand.
+"""The most expensive files of each format to decode, generated on demand.
 
-They are within the usual bounds: 25 million pixels, 16 MiB.
+They are within the default limits: 25 million pixels, 16 MiB.
 """
 
 import io
@@ -30,13 +30,13 @@ def worst(name: str, side: int = SIDE) -> bytes:
 
 @cache
 def near(name: str) -> bytes:
-    """Return the image of this name that is decoded beside the small ones; one of NEAR."""
+    """Return the large image of this name that is decoded like small ones; one of NEAR."""
     builder, side = NEAR[name]
     return builder(side)
 
 
 def jpeg_of_scans(side: int, scans: int) -> bytes:
-    """Return a progressive JPEG that repeats its last scan, of the luma, until it has `scans`."""
+    """Return a progressive JPEG that repeats its last scan (luma) until it has `scans` scans."""
     data = _plain(side, "RGB", "JPEG", progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]
     return data[:-2] + last * (scans - data.count(b"\xff\xda")) + data[-2:]
@@ -82,7 +82,7 @@ def _gif(side: int) -> bytes:
     return _plain(side, "P", "GIF", transparency=3, disposal=2)
 
 
-# What a server that bounds work may still decode.
+# Files that a server with limits may still decode.
 ACCEPTED: dict[str, Builder] = {
     "jpeg-baseline": lambda side: _noise(side, "JPEG", quality=60),
     "jpeg-progressive": lambda side: _plain(side, "CMYK", "JPEG", progressive=True),
@@ -97,7 +97,7 @@ ACCEPTED: dict[str, Builder] = {
     "tiff-group4": _tiff("group4", "1"),
     "tiff-rgba": _tiff("tiff_adobe_deflate", "RGBA"),
 }
-# Cost out of proportion to their size: such a server rejects them.
+# Files whose cost is out of proportion to their size: such a server rejects them.
 REJECTED: dict[str, Builder] = {
     "jpeg-arithmetic": lambda side: formats.arithmetic_jpeg(side, 64),
     "gif-wide-frame": lambda side: formats.gif((1, 1), (65535, 65535), 2),
@@ -105,7 +105,7 @@ REJECTED: dict[str, Builder] = {
 WORST = ACCEPTED | REJECTED
 # The most expensive accepted file of each format.
 WORST_OF_FORMAT = ("jpeg-scans", "png-interlaced", "webp-lossy", "gif", "bmp", "tiff-rgba")
-# As large as they may be to be decoded where small images are: here, the service's threads.
+# The largest images that the service decodes like small ones, in its threads.
 NEAR: dict[str, tuple[Builder, int]] = {
     "jpeg": (ACCEPTED["jpeg-scans"], 1370),
     "png": (ACCEPTED["png-interlaced"], 1380),

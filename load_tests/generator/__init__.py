@@ -1,1 +1,1 @@
-"""Load at a rate or by N clients, and what happened to each request."""
+"""Generates load at a rate or with N clients, and records the outcome of each request."""

@@ -1,17 +1,17 @@
-"""The outcomes of a run as they come in, and how it is going."""
+"""The outcomes of a run as they arrive, and its progress."""
 
 from dataclasses import dataclass, field
 
 from load_tests.generator.loops import Outcome
 from load_tests.generator.statistics import quantiles_ms
 
-RATE_S = 1.0  # answers per second are counted over this last time
-QUANTILES_S = 5.0  # latencies are taken from the answers of this last time
+RATE_S = 1.0  # window of the answers per second
+QUANTILES_S = 5.0  # window of the latency quantiles
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A run so far. Latencies in milliseconds, of the last seconds; None without an answer."""
+    """A run so far. Latencies in milliseconds over QUANTILES_S; None without an answer."""
 
     elapsed_s: float
     done: int
@@ -26,7 +26,7 @@ class Progress:
 
 @dataclass
 class Ledger:
-    """Every outcome, in the order in which they ended; `outcomes.append` is all a request pays."""
+    """Every outcome, in the order of completion. A request only calls `outcomes.append`."""
 
     outcomes: list[Outcome] = field(default_factory=list)
     _read: int = 0
@@ -35,7 +35,7 @@ class Ledger:
     _errors: int = 0
 
     def progress(self, started: float, now: float) -> Progress:
-        """Count what came in since the last call; both times are of `time.monotonic()`."""
+        """Count the outcomes since the last call; both times are of `time.monotonic()`."""
         end = len(self.outcomes)
         for outcome in self.outcomes[self._read : end]:
             self._answered += outcome.answered

@@ -1,9 +1,9 @@
-"""Send load and note what happened to each request.
+"""Send load and record the outcome of each request.
 
-Open loop: requests leave when the schedule says, whatever the server does, and latency runs from
-that intended moment. A server that stalls is charged for the requests that it delayed, also when
-they wait in this client for a free connection (no coordinated omission).
-Closed loop: N clients, each waiting for its answer before it asks again.
+Open loop: requests are sent on a schedule that does not depend on the server, and latency counts
+from the intended time. It includes all delays by a stalled server, even the wait for a free
+connection in this client (no coordinated omission).
+Closed loop: N clients, each of which waits for its answer before the next request.
 """
 
 import asyncio
@@ -15,60 +15,60 @@ from dataclasses import dataclass, field
 
 from load_tests.client.connection import MalformedResponse, Pool, Response
 
-BACK_OFF_S = 0.05  # a closed-loop client whose connection failed: do not spin on a dead server
-VANISH_WITHIN_S = 0.05  # a client that vanishes stays at most this long after it has sent
+BACK_OFF_S = 0.05  # pause of a closed-loop client after a failed connection
+VANISH_WITHIN_S = 0.05  # a vanishing client disconnects at most this long after sending
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One request's fate; exactly one of `status`, `error` and `vanished` is set."""
+    """Outcome of one request; exactly one of `status`, `error` and `vanished` is set."""
 
-    latency_s: float  # from the intended moment to the last byte, or to giving up
-    service_s: float | None  # from the write to the last byte; None when nothing was written
-    lag_s: float  # how late this client was in starting it: its own fault, not the server's
+    latency_s: float  # from the intended time to the last byte, or to the failure
+    service_s: float | None  # from the write to the last byte; None if nothing was written
+    lag_s: float  # delay of the start by this client, not by the server
     status: int | None = None
     code: str | None = None  # the problem's code (RFC 9457), for anything but a 2xx
     retry_after_s: float | None = None
     error: str | None = None  # refused | timeout | disconnected | malformed | unreachable
-    vanished: bool = False  # this client hung up on purpose
-    at_s: float = 0.0  # the intended moment, on the clock of time.monotonic()
-    predicted_ms: float | None = None  # the server's prediction of what follows, when asked for
-    total_ms: float | None = None  # and what its answer says it took
+    vanished: bool = False  # this client disconnected on purpose
+    at_s: float = 0.0  # the intended time, on the clock of time.monotonic()
+    predicted_ms: float | None = None  # the server's prediction of total_ms, if requested
+    total_ms: float | None = None  # the server's own measurement, from the answer
 
     @property
     def answered(self) -> bool:
-        """An image was classified or refused on its content: both cost a whole inference."""
+        """Whether an image was classified or rejected as OOD: both cost a whole inference."""
         return self.status == 200 or self.code == "out-of-distribution"
 
     @property
     def refused(self) -> bool:
-        """Any other response."""
+        """Whether there was any other response."""
         return self.status is not None and not self.answered
 
     @property
     def ended_at_s(self) -> float:
-        """When the last byte was there, on the clock of time.monotonic()."""
+        """Time of the last byte, on the clock of time.monotonic()."""
         return self.at_s + self.latency_s
 
 
 @dataclass
 class Sender:
-    """Sends the next request and notes its outcome; every failure becomes an outcome.
+    """Sends the next request and records its outcome; every failure becomes an outcome.
 
-    `vanish` is the share of requests whose client hangs up after sending, at a moment drawn from
-    [0, VANISH_WITHIN_S). With `predictions` every 200's body is parsed, which costs CPU.
+    `vanish` is the share of requests whose client disconnects after sending, at a random time in
+    [0, VANISH_WITHIN_S). With `predictions` every 200's body is parsed, which uses CPU.
     """
 
     pool: Pool
     requests: Iterator[bytes]
-    timeout_s: float  # from the intended moment
+    timeout_s: float  # from the intended time
     note: Callable[[Outcome], None]
     vanish: float = 0.0
     predictions: bool = False
     rng: random.Random = field(default_factory=lambda: random.Random(0))
 
     async def send(self, intended: float) -> Outcome:
-        """Send one request that was meant to leave at `intended` (time.monotonic())."""
+        """Send one request whose intended time is `intended` (time.monotonic())."""
         begun = time.monotonic()
         sent: float | None = None
         response: Response | None = None
@@ -76,7 +76,7 @@ class Sender:
         stay_s = self._stay_s()
         try:
             async with asyncio.timeout(intended + self.timeout_s - begun):
-                connection = await self.pool.take()
+                connection = await self.pool.acquire()
                 try:
                     request = next(self.requests)
                     sent = time.monotonic()
@@ -85,8 +85,8 @@ class Sender:
                     else:
                         await connection.send_and_vanish(request, stay_s)
                 finally:
-                    self.pool.give_back(connection)
-        except TimeoutError:  # before OSError, of which it is a kind
+                    self.pool.release(connection)
+        except TimeoutError:  # before OSError, its base class
             error = "timeout"
         except ConnectionRefusedError:
             error = "refused"
@@ -121,18 +121,18 @@ class Sender:
 
 
 async def open_loop(sender: Sender, offsets: Iterable[float]) -> None:
-    """Start one request at each offset (seconds from now), in parallel, and await them all."""
+    """Start one request at each offset (seconds from now), concurrently, and await them all."""
     start = time.monotonic()
     async with asyncio.TaskGroup() as group:
         for offset in offsets:
             intended = start + offset
-            # At least one await per request, late or not: a late schedule must not block replies.
+            # At least one await per request: a late schedule must not block the answers.
             await asyncio.sleep(max(0.0, intended - time.monotonic()))
             group.create_task(sender.send(intended))
 
 
 async def closed_loop(sender: Sender, clients: int, duration_s: float) -> None:
-    """Keep `clients` requests in flight for `duration_s`; requests begun by then are awaited."""
+    """Keep `clients` requests in flight for `duration_s`; then await the requests in flight."""
     end = time.monotonic() + duration_s
 
     async def client() -> None:
@@ -147,7 +147,7 @@ async def closed_loop(sender: Sender, clients: int, duration_s: float) -> None:
 
 
 def problem_code(response: Response) -> str | None:
-    """The last segment of a problem's `type`; None for a 2xx or a body that is no problem."""
+    """Return the last segment of a problem's `type`; None for a 2xx or any other body."""
     if 200 <= response.status < 300:
         return None
     problem = _json_object(response.body)
@@ -156,9 +156,10 @@ def problem_code(response: Response) -> str | None:
 
 
 def _prediction(response: Response | None) -> tuple[float | None, float | None]:
-    """(predicted, actual) milliseconds of a 200 that carries both, else nothing.
+    """Return (predicted, actual) milliseconds of a 200 that contains both, otherwise Nones.
 
-    `Server-Timing: predicted;dur=41.2` is the prediction, `timing_ms.total` of the body the fact.
+    The prediction is `Server-Timing: predicted;dur=41.2`, the actual time the body's
+    `timing_ms.total`.
     """
     if response is None or response.status != 200:
         return None, None
@@ -192,5 +193,5 @@ def _json_object(body: bytes) -> dict[str, object]:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """`Retry-After` in seconds; the date form and nonsense are None."""
+    """Return `Retry-After` in seconds; None for the date form and invalid values."""
     return float(retry_after) if retry_after and retry_after.strip().isdecimal() else None

@@ -1,4 +1,4 @@
-"""Drive one load against one server and come back with what happened: `drive(target, …)`."""
+"""Run one load against one server and return its outcomes and report: `drive(target, …)`."""
 
 import asyncio
 import random
@@ -24,37 +24,37 @@ PROGRESS_EVERY_S = 0.5
 
 @dataclass(frozen=True)
 class Load:
-    """What to send. Exactly one of rate (open loop, requests/s) and clients (closed loop).
+    """Parameters of a load, with either a rate (open loop, requests/s) or clients (closed loop).
 
-    Raises ValueError when that is not so, or when a number is out of its range.
+    Raises ValueError if both or none is given, or if a number is out of its range.
     """
 
     duration_s: float
     rate: float | None = None
     clients: int | None = None
     arrivals: Literal["poisson", "constant"] = "poisson"
-    deadline_ms: float | None = None  # bounds goodput; the payloads carry it to the server
-    warm_up_s: float = 0.0  # a closed loop of a few clients before, not measured
-    timeout_s: float = 10.0  # of a request, from its intended moment
+    deadline_ms: float | None = None  # limit for goodput; the payloads send it to the server
+    warm_up_s: float = 0.0  # an unmeasured closed loop of a few clients before
+    timeout_s: float = 10.0  # of a request, from its intended time
     max_connections: int = 512  # open loop only
-    vanish: float = 0.0  # share of requests whose client hangs up before the answer
+    vanish: float = 0.0  # share of requests whose client disconnects before the answer
     seed: int = 0
-    keep_alive: bool = True  # or a fresh connection per request
+    keep_alive: bool = True  # otherwise a new connection per request
     predictions: bool = False  # parse every answer, to compare the server's prediction with it
 
     def __post_init__(self) -> None:
         if (self.rate is None) == (self.clients is None):
-            raise ValueError("a load has either a rate (open loop) or clients (closed loop)")
+            raise ValueError("a load needs either a rate (open loop) or clients (closed loop)")
         numbers = (self.duration_s, self.timeout_s, self.rate, self.clients)
         if any(number is not None and number <= 0 for number in numbers):
-            raise ValueError("duration, timeout, rate and clients are above 0")
+            raise ValueError("duration, timeout, rate and clients must be above 0")
         if not 0 <= self.vanish <= 1:
-            raise ValueError(f"vanish is a share from 0 to 1, not {self.vanish}")
+            raise ValueError(f"vanish must be a share from 0 to 1, not {self.vanish}")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished load: every outcome, in the order of the intended moments, and its report."""
+    """A finished load: every outcome, in the order of the intended times, and its report."""
 
     load: Load
     outcomes: list[Outcome]
@@ -62,7 +62,7 @@ class Run:
 
     @property
     def predictions(self) -> list[tuple[float, float]]:
-        """(predicted, actual) milliseconds of each answer that carried both; see Load."""
+        """(predicted, actual) milliseconds of each answer that contains both; see Load."""
         return pairs(self.outcomes)
 
 
@@ -77,8 +77,8 @@ async def drive(
     """Send the load, await every answer, and report. Failures are counted, never raised.
 
     `payloads` are whole HTTP requests (see `images.build_requests`), sent in a seeded order.
-    Raises ProcessLookupError when there is no process `server_pid`, MeasurementFailed when it has
-    ended by the end of the run.
+    Raises ProcessLookupError if there is no process `server_pid`, MeasurementFailed if it exits
+    during the run.
     """
     connections = load.clients or load.max_connections
     pool = Pool(target.host, target.port, connections, keep_alive=load.keep_alive)
@@ -131,7 +131,9 @@ def _usage_since(before: Usage | None, server_pid: int | None) -> Usage | None:
     try:
         return usage(server_pid).since(before)
     except ProcessLookupError:
-        raise MeasurementFailed(f"the server, process {server_pid}, ended during the run") from None
+        raise MeasurementFailed(
+            f"the server (process {server_pid}) exited during the run"
+        ) from None
 
 
 def _since(after: BatchSizes | None, before: BatchSizes | None) -> BatchSizes | None:

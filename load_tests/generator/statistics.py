@@ -1,4 +1,4 @@
-"""From outcomes to the numbers that are printed and kept. Pure."""
+"""Computes the printed and saved figures from the outcomes. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,23 +13,23 @@ from load_tests.server.usage import Usage
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
 STARVED_CORES = 0.8  # of the one core that an event loop can use
 STARVED_LAG = 0.25  # generator lag at p99, as a share of the median latency
-NEGLIGIBLE_LAG_MS = 2.0  # timers are no better than this
+NEGLIGIBLE_LAG_MS = 2.0  # precision of timers
 
 
 @dataclass(frozen=True)
 class Report:
-    """One run. Latencies in milliseconds from the intended moment; rates per second."""
+    """Results of one run. Latencies in milliseconds from the intended time; rates per second."""
 
     requests: int
-    answered: int  # 200, or refused as out of distribution
-    vanished: int  # clients that hung up on purpose: in no quantile and no error
+    answered: int  # 200, or rejected as out of distribution
+    vanished: int  # clients that disconnected on purpose: not in the quantiles or errors
     elapsed_s: float
     throughput: float  # answered per second
     deadline_ms: float | None
     goodput: float | None  # answered within the deadline, per second
     latency_ms: dict[str, float]  # of the answered
-    refusal_ms: dict[str, float]  # of every other response: a refusal should be quick
-    generator_lag_ms: dict[str, float]  # this client's own lateness: near 0, or distrust the run
+    refusal_ms: dict[str, float]  # of every other response: a rejection should be fast
+    generator_lag_ms: dict[str, float]  # delay by this client; if not near 0, the run is invalid
     statuses: dict[str, int]
     codes: dict[str, int]
     errors: dict[str, int]
@@ -38,30 +38,30 @@ class Report:
     client_cores: float  # CPU seconds per second
     connections_opened: int
     server_cpu_ms_per_image: float | None
-    server_main_thread_ms_per_image: float | None  # of that, its main thread's
+    server_main_thread_ms_per_image: float | None  # the main thread's part of it
     server_rss_mb: float | None
     server_peak_rss_mb: float | None
     server_threads: int | None
     server_open_files: int | None
     batch_size_mean: float | None
-    batch_sizes: dict[str, int]  # upper bound → batches; empty when the server does not say
-    prediction: dict[str, float]  # of the server's own latency; empty unless asked for and given
-    warnings: list[str]  # why this run is not to be trusted
+    batch_sizes: dict[str, int]  # upper bound → batches; empty if the server does not expose them
+    prediction: dict[str, float]  # error of the server's predicted latency; empty if not measured
+    warnings: list[str]  # reasons not to trust this run
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What a run took: wall clock, this client's CPU, and the server's if it was watched."""
+    """Resources of a run: wall clock, this client's CPU, and the server's CPU if measured."""
 
     elapsed_s: float
     client_cpu_s: float
     connections_opened: int
-    server: Usage | None = None  # CPU seconds spent in the run; the rest at its end
+    server: Usage | None = None  # CPU seconds of the run; the other fields at its end
     batches: BatchSizes | None = None  # of the run
 
 
 def summarise(outcomes: Sequence[Outcome], spent: Spent, deadline_s: float | None) -> Report:
-    """Count, divide and take quantiles; a run without an answer has empty latencies, not zeros."""
+    """Compute counts, rates and quantiles; without an answer the latencies are empty, not 0."""
     answered = [o for o in outcomes if o.answered]
     retry = [o.retry_after_s for o in outcomes if o.retry_after_s is not None]
     server, batches = spent.server, spent.batches
@@ -106,7 +106,7 @@ def _per_image_ms(cpu_s: float | None, answered: Sequence[Outcome]) -> float | N
 
 
 def quantiles_ms(seconds: Sequence[float]) -> dict[str, float]:
-    """Observed values (never interpolated) at each quantile, in milliseconds."""
+    """Return observed values (never interpolated) at each quantile, in milliseconds."""
     if not seconds:
         return {}
     values = np.quantile(np.asarray(seconds), list(QUANTILES.values()), method="inverted_cdf")
@@ -114,7 +114,7 @@ def quantiles_ms(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def pairs(outcomes: Iterable[Outcome]) -> list[tuple[float, float]]:
-    """(predicted, actual) milliseconds of each answer that carried both."""
+    """Return (predicted, actual) milliseconds of each answer that contains both."""
     return [
         (o.predicted_ms, o.total_ms)
         for o in outcomes
@@ -123,9 +123,9 @@ def pairs(outcomes: Iterable[Outcome]) -> list[tuple[float, float]]:
 
 
 def prediction_error(predictions: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """How far predictions were off, relative to the actual time: medians, absolute and signed.
+    """Return the median error, absolute and signed, relative to the actual time.
 
-    A positive sign means that the server took less than it said. Empty without a pair.
+    Positive means that the server was faster than predicted. Empty without a pair.
     """
     relative = [(predicted - actual) / actual for predicted, actual in predictions if actual > 0]
     if not relative:
@@ -138,13 +138,15 @@ def prediction_error(predictions: Sequence[tuple[float, float]]) -> dict[str, fl
 
 
 def _warnings(cores: float, lag_ms: dict[str, float], latency_ms: dict[str, float]) -> list[str]:
-    """What says that this client, not the server, was the limit."""
+    """Return a warning for each sign that this client, not the server, was the limit."""
     found = []
     if cores >= STARVED_CORES:
-        found.append(f"the client used {cores:.2f} of the one core it can: its limit, not theirs")
+        found.append(f"the client used {cores:.2f} of one core: it was the limit, not the server")
     lag = lag_ms.get("p99", 0.0)
     if lag > max(NEGLIGIBLE_LAG_MS, STARVED_LAG * latency_ms.get("p50", 0.0)):
-        found.append(f"the client started 1 % of requests {lag:.1f} ms late or more: starved")
+        found.append(
+            f"the client started 1 % of requests at least {lag:.1f} ms late: it lacked CPU"
+        )
     return found
 
 

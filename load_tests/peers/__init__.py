@@ -1,1 +1,1 @@
-"""The servers that ours is compared with: one small idiomatic program each, all round one model."""
+"""The servers that ours is compared with: one small idiomatic program each, with the same model."""

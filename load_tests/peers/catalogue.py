@@ -1,4 +1,4 @@
-"""What there is to compare with: how each peer is installed, started and asked."""
+"""The peers of the comparison: how each is installed, started and sent requests."""
 
 import sys
 from dataclasses import dataclass, field
@@ -9,42 +9,42 @@ from load_tests.server.start import free_port
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = HERE.parent.parent / ".peers"  # not in git; `python -m load_tests peers-install`
-MAX_BATCH = 8  # where every peer that can is asked to batch
+MAX_BATCH = 8  # default batch limit of `bad-input`, so that every peer that can batch does
 OURS = "tidegate"
 _QUIET = {"OMP_NUM_THREADS": "1"}  # the thread budget: one per worker, two workers
 
 
 @dataclass(frozen=True)
 class Peer:
-    """One server: its environment, its command and its way of taking an image.
+    """One server: its environment, its command and its form of requests.
 
-    In `command` and `env`, `{port}` and `{port2}`, `{port3}` stand for free ports, `{python}` for
-    its interpreter and `{bin}` for the folder of its programs.
+    In `command` and `env`, `{port}`, `{port2}` and `{port3}` are free ports, `{python}` is its
+    interpreter and `{bin}` the folder of its programs.
     """
 
     name: str
-    packages: tuple[str, ...]  # whose versions are worth keeping
+    packages: tuple[str, ...]  # whose versions are saved
     command: tuple[str, ...]
     path: str = "/classify"
-    batched_path: str | None = None  # when that is another
-    batched_field: str | None = None  # and takes a form with the image in this field
-    headers: tuple[str, ...] = ()  # that an image's request needs besides
+    batched_path: str | None = None  # if batches need another path
+    batched_field: str | None = None  # form field of the image on that path
+    headers: tuple[str, ...] = ()  # additional headers of an image's request
     env: dict[str, str] = field(default_factory=dict)
-    batch: int = 1  # images per batch at most, where it spends the least CPU per image
+    batch: int = 1  # largest batch; the value with the least CPU per image
 
     @property
     def requirements(self) -> Path:
-        """What its environment is made of."""
+        """Requirements file of its environment."""
         return HERE / self.name / "requirements.txt"
 
     def python(self, environments: Path) -> Path:
-        """Its interpreter, which exists when it is installed."""
+        """Return its interpreter, which exists if it is installed."""
         return environments / self.name / "bin" / "python"
 
 
 @dataclass(frozen=True)
 class Start:
-    """One server about to be started: what to run, and how to send it an image."""
+    """How to start one server and send it an image."""
 
     name: str
     command: tuple[str, ...]
@@ -55,11 +55,11 @@ class Start:
 
     @property
     def target(self) -> Target:
-        """Where its images go."""
+        """The URL for images."""
         return Target.parse(self.url)
 
     def requests(self, paths: list[Path], deadline_ms: float | None = None) -> list[bytes]:
-        """Whole HTTP requests of the images, as this server takes them."""
+        """Return complete HTTP requests of the images, in the form that this server accepts."""
         form: Form = "raw" if self.field is None else "multipart"
         built = build_requests(paths, self.target, deadline_ms, form)
         return [self._adapted(request) for request in built]
@@ -81,7 +81,7 @@ class Start:
 
 
 def start_ours(bundle: Path) -> Start:
-    """Our own server, answering every image in full."""
+    """Return how to start our server, configured to classify every image."""
     port = free_port()
     env = {
         "TIDEGATE_BUNDLE": str(bundle.resolve()),
@@ -94,11 +94,11 @@ def start_ours(bundle: Path) -> Start:
 
 
 def start_peer(peer: Peer, environments: Path, model: Path, batch: int | None = None) -> Start:
-    """A peer with the plain model folder `model`, forming batches of at most `batch`, or its own.
+    """Return how to start a peer with the plain model folder `model` and its largest batch.
 
-    Raises FileNotFoundError when it is not installed.
+    Without `batch` it is the peer's own value. Raises FileNotFoundError if it is not installed.
     """
-    python = peer.python(environments.resolve())  # it is started in another folder
+    python = peer.python(environments.resolve())  # because it is started in another folder
     if not python.exists():
         raise FileNotFoundError(
             f"{peer.name} is not installed: python -m load_tests peers-install {peer.name}"

@@ -1,9 +1,9 @@
-"""The classifier written the plain way, as in a notebook: one image, Pillow, NumPy, one session.
+"""A simple classifier, as in a notebook: one image, Pillow, NumPy, one session.
 
-It is what every server of a comparison runs and what the bare loop runs with nothing around it.
-Only numpy, pillow and onnxruntime are needed, so that it can be imported in any server's own
-environment. It reads a folder with `model.onnx` (float32 [batch, 3, H, W] in, logits first),
-`labels.txt` and `plain.json` (steps, scale, mean, std, channel order).
+Every server of a comparison and the bare loop run it. It needs only numpy, pillow and onnxruntime,
+so that it can be imported in any peer's environment. It reads a folder with `model.onnx` (input
+float32 [batch, 3, H, W], first output the logits), `labels.txt` and `plain.json` (steps, scale,
+mean, std, channel order).
 """
 
 import json
@@ -25,7 +25,7 @@ Step = dict[str, Any]  # one of plain.json's `steps`
 
 @dataclass(frozen=True)
 class Recipe:
-    """From encoded bytes to the model's input. Parsed and checked by `read_recipe`."""
+    """Preprocessing from encoded bytes to the model's input, validated by `read_recipe`."""
 
     steps: tuple[Step, ...]
     scale: float
@@ -34,9 +34,9 @@ class Recipe:
     bgr: bool
 
     def prepare(self, data: bytes) -> Floats:  # [3, H, W]
-        """Decode, turn upright, crop and resize as a whole, normalise: (x · scale − mean) / std.
+        """Decode, apply the EXIF orientation, crop, resize, normalise: (x · scale − mean) / std.
 
-        Raises whatever Pillow raises for bytes that are no whole image.
+        Raises Pillow's exceptions for bytes that are not a complete image.
         """
         image: Image.Image = Image.open(BytesIO(data))
         ImageOps.exif_transpose(image, in_place=True)
@@ -53,10 +53,10 @@ class Recipe:
 
 
 class Classifier:
-    """The model of a folder in one session of `threads` threads."""
+    """The model of a folder in one session with `threads` threads."""
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
-        """Raises FileNotFoundError or ValueError, with a sentence, as `read_recipe` does."""
+        """Load the folder; raises FileNotFoundError or ValueError, as `read_recipe` does."""
         self.recipe = read_recipe(folder)
         self.labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
         self._session = session(folder / "model.onnx", threads)
@@ -64,15 +64,15 @@ class Classifier:
         self._output = self._session.get_outputs()[0].name
 
     def classify(self, data: bytes) -> dict[str, object]:
-        """One encoded image to its answer."""
+        """Classify one encoded image."""
         return self.classify_prepared([self.recipe.prepare(data)])[0]
 
     def classify_prepared(self, images: list[Floats]) -> list[dict[str, object]]:
-        """A batch of prepared images, one run of the model, one answer each, in order."""
+        """Classify a batch of prepared images with one run of the model; answers in order."""
         return [self._answer(row) for row in self.logits(images)]
 
     def logits(self, images: list[Floats]) -> Floats:  # [batch, classes]
-        """What the model says of a batch of prepared images."""
+        """Run the model on a batch of prepared images."""
         logits: Floats = self._session.run([self._output], {self._input: np.stack(images)})[0]
         return logits
 
@@ -93,7 +93,7 @@ class Classifier:
 
 
 def session(model: Path, threads: int = 1) -> ort.InferenceSession:
-    """A CPU session of so many threads, which never spin: a fair share of the cores."""
+    """Return a CPU session with `threads` threads that do not spin, to share the cores fairly."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -102,19 +102,21 @@ def session(model: Path, threads: int = 1) -> ort.InferenceSession:
 
 
 def read_recipe(folder: Path) -> Recipe:
-    """Read and check `plain.json`; raises FileNotFoundError or ValueError with a sentence."""
+    """Read and validate `plain.json`; raises FileNotFoundError or ValueError with the reason."""
     for name in FILES:
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"no {name} in {folder}: make it with `tidegate export-plain`")
+            raise FileNotFoundError(
+                f"no {name} in {folder}: create it with `tidegate export-plain`"
+            )
     path = folder / "plain.json"
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        parsed = json.loads(path.read_text(encoding="utf-8"))
         recipe = Recipe(
-            steps=tuple(told["steps"]),
-            scale=float(told["scale"]),
-            mean=np.asarray(told["mean"], np.float32),
-            std=np.asarray(told["std"], np.float32),
-            bgr=told["channel_order"] == "bgr",
+            steps=tuple(parsed["steps"]),
+            scale=float(parsed["scale"]),
+            mean=np.asarray(parsed["mean"], np.float32),
+            std=np.asarray(parsed["std"], np.float32),
+            bgr=parsed["channel_order"] == "bgr",
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error!r}") from error
@@ -125,13 +127,15 @@ def read_recipe(folder: Path) -> Recipe:
 
 def _check(step: Step) -> None:
     if step.get("op") not in _OPERATIONS:
-        raise ValueError(f"the plain classifier has no step {step.get('op')!r}")
+        raise ValueError(f"the plain classifier does not support the step {step.get('op')!r}")
     if step.get("backend", "pillow") != "pillow":
         raise ValueError(f"the plain classifier resizes with Pillow, not {step['backend']!r}")
     if "filter" in step and step["filter"].upper() not in Image.Resampling.__members__:
         raise ValueError(f"Pillow has no filter {step['filter']!r}")
     if "offset" in step and step["offset"] not in _MARGINS:
-        raise ValueError(f"the plain classifier has no crop offset {step['offset']!r}")
+        raise ValueError(
+            f"the plain classifier does not support the crop offset {step['offset']!r}"
+        )
 
 
 def _resize(image: Image.Image, step: Step) -> Image.Image:
@@ -159,11 +163,13 @@ def _centre_crop_fraction(image: Image.Image, step: Step) -> Image.Image:
 
 def _cut(image: Image.Image, width: int, height: int, offset: str) -> Image.Image:
     left, upper = _margin(image.width - width, offset), _margin(image.height - height, offset)
-    return image.crop((left, upper, left + width, upper + height))  # outside it is black
+    return image.crop(
+        (left, upper, left + width, upper + height)
+    )  # pixels outside the image are black
 
 
 def _margin(excess: int, offset: str) -> int:
-    """Pixels before the crop; an image smaller than it (negative) has the smaller share before."""
+    """Return the pixels before the crop; if negative (padding), the smaller half is before."""
     return -(-excess // 2) if excess < 0 else _MARGINS[offset](excess)
 
 

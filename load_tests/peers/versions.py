@@ -1,4 +1,4 @@
-"""Which versions a peer was measured with, asked of its own environment."""
+"""Package versions of the peers, read from their environments."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 from load_tests.peers.catalogue import PEERS
 
 _COMMON = ("numpy", "onnxruntime", "pillow")
-_ASK = (
+_SCRIPT = (
     "import json, platform, sys\n"
     "from importlib.metadata import version\n"
     "found = {name: version(name) for name in sys.argv[1:]}\n"
@@ -17,13 +17,13 @@ _ASK = (
 
 
 def versions(names: Sequence[str], environments: Path) -> dict[str, dict[str, str]]:
-    """Package versions of each installed peer, its Python first."""
+    """Return the package versions of each installed peer, its Python first."""
     return {name: _versions(name, environments) for name in names}
 
 
 def _versions(name: str, environments: Path) -> dict[str, str]:
     peer = PEERS[name]
-    command = [str(peer.python(environments)), "-c", _ASK, *peer.packages, *_COMMON]
-    told = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603  # ours
-    found: dict[str, str] = json.loads(told.stdout)
+    command = [str(peer.python(environments)), "-c", _SCRIPT, *peer.packages, *_COMMON]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603  # ours
+    found: dict[str, str] = json.loads(done.stdout)
     return found

@@ -1,1 +1,1 @@
-"""Results for people: text, tables, plots and pages; and as JSON."""
+"""Results as text, tables, plots, HTML pages and JSON."""

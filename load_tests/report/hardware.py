@@ -1,4 +1,4 @@
-"""What a number was measured on: a result without its hardware is not a result."""
+"""The hardware and package versions of a measurement, saved with every result."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ PACKAGES = ("numpy", "onnxruntime", "pillow", "httptools", "uvloop")
 
 
 def describe_machine() -> dict[str, object]:
-    """CPU model, usable cores, memory, kernel, Python, and the versions that do the work."""
+    """Return CPU model, usable cores, memory, kernel, Python and package versions."""
     return {
         "cpu": _first("/proc/cpuinfo", "model name") or platform.processor(),
         "cores": len(os.sched_getaffinity(0)),

@@ -1,8 +1,8 @@
-"""One self-contained HTML page: headline figures, tables and plots, and what they were measured on.
+"""One self-contained HTML page: headline figures, tables, plots, and the hardware.
 
-Nothing on it is fetched from anywhere. Every text is escaped here, so that a problem code or a
-command line with `<script>` in it stays a text; a plot's SVG is the only markup that is let through
-as it is. Knows nothing of what was measured.
+The page loads no external resources. Every text is escaped here, so that a problem code or a
+command line with `<script>` in it remains text; only a plot's SVG is inserted without escaping.
+The module does not depend on what was measured.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ figcaption { padding: .45rem .2rem 0; }
 
 @dataclass(frozen=True)
 class Figures:
-    """Headline numbers: what each is, and its value with its unit."""
+    """Headline figures: names, and values with units."""
 
     values: Sequence[tuple[str, str]]
 
@@ -69,7 +69,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Plot:
-    """An SVG element, trusted as it is, its name for those who do not see it, and a caption."""
+    """A trusted SVG element, its accessible name, and a caption."""
 
     name: str
     svg: str
@@ -78,7 +78,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Plots:
-    """Plots side by side where the window is wide enough."""
+    """Plots, side by side if the window is wide enough."""
 
     title: str
     plots: Sequence[Plot]
@@ -92,8 +92,8 @@ def page(
 ) -> str:
     """Return the whole document.
 
-    `record` is what a kept result begins with (`load_tests.report.json_file`): the command, the
-    moment and the machine; its other entries are left to the JSON file.
+    `record` has the first entries of a saved result (`load_tests.report.json_file`): the command,
+    the time and the machine; other entries are ignored.
     """
     head = f"<h1>{escape(title)}</h1>" + _paragraph(introduction)
     body = head + "".join(map(_part, parts)) + _provenance(record)
@@ -155,7 +155,7 @@ def _provenance(record: Mapping[str, object]) -> str:
 
 
 def _flat(machine: Mapping[str, object]) -> Iterable[tuple[str, str]]:
-    """Yield a name and a text per fact; a mapping inside (the packages) is folded out."""
+    """Yield a name and a text per fact; nested mappings (the packages) are flattened."""
     for name, value in machine.items():
         if isinstance(value, Mapping):
             yield from _flat(value)

@@ -1,4 +1,4 @@
-"""Keep a result as JSON, together with the command and the machine that it came from."""
+"""Save a result as JSON, together with its command and machine."""
 
 import json
 from datetime import UTC, datetime
@@ -8,7 +8,7 @@ from load_tests.report.hardware import describe_machine
 
 
 def record(command: str, result: dict[str, object]) -> dict[str, object]:
-    """Return `result` with `command`, `measured_at` (UTC, ISO 8601) and `machine` before it."""
+    """Return `result`, preceded by `command`, `measured_at` (UTC, ISO 8601) and `machine`."""
     return {
         "command": command,
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -18,7 +18,7 @@ def record(command: str, result: dict[str, object]) -> dict[str, object]:
 
 
 def keep(path: Path | None, command: str, result: dict[str, object]) -> None:
-    """Write the record of `result` to `path`, its folders made; do nothing when that is None."""
+    """Write the record of `result` to `path` and create its folders; do nothing if it is None."""
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the page of each command shows: `keep_run`, `keep_sweep`, and `write` for any other."""
+"""The HTML pages of the commands: `keep_run`, `keep_sweep`, and `write` for any other."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from load_tests.scenarios.sweep import Sweep
 
 
 def keep_run(path: Path | None, command: str, run: Run) -> None:
-    """Write the page of one run to `path`; do nothing when that is None."""
+    """Write the page of one run to `path`; do nothing if it is None."""
     if path is not None:
         write(path, "Load run", command, run_parts(run))
 
 
 def keep_sweep(path: Path | None, command: str, sweep: Sweep) -> None:
-    """Write the page of a sweep to `path`; do nothing when that is None."""
+    """Write the page of a sweep to `path`; do nothing if it is None."""
     if path is not None:
         write(path, "Load sweep", command, sweep_parts(sweep))
 
@@ -29,14 +29,14 @@ def keep_sweep(path: Path | None, command: str, sweep: Sweep) -> None:
 def write(
     path: Path, title: str, command: str, parts: Sequence[Part], introduction: str = ""
 ) -> None:
-    """Write any page to `path`, its folders made, with the machine as it is now."""
+    """Write any page to `path`, create its folders, and add the current machine."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = page(title, record(command, {}), parts, introduction)
     path.write_text(text, encoding="utf-8")
 
 
 def run_parts(run: Run) -> list[Part]:
-    """Headline figures, the plots, and every fact of the report."""
+    """Return headline figures, the plots, and every fact of the report."""
     report, load = run.report, run.load
     loop = f"{load.rate:g} requests/s" if load.rate else f"{load.clients} clients, closed loop"
     figures = [
@@ -49,7 +49,7 @@ def run_parts(run: Run) -> list[Part]:
 
 
 def sweep_parts(sweep: Sweep) -> list[Part]:
-    """Headline figures, the curves, then the numbers behind them."""
+    """Return headline figures, the curves, and the tables of their values."""
     return [
         Figures(_headlines(sweep)),
         *_warnings(warnings(sweep)),
@@ -58,20 +58,20 @@ def sweep_parts(sweep: Sweep) -> list[Part]:
             "Open loop, at shares of the capacity",
             table.HEADER,
             [table.of_step(step) for step in sweep.steps],
-            "Latency is of the answered, from the intended moment of sending. "
-            "The runs were taken in a shuffled order.",
+            "Latency is that of answered requests, from the intended send time. "
+            "The runs were measured in a shuffled order.",
         ),
         Table(
-            "Closed loop, to find the capacity",
+            "Closed loop, to measure the capacity",
             table.HEADER,
             [table.of_rung(rung) for rung in (*sweep.rungs, sweep.again)],
-            "The last row is the best one's load again, after all the others.",
+            "The last row repeats the best row's load after all the others.",
         ),
     ]
 
 
 def warnings(sweep: Sweep) -> list[str]:
-    """Return why a step is not to be trusted, each with the step's name."""
+    """Return the warnings of all steps, each with the step's name."""
     return [
         f"{step.share:g} × capacity: {warning}"
         for step in sweep.steps
@@ -103,7 +103,7 @@ def _curves(sweep: Sweep) -> list[Plot]:
         Plot(
             "Latency against offered load",
             plots.latency(sweep),
-            "Of fewer than a thousand answers, p99.9 is the slowest one.",
+            "With fewer than a thousand answers, p99.9 is the slowest one.",
         ),
         Plot("Goodput against offered load", plots.goodput(sweep)),
         Plot("Refusals against offered load", plots.refused(sweep)),
@@ -122,7 +122,7 @@ def _run_plots(run: Run) -> list[Part]:
     if not answered:
         return []
     responses = [o for o in run.outcomes if o.status is not None]
-    start = run.outcomes[0].at_s  # they are in the order of the intended moments
+    start = run.outcomes[0].at_s  # sorted by intended time
     shown = [
         Plot(
             "Latency over time",
@@ -140,7 +140,7 @@ def _run_plots(run: Run) -> list[Part]:
 
 
 def _facts(report: Report) -> Table:
-    """Every line of the terminal's report, which begins with the fact's name in 18 columns."""
+    """Convert the terminal's report, whose lines begin with a name in 18 columns, to a table."""
     lines = as_text(report).splitlines()
     return Table("Report", ("fact", "value"), [(line[:18].strip(), line[18:]) for line in lines])
 
@@ -152,4 +152,8 @@ def _goodput(report: Report) -> list[tuple[str, str]]:
 
 
 def _warnings(found: Sequence[str]) -> list[Part]:
-    return [Table("Not to be trusted", ("warning",), [[text] for text in found])] if found else []
+    return (
+        [Table("Do not trust this result", ("warning",), [[text] for text in found])]
+        if found
+        else []
+    )

@@ -1,7 +1,7 @@
-"""How the plots of the load tests look, and how one becomes SVG inside an HTML page.
+"""Style of the load tests' plots, and their conversion to SVG for an HTML page.
 
-Lines differ in marker and dash as well as in colour (those of Okabe & Ito), so that they are told
-apart in grey and by colour-blind readers. Text stays text.
+Lines differ in marker and dash as well as in colour (Okabe & Ito's palette), so that they can be
+distinguished in grey and by colour-blind readers. Text remains text in the SVG.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ P999: dict[str, Any] = {"color": RED, "marker": "D", "linestyle": ":"}
 REFERENCE: dict[str, Any] = {"color": GREY, "linewidth": 1.1, "linestyle": (0, (6, 3)), "zorder": 1}
 LIMIT: dict[str, Any] = {"color": "black", "linewidth": 1.0, "linestyle": (0, (1, 2)), "zorder": 1}
 _SIZE_IN = (6.6, 4.0)
-_STYLE: dict[Any, Any] = {  # of any key: the stubs spell all of them out as literals
-    "svg.hashsalt": "load_tests",  # ids inside the file are else drawn at random
+_STYLE: dict[Any, Any] = {  # Any, because the stubs list all keys as literals
+    "svg.hashsalt": "load_tests",  # otherwise the ids in the file are random
     "svg.fonttype": "none",
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # shipped with matplotlib: the same measures everywhere
+    "font.sans-serif": ["DejaVu Sans"],  # shipped with matplotlib: the same layout everywhere
     "font.size": 9.5,
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
@@ -48,13 +48,13 @@ _STYLE: dict[Any, Any] = {  # of any key: the stubs spell all of them out as lit
 
 
 def drawn(name: str, draw: Callable[[Axes], None]) -> str:
-    """Let `draw` fill the axes of one figure; return it as an `<svg>` element.
+    """Call `draw` on the axes of a new figure; return it as an `<svg>` element.
 
-    The ids in it begin with `name`: several figures share a page, and matplotlib numbers the parts
-    of each from 1.
+    Its ids begin with `name`, because several figures share a page and matplotlib numbers the
+    parts of each from 1.
     """
     with rc_context():
-        rcdefaults()  # the reader's own settings file must not change the picture
+        rcdefaults()  # the user's settings file must not change the plot
         rcParams.update(_STYLE)
         figure = Figure(figsize=_SIZE_IN, layout="constrained")
         draw(figure.subplots())
@@ -67,7 +67,7 @@ def drawn(name: str, draw: Callable[[Axes], None]) -> str:
 
 
 def legend_below(axes: Axes) -> None:
-    """Put the legend under the plot, where it hides nothing."""
+    """Put the legend below the plot, so that it covers nothing."""
     handles, names = axes.get_legend_handles_labels()
     columns = min(len(names), 4) if max(map(len, names)) < 16 else 2
     axes.figure.figure.legend(
@@ -76,7 +76,7 @@ def legend_below(axes: Axes) -> None:
 
 
 def logarithmic(axis: Axis) -> None:
-    """Tick 1, 2 and 5 of each decade, as plain numbers; `axis` must be of log scale already."""
+    """Label 1, 2 and 5 of each decade as plain numbers; `axis` must already be logarithmic."""
     axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0), numticks=20))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())

@@ -1,4 +1,4 @@
-"""The pictures of a load test: each function takes what was measured and returns an `<svg>`."""
+"""Plots of a load test: each function returns an `<svg>` element."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from load_tests.report.plot_style import (
 )
 from load_tests.scenarios.sweep import Sweep, error_share, refused_share
 
-BAND = 0.15  # the latency model's promise: a median error of at most this
-MOST_POINTS = 1500  # of a scatter: more make a page heavy and a cloud no clearer
+BAND = 0.15  # the latency model's aim: a median error of at most this
+MOST_POINTS = 1500  # of a scatter plot: more make the page larger but not clearer
 _QUANTILES = {"p50": MEDIAN, "p90": P90, "p99": P99, "p99.9": P999}
 _CLOUD: dict[str, Any] = {
     "color": BLUE, "marker": ".", "linestyle": "none", "markersize": 4, "alpha": 0.5,
@@ -38,7 +38,7 @@ _BAND: dict[str, Any] = {"color": "#d4d4d4", "linewidth": 0}
 
 
 def latency(sweep: Sweep) -> str:
-    """Quantiles of the answered requests' latency against the offered load."""
+    """Plot quantiles of the answered requests' latency against the offered load."""
 
     def draw(axes: Axes) -> None:
         axes.set_yscale("log")
@@ -51,7 +51,7 @@ def latency(sweep: Sweep) -> str:
         )  # fmt: skip
         _mark_capacity(axes, sweep)
         logarithmic(axes.yaxis)
-        axes.set_ylabel("latency of the answered (ms)")
+        axes.set_ylabel("latency of answered requests (ms)")
         axes.set_title("Latency against offered load")
         legend_below(axes)
 
@@ -59,12 +59,12 @@ def latency(sweep: Sweep) -> str:
 
 
 def goodput(sweep: Sweep) -> str:
-    """Answers per second, and those within the deadline, against the offered load."""
+    """Plot answers per second, and those within the deadline, against the offered load."""
 
     def draw(axes: Axes) -> None:
         top = max(step.offered for step in sweep.steps)
         knee = min(sweep.capacity, top)
-        ideal = "ideal: all of it, up to the capacity"
+        ideal = "ideal: the offered load, up to the capacity"
         axes.plot([0, knee, top], [0, knee, knee], label=ideal, **REFERENCE)
         _curve(axes, sweep, lambda report: report.throughput, "answered", P90)
         within = f"goodput: answered within {sweep.deadline_ms:g} ms"
@@ -79,18 +79,18 @@ def goodput(sweep: Sweep) -> str:
 
 
 def refused(sweep: Sweep) -> str:
-    """The share of requests that got a refusal, or no response, against the offered load."""
+    """Plot the shares of rejected and unanswered requests against the offered load."""
 
     def draw(axes: Axes) -> None:
         x = np.linspace(1e-9, max(step.offered for step in sweep.steps), 200)
         needed = 100 * np.maximum(0, 1 - sweep.capacity / x)
-        axes.plot(x, needed, label="as many as the capacity demands", **REFERENCE)
+        axes.plot(x, needed, label="minimum at this capacity", **REFERENCE)
         _curve(axes, sweep, lambda report: 100 * refused_share(report), "refused", MEDIAN)
-        nothing = "no usable response (timeout, hang-up)"
+        nothing = "no usable response (timeout, disconnect)"
         _curve(axes, sweep, lambda report: 100 * error_share(report), nothing, P999)
         _mark_capacity(axes, sweep)
         axes.set_ylim(-2, 102)
-        axes.set_ylabel("share of the requests (%)")
+        axes.set_ylabel("share of requests (%)")
         axes.set_title("Refusals against offered load")
         legend_below(axes)
 
@@ -98,7 +98,7 @@ def refused(sweep: Sweep) -> str:
 
 
 def batch_sizes(sweep: Sweep) -> str:
-    """How the batch sizes are spread at each load; empty when the server told none of them."""
+    """Plot the distribution of batch sizes at each load; empty if the server exposes none."""
     known = [step for step in sweep.steps if step.measured.report.batch_size_mean]
     if not known:
         return ""
@@ -119,13 +119,13 @@ def batch_sizes(sweep: Sweep) -> str:
         axes.set_xlabel("offered load (× capacity)")
         axes.set_ylabel("batch size (images)")
         axes.set_title("Batch sizes against offered load (mean above each column)", pad=18)
-        axes.figure.figure.colorbar(image, ax=axes, label="share of the batches (%)")
+        axes.figure.figure.colorbar(image, ax=axes, label="share of batches (%)")
 
     return drawn("batches", draw)
 
 
 def predictions(pairs: Sequence[tuple[float, float]]) -> str:
-    """The latency that the server predicted against the one that came, with the ±15 % band."""
+    """Plot the server's predicted latency against the measured one, with the ±15 % band."""
     points = np.array(pairs)[_thinned(len(pairs))]
     error = prediction_error(pairs)["median_absolute_relative_error"]
 
@@ -136,7 +136,7 @@ def predictions(pairs: Sequence[tuple[float, float]]) -> str:
         band = f"±{100 * BAND:g} %"
         axes.fill_between(ends, ends * (1 - BAND), ends * (1 + BAND), label=band, **_BAND)
         axes.plot(ends, ends, label="as predicted", **REFERENCE)
-        axes.plot(points[:, 1], points[:, 0], label="a request", **_CLOUD)
+        axes.plot(points[:, 1], points[:, 0], label="request", **_CLOUD)
         axes.set(xlim=ends, ylim=ends)
         logarithmic(axes.xaxis)
         logarithmic(axes.yaxis)
@@ -148,7 +148,7 @@ def predictions(pairs: Sequence[tuple[float, float]]) -> str:
 
 
 def over_time(at_s: Sequence[float], latency_ms: Sequence[float], answered: Sequence[bool]) -> str:
-    """Each response's latency at its intended moment (seconds from the start)."""
+    """Plot each response's latency at its intended time (seconds from the start)."""
     x, y, good = np.array(at_s), np.array(latency_ms), np.array(answered, bool)
     kept = shown_points(latency_ms)
     x, y, good = x[kept], y[kept], good[kept]
@@ -159,7 +159,7 @@ def over_time(at_s: Sequence[float], latency_ms: Sequence[float], answered: Sequ
         if not good.all():
             axes.plot(x[~good], y[~good], label="refused", **_REFUSALS)
         logarithmic(axes.yaxis)
-        axes.set(xlabel="intended moment (s from the start)", ylabel="latency (ms)")
+        axes.set(xlabel="intended time (s from the start)", ylabel="latency (ms)")
         axes.set_title("Latency over time")
         legend_below(axes)
 
@@ -167,7 +167,7 @@ def over_time(at_s: Sequence[float], latency_ms: Sequence[float], answered: Sequ
 
 
 def distribution(latency_ms: Sequence[float], deadline_ms: float | None) -> str:
-    """The distribution function of the answered requests' latency, its quantiles marked."""
+    """Plot the distribution function of the answered requests' latency and its quantiles."""
     shares = np.unique(np.concatenate([np.linspace(0, 1, 201), 1 - np.logspace(-4, -1, 40)]))
     values = np.quantile(np.array(latency_ms), shares, method="inverted_cdf")
     marked = quantiles_ms([ms / 1e3 for ms in latency_ms])
@@ -181,7 +181,7 @@ def distribution(latency_ms: Sequence[float], deadline_ms: float | None) -> str:
         if deadline_ms is not None:
             axes.axvline(deadline_ms, label=f"deadline: {deadline_ms:g} ms", **LIMIT)
         logarithmic(axes.xaxis)
-        axes.set(xlabel="latency of the answered (ms)", ylabel="answered by then (%)")
+        axes.set(xlabel="latency of answered requests (ms)", ylabel="cumulative share (%)")
         axes.set_title("Distribution of the latency")
         legend_below(axes)
 
@@ -189,7 +189,7 @@ def distribution(latency_ms: Sequence[float], deadline_ms: float | None) -> str:
 
 
 def shown_points(values: Sequence[float]) -> NDArray[np.int64]:
-    """Return the indices of those to draw: evenly taken, and the slowest, which one looks for."""
+    """Return the indices of the points to draw: evenly spaced ones, and the slowest."""
     slowest = min(max(1, len(values) // 100), MOST_POINTS)
     return np.union1d(_thinned(len(values)), np.argsort(np.asarray(values))[-slowest:])
 
@@ -201,8 +201,8 @@ def _curve(
     label: str,
     style: Mapping[str, Any],
 ) -> None:
-    """Draw one value of each step's report; what a report lacks leaves a gap."""
-    # Two near shares may have drawn their arrivals so that the lesser offered more.
+    """Plot one value of each step's report; a missing value leaves a gap."""
+    # With random arrivals the smaller of two close shares can have offered more.
     steps = sorted(sweep.steps, key=lambda step: step.offered)
     values = [value(step.measured.report) for step in steps]
     y = [np.nan if one is None else one for one in values]
@@ -214,7 +214,7 @@ def _quantile(name: str) -> Callable[[Report], float | None]:
 
 
 def _mark_capacity(axes: Axes, sweep: Sweep) -> None:
-    """The axis of the offered load, below in requests per second and above in capacities."""
+    """Add the axis of the offered load: requests per second below, capacities above."""
     capacity = sweep.capacity
     axes.axvline(capacity, **LIMIT)
     axes.set_xlim(left=0)
@@ -238,7 +238,7 @@ def _batch_shares(reports: Sequence[Report]) -> tuple[NDArray[np.float64], list[
 
 
 def _bucket(below: str, bound: str) -> str:
-    """`"4", "8"` is 5–8."""
+    """Return the name of a bucket: `"4", "8"` is 5–8."""
     lowest = int(float(below)) + 1
     if bound == "+Inf":
         return f"≥ {lowest}"
@@ -247,5 +247,5 @@ def _bucket(below: str, bound: str) -> str:
 
 
 def _thinned(count: int) -> NDArray[np.int64]:
-    """Indices of at most MOST_POINTS of `count` points, evenly taken."""
+    """Return evenly spaced indices of at most MOST_POINTS of `count` points."""
     return np.unique(np.linspace(0, count - 1, min(count, MOST_POINTS)).astype(np.int64))

@@ -1,4 +1,4 @@
-"""A running load on the terminal, on stderr; silent where that is no terminal."""
+"""Shows the progress of a load on stderr, if that is a terminal."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from load_tests.generator.ledger import Progress
 
 @contextmanager
 def shown(duration_s: float, title: str = "load") -> Iterator[Callable[[Progress], None] | None]:
-    """Lend a function that shows a run's progress; None where stderr is no terminal."""
+    """Yield a function that shows a run's progress; None if stderr is not a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield None
@@ -30,7 +30,7 @@ def shown(duration_s: float, title: str = "load") -> Iterator[Callable[[Progress
 
 
 def facts(progress: Progress) -> str:
-    """One line: what was sent and came back, and how fast."""
+    """Return one line with counts, the rate and latencies."""
     parts = [
         f"done {progress.done}",
         f"{progress.answered_per_s:.0f}/s",

@@ -1,4 +1,4 @@
-"""A run as a row of a table, the same on the terminal and on a page. Pure."""
+"""A run as a row of a table, for the terminal and for a page. Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TWO_LINES = [name.split(" ", 1) for name in HEADER]
 
 
 def of_rung(rung: Rung) -> list[str]:
-    """Return the cells of a closed loop, which offers nothing by itself."""
+    """Return the cells of a closed loop, which has no offered rate."""
     return cells(
         f"{rung.clients} client{'s' if rung.clients > 1 else ''}", None, rung.measured.report
     )
@@ -57,7 +57,7 @@ def cells(name: str, offered: float | None, report: Report) -> list[str]:
 
 
 def heading() -> str:
-    """Return the header for a terminal, in two lines."""
+    """Return the header for a terminal, on two lines."""
     above = [words[0] if len(words) > 1 else "" for words in _TWO_LINES]
     return f"{line(above)}\n{line([words[-1] for words in _TWO_LINES])}"
 

@@ -1,4 +1,4 @@
-"""A report for a terminal: one fact a line."""
+"""A report for a terminal: one fact per line."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from load_tests.generator.statistics import Report
 
 
 def as_text(report: Report) -> str:
-    """One fact a line; facts that the run does not have are left out, warnings come last."""
+    """Return one fact per line, without missing facts; warnings come last."""
     rows = [
         ("requests", f"{report.requests} in {report.elapsed_s:.2f} s"),
         ("answered", f"{report.answered} ({report.throughput:.1f}/s)"),
@@ -23,10 +23,10 @@ def as_text(report: Report) -> str:
         ("prediction", _prediction(report.prediction)),
         ("client CPU", _client(report)),
         ("server CPU", _number(report.server_cpu_ms_per_image, "ms per answered image")),
-        ("its main thread", _number(report.server_main_thread_ms_per_image, "ms")),
+        ("main thread CPU", _number(report.server_main_thread_ms_per_image, "ms")),
         ("server RSS", _number(report.server_rss_mb, "MB")),
         ("server peak RSS", _number(report.server_peak_rss_mb, "MB")),
-        ("server holds", _held(report)),
+        ("server resources", _resources(report)),
         *(("WARNING", warning) for warning in report.warnings),
     ]
     return "\n".join(f"{name:<18}{value}" for name, value in rows if value)
@@ -61,7 +61,7 @@ def _client(report: Report) -> str:
     )
 
 
-def _held(report: Report) -> str:
+def _resources(report: Report) -> str:
     if report.server_threads is None:
         return ""
     files = report.server_open_files

@@ -1,1 +1,1 @@
-"""Named situations that a server should bear, each with what it should show."""
+"""Named scenarios for a server, each with its aims."""

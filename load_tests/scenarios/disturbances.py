@@ -1,4 +1,4 @@
-"""Clients that a server should bear without its other clients noticing."""
+"""Disturbing clients that should not affect the other clients of a server."""
 
 import asyncio
 import itertools
@@ -14,23 +14,23 @@ from load_tests.generator.arrivals import poisson
 from load_tests.generator.loops import Outcome, Sender, open_loop
 
 UPLOAD_BYTES_PER_S = 1000
-_TICK_S = 1.0  # a slow client sends one second's worth once a second
+_TICK_S = 1.0  # a slow client sends the bytes of one second once per second
 
 
 @dataclass(frozen=True)
 class Disturbed:
-    """What became of the clients that disturbed, and when the last of them was done with."""
+    """Outcomes of the disturbing clients, and the time at which the last one ended."""
 
     calm_at_s: float  # time.monotonic()
     fates: Counter[str]
 
 
-# Disturbs until the given moment (time.monotonic()) at the latest, or is done earlier.
+# Disturbs at most until the given time (time.monotonic()).
 Disturb = Callable[[float], Awaitable[Disturbed]]
 
 
 def burst(target: Target, requests: Sequence[bytes], count: int, timeout_s: float) -> Disturb:
-    """`count` requests at once, each on a connection of its own."""
+    """Return a disturbance by `count` concurrent requests, each on a separate connection."""
 
     async def disturb(until_s: float) -> Disturbed:
         outcomes: list[Outcome] = []
@@ -49,7 +49,7 @@ def burst(target: Target, requests: Sequence[bytes], count: int, timeout_s: floa
 def vanishing(
     target: Target, requests: Sequence[bytes], rate: float, timeout_s: float, seed: int
 ) -> Disturb:
-    """A Poisson stream of clients that all hang up shortly after they have sent."""
+    """Return a disturbance by Poisson arrivals of clients that disconnect soon after sending."""
 
     async def disturb(until_s: float) -> Disturbed:
         outcomes: list[Outcome] = []
@@ -66,7 +66,7 @@ def vanishing(
 
 
 def slow_uploads(target: Target, requests: Sequence[bytes], count: int, seed: int) -> Disturb:
-    """`count` clients that send their image at 1 kB/s and never finish."""
+    """Return a disturbance by `count` clients that send at 1 kB/s and never finish."""
 
     async def disturb(until_s: float) -> Disturbed:
         rng = random.Random(seed)
@@ -81,7 +81,7 @@ def slow_uploads(target: Target, requests: Sequence[bytes], count: int, seed: in
 
 
 async def _upload_slowly(target: Target, request: bytes, start_s: float, until_s: float) -> str:
-    """One slow client: `uploading` when it was still at it, `answered`, or `disconnected`."""
+    """Run one slow client; return `uploading`, `answered`, `disconnected` or `unreachable`."""
     await asyncio.sleep(start_s)
     try:
         reader, writer = await asyncio.open_connection(target.host, target.port)
@@ -99,7 +99,7 @@ async def _upload_slowly(target: Target, request: bytes, start_s: float, until_s
                 async with asyncio.timeout(pause_s):
                     return "answered" if await reader.read(1) else "disconnected"
             except TimeoutError:
-                pass  # the server is still waiting for the rest, as it should
+                pass  # the server still waits for the body, as it should
     except ConnectionError:
         return "disconnected"
     finally:

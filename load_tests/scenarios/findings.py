@@ -1,4 +1,4 @@
-"""A measured quantity beside its aim. Pure."""
+"""A measured quantity with its aim. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """One quantity; `value` is None when nothing could be measured, `met` when it has no aim."""
+    """One quantity; `value` is None if it could not be measured, `met` if it has no aim."""
 
     quantity: str
     value: float | None
@@ -16,27 +16,27 @@ class Finding:
 
 
 def fact(quantity: str, value: float | None, unit: str) -> Finding:
-    """A quantity without an aim."""
+    """Return a quantity without an aim."""
     return Finding(quantity, value, unit)
 
 
 def at_most(quantity: str, value: float | None, limit: float, unit: str) -> Finding:
-    """A quantity that should not exceed `limit`; one that was not measured misses its aim."""
+    """Return a quantity that should not exceed `limit`; an unmeasured one misses its aim."""
     return Finding(quantity, value, unit, f"≤ {limit:.4g}", value is not None and value <= limit)
 
 
 def at_least(quantity: str, value: float | None, limit: float, unit: str) -> Finding:
-    """A quantity that should reach `limit`; one that was not measured misses its aim."""
+    """Return a quantity that should reach `limit`; an unmeasured one misses its aim."""
     return Finding(quantity, value, unit, f"≥ {limit:.4g}", value is not None and value >= limit)
 
 
 def ratio(value: float | None, reference: float | None) -> float | None:
-    """value / reference, or None when either is missing or the reference is 0."""
+    """Return value / reference, or None if either is missing or the reference is 0."""
     return value / reference if value is not None and reference else None
 
 
 def as_lines(findings: Iterable[Finding]) -> str:
-    """One line a finding: quantity, value, aim, and whether it was met."""
+    """Return one line per finding: quantity, value, aim, and whether it was met."""
     return "\n".join(_line(finding) for finding in findings)
 
 

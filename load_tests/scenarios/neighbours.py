@@ -1,7 +1,7 @@
-"""Whether some clients make others wait: a steady load, with and without a disturbance.
+"""Measures the effect of disturbing clients on others: a steady load with and without them.
 
-The steady load never stops. Windows without and with the disturbance take turns, so that a machine
-that changes pace changes both; a request belongs to the window in which it was meant to leave.
+The steady load never stops. Windows without and with the disturbance alternate, so that a change in
+the machine's speed affects both. A request belongs to the window of its intended send time.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ VANISHING_SHARE = 0.2
 CLIENTS = 200  # in a burst, and of slow uploads
 ROUNDS = 6
 WINDOW_S = 5.0
-URGENT_MS = 250.0  # the deadline of the others beside a burst that names none
-SETTLE_S = 1.0  # left out after a disturbance: what it left behind is its own doing
+URGENT_MS = 250.0  # deadline of the steady load during a burst without a deadline
+SETTLE_S = 1.0  # left out after a disturbance, because its backlog is part of it
 MOVED = 1.2
 
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of time on the clock of time.monotonic()."""
+    """An interval on the clock of time.monotonic()."""
 
     start_s: float
     end_s: float
@@ -36,39 +36,41 @@ class Span:
 
 @dataclass(frozen=True)
 class Windows:
-    """The steady load's windows: undisturbed, disturbed, and disturbed once it was calm again."""
+    """The windows: undisturbed, disturbed, and the part after the disturbance's last answer."""
 
     quiet: list[Span]
     disturbed: list[Span]
     calm: list[Span]
-    fates: Counter[str]  # of the clients that disturbed
+    fates: Counter[str]  # outcomes of the disturbing clients
 
 
 async def during_bursts(setting: Setting, capacity: float, rounds: int, window_s: float) -> Result:
-    """200 requests at once at the start of every second window.
+    """Send 200 concurrent requests at the start of every second window.
 
-    They name no deadline, as a job does; the steady load names one, as someone who waits does. It
-    is all that a server can tell them apart by.
+    They have no deadline, like a batch job; the steady load has one, like interactive users. Only
+    the deadline lets the server distinguish them.
     """
     disturb = burst(setting.target, setting.requests(None), CLIENTS, setting.timeout_s)
-    run, windows = await _beside(setting, "burst", capacity, disturb, rounds, window_s, URGENT_MS)
+    run, windows = await _with_disturbance(
+        setting, "burst", capacity, disturb, rounds, window_s, URGENT_MS
+    )
     findings = [*of_neighbours(run, windows), *of_calm(run, windows), *of_fates(windows)]
     return Result(findings, {"background": run})
 
 
-async def beside_slow_uploads(
+async def during_slow_uploads(
     setting: Setting, capacity: float, rounds: int, window_s: float
 ) -> Result:
-    """200 clients that upload at 1 kB/s all through every second window."""
+    """Run 200 clients that upload at 1 kB/s throughout every second window."""
     disturb = slow_uploads(setting.target, setting.requests(None), CLIENTS, setting.seed)
-    run, windows = await _beside(setting, "slow", capacity, disturb, rounds, window_s)
+    run, windows = await _with_disturbance(setting, "slow", capacity, disturb, rounds, window_s)
     return Result([*of_neighbours(run, windows), *of_fates(windows)], {"background": run})
 
 
-async def beside_vanishing_clients(
+async def during_vanishing_clients(
     setting: Setting, capacity: float, rounds: int, window_s: float
 ) -> Result:
-    """20 % of the capacity in clients that hang up, all through every second window."""
+    """Run disconnecting clients at 20 % of the capacity throughout every second window."""
     disturb = vanishing(
         setting.target,
         setting.requests(None),
@@ -76,12 +78,12 @@ async def beside_vanishing_clients(
         setting.timeout_s,
         setting.seed,
     )
-    run, windows = await _beside(setting, "vanish", capacity, disturb, rounds, window_s)
+    run, windows = await _with_disturbance(setting, "vanish", capacity, disturb, rounds, window_s)
     return Result([*of_neighbours(run, windows), *of_fates(windows)], {"background": run})
 
 
 def of_neighbours(run: Run, windows: Windows) -> list[Finding]:
-    """The steady load's tail in disturbed windows over that in the others."""
+    """Compare the steady load's p99 in disturbed windows with that in the others."""
     quiet, disturbed = _p99_ms(run, windows.quiet), _p99_ms(run, windows.disturbed)
     return [
         fact("p99 of the others, undisturbed", quiet, "ms"),
@@ -92,7 +94,7 @@ def of_neighbours(run: Run, windows: Windows) -> list[Finding]:
 
 
 def of_calm(run: Run, windows: Windows) -> list[Finding]:
-    """The same, only from when the disturbance's last answer was back."""
+    """Compare the steady load's p99 after the disturbance's last answer with that before."""
     quiet, calm = _p99_ms(run, windows.quiet), _p99_ms(run, windows.calm)
     return [
         fact("p99 of the others, after the last answer", calm, "ms"),
@@ -101,14 +103,14 @@ def of_calm(run: Run, windows: Windows) -> list[Finding]:
 
 
 def of_fates(windows: Windows) -> list[Finding]:
-    """What became of the clients that disturbed."""
+    """Return the outcomes of the disturbing clients."""
     return [
         fact(f"disturbing clients: {fate}", n, "clients")
         for fate, n in sorted(windows.fates.items())
     ]
 
 
-async def _beside(
+async def _with_disturbance(
     setting: Setting,
     title: str,
     capacity: float,

@@ -1,4 +1,4 @@
-"""Two and three times what the server can do, and the first seconds after it."""
+"""Loads of two and three times the capacity, and the recovery afterwards."""
 
 from collections.abc import Sequence
 
@@ -18,13 +18,13 @@ NORMAL_S = 10.0
 RECOVERED_AFTER_S = 1.0
 GOODPUT_SHARE = 0.9
 REFUSAL_P99_MS = 20.0
-MOVED = 1.2  # how much a p99 may differ and still be called the same
-GROWN = 1.05  # and resident memory, from the first quarter of the overload to its end
-REFUSALS = frozenset({429, 503})  # a 504 was admitted and came too late: it is counted apart
+MOVED = 1.2  # largest ratio of two p99 that counts as no change
+GROWN = 1.05  # the same for resident memory, from the first quarter of the overload to its end
+REFUSALS = frozenset({429, 503})  # a 504 was admitted but too late: it is counted separately
 
 
 async def overload(setting: Setting, duration_s: float = DURATION_S) -> Result:
-    """Per factor: capacity, normal load, overload, normal load again, capacity again."""
+    """Measure for each factor: capacity, normal load, overload, normal load, capacity."""
     together = Result([])
     for factor in FACTORS:
         result = await _one(setting, factor, duration_s)
@@ -45,7 +45,7 @@ async def _one(setting: Setting, factor: int, duration_s: float) -> Result:
     samples.append(sample(setting.server_pid))
     again = setting.at_rate(NORMAL_SHARE * earlier, RECOVERED_AFTER_S + normal_s)
     after = await setting.drive(f"{factor} ×: normal load after", again)
-    # The machine may have changed pace meanwhile: the aim is a share of the mean of both ends.
+    # The machine's speed may have changed, so the aim is a share of the mean of both capacities.
     reference = (earlier + await capacity(setting)) / 2
     prefix = f"{factor} ×: "
     findings = [
@@ -58,10 +58,10 @@ async def _one(setting: Setting, factor: int, duration_s: float) -> Result:
 
 
 def in_overload(during: Run, capacity: float, prefix: str) -> list[Finding]:
-    """Goodput against the capacity, and how those were treated who could not be served."""
+    """Compare the goodput with the capacity, and check the rejections."""
     refused = [o for o in during.outcomes if o.status in REFUSALS]
     late = sum(o.status == 504 for o in during.outcomes)
-    # Over the time in which load was offered: waiting for the last answers is not serving.
+    # Divided by the duration of the load, without the wait for the last answers.
     good = sum(o.answered and o.latency_s <= DEADLINE_MS / 1e3 for o in during.outcomes)
     goodput = good / during.load.duration_s
     return [
@@ -83,7 +83,7 @@ def in_overload(during: Run, capacity: float, prefix: str) -> list[Finding]:
 
 
 def of_memory(samples: Sequence[Sample], prefix: str) -> list[Finding]:
-    """Resident memory before, at its most and at the end; flat once the overload is established."""
+    """Return resident memory before, at most and at the end; it should not grow under overload."""
     settled = samples[len(samples) // 4].rss_mb
     return [
         fact(f"{prefix}memory before", samples[0].rss_mb, "MB"),
@@ -93,7 +93,7 @@ def of_memory(samples: Sequence[Sample], prefix: str) -> list[Finding]:
 
 
 def of_recovery(before: Run, during: Run, after: Run, prefix: str) -> list[Finding]:
-    """The normal load from 1 s after the last overload request on, against the same before."""
+    """Compare the normal load from 1 s after the last overload request with that before."""
     ended = max(outcome.at_s for outcome in during.outcomes) if during.outcomes else 0.0
     recovered = [o for o in after.outcomes if o.at_s >= ended + RECOVERED_AFTER_S]
     p99_before = _p99_ms([o for o in before.outcomes if o.answered])

@@ -1,4 +1,4 @@
-"""What every scenario needs, and what each comes back with."""
+"""The arguments and the result of every scenario."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -15,18 +15,18 @@ Show = Callable[[float, str], AbstractContextManager[Callable[[Progress], None] 
 
 @dataclass(frozen=True)
 class Setting:
-    """The server under test, what it is sent, and who looks on."""
+    """The server under test, its requests, and the progress display."""
 
     target: Target
     server_pid: int
     requests: Callable[[float | None], list[bytes]]  # deadline in ms → whole HTTP requests
     show: Show  # duration in seconds and a title → shows the progress
-    capacity: float | None = None  # images per second, when the caller knows it
+    capacity: float | None = None  # images per second; None measures it
     timeout_s: float = 10.0
     seed: int = 0
 
     async def drive(self, title: str, load: Load) -> Run:
-        """Drive one load against the server and show how it goes."""
+        """Run one load against the server and show its progress."""
         with self.show(load.duration_s, title) as on_progress:
             return await drive(
                 self.target,
@@ -37,7 +37,7 @@ class Setting:
             )
 
     def at_rate(self, rate: float, duration_s: float, deadline_ms: float | None = None) -> Load:
-        """An open loop with this setting's seed and timeout."""
+        """Return an open loop with this setting's seed and timeout."""
         return Load(
             duration_s,
             rate=rate,
@@ -49,7 +49,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Result:
-    """What a scenario found, the runs behind it by name, and what the server held meanwhile."""
+    """A scenario's findings, its runs by name, and samples of the server's resources."""
 
     findings: list[Finding]
     runs: dict[str, Run] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""A long time at 70 % of the capacity: does anything grow?"""
+"""A long run at 70 % of the capacity, to detect growth of memory, threads or open files."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,13 @@ from load_tests.server.sampling import Sample, watching
 
 SHARE = 0.7
 DURATION_S = 1800.0
-_LEAST_SAMPLES = 80  # a short soak samples faster, so that its second half still has a trend
+_LEAST_SAMPLES = (
+    80  # a short soak samples more often, so that its second half has enough for a trend
+)
 
 
 async def soak(setting: Setting, capacity: float, duration_s: float = DURATION_S) -> Result:
-    """An open loop at 70 % while memory, threads and descriptors are sampled every second."""
+    """Run an open loop at 70 % and sample memory, threads and descriptors every second."""
     every_s = min(1.0, duration_s / _LEAST_SAMPLES)
     async with watching(setting.server_pid, every_s) as samples:
         run = await setting.drive("soak", setting.at_rate(SHARE * capacity, duration_s))
@@ -22,7 +24,7 @@ async def soak(setting: Setting, capacity: float, duration_s: float = DURATION_S
 
 
 def findings(run: Run, samples: Sequence[Sample]) -> list[Finding]:
-    """The memory's slope over the second half, and the spread of what should be constant."""
+    """Return the slope of memory in the second half, and the ranges of threads and files."""
     half = samples[len(samples) // 2 :]
     return [
         fact("latency p50", run.report.latency_ms.get("p50"), "ms"),

@@ -1,4 +1,4 @@
-"""Steady load: how much the server can do, how fast one client is answered, and 80 % of it."""
+"""Steady loads: the capacity, the latency of a single client, and 80 % of the capacity."""
 
 from dataclasses import replace
 
@@ -16,9 +16,9 @@ P99_OVER_UNLOADED_P50 = 4.0
 
 
 async def capacity(setting: Setting) -> float:
-    """Images per second with 32 clients that never rest, or what the caller said.
+    """Return images per second with 32 closed-loop clients, or the given capacity.
 
-    Raises MeasurementFailed when nothing is answered.
+    Raises MeasurementFailed if nothing is answered.
     """
     if setting.capacity is not None:
         return setting.capacity
@@ -39,7 +39,7 @@ async def capacity(setting: Setting) -> float:
 
 
 async def light(setting: Setting) -> Result:
-    """One client that waits for each answer: the unloaded latency."""
+    """Run one client that waits for each answer: the unloaded latency."""
     run = await setting.drive("light", _one_client(setting))
     quantiles = run.report.latency_ms
     findings = [fact(f"latency {name}", quantiles.get(name), "ms") for name in ("p50", "p99")]
@@ -47,10 +47,10 @@ async def light(setting: Setting) -> Result:
 
 
 async def eighty(setting: Setting, capacity: float) -> Result:
-    """Open loops at 80 % of the capacity, after a light one that they are compared with.
+    """Run open loops at 80 % of the capacity and compare them with an unloaded run.
 
-    Evenly spaced arrivals show the server; Poisson's show queueing too: two slots that take the
-    same time for every image have a p99 of six times that time, whoever programs them.
+    Evenly spaced arrivals measure the server; Poisson arrivals include queueing: two slots with a
+    constant service time have a p99 of six times that time in any implementation.
     """
     runs = {"unloaded": await setting.drive("eighty: unloaded", _one_client(setting))}
     load = setting.at_rate(0.8 * capacity, EIGHTY_S)
@@ -63,7 +63,7 @@ async def eighty(setting: Setting, capacity: float) -> Result:
 
 
 def findings_at_eighty(name: str, unloaded: Run, loaded: Run) -> list[Finding]:
-    """The tail against the unloaded median, and everything that was not answered."""
+    """Compare the p99 with the unloaded median, and count unanswered requests."""
     p50 = unloaded.report.latency_ms.get("p50")
     p99 = loaded.report.latency_ms.get("p99")
     unanswered = loaded.report.requests - loaded.report.answered

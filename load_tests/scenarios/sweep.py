@@ -1,9 +1,9 @@
-"""Find a server's capacity, then see what it does at shares of it, from a tenth to several times.
+"""Measure a server's capacity, then its behaviour at shares of it, from a tenth to several times.
 
-The capacity comes from closed loops, the curves from open ones. The shares are taken in a shuffled
-order, so that a machine that drifts in the meantime adds scatter and does not bend the curve, and
-the capacity is measured once more at the end, to say by how much it drifted.
-Knows no socket: whoever calls it hands in how a load is measured.
+The capacity is measured with closed loops, the curves with open ones. The shares run in a shuffled
+order, so that a drift of the machine adds scatter but does not bend the curve. The capacity is
+measured again at the end, to report the drift.
+The module uses no sockets: the caller passes the function that measures a load.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from load_tests.errors import MeasurementFailed
 from load_tests.generator.run import Load
 from load_tests.generator.statistics import Report
 
-GROWTH = 1.03  # what a rung must be of the best before it, to count as growth
+GROWTH = 1.03  # a rung counts as growth above this ratio to the best rung before it
 MIN_CLIENTS, MAX_CLIENTS = 16, 512  # a batching server may gain nothing from 2 or 4
-SETTLE_S = 1.0  # at most, of light load before each run: the one before may leave a backlog
-REFUSED = 0.01  # share of a rung's requests that the server had no room for
+SETTLE_S = 1.0  # longest warm-up before each run, because the previous run may leave a backlog
+REFUSED = 0.01  # share of a rung's requests rejected for overload that ends the search
 _NO_ROOM = ("429", "503", "504")
-_PATIENCE = 2  # rungs without growth that end the search: one may be a hiccup of the machine
+_PATIENCE = 2  # rungs without growth that end the search; one may be noise
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one load showed; a run without its outcomes, of which a sweep would pile up millions."""
+    """Result of one load, without its outcomes, of which a sweep would keep millions."""
 
     report: Report
-    predictions: Sequence[tuple[float, float]] = ()  # (predicted, actual) ms, where both are known
+    predictions: Sequence[tuple[float, float]] = ()  # (predicted, actual) ms, if both are known
 
 
 Measure = Callable[[Load], Awaitable[Measured]]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a sweep runs. `shares` are of the capacity; `step_s` is the length of every run."""
+class SweepConfig:
+    """Configuration of a sweep: shares of the capacity, and the length of every run."""
 
     shares: Sequence[float]
     step_s: float
@@ -47,11 +47,11 @@ class Plan:
 
     @property
     def settle_s(self) -> float:
-        """Seconds of light load before each run, not measured."""
+        """Seconds of unmeasured load before each run."""
         return min(SETTLE_S, self.step_s / 10)
 
     def closed(self, clients: int) -> Load:
-        """The load of a rung of the search: no deadline, so that nothing is refused for one."""
+        """Return the load of a rung: without a deadline, so that none causes a rejection."""
         return Load(
             self.step_s,
             clients=clients,
@@ -61,7 +61,7 @@ class Plan:
         )
 
     def open(self, rate: float, number: int) -> Load:
-        """The load of a step; each step draws its own arrivals."""
+        """Return the load of a step; each step has different random arrivals."""
         return Load(
             self.step_s,
             rate=rate,
@@ -82,7 +82,7 @@ class Rung:
 
     @property
     def name(self) -> str:
-        """For a reader: `1 client`, `8 clients`."""
+        """Display name: `1 client`, `8 clients`."""
         return "1 client" if self.clients == 1 else f"{self.clients} clients"
 
     @property
@@ -101,17 +101,17 @@ class Step:
 
     @property
     def offered(self) -> float:
-        """Requests per second that were really sent: a Poisson process misses its rate a little."""
+        """Requests per second actually sent; a Poisson process deviates from its rate."""
         return self.measured.report.requests / self.load.duration_s
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A whole sweep: the rungs in the order climbed, the steps by rising share."""
+    """A whole sweep: the rungs in the order measured, the steps by increasing share."""
 
     rungs: Sequence[Rung]
     steps: Sequence[Step]
-    again: Rung  # the best rung's load, measured once more at the end
+    again: Rung  # the best rung's load, measured again at the end
     deadline_ms: float
 
     @property
@@ -121,7 +121,7 @@ class Sweep:
 
     @property
     def capacity(self) -> float:
-        """Images per second; the shares are of it."""
+        """Images per second, to which the shares refer."""
         return self.best.per_s
 
     @property
@@ -131,43 +131,45 @@ class Sweep:
 
     @property
     def predictions(self) -> list[tuple[float, float]]:
-        """(predicted, actual) milliseconds, of every step."""
+        """(predicted, actual) milliseconds of every step."""
         return [pair for step in self.steps for pair in step.measured.predictions]
 
 
 async def sweep(
     measure: Measure,
-    plan: Plan,
+    config: SweepConfig,
     on_rung: Callable[[Rung], None],
     on_step: Callable[[Step], None],
 ) -> Sweep:
-    """Run the whole plan; `on_rung` and `on_step` hear of each run when it has ended.
+    """Run the whole sweep; `on_rung` and `on_step` are called after each run.
 
-    Raises MeasurementFailed when the server answers nothing.
+    Raises MeasurementFailed if the server answers nothing.
     """
-    rungs = await climb(measure, plan, on_rung)
+    rungs = await climb(measure, config, on_rung)
     best = best_of(rungs)
     steps = []
-    for number, share in enumerate(shuffled(plan.shares, plan.seed)):
-        load = plan.open(share * best.per_s, number)
+    for number, share in enumerate(shuffled(config.shares, config.seed)):
+        load = config.open(share * best.per_s, number)
         steps.append(Step(share, load, await measure(load)))
         on_step(steps[-1])
-    again = Rung(best.clients, await measure(plan.closed(best.clients)))
+    again = Rung(best.clients, await measure(config.closed(best.clients)))
     on_rung(again)
-    return Sweep(rungs, sorted(steps, key=lambda step: step.share), again, plan.deadline_ms)
+    return Sweep(rungs, sorted(steps, key=lambda step: step.share), again, config.deadline_ms)
 
 
-async def climb(measure: Measure, plan: Plan, on_rung: Callable[[Rung], None]) -> list[Rung]:
-    """Double the clients until two rungs in a row bring no growth; returns every rung.
+async def climb(
+    measure: Measure, config: SweepConfig, on_rung: Callable[[Rung], None]
+) -> list[Rung]:
+    """Double the clients until two successive rungs show no growth; returns every rung.
 
-    It goes to MIN_CLIENTS at least and to MAX_CLIENTS at most. A rung that the server has no room
-    for is the last: more clients would be refused yet more.
-    Raises MeasurementFailed when the server answers nothing.
+    It runs at least to MIN_CLIENTS and at most to MAX_CLIENTS. A rung that the server rejects for
+    overload is the last, because more clients would be rejected more often.
+    Raises MeasurementFailed if the server answers nothing.
     """
     rungs: list[Rung] = []
     clients = 1
     while clients <= MIN_CLIENTS or still_growing([rung.per_s for rung in rungs]):
-        rungs.append(Rung(clients, await measure(plan.closed(clients))))
+        rungs.append(Rung(clients, await measure(config.closed(clients))))
         if not rungs[-1].per_s:
             raise MeasurementFailed(_nothing(rungs[-1]))
         on_rung(rungs[-1])
@@ -178,38 +180,38 @@ async def climb(measure: Measure, plan: Plan, on_rung: Callable[[Rung], None]) -
 
 
 def still_growing(per_s: Sequence[float]) -> bool:
-    """Whether one of the last two rungs beat every rung before both by more than 3 %."""
+    """Return whether one of the last two rungs exceeds all earlier rungs by more than 3 %."""
     earlier, last = per_s[:-_PATIENCE], per_s[-_PATIENCE:]
     return not earlier or max(last) > GROWTH * max(earlier)
 
 
 def best_of(rungs: Sequence[Rung]) -> Rung:
-    """Return the rung of the highest throughput: a server that thrashes has its best early."""
+    """Return the rung of the highest throughput; it is not the last if the server thrashes."""
     return max(rungs, key=lambda rung: rung.per_s)
 
 
 def shuffled(shares: Sequence[float], seed: int) -> list[float]:
-    """Return the shares in an order that the seed fixes."""
+    """Return the shares in an order that the seed determines."""
     return random.Random(seed).sample(list(shares), len(shares))
 
 
 def refused_share(report: Report) -> float:
-    """Return the share of the requests that got a response other than an answer."""
+    """Return the share of requests with a response that is not an answer."""
     return (sum(report.statuses.values()) - report.answered) / max(1, report.requests)
 
 
 def error_share(report: Report) -> float:
-    """Return the share of the requests that got no usable response."""
+    """Return the share of requests without a usable response."""
     return sum(report.errors.values()) / max(1, report.requests)
 
 
 def _no_room_share(report: Report) -> float:
-    """Unlike `refused_share` without what no load explains, such as an image it cannot decode."""
+    """Return the share rejected for overload: without, for example, images that do not decode."""
     return sum(report.statuses.get(status, 0) for status in _NO_ROOM) / max(1, report.requests)
 
 
 def _nothing(rung: Rung) -> str:
     report = rung.measured.report
     seen = {**report.statuses, **report.codes, **report.errors}
-    told = ", ".join(f"{count} × {what}" for what, count in seen.items()) or "no response at all"
-    return f"no image was answered with {rung.name} ({told})"
+    counts = ", ".join(f"{count} × {what}" for what, count in seen.items()) or "no response"
+    return f"no image was answered with {rung.name} ({counts})"

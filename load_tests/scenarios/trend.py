@@ -1,4 +1,4 @@
-"""Whether a sampled quantity grows. Pure."""
+"""Estimates whether a sampled quantity grows. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ class Trend:
 def trend(at_s: Sequence[float], values: Sequence[float]) -> Trend | None:
     """Fit a line to the means of BLOCKS consecutive blocks; None for fewer than BLOCKS samples.
 
-    Block means, because neighbouring samples of memory resemble each other: taken one by one they
-    would claim a precision that they do not have.
+    Block means, because successive samples of memory are correlated: treated as independent they
+    would give too small a standard error.
     """
     if len(values) < BLOCKS:
         return None
-    if min(values) == max(values):  # the arithmetic below would find a slope in rounding errors
+    if min(values) == max(values):  # rounding errors below would give a slope
         return Trend(0.0, 0.0, zero_inside=True)
     x = np.array([block.mean() for block in np.array_split(np.asarray(at_s), BLOCKS)]) / 3600
     y = np.array([block.mean() for block in np.array_split(np.asarray(values), BLOCKS)])

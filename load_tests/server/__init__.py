@@ -1,1 +1,1 @@
-"""A server under test: started, watched and ended, by its process id."""
+"""Starts, monitors and stops a server under test by its process id."""

@@ -1,4 +1,4 @@
-"""What the server's own /metrics says about batch sizes, when it has them."""
+"""Batch sizes from the server's /metrics, if it exposes them."""
 
 import asyncio
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """A histogram of batch sizes: how many batches, their images, and batches by upper bound."""
+    """A histogram of batch sizes: number of batches, of their images, and batches per bucket."""
 
     batches: int
     images: int
@@ -26,7 +26,7 @@ class BatchSizes:
         return self.images / self.batches if self.batches else None
 
     def since(self, earlier: "BatchSizes") -> "BatchSizes":
-        """Only what came after `earlier`."""
+        """Return the difference from an `earlier` histogram."""
         return BatchSizes(
             self.batches - earlier.batches,
             self.images - earlier.images,
@@ -35,24 +35,24 @@ class BatchSizes:
 
 
 async def batch_sizes(pool: Pool, target: Target) -> BatchSizes | None:
-    """Ask the server's /metrics; None when it has none, or does not answer."""
+    """Request the server's /metrics; None if it has none or does not answer."""
     request = f"GET /metrics HTTP/1.1\r\nHost: {target.host}:{target.port}\r\n\r\n".encode("ascii")
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            connection = await pool.take()
+            connection = await pool.acquire()
             try:
                 response = await connection.exchange(request)
             finally:
-                pool.give_back(connection)
+                pool.release(connection)
     except (OSError, MalformedResponse):  # TimeoutError is an OSError
         return None
     return parse(response.body.decode("utf-8", "replace")) if response.status == 200 else None
 
 
 def parse(text: str) -> BatchSizes | None:
-    """Read the histogram out of Prometheus text; None when it is not there or is no such text.
+    """Parse the histogram from Prometheus text; None if it is missing or the text is malformed.
 
-    Series that differ in other labels (one per model) are added up.
+    Series that differ in other labels (one per model) are summed.
     """
     lines = [line for line in text.splitlines() if METRIC in line]
     totals: dict[str, float] = {}

@@ -1,6 +1,6 @@
-"""A process and its descendants, found by PID in Linux's /proc: list, pause, resume, kill.
+"""A process and its descendants, by PID in Linux's /proc: list, pause, resume, kill.
 
-Descendants are known as long as an ancestor lives; `load_tests.server.subreaper` sees to that.
+Descendants can be listed only while an ancestor lives, which `load_tests.server.subreaper` ensures.
 """
 
 import os
@@ -13,7 +13,7 @@ _SETTLE_S = 0.1
 
 
 def descendants(pid: int) -> list[int]:
-    """Children, grandchildren and so on of `pid`, without itself, parents first."""
+    """Return the children, grandchildren and so on of `pid`, without itself, parents first."""
     found: list[int] = []
     level = _children(pid)
     while level:
@@ -23,40 +23,40 @@ def descendants(pid: int) -> list[int]:
 
 
 def pause(pid: int) -> None:
-    """Stop every descendant of `pid`, so that it costs nothing while others are measured.
+    """Stop every descendant of `pid`, so that it uses no CPU while others are measured.
 
-    Parents first, with a moment for their children to answer what was asked: a supervisor that
-    asks "are you alive?" must not find on waking that its question timed out.
+    Parents first, with time for their children to answer pending requests: a supervisor's health
+    check must not have timed out when it resumes.
     """
     tree = descendants(pid)
     _signal(tree[:1], signal.SIGSTOP)
-    time.sleep(_SETTLE_S)  # nothing tells when a child has answered
+    time.sleep(_SETTLE_S)  # there is no event for an answer of a child
     _signal(tree[1:], signal.SIGSTOP)
-    _signal(descendants(pid), signal.SIGSTOP)  # what was born meanwhile
+    _signal(descendants(pid), signal.SIGSTOP)  # processes started in the meantime
 
 
 def resume(pid: int) -> None:
-    """Let every descendant of `pid` go on, children first (see `pause`)."""
+    """Resume every descendant of `pid`, children first (see `pause`)."""
     tree = descendants(pid)
     _signal(reversed(tree[1:]), signal.SIGCONT)
-    time.sleep(_SETTLE_S)  # nor when it can answer again
+    time.sleep(_SETTLE_S)  # there is no event for a child that can answer again
     _signal(tree[:1], signal.SIGCONT)
 
 
 def kill(pid: int) -> None:
-    """End every descendant of `pid` at once, stopped or not."""
+    """Kill every descendant of `pid`, stopped or not."""
     while living := alive(descendants(pid)):
         _signal(living, signal.SIGKILL)
-        time.sleep(0.01)  # until the kernel has taken them down and adopted their children
+        time.sleep(0.01)  # until the kernel has ended them and reparented their children
 
 
 def alive(pids: Iterable[int]) -> list[int]:
-    """Those that still run: neither gone nor zombies, which only wait to be reaped."""
+    """Return those that still run: neither gone nor zombies, which only wait to be reaped."""
     return [pid for pid in pids if _state(pid) not in ("", "Z", "X")]
 
 
 def resident_mb(pids: Iterable[int]) -> float:
-    """Memory of all of them added up; what they share counts more than once."""
+    """Return the sum of their memory; shared memory counts more than once."""
     page_mb = os.sysconf("SC_PAGE_SIZE") / (1 << 20)
     statm = (_read(pid, "statm").split() for pid in pids)
     return sum(int(fields[1]) * page_mb for fields in statm if fields)
@@ -72,13 +72,13 @@ def _children(pid: int) -> list[int]:
         try:
             children += map(int, (task / "children").read_text(encoding="ascii").split())
         except (FileNotFoundError, ProcessLookupError):
-            continue  # that thread ended while we were looking
+            continue  # the thread ended in the meantime
     return children
 
 
 def _state(pid: int) -> str:
-    """R, S, D, T, Z …; nothing once it is gone."""
-    # The command name, in parentheses, may hold anything: the state follows the last one.
+    """Return R, S, D, T, Z …, or an empty string if the process is gone."""
+    # The command name, in parentheses, may contain any text: the state follows the last one.
     return _read(pid, "stat").rpartition(")")[2][1:2]
 
 

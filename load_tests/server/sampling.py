@@ -1,4 +1,4 @@
-"""What a server holds, sampled while it works."""
+"""Memory, threads and open files of a server, sampled under load."""
 
 import asyncio
 import time
@@ -20,20 +20,20 @@ class Sample:
 
 
 def sample(pid: int) -> Sample:
-    """Look once; raises ProcessLookupError when the process is gone."""
-    held = usage(pid)
-    return Sample(time.monotonic(), held.rss_mb, held.threads, held.open_files)
+    """Take one sample; raises ProcessLookupError if the process is gone."""
+    now = usage(pid)
+    return Sample(time.monotonic(), now.rss_mb, now.threads, now.open_files)
 
 
 @asynccontextmanager
 async def watching(pid: int, every_s: float = 1.0) -> AsyncIterator[list[Sample]]:
-    """Lend a list that grows by a sample every `every_s` until the block ends.
+    """Yield a list that grows by a sample every `every_s` until the block ends.
 
-    A process that ends stops the sampling; the list tells how far it came.
+    Sampling stops if the process ends; the list keeps the samples up to then.
     """
     samples = [sample(pid)]
 
-    async def look() -> None:
+    async def sample_repeatedly() -> None:
         while True:
             await asyncio.sleep(every_s)
             try:
@@ -41,7 +41,7 @@ async def watching(pid: int, every_s: float = 1.0) -> AsyncIterator[list[Sample]
             except ProcessLookupError:
                 return
 
-    watcher = asyncio.create_task(look())
+    watcher = asyncio.create_task(sample_repeatedly())
     try:
         yield samples
     finally:

@@ -1,9 +1,9 @@
-"""A parent that outlives a server's main process, so that nothing it started gets lost.
+"""A parent that outlives a server's main process, so that every process of the server is known.
 
-`python -m load_tests.server.subreaper COMMAND…` runs the command in a session of its own and adopts
-what its processes leave behind (Linux's child subreaper). On stdout: one JSON object with the main
-process's `pid`, another with its `exit_code` and `after_s` when it ends. It ends itself when no
-descendant is left, and takes them all along when its own parent dies.
+`python -m load_tests.server.subreaper COMMAND…` runs the command in a new session and adopts its
+orphaned processes (Linux's child subreaper). On stdout it prints one JSON object with the main
+process's `pid`, and another with its `exit_code` and `after_s` when it exits. It exits when no
+descendant is left, and kills them all if its own parent dies.
 """
 
 import ctypes
@@ -21,15 +21,15 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def main() -> None:
-    """Start the command, report, reap until nothing is left."""
+    """Start the command, report, and reap until no descendant is left."""
     libc = ctypes.CDLL(None, use_errno=True)
     signal.signal(signal.SIGTERM, _abandoned)
     for option, value in ((_PR_SET_CHILD_SUBREAPER, 1), (_PR_SET_PDEATHSIG, signal.SIGTERM)):
         if libc.prctl(option, int(value), 0, 0, 0):
             raise OSError(ctypes.get_errno(), "prctl")
     start = time.monotonic()
-    # Its output goes where our stderr goes: our stdout is for what we report.
-    process = subprocess.Popen(  # noqa: S603  # the command is the caller's own
+    # Its output goes to our stderr, because our stdout is for the reports.
+    process = subprocess.Popen(  # noqa: S603  # the caller's own command
         sys.argv[1:], stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True
     )
     _report(pid=process.pid)

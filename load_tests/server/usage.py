@@ -1,4 +1,4 @@
-"""What a process and its children cost, read from Linux's /proc."""
+"""CPU time and memory of a process and its descendants, read from Linux's /proc."""
 
 import os
 from collections.abc import Iterator
@@ -11,21 +11,21 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Usage:
-    """CPU seconds so far, and what a process tree holds now.
+    """CPU seconds so far, and the current memory, threads and files of a process tree.
 
-    `rss_mb` adds the processes up, so that memory shared between them counts more than once.
-    CPU comes in ticks of 10 ms: measure over seconds.
+    `rss_mb` is the sum over the processes, so memory shared between them counts more than once.
+    CPU has a resolution of 10 ms: measure over seconds.
     """
 
     cpu_s: float
     rss_mb: float
     peak_rss_mb: float
     threads: int = 0
-    open_files: int | None = None  # descriptors; None when another user's process hides them
+    open_files: int | None = None  # descriptors; None if a process of another user hides them
     main_thread_cpu_s: float = 0.0  # of the process itself: in an asyncio server, its event loop
 
     def since(self, earlier: "Usage") -> "Usage":
-        """CPU spent since `earlier`; the rest stays as it is now."""
+        """Return the CPU time since `earlier`; the other fields keep their current values."""
         return replace(
             self,
             cpu_s=self.cpu_s - earlier.cpu_s,
@@ -34,18 +34,18 @@ class Usage:
 
 
 def usage(pid: int) -> Usage:
-    """Read a process and all its descendants; raises ProcessLookupError when `pid` is gone."""
+    """Read a process and all its descendants; raises ProcessLookupError if `pid` is gone."""
     stats = _all_stats()
     if pid not in stats:
         raise ProcessLookupError(f"no process {pid}")
     tree = list(_descendants(pid, stats))
-    held = [_status(p) for p in tree]
+    statuses = [_status(p) for p in tree]
     files = [_open_files(p) for p in tree]
     return Usage(
         cpu_s=sum(stats[p][1] for p in tree),
-        rss_mb=sum(status.get("VmRSS", 0) for status in held) / 1024,
-        peak_rss_mb=sum(status.get("VmHWM", 0) for status in held) / 1024,
-        threads=sum(status.get("Threads", 0) for status in held),
+        rss_mb=sum(status.get("VmRSS", 0) for status in statuses) / 1024,
+        peak_rss_mb=sum(status.get("VmHWM", 0) for status in statuses) / 1024,
+        threads=sum(status.get("Threads", 0) for status in statuses),
         open_files=None if None in files else sum(n for n in files if n is not None),
         main_thread_cpu_s=(_stat(PROC / str(pid) / "task" / str(pid)) or (0, 0.0))[1],
     )
@@ -63,9 +63,9 @@ def _all_stats() -> dict[int, tuple[int, float]]:
 def _stat(entry: Path) -> tuple[int, float] | None:
     try:
         text = (entry / "stat").read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):  # it ended while we were looking
+    except (FileNotFoundError, ProcessLookupError):  # it ended in the meantime
         return None
-    # The command name, in parentheses, may hold spaces and parentheses: split after the last one.
+    # The command name, in parentheses, may contain parentheses itself: split after the last one.
     fields = text.rpartition(")")[2].split()
     parent, ticks = int(fields[1]), sum(int(f) for f in fields[11:15])  # u, s, cu, cs
     return parent, ticks / _TICKS_PER_S
@@ -79,7 +79,7 @@ def _descendants(pid: int, stats: dict[int, tuple[int, float]]) -> Iterator[int]
 
 
 def _status(pid: int) -> dict[str, int]:
-    """The whole-number fields of /proc/PID/status (memory in kB); none once it has ended."""
+    """Return the integer fields of /proc/PID/status (memory in kB); empty if it has ended."""
     try:
         text = (PROC / str(pid) / "status").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):

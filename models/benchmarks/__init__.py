@@ -1,1 +1,1 @@
-"""Measurements that are run by hand: every architecture, the gate, a GPU."""
+"""Benchmarks that are run by hand: architectures and GPU engines."""

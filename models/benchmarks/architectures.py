@@ -1,7 +1,8 @@
-"""Every architecture the documents name: exported, sealed, opened and timed, one after the other.
+"""Export, seal, open and time every architecture in the documentation.
 
-Random weights but where a package carries real ones; six photographs' crops are the images, so the
-bundles are worth nothing as classifiers. What is shown is that each network goes the whole road.
+Weights are random, unless a package contains trained ones, and the images are crops of six
+photographs, so the bundles are useless as classifiers. They show that every step works for each
+network.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from tidegate.service.bundle.store import Bundle
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
 
 _PER_CLASS = {"train": 6, "calibrate": 10, "test": 2}
-# Random features of two dozen images support no smaller alpha.
+# Random features of two dozen images support no smaller alphas.
 _TARGET = GateTarget(0.4, 0.5)
 
 
@@ -55,7 +56,7 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What was measured of one architecture."""
+    """The measurements of one architecture."""
 
     name: str
     source: str
@@ -65,7 +66,7 @@ class Row:
     parameters: int
     megabytes: float  # model.onnx
     logits_error: float  # against torch, of the largest logit
-    batch_error: float  # a batch of 8 against singles, likewise
+    batch_error: float  # a batch of 8 against single images, of the largest logit
     parity: str
     cpu_ms: float  # one image, one thread
 
@@ -117,9 +118,9 @@ ARCHITECTURES = (
 
 
 def measure(architectures: Sequence[Architecture], keep: Path | None = None) -> list[Row]:
-    """Return a row for each, or raise BuildRefused at the first that does not go the whole road.
+    """Return a row for each. Raises BuildRefused at the first architecture that fails.
 
-    Their bundles go below `keep`, a folder each, for measuring elsewhere; None keeps none.
+    If `keep` is given, the bundles are kept below it, one folder each.
     """
     rows = []
     with tempfile.TemporaryDirectory(prefix="tidegate-architectures-") as folder:
@@ -140,7 +141,7 @@ def table(rows: Sequence[Row]) -> str:
     """Return the rows as Markdown."""
     lines = [
         "| architecture | from | weights | input | features | parameters | model.onnx | "
-        "logits against torch | batch of 8 against singles | preprocessing | CPU per image |",
+        "logits against torch | batch of 8 against single images | preprocessing | CPU per image |",
         "|" + " --- |" * 11,
     ]
     lines += [
@@ -184,7 +185,7 @@ def _measured(architecture: Architecture, data: Data, bundles_dir: Path) -> Row:
 def _sealed(
     imported: Imported, splits: dict[str, Split], classes: tuple[str, ...], model_dir: Path
 ) -> Bundle:
-    """Write a whole bundle, less what a network of random weights cannot have: an evaluation."""
+    """Write a complete bundle except for an evaluation, which needs a trained network."""
     spec, graph = imported.spec, without_gate(imported.backbone, imported.spec)
     with tempfile.TemporaryDirectory() as folder:
         train, held_out = (
@@ -224,14 +225,14 @@ def _sealed(
             class_fraction=tuple(class_fractions(scores.predicted, len(classes)).tolist()),
         ),
         probes=golden_probes(spec),
-        card=b"# An architecture being measured\n\nNot a classifier.\n",
+        card=b"# A benchmark of an architecture\n\nNot a trained classifier.\n",
     )
     with locked(model_dir, lambda: None):
         return assemble(model_dir, draft)
 
 
 def _crops(root: Path, classes: Sequence[str]) -> Data:
-    """Write random crops of the photographs, each photograph a class."""
+    """Write random crops of the photographs; each photograph is a class."""
     rng = np.random.default_rng(0)
     for path, label in zip(PHOTOS, classes, strict=True):
         photo = Image.open(path).convert("RGB")
@@ -248,7 +249,7 @@ def _crops(root: Path, classes: Sequence[str]) -> Data:
 
 
 def _parameters(backbone: onnx.ModelProto) -> int:
-    """Return how many weights the graph holds; shapes and other integers are none."""
+    """Return the number of weights in the graph, without shapes and other integers."""
     return sum(
         int(np.prod(item.dims))
         for item in backbone.graph.initializer

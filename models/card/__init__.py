@@ -1,1 +1,1 @@
-"""MODEL_CARD.md of a bundle: what was measured, as text and pictures."""
+"""MODEL_CARD.md of a bundle: its measurements as text and plots."""

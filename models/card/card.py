@@ -1,11 +1,11 @@
-"""MODEL_CARD.md of a fitted bundle: what it is, how it was made, and where the rest stands.
+"""Write MODEL_CARD.md of a fitted bundle.
 
-The card says only what is in CardData; the numbers are those of the manifest, rounded.
+The card shows only what is in CardData; its numbers are those of the manifest, rounded.
 """
 
 from __future__ import annotations
 
-from tidegate.models.card.facts import CardData
+from tidegate.models.card.card_data import CardData
 from tidegate.models.card.gate import gate, limits, ood
 from tidegate.models.card.markdown import UNDEFINED, count, table
 from tidegate.models.card.preprocessing import describe
@@ -13,65 +13,65 @@ from tidegate.models.card.results import calibration, classes, comparison, confu
 from tidegate.service.bundle.evidence import Parity
 
 
-def model_card(facts: CardData) -> str:
-    """Return the card as Markdown; its pictures are the files that plots.plots makes."""
+def model_card(data: CardData) -> str:
+    """Return the card as Markdown; its pictures are the files of plots.plots."""
     sections = (
-        _head(facts),
-        _notes(facts),
-        _preprocessing(facts),
-        _data(facts),
-        results(facts),
-        comparison(facts),
-        classes(facts),
-        confusions(facts),
-        calibration(facts),
-        gate(facts),
-        ood(facts),
-        limits(facts),
+        _head(data),
+        _notes(data),
+        _preprocessing(data),
+        _data(data),
+        results(data),
+        comparison(data),
+        classes(data),
+        confusions(data),
+        calibration(data),
+        gate(data),
+        ood(data),
+        limits(data),
     )
     return "\n".join(section for section in sections if section)
 
 
-def _head(facts: CardData) -> str:
-    task, made = facts.task, facts.provenance
+def _head(data: CardData) -> str:
+    task, made = data.task, data.provenance
     return (
-        f"# {facts.name}, version {facts.version}\n\n"
+        f"# {data.name}, version {data.version}\n\n"
         f"An image classifier: {count(task.classes, 'class', 'classes')}, {task.height} × "
         f"{task.width} pixels (height × width), {task.features} features, backbone in "
-        f"{facts.precision}.\n"
+        f"{data.precision}.\n"
         f"The weights come from {made.source}.\n"
         f"Their licence: {made.licence}.\n"
         f"The sha256 of the checkpoint is `{made.checkpoint_sha256}`.\n"
         f"Made by `{made.recipe}`.\n"
-        "The measured numbers, unrounded, are in `manifest.json`.\n"
+        "The unrounded numbers are in `manifest.json`.\n"
     )
 
 
-def _notes(facts: CardData) -> str:
-    if not facts.notes:
+def _notes(data: CardData) -> str:
+    if not data.notes:
         return ""
-    return "What was changed or assumed on the way:\n\n" + _bullets(facts.notes)
+    return "Changes and assumptions of the build:\n\n" + _bullets(data.notes)
 
 
-def _preprocessing(facts: CardData) -> str:
+def _preprocessing(data: CardData) -> str:
     return (
         "## Preprocessing\n\n"
-        + _bullets(describe(facts.preprocess))
-        + f"\nIts digest is `{facts.preprocess.digest}`.\n"
-        + (_parity(facts.parity) if facts.parity else _unproved())
+        + _bullets(describe(data.preprocess))
+        + f"\nThe digest of the preprocessing is `{data.preprocess.digest}`.\n"
+        + (_parity(data.parity) if data.parity else _unproved())
     )
 
 
 def _parity(parity: Parity) -> str:
     compared = (
-        f"{parity.compared_values:,} uint8 values after resize and crop, of "
-        f"{count(parity.probes, 'probe image')}, were compared with those of {parity.library} "
+        f"{parity.compared_values:,} uint8 values after resize and crop of "
+        f"{count(parity.probes, 'probe image')} were compared with those of {parity.library} "
         f"({parity.backend})"
     )
     if parity.exact:
         text = (
-            f"**Proved**: {compared}, and none differs.\n"
-            "The floats that the network is given differ by at most "
+            f"**Proved**: {compared}; none differs.\n"
+            "The floats of the network's input differ by at most "
             f"{parity.largest_float_difference:.2g}.\n"
         )
     else:
@@ -80,14 +80,14 @@ def _parity(parity: Parity) -> str:
             f"**Measured difference**: {compared}; {parity.differing_values:,} of them "
             f"({100 * share:.3g} %) differ, by at most "
             f"{count(parity.largest_level_difference, 'level')} of 255.\n"
-            "The floats that the network is given differ by at most "
+            "The floats of the network's input differ by at most "
             f"{parity.largest_float_difference:.2g}.\n"
-            "The model was trained with the other values; what the difference costs is part of "
-            "the results below, which were measured with ours.\n"
+            "The model was trained with the library's values. The results below were measured with "
+            "ours, so they include the effect of the difference.\n"
         )
     if parity.refused_probes:
         text += (
-            "The service refuses these probes, which the library takes: "
+            "The service rejects these probes, which the library accepts: "
             f"{', '.join(parity.refused_probes)}.\n"
         )
     return text + f"The digest of the probe images is `{parity.probe_set}`.\n"
@@ -95,31 +95,31 @@ def _parity(parity: Parity) -> str:
 
 def _unproved() -> str:
     return (
-        "**Not proved**: the spec was written by hand, and no transform of the source library was "
-        "at hand to hold it to.\n"
+        "**Not proved**: the spec was written by hand, and there was no transform of the source "
+        "library to compare it with.\n"
     )
 
 
-def _data(facts: CardData) -> str:
-    digests = facts.gate.splits
-    names = [*facts.splits, *(name for name in digests if name not in facts.splits)]
+def _data(data: CardData) -> str:
+    digests = data.gate.splits
+    names = [*data.splits, *(name for name in digests if name not in data.splits)]
     rows = [
         (
             name,
-            f"{facts.splits[name]:,}" if name in facts.splits else UNDEFINED,
-            f"{facts.left_out.get(name, 0):,}",
+            f"{data.splits[name]:,}" if name in data.splits else UNDEFINED,
+            f"{data.left_out.get(name, 0):,}",
             f"`{digests[name]}`" if name in digests else UNDEFINED,
         )
         for name in names
     ]
-    header = ("split", "images", "left out: not decodable", "sha256 of its images' digests")
-    reference = facts.reference
+    header = ("split", "images", "not decodable, left out", "sha256 of its images' digests")
+    reference = data.reference
     note = f"{reference.note}\n" if reference.note else ""
     return (
         "## Data\n\n"
         + table(header, rows)
-        + "\nNo image is in two of the splits that have a digest, compared by content.\n"
-        "Drift is measured against the class mix and the statistics of "
+        + "\nThe splits with a digest have no image in common, compared by content.\n"
+        "The drift reference is the class mix and the statistics of "
         f"{count(reference.samples, 'held-out image')}.\n" + note
     )
 

@@ -1,20 +1,20 @@
-"""The sections of a model card on the gate: its target, OOD sets, and what stays unknown."""
+"""The sections of a model card on the gate: its guarantee, OOD sets, and limits."""
 
 from __future__ import annotations
 
-from tidegate.models.card.facts import AUROC, SCORES, CardData
+from tidegate.models.card.card_data import AUROC, SCORES, CardData
 from tidegate.models.card.markdown import count, measured, number, percent, picture, table
 from tidegate.service.bundle.evidence import OodReport
 
-_FEW = 20  # images below which a class's own numbers say little
+_FEW = 20  # images, below which a class's numbers are unreliable
 
 
-def gate(facts: CardData) -> str:
-    """Return what the gate is, what it promises to whom, and what was measured of it."""
-    fit, found = facts.gate, facts.evaluation.false_rejection
+def gate(data: CardData) -> str:
+    """Return the section on the gate: its scores, its guarantee and its measured rates."""
+    fit, found = data.gate, data.evaluation.false_rejection
     distance = fit.mahalanobis
     shrunk = "" if distance.shrinkage is None else f", shrunk by {distance.shrinkage:.3g}"
-    relative = ", less the distance to all images together" if distance.relative else ""
+    relative = ", minus the distance to all images as one class" if distance.relative else ""
     size = f", fitted on {count(distance.samples, 'image')}" if distance.samples else ""
     return (
         "## Gate\n\n"
@@ -24,21 +24,20 @@ def gate(facts: CardData) -> str:
         f"covariance{shrunk}{relative}{size}.\n"
         f"- Both become p-values against fold A ({count(fit.fold_a, 'image')}); their minimum is "
         f"calibrated again on fold B ({count(fit.fold_b, 'image')}).\n"
-        f"- p ≤ {fit.alpha_reject:g} (alpha_reject) rejects; p ≤ {fit.alpha_review:g} "
-        "(alpha_review) answers and marks for review.\n\n"
-        f"{_promise(facts)}\n"
-        "For images of another kind nothing is promised: the sets below show what was measured.\n"
-        f"\nMeasured on the test split: {measured(found)} rejected.\n{_verdict(facts)}\n"
+        f"- p ≤ {fit.alpha_reject:g} (alpha_reject): rejected; p ≤ {fit.alpha_review:g} "
+        "(alpha_review): answered and marked for review.\n\n"
+        f"{_guarantee(data)}\n"
+        "There is no guarantee for other images; the OOD sets below show measured rates.\n"
+        f"\nMeasured on the test split: {measured(found)} rejected.\n{_verdict(data)}\n"
     )
 
 
-def ood(facts: CardData) -> str:
-    """Return what each score makes of each OOD set, and what the gate does with it."""
-    sets = facts.evaluation.ood
+def ood(data: CardData) -> str:
+    """Return the section on the OOD sets: how scores separate them, and the gate's decisions."""
+    sets = data.evaluation.ood
     if not sets:
         return (
-            "## OOD sets\n\n"
-            "None was given: how well the gate catches images of another kind was not measured.\n"
+            "## OOD sets\n\nNo OOD set was given, so the gate's detection rate was not measured.\n"
         )
     header = ("set", "score", "AUROC", "FPR95 in", "FPR95 out")
     rows = [
@@ -50,83 +49,85 @@ def ood(facts: CardData) -> str:
     decided = [(r.name, f"{r.images:,}", measured(r.rejected), measured(r.reviewed)) for r in sets]
     return (
         "## OOD sets\n\n"
-        "What the gate does with images that it should refuse, with Wilson intervals:\n\n"
+        "The gate's decisions on images that it should reject, with Wilson intervals:\n\n"
         + table(("set", "images", "rejected", "marked for review"), decided)
-        + "\nHow well each score tells a set from the test split, at any threshold:\n\n"
+        + "\nHow well each score separates a set from the test split, over all thresholds:\n\n"
         + table(header, rows)
-        + "\nAUROC: the chance that an image of the set scores above one of the test split; 0.5 "
-        "tells nothing apart, below it the score takes the set for more usual.\n"
-        "FPR95 in: the share of the set let in when 95 % of the test split is.\n"
-        "FPR95 out: the share of the test split refused when 95 % of the set is.\n"
+        + "\nAUROC: the probability that an image of the set scores above one of the test split. "
+        "0.5 means no separation; below 0.5, the score ranks the set as less unusual.\n"
+        "FPR95 in: the share of the set that is accepted if 95 % of the test split is.\n"
+        "FPR95 out: the share of the test split that is rejected if 95 % of the set is.\n"
         + _weakest(sets)
-        + picture(facts.plots, AUROC, "AUROC of each score on each OOD set")
-        + picture(facts.plots, SCORES, "Scores of the test split and of the OOD sets")
+        + picture(data.plots, AUROC, "AUROC of each score on each OOD set")
+        + picture(data.plots, SCORES, "Scores of the test split and of the OOD sets")
     )
 
 
-def limits(facts: CardData) -> str:
-    """Return what these numbers cannot say."""
-    found = facts.evaluation
+def limits(data: CardData) -> str:
+    """Return the section on the limits of these numbers."""
+    found = data.evaluation
     unseen = sum(1 for report in found.classes if not report.images)
     few = sum(1 for report in found.classes if 0 < report.images < _FEW)
     lines = [
-        f"The numbers hold for images drawn like the {count(found.images, 'test image')}; other "
-        "cameras, places or seasons were not measured.",
+        "The numbers are valid for images from the same distribution as the "
+        f"{count(found.images, 'test image')}; other cameras, places or seasons were not measured.",
     ]
     if unseen:
         lines.append(
-            f"{count(unseen, 'class has', 'classes have')} no test image: nothing is known of "
-            "them, and the means over classes leave them out."
+            f"{count(unseen, 'class has', 'classes have')} no test image; the means over classes "
+            "leave them out."
         )
     if few:
         lines.append(
-            f"{count(few, 'class has', 'classes have')} fewer than {_FEW} test images: their own "
-            "numbers are rough."
+            f"{count(few, 'class has', 'classes have')} fewer than {_FEW} test images: their "
+            "numbers are imprecise."
         )
     lines.append(
-        f"With {count(facts.gate.fold_b, 'image')} in fold B, no p-value is below "
-        f"{1 / (facts.gate.fold_b + 1):.2g}."
+        f"With {count(data.gate.fold_b, 'image')} in fold B, no p-value is below "
+        f"{1 / (data.gate.fold_b + 1):.2g}."
     )
-    if facts.parity is None:
-        lines.append("That the preprocessing is the training's was not proved.")
+    if data.parity is None:
+        lines.append("The preprocessing was not proved to equal that of the training.")
     return "## Limits\n\n" + "".join(f"- {line}\n" for line in lines)
 
 
-def _promise(facts: CardData) -> str:
-    fit = facts.gate
+def _guarantee(data: CardData) -> str:
+    fit = data.gate
     if fit.guarantee == "marginal":
         text = (
-            "For an image drawn like the calibration images, the chance of p ≤ alpha is at most "
-            "alpha, on average over calibration sets (marginal)."
+            "For an image from the same distribution as the calibration images, P(p ≤ alpha) is at "
+            "most alpha, on average over calibration sets (marginal)."
         )
     else:
         delta = (
-            "" if fit.guarantee_delta is None else f" but for a chance of {fit.guarantee_delta:g}"
+            ""
+            if fit.guarantee_delta is None
+            else f", except with probability {fit.guarantee_delta:g}"
         )
         text = (
-            "For an image drawn like the calibration images, the chance of p ≤ alpha is at most "
-            f"alpha for this very calibration set{delta} (pac)."
+            "For an image from the same distribution as the calibration images, P(p ≤ alpha) is at "
+            f"most alpha for this calibration set{delta} (pac)."
         )
     if fit.own_threshold:
         text += (
             f"\n{count(len(fit.own_threshold), 'class has', 'classes have')} a threshold from "
-            "calibration images predicted as that class, and the promise holds within each."
+            "calibration images predicted as that class; the guarantee applies to each of them."
         )
     return text
 
 
-def _verdict(facts: CardData) -> str:
-    alpha, found = facts.gate.alpha_reject, facts.evaluation.false_rejection
+def _verdict(data: CardData) -> str:
+    alpha, found = data.gate.alpha_reject, data.evaluation.false_rejection
     if alpha < found.low:
         return (
-            f"That is **more than alpha_reject, {percent(alpha)}**: the test split is not drawn "
-            "like the calibration images, or this calibration set misleads."
+            f"That is **above alpha_reject, {percent(alpha)}**: the test split has another "
+            "distribution than the calibration images, or this calibration set is unlucky."
         )
     if alpha > found.high:
-        return f"That is less than alpha_reject, {percent(alpha)}: the gate is cautious here."
-    return f"alpha_reject, {percent(alpha)}, lies in that interval."
+        return f"That is below alpha_reject, {percent(alpha)}: the gate is conservative here."
+    return f"alpha_reject, {percent(alpha)}, is in that interval."
 
 
 def _weakest(sets: tuple[OodReport, ...]) -> str:
     worst = min(sets, key=lambda report: report.rejected.value)
-    return f"The set that passes the most: {worst.name}, {measured(worst.rejected)} rejected.\n"
+    return f"The set that is rejected least: {worst.name}, {measured(worst.rejected)} rejected.\n"

@@ -1,4 +1,4 @@
-"""Tables and numbers of model cards, in Markdown. What is undefined is printed as a dash."""
+"""Tables and numbers of model cards, in Markdown. Undefined values are printed as a dash."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ UNDEFINED = "–"
 
 
 def table(header: tuple[str, ...], rows: Iterable[Iterable[object]]) -> str:
-    """Return a table; a cell may hold anything, its bars and line breaks are made harmless."""
+    """Return a table; cells may contain anything, as bars and line breaks are escaped."""
     lines = [header, ("---",) * len(header), *rows]
     return "".join("| " + " | ".join(map(_cell, line)) + " |\n" for line in lines)
 
@@ -21,7 +21,7 @@ def percent(share: float | None) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Return a number with a fixed count of decimals."""
+    """Return a number with a fixed number of decimals."""
     return UNDEFINED if value is None else f"{value:.{digits}f}"
 
 
@@ -46,7 +46,7 @@ def count(how_many: int, what: str, several: str | None = None) -> str:
 
 
 def picture(drawn: Collection[str], name: str, title: str) -> str:
-    """Return a picture on a line of its own, or nothing where it was not drawn."""
+    """Return a picture on a separate line, or an empty string if it was not drawn."""
     return f"\n![{title}]({name})\n" if name in drawn else ""
 
 

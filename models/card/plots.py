@@ -1,7 +1,7 @@
-"""The pictures of a model card, as SVG whose bytes depend on the facts alone.
+"""The plots of a model card, as SVG whose bytes depend only on the data.
 
-Text stays text, so that names in any script show with the reader's fonts. Colours are those of
-Okabe & Ito, which colour-blind readers tell apart.
+Text stays text, so that names in any script are shown with the reader's fonts. The colours are
+Okabe & Ito's, which colour-blind readers can distinguish.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from tidegate.models.card.facts import AUROC, CONFUSION, RELIABILITY, SCORES, CardData
+from tidegate.models.card.card_data import AUROC, CONFUSION, RELIABILITY, SCORES, CardData
 from tidegate.models.evaluation.intervals import wilson
 from tidegate.models.evaluation.score_histograms import TEST
 from tidegate.service.bundle.evidence import OodReport, Probabilities
@@ -29,11 +29,11 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#6b6b6b"
 _SET_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _SCORE_COLOURS = {"energy": ORANGE, "mahalanobis": GREEN, "combined": BLUE}
 _NAME_LENGTH = 30
-_STYLE: dict[Any, Any] = {  # of any key: the stubs spell all of them out as literals
-    "svg.hashsalt": "tidegate",  # ids inside the file are else drawn at random
+_STYLE: dict[Any, Any] = {  # Any: the stubs list all keys as literals
+    "svg.hashsalt": "tidegate",  # otherwise ids in the file are random
     "svg.fonttype": "none",
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # shipped with matplotlib: the same measures everywhere
+    "font.sans-serif": ["DejaVu Sans"],  # shipped with matplotlib: same text sizes everywhere
     "font.size": 9.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -42,8 +42,8 @@ _STYLE: dict[Any, Any] = {  # of any key: the stubs spell all of them out as lit
 }
 
 
-def plots(facts: CardData) -> dict[str, bytes]:
-    """Return the files of the card's pictures by name: exactly those in `facts.plots`."""
+def plots(data: CardData) -> dict[str, bytes]:
+    """Return the files of the card's plots by name: exactly those in `data.plots`."""
     draw: dict[str, Callable[[CardData], Figure]] = {
         RELIABILITY: _reliability,
         CONFUSION: _confusion,
@@ -51,11 +51,11 @@ def plots(facts: CardData) -> dict[str, bytes]:
         SCORES: _scores,
     }
     with rc_context(), warnings.catch_warnings():
-        rcdefaults()  # a builder's own settings file must not show in the bundle
+        rcdefaults()  # the user's matplotlib settings must not affect the bundle
         rcParams.update(_STYLE)
-        # only the measure of such a name is a guess; the reader's fonts draw it
+        # only the width of such a name is estimated; the reader's fonts draw it
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        return {name: _svg(draw[name](facts)) for name in facts.plots}
+        return {name: _svg(draw[name](data)) for name in data.plots}
 
 
 def _svg(figure: Figure) -> bytes:
@@ -64,8 +64,8 @@ def _svg(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def _reliability(facts: CardData) -> Figure:
-    found = facts.evaluation
+def _reliability(data: CardData) -> Figure:
+    found = data.evaluation
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     start = _lowest(found.uncalibrated, found.calibrated)
@@ -90,7 +90,7 @@ def _reliability_panel(axes: Axes, measured: Probabilities) -> None:
     accuracy = np.array([bin.accuracy for bin in measured.reliability])
     images = np.array([bin.images for bin in measured.reliability])
     low, high = wilson(np.rint(accuracy * images), images)
-    # rounding may put a limit a hair on the wrong side, which errorbar refuses
+    # rounding may make a bar slightly negative, which errorbar rejects
     reach = np.maximum([accuracy - low, high - accuracy], 0)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="perfect")
     axes.errorbar(
@@ -100,13 +100,13 @@ def _reliability_panel(axes: Axes, measured: Probabilities) -> None:
 
 
 def _lowest(*measured: Probabilities) -> float:
-    """Return where both axes begin: the tenth below every point."""
+    """Return the start of both axes: the tenth below every point."""
     points = [min(b.confidence, b.accuracy) for m in measured for b in m.reliability]
     return max(0.0, math.floor(10 * min(points) - 0.5) / 10)
 
 
-def _confusion(facts: CardData) -> Figure:
-    found, n = facts.evaluation, facts.task.classes
+def _confusion(data: CardData) -> Figure:
+    found, n = data.evaluation, data.task.classes
     counts = np.zeros((n, n), np.int64)
     for pair in found.confusions:
         counts[pair.actual, pair.predicted] = pair.images
@@ -118,11 +118,11 @@ def _confusion(facts: CardData) -> Figure:
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.subplots()
     axes.set_facecolor("#e4e4e4")  # a class without test images
-    # the root of the share: a mistake of 2 % is to be seen beside a diagonal of 98 %
+    # the root of the share, so that an error of 2 % is visible next to a diagonal of 98 %
     drawn = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="none")
     if n <= 20:
         _write_counts(axes, counts, share)
-    names = [_short(label) for label in facts.labels]
+    names = [_short(label) for label in data.labels]
     axes.set_xticks(range(n), names, rotation=90, parse_math=False)
     axes.set_yticks(range(n), names, parse_math=False)
     axes.tick_params(length=0)
@@ -140,8 +140,8 @@ def _write_counts(axes: Axes, counts: NDArray[np.int64], share: NDArray[np.float
         )  # fmt: skip
 
 
-def _auroc(facts: CardData) -> Figure:
-    sets = facts.evaluation.ood
+def _auroc(data: CardData) -> Figure:
+    sets = data.evaluation.ood
     figure = Figure(figsize=(7.2, 1.3 + 0.55 * len(sets)), layout="constrained")
     axes = figure.subplots()
     height = 0.8 / len(_SCORE_COLOURS)
@@ -154,21 +154,21 @@ def _auroc(facts: CardData) -> Figure:
     axes.axvline(0.5, color=GREY, linewidth=1, linestyle="--", zorder=3)
     axes.set_yticks(range(len(sets)), [_short(r.name) for r in sets], parse_math=False)
     axes.tick_params(axis="y", length=0)
-    axes.set(xlim=(0, 1.06), xlabel="AUROC against the test split (dashed: tells nothing apart)")
+    axes.set(xlim=(0, 1.06), xlabel="AUROC against the test split (dashed: no separation)")
     axes.invert_yaxis()
     figure.legend(loc="outside upper center", ncols=len(_SCORE_COLOURS))
     return figure
 
 
-def _scores(facts: CardData) -> Figure:
-    scores = facts.score_histograms
+def _scores(data: CardData) -> Figure:
+    scores = data.score_histograms
     figure = Figure(figsize=(7.2, 0.6 + 2.1 * len(scores)), layout="constrained")
     panels = figure.subplots(len(scores), 1, squeeze=False)[:, 0]
-    shown = _hardest(facts.evaluation.ood, len(_SET_COLOURS))
+    shown = _hardest(data.evaluation.ood, len(_SET_COLOURS))
     for axes, (score, sets) in zip(panels, scores.items(), strict=True):
         _score_panel(axes, sets, shown)
         axes.set(
-            xlabel=f"{score} score (higher is more unusual; the outer bins hold the tails)",
+            xlabel=f"{score} score (higher is more unusual; the outer bins contain the tails)",
             ylabel="share of images",
         )
     handles, names = panels[0].get_legend_handles_labels()
@@ -188,7 +188,7 @@ def _score_panel(axes: Axes, sets: Mapping[str, Histogram], shown: Iterable[str]
 
 
 def _hardest(sets: tuple[OodReport, ...], most: int) -> list[str]:
-    """Return the OOD sets that the combined score tells least well: more lines are a tangle."""
+    """Return the sets that the combined score separates worst, as more lines are unreadable."""
     order = sorted(sets, key=lambda report: report.separation["combined"].auroc)
     return [report.name for report in order[:most]]
 
@@ -199,7 +199,7 @@ def _shares(histogram: Histogram) -> NDArray[np.float64]:
 
 
 def _closed(edges: tuple[float, ...]) -> NDArray[np.float64]:
-    """Return the edges with the two open bins drawn as wide as their neighbours."""
+    """Return the edges, with the two open bins as wide as their neighbours."""
     first = edges[1] - edges[0] if len(edges) > 1 else 1.0
     last = edges[-1] - edges[-2] if len(edges) > 1 else 1.0
     return np.array([edges[0] - first, *edges, edges[-1] + last])

@@ -1,4 +1,4 @@
-"""A PreprocessSpec in plain English: one line a step, in the order they are carried out."""
+"""Describe a PreprocessSpec in plain English, one line per step, in order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OFFSET = {
 
 
 def describe(spec: PreprocessSpec) -> list[str]:
-    """Return the lines: decoding, each step, then what the network is given."""
+    """Return the lines: decoding, each step, and the network's input."""
     return [_decoding(spec), *map(_step, spec.steps), _floats(spec)]
 
 
@@ -55,12 +55,12 @@ def _step(step: Step) -> str:
             )
         case CentreCrop():
             return (
-                f"Cut {step.height} × {step.width} pixels (height × width) out of the middle; "
+                f"Crop the centre to {step.height} × {step.width} pixels (height × width); "
                 f"{_OFFSET[step.offset]}; a smaller image is padded with black."
             )
         case CentreCropFraction():
             return (
-                f"Cut a centred square of {step.numerator}/{step.denominator} of the shorter "
+                f"Crop a centred square of {step.numerator}/{step.denominator} of the shorter "
                 f"side; {_OFFSET[step.offset]}."
             )
 
@@ -68,8 +68,8 @@ def _step(step: Step) -> str:
 def _floats(spec: PreprocessSpec) -> str:
     order = {"rgb": "red, green, blue", "bgr": "blue, green, red"}[spec.channel_order]
     return (
-        f"Give the network (pixel × {spec.scale:.6g} − mean) / std in the order {order}, mean "
-        f"{_triple(spec.mean)}, std {_triple(spec.std)}; this happens in the sealed graph."
+        f"The network's input is (pixel × {spec.scale:.6g} − mean) / std in the order {order}, "
+        f"mean {_triple(spec.mean)}, std {_triple(spec.std)}, computed in the sealed graph."
     )
 
 

@@ -1,8 +1,8 @@
-"""The sections of a model card on right answers: results, classes, confusions, calibration."""
+"""The sections of a model card on accuracy: results, classes, confusions, calibration."""
 
 from __future__ import annotations
 
-from tidegate.models.card.facts import CONFUSION, RELIABILITY, CardData
+from tidegate.models.card.card_data import CONFUSION, RELIABILITY, CardData
 from tidegate.models.card.markdown import (
     UNDEFINED,
     change,
@@ -22,9 +22,9 @@ _WORST = 20
 _MISTAKES = 10
 
 
-def results(facts: CardData) -> str:
+def results(data: CardData) -> str:
     """Return the headline numbers with their intervals."""
-    found, fit = facts.evaluation, facts.gate
+    found, fit = data.evaluation, data.gate
     rows = [
         ("accuracy", percent(found.accuracy.value), interval(found.accuracy)),
         (
@@ -46,17 +46,17 @@ def results(facts: CardData) -> str:
     ]
     return (
         "## Results\n\n"
-        f"On the test split, {count(found.images, 'image')} that nothing was fitted or calibrated "
-        "on; all of them are counted, also those that the gate rejects.\n\n"
+        f"On the test split, {count(found.images, 'image')} not used for fitting or calibration. "
+        "Images that the gate rejects are included.\n\n"
         + table(("measure", "value", "95 % interval"), rows)
-        + "\nThe interval of accuracy is Wilson's, that of balanced accuracy joins the classes' "
-        "Wilson intervals, those of the gate's shares are exact beta intervals.\n"
+        + "\nThe interval of accuracy is Wilson's, and that of balanced accuracy combines the "
+        "classes' Wilson intervals. The gate's shares have exact beta intervals.\n"
     )
 
 
-def comparison(facts: CardData) -> str:
-    """Return the change against fp32, or nothing where there is no such comparison."""
-    found = facts.comparison
+def comparison(data: CardData) -> str:
+    """Return the changes against fp32, or an empty string if there is no comparison."""
+    found = data.comparison
     if found is None:
         return ""
     rows = [
@@ -64,65 +64,65 @@ def comparison(facts: CardData) -> str:
         ("ECE", change(found.ece_change, 4)),
         *((f"AUROC on {name}, combined", change(by)) for name, by in found.auroc_change.items()),
         ("same top class", f"{percent(found.agreement)} of test images"),
-        ("CPU time per image, fp32 over this", f"{found.speed:.2f} ×"),
-        ("bytes of model.onnx, fp32 over this", f"{found.size:.2f} ×"),
+        ("CPU time per image, fp32 divided by this", f"{found.speed:.2f} ×"),
+        ("bytes of model.onnx, fp32 divided by this", f"{found.size:.2f} ×"),
     ]
     return (
-        f"## {facts.precision} against fp32\n\n"
-        "Both were fitted, calibrated and evaluated alike, each with itself.\n\n"
+        f"## {data.precision} against fp32\n\n"
+        "Both were fitted, calibrated and evaluated separately, on the same splits.\n\n"
         + table(("measure", "change"), rows)
     )
 
 
-def classes(facts: CardData) -> str:
-    """Return the table of classes, or of the worst of many, and the worst for rejection."""
-    reports = facts.evaluation.classes
+def classes(data: CardData) -> str:
+    """Return the table of all classes (the worst, if many), and the most rejected class."""
+    reports = data.evaluation.classes
     seen = [report for report in reports if report.images]
     if len(reports) <= EVERY_CLASS_UP_TO:
         shown, which = list(reports), "Every class on the test split."
     else:
         shown = sorted(seen, key=lambda r: (r.recall, -r.images))[:_WORST]
         which = (
-            f"The {len(shown)} classes of lowest recall of {len(reports)}; every class is in "
-            "`manifest.json` under `evaluation.classes`."
+            f"The {len(shown)} of {len(reports)} classes with the lowest recall; all classes are "
+            "in `manifest.json` under `evaluation.classes`."
         )
     header = ("class", "images", "precision", "recall", "F1", "rejected")
     return (
         "## Classes\n\n" + which + "\n\n"
-        + table(header, [_class_row(facts, report) for report in shown])
+        + table(header, [_class_row(data, report) for report in shown])
         + "\n"
-        + _most_rejected(facts, seen)
+        + _most_rejected(data, seen)
     )  # fmt: skip
 
 
-def confusions(facts: CardData) -> str:
-    """Return the commonest mistakes, and the matrix where it is small enough to draw."""
-    found = facts.evaluation
+def confusions(data: CardData) -> str:
+    """Return the most common mistakes, and the matrix if it is small enough to draw."""
+    found = data.evaluation
     mistakes = [pair for pair in found.confusions if pair.actual != pair.predicted]
     mistakes.sort(key=lambda pair: -pair.images)
     rows = [
         (
-            facts.label(pair.actual),
-            facts.label(pair.predicted),
+            data.label(pair.actual),
+            data.label(pair.predicted),
             pair.images,
             percent(pair.images / found.classes[pair.actual].images),
         )
         for pair in mistakes[:_MISTAKES]
     ]
-    header = ("class", "taken for", "images", "share of the class")
+    header = ("class", "predicted as", "images", "share of the class")
     text = table(header, rows) if rows else "No test image was misclassified.\n"
     return (
-        "## Commonest confusions\n\n" + text + picture(facts.plots, CONFUSION, "Confusion matrix")
+        "## Most common confusions\n\n" + text + picture(data.plots, CONFUSION, "Confusion matrix")
     )
 
 
-def calibration(facts: CardData) -> str:
-    """Return how good the probabilities are before and after scaling, and what that means."""
-    found, fit = facts.evaluation, facts.calibration
+def calibration(data: CardData) -> str:
+    """Return the errors of the probabilities before and after scaling, and their meaning."""
+    found, fit = data.evaluation, data.calibration
     if fit.fitted:
         how = (
             f"The temperature {fit.temperature:.4g} was fitted on "
-            f"{count(fit.samples, 'calibration image')}; it changes no predicted class."
+            f"{count(fit.samples, 'calibration image')}; it does not change predicted classes."
         )
     else:
         how = f"The temperature is {fit.temperature:.4g} and **not fitted**."
@@ -138,16 +138,16 @@ def calibration(facts: CardData) -> str:
         + (f"{fit.note}\n" if fit.note else "")
         + "\n"
         + table(header, rows)
-        + "\nECE: the mean gap between confidence and accuracy over bins of equally many images.\n"
-        "Its noise floor: what perfect probabilities would stay under 95 % of the time, with as "
-        f"many images.\n{_meaning(found.calibrated)}\n"
-        + picture(facts.plots, RELIABILITY, "Reliability before and after scaling")
+        + "\nECE: the mean gap between confidence and accuracy over bins of equal size.\n"
+        "Noise floor: with this many images, the ECE of perfect probabilities is below it in "
+        f"95 % of cases.\n{_meaning(found.calibrated)}\n"
+        + picture(data.plots, RELIABILITY, "Reliability before and after scaling")
     )
 
 
-def _class_row(facts: CardData, report: ClassReport) -> tuple[object, ...]:
+def _class_row(data: CardData, report: ClassReport) -> tuple[object, ...]:
     return (
-        facts.label(report.class_id),
+        data.label(report.class_id),
         report.images,
         number(report.precision),
         number(report.recall),
@@ -156,24 +156,22 @@ def _class_row(facts: CardData, report: ClassReport) -> tuple[object, ...]:
     )
 
 
-def _most_rejected(facts: CardData, seen: list[ClassReport]) -> str:
+def _most_rejected(data: CardData, seen: list[ClassReport]) -> str:
     worst = max(seen, key=lambda r: (r.rejected or 0.0, r.images))
     if not worst.rejected:
-        return "The gate rejects no test image of any class.\n"
+        return "The gate rejects no test image.\n"
     share = beta_share(round(worst.rejected * worst.images), worst.images)
     return (
-        f"Falsely rejected the most: {facts.label(worst.class_id)}, {measured(share)} of its "
+        f"Most often falsely rejected: {data.label(worst.class_id)}, {measured(share)} of its "
         f"{count(worst.images, 'image')}.\n"
-        f"It is the worst of {count(len(seen), 'class', 'classes')}, so part of that is chance.\n"
+        f"As the worst of {count(len(seen), 'class', 'classes')}, its rate is partly chance.\n"
     )
 
 
 def _meaning(after: Probabilities) -> str:
     if after.ece <= after.ece_noise_floor:
-        return (
-            "After scaling the ECE is at or below the floor: these images show no miscalibration."
-        )
+        return "After scaling, the ECE is not above the floor: these images show no miscalibration."
     return (
-        "After scaling the ECE is above the floor: the probabilities are off by more than chance "
-        "explains."
+        "After scaling, the ECE is above the floor: chance alone does not explain the error of the "
+        "probabilities."
     )

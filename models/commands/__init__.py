@@ -1,1 +1,1 @@
-"""The commands that make bundles, one a module: `parser()` its options, `run()` what it does."""
+"""The commands that build bundles, one per module: `parser()` and `run()`."""

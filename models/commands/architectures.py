@@ -1,4 +1,4 @@
-"""`tidegate architectures`: the table of models/README.md, measured on this machine."""
+"""`tidegate architectures`: measure the table in docs/reference/architectures.md here."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         prog="tidegate architectures",
         description="Export, seal, open and time every architecture, and print a table. Weights "
-        "are random but for EfficientNet-Lite. Takes minutes.",
+        "are random except for EfficientNet-Lite. Takes minutes.",
     )
-    options.add_argument("names", nargs="*", metavar="NAME", help="only those whose name begins so")
-    options.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
     options.add_argument(
-        "--keep", type=Path, metavar="DIR", help="keep the bundles, for `gpu-report` to measure"
+        "names", nargs="*", metavar="NAME", help="only those whose name starts with NAME"
+    )
+    options.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to FILE")
+    options.add_argument(
+        "--keep", type=Path, metavar="DIR", help="keep the bundles in DIR, for `gpu-report`"
     )
     return options
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure and print."""
+    """Measure, and print the table."""
     chosen = [a for a in ARCHITECTURES if a.name.startswith(tuple(options.names or [""]))]
     if not chosen:
-        raise BuildRefused(f"No architecture begins so; there are {_names()}.")
+        raise BuildRefused(f"No architecture has a name that starts so. Known: {_names()}.")
     rows = measure(chosen, options.keep)
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")

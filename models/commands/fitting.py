@@ -1,4 +1,4 @@
-"""The options that `import` and `fit` share: which images, which gate, which name."""
+"""The options that `import` and `fit` share: images, gate, name and precision."""
 
 from __future__ import annotations
 
@@ -13,28 +13,32 @@ from tidegate.models.pipeline import BuildOptions, Data
 
 
 def add_options(options: argparse.ArgumentParser) -> None:
-    """Add them to a command's parser."""
+    """Add these options to a command's parser."""
     data = options.add_argument_group(
-        "images", "ImageFolders: one folder a class. No image may be in two of them."
+        "images", "ImageFolders: one folder per class. No image may be in two of them."
     )
-    data.add_argument("--train", type=Path, required=True, metavar="DIR", help="fits class means")
+    data.add_argument(
+        "--train", type=Path, required=True, metavar="DIR", help="images to fit the class means on"
+    )
     data.add_argument(
         "--calibrate",
         type=Path,
         required=True,
         metavar="DIR",
-        help="fits the temperature and the gate's thresholds; never seen in training",
+        help="images to fit the temperature and the gate's thresholds on; not used in training",
     )
-    data.add_argument("--test", type=Path, required=True, metavar="DIR", help="for the model card")
+    data.add_argument(
+        "--test", type=Path, required=True, metavar="DIR", help="images to evaluate on"
+    )
     data.add_argument(
         "--ood",
         action="append",
         default=[],
         metavar="NAME=DIR",
-        help="images that the gate should refuse, for the model card; may be repeated",
+        help="images that the gate should reject, for the evaluation; may be repeated",
     )
     data.add_argument(
-        "--labels", type=Path, metavar="FILE", help="one class a line, in the model's order"
+        "--labels", type=Path, metavar="FILE", help="one class label per line, in the model's order"
     )
     bundle = options.add_argument_group("bundle")
     bundle.add_argument("--name", required=True, help="lower-case letters, digits, . _ -")
@@ -44,19 +48,19 @@ def add_options(options: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("models/bundles"),
         metavar="DIR",
-        help="where bundles are (default: %(default)s)",
+        help="folder of the bundles (default: %(default)s)",
     )
-    bundle.add_argument("--replace", action="store_true", help="replace a bundle that is there")
+    bundle.add_argument("--replace", action="store_true", help="replace an existing bundle")
     bundle.add_argument(
         "--precision",
         choices=("fp32", "fp16", "int8"),
-        help="of the backbone; the gate stays fp32 (default: as the model is)",
+        help="precision of the backbone; the gate stays fp32 (default: as imported)",
     )
     bundle.add_argument(
         "--int8-for",
         choices=("cpu", "tensorrt"),
         default="cpu",
-        help="what will run an int8 backbone: their kernels take different ones "
+        help="engine that an int8 backbone is quantised for; their kernels need different formats "
         "(default: %(default)s)",
     )
     bundle.add_argument(
@@ -64,7 +68,7 @@ def add_options(options: argparse.ArgumentParser) -> None:
         type=float,
         default=1.0,
         metavar="POINTS",
-        help="accuracy or OOD AUROC that fp16 or int8 may lose (default: %(default)s)",
+        help="points of accuracy or OOD AUROC that fp16 or int8 may lose (default: %(default)s)",
     )
     _add_gate_options(options.add_argument_group("gate"))
 
@@ -74,30 +78,33 @@ def _add_gate_options(gate: argparse._ArgumentGroup) -> None:
         "--distance",
         choices=("l2-normalised", "raw"),
         default="l2-normalised",
-        help="features of the Mahalanobis score (default: %(default)s)",
+        help="features for the Mahalanobis score (default: %(default)s)",
     )
     gate.add_argument(
-        "--relative", action="store_true", help="less the distance under one normal for all classes"
+        "--relative",
+        action="store_true",
+        help="subtract the distance under one normal distribution of all classes",
     )
     gate.add_argument(
         "--alpha-reject",
         type=float,
         default=0.01,
         metavar="ALPHA",
-        help="share of usual images that may be rejected (default: %(default)s)",
+        help="share of in-distribution images that may be rejected (default: %(default)s)",
     )
     gate.add_argument(
         "--alpha-review",
         type=float,
         default=0.05,
         metavar="ALPHA",
-        help="share of usual images that may be rejected or reviewed (default: %(default)s)",
+        help="share of in-distribution images rejected or marked for review (default: %(default)s)",
     )
     gate.add_argument(
         "--pac",
         type=float,
         metavar="DELTA",
-        help="keep the alphas with chance 1 − DELTA over calibration sets, not only on average",
+        help="guarantee the alphas with probability 1 − DELTA over calibration sets, "
+        "not only on average",
     )
 
 
@@ -112,8 +119,8 @@ def data(options: argparse.Namespace) -> Data:
     return Data(options.train, options.calibrate, options.test, ood)
 
 
-def choices(options: argparse.Namespace, recipe: str) -> BuildOptions:
-    """Return what was chosen; `recipe` is the command, for the provenance.
+def build_options(options: argparse.Namespace, recipe: str) -> BuildOptions:
+    """Return the build options; `recipe` is the command, for the provenance.
 
     Raises BuildRefused for values out of bounds.
     """

@@ -1,4 +1,4 @@
-"""`tidegate gate-cost`: what the gate costs an image, in the graph and on the host."""
+"""`tidegate gate-cost`: time the gate per image, in the graph and on the host."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from tidegate.models.graphs.session import quiet_session
-from tidegate.models.sealing.gate_head import GateHead, head_alone
+from tidegate.models.sealing.gate_head import GateHead, head_graph
 from tidegate.service.ood.gates import FinalFold, Gate
 
 _ROUNDS = 200
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the median time an image of each batch size takes, and of one verdict."""
+    """Print the median time per image for each batch size, and for one decision."""
     rng = np.random.default_rng(0)
     features, classes = options.features, options.classes
     head = GateHead(
@@ -40,14 +40,14 @@ def run(options: argparse.Namespace) -> None:
         normalise=True,
         offset=rng.normal(0, 0.01, features),
     )
-    session = quiet_session(head_alone(head))
+    session = quiet_session(head_graph(head))
     for batch in (1, 2, 4, 8):
         given = {
             "logits": rng.normal(size=(batch, classes)).astype(np.float32),
             "features": rng.normal(size=(batch, features)).astype(np.float32),
         }
         took = _median_s(partial(session.run, None, given)) / batch
-        print(f"scores, batch of {batch}: {1e3 * took:.3f} ms an image")
+        print(f"scores, batch of {batch}: {1e3 * took:.3f} ms per image")
     fold = np.sort(rng.normal(size=_FOLD))
     gate = Gate(fold, fold, FinalFold.marginal(np.sort(-rng.random(_FOLD))), 0.01, 0.05)
     scores = rng.normal(size=(_ROUNDS, 2)).tolist()
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
         for energy, mahalanobis in scores:
             gate.judge(energy, mahalanobis, 0)
 
-    print(f"p-values and decision: {1e6 * _median_s(verdicts) / _ROUNDS:.1f} µs an image")
+    print(f"p-values and decision: {1e6 * _median_s(verdicts) / _ROUNDS:.1f} µs per image")
 
 
 def _median_s(work: Callable[[], object]) -> float:

@@ -1,4 +1,4 @@
-"""`tidegate gpu-report`: what the GPU here shows of the engines, as one JSON file."""
+"""`tidegate gpu-report`: measure the engines on this machine's GPU, as one JSON file."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from tidegate.models.benchmarks.gpu import report
+from tidegate.models.benchmarks.gpu.config import ReportConfig, quick
 from tidegate.models.benchmarks.gpu.measure import MeasurementBudget
-from tidegate.models.benchmarks.gpu.plan import Plan, quick
 from tidegate.models.errors import BuildRefused
 from tidegate.models.progress import say
 from tidegate.service.engines.open_gpu import GPU_ENGINES, GpuConfig
@@ -21,32 +21,41 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
         prog="tidegate gpu-report",
-        description="Run the GPU tests and measure every engine that loads: numbers against the "
-        "CPU's, latency per batch size, sizes that alternate, slots against a bare loop, graphs, "
-        "memory, and the road from JPEG bytes to answers, without HTTP and with it. What fails is "
-        "in the report, and ends nothing else. Needs a GPU; on none it stops. An estimate, for "
-        "none has been timed: half an hour to an hour for each bundle, and TensorRT's plans.",
+        description="Run the GPU tests and measure every engine that loads: differences from the "
+        "CPU's outputs, latency per batch size, alternating batch sizes, slots against a bare "
+        "loop, CUDA graphs, memory, and throughput from JPEG bytes to answers, without and with "
+        "HTTP. Failures are recorded in the report and stop no other measurement. Needs a GPU. "
+        "Estimated time (not measured): 30 to 60 minutes per bundle, plus building TensorRT plans.",
     )
     options.add_argument(
-        "bundles", nargs="*", type=Path, metavar="BUNDLE", help="sealed folders (default: the demo)"
+        "bundles",
+        nargs="*",
+        type=Path,
+        metavar="BUNDLE",
+        help="folders of sealed bundles (default: the demo)",
     )
     options.add_argument(
-        "--engine", action="append", choices=GPU_ENGINES, help="again for more (default: all)"
+        "--engine", action="append", choices=GPU_ENGINES, help="may be repeated (default: all)"
     )
     options.add_argument(
-        "--precision", action="append", choices=("fp32", "fp16"), help="likewise (default: both)"
+        "--precision",
+        action="append",
+        choices=("fp32", "fp16"),
+        help="may be repeated (default: both)",
     )
     options.add_argument(
-        "--photos", type=Path, required=True, metavar="DIR", help="JPEG files, as clients send them"
+        "--photos", type=Path, required=True, metavar="DIR", help="folder of JPEG files"
     )
     options.add_argument(
         "--max-batch-size", type=int, default=64, metavar="N", help="(default: %(default)s)"
     )
     options.add_argument("--device", type=int, default=0, help="(default: %(default)s)")
     options.add_argument("--plan-cache", type=Path, default=Path("build/plans"), metavar="DIR")
-    options.add_argument("--quick", action="store_true", help="a tenth of the batches and seconds")
-    options.add_argument("--no-tests", action="store_true", help="leave the GPU tests out")
-    options.add_argument("--no-http", action="store_true", help="leave the service out")
+    options.add_argument(
+        "--quick", action="store_true", help="run a tenth of the batches and seconds"
+    )
+    options.add_argument("--no-tests", action="store_true", help="skip the GPU tests")
+    options.add_argument("--no-http", action="store_true", help="skip the measurements over HTTP")
     options.add_argument(
         "--out", type=Path, metavar="FILE", help="(default: in load_tests/results)"
     )
@@ -54,10 +63,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure, write after every part, and say where."""
+    """Measure, write the report after every part, and print its path."""
     if not any(options.photos.rglob("*.jp*g")):
-        raise BuildRefused(f"There is no JPEG file in {options.photos}.")
-    plan = Plan(
+        raise BuildRefused(f"No JPEG file in {options.photos}.")
+    config = ReportConfig(
         bundles=options.bundles or [_DEMO],
         engines=options.engine or GPU_ENGINES,
         precisions=options.precision or ("fp32", "fp16"),
@@ -70,6 +79,6 @@ def run(options: argparse.Namespace) -> None:
     )
     day = datetime.now(UTC).date().isoformat()
     out = options.out or Path(f"load_tests/results/{day}-gpu.json")
-    made = report.make(quick(plan) if options.quick else plan, partial(report.write, out))
+    made = report.make(quick(config) if options.quick else config, partial(report.write, out))
     report.write(out, made)
-    say(f"{out}; not run: {made['not_run'] or 'nothing'}")
+    say(f"Wrote {out}. Not run: {made['not_run'] or 'nothing'}.")

@@ -1,4 +1,4 @@
-"""`tidegate import SOURCE`: a trained model and image folders to a sealed bundle."""
+"""`tidegate import SOURCE`: build a sealed bundle from a trained model and image folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _EPILOG = """SOURCE is one of
 
 
 _TORCH = ("timm", "torchvision")
-# Options that only some kinds of source take: with another they would be forgotten in silence.
+# Options for only some kinds of source: an error elsewhere, rather than silently ignored.
 _ONLY_FOR = {
     **dict.fromkeys(("checkpoint", "state_dict", "classes", "random_weights"), _TORCH),
     **dict.fromkeys(("size", "crop_pct", "crop_mode", "interpolation", "mean", "std"), ("timm",)),
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    options.add_argument("source", metavar="SOURCE", help="what to import, see below")
+    options.add_argument("source", metavar="SOURCE", help="model to import, see below")
     model = options.add_argument_group("model")
     model.add_argument(
         "--checkpoint", type=Path, metavar="FILE", help="weights, .pt or .safetensors"
@@ -51,49 +51,76 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--state-dict",
         metavar="KEY",
-        help="where in the checkpoint the weights are, if it is asked",
-    )
-    model.add_argument("--classes", type=int, metavar="N", help="where the weights do not tell")
-    model.add_argument(
-        "--random-weights", action="store_true", help="no checkpoint: for trying things out"
+        help="entry of the checkpoint with the weights, if there are several",
     )
     model.add_argument(
-        "--features", metavar="TENSOR", help="the penultimate layer, where it is not found"
+        "--classes", type=int, metavar="N", help="number of classes, if the weights do not show it"
     )
-    model.add_argument("--licence", help="of the weights, for the model card")
+    model.add_argument(
+        "--random-weights",
+        action="store_true",
+        help="untrained weights, to try the import without a checkpoint",
+    )
+    model.add_argument(
+        "--features",
+        metavar="TENSOR",
+        help="tensor of the penultimate layer, if it is not detected",
+    )
+    model.add_argument("--licence", help="licence of the weights, for the model card")
     spec = options.add_argument_group("preprocessing")
-    spec.add_argument("--weights", metavar="ENTRY", help="torchvision: IMAGENET1K_V2, say")
-    spec.add_argument("--spec", type=Path, metavar="JSON", help="keras, onnx: the preprocessing")
     spec.add_argument(
-        "--backend", choices=("pillow", "torch"), help="what resized when the model was trained"
+        "--weights", metavar="ENTRY", help="torchvision: weights entry, such as IMAGENET1K_V2"
     )
-    spec.add_argument("--size", type=int, metavar="PIXELS", help="timm: another input size")
-    spec.add_argument("--crop-pct", type=float, metavar="SHARE", help="timm: another crop share")
-    spec.add_argument("--crop-mode", choices=("center", "squash"), help="timm: another crop mode")
-    spec.add_argument("--interpolation", metavar="FILTER", help="timm: another filter")
+    spec.add_argument(
+        "--spec", type=Path, metavar="JSON", help="keras, onnx: file that states the preprocessing"
+    )
+    spec.add_argument(
+        "--backend", choices=("pillow", "torch"), help="library that resized the images in training"
+    )
+    spec.add_argument(
+        "--size", type=int, metavar="PIXELS", help="timm: input size, instead of the model's"
+    )
+    spec.add_argument(
+        "--crop-pct",
+        type=float,
+        metavar="SHARE",
+        help="timm: crop fraction, instead of the model's",
+    )
+    spec.add_argument(
+        "--crop-mode", choices=("center", "squash"), help="timm: crop mode, instead of the model's"
+    )
+    spec.add_argument(
+        "--interpolation", metavar="FILTER", help="timm: resize filter, instead of the model's"
+    )
     for name in ("--mean", "--std"):
         spec.add_argument(
-            name, type=float, nargs=3, metavar="X", help="timm: another one, of values in 0 to 1"
+            name,
+            type=float,
+            nargs=3,
+            metavar="X",
+            help=f"timm: {name[2:]} of values from 0 to 1, instead of the model's",
         )
     spec.add_argument(
-        "--exif", choices=("apply", "ignore"), help="serve otherwise than the training loaded"
+        "--exif",
+        choices=("apply", "ignore"),
+        help="EXIF orientation when serving, if it differs from training",
     )
     spec.add_argument("--alpha", choices=("drop", "composite-white", "composite-black"))
     spec.add_argument("--sixteen-bit", choices=("scale", "clip"))
     spec.add_argument(
         "--allow-difference",
         action="store_true",
-        help="seal preprocessing that differs from the library's; the card tells by how much",
+        help="seal even if the preprocessing differs from the library's; the card shows the amount",
     )
     fitting.add_options(options)
     return options
 
 
 def run(options: argparse.Namespace) -> None:
-    """Import, fit, seal, and print the bundle's folder."""
+    """Import, fit and seal, and print the bundle's folder."""
     data = fitting.data(options)
     chosen = replace(
-        fitting.choices(options, f"tidegate import {_told(options)}"),
+        fitting.build_options(options, f"tidegate import {_source_name(options)}"),
         allow_difference=options.allow_difference,
         overrides={
             name: value
@@ -114,12 +141,12 @@ def run(options: argparse.Namespace) -> None:
 def load(options: argparse.Namespace) -> Imported:
     """Return the model that SOURCE names.
 
-    Raises BuildRefused for an unknown kind of source, or an option that is not for it.
+    Raises BuildRefused for an unknown kind of source, or for an option of another kind.
     """
     kind, _, name = options.source.partition(":")
     if kind not in _KINDS or not name:
         raise BuildRefused(
-            f"{options.source!r} is no source: say one of {', '.join(f'{k}:…' for k in _KINDS)}."
+            f"Unknown source {options.source!r}: use one of {', '.join(f'{k}:…' for k in _KINDS)}."
         )
     for option, kinds in _ONLY_FOR.items():
         if getattr(options, option) and kind not in kinds:
@@ -139,7 +166,7 @@ def _timm(name: str, options: argparse.Namespace) -> Imported:
         mean=options.mean and tuple(options.mean),
         std=options.std and tuple(options.std),
     )
-    return module.load(name, **_torch(options), overrides=overrides)  # type: ignore[no-any-return]  # a module by its name
+    return module.load(name, **_torch(options), overrides=overrides)  # type: ignore[no-any-return]  # imported by name
 
 
 def _torchvision(name: str, options: argparse.Namespace) -> Imported:
@@ -174,7 +201,7 @@ _KINDS: dict[str, Callable[[str, argparse.Namespace], Imported]] = {
 
 
 def _importer(name: str) -> Any:
-    """Import one importer's module: what the others need may be missing here."""
+    """Import one importer's module, as the other importers' libraries may be missing."""
     return importlib.import_module(f"tidegate.models.importers.{name}")
 
 
@@ -191,13 +218,13 @@ def _torch(options: argparse.Namespace) -> dict[str, Any]:
 def _spec(options: argparse.Namespace) -> Path:
     if options.spec is None:
         raise BuildRefused(
-            "This file does not say how its images are preprocessed: give --spec FILE.json "
-            "(models/README.md tells its form)."
+            "This file does not contain its preprocessing: give --spec FILE.json "
+            "(its format: docs/guides/own-model.md)."
         )
     return Path(options.spec)
 
 
-def _told(options: argparse.Namespace) -> str:
-    """Return the source without the folders of whoever made the bundle."""
+def _source_name(options: argparse.Namespace) -> str:
+    """Return the source without the folders of the build machine, for the provenance."""
     kind, _, name = options.source.partition(":")
     return f"{kind}:{Path(name).name}"

@@ -1,4 +1,4 @@
-"""`tidegate retrain-request`: file a request for retraining when drift fires."""
+"""`tidegate retrain-request`: file a request for retraining when a drift alert fires."""
 
 from __future__ import annotations
 
@@ -22,81 +22,86 @@ def parser() -> argparse.ArgumentParser:
         prog="tidegate retrain-request",
         description="Receive drift alerts from Alertmanager (POST /alerts) and file one request "
         "for retraining per model, version, digest and alert group, with evidence from Prometheus. "
-        "Nothing is filed while the OOD rate is high. It never deploys a model, and starts nothing "
-        "but the command you give. GET /requests lists what was filed; delete a request to allow "
-        "another before its cool-down ends.",
+        "Nothing is filed while the OOD rate is high. It never deploys a model, and runs only the "
+        "command that you give. GET /requests lists the filed requests; delete a request to allow "
+        "another one before its cool-down ends.",
     )
     options.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="where requests are filed"
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the requests"
     )
     options.add_argument("--host", default="127.0.0.1", help="(default: %(default)s)")
     options.add_argument(
-        "--port", type=int, default=9000, help="0 lets the system choose (default: %(default)s)"
+        "--port", type=int, default=9000, help="0 = chosen by the system (default: %(default)s)"
     )
     options.add_argument(
         "--prometheus",
         default="http://127.0.0.1:9090",
         metavar="URL",
-        help="whom to ask for evidence (default: %(default)s)",
+        help="Prometheus server for the evidence (default: %(default)s)",
     )
     options.add_argument(
         "--cool-down-h",
         type=float,
         default=24.0,
         metavar="HOURS",
-        help="how long a request covers the same drift (default: %(default)g)",
+        help="time for which one request covers the same drift (default: %(default)g)",
     )
-    access = options.add_argument_group("who may use it")
+    access = options.add_argument_group("access")
     access.add_argument(
         "--token-file",
         type=Path,
         metavar="FILE",
-        help="a secret that every request but GET /livez has to send as a bearer token (default: "
-        "none, and only loopback is listened on)",
+        help="file with the bearer token that every request except GET /livez must send (default: "
+        "no token, listen on loopback only)",
     )
     access.add_argument(
         "--make-token",
         action="store_true",
-        help="write a random token into that file if it does not exist",
+        help="create the token file with a random token if it does not exist",
     )
-    samples = options.add_argument_group("images to look at")
+    samples = options.add_argument_group("sample images")
     samples.add_argument(
-        "--review-dir", type=Path, metavar="DIR", help="DIR/<day>/<id>.json, kept by the service"
+        "--review-dir",
+        type=Path,
+        metavar="DIR",
+        help="the service's review folder (DIR/<day>/<id>.json)",
     )
     samples.add_argument(
         "--samples",
         type=int,
         default=100,
         metavar="N",
-        help="ids in a request, spread over the predicted classes (default: %(default)s)",
+        help="image ids per request, stratified by predicted class (default: %(default)s)",
     )
-    command = options.add_argument_group("what happens next")
+    command = options.add_argument_group("command")
     command.add_argument(
         "--run",
         metavar="COMMAND",
-        help="run this, without a shell, with the request's path as last argument; one at a time, "
-        "once per request, even if it fails (default: only file)",
+        help="command to run once per filed request, even if it fails, without a shell, with the "
+        "request's path as last argument; one at a time (default: none)",
     )
     command.add_argument(
         "--run-timeout-h",
         type=float,
         default=24.0,
         metavar="HOURS",
-        help="end the command after this long (default: %(default)g)",
+        help="time after which the command is ended (default: %(default)g)",
     )
     return options
 
 
 def run(options: argparse.Namespace) -> None:
-    """Receive until told to stop."""
+    """Receive alerts until SIGTERM or SIGINT."""
     for name, least, most in (("cool_down_h", 0, 8760), ("run_timeout_h", 0, 8760)):
         if not least < getattr(options, name) <= most:
-            raise OptionRefused(f"--{name.replace('_', '-')}: give a number of hours up to {most}.")
+            raise OptionRefused(
+                f"--{name.replace('_', '-')}: must be above 0 and at most {most} hours."
+            )
     if not 0 <= options.samples <= 10_000:
-        raise OptionRefused("--samples: give a number from 0 to 10000.")
+        raise OptionRefused("--samples: must be between 0 and 10000.")
     logs.configure("info", "auto")
     folder = RequestFolder(options.out, timedelta(hours=options.cool_down_h))
-    ask = Prometheus(options.prometheus)
+    run_query = Prometheus(options.prometheus)
     words = words_of(options.run) if options.run else None
     token = _token(options)
     folder.open()
@@ -106,7 +111,7 @@ def run(options: argparse.Namespace) -> None:
         runner = Runner(words, folder, 3600 * options.run_timeout_h) if words else None
         receiver = Receiver(
             folder,
-            ask,
+            run_query,
             options.review_dir,
             options.samples,
             runner.submit if runner else _only_file,
@@ -120,7 +125,7 @@ def _token(options: argparse.Namespace) -> bytes | None:
     path: Path | None = options.token_file
     if options.make_token:
         if path is None:
-            raise OptionRefused("--make-token: give --token-file FILE, too.")
+            raise OptionRefused("--make-token requires --token-file FILE.")
         make_token(path)
     return read_token(path) if path else None
 

@@ -1,1 +1,1 @@
-"""Step 3: image folders as disjoint splits, and what a backbone answers on them."""
+"""Step 3: read image folders as disjoint splits, and run a backbone over them."""

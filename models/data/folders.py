@@ -1,7 +1,7 @@
-"""Image folders as splits: which file is of which class, and that no image is in two of them.
+"""Read image folders as disjoint splits.
 
 A labelled split is an ImageFolder: one folder per class, images below it. An OOD set is any folder
-with images below it. Which images are the same is decided by their files' content.
+with images below it. Two images are the same if their files have the same content.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Images that one step of the making may see, each content once, in a fixed order."""
+    """The images that one step of the pipeline may use, each content once, in a fixed order."""
 
     name: str
     items: tuple[Item, ...]
-    repeated: int = 0  # files left out because another has the same content
+    repeated: int = 0  # files skipped as duplicates
 
     @property
     def digest(self) -> str:
-        """Return the sha256 of the images' digests, whatever their names and order."""
+        """Return the sha256 of the images' sorted digests; names and order do not matter."""
         ordered = sorted(item.sha256 for item in self.items)
         return hashlib.sha256("\n".join(ordered).encode()).hexdigest()
 
@@ -53,7 +53,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """The images each step may see."""
+    """The images that each step may use."""
 
     train: Split
     calibrate: Split
@@ -61,25 +61,25 @@ class Splits:
     ood: Mapping[str, Split]
 
     def every(self) -> list[Split]:
-        """Return all of them."""
+        """Return all splits."""
         return [self.train, self.calibrate, self.test, *self.ood.values()]
 
 
 def class_names(folder: Path) -> tuple[str, ...]:
-    """Return the classes of an ImageFolder, in the order in which training numbers them."""
+    """Return the classes of an ImageFolder, in the order of their ids in training."""
     names = tuple(sorted(entry.name for entry in _entries(folder) if entry.is_dir()))
     if len(names) < 2:
         raise BuildRefused(
-            f"{folder} has {len(names)} class folders: put each class's images into a folder "
-            "named like the class, as torchvision's ImageFolder wants them."
+            f"{folder} has {len(names)} class folders, but at least two are needed: put the images "
+            "of each class into a folder named like the class, as for torchvision's ImageFolder."
         )
     return names
 
 
 def labelled(name: str, folder: Path, classes: Sequence[str]) -> Split:
-    """Read the ImageFolder `folder`; its folders must be named as `classes`, id = place there.
+    """Read the ImageFolder `folder`; its folders are named as in `classes`, the list by class id.
 
-    Raises BuildRefused for an unknown folder, or when there is no image.
+    Raises BuildRefused for an unknown folder, or if there is no image.
     """
     ids = {label: index for index, label in enumerate(classes)}
     found: list[tuple[Path, int]] = []
@@ -88,7 +88,7 @@ def labelled(name: str, folder: Path, classes: Sequence[str]) -> Split:
             continue
         if entry.name not in ids:
             raise BuildRefused(
-                f"{folder} has a folder {entry.name!r}, which is no class of the model "
+                f"{folder} has a folder {entry.name!r}, which is not a class of the model "
                 f"({', '.join(list(classes)[:5])}{', …' if len(classes) > 5 else ''})."
             )
         found += [(path, ids[entry.name]) for path in _images(entry)]
@@ -96,29 +96,29 @@ def labelled(name: str, folder: Path, classes: Sequence[str]) -> Split:
 
 
 def unlabelled(name: str, folder: Path) -> Split:
-    """Read every image below `folder`. Raises BuildRefused when there is none."""
+    """Read every image below `folder`. Raises BuildRefused if there is none."""
     return _split(name, folder, [(path, -1) for path in _images(folder)])
 
 
 def check_disjoint(splits: Iterable[Split]) -> None:
-    """Raise BuildRefused, naming two files, when an image's content is in two splits."""
+    """Raise BuildRefused with both file names if an image is in two splits."""
     for first, second in combinations(splits, 2):
         known = {item.sha256: item.path for item in first.items}
         for item in second.items:
             if item.sha256 in known:
                 raise BuildRefused(
                     f"{known[item.sha256]} ({first.name}) and {item.path} ({second.name}) are the "
-                    "same image: what is measured on images that were fitted on means nothing."
+                    "same image: no image may be in two splits."
                 )
 
 
 def shuffled(split: Split) -> Split:
-    """Return the split in the order of the images' digests: as good as at random, yet fixed."""
+    """Return the split in the order of the images' digests: a fixed pseudo-random order."""
     return replace(split, items=tuple(sorted(split.items, key=lambda item: item.sha256)))
 
 
 def cut(n: int, shares: Mapping[str, float]) -> dict[str, slice]:
-    """Return which of `n` rows each part gets, by its share."""
+    """Return each part's rows out of `n`, by its share."""
     bounds = np.rint(np.cumsum([0.0, *shares.values()]) * n).astype(int).tolist()
     return {name: slice(*pair) for name, pair in zip(shares, pairwise(bounds), strict=True)}
 
@@ -131,7 +131,7 @@ def _split(name: str, folder: Path, found: Sequence[tuple[Path, int]]) -> Split:
         if before.class_id != class_id:
             raise BuildRefused(f"{before.path} and {path} are the same image in two classes.")
     if not once:
-        raise BuildRefused(f"There is no image below {folder} ({', '.join(sorted(SUFFIXES))}).")
+        raise BuildRefused(f"{folder} contains no image ({', '.join(sorted(SUFFIXES))}).")
     return Split(name, tuple(once.values()), len(found) - len(once))
 
 
@@ -143,5 +143,5 @@ def _images(folder: Path) -> list[Path]:
 
 def _entries(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise BuildRefused(f"There is no folder {folder}.")
+        raise BuildRefused(f"The folder {folder} does not exist.")
     return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]

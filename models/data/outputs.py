@@ -1,4 +1,4 @@
-"""Run a backbone over a split, whatever its size: outputs to disk, one image in memory a thread."""
+"""Run a backbone over a split of any size: outputs on disk, one image in memory per thread."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from tidegate.service.imaging.statistics import input_sample
 from tidegate.service.types import Pixels
 
 MAX_PIXELS = 100_000_000
-_MOST_LEFT_OUT = 0.01  # of a split; more means that something is wrong with the data
+_MOST_LEFT_OUT = 0.01  # of a split; more suggests that the data is wrong
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """What the backbone says of a split's images, in their order."""
+    """The backbone's outputs for a split's images, in their order."""
 
-    split: Split  # those that could be decoded
+    split: Split  # the images that could be decoded
     logits: Float32  # [n, C], memory-mapped
     features: Float32  # [n, D], memory-mapped
     inputs: Float64  # [n, len(INPUTS)]
-    left_out: int  # files that no image could be decoded from
+    left_out: int  # files that could not be decoded
 
     def __len__(self) -> int:
         return len(self.split.items)
@@ -52,7 +52,7 @@ class Extracted:
         return np.concatenate(found) if found else np.empty(0, np.int64)
 
     def part(self, name: str, rows: slice) -> Extracted:
-        """Return some of the images, as a split called `name`."""
+        """Return a subset of the images, as a split called `name`."""
         split = replace(self.split, name=name, items=self.split.items[rows], repeated=0)
         return Extracted(split, self.logits[rows], self.features[rows], self.inputs[rows], 0)
 
@@ -67,7 +67,7 @@ class ImagesUsed:
 
     @classmethod
     def of(cls, used: Mapping[str, Extracted], given: Mapping[str, Extracted]) -> ImagesUsed:
-        """Return those of the splits `used`, which are the ones `given` or parts of them."""
+        """Return the images of the splits `used`, which are the splits `given` or parts of them."""
         return cls(
             digests={name: found.split.digest for name, found in used.items()},
             sizes={name: len(found) for name, found in used.items()},
@@ -75,7 +75,7 @@ class ImagesUsed:
         )
 
     def and_also(self, other: ImagesUsed) -> ImagesUsed:
-        """Return both."""
+        """Return both combined."""
         return ImagesUsed(
             self.digests | other.digests,
             self.sizes | other.sizes,
@@ -84,10 +84,10 @@ class ImagesUsed:
 
 
 def extract(graph: bytes, split: Split, spec: PreprocessSpec, folder: Path) -> Extracted:
-    """Return what `graph` (uint8 pixels → logits, features) says of every image of `split`.
+    """Return the outputs of `graph` (uint8 pixels → logits, features) for every image of `split`.
 
-    Each image is a batch of one, so that no other changes its rounding. Rows go to `folder`.
-    Raises BuildRefused when more than 1 % of the files cannot be decoded.
+    Each image is a batch of one, so that other images do not affect its rounding. The outputs are
+    written to `folder`. Raises BuildRefused if more than 1 % of the files cannot be decoded.
     """
     session = quiet_session(graph)
     logits, features = (
@@ -124,7 +124,7 @@ def extract(graph: bytes, split: Split, spec: PreprocessSpec, folder: Path) -> E
 
 
 def run_pixels(graph: bytes, images: Sequence[Pixels]) -> tuple[Float32, Float32]:
-    """Return logits [n, C] and features [n, D] of images that are in memory already."""
+    """Return logits [n, C] and features [n, D] of images in memory."""
     session = quiet_session(graph)
     rows = list(
         _in_order(lambda p: session.run(["logits", "features"], {"pixels": p[None]}), images)
@@ -133,7 +133,7 @@ def run_pixels(graph: bytes, images: Sequence[Pixels]) -> tuple[Float32, Float32
 
 
 def load_pixels(path: Path, spec: PreprocessSpec) -> Pixels:
-    """Return an image file's pixels, preprocessed. Raises RequestError when there is no image."""
+    """Return an image file's preprocessed pixels. Raises RequestError if it cannot be decoded."""
     return preprocess(path.read_bytes(), spec, MAX_PIXELS)
 
 
@@ -145,7 +145,7 @@ def _load(path: Path, spec: PreprocessSpec) -> tuple[Pixels, list[float]]:
 
 
 def _in_order(work: Callable[[T], R], items: Sequence[T] | Iterator[T]) -> Iterator[R]:
-    """Yield `work` of every item, in order, on all cores, a bounded number ahead."""
+    """Yield `work` of every item in order, computed on all cores a bounded number ahead."""
     workers = usable_cores()
     pending: deque[Future[R]] = deque()
     with ThreadPoolExecutor(workers) as pool:
@@ -162,10 +162,9 @@ def _check_left_out(split: Split, kept: list[Item]) -> None:
     if not left_out:
         return
     first = next(item.path for item, other in zip_longest(split.items, kept) if item != other)
-    say(f"{left_out} files of {split.name} cannot be decoded, {first} for one.")
+    say(f"{left_out} files of {split.name} cannot be decoded, such as {first}.")
     if left_out > _MOST_LEFT_OUT * len(split.items):
         raise BuildRefused(
             f"{left_out} of {len(split.items)} files of {split.name} cannot be decoded as "
-            f"images, {first} for one. Remove or mend them: {_MOST_LEFT_OUT:.0%} is the most "
-            "that is left out."
+            f"images, such as {first}; at most {_MOST_LEFT_OUT:.0%} may be. Remove or repair them."
         )

@@ -1,4 +1,4 @@
-"""Rows of float32 on disk: as many as there are images, in no more memory than is looked at."""
+"""Rows of float32 on disk, read through a memory map."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-CHUNK = 4096  # rows worked on at a time: 32 MB of float64 at 1,000 columns
+CHUNK = 4096  # rows at a time: 32 MB of float64 at 1,000 columns
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 
 class RowWriter:
-    """Appends rows of one width to a file; a context manager, as files are."""
+    """Appends rows of one width to a file; a context manager."""
 
     def __init__(self, path: Path, width: int) -> None:
         self._path = path
@@ -42,6 +42,6 @@ class RowWriter:
 
 
 def chunks(*arrays: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
-    """Yield the same `CHUNK` rows of each array, one chunk after the other."""
+    """Yield successive chunks of `CHUNK` rows, the same rows of each array."""
     for start in range(0, len(arrays[0]), CHUNK):
         yield tuple(array[start : start + CHUNK] for array in arrays)

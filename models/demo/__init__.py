@@ -1,5 +1,5 @@
 """The demo bundle: EfficientNet-Lite0 with its ImageNet weights and a gate fitted on photographs.
 
-`build` makes the bundle and needs only the checkpoint and what is committed beside this file;
-`calibrate` made those committed numbers.
+`build` builds the bundle from the checkpoint and the files in this folder; `calibrate` computed the
+committed calibration.
 """

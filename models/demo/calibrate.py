@@ -1,7 +1,8 @@
 """Calibrate the demo's gate on photographs: `tidegate demo-calibration`.
 
-Three disjoint splits by content digest. The fit split gives the centre and the energy temperature;
-fold A the sorted scores; fold B the sorted combined scores that make the final p-value exact.
+The photographs are split by content digest into three disjoint parts. The centre and the energy
+temperature are fitted on the first, the sorted scores come from fold A, and the sorted combined
+scores, which make the final p-value exact, from fold B.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ Weights = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class MeasurementBudget:
-    """How many images and repetitions; the committed numbers are made with the defaults."""
+    """Numbers of images and repetitions; the committed calibration used the defaults."""
 
-    nonsense_per_kind: int = 40
+    synthetic_per_kind: int = 40
     report_per_kind: int = 100
     partitions: int = 200
 
@@ -49,11 +50,11 @@ def calibrate(
 ) -> DemoCalibration:
     """Fit, calibrate and evaluate; the same photographs give the same numbers.
 
-    Raises BuildRefused when there are too few photographs for the alphas.
+    Raises BuildRefused if there are too few photographs for the alphas.
     """
     parts = split(photographs)
     _check_sizes(parts)
-    fit = _fit([item.pixels for item in parts["fit"]], weights, budget.nonsense_per_kind)
+    fit = _fit([item.pixels for item in parts["fit"]], weights, budget.synthetic_per_kind)
     head = fit.head(weights)
     sealed = sealed_graph(weights, head)
     outputs = {
@@ -96,7 +97,7 @@ def fold_scores(fold_a: Outputs, fold_b: Outputs) -> dict[str, NDArray[np.float6
 
 
 def witness_scores(sealed: bytes) -> dict[str, dict[str, float]]:
-    """Return both scores of every committed photo: what a build must measure again."""
+    """Return both scores of every committed photo, which a build must reproduce."""
     images = [preprocess(path.read_bytes(), PREPROCESS, _MAX_PIXELS) for path in PHOTOS]
     outputs = run(sealed, images)
     return {
@@ -109,13 +110,13 @@ def witness_scores(sealed: bytes) -> dict[str, dict[str, float]]:
 
 
 def _fit(photographs: list[Pixels], weights: Weights, per_kind: int) -> Fit:
-    """Choose with a graph whose head does not matter: only its logits and features are read."""
+    """Fit on a graph with an arbitrary head: only its logits and features are read."""
     width = weights["_fc.weight"].shape[1]
     backbone = sealed_graph(weights, gate_head(weights, np.zeros(width), 1.0, 1.0))
     images = {
         kind: synthetic_ood.generate(kind, per_kind, synthetic_ood.SELECTION_SEED, PREPROCESS)
         for kind in synthetic_ood.KINDS
-        if kind != "stripes"  # left for the report, as a kind not selected on
+        if kind != "stripes"  # kept for the report, as a kind not used in the choice
     }
     images["shuffled patches"] = synthetic_ood.shuffled(photographs, synthetic_ood.SELECTION_SEED)
     outputs = {
@@ -134,20 +135,22 @@ def _check_sizes(parts: Mapping[str, list[Photograph]]) -> None:
     smallest = min(len(parts["fold_a"]), len(parts["fold_b"]))
     if smallest < need:
         raise BuildRefused(
-            f"alpha_reject {ALPHA_REJECT} needs {need} photographs a fold: {smallest}."
+            f"alpha_reject {ALPHA_REJECT} needs {need} photographs per fold; there are {smallest}."
         )
 
 
 def _check_power(calibration: DemoCalibration) -> None:
-    """Refuse a gate that can never reject.
+    """Raise BuildRefused for a gate that can never reject.
 
-    Photographs of fold B beyond every one of fold A tie with the worst input there can be, so the
-    smallest final p-value is (1 + their number) / (n + 1), not 1 / (n + 1).
+    Photographs of fold B that score above all of fold A tie with the most unusual possible input,
+    so the smallest final p-value is (1 + their number) / (n + 1), not 1 / (n + 1).
     """
     smallest = calibration.gate.smallest_p_value
     calibration.report["smallest_p_value"] = smallest
     if smallest > ALPHA_REJECT:
-        raise BuildRefused(f"The smallest p-value, {smallest:.4f}, is above {ALPHA_REJECT}.")
+        raise BuildRefused(
+            f"The smallest possible p-value, {smallest:.4f}, is above alpha_reject {ALPHA_REJECT}."
+        )
 
 
 def _report(parts: Mapping[str, list[Photograph]], fit: Fit, sealed: bytes) -> dict[str, Any]:
@@ -166,7 +169,7 @@ def _report(parts: Mapping[str, list[Photograph]], fit: Fit, sealed: bytes) -> d
             "energy_temperature": fit.temperature,
             "centre": fit.centre_name,
             "shrinkage": fit.shrinkage,
-            "criterion": "mean AUROC over kinds of generated nonsense, on the fit split",
+            "criterion": "mean AUROC over kinds of synthetic OOD images, on the fit split",
             "auroc": {
                 name: {kind: round(value, 4) for kind, value in row.items()}
                 for name, row in fit.table.items()

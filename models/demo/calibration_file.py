@@ -1,4 +1,4 @@
-"""The committed result of the demo's calibration: arrays in one file, what they are in another."""
+"""The committed result of the demo's calibration: an .npz file of arrays and a JSON report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ARRAYS = ("centre", "energy_a", "mahalanobis_a", "combined_b", "class_fraction"
 
 @dataclass(frozen=True, slots=True)
 class DemoCalibration:
-    """The gate's fitted numbers, and the report that says how they came about."""
+    """The gate's fitted numbers, and the report of the calibration."""
 
     centre: NDArray[np.float32]  # [1280], the mean feature vector
     energy_a: Float64
@@ -32,7 +32,7 @@ class DemoCalibration:
 
     @property
     def gate(self) -> Gate:
-        """Return the gate as the service will have it."""
+        """Return the gate that the service will use."""
         alphas = self.report["thresholds"]
         return Gate(
             self.energy_a,
@@ -53,18 +53,18 @@ class DemoCalibration:
         return (json.dumps(self.report, indent=1, ensure_ascii=False) + "\n").encode()
 
     def save(self) -> None:
-        """Write both files beside the recipe."""
+        """Write both files to models/demo."""
         CALIBRATION_ARRAYS.write_bytes(self.arrays_file())
         CALIBRATION_REPORT.write_bytes(self.report_file())
 
 
 def load() -> DemoCalibration:
-    """Return the committed calibration; raises BuildRefused when it cannot be read."""
+    """Return the committed calibration. Raises BuildRefused if it cannot be read."""
     return read(CALIBRATION_ARRAYS, CALIBRATION_REPORT)
 
 
 def read(arrays_path: Path, report_path: Path) -> DemoCalibration:
-    """Return a calibration from its two files; raises BuildRefused when they are unsound."""
+    """Return a calibration from its two files. Raises BuildRefused if they are invalid."""
     try:
         report = json.loads(report_path.read_bytes())
         with np.load(arrays_path, allow_pickle=False) as stored:

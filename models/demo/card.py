@@ -1,4 +1,4 @@
-"""MODEL_CARD.md of the demo bundle: the text of card.md with what the calibration measured."""
+"""MODEL_CARD.md of the demo bundle: the template card.md filled with the calibration's results."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _sizes(splits: Report) -> dict[str, int]:
 
 
 def _labelled(singles: Report) -> dict[str, int]:
-    """Count the ImageNet samples whose file name ends in the class the model says."""
+    """Count the ImageNet samples that are classified correctly, by their file names."""
     samples = singles[PHOTOGRAPHS[1]]
     right = [name.endswith(f"_{item['class_id']}.jpg") for name, item in samples.items()]
     return {"right": sum(right), "labelled": len(right)}

@@ -1,4 +1,4 @@
-"""Fetch a pinned Debian package and read the files in it, in memory; nothing is installed."""
+"""Fetch a pinned Debian package and read its files in memory; nothing is installed."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Package:
 
 
 def fetch(package: Package, folder: Path) -> Path:
-    """Return the verified .deb in `folder`, fetching it with `apt-get download` when missing.
+    """Return the verified .deb in `folder`, fetching it with `apt-get download` if missing.
 
-    Raises BuildRefused when it cannot be had or is another file.
+    Raises BuildRefused if it cannot be fetched or is not the pinned file.
     """
     path = folder / package.filename
     if not path.exists():
@@ -43,8 +43,8 @@ def fetch(package: Package, folder: Path) -> Path:
             subprocess.run(command, cwd=folder, check=True, timeout=_DOWNLOAD_TIMEOUT_S)  # noqa: S603
         except (OSError, subprocess.SubprocessError) as error:
             raise BuildRefused(
-                f"apt-get could not fetch {package.filename}; get it elsewhere and pass its folder "
-                f"with --debs."
+                f"apt-get could not fetch {package.filename}: download it by other means and give "
+                "its folder with --debs."
             ) from error
     if not path.exists() or sha256_of(path) != package.sha256:
         raise BuildRefused(f"{path} is not the pinned {package.filename}.")
@@ -61,7 +61,7 @@ def files(deb: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _data_member(content: bytes) -> bytes:
-    """Return data.tar.* of the ar archive that a .deb is (deb(5))."""
+    """Return data.tar.* of a .deb, which is an ar archive (deb(5))."""
     at = len(_AR_MAGIC)
     while content.startswith(_AR_MAGIC) and at + _AR_HEADER <= len(content):
         header = content[at : at + _AR_HEADER]

@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0, 1 and 2 as ONNX graphs, from a checkpoint's arrays; numpy and onnx only.
+"""Build EfficientNet-Lite0, 1 and 2 as ONNX graphs from a checkpoint's arrays, without torch.
 
-The networks: Tan & Le 2019 without squeeze-and-excitation, ReLU6 for swish, and a stem and head of
-fixed width (tensorflow/tpu, efficientnet/lite). Weights keep TensorFlow's conventions: "SAME"
-padding, which pads the end more than the start, and a batch-norm epsilon of 1e-3.
+The networks are those of Tan & Le 2019 without squeeze-and-excitation, with ReLU6 instead of swish,
+and with a stem and head of fixed width (tensorflow/tpu, efficientnet/lite). They keep TensorFlow's
+conventions: "SAME" padding, which pads the end more than the start, and batch-norm epsilon 1e-3.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OPSET = 17
 IR_VERSION = 9
 BATCH_NORM_EPSILON = 1e-3
 STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))  # (blocks, stride of the first)
-# name → (input size, depth): every stage but the first and the last has depth times the blocks
+# name → (input size, depth); depth scales the blocks of all stages but the first and the last
 VARIANTS = {"lite0": (224, 1.0), "lite1": (240, 1.1), "lite2": (260, 1.2)}
 Weights = Mapping[str, NDArray[Any]]
 
@@ -31,7 +31,7 @@ def build(weights: Weights, variant: str = "lite0") -> onnx.ModelProto:
     """Return the graph: `input` float32 [batch, 3, S, S] → `logits` [batch, 1000], `features`.
 
     S is the variant's size; `features` [batch, 1280] is the pooled last activation; batch-norms are
-    folded. Raises BuildRefused when `weights` are not those of this network.
+    folded. Raises BuildRefused if `weights` are not those of this network.
     """
     size, depth = VARIANTS[variant]
     graph = _Graph(weights, size)
@@ -46,7 +46,7 @@ def build(weights: Weights, variant: str = "lite0") -> onnx.ModelProto:
         graph.node("Gemm", [features, *names], "logits", transB=1)
     except KeyError as error:
         raise BuildRefused(
-            f"The checkpoint lacks {error}: not an EfficientNet-{variant.capitalize()}."
+            f"The checkpoint lacks {error}: it is not an EfficientNet-{variant.capitalize()}."
         ) from error
     return graph.model()
 
@@ -75,7 +75,7 @@ def _block(graph: _Graph, x: str, prefix: str, stride: int) -> str:
 
 
 class _Graph:
-    """Nodes and initialisers under construction; follows width and height for the padding."""
+    """Nodes and initialisers under construction; tracks the image size for the padding."""
 
     def __init__(self, weights: Weights, size: int) -> None:
         self._size = size
@@ -107,7 +107,7 @@ class _Graph:
         depthwise: bool = False,
         activate: bool = True,
     ) -> str:
-        """Add a convolution with its batch-norm folded in (in float64) and, mostly, ReLU6."""
+        """Add a convolution with its batch-norm folded in (in float64) and an optional ReLU6."""
         kernel = np.asarray(self.weights[name + ".weight"], np.float64)  # [out, in/groups, k, k]
         gamma, beta, mean, variance = (
             np.asarray(self.weights[f"{norm}.{part}"], np.float64)
@@ -134,7 +134,7 @@ class _Graph:
         return y
 
     def _same_pads(self, kernel: int, stride: int) -> list[int]:
-        """Return [top, left, bottom, right] as TensorFlow's "SAME" pads, and move on in size."""
+        """Return TensorFlow's "SAME" padding [top, left, bottom, right], and update the size."""
         out = -(-self._side // stride)
         total = max((out - 1) * stride + kernel - self._side, 0)
         self._side = out

@@ -1,6 +1,6 @@
-"""What the calibrated gate does on inputs it was not made from: the tables of the model card.
+"""Evaluate the calibrated gate on images that were not used for fitting, for the model card.
 
-Needs the pictures of scikit-image, scikit-learn and foolbox, which are only looked at, never kept.
+Needs the pictures of scikit-image, scikit-learn and foolbox, which are read but not stored.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _OTHER = (*_TEXTURES, *_DOCUMENTS, *_MICROSCOPE_AND_SKY, *_OBJECTS)
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """The folders of the packages whose pictures are looked at."""
+    """The folders of the packages whose pictures are used."""
 
     skimage: Path
     sklearn: Path
@@ -51,7 +51,7 @@ class Pictures:
 
 
 def installed_pictures() -> Pictures:
-    """Return the folders of the installed packages; raises BuildRefused when one is missing."""
+    """Return the folders of the installed packages. Raises BuildRefused if one is missing."""
     return Pictures(*(_folder_of(name) for name in ("skimage", "sklearn", "foolbox")))
 
 
@@ -62,9 +62,9 @@ def evaluate(
     pictures: Pictures,
     per_kind: int,
 ) -> dict[str, Any]:
-    """Return single pictures with their p-values, and sets with AUROC, both FPR95s and shares.
+    """Return p-values of single pictures, and the AUROC, both FPR95s and shares of sets.
 
-    In-distribution is fold B, compared by the combined score that fold A gives it.
+    The in-distribution set is fold B with the combined score of fold A.
     """
     gate, labels = calibration.gate, LABELS_FILE.read_text("utf-8").split("\n")
     loaded = _single_pictures(pictures)
@@ -95,16 +95,17 @@ def evaluate(
 
 
 def combined(outputs: Outputs, calibration: DemoCalibration) -> NDArray[np.float64]:
-    """Return the combined score of every image, higher = more unusual, [batch]."""
+    """Return the combined score of every image, [batch]; higher is more unusual."""
     energy = p_value(calibration.energy_a, outputs.energy)
     distance = p_value(calibration.mahalanobis_a, outputs.mahalanobis)
     return np.array([combined_score(*pair) for pair in zip(energy, distance, strict=True)])
 
 
 def held_out_uniformity(fold_a: Outputs, fold_b: Outputs, partitions: int) -> dict[str, Any]:
-    """Return how often held-out photographs get p ≤ alpha, over random thirds of both folds.
+    """Return how often held-out photographs get p ≤ alpha, over random partitions of both folds.
 
-    One third plays fold A, one fold B, one is new: its p-values should be uniform.
+    One third is used as fold A, one as fold B, and one as new images, whose p-values should be
+    uniform.
     """
     energy = np.concatenate([fold_a.energy, fold_b.energy]).astype(np.float64)
     distance = np.concatenate([fold_a.mahalanobis, fold_b.mahalanobis]).astype(np.float64)
@@ -130,7 +131,7 @@ def held_out_uniformity(fold_a: Outputs, fold_b: Outputs, partitions: int) -> di
 
 
 def _single_pictures(pictures: Pictures) -> dict[str, dict[str, Pixels]]:
-    """Return the pictures reported one by one, by group and name."""
+    """Return the pictures that are reported one by one, by group and name."""
     photos = {name: pictures.skimage / "data" / name for name in _PHOTOS}
     photos |= {name: pictures.sklearn / "datasets/images" / name for name in _MORE_PHOTOS}
     samples = sorted((pictures.foolbox / "data").glob("imagenet_*.jpg"))
@@ -177,10 +178,10 @@ def _single(
 
 
 def _folder_of(package: str) -> Path:
-    spec = find_spec(package)  # finds a package without importing it
+    spec = find_spec(package)  # locates the package without importing it
     if spec is None or spec.origin is None:
         raise BuildRefused(
-            f"The evaluation looks at pictures of {package}: "
+            f"The evaluation needs the pictures of {package}: "
             "pip install --no-deps scikit-image scikit-learn foolbox."
         )
     return Path(spec.origin).parent

@@ -1,7 +1,7 @@
 """Fit the gate on the fit split: the energy temperature, the features' centre and the shrinkage.
 
-The criterion is stated and sees no fold and no reported set: the mean, over kinds of generated
-nonsense, of the AUROC with which the score tells the fit photographs from that kind.
+The criterion uses no fold and no reported set. It is the AUROC of the score between the fit
+photographs and a kind of synthetic OOD image, averaged over the kinds.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ TEMPERATURES = (0.25, 0.5, 1.0, 2.0, 4.0)
 SHRINKAGES = (0.3, 0.5, 0.7, 0.9, 1.0)  # 1: spherical
 Float64 = NDArray[np.float64]
 Weights = Mapping[str, NDArray[Any]]
-Nonsense = Mapping[str, Outputs]  # kind → outputs
+SyntheticOod = Mapping[str, Outputs]  # kind → outputs
 Aurocs = dict[str, float]  # kind → AUROC
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What was chosen, with the criterion of every candidate."""
+    """The chosen parameters, and the criterion of every candidate."""
 
     centre: NDArray[np.float32]  # [1280]
     centre_name: str
@@ -39,20 +39,20 @@ class Fit:
     table: dict[str, Aurocs]
 
     def head(self, weights: Weights) -> GateHead:
-        """Return the gate head these choices make."""
+        """Return the gate head with these parameters."""
         return gate_head(weights, self.centre, self.temperature, self.shrinkage)
 
 
-def fit_gate(photographs: Outputs, nonsense: Nonsense, weights: Weights) -> Fit:
-    """Choose what has the best mean AUROC; ties go to the first candidate."""
-    energies = {t: _energy_aurocs(photographs, nonsense, t) for t in TEMPERATURES}
+def fit_gate(photographs: Outputs, synthetic: SyntheticOod, weights: Weights) -> Fit:
+    """Choose the parameters with the best mean AUROC; for ties, the first candidate."""
+    energies = {t: _energy_aurocs(photographs, synthetic, t) for t in TEMPERATURES}
     analytic = analytic_mean(weights)
     distances: dict[tuple[str, float], Aurocs] = {}
     for shrinkage in SHRINKAGES:
         head = gate_head(weights, analytic, 1.0, shrinkage)
-        distances["fit photographs", shrinkage] = _cross_fitted_aurocs(photographs, nonsense, head)
+        distances["fit photographs", shrinkage] = _cross_fitted_aurocs(photographs, synthetic, head)
         distances["analytic training features", shrinkage] = _distance_aurocs(
-            photographs.features, nonsense, head
+            photographs.features, synthetic, head
         )
     temperature = max(energies, key=lambda t: _mean_auroc(energies[t]))
     name, shrinkage = max(distances, key=lambda choice: _mean_auroc(distances[choice]))
@@ -70,8 +70,8 @@ def fit_gate(photographs: Outputs, nonsense: Nonsense, weights: Weights) -> Fit:
 def analytic_mean(weights: Weights) -> Float64:
     """Return E[ReLU6(x)] of the last batch-norm's outputs, x ~ N(bias, weight²), [1280].
 
-    On its training images a batch-norm's output has that mean and variance, so this estimates the
-    mean training feature from the checkpoint alone, if the output is near to normal.
+    On its training images, a batch-norm's output has that mean and variance. So this estimates the
+    mean training feature from only the checkpoint, if the output is nearly normal.
     """
     mean = np.asarray(weights["_bn1.bias"], np.float64)
     std = np.abs(np.asarray(weights["_bn1.weight"], np.float64))
@@ -84,28 +84,30 @@ def _expected_relu(mean: Float64, std: Float64) -> Float64:
     return mean * below + std * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
 
 
-def _energy_aurocs(inside: Outputs, nonsense: Nonsense, temperature: float) -> Aurocs:
+def _energy_aurocs(inside: Outputs, synthetic: SyntheticOod, temperature: float) -> Aurocs:
     photos = energy_score(inside.logits, temperature)
     return {
         kind: auroc(photos, energy_score(outputs.logits, temperature))
-        for kind, outputs in nonsense.items()
+        for kind, outputs in synthetic.items()
     }
 
 
-def _cross_fitted_aurocs(inside: Outputs, nonsense: Nonsense, head: GateHead) -> Aurocs:
-    """Score each half of the photographs around the other half's mean: none centres itself."""
+def _cross_fitted_aurocs(inside: Outputs, synthetic: SyntheticOod, head: GateHead) -> Aurocs:
+    """Score each half of the photographs around the other half's mean, to avoid bias."""
     half = len(inside.features) // 2
     halves = inside.features[:half], inside.features[half:]
     rows = [
-        _distance_aurocs(scored, nonsense, replace(head, centre=_mean(centring)))
+        _distance_aurocs(scored, synthetic, replace(head, centre=_mean(centring)))
         for scored, centring in (halves, halves[::-1])
     ]
-    return {kind: (rows[0][kind] + rows[1][kind]) / 2 for kind in nonsense}
+    return {kind: (rows[0][kind] + rows[1][kind]) / 2 for kind in synthetic}
 
 
-def _distance_aurocs(features: NDArray[np.float32], nonsense: Nonsense, head: GateHead) -> Aurocs:
+def _distance_aurocs(
+    features: NDArray[np.float32], synthetic: SyntheticOod, head: GateHead
+) -> Aurocs:
     photos = _distance(features, head)
-    return {kind: auroc(photos, _distance(o.features, head)) for kind, o in nonsense.items()}
+    return {kind: auroc(photos, _distance(o.features, head)) for kind, o in synthetic.items()}
 
 
 def _distance(features: NDArray[np.float32], head: GateHead) -> Float64:

@@ -23,9 +23,10 @@ def gate_head(
 
     With u = (f − centre)/|f − centre|, v_c = W_c/|W_c| and Σ the covariance of all v_c, shrunk by
     `shrinkage` towards a sphere of the same trace: d² = min_c (u − v_c)ᵀ Σ⁻¹ (u − v_c). It needs no
-    features of the training images, which cannot be had: near the end of training, class means
-    and classifier weights point the same way (neural collapse, Papyan et al. 2020). Σ takes weight
-    from the directions that many classes share, where images that show nothing land.
+    features of the training images, which are not available: near the end of training, class
+    means and classifier weights have the same directions (neural collapse, Papyan et al. 2020).
+    Σ⁻¹ reduces the weight of directions that many classes share, in which images without an
+    object lie.
     """
     directions = np.asarray(weights["_fc.weight"], np.float64)
     directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
@@ -43,5 +44,5 @@ def gate_head(
 
 
 def sealed_graph(weights: Weights, head: GateHead) -> bytes:
-    """Return model.onnx: uint8 pixels [batch, 224, 224, 3] in, the sealed outputs out."""
+    """Return model.onnx: uint8 pixels [batch, 224, 224, 3] → the sealed outputs."""
     return seal(efficientnet_lite.build(weights), PREPROCESS, head)

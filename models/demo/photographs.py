@@ -1,8 +1,8 @@
-"""Which images of the two Debian packages are photographs, and the three disjoint splits of them.
+"""Select the photographs among the images of two Debian packages, and split them in three.
 
-Chosen by folder and name, never by what the model says of them: a choice by score would make the
-calibration flatter itself. The folders were looked through once; what they leave out is drawings,
-symbols, letters, flags, road signs, paintings, puzzle pieces, sprites and mirrored copies.
+They are selected by folder and name, never by the model's output, as selecting by score would bias
+the calibration. The folders were inspected once. Left out are drawings, symbols, letters, flags,
+road signs, paintings, puzzle pieces, sprites and mirrored copies.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PACKAGES = (
         "e9cf06ab2105529068df73085784e835d2ff03f870d2a8091f09125d40abac9f",
     ),
 )
-SMALLEST_SIDE = 96  # pixels; smaller ones would be mostly interpolation at 224
+SMALLEST_SIDE = 96  # pixels; smaller images would mostly be interpolated at 224
 SPLITS = {"fit": 0.2, "fold_a": 0.4, "fold_b": 0.4}
 
 _STAMPS = "usr/share/tuxpaint/stamps/"
@@ -53,15 +53,15 @@ _GCOMPRIS_IN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Photograph:
-    """One photograph as the model sees it."""
+    """One preprocessed photograph."""
 
     name: str
     pixels: Pixels  # [224, 224, 3]
-    digest: str  # sha256 of the pixels: two files of one picture are one photograph
+    digest: str  # sha256 of the pixels, by which duplicates are dropped
 
 
 def read_photographs(sources: Iterable[tuple[str, bytes]]) -> list[Photograph]:
-    """Return the photographs among (path, content) pairs, sorted by digest, each once."""
+    """Return the photographs among (path, content) pairs, each once, sorted by digest."""
     found: dict[str, Photograph] = {}
     for name, content in _chosen(sources):
         if (pixels := _pixels(content)) is not None:
@@ -71,16 +71,16 @@ def read_photographs(sources: Iterable[tuple[str, bytes]]) -> list[Photograph]:
 
 
 def from_packages(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield every file of the pinned packages, whose .debs are, or are put, in `folder`."""
+    """Yield every file of the pinned packages; their .debs are in `folder`, or fetched into it."""
     for package in PACKAGES:
         yield from debian.files(debian.fetch(package, folder))
 
 
 def from_tree(root: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield every file below `root`, where the two packages are unpacked."""
+    """Yield every file below `root`, in which the two packages are unpacked."""
     for top in (_STAMPS, _GCOMPRIS):
         if not (root / top).is_dir():
-            raise BuildRefused(f"{root} does not hold {top}: are the packages unpacked there?")
+            raise BuildRefused(f"{root} does not contain {top}: unpack both packages there.")
         for path in sorted((root / top).rglob("*")):
             if path.is_file():
                 yield path.relative_to(root).as_posix(), path.read_bytes()

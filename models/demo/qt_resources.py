@@ -1,4 +1,4 @@
-"""Read the files in a compiled Qt resource file (.rcc): a tree, its names and its data.
+"""Read the files in a compiled Qt resource file (.rcc).
 
 Format 3 of `rcc` (qtbase, src/tools/rcc/rcc.cpp): big-endian numbers; a node is 22 bytes.
 """
@@ -18,9 +18,9 @@ _COMPRESSED, _DIRECTORY, _ZSTD = 1, 2, 4
 
 
 def files(content: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield (path, content) of every file in a resource file; Zstandard ones are left out.
+    """Yield (path, content) of every file in a resource file, except Zstandard-compressed ones.
 
-    Raises BuildRefused when `content` is not a resource file of format 3.
+    Raises BuildRefused if `content` is not a resource file of format 3.
     """
     if len(content) < _HEADER.size or content[:8] != b"qres\0\0\0\3":
         raise BuildRefused("This is not a Qt resource file of format 3.")
@@ -39,7 +39,7 @@ def files(content: bytes) -> Iterator[tuple[str, bytes]]:
 
 def _name(content: bytes, at: int) -> str:
     length = int.from_bytes(content[at : at + 2], "big")
-    return content[at + 6 : at + 6 + 2 * length].decode("utf-16-be")  # 4 bytes of hash between
+    return content[at + 6 : at + 6 + 2 * length].decode("utf-16-be")  # after a hash of 4 bytes
 
 
 def _data(content: bytes, at: int, flags: int) -> bytes:

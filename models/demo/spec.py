@@ -1,4 +1,4 @@
-"""What the demo model is: its name, its preprocessing and where its parts lie."""
+"""The demo model's name, preprocessing and file locations."""
 
 from __future__ import annotations
 

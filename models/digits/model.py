@@ -1,4 +1,4 @@
-"""The trained digit network as the pipeline takes it; its weights are kept for the next time."""
+"""Return the trained digit network for the pipeline; its weights are cached."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _RECIPE_FILES = ("network.py", "loader.py")
 
 
 def load(folders: Folders, folder: Path = FOLDER) -> Imported:
-    """Return the network trained on `folders.train`, from the weights kept in `folder` if any.
+    """Return the network trained on `folders.train`, with the weights cached in `folder` if any.
 
-    Raises BuildRefused when torch is missing.
+    Raises BuildRefused if torch is missing.
     """
     path = folder / f"weights-{recipe(folders)[:16]}.npz"
     module = _kept(path)
     if module is None:
-        say(f"Training the digit network on {folders.train}; a minute or two.")
+        say(f"Training the digit network on {folders.train}; this takes a minute or two.")
         _keep(path, train(*read_split(folders.train)))
         module = with_weights(_read(path))
     found = to_backbone(export(module, (SIDE, SIDE)))
@@ -55,16 +55,16 @@ def load(folders: Folders, folder: Path = FOLDER) -> Imported:
         checkpoint_sha256=sha256_of(path),
         labels=LABELS,
         notes=(
-            "Rotated digits are those of 2, 3, 4, 5, 6, 7 and 9, a quarter turn to the left: "
-            "a turned 0, 1 or 8 may still be a digit's strokes.",
-            "Inverted and rotated digits are made of the test split.",
+            "The rotated digits are 2, 3, 4, 5, 6, 7 and 9, a quarter turn to the left: "
+            "a turned 0, 1 or 8 may still look like a digit.",
+            "Inverted and rotated digits are derived from the test split.",
             *found.notes,
         ),
     )
 
 
 def recipe(folders: Folders) -> str:
-    """Return the digest of what the weights depend on: code, torch and training images."""
+    """Return the digest of everything that the weights depend on: code, torch and images."""
     digest = hashlib.sha256(version("torch").encode())
     for name in _RECIPE_FILES:
         digest.update((_HERE / name).read_bytes())
@@ -73,13 +73,13 @@ def recipe(folders: Folders) -> str:
 
 
 def _kept(path: Path) -> Any:
-    """Return the network with the weights at `path`, or None when there are no good ones."""
+    """Return the network with the weights at `path`, or None if they are missing or damaged."""
     try:
         return with_weights(_read(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
-        say(f"{path} is damaged and made again: {error}.")
+        say(f"{path} is damaged, training again: {error}.")
         return None
 
 
@@ -89,7 +89,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _keep(path: Path, weights: dict[str, NDArray[Any]]) -> None:
-    """Write the weights in one piece: a killed training leaves no file of this name."""
+    """Write the weights atomically, so that a killed training leaves no partial file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".building-{path.name}-{os.getpid()}")
     draft.write_bytes(npz(weights))

@@ -1,6 +1,6 @@
-"""The digit network: four convolutions, their average, one linear layer; and its training.
+"""The digit network, four convolutions, average pooling and one linear layer, and its training.
 
-It is trained to classify well and for nothing else: no OOD image is seen, no score is looked at.
+It is trained only to classify: training uses no OOD images and no scores.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ FEATURES = 128
 EPOCHS, BATCH, SEED = 18, 128, 0
 _PEAK_RATE, _WEIGHT_DECAY = 1e-2, 1e-2
 _TURN, _ZOOM, _SHIFT = 0.2, 0.1, 0.12  # at most: radians, of the size, of half the size
-_THREADS = 2  # fixed: another number of threads sums in another order
+_THREADS = 2  # fixed, as the number of threads changes the order of sums
 
 
 def network() -> Any:
     """Return the untrained network as a torch module, [batch, 3, 28, 28] → logits [batch, 10].
 
-    Averaging over the image makes each feature say how much of a pattern there is, not where: the
-    usual end of a convolutional network, and what distances between features work best on.
+    Average pooling, the usual end of a convolutional network, makes a feature independent of the
+    position in the image; distances between such features work best.
     """
     nn = require("torch").nn
 
@@ -51,7 +51,7 @@ def network() -> Any:
 
 
 def read_split(folder: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return an ImageFolder of digits as the loader reads it: [n, 3, 28, 28] and classes [n]."""
+    """Return an ImageFolder of digits as read by the loader: [n, 3, 28, 28] and classes [n]."""
     split, loader = labelled(folder.name, folder, LABELS), Loader()
     return np.stack(
         [loader.floats(item.path.read_bytes()) for item in split.items]
@@ -76,7 +76,7 @@ def train(
 
 
 def with_weights(weights: dict[str, NDArray[Any]]) -> Any:
-    """Return the network with these weights, in eval mode. Raises RuntimeError for others'."""
+    """Return the network with these weights, in eval mode. Raises RuntimeError on a mismatch."""
     torch = require("torch")
     module = network()
     module.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
@@ -100,7 +100,7 @@ def _fit(torch: Any, module: Any, images: Any, class_ids: Any, epochs: int) -> N
 
 
 def _moved(torch: Any, images: Any) -> Any:
-    """Turn, zoom and shift each image a little, as hands do; what comes into view is ground."""
+    """Rotate, zoom and shift each image slightly; the new border is background."""
     n = len(images)
     turn, zoom = _between(torch, _TURN, n), 1 + _between(torch, _ZOOM, n)
     affine = torch.empty(n, 2, 3)

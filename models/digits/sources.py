@@ -1,4 +1,4 @@
-"""Where the digits and the images that are none come from: three pinned packages."""
+"""The sources of the digits and of the OOD images: three pinned packages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ANIMALS = Archive(
     "3 MB",
     (*PIP, "animal-mnist==0.4", "--dest"),
 )
-# One platform's wheel on every platform: its faces are read, its code is not.
+# The same platform's wheel everywhere: only its faces are read, its code is not run.
 FACES = Archive(
     "scikit-image",
     "0.26.0",

@@ -1,1 +1,1 @@
-"""Step 6: the sealed graph on images that nothing was fitted on."""
+"""Step 6: evaluate the sealed graph on images on which nothing was fitted."""

@@ -1,4 +1,4 @@
-"""The sealed bundle on images that nothing was fitted on: every number of its Evaluation."""
+"""Compute a bundle's Evaluation on images on which nothing was fitted."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ SCORES = ("energy", "mahalanobis", "combined")
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One set of images as the sealed graph and the gate see it; arrays may be memory-mapped."""
+    """The sealed graph's and the gate's outputs for one set; arrays may be memory-mapped."""
 
     logits: NDArray[np.float32]  # [n, classes], read in chunks
     energy: Float64  # [n]
     mahalanobis: Float64  # [n]
-    combined: Float64  # [n], the combined score that fold A gives
+    combined: Float64  # [n], the combined score, by fold A
     p_value: Float64  # [n], the final one
     class_ids: ClassIds | None  # [n], the true classes; None for an OOD set
 
@@ -61,16 +61,16 @@ def evaluate(
     alpha_reject: float,
     alpha_review: float,
 ) -> Evaluation:
-    """Return what the test split and the OOD sets show of the bundle.
+    """Return the evaluation on the test split and the OOD sets.
 
-    Balanced accuracy and macro F1 are unweighted means over the classes that the test split has;
-    a class without test images is left out of both, and its report has None where it would
-    divide by zero. Macro F1 takes the F1 of a class that is never predicted as 0.
-    Intervals are at 95 %: Wilson's for accuracy and OOD shares, the exact beta one for false
-    rejection and review, and for balanced accuracy the one of intervals.mean_share.
+    Balanced accuracy and macro F1 are unweighted means over the classes in the test split. A class
+    without test images is left out of both; undefined values in its report are None. The F1 of a
+    class that is never predicted counts as 0.
+    Intervals are at 95 %: Wilson's for accuracy and OOD shares, the exact beta interval for false
+    rejection and review, and intervals.mean_share for balanced accuracy.
 
-    Raises BuildRefused when the numbers would mean nothing: no test images, fewer than two
-    classes among them, an empty OOD set, class ids out of range, logits or scores not finite.
+    Raises BuildRefused if the numbers would be meaningless: no test images, fewer than two classes
+    among them, an empty OOD set, class ids out of range, or logits or scores that are not finite.
     """
     truth = _checked(test, ood, classes)
     before = probabilities.score_predictions(test.logits, truth, 1.0)
@@ -121,7 +121,7 @@ def _class_reports(
 
 
 def _confusions(truth: ClassIds, predicted: ClassIds, classes: int) -> tuple[Confusion, ...]:
-    """Return pairs with their counts; sparse, as classes² may be far more than the images."""
+    """Return (actual, predicted) pairs with counts; sparse, as classes² may exceed the images."""
     pairs, counts = np.unique(truth * classes + predicted, return_counts=True)
     actual, named = np.divmod(pairs, classes)
     if classes > ALL_CONFUSIONS_UP_TO:
@@ -165,18 +165,20 @@ def _ratio(part: np.integer, whole: np.integer) -> float | None:
 
 
 def _checked(test: Scored, ood: Mapping[str, Scored], classes: int) -> ClassIds:
-    """Return the test split's true classes, having refused what cannot be evaluated."""
+    """Validate the sets, and return the test split's true classes."""
     truth = test.class_ids
     if truth is None or not len(truth):
-        raise BuildRefused("The test split has no labelled images: put some in class folders.")
+        raise BuildRefused("The test split has no labelled images: put images into class folders.")
     if classes < 2 or test.logits.shape[1] != classes:
         raise BuildRefused(
-            f"The model gives {test.logits.shape[1]} logits for {classes} classes: an evaluation "
-            "needs one logit a class, and at least two."
+            f"The model has {test.logits.shape[1]} logits for {classes} classes: an evaluation "
+            "needs one logit per class, and at least two classes."
         )
     if truth.min() < 0 or truth.max() >= classes:
         wrong = truth.min() if truth.min() < 0 else truth.max()
-        raise BuildRefused(f"The test split has class id {wrong}; ids go from 0 to {classes - 1}.")
+        raise BuildRefused(
+            f"The test split has class id {wrong}; ids must be from 0 to {classes - 1}."
+        )
     if (truth == truth[0]).all():
         raise BuildRefused(
             f"Every test image is of class {truth[0]}: an evaluation needs images of at least two "
@@ -192,11 +194,11 @@ def _checked(test: Scored, ood: Mapping[str, Scored], classes: int) -> ClassIds:
 
 def _check_scores(name: str, scored: Scored) -> None:
     if not len(scored.p_value):
-        raise BuildRefused(f"The {name} has no images: add some or leave it out.")
+        raise BuildRefused(f"The {name} has no images: add some, or remove it.")
     for score in SCORES:
         bad = np.flatnonzero(~np.isfinite(scored.score(score)))
         if len(bad):
             raise BuildRefused(
-                f"The {score} score of image {bad[0]} of the {name} is not finite: the service "
-                "could not answer it. Check the checkpoint, or leave the image out."
+                f"The {score} score of image {bad[0]} of the {name} is not finite, so the service "
+                "could not serve it. Check the checkpoint, or remove the image."
             )

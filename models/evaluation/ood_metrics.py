@@ -1,4 +1,4 @@
-"""How well a score tells in-distribution from OOD: AUROC and both FPR95s."""
+"""How well a score separates in-distribution from OOD images: AUROC and two FPR95s."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Float64 = NDArray[np.float64]
 
 
 def auroc(inside: Float64, outside: Float64) -> float:
-    """Return the chance that an OOD score is above an in-distribution one; a tie counts half."""
+    """Return the probability that an OOD score exceeds an in-distribution one; ties count half."""
     ordered = np.sort(inside)
     below = np.searchsorted(ordered, outside, side="left")
     up_to = np.searchsorted(ordered, outside, side="right")
@@ -17,10 +17,10 @@ def auroc(inside: Float64, outside: Float64) -> float:
 
 
 def fpr95_keeping_inside(inside: Float64, outside: Float64) -> float:
-    """Return the share of OOD let in by the threshold that accepts 95 % of in-distribution."""
+    """Return the share of OOD images accepted if 95 % of in-distribution images are."""
     return float(np.mean(outside <= np.quantile(inside, 0.95, method="higher")))
 
 
 def fpr95_catching_outside(inside: Float64, outside: Float64) -> float:
-    """Return the share of in-distribution refused by the threshold that catches 95 % of OOD."""
+    """Return the share of in-distribution images rejected if 95 % of OOD images are."""
     return float(np.mean(inside >= np.quantile(outside, 0.05, method="lower")))

@@ -1,6 +1,6 @@
-"""How good probabilities are, and the one temperature that makes them best on held-out images.
+"""Measure predicted probabilities, and fit the calibration temperature on held-out images.
 
-Logits are float32 [n, classes] and may be memory-mapped: they are read in chunks, computed in
+Logits are float32 [n, classes] and may be memory-mapped; they are read in chunks and computed in
 float64. Labels are the true class ids [n]. Probabilities are softmax(logits / temperature).
 """
 
@@ -21,17 +21,17 @@ Float64 = NDArray[np.float64]
 Logits = NDArray[np.float32]  # [n, classes]
 ClassIds = NDArray[np.int64]  # [n]
 
-TEMPERATURES = (1e-3, 1e3)  # the search's bounds; a fit at one of them is no fit
+TEMPERATURES = (1e-3, 1e3)  # the search's bounds; a fit that ends at one is rejected
 BINS = 15
-FLOOR_DRAWS = 399  # (399 + 1) · 0.95 is whole: perfect probabilities are under the floor 95 %
-_CHUNK_VALUES = 1 << 19  # logits in float64 at a time: 4 MB, and a few arrays of that size
+FLOOR_DRAWS = 399  # (399 + 1) · 0.95 is whole, so the quantile is exact
+_CHUNK_VALUES = 1 << 19  # logits at a time: 4 MB in float64, and a few such arrays
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What one pass over the logits finds; every array is [n]."""
+    """The results of one pass over the logits; every array is [n]."""
 
-    predicted: ClassIds  # the temperature does not change it
+    predicted: ClassIds  # independent of the temperature
     confidence: Float64  # probability of the predicted class
     nll: Float64  # −log of the true class's probability
     squared_error: Float64  # Σ over classes of (probability − truth)²
@@ -40,7 +40,7 @@ class Predictions:
 def score_predictions(logits: Logits, class_ids: ClassIds, temperature: float) -> Predictions:
     """Return every image's prediction and its losses at `temperature`, in one pass.
 
-    Raises BuildRefused when a logit is not a finite number.
+    Raises BuildRefused if a logit is not finite.
     """
     n = len(class_ids)
     found = Predictions(np.empty(n, np.int64), np.empty(n), np.empty(n), np.empty(n))
@@ -64,10 +64,10 @@ def fit_temperature(logits: Logits, class_ids: ClassIds) -> float:
     """Return the T in TEMPERATURES that minimises the NLL of softmax(logits / T).
 
     Temperature scaling (Guo et al. 2017): a bounded search on log T. The NLL is convex in 1 / T,
-    so there is one minimum. Raises BuildRefused when it lies at a bound or beyond.
+    so there is one minimum. Raises BuildRefused if it is at or beyond a bound.
     """
     if not len(class_ids):
-        raise BuildRefused("There are no images to fit the calibration temperature on: add some.")
+        raise BuildRefused("There are no calibration images to fit the temperature on.")
     _check_that_a_minimum_exists(logits, class_ids)
     low, high = (math.log(bound) for bound in TEMPERATURES)
     found = minimize_scalar(
@@ -79,9 +79,9 @@ def fit_temperature(logits: Logits, class_ids: ClassIds) -> float:
     log_t = float(found.x)
     if min(log_t - low, high - log_t) < 1e-3:
         raise BuildRefused(
-            f"The calibration temperature ends at {math.exp(log_t):.4g}, a bound of its search "
-            f"({TEMPERATURES[0]:g} to {TEMPERATURES[1]:g}): the logits do not fit the labels. "
-            "Check that class folders and class ids agree, or calibrate on more images."
+            f"The fit of the calibration temperature ended at {math.exp(log_t):.4g}, a bound of "
+            f"the search ({TEMPERATURES[0]:g} to {TEMPERATURES[1]:g}): the logits do not match the "
+            "labels. Check that class folders and class ids agree, or calibrate on more images."
         )
     return math.exp(log_t)
 
@@ -104,10 +104,10 @@ def brier(logits: Logits, class_ids: ClassIds, temperature: float) -> float:
 
 
 def ece(confidence: Float64, correct: NDArray[np.bool_], bins: int = BINS) -> float:
-    """Return the expected calibration error over equal-mass bins, whatever the images' order.
+    """Return the expected calibration error over equal-mass bins, independent of image order.
 
     Σ over bins of share · |accuracy − mean confidence| (Naeini et al. 2015, with the equal-mass
-    bins of Nixon et al. 2019). Images of equal confidence share a bin, so ties make fewer bins.
+    bins of Nixon et al. 2019). Images of equal confidence share a bin, so ties give fewer bins.
     """
     order = np.argsort(confidence)
     return float(_eces(confidence[order], correct[order][None], _starts(confidence, bins))[0])
@@ -116,10 +116,10 @@ def ece(confidence: Float64, correct: NDArray[np.bool_], bins: int = BINS) -> fl
 def ece_noise_floor(
     confidence: Float64, bins: int = BINS, draws: int = FLOOR_DRAWS, seed: int = 0
 ) -> float:
-    """Return the ECE that perfect probabilities stay under 95 % of the time.
+    """Return the ECE that perfectly calibrated probabilities stay below in 95 % of cases.
 
-    `draws` times every image's prediction is right with the chance it states. A measured ECE at
-    or below this floor is what chance alone gives for this many images.
+    Simulated `draws` times: each prediction is correct with its stated probability. A measured ECE
+    at or below this floor is explained by chance for this number of images.
     """
     rng = np.random.default_rng(seed)
     ordered, starts = np.sort(confidence), _starts(confidence, bins)
@@ -133,7 +133,7 @@ def ece_noise_floor(
 def reliability(
     confidence: Float64, correct: NDArray[np.bool_], bins: int = BINS
 ) -> tuple[ReliabilityBin, ...]:
-    """Return the equal-mass bins of the reliability diagram, by ascending confidence."""
+    """Return the equal-mass bins of the reliability diagram, in ascending confidence."""
     order = np.argsort(confidence)
     starts = _starts(confidence, bins)
     stops = [*starts[1:], len(order)]
@@ -148,7 +148,7 @@ def reliability(
 
 
 def measured(predictions: Predictions, class_ids: ClassIds, temperature: float) -> Probabilities:
-    """Return everything that is said of the probabilities at `temperature`."""
+    """Return all measures of the probabilities at `temperature`."""
     correct = predictions.predicted == class_ids
     return Probabilities(
         temperature=temperature,
@@ -161,34 +161,34 @@ def measured(predictions: Predictions, class_ids: ClassIds, temperature: float) 
 
 
 def _check_that_a_minimum_exists(logits: Logits, class_ids: ClassIds) -> None:
-    """Refuse the two cases in which the NLL falls all the way to T = 0 or to T = ∞."""
+    """Reject the two cases in which the NLL decreases monotonically to T = 0 or T = ∞."""
     all_right, above_mean = True, 0.0
     for rows in _chunks(*logits.shape):
         raw, truth = _read(logits, rows), class_ids[rows]
         of_truth = raw[np.arange(len(truth)), truth].astype(np.float64)
         all_right = all_right and bool((of_truth >= raw.max(axis=1)).all())
         above_mean += float((of_truth - raw.mean(axis=1, dtype=np.float64)).sum())
-    if above_mean <= 0:  # the slope of the NLL in 1 / T at 1 / T = 0, negated
+    if above_mean <= 0:  # the negated slope of the NLL in 1 / T at 1 / T = 0
         raise BuildRefused(
             "The logits of the true classes are no higher than those of the others: check that "
             "class folders and class ids agree."
         )
     if all_right:
         raise BuildRefused(
-            f"Each of the {len(class_ids)} calibration images is classified rightly, so any higher "
-            "confidence fits better and no temperature is best: calibrate on more or harder images."
+            f"All {len(class_ids)} calibration images are classified correctly, so no temperature "
+            "is best: higher confidence always fits better. Calibrate on more or harder images."
         )
 
 
 def _eces(ordered: Float64, correct: NDArray[np.bool_], starts: NDArray[np.int64]) -> Float64:
-    """Return the ECE of each row of outcomes, [draws], for confidences in ascending order."""
+    """Return the ECE of each row of outcomes, [draws]; confidences are in ascending order."""
     right = np.add.reduceat(correct, starts, axis=1, dtype=np.int64)
     gaps = np.abs(right - np.add.reduceat(ordered, starts))
     return np.minimum(1.0, gaps.sum(axis=1) / len(ordered))  # type: ignore[no-any-return]  # stubs
 
 
 def _starts(confidence: Float64, bins: int) -> NDArray[np.int64]:
-    """Return where in ascending order each bin begins; equal values never sit in two bins."""
+    """Return the start of each bin in ascending order; equal values share a bin."""
     ordered = np.sort(confidence)
     wanted = ordered[np.arange(bins) * len(ordered) // bins]
     return np.unique(np.searchsorted(ordered, wanted, side="left"))
@@ -198,7 +198,7 @@ def _read(logits: Logits, rows: slice) -> Logits:
     read = logits[rows]
     if not np.isfinite(read).all():
         raise BuildRefused(
-            f"The model gives logits that are not finite for an image among {rows.start} to "
+            f"The model has logits that are not finite for an image from {rows.start} to "
             f"{rows.stop - 1} of {len(logits)}: check the checkpoint and the preprocessing's mean, "
             "std and scale."
         )

@@ -1,4 +1,4 @@
-"""Histograms of the gate's scores, the test split beside each OOD set: what the card draws."""
+"""Histograms of the gate's scores for the test split and each OOD set, for the card's plots."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 from tidegate.models.evaluation.evaluate import Scored
 from tidegate.service.bundle.manifest import Histogram
 
-DRAWN = ("energy", "mahalanobis")  # the combined one is a rank among fold A: its shape says little
-TEST = "test split"  # its name among the sets
+DRAWN = ("energy", "mahalanobis")  # the combined score is a rank, so its shape says little
+TEST = "test split"  # the test split's name among the sets
 _BINS = 40
 
 
 def score_histograms(test: Scored, ood: Mapping[str, Scored]) -> dict[str, dict[str, Histogram]]:
-    """Return score → set → histogram for CardData.score_histograms; TEST is one set.
+    """Return score → set → histogram for CardData.score_histograms; TEST is one of the sets.
 
-    A score's histograms share their edges: even steps over the middle 98 % of each set, so that
-    a far set's tail does not press everything else into one bin. A score that is the same for
-    every image is left out.
+    A score's histograms share their edges: equal steps over the middle 98 % of each set, so that
+    the tail of a distant set does not squeeze everything else into one bin. A constant score is
+    left out.
     """
     found = {}
     for score in DRAWN:

@@ -1,7 +1,7 @@
-"""How much CPU time sealed graphs take for an image, one beside the other.
+"""Compare the CPU time per image of sealed graphs.
 
-The rounds of all graphs are interleaved, so what else the machine does strikes them alike, and the
-ratio of medians stands where a single number would not.
+The rounds of all graphs are interleaved, so other load affects all of them alike, and the ratio of
+medians is more reliable than a single number.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def cpu_ms_per_image(
 ) -> dict[str, float]:
     """Return the median CPU milliseconds per image of each sealed graph, by name.
 
-    `pixels` [images, H, W, 3] are run over in batches of `batch`, repeated when there are fewer.
+    `pixels` [images, H, W, 3] run in batches of `batch`, repeated if there are fewer.
     """
     times = cpu_ms_rounds(graphs, pixels, batch=batch, rounds=rounds)
     return {name: float(np.median(values)) for name, values in times.items()}
@@ -33,14 +33,14 @@ def cpu_ms_per_image(
 def cpu_ms_rounds(
     graphs: Mapping[str, bytes], pixels: NDArray[np.uint8], *, batch: int = 1, rounds: int = 30
 ) -> dict[str, Float32]:
-    """Return every round's CPU milliseconds per image [rounds], for whoever states a spread."""
+    """Return every round's CPU milliseconds per image, [rounds]."""
     sessions = {name: quiet_session(graph) for name, graph in graphs.items()}
     times: dict[str, list[float]] = {name: [] for name in graphs}
     for number in range(-_WARM_UP, rounds):
         rows = np.arange(number * batch, (number + 1) * batch) % len(pixels)
         given = {"pixels": np.ascontiguousarray(pixels[rows])}
         for name, session in sessions.items():
-            # The calling thread does all the work of a session of one thread.
+            # A session with one thread runs entirely on the calling thread.
             begun = time.thread_time()
             session.run(list(OUTPUTS), given)
             if number >= 0:

@@ -1,1 +1,1 @@
-"""Step 5: the gate, its calibration, and what drift is measured against."""
+"""Step 5: fit the gate, the calibration and the drift reference."""

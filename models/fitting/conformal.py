@@ -1,4 +1,4 @@
-"""Scores of held-out images to the gate: sorted fold A, fold B per class or shared, p-values."""
+"""Calibrate the gate on held-out scores: sorted fold A, shared or per-class fold B, p-values."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from tidegate.models.sealing.npz import npz
 from tidegate.service.ood.conformal import marginal_p_values, p_value, sample_size_for
 from tidegate.service.ood.gates import FinalFold, Gate
 
-# Of the calibration images: the first share chooses the energy temperature, then folds A and B.
+# Shares of the calibration images: choice of the energy temperature, then folds A and B.
 FOLD_SHARE = 0.4
 PARTS = {"selection": 1 - 2 * FOLD_SHARE, "fold_a": FOLD_SHARE, "fold_b": FOLD_SHARE}
-# A class gets a fold of its own when twice the least it needs were seen in fold A: fold B, which
-# must not decide it, then has enough but for bad luck, and a threshold rests on two images.
+# A class gets its own fold B if fold A has twice the images that it needs. Fold B must not decide
+# this; with this margin it almost always has enough images, and a threshold rests on two of them.
 _OWN_FACTOR = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Both raw scores of some images and the classes predicted for them, all [n]."""
+    """Both raw scores and the predicted classes of some images, all [n]."""
 
     energy: Float64
     mahalanobis: Float64
@@ -34,7 +34,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class GateTarget:
-    """What the gate is to target: the alphas, and with `delta` a PAC guarantee."""
+    """The gate's target: the alphas, and a PAC guarantee if `delta` is given."""
 
     alpha_reject: float = 0.01
     alpha_review: float = 0.05
@@ -42,14 +42,14 @@ class GateTarget:
 
     @property
     def least_images(self) -> int:
-        """Return the smallest fold B that can reject at all."""
+        """Return the size of the smallest fold B that can reject."""
         return sample_size_for(self.alpha_reject, self.delta)
 
 
 def calibrate(fold_a: Scores, fold_b: Scores, classes: int, target: GateTarget) -> Gate:
-    """Return the gate; neither fold may have been fitted on.
+    """Return the gate. Nothing may have been fitted on either fold.
 
-    Raises BuildRefused, with the number needed, when the folds cannot support the alphas.
+    Raises BuildRefused with the required number of images if the folds are too small.
     """
     check_sizes(len(fold_a.energy), len(fold_b.energy), target)
     energy_a, mahalanobis_a = np.sort(fold_a.energy), np.sort(fold_a.mahalanobis)
@@ -66,15 +66,15 @@ def calibrate(fold_a: Scores, fold_b: Scores, classes: int, target: GateTarget) 
     )
     if gate.smallest_p_value > target.alpha_reject:
         raise BuildRefused(
-            f"Images of fold B lie beyond all of fold A, so no input could get a p-value below "
-            f"{gate.smallest_p_value:.3g}: alpha_reject {target.alpha_reject:g} would never "
+            f"Some images of fold B score above all of fold A, so the smallest possible p-value is "
+            f"{gate.smallest_p_value:.3g}, and alpha_reject {target.alpha_reject:g} would never "
             "reject. Calibrate on more images, or choose a larger alpha."
         )
     return gate
 
 
 def combine(energy_a: Float64, mahalanobis_a: Float64, scores: Scores) -> Float64:
-    """Return the combined score of every image, higher = more unusual, [n]."""
+    """Return the combined score of every image, [n]; higher is more unusual."""
     return -np.minimum(p_value(energy_a, scores.energy), p_value(mahalanobis_a, scores.mahalanobis))
 
 
@@ -89,7 +89,7 @@ def final_p_values(gate: Gate, combined: Float64, predicted: NDArray[np.int64]) 
 
 
 def gate_file(gate: Gate, target: GateTarget, **reference: NDArray[np.float64]) -> bytes:
-    """Return calibration.npz: the folds, and arrays that drift will be measured against."""
+    """Return calibration.npz: the folds, and the arrays of the drift reference."""
     folds = [gate.fold_b, *gate.own_folds_b.values()]
     arrays: dict[str, NDArray[np.generic]] = {
         "energy_a": gate.energy_a,
@@ -105,37 +105,38 @@ def gate_file(gate: Gate, target: GateTarget, **reference: NDArray[np.float64]) 
 
 
 def pac_p_values(n: int, delta: float) -> Float64:
-    """Return p by rank, [n + 1], that holds for this calibration set with chance 1 − `delta`.
+    """Return p by rank, [n + 1], valid for this calibration set with probability 1 − `delta`.
 
-    Rejecting all that at most k of n calibration scores reach refuses a Beta(k + 1, n − k) share of
-    new inputs; entry k is that share's 1 − delta quantile (Vovk 2012, prop. 2a). Its promise is
-    for one alpha chosen beforehand.
+    Rejecting inputs whose score at most k of n calibration scores reach rejects a share of new
+    inputs distributed as Beta(k + 1, n − k); entry k is its 1 − delta quantile (Vovk 2012,
+    prop. 2a). The guarantee is for one alpha chosen beforehand.
     """
     rank = np.arange(n)
     return np.append(betaincinv(rank + 1, n - rank, 1 - delta), 1.0)
 
 
 def check_sizes(fold_a: int, fold_b: int, target: GateTarget) -> None:
-    """Raise BuildRefused, with the number needed, for folds too small for the alphas."""
+    """Raise BuildRefused with the required number if the folds are too small for the alphas."""
     need = target.least_images
     if min(fold_a, fold_b) < need:
         raise BuildRefused(
             f"alpha_reject {target.alpha_reject:g}"
             + (f" with delta {target.delta:g}" if target.delta is not None else "")
             + f" needs {need} images in each calibration fold; there are {fold_a} and {fold_b}. "
-            f"Give {math.ceil(need / FOLD_SHARE) + 1} calibration images in all, or a larger alpha."
+            f"Give {math.ceil(need / FOLD_SHARE) + 1} calibration images in total, or a larger "
+            "alpha."
         )
 
 
 def _own_classes(
     fold_a: Scores, fold_b: Scores, combined: Float64, classes: int, target: GateTarget
 ) -> list[int]:
-    """Return the classes that get a fold of their own, ascending.
+    """Return the classes that get their own fold B, ascending; the others share one.
 
-    Fold A decides; fold B only where it must: a class that has too few of it shares, or whose fold
-    could not reject, and so do the smallest of the others until those that share can reject.
+    Fold A decides, with two exceptions for fold B. A class shares if its fold B is too small or
+    could not reject. Then the smallest classes share until the shared fold can reject.
     """
-    # Images beyond all of fold A: they tie with the worst input that there is.
+    # Images that score above all of fold A, and so tie with the most unusual possible input.
     beyond = combined >= -1 / (len(fold_a.energy) + 1)
     in_a = np.bincount(fold_a.predicted, minlength=classes)
     in_b = np.bincount(fold_b.predicted, minlength=classes)

@@ -1,4 +1,4 @@
-"""What is usual on held-out images: the class mix and the histograms that drift is held against."""
+"""The drift reference: class mix and histograms of held-out images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tidegate.service.bundle.manifest import Histogram, ReferenceFit
 from tidegate.service.drift.monitor import INPUTS
 from tidegate.service.imaging.statistics import MODES
 
-SMOOTHING = 0.1  # added to each class's count, so that no share is zero
+SMOOTHING = 0.1  # added to each class's count, as no share may be zero
 _BINS = 10
 _MODE_EDGES = tuple(place + 0.5 for place in range(len(MODES)))
 _CONFIDENCE_EDGES = tuple(round(0.1 * step, 1) for step in range(1, 10))
@@ -23,7 +23,7 @@ def reference_fit(
     inputs: Float64,
     confidence: Float64,
 ) -> ReferenceFit:
-    """Return the reference of held-out images: one row of each argument an image."""
+    """Return the reference of held-out images; each argument has one row per image."""
     histograms = {name: _histogram(values) for name, values in scores.items()}
     histograms |= {name: _histogram(inputs[:, place]) for place, name in enumerate(INPUTS)}
     histograms["mode"] = _counted(inputs[:, INPUTS.index("mode")], _MODE_EDGES)
@@ -37,13 +37,13 @@ def reference_fit(
 
 
 def class_fractions(predicted: NDArray[np.int64], classes: int) -> Float64:
-    """Return the smoothed share of images predicted as each class, never zero, [classes]."""
+    """Return the smoothed, non-zero share of images predicted as each class, [classes]."""
     counts = np.bincount(predicted, minlength=classes) + SMOOTHING
     return np.asarray(counts / counts.sum(), np.float64)
 
 
 def _histogram(values: Float64) -> Histogram:
-    """Count between the deciles; repeated deciles are one edge."""
+    """Count between the deciles; equal deciles become one edge."""
     edges = np.unique(np.quantile(values, np.linspace(0, 1, _BINS + 1)[1:-1]))
     return _counted(values, tuple(edges.tolist()))
 

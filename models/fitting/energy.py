@@ -1,4 +1,4 @@
-"""Choose the energy score's temperature: the one that best tells images from generated nonsense."""
+"""Choose the energy temperature that best separates images from synthetic OOD images."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ PER_KIND = 40
 def synthetic_ood_logits(
     graph: bytes, spec: PreprocessSpec, photographs: list[Pixels]
 ) -> dict[str, Float32]:
-    """Return the logits of every kind of nonsense, and of `photographs` with shuffled patches."""
+    """Return logits of each kind of synthetic OOD image, and of shuffled `photographs`."""
     images = {
         kind: synthetic_ood.generate(kind, PER_KIND, synthetic_ood.SELECTION_SEED, spec)
-        for kind in follow(list(synthetic_ood.KINDS), "Making nonsense")
+        for kind in follow(list(synthetic_ood.KINDS), "Making synthetic OOD images")
     }
     images["shuffled patches"] = synthetic_ood.shuffled(photographs, synthetic_ood.SELECTION_SEED)
     return {kind: run_pixels(graph, pictures)[0] for kind, pictures in images.items()}
 
 
 def choose_temperature(inside: Float32, outside: Mapping[str, Float32]) -> float:
-    """Return the temperature with the best mean AUROC over kinds; a tie goes to the one nearest 1.
+    """Return the temperature with the best mean AUROC over kinds; for ties, the one nearest to 1.
 
-    `inside` [n, C] are logits of images that neither fold nor the test split has.
+    `inside` [n, C] are logits of images that are in neither fold nor in the test split.
     """
 
     def mean_auroc(temperature: float) -> float:

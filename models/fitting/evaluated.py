@@ -1,4 +1,4 @@
-"""A fitted model on images that nothing was fitted on: the test split and the OOD sets."""
+"""Evaluate a fitted model on the test split and the OOD sets, on which nothing was fitted."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tidegate.service.bundle.manifest import Calibration, Histogram
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedModel:
-    """A fitted model and what was measured of it."""
+    """A fitted model and its measurements."""
 
     fitted: FittedModel
     evaluation: Evaluation
-    test_classes: tuple[int, ...]  # predicted, in the order of the test split
+    test_classes: tuple[int, ...]  # predicted classes, in the order of the test split
     score_histograms: dict[str, dict[str, Histogram]]  # for the card
     used: ImagesUsed  # by the fit and by the evaluation
 
@@ -38,9 +38,9 @@ class EvaluatedModel:
 
 
 def evaluate_model(fitted: FittedModel, splits: Splits, scratch: Path) -> EvaluatedModel:
-    """Run `fitted` on the test split and the OOD sets; outputs of the network go to `scratch`.
+    """Run `fitted` on the test split and the OOD sets; the network's outputs go to `scratch`.
 
-    Raises BuildRefused when the numbers would mean nothing, see `evaluate`.
+    Raises BuildRefused if the numbers would be meaningless, see `evaluate`.
     """
     test = extract(fitted.graph, splits.test, fitted.spec, scratch)
     ood = {

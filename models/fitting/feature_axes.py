@@ -1,4 +1,4 @@
-"""Where the features of held-out images lie, for the service to tell when their mean moves."""
+"""Mean and main axes of held-out features, with which the service detects a moved mean."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _IMAGES_PER_AXIS = 20
 
 
 def embedding_fit(features: Float32) -> Embedding:
-    """Return where features [n, D] lie: their mean, and the axes along which they vary most.
+    """Return the mean of features [n, D], and the axes along which they vary most.
 
-    In float64 and in bounded memory. With twenty images an axis; few images have few axes.
+    In float64 and bounded memory. One axis per twenty images, up to _AXES.
     """
     mean = sum(rows.sum(axis=0, dtype=np.float64) for (rows,) in chunks(features)) / len(features)
     covariance = np.zeros((features.shape[1],) * 2)

@@ -1,4 +1,4 @@
-"""Fit everything a bundle holds beyond its backbone: the gate, the temperature, the reference.
+"""Fit everything in a bundle except its backbone: gate, temperature and drift reference.
 
 train → means, covariance · calibrate → energy temperature | fold A | fold B, calibration
 """
@@ -24,20 +24,20 @@ from tidegate.models.fitting.feature_axes import embedding_fit
 from tidegate.models.fitting.mahalanobis import DistanceFit, DistanceOptions, fit_distance
 from tidegate.models.graphs.session import quiet_session
 from tidegate.models.progress import say
-from tidegate.models.sealing.gate_head import GateHead, head_alone
+from tidegate.models.sealing.gate_head import GateHead, head_graph
 from tidegate.models.sealing.seal import seal, without_gate
 from tidegate.service.bundle.manifest import Calibration, MahalanobisFit, ReferenceFit
 from tidegate.service.drift.embedding import Embedding
 from tidegate.service.imaging.spec import PreprocessSpec
 from tidegate.service.ood.gates import Gate
 
-_SHUFFLED = 40  # photographs whose patches are shuffled, for the energy temperature
-_SELECTED = 2000  # images that choose it, at most
+_SHUFFLED = 40  # images in shuffled patches, for the energy temperature
+_SELECTED = 2000  # images for the energy temperature, at most
 
 
 @dataclass(frozen=True, slots=True)
 class FitOptions:
-    """What is fitted, and what the gate has to achieve."""
+    """Options of the fit, and the gate's target."""
 
     distance: DistanceOptions = field(default_factory=DistanceOptions)
     target: GateTarget = field(default_factory=GateTarget)
@@ -45,7 +45,7 @@ class FitOptions:
 
 @dataclass(frozen=True, slots=True)
 class FittedModel:
-    """A backbone with everything fitted to it."""
+    """A backbone and everything that was fitted to it."""
 
     graph: bytes  # the backbone with its preprocessing, without the gate
     sealed: bytes
@@ -69,9 +69,9 @@ def fit(
 ) -> FittedModel:
     """Fit `backbone` on the splits `train` and `calibrate`, in bounded memory.
 
-    Outputs of the network, 4 bytes for each class and feature of each image, go to `scratch`.
+    The network's outputs, 4 bytes per class and feature of each image, go to `scratch`.
 
-    Raises BuildRefused when there is too little data, with the number needed.
+    Raises BuildRefused with the required number of images if there is too little data.
     """
     graph = without_gate(backbone, spec)
     train = extract(graph, splits.train, spec, scratch)
@@ -107,8 +107,8 @@ def fit(
 
 
 def score_rows(head: GateHead, found: Extracted) -> Scores:
-    """Return both scores of stored outputs, as the nodes that are sealed compute them."""
-    session = quiet_session(head_alone(head))
+    """Return both scores of stored outputs, computed by the nodes that are sealed."""
+    session = quiet_session(head_graph(head))
     energy, mahalanobis = [], []
     for logits, features in chunks(found.logits, found.features):
         e, m = session.run(["energy", "mahalanobis"], {"logits": logits, "features": features})
@@ -134,18 +134,18 @@ def _mahalanobis_fit(distance: DistanceFit, options: DistanceOptions) -> Mahalan
 
 def _energy_temperature(graph: bytes, spec: PreprocessSpec, selection: Extracted) -> float:
     if not len(selection):
-        raise BuildRefused("There are too few calibration images to choose the energy score with.")
+        raise BuildRefused("There are too few calibration images to choose the energy temperature.")
     photographs = [load_pixels(item.path, spec) for item in selection.split.items[:_SHUFFLED]]
     outside = synthetic_ood_logits(graph, spec, photographs)
     return choose_temperature(selection.logits[:_SELECTED], outside)
 
 
 def _calibration(held_out: Extracted) -> Calibration:
-    """Fit the temperature on every calibration image: the gate does not depend on it."""
+    """Fit the temperature on all calibration images, as the gate does not depend on it."""
     class_ids = held_out.split.class_ids
     if np.array_equal(held_out.predicted, class_ids):
-        say("Every calibration image is classified right: the temperature stays 1.")
-        note = f"All {len(class_ids)} calibration images are classified right: nothing to fit on."
+        say("All calibration images are classified correctly: the temperature stays 1.")
+        note = f"Not fitted: all {len(class_ids)} calibration images are classified correctly."
         return Calibration(fitted=False, temperature=1.0, note=note)
     temperature = fit_temperature(held_out.logits, class_ids)
     return Calibration(fitted=True, temperature=temperature, samples=len(class_ids))
@@ -158,7 +158,7 @@ def _reference(
     calibration: Calibration,
     classes: int,
 ) -> tuple[ReferenceFit, Embedding]:
-    """Return the reference of folds A and B, and where their features lie."""
+    """Return the drift reference of folds A and B, and the axes of their features."""
     both = held_out.part("folds", slice(len(parts["selection"]), None))
     scores = {
         "energy": np.concatenate([fold.energy for fold in folds.values()]),

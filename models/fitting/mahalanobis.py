@@ -1,4 +1,4 @@
-"""Fit the Mahalanobis score on training features: class means, a tied covariance, its whitening."""
+"""Fit the Mahalanobis score on training features: class means and a whitened tied covariance."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tidegate.models.sealing.gate_head import GateHead
 from tidegate.service.ood.scores import centred
 
 LEAST_PER_CLASS = 5
-# Below it, float32 in the graph could not follow float64 to 1e-5: dead channels make the
-# covariance singular, and whitening would multiply rounding by the root of its condition.
+# With less, float32 in the graph could differ from float64 by more than 1e-5: dead channels make
+# the covariance singular, and whitening multiplies rounding by the root of its condition number.
 SHRINKAGE_FLOOR = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class DistanceOptions:
-    """Which distance is fitted."""
+    """Options of the distance."""
 
     normalise: bool = True
     relative: bool = False
@@ -30,7 +30,7 @@ class DistanceOptions:
 
 @dataclass(frozen=True, slots=True)
 class DistanceFit:
-    """The fitted score: what the gate head takes, and how it came about."""
+    """The fitted score: the parameters of the gate head, and how they were fitted."""
 
     centre: Float64  # [D], subtracted from raw features; zero for normalised ones
     offset: Float64 | None  # [D], subtracted from normalised features
@@ -64,10 +64,10 @@ def fit_distance(
 ) -> DistanceFit:
     """Fit on training features [n, D], which may be memory-mapped; they are read twice.
 
-    The covariance is shrunk towards a sphere of the same trace by Ledoit and Wolf's intensity
-    (2004, lemma 3.3), but by SHRINKAGE_FLOOR at least, or by `shrinkage`. `relative` subtracts
-    the distance under one normal for all classes. Raises BuildRefused when a class has too few
-    images.
+    The covariance is shrunk towards a sphere of the same trace by `shrinkage` or, if None, by
+    Ledoit and Wolf's intensity (2004, lemma 3.3), at least SHRINKAGE_FLOOR. `relative` subtracts
+    the distance under one normal distribution of all classes. Raises BuildRefused if a class has
+    too few images.
     """
     _check_classes(class_ids, labels)
     moments = ClassMoments(len(labels), features.shape[1])
@@ -108,8 +108,8 @@ def whitening_of(covariance: Float64, shrinkage: float) -> Float64:
 def ledoit_wolf(covariance: Float64, centred: Iterable[Float64]) -> float:
     """Return the intensity λ in [0, 1] that minimises the expected error of the shrunk covariance.
 
-    `covariance` [D, D] is that of the rows in `centred`, chunks [m, D] whose mean is taken off.
-    Σ_k |x_k x_kᵀ − S|² needs no more of them than Σ_k |x_k|⁴.
+    `covariance` [D, D] is that of the rows in `centred`, chunks [m, D] with zero mean.
+    Σ_k |x_k x_kᵀ − S|² depends on the rows only through Σ_k |x_k|⁴.
     """
     n, fourth = 0, 0.0
     for x in centred:
@@ -123,14 +123,16 @@ def ledoit_wolf(covariance: Float64, centred: Iterable[Float64]) -> float:
 
 
 def _check_variation(moments: ClassMoments) -> None:
-    """Refuse features that differ by no more than float32's rounding within each class."""
+    """Reject features that differ by no more than float32's rounding within each class."""
     within, around_zero = np.trace(moments.tied_covariance), float(np.square(moments.means).mean())
     if not within > 1e-12 * around_zero * len(moments.scatter):
-        raise BuildRefused("The features do not vary within classes: is this the right tensor?")
+        raise BuildRefused(
+            "The features do not vary within classes: check that --features names the right tensor."
+        )
 
 
 def _seen(rows: NDArray[np.floating], normalise: bool) -> Float64:
-    """Return features as the covariance is taken of them, [n, D]: the score's own arithmetic."""
+    """Return the features, [n, D], with the score's own normalisation."""
     return centred(rows, np.zeros(1), normalise=normalise, offset=None)
 
 
@@ -138,6 +140,6 @@ def _check_classes(class_ids: NDArray[np.int64], labels: tuple[str, ...]) -> Non
     counts = np.bincount(class_ids, minlength=len(labels))
     if few := [labels[c] for c in np.flatnonzero(counts < LEAST_PER_CLASS)]:
         raise BuildRefused(
-            f"{len(few)} classes have fewer than {LEAST_PER_CLASS} training images, "
-            f"{few[0]!r} for one: their means cannot be fitted. Add images, or train without them."
+            f"{len(few)} classes have fewer than {LEAST_PER_CLASS} training images, such as "
+            f"{few[0]!r}: their means cannot be fitted. Add images, or train without these classes."
         )

@@ -1,4 +1,4 @@
-"""Class means and scatter of features that stream by, in float64 and in bounded memory."""
+"""Class means and scatter of a stream of features, in float64 and bounded memory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tidegate.models.data.rows import Float64
 class ClassMoments:
     """Counts and means of each class and the scatter within classes, merged batch by batch.
 
-    The update is Chan, Golub and LeVeque's (1979, eq. 2.1): no sum of squares is ever taken around
-    anything but a mean, so nothing cancels.
+    The update is Chan, Golub and LeVeque's (1979, eq. 2.1): sums of squares are always around a
+    mean, so there is no cancellation.
     """
 
     def __init__(self, classes: int, width: int) -> None:
@@ -21,7 +21,7 @@ class ClassMoments:
         self.scatter = np.zeros((width, width))  # [D, D], Σ (x − own class's mean)(…)ᵀ
 
     def add(self, features: NDArray[np.floating], class_ids: NDArray[np.int64]) -> None:
-        """Take in a batch: `features` [batch, D], `class_ids` [batch]."""
+        """Add a batch: `features` [batch, D], `class_ids` [batch]."""
         x = np.asarray(features, np.float64)
         present, place = np.unique(class_ids, return_inverse=True)
         n = np.bincount(place)
@@ -32,7 +32,7 @@ class ClassMoments:
         self._merge(present, n, means, within.T @ within)
 
     def merge(self, other: ClassMoments) -> None:
-        """Take in what another instance has seen."""
+        """Add the rows of another instance."""
         present = np.flatnonzero(other.counts)
         self._merge(present, other.counts[present], other.means[present], other.scatter)
 
@@ -49,7 +49,7 @@ class ClassMoments:
 
     @property
     def samples(self) -> int:
-        """Return how many rows were seen."""
+        """Return the number of rows."""
         return int(self.counts.sum())
 
     @property

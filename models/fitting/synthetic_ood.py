@@ -1,7 +1,7 @@
-"""Images that show nothing, made by code: what a gate must at least catch.
+"""Synthetic OOD images that show no object, such as noise, which any gate should reject.
 
-Every kind is drawn from its own seeded generator and at several image sizes, since resizing changes
-what noise looks like to the model. Seeds for choosing the temperature and for the report differ.
+Every kind has its own seeded generator and several image sizes, as resizing changes how noise looks
+to the model. The seeds for choosing the temperature and for the report differ.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def generate(kind: str, count: int, seed: int, spec: PreprocessSpec) -> list[Pix
 
 
 def shuffled(photographs: list[Pixels], seed: int) -> list[Pixels]:
-    """Return each photograph with its patches, 8 × 8 of them, in random order."""
+    """Return each photograph cut into 8 × 8 patches in random order."""
     rng = np.random.default_rng(seed)
     return [Pixels(_shuffle(pixels, rng)) for pixels in photographs]
 
@@ -86,7 +86,7 @@ def _ramp(angle: float, height: int, width: int) -> NDArray[np.float64]:
 
 def _shuffle(pixels: Pixels, rng: Generator, n: int = 8) -> Picture:
     height, width = pixels.shape[0] // n, pixels.shape[1] // n  # of a patch
-    mixed = pixels.copy()  # what n does not divide stays as it is at the end
+    mixed = pixels.copy()  # the remainder at the end is unchanged
     inner = mixed[: n * height, : n * width]
     patches = inner.reshape(n, height, n, width, 3).transpose(0, 2, 1, 3, 4)
     patches = patches.reshape(n * n, height, width, 3)[rng.permutation(n * n)]

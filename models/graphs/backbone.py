@@ -1,8 +1,8 @@
-"""Any classifier's ONNX graph made into a backbone: one image input, `logits` and `features`.
+"""Turn a classifier's ONNX graph into a backbone: one image input, `logits` and `features`.
 
-What is changed is listed for the model card; what cannot be read off the graph is refused with
-what to state. Nothing is believed: the result runs on ONNX Runtime, and a batch must equal its
-images one by one, before it is handed on.
+Changes are listed for the model card. If something cannot be inferred from the graph, the error
+says which option to give. The result is checked: it must run on ONNX Runtime, and a batch must give
+the same values as its images one by one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tidegate.models.graphs.session import (
     run_once,
 )
 
-# A batch against its images one by one, relative to the largest value: other sums, other rounding.
+# A batch against its images one by one, relative to the largest value: their rounding differs.
 BATCH_TOLERANCE = 1e-5
 _OLDEST_OPSET, _CONVERTED_OPSET = 13, 17
 _PROBE_BATCH = 3
@@ -47,7 +47,7 @@ _PROBE_BATCH = 3
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """A backbone that can be sealed, and what was done to it, for the model card."""
+    """A backbone that can be sealed, and the changes made to it, for the model card."""
 
     model: onnx.ModelProto  # input [batch, 3, H, W] → logits [batch, C], features [batch, D]
     notes: tuple[str, ...]
@@ -61,7 +61,7 @@ class _ImageInput:
     size: tuple[int, int]  # (height, width)
 
     def probe(self, count: int) -> NDArray[np.float32]:
-        """Return `count` random images as the graph takes them, unlike each other."""
+        """Return `count` different random images in the graph's input format."""
         images = np.random.default_rng(0).normal(size=(count, 3, *self.size)).astype(np.float32)
         return images if self.channels == "first" else images.transpose(0, 2, 3, 1).copy()
 
@@ -71,10 +71,10 @@ def to_backbone(
 ) -> Backbone:
     """Return `model` as a backbone: `input` float32 [batch, 3, H, W] → `logits`, `features`.
 
-    `features` names the tensor of the penultimate features [batch, D]; without it, they are the
-    input of the last linear layer. `size` (height, width) is for a graph that leaves them open.
-    `model` is left as it is and its weights must be loaded. Raises BuildRefused, saying what to
-    state, where the graph leaves a doubt.
+    `features` names the tensor of the penultimate features [batch, D]; by default it is the input
+    of the last linear layer. `size` (height, width) is required if the graph leaves it open.
+    `model` is not modified; its weights must be loaded. Raises BuildRefused with the option to give
+    if the graph is ambiguous.
     """
     notes: list[str] = []
     work = _prepared(model, size, notes)
@@ -97,7 +97,7 @@ def to_backbone(
 def _prepared(
     model: onnx.ModelProto, size: tuple[int, int] | None, notes: list[str]
 ) -> onnx.ModelProto:
-    """Return a copy without local functions, of an opset that sealing knows."""
+    """Return a copy without local functions, in an opset that sealing supports."""
     work = onnx.ModelProto()
     work.CopyFrom(model)
     if work.functions:
@@ -111,14 +111,14 @@ def _prepared(
 
 
 def _converted(model: onnx.ModelProto, opset: int, size: tuple[int, int] | None) -> onnx.ModelProto:
-    """Return `model` in a newer opset, if its outputs stay what they were."""
+    """Return `model` in a newer opset, if its outputs do not change."""
     advice = f"The graph has opset {opset}: export it with opset {_CONVERTED_OPSET}"
     names = [output.name for output in model.graph.output]
     source = _image_input(model.graph, size)
     images = source.probe(source.batch or 1)
     try:
         converted = version_converter.convert_version(model, _CONVERTED_OPSET)
-    except Exception as error:  # the converter raises RuntimeError and classes of its own
+    except Exception as error:  # the converter raises many unrelated classes
         raise BuildRefused(f"{advice} ({first_line(error)}).") from error
     try:
         pairs = zip(run_once(model, names, images), run_once(converted, names, images), strict=True)
@@ -126,7 +126,7 @@ def _converted(model: onnx.ModelProto, opset: int, size: tuple[int, int] | None)
     except CannotRun as error:
         raise BuildRefused(f"{advice} ({error}).") from error
     if not same:
-        raise BuildRefused(f"{advice}; the converted graph gives other numbers.")
+        raise BuildRefused(f"{advice}; the converted graph's outputs differ.")
     return converted
 
 
@@ -136,7 +136,7 @@ def _image_input(graph: onnx.GraphProto, size: tuple[int, int] | None) -> _Image
     if len(entries) != 1:
         raise BuildRefused(
             f"The graph's inputs are {listed(e.name for e in entries)}: "
-            "it must have one, the images."
+            "it must have one input, the images."
         )
     entry = entries[0]
     kind = entry.type.tensor_type
@@ -150,8 +150,8 @@ def _image_input(graph: onnx.GraphProto, size: tuple[int, int] | None) -> _Image
     shown = [d.dim_value or d.dim_param or "?" for d in kind.shape.dim]
     if len(dims) != 4 or (dims[1] == 3) == (dims[3] == 3):
         raise BuildRefused(
-            f"The graph's input {entry.name!r} is {shown}: it must say which axis holds the three "
-            "channels, [batch, 3, height, width] or [batch, height, width, 3]."
+            f"The graph's input {entry.name!r} is {shown}: its shape must be "
+            "[batch, 3, height, width] or [batch, height, width, 3]."
         )
     channels: Literal["first", "last"] = "first" if dims[1] == 3 else "last"
     height, width = dims[2:] if channels == "first" else dims[1:3]
@@ -164,22 +164,22 @@ def _size(
     if stated is not None and (height or stated[0], width or stated[1]) != stated:
         raise BuildRefused(
             f"The graph's input is {shown}, but the preprocessing gives images of "
-            f"{stated[0]} × {stated[1]}: state the size that the graph was exported for."
+            f"{stated[0]} × {stated[1]}: use the size that the graph was exported for."
         )
     if stated is not None:
         return stated
     if height is None or width is None:
         raise BuildRefused(
-            f"The graph's input is {shown}: its height and width are open, so state the size."
+            f"The graph's input is {shown}: its height and width are open, so give the size."
         )
     return height, width
 
 
 def _free_batch(model: onnx.ModelProto, source: _ImageInput) -> None:
-    """Let every Reshape to a literal shape take its first axis from the data.
+    """Make every Reshape to a literal shape take its first axis from the data.
 
-    The other axes are pinned to what they are at the exported batch. Where the batch is not the
-    first axis this is wrong, and the comparison of a batch with single images finds it.
+    The other axes are fixed at their sizes for the exported batch. This is wrong if the batch is
+    not the first axis; the comparison of a batch with single images detects that.
     """
     graph = model.graph
     literals = {
@@ -202,7 +202,7 @@ def _free_batch(model: onnx.ModelProto, source: _ImageInput) -> None:
 
 
 def _declare_batch(graph: onnx.GraphProto, source: _ImageInput) -> None:
-    """State the source's shape with a dynamic batch; forget every shape that was traced."""
+    """Declare the source's shape with a dynamic batch, and drop all traced shapes."""
     shape = (3, *source.size) if source.channels == "first" else (*source.size, 3)
     del graph.input[:], graph.value_info[:]
     graph.input.append(float_value(source.name, ("batch", *shape)))
@@ -217,8 +217,8 @@ def _run_batch(model: onnx.ModelProto, names: Sequence[str], source: _ImageInput
     except CannotRun as error:
         if source.batch is not None:
             raise BuildRefused(
-                f"The graph is made for a batch of {source.batch}: export it with a dynamic batch "
-                f"axis ({error})."
+                f"The graph has a fixed batch size of {source.batch}: export it with a dynamic "
+                f"batch axis ({error})."
             ) from error
         raise BuildRefused(
             f"ONNX Runtime cannot run the graph with a batch of {_PROBE_BATCH}: {error}"
@@ -232,17 +232,17 @@ def _check_values(last: str, penultimate: str, values: Sequence[Array]) -> None:
             what = "the class scores" if name == last else "features (--features TENSOR)"
             raise BuildRefused(
                 f"{name!r} is {value.dtype} {['batch', *value.shape[1:]]}, "
-                f"and {what} are float32 [batch, number]."
+                f"but {what} must be float32 [batch, number]."
             )
         if not np.isfinite(value).all():
-            raise BuildRefused(f"The graph gives values in {name!r} that are not finite.")
+            raise BuildRefused(f"The graph's values in {name!r} are not finite.")
     logits = values[0].reshape(_PROBE_BATCH, -1).astype(np.float64)
     if logits.shape[1] < 2:
-        raise BuildRefused("The graph has one class score: export it with one score a class.")
+        raise BuildRefused("The graph has one class score: export it with one score per class.")
     shares = logits if logits.min() >= 0 else np.exp(np.minimum(logits, 1))
     if np.allclose(shares.sum(axis=1), 1, atol=1e-4):
         raise BuildRefused(
-            f"{last!r} are probabilities, whose sum is one: export the scores before the softmax."
+            f"{last!r} are probabilities, as they sum to one: export the scores before the softmax."
         )
 
 
@@ -254,7 +254,7 @@ def _assemble(
     values: Sequence[Array],
     notes: list[str],
 ) -> None:
-    """Give the graph the names of a backbone, and drop what feeds neither output."""
+    """Rename the graph's tensors as in a backbone, and drop nodes that feed neither output."""
     graph = model.graph
     wanted: dict[str, str] = {}
     tail: list[onnx.NodeProto] = []
@@ -274,7 +274,7 @@ def _assemble(
     if source.channels == "last":
         inner = renamed.get(source.name, source.name)
         nodes.insert(0, helper.make_node("Transpose", [ENTRY], [inner], perm=[0, 2, 3, 1]))
-        notes.append("the graph takes channels last; a Transpose was put before it")
+        notes.append("the graph's input is channels last; a Transpose was added before it")
     keep_needed(graph, nodes)
     del graph.input[:], graph.output[:]
     graph.input.append(float_value(ENTRY, ("batch", 3, *source.size)))
@@ -283,7 +283,7 @@ def _assemble(
 
 
 def _check_singles(model: onnx.ModelProto, batch: Sequence[Array], source: _ImageInput) -> None:
-    """Hold the finished graph to the batch's values, one image at a time, and to the checker."""
+    """Check that the finished graph is valid, and equals the batch's values image by image."""
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -297,10 +297,10 @@ def _check_singles(model: onnx.ModelProto, batch: Sequence[Array], source: _Imag
     except CannotRun as error:
         raise BuildRefused(f"ONNX Runtime cannot run the graph on one image: {error}") from error
     singles = [np.concatenate(column) for column in zip(*rows, strict=True)]
-    for name, together, alone in zip(OUTPUTS[:2], batch, singles, strict=True):
-        if not _close(together.reshape(_PROBE_BATCH, -1), alone):
+    for name, together, single in zip(OUTPUTS[:2], batch, singles, strict=True):
+        if not _close(together.reshape(_PROBE_BATCH, -1), single):
             raise BuildRefused(
-                f"The {name} of an image depend on the other images of its batch: "
+                f"The {name} of an image depend on other images in its batch: "
                 "export the graph in evaluation mode, with a dynamic batch axis."
             )
 

@@ -1,4 +1,4 @@
-"""Collects the nodes and constants that are added to a graph."""
+"""Collect the nodes and constants that are added to a graph."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Builder:
         return PREFIX + name
 
     def reduce(self, op: str, x: str, name: str, *, keep: bool = True, final: bool = False) -> str:
-        """Reduce over axis 1; ReduceMax takes its axes as an attribute before opset 18."""
+        """Reduce over axis 1; before opset 18, ReduceMax has its axes as an attribute."""
         output = name if final else PREFIX + name
         if op == "ReduceMax" and self._opset < 18:
             return self.node(op, [x], output, axes=[1], keepdims=int(keep))
@@ -49,7 +49,7 @@ class Builder:
 
 
 def kind_of(output: str) -> int:
-    """Return the ONNX type of one of the outputs."""
+    """Return the ONNX element type of one of the outputs."""
     return TensorProto.INT64 if output == "nearest_class" else TensorProto.FLOAT
 
 

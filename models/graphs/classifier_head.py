@@ -1,4 +1,4 @@
-"""The end of a classifier's graph: which tensor is the logits, and which the features."""
+"""Find the logits and the features at the end of a classifier's graph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ import onnx
 from tidegate.models.errors import BuildRefused
 from tidegate.models.graphs.rewrite import called, listed
 
-_PASSES = {"Identity", "Flatten", "Reshape", "Squeeze", "Dropout"}  # values kept, order kept
+_PASSES = {
+    "Identity",
+    "Flatten",
+    "Reshape",
+    "Squeeze",
+    "Dropout",
+}  # they keep the values and their order
 _CONSTANT_THROUGH = {"Identity", "Transpose", "Reshape", "Cast", "DequantizeLinear"}
 
 
@@ -32,7 +38,7 @@ def only_output(graph: onnx.GraphProto, notes: list[str]) -> str:
 
 
 def strip_softmax(last: str, by_output: Mapping[str, onnx.NodeProto], notes: list[str]) -> None:
-    """Turn a Softmax or LogSoftmax at the end into nothing; refuse a Sigmoid there."""
+    """Remove a Softmax or LogSoftmax at the end; reject a Sigmoid there."""
     node = by_output.get(last)
     while node is not None and node.op_type in _PASSES:
         node = by_output.get(node.input[0])
@@ -40,11 +46,11 @@ def strip_softmax(last: str, by_output: Mapping[str, onnx.NodeProto], notes: lis
         return
     if node.op_type == "Sigmoid":
         raise BuildRefused(
-            "The graph ends in a Sigmoid: its classes do not exclude each other, and the gates "
-            "and probabilities here are for classes that do."
+            "The graph ends in a Sigmoid, so its classes are not mutually exclusive. Multi-label "
+            "models are not supported."
         )
     if node.op_type in ("Softmax", "LogSoftmax"):
-        notes.append(f"a trailing {node.op_type} was taken off")
+        notes.append(f"a trailing {node.op_type} was removed")
         node.op_type = "Identity"
         del node.attribute[:]
 
@@ -65,10 +71,10 @@ def find_features(
         return str(classifier.input[0])
     if stated not in by_output:
         near = difflib.get_close_matches(stated, by_output, n=3)
-        hint = f"; near it are {', '.join(near)}" if near else ""
-        raise BuildRefused(f"The graph has no tensor {stated!r} to take as features{hint}.")
+        hint = f"; similar names: {', '.join(near)}" if near else ""
+        raise BuildRefused(f"The graph has no tensor {stated!r}{hint}.")
     if stated == last:
-        raise BuildRefused(f"{stated!r} is the logits: name the tensor before the last layer.")
+        raise BuildRefused(f"{stated!r} is the logits: give the tensor before the last layer.")
     notes.append(f"features: the tensor {stated}")
     return stated
 
@@ -76,7 +82,7 @@ def find_features(
 def _classifier(
     graph: onnx.GraphProto, last: str, by_output: Mapping[str, onnx.NodeProto]
 ) -> onnx.NodeProto:
-    """Walk back from the logits to the linear layer that gives them."""
+    """Follow the graph back from the logits to the linear layer that computes them."""
     fixed = {constant.name for constant in graph.initializer}
     fixed |= {constant.values.name for constant in graph.sparse_initializer}
     tensor, node = last, by_output.get(last)
@@ -95,13 +101,13 @@ def _classifier(
         node = by_output.get(tensor)
     where = f"{node.op_type} {called(node)}" if node is not None else repr(tensor)
     raise BuildRefused(
-        f"The logits come from {where}, not from one linear layer: name the tensor that holds "
-        "the penultimate features [batch, D] with --features TENSOR."
+        f"The logits come from {where}, not from one linear layer: give the tensor of the "
+        "penultimate features [batch, D] as --features TENSOR."
     )
 
 
 def _is_linear(node: onnx.NodeProto) -> bool:
-    """Whether the node is a linear layer; over a map, not pooled features, shapes tell later."""
+    """Return whether the node is a linear layer; shapes are checked later."""
     if node.op_type == "Gemm":
         return not any(a.name == "transA" and a.i for a in node.attribute)
     return node.op_type in ("MatMul", "Conv")

@@ -1,4 +1,4 @@
-"""Reading and rewriting ONNX graphs: producers, names, renaming, and what nothing needs."""
+"""Read and rewrite ONNX graphs: producers, tensor names, renaming, removing unused nodes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from tidegate.models.graphs.names import OUTPUTS, PREFIX
 
 ENTRY = "input"
-# Names that sealing needs, beside everything under its prefix.
+# Names that sealing uses, in addition to everything under its prefix.
 RESERVED = {ENTRY, "pixels", *OUTPUTS}
 
 
@@ -19,7 +19,7 @@ def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
 
 
 def integer_constants(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Yield every int64 constant, named as the tensor that holds it."""
+    """Yield every int64 constant under its tensor's name."""
     yield from (c for c in graph.initializer if c.data_type == TensorProto.INT64)
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
@@ -39,7 +39,7 @@ def _subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
 
 
 def tensor_names(graph: onnx.GraphProto) -> Iterator[str]:
-    """Yield every tensor name the graph and the graphs inside it use."""
+    """Yield every tensor name in the graph and its subgraphs."""
     for node in graph.node:
         yield from node.input
         yield from node.output
@@ -63,7 +63,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def moved_aside(taken: set[str], wanted: Mapping[str, str]) -> dict[str, str]:
-    """Return new names for tensors whose names sealing needs and that are not what it means."""
+    """Return new names for tensors whose names collide with those that sealing uses."""
     moved: dict[str, str] = {}
     for name in sorted(taken - wanted.keys()):
         if name in RESERVED or name.startswith(PREFIX):
@@ -88,7 +88,7 @@ def rename(graph: onnx.GraphProto, renamed: Mapping[str, str]) -> None:
 
 
 def keep_needed(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    """Keep the nodes and constants that `logits` and `features` depend on, in their order."""
+    """Keep, in order, only the nodes and constants that `logits` and `features` depend on."""
     needed = set(OUTPUTS[:2])
     kept: list[onnx.NodeProto] = []
     for node in reversed(nodes):

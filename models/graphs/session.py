@@ -1,4 +1,4 @@
-"""Run a graph on ONNX Runtime, to see that it runs at all; its errors as one of ours."""
+"""Run a graph on ONNX Runtime, and map its errors to one exception."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 class CannotRun(Exception):
-    """ONNX Runtime refuses the graph; the text is its own first line."""
+    """ONNX Runtime cannot run the graph; the text is the first line of its error."""
 
 
 def open_session(model: onnx.ModelProto, names: Sequence[str]) -> ort.InferenceSession:
@@ -28,7 +28,7 @@ def open_session(model: onnx.ModelProto, names: Sequence[str]) -> ort.InferenceS
         onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in known
     )
     options = ort.SessionOptions()
-    options.log_severity_level = 4  # what fails is said once, by us
+    options.log_severity_level = 4  # errors are raised, so the log would repeat them
     try:
         return ort.InferenceSession(
             shown.SerializeToString(), options, providers=["CPUExecutionProvider"]
@@ -38,7 +38,7 @@ def open_session(model: onnx.ModelProto, names: Sequence[str]) -> ort.InferenceS
 
 
 def quiet_session(graph: bytes) -> ort.InferenceSession:
-    """Return a session on the CPU provider, one thread, that reports errors alone."""
+    """Return a session on the CPU provider with one thread that logs only errors."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3

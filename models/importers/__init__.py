@@ -1,1 +1,1 @@
-"""Step 1: a trained model, as its library keeps it, to a backbone and the spec of its training."""
+"""Step 1: import a trained model as a backbone and the spec of its preprocessing in training."""

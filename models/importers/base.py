@@ -1,4 +1,4 @@
-"""What every importer returns, and the seam to the library that trained the model."""
+"""The result of every importer, and the interface to the library that trained the model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Backend = Literal["pillow", "torch", "tensorflow"]
 
 
 class SourceTransform(Protocol):
-    """The source library's own preprocessing, run with its own code: what ours is held to."""
+    """The source library's own preprocessing code, which ours must reproduce."""
 
     @property
     def library(self) -> str:
@@ -26,18 +26,18 @@ class SourceTransform(Protocol):
 
     @property
     def backend(self) -> Backend:
-        """Return what resizes: Pillow on images, or the framework on tensors."""
+        """Return which library resizes: Pillow on images, or the framework on tensors."""
         ...
 
     def pixels(self, file: bytes) -> NDArray[np.uint8]:
-        """Load an image file as the library's own loader does; return it after resize and crop.
+        """Load an image file with the library's own loader; return it after resize and crop.
 
-        uint8 [H, W, 3] in the order red, green, blue, or whichever the network takes.
+        uint8 [H, W, 3] in the network's channel order, red, green, blue or the reverse.
         """
         ...
 
     def floats(self, file: bytes) -> NDArray[np.float32]:
-        """Return what the network is given for an image file, float32 [3, H, W]."""
+        """Return the network's input for an image file, float32 [3, H, W]."""
         ...
 
 
@@ -47,11 +47,11 @@ class Imported:
 
     backbone: onnx.ModelProto  # float32 [batch, 3, H, W] → logits [batch, C], features [batch, D]
     spec: PreprocessSpec
-    transform: SourceTransform | None  # None: the spec was written by hand, nothing to prove
+    transform: SourceTransform | None  # None: the spec was written by hand
     forward: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None  # the source's own logits
     source: str  # "timm 1.0.31 resnet50"
     licence: str
     checkpoint_sha256: str
-    labels: tuple[str, ...] | None  # line = class id, where the checkpoint knows them
-    precision: Precision = "fp32"  # of `backbone`; another only where it was converted before
+    labels: tuple[str, ...] | None  # by class id, if the checkpoint has them
+    precision: Precision = "fp32"  # of `backbone`
     notes: tuple[str, ...] = ()  # what was changed or assumed, for the model card

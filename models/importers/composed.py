@@ -1,4 +1,4 @@
-"""A chain of torchvision transforms as the source library runs it, on its own loader's images."""
+"""A chain of torchvision transforms, run as the source library runs it, on its own loader."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tidegate.models.importers.base import Backend
 
 @dataclass(frozen=True)
 class Composed:
-    """Transforms in two parts, cut where pixels become floats: a `SourceTransform`."""
+    """A `SourceTransform`: transforms in two parts, split at the conversion to floats."""
 
     library: str
     backend: Backend
@@ -30,7 +30,7 @@ class Composed:
         return array if isinstance(result, Image.Image) else array.transpose(1, 2, 0)
 
     def floats(self, file: bytes) -> NDArray[np.float32]:
-        """Return what the network is given, float32 [3, H, W]."""
+        """Return the network's input, float32 [3, H, W]."""
         value = self._cut(file)
         for transform in self.to_floats:
             value = transform(value)

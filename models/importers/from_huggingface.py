@@ -1,4 +1,4 @@
-"""A classifier from a folder as transformers saves one: config, preprocessor and weights."""
+"""Import a classifier from a folder that transformers saved: config, preprocessor, weights."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from tidegate.service.files import sha256_of
 
 _CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
 _WEIGHTS = ("*.safetensors", "*.bin")
-_BACKENDS = {"pillow": "pil", "torch": "torchvision"}  # transformers' names of them
-_ARITHMETIC = ("do_rescale", "do_normalize", "include_top")  # what follows the pixels
+_BACKENDS = {"pillow": "pil", "torch": "torchvision"}  # transformers' names
+_ARITHMETIC = ("do_rescale", "do_normalize", "include_top")  # the steps after resize and crop
 _UNNAMED = re.compile(r"LABEL_\d+")
 _LICENCE = re.compile(r"\A---\n(?:.*\n)*?license:[ ]*(\S+)\n(?:.*\n)*?---\n")
 
 
 @dataclass(frozen=True)
 class Processed:
-    """transformers' own image processor on its own loader's images: a `SourceTransform`."""
+    """A `SourceTransform`: transformers' own image processor and image loader."""
 
     library: str
     backend: Backend
@@ -42,14 +42,14 @@ class Processed:
     def pixels(self, file: bytes) -> NDArray[np.uint8]:
         """Load a file with `load_image`; return uint8 [H, W, 3] after resize and crop.
 
-        In the order that the network takes.
+        The channels are in the network's order.
         """
         known = self.processor.valid_kwargs.__annotations__
         off = {name: False for name in _ARITHMETIC if name in known}
         return self._process(file, **off).transpose(1, 2, 0)
 
     def floats(self, file: bytes) -> NDArray[np.float32]:
-        """Return what the network is given, float32 [3, H, W]."""
+        """Return the network's input, float32 [3, H, W]."""
         return self._process(file)
 
     def _process(self, file: bytes, **off: bool) -> NDArray[Any]:
@@ -58,19 +58,19 @@ class Processed:
 
 
 def load(folder: Path, *, backend: str | None = None) -> Imported:
-    """Import the classifier in `folder`; nothing is fetched and no code of the folder is run.
+    """Import the classifier in `folder`; nothing is downloaded and no code in the folder is run.
 
-    `backend`, "pillow" or "torch", must be stated where preprocessor_config.json does not say
-    which trained the model. Raises BuildRefused when the folder leaves a choice.
+    `backend`, "pillow" or "torch", is required if preprocessor_config.json does not state which
+    one was used in training. Raises BuildRefused if the folder is incomplete or ambiguous.
     """
     config = _json(folder / _CONFIG)
     if "model_type" not in config or config["model_type"] == "timm_wrapper":
         raise BuildRefused(
-            f"{folder / _CONFIG} has no model_type of transformers; a timm folder is imported as "
+            f"{folder / _CONFIG} has no transformers model_type. Import a timm folder as "
             f"timm:local-dir:{folder}."
         )
     if "auto_map" in config:
-        raise BuildRefused(f"{folder / _CONFIG} names code of its own (auto_map), not run here.")
+        raise BuildRefused(f"{folder / _CONFIG} needs custom code (auto_map), which is not run.")
     translation = huggingface_rules.translate(_json(folder / _PREPROCESSOR), backend)
     digest = _digest(folder)
     _hush()
@@ -92,16 +92,18 @@ def load(folder: Path, *, backend: str | None = None) -> Imported:
 
 def _json(file: Path) -> dict[str, Any]:
     if not file.is_file():
-        raise BuildRefused(f"There is no {file}: the folder needs {_CONFIG} and {_PREPROCESSOR}.")
+        raise BuildRefused(
+            f"{file} does not exist: the folder needs {_CONFIG} and {_PREPROCESSOR}."
+        )
     try:
         content = json.loads(file.read_text())
     except ValueError as error:
-        raise BuildRefused(f"{file} is no JSON: {error}.") from error
+        raise BuildRefused(f"{file} is not JSON: {error}.") from error
     return content if isinstance(content, dict) else {}
 
 
 def _digest(folder: Path) -> str:
-    """Return the sha256 of the weights; of several files, that of a list of theirs."""
+    """Return the sha256 of the weights; for several files, of a list of their digests."""
     for pattern in _WEIGHTS:
         digests = [(path.name, sha256_of(path)) for path in sorted(folder.glob(pattern))]
         if len(digests) == 1:
@@ -109,7 +111,7 @@ def _digest(folder: Path) -> str:
         if digests:
             listed = "".join(f"{digest}  {name}\n" for name, digest in digests)
             return hashlib.sha256(listed.encode()).hexdigest()
-    raise BuildRefused(f"{folder} has no weights: neither {' nor '.join(_WEIGHTS)}.")
+    raise BuildRefused(f"{folder} has no weights ({' or '.join(_WEIGHTS)}).")
 
 
 def _hush() -> None:
@@ -125,7 +127,8 @@ def _transform(folder: Path, translation: Translation) -> Processed:
     )
     if processor.backend != wanted:
         raise BuildRefused(
-            f"transformers has no {wanted} backend of {type(processor).__name__}: state the other."
+            f"transformers has no {wanted} backend for {type(processor).__name__}: use the other "
+            "one with --backend."
         )
     return Processed(version("transformers"), translation.backend, processor)
 
@@ -141,18 +144,18 @@ def _model(folder: Path) -> Any:
         )
     except (OSError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
-        raise BuildRefused(f"transformers cannot open {folder} as a classifier: {first}") from error
+        raise BuildRefused(f"transformers cannot load {folder} as a classifier: {first}") from error
     missing = sorted(str(name) for name in report["missing_keys"])
     if missing:
         raise BuildRefused(
-            f"The weights of {folder} lack {', '.join(missing[:5])}, which would stay random: it "
+            f"The weights in {folder} lack {', '.join(missing[:5])}, which would stay random: this "
             "is not a trained classifier."
         )
     return model
 
 
 def _labels(id2label: dict[int, str]) -> tuple[str, ...] | None:
-    """Return the labels in the order of their ids, None where they are only numbered."""
+    """Return the labels in the order of their ids, or None if they are only numbers."""
     labels = tuple(str(id2label[index]) for index in range(len(id2label)) if index in id2label)
     if len(labels) != len(id2label) or all(_UNNAMED.fullmatch(label) for label in labels):
         return None
@@ -160,7 +163,7 @@ def _labels(id2label: dict[int, str]) -> tuple[str, ...] | None:
 
 
 def _licence(folder: Path) -> str:
-    """Return the licence that the folder's model card declares."""
+    """Return the licence in the folder's model card, or "unstated"."""
     card = folder / "README.md"
     found = _LICENCE.match(card.read_text()) if card.is_file() else None
     return found[1] if found else "unstated"

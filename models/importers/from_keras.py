@@ -1,8 +1,8 @@
-"""A Keras file or a TensorFlow SavedModel, with its preprocessing stated in a JSON file.
+"""Import a Keras file or a TensorFlow SavedModel; a JSON file states the preprocessing.
 
-Both become one TensorFlow function, frozen and cut before its softmax; that function is converted
-by tf2onnx, and is also what the conversion is held to. Loading a SavedModel runs the program that
-is in it: import only what you trust. Of Keras files, those that hold Python code are refused.
+The model becomes one frozen TensorFlow function without its softmax. tf2onnx converts this
+function, and the converted graph is compared with it. Loading a SavedModel runs the program in it:
+import only files that you trust. Keras files that contain Python code are rejected.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class _Source:
-    """A TensorFlow function from images to class scores, and where it is from."""
+    """A TensorFlow function from images to class scores, and its origin."""
 
     function: Any  # a ConcreteFunction of one image tensor
     name: str
@@ -42,9 +42,9 @@ class _Source:
 def load(path: Path, spec_file: Path, *, features: str | None = None) -> Imported:
     """Import the `.keras` or `.h5` file or the SavedModel folder at `path`.
 
-    `features` names a tensor of the converted graph, where the last linear layer does not show the
-    penultimate features. Raises BuildRefused when TensorFlow, Keras or tf2onnx are missing, when
-    the model cannot be read or converted, and where it does not fit the spec.
+    `features` names the tensor of the penultimate features in the converted graph, if the graph
+    does not end in one linear layer. Raises BuildRefused if TensorFlow, Keras or tf2onnx is
+    missing, the model cannot be read or converted, or it does not match the spec.
     """
     stated = stated_spec.read(spec_file)
     source = _saved_model(path) if path.is_dir() else _keras_file(path)
@@ -68,19 +68,19 @@ def load(path: Path, spec_file: Path, *, features: str | None = None) -> Importe
 def _keras_file(path: Path) -> _Source:
     if not path.is_file() or path.suffix not in (".keras", ".h5", ".hdf5"):
         raise BuildRefused(
-            f"{path} is not there, or is no .keras or .h5 file or SavedModel folder."
+            f"{path} does not exist, or is neither a .keras or .h5 file nor a SavedModel folder."
         )
     tensorflow, keras = require("tensorflow"), require("keras")
     if keras.backend.backend() != "tensorflow":
-        raise BuildRefused("Keras runs on another backend: set KERAS_BACKEND=tensorflow.")
+        raise BuildRefused("Keras uses another backend: set KERAS_BACKEND=tensorflow.")
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
         entries = [tensorflow.TensorSpec(t.shape, t.dtype, "input") for t in model.inputs]
         outputs = len(model.outputs)
     except Exception as error:  # Keras raises whatever the classes in the file raise
         raise BuildRefused(
-            f"Keras cannot load {path.name}: {_first_line(error)}. If it has layers of your own, "
-            "export it as a SavedModel where they are defined: model.export(FOLDER)."
+            f"Keras cannot load {path.name}: {_first_line(error)}. If it has custom layers, export "
+            "it as a SavedModel in the project that defines them: model.export(FOLDER)."
         ) from error
     _check_one(path, len(entries), outputs)
     function = tensorflow.function(lambda images: model(images, training=False), autograph=False)
@@ -96,17 +96,17 @@ def _saved_model(path: Path) -> _Source:
     try:
         loaded = tensorflow.saved_model.load(str(path))
         signatures = loaded.signatures
-    except Exception as error:  # TensorFlow raises OSError, ValueError and classes of its own
+    except Exception as error:  # TensorFlow raises many unrelated classes
         raise BuildRefused(
             f"TensorFlow cannot load the SavedModel {path.name}: {_first_line(error)}."
         ) from error
     names = [_SIGNATURE] if _SIGNATURE in signatures else list(signatures)
     if len(names) != 1:
         raise BuildRefused(
-            f"The SavedModel {path.name} has the signatures {', '.join(names) or 'none'}: export "
-            f"it with one, or with one named {_SIGNATURE}."
+            f"The SavedModel {path.name} has {len(names)} signatures ({', '.join(names)}): "
+            f"export it with exactly one, or with one named {_SIGNATURE}."
         )
-    frozen = _single(signatures[names[0]], path)  # its variables die with `loaded`
+    frozen = _single(signatures[names[0]], path)  # the variables are freed with `loaded`
     files = [file for file in path.rglob("*") if file.is_file()]
     return _Source(
         frozen,
@@ -116,17 +116,17 @@ def _saved_model(path: Path) -> _Source:
 
 
 def _single(function: Any, path: Path) -> Any:
-    """Return the function with its variables as constants, if it is one tensor to one tensor."""
+    """Return the function with its variables as constants; it must map one tensor to one."""
     freeze = require("tensorflow.python.framework.convert_to_constants")
     try:
         frozen = freeze.convert_variables_to_constants_v2(function)
-    except Exception as error:  # TensorFlow raises ValueError and classes of its own
+    except Exception as error:  # TensorFlow raises many unrelated classes
         raise BuildRefused(f"{path.name} cannot be frozen: {_first_line(error)}.") from error
     _check_one(path, len(frozen.inputs), len(frozen.outputs))
     if frozen.inputs[0].shape.rank == 4 and frozen.inputs[0].shape[0] is not None:
         raise BuildRefused(
-            f"{path.name} is made for a batch of {frozen.inputs[0].shape[0]}: export it with the "
-            "batch axis None."
+            f"{path.name} has a fixed batch size of {frozen.inputs[0].shape[0]}: export it with "
+            "the batch axis None."
         )
     return frozen
 
@@ -140,14 +140,14 @@ def _check_one(path: Path, inputs: int, outputs: int) -> None:
 
 
 def _before_softmax(frozen: Any) -> tuple[Any, tuple[str, ...]]:
-    """Return the function without a Softmax at its end, and a note of it."""
+    """Return the function without a trailing Softmax, and a note if one was removed."""
     last = frozen.outputs[0].op
     while last.type in _KEEP_VALUES:
         last = last.inputs[0].op
     if last.type not in ("Softmax", "LogSoftmax"):
         return frozen, ()
     cut = frozen.prune(frozen.inputs, last.inputs[0])
-    return cut, (f"a trailing {last.type} was taken off",)
+    return cut, (f"a trailing {last.type} was removed",)
 
 
 def _converted(function: Any, shape: list[int | None], path: Path) -> onnx.ModelProto:
@@ -162,14 +162,14 @@ def _converted(function: Any, shape: list[int | None], path: Path) -> onnx.Model
     except Exception as error:  # tf2onnx raises ValueError, RuntimeError, KeyError, …
         raise BuildRefused(
             f"tf2onnx cannot convert {path.name}: {_first_line(error)}. Convert it in the project "
-            "that made it and import the file: onnx:FILE with the same spec."
+            "that trained it, and import the ONNX file: onnx:FILE with the same spec."
         ) from error
     graph: onnx.ModelProto = model
     return graph
 
 
 def _caller(function: Any) -> Callable[[Any], Any]:
-    """Return the function as one of a tensor to a tensor: a pruned one may return a list."""
+    """Return a function from tensor to tensor; a pruned function may return a list."""
 
     def call(images: Any) -> Any:
         result = function(images)

@@ -1,11 +1,11 @@
-"""A classifier that is an ONNX file already, with its preprocessing stated in a JSON file."""
+"""Import a classifier from an ONNX file; a JSON file states the preprocessing."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # onnx brings it
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # comes with onnx
 from onnx.external_data_helper import uses_external_data
 
 from tidegate.models.errors import BuildRefused
@@ -17,11 +17,11 @@ from tidegate.service.files import sha256_of
 
 
 def load(path: Path, spec_file: Path, *, features: str | None = None) -> Imported:
-    """Import the ONNX graph at `path`, preprocessed as `spec_file` states.
+    """Import the ONNX graph at `path` with the preprocessing in `spec_file`.
 
-    `features` names the tensor of the penultimate features where the graph does not show it.
-    The digest covers the weights that are kept in files beside the graph. Raises BuildRefused
-    when a file is missing or damaged, and where graph and spec do not fit together.
+    `features` names the tensor of the penultimate features, if the graph does not end in one
+    linear layer. The digest covers weights in external files too. Raises BuildRefused if a file
+    is missing or damaged, or if the graph and the spec do not match.
     """
     stated = stated_spec.read(spec_file)
     model, sha256 = _read(path)
@@ -40,21 +40,21 @@ def load(path: Path, spec_file: Path, *, features: str | None = None) -> Importe
 
 
 def _read(path: Path) -> tuple[onnx.ModelProto, str]:
-    """Return the graph with all its weights, and the sha256 of the files they are in."""
+    """Return the graph with all its weights, and the sha256 of its files."""
     try:
         model = onnx.load(path, load_external_data=False)
-        beside = _external_files(model, path.parent)
+        external = _external_files(model, path.parent)
         onnx.load_external_data_for_model(model, str(path.parent))
-        sha256 = files_sha256(path.parent, [path, *beside]) if beside else sha256_of(path)
+        sha256 = files_sha256(path.parent, [path, *external]) if external else sha256_of(path)
     except DecodeError as error:
-        raise BuildRefused(f"{path.name} is not an ONNX file, or it is damaged.") from error
+        raise BuildRefused(f"{path.name} is not an ONNX file, or is damaged.") from error
     except OSError as error:
         where = error.filename or path
         raise BuildRefused(f"{where} cannot be read: {error.strerror or error}.") from error
     except (onnx.checker.ValidationError, ValueError) as error:
         raise BuildRefused(f"The weights of {path.name} cannot be read: {error}.") from error
     if not model.graph.node:
-        raise BuildRefused(f"{path.name} has no graph in it: it is damaged, or not an ONNX file.")
+        raise BuildRefused(f"{path.name} contains no graph: it is damaged, or is not an ONNX file.")
     return model, sha256
 
 

@@ -1,4 +1,4 @@
-"""A timm classifier by its name and a checkpoint, or from the folder timm saves one in."""
+"""Import a timm classifier from a name and a checkpoint, or from a folder that timm saved."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the maker states instead of the model's own data configuration; None keeps that."""
+    """User overrides of the model's data configuration; None keeps the model's value."""
 
     size: int | None = None  # pixels, both sides
     crop_pct: float | None = None
@@ -33,7 +33,7 @@ class Overrides:
     std: tuple[float, float, float] | None = None
 
     def stated(self) -> dict[str, Any]:
-        """Return what is stated, under timm's names."""
+        """Return the overrides that are set, under timm's names."""
         options = {
             "img_size": self.size,
             "crop_pct": self.crop_pct,
@@ -47,7 +47,7 @@ class Overrides:
 
 @dataclass(frozen=True)
 class _Source:
-    """A model's name and what a `config.json` beside its weights adds."""
+    """A model's name and the content of a `config.json` next to its weights."""
 
     name: str
     checkpoint: Path | None
@@ -67,11 +67,11 @@ def load(
 ) -> Imported:
     """Import `name` ("resnet50.a1_in1k", or "local-dir:FOLDER") with the weights of a checkpoint.
 
-    Preprocessing is what timm's own validate.py evaluates with: the test size where the model has
-    one, unless overridden. Raises BuildRefused when weights, name or preprocessing leave a choice.
+    The preprocessing is that of timm's own validate.py: the model's test size, if it has one and
+    no other is given. Raises BuildRefused if the weights, name or preprocessing are ambiguous.
     """
     if backend not in (None, "pillow"):
-        raise BuildRefused(f"timm resizes with Pillow, not with {backend}: leave --backend out.")
+        raise BuildRefused(f"timm resizes with Pillow, not with {backend}: omit --backend.")
     overrides = overrides or Overrides()
     source = _source(name, checkpoint)
     model, weights = _filled(source, state_dict, classes, random_weights, overrides)
@@ -94,34 +94,35 @@ def load(
 
 
 def _source(name: str, checkpoint: Path | None) -> _Source:
-    """Return the model meant by a name, a folder, or a checkpoint with a `config.json` beside."""
+    """Return the model of a name, a folder, or a checkpoint next to a `config.json`."""
     if name.startswith(LOCAL):
         folder = Path(name.removeprefix(LOCAL))
         return _with_config(folder / "config.json", checkpoint or _weights_in(folder))
     if ":" in name:
         raise BuildRefused(
-            f"timm:{name} is on a hub, and nothing is fetched: save it where there is one with "
-            f"timm.models.save_for_hf and import timm:{LOCAL}FOLDER."
+            f"timm:{name} is on a hub, and nothing is downloaded: save it with "
+            f"timm.models.save_for_hf on a machine with network access, and import "
+            f"timm:{LOCAL}FOLDER."
         )
     timm = require("timm")
     if not timm.is_model(name.partition(".")[0]):
         near = ", ".join(timm.list_models(f"*{name.partition('.')[0]}*")[:5])
-        raise BuildRefused(f"timm has no model {name!r}{f'; it has {near}' if near else ''}.")
-    beside = checkpoint.parent / "config.json" if checkpoint else None
-    if beside is None or not beside.is_file() or "architecture" not in _json(beside):
+        raise BuildRefused(f"timm has no model {name!r}{f'; similar: {near}' if near else ''}.")
+    config_file = checkpoint.parent / "config.json" if checkpoint else None
+    if config_file is None or not config_file.is_file() or "architecture" not in _json(config_file):
         return _Source(name, checkpoint)
-    source = _with_config(beside, checkpoint)
+    source = _with_config(config_file, checkpoint)
     if source.name.partition(".")[0] != name.partition(".")[0]:
-        raise BuildRefused(f"{beside} says the checkpoint is a {source.name}, not a {name}.")
+        raise BuildRefused(f"{config_file} describes a {source.name}, not a {name}.")
     return source
 
 
 def _with_config(file: Path, checkpoint: Path | None) -> _Source:
     if not file.is_file():
-        raise BuildRefused(f"There is no {file}, which would say which model the folder holds.")
+        raise BuildRefused(f"{file} does not exist, so the folder's model is unknown.")
     if "architecture" not in _json(file):
         raise BuildRefused(
-            f"{file} names no timm `architecture`; for transformers' own use huggingface:."
+            f"{file} has no timm `architecture`. Import a transformers model as huggingface:FOLDER."
         )
     cfg, name, model_args = require("timm.models._hub").load_model_config_from_path(file.parent)
     return _Source(name, checkpoint, cfg, model_args)
@@ -131,14 +132,14 @@ def _weights_in(folder: Path) -> Path:
     for name in _WEIGHTS:
         if (folder / name).is_file():
             return folder / name
-    raise BuildRefused(f"{folder} has neither {' nor '.join(_WEIGHTS)}.")
+    raise BuildRefused(f"{folder} has no weights ({' or '.join(_WEIGHTS)}).")
 
 
 def _json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text())
     except ValueError as error:
-        raise BuildRefused(f"{file} is no JSON: {error}.") from error
+        raise BuildRefused(f"{file} is not JSON: {error}.") from error
     return content if isinstance(content, dict) else {}
 
 
@@ -149,12 +150,12 @@ def _filled(
     random_weights: bool,
     overrides: Overrides,
 ) -> tuple[Any, Checkpoint]:
-    """Return the model with its weights in, and where they are from."""
+    """Return the model with loaded weights, and the checkpoint."""
     if source.checkpoint is None:
         if not random_weights:
             raise BuildRefused(
-                f"timm:{source.name} needs its weights: state --checkpoint FILE; none are fetched. "
-                "For a trial without training state --random-weights."
+                f"timm:{source.name} needs weights: give --checkpoint FILE; none are downloaded. "
+                "To try the import without a checkpoint, give --random-weights."
             )
         require("torch").manual_seed(0)
         model = _create(source, classes, overrides)
@@ -177,8 +178,8 @@ def _classes(source: _Source, weights: Checkpoint) -> int:
     found = weights.classes(f"{first}.weight") if first else None
     if found is None:
         raise BuildRefused(
-            f"The checkpoint has no classifier {first or ''} of timm:{source.name} to count its "
-            "classes by: state --classes, or the model it was trained as."
+            f"The number of classes is unknown, as the checkpoint has no classifier {first or ''} "
+            f"of timm:{source.name}: give --classes, or the name of the model that was trained."
         )
     return found
 
@@ -197,7 +198,7 @@ def _create(source: _Source, classes: int | None, overrides: Overrides) -> Any:
         )
         return timm_models.create_model(**arguments)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise BuildRefused(f"timm cannot make {source.name}: {error}.") from error
+        raise BuildRefused(f"timm cannot create {source.name}: {error}.") from error
 
 
 def _transform(config: Mapping[str, Any]) -> Composed:

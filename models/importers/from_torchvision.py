@@ -1,4 +1,4 @@
-"""A torchvision classifier by its name and a checkpoint, with the transforms that trained it."""
+"""Import a torchvision classifier from a name, a checkpoint and the transforms of its training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tidegate.models.importers.torchvision_rules import (
 )
 
 _V1, _V2 = "torchvision.transforms.transforms", "torchvision.transforms.v2."
-_DIGEST = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # torchvision ends its files' names in it
+_DIGEST = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # at the end of torchvision's file names
 
 
 def load(
@@ -46,19 +46,19 @@ def load(
     """Import `name` ("resnet50") with the weights of a checkpoint.
 
     The preprocessing is that of a weights entry (`weights` "IMAGENET1K_V2"; only its transforms
-    are used, nothing is downloaded) or a `Compose` of either API. `backend`, when stated, is what
-    the transforms must be found to resize with. Raises BuildRefused when weights, name or
-    preprocessing leave a choice.
+    are used, nothing is downloaded) or a `Compose` of either API. If `backend` is given, the
+    transforms must resize with it. Raises BuildRefused if the weights, name or preprocessing are
+    ambiguous.
     """
     entry = _entry(name, weights) if compose is None else None
     if weights is not None and compose is not None:
-        raise BuildRefused("State the weights entry or the transforms, not both.")
+        raise BuildRefused("Give the weights entry or the transforms, not both.")
     stages, chain = _described(compose if entry is None else entry.transforms())
     translation = torchvision_rules.translate(stages)
     if backend not in (None, translation.backend):
         raise BuildRefused(
-            f"These transforms resize with {translation.backend}, not with {backend}: leave "
-            "--backend out, or state the transforms that trained the model."
+            f"These transforms resize with {translation.backend}, not with {backend}: omit "
+            "--backend, or give the transforms that were used in training."
         )
     size = translation.spec.output_size
     model, filled = _filled(name, size, checkpoint, state_dict, classes, random_weights)
@@ -77,17 +77,19 @@ def load(
 
 
 def _entry(name: str, weights: str | None) -> Any:
-    """Return the weights entry whose transforms are meant."""
+    """Return the weights entry whose transforms are used."""
     models = _models(name)
     entries = {entry.name: entry for entry in models.get_model_weights(name)}
     if weights is None:
         raise BuildRefused(
-            f"torchvision:{name} was trained with one of several transforms: state --weights, "
-            f"one of {', '.join(entries)}, or a spec with --spec."
+            f"torchvision:{name} has several weights entries with different transforms: give "
+            f"--weights, one of {', '.join(entries)}."
         )
     entry = entries.get(weights.rpartition(".")[2])
     if entry is None:
-        raise BuildRefused(f"{name} has no weights {weights}; it has {', '.join(entries)}.")
+        raise BuildRefused(
+            f"{name} has no weights entry {weights}; available: {', '.join(entries)}."
+        )
     return entry
 
 
@@ -98,7 +100,7 @@ def _models(name: str) -> Any:
         stem = name.rstrip("0123456789_")
         near = ", ".join([other for other in known if stem in other][:5])
         raise BuildRefused(
-            f"torchvision has no classifier {name!r}{f'; it has {near}' if near else ''}."
+            f"torchvision has no classifier {name!r}{f'; similar: {near}' if near else ''}."
         )
     return models
 
@@ -111,11 +113,11 @@ def _filled(
     classes: int | None,
     random_weights: bool,
 ) -> tuple[Any, Checkpoint]:
-    """Return the model with its weights in, and where they are from."""
+    """Return the model with loaded weights, and the checkpoint."""
     if checkpoint is None and not random_weights:
         raise BuildRefused(
-            f"torchvision:{name} needs its weights: state --checkpoint FILE; none are fetched. "
-            "For a trial without training state --random-weights."
+            f"torchvision:{name} needs weights: give --checkpoint FILE; none are downloaded. "
+            "To try the import without a checkpoint, give --random-weights."
         )
     require("torch").manual_seed(0)
     if checkpoint is None:
@@ -124,7 +126,9 @@ def _filled(
     weights = torch_checkpoint.read(checkpoint, state_dict)
     model = _create(name, classes)
     if classes is None:
-        weight = torch_checkpoint.classifier_weight(model, 1000)  # torchvision's own number
+        weight = torch_checkpoint.classifier_weight(
+            model, 1000
+        )  # classes of torchvision's own models
         found = weights.classes(weight) if weight else None
         if found is not None and found != 1000:
             model = _create(name, found)
@@ -135,7 +139,7 @@ def _filled(
 def _create(name: str, classes: int | None) -> Any:
     options = {} if classes is None else {"num_classes": classes}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of slow initial weights, which are replaced
+        warnings.simplefilter("ignore")  # about slow initialisation; the weights are replaced
         return _models(name).get_model(name, weights=None, **options)
 
 
@@ -145,7 +149,7 @@ def _transform(translation: Translation, chain: Sequence[Any]) -> Composed:
 
 
 def _labels(entry: Any, weights: Checkpoint) -> tuple[str, ...] | None:
-    """Return the entry's labels if the checkpoint is the entry's own file, by its digest."""
+    """Return the entry's labels if the checkpoint's digest is that of the entry's own file."""
     digest = _DIGEST.search(entry.url) if entry is not None else None
     if digest is None or not weights.sha256.startswith(digest[1]):
         return None
@@ -170,7 +174,7 @@ def _flat(transform: Any) -> Iterator[Any]:
 
 
 def _preset(preset: Any) -> Iterator[Any]:
-    """Return, one by one, what a weights entry's transforms do to a Pillow image."""
+    """Yield the single transforms that a weights entry applies to a Pillow image."""
     transforms = require("torchvision.transforms")
     yield transforms.Resize(preset.resize_size, preset.interpolation, antialias=preset.antialias)
     yield transforms.CenterCrop(preset.crop_size)
@@ -180,7 +184,7 @@ def _preset(preset: Any) -> Iterator[Any]:
 
 
 def _stage(transform: Any) -> Stage:
-    """Describe one transform; raises BuildRefused with its name when it is none of those known."""
+    """Describe one transform. Raises BuildRefused with its name if it is not supported."""
     api = _api(transform)
     match type(transform).__name__ if api else None:
         case "Resize":
@@ -199,8 +203,8 @@ def _stage(transform: Any) -> Stage:
                 three("Normalize", "mean", transform.mean), three("Normalize", "std", transform.std)
             )
     raise BuildRefused(
-        f"The transform {transform!r} cannot be served: leave it out if it only augments training; "
-        "Resize, CenterCrop, the conversions to tensors and Normalize can be."
+        f"The transform {transform!r} is not supported: remove it if it only augments training. "
+        "Supported are Resize, CenterCrop, the conversions to tensors, and Normalize."
     )
 
 
@@ -213,7 +217,7 @@ def _api(transform: Any) -> API | None:
 
 def _resizing(transform: Any, api: API) -> Resizing:
     if transform.size is None:
-        raise BuildRefused("Resize(size=None) is no step of a spec: state a size.")
+        raise BuildRefused("Resize(size=None) is not supported: give a size.")
     return Resizing(
         size=_sequence(transform.size),
         interpolation=_interpolation(transform.interpolation),
@@ -239,6 +243,6 @@ def _converting(transform: Any) -> Stage:
     if transform.dtype == torch.uint8:
         return ToBytes(takes_images=False)
     if transform.dtype != torch.float32:
-        raise BuildRefused(f"{name}({transform.dtype}) cannot be served; torch.float32 can.")
+        raise BuildRefused(f"{name}({transform.dtype}) is not supported; use torch.float32.")
     scales = name == "ConvertImageDtype" or transform.scale
     return ToFloats(1 / 255 if scales else 1.0, takes_images=False)

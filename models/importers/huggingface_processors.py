@@ -1,6 +1,6 @@
-"""transformers' image processors for classification: their defaults, as of transformers 5.24.
+"""The defaults of transformers' image processors for classification, as of transformers 5.24.
 
-A test holds the table to the library's own classes.
+A test compares the table with the library's own classes.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ EXTRA_KEYS: dict[Family, set[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Processor:
-    """One image processor: which arithmetic it has, and what an absent key means."""
+    """One image processor: its arithmetic, and the defaults of absent keys."""
 
     family: Family
     defaults: dict[str, Any]
-    square: bool  # whether a size of one number is a square or the shorter edge
+    square: bool  # a size of one number is a square; else the shorter edge
 
 
 def _processor(

@@ -1,7 +1,7 @@
-"""transformers' preprocessor_config.json to a PreprocessSpec. Pure: neither transformers nor torch.
+"""Translate a preprocessor_config.json to a PreprocessSpec. Pure: no transformers, no torch.
 
-Every rule is transformers 5's, whose image processors read older files by the same rules. They
-take None, or an absent key, for the class's default; so does this.
+The rules are those of transformers 5, which apply to older files too. None or an absent key means
+the class's default.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ _SHARED_KEYS = {
     "do_pad",
     "pad_size",
 }
-# What the file says of itself, and what changes no pixel: `load_image` has made every image RGB,
-# and labels of segmentation are not images.
+# Metadata, and keys that change no pixel: `load_image` has already converted every image to RGB,
+# and segmentation labels are not images.
 _SILENT_KEYS = {
     "image_processor_type",
     "feature_extractor_type",
@@ -74,7 +74,7 @@ _SILENT_KEYS = {
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """A spec, and which of transformers' two backends it is of."""
+    """A spec, and which of transformers' two backends it describes."""
 
     spec: PreprocessSpec
     backend: ResizeBackend
@@ -83,15 +83,15 @@ class Translation:
 def translate(config: Mapping[str, Any], backend: str | None) -> Translation:
     """Return the spec of a `preprocessor_config.json`.
 
-    `backend` is what the maker states: "pillow" or "torch". Raises BuildRefused naming the key
-    that cannot be stated exactly, or asking for the backend where the file does not say it.
+    `backend` is the user's choice, "pillow" or "torch". Raises BuildRefused with the key that
+    has no exact translation, or if the backend is needed and not given.
     """
     name, fast = _type(config)
     processor = PROCESSORS.get(name)
     if processor is None:
         raise BuildRefused(
-            f"{_FILE} is for {name}; served are {', '.join(PROCESSORS)}. State the preprocessing "
-            "in a spec with --spec instead."
+            f"{_FILE} is for {name}, which is not supported; supported are "
+            f"{', '.join(PROCESSORS)}. Export the model to ONNX and import it with --spec instead."
         )
     _check_keys(config, processor)
     values = processor.defaults | {key: value for key, value in config.items() if value is not None}
@@ -113,13 +113,13 @@ def translate(config: Mapping[str, Any], backend: str | None) -> Translation:
 
 
 def _type(config: Mapping[str, Any]) -> tuple[str, bool]:
-    """Return the image processor's name without "Fast", and whether it said so."""
+    """Return the image processor's name without "Fast", and whether it had that suffix."""
     name = config.get("image_processor_type")
     if name is None and isinstance(extractor := config.get("feature_extractor_type"), str):
         name = extractor.replace("FeatureExtractor", "ImageProcessor")
     if not isinstance(name, str):
         raise BuildRefused(
-            f"{_FILE} has no image_processor_type: add the one the model was trained with, "
+            f"{_FILE} has no image_processor_type: add the one that was used in training, "
             'such as "ViTImageProcessor".'
         )
     return name.removesuffix("Fast"), name.endswith("Fast")
@@ -127,19 +127,21 @@ def _type(config: Mapping[str, Any]) -> tuple[str, bool]:
 
 def _check_keys(config: Mapping[str, Any], processor: Processor) -> None:
     if "auto_map" in config:
-        raise BuildRefused(f"{_FILE} names code of its own (auto_map), which is not run here.")
+        raise BuildRefused(f"{_FILE} needs custom code (auto_map), which is not run.")
     known = _SHARED_KEYS | _SILENT_KEYS | EXTRA_KEYS[processor.family]
     unknown = sorted(set(config) - known)
     if unknown:
         raise BuildRefused(
-            f"{_FILE} has {', '.join(unknown)}, which this importer does not know: remove what "
-            "changes no pixel, or state the preprocessing in a spec with --spec."
+            f"{_FILE} has the unknown keys {', '.join(unknown)}: remove those that change no "
+            "pixel, or export the model to ONNX and import it with --spec."
         )
     for key in ("data_format", "input_data_format"):
         if config.get(key) not in (None, "channels_first"):
-            raise BuildRefused(f"{_FILE} has {key} {config[key]!r}; only channels_first is served.")
+            raise BuildRefused(
+                f"{_FILE} has {key} {config[key]!r}; only channels_first is supported."
+            )
     if config.get("do_pad"):
-        raise BuildRefused(f"{_FILE} has do_pad, and padding is no step of a spec.")
+        raise BuildRefused(f"{_FILE} has do_pad, but padding is not supported.")
 
 
 def _backend(name: str, fast: bool, stated: str | None) -> ResizeBackend:
@@ -147,14 +149,14 @@ def _backend(name: str, fast: bool, stated: str | None) -> ResizeBackend:
         raise BuildRefused(f"transformers resizes with pillow or torch, not with {stated}.")
     if fast and stated == "pillow":
         raise BuildRefused(
-            f"{_FILE} says {name}Fast, which resizes tensors with torch: leave --backend out."
+            f"{_FILE} names {name}Fast, which resizes tensors with torch: omit --backend."
         )
     if fast or stated == "torch":
         return "torch"
     if stated is None:
         raise BuildRefused(
-            f"State --backend pillow or --backend torch: {_FILE} does not say which one trained "
-            "the model. transformers before 5 used Pillow unless use_fast was set; from 5 on torch."
+            f"Give --backend pillow or --backend torch, the one used in training: {_FILE} does not "
+            "state it. transformers before 5 used Pillow unless use_fast was set; from 5 on, torch."
         )
     return "pillow"
 
@@ -163,13 +165,13 @@ def _steps(
     values: Mapping[str, Any], processor: Processor, backend: ResizeBackend
 ) -> tuple[Step, ...]:
     if not values["do_resize"]:
-        raise BuildRefused(f"{_FILE} has do_resize off: state what resizes in a spec with --spec.")
+        raise BuildRefused(f"{_FILE} has do_resize off; a resize step is required.")
     resize = _Resize(_filter(values["resample"], backend), backend)
     size = _size(values, processor)
     steps = _RESIZES[processor.family](size, values, resize)
     if values["do_center_crop"]:
         if values["crop_size"] is None:
-            raise BuildRefused(f"{_FILE} has do_center_crop without a crop_size: state one.")
+            raise BuildRefused(f"{_FILE} has do_center_crop without a crop_size: add one.")
         height, width = _sides("crop_size", _size_of("crop_size", values["crop_size"], True))
         steps = (*steps, CentreCrop(height=height, width=width, offset="floor"))
     if backend == "pillow":
@@ -178,7 +180,7 @@ def _steps(
 
 
 def _check_padding(steps: tuple[Step, ...]) -> None:
-    """Refuse crops larger than what they cut: transformers' Pillow side rounds odd padding up."""
+    """Reject crops larger than the image: transformers' Pillow backend rounds odd padding up."""
     for before, crop in pairwise(steps):
         if not isinstance(crop, CentreCrop):
             continue
@@ -187,14 +189,14 @@ def _check_padding(steps: tuple[Step, ...]) -> None:
         )
         if crop.height > height or crop.width > width:
             raise BuildRefused(
-                f"{_FILE} crops {crop.height} × {crop.width} out of {height} × {width}: the "
-                "padding differs by a pixel from any spec. State a larger size or a smaller "
-                "crop_size, if the model was trained so."
+                f"{_FILE} crops {crop.height} × {crop.width} from {height} × {width}; the padding "
+                "cannot be reproduced exactly. Use a larger size or a smaller crop_size, if the "
+                "model was trained with it."
             )
 
 
 def _exact(step: Step) -> tuple[int, int]:
-    if not isinstance(step, Resize | CentreCrop):  # pragma: no cover - no rule makes another
+    if not isinstance(step, Resize | CentreCrop):  # pragma: no cover - no rule returns another step
         raise AssertionError(f"{step} gives no size")
     return step.height, step.width
 
@@ -222,9 +224,9 @@ def _plain(size: Size, values: Mapping[str, Any], resize: _Resize) -> tuple[Step
 
 
 def _convnext(size: Size, values: Mapping[str, Any], resize: _Resize) -> tuple[Step, ...]:
-    """Below 384: resize to size / crop_pct and crop; from there on squeeze to a square."""
+    """Below 384: resize to size / crop_pct and crop; from 384 on, resize to a square."""
     if set(size) != {"shortest_edge"}:
-        raise BuildRefused(f"{_FILE} has size {dict(size)}; ConvNext's has shortest_edge alone.")
+        raise BuildRefused(f"{_FILE} has size {dict(size)}; ConvNext needs only shortest_edge.")
     edge = size["shortest_edge"]
     if edge >= 384:
         return (resize.exact(edge, edge),)
@@ -260,7 +262,7 @@ _RESIZES: dict[Family, Callable[[Size, Mapping[str, Any], _Resize], tuple[Step, 
 def _divided(size: int, values: Mapping[str, Any]) -> int:
     crop_pct = values["crop_pct"]
     if not isinstance(crop_pct, int | float) or not 0 < crop_pct <= 2:
-        raise BuildRefused(f"{_FILE} has crop_pct {crop_pct!r}: state a fraction such as 0.875.")
+        raise BuildRefused(f"{_FILE} has crop_pct {crop_pct!r}: use a fraction such as 0.875.")
     return int(size / crop_pct)
 
 
@@ -270,7 +272,7 @@ def _size(values: Mapping[str, Any], processor: Processor) -> Size:
 
 
 def _size_of(key: str, value: Any, square: bool) -> Size:
-    """Return a size as a mapping; one number is a square or the shorter edge, by the class."""
+    """Return a size as a mapping; a single number is a square or the shorter edge."""
     if isinstance(value, int):
         return {"height": value, "width": value} if square else {"shortest_edge": value}
     if isinstance(value, list | tuple) and len(value) == 2:
@@ -283,14 +285,14 @@ def _size_of(key: str, value: Any, square: bool) -> Size:
         ):
             return size
     raise BuildRefused(
-        f"{_FILE} has {key} {value!r}, which is no step of a spec: height and width, or "
-        "shortest_edge alone, are."
+        f"{_FILE} has {key} {value!r}, which is not supported: use height and width, or only "
+        "shortest_edge."
     )
 
 
 def _sides(key: str, size: Size) -> tuple[int, int]:
     if set(size) != {"height", "width"}:
-        raise BuildRefused(f"{_FILE} has {key} {dict(size)}: state height and width.")
+        raise BuildRefused(f"{_FILE} has {key} {dict(size)}: use height and width.")
     return size["height"], size["width"]
 
 
@@ -300,8 +302,8 @@ def _filter(resample: Any, backend: ResizeBackend) -> Filter:
         raise BuildRefused(f"{_FILE} has resample {resample!r}: Pillow's filters are 0 to 5.")
     if backend == "torch" and name not in TORCH_FILTERS:
         raise BuildRefused(
-            f"{_FILE} resizes tensors with {name}, which cannot be served; "
-            f"{' or '.join(TORCH_FILTERS)} can."
+            f"{_FILE} resizes tensors with {name}, which is not supported; use "
+            f"{' or '.join(TORCH_FILTERS)}."
         )
     return name
 
@@ -309,11 +311,13 @@ def _filter(resample: Any, backend: ResizeBackend) -> Filter:
 def _arithmetic(
     values: Mapping[str, Any], family: Family
 ) -> tuple[float, tuple[float, float, float], tuple[float, float, float]]:
-    """Return scale, mean and std of rescaling and normalising, as one (x · scale − mean) / std."""
-    # MobileViT's processor takes do_normalize and never normalises.
+    """Return scale, mean and std of (x · scale − mean) / std, for rescaling and normalising."""
+    # MobileViT's processor accepts do_normalize but never normalises.
     normalises = bool(values["do_normalize"]) and family != "mobilevit"
     if not values["do_rescale"] and not normalises:
-        raise BuildRefused(f"{_FILE} neither rescales nor normalises: the network takes floats.")
+        raise BuildRefused(
+            f"{_FILE} neither rescales nor normalises, but the network needs floats."
+        )
     scale = float(values["rescale_factor"]) if values["do_rescale"] else 1.0
     shift = 1.0 if values["do_rescale"] and values.get("rescale_offset") else 0.0
     mean, std = (shift,) * 3, (1.0,) * 3
@@ -321,7 +325,7 @@ def _arithmetic(
         given = three(_FILE, "image_mean", values["image_mean"])
         mean = (given[0] + shift, given[1] + shift, given[2] + shift)
         std = three(_FILE, "image_std", values["image_std"])
-    if values.get("include_top"):  # EfficientNet's, whose file's std was trained with twice
+    if values.get("include_top"):  # EfficientNet's training divided by std twice
         again = three(_FILE, "image_std", values["image_std"])
         std = (std[0] * again[0], std[1] * again[1], std[2] * again[2])
     return scale, mean, std

@@ -1,7 +1,7 @@
 """Keras's preprocessing: `keras.utils.load_img`, then `imagenet_utils.preprocess_input`.
 
 load_img opens the file with Pillow, ignores EXIF, converts to RGB (alpha dropped, 16 bits
-clipped), and resizes with Pillow unless the size is right already: keras/src/utils/image_utils.py.
+clipped), and resizes with Pillow if the size differs: keras/src/utils/image_utils.py.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SCALING: dict[Mode, dict[str, Any]] = {
 
 
 class KerasForm(Closed):
-    """The arguments that training gave to load_img and to preprocess_input.
+    """The arguments of load_img and preprocess_input in training.
 
     `interpolation` has no default: load_img's is "nearest", the data set loaders' "bilinear".
     Mode "none" is for a network that scales its pixels itself (EfficientNet, MobileNetV3, …).
@@ -48,10 +48,10 @@ class KerasForm(Closed):
     def _gives_whole_pixels(cls, loader: str) -> str:
         if loader != "load_img":
             raise ValueError(
-                f"{loader!r} cannot be served: only load_img gives whole pixel values. "
-                "image_dataset_from_directory, tf.image.resize and Resizing layers give fractions "
-                "of them, without antialiasing, and pixels here are whole; train or fine-tune on "
-                "images resized by load_img"
+                f"{loader!r} is not supported: only load_img returns integer pixel values. "
+                "image_dataset_from_directory, tf.image.resize and Resizing layers return "
+                "fractional values without antialiasing; train or fine-tune on images resized by "
+                "load_img"
             )
         return loader
 
@@ -60,14 +60,14 @@ class KerasForm(Closed):
     def _is_off(cls, kept: bool) -> bool:
         if kept:
             raise ValueError(
-                "true cannot be served: load_img then resizes out of a box, a step that no "
-                "PreprocessSpec has; crop the images before training, or state false"
+                "true is not supported: load_img then resizes from a box, a step that "
+                "PreprocessSpec lacks; crop the images before training, or use false"
             )
         return kept
 
 
 def translate(form: KerasForm) -> PreprocessSpec:
-    """Return the spec that does what Keras does with these arguments."""
+    """Return the spec that equals Keras's preprocessing with these arguments."""
     height, width = form.target_size
     return PreprocessSpec(
         exif_orientation="ignore",
@@ -79,25 +79,25 @@ def translate(form: KerasForm) -> PreprocessSpec:
 
 
 def transform(form: KerasForm) -> KerasTransform:
-    """Return Keras's own preprocessing. Raises BuildRefused when Keras is not installed."""
+    """Return Keras's own preprocessing. Raises BuildRefused if Keras is not installed."""
     return KerasTransform(form, f"keras {require('keras').__version__}")
 
 
 @dataclass(frozen=True)
 class KerasTransform:
-    """load_img and preprocess_input as Keras runs them: a `SourceTransform`."""
+    """A `SourceTransform`: Keras's own load_img and preprocess_input."""
 
     form: KerasForm
     library: str
     backend: Backend = "pillow"
 
     def pixels(self, file: bytes) -> NDArray[np.uint8]:
-        """Return the file's image after load_img, in the order the network takes: BGR in caffe."""
+        """Return the file's image after load_img, in the network's order: BGR in mode "caffe"."""
         pixels = np.asarray(self._image(file))
         return np.ascontiguousarray(pixels[..., ::-1]) if self.form.mode == "caffe" else pixels
 
     def floats(self, file: bytes) -> NDArray[np.float32]:
-        """Return what the network is given, float32 [3, H, W]."""
+        """Return the network's input, float32 [3, H, W]."""
         keras = require("keras")
         floats = keras.utils.img_to_array(
             self._image(file), data_format="channels_last", dtype="float32"

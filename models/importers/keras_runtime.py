@@ -1,4 +1,4 @@
-"""TensorFlow, Keras and tf2onnx, imported when a model of theirs is; the only door to them."""
+"""The only module that imports TensorFlow, Keras and tf2onnx, and only when they are needed."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _LOGGERS = ("tensorflow", "tf2onnx", "absl")
 
 @cache
 def require(name: str) -> Any:
-    """Return tensorflow, keras, tf2onnx or a module of theirs, imported once.
+    """Return tensorflow, keras, tf2onnx or one of their modules, imported once.
 
-    Raises BuildRefused, with the command that installs it, when it is missing.
+    Raises BuildRefused, with the install command, if it is missing.
     """
-    # Read by the compiled parts while they are imported; what fails is raised as well as logged.
+    # Read during import by the compiled parts. Failures are raised, so the log lines add nothing.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for logger in _LOGGERS:
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what these libraries say of each other while imported
+        warnings.simplefilter("ignore")  # about each other, during import
         try:
             return importlib.import_module(name)
-        except ImportError as error:  # Keras raises the bare class when its backend is missing
+        except ImportError as error:  # Keras raises the base class if its backend is missing
             missing = (error.name or name).partition(".")[0]
             raise BuildRefused(f"{missing} is not installed: {_INSTALL}.") from error

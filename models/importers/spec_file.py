@@ -1,6 +1,6 @@
-"""Preprocessing stated by hand: a JSON file for models that do not say how they were trained.
+"""A hand-written JSON file with the preprocessing, for models that do not contain it.
 
-The file is a `PreprocessSpec`, or `{"keras": {…}}`, the arguments that training gave to Keras.
+The file is a `PreprocessSpec`, or `{"keras": {…}}` with the arguments used in training.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from tidegate.service.imaging.spec import PreprocessSpec
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """What a spec file says: the spec, and Keras's own code where Keras made the pixels."""
+    """The spec in the file, and Keras's own preprocessing if the file has Keras arguments."""
 
     spec: PreprocessSpec
     transform: SourceTransform | None
 
 
 def read(path: Path) -> Stated:
-    """Return what the file at `path` states.
+    """Return the content of the file at `path`.
 
-    Raises BuildRefused, naming the field, for a file that is missing, is not JSON, or has a field
-    that is unknown, missing or wrong.
+    Raises BuildRefused if the file is missing or is not JSON, and with the field's name if a field
+    is unknown, missing or invalid.
     """
     try:
         content = json.loads(path.read_text("utf-8"))
@@ -43,15 +43,15 @@ def read(path: Path) -> Stated:
         if "keras" not in content:
             return Stated(PreprocessSpec.model_validate(content), None)
         if unknown := sorted(content.keys() - {"keras"}):
-            raise BuildRefused(f"The spec {path.name} has {unknown[0]!r} beside 'keras'.")
+            raise BuildRefused(f"The spec {path.name} has {unknown[0]!r} in addition to 'keras'.")
         form = KerasForm.model_validate(content["keras"])
     except ValidationError as error:
-        raise BuildRefused(f"The spec {path.name} is not valid: {_told(error)}.") from error
+        raise BuildRefused(f"The spec {path.name} is not valid: {_problems(error)}.") from error
     return Stated(translate(form), transform(form))
 
 
-def _told(error: ValidationError) -> str:
-    """Return every complaint with the field it is about."""
+def _problems(error: ValidationError) -> str:
+    """Return every validation error with its field."""
     return "; ".join(
         ".".join(map(str, detail["loc"])) + ": " + detail["msg"].removeprefix("Value error, ")
         for detail in error.errors(include_url=False)

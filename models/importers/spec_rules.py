@@ -1,4 +1,4 @@
-"""What the importers' rules share: how a library's loader reads files, and a spec or a refusal."""
+"""Shared rules of the importers: how libraries load files, and validation of specs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from tidegate.models.errors import BuildRefused
 from tidegate.service.imaging.spec import Filter, PreprocessSpec
 
-# `Image.open(file).convert("RGB")`, as timm's and torchvision's datasets load: EXIF is not looked
-# at, transparency is dropped, and values above 255 of 16-bit images become 255.
+# `Image.open(file).convert("RGB")`, as in timm's and torchvision's datasets: EXIF is ignored,
+# transparency is dropped, and values above 255 of 16-bit images become 255.
 PILLOW_CONVERT: dict[str, Any] = {
     "exif_orientation": "ignore",
     "alpha": "drop",
@@ -20,7 +20,7 @@ PILLOW_CONVERT: dict[str, Any] = {
 # The same after `ImageOps.exif_transpose`, as transformers' `load_image` does.
 PILLOW_TRANSPOSE_CONVERT = PILLOW_CONVERT | {"exif_orientation": "apply"}
 
-# Pillow's numbers of its filters, as configurations keep them.
+# Pillow's filter numbers, as stored in configurations.
 PILLOW_FILTERS: dict[int, Filter] = {
     0: "nearest",
     1: "lanczos",
@@ -29,13 +29,13 @@ PILLOW_FILTERS: dict[int, Filter] = {
     4: "box",
     5: "hamming",
 }
-TORCH_FILTERS = ("bilinear", "bicubic")  # what tensors are resized with, antialiased
+TORCH_FILTERS = ("bilinear", "bicubic")  # for tensors, antialiased
 
 
 def spec(source: str, **fields: Any) -> PreprocessSpec:
-    """Return the spec of these fields; `source` names where they are from.
+    """Return the spec of these fields; `source` is their origin, for the error message.
 
-    Raises BuildRefused naming each field that is out of its range.
+    Raises BuildRefused with every field that is out of range.
     """
     try:
         return PreprocessSpec(**fields)
@@ -44,13 +44,11 @@ def spec(source: str, **fields: Any) -> PreprocessSpec:
             f"{'.'.join(str(part) for part in problem['loc']) or 'the steps'}: {problem['msg']}"
             for problem in error.errors()
         )
-        raise BuildRefused(f"{source} gives no preprocessing that can be served: {reasons}.") from (
-            error
-        )
+        raise BuildRefused(f"{source}: unsupported preprocessing: {reasons}.") from (error)
 
 
 def three(source: str, name: str, values: object) -> tuple[float, float, float]:
-    """Return one number a channel from a number or three; raises BuildRefused otherwise."""
+    """Return one number per channel from one or three. Raises BuildRefused for anything else."""
     if isinstance(values, int | float):
         return (float(values),) * 3
     numbers = tuple(values) if isinstance(values, Iterable) else ()

@@ -1,4 +1,4 @@
-"""timm's data configuration to a PreprocessSpec. Pure: neither timm nor torch."""
+"""Translate timm's data configuration to a PreprocessSpec. Pure: no timm, no torch."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _FILTERS: tuple[Filter, ...] = get_args(Filter)
 
 
 def translate(config: Mapping[str, Any]) -> PreprocessSpec:
-    """Return the spec of what `timm.data.create_transform(**config, is_training=False)` does.
+    """Return the spec that equals `timm.data.create_transform(**config, is_training=False)`.
 
-    `config` is what `timm.data.resolve_input_data_config` returns. Raises BuildRefused naming the
-    option to state where a value has no exact translation.
+    `config` is the result of `timm.data.resolve_input_data_config`. Raises BuildRefused with the
+    option to set if a value has no exact translation.
     """
     unknown = [key for key in config if key not in _KEYS]
     absent = [key for key in _KEYS if key not in config]
     if unknown or absent:
         raise BuildRefused(
-            f"timm's data configuration has {', '.join(unknown) or 'no unknown keys'} and lacks "
-            f"{', '.join(absent) or 'nothing'}; this importer knows {', '.join(_KEYS)}."
+            f"timm's data configuration has unknown keys ({', '.join(unknown) or 'none'}) or "
+            f"missing keys ({', '.join(absent) or 'none'}); supported are {', '.join(_KEYS)}."
         )
     return spec(
         "timm's data configuration",
@@ -52,15 +52,15 @@ def _steps(
     if mode == "squash":
         return Resize(height=scaled[0], width=scaled[1], filter=filter), crop
     if mode != "center":
-        # timm's "border" pads with the mean colour; any other word it takes for "center" silently.
+        # timm's "border" pads with the mean colour; timm treats any other value as "center".
         raise BuildRefused(
-            f"timm's crop mode {mode!r} cannot be served: state --crop-mode center or squash, "
-            "whichever the model was evaluated with."
+            f"timm's crop mode {mode!r} is not supported: give --crop-mode center or squash, the "
+            "one that the model was evaluated with."
         )
     if scaled[0] != scaled[1]:
         raise BuildRefused(
-            f"timm resizes to {size[0]} × {size[1]} with crop mode center by a rule that no spec "
-            "states: state a square --size, or --crop-mode squash."
+            f"timm's resize to {size[0]} × {size[1]} with crop mode center is not supported: give "
+            "a square --size, or --crop-mode squash."
         )
     return ResizeShortestEdge(size=scaled[0], rounding="truncate", filter=filter), crop
 
@@ -68,14 +68,14 @@ def _steps(
 def _size(config: Mapping[str, Any]) -> tuple[int, int]:
     size = config["input_size"]
     if len(size) != 3 or size[0] != 3:
-        raise BuildRefused(f"The model takes input of {size}; only three channels are served.")
+        raise BuildRefused(f"The model's input is {size}; only three channels are supported.")
     return int(size[1]), int(size[2])
 
 
 def _scaled(config: Mapping[str, Any]) -> tuple[int, int]:
     crop_pct = config["crop_pct"]
     if not isinstance(crop_pct, int | float) or not 0 < crop_pct <= 2:
-        raise BuildRefused(f"timm's crop_pct is {crop_pct!r}: state --crop-pct, such as 0.875.")
+        raise BuildRefused(f"timm's crop_pct is {crop_pct!r}: give --crop-pct, such as 0.875.")
     height, width = _size(config)
     return math.floor(height / crop_pct), math.floor(width / crop_pct)
 
@@ -86,7 +86,7 @@ def _filter(config: Mapping[str, Any]) -> Filter:
         if name == known:
             return known
     raise BuildRefused(
-        f"timm's interpolation is {name!r}: state --interpolation, one of {', '.join(_FILTERS)}."
+        f"timm's interpolation is {name!r}: give --interpolation, one of {', '.join(_FILTERS)}."
     )
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint file to named tensors, without running what is in it."""
+"""Read named tensors from a checkpoint file without running code in it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from tidegate.models.errors import BuildRefused
 from tidegate.models.importers.torch_runtime import require
 
-# Where training programs keep the weights. More than one of these in a file is a choice to make:
-# the averaged weights and the last ones are two models.
+# Entries under which training programs store weights. If a file has several, the user must choose:
+# averaged and last weights are two models.
 _NESTS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state", "model_state_dict")
 # Data-parallel wrappers, compiled modules, and Lightning, which calls the network `model`.
 _PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -22,25 +22,25 @@ _LISTED = 5
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of one model and the sha256 of the file, or of the tensors when made here."""
+    """The tensors of one model, and the sha256 of the file (of the tensors, if random)."""
 
     tensors: Mapping[str, Any]
     sha256: str
     note: str | None = None
 
     def classes(self, weight: str) -> int | None:
-        """Return how many classes the classifier `weight` gives, None where it is not there."""
+        """Return the number of classes of the classifier `weight`, or None if it is absent."""
         tensor = self.tensors.get(weight)
         return None if tensor is None else int(tensor.shape[0])
 
     def fill(self, module: Any) -> None:
-        """Load the tensors into a module of exactly the same names and shapes.
+        """Load the tensors into a module with exactly the same names and shapes.
 
-        Raises BuildRefused naming the first that are missing, unexpected or of another shape.
+        Raises BuildRefused with the first missing, unexpected or differently shaped tensors.
         """
         expected = module.state_dict()
         shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
-        # Old files lack these counters, which evaluation never reads; torch supplies them.
+        # Old files lack these counters. Evaluation never reads them, and torch initialises them.
         missing = [
             name
             for name in shapes
@@ -63,34 +63,35 @@ class Checkpoint:
         ]
         if problems:
             raise BuildRefused(
-                f"The checkpoint is not of this {type(module).__name__}: {'; '.join(problems)}. "
-                "State the model it was trained as, and --classes if the head differs."
+                f"The checkpoint does not match this {type(module).__name__}: "
+                f"{'; '.join(problems)}. Give the model that was trained, and --classes if the "
+                "number of classes differs."
             )
         module.load_state_dict(dict(self.tensors), strict=True)
 
 
 def read(path: Path, key: str | None = None) -> Checkpoint:
-    """Read .safetensors, or a torch file of plain tensors, and unwrap the usual nesting.
+    """Read a .safetensors file or a torch file of plain tensors, and unwrap the usual nesting.
 
-    `key` names the entry to take where a file holds more than one set of weights.
-    Raises BuildRefused when the file is missing, damaged, holds objects that only run code could
-    make, or does not say which weights are meant.
+    `key` names the entry to use if a file has several sets of weights.
+    Raises BuildRefused if the file is missing or damaged, contains objects that can only be
+    loaded by running code, or has several sets of weights without `key`.
     """
     if not path.is_file():
-        raise BuildRefused(f"There is no checkpoint {path}.")
+        raise BuildRefused(f"The checkpoint {path} does not exist.")
     content = _safetensors(path) if path.suffix == ".safetensors" else _torch_file(path)
-    tensors, taken = _unwrap(content, key, path)
+    tensors, entry = _unwrap(content, key, path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    note = f"Of the checkpoint's entries, `{taken}` was taken." if taken else None
+    note = f"The weights are the checkpoint's entry `{entry}`." if entry else None
     return Checkpoint(tensors, digest, note)
 
 
 def random(module: Any, size: tuple[int, int]) -> Checkpoint:
-    """Return a module's own, untrained weights, identified by their values.
+    """Return a module's own untrained weights; the digest is that of their values.
 
-    Batch norms take their statistics from noise of `size` (height, width) first. Without that,
-    untrained logits vanish or grow by layers until float32 rounding is all that is compared.
+    The statistics of batch norms are first set from noise of `size` (height, width). Without that,
+    untrained logits vanish or grow from layer to layer until only float32 rounding is compared.
     """
     _settle(module, size)
     digest = hashlib.sha256()
@@ -98,11 +99,11 @@ def random(module: Any, size: tuple[int, int]) -> Checkpoint:
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return Checkpoint(tensors, digest.hexdigest(), "The weights are random: nothing is trained.")
+    return Checkpoint(tensors, digest.hexdigest(), "The weights are random, not trained.")
 
 
 def classifier_weight(module: Any, classes: int) -> str | None:
-    """Return the name of the last weight with one row a class, None when there is none."""
+    """Return the name of the last weight with one row per class, or None."""
     names = [
         name
         for name, tensor in module.state_dict().items()
@@ -119,10 +120,10 @@ def _settle(module: Any, size: tuple[int, int]) -> None:
         return
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the plain mean of what is seen
+        norm.momentum = None  # plain mean over batches
         norm.train()
     generator = torch.Generator().manual_seed(0)
-    # Coarse noise too: photographs are mostly smooth, and a norm that never saw that lets it grow.
+    # Coarse noise too: photographs are mostly smooth, and norms of fine noise would amplify them.
     images = [
         torch.nn.functional.interpolate(
             torch.randn(2, 3, *(max(2, side // grain) for side in size), generator=generator),
@@ -146,37 +147,37 @@ def _safetensors(path: Path) -> Any:
 def _torch_file(path: Path) -> Any:
     torch = require("torch")
     try:
-        # timm keeps the command line beside the weights; a Namespace is attributes, no code.
+        # timm stores the command line with the weights; a Namespace has attributes but no code.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises anything: pickle's, zip's, its own, KeyError
+    except Exception as error:  # torch.load raises many unrelated classes
         raise BuildRefused(
-            f"{path} is damaged or more than tensors, and objects are not unpickled here because "
-            "that runs code. In the project that made it, write the weights alone: "
+            f"{path} is damaged, or contains objects other than tensors, which are not unpickled "
+            "because that runs code. Save only the weights in the project that trained the model: "
             "torch.save(model.state_dict(), 'weights.pt')."
         ) from error
 
 
 def _unwrap(content: Any, key: str | None, path: Path) -> tuple[dict[str, Any], str | None]:
-    """Return the tensors by name and the entry they were found under, None for the file itself."""
+    """Return the tensors by name, and the entry they are in (None: the file's top level)."""
     found = content
     if key is not None:
         if not isinstance(content, Mapping) or key not in content:
-            raise BuildRefused(f"{path} has no entry {key!r}; it has {_entries(content)}.")
+            raise BuildRefused(f"{path} has no entry {key!r}; it contains {_entries(content)}.")
         found = content[key]
     elif isinstance(content, Mapping) and not _is_weights(content):
         held = [nest for nest in _NESTS if _is_weights(content.get(nest))]
         if len(held) > 1:
             raise BuildRefused(
-                f"{path} holds several weights: state which with --state-dict, "
-                f"one of {', '.join(held)}."
+                f"{path} contains several sets of weights: choose one with --state-dict "
+                f"({', '.join(held)})."
             )
         if held:
             key, found = held[0], content[held[0]]
     if not _is_weights(found):
         raise BuildRefused(
-            f"{path} is no state dict: it holds {_entries(content)}. State the entry with the "
-            "weights with --state-dict."
+            f"{path} is not a state dict: it contains {_entries(content)}. Give the entry with the "
+            "weights as --state-dict."
         )
     return _without_prefixes(found), key
 
@@ -191,7 +192,7 @@ def _is_weights(content: Any) -> bool:
 
 
 def _without_prefixes(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Remove the prefixes that every name has, outermost first."""
+    """Remove the prefixes that all names share, outermost first."""
     plain = dict(tensors)
     while True:
         shared = [prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in plain)]

@@ -1,4 +1,4 @@
-"""A torch classifier as an ONNX graph, and as a function on arrays."""
+"""Export a torch classifier as an ONNX graph, and wrap it as a function on arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tidegate.models.errors import BuildRefused
 from tidegate.models.importers.torch_runtime import require
 
-OPSET = 18  # the oldest that torch's exporter writes itself, so the one most runtimes read
+OPSET = 18  # the oldest that torch's exporter writes directly; old opsets run on most runtimes
 
 _LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "torch._dynamo", "onnxscript", "onnx_ir")
 
@@ -23,13 +23,13 @@ _LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "torch._dynamo", "onnxscri
 def export(module: Any, size: tuple[int, int]) -> onnx.ModelProto:
     """Export a `torch.nn.Module` in eval mode and float32 for images of `size` (height, width).
 
-    The graph takes `input` float32 [batch, 3, height, width] with any batch and returns `logits`
-    [batch, classes]. The same module gives the same bytes; no trace of source files is left in it.
-    Raises BuildRefused when torch cannot export the module or it does not return logits.
+    The graph maps `input` float32 [batch, 3, height, width], any batch, to `logits`
+    [batch, classes]. The same module gives the same bytes, without traces of source files.
+    Raises BuildRefused if torch cannot export the module or if it does not return logits.
     """
     torch = require("torch")
     wrapped = _logits_only(module)
-    example = torch.zeros(2, 3, *size)  # 2: torch takes a batch of 1 for a constant
+    example = torch.zeros(2, 3, *size)  # 2: torch would treat a batch of 1 as a constant
     _check_logits(wrapped, example)
     try:
         with _silence():
@@ -43,10 +43,10 @@ def export(module: Any, size: tuple[int, int]) -> onnx.ModelProto:
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
             )
-    except Exception as error:  # the exporter raises anything, its own classes and Python's
+    except Exception as error:  # the exporter raises many unrelated classes
         raise BuildRefused(
             f"torch cannot export {type(module).__name__}: {_first_line(error)}. Export it in the "
-            "project that made it and import the file: onnx:FILE with a spec."
+            "project that trained it, and import the ONNX file: onnx:FILE with --spec."
         ) from error
     model: onnx.ModelProto = program.model_proto
     _forget_traces(model)
@@ -67,10 +67,10 @@ def forward(module: Any) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 def _logits_only(module: Any) -> Any:
-    """Wrap a module so that it takes one tensor and returns one, whatever it is from."""
+    """Wrap a module of any library so that it maps one tensor to one tensor."""
     torch = require("torch")
 
-    class Logits(torch.nn.Module):  # type: ignore[misc, name-defined]  # torch comes late
+    class Logits(torch.nn.Module):  # type: ignore[misc, name-defined]  # torch is imported late
         def __init__(self) -> None:
             super().__init__()
             self.classifier = module
@@ -88,23 +88,23 @@ def _check_logits(wrapped: Any, example: Any) -> None:
     try:
         with torch.inference_mode():
             logits = wrapped(example)
-    except Exception as error:  # whatever a network's own checks raise on a size it cannot take
+    except Exception as error:  # a network's own size checks raise anything
         size = " × ".join(map(str, example.shape[2:]))
         raise BuildRefused(
-            f"{name} does not run on images of {size}: {_first_line(error)}. State the size it was "
-            "trained with."
+            f"{name} does not run on images of {size}: {_first_line(error)}. Give the size that it "
+            "was trained with."
         ) from error
     shape = tuple(getattr(logits, "shape", ()))
     if len(shape) != 2 or shape[0] != len(example):
         raise BuildRefused(
             f"{name} returns {shape or type(logits).__name__}, not logits [batch, classes]: it is "
-            "no image classifier."
+            "not an image classifier."
         )
 
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep quiet what the exporter says of itself: none of it is the maker's to mend."""
+    """Suppress the exporter's warnings and logs: the user can do nothing about them."""
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}
     for name in levels:
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -118,7 +118,7 @@ def _silence() -> Iterator[None]:
 
 
 def _forget_traces(model: onnx.ModelProto) -> None:
-    """Drop metadata: it has stack traces, with the paths of the machine that exported."""
+    """Drop metadata: it contains stack traces with paths of the exporting machine."""
     graph = model.graph
     for part in (
         model,

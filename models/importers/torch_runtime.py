@@ -1,6 +1,6 @@
-"""Torch and the libraries on it, imported when a model of theirs is; the only door to them.
+"""The only module that imports torch and the libraries built on it, and only when they are needed.
 
-Modules elsewhere stay importable without torch: what needs it asks here, at the moment it does.
+So all other modules can be imported without torch.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Any
 from tidegate.models.errors import BuildRefused
 
 _INSTALL = "pip install 'tidegate[cpu,torch]' (from a checkout: pip install -e '.[cpu,torch]')"
-# What torchvision's compiled part would declare, and its Python part looks up while imported.
+# Operators of torchvision's compiled part that its Python part looks up during import.
 _OPERATORS = ("nms", "qnms")
 _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 @cache
 def require(name: str) -> Any:
-    """Return torch, torchvision, timm, transformers or a module of theirs, imported once.
+    """Return torch, torchvision, timm, transformers or one of their modules, imported once.
 
-    Raises BuildRefused, with the command that installs it, when it is missing.
+    Raises BuildRefused, with the install command, if it is missing.
     """
-    # Everything here is read from files: a name that is not one must not be fetched from a hub.
+    # Models are read from files only: a name that is not a file must not be fetched from a hub.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what these libraries say of each other while imported
+        warnings.simplefilter("ignore")  # about each other, during import
         if name != "torch" and not name.startswith("torch."):
             _import_torchvision()
         return _import(name)
@@ -49,9 +49,10 @@ def _import(name: str) -> Any:
 
 @cache
 def _import_torchvision() -> tuple[Any, ...]:
-    """Import torchvision, declaring the operators its compiled part lacks; returns what to keep.
+    """Import torchvision, and declare the operators that its compiled part lacks.
 
-    A torchvision built for another torch still has all that is used here, its Python part.
+    Only its Python part is used, which works even if it was built for another torch. The caller
+    must keep the returned objects alive.
     """
     torch = _import("torch")
     try:
@@ -62,4 +63,4 @@ def _import_torchvision() -> tuple[Any, ...]:
     library = torch.library.Library("torchvision", "DEF")
     for operator in _OPERATORS:
         library.define(operator + _SIGNATURE)
-    return library, _import("torchvision")  # the declarations live as long as `library` does
+    return library, _import("torchvision")  # the declarations end with `library`

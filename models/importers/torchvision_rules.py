@@ -1,4 +1,4 @@
-"""A chain of torchvision transforms, described, to a PreprocessSpec. Pure: no torch."""
+"""Translate a described chain of torchvision transforms to a PreprocessSpec. Pure: no torch."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Cropping:
 
 @dataclass(frozen=True, slots=True)
 class ToBytes:
-    """`PILToTensor`, `ToImage`, or a dtype of uint8: a tensor of the image's own values."""
+    """`PILToTensor`, `ToImage`, or a dtype of uint8: a tensor of the unchanged pixel values."""
 
-    takes_images: bool  # a dtype does nothing to an image
+    takes_images: bool  # a dtype conversion leaves an image unchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class ToFloats:
     """`ToTensor`, `ConvertImageDtype`, `ToDtype`: to float32, times `scale`."""
 
     scale: float
-    takes_images: bool  # ToTensor alone does; the others want a tensor
+    takes_images: bool  # only ToTensor; the others need a tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ Stage = Resizing | Cropping | ToBytes | ToFloats | Normalising
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """A spec, what resizes in it, and how many stages run before pixels become floats."""
+    """A spec, its resize backend, and the number of stages before the conversion to floats."""
 
     spec: PreprocessSpec
     backend: Backend
@@ -79,13 +79,13 @@ class Translation:
 def translate(stages: Sequence[Stage]) -> Translation:
     """Return the spec of stages run on an RGB Pillow image.
 
-    A resize before the image becomes a tensor is Pillow's, after that torch's.
-    Raises BuildRefused naming the transform that cannot be stated exactly, and what to do.
+    Pillow resizes before the conversion to a tensor, torch after it.
+    Raises BuildRefused with the transform that has no exact translation, and a remedy.
     """
     floats = [index for index, stage in enumerate(stages) if isinstance(stage, ToFloats)]
     if not floats:
         raise BuildRefused(
-            "The transforms never make floats: end them with ToTensor(), or ToImage() and "
+            "The transforms never convert to floats: end them with ToTensor(), or ToImage() and "
             "ToDtype(torch.float32, scale=True), and Normalize."
         )
     cut = floats[0]
@@ -108,7 +108,7 @@ def translate(stages: Sequence[Stage]) -> Translation:
 
 
 def _steps(stages: Sequence[Stage]) -> tuple[tuple[Step, ...], Backend, bool]:
-    """Return the steps up to the floats, what resizes, and whether a tensor comes out."""
+    """Return the steps before the floats, the resize backend, and whether they give a tensor."""
     steps: list[Step] = []
     is_tensor = False
     backend: Backend | None = None
@@ -133,8 +133,8 @@ def _steps(stages: Sequence[Stage]) -> tuple[tuple[Step, ...], Backend, bool]:
 def _resize(stage: Resizing, backend: Literal["pillow", "torch"]) -> Step:
     if stage.max_size is not None:
         raise BuildRefused(
-            f"Resize(max_size={stage.max_size}) is no step of a spec: leave max_size out or resize "
-            "to an exact (height, width)."
+            f"Resize(max_size={stage.max_size}) is not supported: remove max_size, or resize to an "
+            "exact (height, width)."
         )
     if backend == "torch":
         _check_tensor_resize(stage)
@@ -149,20 +149,21 @@ def _resize(stage: Resizing, backend: Literal["pillow", "torch"]) -> Step:
 
 def _check_tensor_resize(stage: Resizing) -> None:
     if stage.api == "v1":
-        # Another kernel than v2's: through float32, which differs in about one value of six.
+        # v1 uses another kernel than v2, through float32; about one value in six differs.
         raise BuildRefused(
-            "torchvision.transforms.Resize of a tensor rounds as no spec does: resize the image "
-            "before ToTensor(), or use torchvision.transforms.v2 if that trained the model."
+            "torchvision.transforms.Resize of a tensor is not supported, as its rounding cannot be "
+            "reproduced: resize the image before ToTensor(), or use torchvision.transforms.v2 if "
+            "it was used in training."
         )
     if stage.interpolation not in TORCH_FILTERS:
         raise BuildRefused(
-            f"Resize of a tensor with {stage.interpolation} cannot be served; "
-            f"{' or '.join(TORCH_FILTERS)} can."
+            f"Resize of a tensor with {stage.interpolation} is not supported; use "
+            f"{' or '.join(TORCH_FILTERS)}."
         )
     if stage.antialias is not True:
         raise BuildRefused(
-            f"Resize(antialias={stage.antialias}) of a tensor cannot be served: it is not "
-            "antialiased. State antialias=True if that trained the model."
+            f"Resize(antialias={stage.antialias}) of a tensor is not supported. Use antialias=True "
+            "if it was used in training."
         )
 
 
@@ -170,21 +171,23 @@ def _filter(name: str) -> Filter:
     for known in _FILTERS:
         if name == known:
             return known
-    raise BuildRefused(f"Resize with {name} cannot be served; {', '.join(_FILTERS)} can.")
+    raise BuildRefused(f"Resize with {name} is not supported; use one of {', '.join(_FILTERS)}.")
 
 
 def _arithmetic(stages: Sequence[Stage], is_tensor: bool) -> tuple[float, Triple, Triple]:
-    """Return scale, mean and std of what follows the pixels: floats, then at most Normalize."""
+    """Return scale, mean and std of the stages from the floats on: at most one Normalize."""
     first, *rest = stages
-    if not isinstance(first, ToFloats):  # pragma: no cover - `translate` cuts there
+    if not isinstance(first, ToFloats):  # pragma: no cover - `translate` splits there
         raise AssertionError("the stages do not begin with floats")
     if not first.takes_images and not is_tensor:
         raise BuildRefused(
-            "The transforms convert a Pillow image's dtype, which does nothing: put ToImage() or "
-            "PILToTensor() before ToDtype or ConvertImageDtype."
+            "The transforms convert the dtype of a Pillow image, which has no effect: put "
+            "ToImage() or PILToTensor() before ToDtype or ConvertImageDtype."
         )
     if first.takes_images and is_tensor:
-        raise BuildRefused("ToTensor() takes no tensor: use ToDtype(torch.float32, scale=True).")
+        raise BuildRefused(
+            "ToTensor() does not accept a tensor: use ToDtype(torch.float32, scale=True)."
+        )
     match rest:
         case []:
             return first.scale, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -194,7 +197,7 @@ def _arithmetic(stages: Sequence[Stage], is_tensor: bool) -> tuple[float, Triple
     if late is not None:
         name = "Resize" if isinstance(late, Resizing) else "CenterCrop"
         raise BuildRefused(
-            f"{name} comes after the conversion to floats, and pixels are served as bytes: "
-            f"{name} on the image, if that trained the model, can be served."
+            f"{name} after the conversion to floats is not supported: put {name} before it, if the "
+            "model was trained so."
         )
-    raise BuildRefused("After the conversion to floats only one Normalize can be served.")
+    raise BuildRefused("After the conversion to floats, only one Normalize is supported.")

@@ -1,1 +1,1 @@
-"""Step 2: proof that preprocessing and graph are those of the source library."""
+"""Step 2: prove that preprocessing and graph equal those of the source library."""

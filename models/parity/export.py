@@ -1,4 +1,4 @@
-"""Hold the exported backbone to the framework it came from, on real images."""
+"""Compare the exported backbone with its source framework on real images."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tidegate.models.importers.base import Imported
 from tidegate.models.parity.preprocessing import normalised
 from tidegate.service.imaging.spec import PreprocessSpec
 
-TOLERANCE = 1e-4  # of the largest logit: the promise for fp32 on another runtime
+TOLERANCE = 1e-4  # of the largest logit, for fp32 on another runtime
 _IMAGES = 8
 
 
 def check_export(imported: Imported, spec: PreprocessSpec, split: Split) -> tuple[float, float]:
-    """Compare logits of images of `split`: with the framework's own, and a batch with singles.
+    """Compare logits on images of `split`: with the framework's, and a batch with single images.
 
-    Returns both differences, relative to the largest logit; the first is 0 where there is no
-    framework to ask. Raises BuildRefused when one is beyond TOLERANCE.
+    Returns both differences, relative to the largest logit; the first is 0 if the source has no
+    framework. Raises BuildRefused if either exceeds TOLERANCE.
     """
     pixels = [load_pixels(item.path, spec) for item in split.items[:_IMAGES]]
     batch = np.stack([normalised(image, spec) for image in pixels])
@@ -34,16 +34,16 @@ def check_export(imported: Imported, spec: PreprocessSpec, split: Split) -> tupl
     singles = np.concatenate([run(image[None]) for image in batch])
     in_batch = _relative(run(batch), singles)
     from_source = 0.0 if imported.forward is None else _relative(singles, imported.forward(batch))
-    # Written so that a NaN fails.
+    # `not <=`, so that NaN fails.
     if not from_source <= TOLERANCE:
         raise BuildRefused(
             f"The exported graph's logits differ from the framework's by {from_source:.2g} of the "
-            "largest: the export is not the model that was trained."
+            "largest logit: the export does not equal the trained model."
         )
     if not in_batch <= TOLERANCE:
         raise BuildRefused(
-            f"A batch of {len(batch)} gives other logits than the same images one by one (by "
-            f"{in_batch:.2g} of the largest): the model mixes the images of a batch."
+            f"The logits of a batch of {len(batch)} differ from those of its images one by one, by "
+            f"{in_batch:.2g} of the largest logit: the model mixes the images of a batch."
         )
     return from_source, in_batch
 

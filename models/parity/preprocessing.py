@@ -1,7 +1,7 @@
-"""Proof that our preprocessing is the source library's: the same pixels, the same floats.
+"""Prove that our preprocessing gives the same pixels and floats as the source library's.
 
-The library's own code runs over the probe set beside ours. What differs is refused, with figures
-that say where to look, unless the maker admits the difference: then it is measured and recorded.
+Both run over the probe set. A difference is an error with figures that help to locate it, unless
+the user allows differences: then it is measured and recorded.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from tidegate.service.imaging.preprocess import preprocess
 from tidegate.service.imaging.spec import PreprocessSpec
 from tidegate.service.types import Float32, Pixels
 
-FLOAT_TOLERANCE = 1e-6  # of what the network is given, absolute
+FLOAT_TOLERANCE = 1e-6  # absolute, of the network's input
 _MAX_PIXELS = 25_000_000  # the service's default
-_MOST_REFUSED_BY_LIBRARY = 0.1  # of the probes: above it, its transform is broken
+_MOST_REFUSED_BY_LIBRARY = 0.1  # of the probes; above it, its transform is broken
 _GOLDEN_SIDES = (150, 113)
 _GOLDEN_PROBES = (
     *("exif-6.jpeg", "exif-5.webp", "jpeg-cmyk-33x21.jpg", "jpeg-progressive-420-33x21.jpg"),
@@ -37,8 +37,9 @@ _GOLDEN_PROBES = (
 
 
 def normalised(pixels: Pixels, spec: PreprocessSpec) -> Float32:
-    """Return `(pixel · scale − mean) / std` of [H, W, 3] as float32 [3, H, W], bit for bit as the
-    sealed graph computes it: one product, one sum, constants made in float64.
+    """Return `(pixel · scale − mean) / std` of [H, W, 3] as float32 [3, H, W].
+
+    Bit for bit as in the sealed graph: one product, one sum, constants computed in float64.
     """
     std = np.asarray(spec.std, np.float64).reshape(3, 1, 1)
     mean = np.asarray(spec.mean, np.float64).reshape(3, 1, 1)
@@ -54,10 +55,10 @@ def prove(
     probes: Mapping[str, bytes] | None = None,
     allow_difference: bool = False,
 ) -> Parity:
-    """Hold `spec` to the library's own `transform` over `probes` (name → file, the probe set).
+    """Compare `spec` with the library's own `transform` on `probes` (name → file; the probe set).
 
-    Floats are compared for every one of the 256 levels of each channel. Raises BuildRefused when
-    anything differs, unless `allow_difference`; always when nothing can be compared.
+    Floats are compared for all 256 levels of each channel. Raises BuildRefused if anything differs
+    and `allow_difference` is false, or if nothing can be compared.
     """
     files = probe_set() if probes is None else probes
     found = _Found()
@@ -85,10 +86,10 @@ def prove(
 
 
 def golden_probes(spec: PreprocessSpec) -> dict[str, bytes]:
-    """Return a bundle's probe files by their name there: about ten, together under 200 kB.
+    """Return a bundle's probe files by their name in it: about ten, together under 200 kB.
 
-    They are what preprocessings differ on: crops of photographs, EXIF, CMYK, transparency, 16 bits
-    and odd sizes. Those that `spec` refuses are left out.
+    They cover cases on which preprocessing code differs: crops of photographs, EXIF, CMYK,
+    transparency, 16 bits and odd sizes. Files that `spec` rejects are left out.
     """
     known = probe_set()
     files = {name: known[name] for name in _GOLDEN_PROBES}
@@ -98,10 +99,10 @@ def golden_probes(spec: PreprocessSpec) -> dict[str, bytes]:
         file = io.BytesIO()
         crop.save(file, "JPEG", quality=90)
         files[f"{path.stem}.jpg"] = file.getvalue()
-    return {f"golden/{name}": file for name, file in files.items() if _taken(file, spec)}
+    return {f"golden/{name}": file for name, file in files.items() if _is_accepted(file, spec)}
 
 
-def _taken(file: bytes, spec: PreprocessSpec) -> bool:
+def _is_accepted(file: bytes, spec: PreprocessSpec) -> bool:
     try:
         preprocess(file, spec, _MAX_PIXELS)
     except RequestError:
@@ -111,7 +112,7 @@ def _taken(file: bytes, spec: PreprocessSpec) -> bool:
 
 @dataclass
 class _Found:
-    """What has been compared so far."""
+    """The results of the comparison so far."""
 
     compared: int = 0
     differing: int = 0
@@ -130,7 +131,7 @@ def _compare(
     try:
         ours = preprocess(file, spec, _MAX_PIXELS)
     except RequestError:
-        found.refused.append(name)  # not run there either: a sliver would take gigabytes
+        found.refused.append(name)  # the library is not run either: a sliver could need gigabytes
         return
     try:
         theirs, floats = transform.pixels(file), transform.floats(file)
@@ -139,8 +140,8 @@ def _compare(
         return
     if theirs.dtype != np.uint8 or theirs.shape != ours.shape:
         raise BuildRefused(
-            f"{transform.library} makes {theirs.dtype} {list(theirs.shape)} of probe {name}, and "
-            f"the spec uint8 {list(ours.shape)}: check the sizes of resize and crop."
+            f"For probe {name}, {transform.library} returns {theirs.dtype} {list(theirs.shape)}, "
+            f"but the spec gives uint8 {list(ours.shape)}: check the sizes of resize and crop."
         )
     gap = np.abs(ours.astype(np.int16) - theirs)
     differing = int(np.count_nonzero(gap))
@@ -158,43 +159,44 @@ def _compare_floats(
 ) -> None:
     if theirs.shape != ours.shape:
         raise BuildRefused(
-            f"{library} gives the network {list(theirs.shape)}, and the spec {list(ours.shape)}."
+            f"{library}'s input to the network is {list(theirs.shape)}, but the spec's is "
+            f"{list(ours.shape)}."
         )
     largest = float(np.max(np.abs(ours.astype(np.float64) - theirs)))
     if not np.isfinite(largest):
-        raise BuildRefused(f"{library} gives the network numbers that are not finite for {name}.")
+        raise BuildRefused(f"{library}'s input to the network is not finite for probe {name}.")
     if largest > found.largest_float:
         found.largest_float, found.worst_float = largest, name
 
 
 def _check_library(found: _Found, probes: int, library: str) -> None:
     if not found.compared or len(found.unread) > _MOST_REFUSED_BY_LIBRARY * probes:
-        name, why = next(iter(found.unread.items()), ("any", "all are refused here"))
+        name, why = next(iter(found.unread.items()), ("any", "the spec rejects all of them"))
         raise BuildRefused(
-            f"{library} could not preprocess {len(found.unread)} of {probes} probes, so nothing is "
-            f"proved; {name}: {why}."
+            f"{library} could not preprocess {len(found.unread)} of {probes} probes, so the "
+            f"preprocessing cannot be proved; {name}: {why}."
         )
 
 
 def _reason(found: _Found, transform: SourceTransform) -> str:
-    way_out = "To build all the same, with the difference in the card, say --allow-difference."
+    way_out = "To build anyway and record the difference in the card, give --allow-difference."
     if not found.differing:
         return (
             f"The spec's floats differ from {transform.library}'s by up to "
-            f"{found.largest_float:.3g} (at most {FLOAT_TOLERANCE:g}), while every pixel is the "
-            f"same: check scale, mean, std and channel order. {way_out}"
+            f"{found.largest_float:.3g} (limit {FLOAT_TOLERANCE:g}), but all pixels are equal: "
+            f"check scale, mean, std and channel order. {way_out}"
         )
     differing, name = found.worst
     return (
         f"The spec's pixels differ from {transform.library}'s in {found.differing:,} of "
         f"{found.compared:,} values, by up to {found.largest_level} levels; worst in probe {name} "
         f"({differing:,} values). Check {_suspect(name)}, then size rounding, crop offset, filter "
-        f"and backend ({transform.backend} there). {way_out}"
+        f"and backend (the library's is {transform.backend}). {way_out}"
     )
 
 
 def _suspect(probe: str) -> str:
-    """Name the rule of the spec that a probe was made for."""
+    """Return the rule of the spec that a probe tests."""
     for part, rule in _SUSPECTS.items():
         if part in probe:
             return rule
@@ -209,7 +211,7 @@ _SUSPECTS = {
     "rgba": "the alpha rule",
     "-la": "the alpha rule",
     "palette": "the alpha rule",
-    "cmyk": "how CMYK is converted",
+    "cmyk": "the CMYK conversion",
 }
 
 

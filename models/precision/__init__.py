@@ -1,1 +1,1 @@
-"""Step 4: a backbone in another precision, and whether its answers still hold."""
+"""Step 4: convert a backbone to another precision, and compare it with fp32."""

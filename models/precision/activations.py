@@ -1,6 +1,6 @@
-"""What flows through a graph: the range of every tensor and the mean of some, channel by channel.
+"""Measure a graph's activations: the range of every tensor, and channel means of some.
 
-The reductions run inside the graph, so memory is that of one batch however many there are.
+The reductions run inside the graph, so memory is that of one batch for any number of batches.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _LOW, _HIGH, _MEAN, _AXES = "observe/low/", "observe/high/", "observe/mean/", "o
 
 @dataclass(frozen=True, slots=True)
 class Activations:
-    """What was seen over `images` images."""
+    """The activations over `images` images."""
 
     images: int
-    ranges: Mapping[str, tuple[np.float32, np.float32]]  # of every float32 tensor but constants
-    means: Mapping[str, NDArray[np.float64]]  # [channels], axis 1, of the tensors asked for
+    ranges: Mapping[str, tuple[np.float32, np.float32]]  # of every float32 tensor except constants
+    means: Mapping[str, NDArray[np.float64]]  # [channels], axis 1, of the requested tensors
 
 
 def observe(
     model: onnx.ModelProto, batches: Iterable[NDArray[np.float32]], means_of: Sequence[str] = ()
 ) -> Activations:
-    """Run `model` over `batches` of its input and return what flowed through it.
+    """Run `model` over `batches` of its input and return its activations.
 
-    One thread, so that the same images give the same bits whatever the machine's cores.
-    Raises BuildRefused without images, or when a tensor is not finite on one of them.
+    Uses one thread, so that the same images give the same bits on any number of cores.
+    Raises BuildRefused if there are no images, or a tensor is not finite.
     """
     work = onnx.shape_inference.infer_shapes(model)
     names = _float_tensors(work.graph)
@@ -55,7 +55,7 @@ def observe(
         sums = [a + b for a, b in zip(sums, weighted, strict=True)] if sums else weighted
         images += len(batch)
     if images == 0:
-        raise BuildRefused("No images to calibrate with: give at least one batch.")
+        raise BuildRefused("No images to calibrate on: give at least one batch.")
     _check_finite(names, low, high)
     return Activations(
         images,
@@ -67,7 +67,7 @@ def observe(
 def _check_finite(
     names: Sequence[str], low: NDArray[np.float32], high: NDArray[np.float32]
 ) -> None:
-    bad = ~(np.isfinite(low) & np.isfinite(high))  # a NaN survives minimum and maximum
+    bad = ~(np.isfinite(low) & np.isfinite(high))  # minimum and maximum propagate NaN
     if bad.any():
         raise BuildRefused(
             f"The tensor {names[int(bad.argmax())]!r} is not finite on the calibration images: "
@@ -76,7 +76,7 @@ def _check_finite(
 
 
 def _float_tensors(graph: onnx.GraphProto) -> list[str]:
-    """Return the float32 tensors that nodes read or write, in the graph's order, each once."""
+    """Return the float32 tensors that nodes read or write, each once, in the graph's order."""
     kinds = {
         value.name: value.type.tensor_type.elem_type
         for value in (*graph.input, *graph.value_info, *graph.output)
@@ -106,7 +106,7 @@ def _with_reductions(
     for name in means_of:
         axes = [0, *range(2, ranks[name])]
         node = helper.make_node("ReduceMean", [name], [_MEAN + name], keepdims=0)
-        if opset < 18:  # then the axes became an input
+        if opset < 18:  # from 18 on, the axes are an input
             node.attribute.append(helper.make_attribute("axes", axes))
         else:
             constant = numpy_helper.from_array(np.array(axes, np.int64), _AXES + name)

@@ -1,9 +1,9 @@
-"""Take the mean error of rounded weights out of a quantised graph, at no cost in time.
+"""Correct biases for the mean error of rounded weights in a quantised graph, at no run-time cost.
 
-Rounding a layer's weights W to Ŵ moves its output by (Ŵ − W)·x; the mean of that over images is
-known and is subtracted from the layer's bias (Nagel et al. 2019, section 4.2). It matters most in
-depthwise convolutions, whose few weights do not average their errors out. Zero padding at the
-border is left out of the mean.
+Rounding a layer's weights W to Ŵ shifts its output by (Ŵ − W)·x. The mean shift over images is
+known, and is subtracted from the layer's bias (Nagel et al. 2019, section 4.2). It matters most in
+depthwise convolutions, whose few weights do not average their errors out. The mean ignores zero
+padding at the border.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def layers_with_bias(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 def correct_biases(
     quantised: onnx.ModelProto, floats: onnx.ModelProto, means: Mapping[str, Float64]
 ) -> None:
-    """Change the biases of `quantised`, a QDQ graph made from `floats`, in place.
+    """Correct the biases of `quantised`, a QDQ graph made from `floats`, in place.
 
-    They are int32, or float32 where they were left so. `means` [channels] is that of each layer's
-    input in `floats`, by the tensor's name.
+    Biases are int32, or float32 if they were not quantised. `means` has the channel means
+    [channels] of each layer's input in `floats`, by the tensor's name.
     """
     graph = quantised.graph
     constants = {item.name: item for item in graph.initializer}
@@ -62,7 +62,7 @@ def correct_biases(
             levels = np.clip(old - np.rint(shift / scale), limits.min, limits.max)
             new = levels.astype(np.int32)
         stored.CopyFrom(numpy_helper.from_array(new, stored.name))
-        corrected.add(stored.name)  # a bias that layers share is corrected for the first
+        corrected.add(stored.name)  # a bias that layers share is corrected once
 
 
 def _is_constant(
@@ -72,7 +72,7 @@ def _is_constant(
 
 
 def _values(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> Float64:
-    """Return what a DequantizeLinear of symmetric constants gives, in float64."""
+    """Return the output of a DequantizeLinear of symmetric constants, in float64."""
     levels, scale = (numpy_helper.to_array(constants[name]) for name in node.input[:2])
     axis = _attribute(node, "axis", 1)
     if scale.size > 1:
@@ -81,7 +81,7 @@ def _values(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> 
 
 
 def _output_shift(layer: onnx.NodeProto, error: Float64, mean: Float64) -> Float64:
-    """Return the mean change [out] of the layer's output that `error` in its weights makes."""
+    """Return the mean shift [out] of the layer's output caused by `error` in its weights."""
     if layer.op_type == "Gemm":
         return np.asarray(error @ mean if _attribute(layer, "transB", 0) else mean @ error)
     groups = _attribute(layer, "group", 1)

@@ -1,4 +1,4 @@
-"""A variant against the same model in fp32: what the card shows, and what refuses to seal."""
+"""Compare a variant with the same model in fp32, and reject it if it loses too much."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tidegate.models.evaluation.speed import cpu_ms_per_image
 from tidegate.models.fitting.evaluated import EvaluatedModel
 from tidegate.service.bundle.evidence import Comparison, OodReport
 
-_TIMED = 8  # images that speed is measured on
+_TIMED = 8  # images for the speed measurement
 
 
 def compare(fp32: EvaluatedModel, variant: EvaluatedModel, test: Split) -> Comparison:
-    """Return what changed; both were fitted, calibrated and evaluated on the same splits."""
+    """Return the changes; both were fitted, calibrated and evaluated on the same splits."""
     pixels = np.stack([load_pixels(item.path, fp32.fitted.spec) for item in test.items[:_TIMED]])
     ms = cpu_ms_per_image({"fp32": fp32.fitted.sealed, "variant": variant.fitted.sealed}, pixels)
     before, after = fp32.evaluation, variant.evaluation
@@ -33,14 +33,14 @@ def compare(fp32: EvaluatedModel, variant: EvaluatedModel, test: Split) -> Compa
 
 
 def check_drop(comparison: Comparison, precision: str, most: float) -> None:
-    """Raise BuildRefused when a variant loses more than `most` points of accuracy or OOD AUROC."""
+    """Raise BuildRefused if a variant loses more than `most` points of accuracy or OOD AUROC."""
     changes = {"accuracy": comparison.accuracy_change}
     changes |= {f"AUROC on {name}": 100 * v for name, v in comparison.auroc_change.items()}
     worst = min(changes, key=lambda name: changes[name])
     if changes[worst] < -most:
         raise BuildRefused(
-            f"In {precision} the {worst} changes by {changes[worst]:+.2f} points, more than "
-            f"--max-drop {most:g} allows. Seal fp32, calibrate on more images, or allow more."
+            f"In {precision}, the {worst} changes by {changes[worst]:+.2f} points, more than "
+            f"--max-drop {most:g} allows. Use fp32, calibrate on more images, or raise --max-drop."
         )
 
 

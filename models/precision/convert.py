@@ -1,4 +1,4 @@
-"""A backbone in another precision, on calibration images: how fp16 and int8 variants begin."""
+"""Convert a backbone to fp16 or int8, using calibration images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tidegate.models.progress import follow
 from tidegate.service.bundle.manifest import Precision
 from tidegate.service.imaging.spec import PreprocessSpec
 
-_SEEN = 256  # images that activation ranges are measured on
+_SEEN = 256  # images for the activation ranges
 _BATCH = 8
 
 
@@ -28,9 +28,9 @@ def convert(
     precision: Precision,
     int8_for: RunsOn = "cpu",
 ) -> onnx.ModelProto:
-    """Return `backbone` in fp16 or int8; the scores that sealing adds to it stay in fp32.
+    """Return `backbone` in fp16 or int8; the gate that sealing adds stays in fp32.
 
-    Raises BuildRefused when its numbers do not fit the precision.
+    Raises BuildRefused if its numbers do not fit the precision.
     """
     if precision == "fp16":
         return to_fp16(backbone, next(_batches(images, spec)))
@@ -38,7 +38,7 @@ def convert(
 
 
 def _batches(images: Split, spec: PreprocessSpec) -> Iterator[Float32]:
-    """Yield what the network is given for some images, float32 [up to _BATCH, 3, H, W]."""
+    """Yield the network's input for some images, float32 [up to _BATCH, 3, H, W]."""
     some = images.items[:_SEEN]
     for start in range(0, len(some), _BATCH):
         paths = [item.path for item in some[start : start + _BATCH]]

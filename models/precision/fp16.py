@@ -1,4 +1,4 @@
-"""A backbone in float16: every tensor typed, explicit casts at both ends, as TensorRT wants it."""
+"""Convert a backbone to float16, with typed tensors and explicit casts as TensorRT requires."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tidegate.models.graphs.session import quiet_session
 from tidegate.models.precision.activations import observe
 
 LARGEST = float(np.finfo(np.float16).max)  # 65504
-# Of the largest logit, on ONNX Runtime's CPU: float16 has 11 bits, and layers add up.
+# Relative to the largest logit, on ONNX Runtime's CPU: float16 has 11 bits, and errors add up.
 TOLERANCE = 2e-2
-_ADVICE = "keep fp32, or int8 for speed on a CPU"
+_ADVICE = "use fp32, or int8 for speed on a CPU"
 
 
 def to_fp16(backbone: onnx.ModelProto, images: NDArray[np.float32]) -> onnx.ModelProto:
-    """Return `backbone` in float16; inputs and outputs stay float32, the batch dynamic.
+    """Return `backbone` in float16; inputs and outputs stay float32, and the batch stays dynamic.
 
-    `images` [b, 3, H, W], normalised, show that nothing overflows: the float32 graph's tensors must
-    fit float16 on them (a CPU may compute in float32 and never see it). Raises BuildRefused when a
-    weight or a tensor does not fit, or the logits leave TOLERANCE.
+    `images` [b, 3, H, W], normalised, check for overflow: on them, all tensors of the float32 graph
+    must fit float16 (a CPU may compute in float32 and hide an overflow). Raises BuildRefused if a
+    weight or a tensor does not fit, or the logits differ by more than TOLERANCE.
     """
     _check_weights(backbone.graph)
     _check_tensors(backbone, images)
@@ -35,9 +35,9 @@ def to_fp16(backbone: onnx.ModelProto, images: NDArray[np.float32]) -> onnx.Mode
     onnx.checker.check_model(half, full_check=True)
     expected, got = _logits(backbone, images), _logits(half, images)
     difference = float(np.max(np.abs(got - expected)) / np.max(np.abs(expected)))
-    if not difference <= TOLERANCE:  # written so that a NaN fails
+    if not difference <= TOLERANCE:  # so that NaN fails
         raise BuildRefused(
-            f"float16 changes the logits by {difference:.2g} of the largest: {_ADVICE}."
+            f"float16 changes the logits by {difference:.2g} of the largest logit: {_ADVICE}."
         )
     return half
 
@@ -55,7 +55,7 @@ def _check_weights(graph: onnx.GraphProto) -> None:
             largest = float(np.max(np.abs(numpy_helper.to_array(tensor))))
             if not largest <= LARGEST:
                 raise BuildRefused(
-                    f"The weights {name!r} reach {largest:.3g}, beyond float16: {_ADVICE}."
+                    f"The weights {name!r} reach {largest:.3g}, out of float16's range: {_ADVICE}."
                 )
 
 
@@ -64,7 +64,7 @@ def _check_tensors(backbone: onnx.ModelProto, images: NDArray[np.float32]) -> No
         if max(-low, high) > LARGEST:
             raise BuildRefused(
                 f"The tensor {name!r} reaches {max(-low, high):.3g} on the calibration images, "
-                f"beyond float16: {_ADVICE}."
+                f"out of float16's range: {_ADVICE}."
             )
 
 

@@ -1,12 +1,12 @@
-"""A backbone in int8: ONNX Runtime's QDQ format, made for its AVX-512-VNNI and AVX-VNNI kernels.
+"""Convert a backbone to int8 in ONNX Runtime's QDQ format, for AVX-512-VNNI and AVX-VNNI kernels.
 
-Weights are int8, symmetric, per channel; activations uint8, which those kernels multiply natively
-(int8 ones took 1.7 times as long). On a CPU without such a kernel, whose sums of two products end
-at 16 bits, weights get 7 bits, which never reach that; the other way round, a bundle with 8 bits is
-refused there by its golden probes. Ranges are the minimum and maximum over the calibration images:
-on EfficientNet-Lite0 entropy gave the same, the 99.99th percentile 1.5 dB better logits and the
-99.9th 5 dB worse ones, and what cuts just enough depends on the network. What stays float32 is
-chosen by measurement, see `_kept_float`.
+Weights are int8, symmetric, per channel. Activations are uint8, which those kernels multiply
+natively (int8 activations took 1.7 times as long). Kernels without VNNI saturate sums of two
+products at 16 bits; on such a CPU, weights get 7 bits, with which sums cannot saturate. A bundle
+with 8 bits fails its golden probes there. Ranges are the minimum and maximum over the calibration
+images. On EfficientNet-Lite0, entropy gave the same logits, the 99.99th percentile 1.5 dB better
+and the 99.9th 5 dB worse ones; the best percentile depends on the network. `_kept_float` names the
+nodes that stay float32, which were chosen by measurement.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tidegate.models.progress import follow
 
 RunsOn = Literal["cpu", "tensorrt"]
 _OLDEST_OPSET = 13  # per-channel DequantizeLinear
-# What has an int8 kernel, and what passes int8 on. Softmax and normalisation stay float.
+# Operators with an int8 kernel or that pass int8 on. Softmax and normalisation stay float.
 _OPS = [
     *("Add", "AveragePool", "Clip", "Concat", "Conv", "Flatten", "Gemm", "GlobalAveragePool"),
     *("MatMul", "MaxPool", "Mul", "Relu", "Reshape", "Sigmoid", "Squeeze", "Transpose"),
@@ -53,12 +53,12 @@ def to_int8(
 ) -> onnx.ModelProto:
     """Return `backbone` in int8, calibrated on `batches`: float32 [b, 3, H, W], normalised.
 
-    TensorRT takes int8 activations with a zero point of 0, and biases in float32, only. A CPU runs
-    such a graph too, slower; TensorRT none that is made for CPUs.
+    TensorRT requires int8 activations with a zero point of 0, and biases in float32. A CPU runs
+    such a graph too, more slowly; TensorRT does not run a graph made for CPUs.
 
-    Inputs and outputs stay float32, the batch dynamic; the same inputs give the same bytes, but for
-    the bits of the weights, which the CPU decides. Memory is that of one batch. Raises BuildRefused
-    without images or when nothing could be quantised.
+    Inputs and outputs stay float32, and the batch stays dynamic. The same inputs give the same
+    bytes, except that the CPU decides the bits of the weights. Memory is that of one batch. Raises
+    BuildRefused if there are no images, or nothing can be quantised.
     """
     floats = _prepared(backbone)
     layers = layers_with_bias(floats.graph)
@@ -66,7 +66,7 @@ def to_int8(
     seen = observe(floats, follow(batches, "Calibrating int8"), means_of)
     quantised = _quantised(floats, seen, runs_on)
     if not any(node.op_type == "QuantizeLinear" for node in quantised.graph.node):
-        raise BuildRefused("Nothing in this backbone has an int8 kernel: use fp16 or fp32.")
+        raise BuildRefused("No operator of this backbone has an int8 kernel: use fp16 or fp32.")
     correct_biases(quantised, floats, seen.means)
     for name in OUTPUTS[:2]:
         _keep_exact(quantised.graph, name)
@@ -75,7 +75,7 @@ def to_int8(
 
 
 def sums_saturate() -> bool:
-    """Tell whether this CPU's int8 kernel cuts sums off: those without VNNI do, at 16 bits."""
+    """Return whether this CPU's int8 kernel saturates sums at 16 bits, as those without VNNI do."""
     pixels, weights, depth = 255, 127, 64
     column = np.full((depth, 16), weights, np.int8)
     graph = helper.make_graph(
@@ -93,17 +93,17 @@ def sums_saturate() -> bool:
 
 
 def _prepared(backbone: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy with batch-norms and constants folded, named nodes, a bias in every Conv."""
+    """Return a copy with folded batch-norms and constants, named nodes, a bias in every Conv."""
     model = onnx.ModelProto()
     model.CopyFrom(backbone)
     opset = max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     if opset < _OLDEST_OPSET:
         model = version_converter.convert_version(model, _OLDEST_OPSET)
     with tempfile.TemporaryDirectory(prefix="tidegate-int8-") as folder:
-        # By path: given the graph itself, ONNX Runtime 1.32 moves the caller's weights away.
+        # By path: given the graph itself, ONNX Runtime 1.32 moves the caller's weights out of it.
         given, made = Path(folder, "given.onnx"), Path(folder, "made.onnx")
         onnx.save(model, given)
-        # Symbolic shapes would need sympy; ONNX's own inference knows the shapes of a classifier.
+        # Symbolic shapes would need sympy; ONNX's own shape inference suffices for classifiers.
         quant_pre_process(given, made, skip_symbolic_shape=True)
         model = onnx.load(made)
     constants = {item.name: item for item in model.graph.initializer}
@@ -129,7 +129,7 @@ def _quantised(floats: onnx.ModelProto, seen: Activations, runs_on: RunsOn) -> o
         nodes_to_quantize=[],
         nodes_to_exclude=_kept_float(floats.graph),
         op_types_to_quantize=_OPS,
-        # Two activations multiplied, as in attention, have no kernel worth the rounding.
+        # For products of two activations, as in attention, the int8 kernel is not worth the error.
         extra_options={
             "WeightSymmetric": True,
             "MatMulConstBOnly": True,
@@ -148,11 +148,11 @@ def _as_tensors_data(ranges: Mapping[str, tuple[np.float32, np.float32]]) -> Ten
 
 
 def _kept_float(graph: onnx.GraphProto) -> list[str]:
-    """Return the nodes that cost accuracy in int8 and give no time back.
+    """Return the nodes for which int8 costs accuracy and saves no time.
 
-    The pooling before `features`, so that the gate sees averages that were not rounded again; and
-    a stem followed by a depthwise convolution (MobileNet's and EfficientNet's beginning) with it:
-    few products per byte, and their rounding passes through the whole network.
+    These are the pooling before `features`, so that the gate's averages are not rounded again, and
+    a stem together with a depthwise convolution that follows it (as in MobileNet and EfficientNet):
+    few products per byte, and their error passes through the whole network.
     """
     nodes = list(graph.node)
     convolutions = [index for index, node in enumerate(nodes) if node.op_type == "Conv"]
@@ -171,7 +171,7 @@ def _kept_float(graph: onnx.GraphProto) -> list[str]:
 
 
 def _keep_exact(graph: onnx.GraphProto, output: str) -> None:
-    """Let `output` be the float32 value itself where it was rounded to int8 on its way out."""
+    """Make `output` the float32 value if it was rounded to int8 just before the output."""
     makers = {name: node for node in graph.node for name in node.output}
     back = makers[output]
     if back.op_type != "DequantizeLinear":
@@ -181,14 +181,14 @@ def _keep_exact(graph: onnx.GraphProto, output: str) -> None:
         for names in (node.input, node.output):
             for index, name in enumerate(names):
                 if name == output:
-                    names[index] = rounded  # readers inside keep the rounded value: int8 kernels
+                    names[index] = rounded  # inner readers keep the rounded value, for int8 kernels
                 elif name == exact:
                     names[index] = output
     _drop_unread(graph, rounded)
 
 
 def _drop_unread(graph: onnx.GraphProto, name: str) -> None:
-    """Remove the node that makes `name`, and what only it read, when nobody reads `name`."""
+    """Remove the node that makes `name`, and its otherwise unused inputs, if `name` is unused."""
     if any(name in node.input for node in graph.node) or any(v.name == name for v in graph.output):
         return
     maker = next((node for node in graph.node if name in node.output), None)

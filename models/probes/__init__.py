@@ -1,1 +1,1 @@
-"""Images that prove preprocessing and that every bundle is probed with."""
+"""Probe images for the proof of preprocessing and for every bundle's golden probes."""

@@ -1,6 +1,6 @@
-"""The golden probes: committed photographs, and the same in the file modes that decoders get wrong.
+"""Golden probes: committed photographs, and versions of them in modes that decoders get wrong.
 
-The made ones are made anew by every build; the same Pillow makes the same bytes.
+Every build generates these versions again; the same Pillow gives the same bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def golden_probes(photos: Iterable[Path] = PHOTOS) -> dict[str, bytes]:
 
 
 def _turned_jpeg(photo: bytes) -> bytes:
-    """Stored on its side; EXIF orientation 6 turns it upright."""
+    """Return a JPEG stored rotated, which EXIF orientation 6 turns upright."""
     exif = Image.Exif()
     exif[_ORIENTATION] = 6
     return _saved(_open(photo).transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif, quality=90)
@@ -42,14 +42,14 @@ def _cmyk_jpeg(photo: bytes) -> bytes:
 
 
 def _transparent_palette_png(photo: bytes) -> bytes:
-    """64 colours, of which the commonest is fully transparent."""
+    """Return a PNG of 64 colours; the most common one is fully transparent."""
     image = _open(photo).quantize(64, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     commonest = int(np.argmax(image.histogram()[:64]))
     return _saved(image, "PNG", transparency=commonest)
 
 
 def _sixteen_bit_png(photo: bytes) -> bytes:
-    """Grey levels spread over 0…65535, with low bytes that a wrong scaling would show."""
+    """Return grey levels over 0…65535, whose low bytes reveal a wrong scaling."""
     grey = np.asarray(_open(photo).convert("L"), np.uint16)
     return _saved(Image.fromarray(grey * 256 + (255 - grey)), "PNG")
 

@@ -1,7 +1,7 @@
-"""The frozen probe set: image files on which two preprocessings that differ are seen to.
+"""The frozen probe set: image files that reveal differences between two preprocessings.
 
-Made by code from a fixed seed and the committed photographs. The encoders are Pillow's and those
-it is built with, so its digest is the same for the same Pillow, libjpeg and libwebp only.
+Generated from a fixed seed and the committed photographs. Pillow encodes the files, so the digest
+is the same only for the same versions of Pillow, libjpeg and libwebp.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Probe = tuple[str, bytes]
 Array = NDArray[np.uint8]
 
 _ORIENTATION = 0x0112
-# Odd and even, tiny, just beside 224, 256 and their halves, and narrow.
+# Odd and even, tiny, next to 224, 256 and their halves, and narrow.
 _SIZES = (
     *((1, 1), (1, 2), (2, 1), (2, 3), (3, 2), (5, 4), (7, 7), (8, 8), (15, 16), (17, 16)),
     *((1, 9), (9, 1), (1, 24), (24, 1), (2, 50), (50, 2), (3, 100), (100, 3), (400, 9), (9, 400)),
@@ -33,7 +33,7 @@ _SIZES = (
     *((375, 250), (251, 377), (500, 375), (375, 500), (499, 333), (640, 427), (700, 201)),
     *((201, 700), (640, 40), (40, 640)),
 )
-_SLIVERS = ((1, 6_000), (6_000, 1))  # a resize by the shorter edge would make them huge
+_SLIVERS = ((1, 6_000), (6_000, 1))  # a resize by the shorter edge would be huge
 _PATTERNS = ("noise", "gradient", "text", "bilevel")
 _DEEP_SIZES = ((61, 47), (224, 301))
 
@@ -51,17 +51,17 @@ def _probes() -> dict[str, bytes]:
 
 
 def probe_set() -> dict[str, bytes]:
-    """Return the encoded image files by name, more than 200, the same in every call."""
+    """Return the encoded image files by name, more than 200; every call returns the same."""
     return dict(_probes())
 
 
 def probe_set_digest() -> str:
-    """Return the digest of the probe set, as Pillow's encoders make it here."""
+    """Return the digest of the probe set with this machine's encoders."""
     return probes_digest(_probes())
 
 
 def probes_digest(probes: Mapping[str, bytes]) -> str:
-    """Return the sha256 over the names and files, in order of name."""
+    """Return the sha256 over names and files, sorted by name."""
     digest = hashlib.sha256()
     for name, file in sorted(probes.items()):
         digest.update(f"{name} {hashlib.sha256(file).hexdigest()}\n".encode())
@@ -69,7 +69,7 @@ def probes_digest(probes: Mapping[str, bytes]) -> str:
 
 
 def _sizes(rng: np.random.Generator) -> Iterator[Probe]:
-    """Every size in two patterns, without loss, so that any shifted pixel shows."""
+    """Yield every size in two patterns, lossless, so that any shifted pixel is detected."""
     for index, (width, height) in enumerate(_SIZES):
         for pattern in (_PATTERNS[index % 3 + 1], "noise"):
             image = Image.fromarray(_picture(rng, pattern, width, height))
@@ -80,7 +80,7 @@ def _sizes(rng: np.random.Generator) -> Iterator[Probe]:
 
 
 def _modes(rng: np.random.Generator) -> Iterator[Probe]:
-    """Every mode a PNG can have but 16 bits."""
+    """Yield every PNG mode except 16 bits."""
     for width, height in ((61, 47), (255, 180), (180, 301)):
         size = f"{width}x{height}"
         image = Image.fromarray(_picture(rng, "gradient", width, height))
@@ -121,7 +121,7 @@ def _jpegs(rng: np.random.Generator) -> Iterator[Probe]:
 
 
 def _orientations(rng: np.random.Generator) -> Iterator[Probe]:
-    """EXIF 1 to 8, and a number that is none, on sides that tell them apart."""
+    """Yield EXIF 1 to 8 and an invalid value, on an image whose orientations all differ."""
     image = Image.fromarray(_picture(rng, "text", 270, 181))
     for orientation in range(1, 10):
         exif = Image.Exif()
@@ -137,7 +137,7 @@ _WEBP: dict[str, dict[str, Any]] = {"WEBP": {"quality": 80, "method": 0}}
 
 
 def _formats(rng: np.random.Generator) -> Iterator[Probe]:
-    """The other formats: WebP, BMP, GIF and TIFF, in each mode they hold."""
+    """Yield the other formats, WebP, BMP, GIF and TIFF, in each of their modes."""
     image = Image.fromarray(_picture(rng, "gradient", 171, 230))
     other = Image.fromarray(_picture(rng, "noise", 171, 230))
     layered = image.copy()
@@ -167,7 +167,7 @@ def _formats(rng: np.random.Generator) -> Iterator[Probe]:
 
 
 def _deep(rng: np.random.Generator) -> Iterator[Probe]:
-    """16-bit grey, whole range and dark, and the 32-bit modes that the service refuses."""
+    """Yield 16-bit grey, full range and dark, and the 32-bit modes that the service rejects."""
     for width, height in _DEEP_SIZES:
         size = f"{width}x{height}"
         whole = rng.integers(0, 65_536, (height, width)).astype(np.uint16)
@@ -183,7 +183,7 @@ def _deep(rng: np.random.Generator) -> Iterator[Probe]:
 
 
 def _photographs(rng: np.random.Generator) -> Iterator[Probe]:
-    """The demo's own probes, and crops of the photographs at sizes drawn by lot."""
+    """Yield the golden probes, and crops of the photographs at random sizes."""
     for name, file in demo_probes().items():
         yield f"photo-{name.removeprefix('golden/')}", file
     for path in PHOTOS:
@@ -203,7 +203,7 @@ def _picture(rng: np.random.Generator, pattern: str, width: int, height: int) ->
     noise: Array = rng.integers(0, 256, (height, width, 3), np.uint8)
     if pattern == "noise":
         return noise
-    if pattern == "bilevel":  # the steepest edges: overshoot is cut at 0 and 255
+    if pattern == "bilevel":  # the steepest edges, whose overshoot is clipped at 0 and 255
         edges: Array = np.repeat((noise[..., :1] > 127) * np.uint8(255), 3, axis=2)
         return edges
     y, x = np.mgrid[:height, :width]
@@ -223,7 +223,7 @@ def _plane(rng: np.random.Generator, width: int, height: int) -> Array:
 
 
 def _as_ycck(cmyk: bytes) -> bytes:
-    """Say of a CMYK JPEG that its colours are YCCK: the transform flag of Adobe's segment."""
+    """Mark a CMYK JPEG as YCCK, with the transform flag in Adobe's segment."""
     at = cmyk.find(b"\xff\xee\x00\x0eAdobe")
     if at < 0:
         raise AssertionError("Pillow writes a CMYK JPEG without Adobe's segment")

@@ -1,1 +1,1 @@
-"""From a drift alert to a request for retraining, filed once, with evidence. Deploys nothing."""
+"""File a request for retraining, once and with evidence, for a drift alert. Deploys nothing."""

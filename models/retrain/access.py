@@ -1,4 +1,4 @@
-"""Who may use the receiver: the bearer of one token or, without a token, this machine alone."""
+"""Access to the receiver: a bearer token or, without one, connections from this machine only."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from tidegate.service.review.sidecar import open_regular
 log = logging.getLogger(__name__)
 
 _MAX_TOKEN_BYTES = 4096
-_OPEN = "/livez"  # for health checks, which have no token
+_OPEN = "/livez"  # open, for health checks without a token
 
 
 def read_token(path: Path) -> bytes:
-    """Return the token without the white space around it. Raises OptionRefused."""
+    """Return the token in the file, stripped of white space. Raises OptionRefused."""
     try:
-        # Secrets are often mounted as links, and so only the target has to be a regular file.
+        # Secrets are often mounted as links, so only the target must be a regular file.
         with open(open_regular(str(path.resolve(strict=True))), "rb") as file:
             token = file.read(_MAX_TOKEN_BYTES + 1).strip()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OptionRefused(f"--token-file {path}: {reason}.") from error
     if not token:
-        raise OptionRefused(f"--token-file {path}: the file is empty; write a secret into it.")
+        raise OptionRefused(f"--token-file {path}: the file is empty; write a token into it.")
     if len(token) > _MAX_TOKEN_BYTES or not all(0x21 <= byte <= 0x7E for byte in token):
         raise OptionRefused(
-            f"--token-file {path}: a token is one word of at most {_MAX_TOKEN_BYTES} printable "
-            "ASCII characters."
+            f"--token-file {path}: a token must be at most {_MAX_TOKEN_BYTES} printable ASCII "
+            "characters without spaces."
         )
     return token
 
 
 def make_token(path: Path) -> None:
-    """Write a random token, readable for the owner and the group, unless the file exists.
+    """Write a random token, readable by the owner and the group, unless the file exists.
 
     Raises OSError.
     """
@@ -56,8 +56,8 @@ def make_token(path: Path) -> None:
             file.write(secrets.token_urlsafe(32) + "\n")
             file.flush()
             os.fsync(descriptor)
-        os.link(draft, path)  # whole or not at all, and never over another
-    except FileExistsError:  # another receiver was faster; its token is as good
+        os.link(draft, path)  # atomic, and never replaces a file
+    except FileExistsError:  # another receiver created it first; use that one
         return
     finally:
         draft.unlink(missing_ok=True)
@@ -70,24 +70,24 @@ def require_loopback(listener: socket.socket) -> None:
     mapped = getattr(address, "ipv4_mapped", None)
     if not (mapped or address).is_loopback:
         raise OptionRefused(
-            f"--host {host}: without a token the receiver listens on loopback only. Give "
-            "--token-file FILE, and name the same file in Alertmanager's "
+            f"--host {host}: without a token, the receiver listens on loopback only. Give "
+            "--token-file FILE, and set the same file in Alertmanager's "
             "http_config.authorization.credentials_file."
         )
 
 
 class BearerOnly:
-    """Answers 401 to whoever does not send the token, before a byte of the body is read."""
+    """Answers 401 to requests without the token, before reading the body."""
 
     def __init__(self, app: ASGIApp, token: bytes) -> None:
         self._app, self._token = app, token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it."""
+        """Forward the request, or answer 401."""
         if scope["type"] != "http" or scope["path"] == _OPEN or self._admits(scope):
             await self._app(scope, receive, send)
             return
-        log.warning("401 unauthorized: a request without the token")
+        log.warning("401 unauthorized: the token is missing or wrong")
         await _unauthorized()(scope, receive, send)
 
     def _admits(self, scope: Scope) -> bool:
@@ -106,6 +106,6 @@ def _unauthorized() -> JSONResponse:
         "detail": "Send the receiver's token: Authorization: Bearer TOKEN.",
         "code": "unauthorized",
     }
-    # The connection ends with the answer: nothing reads the body.
+    # The body is not read, so the connection must close.
     headers = {"WWW-Authenticate": "Bearer", "Connection": "close"}
     return JSONResponse(problem, 401, headers, MEDIA_TYPE)

@@ -1,4 +1,4 @@
-"""Alertmanager's webhook payload, version 4, and which models it is about. Pure."""
+"""Alertmanager's webhook payload, version 4, and the models that it concerns. Pure."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from tidegate.models.retrain.errors import AlertsRefused, AlertsTooLarge
 from tidegate.service.bundle.manifest import Slug
 
 OOD_ALERT = "TidegateOodRateHigh"
-MAX_ALERTS = 200  # of a notification: `max_alerts` in alertmanager.yml
-MAX_SUBJECTS = 20  # a notification of the committed routes is about one
-_MAX_TOLD = 200  # characters of a refusal that the sender chose
+MAX_ALERTS = 200  # per notification: `max_alerts` in alertmanager.yml
+MAX_SUBJECTS = 20  # per notification; the committed routes send one
+_MAX_QUOTED = 200  # characters of the sender's text in an error message
 _SUBJECT = ("job", "model", "version")
 _Text = Annotated[str, Field(max_length=4096)]
 _Labels = Annotated[dict[_Text, _Text], Field(max_length=64)]
 
 
 class _Payload(BaseModel):
-    """Fields that a newer Alertmanager adds are no reason to lose an alert."""
+    """Ignores unknown fields, so that alerts of a newer Alertmanager are not lost."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class AlertLabels(_Payload):
-    """The labels that say what an alert is about; the others are kept beside them."""
+    """The labels that identify the model; all other labels are kept too."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[str, _Text]
@@ -54,7 +54,7 @@ class Alert(_Payload):
 
 
 class Notification(_Payload):
-    """What Alertmanager posts."""
+    """The body that Alertmanager posts."""
 
     version: Literal["4"]
     group_key: Annotated[str, Field(alias="groupKey", min_length=1, max_length=8192)]
@@ -65,9 +65,9 @@ class Notification(_Payload):
 
     @classmethod
     def parse(cls, body: bytes) -> Notification:
-        """Return the notification that a body is.
+        """Return the notification in `body`.
 
-        Raises AlertsRefused, saying what is wrong, or AlertsTooLarge.
+        Raises AlertsRefused with the reason, or AlertsTooLarge.
         """
         try:
             return cls.model_validate(from_json(body, allow_inf_nan=False))
@@ -75,19 +75,19 @@ class Notification(_Payload):
             first = error.errors(include_url=False, include_input=False)[0]
             if first["type"] == "too_long" and first["loc"] == ("alerts",):
                 raise AlertsTooLarge(
-                    f"At most {MAX_ALERTS} alerts: set max_alerts in Alertmanager."
+                    f"At most {MAX_ALERTS} alerts are accepted: set max_alerts in Alertmanager."
                 ) from None
             where, wrong = ".".join(map(str, first["loc"])) or "the body", first["msg"]
-        except ValueError as error:  # no JSON, or not in UTF-8
+        except ValueError as error:  # not JSON, or not UTF-8
             where, wrong = "the body", str(error)
         raise AlertsRefused(
-            f"Not a notification of Alertmanager, version 4: {_short(where)}: {_short(wrong)}."
+            f"Not an Alertmanager notification, version 4: {_short(where)}: {_short(wrong)}."
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a request is about: one model, one version, under one job ("" where there is none)."""
+    """The subject of a request: one version of one model, under one job ("" if there is none)."""
 
     job: str
     model: str
@@ -95,7 +95,7 @@ class Subject:
 
     @property
     def selector(self) -> str:
-        """Prometheus's label matchers for its series."""
+        """Return Prometheus's label matchers for the subject's series."""
         named = {name: getattr(self, name) for name in _SUBJECT}
         return ",".join(
             f"{name}={json.dumps(text, ensure_ascii=False)}" for name, text in named.items() if text
@@ -104,34 +104,35 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """The alerts of one notification about one subject."""
+    """The alerts of one notification for one subject."""
 
     subject: Subject
-    group: str  # what Alertmanager groups together is one matter; hex
+    group: str  # hex digest of Alertmanager's group
     firing: tuple[Alert, ...]
     resolved: tuple[Alert, ...]
     truncated: int
 
     @property
     def seed(self) -> str:
-        """The same for the same alerts, whatever order they come in."""
+        """Return a seed that depends on the set of alerts, not on their order."""
         return "+".join(sorted({alert.fingerprint for alert in self.firing}))
 
     @property
     def names_the_gate(self) -> bool:
-        """Whether the OOD rate's own alert is among those that fire."""
+        """Return whether the OOD rate's alert is among the firing ones."""
         return any(alert.labels.alertname == OOD_ALERT for alert in self.firing)
 
 
 def drifts(notification: Notification) -> list[Drift]:
-    """Sort a notification's alerts by what they are about. Raises AlertsTooLarge."""
+    """Group a notification's alerts by subject. Raises AlertsTooLarge."""
     by_subject: dict[Subject, list[Alert]] = defaultdict(list)
     for alert in notification.alerts:
         by_subject[_subject(alert)].append(alert)
     if len(by_subject) > MAX_SUBJECTS:
         raise AlertsTooLarge(
-            f"At most {MAX_SUBJECTS} models in one notification, not {len(by_subject)}: group by "
-            "job, model and version in Alertmanager. Nothing was filed."
+            f"At most {MAX_SUBJECTS} models are accepted in one notification, not "
+            f"{len(by_subject)}: group by job, model and version in Alertmanager. Nothing was "
+            "filed."
         )
     return [_drift(subject, own, notification) for subject, own in by_subject.items()]
 
@@ -151,12 +152,12 @@ def _subject(alert: Alert) -> Subject:
 
 
 def _short(text: str) -> str:
-    """Return text that a sender chose, fit for an answer and a line of a log."""
-    cut = text if len(text) <= _MAX_TOLD else text[:_MAX_TOLD] + "…"
+    """Return the sender's text, shortened and made printable for an answer and a log line."""
+    cut = text if len(text) <= _MAX_QUOTED else text[:_MAX_QUOTED] + "…"
     return "".join(letter if letter.isprintable() else "?" for letter in cut)
 
 
 def _digest(parts: Sequence[object]) -> str:
-    # Of the group's labels and not of its key: that holds the route's text, and editing the route
-    # would end every cool-down.
+    # The digest is of the group's labels, not of its key: the key contains the route's text, so
+    # editing the route would end every cool-down.
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

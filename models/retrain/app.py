@@ -1,4 +1,4 @@
-"""The receiver's HTTP: three routes, and errors as RFC 9457 problems."""
+"""The receiver's HTTP API: three routes, and errors as RFC 9457 problems."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from tidegate.service.errors import TidegateError
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1 << 20  # 200 alerts of 5 kB
-BODY_TIMEOUT_S = 10.0  # for all of a body
+BODY_TIMEOUT_S = 10.0  # for the whole body
 
-# Alertmanager sends again after a 5xx at once, after a 4xx with the group's next interval.
+# Alertmanager repeats a notification at once after a 5xx, at the next group interval after a 4xx.
 TABLE: dict[type[TidegateError], tuple[int, str, str]] = {
     errors.AlertsRefused: (400, "bad-request", "The request is malformed"),
     errors.AlertsTooLarge: (413, "upload-too-large", "The notification is too large"),
@@ -37,9 +37,9 @@ TABLE: dict[type[TidegateError], tuple[int, str, str]] = {
 
 
 def build(receiver: Receiver, runner: Runner | None, token: bytes | None = None) -> FastAPI:
-    """Put the routes together; the runner lives as long as the application.
+    """Return the application with its routes; it closes `runner` when it shuts down.
 
-    With a token, every route but /livez needs it.
+    If `token` is given, every route except /livez requires it.
     """
 
     @contextlib.asynccontextmanager
@@ -54,12 +54,12 @@ def build(receiver: Receiver, runner: Runner | None, token: bytes | None = None)
         title="Tidegate retraining requests",
         summary="Files a request with evidence when drift fires. It deploys nothing.",
         lifespan=lifespan,
-        openapi_url=None,  # and no page that loads scripts from elsewhere
+        openapi_url=None,  # no schema, so no docs page that loads external scripts
     )
 
     @app.post("/alerts")
     async def alerts(request: Request) -> dict[str, object]:
-        """Take a notification of Alertmanager (webhook payload, version 4)."""
+        """Accept a notification from Alertmanager (webhook payload, version 4)."""
         notification = Notification.parse(await _body(request))
         return {"outcomes": await run_in_threadpool(receiver.take, notification)}
 
@@ -70,7 +70,7 @@ def build(receiver: Receiver, runner: Runner | None, token: bytes | None = None)
 
     @app.get("/livez")
     async def livez() -> dict[str, str]:
-        """Tell that the process and its loop are alive."""
+        """Report that the process and its event loop are alive."""
         return {"status": "alive"}
 
     app.add_exception_handler(TidegateError, _problem)
@@ -82,16 +82,16 @@ def build(receiver: Receiver, runner: Runner | None, token: bytes | None = None)
 async def _body(request: Request) -> bytes:
     announced = request.headers.get("content-length", "0")
     if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
-        raise errors.AlertsTooLarge(f"At most {MAX_BODY_BYTES} bytes.")
+        raise errors.AlertsTooLarge(f"At most {MAX_BODY_BYTES} bytes are accepted.")
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > MAX_BODY_BYTES:
-                    raise errors.AlertsTooLarge(f"At most {MAX_BODY_BYTES} bytes.")
+                    raise errors.AlertsTooLarge(f"At most {MAX_BODY_BYTES} bytes are accepted.")
     except TimeoutError:
-        raise errors.AlertsTooSlow(f"It has to arrive within {BODY_TIMEOUT_S:g} s.") from None
+        raise errors.AlertsTooSlow(f"The body must arrive within {BODY_TIMEOUT_S:g} s.") from None
     return bytes(body)
 
 
@@ -105,14 +105,16 @@ async def _problem(_: Request, error: Exception) -> JSONResponse:
         "detail": str(error),
         "code": code,
     }
-    headers = {"Connection": "close"} if status in {408, 413} else {}  # the rest is not read
+    headers = (
+        {"Connection": "close"} if status in {408, 413} else {}
+    )  # the remaining body is not read
     if isinstance(error, errors.TooManyFiled):
         headers["Retry-After"] = str(error.retry_after_s)
     return JSONResponse(problem, status, headers, MEDIA_TYPE)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket. Raises OptionRefused when there can be none."""
+    """Return a listening socket. Raises OptionRefused if the address cannot be bound."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
@@ -122,7 +124,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(app: FastAPI, listener: socket.socket) -> None:
-    """Serve until told to stop."""
+    """Serve until SIGTERM or SIGINT."""
     host, port = listener.getsockname()[:2]
     log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
     server_of(app).run([listener])

@@ -1,4 +1,4 @@
-"""The receiver's HTTP server: the service's bounded connections, with smaller bounds."""
+"""The receiver's HTTP server: the service's bounded connections with smaller bounds."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from tidegate.service.api.crowd import Connections
 from tidegate.service.api.server import Server
 from tidegate.service.api.wire import Wire
 
-HEAD_TIMEOUT_S = 10.0  # from connecting, or from the head's first byte
-_IDLE_S = 30  # how long an idle connection is kept
-_MAX_CONNECTIONS = 64  # at once, and requests that are worked on; more are answered 503
+HEAD_TIMEOUT_S = 10.0  # from the connection, or from the first byte of a request
+_IDLE_S = 30  # after which an idle connection is closed
+_MAX_CONNECTIONS = 64  # also the limit of requests in progress; beyond it, 503
 
 
 class ReceiverServer(Server):
-    """Ends at SIGTERM and SIGINT, as uvicorn's own server does."""
+    """Stops at SIGTERM and SIGINT, like uvicorn's own server."""
 
     capture_signals = uvicorn.Server.capture_signals
 
 
 class BoundedWork:
-    """Answers 503 while this many requests are worked on; their clients may have left."""
+    """Answers 503 while `most` requests are in progress, even if their clients disconnected."""
 
     def __init__(self, app: ASGIApp, most: int) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""What the retraining receiver refuses, and what each refusal asks of whoever caused it."""
+"""The errors of the retraining receiver."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from tidegate.service.errors import TidegateError
 
 
 class OptionRefused(TidegateError):
-    """An option or the machine is at fault; the receiver does not start."""
+    """An option is invalid or the machine lacks something; the receiver does not start."""
 
 
 class AlertsRefused(TidegateError):
-    """The body is not a notification that this receiver can act on; sending it again is no help."""
+    """The body is not a supported notification; sending it again does not help."""
 
 
 class AlertsTooLarge(TidegateError):
-    """More bytes, alerts or models than a notification may have; nothing of it is filed."""
+    """The notification has too many bytes, alerts or models; nothing is filed."""
 
 
 class AlertsTooSlow(TidegateError):
@@ -22,7 +22,7 @@ class AlertsTooSlow(TidegateError):
 
 
 class TooManyFiled(TidegateError):
-    """As many requests as an hour allows have been filed; nothing of this notification is."""
+    """The hourly limit of requests is reached; nothing of this notification is filed."""
 
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message)
@@ -30,12 +30,12 @@ class TooManyFiled(TidegateError):
 
 
 class NotFiled(TidegateError):
-    """The folder cannot be written now; Alertmanager sends it again."""
+    """The folder cannot be written now; Alertmanager repeats the notification."""
 
 
 class PrometheusUnavailable(TidegateError):
-    """No answer, or not one of Prometheus's."""
+    """Prometheus does not answer, or the answer is not Prometheus's."""
 
 
 class QueryRefused(TidegateError):
-    """Prometheus answers, but not this query."""
+    """Prometheus rejects this query."""

@@ -1,6 +1,6 @@
-"""What Prometheus knows of a drift, put together so that a person can judge it.
+"""Evidence for a drift, collected from Prometheus for a person to review.
 
-Every part may be missing: a request without evidence is better than none, and says so.
+Any part may be missing: the request is filed anyway and lists the missing parts.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any, Literal
 
 from tidegate.models.retrain.alerts import OOD_ALERT, Subject
 from tidegate.models.retrain.errors import PrometheusUnavailable, QueryRefused
-from tidegate.models.retrain.prometheus import Ask, Sample, finite
+from tidegate.models.retrain.prometheus import RunQuery, Sample, finite
 
 Gate = Literal["firing", "pending", "inactive", "unknown"]
-WINDOW = "1h"  # that of the rules
+WINDOW = "1h"  # as in the recording rules
 TOP_CLASSES = 10
-_MAX_SERIES = 500  # recorded numbers in a request
+_MAX_SERIES = 500  # recorded series in a request
 _WINDOWED = re.compile(r"(.*?)(\d+[smhdw])")
 _INFO = ("instance", "digest", "preprocess_digest", "engine", "precision", "device")
 
-# Recorded series are taken by prefix: a rule that is added is evidence without a change here.
-# Those by class are asked for as counts.
+# Recorded series are selected by prefix, so a new rule needs no change here. Series by class are
+# queried as counts.
 QUERIES = {
     "recorded": '{__name__=~"tidegate:.+",class="",$subject}',
     "observed": "sum by (class) (increase(tidegate_predictions_total{$subject}[$window]))",
@@ -35,47 +35,47 @@ QUERIES = {
     "alphas": "max by (threshold) (tidegate_ood_alpha{$subject})",
 }
 INFO_QUERY = "tidegate_model_info{$subject}"
-# A model that left a day ago may still drift in the windows of the rules.
+# A model removed up to a day ago may still be in the windows of the rules.
 KNOWN_QUERY = "last_over_time(tidegate_model_info{$subject}[1d])"
 GATE_QUERY = f'ALERTS{{alertname="{OOD_ALERT}",$subject}}'
 
 
 def query_about(query: str, subject: Subject) -> str:
-    """Return the query with the subject's label matchers in their place."""
-    # The window first: what it is about is not ours, and may contain anything.
+    """Return the query with the window and the subject's label matchers filled in."""
+    # The window first: the subject's labels come from the sender and may contain "$window".
     return query.replace("$window", WINDOW).replace("$subject", subject.selector)
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """What decides whether a request is filed at all."""
+class ServingState:
+    """The state that decides whether a request is filed."""
 
-    instances: list[dict[str, str]]  # what each instance serves
-    gate: Gate  # the OOD rate's alert
+    instances: list[dict[str, str]]  # labels of each serving instance
+    gate: Gate  # state of the OOD rate's alert
     missing: list[str]
-    is_known: bool  # whether Prometheus has seen the model, or could not be asked
+    is_known: bool  # also if Prometheus could not be queried
 
     @property
     def digests(self) -> frozenset[str]:
-        """The bundles that are served; empty when that could not be learned."""
+        """Return the digests of the served bundles; empty if they are unknown."""
         return frozenset(i["digest"] for i in self.instances if i.get("digest"))
 
 
 @dataclass(slots=True)
 class Inquiry:
-    """Asks about one subject at one moment, and keeps what it could not learn."""
+    """Runs queries for one subject at one time, and records those that failed."""
 
-    ask: Ask
+    run_query: RunQuery
     subject: Subject
     at_s: float
     missing: list[str] = field(default_factory=list)
-    _down: str = ""  # why asking on is no use
+    _down: str = ""  # the reason, once Prometheus is unavailable
 
     def __call__(self, part: str, query: str) -> list[Sample]:
-        """Return the answer, or nothing."""
+        """Return the query's samples, or an empty list if it fails."""
         if not self._down:
             try:
-                return self.ask(query_about(query, self.subject), self.at_s)
+                return self.run_query(query_about(query, self.subject), self.at_s)
             except QueryRefused as error:
                 self.missing.append(f"{part}: {error}")
                 return []
@@ -85,16 +85,16 @@ class Inquiry:
         return []
 
 
-def standing(ask: Ask, subject: Subject, at_s: float) -> Standing:
-    """Ask what is served, and whether the OOD rate is high."""
-    inquire = Inquiry(ask, subject, at_s)
+def serving_state(run_query: RunQuery, subject: Subject, at_s: float) -> ServingState:
+    """Query which bundles are served, and whether the OOD rate's alert fires."""
+    inquire = Inquiry(run_query, subject, at_s)
     states = {s.labels.get("alertstate") for s in inquire("OOD alert", GATE_QUERY)}
     gate = _state(states, known=not inquire.missing)
     info = inquire("digests", INFO_QUERY)
     instances = [{name: s.labels.get(name, "") for name in _INFO} for s in info]
-    # An outage is no reason to lose a request, so that only an answer makes a model unknown.
-    is_known = bool(info or inquire("whether it is known", KNOWN_QUERY) or inquire.missing)
-    return Standing(instances, gate, inquire.missing, is_known)
+    # A model is unknown only if Prometheus answers so: an outage must not lose a request.
+    is_known = bool(info or inquire("known model", KNOWN_QUERY) or inquire.missing)
+    return ServingState(instances, gate, inquire.missing, is_known)
 
 
 def _state(states: set[str | None], *, known: bool) -> Gate:
@@ -105,9 +105,9 @@ def _state(states: set[str | None], *, known: bool) -> Gate:
     return "inactive" if known else "unknown"
 
 
-def gather(ask: Ask, subject: Subject, at_s: float) -> dict[str, Any]:
-    """Return the evidence, JSON throughout."""
-    inquire = Inquiry(ask, subject, at_s)
+def gather(run_query: RunQuery, subject: Subject, at_s: float) -> dict[str, Any]:
+    """Return the evidence as JSON values."""
+    inquire = Inquiry(run_query, subject, at_s)
     found = {part: inquire(part, query) for part, query in QUERIES.items()}
     samples = next((s.value for s in found["reference_samples"]), math.nan)
     observed, reference = _by("class", found["observed"]), _by("class", found["reference"])
@@ -118,15 +118,15 @@ def gather(ask: Ask, subject: Subject, at_s: float) -> dict[str, Any]:
         "p_values": histogram(_by("le", found["p_values"])),
         "ood": _ood(_by("decision", found["decisions"]), _by("threshold", found["alphas"])),
     }
-    said = {line.partition(":")[0] for line in inquire.missing}
-    empty = [f"{p}: no series" for p, answer in found.items() if not answer and p not in said]
+    failed = {line.partition(":")[0] for line in inquire.missing}
+    empty = [f"{p}: no series" for p, answer in found.items() if not answer and p not in failed]
     return {"window": WINDOW, **parts, "missing": inquire.missing + empty}
 
 
 def windows(recorded: Sequence[Sample]) -> dict[str, dict[str, float | None]]:
-    """Return recorded numbers by window: tidegate:class_mix:psi1h is class_mix:psi of 1h.
+    """Return recorded values by window: tidegate:class_mix:psi1h is class_mix:psi for 1h.
 
-    Those without a window are under "now".
+    Values without a window are under "now".
     """
     found: dict[str, dict[str, float | None]] = {}
     for sample in recorded[:_MAX_SERIES]:
@@ -146,10 +146,10 @@ def windows(recorded: Sequence[Sample]) -> dict[str, dict[str, float | None]]:
 def shifted(
     observed: Mapping[str, float], reference: Mapping[str, float], reference_samples: float
 ) -> list[dict[str, Any]]:
-    """Return the classes that moved most, by a two-sample z of proportions.
+    """Return the classes that moved most, by the two-sample z of proportions.
 
-    z = (O/N − R/n) / √(p̄(1 − p̄)(1/N + 1/n)), p̄ = (O + R)/(N + n): the rules' notation, and
-    their reason: the reference is a sample, too.
+    z = (O/N − R/n) / √(p̄(1 − p̄)(1/N + 1/n)), p̄ = (O + R)/(N + n), as in the recording rules:
+    two samples, as the reference is a sample too.
     """
     total, n = sum(observed.values()), reference_samples
     if not (total > 0 and n > 0):
@@ -173,15 +173,15 @@ def shifted(
 
 
 def histogram(cumulative: Mapping[str, float]) -> list[dict[str, float]]:
-    """Return a Prometheus histogram's own counts, bucket by bucket; le is the upper edge.
+    """Return the count in each bucket of a cumulative Prometheus histogram; le is the upper edge.
 
-    p-values end at 1, so the bucket without an edge is empty and left out.
+    The bucket +Inf is left out: p-values are at most 1, so it is empty.
     """
     bins, below = [], 0.0
     for le in sorted(map(float, cumulative)):
         count = next(value for text, value in cumulative.items() if float(text) == le)
         if math.isfinite(le):
-            # Extrapolated per series, so that neighbours may differ by a rounding.
+            # `increase` extrapolates per series, so a difference may be slightly negative.
             bins.append({"le": le, "count": round(max(0.0, count - below), 3)})
         below = count
     return bins
@@ -200,7 +200,7 @@ def _ood(decisions: Mapping[str, float], alphas: Mapping[str, float]) -> dict[st
 
 
 def _mix(estimate: Mapping[str, float], reference: Mapping[str, float]) -> list[dict[str, Any]]:
-    """The estimated true mix (BBSE), where it moved most."""
+    """Return the classes whose estimated true share (maximum likelihood) moved most."""
     moved = {name: abs(value - reference.get(name, 0.0)) for name, value in estimate.items()}
     most = sorted(moved, key=lambda name: -moved[name])[:TOP_CLASSES]
     return [

@@ -1,11 +1,12 @@
-"""The folder of requests: it is the receiver's only state.
+"""The folder of requests, which is the receiver's only state.
 
     <time>-<model>-<version>-<group>.json            the request, written once, never changed
     ….result.json                                    how the configured command ended
     ….resolved.json                                  which of its alerts have ended since
 
-Names sort by time. A request is linked into place when it is whole and on the disk; looking for a
-recent one and writing another happen under one lock, which the kernel drops when its holder dies.
+Names sort by time. A request is linked into place once it is complete and on the disk. One lock
+covers searching for a recent request and writing a new one; the kernel releases it if its owner
+dies.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ RESULT_FORMAT = "tidegate-retrain-result/1"
 RESOLVED_FORMAT = "tidegate-retrain-resolved/1"
 RESULT, RESOLVED = ".result.json", ".resolved.json"
 _NAME = re.compile(r"(\d{8}T\d{6}\.\d{6}Z)-.+-[0-9a-f]{16}\.json")
-MAX_FILED_PER_HOUR = MAX_SUBJECTS  # at least, or a notification could never be filed
+MAX_FILED_PER_HOUR = MAX_SUBJECTS  # lower, and a full notification could never be filed
 _HOUR = timedelta(hours=1)
-_LOOK_BACK = 200  # requests in which an ended alert is looked for
+_LOOK_BACK = 200  # newest requests that are searched for an ended alert
 _STAMP = "%Y%m%dT%H%M%S.%fZ"
 
 
 class Filed(BaseModel):
-    """What of a request decides whether another is due; the rest is for people."""
+    """The fields of a filed request that decide whether it covers a new drift."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -59,9 +60,9 @@ class Filed(BaseModel):
     fingerprints: Annotated[tuple[str, ...], Field(min_length=1)]
 
     def covers(self, drift: Drift, digests: frozenset[str]) -> bool:
-        """Whether it asked for the same already.
+        """Return whether this request already covers the drift.
 
-        A digest that Prometheus could not tell is any digest: else an outage would ask twice.
+        Unknown digests match any digest: otherwise an outage of Prometheus would file twice.
         """
         known = frozenset(self.digests)
         return (
@@ -72,12 +73,12 @@ class Filed(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class EngineRequest:
-    """A request to be filed, unless another covers its drift."""
+class NewRequest:
+    """A request to file, unless another one covers its drift."""
 
     drift: Drift
     digests: frozenset[str]
-    more: Mapping[str, Any] = field(default_factory=dict)  # its evidence
+    content: Mapping[str, Any] = field(default_factory=dict)  # alerts, evidence, samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,54 +90,54 @@ class RequestFolder:
     per_hour: int = MAX_FILED_PER_HOUR
 
     def open(self) -> None:
-        """Make the folder and see that it can be written. Raises OSError."""
+        """Create the folder and check that it can be written. Raises OSError."""
         self.path.mkdir(parents=True, exist_ok=True)
         with self._locked():
-            for leftover in self.path.glob(".writing-*"):  # of a killed writer
+            for leftover in self.path.glob(".writing-*"):  # left by a killed writer
                 leftover.unlink()
 
-    def recent(self, wanted: Sequence[EngineRequest], now: datetime) -> list[Path | None]:
-        """Return for each the request that still covers it, if there is one. Lists once."""
+    def recent(self, wanted: Sequence[NewRequest], now: datetime) -> list[Path | None]:
+        """Return for each the filed request that covers it, or None. Lists the folder once."""
         requests = self._within(self.newest(), self.cool_down, now)
-        return [self._covering(one, requests) for one in wanted]
+        return [self._covering(new, requests) for new in wanted]
 
-    def file(self, wanted: Sequence[EngineRequest], now: datetime) -> list[tuple[Path, bool]]:
-        """Return for each the request that covers it, and whether it is new. Lists once.
+    def file(self, wanted: Sequence[NewRequest], now: datetime) -> list[tuple[Path, bool]]:
+        """Return for each the request that covers it, and whether it is new. Lists the folder once.
 
-        All are filed or none: raises TooManyFiled, or OSError.
+        Files all or none. Raises TooManyFiled or OSError.
         """
         with self._locked(), contextlib.ExitStack() as drafts:
             newest = self.newest()
             requests = self._within(newest, self.cool_down, now)
-            there = [self._covering(one, requests) for one in wanted]
+            there = [self._covering(new, requests) for new in wanted]
             self._check_rate(newest, there.count(None), now)
             new: list[tuple[Path, Path]] = []
             found: list[tuple[Path, bool]] = []
-            for place, (one, path) in enumerate(zip(wanted, there, strict=True)):
+            for place, (request, path) in enumerate(zip(wanted, there, strict=True)):
                 if path is None:
-                    # One microsecond each: a-b 1 and a b-1 would have one name.
-                    name, content = _request(one, now + timedelta(microseconds=place))
+                    # Times differ by 1 µs, as "a-b" "1" and "a" "b-1" would have the same name.
+                    name, content = _request(request, now + timedelta(microseconds=place))
                     new.append((drafts.enter_context(self._draft(content)), self.path / name))
                 found.append((path or new[-1][1], path is None))
             self._link(new)
         return found
 
     def check_rate(self, new: int, now: datetime) -> None:
-        """Raise TooManyFiled when this many more are too many for the hour."""
+        """Raise TooManyFiled if `new` more requests exceed the hourly limit."""
         if new:
             self._check_rate(self.newest(), new, now)
 
     def record_result(self, request: Path, result: Mapping[str, Any]) -> None:
-        """Write how the command ended, next to its request. Raises OSError."""
-        path = beside(request, RESULT)
+        """Write the command's result next to its request. Raises OSError."""
+        path = companion(request, RESULT)
         with self._locked(), self._draft({"format": RESULT_FORMAT, **result}) as draft:
             draft.replace(path)
             flush_folder(self.path)
 
     def record_resolved(self, resolved: Sequence[Drift]) -> list[list[str]]:
-        """Note which alerts of earlier requests have ended; return those requests' names for each.
+        """Record which alerts of earlier requests have ended; return those requests' names.
 
-        Lists once. Raises OSError.
+        Lists the folder once. Raises OSError.
         """
         if not any(drift.resolved for drift in resolved):
             return [[] for _ in resolved]
@@ -155,7 +156,7 @@ class RequestFolder:
         return noted
 
     def newest(self) -> list[Path]:
-        """Return all requests, the newest first."""
+        """Return all requests, newest first."""
         names = sorted(filter(_filed_at, os.listdir(self.path)), reverse=True)
         return [self.path / name for name in names]
 
@@ -164,11 +165,11 @@ class RequestFolder:
         return [path for path in newest if (at := _filed_at(path.name)) and now - at < age]
 
     @staticmethod
-    def _covering(one: EngineRequest, requests: Sequence[Path]) -> Path | None:
+    def _covering(new: NewRequest, requests: Sequence[Path]) -> Path | None:
         for path in requests:
-            if path.name.endswith(_ending(one.drift)):  # the others need not be read
+            if path.name.endswith(_ending(new.drift)):  # only these need to be read
                 filed = read(path)
-                if filed and filed.covers(one.drift, one.digests):
+                if filed and filed.covers(new.drift, new.digests):
                     return path
         return None
 
@@ -180,8 +181,8 @@ class RequestFolder:
         free_at = sorted(times)[min(over, len(times)) - 1] + _HOUR if times else now + _HOUR
         wait_s = min(3600, max(1, math.ceil((free_at - now).total_seconds())))
         raise TooManyFiled(
-            f"{len(times)} requests were filed in the last hour, and at most {self.per_hour} may "
-            f"be. Nothing of this notification was filed; send it again in {wait_s} s.",
+            f"{len(times)} requests were filed in the last hour; the limit is {self.per_hour}. "
+            f"Nothing of this notification was filed; send it again in {wait_s} s.",
             wait_s,
         )
 
@@ -189,7 +190,7 @@ class RequestFolder:
         linked: list[Path] = []
         try:
             for draft, path in drafts:
-                os.link(draft, path)  # never over another
+                os.link(draft, path)  # never replaces a file
                 linked.append(path)
             flush_folder(self.path)
         except OSError:
@@ -198,7 +199,7 @@ class RequestFolder:
             raise
 
     def _note(self, request: Path, ended: Mapping[str, str]) -> None:
-        path = beside(request, RESOLVED)
+        path = companion(request, RESOLVED)
         before = (load(path) or {}).get("ended_at", {})
         if before | ended != before:
             content = {"format": RESOLVED_FORMAT, "ended_at": before | ended}
@@ -214,7 +215,7 @@ class RequestFolder:
 
     @contextmanager
     def _draft(self, content: Mapping[str, Any]) -> Iterator[Path]:
-        """Lend a file with this content, on the disk; it is gone afterwards."""
+        """Yield a temporary file with this content, flushed to the disk; it is removed later."""
         draft = self.path / f".writing-{secrets.token_hex(8)}"
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         try:
@@ -227,22 +228,22 @@ class RequestFolder:
             draft.unlink(missing_ok=True)
 
 
-def beside(request: Path, suffix: str) -> Path:
-    """Return the path of what belongs to a request."""
+def companion(request: Path, suffix: str) -> Path:
+    """Return the path of a request's file with another suffix."""
     return request.with_name(request.name.removesuffix(".json") + suffix)
 
 
 def read(path: Path) -> Filed | None:
-    """Return a request, or None for a file that is none: written by hand, or removed."""
+    """Return a request, or None if the file was removed or is not a valid request."""
     try:
         return Filed.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
-        log.warning("%s is no request of this format; it is left out", path.name)
+        log.warning("%s is not a request of this format; ignoring it", path.name)
         return None
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """Return a file that belongs to a request, or None where there is none."""
+    """Return the content of a request's file, or None if it is missing or invalid."""
     with contextlib.suppress(OSError, ValueError):
         content = json.loads(path.read_bytes())
         if isinstance(content, dict):
@@ -250,19 +251,19 @@ def load(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _request(one: EngineRequest, filed_at: datetime) -> tuple[str, dict[str, Any]]:
-    """Return a request's name and its content."""
-    drift, at = one.drift, filed_at.astimezone(UTC)
+def _request(new: NewRequest, filed_at: datetime) -> tuple[str, dict[str, Any]]:
+    """Return a request's file name and content."""
+    drift, at = new.drift, filed_at.astimezone(UTC)
     content = {
         "format": FORMAT,
         "filed_at": at.isoformat(),
         "job": drift.subject.job,
         "model": drift.subject.model,
         "version": drift.subject.version,
-        "digests": sorted(one.digests),
+        "digests": sorted(new.digests),
         "group": drift.group,
         "fingerprints": sorted({alert.fingerprint for alert in drift.firing}),
-        **one.more,
+        **new.content,
     }
     return at.strftime(_STAMP) + _ending(drift), content
 
@@ -272,11 +273,11 @@ def _ending(drift: Drift) -> str:
 
 
 def _filed_at(name: str) -> datetime | None:
-    """Return the time in a request's name; None where it is no request's."""
+    """Return the time in a request's name, or None for any other name."""
     found = _NAME.fullmatch(name)
     if not found:
         return None
     try:
         return datetime.strptime(found[1], _STAMP).replace(tzinfo=UTC)
-    except ValueError:  # a thirteenth month
+    except ValueError:  # such as month 13
         return None

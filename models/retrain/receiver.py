@@ -1,4 +1,4 @@
-"""What becomes of a notification: filed, filed already, held back, unknown, or noted as over."""
+"""Handle a notification: file a request, or report why not, and record alerts that ended."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 
 from tidegate.models.retrain.alerts import Alert, Drift, Notification, drifts
 from tidegate.models.retrain.errors import NotFiled
-from tidegate.models.retrain.evidence import Standing, gather, standing
+from tidegate.models.retrain.evidence import ServingState, gather, serving_state
 from tidegate.models.retrain.folder import (
     RESOLVED,
     RESULT,
-    EngineRequest,
+    NewRequest,
     RequestFolder,
-    beside,
+    companion,
     load,
 )
-from tidegate.models.retrain.prometheus import Ask, until_down
+from tidegate.models.retrain.prometheus import RunQuery, until_down
 from tidegate.models.retrain.samples import ReviewFolder, read_review_folder
 
 log = logging.getLogger(__name__)
@@ -30,26 +30,26 @@ _LISTED = 100
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """Takes notifications, one after the other or side by side."""
+    """Handles notifications, also concurrently."""
 
     folder: RequestFolder
-    ask: Ask
+    run_query: RunQuery
     review_dir: Path | None
     samples: int
     on_filed: Callable[[Path], None]
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def take(self, notification: Notification) -> list[dict[str, Any]]:
-        """Return outcomes for each model. Blocks: it asks Prometheus and writes to the disk.
+        """Return the outcomes for each model. Blocks: queries Prometheus and writes to the disk.
 
-        Raises AlertsTooLarge or TooManyFiled, with nothing filed, and NotFiled when the folder
-        cannot be written; nothing is lost, as the sender repeats.
+        Raises AlertsTooLarge or TooManyFiled with nothing filed, and NotFiled if the folder cannot
+        be written; nothing is lost, as Alertmanager repeats the notification.
         """
         found = drifts(notification)
         try:
             outcomes = self._ended(found) + self._fire([drift for drift in found if drift.firing])
         except OSError as error:
-            raise NotFiled(f"The folder of requests cannot be used: {error.strerror}.") from error
+            raise NotFiled(f"The request folder cannot be used: {error.strerror}.") from error
         for outcome in outcomes:
             log.info("%(model)s %(version)s: %(outcome)s, request %(request)s", outcome)
         return outcomes
@@ -58,33 +58,33 @@ class Receiver:
         ended = [drift for drift in found if drift.resolved]
         noted = self.folder.record_resolved(ended)
         return [
-            _told(drift, "resolved", name)
+            _outcome(drift, "resolved", name)
             for drift, names in zip(ended, noted, strict=True)
             for name in (names or (None,))
         ]
 
     def _fire(self, firing: Sequence[Drift]) -> list[dict[str, Any]]:
-        now, ask = self.now(), until_down(self.ask)
-        standings = [standing(ask, drift.subject, now.timestamp()) for drift in firing]
-        wanted = [EngineRequest(d, s.digests) for d, s in zip(firing, standings, strict=True)]
+        now, run_query = self.now(), until_down(self.run_query)
+        states = [serving_state(run_query, drift.subject, now.timestamp()) for drift in firing]
+        wanted = [NewRequest(d, s.digests) for d, s in zip(firing, states, strict=True)]
         outcomes: list[dict[str, Any]] = []
-        due: list[tuple[Drift, Standing]] = []
+        due: list[tuple[Drift, ServingState]] = []
         there = self.folder.recent(wanted, now) if wanted else []
-        for drift, known, path in zip(firing, standings, there, strict=True):
+        for drift, known, path in zip(firing, states, there, strict=True):
             outcome = "already-filed" if path else _held_back(drift, known)
             if outcome:
-                outcomes.append(_told(drift, outcome, path.name if path else None))
+                outcomes.append(_outcome(drift, outcome, path.name if path else None))
             else:
                 due.append((drift, known))
-        return outcomes + (self._file(due, ask, now) if due else [])
+        return outcomes + (self._file(due, run_query, now) if due else [])
 
     def _file(
-        self, due: Sequence[tuple[Drift, Standing]], ask: Ask, now: datetime
+        self, due: Sequence[tuple[Drift, ServingState]], run_query: RunQuery, now: datetime
     ) -> list[dict[str, Any]]:
-        self.folder.check_rate(len(due), now)  # before the evidence, which takes time
+        self.folder.check_rate(len(due), now)  # before collecting evidence, which is slow
         reviewed = read_review_folder(self.review_dir, now)
         wanted = [
-            EngineRequest(drift, known.digests, self._content(drift, known, ask, reviewed, now))
+            NewRequest(drift, known.digests, self._content(drift, known, run_query, reviewed, now))
             for drift, known in due
         ]
         filed = self.folder.file(wanted, now)
@@ -92,14 +92,19 @@ class Receiver:
             if is_new:
                 self.on_filed(path)
         return [
-            _told(drift, "filed" if is_new else "already-filed", path.name)
+            _outcome(drift, "filed" if is_new else "already-filed", path.name)
             for (drift, _), (path, is_new) in zip(due, filed, strict=True)
         ]
 
     def _content(
-        self, drift: Drift, known: Standing, ask: Ask, reviewed: ReviewFolder, now: datetime
+        self,
+        drift: Drift,
+        known: ServingState,
+        run_query: RunQuery,
+        reviewed: ReviewFolder,
+        now: datetime,
     ) -> dict[str, Any]:
-        found = gather(ask, drift.subject, now.timestamp())
+        found = gather(run_query, drift.subject, now.timestamp())
         return {
             **_alerts(drift),
             "instances": known.instances,
@@ -113,7 +118,7 @@ class Receiver:
         try:
             newest = self.folder.newest()[:_LISTED]
         except OSError as error:
-            raise NotFiled(f"The folder of requests cannot be used: {error.strerror}.") from error
+            raise NotFiled(f"The request folder cannot be used: {error.strerror}.") from error
         return [entry for path in newest if (entry := _entry(path))]
 
 
@@ -121,7 +126,7 @@ def _entry(path: Path) -> dict[str, Any] | None:
     request = load(path)
     if request is None:
         return None
-    result, resolved = load(beside(path, RESULT)), load(beside(path, RESOLVED))
+    result, resolved = load(companion(path, RESULT)), load(companion(path, RESOLVED))
     kept = ("filed_at", "job", "model", "version", "digests", "fingerprints")
     return {
         "name": path.name,
@@ -132,8 +137,8 @@ def _entry(path: Path) -> dict[str, Any] | None:
     }
 
 
-def _held_back(drift: Drift, known: Standing) -> str:
-    """Return why nothing is filed, or nothing."""
+def _held_back(drift: Drift, known: ServingState) -> str:
+    """Return the outcome if nothing is filed, else an empty string."""
     if known.gate == "firing" or drift.names_the_gate:
         return "held-back"
     return "" if known.is_known else "unknown-model"
@@ -155,7 +160,7 @@ def _alert(alert: Alert) -> dict[str, Any]:
     }
 
 
-def _told(drift: Drift, outcome: str, request: str | None) -> dict[str, Any]:
+def _outcome(drift: Drift, outcome: str, request: str | None) -> dict[str, Any]:
     subject = drift.subject
     return {
         "job": subject.job,

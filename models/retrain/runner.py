@@ -1,7 +1,6 @@
-"""Runs the configured command for one request after the other, and writes down how it ended.
+"""Run the configured command for one request after the other, and record its results.
 
-A command that failed is not run again: the request and its result say what happened, and a person
-decides.
+A failed command is not repeated: the result is recorded, and a person decides.
 """
 
 from __future__ import annotations
@@ -25,18 +24,18 @@ from tidegate.models.retrain.folder import RequestFolder
 log = logging.getLogger(__name__)
 
 _TAIL_BYTES = 8192
-_MAX_WAITING = 64  # requests filed while one command runs
-_GRACE_S = 10.0  # between asking a command to end and ending it
+_MAX_WAITING = 64  # requests waiting while one command runs
+_GRACE_S = 10.0  # between SIGTERM and SIGKILL
 
 
 def words_of(command: str) -> list[str]:
-    """Return the command's words. Raises OptionRefused when it cannot be started here."""
+    """Return the command as words. Raises OptionRefused if its program does not exist."""
     try:
         words = shlex.split(command)
     except ValueError as error:
         raise OptionRefused(f"--run {command}: {error}.") from error
     if not words or shutil.which(words[0]) is None:
-        raise OptionRefused(f"--run {command}: there is no such program to run.")
+        raise OptionRefused(f"--run {command}: program not found.")
     return words
 
 
@@ -49,30 +48,32 @@ class Runner:
         self._thread = threading.Thread(target=self._work, name="retrain-command")
         self._stop = threading.Event()
         self._lock: IO[str] | None = None
-        self._process_lock = threading.Lock()  # guards _process against a kill after its end
+        self._process_lock = threading.Lock()  # so that an ended process is never signalled
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Raises OptionRefused when another receiver runs commands for this folder."""
+        """Raise OptionRefused if another receiver runs commands for this folder."""
         self._lock = (self._folder.path / ".runner").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._lock.close()
             raise OptionRefused(
-                f"Another receiver with --run works in {self._folder.path}: one at a time."
+                f"Another receiver with --run uses {self._folder.path}; only one may."
             ) from error
         self._thread.start()
 
     def submit(self, request: Path) -> None:
-        """Run the command for this request when its turn comes."""
+        """Queue the command for this request."""
         if self._waiting.qsize() >= _MAX_WAITING:
-            self._record(request, _result(self._words, "not-run", None, "too many were waiting"))
+            self._record(
+                request, _result(self._words, "not-run", None, "too many requests were waiting")
+            )
         else:
             self._waiting.put(request)
 
     def close(self) -> None:
-        """End a command that runs, and the thread."""
+        """End the running command and the thread."""
         self._stop.set()
         self._waiting.put(None)
         self._signal(signal.SIGTERM)
@@ -101,7 +102,7 @@ class Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that what it started can be ended with it
+                start_new_session=True,  # so that its children can be ended with it
             )
         except OSError as error:
             return _result(words, "not-run", None, str(error.strerror), started)
@@ -109,7 +110,7 @@ class Runner:
             self._process = process
         assert process.stdout is not None  # noqa: S101 - PIPE, above
         tail = _Tail(process.stdout)
-        if self._stop.is_set():  # closed between the look and the start
+        if self._stop.is_set():  # closed since the last check
             self._signal(signal.SIGTERM)
         outcome = self._wait(process)
         with self._process_lock:
@@ -140,15 +141,15 @@ class Runner:
         try:
             self._folder.record_result(request, result)
         except OSError as error:
-            log.error("%s: its result cannot be written: %s", request.name, error.strerror)  # noqa: TRY400 - expected, and told to a person
+            log.error("%s: cannot write the result: %s", request.name, error.strerror)  # noqa: TRY400 - an expected error needs no traceback
 
 
 class _Tail:
-    """Keeps the last bytes of a stream, read by a thread that ends with the stream."""
+    """Keeps the last bytes of a stream; a thread reads until the stream ends."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream, self._kept = stream, b""
-        # A daemon: a grandchild that left the session may hold the pipe for ever.
+        # A daemon: a grandchild outside the session may keep the pipe open forever.
         self._thread = threading.Thread(target=self._read, daemon=True, name="retrain-output")
         self._thread.start()
 
@@ -169,7 +170,7 @@ def _result(
     return {
         "outcome": outcome,
         "command": words,
-        "exit_status": status,  # −n: ended by signal n
+        "exit_status": status,  # −n = ended by signal n
         "started_at": (started or now).isoformat(),
         "ended_at": now.isoformat(),
         "output_tail": tail,

@@ -1,6 +1,6 @@
-"""Which images to look at: a stratified sample of the review folder's ids.
+"""Choose sample images for a request: a stratified sample of ids in the review folder.
 
-DIR/<day>/<id>.json beside whatever else is there, `day` as YYYY-MM-DD.
+The files are DIR/<day>/<id>.json with `day` as YYYY-MM-DD; other files are ignored.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from tidegate.service.review.sidecar import open_regular
 from tidegate.service.types import Decision
 
 WINDOW = timedelta(days=1)
-_MAX_SIDECARS = 20_000  # read for one request; some seconds
+_MAX_SIDECARS = 20_000  # per request; takes some seconds
 _MAX_SIDECAR_BYTES = 65_536
 
 
 class Reviewed(BaseModel):
-    """What a sidecar says of one image; its other fields are for other readers."""
+    """The fields of one image's sidecar that are used here."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -38,9 +38,9 @@ class Reviewed(BaseModel):
 
 
 def read_reviewed(root: Path, now: datetime) -> tuple[list[Reviewed], int]:
-    """Return the images of the last day, and how many sidecars could not be read.
+    """Return the images of the last day, and the number of unreadable sidecars.
 
-    Raises OSError when `root` cannot be listed.
+    Raises OSError if `root` cannot be listed.
     """
     since = now - WINDOW
     days = {since.date().isoformat(), now.date().isoformat()} & set(os.listdir(root))
@@ -58,7 +58,7 @@ def _sidecars(root: Path, days: Sequence[str]) -> Iterator[Reviewed | None]:
     for day in days:
         try:
             folder = os.open(root / day, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:  # a link, a file, or removed
+        except OSError:  # a link, a file, or removed since
             yield None
             continue
         try:
@@ -70,23 +70,23 @@ def _sidecars(root: Path, days: Sequence[str]) -> Iterator[Reviewed | None]:
 
 
 def _read(name: str, folder: int) -> Reviewed | None:
-    """Return a sidecar; None for a damaged one, a link, a pipe, or one removed meanwhile."""
+    """Return a sidecar, or None if it is damaged, a link, a pipe, or removed since."""
     try:
-        with open(open_regular(name, folder), "rb") as file:  # cut short, a larger one is no JSON
+        with open(open_regular(name, folder), "rb") as file:  # a longer file is cut, and so invalid
             return Reviewed.model_validate_json(file.read(_MAX_SIDECAR_BYTES))
-    except (OSError, ValueError):  # pydantic's is a ValueError
+    except (OSError, ValueError):  # pydantic's error is a ValueError
         return None
 
 
 def stratified(images: Sequence[Reviewed], most: int, seed: str) -> list[Reviewed]:
-    """Return at most `most` images, as many of each predicted class as of any other that has them.
+    """Return at most `most` images, as evenly spread over the predicted classes as possible.
 
-    The same seed and images give the same sample, in whatever order they come.
+    The same seed and set of images give the same sample.
     """
     by_class: dict[int, list[tuple[str, Reviewed]]] = defaultdict(list)
     for image in {image.request_id: image for image in images}.values():
         by_class[image.class_id].append((_lot(seed, image.request_id), image))
-    # An image's place is its rank within its class, so ranks fill up class by class.
+    # Sorted by rank within the class, so that every class contributes before a class repeats.
     ranked = (
         (rank, _lot(seed, str(class_id)), image)
         for class_id, members in by_class.items()
@@ -101,14 +101,14 @@ def _lot(seed: str, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ReviewFolder:
-    """What one notification's requests choose their samples from, read once for all of them."""
+    """The images from which one notification's requests draw samples, read once for all."""
 
     images: Sequence[Reviewed]
-    note: str  # what is missing
+    note: str  # the reason if images are missing
     is_there: bool = True
 
     def sampled(self, most: int, seed: str) -> dict[str, Any]:
-        """Return a request's section on samples; what is missing is said in `note`."""
+        """Return a request's section on samples; `note` says why images are missing."""
         if not self.is_there:
             return {"ids": [], "note": self.note}
         chosen = stratified(self.images, most, seed)
@@ -120,7 +120,7 @@ class ReviewFolder:
 
 
 def read_review_folder(root: Path | None, now: datetime) -> ReviewFolder:
-    """Read the folder, if there is one."""
+    """Read the review folder, if one is configured."""
     if root is None:
         return ReviewFolder([], "no --review-dir was given", is_there=False)
     try:

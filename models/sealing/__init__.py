@@ -1,1 +1,1 @@
-"""Steps 7 to 9: the sealed graph, its golden probes, and the folder that holds them."""
+"""Steps 7 to 9: seal the graph, run the golden probes, and write the bundle's folder."""

@@ -1,4 +1,4 @@
-"""From the parts of a bundle to its folder: the one place that writes a manifest."""
+"""Assemble a bundle's folder from its parts; the only module that writes a manifest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tidegate.service.ood.gates import Gate
 
 @dataclass(frozen=True, slots=True)
 class SealedModel:
-    """A sealed graph and what it was composed of."""
+    """A sealed graph and its parts."""
 
     graph: bytes
     head: GateHead
@@ -27,7 +27,7 @@ class SealedModel:
 
     @property
     def task(self) -> m.Task:
-        """Return the sizes of its input and outputs."""
+        """Return the sizes of the graph's input and outputs."""
         height, width = self.spec.output_size
         return m.Task(
             classes=len(self.head.means),
@@ -46,8 +46,8 @@ class SealedModel:
     ) -> m.GateFit:
         """Describe a gate that was calibrated for this model.
 
-        `splits` are the digests of what it was fitted on, `fold_b` the images in every fold B
-        together, `delta` the chance that a PAC guarantee allows; None is a marginal guarantee.
+        `splits` are the digests of the splits that it was fitted on, `fold_b` the total images of
+        all folds B, `delta` the failure probability of a PAC guarantee; None: marginal guarantee.
         """
         return m.GateFit(
             energy_temperature=self.head.energy_temperature,
@@ -92,9 +92,9 @@ def assemble(
 ) -> Bundle:
     """Write `draft` below `model_dir`, the folder of its name, and return the bundle.
 
-    Call it under `locked`. `check` gets the written bundle before it has its final name.
-    Raises BuildRefused when the graph's scores of the probes differ from float64's, and what
-    `check` raises; then nothing is left.
+    Call it under `locked`. `check` runs on the written bundle before it gets its final name.
+    Raises BuildRefused if the graph's scores of the probes differ from float64's, or what `check`
+    raises; nothing remains then.
     """
     model = draft.model
     files = {

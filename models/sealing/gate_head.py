@@ -1,4 +1,4 @@
-"""The gate's parameters, and the nodes that compute its scores in a graph.
+"""The gate's parameters, and the graph nodes that compute its scores.
 
 The arithmetic is that of `tidegate.service.ood.scores`, in float32.
 """
@@ -21,7 +21,7 @@ _OPSET = 17
 
 @dataclass(frozen=True, slots=True)
 class GateHead:
-    """The fitted parameters of both scores, as `tidegate.service.ood.scores` takes them."""
+    """The fitted parameters of both scores, as in `tidegate.service.ood.scores`."""
 
     energy_temperature: float
     centre: NDArray[np.floating]  # [D]
@@ -29,10 +29,10 @@ class GateHead:
     means: NDArray[np.floating]  # [classes, D'], in the whitened space
     normalise: bool
     offset: NDArray[np.floating] | None = None  # [D], subtracted after normalising
-    background: NDArray[np.floating] | None = None  # [D, D″], makes the distance a relative one
+    background: NDArray[np.floating] | None = None  # [D, D″], for a relative distance
 
     def distance(self, features: NDArray[np.floating]) -> tuple[Float64, NDArray[np.int64]]:
-        """Return float64's score and nearest class of each row of `features` [batch, D]."""
+        """Return the float64 score and the nearest class of each row of `features` [batch, D]."""
         return mahalanobis_score(
             features,
             self.centre,
@@ -44,10 +44,10 @@ class GateHead:
         )
 
 
-def head_alone(head: GateHead) -> bytes:
+def head_graph(head: GateHead) -> bytes:
     """Return the gate head as a graph: `logits` and `features` in, the three scores out.
 
-    The nodes are those that `seal` adds, so scoring stored outputs is what serving computes.
+    The nodes are those that `seal` adds, so stored outputs get the same scores as when serving.
     """
     builder = Builder(_OPSET)
     add_energy(builder, head.energy_temperature)
@@ -67,7 +67,7 @@ def head_alone(head: GateHead) -> bytes:
 
 
 def add_energy(b: Builder, temperature: float) -> None:
-    """−T·(peak + log Σ exp(logits/T − peak)); ReduceLogSumExp may lack the shift by the peak."""
+    """Add −T·(peak + log Σ exp(logits/T − peak)); ReduceLogSumExp may not subtract the peak."""
     scaled = b.step("Div", ["logits", b.constant("temperature", temperature)], "scaled_logits")
     peak = b.reduce("ReduceMax", scaled, "peak")
     shifted = b.step("Sub", [scaled, peak], "shifted")
@@ -78,7 +78,7 @@ def add_energy(b: Builder, temperature: float) -> None:
 
 
 def add_mahalanobis(b: Builder, head: GateHead) -> None:
-    """Centre, unit length, whiten; the nearest mean by one GEMM; then its exact distance."""
+    """Centre, normalise and whiten; find the nearest mean by one GEMM; compute its distance."""
     z = b.step("Sub", ["features", b.constant("centre", head.centre)], "centred")
     if head.normalise:
         square = b.reduce("ReduceSum", b.step("Mul", [z, z], "centred_squared"), "length_squared")

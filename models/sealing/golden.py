@@ -1,4 +1,4 @@
-"""Golden probes: image files, the digests of their pixels, and what the sealed graph answers."""
+"""Golden probes: image files, digests of their pixels, and the sealed graph's outputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def golden_files(
 ) -> dict[str, bytes]:
     """Return `probes` (name in the bundle → image file) with golden/expected.npz.
 
-    Raises BuildRefused when the graph's scores of them differ from float64's.
+    Raises BuildRefused if the graph's scores of them differ from float64's.
     """
     images = [preprocess(content, spec, _MAX_PIXELS) for content in probes.values()]
     outputs = run(sealed, images)
@@ -41,7 +41,7 @@ def golden_files(
 
 
 def listed(files: Mapping[str, bytes]) -> dict[str, File]:
-    """Return what a manifest says of its files."""
+    """Return the manifest's entries for the files."""
     return {
         name: File(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
         for name, content in files.items()

@@ -1,7 +1,7 @@
-"""Compose any backbone and a gate into the sealed graph: pixels in, numbers out.
+"""Compose a backbone and a gate into the sealed graph, from pixels to logits and scores.
 
-The arithmetic of the gate head is that of `tidegate.service.ood.scores`, in float32 and in the
-graph, so no engine and no host code can compute another score than the one that was calibrated.
+The gate head has the arithmetic of `tidegate.service.ood.scores`, in float32 and inside the graph,
+so every engine computes the score that was calibrated.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _OLDEST_OPSET = 13
 def seal(backbone: onnx.ModelProto, spec: PreprocessSpec, head: GateHead) -> bytes:
     """Return the sealed graph as file content; the same inputs give the same bytes.
 
-    `backbone` takes float32 [batch, 3, H, W] and gives `logits` and `features`; the result takes
-    `pixels` uint8 [batch, H, W, 3]. Raises BuildRefused when the parts do not fit together.
+    `backbone` maps float32 [batch, 3, H, W] to `logits` and `features`; the result's input is
+    `pixels` uint8 [batch, H, W, 3]. Raises BuildRefused if the parts do not match.
     """
     entry, classes, width = _check(backbone, spec)
     _check_head(head, classes, width)
@@ -38,7 +38,7 @@ def seal(backbone: onnx.ModelProto, spec: PreprocessSpec, head: GateHead) -> byt
 
 
 def without_gate(backbone: onnx.ModelProto, spec: PreprocessSpec) -> bytes:
-    """Return the graph that a gate is fitted on: uint8 pixels in, `logits` and `features` out."""
+    """Return the graph for fitting a gate: uint8 pixels → `logits` and `features`."""
     entry, classes, width = _check(backbone, spec)
     builder = Builder(_opset(backbone))
     _normalise(builder, spec, entry)
@@ -47,10 +47,10 @@ def without_gate(backbone: onnx.ModelProto, spec: PreprocessSpec) -> bytes:
 
 
 def _normalise(b: Builder, spec: PreprocessSpec, entry: str) -> None:
-    """(pixel · scale − mean) / std as one product and one sum, constants made in float64."""
+    """Add (pixel · scale − mean) / std as one product and one sum, with float64 constants."""
     std = np.asarray(spec.std, np.float64).reshape(1, 3, 1, 1)
     mean = np.asarray(spec.mean, np.float64).reshape(1, 3, 1, 1)
-    # Cast comes first: TensorRT takes uint8 only at the door.
+    # Cast comes first: TensorRT supports uint8 only at a graph's input.
     x = b.step("Cast", ["pixels"], "floats", to=TensorProto.FLOAT)
     x = b.step("Transpose", [x], "planes", perm=[0, 3, 1, 2])
     x = b.step("Mul", [x, b.constant("gain", spec.scale / std)], "scaled")
@@ -64,17 +64,19 @@ def _check(model: onnx.ModelProto, spec: PreprocessSpec) -> tuple[str, int, int]
     entries = [value for value in graph.input if value.name not in constants]
     outputs = {value.name: _shape(value) for value in graph.output}
     if len(entries) != 1 or not {"logits", "features"} <= outputs.keys():
-        raise BuildRefused("A backbone has one input and the outputs logits and features.")
+        raise BuildRefused("A backbone must have one input and the outputs logits and features.")
     height, width = spec.output_size
     shape = _shape(entries[0])
     if not isinstance(shape[0], str) or shape[1:] != [3, height, width]:
-        raise BuildRefused(f"The backbone takes {shape}, not [batch, 3, {height}, {width}].")
+        raise BuildRefused(f"The backbone's input is {shape}, not [batch, 3, {height}, {width}].")
     names = {name for node in graph.node for name in (*node.input, *node.output)} | constants
     if clash := sorted(names & _RESERVED) + [name for name in names if name.startswith(PREFIX)]:
-        raise BuildRefused(f"The backbone uses the name {clash[0]!r}, which sealing needs.")
+        raise BuildRefused(
+            f"The backbone uses the name {clash[0]!r}, which is reserved for sealing."
+        )
     widths = [outputs[name][1] for name in OUTPUTS[:2] if len(outputs[name]) == 2]
     if len(widths) != 2 or not all(isinstance(width, int) for width in widths):
-        raise BuildRefused("A backbone's logits and features are [batch, number].")
+        raise BuildRefused("A backbone's logits and features must be [batch, number].")
     return entries[0].name, int(widths[0]), int(widths[1])
 
 
@@ -121,7 +123,7 @@ def _assembled(
     spec: PreprocessSpec,
     outputs: dict[str, list[str | int | None]],
 ) -> bytes:
-    """Return the backbone with nodes around it, taking `pixels` and giving `outputs`."""
+    """Return the backbone with the added nodes, from `pixels` to `outputs`."""
     model = onnx.ModelProto()
     model.CopyFrom(backbone)
     graph = model.graph
@@ -138,7 +140,7 @@ def _assembled(
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Drop what exporters leave behind: stack traces, paths and dates change the bytes."""
+    """Drop exporters' metadata: stack traces, paths and dates would change the bytes."""
     model.producer_name, model.producer_version, model.doc_string = "tidegate", "", ""
     model.graph.name, model.graph.doc_string = "tidegate-sealed", ""
     del model.metadata_props[:]

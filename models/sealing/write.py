@@ -1,7 +1,7 @@
-"""Write a bundle's folder so that it is either complete or not there, whatever kills the writer.
+"""Write a bundle's folder atomically: it is complete or absent, even if the writer is killed.
 
-Files go into a hidden sibling folder, are flushed to the disk and read back, and one rename makes
-them the bundle. A lock, which the kernel drops when its holder dies, keeps two writers apart.
+Files are written to a hidden sibling folder, flushed to the disk and read back; one rename makes
+them the bundle. A lock excludes a second writer; the kernel releases it if its owner dies.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _REPLACED = ".replaced-"
 
 @contextmanager
 def locked(model_dir: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold the only right to write below `model_dir`, the folder of one bundle name.
+    """Hold the exclusive lock to write below `model_dir`, the folder of one bundle name.
 
-    Calls `on_wait` once when another writer holds it, then waits. What killed writers left behind
-    is removed on entry.
+    Calls `on_wait` once if another writer has the lock, then waits. Leftovers of killed writers
+    are removed on entry.
     """
     model_dir.mkdir(parents=True, exist_ok=True)
     with (model_dir / ".lock").open("w") as lock:
@@ -46,16 +46,16 @@ def locked(model_dir: Path, on_wait: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def scratch(model_dir: Path) -> Iterator[Path]:
-    """Lend a hidden folder below `model_dir` for temporary files; call it under `locked`.
+    """Yield a hidden folder below `model_dir` for temporary files; call it under `locked`.
 
-    It is removed at the end; a killed build's is removed by the next `locked`.
+    It is removed at the end, or by the next `locked` if the build is killed.
     """
     with TemporaryDirectory(prefix=_BUILDING, dir=model_dir) as folder:
         yield Path(folder)
 
 
 def current(path: Path, made_as: Provenance) -> Bundle | str:
-    """Return the good bundle at `path` that was made as `made_as`, or why there is none."""
+    """Return the valid bundle at `path` with provenance `made_as`, or why there is none."""
     if not path.exists():
         return "There is no bundle yet."
     try:
@@ -63,7 +63,7 @@ def current(path: Path, made_as: Provenance) -> Bundle | str:
     except BundleRefused as error:
         return str(error)
     if bundle.manifest.provenance != made_as:
-        return f"{path} was made by another recipe."
+        return f"{path} was built with another recipe."
     return bundle
 
 
@@ -73,10 +73,10 @@ def write_bundle(
     files: Mapping[str, bytes],
     check: Callable[[Bundle], object] = lambda bundle: None,
 ) -> Bundle:
-    """Put the bundle at `model_dir`/version, replacing what is there; call it under `locked`.
+    """Write the bundle to `model_dir`/version, replacing an existing one; call it under `locked`.
 
-    Raises BundleRefused, leaving what was there, when the written files do not make a good bundle,
-    or whatever `check` raises of it.
+    Raises BundleRefused if the written files are not a valid bundle, or what `check` raises; the
+    existing bundle stays then.
     """
     token = secrets.token_hex(4)
     draft = model_dir / f"{_BUILDING}{manifest.version}-{token}"

@@ -1,1 +1,1 @@
-"""HTTP and nothing else."""
+"""The HTTP interface: protocol, routes, request bodies and responses."""

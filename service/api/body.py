@@ -1,4 +1,4 @@
-"""The one way a route reads a request's body: bounded, timed, and counted against all others."""
+"""Read a request body within its limits on bytes, time and memory. All routes use it."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from tidegate.service.errors import (
     UploadTooLarge,
 )
 
-_LENGTH_DIGITS = 18  # more are no length, and int() refuses thousands of them
+_LENGTH_DIGITS = 18  # more than any real length has; int() raises beyond 4,300 digits
 
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """What a route allows."""
+    """The limits of a route."""
 
     max_bytes: int
     timeout_s: float  # for the whole body
 
 
 class Pieces:
-    """Bytes that arrive in pieces. One piece is not copied; many small ones take little more."""
+    """Bytes that arrive in pieces. A single piece is not copied."""
 
     __slots__ = ("_first", "_rest")
 
@@ -53,12 +53,12 @@ class Pieces:
             self._first = piece
 
     def joined(self) -> bytes:
-        """Return the whole."""
+        """Return all bytes."""
         return self._first if self._rest is None else bytes(self._rest)
 
 
 async def read_body(request: Request, reservation: Reservation, limits: BodyLimits) -> bytes:
-    """Return a request's body. Raises what `feed_body` raises."""
+    """Return a request's body. Raises the same errors as `feed_body`."""
     pieces = Pieces()
     await feed_body(request, reservation, limits, pieces.add)
     return pieces.joined()
@@ -67,10 +67,10 @@ async def read_body(request: Request, reservation: Reservation, limits: BodyLimi
 async def feed_body(
     request: Request, reservation: Reservation, limits: BodyLimits, take: Callable[[bytes], None]
 ) -> None:
-    """Give each piece of a request's body to `take` as it arrives.
+    """Pass each piece of a request's body to `take` as it arrives.
 
-    Raises UploadTooLarge, from Content-Length alone if it is enough, UploadTimeout for a body that
-    is late or stalls, Overloaded, BadRequest, ClientGone, or what `take` raises.
+    Raises UploadTooLarge (before reading, if Content-Length is too large), UploadTimeout for a body
+    that is late or stalls, Overloaded, BadRequest, ClientGone, or what `take` raises.
     """
     length = RequestContext.of(request.scope).content_length
     if length is not None:
@@ -78,14 +78,14 @@ async def feed_body(
         _check_length(announced, limits.max_bytes)
         reservation.expect(announced)
     receiver = _Receiver(request.receive, reservation, limits, take)
-    if Connection.of(request.scope).body_is_here:  # no time can be lost on it
+    if Connection.of(request.scope).body_is_here:  # it cannot time out, so no timer is needed
         await receiver.receive()
     else:
         await receiver.receive_in_time()
 
 
 class _Receiver:
-    """One body on its way."""
+    """Receives one body."""
 
     __slots__ = ("_ends_at", "_limits", "_receive", "_reservation", "_take", "_timer")
 
@@ -104,7 +104,7 @@ class _Receiver:
         self._ends_at = 0.0  # on the loop's clock
 
     async def receive_in_time(self) -> None:
-        """Receive a body that is not here yet."""
+        """Receive a body that has not arrived completely, with timeouts."""
         self._ends_at = asyncio.get_running_loop().time() + self._limits.timeout_s
         try:
             async with asyncio.timeout_at(self._stalls_at()) as self._timer:
@@ -141,9 +141,9 @@ class _Receiver:
 
     def _error(self) -> TidegateError:
         if self._reservation.evicted == "share":
-            return Overloaded("Clients that hold less memory for request bodies needed it.", 1)
+            return Overloaded("Other clients needed the memory that this request body used.", 1)
         if self._reservation.evicted:
-            return UploadTimeout("The body stalled while others needed its memory.")
+            return UploadTimeout("The body stalled while other requests needed its memory.")
         if asyncio.get_running_loop().time() >= self._ends_at:
             return UploadTimeout(f"The body did not arrive within {self._limits.timeout_s:g} s.")
         return UploadTimeout(

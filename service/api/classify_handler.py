@@ -1,4 +1,4 @@
-"""From a request to a classification and back: bounds, deadlines, refusals told from answers."""
+"""From a request to a classification and back: limits, deadlines, answers and problems."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tidegate.service.types import Priority
 
 
 class ClassifyHandler:
-    """Answers the two routes that classify."""
+    """Handles the two classify routes."""
 
     def __init__(
         self,
@@ -53,10 +53,10 @@ class ClassifyHandler:
         self._metrics = metrics
         self._flag = ood_action == "flag"
         self._quota = ClientQuota(limits.client_rate, limits.client_burst)
-        self._model: dict[str, str] = {}  # of the bundle that answered last
+        self._model: dict[str, str] = {}  # ModelRef of the bundle that answered last
 
     async def single(self, request: Request) -> Response:
-        """Answer POST /classify."""
+        """Handle POST /classify."""
         context = RequestContext.of(request.scope)
         served = self._service.require()
         client = client_of(request.scope)
@@ -83,7 +83,7 @@ class ClassifyHandler:
         return response
 
     async def batch(self, request: Request) -> Response:
-        """Answer POST /classify/batch."""
+        """Handle POST /classify/batch."""
         context = RequestContext.of(request.scope)
         served = self._service.require()
         top_k, timeout_s = self._parameters(request, context)
@@ -126,7 +126,7 @@ class ClassifyHandler:
         return form.files()
 
     def _parameters(self, request: Request, context: RequestContext) -> tuple[int, float]:
-        """Return top_k and the time the answer may take, in seconds."""
+        """Return top_k and the request's timeout in seconds."""
         query = request.scope["query_string"]
         top_k = parse_top_k(query) if query else TOP_K
         timeout_s = self.limits.deadline_s
@@ -137,7 +137,7 @@ class ClassifyHandler:
     async def _item(
         self, index: int, upload: Upload, served: Served, context: RequestContext
     ) -> dict[str, Any]:
-        """Classify one image of a batch, as BatchItem; its error is its own."""
+        """Classify one image of a batch and return its BatchItem, with its problem if it failed."""
         try:
             _check_not_empty(upload.image)
             result = await served.pipeline.classify(upload)
@@ -153,7 +153,7 @@ class ClassifyHandler:
     def _body(
         self, result: Classification, bundle: Bundle, context: RequestContext
     ) -> dict[str, Any]:
-        """Return the answer, or the refusal of a rejected image: a problem, without predictions."""
+        """Return the answer, or a problem without predictions if the image is rejected."""
         verdict, alpha = result.verdict, bundle.gate.alpha_reject
         if verdict.decision == "reject" and not self._flag:
             return make_problem(
@@ -172,16 +172,16 @@ class ClassifyHandler:
 
 
 def _is_problem(answer: dict[str, Any]) -> bool:
-    return "code" in answer  # which every problem has, and no answer
+    return "code" in answer  # every problem has one, and no answer does
 
 
 def _check_not_empty(image: bytes) -> None:
     if not image:
-        raise BadRequest("The body, or its part, is empty; send the bytes of an image.")
+        raise BadRequest("The body or part is empty; send the bytes of an image.")
 
 
 class UntilDisconnect:
-    """Cancels the work inside when the client goes away; raises ClientGone then."""
+    """Cancels the work inside and raises ClientGone if the client disconnects."""
 
     def __init__(self, request: Request, metrics: Metrics) -> None:
         self._connection = Connection.of(request.scope)

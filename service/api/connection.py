@@ -1,6 +1,7 @@
-"""What a request's handler may know about its connection, without a task that waits for messages.
+"""The state of a client connection, for the handlers of its requests.
 
-It travels in the ASGI scope. Used on the event loop.
+It is in the ASGI scope, so that a handler notices a disconnect without a task that waits for
+messages. Used on the event loop.
 """
 
 from __future__ import annotations
@@ -10,27 +11,25 @@ from typing import Any
 
 
 class Connection:
-    """One client connection; the requests on it are handled one after the other."""
+    """One client connection; its requests are handled one after another."""
 
     __slots__ = ("body_is_here", "lost", "on_loss")
 
     KEY = "tidegate.connection"
 
     def __init__(self) -> None:
-        self.body_is_here = False  # the last byte of the request being read has arrived
+        self.body_is_here = False  # all bytes of the current request have arrived
         self.lost = False
         self.on_loss: set[Callable[[], None]] = set()
 
     @classmethod
     def of(cls, scope: MutableMapping[str, Any]) -> Connection:
-        """Return the connection of this ASGI scope; one that is never lost if the server is
-        another's.
-        """
+        """Return the connection of this ASGI scope; with another server, one that is never lost."""
         connection: Connection = scope.get(cls.KEY) or cls()
         return connection
 
     def end(self) -> None:
-        """Call every registered callback: the client has gone."""
+        """Mark the connection as lost and call every registered callback."""
         self.lost = True
         for on_loss in list(self.on_loss):
             on_loss()

@@ -1,4 +1,4 @@
-"""One request's identity, and the pure-ASGI middleware that times, counts and logs it."""
+"""The context of a request, and the ASGI middleware that times, counts and logs requests."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _TRACEPARENT = re.compile(
 )  # W3C Trace Context, version 00
 _QUIET = {"/livez", "/readyz", "/metrics"}
 _KEY = "tidegate"
-# Ids need not be unguessable, only different: that takes no system call for each.
+# Ids must be unique but not unguessable, so they need no system call each.
 _ids = random.Random(secrets.randbits(256))  # noqa: S311
 
 
 @dataclass(slots=True)
 class RequestContext:
-    """Who asked for what, and what the log line will say."""
+    """The headers of a request that the service uses, and the fields of its log line."""
 
     request_id: str
     content_length: str | None = None
@@ -49,16 +49,16 @@ class RequestContext:
 
     @staticmethod
     def from_headers(headers: list[tuple[bytes, bytes]]) -> RequestContext:
-        """Take up X-Request-Id and traceparent where they are well-formed; else make an id."""
+        """Return the context of a request; without a valid X-Request-Id, it gets a new id."""
         context = RequestContext("")
-        for name, value in headers:  # names come in lower case; of a repeated one, the first counts
+        for name, value in headers:  # names are in lower case
             if name == b"content-length":
                 context.content_length = context.content_length or value.decode("latin-1")
             elif name == b"content-type":
                 context.content_type = context.content_type or value.decode("latin-1")
             elif name == b"x-request-timeout-ms":
                 timeout_ms = value.decode("latin-1")
-                if context.timeout_ms is not None:  # a list, which is no number (RFC 9110, 5.2)
+                if context.timeout_ms is not None:  # repeated: a list (RFC 9110, 5.2), so invalid
                     timeout_ms = f"{context.timeout_ms}, {timeout_ms}"
                 context.timeout_ms = timeout_ms
             elif name == b"x-request-id" and _REQUEST_ID.match(value):
@@ -71,7 +71,7 @@ class RequestContext:
         return context
 
     def response_headers(self) -> list[tuple[bytes, bytes]]:
-        """Return what every response carries back."""
+        """Return the headers that every response has."""
         headers = [(b"x-request-id", self.request_id.encode("ascii"))]
         if self.traceparent:
             headers.append((b"traceparent", self.traceparent.encode("ascii")))
@@ -82,12 +82,14 @@ OnUnexpectedError = Callable[[BaseException, RequestContext], ASGIApp]
 
 
 class ContextMiddleware:
-    """Gives each request its context, answers a bug or a cut, and records every request once."""
+    """Creates each request's context, responds to unexpected errors, and records every request."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, on_surprise: OnUnexpectedError) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, on_unexpected_error: OnUnexpectedError
+    ) -> None:
         self._app = app
         self._metrics = metrics
-        self._on_surprise = on_surprise
+        self._on_unexpected_error = on_unexpected_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -109,9 +111,10 @@ class ContextMiddleware:
         try:
             await self._app(scope, receive, send_with_context)
         except (Exception, asyncio.CancelledError) as error:
-            if status:  # too late to answer otherwise
+            if status:  # the response has started
                 raise
-            await self._on_surprise(error, context)(scope, receive, send_with_context)
+            response = self._on_unexpected_error(error, context)
+            await response(scope, receive, send_with_context)
         finally:
             self._metrics.inflight.dec()
             self._record(scope, context, status, time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""How many connections one client address may have, and how many half-closed. Pure."""
+"""Limits on the open and half-closed connections of a client address."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 import math
 from collections import Counter
 
-MAX_HALF_CLOSED = 8  # connections of one address at once whose client only reads
-_CROWD_S = 1.0  # after more than those at once, the end of input is a client that leaves
+MAX_HALF_CLOSED = 8  # half-closed connections of one address at a time
+_CROWD_S = 1.0  # if there are more, every end of input closes its connection for this long
 
 
 class Connections:
@@ -20,7 +20,7 @@ class Connections:
         self._in_all = 0
 
     def open(self, client: str) -> bool:
-        """Count a new connection; return False, and count nothing, if it is one too many."""
+        """Count a new connection; beyond the limit, return False and do not count it."""
         if self._open.get(client, 0) >= self._max_per_client or self._in_all >= self._max_in_all:
             return False
         self._open[client] += 1
@@ -28,7 +28,7 @@ class Connections:
         return True
 
     def close(self, client: str) -> None:
-        """Count a connection out."""
+        """Remove a closed connection from the count."""
         self._in_all -= 1
         self._open[client] -= 1
         if not self._open[client]:
@@ -36,17 +36,18 @@ class Connections:
 
 
 class HalfClosed:
-    """Connections whose client has ended its input and may still read; a crowd of them has left.
+    """Connections whose client has ended its input and may still read.
 
-    Each client address is a crowd of its own, so that none shuts out the others.
+    If an address has too many of them, its clients are assumed to have disconnected. Addresses are
+    counted separately, so that one does not affect the others.
     """
 
     def __init__(self) -> None:
         self._transports: dict[str, set[asyncio.Transport]] = {}
-        self._crowd_until: dict[str, float] = {}  # by address, the first to end first
+        self._crowd_until: dict[str, float] = {}  # by address; the earliest end is first
 
     def admit(self, client: str, transport: asyncio.Transport, now: float) -> bool:
-        """Return whether to keep this connection. One too many closes all of its address."""
+        """Return whether to keep this connection. Beyond the limit, close all of its address."""
         self._forget_crowds(now)
         if client in self._crowd_until:
             return False
@@ -60,7 +61,7 @@ class HalfClosed:
         return False
 
     def forget(self, client: str, transport: asyncio.Transport) -> None:
-        """Drop a connection that is closed."""
+        """Remove a closed connection."""
         if ours := self._transports.get(client):
             ours.discard(transport)
             if not ours:

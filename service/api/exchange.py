@@ -1,4 +1,4 @@
-"""One request and its answer, on top of uvicorn's cycle: one write, and faults in a body."""
+"""One request and its response on uvicorn's cycle: a single write, and errors in a body."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ if TYPE_CHECKING:
 
 
 class Exchange(RequestResponseCycle):
-    """uvicorn's cycle; `ends_connection` is called when the answer starts.
+    """uvicorn's cycle; when the response starts, `ends_connection` decides if it is the last one.
 
-    A body that turns out to be malformed is the handler's to answer: `receive` raises BadRequest.
+    If the body is malformed, `receive` raises BadRequest, so that the handler responds to it.
     """
 
     def __init__(self, ends_connection: Callable[[], bool], **options: Any) -> None:
         super().__init__(**options)
         self.fault: BadRequest | None = None
         self._ends_connection = ends_connection
-        self.transport = CoalescedResponse(self)  # type: ignore[assignment]  # all that a cycle uses
+        self.transport = CoalescedResponse(self)  # type: ignore[assignment]  # has all methods that a cycle uses
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Send one ASGI message; the head says `connection: close` if no other answer follows."""
+        """Send one ASGI message; the last response's head has `connection: close`."""
         if not (self.response_started or self.disconnected) and self._ends_connection():
             self.keep_alive = False
         await super().send(message)
 
     async def receive(self) -> ASGIReceiveEvent:
-        """Return what has arrived of the body, after waiting for it, or the disconnect.
+        """Wait for the next part of the body and return it, or return the disconnect.
 
-        Unlike uvicorn's, it leaves reading paused once the body is complete: what arrives then
-        belongs to the next request. Raises BadRequest for a malformed body.
+        Unlike uvicorn, reading stays paused once the body is complete, because later bytes belong
+        to the next request. Raises BadRequest for a malformed body.
         """
         if self.waiting_for_100_continue and not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -55,21 +55,21 @@ class Exchange(RequestResponseCycle):
 
 
 class CoalescedResponse:
-    """A response's transport: its head waits for the body's first piece and is sent with it.
+    """A response's transport that sends the head together with the first piece of the body.
 
-    One packet instead of two: each passes through the kernel and wakes the client.
+    This saves a packet: each one passes through the kernel and wakes up the client.
     """
 
     __slots__ = ("_cycle", "_head", "_started", "_transport")
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = weakref.proxy(cycle)  # it has this object: no cycle may keep a body
+        self._cycle = weakref.proxy(cycle)  # a reference cycle would keep the body in memory
         self._transport = cycle.transport
-        self._started = cycle.scope["method"] == "HEAD"  # which has no body: nothing to wait for
+        self._started = cycle.scope["method"] == "HEAD"  # has no body to wait for
         self._head = b""
 
     def write(self, data: bytes) -> None:
-        """Write, or hold back the head; what comes before it (100 Continue) is sent at once."""
+        """Write, or delay the head; what precedes it (100 Continue) is sent at once."""
         if self._cycle.response_started and not self._started:
             self._started, self._head = True, data
             return
@@ -77,9 +77,9 @@ class CoalescedResponse:
         self._head = b""
 
     def close(self) -> None:
-        """Send what was held back; close if the answer broke off.
+        """Send a delayed head; close the connection if the response is incomplete.
 
-        After a complete answer the protocol closes: the client may still be sending.
+        After a complete response the protocol closes it, because the client may still be sending.
         """
         if self._head:
             self.write(b"")

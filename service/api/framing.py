@@ -1,8 +1,8 @@
-"""Where a request's head and body end, and which heads are refused (RFC 9112). Pure functions.
+"""Where a request's head and body end, and which heads are rejected (RFC 9112). Pure functions.
 
 The parser (llhttp, strict) already rejects bare LF, folded fields, space before a colon, invalid
-field names and values, repeated Content-Length, and Content-Length with Transfer-Encoding. What it
-accepts and RFC 9112 does not, or what this server cannot serve, is rejected here.
+field names and values, repeated Content-Length, and Content-Length with Transfer-Encoding. This
+module rejects what llhttp accepts but RFC 9112 forbids, and what this server does not support.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MAX_FIELDS = 128  # header fields of one request; proxies and other servers stop at about 100
+MAX_FIELDS = 128  # header fields of one request; proxies and other servers allow about 100
 _BLANK_LINE = b"\r\n\r\n"
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(:[0-9]*)?")  # RFC 3986
 
 
 class Refusal(Exception):
-    """A request that is answered by the protocol itself, because no handler can be given it."""
+    """A request that the protocol answers itself, because it cannot reach a handler."""
 
     def __init__(self, detail: str, status: int = 400) -> None:
         super().__init__(detail)
         self.status = status
 
 
-@dataclass(slots=True)  # not frozen: one is made for each request, and that takes longer
+@dataclass(slots=True)  # not frozen: a frozen one takes longer to create for each request
 class Framing:
     """How long the body of a request is, and whether its client waits for 100 Continue."""
 
@@ -40,9 +40,9 @@ class Framing:
 
 
 def framing_of(version: str, fields: Sequence[tuple[bytes, bytes]]) -> Framing:
-    """Return the framing of a request with these fields, whose names are in lower case.
+    """Return the framing of a request with these header fields, whose names are in lower case.
 
-    Raises Refusal where RFC 9112 requires it.
+    Raises Refusal if RFC 9112 requires it.
     """
     if version not in ("1.1", "1.0"):
         raise Refusal(f"HTTP/{version} is not supported; use HTTP/1.1.")
@@ -62,14 +62,14 @@ def framing_of(version: str, fields: Sequence[tuple[bytes, bytes]]) -> Framing:
 
 def _check_host(version: str, hosts: int, host: bytes) -> None:
     if hosts != 1 and (hosts or version == "1.1"):
-        raise Refusal(f"An HTTP/1.1 request has one Host header; this one has {hosts}.")
+        raise Refusal(f"An HTTP/1.1 request must have one Host header; this one has {hosts}.")
     if not _HOST.fullmatch(host):
         raise Refusal("The Host header is malformed.")
 
 
 def _is_chunked(version: str, coding: bytes) -> bool:
     if version != "1.1":
-        raise Refusal("Transfer-Encoding is not part of HTTP/1.0.")
+        raise Refusal("HTTP/1.0 does not support Transfer-Encoding.")
     if coding.lower() != b"chunked":
         raise Refusal("The only supported Transfer-Encoding is chunked.")
     return True
@@ -78,8 +78,8 @@ def _is_chunked(version: str, coding: bytes) -> bool:
 def after_blank_line(data: bytes | bytearray, start: int, tail: bytes) -> int:
     """Return the index after the next blank line from `start` on, or the length of `data`.
 
-    `tail` are the last bytes received before `data`, up to three of them: the blank line that ends
-    a head, or a chunked body, may be split between two reads.
+    `tail` has the last bytes received before `data`, at most three: the blank line that ends a head
+    or a chunked body may be split between two reads.
     """
     if tail:
         split = (tail + data[start : start + 3]).find(_BLANK_LINE)

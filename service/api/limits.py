@@ -1,4 +1,4 @@
-"""What the operator allows over HTTP, and each client address's share of it."""
+"""The limits on HTTP requests, and the quota of each client address."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ _CLIENTS_REMEMBERED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """What the operator allows; seconds and bytes."""
+    """The operator's limits on requests, in seconds and bytes."""
 
     max_upload_bytes: int
     max_inflight_bytes: int
     upload_timeout_s: float
     max_files: int  # images in one /classify/batch
-    deadline_s: float  # when the client names none
+    deadline_s: float  # if the client sets none
     max_deadline_s: float
-    client_rate: float  # images a second per client address; 0 is no limit
+    client_rate: float  # images per second per client address; 0 = no limit
     client_burst: int
 
 
 def client_of(scope: MutableMapping[str, Any]) -> str:
-    """Return the address that a request's share is counted for.
+    """Return the address that a request's quota and shares are counted for.
 
-    An IPv6 client has a network of 64 bits to choose its addresses from, so that counts as one.
+    An IPv6 client can use any address of its /64 network, so the network counts as one client.
     """
     return address_of(scope.get("client"))
 
 
 def address_of(client: tuple[str, int] | None) -> str:
-    """Return the same of a connection's other end, its host and port."""
+    """Return the same for the host and port of a connection's client."""
     host = client[0] if client else "unknown"
     return _network(host) if ":" in host else host
 
@@ -51,10 +51,10 @@ def _network(host: str) -> str:
 
 
 class ClientQuota:
-    """Images per second and client, with a burst: the generic cell rate algorithm.
+    """A limit on images per second and client, with a burst: the generic cell rate algorithm.
 
-    One float per client: the time at which its allowance is full again. The least recently seen
-    of `_CLIENTS_REMEMBERED` clients is forgotten first.
+    It keeps one float per client: the time at which its quota is full again. Beyond
+    `_CLIENTS_REMEMBERED` clients, the least recently seen one is dropped.
     """
 
     def __init__(self, rate: float, burst: int) -> None:
@@ -65,16 +65,18 @@ class ClientQuota:
     def spend(self, client: str, images: int, now: float) -> None:
         """Count images against a client.
 
-        Raises QuotaExceeded when it has none left, BadRequest when it could never have so many.
+        Raises QuotaExceeded if too few are left, or BadRequest if there are more than the burst.
         """
         if not self._interval_s:
             return
         if images > self._burst:
-            raise BadRequest(f"At most {self._burst} images at once per client.")
+            raise BadRequest(f"A client may send at most {self._burst} images in one request.")
         full_at = max(now, self._full_at.get(client, now)) + images * self._interval_s
         wait_s = full_at - now - self._burst * self._interval_s
         if wait_s > 1e-9:
-            raise QuotaExceeded(f"At most {1 / self._interval_s:g} images a second.", wait_s)
+            raise QuotaExceeded(
+                f"A client may send at most {1 / self._interval_s:g} images per second.", wait_s
+            )
         self._full_at[client] = full_at
         self._full_at.move_to_end(client)
         if len(self._full_at) > _CLIENTS_REMEMBERED:

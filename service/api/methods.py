@@ -1,4 +1,4 @@
-"""HEAD and OPTIONS on every route, which probes of load balancers and monitors send."""
+"""HEAD and OPTIONS on every route, because load balancers and monitors send them as probes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NO_CONTENT = 204
 
 
 class Methods:
-    """Answers HEAD as GET, whose body the server leaves out, and OPTIONS with Allow."""
+    """Handles HEAD as GET (the server omits the body), and OPTIONS with an Allow header."""
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
@@ -51,7 +51,7 @@ class Methods:
 
 
 def allow(app: FastAPI, path: str) -> str:
-    """Return the methods that a path has, as Allow lists them; "" if there is no such path."""
+    """Return the Allow header of a path; "" if there is no such path."""
     if path in ("*", "/*"):  # the server as a whole
         return "GET, HEAD, OPTIONS, POST"
     scope = {"type": "http", "path": path, "root_path": "", "headers": []}

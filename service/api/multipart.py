@@ -1,4 +1,4 @@
-"""Files out of a multipart body, as it arrives: only what is wanted is kept."""
+"""Extract files from a multipart body as it arrives; other parts are dropped."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser
 from tidegate.service.api.body import Pieces
 from tidegate.service.errors import BadRequest
 
-_OTHER_PARTS = 16  # a few form fields that are not read are allowed
+_OTHER_PARTS = 16  # form fields that are allowed and ignored
 _MAX_CONTENT_TYPE = 1024
 _MAX_BOUNDARY = 256  # RFC 2046 allows 70
-# Unquoted, clients send more than a token allows: "/", ":", "=" and such.
+# Clients send unquoted boundaries with characters that a token does not allow: "/", ":", "=", …
 _BOUNDARY = re.compile(r';\s*boundary\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))', re.IGNORECASE)
 _AS_IT_IS = {"7bit", "8bit", "binary"}
 
 
 def is_multipart(content_type: str) -> bool:
-    """Return whether a body must be taken apart to find its image."""
+    """Return whether a body with this Content-Type is multipart."""
     return content_type.lower().lstrip().startswith("multipart/")
 
 
@@ -26,11 +26,11 @@ class FormFiles:
     """The parts named `field` of a multipart/form-data body, at most `max_files` of them."""
 
     def __init__(self, content_type: str, field: str, max_files: int) -> None:
-        """Raises BadRequest when the body is not said to be multipart/form-data."""
+        """Raises BadRequest if the Content-Type is not multipart/form-data with a boundary."""
         self._parser = PushMultipartParser(
             _boundary(content_type),
             max_segment_count=max_files + _OTHER_PARTS,
-            header_charset="latin-1",  # any bytes: a file name in any charset, which is not used
+            header_charset="latin-1",  # accepts any bytes; the file name is not used
         )
         self._field = field
         self._max_files = max_files
@@ -38,7 +38,7 @@ class FormFiles:
         self._part: Pieces | None = None  # of the file that is being parsed
 
     def add(self, chunk: bytes) -> None:
-        """Parse the next piece of the body. Raises BadRequest when it is malformed."""
+        """Parse the next piece of the body. Raises BadRequest if it is malformed."""
         try:
             for event in self._parser.parse(chunk):
                 self._on(event)
@@ -46,7 +46,7 @@ class FormFiles:
             raise _malformed(error) from None
 
     def files(self) -> list[bytes]:
-        """Return the contents, in order; one may be empty. Raises BadRequest if there are none."""
+        """Return the files' contents in order. Raises BadRequest if there are no files."""
         try:
             self._parser.close()
         except MultipartError as error:
@@ -75,7 +75,7 @@ class FormFiles:
         encoding = segment.header("Content-Transfer-Encoding", "binary").strip().lower()
         if encoding not in _AS_IT_IS:
             raise BadRequest(
-                "Parts with a Content-Transfer-Encoding are not supported: send the bytes as is."
+                "Parts with a Content-Transfer-Encoding are not supported; send the raw bytes."
             )
         return Pieces()
 
@@ -83,7 +83,7 @@ class FormFiles:
 def _boundary(content_type: str) -> bytes:
     kind = content_type[:_MAX_CONTENT_TYPE].partition(";")[0].strip().lower()
     if kind != "multipart/form-data" or len(content_type) > _MAX_CONTENT_TYPE:
-        raise BadRequest("Multipart uploads are multipart/form-data with a boundary.")
+        raise BadRequest("Multipart uploads must be multipart/form-data with a boundary.")
     found = _BOUNDARY.search(content_type)
     quoted, plain = found.groups() if found else (None, None)
     boundary = plain or re.sub(r"\\(.)", r"\1", quoted or "")
@@ -93,5 +93,5 @@ def _boundary(content_type: str) -> bytes:
 
 
 def _malformed(error: MultipartError) -> BadRequest:
-    # Its first argument is a sentence of the library's; further ones may be Python objects.
+    # The first argument is the library's message; the others may be Python objects.
     return BadRequest(f"The multipart body is malformed: {error.args[0]}.")

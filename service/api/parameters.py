@@ -1,4 +1,4 @@
-"""What a request to classify may set: how many classes, and how long the answer may take."""
+"""The parameters of a classify request: the number of classes and the timeout."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 from tidegate.service.errors import BadRequest
 
 TOP_K, MAX_TOP_K = 5, 10_000
-MAX_TIMEOUT_MS = 2**63 - 1  # clients without a deadline send this; it is capped, not refused
+MAX_TIMEOUT_MS = 2**63 - 1  # clients without a deadline send this; it is capped, not rejected
 _MAX_QUERY_FIELDS = 64
 
 
@@ -28,7 +28,7 @@ def parse_top_k(query: bytes) -> int:
 
 
 def parse_timeout_s(timeout_ms: str) -> float:
-    """Return what X-Request-Timeout-Ms says, in seconds. Raises BadRequest."""
+    """Return the value of X-Request-Timeout-Ms in seconds. Raises BadRequest."""
     return _positive_int("X-Request-Timeout-Ms", timeout_ms, MAX_TIMEOUT_MS) / 1000
 
 

@@ -1,8 +1,8 @@
-"""One request at a time out of a stream of bytes, with bounds; llhttp parses. Knows no connection.
+"""Parse one request at a time from a stream of bytes, within limits, with llhttp. No I/O.
 
-llhttp parses all that it is given, any number of requests. So it is given pieces, each of which
-ends where a request may end: after the blank line of a head or of a chunked body, or after as many
-bytes as Content-Length says.
+llhttp parses any number of requests from the bytes that it gets. To stop after one, it gets pieces
+that end where a request may end: after the blank line of a head or of a chunked body, or after the
+number of bytes in Content-Length.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import httptools
 
 from tidegate.service.api.framing import MAX_FIELDS, Framing, Refusal, after_blank_line, framing_of
 
-MAX_HEAD_BYTES = 64 * 1024  # request line and headers; proxies stop at 8 to 32 kB
-MAX_CHUNK_OVERHEAD = 16 * 1024  # chunk extensions and trailers, beyond what chunks need
+MAX_HEAD_BYTES = 64 * 1024  # request line and headers; proxies allow 8 to 32 kB
+MAX_CHUNK_OVERHEAD = 16 * 1024  # chunk extensions and trailers, beyond _PER_CHUNK
 _PER_CHUNK = 16  # bytes of framing allowed for each chunk: size, two line ends, a short extension
 
 
 class Events(Protocol):
-    """Who uses a parser."""
+    """The callbacks of a parser."""
 
     def on_head(self) -> None: ...
 
@@ -30,9 +30,9 @@ class Events(Protocol):
 
 
 class RequestParser:
-    """Calls `events` for one request after another; each `feed` ends with the request.
+    """Calls `events` for one request after another; `feed` returns at the end of each request.
 
-    After `on_head` the fields describe the request: names in lower case, values as they came.
+    After `on_head` the attributes describe the request. Header names are in lower case.
     """
 
     def __init__(self, events: Events) -> None:
@@ -41,7 +41,7 @@ class RequestParser:
         self._head_left = MAX_HEAD_BYTES
         self._body_left = 0
         self._overhead = 0  # bytes of a chunked body that are neither data nor usual framing
-        self._tail = b""  # of what was parsed, while it may hold part of a blank line
+        self._tail = b""  # the last parsed bytes, which may be part of a blank line
         self.is_between = True  # no byte of the next request has been parsed
         self.in_head = True  # also between requests
         self.method = ""
@@ -53,18 +53,18 @@ class RequestParser:
 
     @property
     def body_left(self) -> int:
-        """Bytes still to come of a body with a length; 0 if chunked."""
+        """Return the number of missing bytes of a body with Content-Length; 0 if chunked."""
         return self._body_left
 
     def close(self) -> None:
-        """Forget all that it has and whom it informs; it must not be used any more."""
-        del self._events, self._llhttp  # llhttp has this object, and so has who uses it
+        """Drop all references; the parser must not be used afterwards."""
+        del self._events, self._llhttp  # both reference this object: break the cycles
         self.headers = []
 
     def feed(self, data: bytes | bytearray, start: int) -> int:
-        """Parse from `start` to the end of the request or of `data`; return where that is.
+        """Parse from `start` to the end of the request or of `data`, and return that index.
 
-        Raises Refusal, after which this parser must not be used.
+        Raises Refusal; the parser must not be used afterwards.
         """
         size = len(data)
         while start < size:
@@ -94,7 +94,7 @@ class RequestParser:
             return
         self._head_left -= size
         if self._head_left < 0:
-            raise Refusal(f"The head has more than {MAX_HEAD_BYTES:,} bytes.", 431)
+            raise Refusal(f"The request head has more than {MAX_HEAD_BYTES:,} bytes.", 431)
         self._give(piece)
         if self.in_head:
             self._check_fields()
@@ -109,12 +109,12 @@ class RequestParser:
 
     def _check_fields(self) -> None:
         if len(self.headers) > MAX_FIELDS:
-            raise Refusal(f"The head has more than {MAX_FIELDS} fields.", 431)
+            raise Refusal(f"The request head has more than {MAX_FIELDS} fields.", 431)
 
     def _ignore_upgrade(self) -> None:
-        """Go on after a head that offers another protocol: a fresh parser reads the body.
+        """Continue after a head with an Upgrade header: a new parser reads the body.
 
-        llhttp stops at such a head and takes what follows for the other protocol.
+        llhttp stops at such a head and treats the following bytes as the other protocol.
         """
         if self.in_head:  # it had no body
             self._llhttp = httptools.HttpRequestParser(self)
@@ -126,23 +126,23 @@ class RequestParser:
         self._llhttp = httptools.HttpRequestParser(self)
         self._end()
 
-    # What llhttp calls
+    # Callbacks of llhttp
 
     def on_message_begin(self) -> None:
-        """Forget the request before."""
+        """Clear the previous request."""
         self.target, self.headers = b"", []
 
     def on_url(self, part: bytes) -> None:
-        """Take a part of the request target."""
+        """Append a part of the request target."""
         self.target += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header field; trailers are dropped."""
+        """Append a header field; trailers are dropped."""
         if self.in_head:
             self.headers.append((name.lower(), value.strip(b" \t")))
 
     def on_headers_complete(self) -> None:
-        """Check the head and hand it over."""
+        """Check the head and pass it on."""
         self._check_fields()
         self.version = self._llhttp.get_http_version()
         self.method = self._llhttp.get_method().decode("ascii")
@@ -151,17 +151,17 @@ class RequestParser:
             raise Refusal("This server is not a proxy.", 405)
         self.keep_alive = self.version != "1.0" and self._llhttp.should_keep_alive()
         self._body_left, self._overhead, self._tail = self.framing.length, 0, b""
-        self._events.on_head()  # may raise Refusal, which is then the head's
+        self._events.on_head()  # may raise Refusal while `in_head` is true
         self.in_head = False
 
     def on_body(self, body: bytes) -> None:
-        """Hand over a piece of the body."""
+        """Pass on a piece of the body."""
         if self.framing.chunked:
             self._overhead -= len(body) + _PER_CHUNK
         self._events.on_body(body)
 
     def on_message_complete(self) -> None:
-        """End the request, unless llhttp skips its body for an upgrade."""
+        """End the request, unless llhttp skips its body because of an upgrade."""
         if not (self._llhttp.should_upgrade() and (self.framing.chunked or self.framing.length)):
             self._end()
 
@@ -172,7 +172,7 @@ class RequestParser:
 
 
 class _BodyEvents:
-    """What llhttp calls for a body whose head another parser has read."""
+    """Callbacks of llhttp for a body whose head was read by another parser."""
 
     def __init__(self, on_body: Callable[[bytes], None], on_end: Callable[[], None]) -> None:
         self.on_body = on_body
@@ -180,12 +180,12 @@ class _BodyEvents:
 
 
 def _refusal_of(error: httptools.HttpParserError) -> Refusal:
-    """Return what a callback raised, or what llhttp says.
+    """Return the Refusal that a callback raised, or one with llhttp's message.
 
-    Raises the callback's error if it is a bug.
+    Raises any other error of a callback, because it is a bug.
     """
     if isinstance(error, httptools.HttpParserCallbackError) and error.__context__ is not None:
         if isinstance(error.__context__, Refusal):
             return error.__context__
         raise error.__context__
-    return Refusal(f"This is not HTTP/1.1: {error}.")
+    return Refusal(f"Invalid HTTP/1.1: {error}.")

@@ -1,4 +1,4 @@
-"""Errors to RFC 9457 problem details: the one table from class to status and code."""
+"""RFC 9457 problem details, and the table that maps each error class to a status and a code."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ log = logging.getLogger(__name__)
 
 TYPE_PREFIX = "urn:tidegate:problem:"
 MEDIA_TYPE = "application/problem+json"
-PROBLEM_REF = {"$ref": "#/components/schemas/Problem"}  # BatchItem brings it into OpenAPI
+PROBLEM_REF = {"$ref": "#/components/schemas/Problem"}  # in OpenAPI because of BatchItem
 
 TABLE: dict[type[errors.TidegateError], tuple[int, str, str]] = {
     errors.BadRequest: (400, "bad-request", "The request is malformed"),
     errors.NotFound: (404, "not-found", "Not found"),
-    errors.UploadTimeout: (408, "upload-timeout", "The upload took too long"),
-    errors.UploadTooLarge: (413, "upload-too-large", "The upload has too many bytes"),
+    errors.UploadTimeout: (408, "upload-timeout", "The upload timed out"),
+    errors.UploadTooLarge: (413, "upload-too-large", "The upload is too large"),
     errors.ImageTooLarge: (413, "image-too-large", "The image has too many pixels"),
-    errors.UnsupportedImageType: (415, "unsupported-image-type", "Not an image of an allowed type"),
+    errors.UnsupportedImageType: (415, "unsupported-image-type", "Not a supported image type"),
     errors.UndecodableImage: (422, "undecodable-image", "The image cannot be decoded"),
-    errors.QuotaExceeded: (429, "quota-exceeded", "This client sends too much"),
-    errors.Overloaded: (503, "overloaded", "Too busy to answer in time"),
+    errors.QuotaExceeded: (429, "quota-exceeded", "Client quota exceeded"),
+    errors.Overloaded: (503, "overloaded", "The service is overloaded"),
     errors.Draining: (503, "draining", "The service is shutting down"),
     errors.NotReady: (503, "not-ready", "The service is warming up"),
     errors.DeadlineMissed: (504, "deadline-missed", "The deadline cannot be met"),
@@ -40,16 +40,16 @@ TABLE: dict[type[errors.TidegateError], tuple[int, str, str]] = {
 OUT_OF_DISTRIBUTION = (422, "out-of-distribution", "Image is out of distribution")
 _BY_STATUS = {
     404: ("not-found", "Not found", "There is no route {} {}."),
-    405: ("method-not-allowed", "Method not allowed", "{} is not a method of {}; see Allow."),
+    405: ("method-not-allowed", "Method not allowed", "{} is not allowed on {}; see Allow."),
 }
 _OTHER = ("http-error", "HTTP error", "{} {} failed.")
 _METHOD_NOT_ALLOWED = 405
 _SHOWN = 100  # characters of a path
-_CLIENT_CLOSED = 499  # the client has gone; nobody reads this, logs and metrics do
+_CLIENT_CLOSED = 499  # only for logs and metrics: the client has disconnected
 
 
 class Json(Response):
-    """A JSON body that is ready: no more of a response is made than is sent."""
+    """A response with an encoded JSON body; cheaper to create than Starlette's JSONResponse."""
 
     def __init__(
         self, body: bytes, status: int = 200, *, content_type: bytes = b"application/json"
@@ -65,7 +65,7 @@ class ClientGone(Exception):
     """The client disconnected before its answer."""
 
 
-ProblemBody = dict[str, Any]  # with the fields of schemas.Problem, less those that are None
+ProblemBody = dict[str, Any]  # the fields of schemas.Problem without those that are None
 
 
 def problem_of(error: errors.TidegateError, context: RequestContext) -> ProblemBody:
@@ -77,7 +77,7 @@ def problem_of(error: errors.TidegateError, context: RequestContext) -> ProblemB
 def make_problem(
     status: int, code: str, title: str, detail: str, context: RequestContext, **more: Any
 ) -> ProblemBody:
-    """Return a problem document; `more` are the extension members of its code."""
+    """Return a problem document; `more` are extension members."""
     return {
         "type": TYPE_PREFIX + code,
         "title": title,
@@ -99,7 +99,7 @@ def respond(problem: ProblemBody, retry_after_s: float | None = None) -> Json:
 
 
 def response_to(error: Exception, context: RequestContext) -> Response:
-    """Return the answer to an error the service raises on purpose."""
+    """Return the response to an error that the service raises deliberately, or to ClientGone."""
     if isinstance(error, errors.TidegateError):
         problem = problem_of(error, context)
         context.log["code"] = problem["code"]
@@ -108,18 +108,18 @@ def response_to(error: Exception, context: RequestContext) -> Response:
 
 
 def response_to_unexpected_error(error: BaseException, context: RequestContext) -> Response:
-    """Return the answer to a bug, which is logged, or to being cut off at the drain's end."""
+    """Return the response to a bug, which is logged, or to cancellation at the end of the drain."""
     if isinstance(error, asyncio.CancelledError):
         cut = errors.Draining("The service shut down before this request was answered.")
         return response_to(cut, context)
     log.error("unexpected error", exc_info=error, extra={"request_id": context.request_id})
-    detail = "An unexpected error; it is in the log under this request_id."
+    detail = "Unexpected error. The log has the details under this request_id."
     context.log["code"] = "internal-error"
     return respond(make_problem(500, "internal-error", "Internal error", detail, context))
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of `app`'s routes with a problem document."""
+    """Return a problem document for every error of `app`'s routes."""
     app.add_exception_handler(errors.TidegateError, _expected)
     app.add_exception_handler(ClientGone, _expected)
     app.add_exception_handler(HTTPException, _http)
@@ -138,14 +138,14 @@ async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
     context = RequestContext.of(request.scope)
     code, title, detail = _BY_STATUS.get(error.status_code, _OTHER)
-    told = detail.format(request.method, _shown(request.scope["path"]))
+    detail = detail.format(request.method, _shown(request.scope["path"]))
     context.log["code"] = code
-    response = respond(make_problem(error.status_code, code, title, told, context))
+    response = respond(make_problem(error.status_code, code, title, detail, context))
     if error.status_code == _METHOD_NOT_ALLOWED:
         response.headers["Allow"] = allow(request.app, request.scope["path"])
     return response
 
 
 def _shown(path: str) -> str:
-    """Return a client's text as ASCII without control characters, and not too much of it."""
+    """Return the start of a client's text as ASCII without control characters."""
     return quote(path[:_SHOWN], safe="/:@!$&'()*+,;=~{}")

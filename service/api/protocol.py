@@ -1,8 +1,8 @@
-"""HTTP/1.1 on uvicorn's cycle, with a bound in bytes and in time on every connection.
+"""HTTP/1.1 on uvicorn's cycle, with limits on bytes and time for every connection.
 
-Requests of one connection are parsed one at a time: the next one only once the answer to the one
-before is complete. What a client sends ahead waits unparsed, up to a bound; beyond it reading is
-paused. Until there reading goes on, so that a client that leaves is noticed.
+The requests of a connection are parsed one at a time: the next one is parsed when the response to
+the previous one is complete. Bytes that a client sends ahead are kept unparsed. Reading continues
+meanwhile, so that a disconnect is noticed, and pauses at a limit.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from tidegate.service.api.scope import scope_of
 from tidegate.service.api.wire import Wire
 from tidegate.service.errors import BadRequest
 
-MAX_AHEAD_BYTES = 64 * 1024  # sent before the answer to an earlier request; then reading pauses
-MAX_DROPPED_BYTES = 128 << 20  # of a body that nothing reads; more than any client sends unasked
-DROP_TIMEOUT_S = 30.0  # for all of a body that nothing reads
-SILENCE_TIMEOUT_S = 5.0  # while a body is dropped, and for the last bytes of an answer to be taken
+MAX_AHEAD_BYTES = 64 * 1024  # sent before the previous response is complete; then reading pauses
+MAX_DROPPED_BYTES = 128 << 20  # of a body that no handler reads
+DROP_TIMEOUT_S = 30.0  # to receive all of a body that no handler reads
+SILENCE_TIMEOUT_S = 5.0  # between reads of a dropped body, and to send the last bytes of a response
 WRITE_TIMEOUT_S = 30.0  # for a client to read what fills the write buffer
-STOP_GRACE_S = 1.0  # quiet time before a stopping server closes an idle connection
-HALF_CLOSE_S = 0.25  # end of input this soon after a whole request: the client still reads
+STOP_GRACE_S = 1.0  # idle time after which a stopping server closes a connection
+HALF_CLOSE_S = 0.25  # if input ends this soon after a whole request, the client still reads
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """One client connection. `bounded_http` gives it the `wire` it shares with the others.
+    """One client connection. `bounded_http` sets the `wire` that it shares with the others.
 
-    `check_time` must be called from time to time: it ends what has waited too long for the client.
-    uvicorn's own parser is not used. A request is `unanswered` from its head to the end of its
-    answer, and `answering` in that time once all of it has arrived.
+    `check_time` must be called regularly: it ends connections whose client is too slow. uvicorn's
+    parser is not used. A request is `unanswered` from its head to the end of its response, and
+    `answering` from its last byte to the end of its response.
     """
 
     wire = Wire()
@@ -50,15 +50,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._unanswered = self._answering = self._input_ended = False
         self._deaf = False  # input is dropped, not parsed
         self._ahead, self._dropped = bytearray(), 0
-        self._heard = 0.0  # when the last bytes arrived, on the loop's clock as all times here
-        self._due = math.inf  # when the client has to have done what is waited for
+        self._heard = 0.0  # when the last bytes arrived; all times are on the loop's clock
+        self._due = math.inf  # the deadline of the client's next action
         self._drop_due = self._write_due = math.inf
-        self._address = ""  # of the client, while this connection counts for its share
+        self._address = ""  # the client's, while this connection is counted
 
-    # What the transport calls
+    # Called by the transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it too
-        """Wait for the first head, or refuse one connection too many."""
+        """Wait for the first head, or reject the connection if it is beyond the limit."""
         super().connection_made(transport)
         if self.wire.connections.open(address := address_of(self.client)):
             self._address = address
@@ -69,7 +69,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._due = self._heard + (STOP_GRACE_S if self.wire.stopping else self.wire.head_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget what is held, without a cycle that the collector would have to find."""
+        """Drop all references, so that no reference cycle needs the garbage collector."""
         self._due = self._write_due = math.inf
         self._deaf, self._ahead = True, bytearray()
         if self._address:
@@ -78,10 +78,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         self._connection.end()
         self._requests.close()
-        self.cycle = None  # type: ignore[assignment]  # only a handler that still runs needs it
+        self.cycle = None  # type: ignore[assignment]  # only a running handler needs it
 
     def data_received(self, data: bytes) -> None:
-        """Parse, keep for later, or drop."""
+        """Parse the data, keep it for later, or drop it."""
         self._heard = self.loop.time()
         taken = 0 if self._answering or self._deaf else self._take(data)
         if taken == len(data):
@@ -94,11 +94,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn narrows it
-        """Keep the connection if the client has only stopped sending; False closes it.
+        """Return whether to keep the connection, because the client may still read.
 
-        A client that has left and one that has shut down its sending side look the same until
-        something is written. The end of input right after a whole request is taken for the
-        second, and answered; later, or in a crowd, for the first, which costs nothing more.
+        A client that has disconnected and one that has shut down its sending side look the same
+        until something is written. If the input ends right after a whole request, the client is
+        assumed to read, and is answered. If it ends later, or if the address has too many such
+        connections, the client is assumed to have disconnected.
         """
         self._input_ended = True
         now = self.loop.time()
@@ -108,37 +109,37 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         return self.wire.half_closed.admit(self._address, self.transport, now)
 
     def pause_writing(self) -> None:
-        """Give the client a time to read."""
+        """Start the timeout for the client to read."""
         super().pause_writing()
         self._write_due = self.loop.time() + WRITE_TIMEOUT_S
 
     def resume_writing(self) -> None:
-        """Wait no more: the client reads."""
+        """Stop the timeout: the client reads."""
         super().resume_writing()
         self._write_due = math.inf
 
-    # What the server calls
+    # Called by the server
 
     def check_time(self, now: float) -> None:
-        """End the connection if the client has not done in time what is waited for."""
+        """End the connection if the client has missed a deadline."""
         if now < self._due and now < self._write_due:
             return
         if self._deaf or self._write_due <= now:
             self.transport.abort()
-        elif self.flow.read_paused:  # it is the handler that does not read
+        elif self.flow.read_paused:  # the handler does not read, so the client is not late
             self._due = now + self.wire.body_stall_s
         else:
             self._close()
 
     def shutdown(self) -> None:
-        """Close the connection once it is idle, and has been quiet for a moment."""
+        """Close the connection when it has been idle for STOP_GRACE_S."""
         if self._requests.is_between and not self._unanswered:
             self._due = min(self._due, self._heard + STOP_GRACE_S)
 
     # Requests
 
     def _take(self, data: bytes | bytearray) -> int:
-        """Parse up to a request that has to be answered first; return how many bytes that took."""
+        """Parse until a request is complete and waits for its response; return the bytes parsed."""
         start = 0
         while start < len(data) and not self._answering and not self._deaf:
             if self._requests.is_between:
@@ -184,7 +185,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._start_asgi_task(self.cycle, self.app)
 
     def on_body(self, body: bytes) -> None:
-        """Hand over a piece of the body, or drop it if the answer is complete."""
+        """Pass a piece of the body to the handler, or drop it if the response is complete."""
         cycle = self.cycle
         if not self._unanswered:
             self._dropped += len(body)
@@ -195,7 +196,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         cycle.message_event.set()
 
     def on_end(self) -> None:
-        """Wait for the answer, or for the next request if it is complete already."""
+        """Wait for the response, or for the next request if the response is already complete."""
         self._connection.body_is_here = True
         if not self._unanswered:
             self._wait_for_next()
@@ -203,13 +204,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.cycle.more_body = False
         self.cycle.message_event.set()
         self._answering, self._due = True, math.inf
-        # A large last piece has paused reading; a client that leaves is only noticed by reading.
+        # A large last piece may have paused reading, and only reading notices a disconnect.
         self._read_on()
 
-    # Answers and endings
+    # Responses and closing
 
     def on_response_complete(self) -> None:
-        """Close, or drop the rest of the body, or go on with what was sent ahead."""
+        """Close the connection, drop the rest of the body, or parse what was sent ahead."""
         self.server_state.total_requests += 1
         is_whole = self._answering
         self._answering = self._unanswered = False
@@ -228,7 +229,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._go_on()
 
     def _go_on(self) -> None:
-        """Take the next request from what was sent ahead."""
+        """Parse the next request from what was sent ahead."""
         if self._ahead:
             taken = self._take(self._ahead)
             del self._ahead[:taken]
@@ -245,16 +246,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def _is_last_answer(self) -> bool:
-        """Return whether the connection ends with the answer that starts now."""
+        """Return whether the connection closes after the response that starts now."""
         cycle, draining = self.cycle, self.wire.draining
         if self._answering:
             return not self._ahead and (self._input_ended or draining)
-        # A client that has not been asked for its body may send it, or may not.
+        # Without 100 Continue, it is unknown whether the client sends the body.
         unread = cycle.waiting_for_100_continue or self._requests.body_left > MAX_DROPPED_BYTES
         return unread or draining or self._deaf
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer bytes that are not HTTP, or leave that to the handler that reads them."""
+        """Respond to invalid HTTP, or let the handler that reads the body do so."""
         self._deaf = True
         if self._unanswered:
             self.cycle.fault = BadRequest(str(refusal))
@@ -268,10 +269,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._close()
 
     def _close(self, *, more_may_come: bool = False) -> None:
-        """Close the connection; if the client may be sending, only once it has had its answer.
+        """Close the connection; if the client may still be sending, close only our side first.
 
         Bytes that arrive at a closed socket reset the connection, and a reset destroys what the
-        client has not read. So our side is closed first, and the rest is read and dropped.
+        client has not read yet. So we read and drop them until the client closes or times out.
         """
         now = self.loop.time()
         self._due, self._drop_due = now + SILENCE_TIMEOUT_S, now + DROP_TIMEOUT_S
@@ -292,7 +293,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
 
 def bounded_http(shared: Wire) -> type[BoundedHttpProtocol]:
-    """Return the protocol class for connections that share `shared`, as uvicorn wants it."""
+    """Return the protocol class for connections with the wire `shared`; uvicorn needs a class."""
 
     class Http(BoundedHttpProtocol):
         wire = shared

@@ -1,4 +1,4 @@
-"""The bodies of the API, as they go over the wire and into OpenAPI."""
+"""The response bodies of the API, for encoding and for OpenAPI."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Body(BaseModel):
 
 
 class ModelRef(Body):
-    """Which model answered."""
+    """The model that produced the answer."""
 
     name: str = Field(examples=["efficientnet-lite0"])
     version: str = Field(examples=["1"])
@@ -31,7 +31,7 @@ class ModelRef(Body):
 
 
 class PredictionBody(Body):
-    """One class. Labels may repeat, class ids do not."""
+    """One class. Class ids are unique; labels may repeat."""
 
     class_id: int = Field(examples=[967])
     label: str = Field(examples=["espresso"])
@@ -52,12 +52,13 @@ class MahalanobisBody(ScoreBody):
 
 
 class OodBody(Body):
-    """How usual the image is for this model."""
+    """How typical the image is of the model's calibration images."""
 
     p_value: float = Field(
-        description="share of calibration images at least as unusual; at most alpha is refused"
+        description="share of calibration images that are at least as unusual; "
+        "the image is rejected if it is at most alpha_reject"
     )
-    percentile: float = Field(description="calibration images less unusual, in percent")
+    percentile: float = Field(description="percentage of calibration images that are less unusual")
     alpha_reject: float
     alpha_review: float
     calibration_size: int
@@ -66,7 +67,7 @@ class OodBody(Body):
 
 
 class TimingBody(Body):
-    """Milliseconds: decoding and preprocessing, all waiting, the engine's batch, and the whole."""
+    """Milliseconds: decoding and preprocessing, all waiting, the engine's batch, and the total."""
 
     decode: float
     queue: float
@@ -87,7 +88,7 @@ class ClassifyBody(Body):
 
 
 class Problem(Body):
-    """RFC 9457 problem details. `code` is the end of `type`."""
+    """RFC 9457 problem details. `code` is the last part of `type`."""
 
     type: str = Field(examples=["urn:tidegate:problem:undecodable-image"])
     title: str
@@ -95,27 +96,27 @@ class Problem(Body):
     detail: str
     code: str = Field(examples=["undecodable-image"])
     request_id: str
-    model: ModelRef | None = Field(None, description="with out-of-distribution")
-    ood: OodBody | None = Field(None, description="with out-of-distribution")
+    model: ModelRef | None = Field(None, description="only with out-of-distribution")
+    ood: OodBody | None = Field(None, description="only with out-of-distribution")
 
 
 class BatchItem(Body):
-    """One image of a batch: a result or a problem, never both."""
+    """One image of a batch: either a result or a problem."""
 
-    status: int = Field(description="what /classify would have answered")
+    status: int = Field(description="the status that /classify would have returned")
     result: ClassifyBody | None = None
     problem: Problem | None = None
 
 
 class BatchBody(Body):
-    """One item per uploaded file, in their order."""
+    """One item per uploaded file, in the order of the upload."""
 
     request_id: str
     results: list[BatchItem]
 
 
 class EngineBody(Body):
-    """What truly runs the model."""
+    """The engine that runs the model."""
 
     name: str
     runtime: str
@@ -127,18 +128,18 @@ class EngineBody(Body):
 
 
 class ModelBody(Body):
-    """What is served, and what it was sealed with."""
+    """The model that is served, with the data its bundle was sealed with."""
 
     name: str
     version: str
     digest: str
     preprocess_digest: str
     classes: int
-    labels: list[str] = Field(description="line = class id")
+    labels: list[str] = Field(description="by class id")
     source: str
     licence: str
     preprocess: PreprocessSpec
-    parity: Parity | None = Field(description="proof against the library that trained the model")
+    parity: Parity | None = Field(description="comparison with the library that trained the model")
     calibration: Calibration
     gate: GateFit
     reference_samples: int
@@ -147,19 +148,19 @@ class ModelBody(Body):
 
 
 class ModelsBody(Body):
-    """Every model this process serves."""
+    """Every model that this process serves."""
 
     models: list[ModelRef]
 
 
 class StatusBody(Body):
-    """The answer of a probe."""
+    """The response to a probe."""
 
     status: str = Field(examples=["ready"])
 
 
 def model_ref(bundle: Bundle) -> ModelRef:
-    """Return which model a bundle is."""
+    """Return the name, version and digest of a bundle."""
     return ModelRef(
         name=bundle.manifest.name, version=bundle.manifest.version, digest=bundle.digest
     )
@@ -194,12 +195,12 @@ def model_body(bundle: Bundle, info: EngineInfo, slots: int, max_batch_size: int
     )
 
 
-# The answers to images are plain dicts with the fields of the models above, which OpenAPI shows and
-# a test holds them to: a dozen models made and checked for each would be work for nothing.
+# Answers to images are plain dicts, because a dozen pydantic models per answer would cost time.
+# They have the fields of the models above, which OpenAPI shows; a test checks that they match.
 
 
 def ood_body(result: Classification, bundle: Bundle) -> dict[str, Any]:
-    """Return the gate's findings on one image, as OodBody."""
+    """Return the gate's result for one image, with the fields of OodBody."""
     verdict, gate = result.verdict, bundle.gate
     return {
         "p_value": verdict.p_value,
@@ -219,7 +220,10 @@ def ood_body(result: Classification, bundle: Bundle) -> dict[str, Any]:
 def classify_body(
     result: Classification, bundle: Bundle, model: dict[str, str], request_id: str
 ) -> dict[str, Any]:
-    """Return the answer for one image, as ClassifyBody; `model` is a ModelRef's fields."""
+    """Return the answer for one image, with the fields of ClassifyBody.
+
+    `model` has the fields of ModelRef.
+    """
     timing = result.timing
     return {
         "request_id": request_id,
@@ -241,7 +245,7 @@ def classify_body(
 
 
 def as_json(body: dict[str, Any]) -> bytes:
-    """Return a body as JSON; a number that JSON lacks becomes null."""
+    """Return a body as JSON; NaN and infinity become null."""
     return to_json(body, inf_nan_mode="null")
 
 
@@ -251,11 +255,11 @@ def _ms(seconds: float) -> float:
 
 EXAMPLE_SHA = "9f2c4a1b" * 8
 EXAMPLE_OOD: dict[str, Any] = {
-    "p_value": 0.74,
-    "percentile": 26.1,
-    "alpha_reject": 0.005,
+    "p_value": 0.741,
+    "percentile": 26.0,
+    "alpha_reject": 0.01,
     "alpha_review": 0.05,
-    "calibration_size": 319,
+    "calibration_size": 200,
     "energy": {"score": -8.3, "p_value": 0.61},
     "mahalanobis": {"score": 1.32, "p_value": 0.83, "nearest_class": 285},
 }
@@ -273,9 +277,15 @@ EXAMPLE_REFUSAL: dict[str, Any] = {
     "type": "urn:tidegate:problem:out-of-distribution",
     "title": "Image is out of distribution",
     "status": 422,
-    "detail": "p = 0.003 is at most alpha_reject = 0.005.",
+    "detail": "p = 0.004975 is at most alpha_reject = 0.01.",
     "code": "out-of-distribution",
     "request_id": "4bf92f3577b34da6a3ce929d0e0e4736",
     "model": EXAMPLE_MODEL,
-    "ood": {**EXAMPLE_OOD, "p_value": 0.003, "percentile": 100.0},
+    "ood": {
+        **EXAMPLE_OOD,
+        "p_value": 0.004975,
+        "percentile": 100.0,
+        "energy": {"score": -4.84, "p_value": 0.015},
+        "mahalanobis": {"score": 1.67, "p_value": 0.005, "nearest_class": 429},
+    },
 }

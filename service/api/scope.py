@@ -38,7 +38,7 @@ def scope_of(
         "state": protocol.app_state.copy(),
         Connection.KEY: connection,
     }
-    return scope  # type: ignore[return-value]  # with a key of ours
+    return scope  # type: ignore[return-value]  # it has one more key
 
 
 def _split(target: bytes) -> tuple[bytes, bytes]:

@@ -1,4 +1,4 @@
-"""uvicorn's server with a drain that loses no request, and a clock for its connections."""
+"""uvicorn's server with a drain that loses no request, and timeouts for its connections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tidegate.service.api.protocol import BoundedHttpProtocol, bounded_http
 from tidegate.service.api.wire import Wire
 
 _CHECK_EVERY_S = 0.25
-_HANDSHAKE_S = 0.2  # for connections that are half made when no new ones are wanted
+_HANDSHAKE_S = 0.2  # for TCP handshakes in progress when the listener stops accepting new ones
 _SO_ATTACH_FILTER = 26  # Linux; the socket module does not name it
 # Classic BPF on a listening socket, which sees TCP headers: drop SYN, pass everything else.
 _DROP_SYN = (
@@ -27,7 +27,7 @@ _DROP_SYN = (
 
 
 class Server(uvicorn.Server):
-    """Leaves signals to its owner; `begin_drain` makes every answer close its connection."""
+    """Handles no signals; after `begin_drain` every response closes its connection."""
 
     def __init__(self, config: uvicorn.Config, wire: Wire) -> None:
         config.http = bounded_http(wire)
@@ -36,26 +36,26 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
+        """Capture no signals."""
         yield
 
     def begin_drain(self) -> None:
-        """Serve on, but let each client know with its next answer that it has to connect anew."""
+        """Keep serving, but close each connection with its next response."""
         self._wire.draining = True
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until `should_exit`. Raises if the clock of the connections dies."""
+        """Serve until `should_exit`. Raises if the task that checks the timeouts fails."""
         async with asyncio.TaskGroup() as group:
             checking = group.create_task(self._check_connections())
             await super().serve(sockets)
             checking.cancel()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no new connections, answer on those that are made, and close what is idle."""
+        """Accept no new connections, finish requests in progress, and close idle connections."""
         self._wire.draining = self._wire.stopping = True
         for listener in sockets or ():
             refuse_connections(listener)
-        await asyncio.sleep(_HANDSHAKE_S)  # meanwhile those in the backlog are accepted
+        await asyncio.sleep(_HANDSHAKE_S)  # accepts the connections in the backlog
         await super().shutdown(sockets)
 
     async def _check_connections(self) -> None:
@@ -69,10 +69,10 @@ class Server(uvicorn.Server):
 
 
 def refuse_connections(listener: socket.socket) -> None:
-    """Make the kernel ignore new connections, so that the backlog can be emptied before closing.
+    """Make the kernel ignore new connections, so that the backlog is empty before closing.
 
-    A listening socket that is closed resets the connections in its backlog, whose clients may have
-    sent a request already. Where there is no such filter, nothing is done.
+    Closing a listening socket resets the connections in its backlog, whose clients may have sent a
+    request already. Does nothing if the system does not support such a filter.
     """
     code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in _DROP_SYN))
     program = struct.pack("@HP", len(_DROP_SYN), ctypes.addressof(code))

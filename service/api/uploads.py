@@ -1,7 +1,7 @@
-"""The memory for request bodies, shared between client addresses. Pure: no task, no timer.
+"""The memory for request bodies, shared between client addresses. No tasks and no timers.
 
-A body that arrives too slowly is *stalled*. When the memory is full, stalled bodies are ended, the
-longest stalled first, then the bodies of addresses that hold more than an equal share.
+A body that arrives too slowly is *stalled*. When the memory is full, stalled bodies are evicted
+(the longest stalled first), then the bodies of addresses that use more than an equal share.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Self
 
 from tidegate.service.errors import Overloaded
 
-PROGRESS_BYTES = 8 * 1024  # fewer than this are no progress: a trickle counts as stalled
-STALL_S = 10.0  # a body without progress for so long is ended
-SHED_AFTER_S = 1.0  # likewise while others need its memory
-_CLIENT_SHARE = 0.75  # of the memory, for one address: a proxy needs much, not all of it
+PROGRESS_BYTES = 8 * 1024  # fewer bytes than this are no progress
+STALL_S = 10.0  # a body without progress for this long times out
+SHED_AFTER_S = 1.0  # the same while other requests need its memory
+_CLIENT_SHARE = 0.75  # most memory of one address; it may be a proxy for many clients
 
 
 class Reservation:
@@ -32,7 +32,7 @@ class Reservation:
         self.client = client
         self.held = 0
         self.since = 0.0  # when the last PROGRESS_BYTES were complete
-        self.evicted = ""  # why others got its memory; it must be ended then
+        self.evicted = ""  # the reason for its eviction; "" if it was not evicted
 
     def __enter__(self) -> Self:
         return self
@@ -46,21 +46,18 @@ class Reservation:
         self._budget.release(self)
 
     def expect(self, count: int) -> None:
-        """Refuse a body that would not fit now. Holds nothing: announcing is free.
-
-        Raises Overloaded.
-        """
+        """Raise Overloaded if a body of `count` bytes does not fit now. Reserves nothing."""
         self._budget.check(self, count)
 
     def grow_to(self, count: int) -> None:
-        """Hold `count` bytes in all. Raises Overloaded when there is no room."""
+        """Reserve `count` bytes in total. Raises Overloaded if they do not fit."""
         more = count - self.held
         if more > 0:
             self._budget.take(self, more)
 
     @contextmanager
     def arriving(self, evict: Callable[[], None]) -> Iterator[None]:
-        """Count this body as one that is waited for: `evict` is called when it must be ended."""
+        """Mark this body as arriving; `evict` is called when it is evicted."""
         self._evict = evict
         self._budget.follow(self)
         try:
@@ -70,7 +67,7 @@ class Reservation:
             self._evict = _nothing
 
     def renew(self) -> bool:
-        """Return whether this body has made progress since the last time, and note it."""
+        """Return whether this body has made progress since the last call, and record it."""
         if self.held - self._marked < PROGRESS_BYTES:
             return False
         self._marked = self.held
@@ -78,13 +75,13 @@ class Reservation:
         return True
 
     def end(self, reason: str) -> None:
-        """Give the bytes to others."""
+        """Evict this body; its bytes go to other requests."""
         self.evicted = reason
         self._evict()
 
 
 class ByteBudget:
-    """The bytes of all bodies together, and of each client address. Used on the event loop."""
+    """The bytes of all bodies, in total and per client address. Used on the event loop."""
 
     def __init__(
         self,
@@ -93,7 +90,7 @@ class ByteBudget:
         on_shed: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_shed` is called for each body that is refused or ended for want of memory."""
+        """`on_shed` is called for each body that is rejected or evicted for lack of memory."""
         self._max_bytes = max_bytes
         self._max_client_bytes = max(max_body_bytes, int(_CLIENT_SHARE * max_bytes))
         self._on_shed = on_shed
@@ -103,11 +100,11 @@ class ByteBudget:
         self.used = 0
 
     def reserve(self, client: str) -> Reservation:
-        """Return a reservation that holds nothing yet."""
+        """Return an empty reservation."""
         return Reservation(self, client)
 
     def take(self, asker: Reservation, count: int) -> None:
-        """Count bytes in, ending other bodies where that makes room. Raises Overloaded."""
+        """Add bytes to a reservation, evicting other bodies if needed. Raises Overloaded."""
         if not self._fits(asker.client, count):
             self.check(asker, count)
             for victim, reason in self._victims(asker, count):
@@ -119,7 +116,7 @@ class ByteBudget:
         self._by_client[asker.client] = self._by_client.get(asker.client, 0) + count
 
     def check(self, asker: Reservation, count: int) -> None:
-        """Raise Overloaded when so many more bytes do not fit, whoever were ended."""
+        """Raise Overloaded if `count` more bytes do not fit, whatever is evicted."""
         if self._fits(asker.client, count):
             return
         freed_own = freed = 0
@@ -128,10 +125,10 @@ class ByteBudget:
             freed_own += victim.held if victim.client == asker.client else 0
         if not self._fits(asker.client, count, freed_own, freed):
             self._on_shed()
-            raise Overloaded("Request bodies in progress fill the memory set aside for them.", 1)
+            raise Overloaded("The memory for request bodies is full.", 1)
 
     def release(self, reservation: Reservation) -> None:
-        """Count a body's bytes out."""
+        """Release a body's bytes."""
         held, client = reservation.held, reservation.client
         self._arriving.pop(reservation, None)
         if held:
@@ -142,13 +139,13 @@ class ByteBudget:
                 del self._by_client[client]
 
     def follow(self, reservation: Reservation) -> None:
-        """Note that a body which arrives has just made progress."""
+        """Record that an arriving body has just made progress."""
         reservation.since = self._clock()
         self._arriving.pop(reservation, None)
         self._arriving[reservation] = None
 
     def unfollow(self, reservation: Reservation) -> None:
-        """Note that a body has ended or is complete: it can no longer be evicted."""
+        """Record that a body has ended or is complete, so that it can no longer be evicted."""
         self._arriving.pop(reservation, None)
 
     def _fits(self, client: str, count: int, freed_own: int = 0, freed: int = 0) -> bool:
@@ -158,7 +155,7 @@ class ByteBudget:
         )
 
     def _victims(self, asker: Reservation, count: int) -> list[tuple[Reservation, str]]:
-        """Return which bodies to end, and why, so that `count` more bytes fit, if that can be."""
+        """Return the bodies to evict, with the reasons, so that `count` more bytes fit."""
         chosen: list[tuple[Reservation, str]] = []
         freed_own = freed = 0
         for victim, reason in self._candidates(asker, count):
@@ -166,14 +163,14 @@ class ByteBudget:
             if self._fits(asker.client, count, freed_own, freed):
                 break
             if not own and self.used - freed + count <= self._max_bytes:
-                continue  # only the asker's own would help
+                continue  # only bodies of the asker's address would make room
             chosen.append((victim, reason))
             freed += victim.held
             freed_own += victim.held if own else 0
         return chosen
 
     def _candidates(self, asker: Reservation, count: int) -> Iterator[tuple[Reservation, str]]:
-        """Yield the bodies that may be ended: the longest stalled first, then the greedy."""
+        """Yield the bodies that may be evicted, in the order given by this module's docstring."""
         now = self._clock()
         left = dict(self._by_client)
         moving = []
@@ -193,4 +190,4 @@ class ByteBudget:
 
 
 def _nothing() -> None:
-    """Do nothing: the body is not arriving."""
+    """The callback of a body that is not arriving."""

@@ -1,4 +1,4 @@
-"""What the connections of one server share: its drain, and answers that need no handler."""
+"""State shared by the connections of one server, and responses that need no handler."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Fields = list[Field]
 
 log = logging.getLogger("tidegate.service.access")
 
-_ROUTE = "malformed"  # as the metrics and the log name a request that reaches no route
+_ROUTE = "malformed"  # the route in metrics and logs of a request that reaches no handler
 _PROBLEMS = {
     400: ("bad-request", "The request is malformed"),
-    405: ("method-not-allowed", "Method Not Allowed"),
+    405: ("method-not-allowed", "Method not allowed"),
     431: ("head-too-large", "The request's head is too large"),
-    503: ("overloaded", "Too busy to answer in time"),
+    503: ("overloaded", "The service is overloaded"),
 }
 
 
@@ -31,18 +31,19 @@ _PROBLEMS = {
 class Wire:
     """Shared by the connections of one server; used on the event loop."""
 
-    on_refused: Callable[[str, int], None] = lambda route, status: None  # counts the answer
-    on_shed: Callable[[], None] = lambda: None  # counts a connection that is one too many
-    keep_alive_s: float = 75.0  # longer than a load balancer's 60 s: it never meets a closed one
-    head_timeout_s: float = 30.0  # for a head, from its first byte or from connecting
-    body_stall_s: float = 60.0  # longest pause between two reads of a body that is waited for
-    draining: bool = False  # every answer closes its connection
+    on_refused: Callable[[str, int], None] = lambda route, status: None  # counts the response
+    on_shed: Callable[[], None] = lambda: None  # counts a rejected connection
+    # Longer than the 60 s of load balancers, so that they never reuse a closed connection.
+    keep_alive_s: float = 75.0
+    head_timeout_s: float = 30.0  # to receive a head, from its first byte or from connecting
+    body_stall_s: float = 60.0  # longest pause between two reads while a handler waits for a body
+    draining: bool = False  # every response closes its connection
     stopping: bool = False  # idle connections are closed
     connections: Connections = field(default_factory=Connections)
     half_closed: HalfClosed = field(default_factory=HalfClosed)
 
     def refuse(self, refusal: Refusal, fields: Fields, default_fields: Iterable[Field]) -> bytes:
-        """Return the whole answer to a request that no handler can be given; log and count it."""
+        """Return the response to a request that cannot reach a handler; log and count it."""
         context = RequestContext.from_headers(fields)
         self.on_refused(_ROUTE, refusal.status)
         logged = {
@@ -58,13 +59,13 @@ class Wire:
     def refuse_connection(
         self, transport: asyncio.Transport, default_fields: Iterable[Field]
     ) -> None:
-        """Answer and close a connection that is one too many, and count it.
+        """Respond to a connection beyond the limit, close it and count it.
 
-        It is closed at once, although that may destroy the answer before the client has read it:
-        a connection that lingers would be one too many as well.
+        It is closed at once, even though the client may not receive the response: a connection that
+        stays open for longer would exceed the limit too.
         """
         self.on_shed()
-        refusal = Refusal("Too many connections are open.", 503)
+        refusal = Refusal("Too many open connections.", 503)
         fields = [*default_fields, (b"retry-after", b"1")]
         transport.write(_answer(refusal, RequestContext.from_headers([]), fields))
         transport.close()

@@ -1,1 +1,1 @@
-"""Which requests run, when and together: admission, the queue, the scheduler and its slots."""
+"""Admission, the queue, batch forming, and the threads that decode and run batches."""

@@ -1,17 +1,18 @@
-"""How many of a number of places one client address may take, once several send. Pure."""
+"""Limit how many places one client address may use while several are active. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-_SHARE = 0.5  # of the places, that clients beyond their fair share may fill together
+_SHARE = 0.5  # of the places; clients above their fair share may use this part together
 
 
 class ClientPlaces:
-    """Places that are taken, by client.
+    """The places in use, by client.
 
-    While only one client is active, it may take all of them. Among several, clients with more than
-    an equal share of the places taken may fill half of them, so that the others find the rest free.
+    A client that is the only active one may use all places. If several are active, those with more
+    than an equal share of the places in use may together use only half of all places, so that the
+    other half stays available to the others.
     """
 
     def __init__(self) -> None:
@@ -19,7 +20,7 @@ class ClientPlaces:
         self.taken = 0
 
     def are_free(self, client: str, places: int, active: int) -> bool:
-        """Return whether one of `active` clients may take one more of `places`."""
+        """Return whether `client`, one of `active`, may use one more of `places`."""
         if self.taken < places * _SHARE or active <= 1:
             return self.taken < places
         own = self._taken[client]
@@ -27,12 +28,12 @@ class ClientPlaces:
         return self.taken < places and (own == 0 or own + 1 <= fair)
 
     def add(self, client: str) -> None:
-        """Count a place as taken."""
+        """Count one more place of a client as in use."""
         self._taken[client] += 1
         self.taken += 1
 
     def remove(self, client: str) -> None:
-        """Count out what was added."""
+        """Free one place that was added."""
         self.taken -= 1
         self._taken[client] -= 1
         if not self._taken[client]:

@@ -1,4 +1,4 @@
-"""Who may still fill the queue: a share per client address, once several send. Pure."""
+"""Limit the queueing time of one client address while several are active. Pure."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections import OrderedDict
 
 _ACTIVE_S = 10.0  # a client counts as active this long after its last request
 _CLIENTS_REMEMBERED = 1_000
-_SHARE = 0.5  # of the time to its deadline, that a client beyond its fair share may fill
+_SHARE = 0.5  # of the time to its deadline; a client above its fair share may wait this long
 
 
 class ClientShares:
-    """Predicted work outstanding, in seconds, by client.
+    """The predicted outstanding work, in seconds, by client.
 
-    While only one client is active, it may use everything: behind a proxy all clients look like
-    one. Among several, a client with more than its fair share of the outstanding work may fill the
-    queue to half of its deadline, or of the default one if that is sooner, so that what the others
-    send still fits in. A client of which nothing is outstanding is not held to that: one large
-    image alone is more than such a share.
+    A client that is the only active one may use the whole queue: behind a proxy all clients have
+    one address. If several are active, a client with more than its fair share of the outstanding
+    work may fill the queue only up to half of the time to its deadline (at most half of the default
+    deadline), which leaves room for the others. A client without outstanding work is exempt,
+    because a single large image can exceed a fair share.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class ClientShares:
         self._seen: OrderedDict[str, float] = OrderedDict()  # client → last request, oldest first
 
     def share(self, client: str, work_s: float, now: float) -> float:
-        """Return the part of its time that an arrival may spend waiting: 1, or `_SHARE`."""
+        """Return the part of its time to the deadline that an arrival may wait: 1 or `_SHARE`."""
         self._note(client, now)
         if client not in self._outstanding or len(self._seen) == 1:
             return 1.0
@@ -34,16 +34,16 @@ class ClientShares:
 
     @property
     def active(self) -> int:
-        """Return how many clients have sent lately."""
+        """Return how many clients sent a request in the last `_ACTIVE_S`."""
         return len(self._seen)
 
     def add(self, client: str, work_s: float) -> None:
-        """Count work that was admitted."""
+        """Count admitted work as outstanding."""
         self._outstanding[client] = self._outstanding.get(client, 0.0) + work_s
         self._total += work_s
 
     def remove(self, client: str, work_s: float) -> None:
-        """Count out what was added."""
+        """Stop counting work that was added."""
         left = self._outstanding.get(client, 0.0) - work_s
         self._total = max(0.0, self._total - work_s)
         if left > 1e-9:

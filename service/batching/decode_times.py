@@ -1,9 +1,8 @@
-"""How long an image takes to decode, predicted from its header and learned. Pure: given the clock.
+"""Predict decode times from image headers and from measured decodes. Pure: time is an argument.
 
-A header tells the format and the size, so each image is predicted by what images like it took. What
-is learned is a ratio, measured over estimated: how much slower this machine is than the reference
-core. It is a median per format and size, so fewer than half of the images of a kind cannot move it;
-it is bounded; and it fades, so nothing that was learned in a burst outlives it for long.
+The header gives the format and an estimate for the reference core. The ratio of measured to
+estimated time is learned per format and size. It is a median, so a minority of unusual images
+cannot change it. It is bounded, and old ratios expire, so that a burst has no lasting effect.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ from dataclasses import dataclass
 
 _WINDOW = 64  # ratios remembered per format and size
 _FADE_S = 30.0
-_MOST_SLOWER = 8.0  # and as much faster
-_MARGIN = 1.25
+_MOST_SLOWER = 8.0  # ratios are clipped to [1/8, 8]
+_MARGIN = 1.25  # factor of predict_s over typical_s
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeCost:
-    """What an image's header says about the work of decoding it."""
+    """The estimated work of decoding an image, from its header."""
 
     kind: str = ""
     seconds: float = 0.0  # estimated, to decode and preprocess on the reference core
-    large: bool = False  # decoded apart from the others, so that they need not wait for it
+    large: bool = False  # decoded separately, so that other images do not wait for it
 
 
 class FadingMedian:
@@ -36,14 +35,14 @@ class FadingMedian:
         self._ordered: list[float] = []
 
     def observe(self, value: float, now: float) -> None:
-        """Take one value in."""
+        """Add one value; drop the oldest if the window is full."""
         if len(self._recent) == _WINDOW:
             self._forget_oldest()
         self._recent.append((now, value))
         insort(self._ordered, value)
 
     def value(self, now: float) -> float | None:
-        """Return the median, or None if nothing recent is known."""
+        """Return the median, or None if there is no recent value."""
         while self._recent and self._recent[0][0] < now - _FADE_S:
             self._forget_oldest()
         return self._ordered[len(self._ordered) // 2] if self._ordered else None
@@ -61,7 +60,7 @@ class DecodeTimes:
         self._all = FadingMedian()
 
     def observe(self, cost: DecodeCost, seconds: float, now: float) -> None:
-        """Learn from an image that was decoded; one that could not be says nothing."""
+        """Learn from an image that was decoded successfully."""
         if cost.seconds <= 0:
             return
         ratio = min(max(seconds / cost.seconds, 1 / _MOST_SLOWER), _MOST_SLOWER)
@@ -79,10 +78,10 @@ class DecodeTimes:
         return cost.seconds * (1.0 if ratio is None else ratio)
 
     def predict_s(self, cost: DecodeCost, now: float) -> float:
-        """Return how long decoding an image of this cost is likely to take at most."""
+        """Return the usual decode time plus a margin of 25 %, for admission."""
         return self.typical_s(cost, now) * _MARGIN
 
 
 def _size_class(cost: DecodeCost) -> tuple[str, int]:
-    """Return the format and the power of two of the estimate: a bounded number of classes."""
+    """Return the format and the estimate's power of two, which bounds the number of classes."""
     return cost.kind, math.frexp(cost.seconds)[1]

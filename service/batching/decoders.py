@@ -1,8 +1,7 @@
-"""Decoder threads and their queue: by class, then deadline. Used on the event loop.
+"""Decoder threads and their queue, ordered by class, then deadline. Used on the event loop.
 
-A place is held until its thread has finished the image, also if the request has left meanwhile, so
-admission counts work whose result nobody needs. A request that leaves before its turn leaves
-nothing behind, neither its bytes nor a job.
+A thread counts as busy until it has finished its image, even if the request was withdrawn in the
+meantime. A request that is withdrawn before its turn frees its job and its bytes at once.
 """
 
 from __future__ import annotations
@@ -27,22 +26,22 @@ from tidegate.service.types import Priority
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# Behind the engine's threads: a decoded image is of no use until an engine can run it.
+# Lower priority than the engine's threads: a decoded image has to wait for an engine anyway.
 NICE = 4
 
 
 @dataclass(slots=True, eq=False)
 class Job(Waiting):
-    """One image to decode, and what to call with the result."""
+    """One image to decode, and the callback for the result."""
 
     work: Callable[[], Any]
     done: Callable[[Any, float], None]
     predicted_s: float = 0.0
-    started: float | None = None  # on time.monotonic, once a thread has it
+    started: float | None = None  # on time.monotonic; None until a thread starts it
 
 
 class Decoders:
-    """A bounded pool of threads with a queue in the policy's order."""
+    """A fixed number of threads with a queue in the policy's order."""
 
     def __init__(
         self,
@@ -52,7 +51,7 @@ class Decoders:
         name: str = "decode",
         nice: int = NICE,
     ) -> None:
-        """Start `workers` threads. `on_death` is called if one of them ends unasked."""
+        """Start `workers` threads. `on_death` is called if one of them ends unexpectedly."""
         self.workers = workers
         self._nice = nice
         self._loop = asyncio.get_running_loop()
@@ -65,11 +64,11 @@ class Decoders:
 
     @property
     def load(self) -> int:
-        """Return how many images are being decoded or wait for it, wanted or not."""
+        """Return how many images are decoding or wait, including those withdrawn while decoding."""
         return len(self._running) + len(self._waiting)
 
     def free_in_s(self, priority: Priority, deadline: float) -> float:
-        """Return when a thread would take up an arrival of this class and deadline."""
+        """Return the seconds until a thread would start an arrival of this class and deadline."""
         if len(self._running) < self.workers:
             return 0.0
         now = time.monotonic()
@@ -77,7 +76,7 @@ class Decoders:
         for job in self._running:
             elapsed_s = now - job.started if job.started is not None else 0.0
             ahead_s += max(0.0, job.predicted_s - elapsed_s)
-        return max(ahead_s / self.workers, 1e-9)  # busy is not free, even if it is overdue
+        return max(ahead_s / self.workers, 1e-9)  # never 0 while all are busy, even if overdue
 
     def start(
         self,
@@ -86,9 +85,9 @@ class Decoders:
         done: Callable[[T | Exception, float], None],
         predicted_s: float = 0.0,
     ) -> Job:
-        """Run `work` on a thread when it is this request's turn.
+        """Queue `work` for a thread.
 
-        `done` is then called on the loop with the result, or the exception, and the seconds taken.
+        `done` is called on the loop with the result, or the exception, and the seconds it took.
         """
         job = Job(request.priority, request.deadline, request.arrival, work, done, predicted_s)
         if len(self._running) < self.workers:
@@ -98,12 +97,12 @@ class Decoders:
         return job
 
     def withdraw(self, job: Job) -> None:
-        """Forget a job whose turn has not come; one that runs, runs on."""
+        """Remove a job that has not started; one that runs is not interrupted."""
         if job not in self._running:
             self._waiting.remove(job)
 
     def close(self) -> None:
-        """Start nothing new; threads end after what they do."""
+        """End the threads after the jobs that they run; queued jobs do not start."""
         for _ in self._threads:
             self._inbox.put(None)
 
@@ -117,12 +116,12 @@ class Decoders:
             job.started = time.monotonic()
             try:
                 result = job.work()
-            except Exception as error:  # noqa: BLE001 - whatever it raises is the request's
-                result = kept(error)
+            except Exception as error:  # noqa: BLE001 - only this request fails
+                result = decode_failure(error)
             elapsed = time.monotonic() - job.started
-            with contextlib.suppress(RuntimeError):  # the loop has closed: the process is ending
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the process is exiting
                 self._loop.call_soon_threadsafe(partial(self._finish, job, result, elapsed))
-            del job, result  # until the next image, this frame would keep this one's pixels
+            del job, result  # otherwise this frame keeps the pixels alive until the next image
 
     def _finish(self, job: Job, result: Any, elapsed_s: float) -> None:
         self._running.discard(job)
@@ -132,8 +131,8 @@ class Decoders:
         job.done(result, elapsed_s)
 
 
-def kept(error: Exception) -> Exception:
-    """Return a decoder's error without its frames; log the traceback of one that is a bug."""
+def decode_failure(error: Exception) -> Exception:
+    """Return a decoder's error without its frames; log the traceback if it is unexpected."""
     if not isinstance(error, TidegateError):
         log.error("unexpected error while decoding", exc_info=error)
     return without_frames(error)

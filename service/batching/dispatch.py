@@ -1,4 +1,4 @@
-"""Which ready images an idle slot runs next. No lock: its owner calls it under one."""
+"""Choose which ready images an idle slot runs next. No lock: the owner calls it under one."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tidegate.service.types import Pixels
 
 # Called on the slot's thread: (slot, tickets, on the all-cores engine, result) → the next batch.
 Finish = Callable[[Slot, list[Ticket], bool, BatchResult], Batch | None]
-TopUpSlot = Callable[[Slot, list[Ticket], int], list[Pixels]]  # likewise: (slot, tickets, room)
+TopUpSlot = Callable[[Slot, list[Ticket], int], list[Pixels]]  # also: (slot, tickets, room)
 
 
 @dataclass(slots=True)
 class Dispatched:
-    """Batches for slots, and tickets that would be late and are dropped."""
+    """Batches for slots, and the tickets that were dropped because they would be late."""
 
     batches: list[tuple[Slot, Batch]] = field(default_factory=list)
     late: list[Ticket] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Dispatch:
         top_up: TopUpSlot | None,
         clock: Callable[[], float],
     ) -> None:
-        """`top_up` adds to a batch that waits for a busy device; None if batches do not grow."""
+        """`top_up` adds to a batch that waits for a busy device; None if batches never grow."""
         self.limits = limits
         self._all_cores_engine = all_cores_engine
         self._admission = admission
@@ -77,9 +77,9 @@ class Dispatch:
         return dispatched
 
     def next_batch(self, slot: Slot) -> tuple[Batch | None, list[Ticket]]:
-        """Form a slot's next batch; without one the slot is idle.
+        """Form a slot's next batch, or mark the slot as idle and return None.
 
-        Also returns the tickets that it drops because they would be late.
+        Also returns the tickets that were dropped because they would be late.
         """
         late: list[Ticket] = []
         while len(self._ready):
@@ -98,7 +98,7 @@ class Dispatch:
     def grow(
         self, slot: Slot, tickets: list[Ticket], room: int
     ) -> tuple[list[Pixels], list[Ticket]]:
-        """Add ready tickets to a slot's batch; return their images, and the tickets dropped."""
+        """Add ready tickets to a slot's batch; return their images and the dropped tickets."""
         room = min(room, self.limits.max_batch_size - len(tickets))
         if room <= 0 or not len(self._ready):
             return [], []
@@ -106,7 +106,7 @@ class Dispatch:
         tickets += decided.dispatch
         if running := self._admission.running[slot.index]:
             self._admission.running[slot.index] = replace(running, images=len(tickets))
-        # Batches grow only if decoders decode, so these are pixels.
+        # Batches grow only if decoder threads decode, so these images are pixels.
         added = [image for image in _images(decided.dispatch) if not callable(image)]
         return added, decided.shed
 
@@ -123,7 +123,7 @@ class Dispatch:
         )
 
     def _form_batch(self, now: float, most: int) -> BatchPlan[Ticket]:
-        """Decide on the head of what is ready, and remove it."""
+        """Form a batch from the head of the ready queue, and remove what was decided on."""
         ready = len(self._ready)
         decode_s = sum(ticket.slot_decode_s for ticket in self._ready.first(most))
         decided = form_batch(now, self._ready.take(), ready, self._latency, most, decode_s)
@@ -140,7 +140,7 @@ class Dispatch:
                 for index, running in enumerate(self._admission.running)
                 if running is not None
             )
-            # If several are equal, the one that was used last.
+            # Among equals, prefer the slot that was used last.
             least = min(reversed(self._idle), key=lambda slot: busy[self._device_of[slot.index]])
             self._idle.remove(least)
             return least

@@ -1,4 +1,4 @@
-"""A batch that fails is taken apart until the image that breaks it stands alone."""
+"""Run a batch; if it fails, halve it until the image that causes the failure is isolated."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Run = Callable[[Sequence[Pixels], TopUp | None], Outputs]
 
 @dataclass(slots=True)
 class DeviceFault:
-    """What a batch that failed says of the device it ran on."""
+    """What a failed batch revealed about its device."""
 
-    lost: str = ""  # why nothing will run there any more
-    largest_batch: int | None = None  # images a batch may have, where memory is short
+    lost: str = ""  # why the device is unusable; empty if it is usable
+    largest_batch: int | None = None  # the new limit if device memory is low
 
 
 def run_isolating(
@@ -31,11 +31,12 @@ def run_isolating(
     top_up: TopUp | None = None,
     device_fault: DeviceFault | None = None,
 ) -> list[RowResult]:
-    """Run a batch; if it fails, halve it until the image that breaks it stands alone.
+    """Run a batch; if it fails, halve it until the image that causes the failure is isolated.
 
-    Returns one result per image, in order, those of `top_up` last. Its neighbours are answered, at
-    the cost of at most 2·log2(n) further runs per broken image. If the device has no memory, the
-    halves are what fits; if it is lost, nothing is tried again. Either is noted in `device_fault`.
+    Returns one result per image: first those of `images`, then those from `top_up`. The other
+    images of the batch get their outputs, at the cost of at most 2·log2(n) further runs per broken
+    image. If the device lacks memory, halving finds a size that fits. If the device is lost,
+    nothing is retried. Both faults are recorded in `device_fault`.
     """
     device_fault = device_fault or DeviceFault()
     batch = list(images)
@@ -48,7 +49,7 @@ def run_isolating(
     try:
         outputs = run(images, extend if top_up is not None else None)
         return [_row(outputs, index) for index in range(len(batch))]
-    except Exception as error:  # noqa: BLE001 - whatever the runtime raises must answer the batch
+    except Exception as error:  # noqa: BLE001 - runtimes raise exceptions of any type
         fault = _diagnose(error, len(batch), device_fault)
         if len(batch) == 1 or fault is Fault.LOST:
             log.warning("engine failed on a batch of %d: %s", len(batch), error)
@@ -57,7 +58,7 @@ def run_isolating(
 
 
 def _diagnose(error: Exception, images: int, device_fault: DeviceFault) -> Fault:
-    """Return what failed; note in `device_fault` what that says of the device."""
+    """Return the kind of fault; record a lost or full device in `device_fault`."""
     fault = fault_of(error)
     if fault is Fault.LOST:
         device_fault.lost = str(error)
@@ -70,7 +71,7 @@ def _run_halves(run: Run, batch: Sequence[Pixels], device_fault: DeviceFault) ->
     rows: list[RowResult] = []
     half = len(batch) // 2
     for part in (batch[:half], batch[half:]):
-        # Once it is lost, the rest of a batch need not be tried to be known.
+        # If the first half lost the device, the second half would fail as well.
         lost = next((row for row in rows if device_fault.lost and isinstance(row, Exception)), None)
         rows += [lost] * len(part) if lost else run_isolating(run, part, None, device_fault)
     return rows

@@ -1,4 +1,4 @@
-"""How long a batch of b takes, learned: ℓ(b). Pure: it is told durations, it reads no clock."""
+"""ℓ(b), the learned duration of a batch of b images. Pure: durations are arguments."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Mapping
 
-_WINDOW = 64  # batches remembered per bucket: about half a second of a busy slot
+_WINDOW = 64  # batches per bucket: about half a second of a busy slot
 _QUANTILE = 0.9
-_MARGIN = 1.12
+_MARGIN = 1.12  # factor of a prediction over the quantile
 
 
 class RunningQuantile:
@@ -19,7 +19,7 @@ class RunningQuantile:
         self._ordered = [seed_s]
 
     def observe(self, duration_s: float) -> None:
-        """Take one duration in and let the oldest go."""
+        """Add one duration; drop the oldest if the window is full."""
         if len(self._recent) == _WINDOW:
             del self._ordered[bisect_left(self._ordered, self._recent[0])]
         self._recent.append(duration_s)
@@ -37,7 +37,7 @@ class RunningQuantile:
 
 
 class MedianLatency:
-    """ℓ(b) without caution: medians, never falling with b. What to expect, not what to promise."""
+    """ℓ(b) by medians, non-decreasing in b: the usual duration, without a margin."""
 
     def __init__(self) -> None:
         self.unloaded_s = 0.0
@@ -45,7 +45,7 @@ class MedianLatency:
         self._buckets: tuple[int, ...] = ()
 
     def learn(self, buckets: tuple[int, ...], medians: list[float]) -> None:
-        """Take the medians per bucket, which never fall."""
+        """Set the medians per bucket, which must be non-decreasing."""
         self._buckets, self._medians, self.unloaded_s = buckets, medians, medians[0]
 
     def predict(self, images: int) -> float:
@@ -54,37 +54,37 @@ class MedianLatency:
 
 
 class LatencyModel:
-    """ℓ(b) in seconds: an upper quantile per bucket plus a margin, never falling with b."""
+    """ℓ(b) in seconds: an upper quantile per bucket plus a margin, non-decreasing in b."""
 
     def __init__(self, seeds: Mapping[int, float], single_image_s: float | None = None) -> None:
         """Start from the warm-up's durations, bucket → seconds.
 
-        `single_image_s` is what one image takes that has the whole engine, where that differs.
+        `single_image_s` is the duration of a single image on an idle engine, if it differs.
         """
         self.buckets = tuple(sorted(seeds))
         seed_s = seeds[self.buckets[0]] if single_image_s is None else single_image_s
         self._single_image = RunningQuantile(seed_s)
-        self.unloaded_s = self._single_image.value  # one image on an idle engine: nothing beats it
+        self.unloaded_s = self._single_image.value  # shortest duration of one image so far
         self._quantiles = [RunningQuantile(seeds[bucket]) for bucket in self.buckets]
         self._predictions: list[float] = []
         self.typical = MedianLatency()
         self._recompute()
 
     def bucket(self, images: int) -> int:
-        """Return the smallest warmed batch size that holds `images`."""
+        """Return the smallest warmed batch size that fits `images`."""
         return self.buckets[self._index(images)]
 
     def predict(self, images: int) -> float:
-        """Return how long a batch of `images` is likely to take at most, in seconds."""
+        """Return the upper estimate for a batch of `images`, in seconds."""
         return self._predictions[self._index(images)]
 
     @property
     def single_image_s(self) -> float:
-        """Return how long one image that has the whole engine usually takes, in seconds."""
+        """Return how long a single image on an idle engine usually takes, in seconds."""
         return self._single_image.median
 
     def observe_single_image(self, duration_s: float) -> None:
-        """Learn from one image that had the whole engine."""
+        """Learn from a single image that ran on an idle engine."""
         self._single_image.observe(duration_s)
         self.unloaded_s = min(self.unloaded_s, duration_s)
 

@@ -1,7 +1,8 @@
-"""Where an image is decoded: by the thread of the slot that runs it, or by decoder threads.
+"""Choose where an image is decoded: on the thread of the slot that runs it, or on decoder threads.
 
-A slot that decodes on the cores that its engine uses saves a hand-over, and the pixels are still
-in the cache when they are used. Decoder threads work while the engine does.
+If the engine runs on the same cores, decoding on the slot saves a hand-over between threads, and
+the pixels are still in the cache when the engine reads them. Decoder threads decode while the
+engine computes, which suits an engine with its own device.
 """
 
 from __future__ import annotations
@@ -18,47 +19,47 @@ from tidegate.service.cpu import cores_to_pin
 from tidegate.service.types import Pixels, Priority
 
 Submit = Callable[[Decode], object]  # queues an image for the engine
-Decoded = Callable[[Pixels | Exception, float], None]  # with the seconds that decoding took
+Decoded = Callable[[Pixels | Exception, float], None]  # (result, seconds that decoding took)
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeWait:
-    """What decoding adds to the wait of an arrival, in seconds; what does not apply is 0."""
+    """What decoding adds to the wait of an arrival, in seconds; 0 if it does not apply."""
 
-    on_slot_s: float = 0.0
-    decoders_free_in_s: float = 0.0  # until a decoder starts on the arrival
-    on_decoder_s: float = 0.0
+    on_slot_s: float = 0.0  # decoding, if the slot does it
+    decoders_free_in_s: float = 0.0  # until a decoder thread starts the arrival
+    on_decoder_s: float = 0.0  # decoding, if a decoder thread does it
 
 
 class Placement(Protocol):
     """One place to decode images."""
 
     def wait(self, priority: Priority, deadline: float, decode_s: float) -> DecodeWait:
-        """Return what an arrival waits whose image takes `decode_s`."""
+        """Return what decoding adds for an arrival whose image takes `decode_s`."""
         ...
 
     def start(
         self, request: Waiting, decode: Decode, submit: Submit, decoded: Decoded, predicted_s: float
     ) -> Job | None:
-        """Have an image decoded: `submit` it, or call `decoded` on the event loop."""
+        """Call `submit` now, or queue the image and call `decoded` later, on the event loop."""
         ...
 
     def withdraw(self, job: Job) -> None:
-        """Forget a job whose turn has not come."""
+        """Remove a job that has not started."""
         ...
 
 
 class OnSlot:
-    """The thread of the slot decodes what it runs."""
+    """The slot that runs an image decodes it."""
 
     def wait(self, priority: Priority, deadline: float, decode_s: float) -> DecodeWait:
-        """Return the time of decoding, which is added to that of the engine."""
+        """Return the decode time, which adds to the engine's."""
         return DecodeWait(on_slot_s=decode_s)
 
     def start(
         self, request: Waiting, decode: Decode, submit: Submit, decoded: Decoded, predicted_s: float
     ) -> None:
-        """Queue the image as it is."""
+        """Submit the image undecoded."""
         submit(decode)
 
     def withdraw(self, job: Job) -> None:
@@ -66,14 +67,14 @@ class OnSlot:
 
 
 class OnDecoders:
-    """Threads decode, in order of deadline, while the engine works."""
+    """Decoder threads decode, in the queue's order, while the engine computes."""
 
     def __init__(self, decoders: Decoders) -> None:
         self._decoders = decoders
         self.workers = decoders.workers
 
     def wait(self, priority: Priority, deadline: float, decode_s: float) -> DecodeWait:
-        """Return the wait for a thread, and the time of decoding."""
+        """Return the wait for a thread and the decode time."""
         return DecodeWait(
             decoders_free_in_s=self._decoders.free_in_s(priority, deadline), on_decoder_s=decode_s
         )
@@ -81,11 +82,11 @@ class OnDecoders:
     def start(
         self, request: Waiting, decode: Decode, submit: Submit, decoded: Decoded, predicted_s: float
     ) -> Job:
-        """Queue the image for a thread."""
+        """Queue the image for a decoder thread."""
         return self._decoders.start(request, decode, decoded, predicted_s)
 
     def withdraw(self, job: Job) -> None:
-        """Forget a job whose turn has not come; one that runs is finished."""
+        """Remove a job that has not started; one that runs is not interrupted."""
         self._decoders.withdraw(job)
 
 
@@ -93,7 +94,7 @@ class DecodePlacement:
     """Chooses where each image is decoded."""
 
     def __init__(self, decoders: Decoders | None, large_decoders: Decoders | None) -> None:
-        """Without `decoders` slots decode; without `large_decoders` no image counts as large."""
+        """Without `decoders`, slots decode. Without `large_decoders`, no image counts as large."""
         self.slot = OnSlot()
         self.usual: OnSlot | OnDecoders = self.slot if decoders is None else OnDecoders(decoders)
         self.large = None if large_decoders is None else OnDecoders(large_decoders)
@@ -104,12 +105,12 @@ class DecodePlacement:
 
     @property
     def keeps_engine_free(self) -> bool:
-        """Return whether images come to a slot decoded, so that a batch may still grow."""
+        """Return whether images reach a slot decoded, so that a waiting batch can grow."""
         return self.usual is not self.slot
 
     def cores_of(self, slots: int) -> list[int | None]:
-        """Return the core of each slot; None leaves it to the kernel.
+        """Return the core that each slot is pinned to; None leaves the choice to the kernel.
 
-        A slot that decodes computes on our cores: it stays on one if the slots fill them.
+        Slots that decode keep the CPU busy; they are pinned if there are as many slots as cores.
         """
         return [None] * slots if self.keeps_engine_free else cores_to_pin(slots)

@@ -1,9 +1,10 @@
-"""Whom to admit, whom to shed, whom to run next. Pure: no clock, no lock, no queue.
+"""Decide what to admit, what to shed and what to run next. Pure: no clock, no lock, no queue.
 
-In overload the capacity goes to requests that can still be answered in time: an arrival that would
-be too late is refused before it costs anything, one that has become too late is dropped, and
-batches stay as full as they can be. Capping a batch to its oldest deadline is left out on purpose:
-it trades throughput for one request exactly when throughput is short, and collapses.
+Under overload, the capacity goes to requests that can still be answered in time: an arrival that
+would be late is rejected before any work is done for it, a request that has become late is dropped,
+and batches stay as full as possible. A batch is deliberately not limited to the size that its
+earliest deadline allows: that would reduce throughput exactly when it is short, until the service
+collapses.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ class Latency(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on what may wait and run together."""
+    """Limits on the batch size and on the queue."""
 
     max_batch_size: int
-    max_queue: int  # requests admitted and not yet dispatched
-    side_by_side: int = 1  # slots that do not slow each other down: they share what is ready
-    default_deadline_s: float = math.inf  # of requests that name none
+    max_queue: int  # requests admitted but not dispatched
+    side_by_side: int = 1  # slots with their own cores, which share the ready images
+    default_deadline_s: float = math.inf  # of requests that do not set one
 
 
 def images_for_slot(ready: int, not_overtaken: int, limits: Limits) -> int:
     """Return how many of the ready images an idle slot takes.
 
-    As many as fit, where slots take turns on one device. Where each has a core of its own, its part
-    of them: three in one batch while the next slot comes free would all wait for the third. There
-    company takes nearly as long as a run of its own, so whoever is in a hurry does without that of
-    those it overtook: only the first `not_overtaken` go along.
+    If slots take turns on one device (`side_by_side` is 1), that is as many as fit. If each slot
+    has its own core, it is an equal part of them, so that the next idle slot has work too. On such
+    a slot each image adds nearly its full duration to the batch, so an urgent request must not wait
+    for those that it overtook: only the first `not_overtaken` are included.
     """
     if limits.side_by_side == 1:
         return min(limits.max_batch_size, ready)
@@ -50,25 +51,25 @@ def images_for_slot(ready: int, not_overtaken: int, limits: Limits) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What stands before an arrival, and what its own image costs to decode. Seconds.
+    """The work ahead of an arrival, and the decode time of its own image. Times in seconds.
 
-    Either the slot that runs an image decodes it as well (`slot_decode_s`, `own_slot_decode_s`), or
-    decoders of its own do, at the same time as the engine (`decoders_free_in_s`, `own_decode_s`);
-    what does not apply is 0.
+    An image is decoded either by the slot that runs it (`slot_decode_s`, `own_slot_decode_s`), or
+    by a decoder while the engine computes (`decoders_free_in_s`, `own_decode_s`). Fields that do
+    not apply are 0.
     """
 
-    slots_free_in_s: Sequence[float]  # per slot, 0 when idle
-    waiting: int  # admitted and not dispatched, all of them
-    ahead: int  # of those, the ones that go first
-    slot_decode_s: float = 0.0  # of one of those waiting, on average
-    own_slot_decode_s: float = 0.0
-    decoders_free_in_s: float = 0.0  # until a decoder takes up the arrival
-    own_decode_s: float = 0.0
+    slots_free_in_s: Sequence[float]  # per slot; 0 if idle
+    waiting: int  # all requests admitted but not dispatched
+    ahead: int  # those of them that run before the arrival
+    slot_decode_s: float = 0.0  # average of the requests that wait
+    own_slot_decode_s: float = 0.0  # of the arrival
+    decoders_free_in_s: float = 0.0  # until a decoder starts the arrival
+    own_decode_s: float = 0.0  # of the arrival
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why an arrival is shed; `retry_after_s` is None where retrying cannot help."""
+    """Why an arrival is rejected; `retry_after_s` is None if retrying cannot help."""
 
     reason: str
     retry_after_s: int | None
@@ -77,8 +78,8 @@ class Refusal:
 def eta_s(backlog: Backlog, latency: Latency, max_batch_size: int) -> float:
     """Return when an arrival would be answered, in seconds from now.
 
-    Decoders and the engine work at the same time, so the arrival waits for the slower of the two
-    backlogs, not for their sum; then its own batch runs.
+    Decoders and the engine work concurrently, so the arrival waits for the slower of the two
+    backlogs, not for their sum. Then its own batch runs.
     """
     full_batches, rest = divmod(backlog.ahead, max_batch_size)
     slots = sorted(backlog.slots_free_in_s)
@@ -99,11 +100,11 @@ def refuse(
     *,
     has_place: bool = True,
 ) -> Refusal | None:
-    """Decide on an arrival, before it is decoded: return None to admit it, or why not.
+    """Return why an arrival is rejected, or None to admit it. Called before it is decoded.
 
-    `share` is the part of its time left that this client's requests may fill (ClientShares), and
-    `has_place` whether it may take one more place (ClientPlaces). A long deadline of its own does
-    not make a client's share longer: others would wait for it.
+    `share` is the part of the time to the deadline that this client may fill (ClientShares);
+    `has_place` is whether it may use one more place (ClientPlaces). The share is computed from at
+    most the default deadline, because other clients would wait for a client with a longer one.
     """
     if time_left_s < latency.unloaded_s:
         return Refusal("infeasible-deadline", None)
@@ -114,7 +115,7 @@ def refuse(
         return Refusal("client-share", max(1, math.ceil(eta - time_left_s)))
     slot_is_idle = not backlog.ahead and min(backlog.slots_free_in_s) <= 0
     if slot_is_idle and backlog.decoders_free_in_s <= 0:
-        return None  # whatever was learned: what a stall taught is only unlearned by running
+        return None  # despite the prediction: if it is wrong, only running a request corrects it
     if eta > time_left_s:
         return Refusal("predicted-late", max(1, math.ceil(eta - time_left_s)))
     share_s = share * min(time_left_s, limits.default_deadline_s)
@@ -125,16 +126,16 @@ def refuse(
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A request as the policy sees it. Ordered by class, then deadline, then arrival."""
+    """A request as the policy sees it, ordered by class, then deadline, then arrival."""
 
     priority: Priority
     deadline: float
     arrival: int
-    slot_decode_s: float = field(default=0.0, kw_only=True)  # predicted; 0 once it is decoded
+    slot_decode_s: float = field(default=0.0, kw_only=True)  # predicted; 0 if decoders decode it
 
     @property
     def key(self) -> tuple[int, float, int]:
-        """Return what the queue is ordered by."""
+        """Return the sort key of the queue."""
         return self.priority, self.deadline, self.arrival
 
 
@@ -143,7 +144,7 @@ W = TypeVar("W", bound=Waiting)
 
 @dataclass(slots=True)
 class BatchPlan(Generic[W]):
-    """What to do with the requests taken from the queue's head."""
+    """What to do with the requests at the head of the queue."""
 
     dispatch: list[W] = field(default_factory=list)
     shed: list[W] = field(default_factory=list)
@@ -159,18 +160,19 @@ def form_batch(
 ) -> BatchPlan[W]:
     """Form the next batch from `count` ready requests, given in the queue's order.
 
-    Takes from `ready` only those it decides on: each is dispatched, or shed because even this
-    batch would answer it too late. A batch takes `decode_s` on top: what the slot spends decoding
-    the first `max_batch_size` of them. One request alone keeps no other waiting, so it is tried
-    whenever an idle engine could make it, and what was learned in a stall can be unlearned.
+    Consumes only the requests of `ready` that it decides on: each is dispatched, or shed because
+    even this batch would answer it too late. `decode_s` is the time that the slot spends decoding
+    the first `max_batch_size` requests; it adds to the batch's duration. A single request delays no
+    other, so it runs if an idle engine could meet its deadline. Its duration corrects a prediction
+    that a stall made too high.
     """
     decided: BatchPlan[W] = BatchPlan()
     for request in ready:
         together = len(decided.dispatch) + count
         count -= 1
-        alone = together == 1
+        single = together == 1
         batch_s = latency.predict(min(together, max_batch_size)) + decode_s
-        if now + (latency.unloaded_s if alone else batch_s) > request.deadline:
+        if now + (latency.unloaded_s if single else batch_s) > request.deadline:
             decided.shed.append(request)
             decode_s = max(0.0, decode_s - request.slot_decode_s)
             continue

@@ -1,4 +1,4 @@
-"""Requests in the order they will run, and how many stand before a given one."""
+"""Queues in the order in which requests run, with counts of the requests before an arrival."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ _Key = tuple[int, float, int]
 
 
 class DeadlineQueue(Generic[W]):
-    """A queue by priority class, then deadline, then arrival. Insert and remove move ≤ n pointers,
-    which for the thousands a queue may hold costs less than a heap's bookkeeping of cancellations.
+    """A queue ordered by priority class, then deadline, then arrival.
+
+    Insert and remove move at most n pointers. For the thousands of requests that a queue may
+    contain, this costs less than a heap that has to track cancellations.
     """
 
     def __init__(self) -> None:
@@ -26,20 +28,20 @@ class DeadlineQueue(Generic[W]):
         return len(self._keys)
 
     def insert(self, request: W) -> None:
-        """Put a request where it belongs."""
+        """Insert a request in order."""
         at = bisect_left(self._keys, request.key)
         self._keys.insert(at, request.key)
         self._requests.insert(at, request)
 
     def remove(self, request: W) -> None:
-        """Take a request out; raises KeyError when it is not there."""
+        """Remove a request; raise KeyError if it is not in the queue."""
         at = bisect_left(self._keys, request.key)
         if at == len(self._keys) or self._requests[at] is not request:
             raise KeyError(request.key)
         del self._keys[at], self._requests[at]
 
     def not_overtaken(self, most: int) -> int:
-        """Return how many of the first `most` stand before one that the very first overtook."""
+        """Count the requests, up to `most`, before the first one that the head has overtaken."""
         for index, request in enumerate(self._requests[:most]):
             if request.arrival < self._requests[0].arrival:
                 return index
@@ -50,18 +52,18 @@ class DeadlineQueue(Generic[W]):
         return self._requests[:most]
 
     def before(self, priority: Priority, deadline: float) -> list[W]:
-        """Return those that go before an arrival of this class and deadline."""
+        """Return the requests that run before an arrival of this class and deadline."""
         return self._requests[: bisect_right(self._keys, (priority, deadline, 1 << 62))]
 
     def take(self) -> Iterator[W]:
-        """Yield requests from the head, removing each as it is yielded."""
+        """Yield requests from the head, and remove each when it is yielded."""
         while self._keys:
             del self._keys[0]
             yield self._requests.pop(0)
 
 
 class AdmittedKeys:
-    """Only the keys of what waits: answers how many go before an arrival."""
+    """The sort keys of admitted requests, to count those that run before an arrival."""
 
     def __init__(self) -> None:
         self._keys: list[_Key] = []
@@ -70,15 +72,15 @@ class AdmittedKeys:
         return len(self._keys)
 
     def add(self, request: Waiting) -> None:
-        """Count a request in."""
+        """Add a request's key."""
         insort(self._keys, request.key)
 
     def discard(self, request: Waiting) -> None:
-        """Count a request out, if it is in."""
+        """Remove a request's key, if it is present."""
         at = bisect_left(self._keys, request.key)
         if at < len(self._keys) and self._keys[at] == request.key:
             del self._keys[at]
 
     def before(self, priority: Priority, deadline: float) -> int:
-        """Return how many go before an arrival of this class and deadline."""
+        """Return how many requests run before an arrival of this class and deadline."""
         return bisect_right(self._keys, (priority, deadline, 1 << 62))

@@ -1,8 +1,8 @@
-"""The shell around the policy: clocks, slots and futures.
+"""The scheduler: applies the policy with a real clock, threads and futures.
 
-A ticket is one admitted request. It is waiting for its pixels, ready, running, or done, and it gets
-exactly one outcome, on the event loop. A slot that finishes a batch takes the next one itself, on
-its own thread: asking the loop would leave it idle until the loop has its turn on a busy core.
+A ticket is one admitted request. It waits for its pixels, is ready, runs or is done, and it gets
+exactly one outcome, on the event loop. A slot that finishes a batch takes the next one on its own
+thread. If the event loop assigned batches, the slot would be idle until the loop gets a core.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _NO_COST = DecodeCost()
 
 
 class Scheduler:
-    """Admits requests, forms batches for idle slots, and learns how long they take."""
+    """Admits requests, forms batches for idle slots, and learns how long batches take."""
 
     def __init__(
         self,
@@ -58,13 +58,12 @@ class Scheduler:
         on_failure: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start a thread per slot. `on_failure` is called on the loop, with the reason, when a
-        batch outlasts `engine_timeout_s`, a device is lost or a slot's thread dies.
+        """Start one thread per slot.
 
-        An image that is alone runs on `wide`, one slot on all cores, if there is one.
-        Without `decoders` a slot's thread decodes what it runs: if the engine runs on the same
-        cores, that spares a hand-over, and pixels are still in the cache when they are used.
-        Large images are decoded by `large_decoders`, so that the others need not wait for them.
+        `on_failure` is called on the loop, with the reason, if a batch takes longer than
+        `engine_timeout_s`, a device is lost or a slot's thread dies. `all_cores_engine`, with one
+        slot on all cores, runs a single image while nothing else runs. `placement` chooses where
+        images are decoded.
         """
         self.latency = latency
         self.draining = False
@@ -74,7 +73,7 @@ class Scheduler:
         self._loop = asyncio.get_running_loop()
         self._placement = placement
         self._arrivals = itertools.count()
-        # Guards what follows, ℓ, and whether a ticket is queued: slots' threads take batches.
+        # Guards the fields below, ℓ and Ticket.queued, because slots' threads form batches too.
         self._lock = threading.Lock()
         self._closed = False
         self._admission = Admission(
@@ -102,12 +101,12 @@ class Scheduler:
 
     @property
     def limits(self) -> Limits:
-        """Return the bounds; a device that is short of memory lowers them."""
+        """Return the current limits; low device memory reduces `max_batch_size`."""
         return self._dispatch.limits
 
     @property
     def waiting(self) -> int:
-        """Return how many requests are admitted and not dispatched."""
+        """Return how many requests are admitted but not dispatched."""
         return self._admission.waiting
 
     def admit(
@@ -119,9 +118,9 @@ class Scheduler:
     ) -> Ticket:
         """Admit an arrival, before it is decoded; `deadline` is on the scheduler's clock.
 
-        `cost` is read from the image's header; `client` is the address that sent it.
-        Raises Draining, Overloaded with the seconds after which to come back, or DeadlineMissed
-        when no load would have let it be met. Every ticket must be given back with `leave`.
+        `cost` comes from the image's header; `client` is the sender's address. Raises Draining,
+        Overloaded with the seconds after which to retry, or DeadlineMissed if the deadline could
+        not be met even without load. Every ticket must be released with `leave`.
         """
         if self.draining:
             self._metrics.shed("draining")
@@ -136,9 +135,10 @@ class Scheduler:
         raise self._refused(decided, 1000 * (deadline - now))
 
     def run(self, ticket: Ticket, decode: Decode) -> asyncio.Future[Answer]:
-        """Decode a ticket's image and run it, each when it is its turn.
+        """Queue a ticket's image for decoding, then for the engine.
 
-        The future gives the answer, what `decode` raised, DeadlineMissed or EngineFailed.
+        The future returns the answer, or raises what `decode` raised, DeadlineMissed, Overloaded
+        if the device lacks memory, or EngineFailed.
         """
         ticket.job = ticket.placement.start(
             ticket,
@@ -150,7 +150,7 @@ class Scheduler:
         return ticket.answer
 
     def submit(self, ticket: Ticket, image: Image) -> asyncio.Future[Answer]:
-        """Queue a ticket's image for the engine; the future gives the answer or the error."""
+        """Queue a ticket's image for the engine; return the same future as `run`."""
         ticket.image, ticket.ready_at = image, self._clock()
         with self._lock:
             self._dispatch.add(ticket)
@@ -161,7 +161,7 @@ class Scheduler:
         return ticket.answer
 
     def leave(self, ticket: Ticket) -> None:
-        """Forget a ticket, whatever its state: answered, failed, or its client has gone."""
+        """Release a ticket in any state: answered, failed, or abandoned by its client."""
         with self._lock:
             if ticket.queued:
                 self._admission.remove(ticket)
@@ -175,7 +175,7 @@ class Scheduler:
             ticket.answer.cancel()
 
     def close(self, timeout_s: float) -> bool:
-        """Stop the slots' threads after what they run; False when one did not end in time."""
+        """Stop the slots' threads after their current batches; return False if one did not end."""
         self.draining = True
         with self._lock:
             self._closed = True
@@ -187,7 +187,7 @@ class Scheduler:
         return all(ended)
 
     def _issue(self, arrival: Arrival, admitted: Admitted) -> Ticket:
-        """Return the ticket of an arrival that is admitted. Needs the lock."""
+        """Create the ticket of an admitted arrival. The caller holds the lock."""
         ticket = Ticket(
             arrival.priority,
             arrival.deadline,
@@ -213,8 +213,8 @@ class Scheduler:
         if left_ms <= 0:
             return DeadlineMissed("The deadline has already passed.")
         return DeadlineMissed(
-            f"The deadline, {left_ms:.0f} ms from now, is shorter than one image takes "
-            f"on an idle engine ({1000 * self.latency.unloaded_s:.1f} ms)."
+            f"The deadline is {left_ms:.0f} ms from now, but one image takes "
+            f"{1000 * self.latency.unloaded_s:.1f} ms on an idle engine."
         )
 
     def _decoded(self, ticket: Ticket, result: Pixels | Exception, decode_s: float) -> None:
@@ -223,11 +223,11 @@ class Scheduler:
             if not isinstance(result, Exception):
                 self._admission.observe_decode(ticket.cost, decode_s, self._clock())
             if not ticket.queued or ticket.answer.done():
-                return  # it left, or its deadline passed, while its image was on a decoder
+                return  # the request left or its deadline passed while its image was decoded
             self._admission.remove(ticket)
             ticket.decode_s = decode_s
             if not isinstance(result, Exception):
-                ticket.placement = self._placement.slot  # from now on it waits only for a slot
+                ticket.placement = self._placement.slot  # it now waits only for a slot
                 self._admission.add(ticket)
         if isinstance(result, Exception):
             ticket.answer.set_exception(result)
@@ -235,7 +235,7 @@ class Scheduler:
             self.submit(ticket, result)
 
     def _top_up(self, slot: Slot, tickets: list[Ticket], room: int) -> list[Pixels]:
-        """Add to a slot's batch what has become ready. On the slot's thread."""
+        """Add newly ready images to a slot's batch. Called on the slot's thread."""
         with self._lock:
             added, late = ([], []) if self._closed else self._dispatch.grow(slot, tickets, room)
         if late:
@@ -246,43 +246,46 @@ class Scheduler:
         for ticket in late:
             self._metrics.shed("early-drop")
             if not ticket.answer.done():
-                ticket.answer.set_exception(DeadlineMissed("The deadline could no longer be met."))
+                ticket.answer.set_exception(DeadlineMissed("The deadline can no longer be met."))
 
     def _finish(
-        self, slot: Slot, batch: Sequence[Ticket], alone: bool, result: BatchResult
+        self, slot: Slot, batch: Sequence[Ticket], on_all_cores: bool, result: BatchResult
     ) -> Batch | None:
-        """Take the next batch; then have this one answered. On the slot's thread."""
+        """Return the next batch, and answer this one on the loop. Called on the slot's thread."""
         with self._lock:
-            if result.clean and alone:
+            if result.clean and on_all_cores:
                 self.latency.observe_single_image(result.engine_s)
             elif result.clean:
                 self.latency.observe(result.ran, result.engine_s)
             self._learn_decoding(batch, result)
-            self._learn_from(slot, result.device_fault)
+            self._handle_device_fault(slot, result.device_fault)
             following, late = (None, []) if self._closed else self._dispatch.next_batch(slot)
-        self._loop.call_soon_threadsafe(self._tell, batch, result, late)
+        self._loop.call_soon_threadsafe(self._resolve, batch, result, late)
         return following
 
     def _learn_decoding(self, batch: Sequence[Ticket], result: BatchResult) -> None:
-        """Learn from the images that a slot decoded; a failed decode says nothing."""
+        """Learn from the images that a slot decoded successfully."""
         now = self._clock()
         for index, ticket in enumerate(batch):
             if result.decode_s[index] and index not in result.undecoded:
                 self._admission.observe_decode(ticket.cost, result.decode_s[index], now)
 
-    def _learn_from(self, slot: Slot, device_fault: DeviceFault) -> None:
-        """Give up on a device that is lost; ask less of one that is short of memory."""
+    def _handle_device_fault(self, slot: Slot, device_fault: DeviceFault) -> None:
+        """Stop if a device is lost; reduce the batch size if one is low on memory."""
         if device_fault.lost:
             self._closed = True
             reason = f"slot {slot.index} lost its device: {device_fault.lost}"
             self._loop.call_soon_threadsafe(self._on_failure, reason)
             return
-        fits = device_fault.largest_batch
-        if fits is not None and fits < self.limits.max_batch_size:
-            self._dispatch.limits = replace(self.limits, max_batch_size=fits)
-            log.warning("device memory low: limiting batches to %d", fits)
+        largest = device_fault.largest_batch
+        if largest is not None and largest < self.limits.max_batch_size:
+            self._dispatch.limits = replace(self.limits, max_batch_size=largest)
+            log.warning("device memory low: limiting batches to %d", largest)
 
-    def _tell(self, batch: Sequence[Ticket], result: BatchResult, late: Sequence[Ticket]) -> None:
+    def _resolve(
+        self, batch: Sequence[Ticket], result: BatchResult, late: Sequence[Ticket]
+    ) -> None:
+        """Record a batch's metrics and resolve the futures of its tickets. On the event loop."""
         self._metrics.batch_size.observe(len(batch))
         self._metrics.batch_parts(result.parts_s)
         self._metrics.slot_busy.inc(result.engine_s + sum(result.decode_s))
@@ -290,7 +293,7 @@ class Scheduler:
         for index, ticket in enumerate(batch):
             ticket.decode_s = ticket.decode_s or result.decode_s[index]
             if ticket.answer.done():
-                continue  # its client has gone or its deadline has passed
+                continue  # the request left or its deadline passed
             row = result.rows[index]
             if isinstance(row, Exception):
                 undecoded = index in result.undecoded
@@ -302,12 +305,12 @@ class Scheduler:
                 )
 
     def _failure(self, error: Exception) -> ServiceError:
-        """Return what to tell of an image that the engine did not compute."""
+        """Return the error for the client of an image that the engine did not compute."""
         if fault_of(error) is Fault.MEMORY:
             self._metrics.shed("device-memory")
-            return Overloaded("The device has no memory left to compute this image.", 1.0)
+            return Overloaded("The device does not have enough memory to compute this image.", 1.0)
         return EngineFailed("The engine could not compute this image.")
 
     def _fail_from_thread(self, reason: str) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has closed: the process is ending
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is exiting
             self._loop.call_soon_threadsafe(self._on_failure, reason)

@@ -1,4 +1,4 @@
-"""One engine slot and the thread that runs its batches, isolating an image that breaks one."""
+"""An engine slot: one thread that decodes and runs batches, and isolates broken images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
 
-from tidegate.service.batching.decoders import kept
+from tidegate.service.batching.decoders import decode_failure
 from tidegate.service.batching.isolate import DeviceFault, RowResult, run_isolating
 from tidegate.service.cpu import lower_priority, pin_to_core
 from tidegate.service.engines.base import Engine, TopUp
@@ -18,45 +18,45 @@ from tidegate.service.types import Pixels
 
 log = logging.getLogger(__name__)
 
-_NICE = 2  # behind the event loop, ahead of the decoders
+_NICE = 2  # lower priority than the event loop, higher than the decoders
 
 Decode = Callable[[], Pixels]
-Image = Pixels | Decode  # decoded already, or to be decoded by the slot's thread
+Image = Pixels | Decode  # pixels, or a function with which the slot's thread decodes them
 
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What came of one batch, image by image."""
+    """The result of one batch, with one entry per image."""
 
     rows: list[RowResult]
-    decode_s: list[float]  # per image, 0 where it came decoded
-    undecoded: frozenset[int]  # rows whose exception is the decoder's, not the engine's
+    decode_s: list[float]  # per image; 0 if it was decoded before
+    undecoded: frozenset[int]  # rows whose exception is from the decoder, not the engine
     engine_s: float
-    clean: bool  # the first run succeeded, so the duration says something about ℓ(b)
-    parts_s: Mapping[str, float] = field(default_factory=dict)  # of engine_s, where it is known
+    clean: bool  # the first run succeeded, so that engine_s is a measurement of ℓ(b)
+    parts_s: Mapping[str, float] = field(default_factory=dict)  # of engine_s; empty if unknown
     device_fault: DeviceFault = field(default_factory=DeviceFault)
 
     @property
     def ran(self) -> int:
-        """Return how many images the engine was given."""
+        """Return how many images were passed to the engine."""
         return len(self.rows) - len(self.undecoded)
 
 
-Done = Callable[[BatchResult], "Batch | None"]  # returns what to run next, if anything waits
+Done = Callable[[BatchResult], "Batch | None"]  # returns the next batch, if any
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images to run, and whom to tell of the result."""
+    """Images to run, and the callback for the result."""
 
     images: Sequence[Image]
     done: Done
-    top_up: TopUp | None = None  # what to fill it up with, when its turn on a busy device comes
-    all_cores_engine: Engine | None = None  # what runs it instead of the slot's own engine
+    top_up: TopUp | None = None  # called for more images when its turn on a busy device comes
+    all_cores_engine: Engine | None = None  # runs the batch instead of the slot's engine
 
 
 class Slot:
-    """Owns one thread. A batch's `done` is called from that thread, and may hand it the next."""
+    """Owns one thread, which calls a batch's `done` and then runs the batch that it returns."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Slot:
         *,
         on_death: Callable[[str], object],
     ) -> None:
-        """Start the thread, on `core` if one is given. `on_death` is called if it ends unasked."""
+        """Start the thread, pinned to `core` if given. `on_death` is called if it crashes."""
         self.index = index
         self._core = core
         self._engine = engine
@@ -76,19 +76,19 @@ class Slot:
 
     @property
     def engine_since(self) -> float | None:
-        """Return when the engine began this slot's batch (perf_counter), None if it is idle."""
+        """Return when the engine started this slot's batch (perf_counter); None if idle."""
         return self._engine_since
 
     def run(self, batch: Batch) -> None:
-        """Hand over a batch; returns at once."""
+        """Queue a batch for the thread; return at once."""
         self._inbox.put(batch)
 
     def stop(self) -> None:
-        """Finish what was handed over, then end the thread."""
+        """End the thread after the batches that are queued."""
         self._inbox.put(None)
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the thread to end; False when it does not in time."""
+        """Wait for the thread to end; return False if it does not end in time."""
         self._thread.join(max(0.0, timeout_s))
         return not self._thread.is_alive()
 
@@ -109,8 +109,8 @@ class Slot:
                 started = time.perf_counter()
                 try:
                     ready.append((index, image()))
-                except Exception as error:  # noqa: BLE001 - whatever it raises is the request's
-                    rows[index] = kept(error)
+                except Exception as error:  # noqa: BLE001 - only this request fails
+                    rows[index] = decode_failure(error)
                 decode_s[index] = time.perf_counter() - started
             else:
                 ready.append((index, image))
@@ -121,7 +121,7 @@ class Slot:
         engine_s = time.perf_counter() - started if ran else 0.0
         for (index, _), row in zip(ready, ran, strict=False):
             rows[index] = row
-        rows += ran[len(ready) :]  # those it was filled up with
+        rows += ran[len(ready) :]  # images from top_up
         decode_s += [0.0] * (len(rows) - len(images))
         clean = bool(ran) and not any(isinstance(row, Exception) for row in ran)
         clean = clean and device_fault == DeviceFault()
@@ -148,4 +148,4 @@ class Slot:
 
 
 def _whole(rows: list[RowResult | None]) -> list[RowResult]:
-    return [row for row in rows if row is not None]  # all are: for the type checker
+    return [row for row in rows if row is not None]  # for the type checker: no row is None

@@ -1,4 +1,4 @@
-"""One admitted request, and what it is answered with."""
+"""An admitted request and its answer."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from tidegate.service.types import Outputs
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the engine said of one image, and where its time went."""
+    """The engine's outputs for one image, and how long each step took, in seconds."""
 
     outputs: Outputs  # [1, …]
-    decode_s: float  # on a decoder's thread
+    decode_s: float
     queue_s: float  # from ready to dispatched
     engine_s: float
-    batch_size: int
+    batch_size: int  # images in the batch that ran
 
 
 @dataclass(slots=True, eq=False)
 class Ticket(Waiting):
-    """One admitted request."""
+    """One admitted request; times in seconds."""
 
     answer: asyncio.Future[Answer]
-    predicted_s: float  # from admission to the answer, when it was admitted
-    cost: DecodeCost  # of its image, from the header
-    client: str  # address; work is counted against it until the ticket is left
-    work_s: float  # predicted when it was admitted: decoding and engine
-    predicted_decode_s: float  # the decoding of that
-    placement: Placement  # where its image is decoded; a slot once it is
-    job: Job | None = None  # while its image waits for a decoder or is on one
-    image: Image | None = None  # once it is ready for a slot
+    predicted_s: float  # from admission to the answer, as predicted at admission
+    cost: DecodeCost  # from the image's header
+    client: str  # address; `work_s` counts against it until the ticket is released
+    work_s: float  # decoding and engine, as predicted at admission
+    predicted_decode_s: float  # the part of work_s for decoding
+    placement: Placement  # where the image is decoded; the slot afterwards
+    job: Job | None = None  # while the image waits for a decoder or is on one
+    image: Image | None = None  # set when it is ready for a slot
     decode_s: float = 0.0  # measured
     ready_at: float = 0.0
     dispatched_at: float = 0.0
-    queued: bool = field(default=True)  # counted as waiting: admitted and not dispatched
+    queued: bool = field(default=True)  # counted as waiting: admitted but not dispatched

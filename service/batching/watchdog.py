@@ -1,4 +1,4 @@
-"""Reports an engine that does not finish a batch, in time during which the process ran."""
+"""Report an engine that does not finish a batch in time, not counting pauses of the process."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _MAX_TICK_S = 1.0
 
 
 class Watchdog:
-    """Looks at every slot a few times per timeout, on the event loop.
+    """Checks all slots on the event loop, at least eight times per timeout and once per second.
 
-    A gap between two looks that is much longer than planned is time in which the process did not
-    run (SIGSTOP, a frozen container, a suspended machine), so it does not count against an engine.
+    If the gap between two checks is much longer than planned, the process was paused (SIGSTOP, a
+    frozen container, a suspended machine). That time does not count against an engine.
     """
 
     def __init__(
@@ -25,24 +25,24 @@ class Watchdog:
         on_wedged: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start looking. `on_wedged` is called once, with the reason."""
+        """Start the checks. `on_wedged` is called once, with the reason."""
         self._slots = slots
         self._timeout_s = timeout_s
         self._tick_s = min(_MAX_TICK_S, timeout_s / 8)
         self._on_wedged = on_wedged
         self._clock = clock
-        self._looked_at = clock()
-        self._batches: list[float | None] = [None] * len(slots)  # when each slot's batch began
-        self._ran_s = [0.0] * len(slots)  # how long the process has run since, as far as seen
-        self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._look)
+        self._checked_at = clock()
+        self._batches: list[float | None] = [None] * len(slots)  # when each slot's batch started
+        self._ran_s = [0.0] * len(slots)  # how long the process has run since then
+        self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._check)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop the checks."""
         self._timer.cancel()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now = self._clock()
-        step_s, self._looked_at = min(now - self._looked_at, 2 * self._tick_s), now
+        step_s, self._checked_at = min(now - self._checked_at, 2 * self._tick_s), now
         for index, slot in enumerate(self._slots):
             since = slot.engine_since
             same = since is not None and since == self._batches[index]
@@ -53,4 +53,4 @@ class Watchdog:
                     f"slot {slot.index} has not finished a batch in {self._timeout_s:g} s"
                 )
                 return
-        self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._look)
+        self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._check)

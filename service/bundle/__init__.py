@@ -1,1 +1,1 @@
-"""Sealed bundles: what is in one, opening it, and refusing what differs."""
+"""Sealed bundles: their format, and opening one with verification of every file."""

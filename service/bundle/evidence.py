@@ -1,6 +1,6 @@
-"""What was measured when a bundle was made: proof of preprocessing, evaluation, comparison.
+"""What was measured when a bundle was made: preprocessing parity, evaluation, comparison.
 
-The service carries it and shows it; nothing here changes an answer.
+The service exposes these values; they do not affect answers.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Unit = Annotated[float, Field(ge=0, le=1)]
 
 
-ALL_CONFUSIONS_UP_TO = 50  # classes; with more, only the commonest confusions are sealed
+ALL_CONFUSIONS_UP_TO = 50  # classes; with more, only the most frequent confusions are sealed
 
 
 class Parity(Closed):
-    """Our preprocessing against the source library's own, over a frozen set of probe images."""
+    """Comparison of our preprocessing with the source library's, over a fixed probe set."""
 
     library: str  # with its version
-    backend: Literal["pillow", "torch", "tensorflow"]  # what resized when the model was trained
+    backend: Literal["pillow", "torch", "tensorflow"]  # that resized images during training
     probes: PositiveInt
     probe_set: Sha256
     compared_values: PositiveInt  # uint8 values after resize and crop
     differing_values: NonNegativeInt
     largest_level_difference: NonNegativeInt  # in levels of 0 to 255
-    largest_float_difference: NonNegativeFloat  # of what the network is given
+    largest_float_difference: NonNegativeFloat  # of the network's input
     exact: bool
-    refused_probes: tuple[str, ...] = ()  # images the service refuses and the library takes
+    refused_probes: tuple[str, ...] = ()  # rejected by the service, accepted by the library
 
     @model_validator(mode="after")
     def _exact_means_exact(self) -> Self:
         if self.exact and (self.differing_values or self.largest_float_difference > 1e-6):
-            raise ValueError("an exact parity has no differing value")
+            raise ValueError("exact is true, but some values differ")
         return self
 
 
@@ -49,7 +49,7 @@ class Share(Closed):
 
 
 class ClassReport(Closed):
-    """One class on the test split; None where there is nothing to divide by."""
+    """One class on the test split; a value is None if its denominator is zero."""
 
     class_id: NonNegativeInt
     images: NonNegativeInt
@@ -60,7 +60,7 @@ class ClassReport(Closed):
 
 
 class Confusion(Closed):
-    """How many images of one class were predicted as a class."""
+    """The number of images of class `actual` that were predicted as `predicted`."""
 
     actual: NonNegativeInt
     predicted: NonNegativeInt
@@ -68,7 +68,7 @@ class Confusion(Closed):
 
 
 class ReliabilityBin(Closed):
-    """Images of like confidence: an equal-mass bin of the reliability diagram."""
+    """An equal-mass bin of the reliability diagram: images of similar confidence."""
 
     images: PositiveInt
     confidence: Unit
@@ -76,26 +76,26 @@ class ReliabilityBin(Closed):
 
 
 class Probabilities(Closed):
-    """How good the probabilities are, at one temperature."""
+    """The quality of the probabilities at one temperature."""
 
     temperature: float = Field(gt=0)
     nll: NonNegativeFloat
     brier: NonNegativeFloat
     ece: Unit  # equal-mass bins
-    ece_noise_floor: Unit  # 95th percentile of the ECE that perfect probabilities would show
+    ece_noise_floor: Unit  # 95th percentile of the ECE of perfectly calibrated probabilities
     reliability: tuple[ReliabilityBin, ...]
 
 
 class Separation(Closed):
-    """How well a score tells an OOD set from the test split."""
+    """How well a score separates an OOD set from the test split."""
 
     auroc: Unit
-    fpr95_keeping_inside: Unit  # share of OOD let in when 95 % of the test split is
-    fpr95_catching_outside: Unit  # share of the test split refused when 95 % of OOD is
+    fpr95_keeping_inside: Unit  # share of OOD accepted if 95 % of the test split is accepted
+    fpr95_catching_outside: Unit  # share of the test split rejected if 95 % of OOD is rejected
 
 
 class OodReport(Closed):
-    """What the gate does with one set of images that it should refuse."""
+    """The gate's decisions on one set of images that it should reject."""
 
     name: str
     images: PositiveInt
@@ -105,7 +105,7 @@ class OodReport(Closed):
 
 
 class Evaluation(Closed):
-    """The sealed bundle on images that nothing was fitted on."""
+    """The sealed bundle's results on a test split that was not used for fitting."""
 
     images: PositiveInt
     accuracy: Share
@@ -116,16 +116,16 @@ class Evaluation(Closed):
     false_rejection: Share  # a beta interval
     false_review: Share
     classes: tuple[ClassReport, ...]
-    confusions: tuple[Confusion, ...]  # every pair up to 50 classes, else the commonest mistakes
+    confusions: tuple[Confusion, ...]  # all up to 50 classes, else the most frequent errors
     ood: tuple[OodReport, ...] = ()
 
 
 class Comparison(Closed):
-    """A variant against the same model in fp32, both fitted and evaluated alike."""
+    """A variant compared with the same model in fp32, both fitted and evaluated the same way."""
 
     accuracy_change: float  # in points: 100 × (variant − fp32)
     ece_change: float
     agreement: Unit  # share of test images with the same top class
     auroc_change: dict[str, float]  # OOD set → change of the combined score's AUROC
-    speed: float = Field(gt=0)  # CPU time per image of fp32 over the variant's: 2 is twice as fast
-    size: float = Field(gt=0)  # bytes of model.onnx of fp32 over the variant's
+    speed: float = Field(gt=0)  # CPU time per image, fp32 / variant: 2 means twice as fast
+    size: float = Field(gt=0)  # bytes of model.onnx, fp32 / variant

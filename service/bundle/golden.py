@@ -1,4 +1,4 @@
-"""Golden probes: the answers a bundle was sealed with, asked again of the engine that serves."""
+"""Golden probes: stored images whose sealed outputs are verified on the serving engine."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _KINDS = {
     **{"names": "U", "pixels_sha256": "U", "nearest_class": "iu"},
     **dict.fromkeys(("logits", "energy", "mahalanobis"), "f"),
 }
-# Another engine may add in another order: 1e-4 of the largest value, as promised for fp32.
+# fp32: engines may sum in different orders. Relative to the largest expected value.
 TOLERANCE = 1e-4
-# A backbone in fp16 or int8 rounds where its engine pleases: 11 bits, added up over the layers.
+# fp16 and int8: engines round at different points (11 bits), and errors add up over the layers.
 REDUCED_TOLERANCE = 2e-2
 _PROBE_MAX_PIXELS = 100_000_000
 
@@ -42,10 +42,10 @@ def pixels_digest(pixels: Pixels) -> str:
 
 
 def check_golden(bundle: Bundle, run: Run, tolerance: float = TOLERANCE) -> int:
-    """Preprocess every probe and run it, one by one; returns how many were compared.
+    """Preprocess and run every probe, one at a time; return the number of probes.
 
-    Raises BundleRefused, naming the probe, when pixels differ at all or outputs by more than
-    `tolerance` of the largest expected magnitude.
+    Raises BundleRefused, with the probe's name, if any pixel differs, or if an output differs by
+    more than `tolerance` times the largest expected magnitude.
     """
     golden = _read(bundle)
     for index, name in enumerate(golden.names):
@@ -56,8 +56,8 @@ def check_golden(bundle: Bundle, run: Run, tolerance: float = TOLERANCE) -> int:
             raise BundleRefused(f"{bundle.path}: {name} cannot be decoded: {error}") from error
         if pixels_digest(pixels) != golden.pixels_sha256[index]:
             raise BundleRefused(
-                f"{bundle.path}: preprocessing {name} here gives other pixels than when the bundle "
-                f"was sealed. Is Pillow or libjpeg another version?"
+                f"{bundle.path}: preprocessing {name} gives different pixels than when the bundle "
+                f"was sealed. Check the versions of Pillow and libjpeg."
             )
         _compare(bundle, golden, index, run([pixels]), tolerance)
     return len(golden.names)
@@ -67,13 +67,13 @@ def _read(bundle: Bundle) -> Golden:
     expected = read_arrays(bundle.path, GOLDEN, ("names", "pixels_sha256", *_FIELDS))
     rows = {values.shape[:1] for values in expected.values()}
     if len(rows) != 1 or rows == {()}:
-        raise BundleRefused(f"{bundle.path}: {GOLDEN} has not one row per probe in every array.")
+        raise BundleRefused(f"{bundle.path}: {GOLDEN}: every array must have one row per probe.")
     if kinds := [n for n, values in expected.items() if values.dtype.kind not in _KINDS[n]]:
-        raise BundleRefused(f"{bundle.path}: {GOLDEN}: {kinds[0]} is of another type.")
+        raise BundleRefused(f"{bundle.path}: {GOLDEN}: {kinds[0]} has the wrong type.")
     names = tuple(str(name) for name in expected.pop("names"))
     digests = tuple(str(digest) for digest in expected.pop("pixels_sha256"))
     if not names or not set(names) <= bundle.manifest.files.keys():
-        raise BundleRefused(f"{bundle.path}: {GOLDEN} names probes the bundle does not have.")
+        raise BundleRefused(f"{bundle.path}: {GOLDEN} lists no probes, or some that are missing.")
     return Golden(names, digests, expected)
 
 
@@ -82,8 +82,8 @@ def _advice_on_int8(bundle: Bundle) -> str:
     if bundle.manifest.precision != "int8":
         return ""
     return (
-        " An int8 bundle made on a CPU with VNNI needs VNNI, because int8 sums end at 16 bits "
-        "without it: make it anew on a CPU like this one."
+        " An int8 bundle made on a CPU with VNNI needs VNNI, because int8 sums saturate at 16 bits "
+        "without it: make the bundle again on a CPU like this one."
     )
 
 
@@ -100,13 +100,13 @@ def _compare(
                 f"not {expected.shape}."
             )
         difference = float(np.max(np.abs(got - expected)))
-        # Written so that a NaN fails.
+        # `not … <=` instead of `>`, so that a NaN fails.
         if not difference <= tolerance * max(1.0, float(np.max(np.abs(expected)))):
             raise BundleRefused(
                 f"{bundle.path}: the engine's {field} for {name} differ by {difference:.3g} "
-                f"from those the bundle was sealed with.{_advice_on_int8(bundle)}"
+                f"from the sealed values.{_advice_on_int8(bundle)}"
             )
-    # With rounding, of two classes as near as each other either may win.
+    # With reduced precision, rounding may decide between two nearly equally near classes.
     exact = tolerance <= TOLERANCE
     if exact and int(outputs.nearest_class[0]) != int(golden.expected["nearest_class"][index]):
-        raise BundleRefused(f"{bundle.path}: {name} is nearest to another class than when sealed.")
+        raise BundleRefused(f"{bundle.path}: {name} has another nearest class than when sealed.")

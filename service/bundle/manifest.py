@@ -1,4 +1,4 @@
-"""The manifest: everything a bundle says of itself, closed, canonical, with a digest."""
+"""The manifest of a bundle: a closed schema, in canonical form, with a digest."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _SAFE_PATH = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}")
 
 
 class Provenance(Closed):
-    """Where the weights came from and under which licence they may be used."""
+    """The source of the weights and their licence."""
 
     source: str
     licence: str
     checkpoint_sha256: Sha256
-    recipe: str  # what made the bundle: a command and its version
+    recipe: str  # the command that made the bundle, and its version
 
 
 class Task(Closed):
-    """Sizes of what goes in and comes out."""
+    """Sizes of the model's input and outputs."""
 
     classes: PositiveInt
     features: PositiveInt
@@ -54,20 +54,20 @@ class MahalanobisFit(Closed):
     """How the distance in the graph was fitted."""
 
     features: Literal["l2-normalised", "raw"]
-    relative: bool = False  # less the distance to all images together (Ren et al. 2021)
+    relative: bool = False  # minus the distance to the background of all images (Ren et al. 2021)
     covariance: Literal["tied", "spherical"]
     means: Literal["class-means", "classifier-weights"]
     shrinkage: float | None = Field(default=None, ge=0, le=1)  # of the covariance towards a sphere
-    samples: NonNegativeInt = 0  # training images behind means and covariance
+    samples: NonNegativeInt = 0  # training images for means and covariance
 
 
 class GateFit(Closed):
-    """What the gate was calibrated on, for which model, and what it promises."""
+    """The gate's calibration: its data, its model and its guarantee."""
 
     energy_temperature: float = Field(gt=0)
     mahalanobis: MahalanobisFit
     guarantee: Literal["marginal", "pac"]
-    guarantee_delta: Alpha | None = None  # pac: the chance that the calibration set misleads
+    guarantee_delta: Alpha | None = None  # pac: the probability that the guarantee fails
     alpha_reject: Alpha
     alpha_review: Alpha
     fold_a: PositiveInt
@@ -82,7 +82,7 @@ class GateFit(Closed):
         if self.alpha_reject > self.alpha_review:
             raise ValueError("alpha_reject must not be above alpha_review")
         if (self.guarantee == "pac") != (self.guarantee_delta is not None):
-            raise ValueError("a pac guarantee, and no other, has a guarantee_delta")
+            raise ValueError("guarantee_delta is required for a pac guarantee, and only for it")
         need = sample_size_for(self.alpha_reject, self.guarantee_delta)
         if min(self.fold_a, self.fold_b) < need:
             raise ValueError(
@@ -90,12 +90,12 @@ class GateFit(Closed):
                 f"not {min(self.fold_a, self.fold_b)}"
             )
         if list(self.own_threshold) != sorted(set(self.own_threshold)):
-            raise ValueError("own_threshold lists classes once, ascending")
+            raise ValueError("own_threshold must be ascending without duplicates")
         return self
 
 
 class Histogram(Closed):
-    """Counts between ascending edges; the first and the last bin are open to either side."""
+    """Counts between ascending edges; the first and the last bin are unbounded."""
 
     edges: tuple[float, ...]  # n − 1 inner edges
     counts: tuple[NonNegativeInt, ...]  # n
@@ -103,16 +103,16 @@ class Histogram(Closed):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if len(self.counts) != len(self.edges) + 1 or list(self.edges) != sorted(set(self.edges)):
-            raise ValueError("a histogram has ascending edges and one count more than edges")
+            raise ValueError("a histogram needs ascending edges and one more count than edges")
         return self
 
 
 class ReferenceFit(Closed):
-    """What is usual on held-out images: what drift is measured against."""
+    """Distributions on held-out images, the reference for drift."""
 
     samples: PositiveInt
     class_fraction: tuple[Annotated[float, Field(gt=0, le=1)], ...]  # smoothed: never zero
-    # confidence, energy, mahalanobis, and how the inputs look (service.drift.monitor.INPUTS)
+    # confidence, energy, mahalanobis, and the input statistics (service.drift.monitor.INPUTS)
     histograms: dict[str, Histogram] = Field(default={})
     note: str = ""
 
@@ -124,14 +124,14 @@ class ReferenceFit(Closed):
 
 
 class EngineHints(Closed):
-    """Batch sizes worth warming; the service measures and may use fewer."""
+    """Batch sizes to measure at warm-up; the service may use fewer."""
 
     buckets: tuple[PositiveInt, ...] = (1, 2, 4, 8, 16, 32)
 
     @model_validator(mode="after")
     def _ascending_from_one(self) -> Self:
         if self.buckets[:1] != (1,) or list(self.buckets) != sorted(set(self.buckets)):
-            raise ValueError("buckets start at 1 and ascend")
+            raise ValueError("buckets must start at 1 and ascend")
         return self
 
 
@@ -143,7 +143,7 @@ class File(Closed):
 
 
 class Manifest(Closed):
-    """manifest.json. Its digest covers every field, and through `files` every other byte."""
+    """manifest.json. Its digest covers every field, and through `files` every other file."""
 
     format: Literal["tidegate-bundle/2"] = "tidegate-bundle/2"
     name: Slug
@@ -164,12 +164,12 @@ class Manifest(Closed):
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
         if (self.task.height, self.task.width) != self.preprocess.output_size:
-            raise ValueError("the preprocessing's size is not the task's")
+            raise ValueError("preprocess.output_size differs from the task's height and width")
         if len(self.reference.class_fraction) != self.task.classes:
-            raise ValueError("one class fraction per class")
+            raise ValueError("class_fraction must contain one value per class")
         if bad := [c for c in self.gate.own_threshold if c >= self.task.classes]:
             raise ValueError(
-                f"the gate has a threshold for class {bad[0]}; there is no class {bad[0]}"
+                f"own_threshold contains class {bad[0]}, but there are {self.task.classes} classes"
             )
         model = self.files.get("model.onnx")
         if model is None or self.gate.calibrated_for_model != model.sha256:
@@ -187,18 +187,18 @@ class Manifest(Closed):
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def to_file(self) -> bytes:
-        """Return manifest.json: the fields and their digest, in the one form that is accepted."""
+        """Return manifest.json: the fields and their digest, in the only accepted form."""
         fields = {"digest": self.digest, **self.model_dump(mode="json")}
         return (json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
     @classmethod
     def from_file(cls, content: bytes) -> Manifest:
-        """Parse manifest.json; raises ValueError when it is not exactly what was sealed."""
+        """Parse manifest.json. Raises ValueError if it is not exactly what was sealed."""
         fields = json.loads(content)
         if not isinstance(fields, dict):
             raise ValueError("not a JSON object")
         sealed = fields.pop("digest", None)
         manifest = cls.model_validate_json(json.dumps(fields))
         if manifest.digest != sealed or manifest.to_file() != content:
-            raise ValueError("the content is not the one its digest was made of")
+            raise ValueError("the content does not match its digest")
         return manifest

@@ -1,4 +1,4 @@
-"""Open a bundle from its folder, verifying every byte, and refuse what differs."""
+"""Open a bundle from its folder, and reject it if any file differs from the manifest."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MOST_TEXT_BYTES = 64 << 20  # of manifest.json or labels.txt
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A verified bundle: what it says, what its classes are called, and its gate."""
+    """A verified bundle: its manifest, its class labels and its gate."""
 
     path: Path
     manifest: Manifest
@@ -41,14 +41,14 @@ class Bundle:
 
     @property
     def model_path(self) -> Path:
-        """Return the sealed graph's file."""
+        """Return the path of the sealed graph."""
         return self.path / MODEL
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Open the bundle in folder `path`, checking every file against the manifest.
+    """Open the bundle in folder `path`, and check every file against the manifest.
 
-    Raises BundleRefused, naming the file, when one is missing, changed or not listed.
+    Raises BundleRefused, with the file's name, if one is missing, changed or not listed.
     """
     manifest = _read_manifest(path)
     _check_files(path, manifest)
@@ -66,7 +66,7 @@ def read_arrays(
 ) -> dict[str, NDArray[Any]]:
     """Return the arrays `fields`, or all, of the archive `name` in the bundle at `path`.
 
-    Raises BundleRefused, naming the archive, when it is none or lacks one of them.
+    Raises BundleRefused, with the archive's name, if it is invalid or lacks one of the arrays.
     """
     content = _read_small(path, name, MOST_BYTES)
     try:
@@ -74,13 +74,13 @@ def read_arrays(
     except KeyError as error:
         raise BundleRefused(f"{path}: {name} lacks {error}.") from error
     except NotAnArchive as error:
-        raise BundleRefused(f"{path}: {name} is not an archive of arrays: {error}.") from error
+        raise BundleRefused(f"{path}: {name} is not an npz archive: {error}.") from error
 
 
 def read_embedding(bundle: Bundle) -> dict[str, NDArray[np.float64]]:
-    """Return `mean` [D] and `axes` [D, k] of the reference's features; nothing if none is sealed.
+    """Return `mean` [D] and `axes` [D, k] of the reference's features; empty if none are sealed.
 
-    Raises BundleRefused when they are not that.
+    Raises BundleRefused if their types, shapes or values are invalid.
     """
     arrays = read_arrays(bundle.path, CALIBRATION)
     if "embedding_mean" not in arrays:
@@ -90,11 +90,11 @@ def read_embedding(bundle: Bundle) -> dict[str, NDArray[np.float64]]:
     sound = mean.dtype == axes.dtype == np.float64 and mean.shape == (width,) and axes.ndim == 2
     if not sound or len(axes) != width or not 0 < axes.shape[1] < most:
         raise BundleRefused(
-            f"{bundle.path}: {CALIBRATION}: embedding_mean and embedding_axes are not float64 "
+            f"{bundle.path}: {CALIBRATION}: embedding_mean and embedding_axes must be float64 "
             f"[{width}] and [{width}, k] with k below {most}."
         )
     if not (np.isfinite(mean).all() and np.isfinite(axes).all()):
-        raise BundleRefused(f"{bundle.path}: {CALIBRATION}: the embedding is not finite.")
+        raise BundleRefused(f"{bundle.path}: {CALIBRATION}: the embedding must be finite.")
     return {"mean": mean, "axes": axes}
 
 
@@ -110,11 +110,11 @@ def _read_manifest(path: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "manifest"
-        raise BundleRefused(f"{path}: {MANIFEST} is refused: {where}: {first['msg']}.") from error
+        raise BundleRefused(f"{path}: {MANIFEST} is invalid: {where}: {first['msg']}.") from error
     except RecursionError as error:
         raise BundleRefused(f"{path}: {MANIFEST} is nested too deeply.") from error
-    except ArithmeticError as error:  # a number that no size or share could be
-        raise BundleRefused(f"{path}: {MANIFEST} is refused: {error}.") from error
+    except ArithmeticError as error:  # a number out of range, such as 1e999
+        raise BundleRefused(f"{path}: {MANIFEST} is invalid: {error}.") from error
     except ValueError as error:  # not JSON, not UTF-8, or not what was sealed
         raise BundleRefused(
             f"{path}: {MANIFEST} has changed since it was sealed: {error}."
@@ -146,7 +146,7 @@ def _compare_files(path: Path, manifest: Manifest) -> None:
         raise BundleRefused(f"{path}: {MANIFEST} does not list {missing[0]}.")
     items = {item.relative_to(path).as_posix(): item for item in path.rglob("*")}
     if links := sorted(name for name, item in items.items() if item.is_symlink()):
-        raise BundleRefused(f"{path}: {links[0]} is a link; a bundle holds its own bytes.")
+        raise BundleRefused(f"{path}: {links[0]} is a link; a bundle must contain no links.")
     found = {name for name, item in items.items() if not item.is_dir()}
     if extra := sorted(found - manifest.files.keys() - {MANIFEST}):
         raise BundleRefused(f"{path}: {extra[0]} is not part of the bundle.")
@@ -189,7 +189,7 @@ def _read_gate(path: Path, manifest: Manifest) -> Gate:
     )
     if gate.smallest_p_value > gate.alpha_reject:
         raise BundleRefused(
-            f"{path}: {CALIBRATION}: the smallest p-value that fold B allows is "
+            f"{path}: {CALIBRATION}: the smallest possible p-value with fold B is "
             f"{gate.smallest_p_value:.3g}, above alpha_reject {gate.alpha_reject}: "
             "the gate could never reject."
         )
@@ -197,7 +197,7 @@ def _read_gate(path: Path, manifest: Manifest) -> Gate:
 
 
 def _cut_fold_b(path: Path, fit: GateFit, arrays: dict[str, NDArray[Any]]) -> Iterator[FinalFold]:
-    """Yield the fold that classes share, then those of the classes with one of their own."""
+    """Yield the shared fold, then the folds of the classes that have their own."""
     combined, sizes = arrays["combined_b"], [fit.fold_b]
     if fit.own_threshold:
         cuts = arrays["fold_b_sizes"]
@@ -207,9 +207,11 @@ def _cut_fold_b(path: Path, fit: GateFit, arrays: dict[str, NDArray[Any]]) -> It
             )
         sizes = cuts.tolist()
         if min(sizes) < 0 or sum(sizes) != fit.fold_b:
-            raise BundleRefused(f"{path}: {CALIBRATION}: fold_b_sizes do not cut fold B.")
+            raise BundleRefused(
+                f"{path}: {CALIBRATION}: fold_b_sizes must sum to fold_b, {fit.fold_b}."
+            )
     if combined.shape != (fit.fold_b,):
-        raise BundleRefused(f"{path}: {CALIBRATION}: combined_b is not float64 [{fit.fold_b}].")
+        raise BundleRefused(f"{path}: {CALIBRATION}: combined_b must be float64 [{fit.fold_b}].")
     tables = np.concatenate([marginal_p_values(n) for n in sizes])
     if fit.guarantee == "pac":
         tables = arrays["p_by_rank_b"]
@@ -224,13 +226,13 @@ def _cut_fold_b(path: Path, fit: GateFit, arrays: dict[str, NDArray[Any]]) -> It
 
 def _check_fold(path: Path, name: str, fold: NDArray[Any], size: int) -> None:
     if fold.dtype != np.float64 or fold.shape != (size,):
-        raise BundleRefused(f"{path}: {CALIBRATION}: {name} is not float64 [{size}].")
+        raise BundleRefused(f"{path}: {CALIBRATION}: {name} must be float64 [{size}].")
     if not np.all(np.isfinite(fold)) or np.any(np.diff(fold) < 0):
-        raise BundleRefused(f"{path}: {CALIBRATION}: {name} is not finite and ascending.")
+        raise BundleRefused(f"{path}: {CALIBRATION}: {name} must be finite and ascending.")
 
 
 def _check_table(path: Path, table: NDArray[Any], size: int) -> None:
     if table.dtype != np.float64 or table.shape != (size,):
-        raise BundleRefused(f"{path}: {CALIBRATION}: p_by_rank_b is not float64 [{size}].")
+        raise BundleRefused(f"{path}: {CALIBRATION}: p_by_rank_b must be float64 [{size}].")
     if not np.all((table > 0) & (table <= 1)):
-        raise BundleRefused(f"{path}: {CALIBRATION}: p_by_rank_b is not made of probabilities.")
+        raise BundleRefused(f"{path}: {CALIBRATION}: p_by_rank_b must be above 0 and at most 1.")

@@ -1,1 +1,1 @@
-"""Has what arrives changed since calibration? Pure: values in, numbers out, no clock."""
+"""Drift detection: compare traffic with the calibration. Pure computation, without a clock."""

@@ -1,7 +1,7 @@
-"""Has the mean of the features moved? Hotelling's two-sample test along the reference's axes.
+"""Drift of the features' mean: Hotelling's two-sample test along the reference's axes.
 
-The features of recent images are summed as they are; the sum is whitened when somebody asks, which
-is the same as whitening each and costs a thousandth.
+The raw features of recent images are summed, and only a report whitens the sum. The result equals
+that of whitening every image, at a thousandth of the cost.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """Where the reference's features lie, as a bundle sealed it."""
+    """The distribution of the reference's features, from the bundle."""
 
     mean: Float64  # [D]
     axes: Float64  # [D, k]: whitened features are (features − mean) @ axes
@@ -26,22 +26,22 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingShift:
-    """How far the mean of recent images' whitened features is from the reference's."""
+    """The distance of the recent images' mean whitened features from the reference's."""
 
-    z: float  # nearly standard normal while nothing has changed
-    distance: float  # in standard deviations of one image, less what noise gives
+    z: float  # approximately standard normal without drift
+    distance: float  # in standard deviations of one image, minus the part expected from noise
 
 
 class RecentMean:
-    """The mean of the last images' features, in blocks: between `window − block` and `window`."""
+    """The mean features of the last `window − block` to `window` images, kept in blocks."""
 
     def __init__(self, width: int, window: int, blocks: int = 20) -> None:
         self._block = max(1, window // blocks)
         self.counts = np.zeros(blocks, np.int64)
-        self.sums = np.zeros((blocks, width), np.float64)  # the block being filled comes first
+        self.sums = np.zeros((blocks, width), np.float64)  # row 0 is the block being filled
 
     def add(self, features: NDArray[np.float32]) -> None:
-        """Take one image's features up, [D]."""
+        """Add one image's features, [D]."""
         if self.counts[0] == self._block:
             self.counts, self.sums = np.roll(self.counts, 1), np.roll(self.sums, 1, axis=0)
             self.counts[0], self.sums[0] = 0, 0.0
@@ -50,28 +50,29 @@ class RecentMean:
 
     @property
     def images(self) -> int:
-        """Return of how many images the mean is."""
+        """Return the number of images in the mean."""
         return int(self.counts.sum())
 
     @property
     def mean(self) -> Float64:
-        """Return the mean, [D]; there must be an image."""
+        """Return the mean, [D]; requires at least one image."""
         return np.asarray(self.sums.sum(axis=0) / self.images, np.float64)
 
     def check(self, counts: NDArray[np.generic]) -> None:
-        """Raise ValueError if a block holds more images than a block can."""
+        """Raise ValueError if a block counts more images than its size."""
         if any(count > self._block for count in counts.tolist()):
-            raise ValueError("a block counts more images than it holds")
+            raise ValueError("a block counts more images than its size")
 
     def restore(self, counts: NDArray[np.int64], sums: Float64) -> None:
-        """Go on from what an earlier process took up."""
+        """Restore the state of an earlier process."""
         self.counts[:], self.sums[:] = counts, sums
 
 
 def embedding_shift(recent: RecentMean, reference: Embedding) -> EmbeddingShift:
-    """Compare two means: T² ~ F(k, samples − k), as Paulson's (1942) z. Without images: zeros.
+    """Compare two means: T² ~ F(k, samples − k), as Paulson's (1942) z; zeros without images.
 
-    The covariance is the reference's alone, so that its change cannot hide one of the mean.
+    Only the reference's covariance is used, so that a change of the covariance cannot hide a
+    change of the mean.
     """
     n, m = recent.images, reference.samples
     if n == 0:
@@ -84,6 +85,6 @@ def embedding_shift(recent: RecentMean, reference: Embedding) -> EmbeddingShift:
 
 
 def paulson(f: float, k: int, freedom: int) -> float:
-    """Return the nearly normal z of an F with `k` and `freedom` degrees of freedom."""
+    """Return the approximately normal z of an F with `k` and `freedom` degrees of freedom."""
     root, a, b = math.cbrt(f), 2 / (9 * k), 2 / (9 * freedom)
     return ((1 - b) * root - (1 - a)) / math.sqrt(b * root * root + a)

@@ -1,4 +1,4 @@
-"""Does a histogram of recent images differ from the one it should be? With its own noise known."""
+"""Compare a histogram of recent images with its reference, taking sampling noise into account."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Int64 = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """Two numbers that must agree: more than chance (z), and enough to matter (psi_excess)."""
+    """Two criteria that must agree: statistical significance (z) and effect size (psi_excess)."""
 
-    z: float  # standard normal while nothing has changed
-    psi_excess: float  # population stability index less what noise gives
+    z: float  # approximately standard normal without drift
+    psi_excess: float  # population stability index, minus the part expected from noise
 
 
 class Recent:
-    """Counts of the last images, in blocks: between `window − block` and `window` of them."""
+    """Counts of the last `window − block` to `window` images, kept in blocks."""
 
     def __init__(self, bins: int, window: int, blocks: int = 20) -> None:
         self._block = max(1, window // blocks)
         self._in_block = 0
-        self.counts = np.zeros((blocks, bins), np.int64)  # the block being filled comes first
+        self.counts = np.zeros((blocks, bins), np.int64)  # row 0 is the block being filled
 
     def add(self, place: int) -> None:
         """Count one image."""
@@ -42,12 +42,12 @@ class Recent:
         return np.asarray(self.counts.sum(axis=0), np.int64)
 
     def check(self, counts: NDArray[np.generic]) -> None:
-        """Raise ValueError if a block holds more images than a block can."""
+        """Raise ValueError if a block counts more images than its size."""
         if any(sum(block) > self._block for block in counts.tolist()):
-            raise ValueError("a block counts more images than it holds")
+            raise ValueError("a block counts more images than its size")
 
     def restore(self, counts: Int64) -> None:
-        """Go on from what an earlier process counted."""
+        """Restore the state of an earlier process."""
         self.counts[:] = counts
         self._in_block = int(counts[0].sum())
 
@@ -55,8 +55,9 @@ class Recent:
 def shift(observed: Int64, expected: Float64, samples: float) -> Shift:
     """Compare counts [bins] with expected counts [bins] out of `samples` reference images.
 
-    Pearson's χ² of two samples over the bins that either has, as Wilson and Hilferty's (1931) z:
-    the statistic of the class mix in the Prometheus rules. Without images, or with one bin: zeros.
+    Pearson's χ² of two samples, over the bins that are non-empty in either, as Wilson and
+    Hilferty's (1931) z: the class-mix statistic of the Prometheus rules. Returns zeros without
+    images, or with fewer than two bins.
     """
     total = float(observed.sum())
     pooled = observed + expected
@@ -75,6 +76,6 @@ def shift(observed: Int64, expected: Float64, samples: float) -> Shift:
 
 
 def wilson_hilferty(chi2: float, freedom: float) -> float:
-    """Return the nearly normal z of a χ² with `freedom` degrees of freedom."""
+    """Return the approximately normal z of a χ² with `freedom` degrees of freedom."""
     spread = 2 / (9 * freedom)
     return (math.cbrt(chi2 / freedom) - (1 - spread)) / math.sqrt(spread)

@@ -1,9 +1,9 @@
-"""Which mix of true classes would explain the predicted ones, and does any?
+"""Label shift: estimate the mix of true classes from the predicted classes.
 
-Label shift: the classes come in another mix, each looking as it always did (Lipton et al. 2018,
-"Detecting and correcting for label shift with black box predictors"). Their estimate inverts the
-confusion matrix; here it is the mix of greatest likelihood (Saerens et al. 2002's EM on predicted
-classes), which is the same where that inverse is a mix, and one also where it is not.
+Under label shift the class mix changes, but the images of each class do not (Lipton et al. 2018,
+"Detecting and correcting for label shift with black box predictors"). Lipton et al. invert the
+confusion matrix. This module computes the maximum-likelihood mix (EM of Saerens et al. 2002, on
+predicted classes): the same result if the inverse is a valid mix, and a valid mix otherwise.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _STEPS = 300
 
 @dataclass(frozen=True, slots=True)
 class LabelShift:
-    """An estimated mix of the true classes, and how badly the best mix explains what is seen."""
+    """An estimated mix of the true classes, and how badly it explains the predictions."""
 
     fractions: Float64  # [classes], sums to 1
-    residual_z: float  # large: no mix of the known classes looks like this
+    residual_z: float  # large: no mix of the known classes explains the predictions
 
 
 def label_shift(predicted: Int64, confusion: Int64) -> LabelShift:
-    """Estimate the mix of true classes behind counts of predicted ones, [classes].
+    """Estimate the mix of true classes from the counts of predicted classes, [classes].
 
-    `confusion` [actual, predicted] counts labelled images of the calibration's time. A class that
-    it has no image of is taken to be predicted as itself.
+    `confusion` [actual, predicted] counts the labelled images of the test split. A class without
+    images there is assumed to be predicted correctly.
     """
     classes = len(predicted)
     per_class = confusion.sum(axis=1)
@@ -44,7 +44,7 @@ def label_shift(predicted: Int64, confusion: Int64) -> LabelShift:
     total = predicted.sum()
     if total == 0:
         return LabelShift(mix, 0.0)
-    # A trace of every prediction keeps one that the test split never showed from being impossible.
+    # Smoothing: a prediction that never occurred in the test split must not be impossible.
     seen_as = seen_as + 0.5 / (per_class.sum() + 1)
     seen_as /= seen_as.sum(axis=1, keepdims=True)
     for _ in range(_STEPS):

@@ -1,8 +1,8 @@
-"""All that is watched of one model's traffic. Not for threads: one owner observes and asks.
+"""The drift monitors of one model's traffic. Not thread-safe.
 
-Two kinds: e-detectors, which may alarm at any image and promise how seldom they do without cause,
-and histograms of the last images, which alarm when they differ by more than chance and enough to
-matter. Rejected images count for the rate of rejections and their p-values, and for nothing else.
+There are two kinds. E-detectors may alarm after any image and guarantee a mean time between false
+alarms. Histograms of the last images, and their mean features, alarm if the difference is both
+significant and large. Rejected images count only towards the rejection rate and the p-values.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from tidegate.service.drift.sequential import (
     share_limits,
 )
 
-RUN_LENGTH = 1_000_000  # images, at least, between two false alarms of one e-detector, on average
+RUN_LENGTH = 1_000_000  # images; lower bound of an e-detector's mean time between false alarms
 WINDOW = 2_000  # images
-INPUTS_WINDOW = 500  # images whose pixels were looked at
+INPUTS_WINDOW = 500  # images with measured input statistics
 Z_LIMIT = 5.0
 PSI_LIMIT = 0.1
 DISTANCE_LIMIT = 0.5  # standard deviations of one image
@@ -35,7 +35,7 @@ INPUTS = (
     *("brightness", "contrast", "blur"),
     *("megapixels", "aspect", "bytes_per_pixel", "mode"),
 )
-_MOST_IMAGES = 2**53  # beyond, a float64 does not count
+_MOST_IMAGES = 2**53  # beyond it a float64 cannot represent every integer
 _P_EDGES = np.linspace(0, 1, 11)[1:-1]
 
 State = dict[str, NDArray[np.generic]]
@@ -43,7 +43,7 @@ State = dict[str, NDArray[np.generic]]
 
 @dataclass(frozen=True, slots=True)
 class HistogramFinding:
-    """A histogram of recent images against its reference."""
+    """A histogram of recent images compared with its reference."""
 
     images: int
     shift: Shift
@@ -52,7 +52,7 @@ class HistogramFinding:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingFinding:
-    """The mean of recent images' features against its reference."""
+    """The mean features of recent images compared with the reference."""
 
     images: int
     shift: EmbeddingShift
@@ -61,12 +61,12 @@ class EmbeddingFinding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything that is known at one moment."""
+    """The results of all monitors at one moment."""
 
-    images: int  # observed since the state began
+    images: int  # observed since the state was created
     detectors: Mapping[str, Evidence]  # ood-rate, class-mix
     histograms: Mapping[str, HistogramFinding]  # p-value, confidence, brightness, …
-    embedding: EmbeddingFinding | None  # None where the bundle did not seal it
+    embedding: EmbeddingFinding | None  # None if the bundle has no embedding reference
     label_shift: LabelShift | None  # None without a sealed confusion matrix
     expected_accuracy: float | None  # an estimate: the mean probability of the predicted classes
 
@@ -81,7 +81,7 @@ class Report:
 
 
 class Monitor:
-    """Watches one model's answers against its calibration."""
+    """Compares one model's answers with its calibration."""
 
     def __init__(self, reference: Reference, run_length: float = RUN_LENGTH) -> None:
         self._reference = reference
@@ -98,14 +98,14 @@ class Monitor:
             if name in (*INPUTS, "confidence")
         }
         width = 0 if reference.embedding is None else len(reference.embedding.mean)
-        self._features = RecentMean(width, WINDOW)  # of no width where there is no reference
+        self._features = RecentMean(width, WINDOW)  # width 0 without a reference
         self._images = 0
-        self._confidence = 0.0  # the mean of the last images' probabilities
+        self._confidence = 0.0  # mean probability of the last images' predicted classes
         self._answered = 0
 
     @property
     def watches_inputs(self) -> bool:
-        """Tell whether the bundle sealed how its inputs look."""
+        """Return whether the bundle contains a reference for input statistics."""
         return any(name in self._binned for name in INPUTS)
 
     def observe(
@@ -117,10 +117,10 @@ class Monitor:
         *,
         rejected: bool,
     ) -> None:
-        """Take one answered or rejected image up; `features` are [D]."""
+        """Add one answered or rejected image; `features` are [D]."""
         self._images += 1
         self._ood.observe(hit=rejected)
-        self._p_values.add(int(_P_EDGES.searchsorted(p_value)))  # a bin has its upper edge
+        self._p_values.add(int(_P_EDGES.searchsorted(p_value)))  # a bin includes its upper edge
         if rejected:
             return
         self._mix.observe(class_id)
@@ -132,12 +132,12 @@ class Monitor:
         self._confidence += (confidence - self._confidence) / min(self._answered, WINDOW)
 
     def observe_inputs(self, values: Mapping[str, float]) -> None:
-        """Take up how one image looks, by the names in INPUTS."""
+        """Add the statistics of one image, by the names in INPUTS."""
         for name, value in values.items():
             self._count(name, value)
 
     def report(self) -> Report:
-        """Say what is known now. Takes about a millisecond."""
+        """Compute the current results. Takes about 1 ms."""
         reference = self._reference
         histograms = {"p-value": self._of_p_values()}
         for name, recent in self._binned.items():
@@ -156,7 +156,7 @@ class Monitor:
         )
 
     def state(self) -> State:
-        """Return what another process needs to go on, as arrays."""
+        """Return the state as arrays, for `restore` in another process."""
         detectors = {"ood-rate": self._ood, "class-mix": self._mix}
         recent = {"predicted": self._predicted, "p-value": self._p_values, **self._binned}
         return {
@@ -169,9 +169,9 @@ class Monitor:
         }
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        """Go on from a state of a monitor of the same reference.
+        """Restore the state of a monitor with the same reference.
 
-        Raises KeyError or ValueError when it is of another, or of none; then nothing changes.
+        Raises KeyError or ValueError if the state does not fit; then the monitor is unchanged.
         """
         mine = self.state()
         given = {name: np.asarray(state[name]) for name in mine}
@@ -191,7 +191,7 @@ class Monitor:
         self._features.restore(given["features.counts"], given["features.sums"])
 
     def _refuse_unsound(self, given: State) -> None:
-        """Raise ValueError for numbers that no monitor could have come to."""
+        """Raise ValueError if the values are impossible for a monitor."""
         for name, array in given.items():
             sign = name in ("features.sums", "alarms")
             if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -200,7 +200,7 @@ class Monitor:
                 raise ValueError(f"{name} is negative")
         images, answered, confidence = given["totals"].tolist()
         if not (answered <= images <= _MOST_IMAGES and confidence <= 1):
-            raise ValueError("totals are not counts and a probability")
+            raise ValueError("totals must be two counts and a probability")
         recent = {"predicted": self._predicted, "p-value": self._p_values, **self._binned}
         for name, counted in recent.items():
             counted.check(given[f"recent.{name}"])
@@ -219,7 +219,7 @@ class Monitor:
         return EmbeddingFinding(self._features.images, found, alarm)
 
     def _of_p_values(self) -> HistogramFinding:
-        """Hold p-values against those of calibration: 1/(n + 1), 2/(n + 1), … equally often."""
+        """Compare p-values with calibration, where 1/(n + 1), 2/(n + 1), … are equally frequent."""
         n = self._reference.calibration_samples
         ranks = np.floor(np.concatenate([[0], _P_EDGES, [1]]) * (n + 1) + 1e-9)
         return _finding(self._p_values, np.diff(ranks), n + 1)

@@ -1,4 +1,4 @@
-"""What drift is measured against, as a bundle sealed it."""
+"""The reference for drift, from the bundle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Int64 = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Bins:
-    """A sealed histogram: ascending inner edges, and counts of one bin more."""
+    """A sealed histogram: ascending inner edges, and one more count than edges."""
 
     edges: Float64
     counts: Int64
@@ -24,12 +24,12 @@ class Bins:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A model's calibration, as far as drift needs it."""
+    """The part of a model's calibration that drift detection needs."""
 
     class_fractions: Float64  # [classes], of the predictions on `samples` images
     samples: int
     alpha_reject: float
-    calibration_samples: int  # behind each final p-value
-    histograms: Mapping[str, Bins]  # confidence, brightness, …; those that were sealed
-    confusion: Int64 | None  # [actual, predicted], when every pair was sealed
-    embedding: Embedding | None = None  # when it was sealed
+    calibration_samples: int  # per final p-value
+    histograms: Mapping[str, Bins]  # confidence, brightness, …; those in the bundle
+    confusion: Int64 | None  # [actual, predicted]; None if the bundle has not every pair
+    embedding: Embedding | None = None  # None if the bundle has none

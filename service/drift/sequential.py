@@ -1,11 +1,12 @@
-"""Has a rate risen, or the class mix moved: detectors that may alarm after any image.
+"""Sequential detectors of a higher rate or another class mix. They may alarm after any image.
 
-Shiryaev–Roberts e-detectors (Shin, Ramdas and Rinaldo, "E-detectors", 2022): R ← (1 + R)·e with an
-e-value e, at least 0 and on average at most 1 while the null holds. E[R] after t images is then at
-most t, so the first R ≥ A comes after A images or more, on average. Any mixture of such R is one.
+Shiryaev–Roberts e-detectors (Shin, Ramdas and Rinaldo, "E-detectors", 2022): R ← (1 + R)·e, where
+the e-value e is at least 0 and has a mean of at most 1 under the null. Then E[R] after t images is
+at most t, so the mean number of images until R ≥ A is at least A. A mixture of such R is also an
+e-detector.
 
-The null is not one probability but all up to (or down to) a limit that the calibration supports,
-so that a calibration set which happened to mislead is no alarm.
+The null is composite: every probability up to (or down to) a limit that the calibration supports.
+An unlucky calibration set therefore does not cause alarms.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
 
-CONFIDENCE = 0.95  # that the calibration supports the limits of a null
-_RATE_ODDS = (1.5, 2.0, 3.0, 5.0, 10.0, 30.0)  # how many times the limit's, in the alternatives
+CONFIDENCE = 0.95  # of the limits of a null
+_RATE_ODDS = (1.5, 2.0, 3.0, 5.0, 10.0, 30.0)  # odds ratios, alternative / limit
 _MIX_ODDS = (2.0, 4.0)
-_HOLD = 20.0  # each hypothesis holds up to this times A; an alarm ends at A over this
+_HOLD = 20.0  # each hypothesis's R is capped at this times A; an alarm ends below A / this
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """How far a detector is; `threshold` is its mean run length, at least, without a change."""
+    """A detector's state; `threshold` is a lower bound of its mean run length without drift."""
 
     statistic: float
     threshold: float
@@ -35,7 +36,7 @@ class Evidence:
 
 
 class _Detector:
-    """A mixture of Bernoulli likelihood ratios, each with an R of its own."""
+    """A mixture of Bernoulli likelihood ratios, each with its own R."""
 
     def __init__(self, limits: Float64, alternatives: Float64, weights: Float64, run: float):
         self.r = np.zeros(len(limits))
@@ -52,20 +53,20 @@ class _Detector:
         return Evidence(self._statistic, self._run_length, self.alarm)
 
     def restore(self, r: Float64, *, alarm: bool) -> None:
-        """Go on from what an earlier process knew."""
+        """Restore the state of an earlier process."""
         self.r[:] = r
         self.alarm = alarm
         self._statistic = float(self._weights @ self.r)
 
     def _advance(self, hits: slice | NDArray[np.intp]) -> None:
-        """Take one image up, which is a hit for the hypotheses `hits` and a miss for the rest."""
+        """Add one image: a hit for the hypotheses `hits`, a miss for the others."""
         before = self.r[hits]  # a copy, unless every hypothesis is hit
         hit = (1.0 + before) * self._hit[hits]
         self.r += 1.0
         self.r *= self._miss
         self.r[hits] = hit
-        # Lowering R keeps the promise, and lets an alarm end. Each by itself: scaling all of them
-        # would let one that was lucky push down those that are right.
+        # The cap keeps the guarantee, since it only lowers R, and lets an alarm end. It applies to
+        # each R separately: scaling all would let one lucky hypothesis lower the correct ones.
         np.minimum(self.r, self._most, out=self.r)
         self._statistic = statistic = float(self._weights @ self.r)
         if statistic >= self._run_length:
@@ -75,7 +76,7 @@ class _Detector:
 
 
 class RateDetector(_Detector):
-    """Alarms when the share of images that are hits is above `limit`."""
+    """Alarms if the share of images that are hits is above `limit`."""
 
     def __init__(self, limit: float, run_length: float) -> None:
         odds = limit / (1 - limit) * np.array(_RATE_ODDS)
@@ -83,15 +84,15 @@ class RateDetector(_Detector):
         super().__init__(limits, odds / (1 + odds), np.ones(len(odds)), run_length)
 
     def observe(self, *, hit: bool) -> None:
-        """Take one image up."""
+        """Add one image."""
         self._advance(slice(None) if hit else slice(0, 0))
 
 
 class MixDetector(_Detector):
-    """Alarms when some class's share of the images is above `upper` or below `lower` of it."""
+    """Alarms if a class's share of the images is above its `upper` or below its `lower` limit."""
 
     def __init__(self, lower: Float64, upper: Float64, run_length: float) -> None:
-        """Take the limits of each class's share, [classes] each, strictly between 0 and 1."""
+        """`lower` and `upper` limit each class's share, [classes], strictly between 0 and 1."""
         classes = len(upper)
         limits = [upper] * len(_MIX_ODDS) + [lower] * len(_MIX_ODDS)
         factors = [*_MIX_ODDS, *(1 / factor for factor in _MIX_ODDS)]
@@ -103,24 +104,24 @@ class MixDetector(_Detector):
         self._of_class = np.arange(classes)[:, None] + classes * np.arange(len(limits))
 
     def observe(self, class_id: int) -> None:
-        """Take one image up, by its predicted class."""
+        """Add one image, by its predicted class."""
         self._advance(self._of_class[class_id])
 
 
 def rate_limit(alpha: float, calibration_samples: int) -> float:
-    """Return the share of usual images that a threshold at `alpha` may reject.
+    """Return an upper limit of the share of in-distribution images rejected at `alpha`.
 
-    The share depends on the calibration set: of `n` exchangeable scores, it is distributed as
-    Beta(k, n + 1 − k), k = ⌊alpha (n + 1)⌋ (Vovk 2012). This is its quantile at CONFIDENCE.
+    The share depends on the calibration set: for `n` exchangeable scores its distribution is
+    Beta(k, n + 1 − k), k = ⌊alpha (n + 1)⌋ (Vovk 2012). The limit is its quantile at CONFIDENCE.
     """
     k = math.floor(round(alpha * (calibration_samples + 1), 9))
     return max(alpha, _beta_quantile(CONFIDENCE, k, calibration_samples + 1 - k))
 
 
 def share_limits(fractions: Sequence[float], samples: int) -> tuple[Float64, Float64]:
-    """Return lower and upper limits, [classes] each, that hold for all classes at CONFIDENCE.
+    """Return (lower, upper) limits, [classes] each, valid for all classes jointly at CONFIDENCE.
 
-    Clopper and Pearson's (1934) interval of each class, corrected by Bonferroni for their number.
+    Clopper and Pearson's (1934) interval of each class, with a Bonferroni correction.
     """
     tail = (1 - CONFIDENCE) / (2 * len(fractions))
     counts = [round(fraction * samples) for fraction in fractions]
@@ -132,7 +133,7 @@ def share_limits(fractions: Sequence[float], samples: int) -> tuple[Float64, Flo
 def _limits(k: int, n: int, tail: float) -> tuple[float, float]:
     lower = _beta_quantile(tail, k, n - k + 1) if k > 0 else 0.0
     upper = _beta_quantile(1 - tail, k + 1, n - k) if k < n else 1.0
-    # Inside (0, 1), for odds; a class that may be absent tells nothing by its absence.
+    # Inside (0, 1), because odds are computed. With a lower limit near 0, absence is no evidence.
     return max(lower, 1e-9), min(upper, 1 - 1e-9)
 
 

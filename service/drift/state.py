@@ -1,4 +1,4 @@
-"""A monitor's state in a file: the one module here that touches a disk."""
+"""Save and load a monitor's state. The only module in this package that uses the disk."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tidegate.service.files import write_atomically
 from tidegate.service.npz import read_npz
 
 FORMAT = "tidegate-drift/2"
-NONE_YET = "there is none yet"
-OTHER_BUNDLE = "it is of another bundle"
-KEPT_ASIDE = 3  # files that could not be used; older ones are deleted
+NONE_YET = "there is no state file"
+OTHER_BUNDLE = "it belongs to another bundle"
+KEPT_ASIDE = 3  # unusable files; older ones are deleted
 _OVERHEAD_BYTES = 1 << 20  # of an archive: headers, names, directory
 _ASIDE = r"\.(?:damaged|other-bundle)-(\d{8}T\d{6}Z)-(\d{1,6})"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -28,7 +28,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 def check_path(path: Path) -> None:
     """Raise SettingsInvalid if a state can never be saved to `path`.
 
-    A full disk is no such reason: it may have room later, and images are answered meanwhile.
+    A full disk does not raise: it may have space later, and the service can answer meanwhile.
     """
     wrong = ""
     try:
@@ -43,22 +43,21 @@ def check_path(path: Path) -> None:
             wrong = f"{getattr(error, 'strerror', None) or error} ({path.parent})"
     if wrong:
         raise SettingsInvalid(
-            f"TIDEGATE_DRIFT_STATE={path}: the state of the drift monitors cannot be saved there: "
-            f"{wrong}."
+            f"TIDEGATE_DRIFT_STATE={path}: cannot save the state of the drift monitors: {wrong}."
         )
 
 
 def save(path: Path, state: State, digest: str) -> None:
-    """Write a state, whole or not at all; `digest` is the bundle's. Raises OSError."""
+    """Write a state atomically; `digest` is the bundle's. Raises OSError."""
     content = io.BytesIO()
     np.savez(content, format=FORMAT, digest=digest, **state)  # type: ignore[arg-type]  # numpy's stub mixes up **kwds
     write_atomically(path, content.getvalue())
 
 
 def load(path: Path, monitor: Monitor, digest: str) -> str:
-    """Restore the monitor from a file and return ""; or the reason why it starts afresh.
+    """Restore the monitor from a file. Return "", or the reason why it was not restored.
 
-    A monitor that is not restored is as it was. Reads no more than a state of its size takes.
+    A monitor that is not restored is unchanged. Reads a limited number of bytes.
     """
     most = 2 * sum(array.nbytes for array in monitor.state().values()) + _OVERHEAD_BYTES
     try:
@@ -68,7 +67,7 @@ def load(path: Path, monitor: Monitor, digest: str) -> str:
             return f"it cannot be read: it is larger than {most:,} bytes"
         state = read_npz(content, most_bytes=most)
         if str(state["format"]) != FORMAT:
-            return f"it is not of format {FORMAT}"
+            return f"its format is not {FORMAT}"
         if str(state["digest"]) != digest:
             return OTHER_BUNDLE
         monitor.restore(state)
@@ -84,7 +83,7 @@ def load(path: Path, monitor: Monitor, digest: str) -> str:
 def keep_aside(path: Path, why: str) -> Path:
     """Rename a file that `load` could not use, and return its new path. Raises OSError.
 
-    The newest KEPT_ASIDE of them are kept.
+    Only the newest KEPT_ASIDE such files are kept.
     """
     kind = "other-bundle" if why == OTHER_BUNDLE else "damaged"
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
@@ -98,7 +97,7 @@ def keep_aside(path: Path, why: str) -> Path:
 
 
 def _kept_aside(path: Path) -> list[tuple[str, int, Path]]:
-    """Return when each file was kept aside, its number within that second, and its path."""
+    """Return (time, number within that second, path) of each file that was kept aside."""
     pattern = re.compile(re.escape(path.name) + _ASIDE)
     found = [(pattern.fullmatch(other.name), other) for other in path.parent.iterdir()]
     return sorted((match[1], int(match[2]), other) for match, other in found if match)

@@ -1,4 +1,4 @@
-"""What the operator set of the engine, and what warm-up returns."""
+"""The operator's engine settings, and the result of warm-up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class EngineConfig:
     threads_per_slot: int = 0
     max_batch_size: int = 0
     gpu: GpuConfig = field(default_factory=GpuConfig)
-    warm_up_cache: Path | None = None  # folder of kept choices
+    warm_up_cache: Path | None = None  # folder of kept choices; None keeps none
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The shape of the CPU engine: slots, threads and batch sizes, measured unless they are set."""
+"""Choose the CPU engine's slots, threads and batch sizes: by measurement, unless they are set."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _MOST_FOR_ONE = 8  # threads for a single image
 def open_on_cpu(
     model: Path, config: EngineConfig, buckets: Sequence[int], precision: str
 ) -> WarmEngine:
-    """Open and warm up ONNX Runtime on the CPU; raises EngineUnavailable if it does not load.
+    """Open and warm up ONNX Runtime on the CPU. Raises EngineUnavailable if it does not load.
 
-    What was chosen for the same graph, settings and machine before is used again if a short
-    measurement agrees with it.
+    An earlier choice for the same graph, settings and machine is used again if a short measurement
+    agrees with it.
     """
     kept, key = KeptChoices(config.warm_up_cache), _key(model, config, buckets, precision)
     choice = kept.get(key)
     if choice is not None and (warm := _open_as_chosen(model, choice, precision)) is not None:
-        log.info("using the warm-up choice that was kept: %d slots", choice.slots)
+        log.info("using the kept warm-up choice: %d slots", choice.slots)
         return warm
     warm = _measure(model, config, buckets, precision)
     kept.put(
@@ -59,7 +59,7 @@ def _key(model: Path, config: EngineConfig, buckets: Sequence[int], precision: s
 
 
 def _open_as_chosen(model: Path, choice: Choice, precision: str) -> WarmEngine | None:
-    """Open what was chosen and measure it again; None if the durations no longer agree."""
+    """Open the chosen engine and measure it again; None if the durations no longer agree."""
     sizes = sorted(choice.latency_s)
     engine = OnnxEngine(
         model,
@@ -70,7 +70,7 @@ def _open_as_chosen(model: Path, choice: Choice, precision: str) -> WarmEngine |
     )
     latency_s = warm_up.measure_batch_sizes(engine, sizes, stop_early=False)
     if not choice.agrees_with(latency_s):
-        log.info("the kept warm-up choice no longer agrees with this machine: measuring again")
+        log.info("the kept warm-up choice no longer fits this machine: measuring again")
         engine.close()
         return None
     if choice.single_image_s is None:

@@ -101,13 +101,13 @@ class DeviceEngine:
         self._info = info
         self._input_size = program.input_size
         self._buckets = tuple(sorted(buckets))
-        self._lanes: list[_SlotBuffers] = []
+        self._slots: list[_SlotBuffers] = []
         self._as_graphs: set[int] = set()
         device.use()
         self._open(program, slots)
         self.can_capture = program.capturable and device.can_capture
         # One slot stays free to prepare the next batch, unless there is only one.
-        self._turns = threading.BoundedSemaphore(max(1, len(self._lanes) - 1))
+        self._turns = threading.BoundedSemaphore(max(1, len(self._slots) - 1))
 
     @property
     def info(self) -> EngineInfo:
@@ -115,7 +115,7 @@ class DeviceEngine:
 
     @property
     def slots(self) -> int:
-        return len(self._lanes)
+        return len(self._slots)
 
     @property
     def max_batch_size(self) -> int:
@@ -134,22 +134,22 @@ class DeviceEngine:
         return 0
 
     def run(self, slot: int, images: Sequence[Pixels], top_up: TopUp | None = None) -> Outputs:
-        lane = self._lanes[slot]
+        buffers = self._slots[slot]
         self._device.use()
         try:
-            lane.take_in(images)
+            buffers.add(images)
             with self._turns:
-                room = self.max_batch_size - lane.images
+                room = self.max_batch_size - buffers.images
                 if top_up is not None and room and (added := top_up(room)):
-                    lane.take_in(added)
-                bucket = self._bucket(lane.images)
-                return lane.compute(bucket, as_graph=bucket in self._as_graphs)
+                    buffers.add(added)
+                bucket = self._bucket(buffers.images)
+                return buffers.compute(bucket, as_graph=bucket in self._as_graphs)
         except Exception as error:
-            lane.settle(error)
+            buffers.settle(error)
             raise
 
     def parts_s(self, slot: int) -> Mapping[str, float]:
-        return self._lanes[slot].parts_s
+        return self._slots[slot].parts_s
 
     @property
     def captured(self) -> frozenset[int]:
@@ -162,8 +162,8 @@ class DeviceEngine:
         Raises the runtime's exception if the capture fails; then no slot uses a graph.
         """
         self._device.use()
-        for lane in self._lanes:
-            lane.capture(bucket)
+        for buffers in self._slots:
+            buffers.capture(bucket)
         self._as_graphs.add(bucket)
 
     def release(self, bucket: int) -> None:
@@ -173,11 +173,11 @@ class DeviceEngine:
     def forget(self, bucket: int) -> None:
         """Run batches of `bucket` without their graph, and free the graph."""
         self.release(bucket)
-        for lane in self._lanes:
-            lane.forget(bucket)
+        for buffers in self._slots:
+            buffers.forget(bucket)
 
     def close(self) -> None:
-        self._lanes.clear()
+        self._slots.clear()
         self._device.close()
 
     def _bucket(self, images: int) -> int:
@@ -191,13 +191,13 @@ class DeviceEngine:
                     raise OutOfDeviceMemory(
                         f"an execution needs {program.execution_bytes:,} bytes, {free:,} are free"
                     )
-                self._lanes.append(_SlotBuffers(self._device, program, self._buckets))
+                self._slots.append(_SlotBuffers(self._device, program, self._buckets))
             except Exception as error:
                 if fault_of(error) is not Fault.MEMORY:
                     raise
                 if not slot:
                     raise EngineUnavailable(
-                        f"{self._device.name} has not enough memory for one slot with batches of "
+                        f"{self._device.name} has too little memory for one slot with batches of "
                         f"{self.max_batch_size}: {error}. Lower TIDEGATE_MAX_BATCH_SIZE."
                     ) from error
                 log.warning("device memory low: using %d of %d slots: %s", slot, slots, error)
@@ -227,23 +227,23 @@ class _SlotBuffers:
         # copied out.
         self._copies = [(device.event(), device.event()) for _ in range(2)]
         self._started, self._computed, self._done = (device.event() for _ in range(3))
-        self._taken_in = 0
+        self._copied = 0
         self.images = 0
         self._graphs: dict[int, tuple[Any, Execution]] = {}  # bucket → graph, captured execution
         self.parts_s: dict[str, float] = {}
 
-    def take_in(self, images: Sequence[Pixels]) -> None:
+    def add(self, images: Sequence[Pixels]) -> None:
         """Add images to the batch and start to copy them to the device."""
         first, start = self.images, self.images * self._image_bytes
         for row, image in enumerate(images, first):
             self._rows[row] = image
         end = start + len(images) * self._image_bytes
-        before, after = self._copies[self._taken_in]
+        before, after = self._copies[self._copied]
         self._device.record(before, self._stream)
         to = Address(self._pixels + start)
         self._device.copy_in(to, self._staging[start:end], self._stream)
         self._device.record(after, self._stream)
-        self._taken_in += 1
+        self._copied += 1
         self.images += len(images)
 
     def compute(self, bucket: int, *, as_graph: bool) -> Outputs:
@@ -260,11 +260,11 @@ class _SlotBuffers:
         device.copy_out(self._answers[:size], self._results, stream)
         device.record(self._done, stream)
         device.wait(self._done)
-        copied_s = [device.elapsed_s(*copy) for copy in self._copies[: self._taken_in]]
+        copied_s = [device.elapsed_s(*copy) for copy in self._copies[: self._copied]]
         computed_s = device.elapsed_s(self._started, self._computed)
         answered_s = device.elapsed_s(self._computed, self._done)
         self.parts_s = dict(zip(PARTS, (sum(copied_s), computed_s, answered_s), strict=True))
-        images, self.images, self._taken_in = self.images, 0, 0
+        images, self.images, self._copied = self.images, 0, 0
         return self._outputs(bucket, images)
 
     def capture(self, bucket: int) -> None:
@@ -288,7 +288,7 @@ class _SlotBuffers:
 
         Raises CudaError instead of `error` if the wait shows that the device is lost.
         """
-        self.images = self._taken_in = 0
+        self.images = self._copied = 0
         try:
             self._device.synchronize(self._stream)
         except CudaError as lost:

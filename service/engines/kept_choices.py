@@ -1,6 +1,6 @@
-"""What warm-up chose on this machine before, kept in a folder: one file for each key.
+"""Earlier choices of warm-up on this machine, kept in a folder with one file per key.
 
-A choice is used again only for the same graph, engine, settings and cores, and only if a short
+A choice is used again only for the same graph, runtime, settings and CPU, and only if a short
 measurement agrees with the kept one.
 """
 
@@ -22,8 +22,8 @@ from tidegate.service.files import write_atomically
 log = logging.getLogger(__name__)
 
 _MAX_BYTES = 65_536  # of a kept file
-_KEPT_S = 7 * 86_400.0  # a choice that a busy moment spoiled does not last
-_MOST_APART = 2.0  # a kept duration and a new one may differ by this factor
+_KEPT_S = 7 * 86_400.0  # limited, because a busy machine may have caused a bad choice
+_MOST_APART = 2.0  # factor by which a kept duration and a new one may differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Choice(BaseModel):
     single_image_s: float | None = Field(default=None, gt=0)  # on all cores, if that is used
 
     def agrees_with(self, latency_s: Mapping[int, float]) -> bool:
-        """Return whether new durations are close enough for the choice to hold."""
+        """Return whether new durations are close enough to the kept ones."""
         return all(
             1 / _MOST_APART <= latency_s[size] / kept_s <= _MOST_APART
             for size, kept_s in self.latency_s.items()
@@ -62,7 +62,7 @@ class Choice(BaseModel):
 
 
 class KeptChoices:
-    """The folder. A file that cannot be read or written is no error: warm-up measures again."""
+    """The folder. If a file cannot be read or written, warm-up measures again."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
@@ -80,7 +80,7 @@ class KeptChoices:
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as error:
-            log.info("kept warm-up choice %s is not usable: %s", path, error)
+            log.info("ignoring the kept warm-up choice %s: %s", path, error)
             return None
 
     def put(self, key: Key, choice: Choice) -> None:
@@ -91,7 +91,7 @@ class KeptChoices:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self._path(self._folder, key), choice.model_dump_json().encode())
         except OSError as error:
-            log.info("warm-up choice was not kept in %s: %s", self._folder, error)
+            log.info("cannot keep the warm-up choice in %s: %s", self._folder, error)
 
     @staticmethod
     def _path(folder: Path, key: Key) -> Path:
@@ -99,7 +99,7 @@ class KeptChoices:
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Return the CPU's name and a digest of its features; "" if the system does not tell them."""
+    """Return the CPU's name and a digest of its features; its architecture if they are unknown."""
     try:
         lines = cpuinfo.read_text("ascii", "replace").splitlines()
     except OSError:

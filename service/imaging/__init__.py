@@ -1,1 +1,1 @@
-"""Bytes to pixels: bounded decoding and frozen preprocessing, one copy for service and models."""
+"""From uploaded bytes to pixels: bounded decoding and preprocessing, for service and models."""

@@ -1,13 +1,14 @@
-/* Pillow's antialiased resize, the same pixels, over one window of the result.
+/* Pillow's antialiased resize with identical pixels, restricted to one window of the result.
  *
- * Pillow makes the whole resized image and keeps its arithmetic scalar. Of a model that resizes and
- * then crops only the crop is wanted, and both passes are sums of products that vectors do well.
- * What must not change is the arithmetic: taps computed in double as Pillow computes them, rounded
- * to 22 bits, one axis rounded to bytes before the other, the same one first. Property tests hold every filter to it,
- * and the golden probes ask it again of every machine that serves.
+ * Pillow computes the whole resized image with scalar arithmetic. A model that resizes and then
+ * crops needs only the crop, and both passes are sums of products that suit vector instructions.
+ * The arithmetic must not change: taps are computed in double as in Pillow and rounded to 22 bits,
+ * and the result of the first pass is rounded to bytes before the second, with the axes in Pillow's
+ * order. Property tests verify this for every filter, and the golden probes on every machine that
+ * serves.
  *
- * Memory: pixels come in through Arrow's C data interface, so that nothing is copied. AVX2 is
- * used where the machine has it; elsewhere plain C, which compilers turn into vectors in part.
+ * Pixels come in through Arrow's C data interface, so that nothing is copied. AVX2 is used if the
+ * machine supports it, otherwise plain C, which compilers vectorise in part.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -20,24 +21,24 @@
 #include <immintrin.h>
 #endif
 
-#define TAP_BITS 22 /* 32, less 8 for a byte and 2 for weights beyond 1 */
+#define TAP_BITS 22 /* 32, minus 8 for a byte and 2 for weights beyond 1 */
 #define HALF (1 << (TAP_BITS - 1))
 #define PIXEL 4     /* bytes of a pixel in Pillow's memory: R, G, B and padding */
-#define MADE 3      /* bytes of a pixel that is made */
+#define MADE 3      /* bytes of an output pixel */
 
-/* The source pixels of one made pixel, along one axis: `count` of them from `start`. */
+/* The source pixels of one output pixel, along one axis: `count` of them from `start`. */
 typedef struct {
     int64_t start, count;
 } span;
 
 typedef struct {
     span *spans;      /* [made] */
-    int32_t *weights; /* [made][stride], the rest of a row is 0 */
-    int32_t *lanes;   /* [made][stride][PIXEL], each weight once per byte of a pixel; or NULL */
+    int32_t *weights; /* [made][stride], padded with 0 */
+    int32_t *lanes;   /* [made][stride][PIXEL], each weight repeated per byte of a pixel; or NULL */
     int64_t stride;
 } taps;
 
-/* --- the filters, as functions of the distance in made pixels ------------------------------- */
+/* --- the filters, as functions of the distance in output pixels ----------------------------- */
 
 typedef struct {
     const char *name;
@@ -57,7 +58,7 @@ static double hamming_weight(double x) {
     if (x == 0.0) return 1.0;
     if (x >= 1.0) return 0.0;
     x *= M_PI;
-    return sin(x) / x * (0.54f + 0.46f * cos(x)); /* float constants: Pillow's are */
+    return sin(x) / x * (0.54f + 0.46f * cos(x)); /* float constants, as in Pillow */
 }
 
 static double bicubic_weight(double x) {
@@ -94,7 +95,7 @@ static int32_t rounded(double weight) {
     return (int32_t)(weight * (1 << TAP_BITS) + (weight < 0 ? -0.5 : 0.5));
 }
 
-/* Fill in one made pixel; `scratch` holds as many doubles as a row of weights. */
+/* Compute the taps of one output pixel; `scratch` has room for a row of weights. */
 static void make_tap(const filter *f, int64_t from, double scale, int64_t at, double *scratch,
                      span *where, int32_t *weights) {
     const double stretch = scale < 1.0 ? 1.0 : scale;
@@ -116,13 +117,14 @@ static void make_tap(const filter *f, int64_t from, double scale, int64_t at, do
     where->count = last - first;
 }
 
-/* Make the taps of the made pixels [begin, end) of `to`, out of `from`. 0, or -1 without memory. */
+/* Compute the taps of the output pixels [begin, end) of `to`, from `from` source pixels.
+ * Return 0, or -1 if out of memory. */
 static int make_taps(const filter *f, int64_t from, int64_t to, int64_t begin, int64_t end,
                      taps *t) {
     const double scale = (double)from / to;
     const int64_t most = (int64_t)ceil(f->support * (scale < 1.0 ? 1.0 : scale)) * 2 + 1;
     double *scratch = malloc(most * sizeof *scratch);
-    t->stride = (most + 1) / 2 * 2; /* two pixels are taken at once */
+    t->stride = (most + 1) / 2 * 2; /* even, since two pixels are processed at once */
     t->spans = malloc((end - begin) * sizeof *t->spans);
     t->weights = calloc((end - begin) * t->stride, sizeof *t->weights);
     if (!scratch || !t->spans || !t->weights) {
@@ -131,7 +133,7 @@ static int make_taps(const filter *f, int64_t from, int64_t to, int64_t begin, i
     }
     for (int64_t i = begin; i < end; i++) {
         int32_t *weights = t->weights + (i - begin) * t->stride;
-        if (from == to) { /* Pillow leaves this axis out */
+        if (from == to) { /* Pillow skips this axis */
             t->spans[i - begin] = (span){i, 1};
             weights[0] = 1 << TAP_BITS;
         } else {
@@ -142,7 +144,7 @@ static int make_taps(const filter *f, int64_t from, int64_t to, int64_t begin, i
     return 0;
 }
 
-/* Lay every weight out once per byte of a pixel. 0, or -1 without memory. */
+/* Repeat every weight per byte of a pixel. Return 0, or -1 if out of memory. */
 static int spread(taps *t, int64_t made) {
     const int64_t count = made * t->stride;
     t->lanes = malloc(count * PIXEL * sizeof *t->lanes);
@@ -152,7 +154,7 @@ static int spread(taps *t, int64_t made) {
     return 0;
 }
 
-/* The source pixels that `count` made ones need: spans only move forward. */
+/* Return the source pixels that `count` output pixels need; spans never move backwards. */
 static span needed(const taps *t, int64_t count) {
     const span last = t->spans[count - 1];
     return (span){t->spans[0].start, last.start + last.count - t->spans[0].start};
@@ -178,7 +180,7 @@ static void row_across(const uint8_t *row, int64_t Py_UNUSED(readable), const ta
     }
 }
 
-/* The bytes [from, to) of a row, out of `count` rows that are `stride` bytes apart. */
+/* Compute the bytes [from, to) of a row, from `count` rows that are `stride` bytes apart. */
 static void row_down(const uint8_t *rows, int64_t stride, int64_t from, int64_t to,
                      const int32_t *weights, int64_t count, uint8_t *made) {
     for (int64_t j = from; j < to; j++) {
@@ -195,14 +197,14 @@ AVX2 static inline __m256i widened(const uint8_t *at) {
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)at));
 }
 
-/* Two pixels at a time, each weight laid out once per byte of its pixel. */
+/* Two pixels at a time, with each weight repeated per byte of its pixel. */
 AVX2 static void row_across_avx2(const uint8_t *row, int64_t readable, const taps *t,
                                  int64_t width, uint8_t *made) {
     for (int64_t x = 0; x < width; x++) {
         const span s = t->spans[x];
         const uint8_t *source = row + s.start * PIXEL;
         const __m256i *lanes = (const __m256i *)(t->lanes + x * t->stride * PIXEL);
-        /* A last pixel without a neighbour is taken with the next, of weight 0, if there is one. */
+        /* An odd last pixel is paired with the next one, of weight 0, if that is readable. */
         const int64_t pairs = s.start + s.count < readable ? (s.count + 1) / 2 : s.count / 2;
         __m256i even = _mm256_setzero_si256(), odd = even;
         int64_t i = 0;
@@ -253,7 +255,7 @@ AVX2 static void row_down_avx2(const uint8_t *rows, int64_t stride, int64_t from
         }
         a = _mm256_packs_epi32(_mm256_srai_epi32(a, TAP_BITS), _mm256_srai_epi32(b, TAP_BITS));
         c = _mm256_packs_epi32(_mm256_srai_epi32(c, TAP_BITS), _mm256_srai_epi32(d, TAP_BITS));
-        /* Packing works on halves: put the quarters back in order. */
+        /* Packing works on 128-bit halves: restore the order of the quarters. */
         a = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(a, c), order);
         _mm256_storeu_si256((__m256i *)(made + j), a);
     }
@@ -266,7 +268,7 @@ static struct {
     void (*down)(const uint8_t *, int64_t, int64_t, int64_t, const int32_t *, int64_t, uint8_t *);
 } pass = {row_across, row_down};
 
-/* Take the passes called `name`; 0 when this machine lacks them. */
+/* Select the passes called `name`. Return 0 if this machine lacks them. */
 static int take(const char *name) {
 #ifdef AVX2
     if (!strcmp(name, "avx2") && __builtin_cpu_supports("avx2")) {
@@ -291,24 +293,26 @@ struct ArrowArray {
     void *private_data;
 };
 
-/* The pixels of an exported RGB image: `count` lists of four bytes. NULL with an exception set. */
+/* Return the pixels of an exported RGB image, `count` lists of four bytes, or NULL with an
+ * exception set. */
 static const uint8_t *exported_pixels(PyObject *capsule, int64_t count) {
     const struct ArrowArray *image = PyCapsule_GetPointer(capsule, "arrow_array");
     if (!image) return NULL;
     if (!image->release || image->length != count || image->offset != 0 ||
         image->n_children != 1 || image->children[0]->n_buffers != 2 ||
         image->children[0]->offset != 0 || image->children[0]->length != count * PIXEL) {
-        PyErr_SetString(PyExc_ValueError, "not the Arrow array of an RGB image of this size");
+        PyErr_SetString(PyExc_ValueError, "pixels must be the Arrow array of an RGB image of size");
         return NULL;
     }
     return image->children[0]->buffers[1];
 }
 
-/* The pixels of an array of `count` times four bytes, held in `lent`. NULL with an exception set. */
+/* Return the pixels of an array of `count` times four bytes, with its buffer in `lent`, or NULL
+ * with an exception set. */
 static const uint8_t *array_pixels(PyObject *array, int64_t count, Py_buffer *lent) {
     if (PyObject_GetBuffer(array, lent, PyBUF_SIMPLE)) return NULL;
     if (lent->len == count * PIXEL) return lent->buf;
-    PyErr_SetString(PyExc_ValueError, "not an array of four bytes a pixel of this size");
+    PyErr_SetString(PyExc_ValueError, "pixels must be an array of size with four bytes per pixel");
     return NULL;
 }
 
@@ -329,7 +333,7 @@ typedef struct {
     int64_t readable;      /* pixels from there to the end of a row of the image */
 } view;
 
-/* Across, then down. 0, or -1 without memory. */
+/* Horizontal, then vertical pass. Return 0, or -1 if out of memory. */
 static int across_first(view from, const taps *across, const taps *down, int64_t columns,
                         int64_t rows, uint8_t *made) {
     const int64_t length = columns * MADE;
@@ -348,11 +352,11 @@ static int across_first(view from, const taps *across, const taps *down, int64_t
     return 0;
 }
 
-/* Down, then across. 0, or -1 without memory. */
+/* Vertical, then horizontal pass. Return 0, or -1 if out of memory. */
 static int down_first(view from, const taps *across, const taps *down, int64_t columns,
                       int64_t rows, uint8_t *made) {
     const span x = needed(across, columns);
-    /* A row from the source's left edge on, so that the taps across fit as they are. */
+    /* A row from the source's left edge on, so that the horizontal taps apply without an offset. */
     uint8_t *between = malloc((x.start + x.count) * PIXEL);
     if (!between) return -1;
     for (int64_t i = 0; i < rows; i++) {
@@ -365,7 +369,7 @@ static int down_first(view from, const taps *across, const taps *down, int64_t c
     return 0;
 }
 
-/* 0, or -1 without memory. */
+/* Return 0, or -1 if out of memory. */
 static int make(view from, int64_t width, int64_t height, int64_t to_width, int64_t to_height,
                 const filter *f, box window, uint8_t *made) {
     const int64_t columns = window.right - window.left, rows = window.lower - window.upper;
@@ -374,7 +378,7 @@ static int make(view from, int64_t width, int64_t height, int64_t to_width, int6
                  spread(&across, columns) ||
                  make_taps(f, height, to_height, window.upper, window.lower, &down);
     if (!failed) {
-        /* Pillow 13's rule, in pixels: each order rounds at another place. */
+        /* Pillow 13's rule, in pixels. The order matters, because the first pass is rounded. */
         const int64_t lost = height - to_height;
         const int down_goes_first = lost > 0 && lost > 2 * (width - to_width);
         failed = (down_goes_first ? down_first : across_first)(from, &across, &down, columns, rows,
@@ -387,12 +391,12 @@ static int make(view from, int64_t width, int64_t height, int64_t to_width, int6
 
 PyDoc_STRVAR(resize_doc,
 "resize(pixels, size, source, to, filter, window, out)\n--\n\n"
-"Resize the box `source` of an RGB image to the size `to`; write `window` of that into `out`.\n\n"
+"Resize the box `source` of an RGB image to the size `to`; write its `window` into `out`.\n\n"
 "`pixels` is the Arrow capsule that a Pillow image of `size` (width, height) exports, or a\n"
 "contiguous buffer of height × width × 4 bytes, the fourth of each pixel unused; boxes are (left,\n"
-"upper, right, lower); `out` is a contiguous buffer of height × width × 3 bytes. Gives what\n"
-"Pillow's crop, resize and crop give. The interpreter is free for other threads meanwhile.\n"
-"Raises ValueError for what does not fit together, MemoryError.");
+"upper, right, lower); `out` is a contiguous buffer of height × width × 3 bytes. The result is\n"
+"that of Pillow's crop, resize and crop. The interpreter lock is released meanwhile.\n"
+"Raises ValueError for arguments that do not match, and MemoryError.");
 
 static PyObject *resize(PyObject *Py_UNUSED(module), PyObject *args) {
     PyObject *given;
@@ -417,7 +421,8 @@ static PyObject *resize(PyObject *Py_UNUSED(module), PyObject *args) {
     if (!pixels) {
     } else if (!f || !within(source, width, height) || !within(window, to_width, to_height) ||
                out.len != (window.right - window.left) * (window.lower - window.upper) * MADE) {
-        PyErr_SetString(PyExc_ValueError, "an unknown filter, a box outside, or a wrong buffer");
+        PyErr_SetString(PyExc_ValueError,
+                        "unknown filter, box outside the image, or out of the wrong size");
     } else {
         const view from = {pixels + (source.upper * width + source.left) * PIXEL, width * PIXEL,
                            width - source.left};
@@ -435,14 +440,14 @@ static PyObject *resize(PyObject *Py_UNUSED(module), PyObject *args) {
 
 PyDoc_STRVAR(choose_doc,
 "choose(path)\n--\n\n"
-"Make the passes with `path`, \"avx2\" or \"c\", rather than with the best there is: for tests.\n\n"
-"Raises ValueError when this machine lacks it.");
+"Use the implementation `path`, \"avx2\" or \"c\", instead of the fastest one. For tests.\n\n"
+"Raises ValueError if this machine does not support it.");
 
 static PyObject *choose(PyObject *Py_UNUSED(module), PyObject *args) {
     const char *name;
     if (!PyArg_ParseTuple(args, "s:choose", &name)) return NULL;
     if (take(name)) Py_RETURN_NONE;
-    PyErr_Format(PyExc_ValueError, "no passes called %s here", name);
+    PyErr_Format(PyExc_ValueError, "this machine does not support %s", name);
     return NULL;
 }
 

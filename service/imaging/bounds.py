@@ -1,4 +1,4 @@
-"""What the walks over a file's structure share: a count against its limit, and EXIF's tags."""
+"""Helpers for the structure checks: a count against its limit, and the number of EXIF tags."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _ENTRY_BYTES = 12
 
 
 def at_most(limit: int, count: int, kind: str, what: str) -> None:
-    """Raise UndecodableImage when a file of this kind has more than `limit` of something."""
+    """Raise UndecodableImage if `count` of `what` in a file of this kind exceeds `limit`."""
     if count > limit:
         raise UndecodableImage(f"The {kind} has more than {limit:,} {what}.")
 
 
 def exif_tags(block: bytes) -> int:
-    """Return how many tags Pillow will read of the first directory of a TIFF-like block."""
+    """Return how many tags Pillow will read from the first directory of a TIFF-like block."""
     order = ">" if block.startswith(b"MM") else "<"
     try:
         (start,) = struct.unpack_from(f"{order}I", block, 4)

@@ -1,7 +1,8 @@
-"""No codec writes to stderr: a client would word the lines, and choose how many.
+"""Stop codecs from writing to stderr, where a client could inject log lines in any number.
 
-libtiff prints each error and warning of a file there, past Python's logging; Pillow reports the
-same failures as exceptions. Pillow's other codecs (libjpeg, zlib, libwebp, its own) print nothing.
+libtiff prints each error and warning of a file to stderr, bypassing Python's logging; Pillow
+raises exceptions for the same failures. Its other codecs (libjpeg, zlib, libwebp, its own) print
+nothing.
 """
 
 from __future__ import annotations
@@ -16,21 +17,21 @@ from pathlib import Path
 from PIL import features
 
 _MAPS = Path("/proc/self/maps")
-# Pillow's wheels carry `libtiff-<hash>.so.6.…`, distributions have `libtiff.so.6`.
+# Pillow's wheels contain `libtiff-<hash>.so.6.…`, Linux distributions `libtiff.so.6`.
 _LIBTIFF = re.compile(r"/libtiff[-.][^/]*$")
 _HANDLERS = ("TIFFSetErrorHandler", "TIFFSetWarningHandler")
 
 
 def silence_codecs() -> bool:
-    """Stop libtiff and Pillow from reporting anything but by exceptions, in this whole process.
+    """Remove libtiff's message handlers and Pillow's warnings in this process.
 
-    The libtiff is the one that Pillow has loaded, by the process's list of mapped files. Without
-    such a list (macOS, Windows) libtiff keeps its handlers, and decoding is the same.
-    Returns whether no codec is left that prints.
+    The libtiff that Pillow loaded is found in the process's list of mapped files. Without such a
+    list (macOS, Windows) libtiff keeps its handlers; decoding is unaffected.
+    Returns whether every codec is now silent.
     """
-    # It warns of every broken tag, in words a client chooses, and Python keeps each text for ever.
+    # Pillow warns of every broken tag, in text that a client controls, and Python keeps each text.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-    # Its one message above debug level repeats a number of the file and then raises.
+    # This logger's only message above debug level repeats a number from the file, then it raises.
     logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
     if not features.check("libtiff"):
         return True
@@ -50,11 +51,11 @@ def _mapped_libtiffs() -> Iterator[str]:
 
 def _remove_handlers(path: str) -> bool:
     try:
-        library = ctypes.CDLL(path)  # mapped already: this adds a reference and loads nothing
+        library = ctypes.CDLL(path)  # already mapped: this only adds a reference
         for name in _HANDLERS:
             setter = getattr(library, name)
             setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
-            setter(None)  # as libtiff documents: no handler, no message
+            setter(None)  # documented by libtiff: without a handler, no messages
     except (OSError, AttributeError):
         return False
     return True

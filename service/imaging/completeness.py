@@ -1,17 +1,18 @@
-"""Pixels that a file lacks and its decoder does not miss: such a file is truncated.
+"""Detect truncated files whose missing pixels the decoder does not report.
 
-Pillow leaves the rest of the image black where a PNG's data stream ends early, and where a TIFF
-lists too few strips. libjpeg paints grey what a JPEG lacks before its end marker, and warns, which
-Pillow drops; `jpeg` acts on the warning, and `with_filler` finds what an earlier one hides. Every
-other format's decoder reports what is missing.
+If a PNG's data stream ends early, or a TIFF lists too few strips, Pillow leaves the missing pixels
+black. If a JPEG lacks data before its end marker, libjpeg fills the missing pixels with grey and
+warns, but Pillow drops the warning. `jpeg` reads the warning; only the first one is available, so
+`with_filler` detects a cut that an earlier warning hides. The decoders of the other formats report
+missing data.
 
-Not found:
-- a progressive JPEG that ends between two scans: that is a whole image of lower quality;
-- a cut JPEG whose missing bits make no pixel, or of whose last codes libjpeg makes others without a
-  warning (8 of 34,000 random cuts; 237 where an earlier warning hid that of the cut);
+Not detected:
+- a progressive JPEG that ends between two scans: it is a complete image of lower quality;
+- a cut JPEG whose missing bits affect no pixel, or whose last codes libjpeg misreads without a
+  warning (8 of 34,000 random cuts; 237 if an earlier warning hid that of the cut);
 - a cut that such a warning hides, in a JPEG too expensive to be decoded three times;
-- codes of a JPEG that were replaced by other valid ones;
-- JPEGs inside TIFF: libtiff passes no warning of libjpeg's on.
+- codes of a JPEG that were replaced by other valid codes;
+- cuts of JPEGs inside TIFF, because libtiff does not pass on libjpeg's warnings.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tidegate.service.errors import UndecodableImage
 from tidegate.service.imaging.geometry import Size
 from tidegate.service.imaging.structure import EOI, SOS, header_segments, later_segments
 
-_FILLER = bytes(at * 151 % 251 for at in range(1, 33))  # many codes, and no FF
+_FILLER = bytes(at * 151 % 251 for at in range(1, 33))  # many different codes, without FF
 _RESTARTS = [bytes((0xFF, 0xD0 + number)) for number in range(8)]
 _SEPARATE_PLANES = 2
 _PIECE_BYTES = 1 << 16
@@ -45,7 +46,7 @@ def stored_size(image: TiffImageFile) -> Size:
 
 
 def check_tiles(image: TiffImageFile) -> None:
-    """Raise UndecodableImage when the strips or tiles of an opened TIFF do not cover it."""
+    """Raise UndecodableImage if the strips or tiles of an opened TIFF do not cover the image."""
     width, height = stored_size(image)
     planes = 1
     if (
@@ -60,10 +61,10 @@ def check_tiles(image: TiffImageFile) -> None:
 
 
 def check_rows(image: Image.Image, data: bytes) -> None:
-    """Raise UndecodableImage when `data`, a PNG that `image` was decoded from, ends early.
+    """Raise UndecodableImage if `data`, the PNG that `image` was decoded from, ends early.
 
-    Rows are decoded in order and missing ones are zero, so only an image whose last row is zero is
-    looked into, and an interlaced one, whose rows come in another order.
+    Rows are decoded in order and missing rows are zero. So only an image whose last row is zero
+    is checked, and every interlaced image, whose rows are stored in another order.
     """
     width, height = image.size
     last = image.crop((0, height - 1, width, height))
@@ -75,10 +76,11 @@ def check_rows(image: Image.Image, data: bytes) -> None:
 
 
 def with_filler(data: bytes) -> bytes | None:
-    """Return a JPEG with more entropy-coded data before its end, None if it has no end.
+    """Return the JPEG with extra entropy-coded data before its end marker; None if it has none.
 
-    The decoder of a whole image skips it; that of a truncated one makes other pixels of it. There
-    are bytes for the interval that is cut, and restarts with bytes for those that are missing.
+    The extra data does not change a complete image, but it changes the pixels of a truncated one.
+    It consists of bytes for the interval that is cut, and of restart markers with bytes for the
+    intervals that are missing.
     """
     at = next((end for marker, _, end in header_segments(data) if marker == SOS), len(data))
     for marker, _, end in later_segments(data, at):
@@ -92,7 +94,7 @@ def with_filler(data: bytes) -> bytes | None:
 
 
 def _raw_bytes(data: bytes) -> int:
-    """Return the size of the rows, uncompressed and each with the byte of its filter."""
+    """Return the uncompressed size of the rows in bytes, each with its filter byte."""
     width, height, depth, colour, _, _, interlace = struct.unpack_from(">IIBBBBB", data, 16)
     bits = depth * _CHANNELS[colour]
     needed = 0
@@ -103,7 +105,7 @@ def _raw_bytes(data: bytes) -> int:
 
 
 def _inflated(data: bytes, needed: int) -> Iterator[int]:
-    """Yield the sizes of pieces of the data stream, until `needed` bytes are there or it ends."""
+    """Yield the sizes of decompressed pieces, until `needed` bytes are reached or the data ends."""
     stream = zlib.decompressobj()
     for piece in _compressed_pieces(data):
         while piece and not stream.eof:
@@ -111,9 +113,9 @@ def _inflated(data: bytes, needed: int) -> Iterator[int]:
             yield size
             needed -= size
             if needed <= 0:
-                return  # what is left may expand to a thousand times its size
+                return  # the remaining data could expand to a thousand times its size
             piece = stream.unconsumed_tail
-    yield len(stream.flush())  # nothing is unconsumed here: some kilobytes at most
+    yield len(stream.flush())  # no input is left, so this is a few kilobytes at most
 
 
 def _compressed_pieces(data: bytes) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
-"""Hostile bytes to an upright RGB image, within bounds.
+"""Decode untrusted bytes to an upright RGB image, within limits.
 
-The format is decided by content and must be on the allow-list; the size is read from the header
-and refused before a pixel is decoded; whatever a codec raises becomes one of this service's errors.
+The format is determined from the content and must be on the allow-list. The size is read from the
+header and checked before a pixel is decoded. A codec's exceptions become this service's errors.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 
-# Imported here, all six, so that the first request of a format does not wait for its codec.
+# All six are imported here, so that the first request of a format does not wait for its codec.
 from PIL import (  # noqa: F401
     BmpImagePlugin,
     GifImagePlugin,
@@ -33,7 +33,7 @@ from tidegate.service.errors import (
 )
 from tidegate.service.imaging.codec_output import silence_codecs
 from tidegate.service.imaging.completeness import check_rows, check_tiles, stored_size
-from tidegate.service.imaging.geometry import Size as Size  # callers take it from here
+from tidegate.service.imaging.geometry import Size as Size  # re-exported
 from tidegate.service.imaging.header import SizeCheck, inspect_whole
 from tidegate.service.imaging.jpeg import (
     Source,
@@ -42,23 +42,23 @@ from tidegate.service.imaging.jpeg import (
     image_of,
     load_by_pillow,
 )
-from tidegate.service.imaging.kinds import sniff as sniff  # callers take it from here
+from tidegate.service.imaging.kinds import sniff as sniff  # re-exported
 from tidegate.service.imaging.kinds import undecodable
 from tidegate.service.imaging.modes import to_rgb
 from tidegate.service.imaging.spec import PreprocessSpec
 from tidegate.service.imaging.structure import BoundedReads, check_exif, check_structure
 
-# `check_size` below is the bound, from settings. Pillow's own is the second line of defence, which
-# a process of the service sets at its start; until then there is none.
+# The limit is `check_size` below, from the settings. Pillow's own limit is a second line of
+# defence: `bound_pillow` sets it at the service's start, and until then it is off.
 Image.MAX_IMAGE_PIXELS = None
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 silence_codecs()
 
 _ORIENTATION = 0x0112
-_EXIF_KEYS = ("exif", "Raw profile type exif")  # the second is ImageMagick's, in a PNG's text
+_EXIF_KEYS = ("exif", "Raw profile type exif")  # the second: ImageMagick's text chunk in a PNG
 _XMP_KEYS = {"xmp", "XML:com.adobe.xmp"}
 _SIDEWAYS = (5, 6, 7, 8)
-_DECODES = 3  # of a JPEG that libjpeg warns of: straight, by Pillow, and to see whether it is whole
+_DECODES = 3  # of a JPEG with a warning: directly, by Pillow, and to check for truncation
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -71,27 +71,27 @@ _UPRIGHT = {
 
 
 def bound_pillow(max_image_pixels: int) -> None:
-    """Make Pillow itself refuse more pixels in this process, before it allocates them.
+    """Set Pillow's own pixel limit in this process, which it checks before it allocates.
 
-    Called once, at the start: the bound is a global of Pillow's, and holds for every thread.
+    Called once, at the start: the limit is a global of Pillow and applies to every thread.
     """
     Image.MAX_IMAGE_PIXELS = max_image_pixels
 
 
 def decode(data: bytes, spec: PreprocessSpec, check_size: SizeCheck) -> Image.Image:
-    """Do what `decode_source` does and return an image of mode RGB."""
+    """Return the result of `decode_source` as an image of mode RGB."""
     return as_image(decode_source(data, spec, check_size))
 
 
 def decode_source(
     data: bytes, spec: PreprocessSpec, check_size: SizeCheck, limit_s: float = math.inf
 ) -> Source:
-    """Decode the first frame to an upright RGB image, as its decoder leaves it.
+    """Decode the first frame to an upright RGB image, in its decoder's memory layout.
 
-    `check_size` is called with every (width, height) the file declares before it is opened, and
-    with the upright one before any pixel is decoded. Raises UnsupportedImageType, UndecodableImage,
-    ImageTooLarge when decoding would take more than `limit_s` CPU seconds, or whatever
-    `check_size` raises, without a cause.
+    `check_size` is called with every (width, height) that the file declares before it is opened,
+    and with the upright size before any pixel is decoded. Raises UnsupportedImageType,
+    UndecodableImage, ImageTooLarge if decoding would take more than `limit_s` CPU seconds, or what
+    `check_size` raises. These errors have no cause.
     """
     kind = sniff(data)
     try:
@@ -106,11 +106,12 @@ def decode_source(
     except Exception:  # noqa: BLE001 - codecs raise anything: SyntaxError, struct.error, …
         refusal = undecodable(kind, data)
     try:
-        # Out here, and without the codec's error: its frames would keep the pixels and the upload.
+        # Raised outside the `except` block, without the codec's error as its context: that error's
+        # frames would keep the pixels and the upload in memory.
         del data
         raise refusal
     finally:
-        del refusal  # or it and this frame would refer to each other
+        del refusal  # breaks the reference cycle of the error and this frame
 
 
 def _decode(
@@ -133,7 +134,7 @@ def _decode(
             _forget_canvases(image)
         if isinstance(image, PngImageFile):
             check_rows(image, data)
-        orientation = _orientation(image, spec)  # again: a PNG may give it after its pixels
+        orientation = _orientation(image, spec)  # again: in a PNG it may follow the pixels
         if (loaded := _turned(image.size, orientation)) != size:
             check_size(loaded)
         return to_rgb(_turn(image, orientation), spec)
@@ -142,7 +143,7 @@ def _decode(
 def _decode_jpeg(
     image: JpegImageFile, data: bytes, orientation: int, spec: PreprocessSpec, *, again: bool
 ) -> Source:
-    """Decode once, or again if libjpeg reports something and `again` allows it."""
+    """Decode once, and again if libjpeg warns and `again` is true."""
     pixels = decode_straight(data, image.mode, image.size, again=again)
     if pixels is None:
         load_by_pillow(image, data, again=again)
@@ -157,7 +158,7 @@ def _decode_jpeg(
 def _forget_directories(image: TiffImageFile) -> None:
     """Drop the pointers to a TIFF's EXIF, GPS and interoperability directories.
 
-    Pillow would unpack every value in them after the pixels, and nothing here reads one.
+    Pillow would unpack all their values after the pixels, and they are not used.
     """
     exif = image.getexif()
     for pointer in TiffTags.TAGS_V2_GROUPS:
@@ -166,12 +167,12 @@ def _forget_directories(image: TiffImageFile) -> None:
 
 
 def _forget_canvases(image: WebPImageFile) -> None:
-    """Free a decoded WebP's two canvases in libwebp and its bytes: 12 bytes a pixel."""
+    """Free the two canvases and the copy of the file in libwebp: 12 bytes per pixel."""
     image._decoder = image.fp = None
 
 
 def _upright_size(image: Image.Image, orientation: int) -> Size:
-    if isinstance(image, TiffImageFile):  # whose `size` knows the tag, and not yet the XMP
+    if isinstance(image, TiffImageFile):  # its `size` considers the tag, but not the XMP
         return _turned(stored_size(image), _orientation_in_metadata(image))
     return _turned(image.size, orientation)
 
@@ -185,7 +186,7 @@ def _turned(size: Size, orientation: int) -> Size:
 
 
 def _orientation(image: Image.Image, spec: PreprocessSpec) -> int:
-    """Return the orientation to apply, 1 for a TIFF: Pillow's loader turns it in any case."""
+    """Return the orientation to apply; 1 for a TIFF, because Pillow's loader already applies it."""
     if spec.exif_orientation == "ignore" or isinstance(image, TiffImageFile):
         return 1
     return _orientation_in_metadata(image)
@@ -194,8 +195,8 @@ def _orientation(image: Image.Image, spec: PreprocessSpec) -> int:
 def _orientation_in_metadata(image: Image.Image) -> int:
     """Return the orientation that `ImageOps.exif_transpose` applies, 1 to 8, decoding no pixels.
 
-    It is EXIF's; XMP's where EXIF has no such tag; and 1 where neither has one, or EXIF cannot be
-    read: broken metadata is no reason to refuse sound pixels.
+    It is EXIF's, or XMP's if EXIF has no such tag. It is 1 if neither has one, or if EXIF cannot be
+    read: broken metadata is no reason to reject an image with valid pixels.
     """
     exif = [image.info[key] for key in _EXIF_KEYS if key in image.info]
     for block in exif:
@@ -203,10 +204,10 @@ def _orientation_in_metadata(image: Image.Image) -> int:
     if not exif and not isinstance(image, TiffImageFile) and not _XMP_KEYS & image.info.keys():
         return 1
     if isinstance(image, PngImageFile):
-        image._exif = None  # more metadata may have been read since it was parsed
+        image._exif = None  # drop the cache: more metadata may have been read since
     try:
-        # The base class's: a PNG's own decodes the pixels first, in search of later chunks.
+        # The base class's method: the PNG plugin's decodes the pixels first, to find later chunks.
         value = Image.Image.getexif(image).get(_ORIENTATION)
         return int(value) if value in _UPRIGHT else 1
-    except Exception:  # noqa: BLE001 - parses bytes that are here already, in ways without end
+    except Exception:  # noqa: BLE001 - Pillow's EXIF parser raises many kinds of exceptions
         return 1

@@ -1,4 +1,4 @@
-"""What the service and its decoder processes send each other: messages of bytes over a socket."""
+"""The protocol between the service and its decoder processes: messages of bytes over a socket."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _LENGTH = struct.Struct("<Q")  # before each message
 
 
 def send(connection: socket.socket, message: bytes, deadline: float | None = None) -> None:
-    """Send a message. `deadline` is on time.monotonic; None waits for ever.
+    """Send a message. `deadline` is on time.monotonic; None waits without limit.
 
     Raises OSError: TimeoutError at the deadline, BrokenPipeError if the other side has ended.
     """
     for part in (_LENGTH.pack(len(message)), message):
         connection.settimeout(_left_s(deadline))
-        connection.sendall(part)  # its timeout is that of the whole part
+        connection.sendall(part)  # the timeout covers the whole part
 
 
 def receive(connection: socket.socket, deadline: float | None = None) -> bytes:
@@ -34,11 +34,11 @@ def _receive(connection: socket.socket, size: int, deadline: float | None) -> by
         connection.settimeout(_left_s(deadline))
         received = connection.recv_into(room)
         if not received:
-            raise EOFError("the connection ended")
+            raise EOFError("the connection was closed")
         room = room[received:]
     return bytes(content)
 
 
 def _left_s(deadline: float | None) -> float | None:
-    # Of a socket 0 means that it never waits, and less is an error.
+    # A socket's timeout of 0 means non-blocking, and a negative one is an error.
     return None if deadline is None else max(0.001, deadline - time.monotonic())

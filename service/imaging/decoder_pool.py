@@ -1,4 +1,4 @@
-"""The processes that decode large images, as the threads of the service use them."""
+"""A pool of processes that decode large images, for the threads of the service."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tidegate.service.types import Pixels
 log = logging.getLogger(__name__)
 
 _CHILD = "tidegate.service.imaging.decoder_process"
-# To send an image and get its pixels: far beyond what the bound on work allows, on a machine that
-# is very busy.
+# To send an image and receive its pixels: far more than the limit on work allows, even on a very
+# busy machine.
 _TIMEOUT_S = 60.0
 _START_TIMEOUT_S = 120.0
 _END_TIMEOUT_S = 1.0
-_BYTES_PER_PIXEL = 24  # at most, of any format and mode, while it is decoded
-_SPARE_BYTES = 256 << 20  # uploads, codecs' tables, the interpreter
+_BYTES_PER_PIXEL = 24  # upper limit while decoding, for any format and mode
+_SPARE_BYTES = 256 << 20  # for uploads, codec tables, the interpreter
 _REFUSALS: dict[str, type[errors.TidegateError]] = {
     kind.__name__: kind
     for kind in (errors.ImageTooLarge, errors.UnsupportedImageType, errors.UndecodableImage)
@@ -38,9 +38,10 @@ class _Process:
     """One process and the connection to it."""
 
     def __init__(self) -> None:
-        """Start it. Raises OSError when the system does not allow that."""
+        """Start it. Raises OSError if the system does not allow that."""
         self.connection, its = socket.socketpair()
-        command = (sys.executable, "-P", "-m", _CHILD, str(its.fileno()))  # -P: not from here
+        # -P: do not import from the working directory.
+        command = (sys.executable, "-P", "-m", _CHILD, str(its.fileno()))
         with its, contextlib.ExitStack() as undo:
             undo.callback(self.connection.close)
             self._process = subprocess.Popen(  # noqa: S603 - our own module
@@ -48,36 +49,36 @@ class _Process:
                 pass_fds=[its.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # codecs print what a client chooses
+                stderr=subprocess.DEVNULL,  # codecs may print text that a client controls
             )
             undo.pop_all()
 
     @property
     def runs(self) -> bool:
-        """Return whether it has not ended."""
+        """Return whether the process is still running."""
         return self._process.poll() is None
 
     def prepare(self, settings: bytes) -> None:
-        """Send the settings and wait until it is ready. Raises OSError."""
+        """Send the settings and wait until the process is ready. Raises OSError."""
         try:
-            self.ask(settings, _START_TIMEOUT_S)
+            self.request(settings, _START_TIMEOUT_S)
         except (EOFError, ConnectionError) as error:
-            raise OSError(f"a decoder process ended at its start: {self.end()}") from error
+            raise OSError(f"a decoder process exited at its start: {self.end()}") from error
 
-    def ask(self, message: bytes, timeout_s: float) -> bytes:
+    def request(self, message: bytes, timeout_s: float) -> bytes:
         """Send a message and return the answer, within `timeout_s` for both.
 
-        Raises EOFError or OSError, TimeoutError included; then it must be ended.
+        Raises EOFError or OSError, including TimeoutError; then the caller must end the process.
         """
         deadline = time.monotonic() + timeout_s
         send(self.connection, message, deadline)
         return receive(self.connection, deadline)
 
     def end(self) -> str:
-        """End the process and return how it ended."""
+        """End the process and return its exit status as text."""
         self.connection.close()
         try:
-            status = self._process.wait(_END_TIMEOUT_S)  # it ends by itself, or has crashed
+            status = self._process.wait(_END_TIMEOUT_S)  # it exits when its connection closes
         except subprocess.TimeoutExpired:
             self._process.kill()
             status = self._process.wait()
@@ -88,9 +89,9 @@ class DecoderPool:
     """A fixed number of decoder processes; each serves one calling thread at a time."""
 
     def __init__(self, processes: int, spec: PreprocessSpec, max_image_pixels: int) -> None:
-        """Start the processes and wait until they are ready. Blocks for a second or two.
+        """Start the processes and wait until they are ready. Blocks for 1 to 2 s.
 
-        Raises OSError when the system does not allow them.
+        Raises OSError if they cannot be started.
         """
         self.processes = processes
         self._settings = json.dumps(
@@ -100,43 +101,43 @@ class DecoderPool:
                 "memory_bytes": _BYTES_PER_PIXEL * max_image_pixels + _SPARE_BYTES,
             }
         ).encode()
-        self._idle: SimpleQueue[_Process | None] = SimpleQueue()  # None: to be started again
+        self._idle: SimpleQueue[_Process | None] = SimpleQueue()  # None: must be restarted
         for process in _start(processes, self._settings):
             self._idle.put(process)
 
     def preprocess(self, data: bytes) -> Pixels:
-        """Do what `preprocess.preprocess` does, in one of the processes. Blocks the thread.
+        """Run `preprocess.preprocess` in one of the processes. Blocks the calling thread.
 
-        Raises what that raises, UndecodableImage if the process does not survive the image, or
-        Overloaded if there is none and none can be started.
+        Raises what that function raises, UndecodableImage if the process dies on the image, or
+        Overloaded if no process runs and none can be started.
         """
         process = self._take()
         kept = None
         try:
-            answer = process.ask(data, _TIMEOUT_S)
+            answer = process.request(data, _TIMEOUT_S)
             kept = process
         except (EOFError, OSError) as error:
-            log.warning("a decoder process ended on an image: %s (%s)", process.end(), error)
+            log.warning("a decoder process died on an image: %s (%s)", process.end(), error)
             raise errors.UndecodableImage("The decoder failed on this image.") from None
         finally:
             if kept is None:
-                process.end()  # whatever was raised: the next answer could be this image's
+                process.end()  # after any exception: its next answer could belong to this image
             self._idle.put(kept)
         return _pixels_of(answer)
 
     def _take(self) -> _Process:
-        """Wait for a process that is idle, and start another if it has ended meanwhile.
+        """Wait for an idle process; if it has died while idle, start another.
 
-        The kernel's out-of-memory killer chooses these first, and no image is to blame for that.
+        The kernel's out-of-memory killer prefers these processes; that is not an image's fault.
         """
         process, taken = self._idle.get(), None
         try:
             if process is not None and not process.runs:
-                log.warning("a decoder process ended while it was idle: %s", process.end())
+                log.warning("a decoder process died while idle: %s", process.end())
                 process = None
             taken = process or _start(1, self._settings)[0]
         except OSError as error:
-            log.warning("no decoder process can be started: %s", error)
+            log.warning("cannot start a decoder process: %s", error)
             raise errors.Overloaded("No decoder process can be started.", 1.0) from None
         finally:
             if taken is None:
@@ -144,7 +145,7 @@ class DecoderPool:
         return taken
 
     def close(self) -> None:
-        """End the processes that are idle; one that decodes ends with its image, or with us."""
+        """End the idle processes. A busy one ends after its image, or when the service exits."""
         with contextlib.suppress(Empty):
             while True:
                 if process := self._idle.get_nowait():
@@ -152,7 +153,7 @@ class DecoderPool:
 
 
 def _start(processes: int, settings: bytes) -> list[_Process]:
-    """Return processes that are ready. Raises OSError, when one is not, and ends the others."""
+    """Start processes and wait until they are ready. If one fails, end all and raise OSError."""
     with contextlib.ExitStack() as undo:
         started = []
         for _ in range(processes):
@@ -165,7 +166,7 @@ def _start(processes: int, settings: bytes) -> list[_Process]:
 
 
 def _pixels_of(answer: bytes) -> Pixels:
-    """Return the pixels of an answer, uint8 [H, W, 3], or raise what it says."""
+    """Return the pixels of an answer, uint8 [H, W, 3], or raise the error that it contains."""
     kind, content = answer[:1], answer[1:]
     if kind == PIXELS:
         height, width = SHAPE.unpack_from(content)
@@ -174,4 +175,4 @@ def _pixels_of(answer: bytes) -> Pixels:
     if kind == REFUSED:
         name, message = json.loads(content)
         raise _REFUSALS[name](message)
-    raise RuntimeError(f"in a decoder process: {content.decode()}")
+    raise RuntimeError(f"error in a decoder process: {content.decode()}")

@@ -1,7 +1,7 @@
-"""Which boxes to cut and which sizes to make, from a spec and an image's size. Pure arithmetic.
+"""Compute the crops and resizes of a spec for an image's size. Pure arithmetic.
 
-Known before a pixel is decoded, so that an image whose steps would grow beyond the pixel bound
-(one pixel wide, a million high) is refused from its header.
+The result is known before a pixel is decoded, so that an image whose steps would exceed the pixel
+limit (one pixel wide, a million high) is rejected from its header.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Box = tuple[int, int, int, int]  # (left, upper, right, lower), Pillow's order
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Take `box`; what lies outside the image is black."""
+    """Crop to `box`; the part outside the image is black."""
 
     box: Box
 
@@ -38,7 +38,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Resample the box `source` of the image, or all of it, to `size`; make `window` of that."""
+    """Resize the box `source` of the image, or all of it, to `size`; compute only `window`."""
 
     size: Size
     filter: Filter
@@ -50,11 +50,11 @@ class Scale:
 def plan(spec: PreprocessSpec, size: Size) -> tuple[Cut | Scale, ...]:
     """Return the concrete operations for an upright image of `size`.
 
-    A cut before a resize becomes its source, a cut after it its window: nothing is made, or copied,
-    that is cut away. The pixels are those of the steps one by one.
+    A crop before a resize becomes its source box, and a crop after it its window, so that no pixel
+    is computed or copied only to be cut away. The result equals that of the separate steps.
     """
     planned: list[Cut | Scale] = []
-    before = size  # of the last operation
+    before = size  # input size of the last operation
     for operation in steps(spec, size):
         last = planned[-1] if planned else None
         if isinstance(operation, Scale) and isinstance(last, Cut) and _inside(last.box, before):
@@ -72,7 +72,7 @@ def _inside(box: Box, size: Size) -> bool:
 
 
 def _windowed(scale: Scale, cut: Cut) -> list[Cut | Scale]:
-    """Make only what the cut takes; a cut that goes beyond the image stays, for what it adds."""
+    """Restrict a resize to the crop's box; keep a crop beyond the image, for its black padding."""
     if _inside(cut.box, scale.size):
         return [replace(scale, window=cut.box)]
     left, upper, right, lower = cut.box
@@ -82,7 +82,7 @@ def _windowed(scale: Scale, cut: Cut) -> list[Cut | Scale]:
 
 
 def steps(spec: PreprocessSpec, size: Size) -> Iterator[Cut | Scale]:
-    """Yield the spec's steps one by one as operations, less those that change nothing."""
+    """Yield the spec's steps as separate operations, without resizes to the same size."""
     for step in spec.steps:
         operation = _operation(step, size)
         if operation.size != size or isinstance(operation, Cut):
@@ -119,7 +119,7 @@ def _centred(size: Size, crop: Size, offset: Offset) -> Cut:
 
 
 def _margin(excess: int, offset: Offset) -> int:
-    if excess < 0:  # padding: the smaller share goes before, as torchvision pads
+    if excess < 0:  # padding: the smaller half comes first, as in torchvision
         return -(-excess // 2)
     if offset == "half-even":
         return round(excess / 2)

@@ -1,7 +1,7 @@
-"""An image's kind, size and cost from its header: before it is admitted, before it is opened.
+"""Read an image's kind, size and decoding cost from its header, before it is admitted or opened.
 
-Runs on the event loop. It reads a few fields of an ordinary file, and never more than a bounded
-number of segments, chunks, blocks or bytes: at most some milliseconds of work for any upload.
+Runs on the event loop. It reads a few fields of an ordinary file, and at most a limited number of
+segments, chunks, blocks or bytes: a few milliseconds for any upload.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tidegate.service.imaging.formats import bmp, gif, jpeg, png, tiff, webp
 from tidegate.service.imaging.geometry import Size
 from tidegate.service.imaging.kinds import sniff, undecodable
 from tidegate.service.imaging.work import Found, check_work
-from tidegate.service.imaging.work import Work as Work  # callers take it from here
+from tidegate.service.imaging.work import Work as Work  # re-exported
 
 SizeCheck = Callable[[Size], None]
 _Reader = Callable[[bytes], Found]
@@ -23,7 +23,7 @@ _Reader = Callable[[bytes], Found]
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What is known of an image before it is decoded."""
+    """The properties of an image that are known before it is decoded."""
 
     kind: str  # Pillow's name of the format
     size: Size  # (width, height) as declared, before orientation
@@ -41,11 +41,11 @@ _READERS: dict[str, _Reader] = {
 
 
 def inspect(data: bytes, check_size: SizeCheck, limit_s: float = math.inf) -> Header:
-    """Return what the header of `data` says.
+    """Return the header of `data`.
 
-    `check_size` is called with every size the file declares. Raises UnsupportedImageType,
-    UndecodableImage, ImageTooLarge when decoding would take more than `limit_s` CPU seconds, or
-    whatever `check_size` raises.
+    `check_size` is called with every size that the file declares. Raises UnsupportedImageType,
+    UndecodableImage, ImageTooLarge if decoding would take more than `limit_s` CPU seconds, or what
+    `check_size` raises.
     """
     kind = sniff(data)
     return _inspect(kind, _READERS[kind], data, check_size, limit_s)
@@ -54,9 +54,9 @@ def inspect(data: bytes, check_size: SizeCheck, limit_s: float = math.inf) -> He
 def inspect_whole(
     kind: str, data: bytes, check_size: SizeCheck, limit_s: float = math.inf
 ) -> Header:
-    """Do what `inspect` does for data of a known kind, without its bound on time.
+    """Do the same as `inspect` for data of a known kind, but read the whole file.
 
-    For a decoding thread: nothing that lies far on in the file is left out of the work.
+    For decoding threads: the cost of a long JPEG is counted, not estimated from its beginning.
     """
     reader = jpeg.read_all if kind == "JPEG" else _READERS[kind]
     return _inspect(kind, reader, data, check_size, limit_s)
@@ -69,7 +69,7 @@ def _inspect(
         found = read(data)
         for size in found.sizes:
             check_size(size)
-    except (struct.error, IndexError, ValueError):  # cut short, unknown, or without pixels
+    except (struct.error, IndexError, ValueError):  # truncated, unknown, or without pixels
         raise undecodable(kind, data) from None
     check_work(found, limit_s)
     return Header(kind, found.sizes[0], found.work)

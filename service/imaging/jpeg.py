@@ -1,8 +1,8 @@
-"""A JPEG's pixels straight from libjpeg-turbo: the same as Pillow's, sooner, and with its warnings.
+"""Decode a JPEG directly with libjpeg-turbo: the same pixels as Pillow, faster, and with warnings.
 
-Pillow asks libjpeg for a line at a time, copies each into its image, and drops what libjpeg warns
-of: that data is missing, or corrupt. Here libjpeg writes into one array, in the layout that
-`_resample` reads if the image is RGB.
+Pillow requests one line at a time from libjpeg, copies each line into its image, and drops
+libjpeg's warnings of missing or corrupt data. This module lets libjpeg write into one array; for
+an RGB image its layout is the one that `_resample` reads.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from tidegate.service.errors import UndecodableImage
 from tidegate.service.imaging.completeness import with_filler
 from tidegate.service.imaging.geometry import Size
 
-Rgba = NDArray[np.uint8]  # [height, width, 4]; the fourth is 255
-Source = Image.Image | Rgba  # an upright RGB image, as its decoder left it
+Rgba = NDArray[np.uint8]  # [height, width, 4]; the fourth channel is 255
+Source = Image.Image | Rgba  # an upright RGB image, in its decoder's memory layout
 
-# Pillow's mode to simplejpeg's name of the layout, Pillow's name of it, and its channels
+# Pillow's mode → (simplejpeg's name of the layout, Pillow's name of it, channels)
 _LAYOUTS = {"RGB": ("RGBA", "RGBX", 4), "L": ("GRAY", "L", 1), "CMYK": ("CMYK", "CMYK;I", 4)}
-# libjpeg fills what is missing or corrupt with grey, and goes on.
+# Warnings after which libjpeg fills missing or corrupt pixels with grey.
 _DAMAGE = re.compile("premature end|bad Huffman code|instead of RST", re.IGNORECASE)
-# Every other warning of a decoder: no pixel is lost. Only a file's first warning gets here.
+# The other warnings, with which no pixel is lost. simplejpeg reports only a file's first warning.
 _HARMLESS = re.compile(
     "extraneous bytes before marker|unknown JFIF revision|Unknown Adobe color transform"
     "|Invalid SOS parameters|Inconsistent progression|bad ICC marker"
@@ -40,28 +40,28 @@ def decode_straight(
 ) -> NDArray[np.uint8] | None:
     """Decode the first image of a JPEG of `size` (width, height) and of Pillow's `mode`.
 
-    Returns [height, width, channels], or None when libjpeg errs, finds another size, or warns of
-    what is harmless: what to make of such data is for `load_by_pillow`. Raises UndecodableImage
-    when pixels are missing or corrupt. Without `again` no data is decoded a second time.
+    Returns [height, width, channels], or None if libjpeg fails, reports another size, or gives a
+    harmless warning: then the caller uses `load_by_pillow`. Raises UndecodableImage if pixels are
+    missing or corrupt. `again=False` means that the data may not be decoded a second time.
     """
-    pixels, says = _decode(data, mode, size)
-    if not says:
+    pixels, warning = _decode(data, mode, size)
+    if not warning:
         return pixels
-    if _DAMAGE.search(says):
+    if _DAMAGE.search(warning):
         raise UndecodableImage("The JPEG data is truncated or corrupt.")
     if again or _stopped_at_header(data):
         return None
-    if _HARMLESS.search(says) and with_filler(data) is not None:
+    if _HARMLESS.search(warning) and with_filler(data) is not None:
         return pixels
     raise UndecodableImage("The JPEG data is corrupt.")
 
 
 def load_by_pillow(image: JpegImageFile, data: bytes, *, again: bool) -> None:
-    """Load an opened JPEG as Pillow does. Raises UndecodableImage when its end came too early.
+    """Load an opened JPEG with Pillow. Raises UndecodableImage if its end marker came too early.
 
-    Without `again` that is not checked: it takes a second decode.
+    `again=False` skips this check, which takes a second decode.
     """
-    # In one piece: libjpeg starts a long fill of FF again with every block it gets.
+    # In one block: libjpeg rescans a long run of FF bytes from its start with every block.
     image.decodermaxblock = len(data)
     image.load()
     if not again:
@@ -72,17 +72,17 @@ def load_by_pillow(image: JpegImageFile, data: bytes, *, again: bool) -> None:
             other.load()
             if _same(image, other):
                 return
-    raise UndecodableImage("The JPEG data is truncated: its end came too early.")
+    raise UndecodableImage("The JPEG data is truncated: its end marker came too early.")
 
 
 def _same(one: Image.Image, other: Image.Image) -> bool:
-    """Compare pixels a band of rows at a time: bytes of both images at once are memory."""
+    """Compare two images in bands of rows, to save memory."""
     bands = ((0, top, one.width, top + _BAND_ROWS) for top in range(0, one.height, _BAND_ROWS))
     return all(one.crop(band).tobytes() == other.crop(band).tobytes() for band in bands)
 
 
 def _decode(data: bytes, mode: str, size: Size) -> tuple[NDArray[np.uint8], str]:
-    """Return the pixels, as far as they are there, and what libjpeg says of them, if anything."""
+    """Return the pixels, as far as they were decoded, and libjpeg's warning or error, or ""."""
     name, _, channels = _LAYOUTS[mode]
     pixels = np.empty((size[1], size[0], channels), np.uint8)
     try:
@@ -93,10 +93,10 @@ def _decode(data: bytes, mode: str, size: Size) -> tuple[NDArray[np.uint8], str]
 
 
 def _stopped_at_header(data: bytes) -> bool:
-    """Return whether libjpeg errs or warns before it comes to the pixels."""
+    """Return whether libjpeg fails or warns before it reaches the pixels."""
     try:
         simplejpeg.decode_jpeg_header(data, strict=True)
-    except (ValueError, KeyError):  # the latter for a sampling that simplejpeg has no name for
+    except (ValueError, KeyError):  # KeyError: a sampling that simplejpeg does not know
         return True
     return False
 
@@ -107,10 +107,10 @@ def size_of(source: Source) -> Size:
 
 
 def as_image(source: Source) -> Image.Image:
-    """Return the image itself, or its pixels copied into one of mode RGB."""
+    """Return the image itself, or its pixels copied into an image of mode RGB."""
     return source if isinstance(source, Image.Image) else image_of(source, "RGB")
 
 
 def image_of(pixels: NDArray[np.uint8], mode: str) -> Image.Image:
-    """Return what `decode_straight` made for a mode, copied into an image of that mode."""
+    """Return pixels from `decode_straight`, copied into an image of the same mode."""
     return Image.frombytes(mode, size_of(pixels), pixels.data, "raw", _LAYOUTS[mode][1])

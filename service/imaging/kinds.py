@@ -1,4 +1,4 @@
-"""Which image format bytes are, and which error names best why they cannot be decoded."""
+"""Determine an image's format from its bytes, and the error that best explains a failed decode."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from tidegate.service.imaging.unsupported import unsupported_feature
 
 
 def sniff(data: bytes) -> str:
-    """Return Pillow's name of the image format in `data`, by its first bytes.
+    """Return Pillow's name of the image format of `data`, by its first bytes.
 
-    Raises UnsupportedImageType when it is not one of the allowed formats.
+    Raises UnsupportedImageType if it is not one of the allowed formats.
     """
     head = data[:12]
     if head.startswith(b"\xff\xd8\xff"):

@@ -1,7 +1,7 @@
-"""Every pixel mode to RGB, by the spec's rules, a band of rows at a time.
+"""Convert every pixel mode to RGB, by the spec's rules, in bands of rows.
 
-Each rule looks at one pixel alone, so bands give the pixels that the whole image would. A large
-image with alpha, converted whole, takes 20 bytes a pixel at once; in bands, 8, and less time.
+Each rule uses a single pixel, so bands give the same result as the whole image. A large image with
+alpha takes 20 bytes per pixel if it is converted at once; in bands it takes 8, and less time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from PIL import Image
 from tidegate.service.errors import UnsupportedImageType
 from tidegate.service.imaging.spec import PreprocessSpec
 
-_BAND_PIXELS = 1 << 18  # a megabyte of RGBA: the intermediate images stay in the cache
+_BAND_PIXELS = 1 << 18  # 1 MB of RGBA, so that intermediate images fit in the CPU cache
 _COMPOSITE = {"composite-white": (255, 255, 255, 255), "composite-black": (0, 0, 0, 255)}
 
 _Rule = Callable[[Image.Image], Image.Image]
@@ -26,7 +26,8 @@ def to_rgb(image: Image.Image, spec: PreprocessSpec) -> Image.Image:
         return image
     if image.mode in ("I", "F"):
         raise UnsupportedImageType(
-            "Images of 32-bit integers or floats have no agreed range; send 8 or 16 bits a channel."
+            "Images of 32-bit integers or floats have no standard range; "
+            "send 8 or 16 bits per channel."
         )
     return _in_bands(image, _rule(image, spec))
 

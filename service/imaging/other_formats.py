@@ -1,6 +1,6 @@
-"""Names of well-known formats that are not decoded, so that an error names what was sent. Pure.
+"""Recognise well-known formats that are not supported, so that the error can name them. Pure.
 
-Called only for content that is rejected already: this file affects the words of the error alone.
+Called only for content that is already rejected: it affects only the text of the error.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 
 ALLOWED = "JPEG, PNG, WebP, BMP, GIF or TIFF"
 
-# (offset, bytes there, name)
+# Each entry: offset, signature, name.
 _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"II+\0", "BigTIFF"),
     (0, b"MM\0+", "BigTIFF"),
@@ -65,7 +65,7 @@ _HTML = re.compile(rb"\s*<(?:!doctype html|html)\b", re.IGNORECASE)
 
 
 def other_format(data: bytes) -> str | None:
-    """Return the name of a well-known format that is none of ALLOWED, to begin a sentence with."""
+    """Return the name of a well-known format outside ALLOWED, capitalised; None if unknown."""
     if data[4:8] == b"ftyp":
         return _BRANDS.get(data[8:12], "Video (MP4)")
     for offset, signature, name in _SIGNATURES:

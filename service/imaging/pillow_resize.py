@@ -1,7 +1,7 @@
-"""Pillow's resize, by the compiled module where it was built: the same pixels, sooner.
+"""Pillow's resize, by the compiled module if it was built: the same pixels, faster.
 
-`_resample.c` makes only the window that is wanted and takes the CPU's vectors. Where it could not
-be compiled, or Pillow's memory is not in one piece, Pillow itself does the work.
+`_resample.c` computes only the requested window and uses vector instructions. If it could not be
+compiled, or the image is not contiguous in memory, Pillow itself resizes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from tidegate.service.imaging.jpeg import Source, as_image, size_of
 
 try:
     from tidegate.service.imaging import _resample
-except ImportError:  # there was no C compiler when it was installed
+except ImportError:  # installed without a C compiler
     RESIZES_BY = "pillow"
 else:
     RESIZES_BY = _resample.PATH
 
-# An image's rows in one block, so that it can be lent as it is; blocks are no larger than needed.
-Image.core.set_block_size(1 << 30)  # type: ignore[attr-defined]  # documented all the same
+# Allocate an image in one block, so that it can be shared without a copy. Pillow allocates only
+# what an image needs.
+Image.core.set_block_size(1 << 30)  # type: ignore[attr-defined]  # documented by Pillow
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -34,25 +35,25 @@ _FILTERS = {
 
 
 def resize(source: Source, to: Scale) -> NDArray[np.uint8]:
-    """Return what Pillow's crop, resize and crop give of an RGB image: uint8 [height, width, 3]."""
+    """Return the result of Pillow's crop, resize and crop of an RGB image: uint8 [H, W, 3]."""
     if RESIZES_BY == "pillow" or to.filter == "nearest":
         return by_pillow(as_image(source), to)
-    lent: object = source
+    shared: object = source
     if isinstance(source, Image.Image):
         try:
-            _, lent = source.__arrow_c_array__()
-        except ValueError:  # its rows are padded or lie in several blocks
+            _, shared = source.__arrow_c_array__()
+        except ValueError:  # its rows are padded, or it consists of several blocks
             return by_pillow(source, to)
     size = size_of(source)
     box = to.source or (0, 0, *size)
     window = to.window or (0, 0, *to.size)
     made = np.empty((window[3] - window[1], window[2] - window[0], 3), np.uint8)
-    _resample.resize(lent, size, box, to.size, to.filter, window, made)
+    _resample.resize(shared, size, box, to.size, to.filter, window, made)
     return made
 
 
 def by_pillow(image: Image.Image, to: Scale) -> NDArray[np.uint8]:
-    """Return the same by Pillow alone."""
+    """Return the same result, using only Pillow."""
     if to.source is not None:
         image = image.crop(to.source)
     image = image.resize(to.size, _FILTERS[to.filter])

@@ -1,4 +1,4 @@
-"""An encoded image to the pixels of one row of a batch: the one implementation there is."""
+"""Preprocess an encoded image to the pixels of one row of a batch. The only implementation."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from tidegate.service.imaging.spec import PreprocessSpec
 from tidegate.service.imaging.work import max_work_s
 from tidegate.service.types import Pixels
 
-# Weights are made for every source pixel of a side: 24 million took 7 s with backend torch and
-# 870 MB with Pillow, for a small file. A JPEG's side has at most 65,535.
+# A resize computes weights for every source pixel of a side: 24 million took 7 s with backend torch
+# and 870 MB with Pillow, for a small file. A JPEG's side has at most 65,535 pixels.
 MAX_RESIZED_SIDE = 1 << 18
 
 
 def preprocess(data: bytes, spec: PreprocessSpec, max_image_pixels: int) -> Pixels:
-    """Decode `data` and apply `spec` up to, not including, scale, mean and std.
+    """Decode `data` and apply `spec`, except scale, mean and std, which the graph applies.
 
-    Returns uint8 [H, W, 3]. Raises ImageTooLarge from the header alone, before pixels are decoded,
-    when the image or any step on its way has more than `max_image_pixels`, or when decoding would
-    take too much work for that bound; UnsupportedImageType; UndecodableImage.
+    Returns uint8 [H, W, 3]. Raises ImageTooLarge, before pixels are decoded, if the image or the
+    result of any step exceeds `max_image_pixels`, or decoding would take too much work for that
+    limit; UnsupportedImageType; UndecodableImage.
     """
 
     check_size = size_check(spec, max_image_pixels)
@@ -36,12 +36,12 @@ def preprocess(data: bytes, spec: PreprocessSpec, max_image_pixels: int) -> Pixe
 
 
 def inspect_upload(data: bytes, spec: PreprocessSpec, max_image_pixels: int) -> Header:
-    """Return the kind, size and cost of an image, or raise what `preprocess` would from them."""
+    """Return an image's kind, size and cost. Raises what `preprocess` would raise for them."""
     return inspect(data, size_check(spec, max_image_pixels), max_work_s(max_image_pixels))
 
 
 def size_check(spec: PreprocessSpec, max_image_pixels: int) -> SizeCheck:
-    """Return a check that raises ImageTooLarge for a size beyond the bound, or that grows so."""
+    """Return a check that raises ImageTooLarge if a size, or a step's result, exceeds the limit."""
 
     def check_size(size: Size) -> None:
         _check_pixels(size, spec, max_image_pixels)
@@ -50,8 +50,8 @@ def size_check(spec: PreprocessSpec, max_image_pixels: int) -> SizeCheck:
 
 
 def apply(source: Source, spec: PreprocessSpec) -> Pixels:
-    """Apply the spec's steps to an upright RGB image; returns uint8 [H, W, 3]."""
-    pixels: NDArray[np.uint8] | None = None  # what the last step made, unless it is in `source`
+    """Apply the spec's steps to an upright RGB image; return uint8 [H, W, 3]."""
+    pixels: NDArray[np.uint8] | None = None  # the last step's result; None if it is in `source`
     for operation in plan(spec, size_of(source)):
         if pixels is not None:
             source, pixels = Image.fromarray(pixels), None
@@ -80,30 +80,30 @@ def _check_pixels(size: Size, spec: PreprocessSpec, max_image_pixels: int) -> No
         raise ValueError("an image without pixels")  # decode reports it as undecodable
     if width * height > max_image_pixels:
         raise ImageTooLarge(
-            f"The image is {width} × {height} pixels; at most {max_image_pixels:,} are decoded."
+            f"The image is {width} × {height} pixels; the limit is {max_image_pixels:,} pixels."
         )
     for made in _sizes_on_the_way(spec, size):
         if made[0] * made[1] > max_image_pixels:
             raise ImageTooLarge(
                 f"An image of {width} × {height} pixels is too narrow: "
-                f"preprocessing would make it {made[0]} × {made[1]}."
+                f"preprocessing would enlarge it to {made[0]} × {made[1]}."
             )
 
 
 def _sizes_on_the_way(spec: PreprocessSpec, size: Size) -> Iterator[Size]:
-    """Yield the size of whatever preprocessing makes of an image of `size`.
+    """Yield the sizes of all intermediate results of preprocessing an image of `size`.
 
-    Raises ImageTooLarge when a side beyond MAX_RESIZED_SIDE would be resized.
+    Raises ImageTooLarge if a side longer than MAX_RESIZED_SIDE would be resized.
     """
     for operation in steps(spec, size):
         if isinstance(operation, Scale):
             if max(size) > MAX_RESIZED_SIDE:
                 raise ImageTooLarge(
                     f"An image of {size[0]} × {size[1]} pixels is too narrow: "
-                    f"a side has at most {MAX_RESIZED_SIDE:,}."
+                    f"a side may have at most {MAX_RESIZED_SIDE:,} pixels."
                 )
             if operation.backend == "torch":
-                # Across comes first, for every row: a million rows of one pixel become wide ones.
+                # The horizontal pass comes first and widens every row, even a million of them.
                 yield operation.size[0], size[1]
         size = operation.size
         yield size

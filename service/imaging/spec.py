@@ -1,7 +1,7 @@
-"""What preprocessing is: a closed list of typed steps with a digest. No pixels here.
+"""The preprocessing spec: a closed list of typed steps with a digest. It handles no pixels.
 
-Every field is a rule on which libraries differ, so none is implied. An unknown field or value is
-an error: a spec that exists is one that `preprocess` carries out exactly.
+Libraries differ in every rule that has a field here, so most fields are required. An unknown field
+or value is an error: `preprocess` implements every valid spec exactly.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Backend = Literal["pillow", "torch"]
 
 
 class Closed(BaseModel):
-    """A frozen model that refuses fields it does not know."""
+    """A frozen model that rejects unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class _Resampling(Closed):
-    """What both resizes share: a filter that the backend has, antialiased."""
+    """The common part of both resizes: an antialiased filter that the backend supports."""
 
     filter: Filter
     backend: Backend = "pillow"
@@ -33,7 +33,7 @@ class _Resampling(Closed):
     @model_validator(mode="after")
     def _backend_has_the_filter(self) -> Self:
         if self.backend == "torch" and self.filter not in ("bilinear", "bicubic"):
-            raise ValueError(f"backend torch resizes with bilinear or bicubic, not {self.filter}")
+            raise ValueError(f"backend torch supports bilinear and bicubic, not {self.filter}")
         return self
 
 
@@ -48,7 +48,7 @@ class Resize(_Resampling):
 class ResizeShortestEdge(_Resampling):
     """Resize so that the shorter side is `size`, keeping the aspect ratio.
 
-    `rounding` is for the longer side: torchvision truncates, timm's and others' rules round.
+    `rounding` applies to the longer side: torchvision truncates, timm and others round.
     """
 
     op: Literal["resize-shortest-edge"] = "resize-shortest-edge"
@@ -57,9 +57,9 @@ class ResizeShortestEdge(_Resampling):
 
 
 class CentreCrop(Closed):
-    """Cut `height` × `width` out of the middle; a smaller image is padded with black.
+    """Crop `height` × `width` from the centre; a smaller image is padded with black.
 
-    `offset` rounds half a pixel: torchvision half-even, Hugging Face and Keras floor.
+    `offset` rounds half pixels: torchvision uses half-even, Hugging Face and Keras floor.
     """
 
     op: Literal["centre-crop"] = "centre-crop"
@@ -69,7 +69,7 @@ class CentreCrop(Closed):
 
 
 class CentreCropFraction(Closed):
-    """Cut a centred square of side floor(numerator / denominator · shorter side), at least 1."""
+    """Crop a centred square of side floor(numerator / denominator · shorter side), at least 1."""
 
     op: Literal["centre-crop-fraction"] = "centre-crop-fraction"
     numerator: PositiveInt
@@ -79,7 +79,7 @@ class CentreCropFraction(Closed):
     @model_validator(mode="after")
     def _is_a_fraction(self) -> Self:
         if self.numerator > self.denominator:
-            raise ValueError("a crop fraction is at most 1")
+            raise ValueError("a crop fraction must be at most 1")
         return self
 
 
@@ -89,17 +89,18 @@ Step = Annotated[
 
 
 class PreprocessSpec(Closed):
-    """From an encoded image to the uint8 pixels the sealed graph takes, and on to its floats.
+    """From an encoded image to the network's input.
 
-    The graph computes `(pixel · scale − mean) / std` per channel; the host does everything before.
+    The graph computes `(pixel · scale − mean) / std` per channel from uint8 pixels; the service
+    does everything before.
     """
 
     decoder: Literal["pillow"] = "pillow"
     icc_profile: Literal["ignore"] = "ignore"
-    # `apply` is Pillow's `ImageOps.exif_transpose`: the orientation of EXIF; that of XMP if EXIF
-    # has no such tag or there is no EXIF; none if EXIF cannot be read or the number is not 1 to 8.
-    # A PNG may give either after its pixels, or EXIF as ImageMagick's text. Pillow turns a TIFF
-    # while it loads it, so a TIFF is upright with `ignore` as well.
+    # `apply` equals Pillow's `ImageOps.exif_transpose`: the orientation of EXIF; that of XMP if
+    # EXIF has no such tag or there is no EXIF; none if EXIF cannot be read or the value is not 1 to
+    # 8. In a PNG either may follow the pixels, and EXIF may be ImageMagick's text chunk. Pillow
+    # orients a TIFF while it loads it, so a TIFF is upright with `ignore` as well.
     exif_orientation: Literal["apply", "ignore"]
     palette: Literal["expand"] = "expand"
     alpha: Literal["drop", "composite-white", "composite-black"]
@@ -119,7 +120,7 @@ class PreprocessSpec(Closed):
     @model_validator(mode="after")
     def _ends_in_one_size(self) -> Self:
         if not isinstance(self.steps[-1], Resize | CentreCrop):
-            raise ValueError("the last step must give one size: resize or centre-crop")
+            raise ValueError("the last step must give a fixed size: resize or centre-crop")
         return self
 
     @property

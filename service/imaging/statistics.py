@@ -1,7 +1,7 @@
-"""How an image looks as a whole: brightness, contrast and blur of its preprocessed pixels.
+"""Input statistics: brightness, contrast and blur of an image's preprocessed pixels.
 
-Luma is ITU-R BT.601's, as in JPEG. Blur is the variance of the Laplacian (Pech-Pacheco et al.,
-"Diatom autofocusing in brightfield microscopy", 2000), in powers of ten.
+Luma is that of ITU-R BT.601, as in JPEG. Blur is the variance of the Laplacian (Pech-Pacheco et
+al., "Diatom autofocusing in brightfield microscopy", 2000), as a decimal logarithm.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from PIL import Image
 
 from tidegate.service.types import Pixels
 
-# The smallest variance told from none: a single pixel one level off in 224 × 224 is at −8.2.
+# Below the smallest variance of interest: a single pixel one level off in 224 × 224 gives −8.2.
 BLUR_FLOOR = -9.0
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32) / 255
-# Pillow's names of what a file holds; any other is one place further.
+# Pillow's names of pixel modes; an unknown mode has the index after the last.
 MODES = ("RGB", "L", "RGBA", "P", "LA", "CMYK", "1", "I;16", "I", "F")
 _LUMA_BGR = np.ascontiguousarray(_LUMA[::-1])
 
 
 @dataclass(frozen=True, slots=True)
 class InputStatistics:
-    """Three numbers of one image, none of which has a unit."""
+    """Three dimensionless statistics of one image."""
 
     brightness: float  # mean of luma, 0 (black) to 1 (white)
     contrast: float  # standard deviation of luma, 0 to 0.5
@@ -35,8 +35,8 @@ class InputStatistics:
 def input_statistics(pixels: Pixels, channel_order: Literal["rgb", "bgr"]) -> InputStatistics:
     """Return the statistics of preprocessed pixels, uint8 [H, W, 3] in `channel_order`.
 
-    Blur is at least BLUR_FLOOR, and BLUR_FLOOR for an image with a side under 3 pixels. It looks
-    at pixels as the network is given them, so it compares images preprocessed alike only.
+    Blur is at least BLUR_FLOOR, and BLUR_FLOOR for an image with a side under 3 pixels. It is
+    measured on preprocessed pixels, so it is comparable only for the same preprocessing.
     """
     luma = pixels.astype(np.float32) @ (_LUMA if channel_order == "rgb" else _LUMA_BGR)
     variance = 0.0
@@ -55,11 +55,11 @@ def input_sample(
 ) -> dict[str, float]:
     """Return the statistics of an image that could be decoded, and of its file's header.
 
-    By the names that a bundle's reference has: also megapixels, aspect (width over height), bytes
-    of the file per pixel, and its mode as a place in MODES.
+    The keys are those of a bundle's reference. In addition to `input_statistics`: megapixels,
+    aspect (width / height), file bytes per pixel, and the mode as an index into MODES.
     """
     seen = input_statistics(pixels, channel_order)
-    with Image.open(io.BytesIO(data)) as image:  # the header alone
+    with Image.open(io.BytesIO(data)) as image:  # reads only the header
         (width, height), mode = image.size, image.mode
     return {
         "brightness": seen.brightness,

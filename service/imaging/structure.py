@@ -1,7 +1,7 @@
-"""Bounds on the work of reading an image that its pixels do not bound. Pure: bytes in, or an error.
+"""Limits on the work of reading an image that a limit on its pixels does not cover. Pure.
 
-What costs a codec time here is cheap to send: empty segments, repeated scans, shared tiles.
-A damaged structure is the codec's to judge; `BoundedReads` bounds what cannot be followed here.
+Empty segments, repeated scans and shared tiles are cheap to send, but expensive for a codec.
+A damaged structure is left to the codec; `BoundedReads` limits what is not checked here.
 """
 
 from __future__ import annotations
@@ -15,49 +15,50 @@ from tidegate.service.errors import UndecodableImage, UnsupportedImageType
 from tidegate.service.imaging.bounds import at_most, exif_tags
 from tidegate.service.imaging.formats.tiff import check as check_tiff
 
-# Pillow parses in Python and pays by the read, up to 4 µs each, with the interpreter lock held.
-# Three reads a PNG chunk, four a JPEG segment: the counts below need no more.
+# Pillow parses in Python, up to 4 µs per read, with the interpreter lock held. It needs three reads
+# per PNG chunk and four per JPEG segment, so the counts below fit.
 MAX_READS = 1 << 15
 # Each scan visits every coefficient again. libjpeg's progressive script has 10 scans (18 for
 # CMYK) and mozjpeg's search keeps about as many.
 MAX_JPEG_SCANS = 64
-# A 10 MB profile, the largest ICC allows, takes 160, and a panorama's extended XMP about as many.
+# The largest profile that ICC allows, 10 MB, needs 160, and a panorama's extended XMP as many.
 MAX_JPEG_SEGMENTS = 1_000
-# Between segments, all together: Pillow reads it byte by byte. Cameras pad by a few bytes, if at
-# all.
+# Between all segments together, which Pillow reads byte by byte. Cameras pad by a few bytes at
+# most.
 MAX_JPEG_PADDING_BYTES = 1 << 12
-# One segment holds 64 kB of EXIF, PNG and WebP may hold more; Pillow joins segments by copying.
+# A segment contains up to 64 kB of EXIF, PNG and WebP may contain more; Pillow joins segments by
+# copying.
 MAX_EXIF_BYTES = 1 << 20
 # In the first directory of EXIF, or of a multi-picture index. Cameras write some dozens; Pillow
-# makes objects of each, 3 µs.
+# takes 3 µs per tag.
 MAX_EXIF_TAGS = 2_048
-# ImageMagick's form in a PNG, with 64 kB of EXIF as hexadecimal digits and line ends.
+# ImageMagick's text form in a PNG: 64 kB of EXIF as hexadecimal digits and line ends.
 MAX_EXIF_CHARACTERS = 1 << 18
-# Quantization tables and frame headers: about 600 bytes in all, yet Pillow unpacks each number.
+# Quantization tables and frame headers: usually about 600 bytes. Pillow unpacks each number.
 MAX_JPEG_TABLE_BYTES = 1 << 16
 # Photoshop writes some dozens.
 MAX_PHOTOSHOP_RESOURCES = 1_000
-# Pillow handles each in Python, 5 µs; libpng's pixels in pieces of 8 kB would be 67 MB.
+# Pillow takes 5 µs per chunk, in Python. With libpng's chunks of 8 kB the limit equals 67 MB.
 MAX_PNG_CHUNKS = 1 << 13
-# Each may inflate to 1 MB before it turns out to be damaged; ImageMagick writes about ten.
+# Each may inflate to 1 MB before Pillow stops; ImageMagick writes about ten.
 MAX_PNG_COMPRESSED_CHUNKS = 32
 Segment = tuple[int, int, int]  # (marker, start of its content, end)
 
 SOI, EOI, SOS, _APP1, _APP2, _APP13 = 0xD8, 0xD9, 0xDA, 0xE1, 0xE2, 0xED
-_ALONE = {0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)}  # those Pillow reads without a length
+_NO_LENGTH = {0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)}  # that Pillow reads without a length
 _QUANTIZATION = 0xDB
 _TABLES = {_QUANTIZATION, *range(0xC0, 0xD0), 0xDE} - {0xC4, 0xC8, 0xCC}
-# As Pillow does on its way to the first scan: junk, FF 00 and any number of FF before a marker.
+# As Pillow reads up to the first scan: junk, FF 00 and any number of FF before a marker.
 _MARKER = re.compile(rb"[^\xff]*+(?:\xff++\x00[^\xff]*+)*+\xff++([^\x00\xff])")
-# As libjpeg does among entropy-coded data, where restarts belong to the data.
+# As libjpeg reads entropy-coded data, which contains restart markers.
 _MARKER_AFTER_DATA = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 
 _COMPRESSED = (b"iCCP", b"zTXt", b"iTXt")
-_OS2_HEADER = b"\x0c\0\0\0"  # too short to name a compression
+_OS2_HEADER = b"\x0c\0\0\0"  # too short to contain a compression field
 
 
 class BoundedReads(io.BytesIO):
-    """A file that raises UndecodableImage at the read after the last of MAX_READS."""
+    """A file that raises UndecodableImage after MAX_READS reads."""
 
     def __init__(self, kind: str, data: bytes) -> None:
         super().__init__(data)
@@ -66,21 +67,21 @@ class BoundedReads(io.BytesIO):
     def read(self, size: int | None = -1, /) -> bytes:
         self._left -= 1
         if self._left < 0:
-            raise UndecodableImage(f"Reading the {self._kind} takes more than {MAX_READS:,} steps.")
+            raise UndecodableImage(f"Reading the {self._kind} takes more than {MAX_READS:,} reads.")
         return super().read(size)
 
 
 def check_structure(kind: str, data: bytes) -> None:
-    """Refuse the parts of a file that would cost a codec far more than pixels do.
+    """Check the parts of a file that could cost a codec far more time than its pixels.
 
-    `kind` is what `decode.sniff` found. Raises UndecodableImage or UnsupportedImageType, only.
+    `kind` is the result of `decode.sniff`. Raises only UndecodableImage or UnsupportedImageType.
     """
     if kind in _CHECKS:
         _CHECKS[kind](data)
 
 
 def check_exif(kind: str, block: bytes | str) -> None:
-    """Refuse EXIF, raw or as a PNG's hexadecimal text, that Pillow would parse for long."""
+    """Raise UndecodableImage if EXIF, raw or as a PNG's hexadecimal text, is slow to parse."""
     if isinstance(block, str):
         at_most(MAX_EXIF_CHARACTERS, len(block), kind, "characters of EXIF")
     else:
@@ -112,7 +113,7 @@ def _check_jpeg(data: bytes) -> None:
 
 
 def header_segments(data: bytes) -> Iterator[Segment]:
-    """Yield the segments as Pillow will see them, the first start of a scan being the last."""
+    """Yield the segments as Pillow reads them, up to and including the first start of a scan."""
     at, segments, padding = 2, 0, 0
     while at < len(data):
         found = _MARKER.match(data, at, at + 2 + MAX_JPEG_PADDING_BYTES - padding)
@@ -124,8 +125,8 @@ def header_segments(data: bytes) -> Iterator[Segment]:
         at_most(MAX_JPEG_SEGMENTS, segments, "JPEG", "segments")
         marker, start = found[1][0], found.end()
         if marker < 0xC0:
-            return  # Pillow gives up here
-        at = start if marker in _ALONE else end_of_segment(data, start)
+            return  # Pillow stops here
+        at = start if marker in _NO_LENGTH else end_of_segment(data, start)
         yield marker, start + 2, at
         if marker == SOS:
             return
@@ -136,10 +137,10 @@ def end_of_segment(data: bytes, start: int) -> int:
 
 
 def later_segments(data: bytes, at: int) -> Iterator[Segment]:
-    """Yield what follows the first scan's header at `at`, up to the end of the first image.
+    """Yield the segments after the first scan's header at `at`, up to the end of the first image.
 
-    A second image or a film may follow that end; the last segment is a start or an end of image,
-    unless the file has none.
+    A second image or a video may follow. The last segment is a start or end of an image, unless
+    the file has none.
     """
     while found := _MARKER_AFTER_DATA.search(data, at):
         marker, start = found[0][1], found.end()
@@ -150,7 +151,7 @@ def later_segments(data: bytes, at: int) -> Iterator[Segment]:
 
 
 def _check_scans(data: bytes, first: Segment, components: set[int]) -> None:
-    """Bound the scans, and refuse an image that ends before each component has had one."""
+    """Raise UndecodableImage for too many scans, or for an end before every component has one."""
     missing, scans = components, 0
     for segments, (marker, start, _) in enumerate(chain((first,), later_segments(data, first[2]))):
         if marker == SOS:
@@ -182,7 +183,7 @@ def _check_png(data: bytes) -> None:
         if kind in (b"IEND", b""):
             return
         headers += kind == b"IHDR"
-        at_most(1, headers, "PNG", "header")  # Pillow takes the last one's size
+        at_most(1, headers, "PNG", "header")  # Pillow uses the size of the last one
         compressed += kind in _COMPRESSED
         at_most(MAX_PNG_COMPRESSED_CHUNKS, compressed, "PNG", "compressed profiles and texts")
         at += 12 + int.from_bytes(data[at : at + 4])
@@ -190,7 +191,7 @@ def _check_png(data: bytes) -> None:
 
 
 def _check_bmp(data: bytes) -> None:
-    # Pillow unpacks these in Python: one 16 MB file would hold the interpreter for seconds.
+    # Pillow unpacks these in Python: a 16 MB file would block the interpreter for seconds.
     if data[14:18] != _OS2_HEADER and data[30:34] in (b"\1\0\0\0", b"\2\0\0\0"):
         raise UnsupportedImageType("Run-length encoded BMP is not supported; send it uncompressed.")
 

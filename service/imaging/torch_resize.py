@@ -1,10 +1,11 @@
-"""Resize as torchvision's tensor transforms do on a CPU: uint8, antialiased, bit for bit, no torch.
+"""Resize bit-identically to torchvision's tensor transforms on a CPU (uint8, antialiased).
 
-Two passes, across and then down, with uint8 between them. Weights are float64, normalised, then
-rounded to 16-bit integers with as many fractional bits as the largest of a pass leaves room for
-(PyTorch, ATen/native/cpu/UpSampleKernel.cpp). Every product and sum is an integer that floats hold
-exactly, so matrix products over blocks of the band of weights give the same bits, whatever order
-a BLAS adds in. A pixel depends on its own taps alone: only a window need be computed.
+Does not need torch. Two passes, horizontal and then vertical, with uint8 between them. Weights are
+float64, normalised, then rounded to 16-bit integers with as many fractional bits as the largest
+weight of a pass allows (PyTorch, ATen/native/cpu/UpSampleKernel.cpp). Every product and sum is an
+integer that floats represent exactly, so matrix products over blocks of weights give the same bits
+in any order of summation. A pixel depends only on its own taps, so a window can be computed by
+itself.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from tidegate.service.imaging.spec import Filter
 
 _MOST_FRACTION_BITS = 22
 _WEIGHT_LIMIT = 1 << 15  # of a signed 16-bit weight
-_FLOAT32_INTEGERS = 1 << 24  # up to here float32 has every integer
-# Outputs a block: more waste products on zeros, fewer leave the BLAS little to do at a time.
+_FLOAT32_INTEGERS = 1 << 24  # float32 represents every integer up to this one
+# Outputs per block: more waste products with zeros, fewer make the BLAS calls too small.
 _BLOCK = 16
-_MOST_VALUES = 1 << 20  # floats in an array at a time, whatever shape an image has
+_MOST_VALUES = 1 << 20  # floats per array, for any shape of image
 _SUPPORT: dict[Filter, float] = {"bilinear": 1.0, "bicubic": 2.0}
 
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """One pass: `before` source pixels to `after`, of which `start` to `stop` are wanted."""
+    """One pass: `before` source pixels to `after`, of which `start` to `stop` are requested."""
 
     before: int
     after: int
@@ -43,12 +44,12 @@ class _Axis:
 
     @property
     def scale(self) -> float:
-        """Source pixels an output."""
+        """Source pixels per output."""
         return self.before / self.after
 
     @property
     def support(self) -> float:
-        """How far a kernel reaches, in source pixels; it widens when it shrinks an image."""
+        """Radius of the kernel in source pixels; larger if the image is shrunk."""
         return _SUPPORT[self.filter] * max(self.scale, 1.0)
 
 
@@ -77,7 +78,7 @@ def resize(pixels: NDArray[np.uint8], size: Size, filter: Filter, window: Box) -
 
 
 def _source(axis: _Axis) -> tuple[int, int]:
-    """Return the first source pixel that the wanted outputs see, and the one after the last."""
+    """Return the first source pixel of the requested outputs, and the one after the last."""
     if not axis.is_needed:
         return axis.start, axis.stop
     _, low, high = _reach(axis, np.array([axis.start, axis.stop - 1]))
@@ -117,20 +118,20 @@ def _down(planes: NDArray[np.uint8], first: int, axis: _Axis) -> NDArray[np.uint
 
 
 def _levels(sums: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Round half up and saturate, in place; the cast to uint8 drops the fraction."""
+    """Round half up and clip, in place; the later cast to uint8 drops the fraction."""
     sums += 0.5
     return np.clip(sums, 0, 255, out=sums)
 
 
 def _bands(axis: _Axis) -> Iterator[_Band]:
-    """Yield the wanted outputs' weights block by block; `start` counts from the first wanted."""
+    """Yield the weights in blocks of outputs; `start` counts from the first requested output."""
     bits = _fraction_bits(axis)
     block = max(1, min(_BLOCK, int((_MOST_VALUES / axis.scale) ** 0.5)))
     for outputs in _chunks(axis, axis.start, axis.stop):
         low, high, weights = _taps(axis, outputs)
         whole = np.trunc(weights * 2.0**bits + np.copysign(0.5, weights))
         most = 255 * np.abs(whole).sum(axis=0).max() + 2.0**bits
-        # Divided by a power of two the integers stay exact, and so do their sums.
+        # Division by a power of two is exact, also for the sums.
         exact: NDArray[np.floating] = whole / 2.0**bits
         if most < _FLOAT32_INTEGERS:
             exact = exact.astype(np.float32)
@@ -141,10 +142,10 @@ def _bands(axis: _Axis) -> Iterator[_Band]:
 
 
 def _band(start: int, low: NDArray[np.int64], high: int, weights: NDArray[np.floating]) -> _Band:
-    """Lay weights [taps, outputs] out over the source pixels they belong to."""
+    """Arrange weights [taps, outputs] over the source pixels that they apply to."""
     taps, outputs = weights.shape
     first = int(low[0])
-    # Taps that the image's border or the rounding of the reach cuts off have weight 0.
+    # Taps beyond the image's border, or beyond the rounded radius, have weight 0.
     band = np.zeros((outputs, high - first + taps), weights.dtype)
     columns = (low - first)[:, None] + np.arange(taps)
     np.put_along_axis(band, columns, weights.T, axis=1)
@@ -152,7 +153,7 @@ def _band(start: int, low: NDArray[np.int64], high: int, weights: NDArray[np.flo
 
 
 def _fraction_bits(axis: _Axis) -> int:
-    """Return the fractional bits of a pass: the largest weight of all its outputs decides."""
+    """Return the fractional bits of a pass, which depend on the largest weight of all outputs."""
     largest = max(float(_taps(axis, part)[2].max()) for part in _chunks(axis, 0, axis.after))
     bits = 0
     while bits < _MOST_FRACTION_BITS and int(0.5 + largest * 2.0 ** (bits + 1)) < _WEIGHT_LIMIT:
@@ -161,7 +162,7 @@ def _fraction_bits(axis: _Axis) -> int:
 
 
 def _chunks(axis: _Axis, start: int, stop: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the outputs from `start` to `stop`, as many at a time as have few enough taps."""
+    """Yield the outputs from `start` to `stop` in chunks with a limited number of taps."""
     step = max(1, int(_MOST_VALUES // (2 * axis.support + 2)))
     for first in range(start, stop, step):
         yield np.arange(first, min(first + step, stop))
@@ -191,7 +192,7 @@ def _taps(
     distance = (tap + low - centre + 0.5) * (1 / axis.scale if axis.scale >= 1 else 1.0)
     kernel = _triangle if axis.filter == "bilinear" else _cubic
     weights = np.where(tap < high - low, kernel(np.abs(distance)), 0.0)
-    # Added one after the other, as there: a sum in pairs may differ in its last bit.
+    # Summed sequentially, as in PyTorch: a pairwise sum may differ in the last bit.
     return low, high, weights / np.cumsum(weights, axis=0)[-1]
 
 
@@ -200,7 +201,7 @@ def _triangle(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Keys' cubic with a = −0.5, which is Pillow's, not torch's a = −0.75 without antialiasing."""
+    """Keys' cubic with a = −0.5, as in Pillow; torch uses a = −0.75 only without antialiasing."""
     a = -0.5
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * a

@@ -1,7 +1,7 @@
-"""Names of what a file uses of its format that no decoder here knows, for the error. Pure.
+"""Recognise features of a format that no decoder here supports, for the error's text. Pure.
 
-Called only for files that no decoder could read: this file distinguishes the unsupported from the
-corrupt, and never what is decoded.
+Called only for files that could not be decoded: it distinguishes unsupported from corrupt files,
+and does not affect which files are decoded.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ _DEPTHS = {  # bits per sample by photometric interpretation
 
 
 def unsupported_feature(kind: str, data: bytes) -> str | None:
-    """Return, as a sentence, what `data` uses of its format `kind` that no decoder here knows.
+    """Return a sentence about the unsupported feature of format `kind` that `data` uses.
 
-    None if nothing is recognised. A file may be damaged as well, and is unsupported first.
+    None if none is recognised. A file that is also damaged counts as unsupported.
     """
     try:
         found = _FEATURES[kind](data)
-    except (struct.error, IndexError, UndecodableImage):  # cut in its header, or beyond a bound
+    except (struct.error, IndexError, UndecodableImage):  # truncated header, or beyond a limit
         return None
     return f"{found[0]} is not supported; send {found[1]}." if found else None
 
@@ -115,7 +115,7 @@ def _bmp(data: bytes) -> Feature | None:
     compression = struct.unpack_from("<I", data, 30)[0] if header > 16 else 0
     if compression in (4, 5):
         inner = "JPEG" if compression == 4 else "PNG"
-        return f"BMP that holds a {inner}", f"the {inner} itself"
+        return f"BMP that contains a {inner}", f"the {inner} itself"
     if bits in (2, 64):
         return f"{bits}-bit BMP", "8 or 24 bits per pixel"
     if compression in (3, 6):
@@ -145,7 +145,7 @@ def _tiff(data: bytes) -> Feature | None:
 
 
 def _tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
-    """Return the tags above of the first directory: SHORT or LONG, eight values at most."""
+    """Return the three tags above from the first directory: SHORT or LONG, at most eight values."""
     order = "<" if data.startswith(b"II") else ">"
     (start,) = struct.unpack_from(f"{order}I", data, 4)
     (count,) = struct.unpack_from(f"{order}H", data, start)

@@ -1,1 +1,1 @@
-"""Is this input like the calibration images? Scores, conformal p-values and the decision."""
+"""Out-of-distribution detection: scores, conformal p-values and the gate's decision."""

@@ -1,4 +1,4 @@
-"""Scores in, a verdict out: accept, review or reject."""
+"""The OOD gate: from two scores to a decision, accept, review or reject."""
 
 from __future__ import annotations
 
@@ -15,35 +15,36 @@ from tidegate.service.types import Decision
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the gate says of one image. A p-value is the share of calibration images as unusual."""
+    """The gate's result for one image. p-value: share of calibration images at least as unusual."""
 
     decision: Decision
     p_value: float
     percentile: float  # calibration images less unusual than this one, in percent
     energy_p_value: float
     mahalanobis_p_value: float
-    calibration_size: int  # images behind `p_value`
+    calibration_size: int  # calibration images that `p_value` is based on
 
 
 @dataclass(frozen=True, slots=True)
 class FinalFold:
-    """Combined scores of images that nothing else was fitted on, and the p-value of each rank."""
+    """Combined scores of images not used for any other fit, and the p-value of each rank."""
 
     combined: NDArray[np.float64]  # [n], ascending
-    p_by_rank: NDArray[np.float64]  # [n + 1]: by how many of the n are at least as unusual
+    p_by_rank: NDArray[np.float64]  # [n + 1]: index = how many of the n are at least as unusual
 
     @classmethod
     def marginal(cls, combined: NDArray[np.float64]) -> FinalFold:
-        """Return the fold whose p-values are right on average over calibration sets."""
+        """Return a fold whose p-values are valid on average over calibration sets."""
         return cls(combined, marginal_p_values(len(combined)))
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Two scores against fold A, their minimum against fold B; all scores sorted ascending.
+    """Two scores compared with fold A, their combination with fold B; all sorted ascending.
 
-    A class with images enough has a fold B of its own, the rest share one: a p-value then is
-    valid among the images predicted as that class (Mondrian conformal, Vovk et al. 2005, ch. 4.5).
+    A class with enough images has its own fold B, and its p-values are valid among the images
+    predicted as that class (Mondrian conformal, Vovk et al. 2005, ch. 4.5). The other classes
+    share one fold B.
     """
 
     energy_a: NDArray[np.float64]
@@ -55,18 +56,18 @@ class Gate:
 
     @property
     def calibration_size(self) -> int:
-        """Return n of fold B, all classes together."""
+        """Return the size of fold B, over all classes."""
         own = sum(len(fold.combined) for fold in self.own_folds_b.values())
         return len(self.fold_b.combined) + own
 
     @property
     def smallest_p_value(self) -> float:
-        """Return the least final p-value any scores can get: ties at a fold's end raise it."""
+        """Return the smallest possible final p-value; ties at a fold's end increase it."""
         classes = [-1, *self.own_folds_b] if len(self.fold_b.combined) else [*self.own_folds_b]
         return max(self.judge(math.inf, math.inf, c).p_value for c in classes)
 
     def judge(self, energy: float, mahalanobis: float, predicted: int) -> Verdict:
-        """Return the verdict on one image's two scores and class; a NaN is as unusual as can be."""
+        """Return the verdict on one image's scores and class; a NaN counts as most unusual."""
         energy_p = p_value(self.energy_a, energy)
         mahalanobis_p = p_value(self.mahalanobis_a, mahalanobis)
         fold = self.own_folds_b.get(predicted, self.fold_b)

@@ -1,7 +1,7 @@
-"""The two OOD scores in float64 NumPy: the reference that the sealed graph is held to.
+"""The two OOD scores in float64 NumPy, the reference implementation for the sealed graph.
 
-Serving reads the scores from the graph; fitting and tests compute them here.
-Higher is more unusual.
+The service reads the scores from the graph; fitting and tests compute them here.
+A higher score is more unusual.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ def mahalanobis_score(
 ) -> tuple[Float64, NDArray[np.int64]]:
     """Return the squared distance to the nearest class mean and that class, both [batch].
 
-    `features` [batch, D] are centred on `centre` [D], brought to unit length if `normalise`
-    (Mahalanobis++, Müller & Hein 2025), centred again on `offset` [D], then multiplied by
-    `whitening` [D, D'], each where there is one. `means` [classes, D'] live in that whitened space
-    (Lee et al. 2018, with a tied covariance). `background` [D, D″] whitens all classes together
-    around the same centre; the squared length it gives is subtracted (Ren et al. 2021).
+    `features` [batch, D] are centred on `centre` [D], scaled to unit length if `normalise`
+    (Mahalanobis++, Müller & Hein 2025), centred again on `offset` [D] and multiplied by
+    `whitening` [D, D']; the last two are skipped if None. `means` [classes, D'] are in the whitened
+    space (Lee et al. 2018, with a tied covariance). `background` [D, D″] whitens all classes
+    together around the same centre, and the resulting squared length is subtracted (Ren et al.
+    2021).
     """
     z = centred(features, centre, normalise=normalise, offset=offset)
     x = z if whitening is None else z @ np.asarray(whitening, np.float64)
@@ -58,7 +59,7 @@ def centred(
     normalise: bool,
     offset: NDArray[np.floating] | None,
 ) -> Float64:
-    """Return the features as the distance sees them before whitening, [batch, D]."""
+    """Return the centred and normalised features before whitening, [batch, D]."""
     z = np.asarray(features, np.float64) - np.asarray(centre, np.float64)
     if normalise:
         z = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)

@@ -1,1 +1,1 @@
-"""Images kept for a person to look at, and what that person said of them."""
+"""Images kept for human review, and the labels from feedback."""

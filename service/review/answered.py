@@ -1,4 +1,4 @@
-"""What one image was answered."""
+"""The answer for one image, as the review store keeps it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tidegate.service.types import Decision
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What one image was answered."""
+    """The answer for one image."""
 
     request_id: str
     decision: Decision

@@ -1,4 +1,4 @@
-"""Kept images as folders of classes, for labelling or for training: torchvision's ImageFolder."""
+"""Export kept images to one folder per class (torchvision's ImageFolder), to label or train on."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def _ignore(path: Path, kind: Skip, reason: str) -> None:
 
 
 def export(root: Path, out: Path, on_skip: OnSkip = _ignore) -> dict[str, int]:
-    """Copy every kept image below `out`; returns how many went to each folder.
+    """Copy every kept image below `out`; return the number of images per folder.
 
-    An image goes to a folder of its true class's id where feedback named it, else to `unlabelled/`
-    and there to its predicted class. Copies that are there already are left. `on_skip` gets each
-    sidecar that is left out: it is damaged, cannot be read, or its image was removed meanwhile.
-    Raises ReviewUnreadable when nothing could be exported, or `out` cannot be written.
+    The folder is the id of the true class if feedback gave it, else `unlabelled/` with a subfolder
+    for the predicted class. Existing copies are kept. `on_skip` is called for each sidecar that is
+    damaged, cannot be read, or whose image was removed during the export.
+    Raises ReviewUnreadable if nothing could be exported, or `out` cannot be written.
     """
     _check_apart(root, out)
     skipped: dict[Skip, int] = {}
@@ -53,10 +53,10 @@ def export(root: Path, out: Path, on_skip: OnSkip = _ignore) -> dict[str, int]:
 
 
 def in_words(skipped: Mapping[Skip, int]) -> str:
-    """Return how many sidecars were skipped, by kind."""
+    """Return a text with the number of skipped sidecars, by kind."""
     words: dict[Skip, str] = {
         "damaged": "with a damaged sidecar",
-        "removed": "whose image was removed meanwhile",
+        "removed": "removed during the export",
         "unreadable": "that cannot be read",
     }
     return ", ".join(f"{count} {words[kind]}" for kind, count in skipped.items() if count)
@@ -78,7 +78,7 @@ def _check_apart(root: Path, out: Path) -> None:
 
 
 def _sidecars(root: Path) -> Iterator[Path]:
-    """Yield what looks like a sidecar, the oldest day first; links are not followed."""
+    """Yield files with a sidecar's name, the oldest day first; links are not followed."""
     try:
         with os.scandir(root) as days:
             folders = sorted(day.name for day in days if day.is_dir(follow_symlinks=False))
@@ -97,7 +97,7 @@ def _export_one(path: Path, root: Path, out: Path) -> str:
             _copy(source, out / folder / kept.file, root)
             return folder
     except FileNotFoundError as error:
-        raise _Skipped("removed", "its image was removed meanwhile") from error
+        raise _Skipped("removed", "its image was removed during the export") from error
     except ValueError as error:
         raise _Skipped("damaged", str(error)) from error
     except OSError as error:
@@ -120,12 +120,12 @@ def _folder(kept: Sidecar) -> str:
     if kept.true_class is not None:
         return f"{kept.true_class}"
     label = re.sub(r"[^\w -]+", "_", kept.label)[:60]
-    label = label.encode()[:_LABEL_BYTES].decode(errors="ignore")  # names are bounded in bytes
+    label = label.encode()[:_LABEL_BYTES].decode(errors="ignore")  # file names have a byte limit
     return f"{UNLABELLED}/{kept.class_id}-{label}"
 
 
 def _copy(source: BinaryIO, target: Path, root: Path) -> None:
-    """Copy an image whole or not at all. Raises ReviewUnreadable; OSError is the source's."""
+    """Copy an image atomically. Raises ReviewUnreadable, or OSError if the source is unreadable."""
     image = source.read()
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:

@@ -1,11 +1,11 @@
-"""The review folder on disk: which of its files are the store's own, and the space they take.
+"""The review folder on disk: which files belong to the store, and how much space they use.
 
-    ROOT/<day>/<24 hex>.json         a sidecar, with the mark of its format and its image's name
+    ROOT/<day>/<24 hex>.json         a sidecar, with the format's mark and its image's name
     ROOT/<day>/<24 hex>.<format>     the image, written after its sidecar and deleted before it
-    ROOT/<day>/.<24 hex>.<…>.part    either of them while its writer, who holds a lock, writes it
+    ROOT/<day>/.<24 hex>.<…>.part    either of them while it is written, under a file lock
 
-Nothing else is ever deleted, and below ROOT no symbolic link is followed. Several processes may
-share a folder. Knows no threads: its owner calls it from one.
+No other file is ever deleted, and below ROOT no symbolic link is followed. Several processes may
+share a folder. Not thread-safe: the owner calls it from one thread.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from tidegate.service.review import sidecar
 
 log = logging.getLogger(__name__)
 
-_BLOCK = 4096  # the least that a file takes
-_LABEL_BYTES = 32  # that a label adds to a sidecar
-_PART_AGE_S = 3600.0  # where files cannot be locked, a part older than this has no writer
+_BLOCK = 4096  # bytes; the smallest allocation of a file
+_LABEL_BYTES = 32  # added to a sidecar by a label
+_PART_AGE_S = 3600.0  # if files cannot be locked, an older part is considered abandoned
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _SIDECAR = re.compile(rf"{sidecar.STEM}\.json")
 _PART = re.compile(rf"\.{sidecar.STEM}\.(?:json|{sidecar.IMAGE_FORMATS})\.part")
 
 
 class TooLarge(ValueError):
-    """One image is larger than everything that may be kept."""
+    """An image is larger than the limit of the whole folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +53,25 @@ class Entry:
 
 
 class ReviewFolder:
-    """Writes images, deletes the oldest, and counts the disk blocks that they take."""
+    """Writes images, deletes the oldest, and tracks the disk space they use."""
 
     def __init__(self, root: Path, max_bytes: int) -> None:
         self.root = root
         self._max_bytes = max_bytes
         self._kept: deque[tuple[Entry, int]] = deque()  # the oldest first; bytes on disk
         self._kept_bytes = 0
-        self._part_bytes = 0  # that other processes are writing
+        self._part_bytes = 0  # of files that other processes are writing
         self._folders: dict[str, int] = {}  # day → bytes on disk; "" is the root
 
     @property
     def used_bytes(self) -> int:
-        """What the store's own files and folders take on the disk."""
+        """Bytes on disk of the store's own files and folders."""
         return self._kept_bytes + self._part_bytes + sum(self._folders.values())
 
     def scan(self) -> None:
-        """Count what is there, of this and other processes, and remove parts without a writer.
+        """Count the files of this and other processes, and remove abandoned parts.
 
-        Raises OSError when the folder cannot be listed.
+        Raises OSError if the folder cannot be listed.
         """
         known = {(entry.day, entry.sidecar): entry for entry, _ in self._kept}
         self._folders, self._part_bytes = {"": allocated(self.root.stat())}, 0
@@ -97,19 +97,19 @@ class ReviewFolder:
         self._make_room(0)
 
     def write(self, entry: Entry, content: bytes, image: bytes) -> None:
-        """Write an image and its sidecar, after deleting the oldest ones if they need its room.
+        """Write an image and its sidecar; delete the oldest images if their space is needed.
 
-        Raises TooLarge, or OSError; then nothing of the image remains.
+        Raises TooLarge or OSError; then no part of the image remains.
         """
         need = needed(content, image)
         if need + self._folders.get("", _BLOCK) > self._max_bytes:
-            raise TooLarge(f"an image of {len(image)} bytes is more than may be kept in all")
+            raise TooLarge(f"an image of {len(image)} bytes exceeds the limit of the whole folder")
         self._make_room(need)
         if self.used_bytes + need > self._max_bytes:
-            raise OSError(errno.EBUSY, "Files that other processes are writing leave no room")
+            raise OSError(errno.EBUSY, "Files that other processes are writing leave no space")
         try:
             size = self._write(entry, content, image)
-        except (FileNotFoundError, FileExistsError):  # another process tidied up at this moment
+        except (FileNotFoundError, FileExistsError):  # another process deleted files just now
             size = self._write(entry, content, image)
         self._kept.append((entry, size))
         self._kept_bytes += size
@@ -122,7 +122,7 @@ class ReviewFolder:
                 _put(entry.sidecar, content, folder)
 
     def drop(self, need: int) -> bool:
-        """Delete the oldest images until `need` bytes are freed; return whether any was there.
+        """Delete the oldest images until `need` bytes are freed; return whether there were any.
 
         Raises OSError.
         """
@@ -139,7 +139,7 @@ class ReviewFolder:
     def _drop_oldest(self) -> None:
         entry, size = self._kept[0]
         with suppress(FileNotFoundError), self._open_day(entry.day) as folder:
-            # Read again, for the file may be somebody else's by now.
+            # Read again, because the file may belong to another program now.
             if _own(entry.day, entry.sidecar, folder) == entry:
                 for name in (entry.file, entry.sidecar):
                     with suppress(FileNotFoundError):
@@ -150,7 +150,7 @@ class ReviewFolder:
             self._remove_day(entry.day)
 
     def _remove_day(self, day: str) -> None:
-        with suppress(OSError):  # it is not empty
+        with suppress(OSError):  # not empty
             os.rmdir(self.root / day)
             self._folders.pop(day, None)
 
@@ -177,7 +177,7 @@ class ReviewFolder:
 
 
 def open_day(root: Path, day: str) -> int:
-    """Return a descriptor of a day's folder. Raises FileNotFoundError for anything else there."""
+    """Return a descriptor of a day's folder. Raises FileNotFoundError if it is not a folder."""
     path = root / day
     try:
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -188,14 +188,14 @@ def open_day(root: Path, day: str) -> int:
 
 
 def needed(content: bytes, image: bytes) -> int:
-    """Return the bytes on disk that an image needs at most, with what its folders grow by."""
+    """Return an upper limit of the bytes on disk for an image, including its folders' growth."""
     return _rounded(len(content) + _LABEL_BYTES) + _rounded(len(image)) + 2 * _BLOCK
 
 
 def allocated(status: os.stat_result) -> int:
-    """Return the bytes that a file takes on its disk.
+    """Return the bytes that a file uses on disk.
 
-    Some file systems count blocks only when they flush them, so the size counts as well.
+    Some file systems count blocks only after a flush, so the size is considered as well.
     """
     return max(status.st_blocks * 512, _rounded(status.st_size))
 
@@ -215,15 +215,14 @@ def _days(root: Path) -> list[str]:
 
 def _report(strangers: list[str]) -> None:
     log.warning(
-        "%d files in the review folder, such as %s, are not sidecars of this format: "
-        "they are neither counted nor deleted",
+        "%d files in the review folder, such as %s, are not sidecars of this format: ignoring them",
         len(strangers),
         strangers[0],
     )
 
 
 def _own(day: str, name: str, folder: int) -> Entry | None:
-    """Return the image that a sidecar of the store belongs to; None if it is another's file."""
+    """Return the entry of a sidecar, or None if the file does not belong to the store."""
     try:
         entry = Entry(day, sidecar.read(sidecar.OwnSidecar, name, folder).file)
     except (OSError, ValueError):
@@ -233,7 +232,7 @@ def _own(day: str, name: str, folder: int) -> Entry | None:
 
 def _measured(entry: Entry, folder: int) -> tuple[int, Entry, int]:
     written_at, size = 0, 0
-    for name in (entry.sidecar, entry.file):  # the image last: labels change the sidecar's time
+    for name in (entry.sidecar, entry.file):  # image last: a label changes the sidecar's mtime
         with suppress(FileNotFoundError):
             status = os.stat(name, dir_fd=folder, follow_symlinks=False)
             written_at, size = status.st_mtime_ns, size + allocated(status)
@@ -241,17 +240,17 @@ def _measured(entry: Entry, folder: int) -> tuple[int, Entry, int]:
 
 
 def _put(name: str, content: bytes, folder: int, spare: int = 0) -> int:
-    """Write a file whole or not at all; return its bytes on disk, `spare` bytes longer."""
+    """Write a file atomically; return its bytes on disk if it were `spare` bytes longer."""
     part = f".{name}.part"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         descriptor = os.open(part, flags, 0o666, dir_fd=folder)
     except FileExistsError:
-        _remove_orphan(part, folder)  # for another attempt
+        _remove_orphan(part, folder)  # so that another attempt can succeed
         raise
     try:
         with open(descriptor, "wb") as file:
-            with suppress(OSError):  # without locks, parts are told apart by age
+            with suppress(OSError):  # without locks, the age of a part decides
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.write(content)
             file.flush()
@@ -265,7 +264,7 @@ def _put(name: str, content: bytes, folder: int, spare: int = 0) -> int:
 
 
 def _remove_orphan(name: str, folder: int) -> int:
-    """Remove a part that has no writer; return the bytes of one that stays."""
+    """Remove a part that has no writer, and return 0; else return its bytes."""
     try:
         status = os.stat(name, dir_fd=folder, follow_symlinks=False)
         if not stat.S_ISREG(status.st_mode):
@@ -273,13 +272,13 @@ def _remove_orphan(name: str, folder: int) -> int:
         if _has_writer(name, folder, status):
             return allocated(status)
         os.unlink(name, dir_fd=folder)
-    except OSError as error:  # gone meanwhile, or not ours to touch
-        log.debug("%s stays: %s", name, error)
+    except OSError as error:  # already removed, or no permission
+        log.debug("cannot remove %s: %s", name, error)
     return 0
 
 
 def _has_writer(name: str, folder: int, status: os.stat_result) -> bool:
-    # Opened for writing, without which a network file system gives no exclusive lock.
+    # Opened for writing, because network file systems require it for an exclusive lock.
     descriptor = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

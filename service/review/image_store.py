@@ -1,7 +1,7 @@
-"""Keeps images for review on disk, within bounds of bytes and rate.
+"""Keep images for review on disk, with limits on bytes and rate.
 
-`folder.py` is the disk. One thread writes the files; a request never waits for the disk: if the
-thread is busy, its image is not kept.
+One thread writes the files, through `folder.py`. A request never waits for the disk: if the
+thread's queue is full, the image is not kept.
 """
 
 from __future__ import annotations
@@ -30,36 +30,36 @@ from tidegate.service.types import Decision
 log = logging.getLogger(__name__)
 
 _QUEUED = 8  # images waiting for the disk
-_SCAN_EVERY_S = 600.0  # other processes write and delete, too
+_SCAN_EVERY_S = 600.0  # other processes also write and delete
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True, slots=True)
 class ReviewConfig:
-    """Where images go, and how many."""
+    """The folder for images, and the limits."""
 
     root: Path
-    max_bytes: int  # on the disk, of all files and folders together; the oldest go first
-    per_s: float  # images a second, at most, on average
-    accepted_share: float  # of the accepted images, that are kept too
+    max_bytes: int  # on disk, all files and folders; beyond it the oldest images are deleted
+    per_s: float  # maximum average rate, images per second
+    accepted_share: float  # share of accepted images to keep as well
 
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """An image that was handed to the thread."""
+    """An image that was queued for writing."""
 
     entry: Entry
     time: str
 
     def sidecar(self, answered: Answered, true_class: int | None = None) -> bytes:
-        """Return what its sidecar holds."""
+        """Return the content of its sidecar."""
         fields = {field: getattr(answered, field) for field in answered.__slots__}
         label = {} if true_class is None else {"true_class": true_class}
         return sidecar.written({**fields, "time": self.time, "file": self.entry.file, **label})
 
 
 class ImageStore:
-    """Takes images in on the event loop, and writes them on its own thread."""
+    """Accepts images on the event loop, and writes them on its own thread."""
 
     def __init__(
         self,
@@ -69,10 +69,10 @@ class ImageStore:
         *,
         on_death: Callable[[str], None],
     ) -> None:
-        """Start the thread. `on_outcome` gets stored, over-rate, disk-busy or failed.
+        """Start the thread. `on_outcome` is called with stored, over-rate, disk-busy or failed.
 
         `on_death` is called, on the thread, if the thread ends unexpectedly.
-        Raises SettingsInvalid when the folder cannot be made or written.
+        Raises SettingsInvalid if the folder cannot be created or written.
         """
         _check_writable(config.root)
         self._config = config
@@ -83,12 +83,12 @@ class ImageStore:
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(_QUEUED)
         self._folder = ReviewFolder(config.root, config.max_bytes)
         self._scanned_at: float | None = None
-        self._failing = ""  # why the disk refused the last image
+        self._failing = ""  # why the last image could not be written
         self._met_too_large = False
         self._thread = start_owned(self._write_all, "review", on_death)
 
     def offer(self, image: bytes, answered: Answered) -> StoredImage | None:
-        """Keep the image if it is selected for review and there is room; return it if so."""
+        """Queue the image if it is selected for review; return it, or None if it is not kept."""
         if not self._is_wanted(answered.decision):
             return None
         if not self._take_token():
@@ -102,7 +102,7 @@ class ImageStore:
         self._put(partial(self._folder.relabel, stored.entry, content))
 
     def close(self, timeout_s: float) -> None:
-        """Write what waits, within `timeout_s`; a disk that hangs is left to itself after that."""
+        """Write the queued images, for at most `timeout_s`; a disk that hangs is not waited for."""
         deadline = time.monotonic() + timeout_s
         try:
             self._jobs.put(None, timeout=timeout_s)
@@ -148,7 +148,7 @@ class ImageStore:
             except TooLarge as error:
                 self._on_outcome("failed")
                 if not self._met_too_large:
-                    log.warning("%s; images like it are not kept", error)
+                    log.warning("%s; images of this size are not kept", error)
                 self._met_too_large = True
             except OSError as error:
                 self._on_outcome("failed")
@@ -166,7 +166,7 @@ class ImageStore:
         try:
             self._folder.write(kept.entry, content, image)
         except OSError as error:
-            # While the disk stays full nothing more is deleted: the room may be taken by others.
+            # Delete only once while the disk is full: other programs may use the freed space.
             if error.errno not in _DISK_FULL or self._failing:
                 raise
             if not self._folder.drop(needed(content, image)):
@@ -176,7 +176,7 @@ class ImageStore:
         self._report("")
 
     def _report(self, failing: str) -> None:
-        """Log that images are no longer kept, or are kept again; nothing while that lasts."""
+        """Log a change only: images are no longer kept, or are kept again."""
         if failing and failing != self._failing:
             log.warning("images for review are not kept: %s", failing)
         elif self._failing and not failing:
@@ -185,7 +185,7 @@ class ImageStore:
 
 
 def _check_writable(root: Path) -> None:
-    """Raise SettingsInvalid when the folder cannot be made or written; a full disk may pass."""
+    """Raise SettingsInvalid if the folder cannot be created or written, unless the disk is full."""
     probe = root / f".writable-{secrets.token_hex(8)}"
     try:
         root.mkdir(parents=True, exist_ok=True)

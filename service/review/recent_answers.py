@@ -1,4 +1,4 @@
-"""The most recent answers, in memory, so that feedback can be matched with them."""
+"""The most recent answers, kept in memory so that feedback can be matched to them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RecentAnswers:
     """The last MAX_ANSWERS answers. Used on the event loop."""
 
     def __init__(self, images: ImageStore | None = None) -> None:
-        """`images` keeps the images of some of the answers; None keeps none."""
+        """`images` stores the images of selected answers; None disables this."""
         self._images = images
         self._answers: OrderedDict[str, _Remembered] = OrderedDict()
 
@@ -34,7 +34,7 @@ class RecentAnswers:
             self._answers.popitem(last=False)
 
     def label(self, request_id: str, true_class: int) -> tuple[Answered, bool] | None:
-        """Note the true class of an image; return its answer and whether the class is new.
+        """Record an image's true class; return its answer and whether it had no label before.
 
         Returns None if the answer is unknown or no longer among the recent ones.
         """

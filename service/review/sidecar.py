@@ -1,4 +1,4 @@
-"""A kept image's sidecar: what is written in it, and how one from any disk is read safely."""
+"""A kept image's sidecar: its content, and how to read one safely from an untrusted folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ClassId = Annotated[int, Field(ge=0, lt=10_000_000)]
 
 
 class Sidecar(BaseModel):
-    """The fields that decide where an image belongs; the others are for people."""
+    """The fields that the export uses; the others are informational."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
@@ -29,7 +29,7 @@ class Sidecar(BaseModel):
 
 
 class OwnSidecar(Sidecar):
-    """One that carries the mark of the store, and that it may therefore delete."""
+    """A sidecar with the store's mark, which the store may therefore delete."""
 
     format: Literal["tidegate-review/1"]
     file: Annotated[str, Field(pattern=rf"^{STEM}\.({IMAGE_FORMATS})$")]
@@ -46,7 +46,7 @@ def written(fields: dict[str, Any]) -> bytes:
 def read(kind: type[S], name: str, day: int) -> S:
     """Return the sidecar `name` in the folder open as `day`.
 
-    Raises OSError when it cannot be read, and ValueError when it is none of this kind.
+    Raises OSError if it cannot be read, and ValueError if it is not of this kind.
     """
     with open(open_regular(name, day), "rb") as file:
         content = file.read(MAX_BYTES + 1)
@@ -61,9 +61,9 @@ def read(kind: type[S], name: str, day: int) -> S:
 
 
 def open_regular(name: str, day: int | None = None) -> int:
-    """Return a descriptor of a regular file; no pipe is waited for and no link followed.
+    """Return a descriptor of a regular file, without waiting for a pipe or following a link.
 
-    `name` is one in the folder open as `day`, or a path. Raises OSError, and ValueError when the
+    `name` is a file in the folder open as `day`, or a path. Raises OSError, or ValueError if the
     file is not a regular one.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

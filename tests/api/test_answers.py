@@ -38,7 +38,7 @@ def nonsense() -> dict[str, bytes]:
         ("camera.png", "tripod", 0.94),
     ],
 )
-def test_a_known_photo_gets_its_known_answer(
+def test_a_known_photo_gets_the_expected_answer(
     client: httpx.Client, photo: str, label: str, probability: float
 ) -> None:
     answer = client.post("/classify", content=(PHOTOS / photo).read_bytes())
@@ -58,7 +58,9 @@ def test_a_photo_is_accepted(client: httpx.Client, photo: str) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(nonsense()))
-def test_nonsense_is_refused_without_predictions(client: httpx.Client, kind: str) -> None:
+def test_synthetic_ood_images_are_rejected_without_predictions(
+    client: httpx.Client, kind: str
+) -> None:
     answer = client.post("/classify", content=nonsense()[kind])
 
     assert answer.status_code == 422
@@ -70,7 +72,7 @@ def test_nonsense_is_refused_without_predictions(client: httpx.Client, kind: str
     assert "predictions" not in body
 
 
-def test_flagging_answers_what_would_be_refused(demo_bundle: Path) -> None:
+def test_with_ood_action_flag_a_rejected_image_is_answered(demo_bundle: Path) -> None:
     with running(demo_bundle, ood_action="flag") as server:
         answer = httpx.post(
             f"{server.url}/classify", content=nonsense()["noise"], timeout=PATIENCE_S
@@ -106,7 +108,9 @@ def test_an_answer_has_every_field_of_the_contract(client: httpx.Client, chelsea
     assert body["batch_size"] >= 1
 
 
-def test_top_k_beyond_the_classes_gives_them_all(client: httpx.Client, chelsea: bytes) -> None:
+def test_top_k_above_the_number_of_classes_returns_all_classes(
+    client: httpx.Client, chelsea: bytes
+) -> None:
     body = client.post("/classify", params={"top_k": 5000}, content=chelsea).json()
 
     assert len({p["class_id"] for p in body["predictions"]}) == 1000
@@ -123,7 +127,9 @@ def test_multipart_and_raw_uploads_get_the_same_answer(
     assert form["ood"] == raw["ood"]
 
 
-def test_the_content_decides_not_the_content_type(client: httpx.Client, chelsea: bytes) -> None:
+def test_the_image_format_is_read_from_the_content_not_from_the_content_type(
+    client: httpx.Client, chelsea: bytes
+) -> None:
     answer = client.post("/classify", content=chelsea, headers={"Content-Type": "text/plain"})
 
     assert answer.status_code == 200
@@ -145,7 +151,7 @@ def test_a_batch_answers_each_image_in_order(client: httpx.Client, chelsea: byte
     assert body["results"][3]["problem"]["code"] == "out-of-distribution"
 
 
-def test_request_id_and_trace_are_taken_up_and_returned(
+def test_request_id_and_trace_id_are_used_and_returned(
     client: httpx.Client, chelsea: bytes
 ) -> None:
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -177,16 +183,16 @@ def test_answers_have_the_fields_that_openapi_shows(client: httpx.Client) -> Non
     )
 
     assert ClassifyBody.model_validate(accepted.json()).model_dump() == accepted.json()
-    told = Problem.model_validate(refused.json())
-    assert told.model_dump(exclude_none=True) == refused.json()
+    problem = Problem.model_validate(refused.json())
+    assert problem.model_dump(exclude_none=True) == refused.json()
     items = BatchBody.model_validate(both.json())
     assert items.model_dump(exclude_none=True) == both.json()
 
 
-def test_an_answer_tells_how_long_it_was_expected_to_take(client: httpx.Client) -> None:
-    told = client.post("/classify", content=(PHOTOS / "coffee.png").read_bytes())
+def test_server_timing_has_the_predicted_duration(client: httpx.Client) -> None:
+    answer = client.post("/classify", content=(PHOTOS / "coffee.png").read_bytes())
 
-    predicted = re.fullmatch(r"predicted;dur=(\d+\.\d\d)", told.headers["Server-Timing"])
+    predicted = re.fullmatch(r"predicted;dur=(\d+\.\d\d)", answer.headers["Server-Timing"])
 
     assert predicted is not None
     assert 0 < float(predicted[1]) < 1000 * PATIENCE_S

@@ -1,4 +1,4 @@
-"""What a hostile or careless client sends, and the documented status of each."""
+"""Invalid and hostile requests get their documented status."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def jpeg(width: int = 500, height: int = 375) -> bytes:
 
 
 def huge_png(width: int, height: int) -> bytes:
-    """A PNG that says it is huge; its pixels, were they decoded, would be black."""
+    """A PNG whose header declares a huge size; its pixels are black."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         crc = zlib.crc32(kind + body)
@@ -82,7 +82,7 @@ def test_a_bad_body_gets_its_documented_problem(client: httpx.Client, name: str)
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
 
 
-def test_too_large_an_upload_without_a_length_is_cut_off(client: httpx.Client) -> None:
+def test_an_upload_without_a_length_is_aborted_if_it_is_too_large(client: httpx.Client) -> None:
     def chunks() -> list[bytes]:
         return [b"\xff\xd8\xff" + bytes(1 << 20)] * 20
 
@@ -91,12 +91,12 @@ def test_too_large_an_upload_without_a_length_is_cut_off(client: httpx.Client) -
     assert (answer.status_code, answer.json()["code"]) == (413, "upload-too-large")
 
 
-def test_a_polyglot_is_what_its_first_bytes_say(client: httpx.Client) -> None:
+def test_a_polyglot_has_the_format_of_its_first_bytes(client: httpx.Client) -> None:
     answer = client.post("/classify", content=jpeg() + b"PK\x03\x04<script>alert(1)</script>")
 
     assert answer.status_code in (200, 422)
     if answer.status_code == 422:
-        assert answer.json()["code"] == "out-of-distribution"  # decoded, and judged
+        assert answer.json()["code"] == "out-of-distribution"  # so it was decoded
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_malformed_multipart_is_a_bad_request(
     assert (answer.status_code, answer.json()["code"]) == (400, "bad-request")
 
 
-def test_two_files_where_one_is_wanted_is_a_bad_request(client: httpx.Client) -> None:
+def test_two_files_in_a_single_image_request_are_a_bad_request(client: httpx.Client) -> None:
     files = [("file", ("a.jpg", jpeg())), ("file", ("b.jpg", jpeg()))]
 
     answer = client.post("/classify", files=files)
@@ -170,7 +170,7 @@ def test_a_deadline_of_one_millisecond_is_missed(client: httpx.Client, chelsea: 
         ("GET", "/models/nobody", 404, "not-found"),
     ],
 )
-def test_a_wrong_address_is_a_problem_too(
+def test_an_unknown_path_or_method_is_a_problem(
     client: httpx.Client, method: str, path: str, status: int, code: str
 ) -> None:
     answer = client.request(method, path)
@@ -178,7 +178,7 @@ def test_a_wrong_address_is_a_problem_too(
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
-def test_clients_that_leave_cost_nothing_afterwards(
+def test_clients_that_disconnect_leave_no_work_behind(
     server: Server, client: httpx.Client, chelsea: bytes
 ) -> None:
     async def leave(count: int) -> None:
@@ -198,7 +198,7 @@ def test_clients_that_leave_cost_nothing_afterwards(
     answer = client.post("/classify", content=chelsea)
 
     assert answer.status_code == 200
-    # Those that seem to have closed only their sending side are answered, a few at most.
+    # A few clients seem to have closed only their sending side; these are answered.
     end = time.monotonic() + PATIENCE_S
     scraped = ""
     while "tidegate_inflight_requests 1.0" not in scraped and time.monotonic() < end:
@@ -214,7 +214,7 @@ def test_hostile_input_leaves_no_traceback_and_no_memory_behind(
         for body, _, _ in BAD_BODIES.values():
             client.post("/classify", content=body)
 
-    barrage()  # whatever is cached once is cached now
+    barrage()  # fills all caches
     before = resident_bytes(server.process.pid)
     threads = [threading.Thread(target=barrage) for _ in range(8)]
     for thread in threads:
@@ -248,7 +248,7 @@ def raw(server: Server) -> socket.socket:
 
 
 @pytest.mark.parametrize("start", [b"GET /livez HTTP/1.1\r\nX-Long: ", b"GET /"])
-def test_a_head_without_end_is_refused(server: Server, client: httpx.Client, start: bytes) -> None:
+def test_an_endless_head_is_rejected(server: Server, client: httpx.Client, start: bytes) -> None:
     with raw(server) as connection, contextlib.suppress(ConnectionError):
         connection.sendall(start)
         for _ in range(64):
@@ -258,11 +258,11 @@ def test_a_head_without_end_is_refused(server: Server, client: httpx.Client, sta
     assert client.get("/livez").status_code == 200
 
 
-def test_uploads_that_are_only_announced_hold_nothing(
+def test_uploads_that_are_only_announced_reserve_no_memory(
     server: Server, client: httpx.Client, chelsea: bytes
 ) -> None:
     with contextlib.ExitStack() as silent:
-        for _ in range(40):  # 40 × 16 MiB would fill the 512 MiB set aside for uploads
+        for _ in range(40):  # 40 × 16 MiB exceed the 512 MiB for uploads
             connection = silent.enter_context(raw(server))
             connection.sendall(
                 b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 16777216\r\n\r\n"

@@ -1,4 +1,4 @@
-"""A client address with too many connections is refused another; the others keep working."""
+"""A connection beyond the limit of a client address is rejected; the others keep working."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def answered(connection: socket.socket) -> bytes:
     return connection.recv(1 << 16)
 
 
-def test_a_connection_beyond_the_bound_is_503_and_the_others_work() -> None:
+def test_a_connection_beyond_the_limit_gets_503_and_the_others_work() -> None:
     with running(max_client_connections=ALLOWED) as server:
         ours = [connect(server, "127.0.0.2") for _ in range(ALLOWED)]
         assert all(answered(connection).startswith(b"HTTP/1.1 200 ") for connection in ours)
 
         with connect(server, "127.0.0.2") as refused:
-            told = b"".join(iter(lambda: refused.recv(1 << 16), b""))
-        assert told.startswith(b"HTTP/1.1 503 ")
-        assert b"application/problem+json" in told
-        assert b'"code":"overloaded"' in told.replace(b": ", b":")
+            answer = b"".join(iter(lambda: refused.recv(1 << 16), b""))
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"application/problem+json" in answer
+        assert b'"code":"overloaded"' in answer.replace(b": ", b":")
 
         assert all(answered(connection).startswith(b"HTTP/1.1 200 ") for connection in ours)
         with connect(server, "127.0.0.3") as other:

@@ -1,4 +1,4 @@
-"""One connection, byte by byte: order, bounds, upgrades, closing, and what HTTP/1.1 forbids."""
+"""One connection, byte by byte: order, limits, upgrades, closing, and invalid HTTP/1.1."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def exchange(server: Server, sent: bytes, *, half_close: bool = False) -> bytes:
-    """Return all that is answered until the server closes."""
+    """Return all bytes that the server sends until it closes."""
     with connect(server) as connection:
         connection.sendall(sent)
         if half_close:
@@ -79,13 +79,13 @@ def test_pipelined_uploads_are_all_answered_in_order(server: Server, chelsea: by
     assert statuses(answers) == [200, 200, 415] * 4 + [200]
 
 
-def test_a_pipeline_whose_answers_nobody_reads_takes_no_memory(server: Server) -> None:
+def test_a_pipelining_client_that_reads_no_answers_uses_no_memory(server: Server) -> None:
     flood = memoryview(b"GET /models HTTP/1.1\r\nHost: x\r\n\r\n" * 345_000)
     exchange(server, LAST)
     before = resident_bytes(server)
 
     with connect(server) as connection, contextlib.suppress(TimeoutError):
-        connection.settimeout(1)  # the server stops reading, so that the client cannot send
+        connection.settimeout(1)  # the server stops reading, so sending blocks
         while flood:
             flood = flood[connection.send(flood[: 1 << 16]) :]
 
@@ -99,7 +99,7 @@ def test_a_pipeline_whose_answers_nobody_reads_takes_no_memory(server: Server) -
     [b"a:\r\n" * 16_384, b"a" * 65_536],
     ids=["lines", "one name"],
 )
-def test_trailers_without_end_are_refused(server: Server, endless: bytes) -> None:
+def test_endless_trailers_are_rejected(server: Server, endless: bytes) -> None:
     head = b"POST /classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     before = resident_bytes(server)
 
@@ -113,7 +113,7 @@ def test_trailers_without_end_are_refused(server: Server, endless: bytes) -> Non
     assert resident_bytes(server) - before < 30_000_000
 
 
-def test_chunk_extensions_without_end_are_refused(server: Server) -> None:
+def test_endless_chunk_extensions_are_rejected(server: Server) -> None:
     head = b"POST /classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
     answer = exchange(server, head + b"1;" + b"a" * 100_000)
@@ -137,7 +137,7 @@ UPGRADES = {
 
 
 @pytest.mark.parametrize("offer", UPGRADES)
-def test_an_offer_to_upgrade_is_ignored(server: Server, chelsea: bytes, offer: str) -> None:
+def test_an_upgrade_header_is_ignored(server: Server, chelsea: bytes, offer: str) -> None:
     fields = UPGRADES[offer]
     get = b"\r\n".join([b"GET /livez HTTP/1.1", b"Host: x", *fields, b"", b""])
 
@@ -150,7 +150,7 @@ def test_an_offer_to_upgrade_is_ignored(server: Server, chelsea: bytes, offer: s
 
 @pytest.mark.parametrize("offer", UPGRADES)
 @pytest.mark.parametrize("framed", [post, chunked])
-def test_the_body_after_an_offer_never_runs_as_a_request(
+def test_the_body_after_an_upgrade_header_is_never_parsed_as_a_request(
     server: Server, offer: str, framed: object
 ) -> None:
     assert callable(framed)
@@ -158,7 +158,7 @@ def test_the_body_after_an_offer_never_runs_as_a_request(
     head, _, body = request.partition(b"\r\n\r\n")
     with connect(server) as connection:
         connection.sendall(head + b"\r\n\r\n")
-        httpx.get(f"{server.url}/livez")  # by now the head has been read by itself
+        httpx.get(f"{server.url}/livez")  # by now the server has read the head
         connection.sendall(body + LAST)
         answers = read_all(connection)
 
@@ -167,11 +167,11 @@ def test_the_body_after_an_offer_never_runs_as_a_request(
 
 @pytest.mark.parametrize("size", [1_000_000, 12_000_000, 40_000_000])
 @pytest.mark.parametrize(("path", "status"), [("/nowhere", 404), ("/classify", 413)])
-def test_a_refusal_before_the_body_reaches_a_client_that_sends_all_first(
+def test_an_early_error_reaches_a_client_that_sends_its_whole_body_first(
     server: Server, size: int, path: str, status: int
 ) -> None:
     if path == "/classify":
-        size += 17_000_000  # beyond the bound, so that it is refused by its length
+        size += 17_000_000  # beyond the limit, so that its Content-Length is rejected
     url = f"{server.url}{path}"
     request = urllib.request.Request(url, data=bytes(size), method="POST")  # noqa: S310 - http
     for _ in range(5):
@@ -182,19 +182,19 @@ def test_a_refusal_before_the_body_reaches_a_client_that_sends_all_first(
         assert refused.value.code == status
 
 
-def test_a_refused_body_that_stalls_does_not_keep_its_connection(server: Server) -> None:
+def test_the_connection_closes_if_a_rejected_body_stalls(server: Server) -> None:
     request = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx"
 
     assert statuses(exchange(server, request)) == [404]  # and the server closes
 
 
-def test_a_refused_body_that_arrives_leaves_its_connection_open(server: Server) -> None:
+def test_the_connection_stays_open_if_a_rejected_body_arrives_completely(server: Server) -> None:
     answers = exchange(server, post(bytes(2_000_000), path=b"/nowhere") + LAST)
 
     assert statuses(answers) == [404, 200]
 
 
-def test_a_client_that_waits_for_100_continue_is_refused_without_it(server: Server) -> None:
+def test_a_client_that_waits_for_100_continue_can_be_rejected_without_it(server: Server) -> None:
     head = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
 
     answer = exchange(server, head)
@@ -238,12 +238,16 @@ def test_a_head_may_be_split_anywhere(server: Server, chelsea: bytes, split: int
         assert statuses(read_all(connection)) == [200, 200]
 
 
-def test_a_client_that_only_stops_sending_is_answered(server: Server, chelsea: bytes) -> None:
+def test_a_client_that_shuts_down_its_sending_side_is_answered(
+    server: Server, chelsea: bytes
+) -> None:
     assert statuses(exchange(server, post(chelsea), half_close=True)) == [200]
     assert statuses(exchange(server, LIVEZ * 5, half_close=True)) == [200] * 5
 
 
-def test_a_pipelining_client_that_leaves_is_no_error(server: Server, chelsea: bytes) -> None:
+def test_a_pipelining_client_that_disconnects_causes_no_error(
+    server: Server, chelsea: bytes
+) -> None:
     for _ in range(5):
         with connect(server) as connection:
             connection.sendall(post(chelsea) * 3 + LIVEZ * 3)
@@ -282,7 +286,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_malformed_http_is_a_problem_and_ends_the_connection(server: Server, name: str) -> None:
+def test_malformed_http_gets_a_problem_and_closes_the_connection(server: Server, name: str) -> None:
     answer = exchange(server, MALFORMED[name] + LIVEZ)
 
     assert statuses(answer) == [400]
@@ -323,7 +327,7 @@ def test_malformed_http_is_counted_and_logged_in_one_line(
         (b"GET /livez HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 70_000, 431),
     ],
 )
-def test_other_heads_are_refused_with_their_own_status(
+def test_unsupported_heads_are_rejected_with_the_right_status(
     server: Server, head: bytes, status: int
 ) -> None:
     answer = exchange(server, head)
@@ -342,5 +346,5 @@ def test_other_heads_are_refused_with_their_own_status(
         b"GET /livez HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n",
     ],
 )
-def test_what_http_allows_is_answered(server: Server, request_head: bytes) -> None:
+def test_unusual_but_valid_heads_are_answered(server: Server, request_head: bytes) -> None:
     assert statuses(exchange(server, request_head)) == [200]

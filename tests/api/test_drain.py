@@ -17,7 +17,7 @@ DRAINS = 3  # of a real server each; more by hand
 
 
 class PersistentClient(threading.Thread):
-    """Sends one request after another until it can no longer connect; counts what it loses."""
+    """Sends one request after another until it can no longer connect; counts lost requests."""
 
     def __init__(self, server: Server, path: str, body: bytes | None) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ def test_each_answer_after_sigterm_closes_and_idle_connections_are_kept(demo_bun
     assert b"connection: close" in after
 
 
-def test_an_idle_connection_does_not_hold_up_the_end(demo_bundle: Path) -> None:
+def test_an_idle_connection_does_not_delay_the_exit(demo_bundle: Path) -> None:
     with running(demo_bundle, drain_timeout_s=50) as server:
         host, port = server.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as idle:

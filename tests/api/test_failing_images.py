@@ -1,4 +1,4 @@
-"""Images that cannot be decoded leave nothing behind in the process."""
+"""Images that cannot be decoded leave no memory allocated."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def cut_short(format: str) -> bytes:
     return file.getvalue()[: len(file.getvalue()) // 2]
 
 
-def test_the_memory_of_200_large_images_that_fail_comes_back() -> None:
-    """Each once kept its pixels, in a cycle through its error: 95 MB for 25 megapixels."""
+def test_the_memory_of_200_large_images_that_fail_is_released() -> None:
+    """A reference cycle through the error once kept the pixels: 95 MB for 25 megapixels."""
     with running() as server, httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client:
         bodies = [cut_short("JPEG"), cut_short("PNG")]
 
@@ -41,7 +41,7 @@ def test_the_memory_of_200_large_images_that_fail_comes_back() -> None:
                 for index in range(count)
             }
 
-        send(20)  # codecs and allocators take what they keep
+        send(20)  # codecs and allocators fill their caches
         before = resident_bytes(server)
 
         assert send(IMAGES) == {422}

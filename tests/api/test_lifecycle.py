@@ -15,7 +15,9 @@ def exit_code(server: Server) -> int:
     return server.process.wait(PATIENCE_S)
 
 
-def test_ready_only_once_warm_and_proved(demo_bundle: Path, chelsea: bytes) -> None:
+def test_the_service_is_ready_only_after_warm_up_and_golden_probes(
+    demo_bundle: Path, chelsea: bytes
+) -> None:
     with launched(demo_bundle) as server, httpx.Client(base_url=server.url) as client:
         early = client.get("/readyz")
         alive = client.get("/livez")
@@ -49,7 +51,7 @@ def test_sigterm_flips_readiness_keeps_serving_then_exits_0(
         assert exit_code(server) == 0
 
 
-def test_what_was_admitted_is_answered_after_sigterm(demo_bundle: Path, chelsea: bytes) -> None:
+def test_admitted_requests_are_answered_after_sigterm(demo_bundle: Path, chelsea: bytes) -> None:
     async def scenario(server: Server) -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as client:
             posts = [
@@ -60,7 +62,7 @@ def test_what_was_admitted_is_answered_after_sigterm(demo_bundle: Path, chelsea:
                 )
                 for _ in range(40)
             ]
-            await posts[0]  # by now the others are on their way
+            await posts[0]  # by now the others have been sent
             server.process.send_signal(signal.SIGTERM)
             return await asyncio.gather(*posts)
 
@@ -80,7 +82,9 @@ def test_a_second_sigterm_exits_at_once(demo_bundle: Path) -> None:
         assert exit_code(server) == 128 + signal.SIGTERM
 
 
-def test_a_changed_bundle_is_refused_with_the_files_name(demo_bundle: Path, tmp_path: Path) -> None:
+def test_a_changed_bundle_is_rejected_with_the_name_of_the_file(
+    demo_bundle: Path, tmp_path: Path
+) -> None:
     copy = tmp_path / "bundle"
     for file in demo_bundle.rglob("*"):
         if file.is_file():
@@ -93,7 +97,7 @@ def test_a_changed_bundle_is_refused_with_the_files_name(demo_bundle: Path, tmp_
 
     with launched(copy) as server:
         assert exit_code(server) == 1
-        refusal = server.wait_for("refusing to start")
+        refusal = server.wait_for("cannot start")
 
     assert "labels.txt has changed" in refusal["message"]
 
@@ -101,10 +105,10 @@ def test_a_changed_bundle_is_refused_with_the_files_name(demo_bundle: Path, tmp_
 def test_an_engine_that_does_not_load_stops_the_start(demo_bundle: Path) -> None:
     with launched(demo_bundle, engine="onnx-cuda") as server:
         assert exit_code(server) == 1
-        server.wait_for("refusing to start: There is no GPU to use")
+        server.wait_for("cannot start: There is no GPU to use")
 
 
-def test_a_taken_port_is_said_plainly(demo_bundle: Path) -> None:
+def test_a_port_in_use_is_reported(demo_bundle: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with launched(demo_bundle, port=port) as server:
@@ -120,10 +124,8 @@ def test_a_misspelt_setting_stops_the_start_and_suggests_the_right_one(demo_bund
     assert "TIDEGATE_DEADLINE_MS?" in refusal["message"]
 
 
-def test_an_engine_that_does_not_come_back_ends_the_process(
-    demo_bundle: Path, chelsea: bytes
-) -> None:
-    """Real batches against a patience of a millisecond: each looks like one that hangs."""
+def test_a_hung_engine_ends_the_process(demo_bundle: Path, chelsea: bytes) -> None:
+    """With an engine timeout of a millisecond, every real batch counts as hung."""
     with running(demo_bundle, engine_timeout_s=0.001) as server:
         with (
             httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client,
@@ -132,12 +134,12 @@ def test_an_engine_that_does_not_come_back_ends_the_process(
             client.post("/classify", content=chelsea)
 
         assert exit_code(server) == 70
-        said = server.wait_for("giving up")
+        line = server.wait_for("service failed")
 
-    assert "has not finished a batch in 0.001 s" in said["message"]
+    assert "has not finished a batch in 0.001 s" in line["message"]
 
 
-def test_an_engine_that_hangs_while_draining_is_no_clean_exit(
+def test_a_hung_engine_during_the_drain_gives_exit_code_70(
     demo_bundle: Path, chelsea: bytes
 ) -> None:
     with running(demo_bundle, engine_timeout_s=0.001, drain_delay_s=3600) as server:
@@ -149,12 +151,14 @@ def test_an_engine_that_hangs_while_draining_is_no_clean_exit(
         assert exit_code(server) == 70
 
 
-def test_an_upload_cut_off_by_the_drain_is_told_so(demo_bundle: Path) -> None:
+def test_an_upload_interrupted_by_the_end_of_the_drain_gets_a_problem(demo_bundle: Path) -> None:
     with running(demo_bundle, drain_timeout_s=1) as server:
         host, port = server.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as slow:
             slow.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\nhalf")
-            httpx.get(f"{server.url}/livez", timeout=PATIENCE_S)  # the upload was taken up before
+            httpx.get(
+                f"{server.url}/livez", timeout=PATIENCE_S
+            )  # by now the server has started the upload
             server.process.send_signal(signal.SIGTERM)
             answer = b"".join(iter(lambda: slow.recv(65536), b""))
 

@@ -1,4 +1,4 @@
-"""Many requests at once: every answer is its own image's, and overload sheds honestly."""
+"""Many concurrent requests: every answer belongs to its image, and overload is shed early."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENT = {"X-Request-Timeout-Ms": "60000"}
 
 
 def mixed_images(count: int) -> list[bytes]:
-    """Crops of real photos, no two alike, in several sizes and formats."""
+    """Different crops of real photos in several sizes and formats."""
     photos = [
         Image.open(PHOTOS / name).convert("RGB")
         for name in sorted(("chelsea.png", "coffee.png", "camera.png", "rocket.jpg"))
@@ -56,13 +56,15 @@ def test_of_2000_concurrent_requests_every_answer_is_its_own_images(
     server: Server, client: httpx.Client
 ) -> None:
     images = mixed_images(40)
-    alone = [client.post("/classify", content=image, headers=PATIENT).json() for image in images]
+    one_by_one = [
+        client.post("/classify", content=image, headers=PATIENT).json() for image in images
+    ]
 
     answers = asyncio.run(post_all(server.url, images * 50, 64, PATIENT))
 
     assert len(answers) == 2000
     for index, answer in enumerate(answers):
-        expected, got = alone[index % 40], answer.json()
+        expected, got = one_by_one[index % 40], answer.json()
         assert got.get("code") == expected.get("code")
         assert got["ood"]["p_value"] == pytest.approx(expected["ood"]["p_value"], abs=0.02)
         assert got["ood"]["energy"]["score"] == pytest.approx(
@@ -75,8 +77,8 @@ def test_of_2000_concurrent_requests_every_answer_is_its_own_images(
             assert ours["probability"] == pytest.approx(theirs["probability"], abs=1e-5)
 
 
-def test_images_of_this_set_are_told_apart(client: httpx.Client) -> None:
-    """Without this, the test above could pass on answers that are all alike."""
+def test_the_images_of_this_set_have_different_answers(client: httpx.Client) -> None:
+    """Otherwise the test above could pass because all answers are the same."""
     energies = [
         client.post("/classify", content=image).json()["ood"]["energy"]["score"]
         for image in mixed_images(40)
@@ -86,7 +88,7 @@ def test_images_of_this_set_are_told_apart(client: httpx.Client) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_overload_is_shed_with_an_honest_retry_after(demo_bundle: Path, chelsea: bytes) -> None:
+def test_overload_is_shed_with_a_realistic_retry_after(demo_bundle: Path, chelsea: bytes) -> None:
     with running(demo_bundle, deadline_ms=150, slots=1, threads_per_slot=1) as server:
         answers = asyncio.run(post_all(server.url, [chelsea] * 600, 100, {}))
 
@@ -96,7 +98,7 @@ def test_overload_is_shed_with_an_honest_retry_after(demo_bundle: Path, chelsea:
     assert statuses.keys() <= {200, 503, 504}
     assert statuses[200] > 0
     assert statuses[503] > 0
-    assert statuses[503] > statuses[504]  # refused before the work, not after
+    assert statuses[503] > statuses[504]  # rejected before the work, not after
     for answer in answers:
         if answer.status_code == 503:
             assert answer.json()["code"] == "overloaded"
@@ -104,7 +106,7 @@ def test_overload_is_shed_with_an_honest_retry_after(demo_bundle: Path, chelsea:
     assert after.status_code == 200
 
 
-def test_a_clients_quota_is_kept(demo_bundle: Path, chelsea: bytes) -> None:
+def test_a_clients_quota_is_enforced(demo_bundle: Path, chelsea: bytes) -> None:
     with running(demo_bundle, client_rate=0.01, client_burst=2) as server:
         answers = [
             httpx.post(f"{server.url}/classify", content=chelsea, timeout=PATIENCE_S)
@@ -117,7 +119,7 @@ def test_a_clients_quota_is_kept(demo_bundle: Path, chelsea: bytes) -> None:
 
 
 def test_bytes_in_flight_are_bounded(demo_bundle: Path, chelsea: bytes) -> None:
-    """Half an upload is held; with it a whole one does not fit, and without it, it does."""
+    """While half an upload is in progress, a whole one does not fit; afterwards it does."""
     with running(demo_bundle, max_inflight_bytes=300_000, max_upload_bytes=300_000) as server:
         host, port = server.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as slow:

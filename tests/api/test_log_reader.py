@@ -1,4 +1,4 @@
-"""Nobody reads the log, or the log has no place to go: the service serves and ends as ever."""
+"""The service serves and exits normally if stderr is not read, closed or full."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def environment(demo_bundle: Path, port: int) -> dict[str, str]:
 
 
 def ready(client: httpx.Client, process: subprocess.Popen[bytes]) -> bool:
-    """Ask until the service is ready, without its log; a request refused waits a moment."""
+    """Poll until the service is ready, because its log cannot be read."""
     while process.poll() is None:
         try:
             if client.get("/readyz").status_code == httpx.codes.OK:
@@ -43,7 +43,7 @@ def ready(client: httpx.Client, process: subprocess.Popen[bytes]) -> bool:
 
 
 def serves_and_ends(process: subprocess.Popen[bytes], port: int, requests: int) -> str:
-    """Return the metrics after so many requests, of which each logs a line."""
+    """Return the metrics after `requests` requests, each of which logs a line."""
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:
             assert ready(client, process)
@@ -57,14 +57,14 @@ def serves_and_ends(process: subprocess.Popen[bytes], port: int, requests: int) 
     return metrics
 
 
-def test_a_reader_that_never_reads_stops_nothing(demo_bundle: Path) -> None:
+def test_a_reader_that_never_reads_does_not_block_the_service(demo_bundle: Path) -> None:
     port = free_port()
     reader, writer = os.pipe()
     with subprocess.Popen(
         SERVE, cwd=ROOT, env=environment(demo_bundle, port), stderr=writer
     ) as process:
         os.close(writer)
-        metrics = serves_and_ends(process, port, 6000)  # more than a pipe and the queue hold
+        metrics = serves_and_ends(process, port, 6000)  # more than fit into a pipe and the queue
     os.close(reader)
 
     dropped = re.search(r"^tidegate_log_lines_dropped_total (\S+)", metrics, re.MULTILINE)
@@ -73,7 +73,7 @@ def test_a_reader_that_never_reads_stops_nothing(demo_bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("shell", ["exec {} 2>&-", "exec {} 2>/dev/full", "exec {} >&- 2>&- <&-"])
-def test_a_log_without_a_place_stops_nothing(demo_bundle: Path, shell: str) -> None:
+def test_a_closed_or_full_stderr_does_not_stop_the_service(demo_bundle: Path, shell: str) -> None:
     port = free_port()
     command = shell.format(" ".join(SERVE))
     with subprocess.Popen(

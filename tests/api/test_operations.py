@@ -16,7 +16,7 @@ CONTRACT_METRICS = {
     "tidegate_request_duration_seconds": "histogram",
     "tidegate_stage_duration_seconds": "histogram",
     "tidegate_batch_size": "histogram",
-    "tidegate_batch_duration_seconds": "histogram",  # beyond the design: where a GPU's time goes
+    "tidegate_batch_duration_seconds": "histogram",  # not in the design: parts of a batch on a GPU
     "tidegate_queue_depth": "gauge",
     "tidegate_inflight_requests": "gauge",
     "tidegate_shed": "counter",
@@ -28,10 +28,10 @@ CONTRACT_METRICS = {
     "tidegate_ood_score": "histogram",
     "tidegate_reference_class_fraction": "gauge",
     "tidegate_reference_samples": "gauge",
-    "tidegate_reference_confidence_ratio": "gauge",  # beyond the design: the confidence alert
+    "tidegate_reference_confidence_ratio": "gauge",  # not in the design: for the confidence alert
     "tidegate_ood_alpha": "gauge",
-    "tidegate_ood_calibration_samples": "gauge",  # beyond the design: the OOD alert's z needs it
-    # Beyond the design: the service's own drift monitors.
+    "tidegate_ood_calibration_samples": "gauge",  # not in the design: for the OOD alert's z
+    # Not in the design: the service's drift monitors.
     "tidegate_drift_alarm": "gauge",
     "tidegate_review_images": "counter",
     "tidegate_feedback": "counter",
@@ -71,7 +71,7 @@ def test_every_metric_of_the_contract_is_exported_with_its_type(scrape: str) -> 
     assert ours == CONTRACT_METRICS
 
 
-def test_every_class_is_there_from_the_start(scrape: str) -> None:
+def test_every_class_has_a_series_from_the_start(scrape: str) -> None:
     assert len(values(scrape, "tidegate_predictions_total")) == 1000
     fractions = values(scrape, "tidegate_reference_class_fraction")
     assert sum(fractions.values()) == pytest.approx(1)
@@ -112,9 +112,7 @@ def test_an_answer_is_counted_once_everywhere(client: httpx.Client) -> None:
     assert next(iter(grew("tidegate_slot_busy_seconds_total").values())) > 0
 
 
-def test_models_says_what_is_served_and_what_runs_it(
-    client: httpx.Client, demo_bundle: Path
-) -> None:
+def test_models_describes_the_model_and_its_engine(client: httpx.Client, demo_bundle: Path) -> None:
     bundle = open_bundle(demo_bundle)
     listed = client.get("/models").json()["models"]
     model = client.get("/models/efficientnet-lite0").json()
@@ -129,7 +127,7 @@ def test_models_says_what_is_served_and_what_runs_it(
     assert len(model["labels"]) == 1000
 
 
-def test_drift_is_told_of_every_monitor_and_counts_what_was_answered(
+def test_drift_lists_every_monitor_and_counts_answered_images(
     client: httpx.Client, chelsea: bytes
 ) -> None:
     before = client.get("/drift").json()
@@ -140,11 +138,11 @@ def test_drift_is_told_of_every_monitor_and_counts_what_was_answered(
     assert after["images"] == before["images"] + 1
     assert after["detectors"].keys() == {"ood-rate", "class-mix"}
     assert "p-value" in after["histograms"]
-    assert after["label_shift"] is None  # no confusion matrix is sealed for a thousand classes
+    assert after["label_shift"] is None  # no confusion matrix for a thousand classes
     assert 0 < after["expected_accuracy"] < 1
 
 
-def test_the_monitors_are_scraped_from_the_start(scrape: str) -> None:
+def test_the_monitors_have_series_from_the_start(scrape: str) -> None:
     alarms = values(scrape, "tidegate_drift_alarm")
 
     assert {re.search(r'monitor="([^"]+)"', labels)[1] for labels in alarms} >= {  # type: ignore[index]
@@ -152,7 +150,7 @@ def test_the_monitors_are_scraped_from_the_start(scrape: str) -> None:
     }
 
 
-def test_what_the_monitors_know_outlives_a_restart(tmp_path: Path, chelsea: bytes) -> None:
+def test_the_drift_state_survives_a_restart(tmp_path: Path, chelsea: bytes) -> None:
     for images in (2, 4):
         with (
             running(drift_state=tmp_path / "drift") as server,
@@ -165,7 +163,7 @@ def test_what_the_monitors_know_outlives_a_restart(tmp_path: Path, chelsea: byte
     assert [path.name for path in tmp_path.iterdir()] == ["drift"]
 
 
-def test_the_front_page_points_to_the_docs(client: httpx.Client) -> None:
+def test_the_front_page_links_to_the_docs(client: httpx.Client) -> None:
     page = client.get("/")
 
     assert page.headers["content-type"].startswith("text/html")

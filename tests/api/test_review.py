@@ -25,26 +25,26 @@ def test_reviewed_images_are_kept_labelled_and_exported(
         refused = client.post("/classify", content=unusual)
         answered = client.post("/classify", content=chelsea).json()
         right = {"request_id": answered["request_id"], "class_id": 281}
-        told = client.post("/feedback", json=right)
+        feedback = client.post("/feedback", json=right)
         client.post("/feedback", json=right)
         corrected = client.post(
             "/feedback", json={"request_id": refused.json()["request_id"], "class_id": 5}
         )
-        unknown = client.post("/feedback", json={"request_id": "nobody", "class_id": 5})
+        unknown = client.post("/feedback", json={"request_id": "unknown", "class_id": 5})
         no_class = client.post("/feedback", json={**right, "class_id": 1000})
         no_json = client.post("/feedback", content=b"{")
         metrics = client.get("/metrics").text
 
     assert refused.status_code == 422
-    assert told.json()["correct"] == (answered["predictions"][0]["class_id"] == 281)
+    assert feedback.json()["correct"] == (answered["predictions"][0]["class_id"] == 281)
     assert corrected.json()["correct"] is False
     assert (unknown.status_code, no_class.status_code, no_json.status_code) == (404, 400, 400)
     assert unknown.json()["code"] == "not-found"
     assert 'tidegate_feedback_total{correct="false"}' in metrics
     (sidecar,) = kept.glob("*/*.json")
-    said = json.loads(sidecar.read_bytes())
-    assert (said["decision"], said["true_class"]) == ("reject", 5)
-    assert (sidecar.parent / said["file"]).read_bytes() == unusual
+    record = json.loads(sidecar.read_bytes())
+    assert (record["decision"], record["true_class"]) == ("reject", 5)
+    assert (sidecar.parent / record["file"]).read_bytes() == unusual
 
     assert main(["review", "export", str(kept), str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out.split() == ["1", "5"]

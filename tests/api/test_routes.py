@@ -1,4 +1,4 @@
-"""Methods, addresses and bodies of the routes, on a running service."""
+"""Methods, paths and bodies of the routes, on a running service."""
 
 from __future__ import annotations
 
@@ -38,16 +38,14 @@ def test_head_is_get_without_a_body(client: httpx.Client, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", [*GETS, "/models/efficientnet-lite0", "/models/none"])
-def test_options_lists_the_methods_of_a_route_that_is_read(client: httpx.Client, path: str) -> None:
+def test_options_lists_the_methods_of_a_get_route(client: httpx.Client, path: str) -> None:
     answer = client.options(path)
 
     assert (answer.status_code, answer.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
 
 
 @pytest.mark.parametrize("path", ["/classify", "/classify/batch", "/feedback"])
-def test_options_lists_the_methods_of_a_route_that_is_sent_to(
-    client: httpx.Client, path: str
-) -> None:
+def test_options_lists_the_methods_of_a_post_route(client: httpx.Client, path: str) -> None:
     answer, refused = client.options(path), client.put(path)
 
     assert (answer.status_code, answer.headers["allow"]) == (204, "OPTIONS, POST")
@@ -55,21 +53,21 @@ def test_options_lists_the_methods_of_a_route_that_is_sent_to(
 
 
 @pytest.mark.parametrize("path", ["/classify/", "/livez/", "/docs/"])
-def test_an_address_with_a_slash_more_is_none(client: httpx.Client, path: str) -> None:
+def test_a_path_with_a_trailing_slash_is_not_found(client: httpx.Client, path: str) -> None:
     answer = client.post(path, headers={"Host": "elsewhere.example"})
 
     assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
     assert "location" not in answer.headers
 
 
-def test_a_problem_shows_little_of_a_path(client: httpx.Client) -> None:
+def test_a_problem_shows_only_the_start_of_a_path(client: httpx.Client) -> None:
     answer = client.get("/" + "%0A%22<'" * 2000)
 
     assert answer.status_code == 404
     assert len(answer.json()["detail"]) < 400
 
 
-def test_an_empty_part_of_a_batch_fails_alone(client: httpx.Client, chelsea: bytes) -> None:
+def test_only_the_empty_part_of_a_batch_fails(client: httpx.Client, chelsea: bytes) -> None:
     parts = form((b'"files"', chelsea), (b'"files"; filename="fa\xe7ade"', b""), (b'"files"', b"x"))
 
     answer = client.post("/classify/batch", **parts)
@@ -77,7 +75,9 @@ def test_an_empty_part_of_a_batch_fails_alone(client: httpx.Client, chelsea: byt
     assert [item["status"] for item in answer.json()["results"]] == [200, 400, 415]
 
 
-def test_the_schema_says_how_many_files_and_classes(client: httpx.Client, chelsea: bytes) -> None:
+def test_the_schema_has_the_limits_on_files_and_classes(
+    client: httpx.Client, chelsea: bytes
+) -> None:
     post = client.get("/openapi.json").json()["paths"]["/classify/batch"]["post"]
     schema = post["requestBody"]["content"]["multipart/form-data"]["schema"]
     most = schema["properties"]["files"]["maxItems"]
@@ -91,7 +91,7 @@ def test_the_schema_says_how_many_files_and_classes(client: httpx.Client, chelse
         assert answer.status_code == status
 
 
-def test_large_feedback_is_refused(tmp_path: Path) -> None:
+def test_large_feedback_is_rejected(tmp_path: Path) -> None:
     with (
         running(review_dir=tmp_path) as server,
         httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client,
@@ -103,7 +103,7 @@ def test_large_feedback_is_refused(tmp_path: Path) -> None:
 
 
 def stalled(server: Server, length: int) -> socket.socket:
-    """An upload that lacks its last byte."""
+    """Send an upload without its last byte."""
     host, port = server.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
     head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
@@ -113,7 +113,7 @@ def stalled(server: Server, length: int) -> socket.socket:
 
 
 def statuses(client: httpx.Client, image: bytes) -> Iterator[int]:
-    """A client of the same address that comes back until it is answered, or patience ends."""
+    """Send uploads from the same address until one is answered or the time is over."""
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
         answer = client.post("/classify", content=image)
@@ -121,7 +121,7 @@ def statuses(client: httpx.Client, image: bytes) -> Iterator[int]:
         yield answer.status_code
 
 
-def test_uploads_that_lack_their_last_byte_keep_nobody_out(chelsea: bytes) -> None:
+def test_uploads_without_their_last_byte_do_not_block_other_clients(chelsea: bytes) -> None:
     size = 1 << 20
     with (
         running(
@@ -135,4 +135,4 @@ def test_uploads_that_lack_their_last_byte_keep_nobody_out(chelsea: bytes) -> No
         answers = [connection.recv(4096).split()[1] for connection in opened]
 
     assert answered
-    assert set(answers) == {b"408", b"503"}  # each of them, at the latest after STALL_S
+    assert set(answers) == {b"408", b"503"}  # at the latest after STALL_S

@@ -1,4 +1,4 @@
-"""What every engine promises, the fake one included. Later engines join by one more factory."""
+"""The contract of every engine, including the fake. A new engine is added as one more factory."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from tidegate.service.types import Outputs, Pixels
 SLOTS = 2
 BUCKETS = (1, 2, 4, 8)
 Same = Callable[[Outputs, Outputs], None]
-TOLERANCE = 1e-5  # of the largest |value|: another batch size may add in another order
-GPU_TOLERANCE = 1e-4  # or may run another kernel
+TOLERANCE = 1e-5  # of the largest |value|: the order of summation depends on the batch size
+GPU_TOLERANCE = 1e-4  # the kernel depends on it as well
 
 
 def fake_engine(folder: Path) -> Engine:
@@ -59,7 +59,7 @@ def device_engine(folder: Path) -> Engine:
 
 
 def onnx_on_a_device(folder: Path) -> Engine:
-    """ONNX Runtime's CPU behind bound addresses: all of the GPU engine but the GPU."""
+    """The GPU engine on ONNX Runtime's CPU provider: everything except the GPU."""
     model = folder / "model.onnx"
     model.write_bytes(tiny_graph.sealed())
     device = FakeDevice()
@@ -81,7 +81,7 @@ def fleet(folder: Path) -> Engine:
 
 
 def on_gpu(name: str) -> Callable[[Path], Engine]:
-    """Return what opens one of the real GPU engines; where it does not load, tests are skipped."""
+    """Return a factory for a real GPU engine, which skips the test if the engine does not load."""
 
     def opened(folder: Path) -> Engine:
         model = folder / "model.onnx"
@@ -95,7 +95,7 @@ def on_gpu(name: str) -> Callable[[Path], Engine]:
     return opened
 
 
-# What makes the engine, and the side, classes and features it works with.
+# Each engine's factory, with the side, classes and features of its model.
 ENGINES: dict[str, tuple[Callable[[Path], Engine], tuple[int, int, int]]] = {
     "fake": (fake_engine, (fakes.SIDE, fakes.CLASSES, fakes.FEATURES)),
     "onnx-cpu": (onnx_engine, (tiny_graph.SIDE, tiny_graph.CLASSES, tiny_graph.FEATURES)),
@@ -157,7 +157,7 @@ def assert_same(got: Outputs, expected: Outputs, tolerance: float) -> None:
 
 @pytest.fixture(scope="module")
 def same(kind: str) -> Same:
-    """Return what holds two outputs to one another, as near as this engine comes."""
+    """Return a function that compares two outputs within this engine's tolerance."""
     return partial(assert_same, tolerance=GPU_TOLERANCE if kind in GPU_ENGINES else TOLERANCE)
 
 
@@ -199,7 +199,7 @@ def test_a_batch_equals_its_images_one_by_one(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(order=st.lists(st.integers(0, BUCKETS[-1] - 1), min_size=1, max_size=BUCKETS[-1]))
-def test_answers_come_in_the_order_of_the_images(
+def test_answers_have_the_order_of_the_images(
     engine: Engine, images: list[Pixels], singles: list[Outputs], same: Same, order: list[int]
 ) -> None:
     outputs = engine.run(0, [images[index] for index in order])
@@ -208,7 +208,7 @@ def test_answers_come_in_the_order_of_the_images(
         same(outputs.rows(row, row + 1), singles[index])
 
 
-def test_the_images_differ_so_that_an_exchange_would_show(singles: list[Outputs]) -> None:
+def test_the_test_images_have_different_answers(singles: list[Outputs]) -> None:
     first = singles[0].logits
 
     for other in singles[1:]:
@@ -228,7 +228,7 @@ def test_returned_arrays_are_not_overwritten_by_the_next_run(
             assert np.array_equal(getattr(outputs, field.name), getattr(kept, field.name))
 
 
-def test_the_images_are_left_as_they_were(engine: Engine, images: list[Pixels]) -> None:
+def test_the_images_are_not_modified(engine: Engine, images: list[Pixels]) -> None:
     before = [image.copy() for image in images]
 
     engine.run(0, images)
@@ -236,7 +236,7 @@ def test_the_images_are_left_as_they_were(engine: Engine, images: list[Pixels]) 
     assert all(np.array_equal(one, other) for one, other in zip(images, before, strict=True))
 
 
-def test_read_only_pixels_are_taken(
+def test_read_only_pixels_are_accepted(
     engine: Engine, images: list[Pixels], singles: list[Outputs], same: Same
 ) -> None:
     frozen = [Pixels(image.copy()) for image in images[:2]]
@@ -247,12 +247,12 @@ def test_read_only_pixels_are_taken(
     same(engine.run(0, frozen).rows(1, 2), singles[1])
 
 
-def test_slots_used_from_threads_at_once_give_the_same_answers(
+def test_concurrent_slots_give_the_same_answers(
     engine: Engine, images: list[Pixels], singles: list[Outputs], same: Same
 ) -> None:
     def work(slot: int) -> list[tuple[int, Outputs]]:
         results = []
-        for turn in range(300):  # other images on each slot, so that a shared buffer would show
+        for turn in range(300):  # different images on each slot, to detect a shared buffer
             order = [(turn + (1 + 2 * slot) * row) % len(images) for row in range(2 + turn % 7)]
             outputs = engine.run(slot, [images[index] for index in order])
             results += [(index, outputs.rows(row, row + 1)) for row, index in enumerate(order)]
@@ -265,7 +265,7 @@ def test_slots_used_from_threads_at_once_give_the_same_answers(
         same(outputs, singles[index])
 
 
-def test_a_batch_may_be_filled_up_and_its_images_come_last(
+def test_topped_up_images_come_last(
     engine: Engine, images: list[Pixels], singles: list[Outputs], same: Same
 ) -> None:
     asked: list[int] = []
@@ -282,7 +282,7 @@ def test_a_batch_may_be_filled_up_and_its_images_come_last(
         same(outputs.rows(row, row + 1), singles[row])
 
 
-def test_the_engine_says_what_it_is(engine: Engine) -> None:
+def test_the_engine_has_complete_info(engine: Engine) -> None:
     assert engine.slots == SLOTS
     assert engine.max_batch_size == BUCKETS[-1]
     assert engine.info.name
@@ -293,7 +293,7 @@ def test_the_engine_says_what_it_is(engine: Engine) -> None:
     assert {*engine.parts_s(0)} in (set(), {"copy_in", "compute", "copy_out"})
 
 
-def test_every_row_of_a_sound_batch_is_finite(engine: Engine, images: list[Pixels]) -> None:
+def test_every_row_of_a_batch_is_finite(engine: Engine, images: list[Pixels]) -> None:
     outputs = engine.run(0, images)
 
     assert all(outputs.finite(row) for row in range(len(images)))

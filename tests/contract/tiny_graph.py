@@ -1,4 +1,4 @@
-"""A sealed graph small enough to make in a test: one convolution, four classes, six features."""
+"""A small sealed graph that is built in a test: one convolution, four classes, six features."""
 
 from __future__ import annotations
 

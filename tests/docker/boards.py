@@ -1,4 +1,4 @@
-"""The committed dashboards, as their tests read them."""
+"""The committed dashboards, parsed for their tests."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ BOARDS: dict[str, dict[str, Any]] = {
     path.stem: json.loads(path.read_text(encoding="utf-8"))
     for path in sorted((FOLDER / "dashboards").glob("*.json"))
 }
-# What a reader has chosen; the interval is one that a scrape each second allows.
+# Values of the dashboard's variables; the interval suits a scrape every second.
 CHOSEN = {
     "$__rate_interval": "30s",
     "$instance": ".*",
@@ -25,7 +25,7 @@ def panels(board: str) -> list[dict[str, Any]]:
 
 
 def queries(board: str) -> list[tuple[str, str]]:
-    """Return every (panel's title, PromQL) of a dashboard, its variables replaced."""
+    """Return (title, PromQL) of every query of a dashboard, with its variables replaced."""
     found = []
     for panel in panels(board):
         for target in panel["targets"]:

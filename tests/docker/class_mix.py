@@ -1,4 +1,4 @@
-"""What the rules compute of two samples of classes, in NumPy: the oracle of the tests beside it."""
+"""The rules' statistics of two samples of classes in NumPy: the oracle of the drift tests."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,7 @@ def _kl(p: Counts, q: Counts) -> float:
 def class_shift(observed: Counts, reference: Counts) -> Counts:
     """Return the evidence that each class's share has changed, in nats."""
     total, samples = observed.sum(), reference.sum()
-    pooled = np.maximum(observed + reference, 1)  # a class that nobody has seen has no evidence
+    pooled = np.maximum(observed + reference, 1)  # a class without images has no evidence
     share = (total + samples) / pooled
     return np.asarray(
         observed * np.log(np.maximum(observed, 1e-9) * share / total)
@@ -68,5 +68,5 @@ def class_shift(observed: Counts, reference: Counts) -> Counts:
 
 
 def needed(observed: Counts, reference: Counts) -> float:
-    """Return the nats that a class needs to have a series: Bonferroni's 1e-5 over the classes."""
+    """Return the evidence that a class needs for a series: Bonferroni's 1e-5 over the classes."""
     return float(np.log(1e5 * (observed + reference > 0).sum()))

@@ -1,4 +1,4 @@
-"""Every sample that one replica can expose, for tests that hold rules and dashboards to them."""
+"""Every sample that one replica can expose, for the tests of rules and dashboards."""
 
 from prometheus_client.samples import Sample
 
@@ -9,7 +9,7 @@ from tidegate.service.nvml import GpuCollector
 
 
 def exposed(classes: int, max_class_series: int) -> list[Sample]:
-    """Every sample of one replica."""
+    """Return every sample of one replica."""
     metrics = Metrics("0")
     metrics.request("/classify", 200, 0.1)  # its labels appear with the first request
     info = dict.fromkeys(("digest", "preprocess_digest", "engine", "precision", "device"), "x")
@@ -33,11 +33,11 @@ def exposed(classes: int, max_class_series: int) -> list[Sample]:
         gauges.histogram(histogram, alarm=False, z=0, psi_excess=0)
     gauges.embedding(alarm=False, z=0, distance=0)
     gauges.expected_accuracy(1)
-    gauges.label_shift([1 / classes] * min(classes, 50), 0)  # no bundle seals more confusions
+    gauges.label_shift([1 / classes] * min(classes, 50), 0)  # no bundle contains more confusions
     metrics.registry.register(GpuCollector(FakeNvml(gpus=1)))
     return [sample for family in metrics.registry.collect() for sample in family.samples]
 
 
 def published() -> dict[str, set[str]]:
-    """Every sample that the service can expose, with the names of its labels."""
+    """Return every sample name that the service can expose, with its label names."""
     return {sample.name: set(sample.labels) for sample in exposed(1, 1)}

@@ -1,4 +1,4 @@
-"""Real programs that tests start: found, started, and ended."""
+"""Finds, starts and stops the real programs of the tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LISTENING = r'Listening on"? address=([0-9.:]+)'  # as Prometheus's programs log
 
 
 def tool(*names: str, folder: str = "alertmanager") -> Path:
-    """Return where the program is, by one of its names; skips the test where it is not."""
+    """Return the path of a program, by one of its names; skip the test if it is missing."""
     fetched = [ROOT / ".tools" / folder / "usr/bin" / name for name in names]
     found = [*filter(None, map(shutil.which, names)), *(str(p) for p in fetched if p.exists())]
     if not found:
@@ -30,7 +30,7 @@ def tool(*names: str, folder: str = "alertmanager") -> Path:
 
 
 class Process:
-    """A program that says where it listens; waiting for it is waiting for a line."""
+    """A program that logs its address; tests wait for a line of its output."""
 
     def __init__(self, *command: str | Path, cwd: Path, listening: str) -> None:
         self._news, self._lines, self._closed = threading.Condition(), list[str](), False
@@ -68,7 +68,7 @@ class Process:
 
 
 def wait_for(reached: Callable[[], object], what: str) -> None:
-    """Poll a state in another process, which cannot tell us of it."""
+    """Poll a state of another process, which sends no event."""
     pause, end = threading.Event(), time.monotonic() + _POLLED_S
     while not reached():
         assert time.monotonic() < end, what
@@ -85,7 +85,7 @@ def started(*command: str | Path, cwd: Path, listening: str) -> Iterator[Process
 
 
 def free_port() -> int:
-    """Return a port of loopback that nothing listened on a moment ago."""
+    """Return a loopback port that was free a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port

@@ -1,4 +1,4 @@
-"""Alertmanager's routes, and the way from its API to a filed request, with the real program."""
+"""Alertmanager's routes, and the path from its API to a filed request, with the real program."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def test_amtool_accepts_the_configuration() -> None:
     [*((f"Tidegate{name}", "retrain,operator") for name in DRIFT)]
     + [(f"Tidegate{name}", "operator") for name in ("OodRateHigh", "Down", "Shedding")],
 )
-def test_drift_is_told_to_both_and_everything_else_to_people(alert: str, receivers: str) -> None:
+def test_drift_is_sent_to_both_receivers_and_other_alerts_to_the_operator(
+    alert: str, receivers: str
+) -> None:
     labels = (f"alertname={alert}", "model=m", "version=1")
 
     told = _run(tool("amtool"), "config", "routes", "test", f"--config.file={CONFIG}", *labels)
@@ -54,7 +56,7 @@ def test_drift_is_told_to_both_and_everything_else_to_people(alert: str, receive
     assert told.strip() == receivers
 
 
-def test_every_query_for_evidence_is_one(tmp_path: Path) -> None:
+def test_every_query_for_evidence_is_valid(tmp_path: Path) -> None:
     subject = Subject('a "quoted" job', "m", "1")
     queries = (*QUERIES.values(), INFO_QUERY, KNOWN_QUERY, GATE_QUERY)
     asked = [query_about(query, subject) for query in queries]
@@ -66,7 +68,7 @@ def test_every_query_for_evidence_is_one(tmp_path: Path) -> None:
 
 
 class Stack:
-    """A receiver that files, and an Alertmanager that tells it."""
+    """A retraining receiver, and an Alertmanager that notifies it."""
 
     def __init__(self, folder: Path, receiver: Process, alertmanager: Process) -> None:
         self._folder, self.receiver, self._alertmanager = folder, receiver, alertmanager
@@ -131,32 +133,32 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
             f"--storage.path={tmp_path / 'data'}",
             "--web.listen-address=127.0.0.1:0",
             "--cluster.listen-address=",
-            cwd=binary.parents[2],  # where the fetched package's templates are found
+            cwd=binary.parents[2],  # the fetched binary reads its templates relative to this folder
             listening=LISTENING,
         ) as alertmanager:
             yield Stack(folder, receiver, alertmanager)
 
 
-def test_a_drift_alert_becomes_one_request_however_often_it_is_told(stack: Stack) -> None:
+def test_a_drift_alert_becomes_one_request_however_often_it_is_sent(stack: Stack) -> None:
     stack.alert("TidegateClassMixDrift", "m")
 
-    stack.receiver.wait_for("m 1: already-filed")  # so it was told a second time
+    stack.receiver.wait_for("m 1: already-filed")  # so it was sent a second time
     assert len(stack.requests("m")) == 1
 
 
-def test_while_the_ood_rate_is_high_nothing_is_asked_for(stack: Stack) -> None:
+def test_while_the_ood_rate_is_high_no_request_is_filed(stack: Stack) -> None:
     stack.alert("TidegateOodRateHigh", "m")
     stack.alert("TidegateClassMixDrift", "m")
     stack.alert("TidegateClassMixDrift", "other")
-    # Both groups flush every second: by the other's repetition, the first one's turn has come.
+    # Both groups flush every second, so the first was due when the other repeated.
     stack.receiver.wait_for("other 1: already-filed")
     assert stack.requests("m") == []
 
     stack.alert("TidegateOodRateHigh", "m", over=True)
-    stack.receiver.wait_for("m 1: filed")  # it was the inhibition that held it back
+    stack.receiver.wait_for("m 1: filed")  # so the inhibition had suppressed it
 
 
-def test_a_request_over_the_hours_bound_is_refused_and_sent_again(stack: Stack) -> None:
+def test_a_request_above_the_hourly_limit_is_rejected_and_sent_again(stack: Stack) -> None:
     for number in range(MAX_FILED_PER_HOUR):
         stack.alert("TidegateClassMixDrift", f"m{number}")
     for number in range(MAX_FILED_PER_HOUR):

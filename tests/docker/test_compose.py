@@ -31,7 +31,7 @@ services = pytest.mark.parametrize("name", SERVICES)
 
 
 def _instructions() -> list[tuple[str, str]]:
-    """The Dockerfile as (INSTRUCTION, arguments), comments dropped and lines joined."""
+    """Return the Dockerfile as (INSTRUCTION, arguments), without comments, with lines joined."""
     text = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
     lines = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     joined = re.sub(r"\\\n\s*", " ", lines).splitlines()
@@ -39,7 +39,7 @@ def _instructions() -> list[tuple[str, str]]:
 
 
 def _stage(name: str | None = None) -> list[tuple[str, str]]:
-    """The instructions of a stage, or of the last one."""
+    """Return the instructions of a stage, or of the last one."""
     instructions = _instructions()
     starts = [place for place, (word, _) in enumerate(instructions) if word == "FROM"]
     bounds = zip(starts, [*starts[1:], len(instructions)], strict=True)
@@ -53,7 +53,7 @@ def _final_stage() -> list[tuple[str, str]]:
 
 
 def _environment() -> dict[str, str]:
-    """The ENV of the final stage, without the shell's quoting."""
+    """Return the ENV of the final stage, without the shell's quoting."""
     pairs = [pair for name, rest in _final_stage() if name == "ENV" for pair in shlex.split(rest)]
     return dict(pair.split("=", 1) for pair in pairs)
 
@@ -62,21 +62,21 @@ def _seconds(duration: str) -> float:
     return float(duration.removesuffix("s"))
 
 
-def test_it_is_what_the_compose_specification_allows() -> None:
+def test_it_conforms_to_the_compose_specification() -> None:
     parsed = compose_spec.PyCompose.from_json(json.dumps(COMPOSE))
 
-    parsed.validate()  # raises for what is misspelt, mistyped or names nothing
+    parsed.validate()  # raises for unknown keys, wrong types and dangling references
     assert set(parsed.service_names()) == SERVICES.keys()
 
 
-def test_only_the_service_and_grafana_have_a_port_and_on_loopback() -> None:
+def test_only_the_service_and_grafana_publish_a_port_and_only_on_loopback() -> None:
     ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
 
     assert ports.keys() == {"tidegate", "tidegate-gpu", "grafana"}
     assert all(port.startswith("127.0.0.1:") for [port] in ports.values())
 
 
-def test_one_profile_is_chosen_and_each_has_one_service_of_the_name_that_is_scraped() -> None:
+def test_one_profile_is_the_default_and_each_has_one_service_with_the_scraped_name() -> None:
     chosen = (ROOT / ".env").read_text(encoding="utf-8").splitlines()[-1]
     profiles = {name: s["profiles"] for name, s in SERVICES.items() if "profiles" in s}
 
@@ -85,7 +85,7 @@ def test_one_profile_is_chosen_and_each_has_one_service_of_the_name_that_is_scra
     assert SERVICES["tidegate-gpu"]["networks"]["default"]["aliases"] == ["tidegate"]
 
 
-def test_nobody_has_a_default_password() -> None:
+def test_there_is_no_default_password() -> None:
     grafana = SERVICES["grafana"]["environment"]
 
     assert grafana["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
@@ -95,7 +95,7 @@ def test_nobody_has_a_default_password() -> None:
     )
 
 
-def test_alertmanager_tells_drift_to_the_receiver_that_compose_has() -> None:
+def test_alertmanager_sends_drift_to_the_receiver_in_compose() -> None:
     text = (ROOT / "docker/alertmanager/alertmanager.yml").read_text(encoding="utf-8")
     [receiver] = [r for r in yaml.safe_load(text)["receivers"] if r["name"] == "retrain"]
 
@@ -104,7 +104,7 @@ def test_alertmanager_tells_drift_to_the_receiver_that_compose_has() -> None:
     assert ("EXPOSE", "9000") in _stage("retrain")
 
 
-def test_alertmanager_reads_the_token_that_the_receiver_makes() -> None:
+def test_alertmanager_reads_the_token_that_the_receiver_creates() -> None:
     text = (ROOT / "docker/alertmanager/alertmanager.yml").read_text(encoding="utf-8")
     [receiver] = [r for r in yaml.safe_load(text)["receivers"] if r["name"] == "retrain"]
     [hook] = receiver["webhook_configs"]
@@ -155,7 +155,7 @@ def test_mounted_files_exist_and_are_read_only(name: str) -> None:
 
 
 @services
-def test_dependencies_wait_for_health_that_something_checks(name: str) -> None:
+def test_every_dependency_has_a_health_check(name: str) -> None:
     for other, condition in SERVICES[name].get("depends_on", {}).items():
         assert condition == {"condition": "service_healthy"}
         in_image = "build" in SERVICES[other] and any(n == "HEALTHCHECK" for n, _ in _final_stage())
@@ -179,13 +179,13 @@ def test_the_service_accepts_the_environment_that_it_is_given(
         if name.startswith("TIDEGATE_"):
             monkeypatch.setenv(name, value)
 
-    settings = Settings.read()  # refuses a name that it does not know
+    settings = Settings.read()  # rejects unknown names
 
     assert settings.host == "0.0.0.0"  # noqa: S104  # compose publishes it on loopback only
     assert settings.drain_delay_s + settings.drain_timeout_s == 25
 
 
-def test_prometheus_scrapes_a_service_that_compose_has_on_the_port_that_the_image_exposes() -> None:
+def test_prometheus_scrapes_the_service_on_the_port_that_the_image_exposes() -> None:
     [job] = PROMETHEUS["scrape_configs"]
     [target] = job["static_configs"][0]["targets"]
     host, port = target.split(":")
@@ -212,7 +212,7 @@ def test_all_stages_share_one_pinned_base() -> None:
     assert bases == ["python:3.11-slim-bookworm"] * 3  # the environments link to its Python
 
 
-def test_what_is_built_is_pinned_and_what_is_declared() -> None:
+def test_every_declared_dependency_is_pinned_within_its_range() -> None:
     lines = (ROOT / "docker" / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
     with (ROOT / "pyproject.toml").open("rb") as file:
@@ -234,7 +234,7 @@ def test_the_image_runs_as_a_numeric_user_that_is_not_root() -> None:
     assert all(int(part) > 0 for part in user.split(":"))
 
 
-def test_the_final_stage_only_takes_what_the_first_built() -> None:
+def test_the_final_stage_only_copies_what_the_first_built() -> None:
     stage = _final_stage()
 
     assert "RUN" not in {name for name, _ in stage}
@@ -248,7 +248,7 @@ def test_the_command_is_in_exec_form_so_that_signals_reach_it() -> None:
 
 
 def _allowed(path: str) -> bool:
-    """Whether the build context holds `path`: the last matching pattern decides."""
+    """Return whether `path` is in the build context: the last matching pattern decides."""
     allowed = True
     text = (ROOT / "docker" / "Dockerfile.dockerignore").read_text(encoding="utf-8")
     for line in text.splitlines():
@@ -259,7 +259,7 @@ def _allowed(path: str) -> bool:
     return allowed
 
 
-def test_what_is_copied_exists_and_is_in_the_build_context() -> None:
+def test_copied_files_exist_and_are_in_the_build_context() -> None:
     copies = [rest.split()[:-1] for name, rest in _instructions() if name == "COPY"]
     sources = [s for copy in copies if not copy[0].startswith("--from") for s in copy]
 
@@ -269,14 +269,14 @@ def test_what_is_copied_exists_and_is_in_the_build_context() -> None:
         assert _allowed(source), source
 
 
-def test_both_images_are_made_from_the_same_context() -> None:
+def test_both_images_have_the_same_build_context() -> None:
     ignored = [ROOT / "docker" / f"Dockerfile{kind}.dockerignore" for kind in ("", ".gpu")]
 
     assert len({path.read_text(encoding="utf-8") for path in ignored}) == 1
 
 
 @pytest.mark.parametrize("path", [".git/config", "models/bundles/x/1/model.onnx", "tests/a.py"])
-def test_what_the_image_does_not_need_is_kept_out_of_the_build_context(path: str) -> None:
+def test_files_that_the_image_does_not_need_are_not_in_the_build_context(path: str) -> None:
     assert not _allowed(path)
 
 
@@ -298,7 +298,7 @@ class FakeReadiness(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 @contextmanager
@@ -315,7 +315,7 @@ def _serving(status: int) -> Iterator[int]:
 
 
 @pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
-def test_the_health_check_is_readiness_and_ignores_proxies(status: int, healthy: bool) -> None:
+def test_the_health_check_tests_readiness_and_ignores_proxies(status: int, healthy: bool) -> None:
     with _serving(status) as port:
         environment = {**os.environ, "TIDEGATE_PORT": str(port), "http_proxy": "http://[::1]:1"}
         done = subprocess.run(
@@ -325,17 +325,17 @@ def test_the_health_check_is_readiness_and_ignores_proxies(status: int, healthy:
     assert (done.returncode == 0) is healthy, done.stderr.decode()
 
 
-def test_the_fetching_script_is_executable_and_parses() -> None:
+def test_the_fetch_script_is_executable_and_parses() -> None:
     script = ROOT / "docker" / "fetch_prometheus.sh"
 
     assert os.access(script, os.X_OK)
     subprocess.run(["sh", "-n", script], check=True, timeout=10)
 
 
-def test_without_apt_the_fetching_script_says_what_to_do(tmp_path: Path) -> None:
+def test_without_apt_the_fetch_script_reports_what_is_missing(tmp_path: Path) -> None:
     for tool in ("sh", "dirname", "rm"):
         (tmp_path / tool).symlink_to(f"/usr/bin/{tool}")
-    script = tmp_path / "docker" / "fetch_prometheus.sh"  # a copy: no .tools beside it
+    script = tmp_path / "docker" / "fetch_prometheus.sh"  # a copy without .tools next to it
     script.parent.mkdir()
     script.write_text((ROOT / "docker" / "fetch_prometheus.sh").read_text(encoding="utf-8"))
 

@@ -15,7 +15,7 @@ MINUTES = 60
 
 
 def _series(case: dict[str, Any], metric: str, label: str) -> dict[str, tuple[float, float]]:
-    """label value → (start, step a minute) of a metric: starts as the maximum, steps as the sum."""
+    """Return label value → (maximum of the starts, sum of the steps per minute) of a metric."""
     found: dict[str, tuple[float, float]] = {}
     for series in case["input_series"]:
         name, labels = series["series"].split("{")
@@ -28,7 +28,7 @@ def _series(case: dict[str, Any], metric: str, label: str) -> dict[str, tuple[fl
 
 
 def _expected(case: dict[str, Any]) -> dict[str, float]:
-    """record (with its selector) → the value that promtool is told to expect."""
+    """Return record (with its selector) → the value that the promtool test expects."""
     expected = {}
     for check in case["promql_expr_test"]:
         match = re.search(r"tidegate:[\w:]+(\{.*?\})?", check["expr"])
@@ -37,7 +37,7 @@ def _expected(case: dict[str, Any]) -> dict[str, float]:
     return expected
 
 
-def test_the_class_mix_numbers_are_numpys() -> None:
+def test_the_class_mix_numbers_equal_numpys() -> None:
     case = yaml.safe_load((TESTS / "class_mix_numbers.yml").read_text())["tests"][0]
     steps = _series(case, "tidegate_predictions_total", "class")
     fractions = _series(case, "tidegate_reference_class_fraction", "class")
@@ -53,7 +53,7 @@ def test_the_class_mix_numbers_are_numpys() -> None:
     assert _expected(case) == pytest.approx(numbers, abs=0.5e-4)  # the file rounds to 0.0001
 
 
-def test_the_ood_numbers_are_numpys() -> None:
+def test_the_ood_numbers_equal_numpys() -> None:
     case = yaml.safe_load((TESTS / "ood_numbers.yml").read_text())["tests"][0]
     decisions = _series(case, "tidegate_ood_decisions_total", "decision")
     counts = {name: MINUTES * step for name, (_, step) in decisions.items()}

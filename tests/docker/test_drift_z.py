@@ -1,4 +1,4 @@
-"""What the drift alert rests on, simulated with the rules' own formulae: false and true alarms."""
+"""The drift alert's false and true alarms, simulated with the rules' formulae."""
 
 import zlib
 
@@ -14,7 +14,7 @@ SIZES = [(100, 100), (100, 400), (1000, 400), (20_000, 400), (1000, 5000), (2000
 
 
 def _zipf(classes: int) -> NDArray[np.float64]:
-    """Many rare classes: the hard case for χ²."""
+    """Return shares with many rare classes: the difficult case for χ²."""
     mix: NDArray[np.float64] = 1 / np.arange(1.0, classes + 1)
     mix /= mix.sum()
     return mix
@@ -27,7 +27,7 @@ def _alarms(numbers: dict[str, float]) -> bool:
 @pytest.mark.parametrize("shape", ["zipf", "flat"])
 @pytest.mark.parametrize(("total", "samples"), SIZES)
 @pytest.mark.parametrize("classes", [10, 100, 1000])
-def test_without_drift_z_has_mean_0_and_deviation_1_and_nothing_alarms(
+def test_without_drift_z_has_mean_0_and_deviation_1_and_no_alert_fires(
     classes: int, total: int, samples: int, shape: str
 ) -> None:
     rng = np.random.default_rng(zlib.crc32(f"{classes} {total} {samples} {shape}".encode()))
@@ -44,7 +44,7 @@ def test_without_drift_z_has_mean_0_and_deviation_1_and_nothing_alarms(
 
 
 @pytest.mark.parametrize(("minutes", "most"), [(10, 0.7), (60, 0.1)])
-def test_what_increase_adds_by_stretching_to_the_window_is_bounded(
+def test_the_extrapolation_of_increase_adds_a_bounded_amount_to_z(
     minutes: int, most: float
 ) -> None:
     """increase() scales the counts by window / (window − scrape interval), here 15 s."""
@@ -59,12 +59,14 @@ def test_what_increase_adds_by_stretching_to_the_window_is_bounded(
     assert 0 < added < most
 
 
-# Counts for which a fifth of the mass, moved as thinly as can be (effect .16), is found. What
-# decides is N·n/(N + n): about 450 for ten classes, 800 for a hundred, 4000 for a thousand.
+# Counts for which the alert detects a fifth of the mass, moved evenly (effect .16). This depends on
+# N·n/(N + n): about 450 for ten classes, 800 for a hundred, 4000 for a thousand.
 @pytest.mark.parametrize(
     ("classes", "total", "samples"), [(10, 2000, 600), (100, 4000, 1000), (1000, 20_000, 5000)]
 )
-def test_a_fifth_of_the_mass_moved_alarms(classes: int, total: int, samples: int) -> None:
+def test_the_alert_fires_if_a_fifth_of_the_mass_moved(
+    classes: int, total: int, samples: int
+) -> None:
     rng = np.random.default_rng(0)
     before = np.full(classes, 1 / classes)
     after = before * np.where(np.arange(classes) % 2, 0.6, 1.4)

@@ -1,8 +1,8 @@
-"""From images to a request for retraining, with nothing between that is not real.
+"""From images to a request for retraining, with real programs only.
 
 The digits bundle behind a real server, a real Prometheus with the committed rules, a real
 Alertmanager with the committed routes, and the receiver. Only times are shortened: rules are
-evaluated each second and need to hold for two, and Alertmanager waits for nobody.
+evaluated every second with a `for` of two, and Alertmanager does not wait.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ DOCKER = ROOT / "docker"
 
 
 class Monitoring:
-    """Prometheus and Alertmanager beside one service, and the folder of requests."""
+    """Prometheus and Alertmanager for one service, and the folder of requests."""
 
     def __init__(self, stack: ExitStack, folder: Path, service: str) -> None:
         prometheus = tool("prometheus", folder="prometheus")
         alertmanager = tool("alertmanager", "prometheus-alertmanager")
         self.requests = folder / "requests"
-        # Each names the next: Alertmanager the receiver, the receiver Prometheus, and Prometheus
-        # Alertmanager, whose port is therefore free before it is taken.
+        # Each needs the address of the next: Alertmanager the receiver's, the receiver
+        # Prometheus's, and Prometheus Alertmanager's, whose port is therefore chosen first.
         self.alertmanager = f"127.0.0.1:{free_port()}"
         self.prometheus = stack.enter_context(
             started(
@@ -76,18 +76,20 @@ class Monitoring:
                 f"--storage.path={folder / 'alerts'}",
                 f"--web.listen-address={self.alertmanager}",
                 "--cluster.listen-address=",
-                cwd=alertmanager.parents[2],  # where the fetched package's templates are found
+                cwd=alertmanager.parents[
+                    2
+                ],  # the fetched binary reads its templates relative to this folder
                 listening=LISTENING,
             )
         )
 
     def firing(self) -> set[str]:
-        """Return the names of the alerts that Alertmanager holds, inhibited ones included."""
+        """Return the names of the alerts in Alertmanager, including inhibited ones."""
         with urllib.request.urlopen(f"http://{self.alertmanager}/api/v2/alerts", timeout=10) as got:
             return {alert["labels"]["alertname"] for alert in json.load(got)}
 
     def value(self, query: str) -> float:
-        """Return what Prometheus answers; 0 where it has no series."""
+        """Return the value of a query; 0 if it has no series."""
         address = f"{self.prometheus}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
         with urllib.request.urlopen(address, timeout=10) as answer:  # noqa: S310 - loopback
             found: list[Any] = json.load(answer)["data"]["result"]
@@ -151,12 +153,12 @@ def test_drift_becomes_one_request_and_a_broken_camera_none(tmp_path: Path) -> N
         server = stack.enter_context(running(tmp_path / "digits/1"))
         monitoring = Monitoring(stack, tmp_path, server.url.removeprefix("http://"))
         decided = 'sum(tidegate_ood_decisions_total{job="tidegate"})'
-        # A counter's first value is no increase: one scrape comes before the first image.
+        # A counter's first value is no increase, so the first image must follow a scrape.
         wait_for(lambda: monitoring.value('count(up{job="tidegate"} == 1)'), "no scrape")
 
         post(server.url, normal)
         wait_for(lambda: monitoring.value(decided) == 1500, "the images are not scraped")
-        # Every rule has seen all of them for longer than any shortened `for`.
+        # All images have been scraped for longer than the longest shortened `for`.
         seen = "min(count_over_time((tidegate:predictions:increase1h > 1300)[1m:1s]))"
         wait_for(lambda: monitoring.value(seen) >= 8, "no rule has seen them")
         assert not monitoring.firing()

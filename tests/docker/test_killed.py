@@ -1,8 +1,8 @@
-"""SIGKILL and a restart, as compose, Kubernetes and systemd restart: what is known outlives it.
+"""SIGKILL and a restart, as by compose, Kubernetes and systemd: the drift state survives.
 
-The supervisor is a few lines of this test; service, Prometheus, rules and state file are the real
-ones. Times are shortened: the state is saved at every look, five a second, and rules are evaluated
-each second and need to hold for one.
+The supervisor is a few lines of this test; service, Prometheus, rules and state file are real.
+Times are shortened: the state is saved five times per second, and rules are evaluated every second
+with a `for` of one.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def prometheus(folder: Path, target: str) -> Iterator[Process]:
 
 
 def asked(prometheus: Process, query: str) -> float:
-    """Return the value of a query, 0 where it has none."""
+    """Return the value of a query; 0 if it has none."""
     address = f"{prometheus.url}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
     with urllib.request.urlopen(address, timeout=PATIENCE_S) as answer:  # noqa: S310 - loopback
         found: list[Any] = json.load(answer)["data"]["result"]
@@ -94,7 +94,7 @@ def observed(server: Server) -> int:
     return images
 
 
-def test_a_killed_process_comes_back_and_nothing_that_alerts_look_at_is_lost(
+def test_a_killed_process_restarts_and_loses_no_data_that_alerts_use(
     tmp_path: Path,
 ) -> None:
     port, state = free_port(), tmp_path / "drift"
@@ -127,7 +127,7 @@ def test_a_killed_process_comes_back_and_nothing_that_alerts_look_at_is_lost(
         send(second, noise())
         assert observed(second) == before + NOISE
         both = "sum(tidegate:ood_flagged:increase1h{threshold='reject'})"
-        # Prometheus counts on across the reset, so the alert's numbers are those of both lives.
+        # Prometheus handles the counter reset, so the alert's numbers cover both processes.
         wait_for(lambda: asked(watching, both) > 1.5 * NOISE, "the first life is forgotten")
         wait_for(lambda: asked(watching, firing), "the alert does not come back")
         assert asked(watching, "max(prometheus_rule_evaluation_failures_total)") == 0

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: valid for a current version, and in step with image and rules."""
+"""The Kubernetes manifests: valid for a current version, and consistent with image and rules."""
 
 import subprocess
 import sys
@@ -35,7 +35,7 @@ ENVIRONMENT = {variable["name"]: variable["value"] for variable in CONTAINER["en
 
 
 def _of_kubernetes(resource: dict[str, Any]) -> bool:
-    """Whether it is not an operator's, whose schema is not at hand."""
+    """Return whether it is a built-in resource; schemas of operators are not available."""
     group = str(resource["apiVersion"]).partition("/")[0]
     return group.endswith(".k8s.io") or "." not in group
 
@@ -43,12 +43,12 @@ def _of_kubernetes(resource: dict[str, Any]) -> bool:
 @pytest.mark.parametrize(
     "resource", [r for r in RESOURCES if _of_kubernetes(r)], ids=lambda r: r["kind"]
 )
-def test_resources_of_kubernetes_itself_fit_its_schema(resource: dict[str, Any]) -> None:
+def test_built_in_resources_conform_to_the_schema(resource: dict[str, Any]) -> None:
     kubernetes_validate.validate(resource, VERSION, strict=True)
 
 
 @pytest.mark.parametrize("path", KUSTOMIZATIONS, ids=lambda path: path.parent.name)
-def test_kustomizations_name_what_is_there(path: Path) -> None:
+def test_kustomizations_refer_to_existing_files(path: Path) -> None:
     kustomization = yaml.safe_load(path.read_text(encoding="utf-8"))
 
     for name in kustomization["resources"]:
@@ -58,7 +58,7 @@ def test_kustomizations_name_what_is_there(path: Path) -> None:
         assert all(step["path"].startswith("/spec/") for step in yaml.safe_load(patch["patch"]))
 
 
-def test_the_rules_are_prometheus_s_own_files(tmp_path: Path) -> None:
+def test_the_rules_equal_prometheuss_files(tmp_path: Path) -> None:
     text = (FOLDER / "base" / "prometheusrule.yaml").read_text(encoding="utf-8")
     written = tmp_path / "written.yaml"
     subprocess.run([sys.executable, FOLDER / "rules.py", written], check=True, timeout=60)
@@ -74,7 +74,7 @@ def test_the_rules_are_prometheus_s_own_files(tmp_path: Path) -> None:
 
 
 def test_every_selector_selects_the_pods_and_no_others() -> None:
-    """An empty one would be a whole namespace's: kustomize fills in none of these."""
+    """An empty selector would match a whole namespace, and kustomize sets none of these."""
     ours = {"app.kubernetes.io/name": "tidegate"}
 
     assert DEPLOYMENT["spec"]["template"]["metadata"]["labels"] == ours
@@ -96,18 +96,18 @@ def test_the_scraped_job_is_the_one_that_the_rules_select() -> None:
     assert base["labels"][0]["pairs"][label] == "tidegate"
 
 
-def test_the_grace_period_holds_the_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_grace_period_is_longer_than_the_drain(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
 
-    settings = Settings.read()  # refuses a name that it does not know
+    settings = Settings.read()  # rejects unknown names
 
     assert settings.drain_delay_s + settings.drain_timeout_s < POD["terminationGracePeriodSeconds"]
     ready = CONTAINER["readinessProbe"]
     assert ready["periodSeconds"] * ready["failureThreshold"] < settings.drain_delay_s
 
 
-def test_the_grace_period_holds_the_drain_under_kserve_too() -> None:
+def test_the_grace_period_is_longer_than_the_drain_with_kserve() -> None:
     [container] = _one("ServingRuntime")["spec"]["containers"]
     given = {variable["name"]: variable["value"] for variable in container["env"]}
     drain_s = int(given["TIDEGATE_DRAIN_DELAY_S"]) + int(given["TIDEGATE_DRAIN_TIMEOUT_S"])
@@ -116,8 +116,8 @@ def test_the_grace_period_holds_the_drain_under_kserve_too() -> None:
     assert drain_s < grace_s
 
 
-def test_no_service_s_injected_variable_is_taken_for_a_setting() -> None:
-    """Or TIDEGATE_PORT=tcp://… would be refused, and the pod never start."""
+def test_no_injected_variable_of_a_service_is_read_as_a_setting() -> None:
+    """Otherwise TIDEGATE_PORT=tcp://… would be rejected, and the pod would never start."""
     assert POD["enableServiceLinks"] is False
     assert _one("InferenceService")["spec"]["predictor"]["enableServiceLinks"] is False
 
@@ -132,14 +132,14 @@ def test_pods_run_without_privileges_on_a_read_only_root() -> None:
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
-def test_probes_ask_the_routes_that_there_are() -> None:
+def test_probes_use_existing_routes() -> None:
     for container in (CONTAINER, *_one("ServingRuntime")["spec"]["containers"]):
         assert container["startupProbe"]["httpGet"]["path"] == "/readyz"
         assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
         assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
 
 
-def test_the_autoscaler_s_metrics_are_the_adapter_s() -> None:
+def test_the_adapter_provides_the_autoscalers_metrics() -> None:
     text = (FOLDER / "overlays" / "autoscale" / "adapter.yaml").read_text(encoding="utf-8")
     served = {
         rule.get("name", {}).get("as") or rule["seriesQuery"].partition("{")[0]

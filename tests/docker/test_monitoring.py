@@ -1,4 +1,4 @@
-"""`make monitoring` on real binaries: the service is scraped, the rules run, alerts have a road."""
+"""`make monitoring` with real binaries: scraping, rules and the route of alerts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def asked(url: str) -> Any:
 
 
 def until(found: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
-    """Ask until the answer is truthy; fails when the script ends or patience does."""
+    """Poll until the answer is truthy; fail if the script exits or the time is over."""
     deadline = time.monotonic() + PATIENCE_S
     answer: Any = None
     while time.monotonic() < deadline:
@@ -53,7 +53,7 @@ def until(found: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
 
 
 def process_is_there(process: subprocess.Popen[str]) -> None:
-    """Wait a moment, or less when the process ends."""
+    """Wait a short time, or less if the process exits."""
     try:
         process.wait(0.2)
     except subprocess.TimeoutExpired:
@@ -83,7 +83,7 @@ def monitoring(
     assert process.wait(60) == 0
 
 
-def test_a_running_service_is_scraped_judged_and_heard(
+def test_a_running_service_is_scraped_and_its_alerts_are_routed(
     monitoring: subprocess.Popen[str], ports: tuple[int, int], tmp_path: Path
 ) -> None:
     api = f"http://127.0.0.1:{ports[0]}/api/v1"

@@ -1,7 +1,7 @@
-"""A month in which nothing drifts, at a stated rate: no alert of the drift rules.
+"""A month without drift, at a given rate: no drift alert fires.
 
-The alerts' conditions in NumPy, over every five minutes of 30 days, without their `for`: an alert
-fires more seldom than this. The calibration sizes are small, which is the hard case.
+The alerts' conditions in NumPy, every five minutes of 30 days, without their `for`, which would
+make alerts even rarer. The calibration sizes are small, which is the difficult case.
 """
 
 import zlib
@@ -22,7 +22,7 @@ Floats = NDArray[np.floating]
 
 
 def rolled(counts: NDArray[np.int64], steps: int) -> Floats:
-    """Return what the last `steps` steps add up to, at every step."""
+    """Return the sum over the last `steps` steps, at every step."""
     total = np.cumsum(counts, axis=0, dtype=np.float64)
     total[steps:] -= total[:-steps].copy()
     return total
@@ -72,7 +72,7 @@ def test_a_month_without_drift_has_no_alert(classes: int, shape: str, images_per
     confidences = rng.dirichlet(np.ones(len(BOUNDS) + 1))
     reference = rng.multinomial(SAMPLES, mix) * 1.0
     sure = rng.multinomial(SAMPLES, confidences) * 1.0
-    # The k-th smallest of n calibration scores is exceeded by a share that is itself drawn.
+    # The share that exceeds the k-th smallest of n calibration scores is random.
     k = int(ALPHA * (CALIBRATION + 1))
     rate = rng.beta(k, CALIBRATION + 1 - k)
 
@@ -100,7 +100,7 @@ def test_a_month_without_drift_has_no_alert(classes: int, shape: str, images_per
 
 
 @pytest.mark.slow
-def test_the_same_conditions_hold_when_something_drifts() -> None:
+def test_the_same_conditions_are_met_with_drift() -> None:
     reference = np.full(10, 50.0)
 
     assert "TidegateClassMixDrift" in mix_alarms(np.array([300.0, *[30.0] * 9]), reference)

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes two replicas' real registries: its numbers are NumPy's."""
+"""A real Prometheus that scrapes two replicas' registries gives the same numbers as NumPy."""
 
 import http.server
 import json
@@ -67,7 +67,7 @@ class Replica:
             self.model.decided("accept", 0.5, {})
 
     def serve(self, images: int) -> None:
-        """Publish what a replica does that answers `images` and refuses one."""
+        """Record the metrics of a replica that answers `images` images and rejects one."""
         metrics, drift = self.metrics, self.model.drift
         for place in range(images):
             self.predict([place % CLASSES])
@@ -102,7 +102,7 @@ def _served(replica: Replica) -> Iterator[int]:
             replica.scrapes += 1
 
         def log_message(self, format: str, *args: object) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -116,7 +116,7 @@ def _served(replica: Replica) -> Iterator[int]:
 
 @contextmanager
 def _prometheus(binary: Path, folder: Path, ports: Sequence[int]) -> Iterator[str]:
-    """Start one on a free port that scrapes and evaluates every second; yield its address."""
+    """Start Prometheus on a free port, scraping and evaluating every second; yield its address."""
     for path in RULES.glob("*.yml"):
         rules = yaml.safe_load(path.read_text(encoding="utf-8"))
         for group in rules["groups"]:
@@ -141,7 +141,7 @@ def _prometheus(binary: Path, folder: Path, ports: Sequence[int]) -> Iterator[st
 
 
 def _query(url: str, expression: str, from_now_s: float = 0) -> dict[tuple[str, str], float]:
-    """Return (record, class) → value, `from_now_s` later; nothing while it starts."""
+    """Return (record, class) → value at `from_now_s` from now; empty while it starts."""
     query = urllib.parse.urlencode({"query": expression, "time": time.time() + from_now_s})
     try:
         with urllib.request.urlopen(f"{url}/api/v1/query?{query}", timeout=10) as answer:  # noqa: S310  # loopback
@@ -155,7 +155,7 @@ def _query(url: str, expression: str, from_now_s: float = 0) -> dict[tuple[str, 
 
 
 def _wait_for(reached: Callable[[], bool], else_say: Callable[[], str] = str) -> None:
-    """Poll a state in another process, which cannot tell us of it."""
+    """Poll a state of another process, which sends no event."""
     pause = threading.Event()
     end = time.monotonic() + PATIENCE_S
     while not reached():
@@ -180,13 +180,13 @@ def test_promql_on_two_scraped_replicas_equals_numpy(binary: Path, tmp_path: Pat
         for replica, part in zip(replicas, np.array_split(drawn, 2), strict=True):
             replica.predict(part.tolist())
         _wait_for(lambda: _settled(url))
-        # One instant that every rule has been evaluated for.
+        # A time at which every rule has been evaluated.
         recorded = _query(url, '{__name__=~"tidegate:.*1h|tidegate:class_reference:samples"}', -3)
 
     observed = _by_class(recorded, "tidegate:class_predictions:increase1h")
     sealed = _by_class(recorded, "tidegate:class_reference:samples")
     assert sealed == pytest.approx(reference)
-    # increase() stretches what it saw of each replica by half a scrape interval at either end.
+    # increase() extrapolates each replica's samples by half a scrape interval at either end.
     assert observed == pytest.approx(np.bincount(drawn, minlength=CLASSES), rel=0.15)
     for name, value in class_mix(observed, sealed).items():
         assert recorded[name, ""] == pytest.approx(value, rel=1e-3, abs=1e-3), name
@@ -197,7 +197,7 @@ def _by_class(recorded: dict[tuple[str, str], float], name: str) -> NDArray[np.f
 
 
 def _settled(url: str) -> bool:
-    """Whether ten seconds of the final counts are in."""
+    """Return whether ten seconds of the final counts have been recorded."""
     seen = _query(url, "min(count_over_time((sum(tidegate_predictions_total) == 600)[1m:1s]))")
     return seen.get(("", ""), 0.0) >= 10
 
@@ -205,7 +205,7 @@ def _settled(url: str) -> bool:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_every_panel_has_series_on_a_real_prometheus(binary: Path, tmp_path: Path) -> None:
-    """Of a service that answers, refuses and hears feedback."""
+    """The replicas answer, reject and receive feedback."""
     replicas = [Replica(np.full(CLASSES, 20)) for _ in range(2)]
 
     with ExitStack() as stack:

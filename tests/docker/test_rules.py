@@ -1,4 +1,4 @@
-"""Prometheus's rules: promtool's tests, and that rules, metrics and runbook name one another."""
+"""Prometheus's rules: promtool's tests, and consistency of rules, metrics and runbook."""
 
 import importlib.util
 import re
@@ -31,7 +31,7 @@ def _rules() -> list[dict[str, Any]]:
     return [rule for file in files for group in file["groups"] for rule in group["rules"]]
 
 
-ALERT_RULES = [rule for rule in _rules() if "alert" in rule]  # one alert may have several
+ALERT_RULES = [rule for rule in _rules() if "alert" in rule]  # an alert can have several
 ALERTS = sorted({rule["alert"] for rule in ALERT_RULES})
 
 
@@ -45,7 +45,7 @@ def _drift_rules() -> ModuleType:
     return module
 
 
-def test_the_drift_rules_are_what_their_script_writes() -> None:
+def test_the_committed_drift_rules_equal_the_scripts_output() -> None:
     written = _drift_rules().drift_rules()
 
     assert written == (DOCKER / "prometheus" / "rules" / "drift.yml").read_text(encoding="utf-8")
@@ -62,7 +62,7 @@ def test_each_window_has_the_same_rules() -> None:
     assert max(int(interval.removesuffix("m")) for interval in windows.values()) < 5
 
 
-def test_the_rules_undo_the_smoothing_that_bundles_are_sealed_with() -> None:
+def test_the_rules_undo_the_smoothing_of_the_bundles_reference() -> None:
     assert SMOOTHING == 0.1
 
     assert "+ 0.1 * count by" in TEXT
@@ -90,7 +90,7 @@ def test_promtool_accepts_the_rules_and_the_configuration(promtool: str) -> None
 
 @pytest.fixture(scope="module")
 def begun(promtool: str) -> Iterator[dict[Path, Future[None]]]:
-    """Begin all of promtool's tests, one a core: it uses one, and they take a minute together."""
+    """Start all promtool tests in parallel: each uses one core, and together they take a minute."""
     with ThreadPoolExecutor(usable_cores()) as pool:
         yield {path: pool.submit(_run, promtool, "test", "rules", path) for path in TESTS}
 
@@ -101,7 +101,7 @@ def test_promtool_tests_pass(begun: dict[Path, Future[None]], path: Path) -> Non
     begun[path].result()
 
 
-def test_every_query_in_the_runbook_is_one(promtool: str, tmp_path: Path) -> None:
+def test_every_query_in_the_runbook_is_valid(promtool: str, tmp_path: Path) -> None:
     spans = [span for line in RUNBOOK.splitlines() for span in line.split("`")[1::2]]
     queries = [s for s in spans if re.search(r"\btidegate[_:]|\bprocess_", s) and "…" not in s]
     assert len(queries) >= 12
@@ -113,7 +113,7 @@ def test_every_query_in_the_runbook_is_one(promtool: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_every_alert_has_a_case_where_it_fires_and_one_where_it_is_silent(alert: str) -> None:
+def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_is_silent(alert: str) -> None:
     cases = [case for path in TESTS for case in yaml.safe_load(path.read_text())["tests"]]
     alerts, queries = _checks(cases, "alert_rule_test"), _checks(cases, "promql_expr_test")
     fired = [bool(c["exp_alerts"]) for c in alerts if c["alertname"] == alert]
@@ -127,12 +127,12 @@ def _checks(cases: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
     return [check for case in cases for check in case.get(key, [])]
 
 
-def test_the_runbook_has_one_heading_for_each_alert_and_no_other() -> None:
+def test_the_runbook_has_one_section_for_each_alert_and_no_other() -> None:
     assert sorted(re.findall(r"^## (\w+)$", RUNBOOK, re.MULTILINE)) == ALERTS
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_every_heading_says_what_how_to_look_what_to_do_and_how_it_was_tested(alert: str) -> None:
+def test_every_section_has_the_meaning_the_checks_the_remedy_and_the_tests(alert: str) -> None:
     section = RUNBOOK.split(f"## {alert}\n")[1].split("\n## ")[0]
 
     for part in ("**Means:**", "**Look:**", "**Do:**", "**Tested:**"):
@@ -140,24 +140,22 @@ def test_every_heading_says_what_how_to_look_what_to_do_and_how_it_was_tested(al
 
 
 @pytest.mark.parametrize("rule", ALERT_RULES, ids=lambda rule: rule["alert"])
-def test_every_alert_says_what_it_means_and_where_to_read_on(rule: dict[str, Any]) -> None:
+def test_every_alert_has_a_summary_a_check_and_a_link_to_the_runbook(rule: dict[str, Any]) -> None:
     assert rule["annotations"]["runbook"] == f"docker/RUNBOOK.md#{rule['alert'].lower()}"
-    assert "Look at" in rule["annotations"]["description"] or (
-        "Look whether" in rule["annotations"]["description"]
-    )
+    assert "Check" in rule["annotations"]["description"]
     assert rule["annotations"]["summary"]
     assert rule["for"]
     assert rule["labels"]["severity"] in {"warning", "critical"}
 
 
-def test_a_thousand_classes_are_at_most_five_thousand_series_a_replica() -> None:
+def test_a_thousand_classes_give_at_most_five_thousand_series_per_replica() -> None:
     default = Settings.model_fields["max_class_series"].default
 
     assert 1000 < len(exposed(1000, default)) <= 5000
 
 
-def test_the_rules_always_keep_nine_series_a_class_for_each_model() -> None:
-    """Of all replicas together; class_shift has a series only for classes that moved."""
+def test_the_rules_always_record_nine_series_per_class_and_model() -> None:
+    """For all replicas together; class_shift has a series only for classes that moved."""
     per_class = [
         r["record"] for r in _rules() if re.search(r"tidegate:class_\w+:\w+", r.get("record", ""))
     ]
@@ -168,7 +166,7 @@ def test_the_rules_always_keep_nine_series_a_class_for_each_model() -> None:
 
 
 @pytest.mark.parametrize("text", [TEXT, RUNBOOK], ids=["rules", "runbook"])
-def test_every_metric_that_is_named_is_one_that_the_service_publishes(text: str) -> None:
+def test_every_named_metric_is_exposed_by_the_service(text: str) -> None:
     names = published().keys()
     histograms = {name.removesuffix("_bucket") for name in names if name.endswith("_bucket")}
 
@@ -179,7 +177,7 @@ def test_every_metric_that_is_named_is_one_that_the_service_publishes(text: str)
 
 
 def test_every_metric_is_used_by_a_rule_or_the_runbook() -> None:
-    """The other way round; those of GPUs have a dashboard and no alert."""
+    """The GPU metrics are excluded, because they have a dashboard and no alert."""
     bases = {re.sub("_(bucket|count|sum)$", "", name) for name in published()}
     ours = {n for n in bases if n.startswith("tidegate_") and "_gpu_" not in n}
 
@@ -198,7 +196,7 @@ def test_every_label_that_a_rule_selects_on_is_on_that_metric() -> None:
         assert label in labels[metric]
 
 
-# Read beside a graph, by name and window: RUNBOOK.md's table names them without their window.
+# RUNBOOK.md's table names the recorded series without their window.
 def test_every_recorded_series_is_used_or_shown() -> None:
     recorded = {rule["record"] for rule in _rules() if "record" in rule}
     used = {name for rule in _rules() for name in re.findall(r"\btidegate:[\w:]+", rule["expr"])}

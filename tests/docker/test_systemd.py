@@ -1,4 +1,4 @@
-"""The systemd unit, and systemd's own opinion of it where its tools are at hand."""
+"""The systemd unit, and the checks of systemd's tools if they are installed."""
 
 import configparser
 import shutil
@@ -13,7 +13,7 @@ UNIT = Path(__file__).parents[2] / "docker" / "systemd" / "tidegate.service"
 
 
 class Unit(configparser.RawConfigParser):
-    """A unit's file: keys keep their case, and one that is repeated the last value."""
+    """Parse a unit file: keys keep their case, and a repeated key has its last value."""
 
     def optionxform(self, optionstr: str) -> str:
         return optionstr
@@ -33,7 +33,7 @@ def test_the_stop_waits_longer_than_the_drain(service: configparser.SectionProxy
     assert int(service["TimeoutStopSec"]) > drain_s
 
 
-def test_its_environment_is_one_that_the_service_takes(
+def test_the_service_accepts_its_environment(
     service: configparser.SectionProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = dict(pair.split("=", 1) for pair in service["Environment"].split())
@@ -46,17 +46,17 @@ def test_its_environment_is_one_that_the_service_takes(
     assert state.parent == Path("/var/lib") / service["StateDirectory"]
 
 
-def test_a_refused_start_is_not_tried_again(service: configparser.SectionProxy) -> None:
+def test_a_rejected_start_is_not_retried(service: configparser.SectionProxy) -> None:
     assert service["Restart"] == "on-failure"
-    assert service["RestartPreventExitStatus"] == "1"  # 70, a hung engine, is
+    assert service["RestartPreventExitStatus"] == "1"  # unlike 70, a hung engine
 
 
-def test_systemd_finds_no_fault_and_little_exposure(tmp_path: Path) -> None:
+def test_systemd_reports_no_error_and_low_exposure(tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         pytest.skip("systemd is not installed here")
     text = UNIT.read_text(encoding="utf-8").replace("/opt/tidegate/bin/tidegate", "/bin/true")
-    unit = tmp_path / "tidegate.service"  # verify asks that the program exists
+    unit = tmp_path / "tidegate.service"  # verify requires that the program exists
     unit.write_text(text, encoding="utf-8")
 
     for verb in (["verify", "--man=no"], ["security", "--offline=true", "--threshold=20"]):
@@ -69,5 +69,5 @@ def test_systemd_finds_no_fault_and_little_exposure(tmp_path: Path) -> None:
 def test_a_decoder_killed_for_memory_does_not_end_the_service(
     service: configparser.SectionProxy,
 ) -> None:
-    """`stop` ends the whole unit when the kernel kills any of its processes."""
+    """With `stop` the whole unit ends if the kernel kills any of its processes."""
     assert service["OOMPolicy"] == "continue"

@@ -30,13 +30,13 @@ def cuda() -> Cuda:
 
 @pytest.fixture(scope="session")
 def plans(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder of plans for all tests: a build takes a while."""
+    """One folder of plans for all tests, because a build is slow."""
     return tmp_path_factory.mktemp("plans") / "plans"
 
 
 @pytest.fixture(params=GPU_ENGINES, scope="module")
 def opened(request: pytest.FixtureRequest, cuda: Cuda, plans: Path) -> Iterator[Opened]:
-    """Return what opens the demo, or another sealed graph, on one of the engines."""
+    """Return a function that opens the demo, or another sealed graph, on one of the engines."""
     engines: list[DeviceEngine] = []
 
     def open_it(

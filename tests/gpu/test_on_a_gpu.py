@@ -32,15 +32,15 @@ from tidegate.service.types import Outputs, Pixels
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 
-FP32 = 1e-4  # of the largest value: what the design promises with TF32 off
+FP32 = 1e-4  # relative to the largest value: the guarantee with TF32 off
 FP16 = 2e-2
 BATCHES = int(os.environ.get("GPU_TEST_BATCHES", "10000"))
-BATCHES_S = 300.0  # the most that those take
+BATCHES_S = 300.0  # their time limit
 
 
 @pytest.fixture(scope="module")
 def images() -> list[Pixels]:
-    """Photographs, and noise of many strengths: what the gate accepts, reviews and rejects."""
+    """Photographs and noise of many strengths, which the gate accepts, reviews and rejects."""
     rng = np.random.default_rng(3)
     noise = [
         Pixels(rng.normal(128, strength, (224, 224, 3)).clip(0, 255).astype(np.uint8))
@@ -54,7 +54,7 @@ def expected(images: list[Pixels]) -> Outputs:
     return answers(OnnxEngine(DEMO_BUNDLE / "model.onnx", buckets=(1, 8)), images)
 
 
-def test_fp32_gives_the_cpus_numbers_and_decisions(
+def test_fp32_gives_the_cpu_s_outputs_and_decisions(
     engine: DeviceEngine, images: list[Pixels], expected: Outputs
 ) -> None:
     figures = differences(answers(engine, images), expected, open_bundle(DEMO_BUNDLE).gate)
@@ -98,7 +98,9 @@ def test_every_batch_size_and_slot_gives_the_same(
         assert np.abs(outputs.logits - expected.logits[:count]).max() <= FP32 * scale
 
 
-def test_a_graph_gives_what_the_eager_run_gives(engine: DeviceEngine, images: list[Pixels]) -> None:
+def test_a_graph_gives_the_outputs_of_the_eager_run(
+    engine: DeviceEngine, images: list[Pixels]
+) -> None:
     if not engine.can_capture:
         pytest.skip(f"{engine.info.name} has no graphs")
 
@@ -108,7 +110,7 @@ def test_a_graph_gives_what_the_eager_run_gives(engine: DeviceEngine, images: li
     eager = {bucket: run(bucket) for bucket in engine.buckets}
     for bucket in engine.buckets:
         engine.capture(bucket)
-    # All are captured by now, and those of another size have run in between, eagerly too.
+    # All sizes are captured by now, and eager runs of other sizes have happened in between.
     for bucket in (*engine.buckets, *reversed(engine.buckets)):
         other = [engine.run(slot, images[-bucket:]) for slot in range(engine.slots)]
         graphed = run(bucket)
@@ -120,7 +122,7 @@ def test_a_graph_gives_what_the_eager_run_gives(engine: DeviceEngine, images: li
             assert not np.array_equal(before.logits, different.logits)
 
 
-def test_slots_at_once_keep_their_answers_apart(
+def test_concurrent_slots_do_not_mix_their_answers(
     engine: DeviceEngine, images: list[Pixels], expected: Outputs
 ) -> None:
     scale = np.abs(expected.logits).max()
@@ -137,7 +139,7 @@ def test_slots_at_once_keep_their_answers_apart(
         assert max(pool.map(work, range(engine.slots))) <= FP32
 
 
-def test_batches_on_several_slots_take_less_than_one_after_the_other(
+def test_concurrent_batches_are_faster_than_sequential_ones(
     engine: DeviceEngine, images: list[Pixels]
 ) -> None:
     assert overlap(engine, images, batches=30)["ratio"] < 1
@@ -151,7 +153,7 @@ def test_memory_does_not_grow_over_many_batches(
     assert used["late_bytes"] <= used["early_bytes"] + (1 << 20), used
 
 
-def test_the_devices_clock_tells_the_parts_of_a_batch(
+def test_the_phases_of_a_batch_are_timed_by_the_device(
     engine: DeviceEngine, images: list[Pixels]
 ) -> None:
     engine.run(0, images[:8])
@@ -161,7 +163,7 @@ def test_the_devices_clock_tells_the_parts_of_a_batch(
     assert all(0 < seconds < 10 for seconds in parts.values())
 
 
-def test_a_batch_grows_on_a_busy_device(engine: DeviceEngine, images: list[Pixels]) -> None:
+def test_a_batch_is_topped_up_on_a_busy_device(engine: DeviceEngine, images: list[Pixels]) -> None:
     stop = threading.Event()
 
     def keep_busy(slot: int) -> None:
@@ -182,7 +184,7 @@ def test_a_batch_grows_on_a_busy_device(engine: DeviceEngine, images: list[Pixel
     assert len(outputs.energy) == 8
 
 
-def test_memory_that_is_not_there_is_told_from_a_lost_device(cuda: Cuda) -> None:
+def test_too_little_memory_is_distinguished_from_a_lost_device(cuda: Cuda) -> None:
     device = cuda.device(0)
     device.use()
     _, total = device.memory()
@@ -194,10 +196,10 @@ def test_memory_that_is_not_there_is_told_from_a_lost_device(cuda: Cuda) -> None
     device.close()
 
 
-def test_closing_gives_the_buffers_back(opened: Opened, cuda: Cuda) -> None:
+def test_closing_frees_the_buffers(opened: Opened, cuda: Cuda) -> None:
     device = cuda.device(0)
     device.use()
-    opened(slots=1).close()  # what a runtime keeps for the process is kept by now
+    opened(slots=1).close()  # so that the memory a runtime keeps per process is already allocated
     before, _ = device.memory()
 
     opened(slots=3).close()

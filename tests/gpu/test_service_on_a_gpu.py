@@ -1,4 +1,4 @@
-"""The whole service on a real GPU: what runs is what was named, and it says so."""
+"""The whole service on a real GPU: it runs the named engine, and reports it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("engine", GPU_ENGINES)
-def test_a_photograph_is_classified_by_the_engine_that_was_named(
+def test_a_photograph_is_classified_by_the_named_engine(
     engine: str, cuda: Cuda, plans: Path
 ) -> None:
     with launched(DEMO_BUNDLE, engine=engine, plan_cache=plans) as server:

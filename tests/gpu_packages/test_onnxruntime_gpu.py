@@ -1,4 +1,4 @@
-"""The real onnxruntime-gpu where there is no GPU: it claims CUDA, and is not believed."""
+"""The real onnxruntime-gpu without a GPU: it lists CUDA, but the service verifies that."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 from tests.contract import tiny_graph
 from tests.fake_cuda import FakeDevice
 from tests.server import DEMO_BUNDLE
-from tidegate.service.engines.choose import EngineConfig, open_engine
+from tidegate.service.engines.choose import open_engine
+from tidegate.service.engines.config import EngineConfig
 from tidegate.service.engines.cuda.open import open_cuda
 from tidegate.service.engines.onnxruntime.gpu import (
     OnnxGpuProgram,
@@ -45,41 +46,42 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_package_claims_providers_that_cannot_load() -> None:
+def test_the_package_lists_providers_that_cannot_load() -> None:
     assert {"CUDAExecutionProvider", "TensorrtExecutionProvider"} <= {
         *ort.get_available_providers()
     }
 
 
 @pytest.mark.parametrize("engine", ["onnx-cuda", "onnx-tensorrt"])
-def test_a_session_that_fell_back_to_the_cpu_is_refused(
+def test_a_session_that_fell_back_to_the_cpu_is_rejected(
     engine: str, model: Path, tmp_path: Path
 ) -> None:
-    """Asked for past the check for a GPU, as on a host whose CUDA libraries do not fit."""
+    """Skips the check for a GPU, as on a host with incompatible CUDA libraries."""
     providers = (
         cuda_providers(0)
         if engine == "onnx-cuda"
         else tensorrt_providers(0, (1, 2), (tiny_graph.SIDE, tiny_graph.SIDE), tmp_path)
     )
 
-    with pytest.raises(EngineUnavailable, match=rf"{engine} (was asked for|cannot load)"):
+    with pytest.raises(EngineUnavailable, match=rf"{engine} (is not available|cannot load)"):
         OnnxGpuProgram(model, engine, providers, FakeDevice())
 
 
 @pytest.mark.parametrize("engine", GPU_ENGINES)
-def test_an_engine_named_without_a_gpu_is_refused(engine: str, model: Path) -> None:
+def test_an_engine_named_without_a_gpu_is_rejected(engine: str, model: Path) -> None:
     with pytest.raises(EngineUnavailable, match=r"no GPU to use: cudaGetDeviceCount"):
         open_engine(model, EngineConfig(engine), (1, 2))
 
 
-def test_auto_serves_on_the_same_packages_cpu_and_says_why(
+def test_auto_uses_the_same_package_s_cpu_and_logs_why(
     model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = EngineConfig(slots=1, threads_per_slot=1, max_batch_size=2)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         engine = open_engine(model, config, (1, 2)).engine
 
     assert engine.info.name == "onnx-cpu"
+    assert "using engine onnx-cpu (no GPU available)" in caplog.text
     assert "There is no GPU to use: cudaGetDeviceCount" in caplog.text
     black = Pixels(np.zeros((tiny_graph.SIDE, tiny_graph.SIDE, 3), np.uint8))
     assert engine.run(0, [black]).finite(0)
@@ -88,7 +90,7 @@ def test_auto_serves_on_the_same_packages_cpu_and_says_why(
 @pytest.mark.parametrize(
     ("engine", "words"), [("onnx-cuda", "There is no GPU to use"), ("tensorrt", "no GPU to use")]
 )
-def test_the_service_does_not_start_on_another_engine_than_was_named(
+def test_the_service_does_not_start_with_another_engine_than_the_named_one(
     engine: str, words: str
 ) -> None:
     environment = {

@@ -1,7 +1,6 @@
-"""The real TensorRT-RTX building real plans where there is no GPU.
+"""The real TensorRT-RTX builds real plans without a GPU.
 
-It is the sibling of TensorRT that builds without one, behind the same Python API; that its plans
-run is for the gpu tests to show.
+Unlike TensorRT it can build without one, with the same Python API. The gpu tests run its plans.
 """
 
 from __future__ import annotations
@@ -51,8 +50,8 @@ def photos() -> Floats:
     ).astype(np.float32)
 
 
-def test_what_an_execution_is_asked_for_is_there(toolkit: Toolkit) -> None:
-    """Without a GPU there is no engine to ask, so only the names are looked up."""
+def test_an_execution_has_the_methods_that_are_used(toolkit: Toolkit) -> None:
+    """Without a GPU no engine can be created, so only the names are checked."""
     assert toolkit.trt.DynamicShapesKernelSpecializationStrategy.EAGER is not None
     assert hasattr(toolkit.trt.ICudaEngine, "create_runtime_config")
     assert hasattr(toolkit.trt.IRuntimeConfig, "dynamic_shapes_kernel_specialization_strategy")
@@ -96,7 +95,7 @@ def demo_sized_head() -> GateHead:
     )
 
 
-def test_the_module_has_what_the_build_asks_for(toolkit: Toolkit) -> None:
+def test_the_module_has_the_names_that_the_build_uses(toolkit: Toolkit) -> None:
     assert toolkit.version.startswith("TensorRT-RTX 1.")
     assert build_flags(toolkit.trt) == ("no-tf32", "optimisation=3", "strongly-typed")
 
@@ -125,7 +124,7 @@ def test_real_weights_become_a_plan_of_every_output(
 
 
 @pytest.mark.parametrize("change", [as_it_is, in_fp16, in_int8])
-def test_the_network_takes_bytes_in_batches_of_any_size_and_gives_float32(
+def test_the_network_accepts_bytes_in_batches_of_any_size_and_returns_float32(
     change: Callable[[onnx.ModelProto, Floats], onnx.ModelProto],
     toolkit: Toolkit,
     photos: Floats,
@@ -169,7 +168,7 @@ def test_the_gates_head_is_float32_between_a_backbone_in_fp16_and_its_outputs(
     assert any(layer.get_output(0).dtype == trt.DataType.HALF for layer in layers)
 
 
-def test_int8_that_is_made_for_cpus_is_refused_with_what_to_do(
+def test_int8_for_cpus_is_rejected_with_advice(
     toolkit: Toolkit, photos: Floats, tmp_path: Path
 ) -> None:
     model = demo(tmp_path, photos, for_a_cpu)
@@ -178,7 +177,7 @@ def test_int8_that_is_made_for_cpus_is_refused_with_what_to_do(
         build_plan(toolkit.trt, toolkit.logger, model, BUCKETS, timing=None)
 
 
-def test_what_is_no_model_is_refused(toolkit: Toolkit, tmp_path: Path) -> None:
+def test_an_invalid_model_is_rejected(toolkit: Toolkit, tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
     model.write_bytes(b"not a model")
 

@@ -1,4 +1,4 @@
-"""What `pip install` puts where: no other package and no folder of the user's gets in the way."""
+"""`pip install` works next to other packages and user folders called `service` and `models`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
-STRANGER = "service==0.6.0"  # a package of the index whose import name is that of our folder
+FOREIGN = "service==0.6.0"  # a PyPI package whose import name is `service`
 PATIENCE_S = 170.0
 
 pytestmark = pytest.mark.timeout(600)
@@ -36,7 +36,7 @@ def run(*command: str | Path, cwd: Path = ROOT, **variables: str) -> str:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what git tracks, so that nothing is built in the checkout."""
+    """A copy of the tracked files, so that nothing is built in the checkout."""
     source = tmp_path_factory.mktemp("source")
     listed = run(
         "git", "ls-files", "service", "models", "*.toml", "setup.py", "*.md", "LICENSE", "NOTICE"
@@ -58,9 +58,9 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["wheel", "editable"])
 def tidegate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The command of a fresh environment that has a foreign package called `service` too.
+    """The command in a new environment that also has a foreign package called `service`.
 
-    The requirements are those of the environment that runs the tests.
+    The dependencies come from the environment that runs the tests.
     """
     folder = tmp_path_factory.mktemp(str(request.param))
     run(sys.executable, "-m", "venv", folder)
@@ -71,20 +71,20 @@ def tidegate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         run(*pip, request.getfixturevalue("wheel"))
     else:
         run(*pip, "--editable", request.getfixturevalue("source"))
-    run(*pip, STRANGER)
+    run(*pip, FOREIGN)
     return folder / "bin/tidegate"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A user's folder whose own packages have the names of ours."""
+    """A user's folder with packages called `service` and `models`."""
     for name in ("service", "models"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise SystemExit('this is the user’s')\n")
     return tmp_path
 
 
-def test_the_wheel_holds_every_module_and_every_file_of_the_recipes(wheel: Path) -> None:
+def test_the_wheel_has_every_module_and_every_file_of_the_recipes(wheel: Path) -> None:
     tracked = run("git", "ls-files", "service", "models").splitlines()
     wanted = {
         f"tidegate/{name}"
@@ -92,13 +92,13 @@ def test_the_wheel_holds_every_module_and_every_file_of_the_recipes(wheel: Path)
         if (ROOT / name).exists() and not name.endswith((".c", "README.md"))
     }
 
-    held = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("tidegate/")}
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("tidegate/")}
 
-    assert {name for name in held if not name.endswith((".so", ".c"))} == wanted
+    assert {name for name in packed if not name.endswith((".so", ".c"))} == wanted
 
 
 @pytest.mark.parametrize("path", ["", "."], ids=["plain", "PYTHONPATH=."])
-def test_the_command_works_beside_packages_of_the_same_name(
+def test_the_command_works_next_to_packages_of_the_same_name(
     tidegate: Path, folder: Path, path: str
 ) -> None:
     variables = {"PYTHONPATH": path} if path else {}
@@ -110,13 +110,13 @@ def test_the_command_works_beside_packages_of_the_same_name(
     assert described.startswith("serves    efficientnet-lite0 1")
 
 
-def test_a_completion_script_knows_every_command(tidegate: Path, folder: Path) -> None:
+def test_a_completion_script_has_every_command(tidegate: Path, folder: Path) -> None:
     script = run(tidegate, "completion", "bash", cwd=folder)
 
     assert all(command in script for command in ("serve", "import", "retrain-request"))
 
 
-def test_a_reader_that_leaves_is_no_error(tidegate: Path, folder: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(tidegate: Path, folder: Path) -> None:
     bundle = ROOT / "models/bundles/efficientnet-lite0/1"
 
     script = f"{tidegate} describe --bundle {bundle} | true"

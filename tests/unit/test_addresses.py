@@ -1,4 +1,4 @@
-"""Addresses to listen on: each that was asked for, each once."""
+"""The service listens once on each configured address."""
 
 # ruff: noqa: S104 - nothing listens longer than a test
 
@@ -51,7 +51,7 @@ def test_the_wildcard_of_ipv6_serves_both_families() -> None:
 
 
 @needs_ipv6
-def test_an_ipv4_client_of_it_is_seen_under_its_own_address() -> None:
+def test_an_ipv4_client_of_the_wildcard_has_its_ipv4_address() -> None:
     with listening("::") as sockets:
         port = sockets[0].getsockname()[1]
         (ipv4,) = (s for s in sockets if s.family == socket.AF_INET)
@@ -85,7 +85,7 @@ def test_every_address_is_listened_on_once_and_at_one_port(text: str, expected: 
         assert len({listener.getsockname()[1] for listener in sockets}) == 1
 
 
-def test_a_port_that_is_free_on_the_first_address_only_is_not_taken(
+def test_a_port_that_is_free_only_on_the_first_address_is_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     opened, create_server = [], socket.create_server
@@ -113,12 +113,12 @@ def test_a_port_in_use_on_one_address_leaves_no_socket_open() -> None:
             pass
 
 
-def test_an_address_of_another_host_is_refused() -> None:
+def test_an_address_of_another_host_is_rejected() -> None:
     with pytest.raises(OSError, match=r"192\.0\.2\.1: Cannot assign"):
         listen(["127.0.0.1", "192.0.2.1"], 0)
 
 
-def test_of_a_names_addresses_those_that_this_host_lacks_are_left_out(
+def test_addresses_of_a_name_that_this_host_does_not_have_are_skipped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ours, not_ours = (
@@ -145,6 +145,6 @@ def test_a_wildcard_is_probed_at_the_loopback_address(text: str, hosts: tuple[st
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1,", ",::", "::1,,127.0.0.1"])
-def test_an_empty_address_among_several_is_refused(text: str) -> None:
+def test_an_empty_address_in_a_list_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="empty address"):
         split_hosts(text)

@@ -28,7 +28,7 @@ PATIENCE_S = 30.0
 
 
 class FakeService:
-    """A service whose start ends as it is told to."""
+    """A service whose start succeeds, raises the given error, or never ends."""
 
     def __init__(self, start: Exception | None = None, *, warms_for_ever: bool = False) -> None:
         self.failed = asyncio.Event()
@@ -48,36 +48,38 @@ class FakeService:
 
 def live(service: FakeService, act: Callable[[asyncio.Queue[int]], None]) -> int:
     async def scenario() -> int:
-        told: asyncio.Queue[int] = asyncio.Queue()
-        act(told)
-        return await _live(cast(Service, service), told, 0, lambda: None)
+        signals: asyncio.Queue[int] = asyncio.Queue()
+        act(signals)
+        return await _live(cast(Service, service), signals, 0, lambda: None)
 
     return asyncio.run(scenario())
 
 
-def test_a_refused_bundle_is_an_exit_code() -> None:
-    assert live(FakeService(BundleRefused("no")), lambda told: None) == EXIT_REFUSED
+def test_a_rejected_bundle_gives_exit_code_1() -> None:
+    assert live(FakeService(BundleRefused("no")), lambda signals: None) == EXIT_REFUSED
 
 
-def test_a_bug_in_the_start_is_logged_and_no_refusal(caplog: pytest.LogCaptureFixture) -> None:
-    """A supervisor does not start again what was refused."""
-    assert live(FakeService(ZeroDivisionError()), lambda told: None) == EXIT_FAILED
+def test_a_bug_during_the_start_is_logged_and_gives_exit_code_70(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Supervisors do not restart the service after exit code 1, but do after 70."""
+    assert live(FakeService(ZeroDivisionError()), lambda signals: None) == EXIT_FAILED
     assert "ZeroDivisionError" in caplog.text
 
 
 def test_a_failed_engine_ends_the_service() -> None:
     service = FakeService()
 
-    assert live(service, lambda told: service.failed.set()) == EXIT_FAILED
+    assert live(service, lambda signals: service.failed.set()) == EXIT_FAILED
     assert not service.drained
 
 
 @pytest.mark.timeout(30)
-def test_a_failure_while_it_warms_up_ends_the_service(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_during_warm_up_ends_the_service(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     service = FakeService(warms_for_ever=True)
 
-    assert live(service, lambda told: service.failed.set()) == EXIT_FAILED
+    assert live(service, lambda signals: service.failed.set()) == EXIT_FAILED
     assert not service.drained
     assert "ready" not in caplog.text
 
@@ -86,11 +88,11 @@ def test_a_failure_while_it_warms_up_ends_the_service(caplog: pytest.LogCaptureF
 def test_a_signal_drains(number: int) -> None:
     service = FakeService()
 
-    assert live(service, lambda told: told.put_nowait(number)) == EXIT_OK
+    assert live(service, lambda signals: signals.put_nowait(number)) == EXIT_OK
     assert service.drained
 
 
-def test_an_http_server_that_dies_is_a_failure(
+def test_the_service_fails_if_the_http_server_ends(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def app(scope: object, receive: object, send: object) -> None:
@@ -102,7 +104,7 @@ def test_an_http_server_that_dies_is_a_failure(
     async def scenario() -> list[str]:
         reasons: list[str] = []
         service = FakeService()
-        service.fail = reasons.append  # type: ignore[attr-defined]  # all that is called
+        service.fail = reasons.append  # type: ignore[attr-defined]  # the only method that is called
         with socket.create_server(("127.0.0.1", 0)) as listener:
             server = Server(uvicorn.Config(app, log_config=None, lifespan="off"), Wire())
             serving = asyncio.create_task(server.serve([listener]))

@@ -1,4 +1,4 @@
-"""Cores are chosen for what this process may use, whatever files say so."""
+"""The number of usable cores follows affinity and CPU quotas, with any control-group layout."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class TestVersion2:
 
         assert quota_cores(root, f"0::/{UNIT}\n", V2) == cores
 
-    def test_a_neighbours_quota_does_not_count(self, root: Path) -> None:
+    def test_the_quota_of_a_sibling_group_is_ignored(self, root: Path) -> None:
         limit_v2(root, "system.slice/other.service", "100000 100000")
         limit_v2(root, UNIT, "max 100000")
 
@@ -104,7 +104,7 @@ class TestVersion2:
         "text",
         ["max 100000", "", "0 100000", "1 0", "-1 100000", "many few", "9" * 400 + " 1", "\xff"],
     )
-    def test_what_is_no_quota_limits_nothing(self, root: Path, text: str) -> None:
+    def test_an_invalid_quota_is_ignored(self, root: Path, text: str) -> None:
         limit_v2(root, "", text)
 
         assert quota_cores(root, "0::/\n", V2) is None
@@ -116,7 +116,7 @@ class TestVersion1:
 
         assert quota_cores(root, "4:cpu,cpuacct:/\n3:cpuset:/\n", V1) == 2.5
 
-    def test_the_period_need_not_be_the_usual_one(self, root: Path) -> None:
+    def test_the_period_may_differ_from_the_default(self, root: Path) -> None:
         limit_v1(root, "", "50000", "20000")
 
         assert quota_cores(root, "4:cpu,cpuacct:/\n", V1) == 2.5
@@ -140,7 +140,7 @@ class TestVersion1:
         assert quota_cores(root, "4:cpu,cpuacct:/\n", V1) is None
 
 
-def test_where_both_versions_are_mounted_the_one_with_the_quota_counts(root: Path) -> None:
+def test_if_both_versions_are_mounted_the_one_with_a_quota_is_used(root: Path) -> None:
     unified = V2.replace("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
     limit_v1(root, UNIT, "100000")
 
@@ -151,7 +151,7 @@ def test_where_both_versions_are_mounted_the_one_with_the_quota_counts(root: Pat
 @pytest.mark.parametrize(
     "mountinfo", ["", V2, "a b c\n - \n", "1 2 3 / relative rw - cgroup2 c rw"]
 )
-def test_missing_and_malformed_files_limit_nothing(root: Path, cgroup: str, mountinfo: str) -> None:
+def test_missing_and_malformed_files_set_no_quota(root: Path, cgroup: str, mountinfo: str) -> None:
     assert quota_cores(root, cgroup, mountinfo) is None
 
 

@@ -1,4 +1,4 @@
-"""Where a thread runs."""
+"""Threads are pinned to cores if there are as many threads as cores."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def test_as_many_threads_as_cores_get_one_each() -> None:
 
 
 @pytest.mark.parametrize("more", [-1, 1])
-def test_fewer_or_more_threads_than_cores_are_the_kernels_to_place(more: int) -> None:
+def test_fewer_or_more_threads_than_cores_are_placed_by_the_kernel(more: int) -> None:
     threads = len(os.sched_getaffinity(0)) + more
 
     assert cores_to_pin(threads) == [None] * threads
 
 
-def test_a_thread_stays_where_it_is_told_and_its_siblings_do_not() -> None:
+def test_only_the_calling_thread_is_pinned() -> None:
     before, seen = os.sched_getaffinity(0), []
     last = max(before)
 

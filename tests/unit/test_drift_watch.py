@@ -1,4 +1,4 @@
-"""Alarms are logged when they begin and end, and published at every look."""
+"""Alarms are logged when they start and when they are cleared, and published in every round."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def watch(monitor: Monitor, metrics: Metrics, tmp_path: Path) -> DriftWatch:
     return DriftWatch(monitor, gauges, "d1", tmp_path / "drift")
 
 
-def test_an_alarm_is_logged_once_when_it_begins_and_once_when_it_ends(
+def test_an_alarm_is_logged_once_when_it_starts_and_once_when_it_is_cleared(
     watch: DriftWatch, monitor: Monitor, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -58,14 +58,14 @@ def test_an_alarm_is_logged_once_when_it_begins_and_once_when_it_ends(
     feed(monitor, 600)
     watch.publish()
 
-    said = [record.getMessage() for record in caplog.records]
-    assert said == [
-        "drift: brightness alarms after 600 images",
-        "drift: brightness is quiet again",
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [
+        "drift: brightness alarm after 600 images",
+        "drift: brightness alarm cleared",
     ]
 
 
-def test_a_look_publishes_every_monitor(
+def test_publish_exposes_every_monitor(
     watch: DriftWatch, monitor: Monitor, metrics: Metrics
 ) -> None:
     feed(monitor, 600, brightness=0.3)
@@ -77,7 +77,7 @@ def test_a_look_publishes_every_monitor(
     assert 'tidegate_drift_label_shift_fraction{class="9",model="m",version="1"}' in text
 
 
-def test_a_cancelled_watch_saves_and_one_that_cannot_says_so(
+def test_a_cancelled_watch_saves_its_state_or_logs_that_it_could_not(
     watch: DriftWatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run_and_cancel() -> None:
@@ -111,7 +111,7 @@ async def until(condition: Callable[[], bool], task: asyncio.Task[None]) -> None
 
 
 @pytest.mark.usefixtures("in_a_hurry")
-def test_a_monitor_that_raises_is_tried_again_and_the_watch_says_why_meanwhile(
+def test_a_monitor_that_raises_is_retried_and_the_watch_reports_the_reason_meanwhile(
     watch: DriftWatch, monitor: Monitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken() -> Report:
@@ -130,7 +130,7 @@ def test_a_monitor_that_raises_is_tried_again_and_the_watch_says_why_meanwhile(
 
 
 @pytest.mark.usefixtures("in_a_hurry")
-def test_a_disk_that_fills_is_logged_when_it_does_and_when_it_has_room_again(
+def test_a_full_disk_is_logged_once_and_again_when_saving_works(
     watch: DriftWatch, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -152,15 +152,15 @@ def test_a_disk_that_fills_is_logged_when_it_does_and_when_it_has_room_again(
 
     asyncio.run(scenario())
 
-    said = [record.getMessage() for record in caplog.records]
-    assert [line.split(" to ")[0] for line in said] == [
-        "drift monitors' state was not saved",
-        "drift monitors' state is saved",
+    messages = [record.getMessage() for record in caplog.records]
+    assert [line.split(" to ")[0] for line in messages] == [
+        "drift state was not saved",
+        "drift state is saved",
     ]
 
 
 @pytest.mark.parametrize("content", [b"damaged", b"", b"PK\x03\x04"])
-def test_a_damaged_state_is_kept_aside_and_said(
+def test_a_damaged_state_is_renamed_and_logged(
     watch: DriftWatch, tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "drift").write_bytes(content)
@@ -170,10 +170,10 @@ def test_a_damaged_state_is_kept_aside_and_said(
     (kept,) = tmp_path.iterdir()
     assert kept.name.startswith("drift.damaged-")
     assert kept.read_bytes() == content
-    assert f"kept as {kept.name}" in caplog.text
+    assert f"renamed to {kept.name}" in caplog.text
 
 
-def test_the_state_of_another_bundle_is_kept_aside(
+def test_the_state_of_another_bundle_is_renamed(
     watch: DriftWatch, monitor: Monitor, tmp_path: Path
 ) -> None:
     state.save(tmp_path / "drift", monitor.state(), "another")

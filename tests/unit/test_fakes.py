@@ -1,4 +1,4 @@
-"""The fakes do what the tests that use them take for granted."""
+"""The fakes behave as the tests that use them assume."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_held_batch_ends_when_it_is_released() -> None:
     assert identity_in(running.result()) == 7
 
 
-def test_a_breaking_image_breaks_its_whole_batch() -> None:
+def test_an_image_that_fails_makes_its_whole_batch_fail() -> None:
     engine = FakeEngine(breaking={2})
 
     with pytest.raises(RuntimeError, match=r"images \[2\]"):
@@ -45,7 +45,7 @@ def test_a_blind_image_gets_nan_and_its_neighbour_does_not() -> None:
     assert np.isnan(outputs.energy[1])
 
 
-def test_what_breaks_the_engine_s_contract_is_an_error() -> None:
+def test_a_violation_of_the_engine_contract_is_an_error() -> None:
     engine = FakeEngine(max_batch_size=2)
 
     for slot, images in ((1, [picture(1)]), (0, []), (0, [picture(1)] * 3)):
@@ -56,7 +56,7 @@ def test_what_breaks_the_engine_s_contract_is_an_error() -> None:
         engine.run(0, [picture(1)])
 
 
-def test_the_clock_moves_only_when_told() -> None:
+def test_the_clock_advances_only_on_request() -> None:
     clock = FakeClock(5.0)
 
     assert (clock(), clock()) == (5.0, 5.0)

@@ -1,4 +1,4 @@
-"""A service's start and its end: what is verified, what runs on a thread, and what time it has."""
+"""The start and the end of a service: golden probes, threads and timeouts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ALONE_S = 0.005
 
 
 class Noted(OnnxEngine):
-    """Counts what it was asked, and may compute something else."""
+    """Counts its calls, and can return different outputs."""
 
     ran, closed, wrong_by = 0, False, 0.0
 
@@ -75,7 +75,7 @@ def service_with(
     return Service(config, Metrics("test"))
 
 
-def test_it_passes_the_golden_probes_is_used_and_closed(
+def test_the_all_cores_engine_passes_the_golden_probes_is_used_and_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = put(tmp_path, sound_files())
@@ -99,7 +99,7 @@ def test_it_passes_the_golden_probes_is_used_and_closed(
     assert all_cores_engine.closed
 
 
-def test_one_that_computes_something_else_is_refused(
+def test_an_all_cores_engine_with_other_answers_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = put(tmp_path, sound_files())
@@ -110,7 +110,7 @@ def test_one_that_computes_something_else_is_refused(
         asyncio.run(service_with(all_cores_engine, bundle, monkeypatch).start())
 
 
-def test_a_drift_watch_that_ends_is_a_failure_and_a_failing_one_is_not_ready(
+def test_a_drift_watch_that_ends_fails_the_service_and_a_failing_one_makes_it_not_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = put(tmp_path, sound_files())
@@ -134,7 +134,7 @@ def test_a_drift_watch_that_ends_is_a_failure_and_a_failing_one_is_not_ready(
     asyncio.run(scenario())
 
 
-def test_its_files_are_not_read_on_the_event_loop_and_its_processes_not_awaited_there(
+def test_files_and_processes_do_not_block_the_event_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = put(tmp_path, sound_files())
@@ -179,7 +179,7 @@ def test_all_of_closing_has_one_deadline(tmp_path: Path, monkeypatch: pytest.Mon
     async def scenario() -> None:
         service = service_with(Noted(bundle / "model.onnx"), bundle, monkeypatch)
         await service.start()
-        # Four seconds pass between each look at the clock and the next.
+        # Four seconds pass between two readings of the clock.
         monkeypatch.setattr(lifecycle, "time", SimpleNamespace(monotonic=lambda: next(looks)))
         assert await service.close(10.0)
 

@@ -57,7 +57,7 @@ def test_an_exception_is_part_of_its_line() -> None:
 
 @contextlib.contextmanager
 def piped() -> Iterator[tuple[int, LineQueue]]:
-    """Return a pipe's end to read from, as a supervisor holds one, and what writes to the other."""
+    """Return the read end of a pipe, and the queue that writes to the other end."""
     reader, writer = os.pipe()
     lines = LineQueue(writer, notice)
     try:
@@ -65,7 +65,7 @@ def piped() -> Iterator[tuple[int, LineQueue]]:
     finally:
         with contextlib.suppress(OSError):
             os.close(reader)
-        lines.flush(PATIENCE_S)  # its thread writes to this number no more
+        lines.flush(PATIENCE_S)  # its thread no longer writes to this descriptor
         os.close(writer)
 
 
@@ -74,7 +74,7 @@ def notice(dropped: int) -> bytes:
 
 
 def stall(lines: LineQueue) -> int:
-    """Fill the pipe, then queue lines until one is dropped; returns how many were offered."""
+    """Fill the pipe, then queue lines until one is dropped; return the number of lines."""
     os.set_blocking(lines._descriptor, False)
     with contextlib.suppress(BlockingIOError):
         while True:
@@ -88,7 +88,7 @@ def stall(lines: LineQueue) -> int:
 
 
 class Reader:
-    """Reads a pipe on a thread, and waits for what must come."""
+    """Reads a pipe on a thread, and waits for expected content."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = os.dup(descriptor)
@@ -110,14 +110,16 @@ class Reader:
 
 
 class TestAReaderThatStalls:
-    def test_it_stops_nobody_and_what_is_dropped_is_counted(self) -> None:
+    def test_it_blocks_no_caller_and_dropped_lines_are_counted(self) -> None:
         with piped() as (_, lines):
             offered = stall(lines)
 
             assert lines.dropped == 1
             assert offered > 1000
 
-    def test_once_it_is_back_it_gets_every_line_but_the_dropped_and_their_number(self) -> None:
+    def test_when_it_reads_again_it_gets_the_kept_lines_and_the_number_of_dropped_ones(
+        self,
+    ) -> None:
         with piped() as (reader, lines):
             offered = stall(lines)
             back = Reader(reader)
@@ -129,7 +131,7 @@ class TestAReaderThatStalls:
         assert [int(line) for line in got if line[:1].isdigit()] == list(range(offered - 1))
         assert sum(notices) == lines.dropped == 1
 
-    def test_what_waits_is_bounded_in_bytes_too(self) -> None:
+    def test_the_queue_is_also_bounded_in_bytes(self) -> None:
         with piped() as (_, lines):
             large = b"x" * (logs.MOST_BYTES // 4) + b"\n"
 
@@ -138,15 +140,15 @@ class TestAReaderThatStalls:
                 lines.put(large)
                 queued += 1
 
-            assert queued <= 2 * 5  # what is in writing, and what waits
+            assert queued <= 2 * 5  # in the current write, and in the queue
 
-    def test_a_flush_waits_for_it_no_longer_than_it_is_told(self) -> None:
+    def test_a_flush_respects_its_timeout(self) -> None:
         with piped() as (_, lines):
             stall(lines)
 
             assert not lines.flush(0.01)
 
-    def test_drops_of_before_the_metric_are_counted_with_it(self) -> None:
+    def test_lines_dropped_before_the_metric_exists_are_counted(self) -> None:
         counted: list[int] = []
         with piped() as (_, lines):
             stall(lines)
@@ -157,7 +159,7 @@ class TestAReaderThatStalls:
         assert counted[:2] == [1, 3]
 
 
-def test_a_flush_leaves_no_line_behind() -> None:
+def test_a_flush_writes_every_line() -> None:
     with piped() as (reader, lines):
         for index in range(100):
             lines.put(b"%d\n" % index)
@@ -166,18 +168,18 @@ def test_a_flush_leaves_no_line_behind() -> None:
         assert os.read(reader, 1 << 16).splitlines() == [b"%d" % index for index in range(100)]
 
 
-def test_a_reader_that_has_gone_ends_nothing_and_its_lines_are_counted() -> None:
+def test_a_closed_pipe_does_not_raise_and_its_lines_are_counted() -> None:
     with piped() as (reader, lines):
         os.close(reader)
 
         for _ in range(3):
-            lines.put(b"to nobody\n")
+            lines.put(b"lost\n")
             assert lines.flush(PATIENCE_S)
 
         assert lines.dropped == 3
 
 
-def test_a_closed_descriptor_ends_nothing() -> None:
+def test_a_closed_descriptor_does_not_raise() -> None:
     lines = LineQueue(1 << 20, notice)
 
     lines.put(b"nowhere\n")
@@ -186,10 +188,10 @@ def test_a_closed_descriptor_ends_nothing() -> None:
     assert lines.dropped == 1
 
 
-def test_a_full_disk_loses_lines_and_one_with_room_again_says_how_many(
+def test_a_full_disk_drops_lines_and_the_next_write_reports_the_number(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first write fits half a line; the next none; then there is room."""
+    """The first write writes half a line, the next one fails, and the third succeeds."""
     written, room, write = [], [4, 0], os.write
 
     def full(descriptor: int, data: bytes) -> int:
@@ -222,7 +224,7 @@ def test_a_pipe_made_non_blocking_by_another_process_loses_nothing() -> None:
         assert not lines.dropped
 
 
-def test_a_writer_that_dies_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_thread_that_ends_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     write, failures = os.write, [MemoryError()]
 
     def short_of_memory(descriptor: int, data: bytes) -> int:
@@ -248,7 +250,7 @@ def handler_on_a_pipe() -> Iterator[tuple[QueuedHandler, Reader]]:
         handler.flush()
 
 
-def test_a_line_says_what_its_arguments_were_when_it_was_logged() -> None:
+def test_a_line_has_the_values_of_its_arguments_when_it_was_logged() -> None:
     images = [1]
     made = logging.LogRecord("x", logging.INFO, "", 0, "%s", (images,), None)
     with handler_on_a_pipe() as (handler, reader):
@@ -284,7 +286,7 @@ def test_a_long_line_is_shortened_in_all_its_parts() -> None:
         record("%s % 100%", fields={"loop": [float("nan")]}),
     ],
 )
-def test_a_record_that_cannot_be_formatted_is_a_line_all_the_same(
+def test_a_record_that_cannot_be_formatted_is_still_logged(
     made: logging.LogRecord,
 ) -> None:
     with handler_on_a_pipe() as (handler, reader):

@@ -1,4 +1,4 @@
-"""What the process does with its memory, on the machines that let it."""
+"""Memory settings, on machines that support them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SMAPS = Path("/proc/self/smaps")
 THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="huge pages are asked of Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="huge pages are used on Linux only")
 @pytest.mark.skipif(
     not THP.exists() or "[never]" in THP.read_text("ascii"), reason="this kernel gives none"
 )
-def test_large_allocations_are_asked_to_be_on_huge_pages() -> None:
+def test_large_allocations_are_marked_for_huge_pages() -> None:
     weights = np.ones(16 << 20, np.uint8)
     place = weights.ctypes.data + (4 << 20)
 
@@ -30,7 +30,7 @@ def test_large_allocations_are_asked_to_be_on_huge_pages() -> None:
 
 
 def flags_of(address: int) -> list[str]:
-    """Return the kernel's flags of the mapping that holds `address`."""
+    """Return the kernel's flags of the mapping that contains `address`."""
     inside = False
     for line in SMAPS.read_text("ascii").splitlines():
         if match := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):

@@ -1,4 +1,4 @@
-"""The reference's confidences, as the rules match them with the histogram of the traffic's."""
+"""The reference confidences have the same `le` labels as the histogram, so that rules match."""
 
 import numpy as np
 from prometheus_client import CollectorRegistry
@@ -47,7 +47,7 @@ def test_a_histogram_is_read_as_the_share_below_each_edge() -> None:
     assert shares == {0.5: 0.25, 0.9: 0.75}
 
 
-def test_what_a_bundle_seals_is_at_the_histograms_bounds() -> None:
+def test_the_bundles_histogram_edges_are_bucket_bounds() -> None:
     confidence = np.array([0.05, 0.55, 0.95])
     fit = reference_fit(np.zeros(3, np.int64), 1, {}, np.zeros((3, len(INPUTS))), confidence)
 

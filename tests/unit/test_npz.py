@@ -1,4 +1,4 @@
-"""Archives are read as they are written, or refused in one way."""
+"""Archives that numpy writes are read; all others raise NotAnArchive."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def test_what_numpy_writes_is_read(save: Any) -> None:
         member(header(shape="(200000000,)"), bytes(8 * 200), packed=True),
     ],
 )
-def test_what_is_no_array_is_refused(content: bytes) -> None:
+def test_content_that_is_no_array_is_rejected(content: bytes) -> None:
     with pytest.raises(NotAnArchive):
         read_npz(content)
 
 
-def test_what_unpacks_to_more_than_the_bound_is_not_unpacked() -> None:
+def test_an_archive_larger_than_the_limit_is_not_unpacked() -> None:
     bomb = member(header("'|u1'", "(10000000,)"), bytes(10_000_000), packed=True)
     assert len(bomb) < 20_000
 
@@ -77,7 +77,7 @@ def test_what_unpacks_to_more_than_the_bound_is_not_unpacked() -> None:
         read_npz(bomb, most_bytes=1_000_000)
 
 
-def test_an_encrypted_member_is_refused() -> None:
+def test_an_encrypted_member_is_rejected() -> None:
     content = bytearray(member(header(), b"12345678"))
     content[content.index(b"PK\x01\x02") + 8] |= 1
 
@@ -85,6 +85,6 @@ def test_an_encrypted_member_is_refused() -> None:
         read_npz(bytes(content))
 
 
-def test_a_field_that_is_not_there_is_a_key_error() -> None:
+def test_a_missing_field_is_a_key_error() -> None:
     with pytest.raises(KeyError, match="b"):
         read_npz(member(header(), b"12345678"), ["b"])

@@ -1,4 +1,4 @@
-"""GPU metrics, from a named fake of NVML."""
+"""GPU metrics, with a fake of NVML."""
 
 import logging
 import sys
@@ -30,7 +30,7 @@ def test_every_gpu_has_its_numbers_in_base_units() -> None:
         assert registry.get_sample_value(f"tidegate_gpu_{metric}", {"gpu": "1"}) == value
 
 
-def test_a_lost_gpu_has_no_series_and_fails_no_scrape() -> None:
+def test_a_lost_gpu_has_no_series_and_the_scrape_succeeds() -> None:
     nvml = FakeNvml(gpus=2)
     nvml.lost.add(0)
 
@@ -38,14 +38,14 @@ def test_a_lost_gpu_has_no_series_and_fails_no_scrape() -> None:
     assert len(scraped(nvml)) == 5
 
 
-def test_a_driver_that_goes_away_fails_no_scrape() -> None:
+def test_the_scrape_succeeds_without_the_driver() -> None:
     nvml = FakeNvml(gpus=1)
     nvml.driver = False
 
     assert scraped(nvml) == []
 
 
-def test_without_the_package_the_log_says_how_to_get_it(
+def test_without_the_package_the_log_has_the_install_command(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
@@ -56,7 +56,7 @@ def test_without_the_package_the_log_says_how_to_get_it(
     assert "tidegate[gpu]" in caplog.text
 
 
-def test_without_a_driver_the_log_says_so(
+def test_without_a_driver_a_warning_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(gpus=0, driver=False))
@@ -67,7 +67,7 @@ def test_without_a_driver_the_log_says_so(
     assert "no GPU metrics: NVML Shared Library Not Found" in caplog.text
 
 
-def test_with_a_driver_the_registry_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_a_driver_the_metrics_are_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(gpus=1))
     registry = CollectorRegistry()
 

@@ -1,4 +1,4 @@
-"""The service on a named fake of CUDA around the real ONNX Runtime, until its GPU is lost."""
+"""The service on a fake of CUDA with the real ONNX Runtime, until the GPU is lost."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ async def classify(service: Service, bundle: Path) -> Classification:
     return await service.require().pipeline.classify(Upload(image, now, now + PATIENCE_S, 1))
 
 
-def test_a_photo_goes_the_road_and_the_metrics_say_on_what(bundle: Path, cuda: FakeCuda) -> None:
+def test_a_photo_is_classified_and_the_metrics_name_the_device(
+    bundle: Path, cuda: FakeCuda
+) -> None:
     metrics = Metrics("test")
     service = Service(config(bundle), metrics)
 
@@ -98,22 +100,22 @@ def test_a_photo_goes_the_road_and_the_metrics_say_on_what(bundle: Path, cuda: F
         assert 'engine="onnx-cuda"' in text
         assert 'tidegate_batch_duration_seconds_count{part="copy_in"} 1.0' in text
         assert service.served is not None
-        assert service.served.decoders is not None  # the device has its own, so cores decode
+        assert service.served.decoders is not None  # the GPU runs the model, so all cores decode
 
     serving(service, play)
     assert all(device.closed for device in cuda.made)
 
 
-def test_the_golden_probes_are_asked_of_every_device(
+def test_the_golden_probes_run_on_every_device(
     bundle: Path, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
+    probed: list[int] = []
 
     def check(bundle: Bundle, run: Run, tolerance: float) -> int:
         before = [len(device.calls) for device in cuda.made]
         probes = check_golden(bundle, run, tolerance)
         after = [len(device.calls) for device in cuda.made]
-        asked.extend(index for index in range(2) if after[index] > before[index])
+        probed.extend(index for index in range(2) if after[index] > before[index])
         return probes
 
     monkeypatch.setattr("tidegate.service.startup.check_golden", check)
@@ -124,11 +126,11 @@ def test_the_golden_probes_are_asked_of_every_device(
         assert service.served.scheduler.limits.side_by_side == 2
 
     serving(service, play)
-    assert asked == [0, 1]
+    assert probed == [0, 1]
 
 
 @pytest.mark.timeout(120)
-def test_a_gpu_that_is_lost_makes_the_service_give_up(bundle: Path, cuda: FakeCuda) -> None:
+def test_a_lost_gpu_fails_the_service(bundle: Path, cuda: FakeCuda) -> None:
     service = Service(config(bundle), Metrics("test"))
 
     async def play() -> None:

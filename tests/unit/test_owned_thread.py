@@ -10,7 +10,7 @@ PATIENCE_S = 30.0
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), SystemExit(0), MemoryError()])
-def test_a_thread_that_ends_unasked_is_reported_to_its_owner(
+def test_a_thread_that_ends_unexpectedly_is_reported_to_its_owner(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     deaths: SimpleQueue[str] = SimpleQueue()
@@ -25,7 +25,7 @@ def test_a_thread_that_ends_unasked_is_reported_to_its_owner(
     assert "thread worker ended unexpectedly" in caplog.text
 
 
-def test_a_thread_that_returns_when_asked_is_not() -> None:
+def test_a_thread_that_returns_is_not_reported() -> None:
     deaths: list[str] = []
 
     start_owned(lambda: None, "worker", deaths.append).join(PATIENCE_S)

@@ -38,7 +38,7 @@ def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPa
         ("tidegate_max_que", "TIDEGATE_MAX_QUEUE"),
     ],
 )
-def test_a_misspelt_name_is_refused_with_the_right_one(
+def test_a_misspelt_name_is_rejected_with_the_nearest_known_one(
     monkeypatch: pytest.MonkeyPatch, wrong: str, right: str
 ) -> None:
     monkeypatch.setenv(wrong, "1")
@@ -51,7 +51,7 @@ def test_a_misspelt_name_is_refused_with_the_right_one(
     ("name", "value"),
     [("PORT", "70000"), ("PORT", "eighty"), ("OOD_ACTION", "ignore"), ("DEADLINE_MS", "0")],
 )
-def test_a_value_out_of_bounds_is_refused_by_name(
+def test_a_value_out_of_bounds_is_rejected_with_its_name(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(PREFIX + name, value)
@@ -71,7 +71,7 @@ def test_a_value_out_of_bounds_is_refused_by_name(
         ("TIDEGATE_CANARY_PORT", "tcp://10.0.0.1:8000"),
     ],
 )
-def test_what_kubernetes_sets_for_a_service_is_recognised(
+def test_variables_that_kubernetes_sets_for_a_service_are_recognised(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -81,18 +81,18 @@ def test_what_kubernetes_sets_for_a_service_is_recognised(
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "message"),
     [
         ("TIDEGATE_MAX_INFLIGHT_BYTES", "1000", "is less than TIDEGATE_MAX_UPLOAD_BYTES"),
         ("TIDEGATE_DEADLINE_MS", "90000", "is less than TIDEGATE_DEADLINE_MS"),
     ],
 )
-def test_bounds_that_contradict_each_other_are_refused(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+def test_contradictory_limits_are_rejected(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
 ) -> None:
     monkeypatch.setenv(name, value)
 
-    with pytest.raises(SettingsInvalid, match=told):
+    with pytest.raises(SettingsInvalid, match=message):
         Settings.read()
 
 
@@ -119,10 +119,10 @@ def test_every_setting_is_read_somewhere() -> None:
 
 @pytest.mark.parametrize("blank", ["", "  ", "\t"], ids=["empty", "spaces", "tab"])
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_a_blank_value_is_an_unset_one(
+def test_a_blank_value_counts_as_unset(
     monkeypatch: pytest.MonkeyPatch, name: str, blank: str
 ) -> None:
-    """As compose writes it for `${NAME:-}`: a blank path would be the working directory."""
+    """Compose writes `NAME=` for `${NAME:-}`, and a blank path would be the working directory."""
     unset = Settings.read()
     monkeypatch.setenv(PREFIX + name.upper(), blank)
 
@@ -130,7 +130,7 @@ def test_a_blank_value_is_an_unset_one(
 
 
 @pytest.mark.parametrize("name", ["bundle", "host"])
-def test_a_blank_argument_leaves_the_environments_value(
+def test_a_blank_argument_does_not_override_the_environment(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(PREFIX + name.upper(), "set")
@@ -139,9 +139,7 @@ def test_a_blank_argument_leaves_the_environments_value(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1,", ",", "::1, ,127.0.0.1"])
-def test_an_empty_address_among_several_is_refused(
-    monkeypatch: pytest.MonkeyPatch, host: str
-) -> None:
+def test_an_empty_address_in_a_list_is_rejected(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     monkeypatch.setenv("TIDEGATE_HOST", host)
 
     with pytest.raises(SettingsInvalid, match=r"TIDEGATE_HOST=.*empty address"):

@@ -1,4 +1,4 @@
-"""Drift: over all replicas in Prometheus, and by each replica itself."""
+"""The drift dashboard: Prometheus's rules over all replicas, and each replica's own monitors."""
 
 from panels import MODEL, REPLICA_MODEL, Board, Panel, Query, Row, recorded
 
@@ -11,29 +11,30 @@ _SHARE_MOVED = (
 BOARD = Board(
     "tidegate-drift",
     "Tidegate: drift",
-    "Does what arrives differ from what the model was calibrated on? Over the window, all replicas "
-    "together; and what each replica's own monitors say.",
+    "Differences between the incoming images and the calibration set: over the window for all "
+    "replicas together, and from each replica's own monitors.",
     ["instance", "model", "window"],
     [
         Row(
-            "The class mix, over the window",
+            "Class mix over the window",
             [
                 Panel(
-                    "Evidence (z)",
-                    "Normal with spread 1 while nothing drifts; TidegateClassMixDrift asks for 5 "
-                    "and an effect of 0.1. None below a hundred images.",
+                    "Significance (z)",
+                    "Normal with standard deviation 1 without drift. TidegateClassMixDrift fires "
+                    "above 5 with an effect above 0.1. No value below a hundred images.",
                     [recorded("tidegate:class_mix:z$window")],
                     limit=5,
                 ),
                 Panel(
                     "Effect",
-                    "χ² by image, less noise: a fifth of the mass moved is 0.16 or more.",
+                    "χ² per image, minus its noise. At least 0.16 if a fifth of the predictions "
+                    "moved.",
                     [recorded("tidegate:class_mix:effect$window")],
                     limit=0.1,
                 ),
                 Panel(
                     "Population stability index",
-                    "With what noise alone gives at this many images, and the rest.",
+                    "PSI, the part that noise causes at this number of images, and the difference.",
                     [
                         recorded("tidegate:class_mix:psi$window", "PSI"),
                         recorded("tidegate:class_mix:psi_noise$window", "noise"),
@@ -42,8 +43,8 @@ BOARD = Board(
                 ),
                 Panel(
                     "Distances",
-                    "Total variation is the share of the mass that moved; Jensen and Shannon's "
-                    "divergence is in nats. Noise is in both.",
+                    "Total variation is the share of the predictions that moved; the "
+                    "Jensen–Shannon divergence is in nats. Both include noise.",
                     [
                         recorded("tidegate:class_mix:total_variation$window", "total variation"),
                         recorded("tidegate:class_mix:jensen_shannon$window", "Jensen–Shannon"),
@@ -51,24 +52,24 @@ BOARD = Board(
                 ),
                 Panel(
                     "Classes that gained",
-                    "Share of the predictions less share of the reference, by class id.",
+                    "Share of the predictions minus share of the reference, by class id.",
                     [Query(f"topk(10, {_SHARE_MOVED})", "{{class}}")],
                     "percentunit",
                 ),
                 Panel(
                     "Classes that lost",
-                    "The same, from the other end.",
+                    "Share of the predictions minus share of the reference: the lowest values.",
                     [Query(f"bottomk(10, {_SHARE_MOVED})", "{{class}}")],
                     "percentunit",
                 ),
             ],
         ),
         Row(
-            "Confidence and the gate, over the window",
+            "Confidence and gate over the window",
             [
                 Panel(
-                    "Rejected and marked",
-                    "Shares of the images, beside the alphas that were promised.",
+                    "Rejected and flagged",
+                    "Shares of the images, with the alphas as the expected shares.",
                     [
                         recorded("tidegate:ood_rate:ratio$window", "{{threshold}}"),
                         recorded("tidegate:ood_alpha:max", "alpha {{threshold}}"),
@@ -76,21 +77,21 @@ BOARD = Board(
                     "percentunit",
                 ),
                 Panel(
-                    "Evidence of too many (z)",
-                    "Against the alphas as well as calibration knew them.",
+                    "Significance of the excess (z)",
+                    "Measured shares against the alphas, including the alphas' calibration error.",
                     [recorded("tidegate:ood_rate:z$window", "{{threshold}}")],
                     limit=5,
                 ),
                 Panel(
                     "Confidences",
-                    "Kolmogorov–Smirnov distance from the reference's; TidegateConfidenceShift "
-                    "from 0.1 on. None where the bundle seals no confidences.",
+                    "Kolmogorov–Smirnov distance from the reference. TidegateConfidenceShift fires "
+                    "above 0.1. No value if the bundle contains no confidences.",
                     [recorded("tidegate:confidence:ks$window")],
                     limit=0.1,
                 ),
                 Panel(
-                    "How sure",
-                    "Share of the answers with at most that confidence, beside the reference's.",
+                    "Share up to a confidence",
+                    "Share of the answers with at most that confidence, and of the reference.",
                     [
                         Query(
                             f'tidegate:confidence:ratio$window{{{MODEL},le=~"0[.]5|0[.]9"}}',
@@ -106,7 +107,7 @@ BOARD = Board(
                 ),
                 Panel(
                     "Images in the window",
-                    "Answered, and the reference they are held against.",
+                    "Predictions in the window, and images of the reference.",
                     [
                         recorded("tidegate:predictions:increase$window", "predictions"),
                         recorded("tidegate:reference_samples:max", "reference"),
@@ -114,7 +115,7 @@ BOARD = Board(
                 ),
                 Panel(
                     "Digests",
-                    "Replicas by the digest they serve: more than one is a rollout, or a fault.",
+                    "Replicas by served digest. More than one digest is a rollout or a fault.",
                     [Query(f"count by (digest) (tidegate_model_info{{{MODEL}}})", "{{digest}}")],
                 ),
             ],
@@ -124,7 +125,8 @@ BOARD = Board(
             [
                 Panel(
                     "Alarms",
-                    "TidegateDriftMonitor after a minute. `GET /drift` on the replica says more.",
+                    "TidegateDriftMonitor fires after a minute. `GET /drift` on the replica "
+                    "returns details.",
                     [
                         Query(
                             f"max by (monitor) (tidegate_drift_alarm{{{REPLICA_MODEL}}})",
@@ -135,8 +137,8 @@ BOARD = Board(
                 ),
                 Panel(
                     "Evidence of the detectors",
-                    "Over its threshold: 1 alarms, once in TIDEGATE_DRIFT_RUN_LENGTH images or "
-                    "more seldom while nothing drifts.",
+                    "Divided by the threshold: 1 raises an alarm. Without drift this happens at "
+                    "most once in TIDEGATE_DRIFT_RUN_LENGTH images on average.",
                     [
                         Query(
                             f"tidegate_drift_evidence_ratio{{{REPLICA_MODEL}}}",
@@ -147,7 +149,7 @@ BOARD = Board(
                 ),
                 Panel(
                     "Histograms and the embedding (z)",
-                    "Of recent images against the reference.",
+                    "Recent images against the reference.",
                     [
                         Query(
                             f"max by (monitor) (tidegate_drift_z{{{REPLICA_MODEL}}})",
@@ -157,8 +159,8 @@ BOARD = Board(
                     limit=5,
                 ),
                 Panel(
-                    "Histograms' effect",
-                    "Population stability index less its noise.",
+                    "Effect of the histograms",
+                    "Population stability index minus its noise.",
                     [
                         Query(
                             f"max by (monitor) (tidegate_drift_psi_excess{{{REPLICA_MODEL}}})",
@@ -168,8 +170,9 @@ BOARD = Board(
                     limit=0.1,
                 ),
                 Panel(
-                    "Embedding's effect",
-                    "How far the features' mean has moved, in standard deviations of one image.",
+                    "Effect of the embedding",
+                    "Distance that the mean of the features has moved, in standard deviations of "
+                    "one image.",
                     [
                         Query(
                             f"tidegate_drift_embedding_distance{{{REPLICA_MODEL}}}", "{{instance}}"
@@ -178,8 +181,9 @@ BOARD = Board(
                     limit=0.5,
                 ),
                 Panel(
-                    "Explained by the mix of classes?",
-                    "Small: the mix has changed. Large: no mix of the known classes explains it.",
+                    "Label-shift residual (z)",
+                    "Small: a changed mix of the known classes explains the drift. Large: no mix "
+                    "explains it.",
                     [
                         Query(
                             f"tidegate_drift_label_shift_residual_z{{{REPLICA_MODEL}}}",
@@ -190,7 +194,8 @@ BOARD = Board(
                 ),
                 Panel(
                     "Estimated mix of the true classes",
-                    "The largest, by class id; an estimate from the sealed confusion matrix.",
+                    "The ten largest shares, by class id, estimated from the bundle's confusion "
+                    "matrix.",
                     [
                         Query(
                             "topk(10, avg by (class) "

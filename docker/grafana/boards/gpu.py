@@ -1,4 +1,4 @@
-"""The GPUs: what NVML tells of each that a replica sees, and what the engine does with it."""
+"""The GPU dashboard: NVML's readings of each visible GPU, and the engine's use of it."""
 
 from panels import RATE, REPLICA, Board, Panel, Query, Row, mean
 
@@ -11,7 +11,7 @@ def _nvml(title: str, about: str, metric: str, unit: str) -> Panel:
 BOARD = Board(
     "tidegate-gpu",
     "Tidegate: GPU",
-    "Replicas with NVIDIA's driver and the extra [gpu] tell of every GPU that they see.",
+    "Each replica with NVIDIA's driver and the extra [gpu] exposes metrics of every visible GPU.",
     ["instance"],
     [
         Row(
@@ -19,13 +19,14 @@ BOARD = Board(
             [
                 _nvml(
                     "Utilisation",
-                    "Share of the last moment in which any kernel ran: 1 does not mean full.",
+                    "Share of NVML's last sampling period in which any kernel ran. 1 does not mean "
+                    "that the GPU is fully used.",
                     "utilization_ratio",
                     "percentunit",
                 ),
                 Panel(
                     "Busy slots",
-                    "Slots at work on average: copies and kernels of different slots overlap.",
+                    "Average number of busy slots. Copies and kernels of different slots overlap.",
                     [
                         Query(
                             "sum by (instance) "
@@ -35,8 +36,9 @@ BOARD = Board(
                     ],
                 ),
                 Panel(
-                    "Images a second of busy slot",
-                    "What a slot gets done while it works; it falls when clocks or batches do.",
+                    "Images per second of a busy slot",
+                    "Throughput of a slot while it is busy. It falls with the clock or the batch "
+                    "size.",
                     [
                         Query(
                             f"sum by (instance) (rate(tidegate_batch_size_sum{{{REPLICA}}}{RATE}))"
@@ -53,8 +55,8 @@ BOARD = Board(
             "Batches",
             [
                 Panel(
-                    "Where a batch's time goes",
-                    "By the GPU's own clock, on average; parts of different batches overlap.",
+                    "Batch duration by part",
+                    "Mean, measured by the GPU's clock. Parts of different batches overlap.",
                     [
                         Query(
                             mean("tidegate_batch_duration_seconds", REPLICA, " by (part)"),
@@ -70,7 +72,7 @@ BOARD = Board(
             [
                 Panel(
                     "Memory in use",
-                    "By everything on that GPU, beside what it has.",
+                    "By all processes on that GPU, and its total memory.",
                     [
                         Query(
                             f"tidegate_gpu_memory_used_bytes{{{REPLICA}}}",
@@ -78,18 +80,20 @@ BOARD = Board(
                         ),
                         Query(
                             f"tidegate_gpu_memory_total_bytes{{{REPLICA}}}",
-                            "{{instance}} GPU {{gpu}} has",
+                            "{{instance}} GPU {{gpu}} total",
                         ),
                     ],
                     "bytes",
                 ),
                 _nvml(
                     "Clock",
-                    "Of the multiprocessors. A drop under load is heat or power.",
+                    "Clock of the multiprocessors. Heat or the power limit lowers it under load.",
                     "clock_hertz",
                     "hertz",
                 ),
-                _nvml("Temperature", "Of the GPU's core.", "temperature_celsius", "celsius"),
+                _nvml(
+                    "Temperature", "Temperature of the GPU core.", "temperature_celsius", "celsius"
+                ),
             ],
         ),
     ],

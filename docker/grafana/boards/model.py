@@ -1,11 +1,11 @@
-"""The model: its answers, its gate, and what feedback says of it."""
+"""The model dashboard: its answers, its gate, and its accuracy according to feedback."""
 
 from panels import RATE, REPLICA, REPLICA_MODEL, Board, Panel, Query, Row, heat, mean
 
 BOARD = Board(
     "tidegate-model",
     "Tidegate: model",
-    "What is served, what it answers, and how right it is where somebody told.",
+    "The served bundle, its answers, and its accuracy on answers with feedback.",
     ["instance", "model"],
     [
         Row(
@@ -13,7 +13,7 @@ BOARD = Board(
             [
                 Panel(
                     "By replica",
-                    "Digests must agree: TidegateReplicasDisagree.",
+                    "Digests must be equal; TidegateReplicasDisagree fires otherwise.",
                     [Query(f"tidegate_model_info{{{REPLICA_MODEL}}}")],
                     kind="table",
                     width=24,
@@ -37,7 +37,7 @@ BOARD = Board(
                     "stacked",
                 ),
                 Panel(
-                    "Commonest classes",
+                    "Most frequent classes",
                     "By class id, of the images that were not rejected.",
                     [
                         Query(
@@ -51,8 +51,8 @@ BOARD = Board(
                 ),
                 Panel(
                     "Confidence",
-                    "Mean probability of the predicted class, and what the model therefore expects "
-                    "of its own accuracy over its last two thousand images.",
+                    "Mean probability of the predicted class, and the accuracy that the "
+                    "probabilities of the last two thousand images imply.",
                     [
                         Query(mean("tidegate_prediction_confidence", REPLICA_MODEL), "mean"),
                         Query(
@@ -69,15 +69,15 @@ BOARD = Board(
             [
                 Panel(
                     "p-values",
-                    "As many in each band as it is wide while nothing drifts; piled up at the "
-                    "bottom: a new kind of image.",
+                    "Uniform without drift: each band has a share equal to its width. Many values "
+                    "at the bottom mean a new kind of image.",
                     [heat("tidegate_ood_p_value", REPLICA_MODEL)],
                     kind="heatmap",
                     width=12,
                 ),
                 Panel(
                     "Scores",
-                    "Medians. Energy moves with contrast and blur too, Mahalanobis with content.",
+                    "Medians. Energy also depends on contrast and blur, Mahalanobis on content.",
                     [
                         Query(
                             "histogram_quantile(0.5, sum by (le, score) "
@@ -90,12 +90,12 @@ BOARD = Board(
             ],
         ),
         Row(
-            "Told by feedback",
+            "Feedback",
             [
                 Panel(
                     "Accuracy",
-                    "Of the answers whose true class was told, over a day, beside what the model's "
-                    "probabilities promised for the same answers.",
+                    "Of the answers with feedback, over a day, and the accuracy that the model's "
+                    "probabilities predicted for the same answers.",
                     [
                         Query(
                             f'sum(increase(tidegate_feedback_total{{{REPLICA},correct="true"}}'
@@ -106,15 +106,15 @@ BOARD = Board(
                         Query(
                             f"sum(increase(tidegate_feedback_probability_total{{{REPLICA}}}[1d]))"
                             f" / (sum(increase(tidegate_feedback_total{{{REPLICA}}}[1d])) > 0)",
-                            "promised",
+                            "predicted",
                         ),
                     ],
                     "percentunit",
                     width=12,
                 ),
                 Panel(
-                    "Answers with a told class",
-                    "In a day: with few, the accuracy is a guess.",
+                    "Answers with feedback",
+                    "Over a day. With few of them the accuracy is unreliable.",
                     [
                         Query(
                             "sum by (correct) "

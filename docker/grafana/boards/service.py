@@ -1,11 +1,11 @@
-"""The service: traffic, latency, queue and processes."""
+"""The service dashboard: traffic, latency, queue and processes."""
 
 from panels import CLASSIFY, RATE, REPLICA, Board, Panel, Query, Row, heat, mean, quantile, stat
 
 BOARD = Board(
     "tidegate-service",
     "Tidegate: service",
-    "Is it up, prompt, and within its error budget? The alerts are in docker/RUNBOOK.md.",
+    "Availability, latency and error budget. docker/RUNBOOK.md describes the alerts.",
     ["instance"],
     [
         Row(
@@ -13,10 +13,14 @@ BOARD = Board(
             [
                 stat(
                     "Replicas ready",
-                    "With a warm model; TidegateNotReady tells of the others.",
+                    "With a warm model; TidegateNotReady fires for the others.",
                     'count(tidegate_model_info{job="$job"})',
                 ),
-                stat("Replicas scraped", "TidegateDown below.", 'sum(up{job="$job"})'),
+                stat(
+                    "Replicas scraped",
+                    "TidegateDown fires if one cannot be scraped.",
+                    'sum(up{job="$job"})',
+                ),
                 stat(
                     "Images",
                     "Answered per second, out-of-distribution ones included.",
@@ -25,19 +29,19 @@ BOARD = Board(
                 ),
                 stat(
                     "p99 of /classify",
-                    "Over five minutes; TidegateSlow from 1 s on.",
+                    "Over five minutes; TidegateSlow fires above 1 s.",
                     'tidegate:request_duration_p99:seconds5m{job="$job"}',
                     "s",
                 ),
                 stat(
                     "Shed",
-                    "Share of the images refused for load; TidegateShedding from 5 % on.",
+                    "Share of the images rejected for overload; TidegateShedding fires above 5 %.",
                     'tidegate:shed:ratio5m{job="$job"}',
                     "percentunit",
                 ),
                 stat(
                     "Failing",
-                    "Share of the hour's requests answered 5xx; the objective is below 0.5 %.",
+                    "Share of the last hour's requests answered 5xx; the objective is below 0.5 %.",
                     'tidegate:errors:ratio1h{job="$job"}',
                     "percentunit",
                 ),
@@ -48,8 +52,8 @@ BOARD = Board(
             [
                 Panel(
                     "Requests by status",
-                    "422 is an image that is out of distribution or not usable; 429 and 503 are "
-                    "load, 504 a missed deadline.",
+                    "422 is an image that is out of distribution or unusable; 429 and 503 are "
+                    "overload, 504 is a missed deadline.",
                     [
                         Query(
                             "sum by (status) "
@@ -62,8 +66,8 @@ BOARD = Board(
                     "stacked",
                 ),
                 Panel(
-                    "Images refused or dropped",
-                    "By reason. predicted-late: it could not have been answered in time.",
+                    "Images shed",
+                    "By reason. predicted-late: the image could not have been answered in time.",
                     [
                         Query(
                             f"sum by (reason) (rate(tidegate_shed_total{{{REPLICA}}}{RATE}))",
@@ -75,8 +79,8 @@ BOARD = Board(
                 ),
                 Panel(
                     "Error budget burn",
-                    "1 uses up the month's budget in a month. TidegateErrorBudgetBurn: 14.4 over "
-                    "1 h and 5 m, or 6 over 6 h and 30 m.",
+                    "1 uses up the month's budget in a month. TidegateErrorBudgetBurn fires above "
+                    "14.4 over 1 h and 5 m, or above 6 over 6 h and 30 m.",
                     [
                         Query(f'tidegate:errors:ratio{w}{{job="$job"}} / 0.005', w)
                         for w in ("5m", "30m", "1h", "6h")
@@ -90,7 +94,7 @@ BOARD = Board(
             [
                 Panel(
                     "Latency of /classify",
-                    "From the headers to the answer's last byte, as the server sees it.",
+                    "From the headers to the last byte of the answer, measured by the server.",
                     [
                         quantile(q, "tidegate_request_duration_seconds", CLASSIFY)
                         for q in (0.5, 0.9, 0.99)
@@ -99,8 +103,8 @@ BOARD = Board(
                     limit=1,
                 ),
                 Panel(
-                    "Where an image's time goes",
-                    "Mean by stage. read: the client's network. queue: waiting for the engine.",
+                    "Duration by stage",
+                    "Mean. read: the client's network. queue: the wait for the engine.",
                     [
                         Query(
                             mean("tidegate_stage_duration_seconds", REPLICA, " by (stage)"),
@@ -112,14 +116,14 @@ BOARD = Board(
                 ),
                 Panel(
                     "Wait for the engine, p99",
-                    "Over five minutes; TidegateQueueDelay from 0.5 s on.",
+                    "Over five minutes; TidegateQueueDelay fires above 0.5 s.",
                     [Query('tidegate:queue_delay_p99:seconds5m{job="$job"}', "p99")],
                     "s",
                     limit=0.5,
                 ),
                 Panel(
-                    "Latencies of /classify",
-                    "All of them: a second band is a second kind of request.",
+                    "Latency distribution of /classify",
+                    "A second band is a second kind of request.",
                     [heat("tidegate_request_duration_seconds", CLASSIFY)],
                     "s",
                     "heatmap",
@@ -132,7 +136,7 @@ BOARD = Board(
             [
                 Panel(
                     "In flight and queued",
-                    "Requests being worked on, and images not yet given to the engine.",
+                    "Requests in progress, and images that wait for the engine.",
                     [
                         Query(f"tidegate_inflight_requests{{{REPLICA}}}", "{{instance}} in flight"),
                         Query(f"tidegate_queue_depth{{{REPLICA}}}", "{{instance}} queued"),
@@ -140,7 +144,8 @@ BOARD = Board(
                 ),
                 Panel(
                     "Busy slots",
-                    "Slots at work on average; near their number the engine is the limit.",
+                    "Average number of busy slots. Near the number of slots, the engine is the "
+                    "limit.",
                     [
                         Query(
                             "sum by (instance) "
@@ -150,8 +155,8 @@ BOARD = Board(
                     ],
                 ),
                 Panel(
-                    "Images in a batch",
-                    "Mean. On a CPU near 1 unless it is busy.",
+                    "Images per batch",
+                    "Mean. On a CPU it is near 1 at light load.",
                     [Query(mean("tidegate_batch_size", REPLICA, " by (instance)"), "{{instance}}")],
                 ),
             ],
@@ -160,8 +165,8 @@ BOARD = Board(
             "Processes",
             [
                 Panel(
-                    "CPU for an image",
-                    "All of the process's CPU, refusals included, by image answered.",
+                    "CPU time per image",
+                    "All CPU time of the process, including rejected requests, per answered image.",
                     [
                         Query(
                             f"sum by (instance) (rate(process_cpu_seconds_total{{{REPLICA}}}"
@@ -174,13 +179,14 @@ BOARD = Board(
                 ),
                 Panel(
                     "Resident memory",
-                    "Flat under a steady load.",
+                    "Constant under a constant load.",
                     [Query(f"process_resident_memory_bytes{{{REPLICA}}}", "{{instance}}")],
                     "bytes",
                 ),
                 Panel(
-                    "Age",
-                    "Since the process began; TidegateRestartLoop: three starts in half an hour.",
+                    "Uptime",
+                    "Since the process started. TidegateRestartLoop fires after three starts in "
+                    "half an hour.",
                     [
                         Query(
                             f"time() - process_start_time_seconds{{{REPLICA}}}",
@@ -191,17 +197,17 @@ BOARD = Board(
                 ),
                 Panel(
                     "Versions",
-                    "Replicas by the version of Tidegate that they run.",
+                    "Replicas by version of Tidegate.",
                     [Query('count by (version) (tidegate_build_info{job="$job"})', "{{version}}")],
                 ),
                 Panel(
                     "Open files",
-                    "Connections are among them.",
+                    "Open file descriptors, including connections.",
                     [Query(f"process_open_fds{{{REPLICA}}}", "{{instance}}")],
                 ),
                 Panel(
                     "Images for review",
-                    "By what became of them: over-rate, disk-busy and failed were not kept.",
+                    "By outcome. over-rate, disk-busy and failed were not stored.",
                     [
                         Query(
                             "sum by (outcome) "
@@ -214,7 +220,7 @@ BOARD = Board(
                 ),
                 Panel(
                     "Log lines dropped",
-                    "Not written, because the reader of stderr was too slow or gone.",
+                    "Lines not written because the reader of stderr was too slow or gone.",
                     [
                         Query(
                             f"rate(tidegate_log_lines_dropped_total{{{REPLICA}}}{RATE})",

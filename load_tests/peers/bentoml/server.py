@@ -1,9 +1,9 @@
 # mypy: disable-error-code="import-not-found, untyped-decorator"
-# Its packages are in an environment of their own.
-"""Two workers with one thread each. Alone an image is the raw body, in batches a multipart file.
+# Its packages are in a separate environment.
+"""Two workers with one thread each. An image is the raw body, with batching a multipart file.
 
 "Workers" in its documentation: one per core for CPU-bound services. "Adaptive batching": a
-batchable API takes a list, so that each request is a form with one file `images`.
+batchable API accepts a list, so each request is a form with one file `images`.
 """
 
 import os
@@ -18,7 +18,7 @@ from PIL import UnidentifiedImageError
 from load_tests.peers.plain_classifier import Classifier, Floats
 
 BATCH = int(os.environ["BATCH"])
-MAX_LATENCY_MS = 10_000  # what the dispatcher aims below and answers 503 above
+MAX_LATENCY_MS = 10_000  # the dispatcher's target; above it the answer is 503
 
 
 @bentoml.service(workers=2, threads=1, traffic={"timeout": 30})
@@ -31,7 +31,7 @@ class Classify:
 
     @bentoml.api(route="/classify")
     def classify(self, image: Annotated[Path, ContentType("image/*")], /) -> dict[str, object]:
-        """One raw image body to its answer."""
+        """Classify one raw image body."""
         return self._classifier.classify_prepared([self._prepare(image)])[0]
 
     @bentoml.api(
@@ -41,7 +41,7 @@ class Classify:
         max_latency_ms=MAX_LATENCY_MS,
     )
     def classify_batched(self, images: list[Path]) -> list[dict[str, object]]:
-        """A batch of files to their answers, in order."""
+        """Classify a batch of files; answers in order."""
         return self._classifier.classify_prepared([self._prepare(image) for image in images])
 
     def _prepare(self, image: Path) -> Floats:

@@ -1,1 +1,1 @@
-"""FastAPI under uvicorn: what most people write first."""
+"""FastAPI under uvicorn: the most common simple implementation."""

@@ -1,8 +1,8 @@
 """Two uvicorn workers; the blocking work runs in a thread, as FastAPI's documentation advises.
 
-"Concurrency and async / await": blocking work belongs into a thread pool, not into `async def`.
-"Server Workers": one worker process per core. A worker's pool has one thread here instead of 40,
-so that the thread budget is that of every other server and the interpreter lock is not fought for.
+"Concurrency and async / await": blocking work belongs in a thread pool, not in `async def`.
+"Server Workers": one worker process per core. A worker's pool has one thread instead of 40, so that
+the thread budget equals that of every other server and there is no contention for the GIL.
 """
 
 import os
@@ -22,7 +22,7 @@ classifier = Classifier(Path(os.environ["MODEL_DIR"]))
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    """One thread in the pool for as long as the worker lives."""
+    """Limit the worker's thread pool to one thread."""
     to_thread.current_default_thread_limiter().total_tokens = 1
     yield
 
@@ -32,7 +32,7 @@ app = FastAPI(lifespan=lifespan)
 
 @app.post("/classify")
 def classify(image: Annotated[bytes, Body(media_type="image/*")]) -> dict[str, object]:
-    """A raw image body to its answer; 422 for what Pillow cannot read."""
+    """Classify a raw image body; 422 if Pillow cannot read it."""
     try:
         return classifier.classify(image)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:

@@ -1,1 +1,1 @@
-"""LitServe: FastAPI in front, workers behind a multiprocessing queue."""
+"""LitServe: a FastAPI front end, and workers behind a multiprocessing queue."""

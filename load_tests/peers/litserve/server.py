@@ -1,5 +1,5 @@
 # mypy: disable-error-code="import-not-found, misc"
-# Its packages are in an environment of their own.
+# Its packages are in a separate environment.
 """Two workers on the CPU; the image is the raw body.
 
 "Batching" in its documentation: max_batch_size and batch_timeout (s) on the API.
@@ -20,35 +20,35 @@ WAIT_S = 0.002
 
 
 class Classify(litserve.LitAPI):
-    """Decode in `decode_request`, run in `predict`, as its documentation divides the work."""
+    """Decodes in `decode_request` and runs in `predict`, as its documentation recommends."""
 
     def setup(self, device: str) -> None:
         """Load the model in each worker."""
         self._classifier = Classifier(Path(os.environ["MODEL_DIR"]))
 
     def decode_request(self, request: Annotated[bytes, Body(media_type="image/*")]) -> Floats:
-        """Encoded bytes to the model's input."""
+        """Convert encoded bytes to the model's input."""
         try:
             return self._classifier.recipe.prepare(request)
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
             raise HTTPException(422, "not an image that can be decoded") from error
 
     def batch(self, inputs: list[Floats]) -> list[Floats]:
-        """Leave the stacking to the classifier."""
+        """Return the inputs unchanged, because the classifier stacks them."""
         return inputs
 
     def predict(self, x: Floats | list[Floats]) -> dict[str, object] | list[dict[str, object]]:
-        """A batch to its answers, in order; without batching one image comes alone."""
+        """Classify a batch, answers in order; without batching, a single image."""
         if isinstance(x, list):
             return self._classifier.classify_prepared(x)
         return self._classifier.classify_prepared([x])[0]
 
     def unbatch(self, output: list[dict[str, object]]) -> list[dict[str, object]]:
-        """They are apart already."""
+        """Return the answers unchanged, because they are already separate."""
         return output
 
     def encode_response(self, output: dict[str, object]) -> dict[str, object]:
-        """It is JSON-able already."""
+        """Return the answer unchanged, because it can be encoded as JSON."""
         return output
 
 

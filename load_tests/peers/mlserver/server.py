@@ -1,10 +1,10 @@
 # mypy: disable-error-code="import-not-found, misc, untyped-decorator"
-# Its packages are in an environment of their own.
+# Its packages are in a separate environment.
 """A runtime with a custom endpoint, so that the image is the raw body and not base64 in JSON.
 
-"Custom inference endpoints" and "Parallel inference" in its documentation; the second takes the
-number of workers. Its adaptive batching merges tensors of the standard endpoint only, so it has no
-part here.
+"Custom inference endpoints" and "Parallel inference" in its documentation; the latter has the
+number of workers. Its adaptive batching merges only tensors of the standard endpoint, so it is not
+used here.
 """
 
 import os
@@ -32,7 +32,7 @@ class Classify(MLModel):
     async def classify(
         self, image: Annotated[bytes, Body(media_type="image/*")]
     ) -> dict[str, object]:
-        """A raw image body to its answer."""
+        """Classify a raw image body."""
         try:
             return self._classifier.classify(image)
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:

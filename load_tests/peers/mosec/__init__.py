@@ -1,1 +1,1 @@
-"""mosec: a Rust front, Python workers, batches formed in Rust."""
+"""mosec: a Rust front end that forms batches, and Python workers."""

@@ -1,6 +1,6 @@
 # mypy: disable-error-code="import-not-found, misc"
-# Its packages are in an environment of their own.
-"""Two workers of one stage: the raw body is decoded in `deserialize`, run in `forward`.
+# Its packages are in a separate environment.
+"""Two workers of one stage: `deserialize` decodes the raw body, `forward` runs the model.
 
 "Dynamic batching" in its documentation: max_batch_size and max_wait_time (ms) on `append_worker`.
 """
@@ -32,7 +32,7 @@ class Classify(Worker):
             raise DecodingError("not an image that can be decoded") from error
 
     def forward(self, data: Floats | list[Floats]) -> dict[str, object] | list[dict[str, object]]:
-        """A batch to its answers, in order; without batching one image comes alone."""
+        """Classify a batch, answers in order; without batching, a single image."""
         if isinstance(data, list):
             return self._classifier.classify_prepared(data)
         return self._classifier.classify_prepared([data])[0]

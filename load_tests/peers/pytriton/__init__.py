@@ -1,1 +1,1 @@
-"""Triton Inference Server, its models written in Python through PyTriton."""
+"""Triton Inference Server with a Python model through PyTriton."""

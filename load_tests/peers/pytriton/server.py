@@ -1,10 +1,10 @@
 # mypy: disable-error-code="import-not-found"
-# Its packages are in an environment of their own.
+# Its packages are in a separate environment.
 """Two instances of the model; the image is the raw body of an inference request.
 
-"Binding configuration" in its documentation: a list of functions makes as many instances, and the
-batcher forms what is waiting into a batch without delay. A raw body is Triton's binary tensor
-extension: `Inference-Header-Content-Length: 0` and a model of one input.
+"Binding configuration" in its documentation: a list of functions creates one instance for each, and
+the batcher forms a batch of the waiting requests without delay. A raw body uses Triton's binary
+tensor extension: `Inference-Header-Content-Length: 0` and a model with one input.
 """
 
 import json
@@ -27,7 +27,7 @@ Bytes = NDArray[np.bytes_]
 
 
 def instance(folder: Path) -> Callable[..., dict[str, Bytes]]:
-    """One single-threaded classifier as an inference function."""
+    """Return an inference function with one single-threaded classifier."""
     classifier = Classifier(folder)
 
     def classify(image: Bytes) -> dict[str, Bytes]:  # [batch, 1]

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="attr-defined, import-not-found, untyped-decorator"
-# Its packages are in an environment of their own.
+# Its packages are in a separate environment.
 """Two replicas, one core each; the image is the raw body.
 
 "Performance tuning" in its documentation: cores reserved through ray_actor_options, and
@@ -30,7 +30,7 @@ class Classify:
         self._classifier = Classifier(Path(os.environ["MODEL_DIR"]))
 
     async def __call__(self, request: Request) -> JSONResponse:
-        """A raw image body to its answer; 422 for what Pillow cannot read."""
+        """Classify a raw image body; 422 if Pillow cannot read it."""
         try:
             image = self._classifier.recipe.prepare(await request.body())
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
@@ -41,7 +41,7 @@ class Classify:
 
     @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=WAIT_S)
     async def run(self, images: list[Floats]) -> list[dict[str, object]]:
-        """A batch to its answers, in order."""
+        """Classify a batch; answers in order."""
         return self._classifier.classify_prepared(images)
 
 

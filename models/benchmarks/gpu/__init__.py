@@ -1,1 +1,1 @@
-"""What a GPU shows of the engines, measured and written down with all that it was measured on."""
+"""Measure the engines on a GPU, and write a report with the environment."""

@@ -1,4 +1,4 @@
-"""What a report measures, and for how long."""
+"""The configuration of a report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ReportConfig:
 
 
 def quick(config: ReportConfig) -> ReportConfig:
-    """Return a config of a tenth of the batches and seconds, to see whether everything runs."""
+    """Return a config with a tenth of the batches and seconds, as a smoke test."""
     budget = MeasurementBudget(
         runs=20, runs_s=1.0, warm_up=3, seconds=0.2, plateau=1000, plateau_s=6.0, http_s=2.0
     )
@@ -34,6 +34,6 @@ def quick(config: ReportConfig) -> ReportConfig:
 
 
 def photographs(config: ReportConfig) -> list[Path]:
-    """Return the JPEG files of a config, in order."""
+    """Return the JPEG files of a config, sorted."""
     found = config.photos.rglob("*")
     return sorted(path for path in found if path.suffix.lower() in (".jpg", ".jpeg"))

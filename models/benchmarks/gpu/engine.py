@@ -1,4 +1,4 @@
-"""One graph on one engine, on the first device: every part on engines that are opened for it."""
+"""Measure one graph on one engine on the first device; every part opens its own engines."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ Row = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A sealed graph of a bundle, and what is sent through it."""
+    """A sealed graph of a bundle, and the images to run."""
 
     bundle: Bundle
     precision: str
     model: Path
     pixels: Sequence[Pixels]
-    on_the_cpu: Callable[[Path], Outputs]  # what a graph answers there, for all pixels
+    on_the_cpu: Callable[[Path], Outputs]  # a graph's outputs on the CPU for all pixels
 
 
 def measure_engine(
     config: ReportConfig, parts: Parts, cuda: Cuda, graph: Graph, engine: str, measured: list[Row]
 ) -> None:
-    """Load a graph on an engine and add to `measured` what that shows, part by part.
+    """Load a graph on an engine, measure it part by part, and add the results to `measured`.
 
-    Raises what the runtime does where it does not load.
+    Raises the runtime's error if the graph does not load.
     """
     name = f"{graph.bundle.manifest.name} in {graph.precision} on {engine}"
     device = cuda.device(config.gpu.devices[0])
@@ -83,7 +83,7 @@ def measure_engine(
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """A program on a device. Each part puts what it measures into `figures`."""
+    """A program on a device. Each part adds its results to `figures`."""
 
     config: ReportConfig
     parts: Parts
@@ -97,7 +97,7 @@ class _Loaded:
     figures: Row
 
     def parity(self) -> None:
-        """Compare with the CPU running the same graph, and with the bundle's own."""
+        """Compare with the same graph on the CPU, and with the bundle's own graph there."""
         bundle, on_the_cpu = self.graph.bundle, self.graph.on_the_cpu
         with self._opened(1) as engine:
             got = parity.answers(engine, self.graph.pixels)
@@ -108,7 +108,7 @@ class _Loaded:
         }
 
     def latency(self) -> None:
-        """Time each batch size alone, and as a graph where it can be one."""
+        """Time each batch size, also as a CUDA graph if the engine can capture one."""
         rows: list[Row] = []
         self.figures["buckets"] = rows
         budget = self.config.budget
@@ -125,7 +125,7 @@ class _Loaded:
                     self.parts.run_on_device(f"{name} as a graph", as_graph)
 
     def alternating(self) -> None:
-        """Time neighbouring batch sizes that take turns."""
+        """Time neighbouring batch sizes in alternation."""
         rows: list[Row] = []
         self.figures["alternating"] = rows
         with self._opened(1) as engine:
@@ -138,13 +138,13 @@ class _Loaded:
                 self.parts.run_on_device(name, in_turn)
 
     def overlap(self) -> None:
-        """Compare batches on all slots at once with as many one by one."""
+        """Compare concurrent batches on all slots with the same number one by one."""
         batches = max(1, self.config.budget.runs // 4)
         with self._opened(_SLOTS) as engine:
             self.figures["overlap"] = measure.overlap(engine, self.graph.pixels, batches)
 
     def memory(self) -> None:
-        """Compare the device memory in use early and late in many batches."""
+        """Compare the device memory in use early and late in a long run."""
         budget = self.config.budget
         with self._opened(_SLOTS) as engine:
             self.figures["memory"] = measure.plateau(
@@ -152,13 +152,13 @@ class _Loaded:
             )
 
     def slots(self) -> None:
-        """Compare one, two and three slots with a loop around the runtime alone."""
+        """Compare one, two and three slots with a bare loop around the runtime."""
         budget = self.config.budget
         bare = measure.bare_loop(self.device, self.program, self.buckets[-1], budget.seconds)
         self.figures["slots"] = measure.slots(self._opened, bare, self.graph.pixels, budget)
 
     def road(self) -> None:
-        """Measure the road from JPEG bytes, and from pixels, without HTTP."""
+        """Measure the road of images from JPEG bytes and from pixels, without HTTP."""
         figures: Row = {}
         self.figures["road"] = figures
         spec, seconds = self.graph.bundle.manifest.preprocess, 5 * self.config.budget.seconds
@@ -175,7 +175,7 @@ class _Loaded:
 
     @contextmanager
     def _opened(self, slots: int) -> Iterator[DeviceEngine]:
-        """Open an engine with buffers of its own, which are freed with it."""
+        """Open an engine with its own buffers, which are freed with it."""
         own = self.cuda.device(self.device.index)
         close = own.close
         try:

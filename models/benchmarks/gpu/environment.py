@@ -1,4 +1,4 @@
-"""What a report was made on: commit, command, driver, and every library that was really loaded."""
+"""The environment of a report: commit, command, machine, packages and loaded libraries."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _ASK_S = 60
 
 
 def before(command: Sequence[str]) -> dict[str, object]:
-    """Return what is known before anything runs: commit, command, machine, packages."""
+    """Return the environment before the measurements: commit, command, machine, packages."""
     return {
         "command": " ".join(command),
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _asked("git", "rev-parse", "HEAD"),
-        "dirty": bool(_asked("git", "status", "--porcelain", "--untracked-files=no")),
-        "nvidia_smi": _asked("nvidia-smi"),
+        "commit": _output_of("git", "rev-parse", "HEAD"),
+        "dirty": bool(_output_of("git", "status", "--porcelain", "--untracked-files=no")),
+        "nvidia_smi": _output_of("nvidia-smi"),
         "tf32_override": os.environ.get("NVIDIA_TF32_OVERRIDE"),
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
@@ -43,7 +43,7 @@ def before(command: Sequence[str]) -> dict[str, object]:
 
 
 def loaded_libraries(maps: Path = Path("/proc/self/maps")) -> dict[str, str]:
-    """Return name → sha256 of CUDA's, ONNX Runtime's and TensorRT's libraries in this process."""
+    """Return name → sha256 of the CUDA, ONNX Runtime and TensorRT libraries in this process."""
     files = {line.split(maxsplit=5)[-1].strip() for line in maps.read_text().splitlines()}
     digests = {}
     for file in sorted(map(Path, files)):
@@ -52,8 +52,8 @@ def loaded_libraries(maps: Path = Path("/proc/self/maps")) -> dict[str, str]:
     return digests
 
 
-def _asked(*command: str) -> str | None:
-    """Return what a program prints; None where it is not there, fails or does not end."""
+def _output_of(*command: str) -> str | None:
+    """Return a program's output, or None if it is missing, fails or times out."""
     if shutil.which(command[0]) is None:
         return None
     try:
@@ -66,7 +66,7 @@ def _asked(*command: str) -> str | None:
 
 
 def _packages() -> dict[str, str]:
-    # What an interrupted installation leaves behind has no name.
+    # Leftovers of an interrupted installation have no name.
     named = [
         (found.metadata["Name"], found) for found in distributions() if "Name" in found.metadata
     ]

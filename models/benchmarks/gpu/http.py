@@ -1,4 +1,4 @@
-"""The whole service with an engine: started, loaded over HTTP by `load_tests`, and stopped."""
+"""Measure the whole service with an engine over HTTP, using `load_tests`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _START_S = 900.0  # a plan may have to be built
 _POLL_S = 0.5
 _STOP_S = 60.0
 _ANSWER_S = 20.0
-_OVERHEAD_S = 120.0  # of a load: its imports, images and last answers
+_OVERHEAD_S = 120.0  # of a load test: imports, images and last answers
 _CLIENTS = 64
 _LIGHT = 0.8  # of capacity
-_TAIL_BYTES = 1000  # bytes of what a process printed last
+_TAIL_BYTES = 1000  # of a process's output, for error messages
 
 
 def measure(
@@ -35,10 +35,10 @@ def measure(
     settings: Mapping[str, str],
     seconds: float,
 ) -> Iterator[tuple[str, object]]:
-    """Give, as they come, what serves the model `name`, its capacity, and the tail at 80 % of it.
+    """Yield the engine that serves the model `name`, the capacity, and the latency at 80 % of it.
 
-    Arrivals there are Poisson, and latency runs from when the schedule wanted them sent. Raises
-    RuntimeError, with what was printed last, where the service or a load ends badly.
+    At 80 %, arrivals are Poisson, and latency is measured from the scheduled send time. Raises
+    RuntimeError with the end of the output if the service or a load test fails.
     """
     with _served(bundle, engine, settings) as url:
         with urllib.request.urlopen(f"{url}/models/{name}", timeout=_ANSWER_S) as answer:  # noqa: S310
@@ -58,7 +58,7 @@ def _load(url: str, images: Path, seconds: float, *how: str) -> dict[str, Any]:
             *("--images", str(images), "--duration", str(seconds)),
             *("--warm-up", str(seconds / 4), "--json", str(result), *how),
         ]
-        done = subprocess.run(  # noqa: S603 - our own load
+        done = subprocess.run(  # noqa: S603 - our own load test
             command,
             cwd=_ROOT,
             stdout=subprocess.PIPE,
@@ -67,14 +67,16 @@ def _load(url: str, images: Path, seconds: float, *how: str) -> dict[str, Any]:
             check=False,
         )
         if done.returncode:
-            raise RuntimeError(f"the load ended with {done.returncode}: {_last_of(done.stdout)}")
+            raise RuntimeError(
+                f"the load test ended with {done.returncode}: {_last_of(done.stdout)}"
+            )
         report: dict[str, Any] = json.loads(result.read_text())["report"]
         return report
 
 
 @contextmanager
 def _served(bundle: Path, engine: str, settings: Mapping[str, str]) -> Iterator[str]:
-    """Run the service on a free loopback port, and end it."""
+    """Run the service on a free loopback port, and stop it afterwards."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -112,7 +114,7 @@ def _wait(service: subprocess.Popen[bytes], url: str, log: Path) -> None:
         try:
             urllib.request.urlopen(url, timeout=_POLL_S).close()  # noqa: S310
         except (OSError, urllib.error.URLError):
-            time.sleep(_POLL_S)  # nothing tells when a process has begun to listen
+            time.sleep(_POLL_S)  # a process does not announce that it listens
         else:
             return
     printed = _last_of(log.read_bytes())

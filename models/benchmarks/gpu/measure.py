@@ -1,6 +1,6 @@
-"""What one engine on one device does: latency, throughput, overlap, graphs, memory.
+"""Measure one engine on one device: latency, throughput, overlap, CUDA graphs, memory.
 
-Everything runs through the slots that serve. Whatever is compared takes turns, round by round.
+All batches run through the slots that the service uses. Rounds of variants are interleaved.
 """
 
 from __future__ import annotations
@@ -18,33 +18,35 @@ from tidegate.service.engines.cuda.base import Device
 from tidegate.service.engines.gpu_engine import DeviceEngine, Program
 from tidegate.service.types import Pixels
 
-OpenEngine = Callable[[int], AbstractContextManager[DeviceEngine]]  # with so many slots
+OpenEngine = Callable[
+    [int], AbstractContextManager[DeviceEngine]
+]  # the argument is the number of slots
 _ROUNDS = 5
 _LEAST_RUNS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class MeasurementBudget:
-    """How long to measure for."""
+    """How long to measure."""
 
-    runs: int = 200  # of each bucket, for its latency
-    runs_s: float = 10.0  # the most that those take
+    runs: int = 200  # per batch size, for its latency
+    runs_s: float = 10.0  # time limit of these runs
     warm_up: int = 20
-    seconds: float = 2.0  # of each throughput
-    plateau: int = 10_000  # batches, for the memory
-    plateau_s: float = 60.0  # the most that those take, on each engine
-    http_s: float = 20.0  # of each load over HTTP
+    seconds: float = 2.0  # per throughput measurement
+    plateau: int = 10_000  # batches of the memory measurement
+    plateau_s: float = 60.0  # its time limit per engine
+    http_s: float = 20.0  # per load test over HTTP
 
 
 def batch_of(pixels: Sequence[Pixels], images: int) -> list[Pixels]:
-    """Return a batch of so many images, of `pixels` again and again."""
+    """Return a batch of `images` images, repeating `pixels`."""
     return [pixels[index % len(pixels)] for index in range(images)]
 
 
 def eager(
     engine: DeviceEngine, batch: Sequence[Pixels], budget: MeasurementBudget
 ) -> dict[str, object]:
-    """Return what a batch takes on one slot, alone on the device, in milliseconds."""
+    """Return the latency of a batch on one slot of an otherwise idle device, in milliseconds."""
     (times,) = _latencies(engine, [batch], budget)
     parts = engine.parts_s(0)
     return {
@@ -58,9 +60,9 @@ def eager(
 def as_graph(
     engine: DeviceEngine, batch: Sequence[Pixels], budget: MeasurementBudget
 ) -> dict[str, object]:
-    """Return what a batch, of the size of a bucket, takes as a CUDA graph, in milliseconds.
+    """Return the latency of a batch as a CUDA graph, in milliseconds; its size is a bucket's.
 
-    Raises what the runtime does where it cannot be captured.
+    Raises the runtime's error if the graph cannot be captured.
     """
     try:
         engine.capture(len(batch))
@@ -73,16 +75,16 @@ def as_graph(
 def in_turn(
     engine: DeviceEngine, batches: Sequence[Sequence[Pixels]], budget: MeasurementBudget
 ) -> dict[str, object]:
-    """Return the median of batches that take turns on one slot, next to each one's alone.
+    """Return the median latency of batches that alternate on one slot, and of each one repeated.
 
-    A runtime that plans its convolutions anew at each change of shape shows here.
+    It reveals runtimes that plan their convolutions again at each change of shape.
     """
-    alone = [_ms(_latencies(engine, [batch], budget)[0], 50) for batch in batches]
+    repeated = [_ms(_latencies(engine, [batch], budget)[0], 50) for batch in batches]
     turns = [_ms(times, 50) for times in _latencies(engine, batches, budget)]
     return {
-        "alone_p50_ms": alone,
+        "alone_p50_ms": repeated,
         "in_turn_p50_ms": turns,
-        "ratio": [turn / own for turn, own in zip(turns, alone, strict=True)],
+        "ratio": [turn / own for turn, own in zip(turns, repeated, strict=True)],
     }
 
 
@@ -93,32 +95,32 @@ def slots(
     budget: MeasurementBudget,
     counts: Sequence[int] = (1, 2, 3),
 ) -> dict[str, object]:
-    """Return images a second of full batches through 1, 2 and 3 slots, and of a bare loop.
+    """Return images per second of full batches through 1, 2 and 3 slots, and of a bare loop.
 
-    The rounds of all of them are interleaved; medians are told, and the ratios of those.
+    The rounds of all of them are interleaved. Returns medians and their ratios.
     """
     rates: dict[int, list[float]] = {count: [] for count in counts}
-    alone: list[float] = []
+    bare_rates: list[float] = []
     with ExitStack() as opened:
         engines = {count: opened.enter_context(open_engine(count)) for count in counts}
         for _ in range(_ROUNDS):
-            alone.append(bare())
+            bare_rates.append(bare())
             for count, engine in engines.items():
                 rates[count].append(throughput(engine, pixels, budget.seconds))
     usual = {count: float(np.median(rate)) for count, rate in rates.items()}
-    loop = float(np.median(alone))
+    loop = float(np.median(bare_rates))
     return {
         "images_per_s": usual,
         "bare_loop_images_per_s": loop,
         "of_bare_loop": {count: rate / loop for count, rate in usual.items()},
         "of_one_slot": {count: rate / usual[counts[0]] for count, rate in usual.items()},
         "rounds": rates,
-        "bare_loop_rounds": alone,
+        "bare_loop_rounds": bare_rates,
     }
 
 
 def throughput(engine: DeviceEngine, pixels: Sequence[Pixels], seconds: float) -> float:
-    """Return images a second of full batches, every slot busy all the time."""
+    """Return images per second of full batches with every slot busy."""
     batch = batch_of(pixels, engine.max_batch_size)
 
     def work(slot: int) -> int:
@@ -137,9 +139,9 @@ def throughput(engine: DeviceEngine, pixels: Sequence[Pixels], seconds: float) -
 def bare_loop(
     device: Device, program: Program, images: int, seconds: float, *, at_once: int = 8
 ) -> Callable[[], float]:
-    """Return what measures a loop around the runtime alone: one stream, nothing is copied.
+    """Return a function that measures a bare loop around the runtime: one stream, no copies.
 
-    `at_once` batches are queued between two looks at the clock, so that the device never waits.
+    `at_once` batches are queued between two readings of the clock, so that the device never waits.
     """
     device.use()
     height, width = program.input_size
@@ -165,14 +167,14 @@ def bare_loop(
 
 
 def overlap(engine: DeviceEngine, pixels: Sequence[Pixels], batches: int = 50) -> dict[str, float]:
-    """Return the time of batches on all slots at once, against that of as many one by one."""
+    """Return the time of concurrent batches on all slots, and of the same number one by one."""
     batch = batch_of(pixels, engine.max_batch_size)
 
     def work(slot: int) -> None:
         for _ in range(batches):
             engine.run(slot, batch)
 
-    together, alone = [], []
+    together, one_by_one = [], []
     with ThreadPoolExecutor(engine.slots) as pool:
         list(pool.map(work, range(engine.slots)))
         for _ in range(_ROUNDS):
@@ -182,12 +184,12 @@ def overlap(engine: DeviceEngine, pixels: Sequence[Pixels], batches: int = 50) -
             started = time.perf_counter()
             for slot in range(engine.slots):
                 work(slot)
-            alone.append(time.perf_counter() - started)
+            one_by_one.append(time.perf_counter() - started)
     return {
         "slots": engine.slots,
         "together_s": float(np.median(together)),
-        "one_by_one_s": float(np.median(alone)),
-        "ratio": float(np.median(np.divide(together, alone))),
+        "one_by_one_s": float(np.median(one_by_one)),
+        "ratio": float(np.median(np.divide(together, one_by_one))),
     }
 
 
@@ -196,7 +198,8 @@ def plateau(
 ) -> dict[str, int]:
     """Return the device memory in use after a tenth of the batches and after all.
 
-    Either part has a block of each size. It ends at `limit_s`, so it tells how many there were.
+    Both parts run a block of batches of each size. It stops after `limit_s`, and returns the number
+    of batches too.
     """
     sizes, ran, used = engine.buckets, 0, []
     for share in (0.1, 0.9):
@@ -210,7 +213,7 @@ def plateau(
 
 
 def _block(engine: DeviceEngine, batch: Sequence[Pixels], most: int, limit_s: float) -> int:
-    """Run a batch again and again, the slots in turn, each at least once; returns how often."""
+    """Run a batch repeatedly, on each slot in turn and at least once; return the count."""
     ran, end = 0, time.perf_counter() + limit_s
     while ran < engine.slots or (ran < most and time.perf_counter() < end):
         engine.run(ran % engine.slots, batch)
@@ -221,7 +224,7 @@ def _block(engine: DeviceEngine, batch: Sequence[Pixels], most: int, limit_s: fl
 def _latencies(
     engine: DeviceEngine, batches: Sequence[Sequence[Pixels]], budget: MeasurementBudget
 ) -> list[list[float]]:
-    """Return each batch's times, in seconds; they take turns on one slot."""
+    """Return each batch's times in seconds; the batches alternate on one slot."""
     times: list[list[float]] = [[] for _ in batches]
     end = time.perf_counter() + budget.runs_s
     for run in range(-budget.warm_up, budget.runs):

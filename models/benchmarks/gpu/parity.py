@@ -1,4 +1,4 @@
-"""How an engine's answers differ from the CPU's, and whether any decision does."""
+"""Compare an engine's outputs and decisions with those of the CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tidegate.service.engines.base import Engine
 from tidegate.service.ood.gates import Gate
 from tidegate.service.types import Outputs, Pixels
 
-BAND = 1e-3  # around an alpha: within it, a decision may change with rounding
+BAND = 1e-3  # around an alpha, in which rounding may change a decision
 
 
 def answers(engine: Engine, pixels: Sequence[Pixels]) -> Outputs:
@@ -26,7 +26,7 @@ def answers(engine: Engine, pixels: Sequence[Pixels]) -> Outputs:
 
 
 def differences(got: Outputs, expected: Outputs, gate: Gate) -> dict[str, float | int]:
-    """Return the largest differences, relative to the largest value, and what they change."""
+    """Return the largest differences, relative to the largest value, and changed decisions."""
     figures: dict[str, float | int] = {"images": len(expected.energy)}
     for name in ("logits", "features", "energy", "mahalanobis"):
         mine, theirs = (np.asarray(getattr(o, name), np.float64) for o in (got, expected))

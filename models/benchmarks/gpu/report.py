@@ -1,4 +1,4 @@
-"""Everything a GPU has to show, one part after the other; what did not run says why."""
+"""Make the GPU report part by part, with the reason for every part that did not run."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _NOISE_IMAGES = 64
 
 
 def make(config: ReportConfig, keep: Keep) -> dict[str, object]:
-    """Return the report; `keep` is told of it after every part, so that a lost machine loses one.
+    """Return the report; `keep` gets it after every part, so that a lost machine loses one part.
 
-    Raises EngineUnavailable where there is no GPU.
+    Raises EngineUnavailable if there is no GPU.
     """
     refuse_tf32()
     cuda = open_cuda(config.gpu.cuda_binding)
@@ -56,11 +56,11 @@ def make(config: ReportConfig, keep: Keep) -> dict[str, object]:
 
 
 def write(path: Path, report: dict[str, object]) -> None:
-    """Write a report beside its place, then there: a reader never sees half of one."""
+    """Write a report atomically, so that a reader never sees a partial file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    beside.replace(path)
+    draft = path.with_suffix(".part")
+    draft.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    draft.replace(path)
 
 
 def _tests(config: ReportConfig, report: dict[str, object]) -> None:
@@ -72,7 +72,7 @@ def _libraries(report: dict[str, object]) -> None:
 
 
 def _bundle(config: ReportConfig, parts: Parts, cuda: Cuda, path: Path, engines: list[Row]) -> None:
-    """Measure a bundle's graph, in each precision, on each engine in this process."""
+    """Measure a bundle's graph in each precision on each engine, in this process."""
     bundle = open_bundle(path)
     pixels = _pixels(config, bundle)
 
@@ -95,7 +95,7 @@ def _bundle(config: ReportConfig, parts: Parts, cuda: Cuda, path: Path, engines:
 
 
 def _over_http(config: ReportConfig, parts: Parts, path: Path, loads: dict[str, Row]) -> None:
-    """Measure the whole service with a bundle, as it is sealed, on each engine."""
+    """Measure the whole service with the unchanged bundle on each engine."""
     model = open_bundle(path).manifest.name
     settings = {
         "TIDEGATE_PLAN_CACHE": str(config.gpu.plan_cache),
@@ -115,7 +115,7 @@ def _over_http(config: ReportConfig, parts: Parts, path: Path, loads: dict[str, 
 
 
 def _model(bundle: Bundle, precision: str, pixels: list[Pixels], folder: Path) -> Path:
-    """Return the sealed graph itself, or one with its backbone in fp16 behind the same gate."""
+    """Return the sealed graph, or one with its backbone in fp16 and the same gate."""
     if precision == bundle.manifest.precision:
         return bundle.model_path
     if precision != "fp16" or bundle.manifest.precision != "fp32":
@@ -129,7 +129,7 @@ def _model(bundle: Bundle, precision: str, pixels: list[Pixels], folder: Path) -
 
 
 def _pixels(config: ReportConfig, bundle: Bundle) -> list[Pixels]:
-    """Return photographs, and noise of several strengths, as the network takes them."""
+    """Return preprocessed photographs, and noise of several strengths."""
     spec = bundle.manifest.preprocess
     images = [load_pixels(path, spec) for path in photographs(config)]
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The road without HTTP: images through decoders, the scheduler and the engine's slots, timed."""
+"""Time the road of images without HTTP: decoders, scheduler and the engine's slots."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def drive(
     clients: int,
     decode_threads: int = 0,
 ) -> dict[str, float]:
-    """Keep `clients` images on the road for `seconds`; returns rates and where the time went.
+    """Keep `clients` images in progress for `seconds`; return rates and shares of time.
 
-    `work` are decoders of images: of JPEG bytes, or of nothing at all where pixels are at hand. The
-    shares are of the time that all cores, and the device, had. Raises RuntimeError where the device
-    is lost or a batch does not end.
+    `work` are functions that decode JPEG bytes, or return existing pixels. The shares are of the
+    total time of all cores, and of the device. Raises RuntimeError if the device is lost or a batch
+    does not end.
     """
     return asyncio.run(_drive(warm, work, seconds, clients, decode_threads or usable_cores()))
 
@@ -103,14 +103,14 @@ async def _drive(
         "images_per_s": images / took_s,
         "images_per_batch": (sample("tidegate_batch_size_sum") or 0.0) / batches,
         "decode_share": decode_s / (took_s * usable_cores()),
-        # Slots overlap, so computing may count twice: never less than the device was busy.
+        # Slots overlap, so compute time may be counted twice: this is an upper bound.
         "device_compute_share": parts_s["compute"] / (took_s * devices),
         "device_copy_share": (parts_s["copy_in"] + parts_s["copy_out"]) / (took_s * devices),
     }
 
 
 async def _errors_of(running: Sequence[asyncio.Task[None]]) -> list[Exception]:
-    """Wait for all, or until one fails: the others may then never be answered, so they end."""
+    """Wait for all, or until one fails: then cancel the others, which may never be answered."""
     await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
     for task in running:
         task.cancel()

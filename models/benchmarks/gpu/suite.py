@@ -1,4 +1,4 @@
-"""The GPU tests as part of a report: how many passed, failed and were skipped, and which."""
+"""Run the GPU tests as a part of the report: counts, and the tests that did not pass."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from xml.etree import ElementTree
 
 _ROOT = Path(__file__).parents[3]
 _LIMIT_S = 3600
-_TAIL_BYTES = 4000  # bytes of what pytest printed last
+_TAIL_BYTES = 4000  # of pytest's output, for error messages
 
 
 def run_tests(batches: int, timeout_s: float = _LIMIT_S) -> dict[str, object]:
-    """Run `pytest -m gpu` in a process of its own and return its counts and names.
+    """Run `pytest -m gpu` in a separate process and return its counts and names.
 
-    `batches` are as many as its test of the memory runs. Raises RuntimeError with what was printed
-    last where there is no outcome.
+    `batches` is the number that its memory test runs. Raises RuntimeError with the end of the
+    output if there are no results.
     """
     with tempfile.TemporaryDirectory(prefix="tidegate-gpu-") as folder:
         results, log = Path(folder, "results.xml"), Path(folder, "log")
-        # Its lines name each test, for there are no results where it does not end.
+        # -v names each test in the output, as there are no results if pytest does not end.
         command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", f"--junitxml={results}"]
         environment = {**os.environ, "GPU_TEST_BATCHES": str(batches)}
         try:
@@ -46,13 +46,15 @@ def run_tests(batches: int, timeout_s: float = _LIMIT_S) -> dict[str, object]:
 
 
 def counts(results: Path) -> dict[str, object]:
-    """Return what a JUnit file says."""
+    """Return the counts in a JUnit file, and the reasons of tests that did not pass."""
     outcome: dict[str, str] = {}
     reasons: dict[str, str] = {}
     # The file is our own pytest's.
     for case in ElementTree.parse(results).iter("testcase"):  # noqa: S314
         name = f"{case.get('classname')}::{case.get('name')}"
-        failure = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
+        failure = next(
+            (child for child in case if child.tag in ("failure", "error", "skipped")), None
+        )
         outcome[name] = "passed" if failure is None else failure.tag
         if failure is not None:
             reasons[name] = (failure.get("message") or "")[:300]

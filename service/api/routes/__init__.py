@@ -1,1 +1,1 @@
-"""The routes: what each takes and answers."""
+"""The routes: what each one accepts and returns."""

@@ -1,4 +1,4 @@
-"""POST /classify and /classify/batch, as routes and as OpenAPI tells them."""
+"""POST /classify and /classify/batch: the routes and their OpenAPI descriptions."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ _PARAMETERS = [
     {
         "name": "top_k",
         "in": "query",
-        "description": "how many classes to return, best first",
+        "description": "number of classes to return, most probable first",
         "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": TOP_K},
     },
     {
         "name": "X-Request-Timeout-Ms",
         "in": "header",
-        "description": "answer within so many milliseconds of the last byte, or not at all",
+        "description": "deadline in milliseconds, from the last byte of the request; "
+        "503 or 504 if it cannot be met",
         "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT_MS},
     },
 ]
@@ -43,7 +44,7 @@ _PROBLEMS = {
     503: "overloaded · draining · not-ready, with Retry-After",
     504: "deadline-missed",
 }
-_BATCH_PROBLEMS = {  # those of an image are in its own item
+_BATCH_PROBLEMS = {  # the problem of a single image is in its item
     **{status: _PROBLEMS[status] for status in (400, 408, 429, 503)},
     413: "upload-too-large",
     500: "internal-error",
@@ -99,17 +100,17 @@ def router(handler: ClassifyHandler) -> APIRouter:
         openapi_extra=_takes(_form("files", files)),
     )
     async def classify_batch(request: Request) -> Response:
-        """Send multipart parts `files`; answers one result or problem per image, in their order."""
+        """Send multipart parts `files`. Returns one result or problem per image, in their order."""
         return await handler.batch(request)
 
     return routes
 
 
 class FastPath:
-    """POST /classify past the framework's routing and dozen wrappers; the rest goes through them.
+    """Passes POST /classify directly to its handler; other requests go through the framework.
 
-    The same handler answers either way. Between two engine runs the caches are cold, so that each
-    layer of Python costs several times what it does in a benchmark of itself.
+    The framework's routing and a dozen wrappers cost time. Between two engine runs the caches are
+    cold, so each layer of Python costs several times what a benchmark of the layer shows.
     """
 
     def __init__(self, app: ASGIApp, handler: ClassifyHandler) -> None:

@@ -1,4 +1,4 @@
-"""GET /drift as it goes over the wire."""
+"""The response body of GET /drift."""
 
 from __future__ import annotations
 
@@ -10,63 +10,66 @@ from tidegate.service.drift.monitor import Report
 
 
 class DetectorBody(Body):
-    """Looks after every image; false alarms are at least `run_length` images apart, on average."""
+    """Updated with every image. The mean distance of false alarms is at least `run_length`."""
 
     alarm: bool
-    evidence: float = Field(description="alarms from 1 on; ends an alarm below 0.05")
+    evidence: float = Field(description="the alarm starts at 1 and is cleared below 0.05")
 
 
 class HistogramBody(Body):
-    """Recent images against the bundle's reference, or p-values against uniform ones."""
+    """Recent images compared with the bundle's reference, or p-values with a uniform one."""
 
-    alarm: bool = Field(description="z and psi_excess are both beyond their limits")
+    alarm: bool = Field(description="true if z and psi_excess both exceed their limits")
     images: int
-    z: float = Field(description="standard normal while nothing changes; limit 5")
+    z: float = Field(description="standard normal without drift; limit 5")
     psi_excess: float = Field(
-        description="population stability index, less what noise gives; limit 0.1"
+        description="population stability index minus its expected value from noise; limit 0.1"
     )
 
 
 class EmbeddingBody(Body):
-    """The mean of recent images' features against the bundle's reference."""
+    """The mean features of recent images compared with the bundle's reference."""
 
-    alarm: bool = Field(description="z and distance are both beyond their limits")
+    alarm: bool = Field(description="true if z and distance both exceed their limits")
     images: int
-    z: float = Field(description="standard normal while nothing changes; limit 5")
+    z: float = Field(description="standard normal without drift; limit 5")
     distance: float = Field(
-        description="in standard deviations of one image, less what noise gives; limit 0.5"
+        description="in standard deviations of one image, minus the expected value from noise; "
+        "limit 0.5"
     )
 
 
 class LabelShiftBody(Body):
-    """The mix of true classes that explains the predicted ones best. An estimate."""
+    """Estimated shares of the true classes: those that best explain the predicted classes."""
 
     fractions: list[float] = Field(description="by class id")
-    residual_z: float = Field(description="large: no mix of the known classes explains them")
+    residual_z: float = Field(
+        description="large if no mix of the known classes explains the predictions"
+    )
 
 
 class DriftBody(Body):
-    """What the monitors of this process know; Prometheus's rules know of all replicas."""
+    """The drift monitors of this process. Prometheus's rules cover all replicas."""
 
     model: ModelRef
-    images: int = Field(description="answered or rejected since the monitors' state began")
+    images: int = Field(description="images answered or rejected since the state was created")
     alarms: list[str]
     run_length: float
     detectors: dict[str, DetectorBody]
     histograms: dict[str, HistogramBody]
     embedding: EmbeddingBody | None = Field(
-        description="null where the bundle has no reference of its features"
+        description="null if the bundle has no reference for its features"
     )
     label_shift: LabelShiftBody | None = Field(
-        description="null where the bundle has no confusion matrix"
+        description="null if the bundle has no confusion matrix"
     )
     expected_accuracy: float | None = Field(
-        description="an estimate: the mean probability of the classes predicted lately"
+        description="estimate: the mean probability of recently predicted classes"
     )
 
 
 def drift_body(bundle: Bundle, report: Report) -> DriftBody:
-    """Tell a report."""
+    """Return a report as a response body."""
     shift, moved = report.label_shift, report.embedding
     return DriftBody(
         model=model_ref(bundle),

@@ -1,4 +1,4 @@
-"""POST /feedback: what an image really was."""
+"""POST /feedback: report the true class of an image."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from tidegate.service.errors import BadRequest, NotFound
 from tidegate.service.lifecycle import Service
 from tidegate.service.metrics import Metrics
 
-MAX_BYTES = 4096  # of the JSON: an id of 160 characters, every one of them escaped, takes 960
+MAX_BYTES = 4096  # of the JSON; an id of 160 escaped characters takes 960
 _PROBLEM = {"content": {MEDIA_TYPE: {"schema": PROBLEM_REF}}}
 
 
 class Feedback(Body):
-    """The true class of an image that was answered lately."""
+    """The true class of a recently answered image."""
 
     request_id: str = Field(
         min_length=1,
         max_length=160,
         pattern=r"^[A-Za-z0-9._:/+=@-]+$",
-        description="of the answer; `.0`, `.1` … appended for the images of a batch",
+        description="request_id of the answer; append `.0`, `.1` … for the images of a batch",
     )
     class_id: int = Field(ge=0, strict=True)
 
 
 class FeedbackTaken(Body):
-    """What the image had been answered."""
+    """The class that was predicted for the image, and whether it was correct."""
 
     request_id: str
     predicted_class_id: int
@@ -43,16 +43,16 @@ class FeedbackTaken(Body):
 
 
 def router(service: Service, limits: HttpLimits, budget: ByteBudget, metrics: Metrics) -> APIRouter:
-    """Return the route that takes feedback."""
+    """Return the route that accepts feedback."""
     routes = APIRouter(tags=["feedback"])
     body_limits = BodyLimits(MAX_BYTES, limits.upload_timeout_s)
 
     @routes.post(
         "/feedback",
-        summary="Tell an image's true class",
+        summary="Report the true class of an image",
         responses={
             400: {"description": "bad-request", **_PROBLEM},
-            404: {"description": "not-found: not among the last answers", **_PROBLEM},
+            404: {"description": "not-found: not a recent answer", **_PROBLEM},
             408: {"description": "upload-timeout", **_PROBLEM},
             413: {"description": f"upload-too-large: more than {MAX_BYTES} bytes", **_PROBLEM},
             503: {"description": "overloaded · draining · not-ready", **_PROBLEM},
@@ -65,31 +65,31 @@ def router(service: Service, limits: HttpLimits, budget: ByteBudget, metrics: Me
         },
     )
     async def feedback(request: Request) -> FeedbackTaken:
-        """Counts once per image. Only the last 10,000 answers are known."""
+        """Each image counts once. Only the last 10,000 answers are kept."""
         classes = service.require().bundle.manifest.task.classes
         _check_type(RequestContext.of(request.scope).content_type)
         with budget.reserve(client_of(request.scope)) as reservation:
-            told = parse(await read_body(request, reservation, body_limits))
-        if told.class_id >= classes:
-            raise BadRequest(f"class_id must be below {classes}, the number of classes.")
-        found = service.answers.label(told.request_id, told.class_id)
+            sent = parse(await read_body(request, reservation, body_limits))
+        if sent.class_id >= classes:
+            raise BadRequest(f"class_id must be less than {classes}, the number of classes.")
+        found = service.answers.label(sent.request_id, sent.class_id)
         if found is None:
             raise NotFound("No recent answer has this request_id.")
-        answered, is_news = found
-        correct = answered.class_id == told.class_id
-        if is_news:
+        answered, is_new = found
+        correct = answered.class_id == sent.class_id
+        if is_new:
             metrics.feedback(answered.probability, correct=correct)
         return FeedbackTaken(
-            request_id=told.request_id, predicted_class_id=answered.class_id, correct=correct
+            request_id=sent.request_id, predicted_class_id=answered.class_id, correct=correct
         )
 
     return routes
 
 
 def parse(body: bytes) -> Feedback:
-    """Return the feedback that a short body holds.
+    """Return the feedback in a request body.
 
-    Raises BadRequest for anything but one JSON object without repeated names.
+    Raises BadRequest if the body is not a JSON object, or if an object repeats a name.
     """
     try:
         document = json.loads(
@@ -102,7 +102,7 @@ def parse(body: bytes) -> Feedback:
     except json.JSONDecodeError as error:
         raise BadRequest(f"The body is not JSON: {error.msg} at character {error.pos}.") from None
     if not isinstance(document, dict):
-        raise BadRequest("The JSON is not an object.")
+        raise BadRequest("The JSON must be an object.")
     try:
         return Feedback.model_validate(document)
     except ValidationError as error:
@@ -112,7 +112,7 @@ def parse(body: bytes) -> Feedback:
 
 
 def _check_type(content_type: str) -> None:
-    """Refuse what a web page of another origin may send without asking first."""
+    """Require JSON: a web page of another origin cannot send it without a CORS preflight."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind != "application/json":
         raise BadRequest("Send JSON, with Content-Type: application/json.")
@@ -121,9 +121,9 @@ def _check_type(content_type: str) -> None:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        raise BadRequest("The JSON has an object that repeats a name.")
+        raise BadRequest("An object in the JSON repeats a name.")
     return fields
 
 
 def _no_constant(name: str) -> None:
-    raise BadRequest(f"{name} is not JSON.")
+    raise BadRequest(f"{name} is not valid JSON.")

@@ -1,4 +1,4 @@
-"""Probes, metrics, what is served, and the front page."""
+"""Probes, metrics, the served model, drift and the front page."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Tidegate<
 <h1>Tidegate</h1>
 <p>Send an image to <code>POST /classify</code>.
 <ul><li><a href="/docs">API documentation</a> (<a href="/openapi.json">OpenAPI</a>)
-<li><a href="/models">What is served</a><li><a href="/drift">Drift</a>
+<li><a href="/models">Served models</a><li><a href="/drift">Drift</a>
 <li><a href="/metrics">Metrics</a></ul>
 """
 
 
 def probes(service: Service, metrics: Metrics) -> APIRouter:
-    """Return the routes that orchestrators and Prometheus ask."""
+    """Return the routes for orchestrators and Prometheus."""
     routes = APIRouter(tags=["operations"])
     one_at_a_time = asyncio.Lock()
 
-    @routes.get("/livez", summary="The process and its event loop run")
+    @routes.get("/livez", summary="Is the event loop running?")
     async def livez() -> StatusBody:
         return StatusBody(status="alive")
 
-    @routes.get("/readyz", summary="A warm model, not draining", responses=_UNAVAILABLE)
+    @routes.get("/readyz", summary="Is the model ready for traffic?", responses=_UNAVAILABLE)
     async def readyz() -> StatusBody:
         if service.phase is Phase.DRAINING:
             raise Draining("The service is shutting down.")
@@ -59,7 +59,7 @@ def probes(service: Service, metrics: Metrics) -> APIRouter:
 
     @routes.get("/metrics", summary="Prometheus text", response_class=Response)
     async def scrape() -> Response:
-        async with one_at_a_time:  # rendering holds the interpreter for milliseconds
+        async with one_at_a_time:  # rendering keeps the interpreter lock for milliseconds
             content = await asyncio.to_thread(metrics.render)
         return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
@@ -67,22 +67,24 @@ def probes(service: Service, metrics: Metrics) -> APIRouter:
 
 
 def models(service: Service) -> APIRouter:
-    """Return the routes that say what is served."""
+    """Return the routes that describe the served model and its drift."""
     routes = APIRouter(tags=["models"])
 
-    @routes.get("/models", summary="What is served", responses=_UNAVAILABLE)
+    @routes.get("/models", summary="List the served models", responses=_UNAVAILABLE)
     async def served() -> ModelsBody:
         return ModelsBody(models=[model_ref(service.require().bundle)])
 
     @routes.get(
         "/models/{name}",
-        summary="All there is to know of a model",
+        summary="Describe a model",
         responses=_NOT_FOUND | _UNAVAILABLE,
     )
     async def model(name: str) -> ModelBody:
         served = service.require()
         if name != served.bundle.manifest.name:
-            raise NotFound("No model of this name is served; GET /models lists them.")
+            raise NotFound(
+                "No model with this name is served; GET /models lists the served models."
+            )
         return model_body(
             served.bundle,
             served.engine.info,
@@ -90,7 +92,7 @@ def models(service: Service) -> APIRouter:
             served.scheduler.limits.max_batch_size,
         )
 
-    @routes.get("/drift", summary="Has what arrives changed?", responses=_UNAVAILABLE)
+    @routes.get("/drift", summary="Show the drift monitors", responses=_UNAVAILABLE)
     async def drift() -> DriftBody:
         served = service.require()
         return drift_body(served.bundle, served.monitor.report())

@@ -66,7 +66,7 @@ def logger_for(trt: ModuleType) -> Any:
     return Logger()
 
 
-def made(kind: Callable[[Any], Any], logger: Any) -> Any:
+def create(kind: Callable[[Any], Any], logger: Any) -> Any:
     """Create TensorRT's Builder or Runtime. Raises EngineUnavailable if CUDA is incompatible."""
     try:
         return kind(logger)
@@ -124,7 +124,7 @@ def build_plan(
 
 def parsed(trt: ModuleType, logger: Any, model: Path) -> tuple[Any, Any, Any]:
     """Return (builder, network, parser) of a sealed graph. Raises EngineUnavailable."""
-    builder = made(trt.Builder, logger)
+    builder = create(trt.Builder, logger)
     network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(model)):

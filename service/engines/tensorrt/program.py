@@ -19,9 +19,9 @@ from tidegate.service.engines.tensorrt.build import (
     Progress,
     build_flags,
     build_plan,
+    create,
     load_tensorrt,
     logger_for,
-    made,
 )
 from tidegate.service.engines.tensorrt.plan_cache import PlanCache, PlanKey
 from tidegate.service.errors import EngineUnavailable
@@ -112,7 +112,7 @@ def open_program(
     errors = ""
     for last in (False, True):
         plan = ensure_plan(toolkit, cache, key, model, progress)
-        runtime = made(toolkit.trt.Runtime, toolkit.logger)
+        runtime = create(toolkit.trt.Runtime, toolkit.logger)
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is not None:
             return TensorRtProgram(toolkit, runtime, engine)

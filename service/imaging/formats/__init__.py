@@ -1,1 +1,1 @@
-"""One module a format: its header's sizes, and what decoding it costs. Bytes in, `Found` out."""
+"""One module per format: it reads the sizes from the header and estimates the decoding cost."""

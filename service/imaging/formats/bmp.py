@@ -1,4 +1,4 @@
-"""BMP: the size in its header; its pixels are copied."""
+"""BMP: the size from its header; decoding copies the pixels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read(data: bytes) -> Found:
         colours = 256
     elif header in _HEADERS:
         width, height = struct.unpack_from("<Ii", data, 18)
-        # As Pillow does: the sign is in the last byte alone.
+        # As in Pillow: only the last byte decides the sign.
         height = abs(height) if height >> 24 == -1 else height & 0xFFFFFFFF
         colours = min(65_536, int.from_bytes(data[46:50], "little") or 256)
     else:

@@ -1,4 +1,4 @@
-"""GIF: the screen and the first frame, which Pillow fills before it decodes."""
+"""GIF: the sizes of the screen and of the first frame, which Pillow allocates before decoding."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tidegate.service.imaging.bounds import at_most
 from tidegate.service.imaging.geometry import Size
 from tidegate.service.imaging.work import Found, Work
 
-# Blocks of 255 bytes before the first frame: a megabyte of comments, XMP and profiles.
+# Blocks of 255 bytes before the first frame: 1 MB of comments, XMP and profiles.
 MAX_GIF_BLOCKS = 4_096
 
 _EXTENSION, _FRAME, _TRAILER = 0x21, 0x2C, 0x3B
@@ -49,9 +49,9 @@ def _first_frame(data: bytes) -> tuple[tuple[int, int, int, int] | None, int]:
 
 
 def _after_extension(data: bytes, at: int, blocks: int) -> tuple[int, int]:
-    """Return where Pillow reads on after the extension at `at`, and the blocks up to there.
+    """Return where Pillow continues after the extension at `at`, and the blocks up to there.
 
-    Its end is an empty block, unless that is one of those which Pillow reads in any case.
+    An empty block ends the extension, except among the first blocks that Pillow always reads.
     """
     in_any_case, at = _read_in_any_case(data, at), at + 2
     while at < len(data) and (data[at] or in_any_case > 0):
@@ -61,7 +61,7 @@ def _after_extension(data: bytes, at: int, blocks: int) -> tuple[int, int]:
 
 
 def _read_in_any_case(data: bytes, at: int) -> int:
-    """Return how many blocks of an extension Pillow reads without regard to an empty one."""
+    """Return how many blocks of an extension Pillow always reads, even if one is empty."""
     if data[at + 1] == _COMMENT:
         return 0
     looped = data[at + 1] == _APPLICATION and data.startswith(_LOOP, at + 3)

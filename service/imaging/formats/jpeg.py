@@ -1,4 +1,4 @@
-"""JPEG: the size in its frame header, and the work of its scans."""
+"""JPEG: the size from its frame header, and the cost of its scans."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from tidegate.service.imaging.geometry import Size
 from tidegate.service.imaging.structure import SOI, SOS, end_of_segment, header_segments
 from tidegate.service.imaging.work import Found, Work
 
-# Of a file with several scans so much is searched for them; a longer one has the usual number, or
-# as many as were found if those are more.
+# Bytes that are searched for scans. A longer file is assumed to have the usual number of scans, or
+# the number found if that is larger.
 _WINDOW = 1 << 19
-# The last declares a size for a hierarchy of frames. Pillow takes the size of each, libjpeg one.
+# 0xDE declares a size for a hierarchy of frames. Pillow reads the size of each frame header,
+# libjpeg only one.
 _FRAMES = {*range(0xC0, 0xD0), 0xDE} - {0xC4, 0xC8, 0xCC}
 _ARITHMETIC = {*range(0xC9, 0xD0)} - {0xCC}
 _PROGRESSIVE = 0xC2
@@ -42,28 +43,28 @@ class Frame:
 
     @property
     def blocks(self) -> int:
-        """Blocks of 8 × 8 coefficients, all components together, in whole units of the scan."""
+        """Blocks of 8 × 8 coefficients of all components, rounded up to whole MCUs."""
         across, down = (max((f[i] for f in self.factors), default=1) or 1 for i in (0, 1))
         units = -(-self.size[0] // (8 * across)) * -(-self.size[1] // (8 * down))
         return units * sum(h * v for h, v in self.factors)
 
     @property
     def largest(self) -> int:
-        """Blocks of the component that has most: a scan of a progressive JPEG visits one."""
+        """Blocks of the largest component; a scan of a progressive JPEG visits one component."""
         total = sum(h * v for h, v in self.factors) or 1
         return self.blocks * max((h * v for h, v in self.factors), default=1) // total
 
 
 def read(data: bytes) -> Found:
-    """Return the size and the work of the scans, estimated if far on.
+    """Return the size and the work; in a long file the number of scans is estimated.
 
-    Raises ValueError where a second frame header may change both: no decoder knows such a file.
+    Raises ValueError for a second frame header, which could change both. No decoder supports it.
     """
     return _read(data, _WINDOW)
 
 
 def read_all(data: bytes) -> Found:
-    """Do what `read` does and count every scan: up to 25 ms for 16 MB, so not on the event loop."""
+    """Like `read`, but count every scan: up to 25 ms for 16 MB, so not on the event loop."""
     return _read(data, len(data))
 
 
@@ -82,7 +83,7 @@ def _read(data: bytes, window: int) -> Found:
         raise ValueError("no JPEG header")
     if frame.marker in _ARITHMETIC:
         raise UnsupportedImageType(
-            "Arithmetic-coded JPEG is not supported; send Huffman-coded JPEG, as browsers read it."
+            "Arithmetic-coded JPEG is not supported; send Huffman-coded (ordinary) JPEG."
         )
     several = frame.marker == _PROGRESSIVE or scanned < len(frame.factors)
     scans = _scans(data, at, window) if several else 1
@@ -98,7 +99,7 @@ def _frame(marker: int, body: bytes) -> Frame:
 
 
 def _scans(data: bytes, at: int, window: int) -> int:
-    """Count the scans of the first image, in the window; in a longer file at least the usual."""
+    """Return the scans of the first image in the window; at least _USUAL_SCANS if it goes on."""
     scans, segments, end = 1, 0, at + window
     while (found := _MARKER.search(data, at, end)) and segments < 1_000:
         marker = found[0][1]

@@ -1,4 +1,4 @@
-"""PNG: the size in its header, and the work of its rows, chunks and texts."""
+"""PNG: the size from its header, and the cost of its rows, chunks and texts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tidegate.service.imaging.geometry import Size
 from tidegate.service.imaging.work import Found, Work
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_WALKED = 2_048  # chunks; a file with more is taken to have as many as are allowed
+_WALKED = 2_048  # chunks that are read; a file with more is assumed to have _MOST
 _MOST = 8_192
 
 _FIXED_S = 3e-4
@@ -18,8 +18,8 @@ _RAW_BYTE_S = 2.6e-9
 _BYTE_S = 13e-9
 _CHUNK_S = 6e-6
 _COMPRESSED = (b"iCCP", b"zTXt", b"iTXt")
-_ORDINARY_TEXTS = 4  # of a few kilobytes, as programs write them
-_TEXT_S = 1.4e-3  # of one that inflates to 1 MB, which is as far as Pillow goes
+_ORDINARY_TEXTS = 4  # of a few kilobytes, as many programs write them
+_TEXT_S = 1.4e-3  # for a text that inflates to 1 MB, which is Pillow's limit
 
 
 def read(data: bytes) -> Found:
@@ -27,7 +27,7 @@ def read(data: bytes) -> Found:
     kinds = _kinds(data)
     if kinds[:1] != [b"IHDR"]:
         raise ValueError("no PNG header")
-    at_most(1, kinds.count(b"IHDR"), "PNG", "header")  # Pillow takes the last one's size
+    at_most(1, kinds.count(b"IHDR"), "PNG", "header")  # Pillow uses the size of the last one
     width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
     depth, colour, interlaced = data[24], data[25], data[28]
     bits = depth * _CHANNELS.get(colour, 4)
@@ -38,7 +38,7 @@ def read(data: bytes) -> Found:
 
 
 def _kinds(data: bytes) -> list[bytes]:
-    """Return the kinds of the chunks before the end of the image, _WALKED at most."""
+    """Return the kinds of the chunks before the end of the image, at most _WALKED."""
     at, kinds = 8, list[bytes]()
     while at < len(data) and len(kinds) < _WALKED and (kind := data[at + 4 : at + 8]) != b"IEND":
         kinds.append(kind)
@@ -47,12 +47,12 @@ def _kinds(data: bytes) -> list[bytes]:
 
 
 def _keyed(kinds: list[bytes]) -> bool:
-    """Return whether a colour may be transparent: the chunk for it stands before the pixels."""
+    """Return whether the PNG may have a transparent colour, in a chunk before the pixels."""
     return b"tRNS" in kinds or (len(kinds) == _WALKED and b"IDAT" not in kinds)
 
 
 def _parsing_s(kinds: list[bytes]) -> float:
-    """Return what Pillow spends on chunks, and on texts and profiles that it inflates."""
+    """Return Pillow's seconds for chunks, and for texts and profiles that it inflates."""
     texts = sum(map(kinds.count, _COMPRESSED)) - _ORDINARY_TEXTS
     chunks = len(kinds) if len(kinds) < _WALKED else _MOST
     return chunks * _CHUNK_S + max(0, texts) * _TEXT_S

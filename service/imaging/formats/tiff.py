@@ -1,4 +1,4 @@
-"""TIFF: what its first directory promises, in bounds, and the work of each compression."""
+"""TIFF: the size from its first directory, limits on that directory, and the cost of decoding."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from tidegate.service.imaging.formats.tiff_jpeg import check_piece
 from tidegate.service.imaging.geometry import Size
 from tidegate.service.imaging.work import Found, Work
 
-# libtiff's default strip of 8 kB makes 18,300 of 50 million RGB pixels; tiles of 64 × 64, 12,200.
+# 50 million RGB pixels are 18,300 strips of 8 kB, libtiff's default, or 12,200 tiles of 64 × 64.
 MAX_TIFF_PIECES = 20_000
-# Of an uncompressed one Pillow reads each strip in Python, 7 µs: 8 kB each would be 67 MB.
+# If uncompressed, Pillow reads each strip in Python, 7 µs. With 8 kB each the limit equals 67 MB.
 MAX_TIFF_RAW_PIECES = 1 << 13
-# Each is a JPEG of its own, whose header is read here first. Rows of 8 or 16 make some hundreds.
+# Each is a separate JPEG, whose header is checked here. Strips of 8 or 16 rows make some hundreds.
 MAX_TIFF_JPEG_PIECES = 1 << 12
-# Raw photographs and maps have about a hundred; Pillow makes objects of each, 8 µs.
+# Raw photographs and maps have about a hundred; Pillow takes 8 µs per tag.
 MAX_TIFF_TAGS = 1_024
-# Pillow makes an object of each. A transfer function has 3 × 65,536, the strips 2 × 20,000.
+# Pillow creates an object for each. A transfer function has 3 × 65,536, the strips 2 × 20,000.
 MAX_TIFF_VALUES = 1 << 18
 
 Entry = tuple[int, int, int, int]  # (tag, type, number of values, the value or its offset)
@@ -32,18 +32,18 @@ _PIECES = {*_OFFSETS, *_COUNTS}
 _ONCE = _LAYOUT | _PIECES | {_BITS}
 _COLOUR_MAP = 320
 _SHORT, _LONG = 3, 4
-_OPAQUE = {1, 2, 7}  # bytes, text and undefined stay one object
+_OPAQUE = {1, 2, 7}  # bytes, text and undefined: one object for all values
 _RAW, _OLD_JPEG, _JPEG = 1, 6, 7
-_MOST_SAMPLES, _MOST_BITS = 6, 32  # that Pillow reads
+_MOST_SAMPLES, _MOST_BITS = 6, 32  # Pillow's maximum
 
 _FIXED_S = 5e-4
 _PIXEL_S = 4e-9
 _TAG_S = 9e-6
 _RAW_PIECE_S = 8e-6
-# Seconds a byte of pixels, and a byte of the file, by compression.
+# Seconds per byte of pixels, and per byte of the file, by compression.
 _COSTS: dict[int, tuple[float, float]] = {
     _RAW: (0.5e-9, 0.5e-9),
-    2: (100e-9, 0.0),  # the three of CCITT: eight pixels a byte
+    2: (100e-9, 0.0),  # the three CCITT compressions: eight pixels per byte
     3: (100e-9, 0.0),
     4: (130e-9, 0.0),
     5: (2.2e-9, 2e-9),  # LZW
@@ -58,9 +58,9 @@ _UNKNOWN_COST = (10e-9, 80e-9)
 
 
 def read(data: bytes) -> Found:
-    """Return the size, that of its tiles side by side if it has tiles, and the work.
+    """Return the size, and the work. With tiles, the size is that of all tiles together.
 
-    libtiff unpacks whole tiles, however little of them is shown.
+    libtiff unpacks whole tiles, even if only a small part of them belongs to the image.
     """
     entries = list(_entries(data))
     layout = _layout(data, entries)
@@ -74,7 +74,7 @@ def read(data: bytes) -> Found:
 
 
 def check(data: bytes) -> None:
-    """Raise UndecodableImage or UnsupportedImageType for a directory beyond the bounds."""
+    """Raise UndecodableImage or UnsupportedImageType for a directory beyond the limits."""
     entries = list(_entries(data))
     layout = _layout(data, entries)
     compression = layout.get(_COMPRESSION, _RAW)
@@ -91,7 +91,8 @@ def check(data: bytes) -> None:
     at_most(pieces, columns * rows, "TIFF", "strips or tiles")
     if compression == _OLD_JPEG:
         raise UnsupportedImageType(
-            "TIFF compressed with old-style JPEG is not supported; send another one."
+            "TIFF compressed with old-style JPEG is not supported; "
+            "send LZW, Deflate or uncompressed."
         )
     if compression == _JPEG:
         for start in set(_values(data, entries, _OFFSETS)):
@@ -116,21 +117,22 @@ def _order(data: bytes) -> str:
 
 
 def _layout(data: bytes, entries: Iterable[Entry]) -> dict[int, int]:
-    """Return the numbers that give the size and the cut of the image, by tag.
+    """Return the numbers that define the size and the layout of the image, by tag.
 
-    Each at most once and plain: Pillow and libtiff differ on what else they read, and take. A
-    list of pieces or of depths is given once as well: each is walked, however many there are.
+    Each tag must occur at most once and be a single number, because Pillow and libtiff interpret
+    other forms differently. The lists of pieces and of depths must also occur at most once, because
+    every list is read.
     """
     layout: dict[int, int] = {}
     seen: set[int] = set()
     for tag, kind, count, value in entries:
         if tag in _ONCE and tag in seen:
-            raise UndecodableImage(f"The TIFF gives tag {tag} more than once.")
+            raise UndecodableImage(f"The TIFF contains tag {tag} more than once.")
         seen.add(tag)
         if tag not in _LAYOUT:
             continue
         if count != 1 or kind not in (_SHORT, _LONG):
-            raise UndecodableImage(f"The TIFF does not give tag {tag} as one number.")
+            raise UndecodableImage(f"Tag {tag} of the TIFF is not a single number.")
         high_half = kind == _SHORT and data.startswith(b"MM")
         layout[tag] = value >> 16 if high_half else value & 0xFFFF if kind == _SHORT else value
     return layout
@@ -145,7 +147,7 @@ def _pieces(layout: dict[int, int]) -> Size:
 
 
 def _values(data: bytes, entries: Iterable[Entry], tags: Iterable[int]) -> Iterator[int]:
-    """Yield the values of these tags that the file holds, MAX_TIFF_PIECES of each at most."""
+    """Yield the values of these tags that are in the file, at most MAX_TIFF_PIECES of each."""
     order = _order(data)
     for tag, kind, count, value in entries:
         if tag not in tags or kind not in (_SHORT, _LONG):
@@ -164,7 +166,7 @@ def _work(data: bytes, entries: list[Entry], layout: dict[int, int], size: Size)
     pixels = size[0] * size[1]
     bits = min(_MOST_BITS, max(_values(data, entries, (_BITS,)), default=1))
     unpacked = pixels * min(_MOST_SAMPLES, layout.get(_SAMPLES, 1)) * bits / 8
-    # Strips may share their bytes: a file can unpack to more than it would at its own size.
+    # Strips may share their bytes, so the sum of their sizes can exceed that of the file.
     packed = min(unpacked * 2, sum(_values(data, entries, _COUNTS)))
     compression = layout.get(_COMPRESSION, _RAW)
     by_pixels, by_file = _COSTS.get(compression, _UNKNOWN_COST)

@@ -1,7 +1,7 @@
-"""JPEG inside TIFF: each strip or tile is a whole JPEG, which libtiff hands to libjpeg unseen.
+"""JPEG inside TIFF: each strip or tile is a whole JPEG, which libtiff passes to libjpeg unchecked.
 
-The TIFF supplement allows any JPEG process there; writers use one scan of Huffman-coded DCT. Others
-cost libjpeg up to a hundred times as much for the same pixels.
+The TIFF supplement allows any JPEG process, but writers use one scan of Huffman-coded DCT. Other
+processes cost libjpeg up to a hundred times as much for the same pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ONE_SCAN = {0xC0, 0xC1}
 def check_piece(data: bytes, start: int) -> None:
     """Raise UnsupportedImageType unless the JPEG at `start` has one scan of Huffman-coded DCT.
 
-    Raises UndecodableImage when its frame and its scan are not found near its start.
+    Raises UndecodableImage if its frame header and its scan are not near its start.
     """
     components = 0
     at, end = start + 2, start + _HEADER_BYTES
@@ -42,4 +42,4 @@ def check_piece(data: bytes, start: int) -> None:
         if marker == _SOS or marker < 0xC0:
             break
         at += max(2, int.from_bytes(data[at : at + 2]))
-    raise UndecodableImage("The TIFF has a strip or tile that is not one scan of JPEG.")
+    raise UndecodableImage("The TIFF has a strip or tile that is not a JPEG with one scan.")

@@ -1,4 +1,4 @@
-"""WebP: the size of its canvas, and the work of libwebp's animation decoder.
+"""WebP: the size of its canvas, and the cost of libwebp's animation decoder.
 
 libwebp rejects a frame that does not fit into the canvas.
 """

@@ -1,4 +1,4 @@
-"""A real scheduler on a real event loop, around a fake engine and a fake clock."""
+"""Run a real scheduler on a real event loop, with a fake engine and a fake clock."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from tidegate.service.errors import TidegateError
 from tidegate.service.metrics import Metrics
 from tidegate.service.types import Priority
 
-PATIENCE_S = 30.0  # far beyond any test: reached only when something hangs
-ALONE_S = 0.004
+PATIENCE_S = 30.0  # much longer than any test; reached only if something hangs
+SINGLE_IMAGE_S = 0.004
 FREE = DecodeCost()
 SEEDS = {1: 0.010, 2: 0.010, 4: 0.010, 8: 0.010}
 
 
 @dataclass
 class Stage:
-    """A scheduler and what a test moves it with. Every deadline is relative to the fake clock."""
+    """A scheduler with the fakes that drive it. Deadlines are relative to the fake clock."""
 
     scheduler: Scheduler
     engine: FakeEngine
@@ -68,7 +68,7 @@ class Stage:
         return self.value("tidegate_shed_total", reason=reason)
 
     def value(self, name: str, **labels: str) -> float:
-        """Return a metric's value as Prometheus would scrape it."""
+        """Return a metric's value as Prometheus would scrape it; 0 if it has none."""
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
@@ -77,7 +77,7 @@ def on_stage(
     engine: FakeEngine | None = None,
     **options: Any,
 ) -> None:
-    """Run one test's coroutine with a scheduler, and end every thread afterwards."""
+    """Run a test's coroutine with a scheduler, and stop all threads afterwards."""
 
     async def main() -> None:
         async with stage(engine or FakeEngine(), **options) as ready:
@@ -108,7 +108,7 @@ async def stage(
 
     scheduler = Scheduler(
         engine,
-        LatencyModel(SEEDS, None if all_cores_engine is None else ALONE_S),
+        LatencyModel(SEEDS, None if all_cores_engine is None else SINGLE_IMAGE_S),
         Limits(
             max_batch_size or engine.max_batch_size, max_queue, side_by_side, default_deadline_s
         ),
@@ -132,7 +132,7 @@ async def stage(
 
 
 async def outcome(answer: Awaitable[Answer]) -> Answer | TidegateError | asyncio.CancelledError:
-    """Return the answer, or the error in its place."""
+    """Return the answer, or the error instead of raising it."""
     try:
         return await answer
     except (TidegateError, asyncio.CancelledError) as error:

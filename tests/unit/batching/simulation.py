@@ -1,4 +1,4 @@
-"""A virtual-time world around the pure policy: Poisson arrivals, engine slots, no threads."""
+"""Simulate the policy in virtual time: Poisson arrivals and engine slots, without threads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass(frozen=True)
 class World:
-    """What is offered and what it is served by; seconds."""
+    """The offered load and the engine that serves it. Times in seconds, the rate in images/s."""
 
     rate: float
     deadline_s: float
@@ -30,7 +30,7 @@ class World:
     jitter: float = 0.05
     seed: int = 7
     spread: float = 0.0  # deadlines are uniform in deadline_s · (1 ± spread)
-    bulk_share: float = 0.0  # of the arrivals, how many are of the lower class
+    bulk_share: float = 0.0  # fraction of the arrivals in the bulk class
 
     def duration(self, size: int, noise: float) -> float:
         return (self.fixed_s + self.per_image_s * size) * (1 + self.jitter * noise)
@@ -42,7 +42,7 @@ class World:
 
 @dataclass
 class Tally:
-    """What became of every arrival."""
+    """The outcomes of all arrivals."""
 
     in_time: int = 0
     late: int = 0
@@ -51,8 +51,8 @@ class Tally:
     sizes: list[int] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
     by_class: Counter[tuple[str, Priority]] = field(default_factory=Counter)
-    outcomes_of: Counter[int] = field(default_factory=Counter)  # arrival → how many it got
-    waited_too_long: int = 0  # of those that ran, how many were predicted to be late
+    outcomes_of: Counter[int] = field(default_factory=Counter)  # arrival → number of outcomes
+    waited_too_long: int = 0  # images that ran although predicted to be late
 
     @property
     def outcomes(self) -> int:
@@ -65,7 +65,7 @@ class Tally:
 
 
 class _Instant:
-    """A latency model that never drops anything: nothing is ever too late."""
+    """A latency model that predicts no request to be late, so that none is dropped."""
 
     unloaded_s = 0.0
 
@@ -74,7 +74,7 @@ class _Instant:
 
 
 class Run:
-    """One pass of a world's arrivals through the policy."""
+    """One simulation: sends the arrivals of a world through the policy."""
 
     def __init__(self, world: World, *, admission: bool, early_drop: bool) -> None:
         self.tally = Tally()
@@ -85,7 +85,7 @@ class Run:
         self._patience: Latency = self._latency if early_drop else _Instant()
         self._limits = Limits(world.max_batch_size, 10**9)
         self._queue: DeadlineQueue[Waiting] = DeadlineQueue()
-        self._order = AdmittedKeys()
+        self._keys = AdmittedKeys()
         self._free_at = [0.0] * world.slots
         self._finishing: list[tuple[float, int]] = []  # (when, slot)
         rng = np.random.default_rng(world.seed)
@@ -111,13 +111,13 @@ class Run:
         backlog = Backlog(
             slots_free_in_s=[max(0.0, free - now) for free in self._free_at],
             waiting=len(self._queue),
-            ahead=self._order.before(priority, request.deadline),
+            ahead=self._keys.before(priority, request.deadline),
         )
         if self._admission and refuse(deadline_s, backlog, self._latency, self._limits):
             self.tally.settle(request, "refused")
             return
         self._queue.insert(request)
-        self._order.add(request)
+        self._keys.add(request)
         self._dispatch(now)
 
     def _dispatch(self, now: float) -> None:
@@ -135,7 +135,7 @@ class Run:
             now, self._queue.take(), ready, self._patience, self._world.max_batch_size
         )
         for request in (*decided.shed, *decided.dispatch):
-            self._order.discard(request)
+            self._keys.discard(request)
         for request in decided.shed:
             self.tally.settle(request, "dropped")
         return decided.dispatch
@@ -155,5 +155,5 @@ class Run:
 
 
 def simulate(world: World, *, admission: bool = True, early_drop: bool = True) -> Tally:
-    """Run `world.images` arrivals through the policy and count what came of them."""
+    """Run `world.images` arrivals through the policy and count their outcomes."""
     return Run(world, admission=admission, early_drop=early_drop).play()

@@ -1,6 +1,6 @@
-"""Exactly one outcome for every ticket, in whatever order things happen.
+"""Every ticket gets exactly one outcome, in any order of events.
 
-Seeded: clients come, wait, leave and are late, and images break, as the seed says.
+A seed decides when clients arrive, wait, leave or are late, and which images break the engine.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from tidegate.service.types import Priority
 @pytest.mark.parametrize("seed", range(20))
 def test_every_admitted_ticket_gets_exactly_one_outcome(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    poisoned = set(rng.integers(0, 300, 15).tolist())
+    broken = set(rng.integers(0, 300, 15).tolist())
     engine = FakeEngine(
         held=True,
         slots=int(rng.integers(1, 4)),
         max_batch_size=int(rng.integers(1, 9)),
-        breaking={i for i in poisoned if i % 2},
-        blind={i for i in poisoned if i % 2 == 0},
+        breaking={i for i in broken if i % 2},
+        blind={i for i in broken if i % 2 == 0},
     )
 
     async def play(on: Stage) -> None:
@@ -43,10 +43,10 @@ def test_every_admitted_ticket_gets_exactly_one_outcome(seed: int) -> None:
             assert ticket.answer.done()
             if isinstance(result, Answer):
                 assert identity_in(result.outputs) == identity
-                assert identity not in poisoned
+                assert identity not in broken
                 assert runs[identity] >= 1
             elif isinstance(result, EngineFailed):
-                assert identity in poisoned
+                assert identity in broken
             elif isinstance(result, DeadlineMissed):
                 assert identity not in runs
         assert crowd.settled.keys() == crowd.tickets.keys()
@@ -56,12 +56,12 @@ def test_every_admitted_ticket_gets_exactly_one_outcome(seed: int) -> None:
 
 
 class Crowd:
-    """Random clients, all of whose tickets it remembers."""
+    """Random clients, with a record of all their tickets."""
 
     def __init__(self, on: Stage, rng: np.random.Generator) -> None:
         self.tickets: dict[int, Ticket] = {}
         self.settled: dict[int, tuple[Ticket, object]] = {}
-        self.left_early: set[int] = set()  # before any batch could have taken them
+        self.left_early: set[int] = set()  # before they were dispatched
         self._on = on
         self._rng = rng
         self._decoding: list[int] = []

@@ -1,4 +1,4 @@
-"""One client address leaves places, and time, for the others, however long its deadlines are."""
+"""One client address cannot use all places or all time, even with long deadlines."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from tidegate.service.types import Pixels
 
 GREEDY, SECOND, MODEST = "192.0.2.1", "192.0.2.2", "192.0.2.3"
 LARGE = DecodeCost("WEBP", 0.4, large=True)
-LONG_S = 60.0  # the longest deadline that a client may ask for
+LONG_S = 60.0  # the longest deadline that a client may set
 
 
 def flood(on: Stage, client: str, cost: DecodeCost, within_s: float = LONG_S) -> int:
-    """Send until one is refused; return how many were not."""
+    """Send until a request is rejected; return how many were admitted."""
     for sent in range(10_000):
         try:
             on.admit(within_s, client=client, cost=cost)
         except Overloaded:
             return sent
-    raise AssertionError("nothing was refused")
+    raise AssertionError("no request was rejected")
 
 
-def test_a_client_that_is_alone_may_take_every_place() -> None:
+def test_the_only_active_client_may_use_every_place() -> None:
     places = ClientPlaces()
     for _ in range(8):
         assert places.are_free(GREEDY, 8, active=1)
@@ -49,7 +49,7 @@ def test_clients_beyond_their_fair_share_fill_half_of_the_places_together() -> N
         places.add(MODEST)
 
 
-def test_a_client_that_has_no_place_gets_one_while_there_is_one() -> None:
+def test_a_client_without_a_place_gets_one_while_any_is_free() -> None:
     places = ClientPlaces()
     for _ in range(60):
         places.add(GREEDY)
@@ -58,7 +58,7 @@ def test_a_client_that_has_no_place_gets_one_while_there_is_one() -> None:
     assert not places.are_free(GREEDY, 100, active=1000)
 
 
-def test_what_is_given_back_is_forgotten() -> None:
+def test_a_removed_place_leaves_no_record() -> None:
     places = ClientPlaces()
     places.add(GREEDY)
     places.remove(GREEDY)
@@ -67,7 +67,7 @@ def test_what_is_given_back_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize("cost", [FREE, LARGE], ids=["queue", "large"])
-def test_one_address_cannot_take_all_places_while_others_send(cost: DecodeCost) -> None:
+def test_one_address_cannot_use_all_places_while_others_send(cost: DecodeCost) -> None:
     async def play(on: Stage) -> None:
         on.scheduler.leave(on.admit(client=MODEST, cost=cost))
         assert flood(on, GREEDY, cost) == 4
@@ -80,7 +80,7 @@ def test_one_address_cannot_take_all_places_while_others_send(cost: DecodeCost) 
     on_stage(play, max_queue=8 if cost is FREE else 10_000, large_decoders=1)
 
 
-def test_a_long_deadline_does_not_make_a_share_of_the_queue_longer() -> None:
+def test_a_long_deadline_does_not_increase_a_share_of_the_queue() -> None:
     async def play(on: Stage) -> None:
         gate = threading.Event()
 
@@ -97,7 +97,7 @@ def test_a_long_deadline_does_not_make_a_share_of_the_queue_longer() -> None:
 
         on.scheduler.leave(on.admit(client=MODEST))
         with pytest.raises(Overloaded):
-            send_many(GREEDY, LONG_S)  # of 0.4 s each; half of two seconds are its share
+            send_many(GREEDY, LONG_S)  # 0.4 s each; its share is half of two seconds
 
         assert on.shed("client-share") == 1
         send(MODEST, 2.0)

@@ -5,14 +5,14 @@ from tidegate.service.batching.client_shares import ClientShares
 GREEDY, MODEST = "192.0.2.1", "192.0.2.2"
 
 
-def test_a_client_that_is_alone_may_use_everything() -> None:
+def test_the_only_active_client_may_use_the_whole_time() -> None:
     shares = ClientShares()
     for now in range(100):
         assert shares.share(GREEDY, 1.0, now) == 1.0
         shares.add(GREEDY, 1.0)
 
 
-def test_beside_others_a_client_beyond_its_fair_share_may_fill_half_of_its_time() -> None:
+def test_among_several_a_client_above_its_fair_share_may_fill_half_of_its_time() -> None:
     shares = ClientShares()
     shares.add(GREEDY, 10.0)
     shares.share(GREEDY, 0.1, 0.0)
@@ -21,7 +21,7 @@ def test_beside_others_a_client_beyond_its_fair_share_may_fill_half_of_its_time(
     assert shares.share(GREEDY, 0.1, 0.0) == 0.5
 
 
-def test_when_its_work_is_done_a_client_is_as_any_other() -> None:
+def test_a_client_whose_work_is_done_is_not_limited() -> None:
     shares = ClientShares()
     shares.share(MODEST, 0.1, 0.0)
     shares.add(MODEST, 0.5)
@@ -33,7 +33,7 @@ def test_when_its_work_is_done_a_client_is_as_any_other() -> None:
     assert shares.share(GREEDY, 0.1, 0.0) == 1.0
 
 
-def test_the_only_request_of_a_client_is_not_cut_short_however_large() -> None:
+def test_a_client_s_only_request_is_not_limited_even_if_it_is_large() -> None:
     shares = ClientShares()
     for client in range(20):
         shares.share(str(client), 0.01, 0.0)
@@ -43,7 +43,7 @@ def test_the_only_request_of_a_client_is_not_cut_short_however_large() -> None:
     assert shares.share(MODEST, 1.2, 0.0) == 0.5
 
 
-def test_a_client_that_has_gone_leaves_its_share_to_the_others() -> None:
+def test_an_inactive_client_no_longer_counts() -> None:
     shares = ClientShares()
     shares.share(MODEST, 0.1, 0.0)
     shares.add(GREEDY, 10.0)
@@ -52,7 +52,7 @@ def test_a_client_that_has_gone_leaves_its_share_to_the_others() -> None:
     assert shares.share(GREEDY, 0.1, 11.5) == 1.0
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_the_number_of_clients_kept_is_bounded() -> None:
     shares = ClientShares()
     for client in range(5_000):
         shares.share(str(client), 0.1, 0.0)

@@ -40,23 +40,23 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0)
 
 
-async def run(decoders: Decoders, who: Waiting, work: Callable[[], Any]) -> tuple[Any, float]:
-    """Wait for a job as a request does: it withdraws when it is cancelled."""
-    told: asyncio.Future[tuple[Any, float]] = asyncio.get_running_loop().create_future()
+async def run(decoders: Decoders, request: Waiting, work: Callable[[], Any]) -> tuple[Any, float]:
+    """Wait for a job as a request does, and withdraw it when cancelled."""
+    finished: asyncio.Future[tuple[Any, float]] = asyncio.get_running_loop().create_future()
 
     def done(result: Any, seconds: float) -> None:
-        if not told.done():
-            told.set_result((result, seconds))
+        if not finished.done():
+            finished.set_result((result, seconds))
 
-    job = decoders.start(who, work, done)
+    job = decoders.start(request, work, done)
     try:
-        return await told
+        return await finished
     except asyncio.CancelledError:
         decoders.withdraw(job)
         raise
 
 
-def test_a_result_comes_with_the_seconds_it_took() -> None:
+def test_a_result_comes_with_its_duration() -> None:
     async def scene(decoders: Decoders) -> None:
         result, seconds = await run(decoders, request(), lambda: 42)
 
@@ -66,7 +66,7 @@ def test_a_result_comes_with_the_seconds_it_took() -> None:
     play(scene)
 
 
-def test_an_error_comes_through_and_frees_the_place() -> None:
+def test_an_error_is_passed_on_and_frees_the_thread() -> None:
     async def scene(decoders: Decoders) -> None:
         result, _ = await run(decoders, request(), lambda: 1 // 0)
 
@@ -77,7 +77,7 @@ def test_an_error_comes_through_and_frees_the_place() -> None:
     play(scene)
 
 
-def test_the_class_then_the_deadline_decides_who_is_next() -> None:
+def test_jobs_run_by_class_then_deadline() -> None:
     done: list[str] = []
 
     async def scene(decoders: Decoders) -> None:
@@ -85,8 +85,8 @@ def test_the_class_then_the_deadline_decides_who_is_next() -> None:
         first = asyncio.create_task(run(decoders, request(), gate.wait))
         await until(lambda: decoders.load == 1)
         others = [
-            asyncio.create_task(run(decoders, who, partial(done.append, name)))
-            for name, who in {
+            asyncio.create_task(run(decoders, waiting, partial(done.append, name)))
+            for name, waiting in {
                 "bulk": request(0.5, Priority.BULK),
                 "late": request(9.0),
                 "soon": request(2.0),
@@ -101,7 +101,7 @@ def test_the_class_then_the_deadline_decides_who_is_next() -> None:
     assert done == ["soon", "late", "bulk"]
 
 
-def test_whoever_leaves_before_its_turn_leaves_nothing_behind() -> None:
+def test_a_job_withdrawn_before_it_starts_is_removed() -> None:
     done: list[int] = []
 
     async def scene(decoders: Decoders) -> None:
@@ -126,7 +126,7 @@ def test_whoever_leaves_before_its_turn_leaves_nothing_behind() -> None:
     assert done == []
 
 
-def test_work_that_nobody_waits_for_still_counts_until_its_thread_is_done() -> None:
+def test_an_abandoned_job_counts_until_its_thread_is_done() -> None:
     async def scene(decoders: Decoders) -> None:
         gate = threading.Event()
         abandoned = asyncio.create_task(run(decoders, request(), gate.wait))
@@ -142,7 +142,7 @@ def test_work_that_nobody_waits_for_still_counts_until_its_thread_is_done() -> N
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_no_place_is_lost_whatever_the_order_of_comings_and_goings(seed: int) -> None:
+def test_no_thread_is_lost_in_any_order_of_starts_and_withdrawals(seed: int) -> None:
     async def scene(decoders: Decoders) -> None:
         chance = random.Random(seed)  # noqa: S311 - a repeatable order, no secret
         tasks = []

@@ -1,4 +1,4 @@
-"""The learned ℓ(b): it tracks, forgets, never falls with b, and keeps a margin."""
+"""The learned ℓ(b) follows recent durations, does not decrease with b, and has a margin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SEEDS = {1: 0.010, 2: 0.012, 4: 0.016, 8: 0.024}
 durations = st.floats(1e-4, 1.0)
 
 
-def test_before_any_batch_it_predicts_the_warm_up_plus_a_margin() -> None:
+def test_before_any_batch_it_predicts_the_warm_up_durations_plus_a_margin() -> None:
     latency = LatencyModel(SEEDS)
 
     assert [latency.predict(b) for b in SEEDS] == pytest.approx(
@@ -26,14 +26,14 @@ def test_before_any_batch_it_predicts_the_warm_up_plus_a_margin() -> None:
 @pytest.mark.parametrize(
     ("images", "bucket"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (8, 8), (9, 8)]
 )
-def test_a_batch_costs_what_its_bucket_costs(images: int, bucket: int) -> None:
+def test_a_batch_is_predicted_by_its_bucket(images: int, bucket: int) -> None:
     latency = LatencyModel(SEEDS)
 
     assert latency.bucket(images) == bucket
     assert latency.predict(images) == latency.predict(bucket)
 
 
-def test_one_image_that_has_the_whole_engine_is_learned_apart() -> None:
+def test_a_single_image_on_an_idle_engine_is_learned_separately() -> None:
     latency = LatencyModel(SEEDS, single_image_s=0.006)
     assert (latency.single_image_s, latency.unloaded_s) == (0.006, 0.006)
 
@@ -44,7 +44,7 @@ def test_one_image_that_has_the_whole_engine_is_learned_apart() -> None:
     assert latency.predict(1) == pytest.approx(0.010 * MARGIN)
 
 
-def test_it_tracks_a_slower_engine() -> None:
+def test_it_follows_a_slower_engine() -> None:
     latency = LatencyModel(SEEDS)
 
     for _ in range(WINDOW):
@@ -53,7 +53,7 @@ def test_it_tracks_a_slower_engine() -> None:
     assert latency.predict(4) == pytest.approx(0.030 * MARGIN)
 
 
-def test_it_forgets_what_is_older_than_its_window() -> None:
+def test_it_forgets_durations_older_than_its_window() -> None:
     latency = LatencyModel(SEEDS)
     for _ in range(WINDOW):
         latency.observe(1, 5.0)
@@ -64,7 +64,7 @@ def test_it_forgets_what_is_older_than_its_window() -> None:
     assert latency.predict(1) == pytest.approx(0.010 * MARGIN)
 
 
-def test_a_rare_stall_does_not_move_it() -> None:
+def test_a_rare_stall_does_not_change_it() -> None:
     latency = LatencyModel(SEEDS)
 
     for turn in range(10 * WINDOW):
@@ -86,7 +86,7 @@ def test_it_covers_nine_batches_of_ten() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 8), durations), max_size=100))
-def test_it_never_falls_with_the_size_of_the_batch(batches: list[tuple[int, float]]) -> None:
+def test_it_does_not_decrease_with_the_size_of_the_batch(batches: list[tuple[int, float]]) -> None:
     latency = LatencyModel(SEEDS)
     for images, took in batches:
         latency.observe(images, took)
@@ -106,7 +106,7 @@ def test_an_idle_engine_s_latency_is_the_shortest_seen() -> None:
     assert latency.unloaded_s == 0.010
 
 
-def test_one_bucket_learns_nothing_of_a_smaller_one() -> None:
+def test_a_batch_does_not_change_the_prediction_for_a_smaller_bucket() -> None:
     latency = LatencyModel(SEEDS)
     for _ in range(WINDOW):
         latency.observe(8, 9.0)
@@ -116,7 +116,7 @@ def test_one_bucket_learns_nothing_of_a_smaller_one() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(durations, st.lists(durations, max_size=200))
-def test_the_running_quantile_is_that_of_the_last_window(
+def test_the_running_quantile_is_the_quantile_of_the_last_window(
     seed_s: float, observed: list[float]
 ) -> None:
     quantile = RunningQuantile(seed_s)

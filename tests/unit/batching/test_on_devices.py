@@ -1,4 +1,4 @@
-"""Batching for devices of their own: batches that grow, devices that are full or lost, fleets."""
+"""Batching on separate devices: batches that grow, full or lost devices, several devices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def identities(results: Sequence[object]) -> list[int]:
     return [identity_in(result.outputs) for result in results if isinstance(result, Answer)]
 
 
-def test_a_batch_takes_in_what_becomes_ready_until_its_turn() -> None:
+def test_a_batch_grows_by_the_images_that_are_ready_before_its_turn() -> None:
     async def play(on: Stage) -> None:
         first = on.send(1)[1]
         on.clock.advance(0.5)
@@ -29,7 +29,7 @@ def test_a_batch_takes_in_what_becomes_ready_until_its_turn() -> None:
         assert identities(answers) == [1, 2, 3]
         assert on.engine.batches == [[1, 2, 3]]
         assert [a.batch_size for a in answers if isinstance(a, Answer)] == [3, 3, 3]
-        # Each waited from when it was ready: those that came late, not at all.
+        # queue_s is from ready to dispatched, and each joined its batch when it was ready.
         assert all(a.queue_s == 0 for a in answers if isinstance(a, Answer))
         assert on.value("tidegate_batch_size_sum") == 3
         assert on.scheduler.waiting == 0
@@ -37,7 +37,7 @@ def test_a_batch_takes_in_what_becomes_ready_until_its_turn() -> None:
     on_stage(play, FakeEngine(waits_its_turn=True))
 
 
-def test_a_batch_grows_to_what_fits_and_leaves_the_rest() -> None:
+def test_a_batch_grows_up_to_the_maximum_size() -> None:
     async def play(on: Stage) -> None:
         answers = [on.send(identity)[1] for identity in range(6)]
         on.engine.give_turn()
@@ -49,7 +49,7 @@ def test_a_batch_grows_to_what_fits_and_leaves_the_rest() -> None:
     on_stage(play, FakeEngine(waits_its_turn=True), max_batch_size=4)
 
 
-def test_what_has_become_late_is_dropped_and_not_taken_in() -> None:
+def test_a_late_image_is_dropped_and_not_added_to_a_batch() -> None:
     async def play(on: Stage) -> None:
         first = on.send(1)[1]
         late = on.send(2, within_s=0.1)[1]
@@ -64,7 +64,7 @@ def test_what_has_become_late_is_dropped_and_not_taken_in() -> None:
     on_stage(play, FakeEngine(waits_its_turn=True))
 
 
-def test_who_left_before_its_batch_had_its_turn_is_not_taken_in() -> None:
+def test_a_request_that_left_is_not_added_to_a_batch() -> None:
     async def play(on: Stage) -> None:
         first = on.send(1)[1]
         ticket, _ = on.send(2)
@@ -77,7 +77,7 @@ def test_who_left_before_its_batch_had_its_turn_is_not_taken_in() -> None:
     on_stage(play, FakeEngine(waits_its_turn=True))
 
 
-def test_slots_that_decode_take_their_share_once() -> None:
+def test_batches_do_not_grow_if_slots_decode() -> None:
     async def play(on: Stage) -> None:
         on.engine.give_turn()
 
@@ -86,7 +86,7 @@ def test_slots_that_decode_take_their_share_once() -> None:
     on_stage(play, FakeEngine(waits_its_turn=True), own_decoders=False)
 
 
-def test_a_poisoned_image_that_was_taken_in_late_fails_alone() -> None:
+def test_only_the_broken_image_fails_if_it_was_added_later() -> None:
     async def play(on: Stage) -> None:
         answers = [on.send(identity)[1] for identity in range(4)]
         on.engine.give_turn()
@@ -98,7 +98,7 @@ def test_a_poisoned_image_that_was_taken_in_late_fails_alone() -> None:
     on_stage(play, FakeEngine(waits_its_turn=True, breaking={2}))
 
 
-def test_too_little_memory_makes_batches_smaller_and_answers_everyone(
+def test_low_device_memory_reduces_the_batch_size_and_every_image_is_answered(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def play(on: Stage) -> None:
@@ -113,13 +113,13 @@ def test_too_little_memory_makes_batches_smaller_and_answers_everyone(
 
         more = [on.send(identity)[1] for identity in range(5)]
         assert identities([await outcome(answer) for answer in more]) == list(range(5))
-        # None is tried that did not fit before.
+        # No batch larger than the new limit is tried.
         assert max(map(len, on.engine.batches[-3:])) <= 2
 
-    on_stage(play, FakeEngine(held=True, fits=2))
+    on_stage(play, FakeEngine(held=True, largest_batch=2))
 
 
-def test_an_image_that_never_fits_is_shed_and_nobody_crashes() -> None:
+def test_an_image_that_never_fits_is_shed_without_a_crash() -> None:
     async def play(on: Stage) -> None:
         result = await outcome(on.send(1)[1])
 
@@ -128,10 +128,10 @@ def test_an_image_that_never_fits_is_shed_and_nobody_crashes() -> None:
         assert on.shed("device-memory") == 1
         assert on.wedged.empty()
 
-    on_stage(play, FakeEngine(fits=0))
+    on_stage(play, FakeEngine(largest_batch=0))
 
 
-def test_a_lost_device_is_not_tried_again_and_ends_the_service() -> None:
+def test_a_lost_device_is_not_retried_and_ends_the_service() -> None:
     async def play(on: Stage) -> None:
         answers = [on.send(identity)[1] for identity in range(9)]
         on.engine.release(1000)
@@ -142,12 +142,12 @@ def test_a_lost_device_is_not_tried_again_and_ends_the_service() -> None:
         assert "illegal memory access" in reason
         results = [await outcome(answer) for answer in answers[1:]]
         assert all(isinstance(result, EngineFailed) for result in results)
-        assert on.engine.batches == [[0], list(range(1, 9))]  # not taken apart
+        assert on.engine.batches == [[0], list(range(1, 9))]  # not halved
 
     on_stage(play, FakeEngine(held=True, losing={5}))
 
 
-def test_what_waits_is_not_given_to_a_lost_device() -> None:
+def test_waiting_images_are_not_sent_to_a_lost_device() -> None:
     async def play(on: Stage) -> None:
         on.send(0)
         for identity in range(1, 9):
@@ -175,7 +175,7 @@ def test_a_batch_goes_to_the_least_loaded_device() -> None:
     on_stage(play, FakeEngine(slots=4, held=True, devices=(0, 0, 1, 1)))
 
 
-def test_parts_of_batches_are_recorded_where_they_are_known() -> None:
+def test_parts_of_batches_are_recorded_if_they_are_known() -> None:
     class Timed(FakeEngine):
         def parts_s(self, slot: int) -> dict[str, float]:
             return {"copy_in": 0.25, "compute": 0.5, "copy_out": 0.125}

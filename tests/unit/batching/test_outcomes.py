@@ -1,4 +1,4 @@
-"""What becomes of a ticket when its client leaves, its image breaks or the scheduler ends."""
+"""A ticket's outcome if its client leaves, its image breaks or the scheduler closes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tidegate.service.batching.tickets import Answer, Ticket
 from tidegate.service.errors import DeadlineMissed, EngineFailed
 
 
-def test_a_client_that_left_never_reaches_the_engine() -> None:
+def test_the_image_of_a_client_that_left_never_reaches_the_engine() -> None:
     async def play(on: Stage) -> None:
         on.send(0)
         gone = [on.send(identity)[0] for identity in (1, 2)]
@@ -28,7 +28,7 @@ def test_a_client_that_left_never_reaches_the_engine() -> None:
 
 
 class TestLeaving:
-    """`leave` is safe in every state of a ticket, and as often as one likes."""
+    """`leave` is safe in every state of a ticket, and can be called repeatedly."""
 
     def leave(self, on: Stage, ticket: Ticket) -> None:
         on.scheduler.leave(ticket)
@@ -37,7 +37,7 @@ class TestLeaving:
         assert ticket.answer.done()
         assert ticket.image is None
 
-    def test_before_the_pixels_are_there(self) -> None:
+    def test_before_the_image_is_decoded(self) -> None:
         async def play(on: Stage) -> None:
             ticket = on.admit()
 
@@ -71,7 +71,7 @@ class TestLeaving:
 
         on_stage(play, FakeEngine(held=True))
 
-    def test_once_answered(self) -> None:
+    def test_after_the_answer(self) -> None:
         async def play(on: Stage) -> None:
             ticket, answer = on.send(0)
             result = await answer
@@ -82,7 +82,7 @@ class TestLeaving:
 
         on_stage(play)
 
-    def test_once_dropped(self) -> None:
+    def test_after_a_drop(self) -> None:
         async def play(on: Stage) -> None:
             on.send(0)
             ticket, answer = on.send(1, within_s=1)
@@ -94,7 +94,7 @@ class TestLeaving:
 
         on_stage(play, FakeEngine(held=True))
 
-    def test_once_failed(self) -> None:
+    def test_after_a_failure(self) -> None:
         async def play(on: Stage) -> None:
             ticket, answer = on.send(0)
             assert isinstance(await outcome(answer), EngineFailed)
@@ -104,7 +104,7 @@ class TestLeaving:
         on_stage(play, FakeEngine(breaking={0}))
 
 
-def test_a_poisoned_image_fails_alone() -> None:
+def test_only_the_broken_image_of_a_batch_fails() -> None:
     async def play(on: Stage) -> None:
         answers = [on.send(identity)[1] for identity in range(9)]
 
@@ -118,7 +118,7 @@ def test_a_poisoned_image_fails_alone() -> None:
     on_stage(play, FakeEngine(held=True, breaking={5}))
 
 
-def test_an_image_the_network_has_no_numbers_for_fails_alone() -> None:
+def test_only_the_image_with_nan_outputs_fails() -> None:
     async def play(on: Stage) -> None:
         answers = [on.send(identity)[1] for identity in range(9)]
 
@@ -127,12 +127,12 @@ def test_an_image_the_network_has_no_numbers_for_fails_alone() -> None:
 
         assert isinstance(results.pop(5), EngineFailed)
         assert all(isinstance(r, Answer) for r in results)
-        assert on.engine.batches == [[0], list(range(1, 9))]  # nothing was run twice
+        assert on.engine.batches == [[0], list(range(1, 9))]  # no batch was run twice
 
     on_stage(play, FakeEngine(held=True, blind={5}))
 
 
-def test_an_engine_that_fails_on_everything_answers_everyone_and_goes_on() -> None:
+def test_after_failures_of_every_image_the_engine_still_runs() -> None:
     engine = FakeEngine(breaking=range(50))
 
     async def play(on: Stage) -> None:
@@ -144,7 +144,7 @@ def test_an_engine_that_fails_on_everything_answers_everyone_and_goes_on() -> No
     on_stage(play, engine)
 
 
-def test_a_failed_batch_teaches_nothing_about_latency() -> None:
+def test_a_failed_batch_does_not_change_the_latency_model() -> None:
     async def play(on: Stage) -> None:
         before = on.scheduler.latency.predict(1), on.scheduler.latency.unloaded_s
         for identity in range(20):
@@ -180,7 +180,7 @@ def _timers() -> list[asyncio.TimerHandle]:
     return list(getattr(asyncio.get_running_loop(), "_scheduled"))  # noqa: B009 - not typed
 
 
-def test_closing_ends_every_thread() -> None:
+def test_close_ends_every_thread() -> None:
     before = set(threading.enumerate())
 
     async def main() -> None:
@@ -193,7 +193,7 @@ def test_closing_ends_every_thread() -> None:
     assert slot_threads() <= before
 
 
-def test_closing_finishes_what_runs() -> None:
+def test_close_finishes_the_running_batches() -> None:
     async def main() -> None:
         async with stage(FakeEngine(held=True)) as on:
             _, answer = on.send(0)
@@ -203,7 +203,7 @@ def test_closing_finishes_what_runs() -> None:
     asyncio.run(main())
 
 
-def test_closing_says_when_a_batch_does_not_end() -> None:
+def test_close_returns_false_if_a_batch_does_not_end() -> None:
     async def play(on: Stage) -> None:
         on.send(0)
         await on.started(1)

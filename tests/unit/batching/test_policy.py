@@ -1,4 +1,4 @@
-"""Admission and batch forming as values in, decisions out."""
+"""Admission and batch forming: values in, decisions out."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ IDLE = Backlog(slots_free_in_s=[0.0], waiting=0, ahead=0)
 
 
 class TestEta:
-    """When an arrival would be answered, by hand."""
+    """When an arrival would be answered, computed by hand."""
 
     def test_on_an_idle_engine_it_is_one_batch_of_one(self) -> None:
         assert eta_s(IDLE, LATENCY, 4) == pytest.approx(0.011)
 
-    def test_decoding_comes_first(self) -> None:
+    def test_the_decode_time_is_added(self) -> None:
         assert eta_s(replace(IDLE, own_decode_s=0.002), LATENCY, 4) == pytest.approx(0.002 + 0.011)
 
-    def test_a_slot_that_decodes_takes_longer_for_each_image(self) -> None:
+    def test_a_slot_that_decodes_needs_longer_for_each_image(self) -> None:
         backlog = replace(IDLE, waiting=5, ahead=5, slot_decode_s=0.1, own_slot_decode_s=0.3)
 
-        # A batch of four decodes four; then one's own, which has one more before it.
+        # A full batch decodes four images; the arrival's batch has one more image before it.
         assert eta_s(backlog, LATENCY, 4) == pytest.approx(0.014 + 0.4 + 0.012 + 0.1 + 0.3)
 
-    def test_those_ahead_ride_in_the_same_batch_while_it_has_room(self) -> None:
+    def test_images_ahead_share_the_arrival_s_batch_if_they_fit(self) -> None:
         backlog = replace(IDLE, waiting=3, ahead=3)
 
         assert eta_s(backlog, LATENCY, 4) == pytest.approx(0.014)
@@ -64,12 +64,12 @@ class TestEta:
 
         assert eta_s(backlog, LATENCY, 4) == pytest.approx(2 * 0.014 + 0.012)
 
-    def test_only_those_that_go_first_count(self) -> None:
+    def test_only_the_requests_ahead_count(self) -> None:
         backlog = replace(IDLE, waiting=90, ahead=1)
 
         assert eta_s(backlog, LATENCY, 4) == pytest.approx(0.012)
 
-    def test_a_busy_slot_is_waited_for(self) -> None:
+    def test_it_includes_the_wait_for_a_busy_slot(self) -> None:
         backlog = replace(IDLE, slots_free_in_s=[0.020])
 
         assert eta_s(backlog, LATENCY, 4) == pytest.approx(0.020 + 0.011)
@@ -78,7 +78,7 @@ class TestEta:
         slots = [0.030, 0.0, 0.010]
         backlog = replace(IDLE, slots_free_in_s=slots, waiting=16, ahead=16)
 
-        # Batches on slots free at 0, 10 and 30 ms; the fourth after the first; then one's own.
+        # Slots are free at 0, 10 and 30 ms; the fourth batch follows the first, then the arrival's.
         assert eta_s(replace(backlog, ahead=8), LATENCY, 4) == pytest.approx(0.030 + 0.011)
         assert eta_s(backlog, LATENCY, 4) == pytest.approx(0.010 + 0.014 + 0.011)
 
@@ -93,7 +93,9 @@ class TestEta:
 
     @settings(max_examples=100, deadline=None)
     @given(st.integers(0, 60), st.integers(1, 5), st.floats(0, 0.1))
-    def test_it_never_falls_with_what_is_ahead(self, ahead: int, slots: int, busy: float) -> None:
+    def test_it_does_not_decrease_with_more_work_ahead(
+        self, ahead: int, slots: int, busy: float
+    ) -> None:
         backlog = replace(IDLE, slots_free_in_s=[busy] * slots, waiting=ahead, ahead=ahead)
 
         worse = replace(backlog, waiting=ahead + slots * 4, ahead=ahead + slots * 4)
@@ -102,18 +104,18 @@ class TestEta:
 
 
 class TestAdmission:
-    """Admit, or say why not and when to come back."""
+    """Admit, or return the reason for the rejection and when to retry."""
 
     def test_an_idle_service_admits(self) -> None:
         assert refuse(1.0, IDLE, LATENCY, LIMITS) is None
 
-    def test_an_idle_service_admits_whatever_it_has_learned(self) -> None:
+    def test_an_idle_service_admits_whatever_the_prediction(self) -> None:
         slow = replace(IDLE, own_decode_s=9.0, own_slot_decode_s=9.0, slot_decode_s=9.0)
 
         assert refuse(0.012, IDLE, LATENCY, LIMITS) is None
         assert refuse(0.012, slow, LATENCY, LIMITS) is None
 
-    def test_a_deadline_that_no_load_would_meet_is_infeasible(self) -> None:
+    def test_a_deadline_that_cannot_be_met_without_load_is_infeasible(self) -> None:
         refusal = refuse(0.0109, IDLE, LATENCY, LIMITS)
 
         assert refusal is not None
@@ -126,7 +128,7 @@ class TestAdmission:
         assert refusal is not None
         assert refusal.reason == "infeasible-deadline"
 
-    def test_one_who_would_be_late_is_told_when_to_come_back(self) -> None:
+    def test_an_arrival_that_would_be_late_is_rejected_with_the_time_to_retry(self) -> None:
         busy = replace(IDLE, slots_free_in_s=[2.5])
 
         refusal = refuse(0.100, busy, LATENCY, LIMITS)
@@ -134,13 +136,13 @@ class TestAdmission:
         assert refusal is not None
         assert (refusal.reason, refusal.retry_after_s) == ("predicted-late", 3)
 
-    def test_one_who_would_be_just_in_time_is_admitted(self) -> None:
+    def test_an_arrival_that_would_be_just_in_time_is_admitted(self) -> None:
         busy = replace(IDLE, slots_free_in_s=[0.5])
 
         assert refuse(0.5111, busy, LATENCY, LIMITS) is None
         assert refuse(0.5109, busy, LATENCY, LIMITS) is not None
 
-    def test_a_full_queue_refuses_even_the_patient(self) -> None:
+    def test_a_full_queue_rejects_even_long_deadlines(self) -> None:
         full = replace(IDLE, waiting=100, ahead=100)
 
         refusal = refuse(1e6, full, LATENCY, LIMITS)
@@ -156,7 +158,7 @@ class TestAdmission:
         ahead=st.integers(0, 99),
         decoding_s=st.floats(0, 20),
     )
-    def test_retry_after_is_the_rest_of_the_wait_in_whole_seconds(
+    def test_retry_after_is_the_lateness_in_whole_seconds(
         self, left_s: float, busy: list[float], ahead: int, decoding_s: float
     ) -> None:
         backlog = Backlog(busy, ahead, ahead, decoders_free_in_s=decoding_s, own_decode_s=0.002)
@@ -171,7 +173,7 @@ class TestAdmission:
 
 @st.composite
 def queues(draw: st.DrawFn) -> list[Waiting]:
-    """Draw requests of both classes, some of them past saving."""
+    """Draw requests of both classes, some with deadlines that have passed."""
     drawn = draw(st.lists(st.tuples(st.sampled_from(Priority), st.integers(-20, 60)), max_size=30))
     return [Waiting(p, milliseconds / 1000, i) for i, (p, milliseconds) in enumerate(drawn)]
 
@@ -185,8 +187,8 @@ def planned(waiting: list[Waiting], now: float = 0.0) -> tuple[BatchPlan[Waiting
     return decided, list(queue.take())
 
 
-class TestPlan:
-    """Which requests run together, and which can no longer make it."""
+class TestFormBatch:
+    """Which requests run together, and which are shed as late."""
 
     @settings(max_examples=300, deadline=None)
     @given(queues())
@@ -200,7 +202,7 @@ class TestPlan:
 
     @settings(max_examples=300, deadline=None)
     @given(queues())
-    def test_what_is_dispatched_makes_its_deadline(self, waiting: list[Waiting]) -> None:
+    def test_dispatched_requests_meet_their_deadlines(self, waiting: list[Waiting]) -> None:
         decided, _ = planned(waiting)
 
         took = LATENCY.predict(len(decided.dispatch))
@@ -208,7 +210,7 @@ class TestPlan:
 
     @settings(max_examples=300, deadline=None)
     @given(queues())
-    def test_what_is_shed_would_miss_its_deadline_in_a_full_batch(
+    def test_shed_requests_would_miss_their_deadlines_in_a_full_batch(
         self, waiting: list[Waiting]
     ) -> None:
         decided, _ = planned(waiting)
@@ -218,28 +220,28 @@ class TestPlan:
 
     @settings(max_examples=300, deadline=None)
     @given(queues())
-    def test_a_batch_is_as_full_as_it_can_be(self, waiting: list[Waiting]) -> None:
+    def test_a_batch_is_as_full_as_possible(self, waiting: list[Waiting]) -> None:
         decided, left = planned(waiting)
 
         assert len(decided.dispatch) == LIMITS.max_batch_size or not left
 
     @settings(max_examples=300, deadline=None)
     @given(queues())
-    def test_nobody_overtakes(self, waiting: list[Waiting]) -> None:
+    def test_no_request_overtakes_another(self, waiting: list[Waiting]) -> None:
         decided, left = planned(waiting)
 
         keys = [request.key for request in decided.dispatch]
         assert keys == sorted(keys)
         assert all(key <= request.key for key in keys for request in left)
 
-    def test_a_batch_is_not_capped_to_its_tightest_deadline(self) -> None:
+    def test_a_batch_is_not_limited_by_its_earliest_deadline(self) -> None:
         tight, *patient = (Waiting(Priority.INTERACTIVE, d, i) for i, d in enumerate([0.012, 9, 9]))
 
         decided, _ = planned([tight, *patient])
 
         assert (decided.dispatch, decided.shed) == (patient, [tight])
 
-    def test_those_already_shed_take_no_room_in_the_batch(self) -> None:
+    def test_shed_requests_do_not_count_in_the_batch(self) -> None:
         gone, too, just = (
             Waiting(Priority.INTERACTIVE, d, i) for i, d in enumerate([0.001, 0.002, 0.0110])
         )
@@ -248,18 +250,18 @@ class TestPlan:
 
         assert (decided.dispatch, decided.shed) == ([just], [gone, too])
 
-    def test_a_lone_request_runs_unless_even_an_idle_engine_would_be_late(self) -> None:
+    def test_a_single_request_runs_unless_even_an_idle_engine_would_be_late(self) -> None:
         just, hopeless = (Waiting(Priority.INTERACTIVE, d, 0) for d in (0.0110, 0.0109))
 
         assert planned([just])[0].dispatch == [just]
         assert planned([hopeless])[0].shed == [hopeless]
 
-    def test_nothing_waiting_is_nothing_to_do(self) -> None:
+    def test_an_empty_queue_gives_an_empty_plan(self) -> None:
         assert planned([]) == (BatchPlan(), [])
 
 
-def test_a_wrong_lesson_is_unlearned() -> None:
-    """A stall taught that one image takes a second; then the engine is as fast as ever."""
+def test_a_prediction_that_a_stall_made_too_high_is_corrected() -> None:
+    """During a stall one image took a second; then the engine is as fast as before."""
     latency, deadline_s = LatencyModel({1: 0.010}), 0.100
     for _ in range(64):
         latency.observe(1, 1.0)
@@ -276,23 +278,25 @@ def test_a_wrong_lesson_is_unlearned() -> None:
     assert latency.predict(1) < deadline_s
 
 
-def test_a_wrong_lesson_about_decoding_is_unlearned() -> None:
-    slow = replace(IDLE, own_decode_s=3.0)  # a burst of huge images had long deadlines
+def test_an_idle_service_admits_despite_a_high_decode_prediction() -> None:
+    slow = replace(IDLE, own_decode_s=3.0)  # as after a burst of huge images
 
     assert refuse(0.100, slow, LATENCY, LIMITS) is None
     assert refuse(0.100, replace(slow, decoders_free_in_s=0.001), LATENCY, LIMITS) is not None
 
 
 @pytest.mark.parametrize(
-    ("ready", "side_by_side", "taken"),
+    ("ready", "side_by_side", "expected"),
     [(1, 2, 1), (3, 2, 2), (4, 2, 2), (9, 2, 4), (3, 1, 3), (9, 1, 4), (2, 8, 1)],
 )
-def test_a_slot_takes_its_share_of_what_is_ready(ready: int, side_by_side: int, taken: int) -> None:
-    assert images_for_slot(ready, ready, Limits(4, 100, side_by_side)) == taken
-
-
-@pytest.mark.parametrize(("side_by_side", "taken"), [(1, 4), (2, 1)])
-def test_company_that_was_overtaken_is_left_where_it_takes_time(
-    side_by_side: int, taken: int
+def test_a_slot_gets_its_share_of_the_ready_images(
+    ready: int, side_by_side: int, expected: int
 ) -> None:
-    assert images_for_slot(9, 1, Limits(4, 100, side_by_side)) == taken
+    assert images_for_slot(ready, ready, Limits(4, 100, side_by_side)) == expected
+
+
+@pytest.mark.parametrize(("side_by_side", "expected"), [(1, 4), (2, 1)])
+def test_overtaken_images_are_left_out_if_slots_have_their_own_cores(
+    side_by_side: int, expected: int
+) -> None:
+    assert images_for_slot(9, 1, Limits(4, 100, side_by_side)) == expected

@@ -1,4 +1,4 @@
-"""The queue's order and the count of who goes first, against a plain sort."""
+"""The queue's order and the counts of requests before an arrival, against a plain sort."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def test_requests_leave_by_class_then_deadline_then_arrival(
 
 @settings(max_examples=100, deadline=None)
 @given(requests, st.integers(1, 50))
-def test_the_first_stands_with_those_it_did_not_overtake(waiting: list[Waiting], most: int) -> None:
+def test_not_overtaken_counts_the_requests_before_the_first_overtaken_one(
+    waiting: list[Waiting], most: int
+) -> None:
     queue = queue_of(waiting)
     count = queue.not_overtaken(most)
     first, *others = [request.arrival for request in queue.take()][:most] or [0]
@@ -50,7 +52,7 @@ def test_the_first_stands_with_those_it_did_not_overtake(waiting: list[Waiting],
 
 @settings(max_examples=100, deadline=None)
 @given(requests, st.data())
-def test_what_is_removed_never_leaves_and_the_rest_keeps_its_order(
+def test_removed_requests_are_not_yielded_and_the_others_keep_their_order(
     waiting: list[Waiting], data: st.DataObject
 ) -> None:
     gone = data.draw(st.sets(st.sampled_from(waiting)) if waiting else st.just(set()))
@@ -64,16 +66,16 @@ def test_what_is_removed_never_leaves_and_the_rest_keeps_its_order(
     assert list(queue.take()) == sorted(left, key=lambda r: r.key)
 
 
-def test_removing_what_is_not_there_is_a_bug_and_says_so() -> None:
+def test_removing_a_request_that_is_not_in_the_queue_raises() -> None:
     queue = queue_of([Waiting(Priority.INTERACTIVE, 1.0, 0)])
 
     with pytest.raises(KeyError):
-        queue.remove(Waiting(Priority.INTERACTIVE, 1.0, 0))  # equal, but another request
+        queue.remove(Waiting(Priority.INTERACTIVE, 1.0, 0))  # same key, but another request
     with pytest.raises(KeyError):
         queue.remove(Waiting(Priority.BULK, 9.0, 1))
 
 
-def test_taking_some_leaves_the_others() -> None:
+def test_requests_that_are_not_yielded_stay_in_the_queue() -> None:
     waiting = [Waiting(Priority.INTERACTIVE, float(i), i) for i in range(5)]
     queue = queue_of(waiting)
 
@@ -86,7 +88,7 @@ def test_taking_some_leaves_the_others() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(requests, st.sampled_from(Priority), st.integers(0, 5))
-def test_before_counts_those_of_a_higher_class_or_no_later_deadline(
+def test_before_counts_requests_of_a_higher_class_or_no_later_deadline(
     waiting: list[Waiting], priority: Priority, deadline: int
 ) -> None:
     order = AdmittedKeys()
@@ -101,15 +103,15 @@ def test_before_counts_those_of_a_higher_class_or_no_later_deadline(
 
 @settings(max_examples=50, deadline=None)
 @given(requests)
-def test_a_newcomer_joins_exactly_where_before_says(waiting: list[Waiting]) -> None:
+def test_before_is_the_position_at_which_an_arrival_is_inserted(waiting: list[Waiting]) -> None:
     order, queue = AdmittedKeys(), queue_of(waiting)
     for request in waiting:
         order.add(request)
-    newcomer = Waiting(Priority.INTERACTIVE, 2.0, len(waiting))
+    arrival = Waiting(Priority.INTERACTIVE, 2.0, len(waiting))
 
-    queue.insert(newcomer)
+    queue.insert(arrival)
 
-    assert list(queue.take()).index(newcomer) == order.before(Priority.INTERACTIVE, 2.0)
+    assert list(queue.take()).index(arrival) == order.before(Priority.INTERACTIVE, 2.0)
 
 
 def test_discarding_twice_counts_once() -> None:

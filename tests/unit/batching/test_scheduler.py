@@ -1,6 +1,6 @@
-"""The shell around the policy: answers, order, shedding and what is counted.
+"""The scheduler: answers, order, shedding and metrics.
 
-The engine is held wherever a test needs something to be waiting; the clock stands still.
+If a test needs requests to wait, the engine is held. The clock does not move by itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ from functools import partial
 import pytest
 
 from tests.fakes import FakeEngine, identity_in, picture
-from tests.unit.batching.running import ALONE_S, FREE, PATIENCE_S, SEEDS, Stage, on_stage, outcome
+from tests.unit.batching.running import (
+    FREE,
+    PATIENCE_S,
+    SEEDS,
+    SINGLE_IMAGE_S,
+    Stage,
+    on_stage,
+    outcome,
+)
 from tidegate.service.batching.decode_times import DecodeCost
 from tidegate.service.batching.tickets import Answer
 from tidegate.service.errors import DeadlineMissed, Draining, Overloaded, UndecodableImage
@@ -41,7 +49,7 @@ def test_each_answer_belongs_to_its_own_image(slots: int) -> None:
     on_stage(play, engine)
 
 
-def test_on_an_idle_engine_an_image_runs_at_once_and_alone() -> None:
+def test_on_an_idle_engine_an_image_runs_immediately_in_a_batch_of_one() -> None:
     async def play(on: Stage) -> None:
         _, answer = on.send(7)
 
@@ -53,21 +61,21 @@ def test_on_an_idle_engine_an_image_runs_at_once_and_alone() -> None:
     on_stage(play)
 
 
-def test_an_image_that_is_alone_gets_the_wide_engine_and_the_next_a_slot_of_its_own() -> None:
+def test_a_single_image_runs_on_all_cores_and_the_next_on_a_slot() -> None:
     engine, all_cores_engine = FakeEngine(slots=2, held=True), FakeEngine(held=True)
 
     async def play(on: Stage) -> None:
-        _, alone = on.send(7)
+        _, single = on.send(7)
         await asyncio.to_thread(all_cores_engine.wait_for, 1)
-        _, beside = on.send(8)
+        _, concurrent = on.send(8)
         await on.started(1)
 
         all_cores_engine.release(1)
-        assert identity_in((await alone).outputs) == 7
+        assert identity_in((await single).outputs) == 7
         _, another = on.send(9)  # 8 still runs
         await on.started(2)
         engine.release(2)
-        assert [identity_in((await a).outputs) for a in (beside, another)] == [8, 9]
+        assert [identity_in((await a).outputs) for a in (concurrent, another)] == [8, 9]
         _, again = on.send(10)
         await asyncio.to_thread(all_cores_engine.wait_for, 2)
         all_cores_engine.release(1)
@@ -78,7 +86,7 @@ def test_an_image_that_is_alone_gets_the_wide_engine_and_the_next_a_slot_of_its_
     on_stage(play, engine, all_cores_engine=all_cores_engine, own_decoders=False)
 
 
-def test_what_waits_together_runs_together_though_nothing_else_does() -> None:
+def test_several_waiting_images_run_as_a_batch_on_a_slot() -> None:
     engine, all_cores_engine = FakeEngine(max_batch_size=8), FakeEngine(held=True, max_batch_size=8)
 
     async def play(on: Stage) -> None:
@@ -92,21 +100,21 @@ def test_what_waits_together_runs_together_though_nothing_else_does() -> None:
     on_stage(play, engine, all_cores_engine=all_cores_engine, own_decoders=False)
 
 
-def test_an_image_that_is_alone_is_predicted_and_learned_by_itself() -> None:
+def test_a_single_image_is_predicted_and_learned_separately() -> None:
     async def play(on: Stage) -> None:
         ticket, answer = on.send(7)
         others = on.scheduler.latency.predict(1)
         await answer
         await on.send(8)[1]
 
-        assert ticket.predicted_s == ALONE_S
+        assert ticket.predicted_s == SINGLE_IMAGE_S
         assert on.scheduler.latency.predict(1) == others
-        assert on.scheduler.latency.single_image_s < ALONE_S  # the fake takes no time
+        assert on.scheduler.latency.single_image_s < SINGLE_IMAGE_S  # the fake engine needs no time
 
     on_stage(play, all_cores_engine=FakeEngine(), own_decoders=False)
 
 
-def test_what_waits_while_a_batch_runs_goes_together_in_full_batches() -> None:
+def test_images_that_wait_while_a_batch_runs_form_full_batches() -> None:
     async def play(on: Stage) -> None:
         answers = [on.send(identity)[1] for identity in range(21)]
 
@@ -182,7 +190,7 @@ def test_the_queue_delay_is_from_ready_to_dispatched() -> None:
     on_stage(play, FakeEngine(held=True))
 
 
-def test_who_would_be_late_is_refused_with_the_time_to_come_back() -> None:
+def test_an_arrival_that_would_be_late_is_rejected_with_the_time_to_retry() -> None:
     async def play(on: Stage) -> None:
         for identity in range(1000):
             on.send(identity, within_s=1e6)
@@ -190,28 +198,28 @@ def test_who_would_be_late_is_refused_with_the_time_to_come_back() -> None:
         with pytest.raises(Overloaded, match="within 1000 ms") as refused:
             on.admit(within_s=1, priority=BULK)
 
-        # 999 wait for one slot: 1000 / 8 batches of 10 ms and the margin, less the second given.
+        # 999 wait for one slot: 1000 / 8 batches of 10 ms and the margin, minus the 1 s deadline.
         assert refused.value.retry_after_s == 1
         assert on.shed("predicted-late") == 1
 
     on_stage(play, FakeEngine(held=True))
 
 
-def test_a_running_batch_is_waited_for_until_it_ends() -> None:
+def test_the_prediction_includes_a_running_batch_until_it_ends() -> None:
     async def play(on: Stage) -> None:
-        just_enough_alone = 0.0113  # for a batch of 10 ms and its margin
+        enough_if_idle = 0.0113  # a batch of 10 ms and its margin
         _, answer = on.send(0)
 
         with pytest.raises(Overloaded):
-            on.admit(just_enough_alone)
+            on.admit(enough_if_idle)
         on.engine.release()
         await answer
-        on.admit(just_enough_alone)
+        on.admit(enough_if_idle)
 
     on_stage(play, FakeEngine(held=True))
 
 
-def test_a_full_queue_refuses() -> None:
+def test_a_full_queue_rejects() -> None:
     async def play(on: Stage) -> None:
         on.send(0)  # runs
         tickets = [on.send(identity)[0] for identity in (1, 2, 3)]
@@ -227,7 +235,7 @@ def test_a_full_queue_refuses() -> None:
     on_stage(play, FakeEngine(held=True), max_queue=3)
 
 
-def test_what_is_admitted_but_still_decoding_counts_as_waiting() -> None:
+def test_images_that_are_decoding_count_as_waiting() -> None:
     async def play(on: Stage) -> None:
         for _ in range(3):
             on.admit()
@@ -239,9 +247,9 @@ def test_what_is_admitted_but_still_decoding_counts_as_waiting() -> None:
     on_stage(play, max_queue=3)
 
 
-def test_a_deadline_that_no_load_would_meet_is_missed_before_any_work() -> None:
+def test_a_deadline_that_cannot_be_met_without_load_is_rejected_before_any_work() -> None:
     async def play(on: Stage) -> None:
-        with pytest.raises(DeadlineMissed, match=r"3 ms from now, .* idle engine \(10.0 ms\)"):
+        with pytest.raises(DeadlineMissed, match=r"3 ms from now, .* 10.0 ms on an idle engine"):
             on.admit(within_s=0.003)
 
         assert on.shed("infeasible-deadline") == 1
@@ -250,7 +258,7 @@ def test_a_deadline_that_no_load_would_meet_is_missed_before_any_work() -> None:
     on_stage(play)
 
 
-def test_a_draining_scheduler_refuses_newcomers_and_finishes_what_it_admitted() -> None:
+def test_a_draining_scheduler_rejects_arrivals_and_finishes_admitted_requests() -> None:
     async def play(on: Stage) -> None:
         _, running = on.send(0)
         _, waiting = on.send(1)
@@ -261,9 +269,9 @@ def test_a_draining_scheduler_refuses_newcomers_and_finishes_what_it_admitted() 
         with pytest.raises(Draining):
             on.admit()
         assert on.shed("draining") == 1
-        late_comer = on.submit(decoding, 2)
+        decoded_later = on.submit(decoding, 2)
         on.engine.release(100)
-        results = await asyncio.gather(running, waiting, late_comer)
+        results = await asyncio.gather(running, waiting, decoded_later)
         assert [identity_in(result.outputs) for result in results] == [0, 1, 2]
 
     on_stage(play, FakeEngine(held=True))
@@ -299,20 +307,20 @@ def test_batches_and_their_time_are_counted() -> None:
     on_stage(play, FakeEngine(held=True))
 
 
-def test_a_batch_that_ran_teaches_how_long_batches_take() -> None:
+def test_the_latency_model_learns_from_batches() -> None:
     async def play(on: Stage) -> None:
         before = on.scheduler.latency.predict(8)
         for identity in range(70):
             await on.send(identity)[1]
 
-        # A fake batch takes microseconds, where the warm-up said 10 ms.
+        # A fake batch takes microseconds, but the seeds are 10 ms.
         assert on.scheduler.latency.predict(1) < before
 
     on_stage(play)
 
 
 @pytest.mark.parametrize("own_decoders", [True, False])
-def test_an_image_is_decoded_and_run_whoever_decodes(own_decoders: bool) -> None:
+def test_an_image_is_decoded_and_run_by_slots_and_by_decoders(own_decoders: bool) -> None:
     async def play(on: Stage) -> None:
         answers = [on.run(on.admit(), partial(picture, identity)) for identity in range(50)]
 
@@ -325,7 +333,7 @@ def test_an_image_is_decoded_and_run_whoever_decodes(own_decoders: bool) -> None
 
 
 @pytest.mark.parametrize("own_decoders", [True, False])
-def test_what_cannot_be_decoded_fails_as_the_decoder_says_and_alone(own_decoders: bool) -> None:
+def test_only_the_undecodable_image_fails_with_the_decoder_s_error(own_decoders: bool) -> None:
     def broken() -> Pixels:
         raise UndecodableImage("cut short")
 
@@ -342,7 +350,7 @@ def test_what_cannot_be_decoded_fails_as_the_decoder_says_and_alone(own_decoders
     on_stage(play, FakeEngine(held=True), own_decoders=own_decoders)
 
 
-def test_a_batch_of_which_nothing_can_be_decoded_never_reaches_the_engine() -> None:
+def test_a_batch_without_a_decodable_image_never_reaches_the_engine() -> None:
     def broken() -> Pixels:
         raise UndecodableImage("cut short")
 
@@ -357,16 +365,16 @@ def test_a_batch_of_which_nothing_can_be_decoded_never_reaches_the_engine() -> N
 
 
 @pytest.mark.parametrize("own_decoders", [True, False])
-def test_whoever_leaves_before_a_slot_is_free_is_never_run(own_decoders: bool) -> None:
+def test_the_image_of_a_request_that_left_while_waiting_is_never_run(own_decoders: bool) -> None:
     async def play(on: Stage) -> None:
         on.send(0)
         leaver, stayer = on.admit(), on.admit()
         gone = on.run(leaver, partial(picture, 1))
-        kept = on.run(stayer, partial(picture, 2))
+        stays = on.run(stayer, partial(picture, 2))
         on.scheduler.leave(leaver)
         on.engine.release(100)
 
-        assert identity_in((await kept).outputs) == 2
+        assert identity_in((await stays).outputs) == 2
         assert gone.cancelled()
         assert on.engine.seen == [0, 2]
         assert on.scheduler.waiting == 0
@@ -374,7 +382,7 @@ def test_whoever_leaves_before_a_slot_is_free_is_never_run(own_decoders: bool) -
     on_stage(play, FakeEngine(held=True), own_decoders=own_decoders)
 
 
-def test_slots_with_cores_of_their_own_share_what_is_ready() -> None:
+def test_slots_with_their_own_cores_share_the_ready_images() -> None:
     async def play(on: Stage) -> None:
         answers = [on.send(identity)[1] for identity in range(8)]
         await on.started(2)  # one image each
@@ -388,7 +396,7 @@ def test_slots_with_cores_of_their_own_share_what_is_ready() -> None:
     on_stage(play, FakeEngine(held=True, slots=2), side_by_side=2)
 
 
-def test_those_in_a_hurry_go_without_those_they_overtake() -> None:
+def test_urgent_images_run_without_those_that_they_overtake() -> None:
     async def play(on: Stage) -> None:
         answers = [on.send(identity)[1] for identity in range(8)]
         await on.started(2)  # the others wait
@@ -396,14 +404,14 @@ def test_those_in_a_hurry_go_without_those_they_overtake() -> None:
         on.engine.release(2)
         await on.started(4)
 
-        assert sorted(on.engine.batches[2:]) == [[2, 3, 4], [8, 9]]  # slots race for who is first
+        assert sorted(on.engine.batches[2:]) == [[2, 3, 4], [8, 9]]  # the two slots race
         on.engine.release(100)
         await asyncio.gather(*answers)
 
     on_stage(play, FakeEngine(held=True, slots=2), side_by_side=2)
 
 
-def test_where_slots_take_turns_a_hurry_takes_company_along() -> None:
+def test_if_slots_take_turns_an_urgent_image_runs_with_the_others() -> None:
     async def play(on: Stage) -> None:
         answers = [on.send(identity)[1] for identity in range(4)]
         await on.started(1)
@@ -418,18 +426,18 @@ def test_where_slots_take_turns_a_hurry_takes_company_along() -> None:
     on_stage(play, FakeEngine(held=True))
 
 
-def test_the_prediction_counts_what_stands_before_an_arrival() -> None:
+def test_the_prediction_includes_the_images_ahead() -> None:
     async def play(on: Stage) -> None:
-        alone = on.admit().predicted_s
+        idle_s = on.admit().predicted_s
         for identity in range(50):
             on.send(identity)
 
-        assert on.admit().predicted_s > alone + 4 * SEEDS[8]
+        assert on.admit().predicted_s > idle_s + 4 * SEEDS[8]
 
     on_stage(play, FakeEngine(held=True))
 
 
-def test_a_wedged_decoder_is_not_taken_for_a_wedged_engine() -> None:
+def test_a_stuck_decoder_is_not_reported_as_a_stuck_engine() -> None:
     async def play(on: Stage) -> None:
         gate = threading.Event()
 
@@ -438,7 +446,9 @@ def test_a_wedged_decoder_is_not_taken_for_a_wedged_engine() -> None:
             return picture(1)
 
         answer = on.run(on.admit(), stuck)
-        later = asyncio.Event()  # timers go off in order: by then the watchdog's has, several times
+        later = (
+            asyncio.Event()
+        )  # timers fire in order: the watchdog's has fired several times by then
         asyncio.get_running_loop().call_later(0.05, later.set)
         await later.wait()
         assert on.wedged.empty()
@@ -474,7 +484,7 @@ def test_small_images_do_not_wait_for_large_ones() -> None:
     on_stage(play, own_decoders=False, large_decoders=1)
 
 
-def test_large_images_wait_in_bounded_number() -> None:
+def test_the_number_of_waiting_large_images_is_bounded() -> None:
     async def play(on: Stage) -> None:
         waiting = [on.admit(cost=LARGE) for _ in range(8)]
 
@@ -482,14 +492,14 @@ def test_large_images_wait_in_bounded_number() -> None:
             on.admit(cost=LARGE)
 
         assert on.shed("queue-full") == 1
-        on.admit()  # a small one is welcome
+        on.admit()  # a small image is admitted
         on.scheduler.leave(waiting[0])
         on.admit(cost=LARGE)
 
     on_stage(play, own_decoders=False, large_decoders=1)
 
 
-def test_a_large_image_is_shed_when_those_before_it_take_too_long() -> None:
+def test_a_large_image_is_shed_if_the_ones_ahead_need_too_long() -> None:
     async def play(on: Stage) -> None:
         gate = threading.Event()
 
@@ -499,7 +509,7 @@ def test_a_large_image_is_shed_when_those_before_it_take_too_long() -> None:
 
         answers = [on.run(on.admit(within_s=9, cost=LARGE), slow) for _ in range(4)]
 
-        with pytest.raises(Overloaded) as refused:  # five of 1.25 s stand before it
+        with pytest.raises(Overloaded) as refused:  # four of 1.25 s are ahead
             on.admit(within_s=10, cost=replace(LARGE, seconds=8.0))
         assert (refused.value.retry_after_s or 0) >= 4
         on.admit(within_s=10)
@@ -509,7 +519,7 @@ def test_a_large_image_is_shed_when_those_before_it_take_too_long() -> None:
     on_stage(play, own_decoders=False, large_decoders=1)
 
 
-def test_the_engine_s_time_is_not_counted_as_a_decoder_s() -> None:
+def test_the_engine_s_time_does_not_count_as_decode_time() -> None:
     async def play(on: Stage) -> None:
         for _ in range(100):
             on.scheduler.latency.observe(1, 5.0)
@@ -519,7 +529,7 @@ def test_the_engine_s_time_is_not_counted_as_a_decoder_s() -> None:
             gate.wait(PATIENCE_S)
             return picture(1)
 
-        # Five decodes of 1.25 s, and 5.6 s of the engine.
+        # Five decodes of 1.25 s and 5.6 s of the engine fit the deadline.
         answers = [on.run(on.admit(within_s=15, cost=LARGE), slow) for _ in range(5)]
         gate.set()
         await asyncio.gather(*answers)
@@ -528,8 +538,8 @@ def test_the_engine_s_time_is_not_counted_as_a_decoder_s() -> None:
 
 
 @pytest.mark.parametrize("decoders", ["slots", "own", "large"])
-def test_an_idle_service_admits_whatever_decoding_has_cost(decoders: str) -> None:
-    """14 images of four seconds each once made every later deadline infeasible, for ever."""
+def test_an_idle_service_admits_after_any_decode_times(decoders: str) -> None:
+    """14 images of four seconds each once made all later deadlines infeasible, permanently."""
     hostile = DecodeCost("JPEG", 4.0, large=decoders == "large")
 
     async def play(on: Stage) -> None:
@@ -547,7 +557,7 @@ def test_an_idle_service_admits_whatever_decoding_has_cost(decoders: str) -> Non
     on_stage(play, own_decoders=own, large_decoders=1 if decoders == "large" else None)
 
 
-def test_among_several_clients_one_that_floods_leaves_room_for_the_others() -> None:
+def test_a_client_that_floods_leaves_room_for_the_others() -> None:
     async def play(on: Stage) -> None:
         def flood(client: str, most: int = 10_000) -> int:
             for sent in range(most):
@@ -570,7 +580,7 @@ def test_among_several_clients_one_that_floods_leaves_room_for_the_others() -> N
 def test_a_thread_that_dies_is_a_failure_of_the_service(victim: str) -> None:
     async def play(on: Stage) -> None:
         def fatal() -> Pixels:
-            raise SystemExit(1)  # nothing catches it, as nothing catches a denied system call
+            raise SystemExit(1)  # like a denied system call: no handler catches it
 
         on.run(on.admit(cost=LARGE if victim == "large decoder" else FREE), fatal)
 

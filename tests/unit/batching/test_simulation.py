@@ -1,4 +1,4 @@
-"""Overload, light load, mixed deadlines and classes, in virtual time: the policy's whole result.
+"""The policy under overload, light load, mixed deadlines and mixed classes, in virtual time.
 
 One slot, ℓ(b) = 0.30 + 0.013·b ms with 5 % jitter, batches of 64, deadlines of 15 ms.
 """
@@ -17,7 +17,7 @@ from tidegate.service.types import Priority
 
 ONE_SLOT = World(rate=60_000, deadline_s=0.015, images=20_000)
 LONGER = replace(ONE_SLOT, images=60_000)  # one second: enough for a queue to collapse
-# A convnet on a CPU: batching gains nothing, so one image at a time on each of two cores.
+# A convnet on a CPU: batching gains nothing, so each of two cores runs one image at a time.
 TWO_CORES = replace(
     ONE_SLOT, deadline_s=0.1, max_batch_size=1, slots=2, fixed_s=0.0054, per_image_s=0.0001
 )
@@ -29,7 +29,7 @@ def share_in_time(world: World, tally: Tally) -> float:
 
 
 def of_capacity(world: World, tally: Tally) -> float:
-    """Answers in time per second, of what the slots could compute."""
+    """Answers in time per second, as a fraction of the slots' capacity."""
     return share_in_time(world, tally) * world.rate / world.capacity
 
 
@@ -51,19 +51,19 @@ def test_without_the_policy_the_same_load_collapses() -> None:
 
 @pytest.mark.parametrize("load", [1.06, 2, 3])
 @pytest.mark.parametrize("world", [ONE_SLOT, replace(ONE_SLOT, slots=3), TWO_CORES])
-def test_overload_leaves_the_capacity_in_use(world: World, load: float) -> None:
+def test_the_capacity_stays_in_use_under_overload(world: World, load: float) -> None:
     world = at(load, world)
 
     assert of_capacity(world, simulated(world)) >= 0.85
 
 
 @pytest.mark.parametrize("world", [at(0.5), at(0.5, replace(ONE_SLOT, slots=3))])
-def test_at_half_load_everyone_is_answered_in_time(world: World) -> None:
+def test_at_half_load_every_request_is_answered_in_time(world: World) -> None:
     assert share_in_time(world, simulated(world)) >= 0.999
 
 
 @pytest.mark.parametrize("load", [0.5, 1.06, 3])
-def test_what_is_admitted_is_hardly_ever_late(load: float) -> None:
+def test_admitted_requests_are_rarely_late(load: float) -> None:
     tally = simulated(at(load))
 
     assert tally.late + tally.dropped <= 0.01 * ONE_SLOT.images
@@ -73,15 +73,15 @@ def test_overload_runs_full_batches() -> None:
     assert np.mean(simulated(at(2)).sizes) > 0.95 * ONE_SLOT.max_batch_size
 
 
-def test_light_load_waits_for_nobody() -> None:
+def test_at_light_load_an_image_does_not_wait_for_others() -> None:
     world = replace(ONE_SLOT, rate=20, images=500)  # one arrival in a hundred batch times
 
     tally = simulated(world)
 
     assert set(tally.sizes) == {1}
-    alone = world.duration(1, 0.0)
-    assert np.median(tally.latencies) == pytest.approx(alone, rel=0.05)  # the jitter
-    assert max(tally.latencies) < 1.5 * alone
+    single_s = world.duration(1, 0.0)
+    assert np.median(tally.latencies) == pytest.approx(single_s, rel=0.05)  # the jitter
+    assert max(tally.latencies) < 1.5 * single_s
 
 
 @pytest.mark.parametrize("load", [0.5, 1.06, 3])
@@ -110,13 +110,13 @@ def test_mixed_deadlines_lose_no_capacity(load: float, spread: float) -> None:
 
 
 @pytest.mark.parametrize("load", [1.06, 2])
-def test_nothing_runs_that_is_expected_to_be_late(load: float) -> None:
+def test_no_image_runs_that_is_predicted_to_be_late(load: float) -> None:
     tally = simulated(replace(at(load), spread=0.95, bulk_share=0.5))
 
     assert tally.waited_too_long == 0
 
 
-def test_the_lower_class_is_what_gives_way() -> None:
+def test_the_bulk_class_is_shed_first() -> None:
     world = replace(at(1.4), bulk_share=0.5)
 
     by_class = simulated(world).by_class
@@ -127,7 +127,7 @@ def test_the_lower_class_is_what_gives_way() -> None:
     assert 0.1 < served[Priority.BULK] / offered[Priority.BULK] < 0.6
 
 
-def test_the_lower_class_is_served_whenever_there_is_room() -> None:
+def test_the_bulk_class_is_served_if_there_is_capacity() -> None:
     world = replace(at(0.8), bulk_share=0.3)
 
     assert share_in_time(world, simulated(world)) >= 0.999

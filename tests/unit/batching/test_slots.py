@@ -1,4 +1,4 @@
-"""A slot's thread, and how a batch that breaks is taken apart."""
+"""A slot's thread, and the isolation of broken images in a batch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Recorder:
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(1, 64), st.data())
-def test_only_poisoned_images_fail_and_the_rest_keep_their_places(
+def test_only_broken_images_fail_and_the_results_keep_their_order(
     count: int, data: st.DataObject
 ) -> None:
     breaking = data.draw(st.sets(st.integers(0, count - 1)))
@@ -61,7 +61,7 @@ def test_only_poisoned_images_fail_and_the_rest_keep_their_places(
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 64), st.data())
-def test_finding_one_poisoned_image_costs_two_runs_per_halving(
+def test_isolating_one_broken_image_needs_two_runs_per_halving(
     count: int, data: st.DataObject
 ) -> None:
     run = Recorder(FakeEngine(max_batch_size=64, breaking={data.draw(st.integers(0, count - 1))}))
@@ -71,7 +71,7 @@ def test_finding_one_poisoned_image_costs_two_runs_per_halving(
     assert run.runs <= 1 + 2 * math.ceil(math.log2(count))
 
 
-def test_a_sound_batch_runs_once() -> None:
+def test_a_batch_without_broken_images_runs_once() -> None:
     run = Recorder(FakeEngine())
 
     run_isolating(run, [picture(identity) for identity in range(8)])
@@ -79,7 +79,7 @@ def test_a_sound_batch_runs_once() -> None:
     assert run.runs == 1
 
 
-def test_infinite_scores_are_a_failure_too() -> None:
+def test_infinite_scores_are_a_failure() -> None:
     def run(images: Sequence[Pixels], top_up: TopUp | None) -> Outputs:
         outputs = FakeEngine().run(0, images)
         outputs.mahalanobis[0] = np.inf
@@ -92,7 +92,7 @@ def test_infinite_scores_are_a_failure_too() -> None:
 
 
 @pytest.mark.parametrize("poison", [{"breaking": {1}}, {"blind": {1}}])
-def test_only_a_clean_batch_tells_its_duration(poison: dict[str, set[int]]) -> None:
+def test_only_a_batch_without_failures_is_clean(poison: dict[str, set[int]]) -> None:
     assert on_a_slot(FakeEngine(), [0, 1]).clean
     assert not on_a_slot(FakeEngine(**poison), [0, 1]).clean  # type: ignore[arg-type]  # by name
 
@@ -107,7 +107,7 @@ def on_a_slot(engine: FakeEngine, identities: list[int]) -> BatchResult:
         assert slot.join(PATIENCE_S)
 
 
-def test_a_slot_runs_what_it_was_given_before_it_stops() -> None:
+def test_a_slot_runs_its_queued_batches_before_it_stops() -> None:
     engine, results = FakeEngine(held=True), SimpleQueue[BatchResult]()
     slot = Slot(0, engine, on_death=_unexpected)
 
@@ -122,7 +122,7 @@ def test_a_slot_runs_what_it_was_given_before_it_stops() -> None:
     assert results.qsize() == 3
 
 
-def test_a_slot_survives_a_batch_that_breaks() -> None:
+def test_a_slot_continues_after_a_failed_batch() -> None:
     engine, results = FakeEngine(breaking={0}), SimpleQueue[BatchResult]()
     slot = Slot(0, engine, on_death=_unexpected)
 
@@ -135,7 +135,7 @@ def test_a_slot_survives_a_batch_that_breaks() -> None:
     assert isinstance(results.get().rows[0], Outputs)
 
 
-def test_a_slot_runs_the_batch_that_it_is_handed_when_it_has_finished_one() -> None:
+def test_a_slot_runs_the_batch_that_done_returns() -> None:
     engine, results = FakeEngine(), SimpleQueue[BatchResult]()
     slot = Slot(0, engine, on_death=_unexpected)
 

@@ -16,17 +16,17 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-class FrozenClock:
-    """A clock that moves by a step with every look, and once by an hour."""
+class SteppingClock:
+    """A clock that moves by a step with every read, and once by an hour."""
 
     def __init__(self, step_s: float) -> None:
-        self.looks = 0
+        self.reads = 0
         self.hour_at = -1
         self._now, self._step_s = 0.0, step_s
 
     def __call__(self) -> float:
-        self.looks += 1
-        self._now += 3600.0 if self.looks == self.hour_at else self._step_s
+        self.reads += 1
+        self._now += 3600.0 if self.reads == self.hour_at else self._step_s
         return self._now
 
 
@@ -49,7 +49,7 @@ def test_an_engine_that_does_not_finish_is_reported_once() -> None:
     async def main() -> None:
         slot, engine = held_slot()
         reports: list[str] = []
-        Watchdog([slot], 0.08, reports.append, FrozenClock(0.01))
+        Watchdog([slot], 0.08, reports.append, SteppingClock(0.01))
 
         await until(lambda: bool(reports))
 
@@ -60,15 +60,15 @@ def test_an_engine_that_does_not_finish_is_reported_once() -> None:
     asyncio.run(main())
 
 
-def test_time_in_which_the_process_did_not_run_does_not_count() -> None:
+def test_pauses_of_the_process_do_not_count() -> None:
     async def main() -> None:
         slot, engine = held_slot()
         reports: list[str] = []
-        clock = FrozenClock(0.0001)
-        clock.hour_at = 4  # as after SIGCONT: the engine has been at its batch for an hour
+        clock = SteppingClock(0.0001)
+        clock.hour_at = 4  # as after SIGCONT: the batch has been on the engine for an hour
         watchdog = Watchdog([slot], 0.08, reports.append, clock)
 
-        await until(lambda: clock.looks > 8)
+        await until(lambda: clock.reads > 8)
 
         assert not reports
         watchdog.stop()

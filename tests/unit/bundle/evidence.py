@@ -1,4 +1,4 @@
-"""Plausible evidence, as a maker would seal it."""
+"""Plausible evidence for a bundle in tests."""
 
 from __future__ import annotations
 

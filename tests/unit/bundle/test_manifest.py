@@ -1,4 +1,4 @@
-"""manifest.json: closed, canonical, and at one with itself."""
+"""manifest.json has a closed schema, a canonical form and consistent fields."""
 
 from __future__ import annotations
 
@@ -45,29 +45,35 @@ INCONSISTENT: dict[str, tuple[Change, str]] = {
     ),
     "a small fold A": (set_gate(fold_a=98), "needs at least 99 images in each fold, not 98"),
     "a small fold B": (set_gate(fold_b=98), "needs at least 99 images in each fold, not 98"),
-    "a pac guarantee without its delta": (set_gate(guarantee="pac"), "has a guarantee_delta"),
-    "a delta without a pac guarantee": (set_gate(guarantee_delta=0.1), "has a guarantee_delta"),
+    "a pac guarantee without its delta": (
+        set_gate(guarantee="pac"),
+        "guarantee_delta is required",
+    ),
+    "a delta without a pac guarantee": (
+        set_gate(guarantee_delta=0.1),
+        "guarantee_delta is required",
+    ),
     "a pac alpha that n cannot reach": (
         set_gate(guarantee="pac", guarantee_delta=0.05),
         "needs at least 299 images in each fold, not 199",
     ),
-    "own thresholds out of order": (set_gate(own_threshold=[2, 1]), "once, ascending"),
-    "an own threshold for no class": (set_gate(own_threshold=[4]), "no class 4"),
+    "own thresholds out of order": (set_gate(own_threshold=[2, 1]), "must be ascending"),
+    "an own threshold for an unknown class": (set_gate(own_threshold=[4]), "contains class 4"),
     "a histogram that does not fit": (
         lambda f: f["reference"].update(histograms={"blur": {"edges": [1.0], "counts": [1]}}),
-        "one count more than edges",
+        "one more count than edges",
     ),
     "a parity that is not exact": (
         lambda f: f.update(parity={**parity().model_dump(), "differing_values": 1}),
-        "no differing value",
+        "some values differ",
     ),
     "reject above review": (set_gate(alpha_reject=0.06), "must not be above alpha_review"),
     "an alpha of zero": (set_gate(alpha_reject=0), "greater than 0"),
     "an alpha of one": (set_gate(alpha_review=1), "less than 1"),
-    "another size": (lambda f: f["task"].update(height=9), "size is not the task's"),
+    "another size": (lambda f: f["task"].update(height=9), "output_size differs"),
     "a class without a fraction": (
         lambda f: f["reference"].update(class_fraction=[0.5, 0.3, 0.2]),
-        "one class fraction per class",
+        "must contain one value per class",
     ),
     "fractions that do not add up": (
         lambda f: f["reference"].update(class_fraction=[0.4, 0.3, 0.2, 0.2]),
@@ -79,18 +85,21 @@ INCONSISTENT: dict[str, tuple[Change, str]] = {
     ),
     "no model": (lambda f: f["files"].pop("model.onnx"), "calibrated for another model"),
     "buckets that do not ascend": (lambda f: f["engine"].update(buckets=[1, 4, 2]), "ascend"),
-    "buckets that do not start at one": (lambda f: f["engine"].update(buckets=[2, 4]), "start at"),
+    "buckets that do not start at one": (
+        lambda f: f["engine"].update(buckets=[2, 4]),
+        "must start at",
+    ),
     "an unknown field": (lambda f: f.update(threshold=0.5), "Extra inputs"),
     "an unknown field inside": (set_gate(threshold=0.5), "Extra inputs"),
     "a temperature of zero": (lambda f: f["calibration"].update(temperature=0), "greater than 0"),
     "another format": (lambda f: f.update(format="tidegate-bundle/1"), "tidegate-bundle/2"),
     "a name that is a path": (lambda f: f.update(name="../tiny"), "match pattern"),
-    "a digest that is none": (set_gate(calibrated_for_model="model"), "match pattern"),
+    "an invalid digest": (set_gate(calibrated_for_model="model"), "match pattern"),
 }
 
 
 @pytest.mark.parametrize("name", INCONSISTENT)
-def test_a_manifest_that_contradicts_itself_is_refused(name: str) -> None:
+def test_an_inconsistent_manifest_is_rejected(name: str) -> None:
     change, reason = INCONSISTENT[name]
 
     with pytest.raises(ValidationError, match=reason):
@@ -101,7 +110,7 @@ def test_a_manifest_that_contradicts_itself_is_refused(name: str) -> None:
     "name",
     ["../x", "/etc/passwd", "golden/../../x", ".hidden", "", "a b", "x\n", "a\\b", "é", "a" * 201],
 )
-def test_a_file_name_that_could_lead_outside_is_refused(name: str) -> None:
+def test_a_file_name_that_could_lead_outside_is_rejected(name: str) -> None:
     def change(fields: dict[str, Any]) -> None:
         fields["files"][name] = {"bytes": 0, "sha256": "0" * 64}
 
@@ -109,11 +118,11 @@ def test_a_file_name_that_could_lead_outside_is_refused(name: str) -> None:
         Manifest.model_validate(changed(change))
 
 
-def test_what_was_written_is_read_back() -> None:
+def test_a_written_manifest_is_read_back() -> None:
     assert Manifest.from_file(manifest().to_file()) == manifest()
 
 
-def test_the_file_tells_the_digest() -> None:
+def test_the_file_contains_the_digest() -> None:
     assert json.loads(manifest().to_file())["digest"] == manifest().digest
 
 
@@ -158,7 +167,7 @@ NOT_CANONICAL = {
     "a number": lambda fields: "1",
     "nothing": lambda fields: "",
     "half of it": lambda fields: json.dumps(fields, indent=1, sort_keys=True)[:400],
-    "a number that is none": lambda fields: '{"name": NaN}',
+    "NaN": lambda fields: '{"name": NaN}',
 }
 
 
@@ -171,13 +180,13 @@ def test_only_the_canonical_form_is_read(write: Any) -> None:
 
 
 @pytest.mark.parametrize("extra", [b" ", b"\n", b"\0", b"{}"])
-def test_trailing_bytes_are_refused(extra: bytes) -> None:
+def test_trailing_bytes_are_rejected(extra: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - the store words it; see test_store.py
         Manifest.from_file(manifest().to_file() + extra)
 
 
-def test_a_key_told_twice_is_refused() -> None:
+def test_a_duplicate_key_is_rejected() -> None:
     content = manifest().to_file().replace(b'"name": ', b'"name": "x",\n "name": ', 1)
 
-    with pytest.raises(ValueError, match="not the one its digest was made of"):
+    with pytest.raises(ValueError, match="does not match its digest"):
         Manifest.from_file(content)

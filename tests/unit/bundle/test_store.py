@@ -1,4 +1,4 @@
-"""A bundle opens only when every byte is the one that was sealed."""
+"""A bundle opens only if every byte equals the sealed one."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_file_that_is_not_listed_is_named(bundle: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REQUIRED)
-def test_a_manifest_that_does_not_list_a_required_file_is_refused(
+def test_a_manifest_that_does_not_list_a_required_file_is_rejected(
     tmp_path: Path, name: str
 ) -> None:
     files = {n: c for n, c in sound_files().items() if n != name}
@@ -135,29 +135,29 @@ def test_a_manifest_that_does_not_list_a_required_file_is_refused(
 
 
 class TestLinks:
-    """A link inside a bundle points at bytes that the bundle does not hold."""
+    """A link inside a bundle points to content outside it, so it is rejected."""
 
-    def test_a_file_that_is_a_link_is_refused(self, bundle: Path, tmp_path: Path) -> None:
+    def test_a_file_that_is_a_link_is_rejected(self, bundle: Path, tmp_path: Path) -> None:
         shutil.move(bundle / LABELS, tmp_path / "labels")
         (bundle / LABELS).symlink_to(tmp_path / "labels")
 
         with pytest.raises(BundleRefused, match=r"labels\.txt is a link"):
             open_bundle(bundle)
 
-    def test_a_folder_that_is_a_link_is_refused(self, bundle: Path, tmp_path: Path) -> None:
+    def test_a_folder_that_is_a_link_is_rejected(self, bundle: Path, tmp_path: Path) -> None:
         shutil.move(bundle / "golden", tmp_path / "golden")
         (bundle / "golden").symlink_to(tmp_path / "golden")
 
         with pytest.raises(BundleRefused, match="golden"):
             open_bundle(bundle)
 
-    def test_one_more_folder_that_is_a_link_is_refused(self, bundle: Path, tmp_path: Path) -> None:
+    def test_one_more_folder_that_is_a_link_is_rejected(self, bundle: Path, tmp_path: Path) -> None:
         (bundle / "extra").symlink_to(tmp_path)
 
         with pytest.raises(BundleRefused, match="extra is a link"):
             open_bundle(bundle)
 
-    def test_a_link_to_nowhere_is_refused(self, bundle: Path) -> None:
+    def test_a_link_to_nowhere_is_rejected(self, bundle: Path) -> None:
         (bundle / "extra").symlink_to("nowhere")
 
         with pytest.raises(BundleRefused, match="extra"):
@@ -165,7 +165,7 @@ class TestLinks:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
-def test_a_pipe_in_place_of_a_file_is_refused_without_waiting_for_it(bundle: Path) -> None:
+def test_a_pipe_instead_of_a_file_is_rejected_without_blocking(bundle: Path) -> None:
     (bundle / CARD).unlink()
     os.mkfifo(bundle / CARD)
 
@@ -173,7 +173,7 @@ def test_a_pipe_in_place_of_a_file_is_refused_without_waiting_for_it(bundle: Pat
         open_bundle(bundle)
 
 
-def test_no_folder_and_no_manifest_are_told_apart(tmp_path: Path) -> None:
+def test_a_missing_folder_and_a_missing_manifest_have_different_errors(tmp_path: Path) -> None:
     with pytest.raises(BundleRefused, match="no bundle folder"):
         open_bundle(tmp_path / "nowhere")
     with pytest.raises(BundleRefused, match=r"manifest\.json cannot be read"):
@@ -190,7 +190,9 @@ LABELS_REFUSED = {
 
 
 @pytest.mark.parametrize("content", LABELS_REFUSED.values(), ids=list(LABELS_REFUSED))
-def test_labels_that_are_not_one_line_per_class_are_refused(tmp_path: Path, content: bytes) -> None:
+def test_labels_that_are_not_one_line_per_class_are_rejected(
+    tmp_path: Path, content: bytes
+) -> None:
     with pytest.raises(BundleRefused, match=re.escape(LABELS)):
         open_bundle(resealed(tmp_path, LABELS, content))
 
@@ -216,7 +218,7 @@ CALIBRATION_REFUSED = {
 
 
 @pytest.mark.parametrize("content", CALIBRATION_REFUSED.values(), ids=list(CALIBRATION_REFUSED))
-def test_calibration_that_cannot_be_searched_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_unsorted_or_invalid_calibration_is_rejected(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(BundleRefused, match=re.escape(CALIBRATION)):
         open_bundle(resealed(tmp_path, CALIBRATION, content))
 
@@ -225,7 +227,7 @@ def embedded(mean: NDArray[np.generic], axes: NDArray[np.generic]) -> bytes:
     return npz(**folds(), embedding_mean=mean, embedding_axes=axes)
 
 
-def test_the_reference_s_embedding_is_read_where_there_is_one(tmp_path: Path) -> None:
+def test_the_embedding_of_the_reference_is_read_if_there_is_one(tmp_path: Path) -> None:
     mean, axes = np.zeros(FEATURES), np.ones((FEATURES, 2))
     sealed = resealed(tmp_path, CALIBRATION, embedded(mean, axes))
 
@@ -248,7 +250,7 @@ def test_the_reference_s_embedding_is_read_where_there_is_one(tmp_path: Path) ->
     ],
     ids=["width", "no axis", "one dimension", "float32", "nan", "no axes"],
 )
-def test_an_embedding_that_is_none_is_refused(
+def test_an_invalid_embedding_is_rejected(
     tmp_path: Path, mean: NDArray[np.generic], axes: NDArray[np.generic] | None
 ) -> None:
     sealed = embedded(mean, axes) if axes is not None else npz(**folds(), embedding_mean=mean)
@@ -277,9 +279,9 @@ def test_the_archive_of_calibration_is_read_once_for_the_gate_and_once_for_the_e
     assert len(read) == 2
 
 
-def test_a_gate_that_could_never_reject_is_refused(tmp_path: Path) -> None:
+def test_a_gate_that_could_never_reject_is_rejected(tmp_path: Path) -> None:
     ties = folds()
-    ties["combined_b"][-2:] = -1 / (FOLD + 1)  # two of fold B beat all of fold A
+    ties["combined_b"][-2:] = -1 / (FOLD + 1)  # two of fold B are more unusual than all of fold A
 
     with pytest.raises(BundleRefused, match=r"p-value .* 0\.015, above alpha_reject 0\.01"):
         open_bundle(resealed(tmp_path, CALIBRATION, npz(**ties)))
@@ -303,7 +305,7 @@ def own_fold(fields: dict[str, Any]) -> None:
     fields["gate"]["own_threshold"] = [2]
 
 
-def test_a_class_with_its_own_fold_is_judged_by_it(tmp_path: Path) -> None:
+def test_the_gate_uses_a_class_s_own_fold(tmp_path: Path) -> None:
     files = sound_files() | {CALIBRATION: npz(**with_own_fold())}
 
     gate = open_bundle(put(tmp_path, files, own_fold)).gate
@@ -324,7 +326,9 @@ OWN_FOLDS_REFUSED = {
 
 
 @pytest.mark.parametrize("content", OWN_FOLDS_REFUSED.values(), ids=list(OWN_FOLDS_REFUSED))
-def test_own_folds_that_do_not_cut_fold_b_are_refused(tmp_path: Path, content: bytes) -> None:
+def test_own_folds_whose_sizes_do_not_sum_to_fold_b_are_rejected(
+    tmp_path: Path, content: bytes
+) -> None:
     files = sound_files() | {CALIBRATION: content}
 
     with pytest.raises(BundleRefused, match=re.escape(CALIBRATION)):
@@ -335,7 +339,7 @@ def pac(fields: dict[str, Any]) -> None:
     fields["gate"].update(guarantee="pac", guarantee_delta=0.5, alpha_reject=0.02)
 
 
-def test_a_pac_gate_takes_its_p_values_from_the_table_it_was_sealed_with(tmp_path: Path) -> None:
+def test_a_pac_gate_uses_the_sealed_table_of_p_values(tmp_path: Path) -> None:
     table = np.linspace(0.015, 1, FOLD + 1)
     files = sound_files() | {CALIBRATION: npz(**folds(), p_by_rank_b=table)}
 
@@ -350,7 +354,7 @@ def test_a_pac_gate_takes_its_p_values_from_the_table_it_was_sealed_with(tmp_pat
     [None, np.linspace(0.01, 1, FOLD), np.linspace(0, 1, FOLD + 1), np.full(FOLD + 1, np.nan)],
     ids=["missing", "too short", "with a zero", "nan"],
 )
-def test_a_pac_table_that_is_none_is_refused(
+def test_an_invalid_pac_table_is_rejected(
     tmp_path: Path, table: NDArray[np.float64] | None
 ) -> None:
     arrays = folds() if table is None else {**folds(), "p_by_rank_b": table}
@@ -362,28 +366,26 @@ def test_a_pac_table_that_is_none_is_refused(
 REFUSED_MANIFESTS = {
     "an alpha that n cannot support": (
         lambda f: f["gate"].update(alpha_reject=0.004),
-        r"manifest\.json is refused: gate: .*alpha_reject 0\.004 needs at least 249",
+        r"manifest\.json is invalid: gate: .*alpha_reject 0\.004 needs at least 249",
     ),
     "a gate for another model": (
         lambda f: f["gate"].update(calibrated_for_model="1" * 64),
-        r"manifest\.json is refused: .*calibrated for another model",
+        r"manifest\.json is invalid: .*calibrated for another model",
     ),
     "a gate for another preprocessing": (
         lambda f: f["preprocess"].update(alpha="composite-white"),
-        r"manifest\.json is refused: .*calibrated for another preprocessing",
+        r"manifest\.json is invalid: .*calibrated for another preprocessing",
     ),
     "an unknown field": (
         lambda f: f["gate"].update(threshold=1),
-        r"manifest\.json is refused: gate\.threshold: Extra",
+        r"manifest\.json is invalid: gate\.threshold: Extra",
     ),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED_MANIFESTS)
 @pytest.mark.filterwarnings("ignore:Pydantic serializer:UserWarning")
-def test_a_manifest_that_contradicts_itself_is_refused_with_the_reason(
-    tmp_path: Path, name: str
-) -> None:
+def test_an_inconsistent_manifest_is_rejected_with_the_reason(tmp_path: Path, name: str) -> None:
     change, reason = REFUSED_MANIFESTS[name]
 
     with pytest.raises(BundleRefused, match=reason):
@@ -391,7 +393,7 @@ def test_a_manifest_that_contradicts_itself_is_refused_with_the_reason(
 
 
 @pytest.mark.parametrize("change", [lambda c: c.replace(b"\n ", b"\n  "), lambda c: c + b" "])
-def test_a_manifest_in_another_form_is_refused(
+def test_a_manifest_in_another_form_is_rejected(
     bundle: Path, change: Callable[[bytes], bytes]
 ) -> None:
     (bundle / MANIFEST).write_bytes(change((bundle / MANIFEST).read_bytes()))
@@ -415,8 +417,8 @@ def test_the_golden_file_is_one_of_those_required() -> None:
 
 
 @pytest.mark.parametrize("name", [CALIBRATION, GOLDEN, LABELS])
-def test_damage_that_was_sealed_is_refused_or_harmless(tmp_path: Path, name: str) -> None:
-    """Whatever a file holds, opening and proving a bundle has no outcome but these two."""
+def test_sealed_damage_is_rejected_or_harmless(tmp_path: Path, name: str) -> None:
+    """For any content of a file, a bundle is opened and verified, or it raises BundleRefused."""
     engine = OnnxEngine(put(tmp_path / "sound", sound_files()) / MODEL)
     refused = 0
     for content in damaged(sound_files()[name], 300):
@@ -441,7 +443,7 @@ def test_damage_that_was_sealed_is_refused_or_harmless(tmp_path: Path, name: str
     ],
     ids=["lists", "objects", "a huge number", "infinity", "no text", "empty", "null"],
 )
-def test_a_manifest_that_is_no_manifest_is_refused(bundle: Path, content: bytes) -> None:
+def test_an_unparsable_manifest_is_rejected(bundle: Path, content: bytes) -> None:
     (bundle / MANIFEST).write_bytes(content)
 
     with pytest.raises(BundleRefused, match=r"manifest\.json"):

@@ -1,4 +1,4 @@
-"""A small sealed bundle made in a test, and the means to seal one that is wrong."""
+"""A small sealed bundle for tests, and helpers to seal an invalid one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def npz(**arrays: Any) -> bytes:
 
 
 def folds() -> dict[str, NDArray[np.float64]]:
-    """Return sound calibration scores: the least usual of fold B beats no two of fold A."""
+    """Return valid calibration scores: no score of fold B is tied with fold A's extreme."""
     scores = np.linspace(-5.0, 5.0, FOLD)
     minima = (np.arange(FOLD) + 1.5) / (FOLD + 1)
     return {"energy_a": scores, "mahalanobis_a": scores + 6.0, "combined_b": np.sort(-minima)}
@@ -61,12 +61,12 @@ def _sound() -> tuple[tuple[str, bytes], ...]:
 
 
 def sound_files() -> Files:
-    """Return every file of a good bundle but its manifest."""
+    """Return every file of a valid bundle except its manifest."""
     return dict(_sound())
 
 
 def expectations(model: bytes, photos: Mapping[str, bytes]) -> dict[str, Any]:
-    """Return what `golden/expected.npz` holds for these photos."""
+    """Return the arrays of `golden/expected.npz` for these photos."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / MODEL
         path.write_bytes(model)
@@ -133,7 +133,7 @@ def fields_for(files: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def put(folder: Path, files: Mapping[str, bytes], change: Change = lambda fields: None) -> Path:
-    """Seal `files` in `folder`, with a manifest that `change` may bend before it is sealed."""
+    """Seal `files` in `folder`, with a manifest that `change` may modify before it is sealed."""
     fields = fields_for(files)
     change(fields)
     for name, content in files.items():
@@ -145,7 +145,7 @@ def put(folder: Path, files: Mapping[str, bytes], change: Change = lambda fields
 
 
 def put_unchecked(folder: Path, files: Mapping[str, bytes], change: Change) -> Path:
-    """Seal a manifest that no honest writer could make: right digest, refused content."""
+    """Seal a manifest with a valid digest but invalid content."""
     fields = Manifest.model_validate(fields_for(files)).model_dump(mode="json")
     change(fields)
     put(folder, files)

@@ -1,4 +1,4 @@
-"""What a monitor says of usual traffic, of changes, and after a restart."""
+"""A monitor's report on unchanged traffic, on changed traffic, and after a restart."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def feed(
         monitor.observe_inputs({"brightness": min(1.0, rng.random() + brightness), "blur": 3.0})
 
 
-def test_usual_traffic_alarms_nothing() -> None:
+def test_unchanged_traffic_causes_no_alarm() -> None:
     monitor = Monitor(reference())
 
     feed(monitor, 20_000)
@@ -69,7 +69,7 @@ def test_usual_traffic_alarms_nothing() -> None:
     assert report.expected_accuracy == pytest.approx(0.5, abs=0.03)
 
 
-def test_a_brighter_camera_is_seen_by_its_inputs_alone() -> None:
+def test_a_brighter_camera_is_detected_from_its_inputs_only() -> None:
     monitor = Monitor(reference())
     feed(monitor, 2000)
 
@@ -86,10 +86,10 @@ def test_a_brighter_camera_is_seen_by_its_inputs_alone() -> None:
     ],
     ids=["darker", "out of focus"],
 )
-def test_a_changed_camera_is_seen_in_its_photographs(
+def test_a_changed_camera_is_detected_in_its_photographs(
     change: Callable[[Image.Image], Image.Image], seen: str
 ) -> None:
-    """Cut-outs of one photograph: a reference of 300, then as many, then as many changed."""
+    """Crops of one photograph: 300 as reference, 300 unchanged, 300 changed."""
     with Image.open(PHOTOS / "chelsea.png") as image:
         photo = image.convert("RGB")
     rng = np.random.default_rng(4)
@@ -117,7 +117,7 @@ def test_a_changed_camera_is_seen_in_its_photographs(
     assert monitor.report().alarms == {seen}
 
 
-def test_features_that_moved_are_seen_when_classes_and_confidences_are_as_ever() -> None:
+def test_moved_features_are_detected_although_classes_and_confidences_are_unchanged() -> None:
     monitor = Monitor(reference())
     feed(monitor, 2000)
 
@@ -130,7 +130,7 @@ def test_features_that_moved_are_seen_when_classes_and_confidences_are_as_ever()
     assert report.embedding.shift.distance == pytest.approx(0.3 * WIDTH**0.5, abs=0.05)
 
 
-def test_a_bundle_without_a_reference_of_features_is_not_watched_for_them() -> None:
+def test_without_an_embedding_reference_the_features_are_not_monitored() -> None:
     monitor = Monitor(replace(reference(), embedding=None))
 
     feed(monitor, 100, moved=9.0)
@@ -138,7 +138,7 @@ def test_a_bundle_without_a_reference_of_features_is_not_watched_for_them() -> N
     assert monitor.report().embedding is None
 
 
-def test_unusual_images_are_seen_by_rate_and_p_values() -> None:
+def test_ood_images_are_detected_by_rate_and_p_values() -> None:
     monitor = Monitor(reference())
 
     feed(monitor, 2000, p_power=3.0)
@@ -146,7 +146,7 @@ def test_unusual_images_are_seen_by_rate_and_p_values() -> None:
     assert monitor.report().alarms == {"ood-rate", "p-value"}
 
 
-def test_a_state_is_kept_and_goes_on(tmp_path: Path) -> None:
+def test_a_saved_state_continues_in_another_monitor(tmp_path: Path) -> None:
     kept = Monitor(reference())
     feed(kept, 700, p_power=3.0)
     state.save(tmp_path / "drift", kept.state(), "d1")
@@ -161,18 +161,18 @@ def test_a_state_is_kept_and_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04damaged"])
-def test_a_damaged_state_starts_anew(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_state_is_not_restored(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "drift").write_bytes(content)
 
     assert "cannot be read" in state.load(tmp_path / "drift", Monitor(reference()), "d1")
 
 
-def test_a_state_of_another_bundle_or_shape_starts_anew(tmp_path: Path) -> None:
+def test_a_state_of_another_bundle_or_shape_is_not_restored(tmp_path: Path) -> None:
     state.save(tmp_path / "drift", Monitor(reference()).state(), "d1")
 
     assert "another bundle" in state.load(tmp_path / "drift", Monitor(reference()), "d2")
     assert "another shape" in state.load(tmp_path / "drift", Monitor(reference(7)), "d1")
-    assert "none yet" in state.load(tmp_path / "absent", Monitor(reference()), "d1")
+    assert "no state file" in state.load(tmp_path / "absent", Monitor(reference()), "d1")
 
 
 @pytest.mark.parametrize("bins", [10, 100, 1000])
@@ -189,7 +189,7 @@ def test_z_is_standard_normal_while_nothing_drifts(bins: int) -> None:
 
 
 def test_the_embedding_s_z_is_standard_normal_while_nothing_drifts() -> None:
-    """Features of 40 dimensions, of which the reference's 300 images give 15 axes."""
+    """Features have 40 dimensions; the reference's 300 images give 15 axes."""
     rng = np.random.default_rng(5)
     spread = np.diag(np.linspace(0.2, 3, 40)) @ np.linalg.qr(rng.standard_normal((40, 40)))[0]
 
@@ -202,7 +202,7 @@ def test_the_embedding_s_z_is_standard_normal_while_nothing_drifts() -> None:
 
     found = np.array([z() for _ in range(300)])
 
-    # The axes are those along which this draw varies most: the statistic errs to the quiet side.
+    # The axes are those along which this draw varies most, so the statistic is conservative.
     assert -0.5 < found.mean() < 0.1
     assert found.std() == pytest.approx(1, abs=0.15)
     assert found.max() < 4
@@ -214,7 +214,7 @@ def test_nothing_observed_is_no_shift() -> None:
     assert (found.z, found.psi_excess) == (0.0, 0.0)
 
 
-def test_recent_forgets_by_blocks() -> None:
+def test_recent_drops_whole_blocks() -> None:
     recent = Recent(2, window=20, blocks=4)
 
     for _ in range(40):
@@ -225,7 +225,7 @@ def test_recent_forgets_by_blocks() -> None:
     assert recent.total.tolist() == [0, 20]
 
 
-def test_a_moved_mix_is_told_from_a_moved_world() -> None:
+def test_label_shift_is_distinguished_from_other_shift() -> None:
     rng = np.random.default_rng(0)
     seen_as = np.array([[0.9, 0.1, 0.0], [0.1, 0.8, 0.1], [0.0, 0.3, 0.7]])
     confusion = np.array([rng.multinomial(1000, row) for row in seen_as])

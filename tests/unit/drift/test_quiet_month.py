@@ -1,4 +1,4 @@
-"""The service's own monitors over a month in which nothing drifts: no alarm."""
+"""The drift monitors do not alarm in a month without drift."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ IMAGES_A_DAY, DAYS, LOOK_EVERY = 5_000, 30, 500
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_month_of_five_thousand_images_a_day_has_no_alarm() -> None:
-    """The reference is as small as it is elsewhere, drawn from the same world."""
+    """The reference is small and drawn from the same distribution as the traffic."""
     rng = np.random.default_rng(1)
     mix = rng.dirichlet(np.full(CLASSES, 2.0))
     edges = np.linspace(0, 1, 11)[1:-1]

@@ -1,4 +1,4 @@
-"""The e-detectors keep their promise where nothing changed, and are quick where something did."""
+"""The e-detectors keep their guarantee without a change, and react quickly to a change."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run_until_alarm(detector: RateDetector | MixDetector, images: NDArray[Any]) 
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.05])
-def test_at_its_limit_a_rate_runs_as_long_as_declared(rate: float) -> None:
+def test_at_its_limit_a_rate_has_the_declared_mean_run_length(rate: float) -> None:
     rng = np.random.default_rng(1)
 
     runs = [run_until_alarm(RateDetector(rate, 100), rng.random(MOST) < rate) for _ in range(200)]
@@ -36,7 +36,7 @@ def test_at_its_limit_a_rate_runs_as_long_as_declared(rate: float) -> None:
     assert mean(runs) >= 100
 
 
-def test_at_its_reference_a_mix_runs_as_long_as_declared() -> None:
+def test_at_its_reference_a_mix_has_the_declared_mean_run_length() -> None:
     rng = np.random.default_rng(2)
     shares = np.array([0.5, 0.3, 0.15, 0.05])
 
@@ -48,7 +48,7 @@ def test_at_its_reference_a_mix_runs_as_long_as_declared() -> None:
     assert mean(runs) >= 100
 
 
-def test_no_alarm_in_a_million_usual_images() -> None:
+def test_no_alarm_in_two_hundred_thousand_usual_images() -> None:
     rng = np.random.default_rng(3)
     detector = RateDetector(rate_limit(0.01, 5000), RUN_LENGTH)
 
@@ -89,7 +89,7 @@ def test_a_class_that_vanishes_is_noticed() -> None:
     assert run_until_alarm(detector, rng.integers(1, 10, MOST)) < 1000
 
 
-def test_an_alarm_stays_as_long_as_the_mix_is_another() -> None:
+def test_an_alarm_persists_while_the_mix_differs() -> None:
     rng = np.random.default_rng(7)
     detector = MixDetector(*share_limits([0.1] * 10, 4000), RUN_LENGTH)
     run_until_alarm(detector, rng.integers(0, 4, MOST))

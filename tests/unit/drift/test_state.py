@@ -1,4 +1,4 @@
-"""A state file that cannot be used costs what it knew, and never the start."""
+"""A state file that cannot be used is not restored, but the service starts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_saved_state_is_restored(path: Path, saved: bytes) -> None:
     assert monitor.report().images == 600
 
 
-def test_no_damage_to_a_file_is_more_than_a_reason(path: Path, saved: bytes) -> None:
+def test_a_damaged_file_gives_a_reason_and_never_an_exception(path: Path, saved: bytes) -> None:
     unread = 0
     for content in damaged(saved, 800):
         path.write_bytes(content)
@@ -74,9 +74,7 @@ def changed(saved: bytes, **arrays: Any) -> bytes:
         {"digest": np.array(["d1", "d1"])},
     ],
 )
-def test_numbers_that_no_monitor_comes_to_are_refused(
-    path: Path, saved: bytes, arrays: dict[str, Any]
-) -> None:
+def test_impossible_numbers_are_rejected(path: Path, saved: bytes, arrays: dict[str, Any]) -> None:
     path.write_bytes(changed(saved, **arrays))
     monitor = Monitor(reference())
 
@@ -116,18 +114,18 @@ def test_a_file_is_kept_aside_and_only_the_newest_few_are(path: Path) -> None:
     ],
     ids=["a folder", "a pipe", "no folder", "a file as the folder"],
 )
-def test_a_path_that_nothing_can_be_saved_to_is_refused(
+def test_a_path_that_cannot_be_written_is_rejected(
     tmp_path: Path, prepare: Callable[[Path], object]
 ) -> None:
     path = tmp_path / "folder" / "drift"
     path.parent.mkdir()
     prepare(path)
 
-    with pytest.raises(SettingsInvalid, match=r"TIDEGATE_DRIFT_STATE=.*cannot be saved there"):
+    with pytest.raises(SettingsInvalid, match=r"TIDEGATE_DRIFT_STATE=.*: cannot save the state"):
         state.check_path(path)
 
 
-def test_a_path_that_can_be_saved_to_is_left_as_it_is(path: Path, saved: bytes) -> None:
+def test_checking_a_writable_path_changes_nothing(path: Path, saved: bytes) -> None:
     state.check_path(path)
 
     assert path.read_bytes() == saved

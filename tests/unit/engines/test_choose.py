@@ -1,4 +1,4 @@
-"""What the operator sets is what runs; what is not set is measured."""
+"""The operator's settings are used; unset values are measured."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_is_set_is_what_runs(model: Path) -> None:
+def test_settings_are_used(model: Path) -> None:
     config = EngineConfig("onnx-cpu", slots=2, threads_per_slot=1, max_batch_size=4)
 
     opened = open_engine(model, config, HINTS)
@@ -51,7 +51,7 @@ def test_the_largest_batch_set_is_the_last_bucket_warmed(
     assert list(open_engine(model, config, HINTS).latency_s) == buckets
 
 
-def test_what_is_not_set_is_measured(model: Path) -> None:
+def test_unset_values_are_measured(model: Path) -> None:
     opened = open_engine(model, EngineConfig(), HINTS)
 
     assert opened.engine.info.name == "onnx-cpu"
@@ -70,7 +70,7 @@ def test_what_is_not_set_is_measured(model: Path) -> None:
         (EngineConfig(threads_per_slot=64, max_batch_size=1), (1, 64)),
     ],
 )
-def test_what_is_set_by_half_leaves_the_rest_of_the_cores(
+def test_a_single_set_value_divides_the_cores(
     model: Path, config: EngineConfig, shape: tuple[int, int]
 ) -> None:
     engine = open_engine(model, config, HINTS).engine
@@ -78,7 +78,7 @@ def test_what_is_set_by_half_leaves_the_rest_of_the_cores(
     assert (engine.slots, engine.info.threads_per_slot) == shape
 
 
-def test_an_unknown_engine_is_refused_with_the_known_ones(model: Path) -> None:
+def test_an_unknown_engine_is_rejected_with_a_list_of_the_known_ones(model: Path) -> None:
     with pytest.raises(
         EngineUnavailable, match=r"onnx-gpu is not one of auto, tensorrt, .*, onnx-cpu"
     ):
@@ -94,7 +94,7 @@ def test_a_named_engine_that_does_not_load_is_not_replaced_by_another(
         open_engine(model, EngineConfig(name), HINTS)
 
 
-def test_a_corrupt_model_is_refused(tmp_path: Path) -> None:
+def test_a_corrupt_model_is_rejected(tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
     model.write_bytes(b"not a model")
 
@@ -106,7 +106,7 @@ Busy = Callable[[OnnxEngine, Sequence[Pixels]], list[float]]
 
 
 def scripted(took_s: Callable[[int, int, int], float]) -> Busy:
-    """Stand in for the clock: seconds by (threads a slot, images, how many were asked before)."""
+    """Replace the timing: `took_s` gets (threads per slot, images, number of earlier calls)."""
     asked = itertools.count()
 
     def busy(engine: OnnxEngine, images: Sequence[Pixels]) -> list[float]:
@@ -119,7 +119,7 @@ def scripted(took_s: Callable[[int, int, int], float]) -> Busy:
     ("gain", "buckets"),
     [(1.0, {1}), (1.01, {1}), (1.03, {1, 2, 4}), (0.9, {1})],
 )
-def test_a_larger_batch_must_pay(
+def test_a_larger_batch_must_give_more_throughput(
     gain: float, buckets: set[int], model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def took_s(_threads: int, images: int, _asked: int) -> float:
@@ -132,7 +132,7 @@ def test_a_larger_batch_must_pay(
     assert opened.latency_s.keys() == buckets
 
 
-def test_a_quick_engine_gains_by_what_a_batch_takes_around_it(
+def test_a_fast_engine_gains_from_fewer_batches(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -145,7 +145,7 @@ def test_a_quick_engine_gains_by_what_a_batch_takes_around_it(
 
 
 def test_noise_does_not_enlarge_batches(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every second round catches the smaller batch at a bad moment."""
+    """In every second round the smaller batch is disturbed."""
 
     def took_s(_threads: int, images: int, asked: int) -> float:
         disturbed = images == 1 and asked % 4 == 3
@@ -159,7 +159,7 @@ def test_noise_does_not_enlarge_batches(model: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(("gain", "shape"), [(1.09, (2, 1)), (1.11, (1, 2))])
-def test_cores_share_a_batch_only_where_that_gives_a_tenth_more(
+def test_cores_share_a_batch_only_for_10_percent_more_throughput(
     model: Path, gain: float, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def took_s(threads: int, _images: int, _asked: int) -> float:
@@ -178,7 +178,7 @@ def test_cores_share_a_batch_only_where_that_gives_a_tenth_more(
     [(1.1, 0, None), (1.2, 0, 2), (1.2, 1, None)],
     ids=["not worth it", "worth it", "one thread is all it may use"],
 )
-def test_an_image_that_is_alone_gets_all_cores_where_that_is_clearly_faster(
+def test_a_single_image_gets_all_cores_if_that_is_clearly_faster(
     model: Path,
     gain: float,
     threads_set: int,
@@ -201,8 +201,8 @@ def test_an_image_that_is_alone_gets_all_cores_where_that_is_clearly_faster(
     assert opened.single_image_s == (wide and 0.02 / gain)
 
 
-@pytest.mark.timeout(60)  # instead of waiting for ever
-def test_a_slot_that_fails_in_warm_up_is_not_waited_for(
+@pytest.mark.timeout(60)  # instead of hanging
+def test_a_slot_that_fails_in_warm_up_does_not_block_it(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = OnnxEngine.run

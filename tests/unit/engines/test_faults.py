@@ -1,4 +1,4 @@
-"""What an error of a runtime means: the texts are those that the runtimes really write."""
+"""The classification of runtimes' errors, with texts that the runtimes really write."""
 
 from __future__ import annotations
 
@@ -41,7 +41,5 @@ ORT = "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returne
         (RuntimeError(ORT + "Reshape node. Name:'r' Status Message: bad shape"), Fault.BATCH),
     ],
 )
-def test_every_error_is_the_batchs_the_memorys_or_the_devices(
-    error: Exception, fault: Fault
-) -> None:
+def test_every_error_is_a_batch_memory_or_device_fault(error: Exception, fault: Fault) -> None:
     assert fault_of(error) is fault

@@ -1,4 +1,4 @@
-"""Slots on a GPU: the order of calls and what becomes of faults, on a named fake of CUDA."""
+"""Slots on a GPU: the order of calls and the handling of faults, on a fake of CUDA."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def answered(engine: DeviceEngine, identities: Sequence[int], slot: int = 0) -> 
 
 
 def steps(device: FakeDevice) -> list[str]:
-    """Return the calls since the engine was made, without their streams."""
+    """Return the calls since the engine was created, without their streams."""
     calls = [call.split("@")[0] for call in device.calls]
     return calls[len(calls) - calls[::-1].index("event") :] if "event" in calls else calls
 
 
-def test_a_batch_is_copied_in_computed_copied_out_and_only_then_waited_for() -> None:
+def test_a_batch_is_copied_in_computed_and_copied_out_before_the_wait() -> None:
     device = FakeDevice()
     engine = engine_on(device)
 
@@ -60,7 +60,7 @@ def test_a_batch_is_copied_in_computed_copied_out_and_only_then_waited_for() -> 
     ]
 
 
-def test_every_slot_has_a_stream_of_its_own() -> None:
+def test_every_slot_has_its_own_stream() -> None:
     device = FakeDevice()
     engine = engine_on(device)
 
@@ -74,7 +74,7 @@ def test_every_slot_has_a_stream_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(("images", "bucket"), [(1, 1), (2, 2), (3, 4), (5, 8), (8, 8)])
-def test_a_batch_is_padded_to_a_size_that_was_warmed(images: int, bucket: int) -> None:
+def test_a_batch_is_padded_to_a_warmed_up_size(images: int, bucket: int) -> None:
     device = FakeDevice()
     program = FakeProgram(device)
     engine = engine_on(device, program)
@@ -83,19 +83,19 @@ def test_a_batch_is_padded_to_a_size_that_was_warmed(images: int, bucket: int) -
     assert program.batches == [bucket]
 
 
-def test_the_parts_of_a_run_are_told_by_the_devices_clock() -> None:
+def test_the_phases_of_a_run_are_timed_by_the_device() -> None:
     engine = engine_on(FakeDevice())
     assert engine.parts_s(0) == {}
 
     engine.run(0, pictures(1, 2), lambda room: pictures(3))
 
-    # The fake's clock ticks once an event; a batch that grew was copied in twice.
+    # The fake's clock ticks once per event; a batch that was topped up was copied in twice.
     parts = engine.parts_s(0)
     assert parts == pytest.approx({"copy_in": 0.002, "compute": 0.001, "copy_out": 0.001})
 
 
-def test_a_batch_grows_while_another_one_has_the_device() -> None:
-    """Of three slots two may compute; the third's images are copied in, and it asks last."""
+def test_a_batch_is_topped_up_while_the_device_is_busy() -> None:
+    """Two of three slots may compute; the third copies its images in, and is topped up last."""
     device = FakeDevice()
     program = FakeProgram(device)
     engine = engine_on(device, program, slots=3)
@@ -119,7 +119,7 @@ def test_a_batch_grows_while_another_one_has_the_device() -> None:
         holding = [first.submit(answered, engine, [slot], slot) for slot in (0, 1)]
         busy.wait()
         growing = later.submit(engine.run, 2, pictures(4), more)
-        device.wait_for("copy_in@3")  # it is taken in without its turn
+        device.wait_for("copy_in@3")  # the copy does not wait for a turn
         assert not asked.is_set()
         assert not growing.done()
         go_on.set()
@@ -131,7 +131,7 @@ def test_a_batch_grows_while_another_one_has_the_device() -> None:
     assert sorted(program.batches) == [1, 1, 4]
 
 
-def test_nothing_is_asked_for_where_a_batch_is_full() -> None:
+def test_a_full_batch_is_not_topped_up() -> None:
     engine = engine_on(FakeDevice())
 
     def more(room: int) -> list[Pixels]:
@@ -140,7 +140,7 @@ def test_nothing_is_asked_for_where_a_batch_is_full() -> None:
     assert len(engine.run(0, pictures(*range(8)), more).energy) == 8
 
 
-def test_slots_from_threads_at_once_keep_their_answers_apart() -> None:
+def test_concurrent_slots_do_not_mix_their_answers() -> None:
     engine = engine_on(FakeDevice(), slots=3)
 
     def work(slot: int) -> bool:
@@ -167,7 +167,7 @@ def test_a_captured_bucket_runs_as_a_graph_and_gives_the_same() -> None:
     assert steps(device).count("launch") == 2
 
 
-def test_memory_for_fewer_slots_gives_fewer_slots_and_says_so(
+def test_too_little_memory_gives_fewer_slots_and_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     device = FakeDevice()
@@ -179,19 +179,21 @@ def test_memory_for_fewer_slots_gives_fewer_slots_and_says_so(
     assert answered(engine, [3], slot=1) == [3]
 
 
-def test_what_an_execution_takes_is_looked_up_before_it_is_made() -> None:
+def test_free_memory_is_checked_before_an_execution_is_created() -> None:
     device = FakeDevice(memory=1000)
 
-    with pytest.raises(EngineUnavailable, match=r"not enough memory for one slot.*TIDEGATE_MAX_BATCH_SIZE"):
+    with pytest.raises(
+        EngineUnavailable, match=r"too little memory for one slot.*TIDEGATE_MAX_BATCH_SIZE"
+    ):
         engine_on(device, FakeProgram(device, execution_bytes=1001))
 
 
-def test_buffers_that_do_not_fit_are_not_a_crash_either() -> None:
+def test_buffers_that_do_not_fit_give_fewer_slots() -> None:
     with pytest.raises(EngineUnavailable, match="cudaMalloc"):
         engine_on(FakeDevice(memory=64))
 
 
-def test_what_is_no_lack_of_memory_is_not_taken_for_one() -> None:
+def test_other_errors_are_not_treated_as_lack_of_memory() -> None:
     device = FakeDevice()
     program = FakeProgram(device)
 
@@ -203,9 +205,9 @@ def test_what_is_no_lack_of_memory_is_not_taken_for_one() -> None:
         engine_on(device, program)
 
 
-def test_a_batch_that_fails_leaves_nothing_to_the_next() -> None:
+def test_a_failed_batch_does_not_affect_the_next() -> None:
     device = FakeDevice()
-    engine = engine_on(device, FakeProgram(device, fits=4))
+    engine = engine_on(device, FakeProgram(device, largest_batch=4))
 
     with pytest.raises(OutOfDeviceMemory):
         engine.run(0, pictures(*range(8)))
@@ -215,9 +217,9 @@ def test_a_batch_that_fails_leaves_nothing_to_the_next() -> None:
     assert answered(engine, [5, 6]) == [5, 6]
 
 
-def test_a_device_that_is_lost_says_so_whatever_failed_first() -> None:
+def test_a_lost_device_is_reported_instead_of_the_first_error() -> None:
     device = FakeDevice()
-    engine = engine_on(device, FakeProgram(device, fits=4))
+    engine = engine_on(device, FakeProgram(device, largest_batch=4))
     device.lost = True
 
     with pytest.raises(CudaError) as caught:
@@ -227,9 +229,9 @@ def test_a_device_that_is_lost_says_so_whatever_failed_first() -> None:
     assert isinstance(caught.value.__cause__, OutOfDeviceMemory)
 
 
-def test_a_turn_is_given_back_by_a_batch_that_fails() -> None:
+def test_a_failed_batch_releases_its_turn() -> None:
     device = FakeDevice()
-    engine = engine_on(device, FakeProgram(device, fits=4), slots=1)
+    engine = engine_on(device, FakeProgram(device, largest_batch=4), slots=1)
 
     for _ in range(3):
         with pytest.raises(OutOfDeviceMemory):
@@ -258,14 +260,14 @@ def test_a_graph_is_captured_once_after_a_run_of_its_size_and_kept() -> None:
 
     calls = steps(device)
     assert calls.count("capture") == engine.slots
-    # Twice a slot: the run before the capture, and what was captured.
+    # Twice per slot: the run before the capture, and the capture.
     assert calls.count("compute") == 2 * engine.slots
     assert calls.index("synchronize") < calls.index("capture")
 
 
-def test_a_graph_has_an_execution_of_its_own_and_frees_it_when_it_is_forgotten() -> None:
+def test_a_graph_has_its_own_execution_and_frees_it_when_dropped() -> None:
     device = FakeDevice()
-    program = FakeProgram(device, executions=6)  # three slots' own, and one graph's of each
+    program = FakeProgram(device, executions=6)  # per slot one, and one for its graph
     engine = engine_on(device, program, slots=3)
     engine.capture(4)
 
@@ -278,9 +280,9 @@ def test_a_graph_has_an_execution_of_its_own_and_frees_it_when_it_is_forgotten()
     assert answered(engine, [7, 8, 9]) == [7, 8, 9]
 
 
-def test_a_size_that_cannot_be_captured_runs_as_before() -> None:
+def test_a_size_that_cannot_be_captured_runs_eagerly() -> None:
     device = FakeDevice()
-    program = FakeProgram(device, fits=2)
+    program = FakeProgram(device, largest_batch=2)
     engine = engine_on(device, program)
 
     assert choose_graphs(engine, engine, [1, 4]) in ([], [1])

@@ -12,7 +12,7 @@ from tests.contract.tiny_graph import sealed
 from tidegate.service.engines import cpu_warm_up, kept_choices
 from tidegate.service.engines.config import EngineConfig, WarmEngine
 from tidegate.service.engines.cpu_warm_up import open_on_cpu
-from tidegate.service.engines.kept_choices import Choice, Key, KeptChoices, cpu_model
+from tidegate.service.engines.kept_choices import Choice, KeptChoices, Key, cpu_model
 
 KEY = Key("a" * 64, "fp32", "onnxruntime 1", "0,0,0", 2, "a CPU")
 CHOICE = Choice(slots=2, threads_per_slot=1, latency_s={1: 0.01, 2: 0.02})
@@ -46,7 +46,7 @@ def opened(model: Path, folder: Path | None) -> WarmEngine:
     return warm
 
 
-def test_a_choice_is_read_as_it_was_kept(tmp_path: Path) -> None:
+def test_a_kept_choice_is_read_back(tmp_path: Path) -> None:
     kept = KeptChoices(tmp_path / "cache")
     kept.put(KEY, CHOICE)
 
@@ -65,7 +65,7 @@ def test_a_choice_is_read_as_it_was_kept(tmp_path: Path) -> None:
     ],
     ids=["model", "precision", "runtime", "settings", "cores", "cpu"],
 )
-def test_a_choice_is_not_used_for_anything_else(tmp_path: Path, other: Key) -> None:
+def test_a_choice_is_not_used_for_another_key(tmp_path: Path, other: Key) -> None:
     kept = KeptChoices(tmp_path)
     kept.put(KEY, CHOICE)
 
@@ -77,7 +77,7 @@ def test_a_choice_is_not_used_for_anything_else(tmp_path: Path, other: Key) -> N
     [b"", b"{", b"null", b'{"slots": 0}', b"\xff" * 9, b" " * (kept_choices._MAX_BYTES + 1)],
     ids=["empty", "cut", "null", "no slots", "no text", "too large"],
 )
-def test_a_damaged_file_is_no_error(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_file_is_ignored(tmp_path: Path, content: bytes) -> None:
     (tmp_path / f"{KEY.digest}.json").write_bytes(content)
 
     assert KeptChoices(tmp_path).get(KEY) is None
@@ -93,7 +93,7 @@ def test_a_choice_lasts_a_week(tmp_path: Path) -> None:
     assert kept.get(KEY) is None
 
 
-def test_a_folder_that_cannot_be_made_is_no_error(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
 
     KeptChoices(tmp_path / "file" / "below").put(KEY, CHOICE)

@@ -21,7 +21,7 @@ class Numbered(FakeEngine):
         return replace(super().info, device=f"cuda:{self.device}")
 
 
-def test_slots_stand_in_a_row_and_each_knows_its_device() -> None:
+def test_slots_are_numbered_across_devices() -> None:
     first, second = Numbered(0, slots=2), Numbered(1, slots=1, max_batch_size=4)
     fleet = Fleet([first, second])
 

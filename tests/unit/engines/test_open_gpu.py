@@ -1,4 +1,4 @@
-"""GPU engines without a GPU: what is opened, what `auto` takes, what is refused and why."""
+"""Opening GPU engines, on fakes: the choice of `auto`, the devices, and the errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BUCKETS = (1, 2, 4)
 
 @pytest.fixture(autouse=True)
 def in_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is measured here is not looked at, so it need not be measured long."""
+    """Shorten the measurements, whose results are not used here."""
     monkeypatch.setattr(warm_up, "_TRIAL_S", 0.0005)
 
 
@@ -45,7 +45,7 @@ def model(tmp_path: Path) -> Path:
 def with_gpus(
     monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda, loading: Collection[str] = open_gpu.GPU_ENGINES
 ) -> None:
-    """Have these engines load a fake program on fake GPUs, and the others be refused."""
+    """Let the engines in `loading` load a fake program on fake GPUs, and the others fail."""
 
     def program(
         request: EngineRequest, config: GpuConfig, cuda: Cuda, device: Device
@@ -60,7 +60,7 @@ def with_gpus(
         monkeypatch.setattr(module, "open_cuda", lambda binding: cuda)
 
 
-def test_auto_takes_the_best_that_loads_and_says_what_did_not(
+def test_auto_uses_the_first_engine_that_loads_and_logs_the_others(
     model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with_gpus(monkeypatch, FakeCuda(), loading={"onnx-tensorrt", "onnx-cuda"})
@@ -74,7 +74,7 @@ def test_auto_takes_the_best_that_loads_and_says_what_did_not(
     assert "using engine onnx-tensorrt" in caplog.text
 
 
-def test_auto_without_a_gpu_is_the_cpu_and_says_why(
+def test_auto_without_a_gpu_uses_the_cpu_and_logs_why(
     model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with_gpus(monkeypatch, FakeCuda(devices=0))
@@ -89,7 +89,7 @@ def test_auto_without_a_gpu_is_the_cpu_and_says_why(
     assert levels["no GPU available: There is no GPU to use: none is faked."] == "DEBUG"
 
 
-def test_auto_on_a_gpu_that_nothing_loads_on_is_the_cpu(
+def test_auto_uses_the_cpu_if_no_gpu_engine_loads(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_gpus(monkeypatch, FakeCuda(), loading=())
@@ -99,7 +99,7 @@ def test_auto_on_a_gpu_that_nothing_loads_on_is_the_cpu(
     assert open_engine(model, config, BUCKETS).engine.info.name == "onnx-cpu"
 
 
-def test_auto_with_nothing_that_loads_is_refused(
+def test_auto_is_rejected_if_no_engine_loads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tmp_path / "model.onnx"
@@ -110,7 +110,7 @@ def test_auto_with_nothing_that_loads_is_refused(
         open_engine(model, EngineConfig(slots=1, threads_per_slot=1), BUCKETS)
 
 
-def test_auto_goes_on_where_an_engine_fails_as_it_warms(
+def test_auto_tries_the_next_engine_if_warm_up_fails(
     model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     cuda = FakeCuda()
@@ -138,7 +138,7 @@ def test_auto_goes_on_where_an_engine_fails_as_it_warms(
     ("capability", "supported"),
     [((7, 5), True), ((8, 0), False), ((8, 9), True), ((9, 0), False), ((12, 1), True)],
 )
-def test_rtx_is_refused_on_a_gpu_it_has_no_kernels_for(
+def test_rtx_is_rejected_on_an_unsupported_gpu(
     capability: tuple[int, int], supported: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = FakeDevice()
@@ -152,7 +152,9 @@ def test_rtx_is_refused_on_a_gpu_it_has_no_kernels_for(
             open_gpu.refuse_device("tensorrt-rtx", device)
 
 
-def test_what_runs_is_told_as_it_was_loaded(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_info_describes_the_loaded_engine(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with_gpus(monkeypatch, FakeCuda())
 
     engine = open_gpu_engine(EngineRequest(model, "tensorrt", BUCKETS, "fp16"), GpuConfig())
@@ -165,7 +167,7 @@ def test_what_runs_is_told_as_it_was_loaded(model: Path, monkeypatch: pytest.Mon
     assert engine.max_batch_size == 4
 
 
-def test_each_device_named_gets_an_engine_behind_one_queue(
+def test_each_configured_device_gets_an_engine(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cuda = FakeCuda(devices=4)
@@ -182,9 +184,7 @@ def test_each_device_named_gets_an_engine_behind_one_queue(
     assert identity_in(opened.engine.run(3, [picture(9)])) == 9
 
 
-def test_a_device_that_is_not_there_stops_the_start(
-    model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_device_stops_the_start(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpus(monkeypatch, FakeCuda(devices=1))
     config = EngineConfig("onnx-cuda", gpu=GpuConfig((0, 1)))
 
@@ -192,20 +192,18 @@ def test_a_device_that_is_not_there_stops_the_start(
         open_engine(model, config, BUCKETS)
 
 
-def test_what_was_opened_before_a_refusal_is_freed_again(
-    model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_devices_are_closed_if_opening_fails(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = FakeCuda(devices=2, memory=1000)  # too little for one slot
     with_gpus(monkeypatch, cuda)
 
-    with pytest.raises(EngineUnavailable, match="not enough memory for one slot"):
+    with pytest.raises(EngineUnavailable, match="too little memory for one slot"):
         open_gpu_engine(EngineRequest(model, "tensorrt", (1, 64), "fp32"), GpuConfig((0, 1)))
 
     assert [device.closed for device in cuda.made] == [True, True]
 
 
 @pytest.mark.parametrize(("gain", "graphs"), [(1.5, [1, 2]), (0.9, [])])
-def test_graphs_are_used_where_they_are_faster(
+def test_graphs_are_used_if_they_are_faster(
     gain: float,
     graphs: list[int],
     model: Path,
@@ -226,7 +224,7 @@ def test_graphs_are_used_where_they_are_faster(
     assert opened.latency_s[1] == pytest.approx(0.01 / (gain if graphs else 1))
 
 
-def test_a_binding_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_binding_is_reported_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycuda", None)
     monkeypatch.delitem(sys.modules, "tidegate.service.engines.cuda.pycuda", raising=False)
 
@@ -234,7 +232,7 @@ def test_a_binding_that_is_not_installed_names_its_extra(monkeypatch: pytest.Mon
         open_cuda("pycuda")
 
 
-def test_devices_are_looked_up_only_where_there_are_some() -> None:
+def test_devices_are_opened_only_if_there_are_some() -> None:
     with pytest.raises(EngineUnavailable, match="no GPU"):
         open_devices(FakeCuda(devices=0), [0])
 
@@ -247,7 +245,7 @@ def test_only_tensorrt_has_plans_to_build(model: Path) -> None:
 @pytest.mark.parametrize(
     ("engine", "module"), [("tensorrt", "tensorrt"), ("tensorrt-rtx", "tensorrt_rtx")]
 )
-def test_tensorrt_that_is_not_installed_names_its_extra(
+def test_missing_tensorrt_is_reported_with_its_extra(
     engine: str, module: str, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in (module, f"{module}_bindings"):
@@ -257,7 +255,7 @@ def test_tensorrt_that_is_not_installed_names_its_extra(
         build_plans(EngineRequest(model, engine, BUCKETS, "fp32"), GpuConfig())
 
 
-def test_onnx_runtime_that_is_not_installed_names_its_extras(
+def test_missing_onnx_runtime_is_reported_with_its_extras(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

@@ -1,4 +1,4 @@
-"""Images made by code: every format, hostile headers, and the two spec families."""
+"""Generated images: every format, malicious headers, and the two spec families."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def resize(height: int, width: int, filter: str = "bicubic") -> dict[str, Any]:
 
 
 def crop_fraction_then_resize(size: int) -> PreprocessSpec:
-    """The family of TensorFlow's EfficientNets: 224 of every 256, centred, then bicubic."""
+    """The spec of TensorFlow's EfficientNets: centre crop of 224/256, then bicubic resize."""
     crop = {
         "op": "centre-crop-fraction",
         "numerator": 7,
@@ -52,7 +52,7 @@ def crop_fraction_then_resize(size: int) -> PreprocessSpec:
 
 
 def resize_then_crop(short: int, crop: Size) -> PreprocessSpec:
-    """The family of torchvision's presets: shortest edge, then a centred crop."""
+    """The spec of torchvision's presets: resize the shortest edge, then centre crop."""
     edge = {
         "op": "resize-shortest-edge",
         "size": short,
@@ -64,25 +64,25 @@ def resize_then_crop(short: int, crop: Size) -> PreprocessSpec:
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Return an RGB image without structure, so that any shifted pixel shows."""
+    """Return an RGB image of noise, so that any shifted pixel is detected."""
     rng = np.random.default_rng(seed)
     return Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
 
 
 def encode(image: Image.Image, format: str, **options: Any) -> bytes:
-    """Return the file `image` is saved as; WebP without loss."""
+    """Return the image encoded as a file; WebP is lossless."""
     file = io.BytesIO()
     image.save(file, format, **({"lossless": True} if format == "WEBP" else {}) | options)
     return file.getvalue()
 
 
 def encode_any(image: Image.Image, format: str) -> bytes:
-    """Like `encode`, in the nearest mode the format can hold."""
+    """Like `encode`, converted to the nearest mode that the format supports."""
     return encode(image.convert("P") if format == "GIF" else image, format)
 
 
 def decoded(data: bytes, rules: PreprocessSpec | None = None) -> NDArray[np.uint8]:
-    """Return what `decode` makes of a file, whatever its size, as [H, W, 3]."""
+    """Return a file decoded by `decode` without a size limit, [H, W, 3]."""
     image = decode(data, rules or spec(), lambda size: None)
     assert image.mode == "RGB"
     return np.asarray(image)
@@ -100,7 +100,7 @@ def png(
     extra: Sequence[tuple[bytes, bytes]] = (),
     late: Sequence[tuple[bytes, bytes]] = (),
 ) -> bytes:
-    """Return a PNG by hand; `extra` chunks go before the pixels and `late` ones after them."""
+    """Return a hand-made PNG with `extra` chunks before the pixels and `late` ones after them."""
     header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, 0)
     chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows)), *late, (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -116,7 +116,7 @@ def png_rows(values: NDArray[np.unsignedinteger]) -> bytes:
 
 
 def tiff(tags: Mapping[int, tuple[int, Sequence[int]]], tail: bytes = b"") -> bytes:
-    """Return a little-endian TIFF by hand: tag → (type 3 or 4, values), then `tail`."""
+    """Return a hand-made little-endian TIFF: tag → (type 3 or 4, values), then `tail`."""
     entries, extra = b"", b""
     start = 8 + 2 + 12 * len(tags) + 4
     for tag, (kind, values) in sorted(tags.items()):

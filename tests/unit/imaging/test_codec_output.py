@@ -1,4 +1,4 @@
-"""A codec reports by exceptions: whatever is decoded, nothing is written to the log or past it."""
+"""Codecs report only by exceptions: decoding writes nothing to the log or to stderr."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ for format in hostile.FORMATS:
             for _ in range(20):
                 hostile.outcome(damage(data, rng))
 """
-# In each of libtiff's codecs; every row of the first warns of its own.
+# In each of libtiff's codecs; with the first, every row causes a warning.
 A_THOUSAND_MESSAGES = """
 from tests.unit.imaging.pictures import encode, noise
 for compression, mode in {
@@ -45,7 +45,7 @@ hostile.outcome(tiff(tags | {277: (3, [60_000]), 273: (4, [8]), 279: (4, [16])},
 """
 
 
-# A process of its own, with Python's own filters and its own descriptor 2.
+# A separate process, with Python's default filters and its own stderr.
 @pytest.mark.parametrize("files", [DAMAGED_FILES, A_THOUSAND_MESSAGES, TOO_MANY_SAMPLES])
 def test_nothing_that_a_client_can_word_reaches_stderr(files: str) -> None:
     command = [sys.executable, "-W", "always", "-c", START + files + "print('done')"]

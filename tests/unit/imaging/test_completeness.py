@@ -1,4 +1,4 @@
-"""A file that ends before its pixels do is truncated, whatever its metadata and its checksums."""
+"""A file that lacks pixels is truncated, independent of its metadata and checksums."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A JPEG whose end marker comes before its last pixel is truncated, whatever else is odd in it."""
+"""A JPEG whose end marker comes too early is truncated, even if it also causes other warnings."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def picture(mode: str) -> Image.Image:
 
 
 def cuts(data: bytes) -> Iterator[bytes]:
-    """Cut the last scan, at each restart too, and end it as a whole file ends."""
+    """Yield files with a cut last scan, also at each restart, that end like a complete file."""
     start = data.rindex(SCAN) + 12
     restarts = [found.start() for found in re.finditer(rb"\xff[\xd0-\xd7]", data[start:])]
     places = [*range(start, len(data) - 4, max(1, (len(data) - start) // 9))]
@@ -46,7 +46,7 @@ def cuts(data: bytes) -> Iterator[bytes]:
 
 
 def padded(data: bytes) -> bytes:
-    """Return the file with bytes before a segment, of which libjpeg warns first, and only once."""
+    """Return the file with bytes before a segment, which cause libjpeg's first warning."""
     at = data.index(b"\xff\xdb")
     return data[:at] + b"pad" + data[at:]
 
@@ -105,7 +105,7 @@ HARMLESS = {
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("change", HARMLESS.values(), ids=list(HARMLESS))
-def test_what_costs_no_pixel_is_accepted_as_pillow_accepts_it(mode: str, change: Any) -> None:
+def test_harmless_damage_is_accepted_as_by_pillow(mode: str, change: Any) -> None:
     data = change(encode(picture(mode), "JPEG"))
 
     with Image.open(io.BytesIO(data)) as image:
@@ -119,7 +119,7 @@ def test_a_scan_that_repeats_a_refinement_is_accepted() -> None:
     assert decoded(twice_a_scan(data)).shape == (70, 90, 3)
 
 
-def test_a_cut_is_found_where_only_pillow_knows_the_sampling() -> None:
+def test_a_cut_is_detected_if_only_pillow_supports_the_sampling() -> None:
     data = bytearray(encode(picture("RGB"), "JPEG", subsampling=0))
     frame = data.index(b"\xff\xc0")
     for component, factors in enumerate((0x21, 0x12, 0x11)):
@@ -134,7 +134,7 @@ def test_a_cut_is_found_where_only_pillow_knows_the_sampling() -> None:
 
 
 def three_scans(scans: int) -> bytes:
-    """Return a sequential JPEG of three components, each with a scan of its own."""
+    """Return a sequential JPEG of three components with one scan each."""
     grey = encode(picture("L"), "JPEG")
     frame, scan = grey.index(b"\xff\xc0"), grey.index(SCAN)
     colour = struct.pack(">BBHBHHB", 0xFF, 0xC0, 17, 8, 70, 90, 3)
@@ -152,7 +152,7 @@ def test_a_component_without_a_scan_is_missing() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"pad"], ids=["sound", "warned of"])
-def test_what_costs_much_is_decoded_once(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_expensive_jpeg_is_decoded_once(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = encode(picture("RGB"), "JPEG")
     whole = whole[:-2] + data + EOI
     monkeypatch.setattr(decode, "load_by_pillow", lambda *_, **__: pytest.fail("decoded again"))

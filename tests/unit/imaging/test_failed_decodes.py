@@ -1,4 +1,4 @@
-"""An error of decoding is a few words: it keeps neither the pixels nor the upload alive."""
+"""A decoding error keeps neither the pixels nor the upload in memory."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def images() -> int:
 
 @pytest.mark.parametrize("name", FAILING)
 @pytest.mark.usefixtures("no_collection")
-def test_a_failed_decode_leaves_no_image_while_its_error_is_held(name: str) -> None:
+def test_the_error_of_a_failed_decode_keeps_no_image_alive(name: str) -> None:
     data = FAILING[name]()
     before, references = images(), sys.getrefcount(data)
 
@@ -70,7 +70,7 @@ def test_a_failed_decode_leaves_no_image_while_its_error_is_held(name: str) -> N
 
 
 @pytest.mark.usefixtures("no_collection")
-def test_a_refused_size_leaves_no_image_while_its_error_is_held() -> None:
+def test_the_error_of_a_rejected_size_keeps_no_image_alive() -> None:
     def refuse(size: Size) -> None:
         raise ImageTooLarge("too large")
 
@@ -84,7 +84,7 @@ def test_a_refused_size_leaves_no_image_while_its_error_is_held() -> None:
 
 
 @pytest.mark.usefixtures("no_collection")
-def test_an_error_is_freed_without_a_collection() -> None:
+def test_an_error_is_freed_without_garbage_collection() -> None:
     def errors() -> int:
         return sum(isinstance(thing, UndecodableImage) for thing in gc.get_objects())
 
@@ -127,4 +127,4 @@ def test_failing_nine_megapixel_images_leave_no_memory_behind() -> None:
 
     failed, grown_mib = map(int, run.stdout.split())
     assert failed == 24, run.stderr
-    assert grown_mib < 30  # one of them holds 36 MB
+    assert grown_mib < 30  # a single image has 36 MB

@@ -1,4 +1,4 @@
-"""The first frame of a GIF is the one that Pillow finds, whatever stands before it."""
+"""The header check finds the same first frame of a GIF as Pillow, after any blocks."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ streams = st.lists(
 
 
 def pillows_sizes(data: bytes) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """Return the sizes of the canvas and of the first frame, None where Pillow refuses."""
+    """Return the sizes of the canvas and of the first frame; None if Pillow raises."""
     try:
         with Image.open(io.BytesIO(data), formats=("GIF",)) as image:
             left, upper, right, lower = image.tile[0].extents or (0, 0, 0, 0)
@@ -80,13 +80,13 @@ HIDING = {
 @pytest.mark.parametrize("hiding", HIDING.values(), ids=list(HIDING))
 def test_no_empty_block_hides_a_frame_from_the_check(hiding: bytes) -> None:
     decoy = frame(1, 1)
-    # Pillow takes the comma for the length of a block, which ends where the control begins.
+    # Pillow reads the comma as the length of a block, which ends where the control begins.
     hidden = decoy[1:].ljust(0x2C, b"\0") + b"\0"
     control = extension(0xF9, b"\x09\0\0\0", b"")
     data = SCREEN + hiding + b"," + hidden + control + frame(65_535, 65_535) + b";"
 
     with pytest.raises(ImageTooLarge, match="65535 × 65535"):
-        inspect_upload(data, spec(), 25_000_000)  # before Pillow opens it, and fills the frame
+        inspect_upload(data, spec(), 25_000_000)  # before Pillow allocates the frame
 
 
 @pytest.mark.parametrize("label", [0xF9, 0xFE, 0xFF])

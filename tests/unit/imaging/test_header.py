@@ -1,4 +1,4 @@
-"""The header gives an image's kind, size and cost; what would cost too much is rejected by it."""
+"""The header gives an image's kind, size and cost; an image that costs too much is rejected."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def any_size(size: Size) -> None:
 
 
 def gif_of_a_huge_frame(disposal: int) -> bytes:
-    """Return 43 bytes whose only frame, 65535 × 65535, Pillow fills while it opens them."""
+    """Return a GIF of 43 bytes whose frame, 65535 × 65535, Pillow allocates on opening."""
     control = b"!\xf9\x04" + bytes((disposal << 2 | 1, 0, 0, 0)) + b"\0"
     frame = b"," + struct.pack("<HHHHB", 0, 0, 65_535, 65_535, 0) + b"\x02\x02\x44\x01\0;"
     return b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0, 0, 0) + control + frame
@@ -72,13 +72,13 @@ def test_arithmetic_or_progressive_jpeg_inside_tiff_is_rejected_by_name() -> Non
 
 
 @pytest.mark.parametrize("tag", [258, 273, 279, 324, 325])
-def test_a_list_that_a_tiff_gives_again_and_again_is_not_walked(tag: int) -> None:
+def test_a_repeated_list_of_a_tiff_is_not_read(tag: int) -> None:
     fillers = {70 + more: (4, [1]) for more in range(180)}
     data = bytearray(tiff({256: (4, [1]), 257: (4, [1]), tag: (4, [1] * 20_000)} | fillers))
     entry = data.index(struct.pack("<HHI", tag, 4, 20_000))
     data[10 : 10 + 12 * 180] = 180 * data[entry : entry + 12]
 
-    with pytest.raises(UndecodableImage, match=f"gives tag {tag} more than once"):
+    with pytest.raises(UndecodableImage, match=f"contains tag {tag} more than once"):
         inspect(bytes(data), any_size)
 
 
@@ -169,7 +169,7 @@ def test_the_worst_files_are_accepted_in_their_whole_size(name: str) -> None:
 
 @pytest.mark.parametrize("name", NEAR)
 def test_the_files_near_the_bound_are_decoded_with_the_small_ones(name: str) -> None:
-    """A larger one would go to a process of its own."""
+    """A more expensive image would go to a decoder process."""
     work = inspect_upload(near(name), spec(), PIXELS).work
 
     assert 0.85 < max(work.seconds / _LARGE_S, work.interpreter_s / _LARGE_INTERPRETER_S) <= 1

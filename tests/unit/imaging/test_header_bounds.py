@@ -1,4 +1,4 @@
-"""A size that only the header claims is refused from the header, before memory is spent."""
+"""A false size in the header is rejected from the header, before memory is allocated."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def tiff_of(width: int, height: int) -> bytes:
 
 
 def tiff_of_one_tile(side: int) -> bytes:
-    """Return a 16 × 16 TIFF cut out of one black tile, `side` × `side`, deflated up to a MiB."""
+    """Return a 16 × 16 TIFF in one black tile of `side` × `side`, deflated to at most 1 MiB."""
     tile = zlib.compress(bytes(min(3 * side * side, 1 << 20)))
     tags = {256: (4, [16]), 257: (4, [16]), 258: (3, [8, 8, 8]), 259: (3, [8]), 262: (3, [2])}
     tags |= {277: (3, [3]), 322: (4, [side]), 323: (4, [side]), 325: (4, [len(tile)])}
@@ -110,8 +110,8 @@ EMPTY = {
 
 
 @pytest.mark.parametrize("data", HUGE.values(), ids=list(HUGE))
-def test_a_size_beyond_the_bound_is_refused(data: bytes) -> None:
-    with pytest.raises(ImageTooLarge, match="at most 50,000,000 are decoded"):
+def test_a_size_beyond_the_limit_is_rejected(data: bytes) -> None:
+    with pytest.raises(ImageTooLarge, match="the limit is 50,000,000 pixels"):
         preprocessed(data)
 
 
@@ -149,17 +149,17 @@ def test_the_bound_itself_is_allowed_and_one_pixel_more_is_not(format: str) -> N
         preprocess(data, rules, 999)
 
 
-def test_a_step_that_would_grow_beyond_the_bound_is_refused_from_the_header() -> None:
+def test_a_step_that_would_exceed_the_limit_is_rejected_from_the_header() -> None:
     never_decoded = png((1, 200_000), 8, 2)
 
-    with pytest.raises(ImageTooLarge, match="too narrow: preprocessing would make it 256 × 512"):
+    with pytest.raises(ImageTooLarge, match="too narrow: preprocessing would enlarge it to 256"):
         preprocessed(never_decoded, resize_then_crop(256, (224, 224)))
 
 
-def test_a_side_that_would_need_too_many_weights_is_refused_from_the_header() -> None:
+def test_a_side_that_would_need_too_many_weights_is_rejected_from_the_header() -> None:
     never_decoded = png((300_000, 1), 8, 2)
 
-    with pytest.raises(ImageTooLarge, match="a side has at most 262,144"):
+    with pytest.raises(ImageTooLarge, match="a side may have at most 262,144"):
         preprocessed(never_decoded, resize_then_crop(256, (224, 224)))
 
 
@@ -173,7 +173,7 @@ from pathlib import Path
 from tidegate.service.errors import ImageTooLarge
 from tests.unit.imaging.pictures import FORMATS, encode_any, noise, preprocessed
 
-def peak_kib():  # not getrusage's, which begins at the peak of the process that started this one
+def peak_kib():  # not getrusage's, which starts with the peak of the parent process
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0])
 
@@ -188,11 +188,11 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 """
 
 
-def test_refusing_what_would_take_gigabytes_takes_hardly_any_memory(tmp_path: Path) -> None:
+def test_rejecting_a_huge_image_needs_little_memory(tmp_path: Path) -> None:
     for name, data in HUGE.items():
         (tmp_path / name).write_bytes(data)
 
-    # A process of its own: Pillow allocates in C, so only the peak of a fresh process tells.
+    # A separate process: Pillow allocates in C, so only a new process's peak can be measured.
     run = subprocess.run(
         [sys.executable, "-c", MEASURE, tmp_path], cwd=ROOT, capture_output=True, text=True
     )

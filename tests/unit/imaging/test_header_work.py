@@ -1,4 +1,4 @@
-"""Reading the header of any upload takes a bounded number of steps: it is the event loop's work."""
+"""Reading any header takes a limited number of steps, because it runs on the event loop."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tidegate.service.errors import RequestError
 from tidegate.service.imaging.header import inspect
 
 UPLOAD = 16 << 20
-# Lines of Python, about 20 ns each at most, besides what they call in C: that is bounded below.
+# Lines of Python, at most about 20 ns each without the C code that they call (limited below).
 MAX_STEPS = 40_000
-MAX_S = 0.05  # ten times what was measured: machines differ, and share their cores
+MAX_S = 0.05  # ten times the measured time: machines differ, and share their cores
 _CODE = str(Path(str(service.__file__)).parent)
 
 PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBBI", 13, b"IHDR", 9, 9, 8, 2, 0, 0, 0, 0)
@@ -50,7 +50,7 @@ OTHERS = [(tag, 4, 1, 9) for tag in range(400, 1_410)]
 
 
 def filled(start: bytes, unit: bytes) -> bytes:
-    """Return an upload of the largest size that repeats `unit`."""
+    """Return an upload of the maximum size that repeats `unit`."""
     return (start + unit * (UPLOAD // len(unit)))[:UPLOAD]
 
 

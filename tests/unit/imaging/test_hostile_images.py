@@ -1,6 +1,6 @@
-"""Truncated, flipped and spliced files: pixels come out, or one of three errors, and nothing else.
+"""Truncated, flipped and spliced files give pixels or one of three errors, and nothing else.
 
-Seeded, so that a failure comes back; the seeds name the file and the damage.
+Seeded, so that a failure can be reproduced; the seeds identify the file and the damage.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tidegate.service.imaging.preprocess import preprocess
 
 RULES = spec(alpha="composite-white")
 BOUND = 1_000_000
-# pytest's own filters go before the one that decode.py sets, so Pillow's warnings need this here.
+# pytest's filters take precedence over the one that decode.py sets, so this is needed here.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 Damage = Callable[[bytes, np.random.Generator], bytes]
@@ -86,7 +86,7 @@ def variants(format: str) -> Iterator[bytes]:
 
 
 def outcome(data: bytes) -> str:
-    """Return what became of a file; any other exception is the failure that is looked for."""
+    """Return a file's outcome; any other exception fails the test."""
     try:
         pixels = preprocess(data, RULES, BOUND)
     except (UndecodableImage, UnsupportedImageType, ImageTooLarge) as error:
@@ -97,7 +97,7 @@ def outcome(data: bytes) -> str:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_file_cut_anywhere_gives_pixels_or_a_refusal(format: str) -> None:
+def test_a_file_cut_anywhere_gives_pixels_or_an_error(format: str) -> None:
     for data in variants(format):
         cuts = {*range(40), *np.linspace(40, len(data) - 1, 60).astype(int).tolist()}
         outcomes = {cut: outcome(data[:cut]) for cut in sorted(cuts)}
@@ -116,7 +116,7 @@ def test_half_a_file_is_undecodable(format: str) -> None:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_damaged_file_gives_pixels_or_a_refusal(format: str, damage: Damage) -> None:
+def test_a_damaged_file_gives_pixels_or_an_error(format: str, damage: Damage) -> None:
     rng = np.random.default_rng([FORMATS.index(format), DAMAGES.index(damage)])
 
     outcomes = [outcome(damage(data, rng)) for data in variants(format) for _ in range(60)]
@@ -125,7 +125,7 @@ def test_a_damaged_file_gives_pixels_or_a_refusal(format: str, damage: Damage) -
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_noise_behind_a_signature_gives_pixels_or_a_refusal(format: str) -> None:
+def test_noise_after_a_signature_gives_pixels_or_an_error(format: str) -> None:
     signature = encode_any(noise(5, 4), format)[:12]
     rng = np.random.default_rng(5)
 
@@ -134,7 +134,7 @@ def test_noise_behind_a_signature_gives_pixels_or_a_refusal(format: str) -> None
 
 
 @pytest.mark.parametrize("compression", [1, 2])
-def test_a_run_length_encoded_bmp_is_refused(compression: int) -> None:
+def test_a_run_length_encoded_bmp_is_rejected(compression: int) -> None:
     encoded = bytearray(encode(Image.new("P", (64, 64)), "BMP"))
     encoded[30] = compression
 

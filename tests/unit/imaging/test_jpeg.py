@@ -1,4 +1,4 @@
-"""A JPEG decoded straight by libjpeg-turbo gives Pillow's pixels, or no decoder misses any."""
+"""A JPEG decoded directly by libjpeg-turbo has Pillow's pixels, and no missing ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ options = st.fixed_dictionaries(
 
 
 def by_pillow(data: bytes) -> NDArray[np.uint8]:
-    """Return what Pillow alone makes of a file; nothing when it refuses it."""
+    """Return a file decoded by Pillow only; None if it raises."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decode, "decode_straight", lambda *_, **__: None)
         patch.setattr(decode, "load_by_pillow", lambda image, *_, **__: image.load())
@@ -68,7 +68,7 @@ def test_the_pixels_of_other_modes_are_pillows(
     assert np.array_equal(decoded(data), by_pillow(data))
     if straight is None:
         assert mode == "CMYK"
-        assert saved["subsampling"] != 0  # libjpeg-turbo's interface knows the other samplings
+        assert saved["subsampling"] != 0  # libjpeg-turbo's API supports the other samplings
         return
     with Image.open(io.BytesIO(data)) as image:
         assert jpeg.image_of(straight, mode).tobytes() == image.tobytes()
@@ -95,7 +95,7 @@ def test_four_components_of_which_three_are_colours_have_pillows_pixels() -> Non
 
 @given(data=st.data(), saved=options, mode=st.sampled_from(["L", "RGB", "CMYK"]))
 @settings(deadline=None, max_examples=300)
-def test_a_damaged_file_is_refused_or_has_pillows_pixels(
+def test_a_damaged_file_is_rejected_or_has_pillow_s_pixels(
     data: st.DataObject, saved: dict[str, Any], mode: str
 ) -> None:
     whole = encode(noise(40, 30).convert(mode), "JPEG", **saved)
@@ -109,7 +109,7 @@ def test_a_damaged_file_is_refused_or_has_pillows_pixels(
 
 
 @pytest.mark.parametrize("size", [(39, 30), (41, 30), (30, 40), (80, 60), (1, 1)])
-def test_a_file_of_another_size_than_its_header_told_is_left_to_pillow(size: Size) -> None:
+def test_a_file_of_another_size_than_its_header_is_left_to_pillow(size: Size) -> None:
     assert jpeg.decode_straight(encode(noise(40, 30), "JPEG"), "RGB", size) is None
 
 
@@ -123,6 +123,6 @@ def test_photographs_are_preprocessed_from_those_pixels(monkeypatch: pytest.Monk
     assert np.array_equal(straight, preprocessed(data, rules))
 
 
-def test_images_and_pixels_tell_their_size() -> None:
+def test_images_and_pixels_have_a_size() -> None:
     assert jpeg.size_of(Image.new("RGB", (4, 3))) == (4, 3)
     assert jpeg.size_of(np.zeros((3, 4, 4), np.uint8)) == (4, 3)

@@ -1,4 +1,4 @@
-"""Every mode an image file can have becomes RGB by the spec's rules, checked sample by sample."""
+"""Every mode is converted to RGB by the spec's rules, checked sample by sample."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_cmyk_is_converted_as_pillow_converts_it(format: str) -> None:
 
 
 class TestTransparency:
-    """`drop` shows what lies under it; the composites lay it on white or black."""
+    """`drop` keeps the hidden colour; the composites blend it with white or black."""
 
     @pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF"])
     def test_dropped_alpha_leaves_the_colour(self, format: str) -> None:
@@ -112,7 +112,7 @@ class TestTransparency:
 
         result = decoded(encode(image, format), spec(alpha=rule))
 
-        # One level: Pillow composites in integers.
+        # Tolerance of one level: Pillow composites in integers.
         assert np.abs(result - over(GROUNDS[rule], COLOUR, ALPHA)).max() <= 1
 
     def test_dropped_alpha_leaves_the_grey(self) -> None:
@@ -184,7 +184,7 @@ class TestTransparency:
 
 
 class TestSixteenBits:
-    """`scale` keeps the high byte; `clip` is what Pillow's plain `convert` does to grey."""
+    """`scale` keeps the high byte; `clip` equals Pillow's plain `convert` of grey."""
 
     DEEP = RNG.integers(0, 65536, (7, 9), np.uint16)
 
@@ -232,7 +232,7 @@ def test_a_tiff_without_an_agreed_range_is_unsupported(dtype: type[np.generic]) 
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "TIFF", "PNG"])
-def test_of_several_frames_the_first_is_taken(format: str) -> None:
+def test_the_first_of_several_frames_is_decoded(format: str) -> None:
     first, second = (Image.new("RGB", (9, 7), colour) for colour in ("red", "blue"))
     frames = encode(first, format, save_all=True, append_images=[second, second])
 

@@ -1,4 +1,4 @@
-"""A file gives its size once: no second one hides behind the size that the header check sees."""
+"""A file has a single size: no second one can bypass the header check."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_png_with_two_headers_is_undecodable(second: bytes, late: bool) -> Non
             read()
 
 
-def test_a_second_header_of_a_png_is_found_behind_more_chunks_than_are_walked_first() -> None:
+def test_a_second_png_header_after_many_chunks_is_detected() -> None:
     with pytest.raises(UndecodableImage, match="more than 1 header"):
         decoded(png_of_two(png_header(LARGE), chunks_between=4_000))
 
@@ -59,7 +59,7 @@ def test_what_follows_the_end_of_a_png_is_not_its_header() -> None:
 
 
 @pytest.mark.parametrize("chunks", [0, 3, 500, 2_500])
-def test_a_transparent_colour_counts_as_work_wherever_it_stands(chunks: int) -> None:
+def test_a_transparent_colour_counts_as_work_at_any_position(chunks: int) -> None:
     many = [(b"teSt", bytes(20))] * chunks
 
     plain = inspect(png((5_000, 5_000), 8, 2, extra=[]), any_size).work
@@ -78,9 +78,7 @@ FRAMES = [0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC9, 0xCA, 0xDE]
 
 @pytest.mark.parametrize("marker", FRAMES)
 @pytest.mark.parametrize("first", [False, True])
-def test_a_jpeg_with_two_frame_headers_is_refused_as_pillow_refuses_it(
-    marker: int, first: bool
-) -> None:
+def test_a_jpeg_with_two_frame_headers_is_rejected_as_by_pillow(marker: int, first: bool) -> None:
     data = encode(noise(*SMALL), "JPEG")
     at = data.index(b"\xff\xc0") if first else data.index(b"\xff\xda")
     two = data[:at] + jpeg_frame(marker, *LARGE) + data[at:]
@@ -107,7 +105,9 @@ def test_a_still_webp_is_as_large_as_its_canvas(canvas: Size, lossless: bool) ->
 
 
 @pytest.mark.parametrize("second", [(b"VP8X", bytes(4) + b"\x27\0\0\x1d\0\0"), None])
-def test_a_webp_with_a_second_size_is_its_first_or_none(second: tuple[bytes, bytes] | None) -> None:
+def test_a_webp_with_a_second_size_has_its_first_size_or_is_rejected(
+    second: tuple[bytes, bytes] | None,
+) -> None:
     def chunk(size: Size) -> tuple[bytes, bytes]:
         still = encode(noise(*size), "WEBP")[12:]
         return still[:4], still[8 : 8 + int.from_bytes(still[4:8], "little")]

@@ -1,4 +1,4 @@
-"""A photo is turned upright as Pillow's own `exif_transpose` would, and its bounds with it."""
+"""A photo is oriented as by Pillow's `exif_transpose`, and its upright size is checked."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tidegate.service.imaging.decode import Size, decode
 
 ORIENTATION = 0x0112
 CARRIERS = ("JPEG", "PNG", "WEBP", "TIFF")
-# pytest's own filters go before the one that decode.py sets, so Pillow's warnings need this here.
+# pytest's filters take precedence over the one that decode.py sets, so this is needed here.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
@@ -60,7 +60,7 @@ def test_the_size_check_sees_the_upright_size(format: str, orientation: int) -> 
     assert seen[-1] == upright.size == ((9, 5) if orientation < 5 else (5, 9))
 
 
-def test_the_eight_orientations_differ_so_that_none_can_be_mistaken() -> None:
+def test_the_eight_orientations_differ() -> None:
     results = {decoded(turned(orientation, "PNG")).tobytes() for orientation in range(1, 9)}
 
     assert len(results) == 8
@@ -103,7 +103,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("exif", BROKEN.values(), ids=list(BROKEN))
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_broken_metadata_is_no_reason_to_refuse_sound_pixels(format: str, exif: bytes) -> None:
+def test_broken_metadata_does_not_reject_valid_pixels(format: str, exif: bytes) -> None:
     data = encode(noise(9, 5), format, exif=exif)
 
     assert np.array_equal(decoded(data), decoded(encode(noise(9, 5), format)))
@@ -119,7 +119,7 @@ def test_a_tag_of_the_wrong_type_does_not_keep_a_photo_from_being_turned(
     assert np.array_equal(decoded(data), decoded(turned(6)))
 
 
-def test_a_photo_is_refused_by_what_it_becomes_when_upright() -> None:
+def test_a_photo_is_rejected_by_its_upright_size() -> None:
     rules = spec(resize(224, 224, "bilinear") | {"backend": "torch"})
     wide = encode(noise(250_000, 1), "PNG")
     assert preprocessed(wide, rules).shape == (224, 224, 3)

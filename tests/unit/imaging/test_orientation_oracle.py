@@ -1,4 +1,4 @@
-"""EXIF, XMP, both or neither, in every container: the photo stands as `exif_transpose` turns it."""
+"""EXIF, XMP, both or neither, in every container: the result equals `exif_transpose`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tidegate.service.imaging.decode import Size, decode
 
 ORIENTATION, XMP_TAG = 0x0112, 700
 PICTURE = noise(9, 5)
-# pytest's own filters go before the ones that the service sets, so Pillow's warnings need this.
+# pytest's filters take precedence over those that the service sets, so this is needed here.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 Container = Callable[[bytes | None, bytes | None], bytes]  # (EXIF block, XMP packet) → file
@@ -114,7 +114,7 @@ def png_after_its_pixels(exif: bytes | None, xmp: bytes | None) -> bytes:
 
 
 def png_on_both_sides(exif: bytes | None, xmp: bytes | None) -> bytes:
-    """Return one whose XMP, or an orientation of 8, comes first and whose EXIF comes last."""
+    """Return a file whose XMP, or an orientation of 8, comes first and whose EXIF comes last."""
     early = _png_chunks(None, xmp) if xmp is not None else _png_chunks(short(8), None)
     late = _png_chunks(exif, None)
     return png((9, 5), 8, 2, png_rows(np.asarray(PICTURE)), extra=early, late=late)
@@ -139,7 +139,7 @@ def png_of_imagemagick_compressed(exif: bytes | None, xmp: bytes | None) -> byte
 
 
 def tiff(exif: bytes | None, xmp: bytes | None) -> bytes:
-    """Return a TIFF, whose tags are its EXIF: of a block, only whole orientations are taken."""
+    """Return a TIFF whose own tags contain the block's orientation, if that is a complete tag."""
     tags: dict[int, object] = {} if xmp is None else {XMP_TAG: xmp}
     if exif is not None and len(exif) == len(short(1)) and exif[10:14] == short(1)[10:14]:
         tags[ORIENTATION] = exif[18]
@@ -147,7 +147,7 @@ def tiff(exif: bytes | None, xmp: bytes | None) -> bytes:
 
 
 def gif(exif: bytes | None, xmp: bytes | None) -> bytes:
-    """Return a GIF with XMP as Adobe puts it there, which Pillow does not read."""
+    """Return a GIF with XMP as Adobe writes it, which Pillow does not read."""
     data = encode(PICTURE.quantize(64), "GIF")
     trailer = bytes([1, *range(255, -1, -1), 0])
     block = b"" if xmp is None else b"!\xff\x0bXMP DataXMP" + xmp + trailer
@@ -169,11 +169,11 @@ CONTAINERS: tuple[Container, ...] = (
 
 
 def upright_by_pillow(data: bytes) -> NDArray[np.uint8]:
-    """Return what `exif_transpose` makes of a file; what is stored if it cannot read the EXIF."""
+    """Return a file oriented by `exif_transpose`; unchanged if it cannot read the EXIF."""
     with Image.open(io.BytesIO(data)) as image:
         try:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        except Exception:  # noqa: BLE001 - of the metadata: the pixels are sound
+        except Exception:  # noqa: BLE001 - from the metadata; the pixels are valid
             return np.asarray(image.convert("RGB"))
 
 
@@ -232,7 +232,9 @@ def test_the_upright_size_is_checked_before_any_pixel_is_decoded(
 
 
 @pytest.mark.parametrize("late", [(b"eXIf", short(6)), (b"iTXt", XMP_CHUNK + SIX)])
-def test_a_png_that_is_turned_high_after_its_pixels_is_refused(late: tuple[bytes, bytes]) -> None:
+def test_a_png_whose_late_orientation_makes_it_too_high_is_rejected(
+    late: tuple[bytes, bytes],
+) -> None:
     def refuse_what_is_high(size: Size) -> None:
         if size[1] > 1_000:
             raise ImageTooLarge(f"{size}")
@@ -253,7 +255,7 @@ def test_a_tiff_is_turned_by_pillow_s_loader_and_so_in_any_case() -> None:
 
 
 @pytest.mark.parametrize("kind", [2, 3, 4])  # text, and numbers
-def test_xmp_of_the_wrong_type_is_no_reason_to_refuse_a_tiff(kind: int) -> None:
+def test_xmp_of_the_wrong_type_does_not_reject_a_tiff(kind: int) -> None:
     directory = ImageFileDirectory_v2()
     directory[XMP_TAG] = SIX.decode() if kind == 2 else (7, 8, 9)
     directory.tagtype[XMP_TAG] = kind
@@ -273,4 +275,4 @@ def test_sixteen_megabytes_of_xmp_cost_no_more_than_looking_once(
     before = time.thread_time()
     decoded(data)
 
-    assert time.thread_time() - before < 1.0  # .05 s, where a search that backtracks takes minutes
+    assert time.thread_time() - before < 1.0  # .05 s; backtracking takes minutes

@@ -97,7 +97,7 @@ def test_saturated_edges_overshoot_and_are_clipped_as_pillow_clips_them(path: st
     assert {0, 255} <= set(made.ravel().tolist())
 
 
-def test_an_image_of_many_blocks_is_lent_in_one_piece() -> None:
+def test_a_large_image_is_allocated_in_one_block() -> None:
     image = noise((4000, 3000))
 
     assert image.__arrow_c_array__()
@@ -111,7 +111,7 @@ def test_nearest_is_left_to_pillow() -> None:
     assert np.array_equal(made, pillow_resize.by_pillow(image, scale))
 
 
-def test_what_does_not_fit_together_is_refused() -> None:
+def test_arguments_that_do_not_match_are_rejected() -> None:
     image, out = noise((8, 6)), np.empty((4, 4, 3), np.uint8)
     _, lent = image.__arrow_c_array__()
     whole, made = (0, 0, 8, 6), (0, 0, 4, 4)

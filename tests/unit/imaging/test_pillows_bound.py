@@ -1,4 +1,4 @@
-"""Pillow's own bound on pixels: the second line of defence, in each process that decodes."""
+"""Pillow's own limit on pixels: the second line of defence, in each decoding process."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def any_size(size: Size) -> None:
 
 @pytest.fixture
 def bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # and put back afterwards
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # restored afterwards
     bound_pillow(1_000)
 
 
 @pytest.mark.usefixtures("bounded")
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("size", [(40, 26), (300, 200)], ids=["a little more", "far more"])
-def test_pillow_refuses_what_the_header_check_lets_pass(format: str, size: Size) -> None:
+def test_pillow_rejects_a_size_that_the_header_check_misses(format: str, size: Size) -> None:
     assert decode(encode_any(noise(40, 25), format), spec(), any_size).size == (40, 25)
 
     with pytest.raises(ImageTooLarge, match="more pixels than its header declares"):
@@ -41,10 +41,10 @@ def test_pillow_refuses_what_the_header_check_lets_pass(format: str, size: Size)
 
 @pytest.mark.usefixtures("bounded")
 @pytest.mark.parametrize("screen", [(4, 4), (300, 200)])
-def test_a_frame_is_not_filled_that_the_header_check_does_not_see(
+def test_pillow_does_not_allocate_a_frame_that_the_header_check_misses(
     screen: Size, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    control = b"!\xf9\x04\x09\0\0\0\0"  # dispose of the frame: its rectangle is filled
+    control = b"!\xf9\x04\x09\0\0\0\0"  # disposal: the frame's rectangle is filled
     whole = encode_any(noise(300, 200), "GIF")
     start = whole.index(b",\0\0\0\0")
     data = whole[:6] + struct.pack("<HH", *screen) + whole[10:start] + control + whole[start:]
@@ -89,13 +89,13 @@ decoder_process.main(os.dup(its.fileno()))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="decoder processes are Linux's")
 @pytest.mark.parametrize("start", [START_THE_SERVICE, START_A_DECODER], ids=["service", "decoder"])
-def test_each_process_that_decodes_sets_it(start: str) -> None:
+def test_each_decoding_process_sets_pillow_s_limit(start: str) -> None:
     run = subprocess.run([sys.executable, "-c", start], cwd=ROOT, capture_output=True, text=True)
 
     assert run.stdout == "12345\n", run.stderr
 
 
-def test_what_pillow_warns_of_is_refused_without_pytest() -> None:
+def test_pillow_s_bomb_warning_is_an_error_without_pytest() -> None:
     code = """
 from tidegate.service.errors import ImageTooLarge
 from tidegate.service.imaging.decode import bound_pillow, decode

@@ -1,4 +1,4 @@
-"""Both spec families equal, bit for bit, what the source libraries do, written out again here."""
+"""Both spec families are bit-identical to the source libraries, reimplemented here."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_sliver_is_preprocessed_when_its_crop_is_small(size: tuple[int, int]) 
 
 
 @pytest.mark.parametrize("size", [(1, 40_000), (40_000, 1)])
-def test_a_sliver_is_refused_when_its_resize_would_explode(size: tuple[int, int]) -> None:
+def test_a_very_narrow_image_is_rejected_if_its_resize_would_be_huge(size: tuple[int, int]) -> None:
     with pytest.raises(ImageTooLarge, match="too narrow"):
         preprocessed(encode(noise(*size), "PNG"), resize_then_crop(256, (224, 224)))
 

@@ -1,4 +1,4 @@
-"""The format is what the first bytes say, never what a name or a header says."""
+"""The format is determined by the first bytes, never by a file name or a request header."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_big_endian_tiff_is_a_tiff() -> None:
 
 
 @pytest.mark.parametrize("data", NOT_IMAGES.values(), ids=list(NOT_IMAGES))
-def test_what_is_no_allowed_image_is_unsupported(data: bytes) -> None:
+def test_other_content_is_unsupported(data: bytes) -> None:
     with pytest.raises(UnsupportedImageType, match="JPEG, PNG, WebP, BMP, GIF or TIFF"):
         preprocessed(data)
 
@@ -68,7 +68,7 @@ def test_other_formats_that_pillow_reads_are_unsupported(format: str) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_signature_alone_is_undecodable(format: str) -> None:
+def test_a_signature_without_data_is_undecodable(format: str) -> None:
     signature = encode_any(noise(5, 4), format)[:12]
 
     with pytest.raises(UndecodableImage, match="truncated or corrupt"):
@@ -87,7 +87,7 @@ def test_a_gif_that_is_also_a_script_is_decoded_as_the_gif_it_is() -> None:
     assert np.array_equal(decoded(polyglot), decoded(encode(image, "GIF")))
 
 
-def test_a_gif_whose_header_doubles_as_a_script_is_refused() -> None:
+def test_a_gif_whose_header_doubles_as_a_script_is_rejected() -> None:
     with pytest.raises(UndecodableImage):
         preprocessed(b"GIF89a=1;alert(document.domain);//")
 

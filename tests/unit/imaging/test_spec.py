@@ -1,4 +1,4 @@
-"""A PreprocessSpec that exists is valid, closed, and known by its digest."""
+"""A PreprocessSpec is always valid, has a closed schema, and is identified by its digest."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_the_order_of_the_steps_changes_the_digest() -> None:
 
 
 @pytest.mark.parametrize("changes", REFUSED.values(), ids=list(REFUSED))
-def test_a_spec_that_cannot_be_carried_out_exactly_is_refused(changes: dict[str, Any]) -> None:
+def test_a_spec_that_cannot_be_implemented_exactly_is_rejected(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         spec(**changes)
 

@@ -1,4 +1,4 @@
-"""Brightness, contrast and blur mean what they say."""
+"""Brightness, contrast and blur equal their definitions."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_blurring_an_image_lowers_its_blur_number() -> None:
 
 
 @pytest.mark.parametrize("pixels", [flat(7, 7, 7), flat(1, 2, 3, side=2), flat(0, 0, 0, side=1)])
-def test_what_has_no_edges_is_at_the_floor(pixels: Pixels) -> None:
+def test_an_image_without_edges_is_at_the_floor(pixels: Pixels) -> None:
     assert input_statistics(pixels, "rgb").blur == BLUR_FLOOR
 
 

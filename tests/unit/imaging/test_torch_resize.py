@@ -1,6 +1,6 @@
-"""Backend torch resizes as torchvision's tensor transforms do, without torch.
+"""Backend torch equals torchvision's tensor transforms, without torch.
 
-The digests are torch 2.13.0's (CPU, AVX2 or AVX-512), of `noise(width, height)` as planes x:
+The digests are from torch 2.13.0 (CPU, AVX2 or AVX-512), for `noise(width, height)` as planes x:
 `torch.nn.functional.interpolate(x[None], (height, width), mode=filter, antialias=True)[0]`, back as
 [H, W, 3], sha256 of its bytes. The comparison over the probe set is tests/unit/models/test_parity.
 """
@@ -28,7 +28,7 @@ Pixels = NDArray[np.uint8]
 sides = st.integers(1, 90)
 filters = st.sampled_from(("bilinear", "bicubic"))
 
-# What torch makes, by the recipe above: (width, height) → (width, height), filter, 16 of 64 digits.
+# torch's results, by the recipe above: (width, height) → (width, height), filter, 16 of 64 digits.
 DIGESTS: tuple[tuple[tuple[int, int], tuple[int, int], Filter, str], ...] = (
     ((500, 375), (341, 256), "bilinear", "66c82a34ca4defba"),
     ((61, 47), (224, 224), "bilinear", "2e705878fcdbc31f"),
@@ -87,7 +87,7 @@ def test_a_sum_too_large_for_float32_is_still_exact() -> None:
 
     result = resize(pixels, (2, 1), "bilinear", (0, 0, 2, 1))
 
-    assert 0 <= left < 16  # float32 would see 100.5
+    assert 0 <= left < 16  # in float32 it would be 100.5
     assert result[0, 0].tolist() == [100, 100, 100]
 
 
@@ -114,7 +114,7 @@ def test_a_crop_that_follows_is_made_with_the_resize() -> None:
 
 
 @pytest.mark.parametrize("crop", [24, 32, 40, 63, 70])
-def test_cutting_with_the_resize_gives_what_cutting_after_it_gives(crop: int) -> None:
+def test_a_windowed_resize_equals_a_resize_and_a_crop(crop: int) -> None:
     image = noise(100, 50)
 
     whole = resize(np.asarray(image), (64, 32), "bilinear", (0, 0, 64, 32))
@@ -127,10 +127,10 @@ def test_cutting_with_the_resize_gives_what_cutting_after_it_gives(crop: int) ->
 
 @pytest.mark.parametrize("filter", ["nearest", "box", "hamming", "lanczos"])
 @pytest.mark.parametrize("step", STEPS)
-def test_a_filter_that_torch_does_not_antialias_is_refused(
+def test_a_filter_that_torch_does_not_antialias_is_rejected(
     filter: str, step: dict[str, object]
 ) -> None:
-    with pytest.raises(ValidationError, match="bilinear or bicubic"):
+    with pytest.raises(ValidationError, match="bilinear and bicubic"):
         spec({**step, "filter": filter, "backend": "torch"}, CROP)
 
 
@@ -142,7 +142,7 @@ def test_a_sliver_is_bounded_as_with_pillow() -> None:
 def test_the_rows_between_the_passes_are_bounded_too() -> None:
     step = {"op": "resize", "height": 8, "width": 224, "filter": "bilinear", "backend": "torch"}
 
-    with pytest.raises(ImageTooLarge, match="would make it 224 × 230000"):
+    with pytest.raises(ImageTooLarge, match="would enlarge it to 224 × 230000"):
         preprocessed(encode(noise(1, 230_000), "PNG"), spec(step))
 
 
@@ -166,7 +166,7 @@ def edge_then_crop(crop: int, size: int = 32) -> PreprocessSpec:
 
 
 def one_pass(planes: Pixels, after: int, filter: Filter) -> Pixels:
-    """Resize the last axis as ATen's integer kernel does, one output at a time."""
+    """Resize the last axis like ATen's integer kernel, one output at a time."""
     before = planes.shape[-1]
     if before == after:
         return planes

@@ -1,4 +1,4 @@
-"""What is not decoded is named: a client learns what it sent and what to send instead."""
+"""The error for an unsupported file names its feature and what to send instead."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tidegate.service.errors import UndecodableImage, UnsupportedImageType
 from tidegate.service.imaging.unsupported import unsupported_feature
 
 PHOTO = encode(noise(16, 16), "JPEG")
-# pytest's own filters go before the ones that the service sets, so Pillow's warnings need this.
+# pytest's filters take precedence over those that the service sets, so this is needed here.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
@@ -93,7 +93,7 @@ def bmp_with(bits: int = 24, compression: int = 0, header: int = 40) -> bytes:
 
 
 def png_of_xcode() -> bytes:
-    """Return a PNG whose data stream has neither header nor checksum, and a first chunk says so."""
+    """Return a PNG whose data stream has no header and no checksum, as its first chunk declares."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         crc = zlib.crc32(kind + body)
@@ -117,7 +117,7 @@ UNSUPPORTED = {
     "WebP of VP9 data": riff((b"VP9 ", bytes(40))),
     "2-bit BMP": bmp_with(2),
     "64-bit BMP": bmp_with(64),
-    "BMP that holds a JPEG": bmp_with(0, compression=4),
+    "BMP that contains a JPEG": bmp_with(0, compression=4),
     "BMP with a header of 100 bytes": bmp_with(header=100),
     "TIFF compressed with JPEG 2000": tiff_with(34712),
     "TIFF compressed with JBIG": tiff_with(34661),
@@ -146,7 +146,7 @@ def test_the_advice_for_12_bits_is_8_bits() -> None:
         preprocessed(jpeg_with(0xC1, bits=12))
 
 
-def test_whatever_stands_in_a_header_is_named_or_not_and_never_an_error() -> None:
+def test_any_header_gives_a_feature_or_none_and_never_an_exception() -> None:
     rng = np.random.default_rng(3)
     files = [encode_any(noise(8, 6), format) for format in FORMATS] + list(UNSUPPORTED.values())
     for data in files:
@@ -160,7 +160,7 @@ def test_whatever_stands_in_a_header_is_named_or_not_and_never_an_error() -> Non
 
 
 class CountedBytes(bytes):
-    """Counts how often Python code asks for one of them."""
+    """Counts how often Python code reads an item."""
 
     asked = 0
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 
 def response(body: bytes, status: int = 200, headers: bytes = b"") -> bytes:
-    """A whole response; `headers` are lines, each with its CRLF."""
+    """Return a whole response; `headers` are lines, each with its CRLF."""
     return b"HTTP/1.1 %d X\r\n%sContent-Length: %d\r\n\r\n%s" % (status, headers, len(body), body)
 
 
@@ -27,7 +27,7 @@ OVERLOADED = response(
 class FakeServer:
     """Reads whole requests, waits until its gate is open, and sends `replies` in turn.
 
-    An empty reply hangs up instead. With `trickle` each byte is a packet of its own.
+    An empty reply disconnects instead. With `trickle` each byte is a separate packet.
     A GET is answered with `page`, or 404 without one.
     """
 
@@ -61,12 +61,12 @@ class FakeServer:
                     self.gate.set()
                 await self.gate.wait()
                 if not (reply := next(self._next)):
-                    break  # hang up
+                    break  # disconnect
                 await self._write(writer, reply)
                 if b"connection: close" in reply.lower():
                     break
         except ConnectionError:
-            pass  # the client gave up first
+            pass  # the client disconnected first
         finally:
             writer.close()
 
@@ -86,7 +86,7 @@ async def _read_head(reader: asyncio.StreamReader) -> bytes:
 
 @asynccontextmanager
 async def listening(fake: FakeServer) -> AsyncIterator[int]:
-    """Serve on a free loopback port, which is lent."""
+    """Serve on a free loopback port and yield it."""
     server = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
     try:
         yield int(server.sockets[0].getsockname()[1])
@@ -98,7 +98,7 @@ async def listening(fake: FakeServer) -> AsyncIterator[int]:
 
 @contextmanager
 def served(fake: FakeServer) -> Iterator[str]:
-    """Serve from a thread of its own, for commands that bring their own event loop; lends a URL."""
+    """Serve from a separate thread, for commands with their own event loop; yields a URL."""
     ready: queue.Queue[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = queue.Queue()
 
     async def serve() -> None:

@@ -1,4 +1,4 @@
-"""What Locust's users are told of a response. Locust itself lives in another environment."""
+"""The Locust file's classification of responses, without Locust itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FakeDecorator = Callable[[Callable[..., object]], Callable[..., object]]
 
 
 class FakeLocust(ModuleType):
-    """The names that the locustfile takes from Locust; decorators give back what they get."""
+    """A stub of the Locust names that the locustfile imports; decorators return their argument."""
 
     FastHttpUser = object
     task: FakeDecorator = staticmethod(lambda function: function)
@@ -45,7 +45,7 @@ def locustfile(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         (500, {}, None, "500"),
     ],
 )
-def test_answers_pass_and_every_refusal_is_a_kind_of_its_own(
+def test_answers_pass_and_every_rejection_is_a_separate_kind(
     locustfile: ModuleType,
     status: int,
     headers: dict[str, str],
@@ -70,7 +70,7 @@ def test_images_are_read_with_their_type_and_the_deadline(
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_without_images_it_ends_with_a_sentence(
+def test_without_images_it_exits_with_a_message(
     locustfile: ModuleType, tmp_path: Path, named: bool
 ) -> None:
     environment = {"LOAD_IMAGES": str(tmp_path)} if named else {}
@@ -79,7 +79,7 @@ def test_without_images_it_ends_with_a_sentence(
         locustfile.read_requests(environment)
 
 
-def test_it_stands_alone_since_locust_runs_without_this_repository() -> None:
+def test_it_imports_nothing_of_this_repository() -> None:
     source = Path(__file__).parents[3] / "load_tests" / "locustfile.py"
 
     assert "load_tests" not in "".join(

@@ -1,4 +1,4 @@
-"""A plain model folder for the tests: three classes, by which colour there is most of."""
+"""A plain model folder for the tests: three classes, one for each dominant colour."""
 
 import json
 from pathlib import Path

@@ -1,8 +1,8 @@
 """A small server process for the tests: `toy_server.py PORT [BEHAVIOUR…]`.
 
 It answers 200 with class 7 to a body that ends as a JPEG does, 422 to any other. Behaviours:
-`orphan` starts a grandchild whose parent ends at once, `stubborn` ignores SIGTERM, `fails` ends
-before it listens.
+`orphan` starts a grandchild whose parent exits immediately, `stubborn` ignores SIGTERM, `fails`
+exits before it listens.
 """
 
 import os

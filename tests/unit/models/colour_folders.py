@@ -1,4 +1,4 @@
-"""Image folders whose classes are colours, and a backbone that tells them apart."""
+"""Image folders whose classes are colours, and a backbone that classifies them."""
 
 from __future__ import annotations
 

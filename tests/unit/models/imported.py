@@ -1,4 +1,4 @@
-"""What every importer's result is held to: its library's pixels, floats and logits."""
+"""Checks of every importer's result against its library's pixels, floats and logits."""
 
 from __future__ import annotations
 

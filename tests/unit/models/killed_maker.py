@@ -1,4 +1,4 @@
-"""Kill a whole build at random moments; run as a script, it prints what each left behind.
+"""Kill a whole build at random times; run as a script, it prints what each build left.
 
 The kernel's alarm ends a forked child at once, wherever it is: no handler, no clean-up.
 """
@@ -34,7 +34,7 @@ def main(root: Path) -> None:
     sys.stderr = (root / "progress").open("w")
 
     def build(delay_s: float) -> bool:
-        """Build in a child that dies after `delay_s`; tell whether it lived to the end."""
+        """Build in a child that dies after `delay_s`; return whether it finished."""
         child = os.fork()
         if child == 0:
             signal.setitimer(signal.ITIMER_REAL, delay_s)

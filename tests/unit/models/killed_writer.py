@@ -1,4 +1,4 @@
-"""Kill a bundle writer at each step it takes; run as a script, it prints what it found as JSON.
+"""Kill a bundle writer at each of its steps; run as a script, it prints the results as JSON.
 
 A step is an audit event (open, mkdir, rename, remove …) that touches the bundle's folder. The
 child kills itself before the event happens, so every state between two steps is seen.
@@ -27,7 +27,7 @@ def write(model_dir: Path, recipe: str) -> None:
 
 
 def survives(model_dir: Path, step: int) -> bool:
-    """Write in a child that dies before its `step`th step; tell whether it lived to the end."""
+    """Write in a child that dies before its `step`th step; return whether it finished."""
     child = os.fork()
     if child == 0:
         seen = 0

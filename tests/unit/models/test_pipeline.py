@@ -1,4 +1,4 @@
-"""From image folders to a sealed bundle, and to an answer of the service."""
+"""The pipeline from image folders to a sealed bundle, and to an answer of the service."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def bundle(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return make(imported(), data, choices(), tmp_path_factory.mktemp("bundles"))
 
 
-def test_the_bundle_tells_what_it_was_made_of_and_what_it_is_worth(bundle: Bundle) -> None:
+def test_the_bundle_records_its_sources_and_its_evaluation(bundle: Bundle) -> None:
     manifest = bundle.manifest
     evaluation = manifest.evaluation
 
@@ -81,9 +81,7 @@ def test_the_same_folders_give_the_same_bundle(bundle: Bundle, data: Data, tmp_p
     assert make(imported(), data, choices(), tmp_path).digest == bundle.digest
 
 
-def test_a_bundle_is_not_replaced_unless_it_is_said(
-    bundle: Bundle, data: Data, tmp_path: Path
-) -> None:
+def test_a_bundle_is_replaced_only_on_request(bundle: Bundle, data: Data, tmp_path: Path) -> None:
     shutil.copytree(bundle.path, tmp_path / "colours/1")
 
     with pytest.raises(BuildRefused, match="choose another --version"):
@@ -129,7 +127,7 @@ def test_every_kind_of_gate_is_sealed_and_probed(
     assert check_golden(made, lambda images: engine.run(0, images)) >= 10
 
 
-def test_classes_with_images_enough_get_a_threshold_of_their_own(tmp_path: Path) -> None:
+def test_classes_with_enough_images_get_their_own_threshold(tmp_path: Path) -> None:
     made = make(
         imported(), folders(tmp_path / "images", calibrate=150), choices(), tmp_path / "bundles"
     )
@@ -153,7 +151,7 @@ def test_a_variant_is_fitted_with_itself_and_compared_with_fp32(
 
 
 def test_a_variant_that_loses_too_much_is_not_sealed(data: Data, tmp_path: Path) -> None:
-    with pytest.raises(BuildRefused, match=r"In int8 .* more than --max-drop -50 allows"):
+    with pytest.raises(BuildRefused, match=r"In int8, .* more than --max-drop -50 allows"):
         make(imported(), data, choices(precision="int8", max_drop=-50.0), tmp_path)
 
     assert not (tmp_path / "colours/1").exists()
@@ -208,7 +206,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda f: without(f, "train", "red"),
         "The model has 5 classes, but there are 4 labels",
     ),
-    "too few of a class": (lambda f: keep(f, "train", "red", 4), "'red' for one"),
+    "too few of a class": (lambda f: keep(f, "train", "red", 4), "such as 'red'"),
     "too few to calibrate on": (
         few_to_calibrate_on,
         r"needs 19 images in each calibration fold; there are 16 and 16\. Give 49",
@@ -235,7 +233,7 @@ def test_an_export_that_is_not_the_trained_model_is_refused(data: Data, tmp_path
     def other(images: Any) -> Any:
         return np.ones((len(images), 5), np.float32)
 
-    with pytest.raises(BuildRefused, match="the export is not the model that was trained"):
+    with pytest.raises(BuildRefused, match="the export does not equal the trained model"):
         make(imported(forward=other), data, choices(), tmp_path)
 
 
@@ -254,11 +252,11 @@ def test_a_model_that_mixes_the_images_of_a_batch_is_refused(data: Data, tmp_pat
         make(imported(backbone=mixing), data, choices(), tmp_path)
 
 
-def test_rules_that_were_overridden_are_told_in_the_card(data: Data, tmp_path: Path) -> None:
+def test_overridden_rules_are_in_the_card(data: Data, tmp_path: Path) -> None:
     made = make(imported(), data, choices(overrides={"alpha": "drop"}), tmp_path)
 
     assert made.manifest.preprocess.alpha == "drop"
-    assert "set to drop by hand: training had composite-white" in (
+    assert "overridden with drop; training used composite-white" in (
         made.path / "MODEL_CARD.md"
     ).read_text("utf-8")
 

@@ -1,4 +1,4 @@
-"""A backbone of a few numbers and a bundle around it: what sealing and writing are tested on."""
+"""A tiny backbone and bundle for tests of sealing and writing."""
 
 from __future__ import annotations
 

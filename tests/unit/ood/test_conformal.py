@@ -1,4 +1,4 @@
-"""p-values by counting, and the sizes that an alpha needs."""
+"""p-values by counting, and the sample sizes that an alpha needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def by_counting(calibration: list[float], score: float) -> float:
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(scores | tied, min_size=1, max_size=40), scores | tied)
-def test_a_p_value_is_the_share_of_calibration_scores_as_unusual(
+def test_a_p_value_is_the_share_of_calibration_scores_at_least_as_unusual(
     calibration: list[float], score: float
 ) -> None:
     assert p_value(np.sort(calibration), score) == by_counting(calibration, score)
@@ -44,7 +44,7 @@ def test_the_extremes_are_one_and_one_in_n_plus_one() -> None:
     assert p_value(calibration, 98.0) == 0.02
 
 
-def test_nan_is_more_unusual_than_anything() -> None:
+def test_nan_is_more_unusual_than_any_score() -> None:
     assert p_value(np.arange(99.0), math.nan) == 0.01
 
 

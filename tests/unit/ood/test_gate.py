@@ -1,4 +1,4 @@
-"""What the gate decides at and around its thresholds."""
+"""The gate's decisions at and around its thresholds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tidegate.service.ood.gates import FinalFold, Gate
 
 # Scores 0 … 98 in fold A, so that a score of 98.5 has p = 0.01 and one of −1 has p = 1.
 FOLD_A = np.arange(99.0)
-# Fold B holds 99 distinct minima, so that the final p-value is the plain one of 100 steps.
+# Fold B has 99 distinct minima, so that the final p-value is a multiple of 0.01.
 FOLD_B = np.sort(-(np.arange(99.0) + 1.5) / 100)
 GATE = Gate(FOLD_A, FOLD_A, FinalFold.marginal(FOLD_B), alpha_reject=0.05, alpha_review=0.2)
 
@@ -34,20 +34,20 @@ def score_of(p: float) -> float:
         (1.00, "accept"),
     ],
 )
-def test_a_p_value_of_exactly_alpha_is_on_the_strict_side(p: float, decision: str) -> None:
+def test_a_p_value_of_exactly_alpha_gets_the_stricter_decision(p: float, decision: str) -> None:
     verdict = GATE.judge(score_of(p), score_of(1.0), 0)
 
     assert verdict.p_value == pytest.approx(p, abs=1e-12)
     assert verdict.decision == decision
 
 
-def test_either_score_alone_can_reject() -> None:
+def test_a_single_score_can_reject() -> None:
     assert GATE.judge(1e9, -1e9, 0).decision == "reject"
     assert GATE.judge(-1e9, 1e9, 0).decision == "reject"
     assert GATE.judge(-1e9, -1e9, 0).decision == "accept"
 
 
-def test_the_verdict_carries_each_score_s_own_p_value() -> None:
+def test_the_verdict_contains_the_p_value_of_each_score() -> None:
     verdict = GATE.judge(score_of(0.30), score_of(0.70), 0)
 
     assert verdict.energy_p_value == pytest.approx(0.30)
@@ -56,7 +56,7 @@ def test_the_verdict_carries_each_score_s_own_p_value() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("which", ["energy", "mahalanobis"])
-def test_a_score_that_is_no_number_is_rejected(which: str, bad: float) -> None:
+def test_a_nan_score_is_rejected(which: str, bad: float) -> None:
     usual = score_of(1.0)
 
     verdict = GATE.judge(bad, usual, 0) if which == "energy" else GATE.judge(usual, bad, 0)

@@ -1,8 +1,8 @@
-"""The promise itself, on simulated data: of what is like the calibration, at most alpha is refused.
+"""The guarantee on simulated data: at most alpha of in-distribution images are rejected.
 
-Every trial draws fresh calibration folds and one fresh input, all exchangeable, so that the number
-of refusals is binomial with a probability of at most alpha. The bound is its 99.9 % quantile. The
-shortcuts that textbooks take break it, which shows that this check can fail.
+Every trial draws new calibration folds and one new input, all exchangeable, so the number of
+rejections is binomial with a probability of at most alpha. The limit is its 99.9 % quantile. Two
+simpler methods exceed it, which shows that this check can fail.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def scores_of(count: int, rng: np.random.Generator) -> tuple[Float64, Float64]:
 
 
 def gated(rng: np.random.Generator) -> float:
-    """As served: fold A per score, their minimum calibrated again on fold B."""
+    """The service's method: fold A for each score, fold B for their minimum."""
     energy_a, mahalanobis_a = (np.sort(fold) for fold in scores_of(FOLD, rng))
     energy_b, mahalanobis_b = scores_of(FOLD, rng)
     pairs = zip(p_value(energy_a, energy_b), p_value(mahalanobis_a, mahalanobis_b), strict=True)
@@ -43,14 +43,14 @@ def gated(rng: np.random.Generator) -> float:
 
 
 def either_fires(rng: np.random.Generator) -> float:
-    """The shortcut: reject when either p-value is small, without calibrating the minimum again."""
+    """A simpler method: reject if either p-value is small, without calibrating the minimum."""
     energy_a, mahalanobis_a = (np.sort(fold) for fold in scores_of(FOLD, rng))
     energy, mahalanobis = (float(score[0]) for score in scores_of(1, rng))
     return min(p_value(energy_a, energy), p_value(mahalanobis_a, mahalanobis))
 
 
 def calibrated_on_training_features(rng: np.random.Generator) -> float:
-    """The other shortcut: fit the mean and covariance on the very images that calibrate."""
+    """Another simpler method: fit the mean and covariance on the calibration images."""
     train, fresh = rng.normal(size=(110, 40)), rng.normal(size=(1, 40))
     centre, precision = train.mean(axis=0), np.linalg.inv(np.cov(train.T))
 
@@ -81,25 +81,25 @@ def refusals(trial: Trial, trials: int) -> dict[float, int]:
     return {alpha: int((p <= alpha).sum()) for alpha in ALPHAS}
 
 
-def test_at_most_alpha_of_what_is_in_distribution_is_refused() -> None:
+def test_at_most_alpha_of_in_distribution_images_is_rejected() -> None:
     refused = refusals(gated, TRIALS)
 
     for alpha in ALPHAS:
         assert refused[alpha] <= most_refusals(alpha, TRIALS)
-    assert refused[0.2] > 0.1 * TRIALS  # not by refusing nothing
+    assert refused[0.2] > 0.1 * TRIALS  # the method does reject images
 
 
 @pytest.mark.parametrize(
     ("shortcut", "trials"), [(either_fires, TRIALS), (calibrated_on_training_features, 600)]
 )
-def test_the_textbook_shortcuts_break_the_promise(shortcut: Trial, trials: int) -> None:
+def test_simpler_methods_break_the_guarantee(shortcut: Trial, trials: int) -> None:
     refused = refusals(shortcut, trials)
 
     for alpha in ALPHAS:
         assert refused[alpha] > most_refusals(alpha, trials)
 
 
-def test_the_promise_holds_for_one_calibration_set_within_its_beta_spread() -> None:
+def test_the_guarantee_holds_for_one_calibration_set_within_its_beta_spread() -> None:
     rng, trials, alpha = np.random.default_rng(5), 4000, 0.05
     energy_a, mahalanobis_a = (np.sort(fold) for fold in scores_of(999, rng))
     energy_b, mahalanobis_b = scores_of(999, rng)
@@ -110,5 +110,5 @@ def test_the_promise_holds_for_one_calibration_set_within_its_beta_spread() -> N
     refused = sum(gate.judge(float(e), float(m), 0).decision == "reject" for e, m in fresh)
 
     # Given the calibration, the rate is Beta(k, n + 1 − k) with k = 50: its spread is .0069; with
-    # the binomial's .0034 that is .0077, and 3.1 of them hold 99.9 %.
+    # the binomial's .0034 that is .0077, and 3.1 of them cover 99.9 %.
     assert abs(refused / trials - alpha) < 3.1 * 0.0077

@@ -1,4 +1,4 @@
-"""The two scores against their definitions, written out again without vectorisation."""
+"""The two scores compared with their definitions, reimplemented without vectorisation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tidegate.service.ood.scores import energy_score, mahalanobis_score
 
 Float64 = NDArray[np.float64]
-CLOSE = 1e-12  # relative; both sides are float64 and add a few dozen numbers
+CLOSE = 1e-12  # relative; both sides are float64 sums of a few dozen numbers
 
 
 def energy_by_definition(logits: list[float], temperature: float) -> float:
@@ -25,7 +25,7 @@ def energy_by_definition(logits: list[float], temperature: float) -> float:
 
 
 def squared_distances(z: Float64, means: Float64, precision: NDArray[Any]) -> list[float]:
-    """(z − μ)ᵀ Σ⁻¹ (z − μ) for every class, with the covariance's inverse itself."""
+    """(z − μ)ᵀ Σ⁻¹ (z − μ) for every class, with the explicit inverse of the covariance."""
     return [float((z - mean) @ precision @ (z - mean)) for mean in means]
 
 

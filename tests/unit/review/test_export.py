@@ -1,4 +1,4 @@
-"""What an export copies, what it leaves out, and what it says of that."""
+"""What an export copies and skips, and what it reports."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def labelled(root: Path) -> Path:
     return next(p for p in root.glob("*/*.json") if json.loads(p.read_bytes()).get("true_class"))
 
 
-def test_an_export_is_folders_of_classes(root: Path, tmp_path: Path) -> None:
+def test_an_export_has_one_folder_per_class(root: Path, tmp_path: Path) -> None:
     counts = export(root, tmp_path / "out")
     again = export(root, tmp_path / "out")
 
@@ -46,7 +46,7 @@ def test_an_export_is_folders_of_classes(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=[damage[:10] for damage in DAMAGES])
-def test_a_damaged_true_class_is_skipped_and_the_rest_exported(
+def test_a_damaged_true_class_is_skipped_and_the_others_are_exported(
     root: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = labelled(root)
@@ -60,7 +60,7 @@ def test_a_damaged_true_class_is_skipped_and_the_rest_exported(
     assert "skipped: 1 with a damaged sidecar" in printed.err
 
 
-def test_no_damage_to_a_sidecar_is_a_traceback(root: Path, tmp_path: Path) -> None:
+def test_a_damaged_sidecar_never_causes_a_traceback(root: Path, tmp_path: Path) -> None:
     path = labelled(root)
     whole = path.read_bytes()
     for place in range(len(whole)):
@@ -69,13 +69,13 @@ def test_no_damage_to_a_sidecar_is_a_traceback(root: Path, tmp_path: Path) -> No
             assert sum(export(root, tmp_path / "out").values()) in {1, 2}
 
 
-def test_an_image_that_rotation_removed_is_skipped(
+def test_an_image_that_was_removed_during_the_export_is_skipped(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     next(iter(sorted(root.glob("*/*.png")))).unlink()
 
     assert main(["review", "export", str(root), str(tmp_path / "out")]) == 0
-    assert "skipped: 1 whose image was removed meanwhile" in capsys.readouterr().err
+    assert "skipped: 1 removed during the export" in capsys.readouterr().err
 
 
 def test_links_are_not_followed(root: Path, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_links_are_not_followed(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("out", ["kept/out", "kept", "kept/../kept/2026-01-01"])
-def test_an_export_into_the_review_folder_is_refused(root: Path, tmp_path: Path, out: str) -> None:
+def test_an_export_into_the_review_folder_is_rejected(root: Path, tmp_path: Path, out: str) -> None:
     with pytest.raises(ReviewUnreadable, match="inside the review folder"):
         export(root, tmp_path / out)
 
@@ -102,7 +102,7 @@ def test_a_folder_that_cannot_be_written_is_named(root: Path, tmp_path: Path) ->
         export(root, tmp_path / "file" / "out")
 
 
-def test_an_export_of_nothing_or_of_nonsense_says_so(tmp_path: Path) -> None:
+def test_an_export_without_usable_images_raises_an_error(tmp_path: Path) -> None:
     root = tmp_path / "kept"
     (root / "day").mkdir(parents=True)
     with pytest.raises(ReviewUnreadable, match="no kept images"):

@@ -1,4 +1,4 @@
-"""Which files the store deletes, and how much of the disk it takes."""
+"""Which files the store deletes, and how much disk space it uses."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize(("side", "image", "content"), FOREIGN.values(), ids=list(FOREIGN))
-def test_files_of_others_are_never_deleted(
+def test_files_of_other_programs_are_never_deleted(
     tmp_path: Path, side: str, image: str, content: str
 ) -> None:
     for name, text in ((side, content), (image, "pixels")):
@@ -106,7 +106,7 @@ def test_a_part_without_a_writer_is_removed_and_one_in_progress_stays(tmp_path: 
     assert other.exists()
 
 
-def test_room_that_others_write_into_is_an_error_of_the_disk_and_not_of_the_image(
+def test_space_used_by_other_writers_is_a_disk_error(
     tmp_path: Path,
 ) -> None:
     part = tmp_path / DAY / f".{'a' * 24}.png.part"
@@ -126,7 +126,7 @@ def test_room_that_others_write_into_is_an_error_of_the_disk_and_not_of_the_imag
     assert len(list(tmp_path.glob("*/*.png"))) == 1
 
 
-def test_what_an_earlier_process_kept_is_counted_alike(tmp_path: Path) -> None:
+def test_files_of_an_earlier_process_are_counted(tmp_path: Path) -> None:
     before = filled(tmp_path, 1_000_000, images=10)
     after = ReviewFolder(tmp_path, 1_000_000)
     after.scan()

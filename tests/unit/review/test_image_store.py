@@ -1,4 +1,4 @@
-"""What is kept, within which bounds, and what feedback adds to it."""
+"""Which images are kept, within which limits, and what feedback adds."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def make(
 
 
 def offer(kept: ImageStore, answered: Answered = ANSWER, image: bytes = PNG) -> None:
-    """Offer an image and wait until the thread has dealt with it."""
+    """Offer an image and wait until the thread has handled it."""
     kept.offer(image, answered)
     done = threading.Event()
     kept._jobs.put(done.set)
@@ -92,7 +92,7 @@ def test_an_image_to_review_is_kept_with_its_answer(make: Make, tmp_path: Path) 
     assert image.read_bytes() == PNG
 
 
-def test_accepted_images_are_kept_by_lot(make: Make, tmp_path: Path) -> None:
+def test_accepted_images_are_sampled(make: Make, tmp_path: Path) -> None:
     kept = make(accepted_share=0.5)
     for index in range(100):
         kept.offer(PNG, replace(ANSWER, request_id=f"r{index}", decision="accept"))
@@ -114,7 +114,7 @@ def test_no_more_are_kept_than_the_rate_allows(
     assert outcomes == {"stored": 3, "over-rate": 3}
 
 
-def test_the_oldest_go_when_the_bytes_are_full_also_those_of_an_earlier_process(
+def test_the_oldest_images_are_deleted_also_those_of_an_earlier_process(
     make: Make, tmp_path: Path
 ) -> None:
     for start in (0, 10):
@@ -128,7 +128,7 @@ def test_the_oldest_go_when_the_bytes_are_full_also_those_of_an_earlier_process(
     assert len(files) == 2 * len(sidecars(tmp_path)) > 0
 
 
-def test_a_busy_disk_keeps_no_request_waiting(
+def test_a_busy_disk_does_not_block_requests(
     make: Make, outcomes: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     may_write = threading.Event()
@@ -149,18 +149,18 @@ def test_a_busy_disk_keeps_no_request_waiting(
     assert outcomes["stored"] == 50 - outcomes["disk-busy"]
 
 
-def test_a_disk_that_fails_is_counted_and_the_next_image_tried(
+def test_a_disk_error_is_counted_and_the_next_image_is_tried(
     make: Make, outcomes: Counter[str], tmp_path: Path
 ) -> None:
     kept = make(max_bytes=30_000)
-    kept.offer(PNG * 100, ANSWER)  # more than may be kept in all
+    kept.offer(PNG * 100, ANSWER)  # exceeds the limit of the whole folder
     kept.offer(PNG[:50], ANSWER)
     kept.close(10)
 
     assert outcomes == {"failed": 1, "stored": 1}
 
 
-def test_a_folder_that_cannot_be_made_stops_the_start(make: Make, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_stops_the_start(make: Make, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
 
     with pytest.raises(SettingsInvalid, match="TIDEGATE_REVIEW_DIR="):
@@ -198,7 +198,7 @@ def test_the_death_of_the_thread_is_reported(
     assert deaths == ["thread review ended unexpectedly: RuntimeError: a bug"]
 
 
-def test_a_full_disk_is_logged_once_and_again_when_there_is_room(
+def test_a_full_disk_and_its_recovery_are_logged_once(
     make: Make,
     outcomes: Counter[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -228,7 +228,7 @@ def test_a_full_disk_is_logged_once_and_again_when_there_is_room(
     assert kept._folder.used_bytes > 0
 
 
-def test_while_the_disk_is_full_at_most_the_room_of_one_image_is_given_up(
+def test_a_full_disk_deletes_at_most_the_space_of_one_image(
     make: Make, outcomes: Counter[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     kept = make()
@@ -247,7 +247,7 @@ def test_while_the_disk_is_full_at_most_the_room_of_one_image_is_given_up(
     assert len(sidecars(tmp_path)) >= 8
 
 
-def test_a_start_on_a_full_disk_is_no_reason_not_to_serve(
+def test_the_service_starts_on_a_full_disk(
     make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "kept").mkdir()

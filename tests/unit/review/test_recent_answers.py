@@ -1,4 +1,4 @@
-"""Feedback finds its answer among the recent ones, and labels the image that was kept."""
+"""Feedback is matched to a recent answer, and labels the kept image."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_feedback_needs_no_image_store() -> None:
     assert answers.label("r1", 3) == (ANSWER, True)
 
 
-def test_old_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_answers_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent_answers, "MAX_ANSWERS", 2)
     answers = RecentAnswers()
     for index in range(3):

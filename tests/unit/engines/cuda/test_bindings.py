@@ -1,4 +1,4 @@
-"""The seam to CUDA: the real cuda-bindings as far as it goes without a GPU, then its calls."""
+"""The CUDA interface on the real cuda-bindings, as far as possible without a GPU, and on a fake."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def gpus() -> int:
 
 
 @pytest.mark.skipif(gpus() > 0, reason="there is a GPU")
-def test_without_a_gpu_the_real_binding_says_so_in_a_sentence() -> None:
+def test_without_a_gpu_the_real_binding_raises_a_clear_error() -> None:
     with pytest.raises(EngineUnavailable, match=r"no GPU to use: cudaGetDeviceCount: CUDA error"):
         open_cuda("cuda-bindings").device_count()
 
 
-def test_every_function_and_constant_the_seam_uses_is_in_the_real_package() -> None:
+def test_the_real_package_has_every_function_and_constant_that_is_used() -> None:
     functions = set(re.findall(r'"(cuda[A-Z]\w+)"', SOURCE))
     constants = set(re.findall(r"cudart\.(cuda[\w.]+)", SOURCE))
 
@@ -45,9 +45,9 @@ def test_every_function_and_constant_the_seam_uses_is_in_the_real_package() -> N
 
 
 class FakeRuntime(ModuleType):
-    """cuda.bindings.runtime as far as the seam calls it; what it was asked for is in `calls`.
+    """The part of cuda.bindings.runtime that is used. `calls` records the calls.
 
-    Its constants and error texts are the real package's.
+    Its constants and error texts are those of the real package.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class FakeRuntime(ModuleType):
         def call(*arguments: Any) -> tuple[Any, ...]:
             self.calls.append((name, arguments))
             if not gpus():
-                getattr(cudart, name)(*arguments)  # the real one refuses types it does not take
+                getattr(cudart, name)(*arguments)  # the real one rejects wrong types
             if code := self.failing.get(name):
                 return (cudart.cudaError_t(code), None)
             return (cudart.cudaError_t.cudaSuccess, *self._results(name, arguments))
@@ -104,7 +104,7 @@ def asked(runtime: FakeRuntime) -> list[str]:
     return [name for name, _ in runtime.calls]
 
 
-def test_versions_are_written_as_people_write_them(runtime: FakeRuntime) -> None:
+def test_versions_are_formatted_with_dots(runtime: FakeRuntime) -> None:
     cuda = open_cuda("cuda-bindings")
 
     assert cuda.version == "13.0 (driver 13.2)"
@@ -112,7 +112,7 @@ def test_versions_are_written_as_people_write_them(runtime: FakeRuntime) -> None
     assert cuda.device_count() == 2
 
 
-def test_a_thread_that_has_used_another_device_comes_back_to_the_first(
+def test_a_thread_can_return_to_its_first_device(
     runtime: FakeRuntime,
 ) -> None:
     cuda = open_cuda("cuda-bindings")
@@ -144,7 +144,7 @@ def test_copies_are_between_pinned_and_device_memory_on_the_stream(runtime: Fake
     ]
 
 
-def test_streams_do_not_wait_for_the_default_one_and_waiting_threads_sleep(
+def test_streams_are_non_blocking_and_waiting_threads_sleep(
     runtime: FakeRuntime,
 ) -> None:
     device = open_cuda("cuda-bindings").device(0)
@@ -158,7 +158,7 @@ def test_streams_do_not_wait_for_the_default_one_and_waiting_threads_sleep(
     assert device.memory() == (3, 7)
 
 
-def test_a_capture_is_the_threads_own_and_is_ended_whatever_happens(
+def test_a_capture_is_thread_local_and_always_ended(
     runtime: FakeRuntime,
 ) -> None:
     device = open_cuda("cuda-bindings").device(0)
@@ -184,7 +184,7 @@ def test_a_capture_is_the_threads_own_and_is_ended_whatever_happens(
     ("call", "code", "fault"),
     [("cudaMalloc", 2, Fault.MEMORY), ("cudaMemGetInfo", 700, Fault.LOST)],
 )
-def test_what_fails_is_told_with_its_code_and_text(
+def test_a_failed_call_is_reported_with_its_code_and_text(
     runtime: FakeRuntime, call: str, code: int, fault: Fault
 ) -> None:
     device = open_cuda("cuda-bindings").device(0)
@@ -195,7 +195,7 @@ def test_what_fails_is_told_with_its_code_and_text(
     assert fault_of(caught.value) is fault
 
 
-def test_closing_frees_what_was_taken(runtime: FakeRuntime) -> None:
+def test_closing_frees_everything(runtime: FakeRuntime) -> None:
     device = open_cuda("cuda-bindings").device(0)
     device.pinned(4), device.allocate(4), device.stream(), device.event()
     before = len(runtime.calls)

@@ -1,6 +1,6 @@
-"""The seam by PyCUDA on a named fake of its driver module: one context a thread, and none left.
+"""The CUDA interface on a fake of PyCUDA's driver module: one context per thread, all released.
 
-The fake keeps PyCUDA's own rule: a thread that ends with a context aborts the process.
+As in PyCUDA, a thread that ends with a context aborts the process.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from tidegate.service.errors import EngineUnavailable
 
 
 class FakeDriver(ModuleType):
-    """pycuda.driver as far as the seam calls it."""
+    """The part of pycuda.driver that is used."""
 
     class Error(Exception):
-        """Above all of PyCUDA's."""
+        """The base class of PyCUDA's errors."""
 
     class LogicError(Error):
-        """What most codes become."""
+        """The class of most error codes."""
 
     def __init__(self) -> None:
         super().__init__("pycuda.driver")
@@ -116,11 +116,11 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
 
 def seam(monkeypatch: pytest.MonkeyPatch, codes: dict[str, int] | None = None) -> Any:
     module = importlib.import_module("tidegate.service.engines.cuda.pycuda")
-    monkeypatch.setattr(module, "_codes", lambda: codes or {})  # asks the real driver otherwise
+    monkeypatch.setattr(module, "_codes", lambda: codes or {})  # the real one calls the driver
     return module.PyCuda()
 
 
-def test_a_thread_is_on_the_device_it_used_last(
+def test_a_thread_stays_on_its_last_device(
     driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cuda = seam(monkeypatch)
@@ -143,7 +143,7 @@ def test_a_thread_that_ends_leaves_no_context_behind(
         )
 
 
-def test_closing_gives_the_primary_context_back(
+def test_closing_releases_the_primary_context(
     driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = seam(monkeypatch).device(0)
@@ -164,7 +164,7 @@ def test_closing_gives_the_primary_context_back(
         ("something new", 1, Fault.BATCH),
     ],
 )
-def test_an_error_has_the_code_of_its_text(
+def test_an_error_has_the_code_that_matches_its_text(
     text: str, code: int, fault: Fault, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = {"an illegal memory access was encountered": 700, "out of memory": 2}
@@ -176,7 +176,9 @@ def test_an_error_has_the_code_of_its_text(
     assert fault_of(caught.value) is fault
 
 
-def test_no_gpu_is_said_in_a_sentence(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_raises_a_clear_error(
+    driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cuda = seam(monkeypatch)
     assert (cuda.version, cuda.device_count()) == ("13.0 (driver 13.2)", 2)
     driver.gpus = 0

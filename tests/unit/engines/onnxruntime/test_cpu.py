@@ -1,4 +1,4 @@
-"""ONNX Runtime behind the protocol: its scores, its padding, and how it refuses to load."""
+"""ONNX Runtime as an Engine: its scores, its padding, and its errors on loading."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_scores_agree_with_the_float64_reference(model: Path) -> None:
     distance, nearest = mahalanobis_score(
         outputs.features, head.centre, head.whitening, head.means, normalise=head.normalise
     )
-    # What the design promises of float32: energy absolute by its size, distance relative.
+    # The guaranteed precision of float32: relative, and for energy at least absolute.
     assert np.abs(outputs.energy - energy).max() <= 1e-5 * np.abs(energy).max()
     assert np.abs(outputs.mahalanobis / distance - 1).max() <= 1e-5
     assert np.array_equal(outputs.nearest_class, nearest)
@@ -60,7 +60,7 @@ def test_black_and_white_frames_get_finite_scores(model: Path, value: int) -> No
     assert OnnxEngine(model).run(0, [frame]).finite(0)
 
 
-def test_what_a_larger_batch_left_in_the_buffer_does_not_leak_into_a_smaller_one(
+def test_a_larger_batch_s_pixels_do_not_leak_into_a_smaller_one(
     model: Path,
 ) -> None:
     engine, images = OnnxEngine(model, buckets=(1, 4, 8)), photos(8)
@@ -78,7 +78,7 @@ def test_buckets_may_be_given_in_any_order(model: Path) -> None:
     assert engine.run(0, photos(3)).logits.shape == (3, tiny_graph.CLASSES)
 
 
-def test_it_tells_the_size_of_the_pixels_it_takes(model: Path) -> None:
+def test_the_engine_reports_its_input_size(model: Path) -> None:
     assert OnnxEngine(model).input_size == (SIDE, SIDE)
 
 
@@ -91,7 +91,7 @@ def test_pixels_of_another_size_are_an_error(model: Path) -> None:
         OnnxEngine(model, buckets=(1, 2)).run(0, [small, small])
 
 
-def test_it_says_what_truly_runs(model: Path) -> None:
+def test_the_engine_info_describes_the_loaded_session(model: Path) -> None:
     info = OnnxEngine(model, threads_per_slot=2).info
 
     assert (info.name, info.device, info.precision) == ("onnx-cpu", "cpu", "fp32")
@@ -114,7 +114,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("content", BROKEN.values(), ids=list(BROKEN))
-def test_a_corrupt_model_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+def test_a_corrupt_model_is_rejected_with_its_name(tmp_path: Path, content: bytes) -> None:
     model = tmp_path / "model.onnx"
     model.write_bytes(content)
 
@@ -122,6 +122,6 @@ def test_a_corrupt_model_is_refused_by_name(tmp_path: Path, content: bytes) -> N
         OnnxEngine(model)
 
 
-def test_a_missing_model_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_missing_model_is_rejected_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailable, match=r"cannot load .*model\.onnx"):
         OnnxEngine(tmp_path / "model.onnx")

@@ -1,4 +1,4 @@
-"""ONNX Runtime's GPU providers as far as they go without a GPU: options, and who does the work."""
+"""ONNX Runtime's GPU providers without a GPU: their options, and the provider of each node."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-def test_cuda_computes_float32_in_float32_on_the_device_asked_for() -> None:
+def test_cuda_runs_without_tf32_on_the_requested_device() -> None:
     [(name, options)] = cuda_providers(3)
 
     assert name == CUDA
@@ -46,9 +46,7 @@ def test_half_precision_keeps_its_tensor_cores() -> None:
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_each_batch_size_has_a_session_where_a_change_of_shape_is_dear(
-    own: bool, model: Path
-) -> None:
+def test_each_batch_size_has_a_session_if_shape_changes_are_slow(own: bool, model: Path) -> None:
     program = OnnxGpuProgram(
         model, "onnx-cpu", [(CPU, {})], FakeDevice(), memory="cpu", session_per_batch=own
     )
@@ -57,7 +55,7 @@ def test_each_batch_size_has_a_session_where_a_change_of_shape_is_dear(
     assert (program.session(2) is not program.session(8)) is own
 
 
-def test_tensorrt_has_one_profile_for_every_batch_and_cuda_behind_it() -> None:
+def test_tensorrt_has_one_profile_for_all_batches_and_cuda_as_fallback() -> None:
     (name, options), (behind, _) = tensorrt_providers(1, (1, 2, 8), (224, 192), Path("/plans"))
 
     assert (name, behind) == ("TensorrtExecutionProvider", CUDA)
@@ -65,15 +63,15 @@ def test_tensorrt_has_one_profile_for_every_batch_and_cuda_behind_it() -> None:
     assert options["trt_profile_opt_shapes"] == "pixels:8x224x192x3"
     assert options["trt_profile_max_shapes"] == "pixels:8x224x192x3"
     assert options["trt_engine_cache_path"] == "/plans"
-    # Either would make its networks weakly typed, and round the gate's head.
+    # Either flag would make the network weakly typed, and round the gate's head.
     assert not {"trt_fp16_enable", "trt_int8_enable"} & options.keys()
 
 
-def test_the_size_of_the_pixels_is_read_off_the_graph(model: Path) -> None:
+def test_the_input_size_is_read_from_the_graph(model: Path) -> None:
     assert sealed_size(model) == (tiny_graph.SIDE, tiny_graph.SIDE)
 
 
-def test_a_real_session_tells_who_runs_each_node(model: Path) -> None:
+def test_a_real_session_records_the_provider_of_each_node(model: Path) -> None:
     record = {"session.record_ep_graph_assignment_info": "1"}
     nodes = nodes_of(open_session(model, "onnx-cpu", [(CPU, {})], record))
 
@@ -81,7 +79,7 @@ def test_a_real_session_tells_who_runs_each_node(model: Path) -> None:
     assert {provider for provider, _ in nodes} == {CPU}
 
 
-def test_work_that_is_left_to_the_cpu_is_a_refusal_and_shapes_are_not() -> None:
+def test_heavy_operators_on_the_cpu_are_rejected_and_shapes_are_not() -> None:
     refuse_strays("onnx-cuda", [(CUDA, "Conv"), (CPU, "Shape"), (CPU, "Gather")])
 
     with pytest.raises(EngineUnavailable, match="onnx-cuda would run Conv, Gemm"):
@@ -89,6 +87,6 @@ def test_work_that_is_left_to_the_cpu_is_a_refusal_and_shapes_are_not() -> None:
 
 
 @without_cuda
-def test_a_provider_that_is_not_installed_says_which_package_is_in_its_place(model: Path) -> None:
+def test_a_missing_provider_is_reported_with_the_conflicting_package(model: Path) -> None:
     with pytest.raises(EngineUnavailable, match=r"pip uninstall onnxruntime, then .*\[gpu\]"):
         OnnxGpuProgram(model, "onnx-cuda", cuda_providers(0), FakeDevice())

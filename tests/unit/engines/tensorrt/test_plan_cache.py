@@ -1,4 +1,4 @@
-"""The plan cache: found by all it depends on, whole or not there, built by one process."""
+"""The plan cache: a plan's key covers all its inputs, writes are atomic, and one process builds."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cache(tmp_path: Path) -> PlanCache:
     return PlanCache(tmp_path / "plans")
 
 
-def test_a_plan_is_built_once_and_found_again(cache: PlanCache) -> None:
+def test_a_plan_is_built_once_and_read_from_the_cache(cache: PlanCache) -> None:
     built = []
 
     def build() -> bytes:
@@ -103,10 +103,10 @@ def test_a_write_that_fails_leaves_the_old_plan(
     assert {path.suffix for path in cache.folder.iterdir()} == {".plan", ".json"}
 
 
-def test_another_process_that_builds_is_waited_for(
+def test_a_process_waits_for_another_that_builds(
     cache: PlanCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The holder is a real process; it says when it holds the lock and ends when it is told."""
+    """The lock is owned by a real process, which reports it and exits on request."""
     lock = cache.folder / f"{KEY.digest}.lock"
     script = (
         "import fcntl, sys; lock = open(sys.argv[1], 'a'); fcntl.flock(lock, fcntl.LOCK_EX);"
@@ -133,13 +133,13 @@ def test_another_process_that_builds_is_waited_for(
     assert answers == [b"theirs"]
 
 
-def test_a_lock_of_a_process_that_died_holds_nobody_up(cache: PlanCache) -> None:
+def test_a_dead_process_s_lock_does_not_block_others(cache: PlanCache) -> None:
     (cache.folder / f"{KEY.digest}.lock").touch()
 
     assert cache.ensure(KEY, lambda: b"plan") == b"plan"
 
 
-def test_a_build_that_takes_for_ever_is_not_waited_for(
+def test_waiting_for_another_build_has_a_limit(
     cache: PlanCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan_cache, "_PATIENCE_S", 0.01)
@@ -153,9 +153,7 @@ def test_the_folder_is_private(cache: PlanCache) -> None:
     assert cache.folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_what_a_runtime_keeps_of_a_model_is_apart_from_other_weights(
-    cache: PlanCache, tmp_path: Path
-) -> None:
+def test_a_runtime_s_own_cache_is_separate_for_each_model(cache: PlanCache, tmp_path: Path) -> None:
     first, second = tmp_path / "a.onnx", tmp_path / "b.onnx"
     first.write_bytes(b"weights")
     second.write_bytes(b"other weights")
@@ -166,14 +164,14 @@ def test_what_a_runtime_keeps_of_a_model_is_apart_from_other_weights(
     assert all(folder.stat().st_mode & 0o777 == 0o700 for folder in folders)
 
 
-def test_a_folder_others_may_write_to_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_others_can_write_to_is_rejected(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
 
     with pytest.raises(EngineUnavailable, match=r"Other users can write.*TIDEGATE_PLAN_CACHE"):
         PlanCache(tmp_path)
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     with pytest.raises(EngineUnavailable, match="cannot be used"):

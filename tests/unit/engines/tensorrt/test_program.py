@@ -1,4 +1,4 @@
-"""TensorRT without TensorRT: what is asked of it, in which order, on a named fake of its module."""
+"""The calls to TensorRT and their order, on a fake of its module."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ ADDRESSES = {name: Address(index) for index, name in enumerate(SHAPES) if name !
 
 @dataclass
 class FakeContext:
-    """An execution context that writes down what it is told, and refuses what it is set to."""
+    """An execution context that records its calls, and fails the call named `failing`."""
 
-    told: list[tuple[str, Any]] = field(default_factory=list)
-    refuses: str = ""
+    calls: list[tuple[str, Any]] = field(default_factory=list)
+    failing: str = ""
 
     def _take(self, call: str, value: Any) -> bool:
-        self.told.append((call, value))
-        return call != self.refuses
+        self.calls.append((call, value))
+        return call != self.failing
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         return self._take("shape", (name, shape))
@@ -92,7 +92,7 @@ class FakeEnginePlan:
 
 
 def report_progress(monitor: Any) -> None:
-    """Report a build of two steps, the second of which has phases of its own."""
+    """Report a build of two steps, the second of which has nested phases."""
     monitor.phase_start("Building Engine", None, 2)
     monitor.phase_start("Tactic", "Building Engine", 9)
     assert monitor.step_complete("Tactic", 0)
@@ -101,7 +101,7 @@ def report_progress(monitor: Any) -> None:
 
 
 class FakeConfig(SimpleNamespace):
-    """A build's configuration; attributes are kept as they are set."""
+    """A build's configuration; it keeps the attributes that are set."""
 
     def __init__(self, asked: dict[str, Any]) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class FakeConfig(SimpleNamespace):
 
 
 class FakeTensorRt(ModuleType):
-    """The module tensorrt, as the engine uses it. It takes only plans that begin with `good`."""
+    """The part of module tensorrt that is used. It accepts only plans that begin with `good`."""
 
     __version__ = "10.16.1.11"
     TensorIOMode = SimpleNamespace(OUTPUT="out")
@@ -212,7 +212,7 @@ def with_tensorrt(
     return toolkit, plan_key(toolkit, FakeCuda(), device, model, (1, 2, 8), "fp16")
 
 
-def test_the_key_holds_the_models_digest_the_versions_and_the_gpu(
+def test_the_key_contains_the_model_s_digest_the_versions_and_the_gpu(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, key = with_tensorrt(monkeypatch, model, FakeTensorRt())
@@ -229,9 +229,9 @@ def test_a_plan_is_strongly_typed_without_tf32_for_one_to_the_largest_batch(
 ) -> None:
     fake = FakeTensorRt()
     toolkit, key = with_tensorrt(monkeypatch, model, fake)
-    told: list[tuple[str, int, int]] = []
+    steps: list[tuple[str, int, int]] = []
 
-    plan = ensure_plan(toolkit, cache, key, model, lambda *step: told.append(step))
+    plan = ensure_plan(toolkit, cache, key, model, lambda *step: steps.append(step))
 
     assert plan == b"good plan"
     assert fake.asked["network"] == 1 << 1
@@ -240,21 +240,25 @@ def test_a_plan_is_strongly_typed_without_tf32_for_one_to_the_largest_batch(
     assert fake.asked["profile"] == ("pixels", (1, 4, 4, 3), (8, 4, 4, 3), (8, 4, 4, 3))
     assert fake.asked["config"].max_aux_streams == 0
     assert fake.asked["config"].builder_optimization_level == 3
-    assert told == [("Building Engine", 0, 2), ("Building Engine", 1, 2), ("Building Engine", 2, 2)]
+    assert steps == [
+        ("Building Engine", 0, 2),
+        ("Building Engine", 1, 2),
+        ("Building Engine", 2, 2),
+    ]
     assert cache.timing(key).read_bytes() == b"+"
 
     cache.drop(key)
     ensure_plan(toolkit, cache, key, model)
     assert fake.asked["timing"] == b"+"
 
-    for unusable in (b"foreign", b"damaged"):  # begun anew
+    for unusable in (b"foreign", b"damaged"):  # an empty cache is used instead
         cache.drop(key)
         cache.keep_timing(key, unusable)
         ensure_plan(toolkit, cache, key, model)
         assert cache.timing(key).read_bytes() == b"+"
 
 
-def test_tensorrt_without_the_flag_is_strongly_typed_anyway(
+def test_tensorrt_without_the_flag_is_also_strongly_typed(
     cache: PlanCache, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeTensorRt()
@@ -273,7 +277,7 @@ def test_tensorrt_without_the_flag_is_strongly_typed_anyway(
         (FakeTensorRt(builds=None), r"cannot build .*model\.onnx: no kernel for Conv_3"),
     ],
 )
-def test_what_cannot_be_built_is_refused_in_tensorrts_words(
+def test_a_failed_build_is_reported_with_tensorrt_s_errors(
     fake: FakeTensorRt,
     words: str,
     cache: PlanCache,
@@ -287,7 +291,7 @@ def test_what_cannot_be_built_is_refused_in_tensorrts_words(
     assert cache.get(key) is None
 
 
-def test_a_plan_the_runtime_does_not_take_is_built_again_once(
+def test_a_plan_that_the_runtime_rejects_is_rebuilt_once(
     cache: PlanCache,
     model: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -304,7 +308,7 @@ def test_a_plan_the_runtime_does_not_take_is_built_again_once(
     assert program.input_size == (4, 4)
 
 
-def test_a_plan_that_never_loads_is_refused(
+def test_a_plan_that_never_loads_is_rejected(
     cache: PlanCache, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toolkit, key = with_tensorrt(monkeypatch, model, FakeTensorRt(builds=b"bad"))
@@ -313,7 +317,7 @@ def test_a_plan_that_never_loads_is_refused(
         open_program(toolkit, cache, key, model)
 
 
-def test_a_program_tells_its_outputs_and_what_an_execution_takes(
+def test_a_program_reports_its_outputs_and_an_execution_s_memory(
     cache: PlanCache, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toolkit, key = with_tensorrt(monkeypatch, model, FakeTensorRt())
@@ -338,16 +342,16 @@ def test_an_execution_is_bound_once_for_a_batch_size(
     for batch in (2, 2, 8):
         execution.enqueue(batch, Address(99), ADDRESSES, StreamHandle(7))
 
-    calls = [call for call, _ in context.told]
+    calls = [call for call, _ in context.calls]
     bound = ["shape", *["address"] * 6]
     assert calls == [*bound, "execute", "execute", *bound, "execute"]
-    assert context.told[0] == ("shape", ("pixels", (2, 4, 4, 3)))
-    assert ("address", ("pixels", 99)) in context.told
-    assert ("execute", 7) in context.told
+    assert context.calls[0] == ("shape", ("pixels", (2, 4, 4, 3)))
+    assert ("address", ("pixels", 99)) in context.calls
+    assert ("execute", 7) in context.calls
 
 
 @pytest.mark.parametrize("call", ["shape", "address", "execute"])
-def test_a_call_that_is_answered_false_is_an_error(
+def test_a_call_that_returns_false_raises_an_error(
     call: str, cache: PlanCache, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeTensorRt()
@@ -355,16 +359,16 @@ def test_a_call_that_is_answered_false_is_an_error(
     execution = open_program(toolkit, cache, key, model).execution(FakeDevice())
     assert fake.engine.context is not None
     execution.enqueue(4, Address(99), ADDRESSES, StreamHandle(7))
-    fake.engine.context.refuses = call
+    fake.engine.context.failing = call
 
     with pytest.raises(EngineError, match="TensorRT rejected"):
         execution.enqueue(2, Address(99), ADDRESSES, StreamHandle(7))
 
-    fake.engine.context.refuses = ""
-    fake.engine.context.told.clear()
-    # What was bound by half is bound anew, also to the size that was bound before.
+    fake.engine.context.failing = ""
+    fake.engine.context.calls.clear()
+    # After a failed binding everything is bound again, also for the previous size.
     execution.enqueue(4 if call != "execute" else 2, Address(99), ADDRESSES, StreamHandle(7))
-    bound_again = fake.engine.context.told[0][0] == "shape"
+    bound_again = fake.engine.context.calls[0][0] == "shape"
     assert bound_again is (call != "execute")
 
 
@@ -387,7 +391,7 @@ def test_rtx_compiles_its_kernels_in_warm_up_and_is_not_captured(
 
 
 @pytest.mark.parametrize("part", ["Builder", "Runtime"])
-def test_a_cuda_that_does_not_fit_is_a_refusal(
+def test_an_incompatible_cuda_is_rejected(
     part: str, cache: PlanCache, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeTensorRt()
@@ -403,7 +407,7 @@ def test_a_cuda_that_does_not_fit_is_a_refusal(
         open_program(toolkit, cache, key, model)
 
 
-def test_no_context_is_too_little_memory(
+def test_a_missing_context_means_too_little_memory(
     cache: PlanCache, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeTensorRt()
@@ -415,7 +419,7 @@ def test_no_context_is_too_little_memory(
         program.execution(FakeDevice())
 
 
-def test_the_command_builds_a_plan_for_every_gpu_and_says_where(
+def test_the_command_builds_a_plan_for_every_gpu_and_prints_its_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRt())
@@ -426,16 +430,16 @@ def test_the_command_builds_a_plan_for_every_gpu_and_says_where(
 
     assert main(["engine", "build", "--bundle", str(bundle), "--precision", "fp32"]) == 0
 
-    told = capsys.readouterr()
-    plans = told.out.split()
-    # Both GPUs are alike, so they share a plan.
+    printed = capsys.readouterr()
+    plans = printed.out.split()
+    # Both GPUs are identical, so they share a plan.
     assert len(plans) == 2
     assert plans[0] == plans[1]
     assert Path(plans[0]).read_bytes().endswith(b"good plan")
-    assert told.err == "Building Engine\n"
+    assert printed.err == "Building Engine\n"
 
 
-def test_the_command_refuses_a_bundle_in_another_precision(
+def test_the_command_rejects_a_bundle_in_another_precision(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = put(tmp_path / "tiny" / "1", sound_files())
@@ -445,7 +449,7 @@ def test_the_command_refuses_a_bundle_in_another_precision(
     assert "has precision fp32" in capsys.readouterr().err
 
 
-def test_the_command_refuses_an_engine_without_plans(
+def test_the_command_rejects_an_engine_without_plans(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TIDEGATE_ENGINE", "onnx-cuda")

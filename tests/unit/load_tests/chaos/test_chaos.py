@@ -1,4 +1,4 @@
-"""Scenarios have names and expectations, and judge what they saw."""
+"""The catalogue of chaos scenarios, and how their outcomes are evaluated."""
 
 import asyncio
 import io
@@ -33,11 +33,11 @@ def _phase(name: str, latency_s: float, resident_mb: float, **statuses: int) -> 
 def test_an_unknown_scenario_is_an_error_with_the_names() -> None:
     options = chaos.parser().parse_args(["--only", "nothing"])
 
-    with pytest.raises(ValueError, match="no scenario nothing; there are paused"):
+    with pytest.raises(ValueError, match="unknown scenario nothing; known: paused"):
         chaos.run(options, "")
 
 
-def test_every_scenario_says_what_it_expects() -> None:
+def test_every_scenario_has_an_expectation() -> None:
     assert all(expected for _, expected in SCENARIOS.values())
 
 
@@ -48,7 +48,7 @@ def test_the_worst_images_are_small_files(name: str) -> None:
 
 @pytest.mark.parametrize("content", [c for n, c in damaged_states() if n != "text"])
 def test_a_damaged_state_is_not_read_by_numpy(content: bytes) -> None:
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - what it raises is the point
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - any exception is correct
         str(np.load(io.BytesIO(content), allow_pickle=False)["format"])
 
     assert not isinstance(caught.value, KeyError | AssertionError)
@@ -58,20 +58,20 @@ QUIET = _phase("quiet", 0.03, 300, s200=1000)
 AFTER = _phase("after", 0.03, 310, s200=1000)
 
 
-def test_promises_that_were_kept_and_missed() -> None:
+def test_limits_that_were_met_and_exceeded() -> None:
     calm = _phase("hostile", 0.05, 310, s200=995, s503=5)
     slow, fat = _phase("hostile", 0.09, 310, s200=1000), _phase("after", 0.03, 900, s200=1000)
 
     assert missed([QUIET, calm, AFTER]) == []
-    assert missed([QUIET, calm]) == ["the process ended"]
+    assert missed([QUIET, calm]) == ["the process exited"]
     assert missed([QUIET, slow, fat]) == [
         "p99 90 ms, quiet 30 ms",
-        "memory 3.00 × the one before",
+        "memory 3.00 × that before",
     ]
 
 
 @pytest.mark.parametrize("status", ["s503", "s504", "s500", "None"])
-def test_a_sound_client_that_is_not_answered_200_counts_as_late_and_lost(status: str) -> None:
+def test_a_normal_client_without_a_200_counts_as_late_and_lost(status: str) -> None:
     half = _phase("hostile", 0.03, 310, **{"s200": 500, status: 500})
     few = _phase("hostile", 0.03, 310, **{"s200": 980, status: 20})
 
@@ -84,7 +84,7 @@ def test_a_sound_client_that_is_not_answered_200_counts_as_late_and_lost(status:
 
 
 @pytest.mark.parametrize("name", ["quiet", "after"])
-def test_without_hostile_images_every_sound_client_is_answered(name: str) -> None:
+def test_without_hostile_images_every_normal_client_is_answered(name: str) -> None:
     done = [QUIET, _phase("hostile", 0.03, 310, s200=1000), AFTER]
     refused = _phase(name, 0.03, 310, s200=999, s503=1)
 
@@ -93,14 +93,16 @@ def test_without_hostile_images_every_sound_client_is_answered(name: str) -> Non
     assert found == [f"{name}: {refused.traffic}"]
 
 
-def test_nothing_sent_shows_nothing() -> None:
+def test_without_requests_the_latency_is_infinite() -> None:
     assert Traffic().quantile_ms(0.99) == math.inf
 
 
-def test_a_refusal_is_an_answer_only_while_the_server_drains() -> None:
-    assert fate(200, told=False) == fate(200, told=True) == "answered"
-    assert fate(503, told=True) == "refused"
-    assert [fate(503, told=False), fate(500, told=True), fate(504, told=True)] == ["lost"] * 3
+def test_a_503_is_valid_only_while_the_server_drains() -> None:
+    assert fate(200, signalled=False) == fate(200, signalled=True) == "answered"
+    assert fate(503, signalled=True) == "refused"
+    assert [fate(503, signalled=False), fate(500, signalled=True), fate(504, signalled=True)] == [
+        "lost"
+    ] * 3
 
 
 def test_a_drain_passes_if_something_was_answered_and_nothing_lost() -> None:
@@ -110,7 +112,9 @@ def test_a_drain_passes_if_something_was_answered_and_nothing_lost() -> None:
     assert not drained(Counter(refused=9), 1).passed
 
 
-def test_a_partial_file_that_stays_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partial_file_that_remains_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(host, "_WRITTEN_S", 0.0)
     (tmp_path / "review").mkdir()
     assert asyncio.run(host._partial_files(tmp_path)) == 0
@@ -131,7 +135,7 @@ def test_an_attack_must_be_decoded_or_rejected_as_expected() -> None:
     assert not as_expected(decoded, accepted=False)
 
 
-def test_a_launch_condition_bounds_descriptors() -> None:
+def test_a_launch_condition_limits_descriptors() -> None:
     code = "import resource; print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
     launch = [sys.executable, "-m", "load_tests.chaos.launch", "nofile=77", "--"]
 
@@ -140,7 +144,7 @@ def test_a_launch_condition_bounds_descriptors() -> None:
     assert done.stdout == b"77\n"
 
 
-def test_memory_of_a_process_is_read_and_none_of_one_that_ended() -> None:
+def test_memory_is_read_for_a_running_process_and_is_0_after_its_end() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         asyncio.run(until_idle(process.pid, 30))
         memory = Memory(process.pid)

@@ -1,4 +1,4 @@
-"""What is sent and when: images to requests, schedules, and the command's own arguments."""
+"""Requests from images, schedules, and the command's arguments."""
 
 import itertools
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_each_epoch_sends_every_image_once_in_a_seeded_order() -> None:
 
 
 @pytest.mark.parametrize("url", ["https://h/", "127.0.0.1:8000", "http:///classify"])
-def test_only_plain_http_urls_are_taken(url: str) -> None:
+def test_only_plain_http_urls_are_accepted(url: str) -> None:
     with pytest.raises(ValueError, match="expected http://"):
         Target.parse(url)
 

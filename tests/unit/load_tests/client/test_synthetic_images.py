@@ -1,4 +1,4 @@
-"""The images that are sent where no photographs are: the same each time, and like photographs."""
+"""Generated images are deterministic and similar to photographs."""
 
 from io import BytesIO
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_the_mix_has_every_size_and_format_in_its_proportion() -> None:
         assert len(alike) == kind.of_10
 
 
-def test_photographs_are_turned_by_seven_degrees_more_each_time_round() -> None:
+def test_each_copy_of_a_photograph_is_rotated_by_seven_degrees_more() -> None:
     photographs = sorted(PHOTOS.iterdir())[:2]
 
     pictures = list(turned(photographs, 5, (100, 75)))
@@ -53,7 +53,7 @@ def test_photographs_are_turned_by_seven_degrees_more_each_time_round() -> None:
     assert len({p.data for p in pictures}) == 5
 
 
-def test_the_command_writes_what_it_says(
+def test_the_command_writes_the_images_that_it_reports(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "deep" / "out"

@@ -1,4 +1,4 @@
-"""The commands themselves: what they print and keep, and how they say no."""
+"""The commands: their output, their saved results and their error messages."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_run_is_printed_and_kept_with_its_machine_and_command(
+def test_a_run_is_printed_and_saved_with_its_machine_and_command(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "results" / "run.json"
@@ -89,12 +89,12 @@ def test_without_a_folder_a_mix_is_generated() -> None:
         ("run --images nowhere", "no image below nowhere"),
         ("run --form json", "invalid choice"),
         ("scenarios", "--server-pid"),
-        ("scenarios --server-pid 1 --only storm", "no scenario storm; there are light"),
+        ("scenarios --server-pid 1 --only storm", "unknown scenario storm; known: light"),
         ("walk", "invalid choice"),
         ("", "COMMAND"),
     ],
 )
-def test_bad_arguments_exit_2_with_a_sentence(
+def test_bad_arguments_exit_2_with_the_reason(
     words: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -104,7 +104,7 @@ def test_bad_arguments_exit_2_with_a_sentence(
     assert reason in capsys.readouterr().err
 
 
-def test_a_result_that_cannot_be_written_is_a_sentence(
+def test_a_result_that_cannot_be_written_is_reported(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -117,7 +117,7 @@ def test_a_result_that_cannot_be_written_is_a_sentence(
     assert "error:" in capsys.readouterr().err
 
 
-def test_scenarios_print_each_quantity_beside_its_aim_and_keep_it(
+def test_scenarios_print_and_save_each_quantity_with_its_aim(
     images: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -156,7 +156,7 @@ def test_scenarios_of_a_server_that_answers_nothing_exit_1(
 
 
 @pytest.mark.parametrize("command", ["run", "images", "scenarios"])
-def test_every_command_tells_its_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
 
@@ -173,7 +173,7 @@ def test_the_package_runs_as_a_module_and_lists_its_commands() -> None:
     assert all(f"  {name}" in done.stdout for name in COMMANDS)
 
 
-def test_the_live_line_leaves_out_what_there_is_not() -> None:
+def test_the_progress_line_leaves_out_missing_values() -> None:
     progress = Progress(2.0, 120, 100, 15, 5, 0, 50.2, 12.3, 45.6)
 
     assert facts(progress) == ("done 120  50/s  refused 15  errors 5  p50 12.3 ms  p99 45.6 ms")

@@ -1,4 +1,4 @@
-"""Broken uploads are what they claim to be, and a server's behaviour is read from its processes."""
+"""The broken uploads, and the behaviour of a server that receives them."""
 
 import asyncio
 import sys
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from load_tests.comparison import bad_input
-from load_tests.comparison.bad_input import COMPANY, IN_FLIGHT, Behaviour, observe
+from load_tests.comparison.bad_input import IN_FLIGHT, OTHERS, Behaviour, observe
 from load_tests.comparison.broken_uploads import black_png, write_broken
 from load_tests.peers.catalogue import Start
 from load_tests.server.start import free_port
@@ -37,7 +37,7 @@ def test_the_bomb_is_a_small_and_valid_picture(tmp_path: Path) -> None:
         assert (image.size, image.mode, image.getextrema()) == ((300, 300), "RGB", ((0, 0),) * 3)
 
 
-def test_the_uploads_are_broken_as_they_say(photo: Path, tmp_path: Path) -> None:
+def test_each_upload_is_broken_as_its_name_says(photo: Path, tmp_path: Path) -> None:
     written = write_broken(photo, tmp_path)
 
     assert photo.read_bytes().startswith(written["truncated"].read_bytes())
@@ -47,11 +47,11 @@ def test_the_uploads_are_broken_as_they_say(photo: Path, tmp_path: Path) -> None
         image.load()
 
 
-def test_a_well_behaved_server_is_seen_as_such(photo: Path) -> None:
+def test_a_correct_server_has_a_correct_result(photo: Path) -> None:
     seen = _observe(photo)
 
     assert (seen.truncated, seen.text, seen.empty, seen.bomb) == (422, 422, 422, 422)
-    assert seen.company_answered == COMPANY
+    assert seen.company_answered == OTHERS
     assert seen.truncated_in_company == 422
     assert seen.serves_after
     assert 0 <= seen.answered_after_sigterm <= IN_FLIGHT

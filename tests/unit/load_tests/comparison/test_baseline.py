@@ -34,15 +34,15 @@ def test_a_round_counts_its_images_and_its_own_cpu(tmp_path: Path) -> None:
     assert 0 < result["p50_ms"] < 100
 
 
-def test_processes_loop_together_and_alone_and_end_with_the_block(tmp_path: Path) -> None:
+def test_processes_loop_together_and_singly_and_end_with_the_block(tmp_path: Path) -> None:
     (tmp_path / "image.png").write_bytes(_encoded())
 
     async def run() -> tuple[list[Pace], list[int | None]]:
         async with bare_loop(write_tiny_model(tmp_path), tmp_path, processes=2) as loop:
             paces = [
                 await loop.together(0.1),
-                await loop.alone(0.1),
-                await loop.alone_on_all_cores(0.1),
+                await loop.single(0.1),
+                await loop.single_on_all_cores(0.1),
             ]
         return paces, [process.returncode for process in loop.processes]
 
@@ -53,12 +53,12 @@ def test_processes_loop_together_and_alone_and_end_with_the_block(tmp_path: Path
 
 
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running")
-def test_a_process_that_cannot_load_its_model_is_told(tmp_path: Path) -> None:
+def test_a_process_that_cannot_load_its_model_raises(tmp_path: Path) -> None:
     (tmp_path / "image.png").write_bytes(_encoded())
 
     async def run() -> None:
         async with bare_loop(tmp_path, tmp_path, processes=1):
             pytest.fail("there is no model")
 
-    with pytest.raises(MeasurementFailed, match="ended early"):
+    with pytest.raises(MeasurementFailed, match="exited early"):
         asyncio.run(run())

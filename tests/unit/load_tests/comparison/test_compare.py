@@ -1,4 +1,4 @@
-"""The catalogue of peers, how each is asked, and whether its answers are believed."""
+"""The catalogue of peers, their requests, and the check of their answers."""
 
 import asyncio
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_a_start_has_free_ports_and_knows_its_model(tmp_path: Path) -> None:
         assert start.env["MODEL_DIR"] == str(tmp_path / "model")
 
 
-def test_a_peer_that_is_not_installed_is_told_how(tmp_path: Path) -> None:
+def test_a_missing_peer_raises_with_the_command_that_installs_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="peers-install mosec"):
         start_peer(PEERS["mosec"], tmp_path, tmp_path)
 
@@ -123,19 +123,17 @@ def test_a_server_that_answers_as_the_loop_does_is_believed(image: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("reply", "sentence"),
+    ("reply", "reason"),
     [
-        (response(b'{"class_id": 8}'), "theirs answers a.jpg with 200 and class 8, where .* 7"),
+        (response(b'{"class_id": 8}'), "theirs answers a.jpg with 200 and class 8, but .* 7"),
         (response(b"{}", 500), "with 500 and class None"),
-        (b"", "with nothing"),
+        (b"", "with no response"),
     ],
 )
-def test_a_wrong_server_is_refused_with_a_sentence(
-    reply: bytes, sentence: str, image: Path
-) -> None:
+def test_a_wrong_server_is_rejected_with_the_reason(reply: bytes, reason: str, image: Path) -> None:
     good = response(b'{"class_id": 7}')
 
-    with pytest.raises(MeasurementFailed, match=sentence):
+    with pytest.raises(MeasurementFailed, match=reason):
         _check([good, reply], [frozenset({7})] * 2, image)
 
 
@@ -151,9 +149,9 @@ def test_counts_and_peers_are_lists() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "changes", "sentence"),
+    ("command", "changes", "reason"),
     [
-        ("compare", {"--peers": "nginx"}, "no peer 'nginx'"),
+        ("compare", {"--peers": "nginx"}, "unknown peer 'nginx'"),
         ("compare", {"--concurrency": "8,0"}, "at least 1"),
         ("compare", {"--model": "nowhere"}, "no model.onnx in nowhere"),
         ("compare", {"--bundle": "nowhere"}, "no bundle at nowhere"),
@@ -166,7 +164,7 @@ def test_bad_arguments_exit_2_with_the_reason(
     capsys: pytest.CaptureFixture[str],
     command: str,
     changes: dict[str, str],
-    sentence: str,
+    reason: str,
 ) -> None:
     given = {"--model": str(write_tiny_model(tmp_path)), "--bundle": ".", "--images": "."}
     words = [word for pair in (given | changes).items() for word in pair]
@@ -175,4 +173,4 @@ def test_bad_arguments_exit_2_with_the_reason(
         main([command, *words])
 
     assert stopped.value.code == 2
-    assert sentence in capsys.readouterr().err
+    assert reason in capsys.readouterr().err

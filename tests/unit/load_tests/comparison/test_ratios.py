@@ -104,6 +104,6 @@ def test_the_table_has_the_best_first_and_the_range_of_its_ratios() -> None:
     assert len({len(line) for line in lines[2:]}) == 1
 
 
-def test_a_figure_without_values_is_refused() -> None:
+def test_a_figure_without_values_raises() -> None:
     with pytest.raises(MeasurementFailed, match="no round"):
         Spread.of([])

@@ -1,4 +1,4 @@
-"""Seeds are what they claim, mutants repeat by their number, and a lying server is caught."""
+"""Seeds are valid, mutants are reproducible, and the oracles detect wrong answers."""
 
 import asyncio
 import io
@@ -127,11 +127,11 @@ def test_repaired_checksums_are_read_by_pillow() -> None:
     assert Image.open(io.BytesIO(bytes(data))).size == (60, 50)
 
 
-def test_a_mutant_of_nearly_nothing_is_no_error() -> None:
+def test_a_mutant_of_a_tiny_image_raises_nothing() -> None:
     assert [mutate(_generator(n), b"\xff\xd8", b"")[0] for n in range(50)]
 
 
-def test_documented_answers_break_no_rule() -> None:
+def test_documented_answers_violate_no_rule() -> None:
     overloaded = _problem(503, "overloaded", (b"retry-after", b"2"))
 
     assert judge(_answer(200, GOOD)) == []
@@ -156,11 +156,11 @@ def test_documented_answers_break_no_rule() -> None:
         (Response(200, [(b"content-type", b"application/json")], b"{"), "malformed"),
     ],
 )
-def test_a_lie_is_caught(lie: Response, rule: str) -> None:
+def test_a_wrong_answer_is_detected(lie: Response, rule: str) -> None:
     assert rule in _rules(judge(lie))
 
 
-def test_the_sound_image_must_keep_its_answer() -> None:
+def test_the_valid_image_must_keep_its_answer() -> None:
     first = _answer(200, GOOD)
     other = GOOD | {"predictions": [{"class_id": 8, "label": "y", "probability": 0.9}]}
     refused = _problem(503, "overloaded", (b"retry-after", b"1"))
@@ -181,7 +181,7 @@ def test_a_conversation_collects_every_answer_of_a_fake_server() -> None:
     assert asyncio.run(talk()) == [200, 422]
 
 
-def test_a_failing_input_is_kept_with_what_it_broke(tmp_path: Path) -> None:
+def test_a_failing_input_is_saved_with_the_violated_rule(tmp_path: Path) -> None:
     failures = Failures(tmp_path)
     failures.add(Violation("5xx", "500 with code x"), b"POST / HTTP/1.1\r\n\r\n", "mutant 3")
 

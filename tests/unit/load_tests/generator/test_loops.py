@@ -1,4 +1,4 @@
-"""The generator's accounting, on a real socket with a named fake for a server."""
+"""The generator's accounting, on a real socket with a fake server."""
 
 import asyncio
 import itertools
@@ -21,7 +21,7 @@ STALL_S = 0.4
 async def _sender(
     fake: FakeServer, max_connections: int = 64, timeout_s: float = 10.0, **options: Any
 ) -> AsyncIterator[tuple[Sender, list[Outcome]]]:
-    """A sender to the fake, and where its outcomes are noted."""
+    """Yield a sender to the fake, and the list of its outcomes."""
     async with listening(fake) as port:
         pool = Pool("127.0.0.1", port, max_connections)
         outcomes: list[Outcome] = []
@@ -37,7 +37,7 @@ async def _sender(
 def _open(
     fake: FakeServer, count: int, rate: float, stall_s: float = 0.0, **options: Any
 ) -> list[Outcome]:
-    """`count` requests at a constant rate; `stall_s` closes the fake's gate for that long first."""
+    """Send `count` requests at a constant rate; the fake first stalls for `stall_s`."""
 
     async def run() -> list[Outcome]:
         async with _sender(fake, **options) as (sender, outcomes):
@@ -55,14 +55,14 @@ def test_a_stall_is_charged_to_every_request_that_it_delayed(max_connections: in
 
     outcomes = _open(fake, 60, rate=100, stall_s=STALL_S, max_connections=max_connections)
 
-    # Requests are meant to leave every 10 ms and none is answered for 400 ms, so request i waits
-    # about 400 − 10·i ms, wherever it waits. 20 ms: timer and scheduling noise before the stall.
+    # The intended times are 10 ms apart and nothing is answered for 400 ms, so request i waits
+    # about 400 − 10·i ms, in the client or the server. 20 ms: timer and scheduling noise.
     assert all(o.answered for o in outcomes)
     for i, outcome in enumerate(outcomes[:40]):
         assert outcome.latency_s >= STALL_S - 0.01 * i - 0.02
 
 
-def test_timing_from_the_write_alone_would_have_hidden_the_stall() -> None:
+def test_timing_from_the_write_would_have_hidden_the_stall() -> None:
     fake = FakeServer([OK])
 
     outcomes = _open(fake, 60, rate=100, stall_s=STALL_S, max_connections=1)
@@ -73,7 +73,7 @@ def test_timing_from_the_write_alone_would_have_hidden_the_stall() -> None:
     assert 1 <= sum(o.service_s is not None and o.service_s > slow for o in outcomes) < 10
 
 
-def test_open_loop_requests_leave_while_the_server_stalls() -> None:
+def test_open_loop_requests_are_sent_while_the_server_stalls() -> None:
     fake = FakeServer([OK], silent_until=30)
 
     outcomes = _open(fake, 30, rate=1000)
@@ -82,7 +82,7 @@ def test_open_loop_requests_leave_while_the_server_stalls() -> None:
     assert all(o.answered for o in outcomes)
 
 
-def test_statuses_codes_and_retry_after_are_noted_per_request() -> None:
+def test_statuses_codes_and_retry_after_are_recorded_per_request() -> None:
     fake = FakeServer([OK, OVERLOADED])
 
     outcomes = _open(fake, 10, rate=1000, max_connections=1)
@@ -93,7 +93,7 @@ def test_statuses_codes_and_retry_after_are_noted_per_request() -> None:
     assert {o.answered for o in outcomes if o.status == 503} == {False}
 
 
-def test_an_out_of_distribution_refusal_counts_as_answered() -> None:
+def test_an_out_of_distribution_rejection_counts_as_answered() -> None:
     body = b'{"type": "urn:tidegate:problem:out-of-distribution"}'
     reply = b"HTTP/1.1 422 No\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
 
@@ -111,7 +111,7 @@ def test_whole_bodies_arrive_over_kept_connections() -> None:
     assert fake.connections <= 2
 
 
-def test_a_hang_up_is_an_error_and_the_next_request_has_a_new_connection() -> None:
+def test_a_disconnect_is_an_error_and_the_next_request_has_a_new_connection() -> None:
     fake = FakeServer([OK, b""])
 
     outcomes = _open(fake, 6, rate=1000, max_connections=1)
@@ -155,7 +155,7 @@ def test_every_framing_of_http_is_read(reply: bytes, trickle: bool) -> None:
     assert [o.status for o in outcomes] == [200] * 3
 
 
-def test_a_timeout_is_an_error_and_takes_its_connection_with_it() -> None:
+def test_a_timeout_is_an_error_and_closes_its_connection() -> None:
     fake = FakeServer([OK])
 
     outcomes = _open(fake, 3, rate=1000, stall_s=30, timeout_s=0.1)
@@ -165,7 +165,7 @@ def test_a_timeout_is_an_error_and_takes_its_connection_with_it() -> None:
 
 
 def test_refused_connections_are_counted_not_raised() -> None:
-    with socket.socket() as unlistened:  # bound, so that nobody else listens there
+    with socket.socket() as unlistened:  # bound, so that no other process listens there
         unlistened.bind(("127.0.0.1", 0))
         port = unlistened.getsockname()[1]
         outcomes: list[Outcome] = []
@@ -205,7 +205,7 @@ def test_a_client_that_vanishes_is_neither_an_answer_nor_an_error() -> None:
     assert {(o.status, o.error, o.answered, o.refused) for o in outcomes} == {
         (None, None, False, False)
     }
-    assert fake.connections == 20  # each took its connection with it
+    assert fake.connections == 20  # each closed its connection
 
 
 def test_a_share_of_the_clients_vanishes_and_the_others_are_answered() -> None:
@@ -230,7 +230,7 @@ def test_without_keep_alive_every_request_has_its_own_connection() -> None:
     assert fake.connections == 10
 
 
-def test_the_servers_prediction_is_paired_with_what_it_took() -> None:
+def test_the_servers_prediction_is_paired_with_the_actual_time() -> None:
     timed = response(
         b'{"timing_ms": {"total": 50}}', 200, b"Server-Timing: db;dur=1, predicted;dur=41.5\r\n"
     )
@@ -257,7 +257,7 @@ def test_the_servers_prediction_is_paired_with_what_it_took() -> None:
         (b"predicted;dur=1", b"[]"),
     ],
 )
-def test_nonsense_in_place_of_a_prediction_is_no_prediction(timing: bytes, body: bytes) -> None:
+def test_an_invalid_prediction_is_ignored(timing: bytes, body: bytes) -> None:
     reply = response(body, 200, b"Server-Timing: %s\r\n" % timing)
 
     outcomes = _open(FakeServer([reply]), 1, 1000, predictions=True)

@@ -1,4 +1,4 @@
-"""A whole load against a fake server: what is sent, what is measured, what is left out."""
+"""A whole load against a fake server: what is sent and what is measured."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ def _drive(fake: FakeServer, load: Load, **options: Any) -> Run:
     return asyncio.run(run())
 
 
-def test_an_open_loop_sends_its_rate_and_reports_every_fate() -> None:
+def test_an_open_loop_sends_its_rate_and_reports_every_outcome() -> None:
     run = _drive(FakeServer([OK, OVERLOADED]), Load(0.5, rate=200, arrivals="constant"))
 
     assert run.report.requests == len(run.outcomes) == 100
@@ -79,7 +79,7 @@ def test_the_servers_tree_is_measured_when_its_process_is_named() -> None:
     assert run.report.server_open_files
 
 
-def test_batch_sizes_are_those_of_the_run_alone() -> None:
+def test_batch_sizes_are_only_those_of_the_run() -> None:
     class Counting(FakeServer):
         """Its second page counts three more batches of four."""
 
@@ -108,7 +108,7 @@ def test_a_page_without_the_histogram_is_none(text: str) -> None:
     assert parse(text) is None
 
 
-def test_predictions_are_kept_as_pairs_when_asked_for() -> None:
+def test_predictions_are_returned_as_pairs_when_requested() -> None:
     timed = response(b'{"timing_ms": {"total": 50}}', 200, b"Server-Timing: predicted;dur=40\r\n")
     load: dict[str, Any] = {"duration_s": 0.05, "rate": 100, "arrivals": "constant"}
 
@@ -121,7 +121,7 @@ def test_predictions_are_kept_as_pairs_when_asked_for() -> None:
     assert unasked.report.prediction == {}
 
 
-def test_progress_is_told_while_a_load_runs_and_at_its_end() -> None:
+def test_progress_is_reported_while_a_load_runs_and_at_its_end() -> None:
     seen: list[Progress] = []
 
     run = _drive(FakeServer([OK]), Load(0.8, rate=50), on_progress=seen.append)
@@ -131,7 +131,7 @@ def test_progress_is_told_while_a_load_runs_and_at_its_end() -> None:
     assert seen[0].p50_ms is not None
 
 
-def test_progress_counts_each_fate_once_and_only_recent_latencies() -> None:
+def test_progress_counts_each_outcome_once_and_only_recent_latencies() -> None:
     ledger = Ledger()
     ledger.outcomes += [Outcome(0.5, 0.5, 0.0, status=200, at_s=100.0)]
     ledger.progress(started=100.0, now=101.0)
@@ -161,22 +161,22 @@ def test_progress_counts_each_fate_once_and_only_recent_latencies() -> None:
         ({"rate": 1.0, "vanish": 1.5}, "share from 0 to 1"),
     ],
 )
-def test_an_impossible_load_is_refused(numbers: dict[str, Any], reason: str) -> None:
+def test_an_invalid_load_raises(numbers: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         Load(**{"duration_s": 1.0, **numbers})
 
 
-def test_a_process_that_is_not_there_stops_the_load() -> None:
+def test_a_missing_process_stops_the_load() -> None:
     with pytest.raises(ProcessLookupError):
         _drive(FakeServer([OK]), Load(0.05, rate=100), server_pid=2**22 + 1)
 
 
-def test_a_server_that_ends_during_a_run_is_no_measurement() -> None:
+def test_a_server_that_exits_during_a_run_raises() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
 
         def end(progress: Progress) -> None:
             process.kill()
             process.wait()
 
-        with pytest.raises(MeasurementFailed, match="ended during the run"):
+        with pytest.raises(MeasurementFailed, match="exited during the run"):
             _drive(FakeServer([OK]), Load(0.1, 50), server_pid=process.pid, on_progress=end)

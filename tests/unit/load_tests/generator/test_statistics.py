@@ -1,4 +1,4 @@
-"""From outcomes to numbers, and from /proc to what a process cost."""
+"""Statistics of outcomes, and the CPU and memory of processes from /proc."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ def test_goodput_counts_only_answers_within_the_deadline() -> None:
     assert report.goodput == 1.0
 
 
-def test_refusals_do_not_flatter_the_latency_of_answers() -> None:
+def test_fast_rejections_do_not_lower_the_latency_of_answers() -> None:
     report = summarise([_ok(0.1)] + [_shed(1)] * 99, SPENT, deadline_s=None)
 
     assert report.latency_ms["p50"] == pytest.approx(100)
@@ -78,7 +78,7 @@ def test_server_cpu_is_divided_by_the_answered_images() -> None:
     assert "10.00 ms per answered image" in as_text(report)
 
 
-def test_vanished_clients_are_counted_apart() -> None:
+def test_vanished_clients_are_counted_separately() -> None:
     vanished = Outcome(5.0, 5.0, 0.0, vanished=True)
 
     report = summarise([_ok(0.1), vanished], SPENT, deadline_s=10.0)
@@ -90,7 +90,7 @@ def test_vanished_clients_are_counted_apart() -> None:
     assert "1 on purpose" in as_text(report)
 
 
-def test_a_client_at_its_limit_is_warned_of() -> None:
+def test_a_client_at_its_limit_gives_a_warning() -> None:
     busy = Spent(elapsed_s=2.0, client_cpu_s=1.9, connections_opened=4)
 
     report = summarise([_ok(0.1)], busy, deadline_s=None)
@@ -101,20 +101,25 @@ def test_a_client_at_its_limit_is_warned_of() -> None:
 
 
 @pytest.mark.parametrize(("lag_s", "warned"), [(0.001, False), (0.02, False), (0.05, True)])
-def test_a_generator_that_starts_late_is_warned_of(lag_s: float, warned: bool) -> None:
+def test_a_generator_that_starts_late_gives_a_warning(lag_s: float, warned: bool) -> None:
     late = [Outcome(0.1, 0.1, lag_s, status=200)] * 100
 
     assert bool(summarise(late, SPENT, deadline_s=None).warnings) is warned
 
 
-def test_a_generator_that_stalled_is_warned_of_also_when_nothing_was_answered() -> None:
+def test_a_stalled_generator_gives_a_warning_even_if_nothing_was_answered() -> None:
     stalled = [Outcome(140.0, None, 140.0, error="timeout")] * 100
 
     assert summarise(stalled, SPENT, deadline_s=None).warnings
 
 
 def test_predictions_are_summarised_by_relative_error() -> None:
-    pairs = [(110.0, 100.0), (90.0, 100.0), (130.0, 100.0), (1.0, 0.0)]  # the last took no time
+    pairs = [
+        (110.0, 100.0),
+        (90.0, 100.0),
+        (130.0, 100.0),
+        (1.0, 0.0),
+    ]  # the last has an actual time of 0
     outcomes = [
         Outcome(0.1, 0.1, 0.0, status=200, predicted_ms=p, total_ms=t) for p, t in pairs
     ] + [_ok(0.1)]

@@ -1,4 +1,4 @@
-"""The plain classifier prepares images exactly as the service does, and says what it cannot do."""
+"""The plain classifier preprocesses exactly as the service does, and rejects unknown steps."""
 
 from io import BytesIO
 from pathlib import Path
@@ -125,20 +125,20 @@ def test_a_batch_is_answered_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "reason"),
     [
-        ({"steps": [{"op": "flip"}]}, "no step 'flip'"),
+        ({"steps": [{"op": "flip"}]}, "does not support the step 'flip'"),
         ({"steps": [{**RESIZE, "backend": "torch"}]}, "with Pillow, not 'torch'"),
         ({"steps": [{**RESIZE, "filter": "mitchell"}]}, "no filter 'mitchell'"),
-        ({"steps": [{**CROP, "offset": "up"}]}, "no crop offset 'up'"),
+        ({"steps": [{**CROP, "offset": "up"}]}, "does not support the crop offset 'up'"),
         ({"mean": "grey"}, "cannot be read"),
         ({"steps": None}, "cannot be read"),
     ],
 )
-def test_what_it_cannot_do_is_an_error(
-    tmp_path: Path, changes: dict[str, object], sentence: str
+def test_an_unsupported_step_is_an_error(
+    tmp_path: Path, changes: dict[str, object], reason: str
 ) -> None:
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=reason):
         read_recipe(write_tiny_model(tmp_path, **changes))
 
 

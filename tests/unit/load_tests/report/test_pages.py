@@ -1,4 +1,4 @@
-"""The page of a load test: whole, self-contained, escaped; and what its plots say."""
+"""The page of a load test is complete, self-contained and escaped; its plots are labelled."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VOID = {"meta", "link", "img", "br", "input"}
 
 
 class Checked(HTMLParser):
-    """Notes every element, text and attribute, and whether each tag is closed in its turn."""
+    """Records every element, text and attribute, and whether tags are closed in order."""
 
     def __init__(self, document: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -98,7 +98,7 @@ def _texts(svg: str) -> set[str]:
     return {"".join(node.itertext()).strip() for node in root.iter() if node.tag.endswith("text")}
 
 
-def test_the_page_is_well_formed_and_asks_for_nothing(swept: Sweep, tmp_path: Path) -> None:
+def test_the_page_is_well_formed_and_loads_nothing(swept: Sweep, tmp_path: Path) -> None:
     pages.keep_sweep(tmp_path / "deep" / "page.html", "python -m load_tests sweep", swept)
 
     text = (tmp_path / "deep" / "page.html").read_text(encoding="utf-8")
@@ -110,7 +110,7 @@ def test_the_page_is_well_formed_and_asks_for_nothing(swept: Sweep, tmp_path: Pa
     assert found.tags.count("table") == 2
 
 
-def test_hostile_text_stays_text_wherever_it_comes_from() -> None:
+def test_hostile_text_from_any_source_is_escaped() -> None:
     parts: list[Part] = [
         Figures([(HOSTILE, HOSTILE)]),
         Table(HOSTILE, (HOSTILE, "b"), [(HOSTILE, HOSTILE)], note=HOSTILE),
@@ -125,7 +125,7 @@ def test_hostile_text_stays_text_wherever_it_comes_from() -> None:
     assert found.texts.count(HOSTILE) == 15
 
 
-def test_a_problem_code_of_the_server_stays_text(finished: Run, tmp_path: Path) -> None:
+def test_a_problem_code_of_the_server_is_escaped(finished: Run, tmp_path: Path) -> None:
     outcomes = [*finished.outcomes, replace(finished.outcomes[-1], status=503, code=HOSTILE)]
     run = Run(finished.load, outcomes, _report(outcomes))
 
@@ -136,7 +136,7 @@ def test_a_problem_code_of_the_server_stays_text(finished: Run, tmp_path: Path) 
     assert any(HOSTILE in text for text in found.texts)
 
 
-def test_no_page_is_written_where_none_is_asked_for(finished: Run) -> None:
+def test_without_a_path_no_page_is_written(finished: Run) -> None:
     pages.keep_run(None, "run", finished)
 
 
@@ -156,7 +156,7 @@ def test_ids_of_plots_on_one_page_are_distinct(swept: Sweep) -> None:
             plots.latency,
             {
                 "offered load (requests/s)", "× capacity of 100.0/s",
-                "latency of the answered (ms)",
+                "latency of answered requests (ms)",
                 "p50", "p90", "p99", "p99.9", "deadline 250 ms",
             },
         ),
@@ -164,20 +164,20 @@ def test_ids_of_plots_on_one_page_are_distinct(swept: Sweep) -> None:
             plots.goodput,
             {
                 "offered load (requests/s)", "images per second", "answered",
-                "goodput: answered within 250 ms", "ideal: all of it, up to the capacity",
+                "goodput: answered within 250 ms", "ideal: the offered load, up to the capacity",
             },
         ),
         (
             plots.refused,
             {
-                "offered load (requests/s)", "share of the requests (%)", "refused",
-                "as many as the capacity demands", "no usable response (timeout, hang-up)",
+                "offered load (requests/s)", "share of requests (%)", "refused",
+                "minimum at this capacity", "no usable response (timeout, disconnect)",
             },
         ),
         (
             plots.batch_sizes,
             {
-                "offered load (× capacity)", "batch size (images)", "share of the batches (%)",
+                "offered load (× capacity)", "batch size (images)", "share of batches (%)",
                 "1", "2", "3–4", "4.0", "0.1", "3",
             },
         ),
@@ -189,7 +189,7 @@ def test_each_curve_has_its_labels_and_units(
     assert labels <= _texts(draw(swept))
 
 
-def test_the_scatter_of_predictions_tells_the_median_error_and_shows_the_band() -> None:
+def test_the_scatter_of_predictions_shows_the_median_error_and_the_band() -> None:
     svg = plots.predictions([(90.0, 100.0), (44.0, 40.0), (12.5, 10.0)])
 
     assert {
@@ -204,11 +204,11 @@ def test_a_run_is_drawn_over_time_and_as_a_distribution() -> None:
     over_time = plots.over_time([0.0, 0.5, 1.0], [10.0, 20.0, 5.0], [True, True, False])
     distribution = plots.distribution([float(ms) for ms in range(1, 1001)], deadline_ms=250)
 
-    expected = {"intended moment (s from the start)", "latency (ms)", "answered", "refused"}
+    expected = {"intended time (s from the start)", "latency (ms)", "answered", "refused"}
     assert expected <= _texts(over_time)
     assert {
-        "latency of the answered (ms)",
-        "answered by then (%)",
+        "latency of answered requests (ms)",
+        "cumulative share (%)",
         "p50: 500 ms",
         "p99: 990 ms",
         "p99.9: 999 ms",
@@ -226,7 +226,7 @@ def test_a_large_run_is_thinned_but_keeps_its_slowest() -> None:
     assert len(kept) <= plots.MOST_POINTS * 2
 
 
-def test_batch_sizes_are_not_drawn_when_the_server_tells_none(swept: Sweep) -> None:
+def test_batch_sizes_are_not_drawn_if_the_server_exposes_none(swept: Sweep) -> None:
     silent = replace(
         swept.steps[0], measured=Measured(summarise([], Spent(2.0, 0.1, 1), deadline_s=0.25))
     )

@@ -1,4 +1,4 @@
-"""Scenarios: what they conclude from outcomes, and their disturbances on a fake server."""
+"""Scenarios: findings from outcomes, and disturbances on a fake server."""
 
 import asyncio
 import time
@@ -72,7 +72,7 @@ def test_noise_around_a_constant_has_no_slope_and_a_leak_has_one() -> None:
     assert leak.per_hour == pytest.approx(10, abs=3 * leak.standard_error)
 
 
-def test_the_interval_holds_zero_for_19_of_20_series_without_a_slope() -> None:
+def test_the_interval_contains_zero_for_19_of_20_series_without_a_slope() -> None:
     rng = np.random.default_rng(1)
     at_s = [float(i) for i in range(200)]
     trends = [trend(at_s, list(rng.normal(0, 1, 200))) for _ in range(400)]
@@ -92,7 +92,7 @@ def test_a_constant_has_exactly_no_slope_and_a_few_samples_have_none_at_all() ->
 # Conclusions.
 
 
-def test_eighty_percent_is_judged_by_the_unloaded_median() -> None:
+def test_eighty_percent_is_compared_with_the_unloaded_median() -> None:
     unloaded = _run([_ok(0.01)] * 10)
 
     met = _by_name(steady.findings_at_eighty("80 %", unloaded, _run([_ok(0.039)] * 10)))
@@ -103,7 +103,7 @@ def test_eighty_percent_is_judged_by_the_unloaded_median() -> None:
     assert met["80 %: refused or failed"].met
 
 
-def test_overload_counts_goodput_over_the_time_in_which_load_was_offered() -> None:
+def test_overload_computes_goodput_over_the_duration_of_the_load() -> None:
     good, late = [_ok(0.2)] * 180, [_ok(0.3)] * 40
     refused = [Outcome(0.005, 0.005, 0.0, status=503, retry_after_s=1.0)] * 98
     silent = [Outcome(0.05, 0.05, 0.0, status=503)] * 2
@@ -123,7 +123,7 @@ def test_overload_counts_goodput_over_the_time_in_which_load_was_offered() -> No
     assert found["admitted but too late (504)"].value == 3
 
 
-def test_recovery_looks_only_at_what_left_a_second_after_the_overload() -> None:
+def test_recovery_counts_only_requests_from_one_second_after_the_overload() -> None:
     before = _run([_ok(0.02)] * 10)
     during = _run([_ok(0.2, at_s=50.0), _ok(0.2, at_s=60.0)])
     slow_at_first = [_ok(2.0, at_s=60.5), _ok(0.021, at_s=61.5)]
@@ -136,7 +136,7 @@ def test_recovery_looks_only_at_what_left_a_second_after_the_overload() -> None:
     assert not later["p99 after over before"].met
 
 
-def test_memory_that_grows_after_the_first_quarter_is_missed() -> None:
+def test_memory_that_grows_after_the_first_quarter_misses_its_aim() -> None:
     def samples(*rss_mb: float) -> list[Sample]:
         return [Sample(float(i), mb, 9, 20) for i, mb in enumerate(rss_mb)]
 
@@ -148,7 +148,7 @@ def test_memory_that_grows_after_the_first_quarter_is_missed() -> None:
     assert leaking["memory at most"].value == 270
 
 
-def test_neighbours_are_compared_within_their_windows_alone() -> None:
+def test_neighbours_are_compared_only_within_their_windows() -> None:
     windows = Windows([Span(0, 5)], [Span(5, 10)], [Span(7, 10)], Counter(answered=3))
     run = _run(
         [_ok(0.1, at_s=1), _ok(0.5, at_s=6), _ok(0.11, at_s=8), _ok(9.0, at_s=10), _ok(9.0, 12)]
@@ -163,7 +163,7 @@ def test_neighbours_are_compared_within_their_windows_alone() -> None:
     assert _by_name(neighbours.of_fates(windows))["disturbing clients: answered"].value == 3
 
 
-def test_a_soak_is_judged_by_its_second_half() -> None:
+def test_a_soak_is_evaluated_on_its_second_half() -> None:
     rss = [100.0 + i for i in range(50)] + [150.0, 150.25] * 25  # warms up, then stays
     samples = [Sample(float(i), mb, 9, 20 + i % 2) for i, mb in enumerate(rss)]
 
@@ -186,7 +186,7 @@ def _disturb(fake: FakeServer, make: Any, for_s: float) -> Disturbed:
     return asyncio.run(run())
 
 
-def test_a_burst_is_there_all_at_once() -> None:
+def test_a_burst_sends_all_requests_concurrently() -> None:
     fake = FakeServer([OK, OVERLOADED], silent_until=30)
 
     disturbed = _disturb(fake, lambda t: burst(t, [REQUEST], 30, 10.0), for_s=10)
@@ -196,7 +196,7 @@ def test_a_burst_is_there_all_at_once() -> None:
     assert fake.connections == 30
 
 
-def test_slow_clients_are_still_at_it_when_their_time_is_over() -> None:
+def test_slow_clients_are_still_uploading_at_the_end() -> None:
     fake = FakeServer([OK])
     request = b"POST / HTTP/1.1\r\nContent-Length: 50000\r\n\r\n" + bytes(50_000)
 
@@ -206,7 +206,7 @@ def test_slow_clients_are_still_at_it_when_their_time_is_over() -> None:
     assert fake.bodies == []
 
 
-def test_a_server_that_answers_a_slow_client_early_is_seen() -> None:
+def test_an_early_answer_to_a_slow_client_is_counted() -> None:
     async def impatient(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(OVERLOADED)

@@ -17,19 +17,19 @@ from load_tests.generator.loops import Outcome
 from load_tests.generator.run import Load
 from load_tests.generator.statistics import Spent, summarise
 from load_tests.report import table
-from load_tests.scenarios.sweep import Measured, Plan, Sweep, climb, still_growing, sweep
+from load_tests.scenarios.sweep import Measured, Sweep, SweepConfig, climb, still_growing, sweep
 from tests.unit.load_tests.fakes import OK, OVERLOADED, FakeServer, served
 
 CAPACITY = 200.0
-PLAN = Plan(shares=(0.5, 1.0, 2.0, 3.0, 0.1), step_s=2.0, deadline_ms=250)
+CONFIG = SweepConfig(shares=(0.5, 1.0, 2.0, 3.0, 0.1), step_s=2.0, deadline_ms=250)
 
 
 @dataclass
 class FakeWorld:
-    """A server of known capacity: `alone` images a second per client, until it is full.
+    """A server of known capacity: `alone` images per second and client, up to the capacity.
 
-    `noise` is the standard deviation of each throughput, `drift` what every run multiplies the
-    capacity by, and `thrash` what each doubling beyond the knee costs.
+    `noise` is the standard deviation of each throughput. Every run multiplies the capacity by
+    `drift`, and each doubling of the clients above the knee multiplies it by `thrash`.
     """
 
     alone: float = 20.0
@@ -67,29 +67,29 @@ def _outcome(status: int) -> Outcome:
 
 
 def _climbed(world: FakeWorld) -> list[tuple[int, float]]:
-    rungs = asyncio.run(climb(world.measure, PLAN, lambda _: None))
+    rungs = asyncio.run(climb(world.measure, CONFIG, lambda _: None))
     return [(rung.clients, rung.per_s) for rung in rungs]
 
 
-def _swept(world: FakeWorld, plan: Plan = PLAN) -> Sweep:
-    return asyncio.run(sweep(world.measure, plan, lambda _: None, lambda _: None))
+def _swept(world: FakeWorld, config: SweepConfig = CONFIG) -> Sweep:
+    return asyncio.run(sweep(world.measure, config, lambda _: None, lambda _: None))
 
 
-def test_clients_double_until_two_rungs_in_a_row_bring_nothing() -> None:
+def test_clients_double_until_two_successive_rungs_show_no_growth() -> None:
     rungs = _climbed(FakeWorld())
 
     assert [clients for clients, _ in rungs] == [1, 2, 4, 8, 16, 32, 64]
     assert max(per_s for _, per_s in rungs) == CAPACITY
 
 
-def test_the_search_goes_on_to_sixteen_clients_and_never_beyond_512() -> None:
+def test_the_search_continues_to_sixteen_clients_and_never_above_512() -> None:
     at_once, never = FakeWorld(alone=CAPACITY), FakeWorld(alone=0.5)
 
     assert [clients for clients, _ in _climbed(at_once)] == [1, 2, 4, 8, 16]
     assert [clients for clients, _ in _climbed(never)][-1] == 512
 
 
-def test_one_hiccup_on_the_way_up_does_not_end_the_search() -> None:
+def test_one_slow_rung_does_not_end_the_search() -> None:
     assert still_growing([20, 40, 38])
     assert still_growing([20, 40, 38, 80])
     assert not still_growing([20, 40, 38, 41])
@@ -101,7 +101,7 @@ def test_slow_growth_that_adds_up_is_growth() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_capacity_is_found_within_the_noise(seed: int) -> None:
+def test_the_capacity_is_measured_within_the_noise(seed: int) -> None:
     done = _swept(FakeWorld(noise=0.03, seed=seed))
 
     # The best of about four rungs at the plateau: one standard deviation too high on average,
@@ -116,7 +116,7 @@ def test_a_server_that_thrashes_has_the_capacity_of_its_best_rung() -> None:
     assert done.capacity < CAPACITY
 
 
-def test_no_more_clients_are_sent_once_some_are_refused() -> None:
+def test_the_search_ends_once_requests_are_rejected() -> None:
     rungs = _climbed(FakeWorld(alone=1.0, refuses_from=16))
 
     assert rungs[-1][0] == 16
@@ -130,18 +130,18 @@ def test_broken_images_among_the_others_do_not_end_the_search() -> None:
             replace(seen.report, statuses=statuses, requests=seen.report.requests + 500)
         )
 
-    rungs = asyncio.run(climb(measure, PLAN, lambda _: None))
+    rungs = asyncio.run(climb(measure, CONFIG, lambda _: None))
 
     assert [rung.clients for rung in rungs] == [1, 2, 4, 8, 16, 32, 64]
 
 
-def test_a_server_that_answers_nothing_ends_the_search_with_what_it_said() -> None:
+def test_a_server_that_answers_nothing_raises_with_its_statuses() -> None:
     async def refuse(load: Load) -> Measured:
         outcomes = [_outcome(503)] * 3 + [Outcome(1.0, None, 0.0, error="timeout")]
         return Measured(summarise(outcomes, Spent(load.duration_s, 0.1, 1), None))
 
     with pytest.raises(MeasurementFailed, match="3 × 503, 3 × overloaded, 1 × timeout"):
-        asyncio.run(climb(refuse, PLAN, lambda _: None))
+        asyncio.run(climb(refuse, CONFIG, lambda _: None))
 
 
 def test_steps_run_in_a_seeded_order_and_are_reported_sorted() -> None:
@@ -161,7 +161,7 @@ def _loads_of(world: FakeWorld) -> list[Load]:
     return world.loads
 
 
-def test_only_steps_carry_the_deadline() -> None:
+def test_only_steps_have_the_deadline() -> None:
     world = FakeWorld()
 
     _swept(world)
@@ -170,7 +170,7 @@ def test_only_steps_carry_the_deadline() -> None:
     assert deadlines == {True: 250, False: None}
 
 
-def test_the_capacity_is_measured_again_last_and_the_drift_told() -> None:
+def test_the_capacity_is_measured_again_at_the_end_and_the_drift_reported() -> None:
     world = FakeWorld(drift=0.99)
 
     done = _swept(world)
@@ -193,14 +193,14 @@ def test_each_row_has_a_cell_for_each_column_of_the_header() -> None:
     assert rows[-1][6] == "66.7%"
 
 
-def test_the_terminal_header_stands_over_its_columns_and_no_cells_touch() -> None:
+def test_the_terminal_header_is_aligned_and_no_cells_touch() -> None:
     row = table.line(["512 clients", *["12345.6"] * (len(table.HEADER) - 1)])
 
     assert {len(line) for line in table.heading().splitlines()} == {len(row)}
     assert row.split() == ["512", "clients", *["12345.6"] * (len(table.HEADER) - 1)]
 
 
-def test_the_command_measures_a_real_server_and_keeps_numbers_and_page(
+def test_the_command_measures_a_real_server_and_saves_numbers_and_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.jpg").write_bytes(b"image")
@@ -223,7 +223,7 @@ def test_the_command_measures_a_real_server_and_keeps_numbers_and_page(
     assert {"0.1", "0.5", "capacity"} <= {line.split(" ")[0] for line in printed}
 
 
-def test_a_server_that_refuses_everything_exits_1_with_what_it_said(
+def test_a_server_that_rejects_everything_exits_1_with_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.jpg").write_bytes(b"image")
@@ -237,7 +237,7 @@ def test_a_server_that_refuses_everything_exits_1_with_what_it_said(
 
 @pytest.mark.parametrize(
     ("loads", "reason"),
-    [("0.5,0", "positive"), ("a", "number"), ("1,2,1.0", "twice"), ("", "number")],
+    [("0.5,0", "positive"), ("a", "number"), ("1,2,1.0", "duplicate"), ("", "number")],
 )
 def test_bad_loads_exit_2_with_the_reason(
     loads: str, reason: str, capsys: pytest.CaptureFixture[str]

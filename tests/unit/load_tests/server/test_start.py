@@ -1,4 +1,4 @@
-"""Server processes: started, waited for, paused and ended, with all that they leave behind."""
+"""Server processes: start, readiness, pause and stop, including orphaned processes."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ import pytest
 from load_tests.client.requests import Target
 from load_tests.errors import MeasurementFailed
 from load_tests.server.process_tree import alive, descendants, pause, resume
-from load_tests.server.start import ROOT, Started, ask, free_port, running
+from load_tests.server.start import ROOT, Started, free_port, running, send_request
 
 TOY = Path(__file__).parents[1] / "toy_server.py"
 GOOD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n\xff\xd9"
@@ -61,7 +61,7 @@ def test_a_server_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch
     assert alive(asyncio.run(run())) == []
 
 
-def test_a_paused_server_costs_nothing_and_answers_again_once_resumed() -> None:
+def test_a_paused_server_uses_no_cpu_and_answers_again_once_resumed() -> None:
     async def run() -> tuple[int | None, set[str], int | None]:
         command, url = _toy("orphan")
         async with running(command, {}, url, GOOD) as server:
@@ -74,7 +74,7 @@ def test_a_paused_server_costs_nothing_and_answers_again_once_resumed() -> None:
     assert asyncio.run(run()) == (None, {"T"}, 200)
 
 
-def test_a_server_is_ended_though_it_is_paused() -> None:
+def test_a_paused_server_can_be_stopped() -> None:
     async def run() -> list[int]:
         command, url = _toy("orphan")
         async with running(command, {}, url, GOOD) as server:
@@ -84,28 +84,28 @@ def test_a_server_is_ended_though_it_is_paused() -> None:
     assert alive(asyncio.run(run())) == []
 
 
-def test_a_server_that_ends_early_is_told_with_the_end_of_its_log() -> None:
+def test_a_server_that_exits_early_raises_with_the_end_of_its_log() -> None:
     async def run() -> None:
         command, url = _toy("fails")
         async with running(command, {}, url, GOOD):
             pytest.fail("it never answered")
 
-    with pytest.raises(MeasurementFailed, match=r"ended early\.\nno such model"):
+    with pytest.raises(MeasurementFailed, match=r"exited early\.\nno such model"):
         asyncio.run(run())
 
 
-def test_a_server_that_never_answers_is_given_up() -> None:
+def test_a_server_that_never_answers_raises_after_the_timeout() -> None:
     async def run() -> None:
         command, url = _toy()
         bad = GOOD.replace(b"\xff\xd9", b"no")
         async with running(command, {}, url, bad, start_timeout_s=0.5):
             pytest.fail("it never answered 200")
 
-    with pytest.raises(MeasurementFailed, match="answered no image within"):
+    with pytest.raises(MeasurementFailed, match="did not answer an image within"):
         asyncio.run(run())
 
 
-def test_an_error_of_the_caller_is_the_caller_s() -> None:
+def test_an_error_in_the_block_is_raised_unchanged() -> None:
     async def run() -> None:
         command, url = _toy()
         async with running(command, {}, url, GOOD):
@@ -153,13 +153,13 @@ def test_our_settings_do_not_reach_the_server(monkeypatch: pytest.MonkeyPatch) -
     assert not any(line.startswith("TIDEGATE_") for line in environment)
 
 
-def test_nobody_is_alive_below_a_process_without_children() -> None:
+def test_a_process_without_children_has_no_living_descendants() -> None:
     assert alive([2**22 + 1]) == []  # beyond Linux's largest PID
     assert os.getpid() not in descendants(os.getpid())
 
 
 async def _status(url: str, timeout_s: float) -> int | None:
-    response = await ask(Target.parse(url), GOOD, timeout_s)
+    response = await send_request(Target.parse(url), GOOD, timeout_s)
     return None if response is None else response.status
 
 

@@ -1,4 +1,4 @@
-"""The model card says what the manifest says, in words and pictures."""
+"""The model card shows the content of the manifest as text and plots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tidegate.models.card.card import model_card
-from tidegate.models.card.facts import AUROC, CONFUSION, RELIABILITY, SCORES, CardData
+from tidegate.models.card.card_data import AUROC, CONFUSION, RELIABILITY, SCORES, CardData
 from tidegate.models.card.markdown import measured, number, percent
 from tidegate.models.card.plots import plots
 from tidegate.models.card.preprocessing import describe
@@ -67,7 +67,7 @@ def scored(rng: np.random.Generator, n: int, classes: int, shift: float) -> Scor
 
 
 @cache
-def facts(classes: int = 6) -> CardData:
+def card_data(classes: int = 6) -> CardData:
     rng = np.random.default_rng(0)
     test = scored(rng, 400, classes, 0)
     ood = {"textures": scored(rng, 90, classes, 2), "near | far": scored(rng, 80, classes, 0.5)}
@@ -115,7 +115,7 @@ def facts(classes: int = 6) -> CardData:
 
 @cache
 def pictures() -> dict[str, bytes]:
-    return plots(facts())
+    return plots(card_data())
 
 
 def section(card: str, title: str) -> str:
@@ -123,9 +123,9 @@ def section(card: str, title: str) -> str:
 
 
 def test_the_manifest_s_numbers_stand_in_the_card() -> None:
-    card = model_card(facts())
+    card = model_card(card_data())
 
-    found = Evaluation.model_validate_json(facts().evaluation.model_dump_json())
+    found = Evaluation.model_validate_json(card_data().evaluation.model_dump_json())
 
     for share in (found.accuracy, found.balanced_accuracy, found.false_rejection):
         assert f"| {percent(share.value)} | {100 * share.low:.2f} to" in section(card, "Results")
@@ -141,33 +141,33 @@ def test_the_manifest_s_numbers_stand_in_the_card() -> None:
 
 
 def test_every_class_has_a_row_and_what_is_undefined_is_a_dash() -> None:
-    table = section(model_card(facts()), "Classes")
+    table = section(model_card(card_data()), "Classes")
 
     assert all(f"({c}) |" in table for c in range(6))
     assert "| part 5 (5) | 0 | " in table
-    assert "None" not in model_card(facts())
-    assert "nan" not in model_card(facts())
+    assert "None" not in model_card(card_data())
+    assert "nan" not in model_card(card_data())
 
 
-def test_of_many_classes_the_worst_twenty_are_shown_and_the_rest_is_pointed_to() -> None:
-    table = section(model_card(facts(120)), "Classes")
+def test_of_many_classes_the_worst_twenty_are_shown_with_a_pointer_to_the_others() -> None:
+    table = section(model_card(card_data(120)), "Classes")
 
     rows = [line for line in table.split("\n") if line.startswith("| ")][2:]
     recalls = [float(row.split(" | ")[3]) for row in rows]
     assert len(recalls) == 20
     assert recalls == sorted(recalls)
-    seen = [r.recall for r in facts(120).evaluation.classes if r.recall is not None]
+    seen = [r.recall for r in card_data(120).evaluation.classes if r.recall is not None]
     assert recalls[-1] == pytest.approx(sorted(seen)[19], abs=5e-4)
     assert "manifest.json" in table
 
 
 def test_a_name_with_a_bar_does_not_break_its_table() -> None:
-    assert "| a\\|b (2) |" in model_card(facts())
-    assert "| near \\| far | 80 |" in model_card(facts())
+    assert "| a\\|b (2) |" in model_card(card_data())
+    assert "| near \\| far | 80 |" in model_card(card_data())
 
 
 def test_splits_are_listed_with_digests_and_undecodable_images() -> None:
-    data = section(model_card(facts()), "Data")
+    data = section(model_card(card_data()), "Data")
 
     assert f"| train | 9,000 | 3 | `{'a' * 64}` |" in data
     assert f"| fold A | – | 0 | `{'b' * 64}` |" in data
@@ -201,45 +201,47 @@ def test_splits_are_listed_with_digests_and_undecodable_images() -> None:
         ({}, "on average over calibration sets (marginal)"),
     ],
 )
-def test_the_card_says_what_is_so(changed: dict[str, Any], says: str) -> None:
-    assert says in model_card(replace(facts(), **changed))
+def test_the_card_states_the_data(changed: dict[str, Any], says: str) -> None:
+    assert says in model_card(replace(card_data(), **changed))
 
 
 def test_a_pac_gate_and_classes_with_their_own_threshold_are_explained() -> None:
-    gate = facts().gate.model_copy(
+    gate = card_data().gate.model_copy(
         update={"guarantee": "pac", "guarantee_delta": 0.05, "own_threshold": (0, 2)}
     )
 
-    text = section(model_card(replace(facts(), gate=gate)), "Gate")
+    text = section(model_card(replace(card_data(), gate=gate)), "Gate")
 
-    assert "for this very calibration set but for a chance of 0.05 (pac)" in text
+    assert "for this calibration set, except with probability 0.05 (pac)" in text
     assert "2 classes have a threshold" in text
 
 
 @pytest.mark.parametrize(
     ("alpha", "says"),
-    [(1e-5, "**more than alpha_reject"), (0.01, "lies in that interval"), (0.9, "less than")],
+    [(1e-5, "**above alpha_reject"), (0.01, "is in that interval"), (0.9, "below alpha_reject")],
 )
-def test_the_measured_false_rejection_is_held_to_its_alpha(alpha: float, says: str) -> None:
-    gate = facts().gate.model_copy(update={"alpha_reject": alpha})
+def test_the_measured_false_rejection_is_compared_with_its_alpha(alpha: float, says: str) -> None:
+    gate = card_data().gate.model_copy(update={"alpha_reject": alpha})
 
-    assert says in section(model_card(replace(facts(), gate=gate)), "Gate")
-
-
-@pytest.mark.parametrize(("ece", "says"), [(0.001, "at or below the floor"), (0.9, "above the")])
-def test_the_calibration_error_is_held_to_its_noise_floor(ece: float, says: str) -> None:
-    after = facts().evaluation.calibrated.model_copy(update={"ece": ece})
-    evaluation = facts().evaluation.model_copy(update={"calibrated": after})
-
-    card = model_card(replace(facts(), evaluation=evaluation))
-
-    assert f"After scaling the ECE is {says}" in card
+    assert says in section(model_card(replace(card_data(), gate=gate)), "Gate")
 
 
-def test_without_ood_sets_the_card_says_that_nothing_was_measured() -> None:
+@pytest.mark.parametrize(
+    ("ece", "says"), [(0.001, "not above the floor"), (0.9, "above the floor")]
+)
+def test_the_calibration_error_is_compared_with_its_noise_floor(ece: float, says: str) -> None:
+    after = card_data().evaluation.calibrated.model_copy(update={"ece": ece})
+    evaluation = card_data().evaluation.model_copy(update={"calibrated": after})
+
+    card = model_card(replace(card_data(), evaluation=evaluation))
+
+    assert f"After scaling, the ECE is {says}" in card
+
+
+def test_without_ood_sets_the_card_states_that_nothing_was_measured() -> None:
     without = replace(
-        facts(),
-        evaluation=facts().evaluation.model_copy(update={"ood": ()}),
+        card_data(),
+        evaluation=card_data().evaluation.model_copy(update={"ood": ()}),
         score_histograms={},
     )
 
@@ -258,12 +260,12 @@ def test_a_variant_s_card_shows_its_change_against_fp32() -> None:
     )
 
     text = section(
-        model_card(replace(facts(), precision="int8", comparison=found)), "int8 against fp32"
+        model_card(replace(card_data(), precision="int8", comparison=found)), "int8 against fp32"
     )
 
     for said in ("−0.31 points", "+0.0012", "−0.002", "98.40 %", "2.31 ×", "3.90 ×"):
         assert said in text
-    assert "against fp32" not in model_card(facts())
+    assert "against fp32" not in model_card(card_data())
 
 
 def test_every_picture_of_the_card_is_drawn_and_no_other() -> None:
@@ -271,17 +273,17 @@ def test_every_picture_of_the_card_is_drawn_and_no_other() -> None:
 
     assert drawn.keys() == {RELIABILITY, CONFUSION, AUROC, SCORES}
     for name, content in drawn.items():
-        assert f"]({name})" in model_card(facts())
+        assert f"]({name})" in model_card(card_data())
         assert ElementTree.fromstring(content).tag.endswith("svg")  # noqa: S314 # our own bytes
-    assert CONFUSION not in facts(120).plots
-    assert CONFUSION not in model_card(facts(120))
+    assert CONFUSION not in card_data(120).plots
+    assert CONFUSION not in model_card(card_data(120))
 
 
-def test_the_same_facts_give_the_same_bytes_whatever_the_builder_s_settings() -> None:
+def test_the_same_data_give_the_same_bytes_whatever_the_builder_s_settings() -> None:
     first = pictures()
 
     with matplotlib.rc_context({"font.size": 20, "axes.linewidth": 9}):
-        again = plots(facts())
+        again = plots(card_data())
 
     assert again == first
     assert not any(b"<dc:date>" in content for content in first.values())
@@ -295,7 +297,7 @@ def test_names_stay_text_in_any_script_and_are_no_formula() -> None:
 
 
 def test_histograms_of_one_score_share_edges_and_count_every_image() -> None:
-    for sets in facts().score_histograms.values():
+    for sets in card_data().score_histograms.values():
         assert sets.keys() == {TEST, "textures", "near | far"}
         assert {name: sum(h.counts) for name, h in sets.items()}[TEST] == 400
         assert len({h.edges for h in sets.values()}) == 1
@@ -308,7 +310,7 @@ def test_a_score_that_never_differs_is_not_drawn() -> None:
     assert score_histograms(test, {}).keys() == {"mahalanobis"}
 
 
-def test_every_kind_of_step_has_words() -> None:
+def test_every_kind_of_step_has_a_description() -> None:
     spec = SPEC.model_copy(
         update={
             "steps": (
@@ -327,5 +329,5 @@ def test_every_kind_of_step_has_words() -> None:
     assert "longer side keeps the aspect ratio and is rounded" in shortest
     assert "square of 7/8 of the shorter side; half a pixel is rounded down" in fraction
     assert "to 200 × 300 pixels (height × width), bicubic, antialiased, by torch" in resize
-    assert "Cut 192 × 256 pixels (height × width)" in crop
+    assert "Crop the centre to 192 × 256 pixels (height × width)" in crop
     assert "red, green, blue, mean 0.485, 0.456, 0.406" in floats

@@ -1,4 +1,4 @@
-"""The command line: from files on disk to a bundle, and a sentence for every mistake."""
+"""The command line: from files on disk to a bundle, and an explanation for every error."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_an_onnx_file_is_imported_and_fitted_again(
 
 
 MISTAKES = {
-    "an unknown source": (["import", "caffe:x"], "is no source: say one of timm:…"),
+    "an unknown source": (["import", "caffe:x"], "Unknown source 'caffe:x': use one of timm:…"),
     "no spec": (["import", "onnx:x.onnx"], "give --spec FILE.json"),
     "an option of another source": (
         ["import", "onnx:x.onnx", "--size", "96"],
@@ -87,8 +87,14 @@ MISTAKES = {
         ["import", "onnx:x", "--alpha-reject", "0.2"],
         "must not be above --alpha-review",
     ),
-    "a set called like a split": (["import", "onnx:{source}", "--ood", "test={out}"], "not called"),
-    "a set called like a path": (["import", "onnx:{source}", "--ood", "../x={out}"], "like a path"),
+    "a set called like a split": (
+        ["import", "onnx:{source}", "--ood", "test={out}"],
+        "are reserved",
+    ),
+    "a set called like a path": (
+        ["import", "onnx:{source}", "--ood", "../x={out}"],
+        "must not be a path",
+    ),
     "a name with capitals": (["import", "onnx:{source}", "--name", "Parts"], "lower-case letters"),
     "a version like a path": (
         ["import", "onnx:{source}", "--version", "../1"],
@@ -99,7 +105,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES.values(), ids=list(MISTAKES))
-def test_a_mistake_gets_a_sentence_and_exit_code_1(
+def test_a_wrong_argument_gets_an_explanation_and_exit_code_1(
     words: list[str],
     message: str,
     source: Path,
@@ -134,7 +140,7 @@ def test_labels_that_do_not_fit_are_refused(
     assert "has 5 classes, but there are 2 labels (given)" in capsys.readouterr().err
 
 
-def test_names_that_repeat_are_told_apart_by_folders_named_by_id(
+def test_repeated_labels_are_distinguished_by_folders_named_by_id(
     source: Path, tmp_path: Path
 ) -> None:
     data = folders(tmp_path / "images")
@@ -152,7 +158,7 @@ def test_names_that_repeat_are_told_apart_by_folders_named_by_id(
 def test_the_gate_s_cost_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gate-cost", "--features", "16", "--classes", "4"]) == 0
 
-    assert capsys.readouterr().out.count("an image") == 5
+    assert capsys.readouterr().out.count("per image") == 5
 
 
 def test_missing_extras_are_named(

@@ -1,4 +1,4 @@
-"""The demo bundle as it is built: its answers, its refusals, and what a second build does."""
+"""Building the demo bundle: its answers, rejected sources, and a second build."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def answer(bundle: Bundle, pixels: list[Pixels]) -> tuple[Outputs, list[Verdict]
         ("rocket.jpg", "missile", 0.32),
     ],
 )
-def test_known_photographs_get_their_known_answers(
+def test_known_photographs_get_the_expected_answers(
     demo: Bundle, name: str, label: str, probability: float
 ) -> None:
     outputs, (verdict,) = answer(demo, [photograph(name)])
@@ -111,7 +111,7 @@ def test_a_turned_probe_looks_like_the_photograph_it_was_made_from() -> None:
     assert np.abs(pixels - photograph("rocket.jpg")).mean() < 3  # JPEG twice, not another side up
 
 
-def test_the_bundle_says_where_it_comes_from(demo: Bundle) -> None:
+def test_the_bundle_records_its_origin(demo: Bundle) -> None:
     manifest = demo.manifest
 
     assert manifest.provenance == provenance()
@@ -124,7 +124,7 @@ def test_the_card_is_made_from_the_committed_calibration(demo: Bundle) -> None:
     card = (demo.path / "MODEL_CARD.md").read_text("utf-8")
 
     assert card == model_card(calibration_file.load().report)
-    assert "The top class is right for 18 of those 20." in card
+    assert "The top class is correct for 18 of these 20." in card
     assert "$" not in card
 
 
@@ -156,7 +156,7 @@ def test_a_damaged_bundle_is_built_again_with_the_same_bytes(wheel: Wheel, tmp_p
     assert second.digest == first.digest
 
 
-def test_a_model_that_scores_otherwise_than_when_calibrated_is_refused() -> None:
+def test_a_model_whose_scores_differ_from_the_calibration_is_rejected() -> None:
     report = calibration_file.load().report
     measured: dict[str, dict[str, Any]] = {
         name: dict(scores) for name, scores in report["witnesses"].items()
@@ -164,11 +164,11 @@ def test_a_model_that_scores_otherwise_than_when_calibrated_is_refused() -> None
     check_witnesses(measured, report)
     measured["chelsea.png"]["energy"] *= 1.002
 
-    with pytest.raises(BuildRefused, match=r"energy of chelsea\.png"):
+    with pytest.raises(BuildRefused, match=r"energy score of chelsea\.png"):
         check_witnesses(measured, report)
 
 
-def test_the_command_prints_where_the_bundle_is(
+def test_the_command_prints_the_bundles_path(
     wheel: Wheel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = main(["demo", "--out", str(tmp_path), "--wheel", str(wheel.path)])

@@ -74,7 +74,7 @@ def picture_folders(root: Path) -> Pictures:
     return pictures
 
 
-@pytest.mark.timeout(180)  # linear algebra crawls when other work holds the cores
+@pytest.mark.timeout(180)  # linear algebra is slow under other load
 def test_the_whole_recipe_runs(weights: dict[str, NDArray[Any]], tmp_path: Path) -> None:
     calibration = calibrate(
         invented_photographs(248), weights, picture_folders(tmp_path), MeasurementBudget(4, 4, 5)
@@ -88,7 +88,7 @@ def test_the_whole_recipe_runs(weights: dict[str, NDArray[Any]], tmp_path: Path)
 
 
 def test_too_few_photographs_are_refused(weights: dict[str, NDArray[Any]], tmp_path: Path) -> None:
-    with pytest.raises(BuildRefused, match="needs 99 photographs a fold"):
+    with pytest.raises(BuildRefused, match="needs 99 photographs per fold"):
         calibrate(
             invented_photographs(200), weights, picture_folders(tmp_path), MeasurementBudget()
         )
@@ -147,7 +147,9 @@ def test_whitening_is_the_inverse_covariance_of_the_weight_directions() -> None:
 
 
 @pytest.mark.parametrize("kind", synthetic_ood.KINDS)
-def test_nonsense_is_the_same_every_time_and_other_for_another_seed(kind: str) -> None:
+def test_synthetic_ood_images_are_the_same_every_time_and_differ_for_another_seed(
+    kind: str,
+) -> None:
     first, again, other = (synthetic_ood.generate(kind, 3, seed, PREPROCESS) for seed in (1, 1, 2))
 
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))

@@ -173,7 +173,7 @@ def test_splits_are_disjoint_and_leave_nothing_out() -> None:
 
 
 def test_a_folder_without_the_packages_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BuildRefused, match="unpacked"):
+    with pytest.raises(BuildRefused, match="unpack both packages"):
         list(from_tree(tmp_path))
 
 

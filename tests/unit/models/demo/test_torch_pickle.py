@@ -59,7 +59,7 @@ def test_a_tensor_comes_back_with_its_numbers() -> None:
     np.testing.assert_array_equal(tensors["x"], DATA.reshape(2, 3))
 
 
-def test_strides_and_offset_say_where_the_numbers_are() -> None:
+def test_strides_and_offset_are_applied() -> None:
     transposed = tensor(shape=(2, 2), strides=(1, 2), offset=1)
 
     tensors = read_checkpoint(checkpoint(state(transposed)))
@@ -99,12 +99,12 @@ def test_a_tensor_without_dimensions_is_one_number() -> None:
         "extension code",
     ],
 )
-def test_a_pickle_that_asks_for_more_than_tensors_is_refused(payload: bytes) -> None:
+def test_a_pickle_with_more_than_tensors_is_rejected(payload: bytes) -> None:
     with pytest.raises(BuildRefused):
         read_checkpoint(checkpoint(state(payload)))
 
 
-def test_what_is_asked_for_is_named() -> None:
+def test_a_forbidden_name_is_in_the_error() -> None:
     with pytest.raises(BuildRefused, match=r"posix\.system"):
         read_checkpoint(checkpoint(state(b"cposix\nsystem\n(" + text("true") + b"tR")))
 

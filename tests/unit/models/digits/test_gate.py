@@ -1,4 +1,4 @@
-"""The gate's promise on real features: handwritten digits that the network never saw."""
+"""The gate's guarantee on real features: handwritten digits that the network never saw."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def chosen(scores: Scores, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> 
 
 
 @pytest.mark.timeout(900)
-def test_held_out_digits_are_refused_at_the_declared_rate(tmp_path: Path) -> None:
+def test_held_out_digits_are_rejected_at_the_declared_rate(tmp_path: Path) -> None:
     """4,999 held-out digits, cut 12 times at random: 23,988 new rows in all."""
     folders = data()
     imported = load(folders)

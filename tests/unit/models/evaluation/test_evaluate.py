@@ -1,4 +1,4 @@
-"""The numbers of an evaluation, on images whose answers are known."""
+"""The numbers of an evaluation, on data with known results."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_every_pair_is_listed_up_to_fifty_classes() -> None:
     assert found.confusions[0] == Confusion(actual=0, predicted=0, images=2)
 
 
-def test_beyond_fifty_classes_the_commonest_mistakes_are_listed() -> None:
+def test_beyond_fifty_classes_the_most_common_mistakes_are_listed() -> None:
     truth = [*range(60), *range(60), 7, 7, 7]
     predicted = [*range(60), *[(c + 1) % 60 for c in range(60)], 9, 9, 9]
 
@@ -141,7 +141,7 @@ UNDEFINED = np.array([0.0, np.nan])
         (scored([], []), {}, "no labelled images"),
         (scored([0, 1], None), {}, "no labelled images"),
         (scored([0, 1], [2, 2]), {}, "Every test image is of class 2"),
-        (scored([0, 1], [0, 3]), {}, "class id 3; ids go from 0 to 2"),
+        (scored([0, 1], [0, 3]), {}, "class id 3; ids must be from 0 to 2"),
         (scored([0, 1], [0, 1], classes=5), {}, "5 logits for 3 classes"),
         (scored([0, 1], [0, 1]), {"far": scored([], None)}, "OOD set 'far' has no images"),
         (
@@ -156,6 +156,8 @@ UNDEFINED = np.array([0.0, np.nan])
         ),
     ],
 )
-def test_what_would_mean_nothing_is_refused(test: Scored, ood: dict[str, Scored], why: str) -> None:
+def test_meaningless_evaluations_are_rejected(
+    test: Scored, ood: dict[str, Scored], why: str
+) -> None:
     with pytest.raises(BuildRefused, match=why):
         result(test, ood)

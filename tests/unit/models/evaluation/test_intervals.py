@@ -1,4 +1,4 @@
-"""Intervals of proportions, against scipy's and against how often they hold."""
+"""Intervals of proportions, against scipy's and against their coverage."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_both_intervals_agree_with_scipy(count: tuple[int, int]) -> None:
 
 
 @given(counts)
-def test_a_share_lies_in_its_interval_and_all_three_in_the_unit_interval(
+def test_a_share_is_in_its_interval_and_all_three_are_in_the_unit_interval(
     count: tuple[int, int],
 ) -> None:
     for share in (wilson_share(*count), beta_share(*count)):
@@ -50,7 +50,7 @@ def test_the_interval_of_one_proportion_s_mean_is_wilson_s() -> None:
 
 
 @pytest.mark.parametrize(("classes", "images", "beta"), [(10, 12, 8), (100, 30, 3)])
-def test_the_interval_of_a_mean_of_proportions_holds_about_95_percent_of_the_time(
+def test_the_interval_of_a_mean_of_proportions_covers_it_in_about_95_percent_of_cases(
     classes: int, images: int, beta: int
 ) -> None:
     rng = np.random.default_rng(0)

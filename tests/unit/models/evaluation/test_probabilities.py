@@ -1,4 +1,4 @@
-"""Probabilities, their errors, and the temperature that makes them best."""
+"""Measures of probabilities, and the fit of the calibration temperature."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_the_calibration_error_does_not_depend_on_the_images_order(
     assert of(mixed) == of(pairs)
 
 
-def test_bins_hold_equal_numbers_where_nothing_ties() -> None:
+def test_bins_have_equal_sizes_without_ties() -> None:
     confidence = np.random.default_rng(0).permutation(np.linspace(0.1, 1, 150))
 
     bins = p.reliability(confidence, confidence > FLAT)
@@ -168,13 +168,13 @@ def test_the_floor_is_the_same_every_time() -> None:
 @pytest.mark.parametrize(
     ("logits", "labels", "why"),
     [
-        ([[2, 1], [1, 2], [3, 1]], [0, 1, 0], "Each of the 3 calibration images"),
+        ([[2, 1], [1, 2], [3, 1]], [0, 1, 0], "All 3 calibration images"),
         ([[2, 1], [1, 2], [3, 1]], [1, 0, 1], "class folders and class ids agree"),
-        ([[1e6, 0], [0, 1e6], [1e6, 0]], [0, 1, 1], "a bound of its search"),
+        ([[1e6, 0], [0, 1e6], [1e6, 0]], [0, 1, 1], "a bound of the search"),
         ([[np.nan, 1], [1, 2]], [0, 1], "not finite"),
-        (np.empty((0, 2)), [], "no images to fit"),
+        (np.empty((0, 2)), [], "no calibration images to fit"),
     ],
 )
-def test_a_temperature_that_means_nothing_is_refused(logits: Any, labels: Any, why: str) -> None:
+def test_a_meaningless_temperature_is_rejected(logits: Any, labels: Any, why: str) -> None:
     with pytest.raises(BuildRefused, match=why):
         p.fit_temperature(np.array(logits, np.float32), np.array(labels, np.int64))

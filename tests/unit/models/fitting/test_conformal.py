@@ -1,4 +1,4 @@
-"""The gate keeps its promise on 20,000 new rows, and known mistakes do not."""
+"""The gate keeps its guarantee on 20,000 new rows; known wrong methods do not."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_new_rows_are_refused_at_the_declared_rate_and_p_values_are_uniform() ->
     assert uniform_at(p, n)
 
 
-def test_with_own_folds_each_class_is_refused_at_the_declared_rate() -> None:
+def test_with_own_folds_each_class_is_rejected_at_the_declared_rate() -> None:
     gate = calibrate(drawn(9000, 11), drawn(9000, 12), CLASSES, GateTarget())
     new = drawn(NEW_ROWS, 13)
 
@@ -228,7 +228,7 @@ def test_a_gate_that_could_never_reject_is_refused() -> None:
 
 
 def test_a_rare_class_shares_its_fold_with_enough_others() -> None:
-    """Others could have folds of their own, but the rare one alone would be too few."""
+    """Other classes could have their own folds, but the rare one has too few images by itself."""
     common, rare = drawn(6000, 11), drawn(6000, 12)
 
     def thinned(given: Scores) -> Scores:
@@ -257,7 +257,7 @@ def test_a_class_whose_own_fold_could_not_reject_shares_one() -> None:
     assert gate.own_folds_b
 
 
-def test_the_gate_s_file_holds_every_fold() -> None:
+def test_the_gate_s_file_contains_every_fold() -> None:
     target = GateTarget(delta=0.1)
     gate = calibrate(drawn(6000, 11), drawn(6000, 12), CLASSES, target)
 

@@ -20,7 +20,7 @@ from tidegate.models.fitting.mahalanobis import (
 )
 from tidegate.models.fitting.moments import ClassMoments
 from tidegate.models.sealing.check import check_against_float64
-from tidegate.models.sealing.gate_head import head_alone
+from tidegate.models.sealing.gate_head import head_graph
 from tidegate.service.types import Outputs
 
 X, IDS = world().draw(3000, seed=1)
@@ -82,7 +82,7 @@ def test_float32_in_the_graph_follows_float64(normalise: bool, relative: bool) -
 
     head = fit_distance(X, IDS, LABELS, normalise=normalise, relative=relative).head(1.0)
     logits = world().logits(NEW)
-    session = ort.InferenceSession(head_alone(head), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(head_graph(head), providers=["CPUExecutionProvider"])
 
     scores = session.run(None, {"logits": logits, "features": NEW})
 
@@ -148,5 +148,7 @@ def test_few_rows_still_give_a_finite_distance() -> None:
 def test_a_class_with_too_few_images_is_named() -> None:
     kept = (IDS != 3) | (np.cumsum(IDS == 3) <= 4)
 
-    with pytest.raises(BuildRefused, match="1 classes have fewer than 5 training images, '3'"):
+    with pytest.raises(
+        BuildRefused, match="1 classes have fewer than 5 training images, such as '3'"
+    ):
         fit_distance(X[kept], IDS[kept], LABELS)

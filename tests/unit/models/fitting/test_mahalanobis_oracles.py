@@ -21,7 +21,7 @@ ALIVE = slice(0, -3)
 
 @pytest.fixture(scope="module")
 def detectors() -> Iterator[Any]:
-    require("torchvision")  # which pytorch-ood imports, mended where it must be
+    require("torchvision")  # imported by pytorch-ood; `require` repairs it if needed
     import pytorch_ood.detector  # noqa: PLC0415
 
     torch = require("torch")

@@ -103,7 +103,7 @@ def test_a_folder_of_timms_is_sent_to_the_other_importer(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["config.json", "preprocessor_config.json"])
-def test_a_folder_that_lacks_a_file_says_which(folder: Path, missing: str) -> None:
+def test_a_folder_that_lacks_a_file_is_rejected_with_its_name(folder: Path, missing: str) -> None:
     (folder / missing).unlink()
 
     with pytest.raises(BuildRefused, match=missing):

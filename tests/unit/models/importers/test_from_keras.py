@@ -27,7 +27,9 @@ from tidegate.service.imaging.preprocess import preprocess
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(300),
-    pytest.mark.filterwarnings("ignore"),  # TensorFlow warns of itself, in every release anew
+    pytest.mark.filterwarnings(
+        "ignore"
+    ),  # every TensorFlow release has new warnings of its own code
     pytest.mark.skipif(find_spec("tensorflow") is None, reason="TensorFlow is not installed"),
 ]
 SIDE, CLASSES = 32, 5
@@ -98,7 +100,7 @@ def test_a_keras_file_gives_the_models_own_logits(small: Any, tmp_path: Path, su
     imported = load(path, spec(tmp_path))
 
     assert imported.source.endswith(f"small{suffix}")
-    assert "a trailing Softmax was taken off" in imported.notes
+    assert "a trailing Softmax was removed" in imported.notes
     check(imported, small, width=12)
 
 
@@ -121,7 +123,7 @@ def test_a_model_without_softmax_keeps_its_logits(tmp_path: Path) -> None:
     check(load(tmp_path / "m.keras", spec(tmp_path)), model, width=12, softmax=False)
 
 
-def test_a_model_of_open_size_takes_the_specs(tmp_path: Path) -> None:
+def test_a_model_of_open_size_gets_the_specs_size(tmp_path: Path) -> None:
     keras = require("keras")
     model = network(
         keras.layers.Dense(CLASSES, activation="softmax"), entry=keras.Input((None, None, 3))
@@ -154,7 +156,9 @@ def test_mobilenet_whose_classifier_is_a_convolution_is_imported(tmp_path: Path)
     check(load(tmp_path / "m.keras", spec(tmp_path, 224)), model, width=256)
 
 
-def test_what_cannot_be_imported_is_refused_in_a_sentence(small: Any, tmp_path: Path) -> None:
+def test_a_source_that_cannot_be_imported_is_rejected_with_an_explanation(
+    small: Any, tmp_path: Path
+) -> None:
     small.save(tmp_path / "small.keras")
     small.export(tmp_path / "small", verbose=False)
     (tmp_path / "broken.keras").write_bytes((tmp_path / "small.keras").read_bytes()[:2000])
@@ -165,7 +169,7 @@ def test_what_cannot_be_imported_is_refused_in_a_sentence(small: Any, tmp_path: 
     ).save(tmp_path / "code.keras")
 
     for name, side, said in (
-        ("absent.keras", SIDE, "is not there"),
+        ("absent.keras", SIDE, "does not exist"),
         ("broken.keras", SIDE, "Keras cannot load broken.keras"),
         ("code.keras", SIDE, "Keras cannot load code.keras"),
         ("empty", SIDE, "TensorFlow cannot load the SavedModel empty"),

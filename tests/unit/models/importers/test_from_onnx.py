@@ -1,4 +1,4 @@
-"""ONNX files with a spec beside them: what is read, what the digest covers, what is refused."""
+"""ONNX files with a spec: what is read, what the digest covers, and what is rejected."""
 
 from __future__ import annotations
 
@@ -47,9 +47,7 @@ def test_a_file_and_its_spec_are_imported(graph: Path, spec: Path) -> None:
     assert (imported.transform, imported.forward) == (None, None)
 
 
-def test_weights_beside_the_graph_are_loaded_and_covered_by_the_digest(
-    graph: Path, spec: Path
-) -> None:
+def test_external_weights_are_loaded_and_covered_by_the_digest(graph: Path, spec: Path) -> None:
     images = np.random.default_rng(0).normal(size=(2, 3, tiny.SIDE, tiny.SIDE)).astype(np.float32)
     whole = load(graph, spec)
     model = onnx.load(graph)
@@ -67,7 +65,7 @@ def test_weights_beside_the_graph_are_loaded_and_covered_by_the_digest(
     assert load(graph, spec).checkpoint_sha256 != split.checkpoint_sha256
 
 
-def test_missing_weights_beside_the_graph_are_named(graph: Path, spec: Path) -> None:
+def test_missing_external_weights_are_named(graph: Path, spec: Path) -> None:
     model = onnx.load(graph)
     onnx.save(model, graph, save_as_external_data=True, location="tiny.data", size_threshold=0)
     graph.with_name("tiny.data").unlink()
@@ -119,7 +117,7 @@ def test_a_missing_file_is_named(graph: Path, spec: Path, tmp_path: Path) -> Non
         ({"alpha": "keep"}, "alpha: Input should be 'drop'"),
         ({"std": [0, 1, 1]}, r"std\.0: Input should be greater than 0"),
         ({"steps": []}, "steps: Tuple should have at least 1 item"),
-        ({"keras": KERAS}, "beside 'keras'"),
+        ({"keras": KERAS}, "in addition to 'keras'"),
     ],
 )
 def test_a_wrong_field_of_the_spec_is_named(
@@ -144,8 +142,8 @@ def test_a_spec_that_is_no_json_object_is_refused(graph: Path, spec: Path, text:
     [
         ({"interpolation": None}, r"interpolation: Input should be 'nearest'"),
         ({"mode": "caffe2"}, "mode: Input should be 'caffe', 'tf', 'torch' or 'none'"),
-        ({"keep_aspect_ratio": True}, "keep_aspect_ratio: true cannot be served"),
-        ({"loader": "image_dataset_from_directory"}, "fractions of them, without antialiasing"),
+        ({"keep_aspect_ratio": True}, "keep_aspect_ratio: true is not supported"),
+        ({"loader": "image_dataset_from_directory"}, "fractional values without antialiasing"),
         ({"target_size": [8]}, "target_size"),
         ({"antialias": True}, "antialias: Extra inputs"),
     ],
@@ -165,7 +163,9 @@ def test_the_keras_form_does_not_guess_the_interpolation(graph: Path, tmp_path: 
 
 
 @pytest.mark.skipif(find_spec("keras") is not None, reason="keras is installed here")
-def test_the_keras_form_without_keras_says_what_to_install(graph: Path, tmp_path: Path) -> None:
+def test_the_keras_form_without_keras_names_the_package_to_install(
+    graph: Path, tmp_path: Path
+) -> None:
     with pytest.raises(BuildRefused, match="keras is not installed: pip install"):
         load(graph, written(tmp_path, {"keras": KERAS}))
 

@@ -28,7 +28,7 @@ def compose(api: str, *parts: tuple[Any, ...]) -> Any:
     return module.Compose([getattr(module, name)(*arguments) for name, *arguments in parts])
 
 
-def test_a_torchvision_model_is_served_as_its_weights_entry_says() -> None:
+def test_a_torchvision_model_is_served_with_the_transforms_of_its_weights_entry() -> None:
     imported = from_torchvision.load(NAME, weights="IMAGENET1K_V1", random_weights=True)
 
     assert imported.transform is not None
@@ -114,18 +114,20 @@ def test_labels_are_the_entrys_only_for_the_entrys_own_file(digest: str, known: 
     ("arguments", "advice"),
     [
         ({}, "--weights, one of IMAGENET1K_V1"),
-        ({"weights": "IMAGENET1K_V9"}, "has no weights IMAGENET1K_V9"),
+        ({"weights": "IMAGENET1K_V9"}, "has no weights entry IMAGENET1K_V9"),
         ({"weights": "IMAGENET1K_V1"}, "--checkpoint FILE"),
         ({"weights": "IMAGENET1K_V1", "backend": "torch"}, "resize with pillow"),
-        ({"name": "resnet19", "weights": "IMAGENET1K_V1"}, "it has resnet"),
+        ({"name": "resnet19", "weights": "IMAGENET1K_V1"}, "similar: resnet"),
     ],
 )
-def test_what_leaves_a_choice_says_what_to_state(arguments: dict[str, Any], advice: str) -> None:
+def test_an_ambiguous_source_is_rejected_with_the_option_to_give(
+    arguments: dict[str, Any], advice: str
+) -> None:
     with pytest.raises(BuildRefused, match=advice):
         from_torchvision.load(**({"name": NAME} | arguments))
 
 
-def test_a_transform_that_is_not_known_is_named() -> None:
+def test_an_unknown_transform_is_named() -> None:
     transforms = compose("v1", ("Resize", 64), ("GaussianBlur", 3), ("ToTensor",))
 
     with pytest.raises(BuildRefused, match="GaussianBlur"):

@@ -156,10 +156,10 @@ def test_a_dtype_of_bytes_makes_no_tensor_of_an_image() -> None:
 @pytest.mark.parametrize(
     ("stages", "advice"),
     [
-        ([resizing(8, 8)], "never make floats"),
+        ([resizing(8, 8)], "never convert to floats"),
         ([resizing(256), TO_TENSOR], "resize or centre-crop"),
-        ([TO_TENSOR, resizing(8, 8)], "Resize comes after"),
-        ([resizing(256), TO_TENSOR, CROP], "CenterCrop comes after"),
+        ([TO_TENSOR, resizing(8, 8)], "Resize after"),
+        ([resizing(256), TO_TENSOR, CROP], "CenterCrop after"),
         ([resizing(8, 8, max_size=9), TO_TENSOR], "max_size"),
         ([resizing(8, 8, interpolation="nearest-exact"), TO_TENSOR], "nearest-exact"),
         ([TO_IMAGE, resizing(8, 8, antialias=False), TO_FLOAT32], "antialias=True"),
@@ -167,12 +167,12 @@ def test_a_dtype_of_bytes_makes_no_tensor_of_an_image() -> None:
         ([TO_IMAGE, resizing(8, 8, interpolation="nearest"), TO_FLOAT32], "bilinear or bicubic"),
         ([TO_IMAGE, resizing(8, 8, api="v1"), TO_FLOAT32], "before ToTensor"),
         ([resizing(8, 8), TO_FLOAT32], "ToImage"),
-        ([TO_IMAGE, resizing(8, 8), TO_TENSOR], "takes no tensor"),
+        ([TO_IMAGE, resizing(8, 8), TO_TENSOR], "does not accept a tensor"),
         ([NORMALISE, TO_TENSOR], "Normalize comes before"),
         ([resizing(8, 8), TO_TENSOR, NORMALISE, NORMALISE], "only one Normalize"),
     ],
 )
-def test_transforms_that_no_spec_states_are_refused(stages: list[Any], advice: str) -> None:
+def test_unsupported_transforms_are_rejected(stages: list[Any], advice: str) -> None:
     with pytest.raises(BuildRefused, match=advice):
         torchvision_rules.translate(stages)
 
@@ -223,7 +223,7 @@ def test_an_old_feature_extractor_is_understood() -> None:
     assert found.spec.output_size == (384, 384)
 
 
-def test_a_file_that_does_not_say_its_backend_asks_for_it() -> None:
+def test_a_file_without_a_backend_requires_one() -> None:
     with pytest.raises(BuildRefused, match="--backend pillow or --backend torch"):
         hugging("ViTImageProcessor", None)
 
@@ -260,7 +260,7 @@ def test_efficientnet_normalises_twice_and_shifts() -> None:
     assert (spec.mean, spec.std) == ((1.25, 1.5, 1.75), (0.25, 0.25, 0.0625))
 
 
-def test_mobilevit_takes_blue_first_and_never_normalises() -> None:
+def test_mobilevit_has_blue_first_and_never_normalises() -> None:
     spec = hugging("MobileViTImageProcessor", size={"shortest_edge": 288}, do_normalize=True).spec
 
     assert (spec.channel_order, spec.mean, spec.std) == ("bgr", (0, 0, 0), (1, 1, 1))
@@ -269,7 +269,7 @@ def test_mobilevit_takes_blue_first_and_never_normalises() -> None:
 @pytest.mark.parametrize(
     ("name", "keys", "advice"),
     [
-        ("Mask2FormerImageProcessor", {}, "served are ViTImageProcessor"),
+        ("Mask2FormerImageProcessor", {}, "supported are ViTImageProcessor"),
         ("ViTImageProcessor", {"size_divisor": 32}, "size_divisor"),
         ("ViTImageProcessor", {"crop_pct": 0.9}, "crop_pct"),
         ("ViTImageProcessor", {"auto_map": {}}, "auto_map"),
@@ -283,20 +283,20 @@ def test_mobilevit_takes_blue_first_and_never_normalises() -> None:
         ("ViTImageProcessor", {"image_mean": [0.5]}, "image_mean"),
         ("ViTImageProcessor", {"image_std": 0.0}, "std"),
         ("ViTImageProcessor", {"do_rescale": False, "do_normalize": False}, "floats"),
-        ("ViTImageProcessorFast", {}, "leave --backend out"),
+        ("ViTImageProcessorFast", {}, "omit --backend"),
         ("ConvNextImageProcessor", {"size": {"height": 8, "width": 8}}, "shortest_edge"),
         ("PoolFormerImageProcessor", {"crop_pct": 0}, "crop_pct"),
         ("MobileViTImageProcessor", {}, "padding"),
     ],
 )
-def test_what_a_preprocessor_config_leaves_open_or_no_spec_states_is_refused(
+def test_an_ambiguous_or_unsupported_preprocessor_config_is_rejected(
     name: str, keys: dict[str, Any], advice: str
 ) -> None:
     with pytest.raises(BuildRefused, match=advice):
         hugging(name, **keys)
 
 
-def test_tensors_are_resized_with_torchs_filters_alone() -> None:
+def test_tensors_are_resized_only_with_torchs_filters() -> None:
     with pytest.raises(BuildRefused, match="bilinear or bicubic"):
         hugging("ViTImageProcessor", "torch", resample=0)
 
@@ -307,6 +307,6 @@ def test_tensors_padded_before_the_crop_are_served() -> None:
     assert spec.output_size == (256, 256)
 
 
-def test_a_file_without_a_processor_asks_for_one() -> None:
+def test_a_file_without_a_processor_requires_one() -> None:
     with pytest.raises(BuildRefused, match="image_processor_type"):
         huggingface_rules.translate({"size": 224}, "pillow")

@@ -11,6 +11,6 @@ from tidegate.models.importers import (  # noqa: F401 - that they import without
 from tidegate.models.importers.torch_runtime import require
 
 
-def test_a_library_that_is_missing_says_how_to_install_it() -> None:
+def test_a_missing_library_is_reported_with_its_install_command() -> None:
     with pytest.raises(BuildRefused, match=r"pip install 'tidegate\[cpu,torch\]'"):
         require("torch_of_another_world")

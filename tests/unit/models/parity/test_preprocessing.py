@@ -1,4 +1,4 @@
-"""Preprocessing is proved against its source, and a spec that is a little wrong is refused."""
+"""Preprocessing is proved against its source, and a slightly wrong spec is rejected."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ WRONG = {
     "bicubic for bilinear": (step(0, filter="bicubic"), "pixels differ"),
     "rounding for truncation": (step(0, rounding="round"), "pixels differ"),
     "another crop offset": (step(1, offset="ceil"), "pixels differ"),
-    "another backend": (step(0, backend="torch"), r"backend \(pillow there\)"),
+    "another backend": (step(0, backend="torch"), r"backend \(the library's is pillow\)"),
     "EXIF applied": (changed(exif_orientation="apply"), "EXIF orientation"),
     "alpha on white": (changed(alpha="composite-white"), "the alpha rule"),
     "16 bits scaled": (changed(sixteen_bit="scale"), "the 16-bit rule"),
@@ -127,7 +127,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("spec", "said"), WRONG.values(), ids=list(WRONG))
-def test_a_wrong_rule_is_refused_with_what_to_check(
+def test_a_wrong_rule_is_rejected_with_the_rule_to_check(
     probes: Mapping[str, bytes], spec: PreprocessSpec, said: str
 ) -> None:
     with pytest.raises(BuildRefused, match=said):
@@ -155,8 +155,8 @@ def test_an_admitted_difference_is_measured(probes: Mapping[str, bytes]) -> None
     assert parity.largest_float_difference > 0.01
 
 
-def test_a_library_that_reads_nothing_proves_nothing(probes: Mapping[str, bytes]) -> None:
-    with pytest.raises(BuildRefused, match=r"nothing is proved.*no codec"):
+def test_a_library_that_cannot_read_the_probes_is_rejected(probes: Mapping[str, bytes]) -> None:
+    with pytest.raises(BuildRefused, match=r"cannot be proved.*no codec"):
         prove(SPEC, Broken(), probes=probes, allow_difference=True)
 
 
@@ -169,7 +169,7 @@ def test_floats_are_compared_at_levels_that_no_probe_has() -> None:
 
 
 class Clipping(Written):
-    """A library that is wrong about the brightest level alone."""
+    """A library that differs only at the brightest level."""
 
     def floats(self, file: bytes) -> NDArray[np.float32]:
         floats = super().floats(file)
@@ -208,7 +208,7 @@ class _Entry:
         return np.asarray(floats[0])
 
 
-def test_the_golden_probes_are_few_small_and_all_taken() -> None:
+def test_the_golden_probes_are_few_small_and_all_accepted() -> None:
     files = golden_probes(SPEC)
 
     assert 8 <= len(files) <= 14

@@ -117,7 +117,7 @@ def test_a_variant_keeps_the_contract_of_a_backbone(variant: Variant) -> None:
 @pytest.mark.parametrize(
     ("variant", "tolerance"), [(half, TOLERANCE), (eighth, 0.05), (eighth_for_tensorrt, 0.05)]
 )
-def test_a_variant_says_nearly_what_fp32_says(variant: Variant, tolerance: float) -> None:
+def test_a_variant_s_logits_are_close_to_those_of_fp32(variant: Variant, tolerance: float) -> None:
     batch = images(64, seed=99)
 
     got, expected = outputs(variant(conv_net()), batch), outputs(conv_net(), batch)
@@ -127,7 +127,7 @@ def test_a_variant_says_nearly_what_fp32_says(variant: Variant, tolerance: float
 
 
 @BOTH
-def test_a_variant_gives_a_batch_what_its_images_get_alone(variant: Variant) -> None:
+def test_a_variant_gives_a_batch_the_values_of_its_single_images(variant: Variant) -> None:
     model, batch = variant(conv_net()), images(8, seed=5)
 
     together = outputs(model, batch)
@@ -268,12 +268,12 @@ def test_calibration_sees_batches_of_any_size_alike() -> None:
 
 
 def test_weights_beyond_float16_are_refused() -> None:
-    with pytest.raises(BuildRefused, match=r"'w' reach .*beyond float16"):
+    with pytest.raises(BuildRefused, match=r"'w' reach .*out of float16's range"):
         half(conv_net(gain=1e6))
 
 
-def test_activations_beyond_float16_are_refused_though_the_weights_fit() -> None:
-    with pytest.raises(BuildRefused, match=r"tensor .* reaches .*beyond float16"):
+def test_activations_beyond_float16_are_rejected_even_if_the_weights_fit() -> None:
+    with pytest.raises(BuildRefused, match=r"tensor .* reaches .*out of float16's range"):
         to_fp16(conv_net(), 1e6 * images(2))
 
 

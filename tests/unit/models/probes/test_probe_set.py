@@ -1,4 +1,4 @@
-"""The probe set is large, frozen, and has what preprocessings differ on."""
+"""The probe set is large, frozen, and covers cases on which preprocessing differs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A token in a file, or this machine only; and a sender that takes its time is not waited for."""
+"""Access with a token or from this machine only, and time limits for slow senders."""
 
 from __future__ import annotations
 

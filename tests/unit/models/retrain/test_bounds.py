@@ -1,4 +1,4 @@
-"""What one sender may cost: one look at each folder, a bounded notification, a bounded hour."""
+"""Bounds on one sender: one listing of each folder, a bounded notification, an hourly limit."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_model_that_prometheus_does_not_know_is_held_back(world: World, tmp_pa
     answers = {**USUAL, "tidegate_model_info": []}
     with prometheus(answers) as world.url:
         assert world.takes(notification("m")) == ["unknown-model"]
-    assert world.takes(notification("m")) == ["filed"]  # nobody can be asked any more
+    assert world.takes(notification("m")) == ["filed"]  # Prometheus is not available any more
 
 
 def test_a_file_with_an_impossible_time_is_no_request(world: World) -> None:

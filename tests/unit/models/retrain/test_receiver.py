@@ -1,4 +1,4 @@
-"""From a notification to a request: once, with evidence, and not while the gate complains."""
+"""A notification is filed as one request with evidence, unless the OOD rate's alert fires."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from tests.unit.models.retrain.world import DIGEST, GATE, INFO, USUAL, Series, payload, prometheus
 from tidegate.models.retrain.alerts import Notification
 from tidegate.models.retrain.app import MAX_BODY_BYTES, build
-from tidegate.models.retrain.folder import RESOLVED, RequestFolder, beside
+from tidegate.models.retrain.folder import RESOLVED, RequestFolder, companion
 from tidegate.models.retrain.prometheus import Prometheus
 from tidegate.models.retrain.receiver import Receiver
 from tidegate.models.retrain.runner import Runner, words_of
@@ -30,7 +30,7 @@ DAY = timedelta(days=1)
 
 
 class World:
-    """A receiver, its folder, its clock and what Prometheus says."""
+    """A receiver, its folder, its clock and Prometheus's answers."""
 
     def __init__(self, folder: Path, url: str, answers: dict[str, list[Series]]) -> None:
         self.answers, self.now, self.filed = answers, NOW, list[Path]()
@@ -132,7 +132,7 @@ def test_the_evidence_is_in_the_request(world: World) -> None:
     assert evidence["missing"] == ["label_shift: no series"]
 
 
-def test_without_prometheus_the_request_is_filed_and_says_so(world: World) -> None:
+def test_without_prometheus_the_request_is_filed_with_the_missing_parts(world: World) -> None:
     with prometheus({}) as gone:
         pass
     world.url = gone
@@ -156,11 +156,11 @@ def test_what_was_filed_without_a_digest_covers_every_digest(world: World) -> No
     assert told == ["filed", "already-filed"]
 
 
-def test_an_ended_alert_is_noted_beside_its_request(world: World) -> None:
+def test_an_ended_alert_is_recorded_next_to_its_request(world: World) -> None:
     world.hears()
 
     assert world.hears(status="resolved") == "resolved"
-    noted = json.loads(beside(world.filed[0], RESOLVED).read_text())
+    noted = json.loads(companion(world.filed[0], RESOLVED).read_text())
     assert noted["ended_at"] == {"ab12": "2026-01-01T01:00:00+00:00"}
     assert len(world.folder.newest()) == 1
 
@@ -196,7 +196,7 @@ def test_ids_come_from_the_review_folder(world: World, tmp_path: Path) -> None:
     ("code", "outcome", "status"),
     [("pass", "done", 0), ("print('sad'); raise SystemExit(3)", "failed", 3)],
 )
-def test_the_command_s_end_is_written_beside_the_request(
+def test_the_command_s_result_is_written_next_to_the_request(
     world: World, code: str, outcome: str, status: int
 ) -> None:
     world.hears()
@@ -211,7 +211,7 @@ def test_the_command_s_end_is_written_beside_the_request(
     assert (listed["outcome"], listed["exit_status"]) == (outcome, status)
 
 
-def test_a_command_that_takes_too_long_is_ended(world: World) -> None:
+def test_a_command_that_exceeds_its_time_limit_is_ended(world: World) -> None:
     world.hears()
     runner = Runner(
         [sys.executable, "-c", "input() if 0 else __import__('signal').pause()"], world.folder, 0.01
@@ -251,7 +251,9 @@ def _answer(
     ],
     ids=["nothing", "a list", "version 3", "a path as model", "too large"],
 )
-def test_nonsense_is_refused_with_a_problem(world: World, body: bytes, status: int) -> None:
+def test_a_malformed_body_is_rejected_with_a_problem(
+    world: World, body: bytes, status: int
+) -> None:
     answer = _answer(world, "POST", "/alerts", body)
 
     assert answer.status_code == status
@@ -265,7 +267,7 @@ def test_a_body_of_unannounced_size_is_cut_off_at_the_bound(world: World) -> Non
     assert _answer(world, "POST", "/alerts", body).status_code == 413
 
 
-def test_a_folder_that_cannot_be_used_is_503_so_that_alertmanager_repeats(world: World) -> None:
+def test_an_unusable_folder_is_503_so_that_alertmanager_repeats(world: World) -> None:
     world.folder.path.joinpath(".lock").unlink()
     world.folder.path.rmdir()
 
@@ -283,19 +285,19 @@ def test_what_was_filed_is_listed(world: World) -> None:
 
 
 MISTAKES = {
-    "a URL of another kind": (["--prometheus", "ftp://x"], "give the address as http://"),
-    "no such program": (["--run", "no-such-program x"], "no such program"),
+    "a URL of another kind": (["--prometheus", "ftp://x"], "use the form http://"),
+    "program not found": (["--run", "no-such-program x"], "program not found"),
     "an open quote": (["--run", "sh 'x"], "No closing quotation"),
-    "no cool-down": (["--cool-down-h", "0"], "number of hours"),
+    "no cool-down": (["--cool-down-h", "0"], "at most 8760 hours"),
     "a host of no one": (["--host", "256.0.0.1"], "Cannot listen on"),
     "every address without a token": (["--host", "0.0.0.0"], "listens on loopback only"),  # noqa: S104
-    "a token to be made nowhere": (["--make-token"], "give --token-file"),
+    "a token to be made nowhere": (["--make-token"], "requires --token-file"),
     "a folder in a file": (["--out", f"{__file__}/x"], "Not a directory"),
 }
 
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES.values(), ids=list(MISTAKES))
-def test_a_mistake_is_one_line_and_exit_code_1(
+def test_an_invalid_option_gives_one_line_and_exit_code_1(
     words: list[str],
     message: str,
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""What the service keeps for review is what a request's samples are chosen from."""
+"""A request's samples are chosen from the images that the service keeps for review."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Prometheus that answers from a list, over HTTP, and the notifications that arrive."""
+"""A fake Prometheus over HTTP that answers from a list, and notifications to send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrays in a bundle: read back as they were, in bytes that no release of Python decides."""
+"""Arrays in a bundle are read back unchanged; their bytes are independent of the Python release."""
 
 import io
 import zipfile

@@ -45,7 +45,7 @@ def test_scores_in_the_graph_are_those_of_float64(whiten: bool, normalise: bool,
     np.testing.assert_array_equal(outputs.nearest_class, nearest)
 
 
-def test_pixels_are_scaled_and_normalised_as_the_spec_says() -> None:
+def test_pixels_are_scaled_and_normalised_by_the_spec() -> None:
     given = tiny.numbers()
     batch = images(3)
 
@@ -64,7 +64,7 @@ def test_huge_logits_do_not_overflow_the_energy() -> None:
     np.testing.assert_allclose(outputs.energy, energy_score(outputs.logits, 0.5), rtol=1e-6)
 
 
-def test_a_batch_gives_what_its_images_give_alone() -> None:
+def test_a_batch_gives_the_values_of_its_single_images() -> None:
     sealed = seal(tiny.backbone(tiny.numbers()), tiny.SPEC, tiny.head())
     alone = run(sealed, images(5))
     session = ort.InferenceSession(sealed, providers=["CPUExecutionProvider"])
@@ -129,7 +129,7 @@ def test_a_graph_with_another_temperature_is_caught() -> None:
         (tiny.backbone(tiny.numbers(), opset=12), "opset"),
         (tiny.backbone(tiny.numbers(), entry="pixels"), "pixels"),
         (tiny.backbone(tiny.numbers(), entry="tidegate/x"), "tidegate/x"),
-        (tiny.backbone(tiny.numbers(), batch=1), "takes"),
+        (tiny.backbone(tiny.numbers(), batch=1), "input is"),
     ],
     ids=["old opset", "reserved name", "reserved prefix", "fixed batch"],
 )

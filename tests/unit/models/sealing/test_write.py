@@ -113,7 +113,7 @@ def test_leftovers_of_killed_writers_are_removed(model_dir: Path) -> None:
     assert sorted(item.name for item in model_dir.iterdir()) == [".lock", "1"]
 
 
-def test_a_second_writer_waits_and_says_so(model_dir: Path) -> None:
+def test_a_second_writer_waits_and_reports_it(model_dir: Path) -> None:
     model_dir.mkdir(parents=True)
     waiting = threading.Event()
     written = []

@@ -1,4 +1,4 @@
-"""`make gpu-report` in a folder of its own, with a script in place of each program."""
+"""`make gpu-report` in a separate folder, with a script in place of each program."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[5]
-# It writes down what it was asked for, and lacks one package.
+# A fake pip that records the requested extras and lacks one package.
 FAKE_PYTHON = """#!/bin/sh
 echo "$@" >> asked
 case "$*" in *"[$LACKING,"*|*" $LACKING "*) echo "no $LACKING to be found" >&2; exit 1;; esac
@@ -47,14 +47,14 @@ def make(project: Path, *words: str, lacking: str = "nothing") -> subprocess.Com
 
 
 def installed(project: Path) -> list[str]:
-    """Return the extras that were asked for, in order, and forget them."""
+    """Return the requested extras in order, and clear them."""
     asked = project / "asked"
     lines = asked.read_text().splitlines()
     asked.write_text("")
     return [line.split("--editable .")[1] for line in lines if line.endswith(",models]")]
 
 
-def test_the_report_takes_tensorrt_and_installs_it_once(project: Path) -> None:
+def test_the_report_uses_tensorrt_and_installs_it_once(project: Path) -> None:
     assert make(project, "gpu-report").returncode == 0
     assert installed(project) == ["[tensorrt,models]"]
 
@@ -62,11 +62,11 @@ def test_the_report_takes_tensorrt_and_installs_it_once(project: Path) -> None:
     assert installed(project) == []
 
 
-def test_without_tensorrt_the_report_goes_on_and_says_so(project: Path) -> None:
+def test_without_tensorrt_the_report_continues_with_a_message(project: Path) -> None:
     done = make(project, "gpu-report", lacking="tensorrt")
 
     assert done.returncode == 0
-    assert "the extra tensorrt cannot be installed here" in done.stderr
+    assert "the extra tensorrt cannot be installed" in done.stderr
     asked = (project / "asked").read_text()
     assert "gpu-report --photos build/photos" in asked
     assert installed(project) == ["[tensorrt,models]", "[gpu,models]"]
@@ -83,16 +83,16 @@ def test_the_report_is_of_the_demo_and_of_networks_made_for_it_once(project: Pat
     assert asked[-1] == f"gpu-report --photos build/photos {bundles}"
 
 
-def test_without_torch_the_report_is_of_the_demo_and_says_so(project: Path) -> None:
+def test_without_torch_the_report_measures_only_the_demo_with_a_message(project: Path) -> None:
     done = make(project, "gpu-report", lacking="torch")
 
     assert done.returncode == 0
-    assert "the networks cannot be made here" in done.stderr
+    assert "the networks cannot be built" in done.stderr
     last = (project / "asked").read_text().splitlines()[-1]
     assert last.endswith("--photos build/photos models/bundles/efficientnet-lite0/1")
 
 
-def test_another_extra_is_installed_beside_the_first(project: Path) -> None:
+def test_another_extra_is_installed_in_addition_to_the_first(project: Path) -> None:
     make(project, "gpu-report")
     make(project, "gpu-report", "GPU_EXTRA=tensorrt-rtx")
 

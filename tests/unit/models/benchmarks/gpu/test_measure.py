@@ -1,4 +1,4 @@
-"""How a GPU is measured, on named fakes of CUDA, of a runtime and of the clock: no numbers."""
+"""The GPU measurements, on fakes of CUDA, of a runtime and of the clock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fakes import FakeClock, picture
 from tidegate.models.benchmarks.gpu import measure, road
 from tidegate.models.benchmarks.gpu.measure import MeasurementBudget
 from tidegate.service.engines.base import EngineInfo
-from tidegate.service.engines.choose import WarmEngine
+from tidegate.service.engines.config import WarmEngine
 from tidegate.service.engines.cuda.base import Address, StreamHandle
 from tidegate.service.engines.faults import Fault, fault_of
 from tidegate.service.engines.gpu_engine import DeviceEngine
@@ -35,7 +35,7 @@ class FakeTime:
 
 
 class ReplanningProgram(FakeProgram):
-    """A runtime that plans anew whenever a batch is of another size than the one before."""
+    """A runtime that plans again whenever the batch size changes."""
 
     def __init__(self, device: FakeDevice, clock: FakeClock) -> None:
         super().__init__(device)
@@ -70,7 +70,7 @@ def engine_of(device: FakeDevice, program: FakeProgram, slots: int = 2) -> Devic
     return DeviceEngine(device, program, INFO, slots=slots, buckets=BUCKETS)
 
 
-def test_a_runtime_that_plans_anew_at_each_change_of_size_shows(
+def test_a_runtime_that_plans_again_at_each_change_of_size_is_detected(
     device: FakeDevice, program: ReplanningProgram
 ) -> None:
     engine = engine_of(device, program)
@@ -120,7 +120,7 @@ def test_the_memory_is_watched_in_blocks_of_one_size(
     assert told["early_bytes"] == told["late_bytes"]
 
 
-def test_the_memory_is_watched_no_longer_than_allowed_and_says_how_long(
+def test_the_memory_run_respects_its_time_limit_and_returns_its_batches(
     device: FakeDevice, clock: FakeClock, program: ReplanningProgram
 ) -> None:
     engine, before = engine_of(device, program), clock.now
@@ -132,7 +132,7 @@ def test_the_memory_is_watched_no_longer_than_allowed_and_says_how_long(
 
 
 @pytest.mark.timeout(60)
-def test_the_road_ends_where_the_device_is_lost(device: FakeDevice) -> None:
+def test_the_road_ends_if_the_device_is_lost(device: FakeDevice) -> None:
     device.use()
     engine = engine_of(device, FakeProgram(device, losing={7}))
     warm = WarmEngine(engine, dict.fromkeys(BUCKETS, 0.001))
@@ -145,7 +145,7 @@ def test_the_road_ends_where_the_device_is_lost(device: FakeDevice) -> None:
 
 
 @pytest.mark.timeout(60)
-def test_the_road_tells_of_an_image_that_cannot_be_decoded(device: FakeDevice) -> None:
+def test_the_road_raises_the_error_of_an_undecodable_image(device: FakeDevice) -> None:
     def broken() -> Pixels:
         raise ValueError("no JPEG")
 

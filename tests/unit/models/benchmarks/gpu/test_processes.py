@@ -1,4 +1,4 @@
-"""What the GPU report starts: the GPU tests, a service and its load; scripts stand for some."""
+"""The processes of the GPU report: the GPU tests, a service and its load test; some are fakes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Stand = Callable[[str], None]
 
 @pytest.fixture
 def instead_of_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
-    """Have a script stand for every Python that is started."""
+    """Replace every started Python by a script."""
 
     def stand_in(text: str) -> None:
         script = tmp_path / "fake_python"
@@ -67,7 +67,7 @@ def test_the_tests_outcome_is_read_with_what_was_skipped(tmp_path: Path) -> None
     }
 
 
-def test_the_tests_are_told_how_many_batches_to_run(instead_of_python: Stand) -> None:
+def test_the_tests_get_the_number_of_batches(instead_of_python: Stand) -> None:
     instead_of_python(TESTED)
 
     told = suite.run_tests(7)
@@ -75,14 +75,14 @@ def test_the_tests_are_told_how_many_batches_to_run(instead_of_python: Stand) ->
     assert told == {"returncode": 1, "skipped": 1, "not_passed": {"a::one": "7 batches"}}
 
 
-def test_tests_without_an_outcome_tell_what_was_printed(instead_of_python: Stand) -> None:
+def test_tests_without_results_raise_with_their_output(instead_of_python: Stand) -> None:
     instead_of_python(MISUSED)
 
     with pytest.raises(RuntimeError, match="pytest ended with 4: told by the fake"):
         suite.run_tests(7)
 
 
-def test_tests_that_do_not_end_tell_how_far_they_came(instead_of_python: Stand) -> None:
+def test_tests_that_do_not_end_raise_with_their_output(instead_of_python: Stand) -> None:
     instead_of_python(STUCK)
 
     with pytest.raises(RuntimeError, match="the tests took longer than 2 s: as far as here"):
@@ -97,16 +97,16 @@ def test_the_service_is_loaded_over_http(bundle: Path, photos: Path) -> None:
     assert figures["closed_loop"]["throughput"] > 0  # type: ignore[index]
 
 
-def test_a_service_that_does_not_start_tells_why(tmp_path: Path, photos: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"(?s)the service ended with 1: .*refusing"):
+def test_a_service_that_does_not_start_raises_with_the_reason(tmp_path: Path, photos: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)the service ended with 1: .*cannot start"):
         dict(http.measure(tmp_path / "none", "tiny", "onnx-cpu", photos, {}, 0.4))
 
 
-def test_a_load_that_fails_leaves_what_was_measured_before_it(bundle: Path, tmp_path: Path) -> None:
+def test_results_before_a_failed_load_test_are_kept(bundle: Path, tmp_path: Path) -> None:
     figures = http.measure(bundle, "tiny", "onnx-cpu", tmp_path / "none", ONE_SLOT, 0.4)
 
     assert next(figures)[0] == "engine"
-    with pytest.raises(RuntimeError, match="the load ended with"):
+    with pytest.raises(RuntimeError, match="the load test ended with"):
         next(figures)
 
 

@@ -1,4 +1,4 @@
-"""The GPU report on a named fake of CUDA around the real ONNX Runtime: its parts, no numbers."""
+"""The parts of the GPU report, on a fake of CUDA around the real ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from PIL import Image
 
 from tests.fake_cuda import FakeCuda, FakeDevice
 from tests.unit.bundle.tiny_bundle import put, sound_files
-from tidegate.models.benchmarks.gpu import engine, facts, http, report, suite
+from tidegate.models.benchmarks.gpu import engine, environment, http, report, suite
+from tidegate.models.benchmarks.gpu.config import ReportConfig, quick
 from tidegate.models.benchmarks.gpu.measure import MeasurementBudget
 from tidegate.models.benchmarks.gpu.parts import Parts
-from tidegate.models.benchmarks.gpu.plan import Plan, quick
 from tidegate.models.probes.photographs import PHOTOS
 from tidegate.service.cli import main
 from tidegate.service.engines.cuda.base import Address, Cuda, Device, StreamHandle
@@ -71,7 +71,7 @@ class FailingProgram:
     """The real ONNX Runtime on a fake device, until `fail` raises at a batch."""
 
     real: OnnxGpuProgram
-    fail: Callable[[int], None]  # told of each batch's size
+    fail: Callable[[int], None]  # called with each batch's size
     capturable: bool = False
     execution_bytes: int = 0
     input_size: tuple[int, int] = field(init=False)
@@ -126,7 +126,7 @@ def on_a_fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
     assert all(device.closed for device in gpu.cuda.made)
 
 
-def plan(bundle: Path, photos: Path, **changed: Any) -> Plan:
+def config(bundle: Path, photos: Path, **changed: Any) -> ReportConfig:
     chosen: dict[str, Any] = {
         "bundles": [bundle],
         "engines": ["tensorrt", "onnx-cuda"],
@@ -138,20 +138,22 @@ def plan(bundle: Path, photos: Path, **changed: Any) -> Plan:
         "tests": False,
         "over_http": False,
     }
-    return Plan(**{**chosen, **changed})
+    return ReportConfig(**{**chosen, **changed})
 
 
-def made_of(plan: Plan) -> dict[str, Any]:
-    """Return a report as its file holds it."""
-    made: dict[str, Any] = json.loads(json.dumps(report.make(plan, lambda so_far: None)))
+def made_of(config: ReportConfig) -> dict[str, Any]:
+    """Return a report as read from its JSON."""
+    made: dict[str, Any] = json.loads(json.dumps(report.make(config, lambda so_far: None)))
     return made
 
 
 @pytest.mark.usefixtures("on_a_fake_gpu")
-def test_a_report_says_what_ran_what_did_not_and_why(bundle: Path, photos: Path) -> None:
+def test_a_report_lists_what_ran_and_what_did_not_with_the_reason(
+    bundle: Path, photos: Path
+) -> None:
     kept: list[str] = []
 
-    made = report.make(plan(bundle, photos), lambda so_far: kept.append(json.dumps(so_far)))
+    made = report.make(config(bundle, photos), lambda so_far: kept.append(json.dumps(so_far)))
 
     (measured,) = json.loads(json.dumps(made["engines"]))
     assert measured["info"]["device"] == "cuda:0 Fake GPU"
@@ -177,8 +179,8 @@ def test_a_report_says_what_ran_what_did_not_and_why(bundle: Path, photos: Path)
 
 
 @pytest.mark.usefixtures("on_a_fake_gpu")
-def test_fp16_is_the_bundles_backbone_behind_its_own_gate(bundle: Path, photos: Path) -> None:
-    made = made_of(plan(bundle, photos, engines=["onnx-cuda"], precisions=["fp16", "int8"]))
+def test_fp16_is_the_bundles_backbone_with_its_gate(bundle: Path, photos: Path) -> None:
+    made = made_of(config(bundle, photos, engines=["onnx-cuda"], precisions=["fp16", "int8"]))
 
     (measured,) = made["engines"]
     sealed = measured["parity"]["against_the_sealed_graph_on_the_cpu"]
@@ -186,7 +188,7 @@ def test_fp16_is_the_bundles_backbone_behind_its_own_gate(bundle: Path, photos: 
     assert made["not_run"] == ["tiny in int8: BuildRefused: the bundle is in fp32"]
 
 
-def test_an_engine_that_fails_in_a_way_of_its_own_ends_no_other(
+def test_an_engine_that_fails_does_not_stop_the_others(
     bundle: Path, photos: Path, on_a_fake_gpu: FakeGpu
 ) -> None:
     def without_its_constructor(real: OnnxGpuProgram) -> Program:
@@ -194,14 +196,14 @@ def test_an_engine_that_fails_in_a_way_of_its_own_ends_no_other(
 
     on_a_fake_gpu.programs["tensorrt"] = without_its_constructor
 
-    made = made_of(plan(bundle, photos))
+    made = made_of(config(bundle, photos))
 
     assert [measured["info"]["name"] for measured in made["engines"]] == ["onnx-cuda"]
     (failed,) = made["not_run"]
     assert failed.startswith("tiny in fp32 on tensorrt: TypeError: pybind11_object")
 
 
-def test_what_a_failing_engine_has_shown_by_then_is_kept(
+def test_results_before_an_engines_failure_are_kept(
     bundle: Path, photos: Path, on_a_fake_gpu: FakeGpu
 ) -> None:
     def no_fours(batch: int) -> None:
@@ -210,7 +212,7 @@ def test_what_a_failing_engine_has_shown_by_then_is_kept(
 
     on_a_fake_gpu.programs["onnx-cuda"] = lambda real: FailingProgram(real, no_fours)
 
-    made = made_of(plan(bundle, photos, engines=["onnx-cuda"]))
+    made = made_of(config(bundle, photos, engines=["onnx-cuda"]))
 
     (measured,) = made["engines"]
     one, two, four = measured["buckets"]
@@ -246,7 +248,7 @@ def test_a_graph_that_a_runtime_refuses_costs_no_other_figure(
         real, lambda batch: None, capturable=True
     )
 
-    made = made_of(plan(bundle, photos, engines=["onnx-cuda"]))
+    made = made_of(config(bundle, photos, engines=["onnx-cuda"]))
 
     (measured,) = made["engines"]
     assert all(row["eager_p50_ms"] > 0 for row in measured["buckets"])
@@ -276,14 +278,14 @@ def test_nothing_more_is_measured_in_a_process_that_has_lost_its_device(
     engines = ["onnx-cuda", "tensorrt"]
 
     made = made_of(
-        plan(bundle, photos, engines=engines, precisions=["fp32", "fp16"], over_http=True)
+        config(bundle, photos, engines=engines, precisions=["fp32", "fp16"], over_http=True)
     )
 
     (measured,) = made["engines"]
     assert "parity" in measured
     assert measured["buckets"][0]["eager_p50_ms"] > 0
     here, lost_in = "tiny in fp32 on onnx-cuda", "tiny in fp32 on onnx-cuda, batches of 2"
-    lost = f"not tried, the device was lost in: {lost_in}"
+    lost = f"skipped, as the device was lost in: {lost_in}"
     closing = "CudaError: cudaFree: CUDA error 700, an illegal memory access was encountered"
     assert [line for line in made["not_run"] if not line.endswith(lost)] == [
         f"{lost_in}: RuntimeError: CUDA failure 700: an illegal memory access was encountered",
@@ -302,7 +304,7 @@ def test_nothing_more_is_measured_in_a_process_that_has_lost_its_device(
     assert made["libraries"]
 
 
-def test_a_loss_is_told_of_the_part_in_which_it_happened(
+def test_a_lost_device_is_reported_with_the_part_in_which_it_was_lost(
     bundle: Path, photos: Path, on_a_fake_gpu: FakeGpu
 ) -> None:
     def lost_at_once(batch: int) -> None:
@@ -311,13 +313,13 @@ def test_a_loss_is_told_of_the_part_in_which_it_happened(
 
     on_a_fake_gpu.programs["onnx-cuda"] = lambda real: FailingProgram(real, lost_at_once)
 
-    made = made_of(plan(bundle, photos, engines=["onnx-cuda"]))
+    made = made_of(config(bundle, photos, engines=["onnx-cuda"]))
 
-    untold = "not tried, the device was lost in: tiny in fp32 on onnx-cuda, numbers"
+    untold = "skipped, as the device was lost in: tiny in fp32 on onnx-cuda, numbers"
     assert f"tiny in fp32 on onnx-cuda, latency: {untold}" in made["not_run"]
 
 
-def test_a_loss_shows_through_the_error_that_it_became() -> None:
+def test_a_lost_device_is_detected_in_the_cause_of_an_error() -> None:
     made: dict[str, object] = {}
     parts = Parts(made, lambda so_far: None)
 
@@ -332,7 +334,7 @@ def test_a_loss_shows_through_the_error_that_it_became() -> None:
 
     assert made["not_run"] == [
         "first: EngineUnavailable: The engine does not load.",
-        "second: not tried, the device was lost in: first",
+        "second: skipped, as the device was lost in: first",
     ]
     assert "second" not in made
 
@@ -350,7 +352,7 @@ def test_tf32_is_refused_before_cuda_is_there(
 
     monkeypatch.setattr(report, "open_cuda", opened)
 
-    made = made_of(plan(bundle, photos, engines=[]))
+    made = made_of(config(bundle, photos, engines=[]))
 
     assert at_first == ["0"]
     assert made["tf32_override"] == "0"
@@ -379,12 +381,12 @@ def test_the_tests_come_first_then_the_engines_then_http(
 
     monkeypatch.setattr(suite, "run_tests", tests)
     monkeypatch.setattr(http, "measure", load)
-    monkeypatch.setattr(facts, "loaded_libraries", libraries)
+    monkeypatch.setattr(environment, "loaded_libraries", libraries)
     on_a_fake_gpu.programs = {"onnx-cuda": program, "onnx-tensorrt": program}
     engines = ["onnx-cuda", "onnx-tensorrt"]
 
     report.make(
-        plan(bundle, photos, engines=engines, tests=True, over_http=True), lambda so_far: None
+        config(bundle, photos, engines=engines, tests=True, over_http=True), lambda so_far: None
     )
 
     assert order == [
@@ -396,7 +398,7 @@ def test_the_tests_come_first_then_the_engines_then_http(
 
 
 def test_a_quick_report_shortens_the_tests_and_http_too(bundle: Path, photos: Path) -> None:
-    usual = plan(bundle, photos, budget=MeasurementBudget())
+    usual = config(bundle, photos, budget=MeasurementBudget())
 
     budget = quick(usual).budget
 
@@ -406,7 +408,7 @@ def test_a_quick_report_shortens_the_tests_and_http_too(bundle: Path, photos: Pa
 
 
 @pytest.mark.usefixtures("on_a_fake_gpu")
-def test_a_bundle_that_is_not_there_and_tests_that_do_not_run_are_told(
+def test_a_missing_bundle_and_tests_that_do_not_run_are_reported(
     bundle: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def tests(batches: int) -> dict[str, object]:
@@ -415,7 +417,7 @@ def test_a_bundle_that_is_not_there_and_tests_that_do_not_run_are_told(
     monkeypatch.setattr(suite, "run_tests", tests)
     there_and_not = [tmp_path / "nowhere", bundle]
 
-    made = made_of(plan(bundle, photos, bundles=there_and_not, engines=["onnx-cuda"], tests=True))
+    made = made_of(config(bundle, photos, bundles=there_and_not, engines=["onnx-cuda"], tests=True))
 
     assert [measured["bundle"] for measured in made["engines"]] == ["tiny"]
     tests_failed, bundle_failed = made["not_run"]
@@ -442,7 +444,7 @@ def test_without_photographs_the_command_stops(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["gpu-report", "--photos", str(tmp_path)]) == 1
-    assert "no JPEG file" in capsys.readouterr().err
+    assert "No JPEG file" in capsys.readouterr().err
 
 
 def test_a_report_is_written_whole(tmp_path: Path) -> None:
@@ -455,15 +457,15 @@ def test_a_report_is_written_whole(tmp_path: Path) -> None:
     assert [path.name for path in out.parent.iterdir()] == ["gpu.json"]
 
 
-def test_facts_name_the_commit_and_the_packages_that_do_the_work() -> None:
-    known = facts.before(["gpu-report"])
+def test_the_environment_names_the_commit_and_the_packages_that_do_the_work() -> None:
+    known = environment.before(["gpu-report"])
 
     assert known["command"] == "gpu-report"
     assert "numpy" in known["packages"]  # type: ignore[operator]
     assert known["cores"]
 
 
-def test_facts_do_without_what_is_broken_or_does_not_answer(
+def test_the_environment_does_without_what_is_broken_or_does_not_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "~vidia_cudnn-9.dist-info").mkdir()  # as an interrupted installation leaves it
@@ -472,9 +474,9 @@ def test_facts_do_without_what_is_broken_or_does_not_answer(
     smi.write_text("#!/bin/sh\nexec tail -f /dev/null\n")
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(facts, "_ASK_S", 0.2)
+    monkeypatch.setattr(environment, "_ASK_S", 0.2)
 
-    known = facts.before(["gpu-report"])
+    known = environment.before(["gpu-report"])
 
     assert known["nvidia_smi"] is None
     assert "numpy" in known["packages"]  # type: ignore[operator]
@@ -487,4 +489,4 @@ def test_only_libraries_of_cuda_and_the_runtimes_are_named(tmp_path: Path) -> No
     maps = tmp_path / "maps"
     maps.write_text("".join(f"7f00-7f01 r-xp 0 00:00 1    {file}\n" for file in (ours, other)))
 
-    assert list(facts.loaded_libraries(maps)) == ["libcudart.so.13"]
+    assert list(environment.loaded_libraries(maps)) == ["libcudart.so.13"]

@@ -1,4 +1,4 @@
-"""Everything a model card tells, gathered in one value. The card and its plots only show it."""
+"""The data of a model card. The card and its plots only display it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ SCORES = "card/scores.svg"
 
 @dataclass(frozen=True, slots=True)
 class CardData:
-    """One bundle: what it is, what it was made from, what was measured."""
+    """One bundle: its identity, its sources and its measurements."""
 
     name: str
     version: str
     provenance: Provenance
     task: Task
-    labels: tuple[str, ...]  # [classes]; names may repeat
+    labels: tuple[str, ...]  # [classes]; labels may repeat
     preprocess: PreprocessSpec
     parity: Parity | None  # None: the spec was written by hand
     calibration: Calibration
@@ -40,15 +40,17 @@ class CardData:
     splits: Mapping[str, int]  # split name → images used
     evaluation: Evaluation
     precision: Precision = "fp32"
-    comparison: Comparison | None = None  # of a variant, with fp32
-    notes: tuple[str, ...] = ()  # what was changed or assumed, a sentence each
-    left_out: Mapping[str, int] = field(default_factory=dict)  # split → images not decodable
-    # score → set → its histogram, TEST among the sets; one score's histograms share their edges
+    comparison: Comparison | None = None  # with fp32, for a variant
+    notes: tuple[str, ...] = ()  # changes and assumptions, one sentence each
+    left_out: Mapping[str, int] = field(
+        default_factory=dict
+    )  # split → images that were not decodable
+    # score → set → histogram; TEST is one of the sets; a score's histograms share their edges
     score_histograms: Mapping[str, Mapping[str, Histogram]] = field(default_factory=dict)
 
     @property
     def plots(self) -> tuple[str, ...]:
-        """Return the names of the plots there is something to draw for."""
+        """Return the names of the plots that have data."""
         drawn = {
             RELIABILITY: True,
             CONFUSION: self.task.classes <= ALL_CONFUSIONS_UP_TO,
@@ -58,5 +60,5 @@ class CardData:
         return tuple(name for name, wanted in drawn.items() if wanted)
 
     def label(self, class_id: int) -> str:
-        """Return a class as the card names it, its id with it as names may repeat."""
+        """Return a class's label and id, as labels may repeat."""
         return f"{self.labels[class_id]} ({class_id})"
