@@ -30,8 +30,16 @@ _PLAIN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _LAST_CODE_POINT = 0x10FFFF
 # What zipfile raises for an invalid archive: its own errors and those of the functions it calls.
 _ERRORS = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError),
-    *(OverflowError, IndexError, MemoryError),
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+    IndexError,
+    MemoryError,
 )
 
 

@@ -18,8 +18,19 @@ from load_tests.peers.versions import versions
 from load_tests.report.json_file import keep
 
 _HEADS = (
-    *("server", "truncated", "text", "empty", f"valid of {OTHERS}", "broken one"),
-    *("bomb", "s", "+MB", "serves", f"of {IN_FLIGHT}", "exit s", "left"),
+    "server",
+    "truncated",
+    "text",
+    "empty",
+    f"valid of {OTHERS}",
+    "broken one",
+    "bomb",
+    "s",
+    "+MB",
+    "serves",
+    f"of {IN_FLIGHT}",
+    "exit s",
+    "left",
 )
 
 

@@ -23,10 +23,21 @@ _ODD = (
     b"\x80" * 9,
 )
 _LINES = (
-    *(b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip, chunked", b"Content-Length: 5"),
-    *(b"Connection: close", b"Connection: Upgrade", b"Upgrade: websocket", b"Expect: 100-continue"),
-    *(b"Host: a", b" folded: yes", b"X-Request-Timeout-Ms: 0", b"X-Request-Id: \xe9", b": none"),
-    *(b"Content-Encoding: gzip", b"Content-Type: multipart/form-data", b"Range: bytes=0-1"),
+    b"Transfer-Encoding: chunked",
+    b"Transfer-Encoding: gzip, chunked",
+    b"Content-Length: 5",
+    b"Connection: close",
+    b"Connection: Upgrade",
+    b"Upgrade: websocket",
+    b"Expect: 100-continue",
+    b"Host: a",
+    b" folded: yes",
+    b"X-Request-Timeout-Ms: 0",
+    b"X-Request-Id: \xe9",
+    b": none",
+    b"Content-Encoding: gzip",
+    b"Content-Type: multipart/form-data",
+    b"Range: bytes=0-1",
 )
 _METHODS = (b"GET", b"POST", b"PUT", b"OPTIONS", b"DELETE", b"PRI", b"post", b"")
 _DIGITS = re.compile(rb"\d+")

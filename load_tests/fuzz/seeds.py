@@ -213,15 +213,19 @@ def _written_tiffs() -> Iterator[Seed]:
     plane = width * height
     for order, name in (("<", "little"), (">", "big")):
         apart = [
-            *((284, SHORT, [2]), (278, SHORT, [height])),
-            *((273, LONG, [8, 8 + plane, 8 + 2 * plane]), (279, LONG, [plane] * 3)),
+            (284, SHORT, [2]),
+            (278, SHORT, [height]),
+            (273, LONG, [8, 8 + plane, 8 + 2 * plane]),
+            (279, LONG, [plane] * 3),
         ]
         planes = rgb.transpose(2, 0, 1).tobytes()
         yield Seed(f"tiff-planar-{name}", formats.tiff([*size, *colours, *apart], planes, order))
         tile = 32 * 32 * 3
         tiled = [
-            *((322, SHORT, [32]), (323, SHORT, [32])),
-            *((324, LONG, [8 + n * tile for n in range(4)]), (325, LONG, [tile] * 4)),
+            (322, SHORT, [32]),
+            (323, SHORT, [32]),
+            (324, LONG, [8 + n * tile for n in range(4)]),
+            (325, LONG, [tile] * 4),
         ]
         tiles = rgb.reshape(2, 32, 2, 32, 3).transpose(0, 2, 1, 3, 4).tobytes()
         yield Seed(f"tiff-tiled-{name}", formats.tiff([*size, *colours, *tiled], tiles, order))

@@ -32,8 +32,13 @@ Z_LIMIT = 5.0
 PSI_LIMIT = 0.1
 DISTANCE_LIMIT = 0.5  # standard deviations of one image
 INPUTS = (
-    *("brightness", "contrast", "blur"),
-    *("megapixels", "aspect", "bytes_per_pixel", "mode"),
+    "brightness",
+    "contrast",
+    "blur",
+    "megapixels",
+    "aspect",
+    "bytes_per_pixel",
+    "mode",
 )
 _MOST_IMAGES = 2**53  # beyond it a float64 cannot represent every integer
 _P_EDGES = np.linspace(0, 1, 11)[1:-1]

@@ -31,11 +31,24 @@ class OutOfDeviceMemory(Exception):
 _MEMORY = frozenset({2})
 _LOST = frozenset(
     {
-        *(46, 100, 101),  # devices unavailable, no device, invalid device
-        *(214, 220, 226),  # uncorrectable ECC, NVLink, contained error
-        *(700, 702, 709, 710),  # illegal address, launch timeout, context destroyed, assertion
-        *(714, 715, 716, 717, 718, 719),  # stack, instruction, address, space, pc, launch failure
-        *(721, 999),  # tensor memory leak, unknown
+        46,  # devices unavailable
+        100,  # no device
+        101,  # invalid device
+        214,  # uncorrectable ECC error
+        220,  # NVLink error
+        226,  # contained error
+        700,  # illegal address
+        702,  # launch timeout
+        709,  # context destroyed
+        710,  # assertion
+        714,  # hardware stack error
+        715,  # illegal instruction
+        716,  # misaligned address
+        717,  # invalid address space
+        718,  # invalid program counter
+        719,  # launch failure
+        721,  # tensor memory leak
+        999,  # unknown error
     }
 )
 # ONNX Runtime and TensorRT expose no error code, only text.

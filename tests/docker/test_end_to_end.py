@@ -55,16 +55,19 @@ class Monitoring:
         ).url
         receiver = stack.enter_context(
             started(
-                *(
-                    sys.executable,
-                    "-m",
-                    "tidegate.models",
-                    "retrain-request",
-                    "--out",
-                    self.requests,
-                ),
-                *("--port", "0", "--prometheus", self.prometheus),
-                *("--token-file", folder / "token", "--make-token"),
+                sys.executable,
+                "-m",
+                "tidegate.models",
+                "retrain-request",
+                "--out",
+                self.requests,
+                "--port",
+                "0",
+                "--prometheus",
+                self.prometheus,
+                "--token-file",
+                folder / "token",
+                "--make-token",
                 cwd=ROOT,
                 listening="listening on http://([0-9.:]+)",
             )

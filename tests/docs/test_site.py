@@ -18,8 +18,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("site")
     built = subprocess.run(
         [
-            *(sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going"),
-            *("-c", "docs", "-d", str(out / "cache"), ".", str(out / "html")),
+            sys.executable,
+            "-m",
+            "sphinx",
+            "--quiet",
+            "--fail-on-warning",
+            "--keep-going",
+            "-c",
+            "docs",
+            "-d",
+            str(out / "cache"),
+            ".",
+            str(out / "html"),
         ],
         cwd=ROOT,
         capture_output=True,

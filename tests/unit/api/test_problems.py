@@ -33,7 +33,10 @@ DESIGNED = {
     "upload-timeout": 408,
 }
 GROUPS = {
-    *(errors.TidegateError, errors.RequestError, errors.ServiceError, errors.StartupError),
+    errors.TidegateError,
+    errors.RequestError,
+    errors.ServiceError,
+    errors.StartupError,
 }
 
 

@@ -54,9 +54,18 @@ def test_a_batch_is_copied_in_computed_and_copied_out_before_the_wait() -> None:
     assert answered(engine, [7, 8, 9]) == [7, 8, 9]
 
     assert steps(device) == [
-        *("record", "copy_in", "record"),
-        *("record", "compute", "record", "copy_out", "record", "wait"),
-        *("elapsed", "elapsed", "elapsed"),
+        "record",
+        "copy_in",
+        "record",
+        "record",
+        "compute",
+        "record",
+        "copy_out",
+        "record",
+        "wait",
+        "elapsed",
+        "elapsed",
+        "elapsed",
     ]
 
 

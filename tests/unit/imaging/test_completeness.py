@@ -20,8 +20,13 @@ WIDTH, HEIGHT = 37, 23
 PICTURE = noise(WIDTH, HEIGHT)
 # (first column, first row, step across, step down) of an interlaced PNG's passes
 PASSES = (
-    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
-    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
 )
 
 

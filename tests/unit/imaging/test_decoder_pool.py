@@ -202,7 +202,7 @@ def test_it_gives_back_the_memory_of_a_large_image() -> None:
     small = encode(Image.new("RGB", (64, 64)), "PNG")
     pool = DecoderPool(1, SPEC, 25_000_000)
     try:
-        before = {}
+        before: dict[str, float] = {}
         for image in (small, worst("gif"), small):  # the last one: after the answer
             pool.preprocess(image)
             before.setdefault("mb", resident_mb([pid_of(pool)]))

@@ -134,9 +134,17 @@ def test_one_pixel_can_be_resized_and_cropped() -> None:
 @pytest.mark.parametrize(
     ("offset", "excess", "left"),
     [
-        *(("floor", 5, 2), ("ceil", 5, 3), ("half-even", 5, 2), ("half-even", 7, 4)),
-        *(("floor", 4, 2), ("ceil", 4, 2), ("half-even", 4, 2)),
-        *(("floor", -5, -2), ("ceil", -5, -2), ("half-even", -5, -2), ("half-even", -7, -3)),
+        ("floor", 5, 2),
+        ("ceil", 5, 3),
+        ("half-even", 5, 2),
+        ("half-even", 7, 4),
+        ("floor", 4, 2),
+        ("ceil", 4, 2),
+        ("half-even", 4, 2),
+        ("floor", -5, -2),
+        ("ceil", -5, -2),
+        ("half-even", -5, -2),
+        ("half-even", -7, -3),
     ],
 )
 def test_half_a_pixel_is_rounded_by_the_offset_rule(offset: str, excess: int, left: int) -> None:

@@ -98,14 +98,14 @@ def test_the_service_answers_with_it(bundle: Bundle, data: Data) -> None:
     with running(bundle.path) as server:
         usual = httpx.post(f"{server.url}/classify", content=red, timeout=PATIENCE_S)
         unusual = httpx.post(f"{server.url}/classify", content=purple, timeout=PATIENCE_S)
-        told = httpx.get(f"{server.url}/models/colours", timeout=PATIENCE_S).json()
+        described = httpx.get(f"{server.url}/models/colours", timeout=PATIENCE_S).json()
 
     assert usual.status_code == 200, usual.text
     assert usual.json()["predictions"][0]["label"] == "red"
     assert unusual.status_code == 422
     assert unusual.json()["code"] == "out-of-distribution"
-    assert told["gate"]["mahalanobis"]["means"] == "class-means"
-    assert told["parity"] is None
+    assert described["gate"]["mahalanobis"]["means"] == "class-means"
+    assert described["parity"] is None
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_any_flipped_byte_of_a_made_bundle_is_refused_with_the_file_s_name(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_builds_killed_at_50_random_moments_leave_a_good_bundle_or_none(tmp_path: Path) -> None:
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "tests.unit.models.killed_maker", str(tmp_path)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -290,7 +290,7 @@ def test_builds_killed_at_50_random_moments_leave_a_good_bundle_or_none(tmp_path
         timeout=900,
     )
 
-    found = json.loads(told.stdout)
+    found = json.loads(done.stdout)
 
     assert len(found) == 50
     assert sum(not lived for lived, _ in found) >= 30

@@ -168,8 +168,11 @@ def test_a_capture_is_thread_local_and_always_ended(
     mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
     assert ("cudaStreamBeginCapture", (stream, mode)) in runtime.calls
     assert asked(runtime)[-5:] == [
-        *("cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate"),
-        *("cudaGraphDestroy", "cudaGraphLaunch"),
+        "cudaStreamBeginCapture",
+        "cudaStreamEndCapture",
+        "cudaGraphInstantiate",
+        "cudaGraphDestroy",
+        "cudaGraphLaunch",
     ]
 
     def broken() -> None:
@@ -204,5 +207,8 @@ def test_closing_frees_everything(runtime: FakeRuntime) -> None:
     device.close()
 
     assert [call for call in asked(runtime)[before:] if call != "cudaSetDevice"] == [
-        *("cudaEventDestroy", "cudaStreamDestroy", "cudaFree", "cudaFreeHost"),
+        "cudaEventDestroy",
+        "cudaStreamDestroy",
+        "cudaFree",
+        "cudaFreeHost",
     ]

@@ -35,9 +35,12 @@ def _of(found: list[Standing], name: str, load: str = CLOSED) -> Standing:
 
 def test_ratios_are_taken_within_the_round_and_not_between_medians() -> None:
     measured = [
-        *(_measured(BARE, 0, 220, 8), _measured("ours", 0, 200, 10)),
-        *(_measured(BARE, 1, 110, 16), _measured("ours", 1, 100, 20)),  # a slow machine
-        *(_measured(BARE, 2, 400, 2), _measured("ours", 2, 200, 10)),
+        _measured(BARE, 0, 220, 8),
+        _measured("ours", 0, 200, 10),
+        _measured(BARE, 1, 110, 16),
+        _measured("ours", 1, 100, 20),  # a slow machine
+        _measured(BARE, 2, 400, 2),
+        _measured("ours", 2, 200, 10),
     ]
 
     figures = _of(standings(measured), "ours").figures
@@ -92,8 +95,12 @@ def test_a_server_that_answered_nothing_has_no_ratio_rather_than_zero() -> None:
 
 def test_the_table_has_the_best_first_and_the_range_of_its_ratios() -> None:
     measured = [
-        *(_measured(BARE, 0, 100), _measured("slow", 0, 50), _measured("fast", 0, 110)),
-        *(_measured(BARE, 1, 100), _measured("slow", 1, 70), _measured("fast", 1, 120)),
+        _measured(BARE, 0, 100),
+        _measured("slow", 0, 50),
+        _measured("fast", 0, 110),
+        _measured(BARE, 1, 100),
+        _measured("slow", 1, 70),
+        _measured("fast", 1, 120),
     ]
 
     lines = tables(standings(measured)).splitlines()

@@ -18,7 +18,13 @@ def test_there_are_more_than_200_probes_of_every_format_and_mode() -> None:
     assert len(probe_set()) >= 200
     assert {format for format, _ in found} == {"JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"}
     assert {mode for format, mode in found if format == "PNG"} == {
-        *("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+        "1",
+        "L",
+        "LA",
+        "P",
+        "RGB",
+        "RGBA",
+        "I;16",
     }
     assert {("JPEG", "L"), ("JPEG", "CMYK"), ("TIFF", "I;16B"), ("TIFF", "F")} <= found
 

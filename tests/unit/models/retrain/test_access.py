@@ -97,9 +97,9 @@ def test_a_file_without_a_token_refuses_the_start(
     words = ["--out", str(tmp_path / "r"), "--port", "0", "--token-file", str(tmp_path / "token")]
 
     assert main(["retrain-request", *words]) == 1
-    told = capsys.readouterr().err
-    assert "--token-file" in told
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert "--token-file" in printed
+    assert printed.count("\n") == 1
 
 
 def test_a_missing_token_is_an_error_and_a_made_one_is_kept(tmp_path: Path) -> None:

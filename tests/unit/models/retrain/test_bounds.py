@@ -47,7 +47,7 @@ class World:
         receiver = Receiver(
             self.folder, Prometheus(self.url), self.review, 5, self.filed.append, lambda: self.now
         )
-        return [str(told["outcome"]) for told in receiver.take(Notification.parse(body))]
+        return [str(entry["outcome"]) for entry in receiver.take(Notification.parse(body))]
 
 
 @pytest.fixture

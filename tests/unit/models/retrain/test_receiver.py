@@ -49,9 +49,9 @@ class World:
             lambda: self.now,
         )
 
-    def hears(self, **told: str) -> str:
-        told_now = self.receiver().take(Notification.parse(json.dumps(payload(**told)).encode()))
-        return str(told_now[0]["outcome"])
+    def hears(self, **changed: str) -> str:
+        outcomes = self.receiver().take(Notification.parse(json.dumps(payload(**changed)).encode()))
+        return str(outcomes[0]["outcome"])
 
     def request(self) -> Any:
         [path] = self.folder.newest()
@@ -66,27 +66,27 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def test_a_repeated_alert_is_filed_once_until_the_cool_down_ends(world: World) -> None:
-    told = [world.hears(), world.hears()]
+    outcomes = [world.hears(), world.hears()]
     world.now = NOW + DAY - timedelta(seconds=1)
-    told.append(world.hears())
+    outcomes.append(world.hears())
     world.now = NOW + DAY
-    told.append(world.hears())
+    outcomes.append(world.hears())
 
-    assert told == ["filed", "already-filed", "already-filed", "filed"]
+    assert outcomes == ["filed", "already-filed", "already-filed", "filed"]
     assert len(world.filed) == len(world.folder.newest()) == 2
 
 
 def test_another_model_or_digest_is_another_request_and_an_unknown_digest_is_not(
     world: World,
 ) -> None:
-    told = [world.hears(), world.hears(model="n")]
+    outcomes = [world.hears(), world.hears(model="n")]
     world.answers["tidegate_model_info"] = []
-    told.append(world.hears())
+    outcomes.append(world.hears())
     world.now += timedelta(seconds=1)
     world.answers["tidegate_model_info"] = [({**INFO[0], "digest": "e" * 64}, 1)]
-    told.append(world.hears())
+    outcomes.append(world.hears())
 
-    assert told == ["filed", "filed", "already-filed", "filed"]
+    assert outcomes == ["filed", "filed", "already-filed", "filed"]
 
 
 def test_many_at_once_file_one(world: World) -> None:
@@ -97,9 +97,9 @@ def test_many_at_once_file_one(world: World) -> None:
         return world.hears()
 
     with ThreadPoolExecutor(8) as pool:
-        told = list(pool.map(one, range(8)))
+        outcomes = list(pool.map(one, range(8)))
 
-    assert sorted(told) == ["already-filed"] * 7 + ["filed"]
+    assert sorted(outcomes) == ["already-filed"] * 7 + ["filed"]
     assert len(world.folder.newest()) == 1
     assert not list(world.folder.path.glob(".writing-*"))
 
@@ -149,11 +149,11 @@ def test_what_was_filed_without_a_digest_covers_every_digest(world: World) -> No
     with prometheus({}) as gone:
         pass
     world.url = gone
-    told = [world.hears()]
+    outcomes = [world.hears()]
     world.url = there
-    told.append(world.hears())
+    outcomes.append(world.hears())
 
-    assert told == ["filed", "already-filed"]
+    assert outcomes == ["filed", "already-filed"]
 
 
 def test_an_ended_alert_is_recorded_next_to_its_request(world: World) -> None:
@@ -276,11 +276,11 @@ def test_an_unusable_folder_is_503_so_that_alertmanager_repeats(world: World) ->
 
 
 def test_what_was_filed_is_listed(world: World) -> None:
-    told = _answer(world, "POST", "/alerts", json.dumps(payload()).encode()).json()
+    answer = _answer(world, "POST", "/alerts", json.dumps(payload()).encode()).json()
     [listed] = _answer(world, "GET", "/requests").json()["requests"]
 
-    assert told["outcomes"][0]["outcome"] == "filed"
-    assert listed["name"] == told["outcomes"][0]["request"]
+    assert answer["outcomes"][0]["outcome"] == "filed"
+    assert listed["name"] == answer["outcomes"][0]["request"]
     assert listed["outcome"] is None
 
 
@@ -308,9 +308,9 @@ def test_an_invalid_option_gives_one_line_and_exit_code_1(
 
     assert main(["retrain-request", "--out", str(tmp_path / "r"), "--port", "0", *words]) == 1
 
-    told = capsys.readouterr().err
-    assert message in told
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
 
 
 def test_a_command_is_split_as_a_shell_would() -> None:

@@ -76,11 +76,11 @@ def test_a_runtime_that_plans_again_at_each_change_of_size_is_detected(
     engine = engine_of(device, program)
     batches = [measure.batch_of(PIXELS, images) for images in (2, 4)]
 
-    told = measure.in_turn(engine, batches, MeasurementBudget(runs=5, warm_up=2))
+    figures = measure.in_turn(engine, batches, MeasurementBudget(runs=5, warm_up=2))
 
-    assert told["alone_p50_ms"] == pytest.approx([1e3 * USUAL_S] * 2)
-    assert told["in_turn_p50_ms"] == pytest.approx([1e3 * ANEW_S] * 2)
-    assert told["ratio"] == pytest.approx([ANEW_S / USUAL_S] * 2)
+    assert figures["alone_p50_ms"] == pytest.approx([1e3 * USUAL_S] * 2)
+    assert figures["in_turn_p50_ms"] == pytest.approx([1e3 * ANEW_S] * 2)
+    assert figures["ratio"] == pytest.approx([ANEW_S / USUAL_S] * 2)
 
 
 def test_latency_ends_after_its_seconds_but_not_before_three_runs(
@@ -100,9 +100,9 @@ def test_a_graph_is_forgotten_when_it_was_timed(
 ) -> None:
     engine = engine_of(device, program)
 
-    told = measure.as_graph(engine, PIXELS[:2], MeasurementBudget(runs=3, warm_up=1))
+    figures = measure.as_graph(engine, PIXELS[:2], MeasurementBudget(runs=3, warm_up=1))
 
-    assert set(told) == {"graph_p50_ms", "graph_p99_ms"}
+    assert set(figures) == {"graph_p50_ms", "graph_p99_ms"}
     assert any(call.startswith("launch") for call in device.calls)
     assert not engine.captured
 
@@ -112,12 +112,12 @@ def test_the_memory_is_watched_in_blocks_of_one_size(
 ) -> None:
     engine = engine_of(device, program)
 
-    told = measure.plateau(engine, device, PIXELS, 300, 60.0)
+    figures = measure.plateau(engine, device, PIXELS, 300, 60.0)
 
     blocks = [(size, len(list(run))) for size, run in groupby(program.batches)]
     assert blocks == [(1, 10), (2, 10), (4, 10), (1, 90), (2, 90), (4, 90)]
-    assert told["batches"] == 300
-    assert told["early_bytes"] == told["late_bytes"]
+    assert figures["batches"] == 300
+    assert figures["early_bytes"] == figures["late_bytes"]
 
 
 def test_the_memory_run_respects_its_time_limit_and_returns_its_batches(
@@ -125,10 +125,10 @@ def test_the_memory_run_respects_its_time_limit_and_returns_its_batches(
 ) -> None:
     engine, before = engine_of(device, program), clock.now
 
-    told = measure.plateau(engine, device, PIXELS, 10**6, 1.0)
+    figures = measure.plateau(engine, device, PIXELS, 10**6, 1.0)
 
     assert clock.now - before <= 1.0 + len(BUCKETS) * 2 * ANEW_S
-    assert told["batches"] == len(program.batches) < 1001
+    assert figures["batches"] == len(program.batches) < 1001
 
 
 @pytest.mark.timeout(60)

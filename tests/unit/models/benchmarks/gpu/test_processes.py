@@ -14,11 +14,11 @@ from tidegate.models.benchmarks.gpu import http, suite
 
 TESTED = """#!/bin/sh
 for word; do case "$word" in --junitxml=*) results=${word#*=};; esac; done
-told="<skipped message='$GPU_TEST_BATCHES batches'/>"
-echo "<testsuite><testcase classname='a' name='one'>$told</testcase></testsuite>" > "$results"
+case="<skipped message='$GPU_TEST_BATCHES batches'/>"
+echo "<testsuite><testcase classname='a' name='one'>$case</testcase></testsuite>" > "$results"
 exit 1
 """
-MISUSED = "#!/bin/sh\necho told by the fake\nexit 4\n"
+MISUSED = "#!/bin/sh\necho printed by the fake\nexit 4\n"
 STUCK = "#!/bin/sh\ntrap '' TERM\necho as far as here\nexec tail -f /dev/null\n"
 ONE_SLOT = {"TIDEGATE_SLOTS": "1", "TIDEGATE_THREADS_PER_SLOT": "1"}
 Stand = Callable[[str], None]
@@ -70,15 +70,15 @@ def test_the_tests_outcome_is_read_with_what_was_skipped(tmp_path: Path) -> None
 def test_the_tests_get_the_number_of_batches(instead_of_python: Stand) -> None:
     instead_of_python(TESTED)
 
-    told = suite.run_tests(7)
+    counts = suite.run_tests(7)
 
-    assert told == {"returncode": 1, "skipped": 1, "not_passed": {"a::one": "7 batches"}}
+    assert counts == {"returncode": 1, "skipped": 1, "not_passed": {"a::one": "7 batches"}}
 
 
 def test_tests_without_results_raise_with_their_output(instead_of_python: Stand) -> None:
     instead_of_python(MISUSED)
 
-    with pytest.raises(RuntimeError, match="pytest ended with 4: told by the fake"):
+    with pytest.raises(RuntimeError, match="pytest ended with 4: printed by the fake"):
         suite.run_tests(7)
 
 

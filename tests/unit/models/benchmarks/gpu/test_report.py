@@ -221,12 +221,17 @@ def test_results_before_an_engines_failure_are_kept(
     assert four == {"images": 4}
     assert measured["alternating"][0]["ratio"]
     assert measured["alternating"][1] == {"images": [2, 4]}
-    told = {line.split(": ArithmeticError: no kernel for 4")[0] for line in made["not_run"]}
-    assert told == {
+    failed = {line.split(": ArithmeticError: no kernel for 4")[0] for line in made["not_run"]}
+    assert failed == {
         f"tiny in fp32 on onnx-cuda, {part}"
         for part in (
-            *("numbers", "batches of 4", "batches of 2 and 4 in turn"),
-            *("overlap", "memory", "slots", "road"),
+            "numbers",
+            "batches of 4",
+            "batches of 2 and 4 in turn",
+            "overlap",
+            "memory",
+            "slots",
+            "road",
         )
     }
 
@@ -315,8 +320,8 @@ def test_a_lost_device_is_reported_with_the_part_in_which_it_was_lost(
 
     made = made_of(config(bundle, photos, engines=["onnx-cuda"]))
 
-    untold = "skipped, as the device was lost in: tiny in fp32 on onnx-cuda, numbers"
-    assert f"tiny in fp32 on onnx-cuda, latency: {untold}" in made["not_run"]
+    skipped = "skipped, as the device was lost in: tiny in fp32 on onnx-cuda, numbers"
+    assert f"tiny in fp32 on onnx-cuda, latency: {skipped}" in made["not_run"]
 
 
 def test_a_lost_device_is_detected_in_the_cause_of_an_error() -> None:
@@ -391,8 +396,10 @@ def test_the_tests_come_first_then_the_engines_then_http(
 
     assert order == [
         "tests of 20 batches",
-        *("engine", "engine"),
-        *("HTTP for 0.5 s", "HTTP for 0.5 s"),
+        "engine",
+        "engine",
+        "HTTP for 0.5 s",
+        "HTTP for 0.5 s",
         "libraries",
     ]
 
