@@ -41,8 +41,10 @@ def add_options(options: argparse.ArgumentParser) -> None:
         "--labels", type=Path, metavar="FILE", help="one class label per line, in the model's order"
     )
     bundle = options.add_argument_group("bundle")
-    bundle.add_argument("--name", required=True, help="lower-case letters, digits, . _ -")
-    bundle.add_argument("--version", required=True, help="likewise")
+    bundle.add_argument(
+        "--name", required=True, help="name of the bundle: lower-case letters, digits, . _ -"
+    )
+    bundle.add_argument("--version", required=True, help="version of the bundle, same characters")
     bundle.add_argument(
         "--out",
         type=Path,
@@ -60,7 +62,7 @@ def add_options(options: argparse.ArgumentParser) -> None:
         "--int8-for",
         choices=("cpu", "tensorrt"),
         default="cpu",
-        help="engine that an int8 backbone is quantised for; their kernels need different formats "
+        help="engine that an int8 backbone is quantised for, as kernels need different formats "
         "(default: %(default)s)",
     )
     bundle.add_argument(

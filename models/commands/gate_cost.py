@@ -23,8 +23,12 @@ def parser() -> argparse.ArgumentParser:
         prog="tidegate gate-cost",
         description="Time the gate's nodes on one CPU thread, and the p-values of one image.",
     )
-    options.add_argument("--features", type=int, default=1280, help="(default: %(default)s)")
-    options.add_argument("--classes", type=int, default=1000, help="(default: %(default)s)")
+    options.add_argument(
+        "--features", type=int, default=1280, help="feature width (default: %(default)s)"
+    )
+    options.add_argument(
+        "--classes", type=int, default=1000, help="number of classes (default: %(default)s)"
+    )
     return options
 
 

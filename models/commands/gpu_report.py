@@ -47,17 +47,32 @@ def parser() -> argparse.ArgumentParser:
         "--photos", type=Path, required=True, metavar="DIR", help="folder of JPEG files"
     )
     options.add_argument(
-        "--max-batch-size", type=int, default=64, metavar="N", help="(default: %(default)s)"
+        "--max-batch-size",
+        type=int,
+        default=64,
+        metavar="N",
+        help="largest batch size (default: %(default)s)",
     )
-    options.add_argument("--device", type=int, default=0, help="(default: %(default)s)")
-    options.add_argument("--plan-cache", type=Path, default=Path("build/plans"), metavar="DIR")
+    options.add_argument(
+        "--device", type=int, default=0, help="index of the GPU (default: %(default)s)"
+    )
+    options.add_argument(
+        "--plan-cache",
+        type=Path,
+        default=Path("build/plans"),
+        metavar="DIR",
+        help="folder of TensorRT plans (default: %(default)s)",
+    )
     options.add_argument(
         "--quick", action="store_true", help="run a tenth of the batches and seconds"
     )
     options.add_argument("--no-tests", action="store_true", help="skip the GPU tests")
     options.add_argument("--no-http", action="store_true", help="skip the measurements over HTTP")
     options.add_argument(
-        "--out", type=Path, metavar="FILE", help="(default: in load_tests/results)"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="file for the report (default: in load_tests/results)",
     )
     return options
 

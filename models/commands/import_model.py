@@ -105,8 +105,16 @@ def parser() -> argparse.ArgumentParser:
         choices=("apply", "ignore"),
         help="EXIF orientation when serving, if it differs from training",
     )
-    spec.add_argument("--alpha", choices=("drop", "composite-white", "composite-black"))
-    spec.add_argument("--sixteen-bit", choices=("scale", "clip"))
+    spec.add_argument(
+        "--alpha",
+        choices=("drop", "composite-white", "composite-black"),
+        help="transparency when serving, if it differs from training",
+    )
+    spec.add_argument(
+        "--sixteen-bit",
+        choices=("scale", "clip"),
+        help="16-bit images when serving, if it differs from training",
+    )
     spec.add_argument(
         "--allow-difference",
         action="store_true",

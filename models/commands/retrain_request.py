@@ -29,9 +29,14 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for the requests"
     )
-    options.add_argument("--host", default="127.0.0.1", help="(default: %(default)s)")
     options.add_argument(
-        "--port", type=int, default=9000, help="0 = chosen by the system (default: %(default)s)"
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
+    )
+    options.add_argument(
+        "--port",
+        type=int,
+        default=9000,
+        help="TCP port, 0 = chosen by the system (default: %(default)s)",
     )
     options.add_argument(
         "--prometheus",

@@ -26,7 +26,7 @@ class World:
         return np.maximum(x, 0).astype(np.float32), ids
 
     def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return what a linear classifier makes of them, [n, CLASSES]."""
+        """Return the logits of a linear classifier on them, [n, CLASSES]."""
         return np.asarray(features @ self.weights, np.float32)
 
 

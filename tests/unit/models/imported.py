@@ -17,7 +17,7 @@ LOGITS = 1e-4  # the issue's: relative to the largest logit
 
 
 def check_pixels(spec: PreprocessSpec, transform: SourceTransform) -> None:
-    """Hold ours to the library's own: no value differs, and its floats are the spec's."""
+    """Compare ours with the library's own: no value differs, and the floats are the spec's."""
     for seed, (width, height) in enumerate(SIZES):
         file = encode(noise(width, height, seed), "PNG")
         theirs = transform.pixels(file)
@@ -30,7 +30,7 @@ def check_pixels(spec: PreprocessSpec, transform: SourceTransform) -> None:
 
 
 def check_logits(imported: Imported, batch: int = 3) -> None:
-    """Hold the backbone to the library's own logits on a batch of noise."""
+    """Compare the backbone with the library's own logits on a batch of noise."""
     assert imported.forward is not None
     shape = (batch, 3, *imported.spec.output_size)
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)

@@ -47,7 +47,7 @@ def survives(model_dir: Path, step: int) -> bool:
 
 
 def state(model_dir: Path) -> str:
-    """Return "old", "new", "none", or what is wrong with the folder that is there."""
+    """Return "old", "new", "none", or the error of the existing folder."""
     if not (model_dir / "1").exists():
         return "none"
     found = [current(model_dir / "1", tiny.provenance(recipe)) for recipe in ("old", "new")]

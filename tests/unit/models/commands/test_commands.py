@@ -137,7 +137,7 @@ def test_labels_that_do_not_fit_are_refused(
 
     (tmp_path / "labels.txt").write_text("one\ntwo\n")
     assert main(binary) == 1
-    assert "has 5 classes, but there are 2 labels (given)" in capsys.readouterr().err
+    assert "has 5 classes, but there are 2 labels (from --labels)" in capsys.readouterr().err
 
 
 def test_repeated_labels_are_distinguished_by_folders_named_by_id(

@@ -21,7 +21,7 @@ TOLERANCE = 1e-5
 
 
 def same_padded(x: Float64, kernel: int, stride: int) -> Float64:
-    """Pad [C, H, W] as TensorFlow's "SAME" does: the odd one goes to the end."""
+    """Pad [C, H, W] as TensorFlow's "SAME" does: an odd pixel is added at the end."""
     total = max((-(-x.shape[1] // stride) - 1) * stride + kernel - x.shape[1], 0)
     sides = (total // 2, total - total // 2)
     return np.pad(x, ((0, 0), sides, sides))

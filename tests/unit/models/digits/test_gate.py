@@ -66,7 +66,7 @@ def test_held_out_digits_are_rejected_at_the_declared_rate(tmp_path: Path) -> No
         new_rows += len(p)
 
     assert new_rows >= 20_000
-    assert kept >= PARTITIONS - 1  # one in a hundred may lie outside
+    assert kept >= PARTITIONS - 1  # one in a hundred may be outside
     assert uniform >= PARTITIONS - 1
 
 

@@ -113,7 +113,9 @@ def test_probabilities_are_measured_before_and_after_scaling() -> None:
     found = result(scored([0, 1] * 50, [0, 1] * 50))
 
     assert (found.uncalibrated.temperature, found.calibrated.temperature) == (1, 2)
-    assert found.calibrated.nll > found.uncalibrated.nll  # all right: less confidence fits worse
+    assert (
+        found.calibrated.nll > found.uncalibrated.nll
+    )  # all are classified correctly, so lower confidence fits worse
     assert sum(b.images for b in found.calibrated.reliability) == 100
 
 

@@ -77,7 +77,7 @@ def test_the_relative_distance_subtracts_that_under_one_normal_for_all() -> None
 @pytest.mark.parametrize("normalise", [True, False])
 @pytest.mark.parametrize("relative", [True, False])
 def test_float32_in_the_graph_follows_float64(normalise: bool, relative: bool) -> None:
-    """Dead channels make the covariance singular; the shrinkage's floor keeps float32 exact."""
+    """Dead channels make the covariance singular; the shrinkage's floor keeps float32 accurate."""
     import onnxruntime as ort  # noqa: PLC0415 - one test of the graph among many without
 
     head = fit_distance(X, IDS, LABELS, normalise=normalise, relative=relative).head(1.0)

@@ -76,7 +76,7 @@ def pooled(**options: Any) -> Sketch:
 
 
 def classifier(last: str = "scores", **options: Any) -> Sketch:
-    """`pooled`, flattened to `flat` [n, WIDTH] and a linear layer that gives `last`."""
+    """`pooled`, flattened to `flat` [n, WIDTH] and a linear layer whose output is `last`."""
     sketch = pooled(**options).node("Flatten", ["pool"], "flat")
     sketch.weights("w", WIDTH, CLASSES).weights("b", CLASSES)
     return sketch.node("Gemm", ["flat", "w", "b"], last)
@@ -94,7 +94,7 @@ def run(
 
 
 def check(found: Backbone, sketch: Sketch, inner: str = "flat", last: str = "scores") -> None:
-    """Hold logits and features to what the sketch itself computes at `last` and `inner`."""
+    """Compare logits and features with the sketch's own values at `last` and `inner`."""
     whole = sketch.model()
     known = {output.name for output in whole.graph.output}
     whole.graph.output.extend(

@@ -124,7 +124,7 @@ def test_the_table_of_defaults_is_the_librarys(name: str, backend: str) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return a default without its library's own types, and absent for off."""
+    """Return a default as plain Python types; an option that is off is absent."""
     if hasattr(value, "shortest_edge"):
         value = {key: side for key, side in dict(value).items() if side is not None}
     return tuple(value) if isinstance(value, list) else value or None

@@ -50,7 +50,7 @@ SPEC = PreprocessSpec(
 
 @dataclass(frozen=True)
 class Written:
-    """The rules of `SPEC` written out again, as a library of its own would have them."""
+    """The rules of `SPEC` implemented again, as a separate library would."""
 
     library: str = "written 1.0"
     backend: Backend = "pillow"
@@ -80,7 +80,7 @@ class Broken(Written):
 
 @pytest.fixture(scope="module")
 def probes() -> dict[str, bytes]:
-    """A part of the probe set, every fifth, and what the wrong specs below are to be caught by."""
+    """Every fifth probe, and those that detect the wrong specs below."""
     files = probe_set()
     wanted = ("exif-6.jpeg", "mode-p-transparent-61x47.png", "grey-16-whole-61x47.png")
     names = [*list(files)[::5], *wanted, "grey-32.tiff"]
@@ -190,7 +190,7 @@ def test_normalised_is_what_the_sealed_graph_computes_for_every_level() -> None:
 
 
 class _Entry:
-    """What ONNX Runtime gives the backbone of a sealed graph."""
+    """Runs a sealed graph up to the input of its backbone."""
 
     def __init__(self, graph: bytes) -> None:
 
@@ -224,7 +224,7 @@ BICUBIC = 3  # Pillow's number, as in Hugging Face's files
 
 @pytest.mark.torch
 class TestTheWholeProbeSet:
-    """Every library's own code, every probe: no differing value, floats within 1e-6."""
+    """Each library's own code on every probe: no value differs, and floats are within 1e-6."""
 
     @pytest.mark.timeout(180)
     @pytest.mark.parametrize("size", [232, 256])
@@ -297,7 +297,7 @@ class TestTheWholeProbeSet:
 
 
 def of_torchvision(chain: list[Any]) -> tuple[PreprocessSpec, SourceTransform]:
-    """Return what importing this chain gives."""
+    """Import this chain and return the result."""
     compose = require("torchvision.transforms").Compose(chain)
     stages, flat = from_torchvision._described(compose)
     translation = torchvision_rules.translate(stages)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is n
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Return what the targets look at, all of it installed but for the GPU's packages."""
+    """Return a folder for the targets, with everything installed except the GPU packages."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     for name in ("pyproject.toml", "setup.py", "service/imaging/_resample.c"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -100,7 +100,7 @@ class FailingExecution:
 
 @dataclass
 class FakeGpu:
-    """What the report finds: CUDA, and how each engine's program comes about."""
+    """The fakes for the report: CUDA, and the program of each engine."""
 
     cuda: StickyCuda
     # By engine; one that is not named does not load.
