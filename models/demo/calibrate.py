@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tidegate.models.data.outputs import MAX_PIXELS
 from tidegate.models.demo.calibration_file import DemoCalibration
 from tidegate.models.demo.evaluate import Pictures, evaluate, held_out_uniformity
 from tidegate.models.demo.fit import Fit, fit_gate
@@ -32,7 +33,6 @@ from tidegate.service.ood.conformal import p_value, sample_size_for
 from tidegate.service.types import Outputs, Pixels
 
 ALPHA_REJECT, ALPHA_REVIEW = 0.01, 0.05
-_MAX_PIXELS = 100_000_000
 Weights = Mapping[str, NDArray[Any]]
 
 
@@ -98,7 +98,7 @@ def fold_scores(fold_a: Outputs, fold_b: Outputs) -> dict[str, NDArray[np.float6
 
 def witness_scores(sealed: bytes) -> dict[str, dict[str, float]]:
     """Return both scores of every committed photo, which a build must reproduce."""
-    images = [preprocess(path.read_bytes(), PREPROCESS, _MAX_PIXELS) for path in PHOTOS]
+    images = [preprocess(path.read_bytes(), PREPROCESS, MAX_PIXELS) for path in PHOTOS]
     outputs = run(sealed, images)
     return {
         path.name: {

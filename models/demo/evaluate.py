@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tidegate.models.data.outputs import MAX_PIXELS
 from tidegate.models.demo.calibration_file import DemoCalibration
 from tidegate.models.demo.spec import LABELS_FILE, PREPROCESS
 from tidegate.models.errors import BuildRefused
@@ -31,7 +32,6 @@ from tidegate.service.ood.conformal import combined_score, p_value
 from tidegate.service.types import Outputs, Pixels
 
 PHOTOGRAPHS = ("photographs", "labelled ImageNet samples of foolbox")
-_MAX_PIXELS = 100_000_000
 _PHOTOS = ("chelsea.png", "coffee.png", "camera.png", "rocket.jpg", "astronaut.png")
 _MORE_PHOTOS = ("china.jpg", "flower.jpg")
 _TEXTURES = ("brick.png", "grass.png", "gravel.png")
@@ -189,7 +189,7 @@ def _folder_of(package: str) -> Path:
 
 def _load(paths: Mapping[str, Path]) -> dict[str, Pixels]:
     return {
-        name: preprocess(path.read_bytes(), PREPROCESS, _MAX_PIXELS) for name, path in paths.items()
+        name: preprocess(path.read_bytes(), PREPROCESS, MAX_PIXELS) for name, path in paths.items()
     }
 
 

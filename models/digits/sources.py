@@ -28,8 +28,13 @@ FACES = Archive(
     "74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af",
     "14 MB",
     (
-        *(*PIP, "--platform=manylinux_2_28_x86_64", "--python-version=3.11"),
-        *("--implementation=cp", "--abi=cp311", "scikit-image==0.26.0", "--dest"),
+        *PIP,
+        "--platform=manylinux_2_28_x86_64",
+        "--python-version=3.11",
+        "--implementation=cp",
+        "--abi=cp311",
+        "scikit-image==0.26.0",
+        "--dest",
     ),
 )
 ARCHIVES = (MNIST, ANIMALS, FACES)

@@ -30,9 +30,16 @@ _MAX_PIXELS = 25_000_000  # the service's default
 _MOST_REFUSED_BY_LIBRARY = 0.1  # of the probes; above it, its transform is broken
 _GOLDEN_SIDES = (150, 113)
 _GOLDEN_PROBES = (
-    *("exif-6.jpeg", "exif-5.webp", "jpeg-cmyk-33x21.jpg", "jpeg-progressive-420-33x21.jpg"),
-    *("mode-p-transparent-61x47.png", "mode-la-61x47.png", "grey-16-whole-61x47.png"),
-    *("gif-animated.gif", "noise-31x33.png", "noise-9x1.png"),
+    "exif-6.jpeg",
+    "exif-5.webp",
+    "jpeg-cmyk-33x21.jpg",
+    "jpeg-progressive-420-33x21.jpg",
+    "mode-p-transparent-61x47.png",
+    "mode-la-61x47.png",
+    "grey-16-whole-61x47.png",
+    "gif-animated.gif",
+    "noise-31x33.png",
+    "noise-9x1.png",
 )
 
 

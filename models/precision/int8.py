@@ -39,11 +39,30 @@ RunsOn = Literal["cpu", "tensorrt"]
 _OLDEST_OPSET = 13  # per-channel DequantizeLinear
 # Operators with an int8 kernel or that pass int8 on. Softmax and normalisation stay float.
 _OPS = [
-    *("Add", "AveragePool", "Clip", "Concat", "Conv", "Flatten", "Gemm", "GlobalAveragePool"),
-    *("MatMul", "MaxPool", "Mul", "Relu", "Reshape", "Sigmoid", "Squeeze", "Transpose"),
+    "Add",
+    "AveragePool",
+    "Clip",
+    "Concat",
+    "Conv",
+    "Flatten",
+    "Gemm",
+    "GlobalAveragePool",
+    "MatMul",
+    "MaxPool",
+    "Mul",
+    "Relu",
+    "Reshape",
+    "Sigmoid",
+    "Squeeze",
+    "Transpose",
 ]
 _TAIL = {
-    *("AveragePool", "Flatten", "GlobalAveragePool", "Identity", "ReduceMean", "Reshape"),
+    "AveragePool",
+    "Flatten",
+    "GlobalAveragePool",
+    "Identity",
+    "ReduceMean",
+    "Reshape",
     "Squeeze",
 }
 

@@ -10,13 +10,11 @@ import numpy as np
 from tidegate.models.sealing.check import check_against_float64, run
 from tidegate.models.sealing.gate_head import GateHead
 from tidegate.models.sealing.npz import npz
-from tidegate.service.bundle.golden import pixels_digest
+from tidegate.service.bundle.golden import PROBE_MAX_PIXELS, pixels_digest
 from tidegate.service.bundle.manifest import File
 from tidegate.service.bundle.store import GOLDEN
 from tidegate.service.imaging.preprocess import preprocess
 from tidegate.service.imaging.spec import PreprocessSpec
-
-_MAX_PIXELS = 100_000_000
 
 
 def golden_files(
@@ -26,7 +24,7 @@ def golden_files(
 
     Raises BuildRefused if the graph's scores of them differ from float64's.
     """
-    images = [preprocess(content, spec, _MAX_PIXELS) for content in probes.values()]
+    images = [preprocess(content, spec, PROBE_MAX_PIXELS) for content in probes.values()]
     outputs = run(sealed, images)
     check_against_float64(outputs, head)
     expected = {

@@ -24,7 +24,7 @@ _KINDS = {
 TOLERANCE = 1e-4
 # fp16 and int8: engines round at different points (11 bits), and errors add up over the layers.
 REDUCED_TOLERANCE = 2e-2
-_PROBE_MAX_PIXELS = 100_000_000
+PROBE_MAX_PIXELS = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def check_golden(bundle: Bundle, run: Run, tolerance: float = TOLERANCE) -> int:
     for index, name in enumerate(golden.names):
         try:
             data = (bundle.path / name).read_bytes()
-            pixels = preprocess(data, bundle.manifest.preprocess, _PROBE_MAX_PIXELS)
+            pixels = preprocess(data, bundle.manifest.preprocess, PROBE_MAX_PIXELS)
         except (RequestError, OSError) as error:
             raise BundleRefused(f"{bundle.path}: {name} cannot be decoded: {error}") from error
         if pixels_digest(pixels) != golden.pixels_sha256[index]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from tidegate.models.benchmarks.gpu import measure, parity, road
 from tidegate.models.benchmarks.gpu.config import ReportConfig, photographs
 from tidegate.models.benchmarks.gpu.parts import Parts
+from tidegate.models.data.outputs import MAX_PIXELS
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.engines.base import EngineInfo
 from tidegate.service.engines.choose import buckets_for
@@ -25,7 +26,6 @@ from tidegate.service.imaging.preprocess import preprocess
 from tidegate.service.types import Outputs, Pixels
 
 _CLIENTS = 256
-_MAX_PIXELS = 100_000_000
 _SLOTS = 3
 Row = dict[str, object]
 
@@ -163,7 +163,7 @@ class _Loaded:
         self.figures["road"] = figures
         spec, seconds = self.graph.bundle.manifest.preprocess, 5 * self.config.budget.seconds
         files = [path.read_bytes() for path in photographs(self.config)]
-        decode = [partial(preprocess, file, spec, _MAX_PIXELS) for file in files]
+        decode = [partial(preprocess, file, spec, MAX_PIXELS) for file in files]
         ready = [partial(_given, image) for image in self.graph.pixels]
         with self._opened(_SLOTS) as engine:
             figures["graphs"] = choose_all_graphs(engine, engine.buckets)

@@ -54,9 +54,21 @@ def _load(url: str, images: Path, seconds: float, *how: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="tidegate-load-") as folder:
         result = Path(folder, "result.json")
         command = [
-            *(sys.executable, "-m", "load_tests", "run", "--url", f"{url}/classify"),
-            *("--images", str(images), "--duration", str(seconds)),
-            *("--warm-up", str(seconds / 4), "--json", str(result), *how),
+            sys.executable,
+            "-m",
+            "load_tests",
+            "run",
+            "--url",
+            f"{url}/classify",
+            "--images",
+            str(images),
+            "--duration",
+            str(seconds),
+            "--warm-up",
+            str(seconds / 4),
+            "--json",
+            str(result),
+            *how,
         ]
         done = subprocess.run(  # noqa: S603 - our own load test
             command,
