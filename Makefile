@@ -16,7 +16,7 @@ MEASURED := $(foreach name,resnet-50-torchvision convnext-t-timm vit-s-16-timm,$
 PHOTOS ?= build/photos
 TORCH ?= torch torchvision
 
-.PHONY: help serve monitoring bundle docs test unit fuzz chaos test-torch test-gpu-packages gpu-report check lint fix tools audit clean
+.PHONY: help serve monitoring bundle docs test coverage unit fuzz chaos test-torch test-gpu-packages gpu-report check lint fix tools audit clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -36,9 +36,14 @@ docs: $(DEV) ## update the generated reference and build the documentation site 
 	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs . build/docs
 	@echo "build/docs/index.html"
 
+TESTS := -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
 test: $(DEV) bundle tools ## run the tests
+	@$(BIN)/python $(TESTS)
+
+coverage: $(DEV) bundle tools ## run the tests and report which lines they reach; half as long again
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	@$(BIN)/coverage run $(TESTS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
@@ -57,8 +62,8 @@ gpu-report: bundle ## run the GPU tests and the benchmark on this machine's GPU,
 	@test -d $(PHOTOS) || .venv-gpu/bin/python -m load_tests images $(PHOTOS) --from models/probes/photos --count 64
 	@.venv-gpu/bin/tidegate gpu-report --photos $(PHOTOS) models/bundles/efficientnet-lite0/1 $$(ls -d $(MEASURED) 2>/dev/null)
 
-unit: $(DEV) bundle ## run the unit tests; they start no server
-	@$(BIN)/python -m pytest tests/unit --numprocesses auto --maxprocesses 4 --dist loadfile --quiet
+unit: $(DEV) bundle ## run the unit tests, except those that start processes
+	@$(BIN)/python $(TESTS) --quiet -m "not process and not gpu and not slow and not torch" tests/unit
 
 fuzz: $(DEV) bundle ## send mutated images and HTTP for FUZZ_S seconds, and check each answer (FUZZ_SEED)
 	@$(BIN)/python -m load_tests fuzz --seconds $(FUZZ_S) --seed $(FUZZ_SEED)

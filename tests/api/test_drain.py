@@ -13,7 +13,7 @@ import pytest
 
 from tests.server import PATIENCE_S, Server, running
 
-DRAINS = 3  # of a real server each; more by hand
+DRAINS = 2  # of a real server each; more by hand
 
 
 class PersistentClient(threading.Thread):

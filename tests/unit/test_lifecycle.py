@@ -29,6 +29,8 @@ from tidegate.service.metrics import Metrics
 from tidegate.service.startup import ServingConfig
 from tidegate.service.types import Outputs, Pixels, Priority
 
+pytestmark = pytest.mark.process
+
 ALONE_S = 0.005
 
 

@@ -26,6 +26,8 @@ from tidegate.service.metrics import Metrics
 from tidegate.service.pipeline import Classification, Upload
 from tidegate.service.startup import ServingConfig
 
+pytestmark = pytest.mark.process
+
 PATIENCE_S = 60.0
 CPU: list[Provider] = [("CPUExecutionProvider", {})]
 

@@ -19,6 +19,8 @@ from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
 from tidegate.service.errors import EngineUnavailable
 from tidegate.service.types import Outputs, Pixels
 
+pytestmark = pytest.mark.process  # measures for seconds
+
 HINTS = (1, 2, 4, 8)
 
 

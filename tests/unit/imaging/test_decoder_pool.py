@@ -32,6 +32,8 @@ from tidegate.service.imaging.decoder_messages import receive
 from tidegate.service.imaging.decoder_pool import DecoderPool
 from tidegate.service.imaging.preprocess import preprocess
 
+pytestmark = pytest.mark.process
+
 SPEC = crop_fraction_then_resize(224)
 
 MAX_PIXELS = 4_000_000

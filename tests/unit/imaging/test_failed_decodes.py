@@ -16,6 +16,8 @@ from tests.unit.imaging.pictures import encode, noise, png, spec
 from tidegate.service.errors import ImageTooLarge, RequestError, UndecodableImage
 from tidegate.service.imaging.decode import Size, decode_source
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[3]
 PICTURE = noise(300, 200)
 

@@ -30,6 +30,8 @@ from tidegate.service.bundle.store import Bundle, open_bundle
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
 from tidegate.service.errors import BundleRefused
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Data:

@@ -22,6 +22,8 @@ from load_tests.commands import chaos
 from load_tests.fuzz.memory import Memory, until_idle
 from load_tests.fuzz.worst import WORST, worst
 
+pytestmark = pytest.mark.process
+
 
 def _phase(name: str, latency_s: float, resident_mb: float, **statuses: int) -> Phase:
     traffic = Traffic()

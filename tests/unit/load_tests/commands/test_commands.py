@@ -14,6 +14,8 @@ from load_tests.report.progress_bar import facts
 from load_tests.scenarios import neighbours, steady
 from tests.unit.load_tests.fakes import OK, OVERLOADED, FakeServer, served
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[4]
 
 

@@ -13,6 +13,8 @@ from load_tests.comparison.broken_uploads import black_png, write_broken
 from load_tests.peers.catalogue import Start
 from load_tests.server.start import free_port
 
+pytestmark = pytest.mark.process
+
 TOY = Path(__file__).parents[1] / "toy_server.py"
 
 

@@ -14,6 +14,8 @@ from load_tests.errors import MeasurementFailed
 from load_tests.peers.plain_classifier import Classifier
 from tests.unit.load_tests.tiny_model import write_tiny_model
 
+pytestmark = pytest.mark.process
+
 
 def _encoded() -> bytes:
     buffer = BytesIO()

@@ -14,6 +14,8 @@ from load_tests.errors import MeasurementFailed
 from load_tests.server.process_tree import alive, descendants, pause, resume
 from load_tests.server.start import ROOT, Started, free_port, running, send_request
 
+pytestmark = pytest.mark.process
+
 TOY = Path(__file__).parents[1] / "toy_server.py"
 GOOD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n\xff\xd9"
 

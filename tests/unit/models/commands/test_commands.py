@@ -14,6 +14,8 @@ from tidegate.models.pipeline import Data
 from tidegate.service.bundle.store import open_bundle
 from tidegate.service.cli import main
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Data:

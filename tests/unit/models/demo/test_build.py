@@ -28,6 +28,8 @@ from tidegate.service.imaging.preprocess import apply, preprocess
 from tidegate.service.ood.gates import Verdict
 from tidegate.service.types import Outputs, Pixels
 
+pytestmark = pytest.mark.process
+
 MAX_PIXELS = 10_000_000
 
 

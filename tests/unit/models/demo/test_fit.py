@@ -31,6 +31,8 @@ from tidegate.models.fitting.drift_reference import class_fractions
 from tidegate.models.probes.photographs import PHOTOS
 from tidegate.service.types import Outputs, Pixels
 
+pytestmark = pytest.mark.process
+
 RNG = np.random.default_rng(5)
 
 

@@ -16,6 +16,8 @@ from tidegate.models.sealing.write import current, locked, write_bundle
 from tidegate.service.bundle.store import Bundle, open_bundle
 from tidegate.service.errors import BundleRefused
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[4]
 
 

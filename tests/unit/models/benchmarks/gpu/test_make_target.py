@@ -17,7 +17,10 @@ case "$*" in *"[$LACKING,"*|*" $LACKING "*) echo "no $LACKING to be found" >&2; 
 case "$*" in *--keep*) cd build/architectures && mkdir -p vit-s-16-timm/1 resnet-50-timm/1;; esac
 """
 
-pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(shutil.which("make") is None, reason="there is no make"),
+]
 
 
 @pytest.fixture

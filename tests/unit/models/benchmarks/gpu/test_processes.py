@@ -12,6 +12,8 @@ from PIL import Image
 from tests.unit.bundle.tiny_bundle import put, sound_files
 from tidegate.models.benchmarks.gpu import http, suite
 
+pytestmark = pytest.mark.process
+
 TESTED = """#!/bin/sh
 for word; do case "$word" in --junitxml=*) results=${word#*=};; esac; done
 case="<skipped message='$GPU_TEST_BATCHES batches'/>"

@@ -28,6 +28,8 @@ from tidegate.service.engines.onnxruntime.session import Provider
 from tidegate.service.engines.open_gpu import EngineRequest, GpuConfig
 from tidegate.service.errors import EngineUnavailable
 
+pytestmark = pytest.mark.process
+
 QUICK = MeasurementBudget(runs=3, warm_up=1, seconds=0.02, plateau=20, http_s=0.5)
 
 
