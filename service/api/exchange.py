@@ -63,14 +63,20 @@ class CoalescedResponse:
     __slots__ = ("_cycle", "_head", "_started", "_transport")
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = weakref.proxy(cycle)  # a reference cycle would keep the body in memory
+        self._cycle = weakref.ref(cycle)  # a reference cycle would keep the body in memory
         self._transport = cycle.transport
         self._started = cycle.scope["method"] == "HEAD"  # has no body to wait for
         self._head = b""
 
     def write(self, data: bytes) -> None:
-        """Write, or delay the head; what precedes it (100 Continue) is sent at once."""
-        if self._cycle.response_started and not self._started:
+        """Write, or delay the head; what precedes it (100 Continue) is sent at once.
+
+        Does nothing once the cycle is collected, because its connection is lost.
+        """
+        cycle = self._cycle()
+        if cycle is None:
+            return
+        if cycle.response_started and not self._started:
             self._started, self._head = True, data
             return
         self._transport.write(self._head + data)
@@ -83,7 +89,8 @@ class CoalescedResponse:
         """
         if self._head:
             self.write(b"")
-        if not self._cycle.response_complete:
+        cycle = self._cycle()
+        if cycle is not None and not cycle.response_complete:
             self._transport.close()
 
     def is_closing(self) -> bool:
