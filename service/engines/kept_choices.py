@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 _MAX_BYTES = 65_536  # of a kept file
 _KEPT_S = 7 * 86_400.0  # limited, because a busy machine may have caused a bad choice
-_MOST_APART = 2.0  # factor by which a kept duration and a new one may differ
+_MOST_FASTER = 1.25  # a machine that is faster by more was busy when the choice was made
+_MOST_SLOWER = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,13 @@ class Choice(BaseModel):
     single_image_s: float | None = Field(default=None, gt=0)  # on all cores, if that is used
 
     def agrees_with(self, latency_s: Mapping[int, float]) -> bool:
-        """Return whether new durations are close enough to the kept ones."""
+        """Return whether new durations are close enough for the choice to hold.
+
+        A busy machine is slower and measures badly, so a choice from a quieter moment holds; one
+        from a busier moment does not.
+        """
         return all(
-            1 / _MOST_APART <= latency_s[size] / kept_s <= _MOST_APART
+            kept_s / _MOST_FASTER <= latency_s[size] <= kept_s * _MOST_SLOWER
             for size, kept_s in self.latency_s.items()
         )
 

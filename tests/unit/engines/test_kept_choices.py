@@ -83,6 +83,15 @@ def test_a_damaged_file_is_ignored(tmp_path: Path, content: bytes) -> None:
     assert KeptChoices(tmp_path).get(KEY) is None
 
 
+@pytest.mark.parametrize(
+    ("now_s", "holds"), [(0.0082, True), (0.0078, False), (0.039, True), (0.041, False)]
+)
+def test_a_choice_from_a_busier_moment_does_not_hold(now_s: float, holds: bool) -> None:
+    kept = Choice(slots=2, threads_per_slot=1, latency_s={1: 0.01})
+
+    assert kept.agrees_with({1: now_s}) is holds
+
+
 def test_a_choice_lasts_a_week(tmp_path: Path) -> None:
     kept = KeptChoices(tmp_path)
     kept.put(KEY, CHOICE)
