@@ -11,7 +11,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6  # PNG's colour types
 _CHANNELS = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
 # Adam7: (first column, first row, column step, row step) of each pass (PNG, third edition, §8.2).
-_ADAM7 = (
+ADAM7 = (
     (0, 0, 8, 8),
     (4, 0, 8, 8),
     (0, 4, 4, 8),
@@ -42,7 +42,7 @@ def png(
     """Return a PNG with chunks before and after its pixels, which repeat the bytes of `fill`."""
     width, height = size
     bits = depth * _CHANNELS[colour]
-    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    passes = ADAM7 if interlaced else ((0, 0, 1, 1),)
     compress = zlib.compressobj(9)
     packed = []
     for column, row, across, down in passes:

@@ -16,15 +16,6 @@ from load_tests.fuzz import formats
 
 SIDE = 5000
 Builder = Callable[[int], bytes]
-_PASSES = (
-    (0, 0, 8, 8),
-    (4, 0, 8, 8),
-    (0, 4, 4, 8),
-    (2, 0, 4, 4),
-    (0, 2, 2, 4),
-    (1, 0, 2, 2),
-    (0, 1, 1, 2),
-)  # Adam7: first column and row, column and row step
 
 
 @cache
@@ -66,7 +57,7 @@ def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
 def _png_interlaced(side: int) -> bytes:
     """Return an interlaced PNG of 16-bit RGBA zeros, every row with the slowest filter."""
     packer, packed = zlib.compressobj(1), []
-    for left, upper, across, down in _PASSES:
+    for left, upper, across, down in formats.ADAM7:
         columns, rows = -(-(side - left) // across), -(-(side - upper) // down)
         packed += [packer.compress(b"\4" + bytes(8 * columns)) for _ in range(rows)]
     header = struct.pack(">IIBBBBB", side, side, 16, formats.RGBA, 0, 0, 1)
