@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # madvise(2)
 _LARGE_BLOCK_BYTES = 32 << 20  # an image of 8 megapixels, in Pillow's four bytes each
 _KEPT_BYTES = 64 << 20
+_PEAK_BYTES = 32 << 20  # a JPEG of 3 megapixels
+_QUIET_S = 10.0
 _HUGE_PAGE = 2 << 20
 _MAPS = Path("/proc/self/maps")
 
@@ -36,6 +39,38 @@ def give_back_free_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+class TrimWhenQuiet:
+    """Gives back the memory of large images after the last one; the next would use it again."""
+
+    def __init__(
+        self, quiet_s: float = _QUIET_S, trim: Callable[[], None] = give_back_free_memory
+    ) -> None:
+        """`trim` is called on a thread, `quiet_s` seconds after the last large image."""
+        self._quiet_s = quiet_s
+        self._trim = trim
+        self._last = 0.0  # large image, on the event loop's clock
+        self._is_set = False
+
+    def note(self, peak_bytes: int) -> None:
+        """Note an image whose decoding uses up to `peak_bytes`. On the event loop."""
+        if peak_bytes < _PEAK_BYTES:
+            return
+        loop = asyncio.get_running_loop()
+        self._last = loop.time()
+        if not self._is_set:
+            self._is_set = True
+            loop.call_later(self._quiet_s, self._check)
+
+    def _check(self) -> None:
+        loop = asyncio.get_running_loop()
+        left_s = self._last + self._quiet_s - loop.time()
+        if left_s > 0:
+            loop.call_later(left_s, self._check)
+            return
+        self._is_set = False
+        loop.run_in_executor(None, self._trim)
 
 
 def use_huge_pages() -> None:

@@ -21,8 +21,10 @@ from tidegate.service.drift.input_sampler import InputSampler
 from tidegate.service.drift.monitor import Monitor
 from tidegate.service.errors import DeadlineMissed
 from tidegate.service.imaging.decoder_pool import DecoderPool
+from tidegate.service.imaging.header import Header
 from tidegate.service.imaging.preprocess import inspect_upload, preprocess
 from tidegate.service.imaging.statistics import input_sample
+from tidegate.service.memory import TrimWhenQuiet
 from tidegate.service.metrics import Metrics, ModelMetrics
 from tidegate.service.ood.gates import Verdict
 from tidegate.service.types import Float32, Pixels, Priority
@@ -117,6 +119,7 @@ class Pipeline:
         self._max_image_pixels = max_image_pixels
         self._pool = pool
         self._sampler = InputSampler(_SAMPLE_EVERY_S)
+        self._trim = TrimWhenQuiet()
 
     async def classify(self, upload: Upload) -> Classification:
         """Classify one image by its deadline.
@@ -124,12 +127,15 @@ class Pipeline:
         Raises Overloaded or Draining before any decoding, an image error, DeadlineMissed at the
         deadline, or EngineFailed. On cancellation the image leaves the queue.
         """
-        cost = self._cost(upload.image)
+        spec = self.bundle.manifest.preprocess
+        header = inspect_upload(upload.image, spec, self._max_image_pixels)
+        self._trim.note(header.work.peak_bytes)
+        cost = self._cost(header)
         ticket = self._scheduler.admit(upload.deadline, upload.priority, cost, upload.client)
         left_s = upload.deadline - time.monotonic()
         alarm = asyncio.get_running_loop().call_later(left_s, self._too_late, ticket)
         try:
-            answer = await self._scheduler.run(ticket, self._preprocess(upload.image, cost))
+            answer = await self._scheduler.run(ticket, self._preprocess(upload.image, header, cost))
             return self._respond(upload, ticket.predicted_s, answer)
         finally:
             alarm.cancel()
@@ -142,20 +148,17 @@ class Pipeline:
             late = DeadlineMissed("The deadline passed before the answer was ready.")
             ticket.answer.set_exception(late)
 
-    def _cost(self, image: bytes) -> DecodeCost:
-        """Return the decoding cost, read from the image's header. Raises image errors."""
-        spec = self.bundle.manifest.preprocess
-        header = inspect_upload(image, spec, self._max_image_pixels)
+    def _cost(self, header: Header) -> DecodeCost:
         work = header.work
         large = work.seconds > _LARGE_S or work.interpreter_s > _LARGE_INTERPRETER_S
         return DecodeCost(header.kind, work.seconds, large and self._pool is not None)
 
-    def _preprocess(self, image: bytes, cost: DecodeCost) -> Callable[[], Pixels]:
+    def _preprocess(self, image: bytes, header: Header, cost: DecodeCost) -> Callable[[], Pixels]:
         spec = self.bundle.manifest.preprocess
         if cost.large and self._pool is not None:
             to_pixels = partial(self._pool.preprocess, image)
         else:
-            to_pixels = partial(preprocess, image, spec, self._max_image_pixels)
+            to_pixels = partial(preprocess, image, spec, self._max_image_pixels, header)
         if not self._monitor.watches_inputs or not self._sampler.wants(time.monotonic()):
             return to_pixels
 

@@ -34,7 +34,7 @@ from tidegate.service.errors import (
 from tidegate.service.imaging.codec_output import silence_codecs
 from tidegate.service.imaging.completeness import check_rows, check_tiles, stored_size
 from tidegate.service.imaging.geometry import Size as Size  # re-exported
-from tidegate.service.imaging.header import SizeCheck, inspect_whole
+from tidegate.service.imaging.header import Header, SizeCheck, inspect_whole
 from tidegate.service.imaging.jpeg import (
     Source,
     as_image,
@@ -84,18 +84,25 @@ def decode(data: bytes, spec: PreprocessSpec, check_size: SizeCheck) -> Image.Im
 
 
 def decode_source(
-    data: bytes, spec: PreprocessSpec, check_size: SizeCheck, limit_s: float = math.inf
+    data: bytes,
+    spec: PreprocessSpec,
+    check_size: SizeCheck,
+    limit_s: float = math.inf,
+    header: Header | None = None,
 ) -> Source:
     """Decode the first frame to an upright RGB image, in its decoder's memory layout.
 
     `check_size` is called with every (width, height) that the file declares before it is opened,
-    and with the upright size before any pixel is decoded. Raises UnsupportedImageType,
+    and with the upright size before any pixel is decoded. `header` is the result of `inspect` with
+    the same `check_size` and `limit_s`, if it was called. Raises UnsupportedImageType,
     UndecodableImage, ImageTooLarge if decoding would take more than `limit_s` CPU seconds, or what
     `check_size` raises. These errors have no cause.
     """
-    kind = sniff(data)
+    kind = sniff(data) if header is None else header.kind
     try:
-        return _decode(kind, data, spec, check_size, limit_s)
+        if header is None or header.estimated:
+            header = inspect_whole(kind, data, check_size, limit_s)
+        return _decode(header, data, spec, check_size, limit_s)
     except (ImageTooLarge, UnsupportedImageType, UndecodableImage) as error:
         refusal: RequestError = error.with_traceback(None)
         refusal.__context__ = refusal.__cause__ = None
@@ -115,11 +122,10 @@ def decode_source(
 
 
 def _decode(
-    kind: str, data: bytes, spec: PreprocessSpec, check_size: SizeCheck, limit_s: float
+    header: Header, data: bytes, spec: PreprocessSpec, check_size: SizeCheck, limit_s: float
 ) -> Source:
-    header = inspect_whole(kind, data, check_size, limit_s)
-    check_structure(kind, data)
-    with Image.open(BoundedReads(kind, data), formats=(kind,)) as image:
+    check_structure(header.kind, data)
+    with Image.open(BoundedReads(header.kind, data), formats=(header.kind,)) as image:
         orientation = _orientation(image, spec)
         size = _upright_size(image, orientation)
         check_size(size)

@@ -28,6 +28,7 @@ class Header:
     kind: str  # Pillow's name of the format
     size: Size  # (width, height) as declared, before orientation
     work: Work
+    estimated: bool = False  # the work, because the file is too long to read all of it
 
 
 _READERS: dict[str, _Reader] = {
@@ -72,4 +73,4 @@ def _inspect(
     except (struct.error, IndexError, ValueError):  # truncated, unknown, or without pixels
         raise undecodable(kind, data) from None
     check_work(found, limit_s)
-    return Header(kind, found.sizes[0], found.work)
+    return Header(kind, found.sizes[0], found.work, found.estimated)

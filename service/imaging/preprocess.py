@@ -23,16 +23,20 @@ from tidegate.service.types import Pixels
 MAX_RESIZED_SIDE = 1 << 18
 
 
-def preprocess(data: bytes, spec: PreprocessSpec, max_image_pixels: int) -> Pixels:
+def preprocess(
+    data: bytes, spec: PreprocessSpec, max_image_pixels: int, header: Header | None = None
+) -> Pixels:
     """Decode `data` and apply `spec`, except scale, mean and std, which the graph applies.
 
-    Returns uint8 [H, W, 3]. Raises ImageTooLarge, before pixels are decoded, if the image or the
-    result of any step exceeds `max_image_pixels`, or decoding would take too much work for that
-    limit; UnsupportedImageType; UndecodableImage.
+    `header` is the result of `inspect_upload`, if it was called. Returns uint8 [H, W, 3]. Raises
+    ImageTooLarge, before pixels are decoded, if the image or the result of any step exceeds
+    `max_image_pixels`, or decoding would take too much work for that limit; UnsupportedImageType;
+    UndecodableImage.
     """
 
     check_size = size_check(spec, max_image_pixels)
-    return apply(decode_source(data, spec, check_size, max_work_s(max_image_pixels)), spec)
+    limit_s = max_work_s(max_image_pixels)
+    return apply(decode_source(data, spec, check_size, limit_s, header), spec)
 
 
 def inspect_upload(data: bytes, spec: PreprocessSpec, max_image_pixels: int) -> Header:

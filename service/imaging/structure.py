@@ -114,16 +114,18 @@ def _check_jpeg(data: bytes) -> None:
 
 def header_segments(data: bytes) -> Iterator[Segment]:
     """Yield the segments as Pillow reads them, up to and including the first start of a scan."""
-    at, segments, padding = 2, 0, 0
-    while at < len(data):
-        found = _MARKER.match(data, at, at + 2 + MAX_JPEG_PADDING_BYTES - padding)
-        padding += (len(data) if found is None else found.end() - 2) - at
-        at_most(MAX_JPEG_PADDING_BYTES, padding, "JPEG", "bytes between segments")
-        if found is None:
-            return
+    at, segments, padding, size = 2, 0, 0, len(data)
+    while at < size:
+        marker, start = data[at + 1] if data[at] == 0xFF and at + 1 < size else 0, at + 2
+        if marker in (0, 0xFF):  # bytes between segments, which few files have
+            found = _MARKER.match(data, at, at + 2 + MAX_JPEG_PADDING_BYTES - padding)
+            padding += (size if found is None else found.end() - 2) - at
+            at_most(MAX_JPEG_PADDING_BYTES, padding, "JPEG", "bytes between segments")
+            if found is None:
+                return
+            marker, start = found[1][0], found.end()
         segments += 1
         at_most(MAX_JPEG_SEGMENTS, segments, "JPEG", "segments")
-        marker, start = found[1][0], found.end()
         if marker < 0xC0:
             return  # Pillow stops here
         at = start if marker in _NO_LENGTH else end_of_segment(data, start)

@@ -29,6 +29,7 @@ class Found:
     sizes: tuple[Size, ...]
     work: Work
     cause: str = ""  # the reason for a high cost, for the error text: "64 scans"
+    estimated: bool = False  # the work, because the file is too long to read all of it
 
 
 def max_work_s(max_image_pixels: int) -> float:

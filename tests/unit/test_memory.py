@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sys
 from pathlib import Path
@@ -27,6 +28,26 @@ def test_large_allocations_are_marked_for_huge_pages() -> None:
 
     assert "hg" in flags_of(place)
     assert weights.sum() == len(weights)
+
+
+def test_memory_is_given_back_once_no_large_image_has_come_for_a_while() -> None:
+    async def trimmed() -> list[float]:
+        loop, times, done = asyncio.get_running_loop(), [], asyncio.Event()
+
+        def trim() -> None:
+            times.append(loop.time())
+            loop.call_soon_threadsafe(done.set)
+
+        when_quiet = memory.TrimWhenQuiet(quiet_s=0.05, trim=trim)
+        when_quiet.note(peak_bytes=1 << 30)
+        loop.call_later(0.04, when_quiet.note, 1 << 30)
+        last = loop.time() + 0.04
+        await asyncio.wait_for(done.wait(), timeout=30)
+        return [at - last for at in times]
+
+    (waited_s,) = asyncio.run(trimmed())
+
+    assert waited_s >= 0.05
 
 
 def flags_of(address: int) -> list[str]:

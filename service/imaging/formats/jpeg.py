@@ -86,9 +86,10 @@ def _read(data: bytes, window: int) -> Found:
             "Arithmetic-coded JPEG is not supported; send Huffman-coded (ordinary) JPEG."
         )
     several = frame.marker == _PROGRESSIVE or scanned < len(frame.factors)
+    estimated = several and len(data) > at + window
     scans = _scans(data, at, window) if several else 1
     work = _work(frame, scans, len(data), segments)
-    return Found((frame.size,), work, f"{scans} scans" if several else "")
+    return Found((frame.size,), work, f"{scans} scans" if several else "", estimated)
 
 
 def _frame(marker: int, body: bytes) -> Frame:
