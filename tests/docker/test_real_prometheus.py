@@ -22,14 +22,14 @@ from tests.docker.class_mix import class_mix
 from tests.docker.programs import LISTENING, started, tool
 from tests.fakes import FakeNvml
 from tidegate.models.fitting.drift_reference import SMOOTHING
-from tidegate.service.metrics import Metrics, ModelMetrics, ServedModel
+from tidegate.service.metrics import MODEL_INFO, Metrics, ModelMetrics, ServedModel
 from tidegate.service.nvml import GpuCollector
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "docker" / "prometheus" / "rules"
 PATIENCE_S = 120
 CLASSES, SAMPLES, IMAGES = 40, 500, 600
-INFO = dict.fromkeys(("digest", "preprocess_digest", "engine", "precision", "device"), "x")
+INFO = dict.fromkeys(MODEL_INFO, "x")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def binary() -> Path:
 class Replica:
     """One instance's metrics behind a real HTTP server."""
 
-    def __init__(self, reference: NDArray[np.int64]) -> None:
+    def __init__(self, reference: NDArray[np.int64], digest: str = "d") -> None:
         self.metrics = Metrics("0")
         smoothed = (reference + SMOOTHING) / (reference + SMOOTHING).sum()
         self.model = ModelMetrics(
@@ -48,7 +48,9 @@ class Replica:
             ServedModel(
                 name="m",
                 version="1",
+                digest=digest,
                 info=INFO,
+                labels=[f"class {c}" for c in range(CLASSES)],
                 class_fraction=smoothed.tolist(),
                 reference_samples=int(reference.sum()),
                 alphas={"reject": 0.005, "review": 0.05},

@@ -51,6 +51,16 @@ def test_the_committed_drift_rules_equal_the_scripts_output() -> None:
     assert written == (DOCKER / "prometheus" / "rules" / "drift.yml").read_text(encoding="utf-8")
 
 
+def test_two_bundles_with_one_version_are_never_added_up() -> None:
+    texts = {path: path.read_text("utf-8") for path in (*RULES, DOCKER / "RUNBOOK.md")}
+    grouped = [g for text in texts.values() for g in re.findall(r"(?:by|on) \(([^)]+)\)", text)]
+
+    without = [g for g in grouped if "version" in g and "digest" not in g]
+
+    assert grouped
+    assert without == ["job, model, version"]  # TidegateVersionReused counts the digests
+
+
 def test_each_window_has_the_same_rules() -> None:
     windows = _drift_rules().WINDOWS
     names = [rule["record"] for rule in _rules() if "record" in rule]

@@ -3,8 +3,8 @@
 from panels import MODEL, REPLICA_MODEL, Board, Panel, Query, Row, recorded
 
 _SHARE_MOVED = (
-    f"tidegate:class_fraction:ratio$window{{{MODEL}}} - on (job, model, version, class) "
-    f"tidegate:class_reference:samples{{{MODEL}}} / on (job, model, version) group_left () "
+    f"tidegate:class_fraction:ratio$window{{{MODEL}}} - on (job, model, version, digest, class) "
+    f"tidegate:class_reference:samples{{{MODEL}}} / on (job, model, version, digest) group_left () "
     f"tidegate:reference_samples:max{{{MODEL}}}"
 )
 
@@ -98,7 +98,7 @@ BOARD = Board(
                             "at most {{le}}",
                         ),
                         Query(
-                            "max by (version, le) (tidegate_reference_confidence_ratio"
+                            "max by (version, digest, le) (tidegate_reference_confidence_ratio"
                             f'{{{MODEL},le=~"0[.]5|0[.]9"}})',
                             "reference {{le}}",
                         ),
