@@ -11,7 +11,7 @@ from typing import Any
 
 from tidegate.models.retrain.alerts import Alert, Drift, Notification, drifts
 from tidegate.models.retrain.errors import NotFiled
-from tidegate.models.retrain.evidence import ServingState, gather, serving_state
+from tidegate.models.retrain.evidence import Labels, ServingState, gather, serving_state
 from tidegate.models.retrain.folder import (
     RESOLVED,
     RESULT,
@@ -104,13 +104,13 @@ class Receiver:
         reviewed: ReviewFolder,
         now: datetime,
     ) -> dict[str, Any]:
-        found = gather(run_query, drift.subject, now.timestamp())
+        found, labels = gather(run_query, drift, now.timestamp())
         return {
-            **_alerts(drift),
+            **_alerts(drift, labels),
             "instances": known.instances,
             "ood_alert": known.gate,
             "evidence": {**found, "missing": known.missing + found["missing"]},
-            "samples": reviewed.sampled(self.samples, drift.seed),
+            "samples": reviewed.of(drift, now).sampled(self.samples, drift.seed),
         }
 
     def listing(self) -> list[dict[str, Any]]:
@@ -144,17 +144,19 @@ def _held_back(drift: Drift, known: ServingState) -> str:
     return "" if known.is_known else "unknown-model"
 
 
-def _alerts(drift: Drift) -> dict[str, Any]:
+def _alerts(drift: Drift, labels: Labels) -> dict[str, Any]:
     return {
-        "alerts": [_alert(alert) for alert in drift.firing],
+        "alerts": [_alert(alert, labels) for alert in drift.firing],
         "truncated_alerts": drift.truncated,
     }
 
 
-def _alert(alert: Alert) -> dict[str, Any]:
+def _alert(alert: Alert, labels: Labels) -> dict[str, Any]:
+    named = alert.labels.model_dump(mode="json")
     return {
         "fingerprint": alert.fingerprint,
-        "labels": alert.labels.model_dump(mode="json"),
+        "labels": named,
+        "class_label": labels.get(named.get("class", ""), ""),
         "starts_at": alert.starts_at.isoformat(),
         "summary": alert.annotations.get("summary", ""),
     }
@@ -166,6 +168,7 @@ def _outcome(drift: Drift, outcome: str, request: str | None) -> dict[str, Any]:
         "job": subject.job,
         "model": subject.model,
         "version": subject.version,
+        "digest": subject.digest,
         "outcome": outcome,
         "request": request,
     }

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from tests.docker.programs import LISTENING, PATIENCE_S, Process, started, tool
-from tests.unit.models.retrain.world import INFO, prometheus
-from tidegate.models.retrain.alerts import MAX_ALERTS, Subject
+from tests.unit.models.retrain.world import GATE, INFO, Series, prometheus
+from tidegate.models.retrain.alerts import MAX_ALERTS, WINDOWS, Subject
 from tidegate.models.retrain.evidence import (
     GATE_QUERY,
     INFO_QUERY,
@@ -28,7 +28,7 @@ from tidegate.models.retrain.folder import MAX_FILED_PER_HOUR
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "docker" / "alertmanager" / "alertmanager.yml"
-DRIFT = ["ClassMixDrift", "ClassVanished", "ClassExploded", "ConfidenceShift"]
+DRIFT = ["ClassMixDrift", "ClassVanished", "ClassExploded", "ConfidenceShift", "DriftMonitor"]
 
 
 def _run(*command: str | Path) -> str:
@@ -57,9 +57,9 @@ def test_drift_is_sent_to_both_receivers_and_other_alerts_to_the_operator(
 
 
 def test_every_query_for_evidence_is_valid(tmp_path: Path) -> None:
-    subject = Subject('a "quoted" job', "m", "1")
+    subject = Subject('a "quoted" job', "m", "1", "d" * 64)
     queries = (*QUERIES.values(), INFO_QUERY, KNOWN_QUERY, GATE_QUERY)
-    asked = [query_about(query, subject) for query in queries]
+    asked = [query_about(query, subject, window) for query in queries for window in WINDOWS]
     rules = [{"record": f"evidence:{i}", "expr": query} for i, query in enumerate(asked)]
     path = tmp_path / "queries.yml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "evidence", "rules": rules}]}))
@@ -70,12 +70,19 @@ def test_every_query_for_evidence_is_valid(tmp_path: Path) -> None:
 class Stack:
     """A retraining receiver, and an Alertmanager that notifies it."""
 
-    def __init__(self, folder: Path, receiver: Process, alertmanager: Process) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        answers: dict[str, list[Series]],
+        receiver: Process,
+        alertmanager: Process,
+    ) -> None:
+        self.prometheus = answers  # of the fake Prometheus
         self._folder, self.receiver, self._alertmanager = folder, receiver, alertmanager
 
-    def alert(self, name: str, model: str, *, over: bool = False) -> None:
+    def alert(self, name: str, model: str, *, over: bool = False, **more: str) -> None:
         ends = datetime.now(UTC) + (timedelta(0) if over else timedelta(hours=1))
-        labels = {"alertname": name, "model": model, "version": "1"}
+        labels = {"alertname": name, "model": model, "version": "1", **more}
         body = json.dumps([{"labels": labels, "endsAt": ends.isoformat()}]).encode()
         request = urllib.request.Request(  # noqa: S310 - loopback
             f"{self._alertmanager.url}/api/v2/alerts",
@@ -111,8 +118,9 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
         "--port",
         "0",
     )
+    answers: dict[str, list[Series]] = {"tidegate_model_info": [INFO]}
     with (
-        prometheus({"tidegate_model_info": [INFO]}) as metrics,
+        prometheus(answers) as metrics,
         started(
             *command,
             "--prometheus",
@@ -136,7 +144,7 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
             cwd=binary.parents[2],  # the fetched binary reads its templates relative to this folder
             listening=LISTENING,
         ) as alertmanager:
-            yield Stack(folder, receiver, alertmanager)
+            yield Stack(folder, answers, receiver, alertmanager)
 
 
 def test_a_drift_alert_becomes_one_request_however_often_it_is_sent(stack: Stack) -> None:
@@ -156,6 +164,28 @@ def test_while_the_ood_rate_is_high_no_request_is_filed(stack: Stack) -> None:
 
     stack.alert("TidegateOodRateHigh", "m", over=True)
     stack.receiver.wait_for("m 1: filed")  # so the inhibition had suppressed it
+
+
+def test_an_alarm_of_the_services_own_monitors_becomes_a_request_too(stack: Stack) -> None:
+    digest = "e" * 64
+    for monitor in ("embedding", "blur"):
+        stack.alert("TidegateDriftMonitor", "m", monitor=monitor, digest=digest)
+
+    stack.receiver.wait_for("m 1: already-filed")
+    [request] = stack.requests("m")
+    assert request["digests"] == [digest]
+    assert {alert["labels"]["monitor"] for alert in request["alerts"]} <= {"embedding", "blur"}
+
+
+def test_an_alarm_of_the_services_own_monitors_waits_for_the_ood_rate(stack: Stack) -> None:
+    stack.prometheus["ALERTS"] = [GATE]
+    stack.alert("TidegateDriftMonitor", "m", monitor="ood-rate")
+    stack.receiver.wait_for("m 1: held-back")
+
+    del stack.prometheus["ALERTS"]
+
+    stack.receiver.wait_for("m 1: filed")
+    assert len(stack.requests("m")) == 1
 
 
 def test_a_request_above_the_hourly_limit_is_rejected_and_sent_again(stack: Stack) -> None:

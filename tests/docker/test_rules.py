@@ -15,6 +15,7 @@ import yaml
 
 from tests.docker.exposed import exposed, published
 from tidegate.models.fitting.drift_reference import SMOOTHING
+from tidegate.models.retrain.alerts import WINDOWS
 from tidegate.service.cpu import usable_cores
 from tidegate.service.settings import Settings
 
@@ -70,6 +71,10 @@ def test_each_window_has_the_same_rules() -> None:
             assert re.sub(r"\d+[mhd]$", window, name) in names
     assert list(windows) == ["10m", "1h", "6h", "1d"]
     assert max(int(interval.removesuffix("m")) for interval in windows.values()) < 5
+
+
+def test_a_request_for_retraining_can_cover_each_window() -> None:
+    assert list(WINDOWS) == list(_drift_rules().WINDOWS)
 
 
 def test_the_rules_undo_the_smoothing_of_the_bundles_reference() -> None:
