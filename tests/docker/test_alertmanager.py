@@ -6,7 +6,8 @@ import json
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.docker.programs import LISTENING, PATIENCE_S, Process, started, tool
+from tests.docker.programs import LISTENING, PATIENCE_S, Process, free_port, started, tool
 from tests.unit.models.retrain.world import GATE, INFO, Series, prometheus
 from tidegate.models.retrain.alerts import MAX_ALERTS, WINDOWS, Subject
 from tidegate.models.retrain.evidence import (
@@ -74,18 +75,23 @@ class Stack:
         self,
         folder: Path,
         answers: dict[str, list[Series]],
-        receiver: Process,
-        alertmanager: Process,
+        start_receiver: Callable[[], Process],
     ) -> None:
         self.prometheus = answers  # of the fake Prometheus
-        self._folder, self.receiver, self._alertmanager = folder, receiver, alertmanager
+        self._folder, self._start_receiver = folder, start_receiver
+        self.receiver = start_receiver()
+        self.alertmanager = ""
+
+    def kill_and_restart_receiver(self) -> None:
+        self.receiver.kill()
+        self.receiver = self._start_receiver()
 
     def alert(self, name: str, model: str, *, over: bool = False, **more: str) -> None:
         ends = datetime.now(UTC) + (timedelta(0) if over else timedelta(hours=1))
         labels = {"alertname": name, "model": model, "version": "1", **more}
         body = json.dumps([{"labels": labels, "endsAt": ends.isoformat()}]).encode()
         request = urllib.request.Request(  # noqa: S310 - loopback
-            f"{self._alertmanager.url}/api/v2/alerts",
+            f"{self.alertmanager}/api/v2/alerts",
             body,
             {"Content-Type": "application/json"},
         )
@@ -108,34 +114,24 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
     route |= {"group_wait": "0s", "group_interval": "1s", "repeat_interval": "1s"}
     folder = tmp_path / "requests"
     token = tmp_path / "token"
-    command = (
-        sys.executable,
-        "-m",
-        "tidegate.models",
-        "retrain-request",
-        "--out",
-        folder,
-        "--port",
-        "0",
-    )
     answers: dict[str, list[Series]] = {"tidegate_model_info": [INFO]}
-    with (
-        prometheus(answers) as metrics,
-        started(
-            *command,
-            "--prometheus",
-            metrics,
-            "--token-file",
-            token,
-            "--make-token",
-            cwd=ROOT,
-            listening="listening on http://([0-9.:]+)",
-        ) as receiver,
-    ):
-        hook["url"] = f"{receiver.url}/alerts"
+    with ExitStack() as programs:
+        metrics = programs.enter_context(prometheus(answers))
+        command = (
+            *(sys.executable, "-m", "tidegate.models", "retrain-request"),
+            *("--out", folder, "--port", str(free_port()), "--prometheus", metrics),
+            *("--token-file", token, "--make-token"),
+        )
+
+        def start_receiver() -> Process:
+            listening = "listening on http://([0-9.:]+)"
+            return programs.enter_context(started(*command, cwd=ROOT, listening=listening))
+
+        stack = Stack(folder, answers, start_receiver)
+        hook["url"] = f"{stack.receiver.url}/alerts"
         hook["http_config"]["authorization"]["credentials_file"] = str(token)
         (tmp_path / "alertmanager.yml").write_text(yaml.safe_dump(config))
-        with started(
+        alertmanager = started(
             binary,
             f"--config.file={tmp_path / 'alertmanager.yml'}",
             f"--storage.path={tmp_path / 'data'}",
@@ -143,8 +139,9 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
             "--cluster.listen-address=",
             cwd=binary.parents[2],  # the fetched binary reads its templates relative to this folder
             listening=LISTENING,
-        ) as alertmanager:
-            yield Stack(folder, answers, receiver, alertmanager)
+        )
+        stack.alertmanager = programs.enter_context(alertmanager).url
+        yield stack
 
 
 def test_a_drift_alert_becomes_one_request_however_often_it_is_sent(stack: Stack) -> None:
@@ -175,6 +172,16 @@ def test_an_alarm_of_the_services_own_monitors_becomes_a_request_too(stack: Stac
     [request] = stack.requests("m")
     assert request["digests"] == [digest]
     assert {alert["labels"]["monitor"] for alert in request["alerts"]} <= {"embedding", "blur"}
+
+
+def test_a_killed_receiver_files_no_second_request(stack: Stack) -> None:
+    stack.alert("TidegateDriftMonitor", "m", monitor="embedding")
+    stack.receiver.wait_for("m 1: filed")
+
+    stack.kill_and_restart_receiver()
+
+    stack.receiver.wait_for("m 1: already-filed")
+    assert len(stack.requests("m")) == 1
 
 
 def test_an_alarm_of_the_services_own_monitors_waits_for_the_ood_rate(stack: Stack) -> None:

@@ -16,6 +16,7 @@ from tests.unit.models import tiny
 from tests.unit.models.colour_folders import LABELS, backbone, folders
 from tidegate.models.importers.torch_runtime import require
 from tidegate.models.pipeline import Data
+from tidegate.models.probes.photographs import PHOTOS
 from tidegate.service.bundle.store import open_bundle
 from tidegate.service.cli import main
 
@@ -219,6 +220,30 @@ def test_digits_checks_its_output_before_it_reads_its_sources(
     printed = capsys.readouterr().err
     assert "already exists, and bundles do not change" in printed
     assert f"{file} is not a folder" in printed
+
+
+@pytest.mark.usefixtures("torch_only")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["architectures", "--keep", "{file}/bundles"],
+        ["architectures", "--json", "{file}/rows.json"],
+        ["gpu-report", "--photos", str(PHOTOS[0].parent), "--out", "{file}/report.json"],
+    ],
+)
+def test_a_benchmark_checks_its_output_before_it_measures(
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", ModuleType("onnxscript"))
+    (tmp_path / "file").touch()
+
+    code = main([word.format(file=tmp_path / "file") for word in command])
+
+    assert code == 1
+    assert f"{tmp_path / 'file'} is not a folder" in capsys.readouterr().err
 
 
 def test_import_checks_its_folders_before_it_reads_the_model(
