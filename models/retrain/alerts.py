@@ -19,8 +19,7 @@ from tidegate.service.bundle.manifest import Slug
 OOD_ALERT = "TidegateOodRateHigh"
 MAX_ALERTS = 200  # per notification: `max_alerts` in alertmanager.yml
 MAX_SUBJECTS = 20  # per notification; the committed routes send one
-# Windows of the recording rules, shortest first. An alert without one, such as that of a monitor of
-# the service, which looks at its last images, gets the longest.
+# Windows of the recording rules, shortest first.
 WINDOWS = {
     "10m": timedelta(minutes=10),
     "1h": timedelta(hours=1),
@@ -133,11 +132,13 @@ class Drift:
         return "+".join(sorted({alert.fingerprint for alert in self.firing}))
 
     @property
-    def window(self) -> str:
-        """Return the longest window of the firing alerts."""
-        order = list(WINDOWS)
-        windows = [alert.labels.window for alert in self.firing]
-        return max((w if w in WINDOWS else order[-1] for w in windows), key=order.index)
+    def window(self) -> str | None:
+        """Return the longest window of the firing alerts, or None if they have none.
+
+        The alarm of a monitor of the service has none: it looks at its last images.
+        """
+        known = {alert.labels.window for alert in self.firing} & WINDOWS.keys()
+        return max(known, key=list(WINDOWS).index, default=None)
 
     @property
     def names_the_gate(self) -> bool:

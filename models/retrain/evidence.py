@@ -18,6 +18,8 @@ from tidegate.models.retrain.prometheus import RunQuery, Sample, finite
 Gate = Literal["firing", "pending", "inactive", "unknown"]
 Labels = Mapping[str, str]  # class id → label
 TOP_CLASSES = 10
+_MONITOR_WINDOWS = ("1h", "6h", "1d")  # for alerts without a window
+_ENOUGH_IMAGES = 100  # the rules compute no z below
 _MAX_SERIES = 500  # recorded series in a request
 _WINDOWED = re.compile(r"(.*?)(\d+[smhdw])")
 _INFO = ("instance", "digest", "preprocess_digest", "engine", "precision", "device")
@@ -35,6 +37,7 @@ QUERIES = {
     "decisions": "sum by (decision) (increase(tidegate_ood_decisions_total{$subject}[$window]))",
     "alphas": "max by (threshold) (tidegate_ood_alpha{$subject})",
 }
+IMAGES_QUERY = "sum(increase(tidegate_ood_decisions_total{$subject}[$window]))"
 INFO_QUERY = "tidegate_model_info{$subject}"
 # A model removed up to a day ago may still be in the windows of the rules.
 KNOWN_QUERY = "last_over_time(tidegate_model_info{$subject}[1d])"
@@ -107,7 +110,8 @@ def _state(states: set[str | None], *, known: bool) -> Gate:
 
 def gather(run_query: RunQuery, drift: Drift, at_s: float) -> tuple[dict[str, Any], Labels]:
     """Return the evidence over the alerts' window as JSON values, and the labels of the classes."""
-    inquire = Inquiry(run_query, drift.subject, at_s, drift.window)
+    inquire = Inquiry(run_query, drift.subject, at_s)
+    inquire.window = drift.window or _window_with_images(inquire)
     found = {part: inquire(part, query) for part, query in QUERIES.items()}
     samples = next((s.value for s in found["reference_samples"]), math.nan)
     observed, reference = _by("class", found["observed"]), _by("class", found["reference"])
@@ -122,7 +126,18 @@ def gather(run_query: RunQuery, drift: Drift, at_s: float) -> tuple[dict[str, An
     }
     failed = {line.partition(":")[0] for line in inquire.missing}
     empty = [f"{p}: no series" for p, answer in found.items() if not answer and p not in failed]
-    return {"window": drift.window, **parts, "missing": inquire.missing + empty}, labels
+    return {"window": inquire.window, **parts, "missing": inquire.missing + empty}, labels
+
+
+def _window_with_images(inquire: Inquiry) -> str:
+    """Return the shortest window with enough images, so that a recent change is not diluted."""
+    for window in _MONITOR_WINDOWS[:-1]:
+        inquire.window = window
+        if any(sample.value >= _ENOUGH_IMAGES for sample in inquire("images", IMAGES_QUERY)):
+            return window
+        if inquire.missing:
+            break
+    return _MONITOR_WINDOWS[-1]
 
 
 def windows(recorded: Sequence[Sample]) -> dict[str, dict[str, float | None]]:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tidegate.models.retrain.alerts import Alert, Drift, Notification, drifts
+from tidegate.models.retrain.alerts import WINDOWS, Alert, Drift, Notification, drifts
 from tidegate.models.retrain.errors import NotFiled
 from tidegate.models.retrain.evidence import Labels, ServingState, gather, serving_state
 from tidegate.models.retrain.folder import (
@@ -105,12 +105,13 @@ class Receiver:
         now: datetime,
     ) -> dict[str, Any]:
         found, labels = gather(run_query, drift, now.timestamp())
+        of_bundle = reviewed.of(drift.subject, now - WINDOWS[found["window"]])
         return {
             **_alerts(drift, labels),
             "instances": known.instances,
             "ood_alert": known.gate,
             "evidence": {**found, "missing": known.missing + found["missing"]},
-            "samples": reviewed.of(drift, now).sampled(self.samples, drift.seed),
+            "samples": of_bundle.sampled(self.samples, drift.seed),
         }
 
     def listing(self) -> list[dict[str, Any]]:

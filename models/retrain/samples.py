@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from tidegate.models.retrain.alerts import WINDOWS, Drift, Subject
+from tidegate.models.retrain.alerts import WINDOWS, Subject
 from tidegate.service.review.sidecar import open_regular
 from tidegate.service.types import Decision
 
@@ -121,10 +121,9 @@ class ReviewFolder:
     note: str  # the reason if images are missing
     is_there: bool = True
 
-    def of(self, drift: Drift, now: datetime) -> ReviewFolder:
-        """Return the images that the drift's bundle answered within the window of its alerts."""
-        since = now - WINDOWS[drift.window]
-        images = [i for i in self.images if i.time >= since and i.shows(drift.subject)]
+    def of(self, subject: Subject, since: datetime) -> ReviewFolder:
+        """Return the images that the subject's bundle has answered since then."""
+        images = [i for i in self.images if i.time >= since and i.shows(subject)]
         return replace(self, images=images)
 
     def sampled(self, most: int, seed: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from tests.unit.models.retrain.world import GATE, INFO, Series, prometheus
 from tidegate.models.retrain.alerts import MAX_ALERTS, WINDOWS, Subject
 from tidegate.models.retrain.evidence import (
     GATE_QUERY,
+    IMAGES_QUERY,
     INFO_QUERY,
     KNOWN_QUERY,
     QUERIES,
@@ -59,7 +60,7 @@ def test_drift_is_sent_to_both_receivers_and_other_alerts_to_the_operator(
 
 def test_every_query_for_evidence_is_valid(tmp_path: Path) -> None:
     subject = Subject('a "quoted" job', "m", "1", "d" * 64)
-    queries = (*QUERIES.values(), INFO_QUERY, KNOWN_QUERY, GATE_QUERY)
+    queries = (*QUERIES.values(), IMAGES_QUERY, INFO_QUERY, KNOWN_QUERY, GATE_QUERY)
     asked = [query_about(query, subject, window) for query in queries for window in WINDOWS]
     rules = [{"record": f"evidence:{i}", "expr": query} for i, query in enumerate(asked)]
     path = tmp_path / "queries.yml"

@@ -102,7 +102,7 @@ def test_the_alerts_digest_tells_bundles_of_one_version_apart(world: World) -> N
 
 @pytest.mark.parametrize(
     ("windows", "covered"),
-    [(["1h"], "1h"), (["1h", "1d"], "1d"), ([""], "1d"), (["1h", ""], "1d"), (["9y"], "1d")],
+    [(["1h"], "1h"), (["1h", "1d"], "1d"), ([""], "1d"), (["1h", ""], "1h"), (["9y"], "1d")],
 )
 def test_the_evidence_is_of_the_longest_window_of_the_alerts(
     world: World, windows: list[str], covered: str
@@ -121,6 +121,21 @@ def test_the_evidence_is_of_the_longest_window_of_the_alerts(
     evidence = world.request()["evidence"]
     assert evidence["window"] == covered
     assert sum(row["observed"] for row in evidence["shifted_classes"]) == 240
+
+
+@pytest.mark.parametrize(("per_hour", "covered"), [(600, "1h"), (30, "6h"), (10, "1d")])
+def test_a_monitors_alarm_has_the_evidence_of_the_shortest_window_with_a_hundred_images(
+    world: World, per_hour: int, covered: str
+) -> None:
+    usual = dict(world.answers)
+    world.answers.clear()
+    for window, hours in (("1h", 1), ("6h", 6)):
+        images = f'sum(increase(tidegate_ood_decisions_total{{model="m",version="1"}}[{window}]))'
+        world.answers[images] = [({}, per_hour * hours)]
+    world.answers.update(usual)
+    world.hears(alertname="TidegateDriftMonitor", monitor="embedding")
+
+    assert world.request()["evidence"]["window"] == covered
 
 
 def test_many_at_once_file_one(world: World) -> None:
