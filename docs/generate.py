@@ -181,7 +181,9 @@ def _a_model() -> metrics.ServedModel:
     return metrics.ServedModel(
         name="name",
         version="1",
-        info=dict.fromkeys(("digest", "preprocess_digest", "engine", "precision", "device"), ""),
+        digest="",
+        info=dict.fromkeys(metrics.MODEL_INFO, ""),
+        labels=[""],
         class_fraction=[1.0],
         reference_samples=1,
         alphas={"reject": 0.01, "review": 0.05},

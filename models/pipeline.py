@@ -36,7 +36,7 @@ from tidegate.models.precision.convert import convert
 from tidegate.models.precision.int8 import RunsOn
 from tidegate.models.progress import say
 from tidegate.models.sealing.assemble import Draft, SealedModel, assemble
-from tidegate.models.sealing.write import locked, scratch
+from tidegate.models.sealing.write import check_writable, locked, scratch
 from tidegate.service.bundle import manifest as m
 from tidegate.service.bundle.evidence import Comparison, Parity
 from tidegate.service.bundle.golden import check_golden
@@ -87,31 +87,47 @@ def make(
     `proved` is an existing proof of the preprocessing. Raises BuildRefused, with nothing written,
     if a check on the way fails.
     """
-    _check_names(data, options)
+    check_destination(options, bundles_dir)
+    check_data(data)
     model_dir = bundles_dir / options.name
     with locked(model_dir, lambda: say(f"Another build of {options.name} is running; waiting.")):
-        final = model_dir / options.version
-        if final.exists() and not options.replace:
-            raise BuildRefused(
-                f"{final} already exists, and bundles do not change: choose another --version, or "
-                "replace it with --replace."
-            )
+        _check_new(model_dir / options.version, options)
         return _make(imported, data, options, model_dir, proved)
 
 
-def _check_names(data: Data, options: BuildOptions) -> None:
-    """Reject names that are not valid in a manifest or as a file name, before computing."""
+def check_destination(options: BuildOptions, bundles_dir: Path) -> None:
+    """Raise BuildRefused if no bundle of this name and version can be written.
+
+    Writes nothing: a command that trains or exports calls it first.
+    """
     for option, name in (("--name", options.name), ("--version", options.version)):
         if not re.fullmatch(m.SLUG, name):
             raise BuildRefused(
                 f"{option} {name!r}: use lower-case letters, digits, '.', '_' and '-', at most 64."
             )
+    _check_new(bundles_dir / options.name / options.version, options)
+    check_writable(bundles_dir / options.name)
+
+
+def check_data(data: Data) -> None:
+    """Raise BuildRefused if a folder of images is missing or has a name that is not allowed."""
     for name in data.ood:
         if name in _OWN_SPLITS or "/" in name or name.startswith("."):
             raise BuildRefused(
                 f"--ood {name}=…: choose another name; {', '.join(sorted(_OWN_SPLITS))} are "
                 "reserved, and a name must not be a path."
             )
+    for folder in (data.train, data.calibrate, data.test, *data.ood.values()):
+        if not folder.is_dir():
+            raise BuildRefused(f"The folder {folder} does not exist.")
+
+
+def _check_new(bundle: Path, options: BuildOptions) -> None:
+    if bundle.exists() and not options.replace:
+        raise BuildRefused(
+            f"{bundle} already exists, and bundles do not change: choose another --version, or "
+            "replace it with --replace."
+        )
 
 
 def _make(

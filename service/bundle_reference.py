@@ -46,13 +46,14 @@ def served_model(bundle: Bundle, info: EngineInfo, max_class_series: int) -> Ser
     return ServedModel(
         name=manifest.name,
         version=manifest.version,
+        digest=bundle.digest,
         info={
-            "digest": bundle.digest,
             "preprocess_digest": manifest.preprocess.digest,
             "engine": info.name,
             "precision": info.precision,
             "device": info.device,
         },
+        labels=bundle.labels,
         class_fraction=manifest.reference.class_fraction,
         reference_samples=manifest.reference.samples,
         alphas={"reject": gate.alpha_reject, "review": gate.alpha_review},

@@ -68,9 +68,11 @@ P_VALUE_BUCKETS = (
 # fmt: on
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-MODEL_INFO = ("digest", "preprocess_digest", "engine", "precision", "device")
+_LABEL_CHARACTERS = 100  # of a class; a longer label is cut
 
-MODEL = ("model", "version")
+# With the digest, because two bundles may have one name and version.
+MODEL = ("model", "version", "digest")
+MODEL_INFO = ("preprocess_digest", "engine", "precision", "device")
 MONITOR = (*MODEL, "monitor")
 
 COUNTERS = {
@@ -133,8 +135,8 @@ GAUGES = {
         (*MODEL, *MODEL_INFO),
     ),
     "reference_class_fraction": (
-        "Share of each class among predictions on the reference images.",
-        (*MODEL, "class"),
+        "Share of each class among predictions on the reference images, with the class's label.",
+        (*MODEL, "class", "label"),
     ),
     "reference_samples": ("Number of reference images.", MODEL),
     "ood_calibration_samples": (
@@ -189,7 +191,9 @@ class ServedModel:
 
     name: str
     version: str
-    info: Mapping[str, str]  # digest, preprocess_digest, engine, precision, device
+    digest: str
+    info: Mapping[str, str]  # preprocess_digest, engine, precision, device
+    labels: Sequence[str]  # by class id
     class_fraction: Sequence[float]  # of the reference, by class id
     reference_samples: int
     alphas: Mapping[str, float]  # threshold → alpha
@@ -267,7 +271,7 @@ class ModelMetrics:
 
     def __init__(self, registry: CollectorRegistry, served: ServedModel) -> None:
         declared = _Declared(registry)
-        model = (served.name, served.version)
+        model = (served.name, served.version, served.digest)
         info = (served.info[name] for name in MODEL_INFO)
         declared.gauge("model_info").labels(*model, *info).set(1)
         classes = range(len(served.class_fraction))
@@ -302,7 +306,7 @@ class ModelMetrics:
 class DriftGauges:
     """The results of the drift monitors; a monitor without data in the bundle has no series."""
 
-    def __init__(self, declared: _Declared, model: tuple[str, str]) -> None:
+    def __init__(self, declared: _Declared, model: tuple[str, str, str]) -> None:
         self._model = model
         self._alarm = declared.gauge("drift_alarm")
         self._z = declared.gauge("drift_z")
@@ -346,11 +350,11 @@ def _commonest(class_fraction: Sequence[float], most: int) -> set[int]:
     return set(ranked[:most])
 
 
-def _set_reference(declared: _Declared, model: tuple[str, str], served: ServedModel) -> None:
+def _set_reference(declared: _Declared, model: tuple[str, str, str], served: ServedModel) -> None:
     """Publish the constant values of the bundle."""
     fraction = declared.gauge("reference_class_fraction")
-    for c, share in enumerate(served.class_fraction):
-        fraction.labels(*model, c).set(share)
+    for c, (share, label) in enumerate(zip(served.class_fraction, served.labels, strict=True)):
+        fraction.labels(*model, c, label[:_LABEL_CHARACTERS]).set(share)
     declared.gauge("reference_samples").labels(*model).set(served.reference_samples)
     declared.gauge("ood_calibration_samples").labels(*model).set(served.calibration_samples)
     alpha = declared.gauge("ood_alpha")
@@ -367,7 +371,7 @@ M = TypeVar("M", Counter, Histogram)
 
 
 def _children(
-    metric: M, values: Sequence[str], model: tuple[str, str] | tuple[()] = ()
+    metric: M, values: Sequence[str], model: tuple[str, str, str] | tuple[()] = ()
 ) -> dict[str, M]:
     """Return the child of each value of the last label, so that all of them start at 0."""
     return {value: metric.labels(*model, value) for value in values}

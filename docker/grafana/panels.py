@@ -71,8 +71,9 @@ def heat(metric: str, select: str) -> Query:
     return Query(f"sum by (le) (increase({metric}_bucket{{{select}}}{RATE}))", "{{le}}")
 
 
-def recorded(name: str, legend: str = "{{version}}") -> Query:
-    return Query(f"{name}{{{MODEL}}}", legend)
+def recorded(name: str, legend: str = "") -> Query:
+    """Return a recorded series; the legend ends with the version, as a rollout has two."""
+    return Query(f"{name}{{{MODEL}}}", f"{legend} {{{{version}}}}".strip())
 
 
 def stat(title: str, about: str, expr: str, unit: str = "short") -> Panel:

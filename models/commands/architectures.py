@@ -9,6 +9,8 @@ from pathlib import Path
 
 from tidegate.models.benchmarks.architectures import ARCHITECTURES, measure, table
 from tidegate.models.errors import BuildRefused
+from tidegate.models.importers.torch_export import check_exporter
+from tidegate.models.sealing.write import check_writable
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,6 +35,9 @@ def run(options: argparse.Namespace) -> None:
     chosen = [a for a in ARCHITECTURES if a.name.startswith(tuple(options.names or [""]))]
     if not chosen:
         raise BuildRefused(f"No architecture has a name that starts so. Known: {_names()}.")
+    check_exporter()
+    for folder in filter(None, (options.json and options.json.parent, options.keep)):
+        check_writable(folder)
     rows = measure(chosen, options.keep)
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")

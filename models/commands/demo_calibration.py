@@ -9,8 +9,10 @@ from tidegate.models.demo.calibrate import MeasurementBudget, calibrate
 from tidegate.models.demo.evaluate import installed_pictures
 from tidegate.models.demo.photographs import from_packages, from_tree, read_photographs
 from tidegate.models.demo.source import find_wheel
+from tidegate.models.demo.spec import CALIBRATION_ARRAYS
 from tidegate.models.package_files import DOWNLOADS
 from tidegate.models.progress import follow, say
+from tidegate.models.sealing.write import check_writable
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> None:
     """Calibrate and write both files."""
+    check_writable(CALIBRATION_ARRAYS.parent)
     pictures = installed_pictures()
     weights = find_wheel(None).weights()
     sources = from_tree(options.photos) if options.photos else from_packages(options.debs)

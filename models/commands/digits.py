@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tidegate.models.digits.images import data
 from tidegate.models.digits.model import NAME, VERSION, load
-from tidegate.models.pipeline import BuildOptions, Data, make
+from tidegate.models.importers.torch_export import check_exporter
+from tidegate.models.pipeline import BuildOptions, Data, check_destination, make
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,12 +37,14 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> None:
     """Build the bundle and print its folder."""
-    folders = data(options.sources)
+    check_exporter()
     choices = BuildOptions(
         name=NAME,
         version=VERSION,
         recipe="tidegate digits",
         replace=options.replace,
     )
+    check_destination(choices, options.out)
+    folders = data(options.sources)
     splits = Data(folders.train, folders.calibrate, folders.test, folders.ood)
     print(make(load(folders), splits, choices, options.out).path)

@@ -12,6 +12,7 @@ from tidegate.models.benchmarks.gpu.config import ReportConfig, quick
 from tidegate.models.benchmarks.gpu.measure import MeasurementBudget
 from tidegate.models.errors import BuildRefused
 from tidegate.models.progress import say
+from tidegate.models.sealing.write import check_writable
 from tidegate.service.engines.open_gpu import GPU_ENGINES, GpuConfig
 
 _DEMO = Path("models/bundles/efficientnet-lite0/1")
@@ -94,6 +95,7 @@ def run(options: argparse.Namespace) -> None:
     )
     day = datetime.now(UTC).date().isoformat()
     out = options.out or Path(f"load_tests/results/{day}-gpu.json")
+    check_writable(out.parent)
     made = report.make(quick(config) if options.quick else config, partial(report.write, out))
     report.write(out, made)
     say(f"Wrote {out}. Not run: {made['not_run'] or 'nothing'}.")

@@ -12,7 +12,7 @@ from typing import Any
 from tidegate.models.commands import fitting
 from tidegate.models.errors import BuildRefused
 from tidegate.models.importers.base import Imported
-from tidegate.models.pipeline import make
+from tidegate.models.pipeline import check_data, check_destination, make
 
 _EPILOG = """SOURCE is one of
   timm:NAME            a timm model with --checkpoint, or timm:local-dir:FOLDER
@@ -140,6 +140,8 @@ def run(options: argparse.Namespace) -> None:
             if value
         },
     )
+    check_destination(chosen, options.out)
+    check_data(data)
     imported = load(options)
     if options.licence:
         imported = replace(imported, licence=options.licence)

@@ -22,8 +22,9 @@ def parser() -> argparse.ArgumentParser:
         prog="tidegate retrain-request",
         description="Receive drift alerts from Alertmanager (POST /alerts) and file one request "
         "for retraining per model, version, digest and alert group, with evidence from Prometheus. "
-        "Nothing is filed while the OOD rate is high. It never deploys a model, and runs only the "
-        "command that you give. GET /requests lists the filed requests; delete a request to allow "
+        "The evidence is of the longest window of the alerts. Nothing is filed while the OOD rate "
+        "is high. It never deploys a model, and runs only the command that you give. "
+        "GET /requests lists the filed requests; delete a request to allow "
         "another one before its cool-down ends.",
     )
     options.add_argument(

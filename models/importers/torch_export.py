@@ -20,13 +20,24 @@ OPSET = 18  # the oldest that torch's exporter writes directly; old opsets run o
 _LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "torch._dynamo", "onnxscript", "onnx_ir")
 
 
+def check_exporter() -> None:
+    """Raise BuildRefused, with the install command, if `export` would lack a library.
+
+    torch imports onnxscript only when it exports, which may be after a long training.
+    """
+    for name in ("torch", "onnxscript"):
+        require(name)
+
+
 def export(module: Any, size: tuple[int, int]) -> onnx.ModelProto:
     """Export a `torch.nn.Module` in eval mode and float32 for images of `size` (height, width).
 
     The graph maps `input` float32 [batch, 3, height, width], any batch, to `logits`
     [batch, classes]. The same module gives the same bytes, without traces of source files.
-    Raises BuildRefused if torch cannot export the module or if it does not return logits.
+    Raises BuildRefused if a library is missing, if torch cannot export the module, or if the module
+    does not return logits.
     """
+    check_exporter()
     torch = require("torch")
     wrapped = _logits_only(module)
     example = torch.zeros(2, 3, *size)  # 2: torch would treat a batch of 1 as a constant

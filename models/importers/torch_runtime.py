@@ -29,7 +29,7 @@ def require(name: str) -> Any:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about each other, during import
-        if name != "torch" and not name.startswith("torch."):
+        if name.partition(".")[0] not in ("torch", "onnxscript"):
             _import_torchvision()
         return _import(name)
 

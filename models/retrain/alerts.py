@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
@@ -18,8 +19,15 @@ from tidegate.service.bundle.manifest import Slug
 OOD_ALERT = "TidegateOodRateHigh"
 MAX_ALERTS = 200  # per notification: `max_alerts` in alertmanager.yml
 MAX_SUBJECTS = 20  # per notification; the committed routes send one
+# Windows of the recording rules, shortest first.
+WINDOWS = {
+    "10m": timedelta(minutes=10),
+    "1h": timedelta(hours=1),
+    "6h": timedelta(hours=6),
+    "1d": timedelta(days=1),
+}
 _MAX_QUOTED = 200  # characters of the sender's text in an error message
-_SUBJECT = ("job", "model", "version")
+_SUBJECT = ("job", "model", "version", "digest")
 _Text = Annotated[str, Field(max_length=4096)]
 _Labels = Annotated[dict[_Text, _Text], Field(max_length=64)]
 
@@ -40,6 +48,8 @@ class AlertLabels(_Payload):
     job: _Text = ""
     model: Slug
     version: Slug
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")] = ""
+    window: _Text = ""
 
 
 class Alert(_Payload):
@@ -87,11 +97,15 @@ class Notification(_Payload):
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The subject of a request: one version of one model, under one job ("" if there is none)."""
+    """The subject of a request: one bundle, under one job.
+
+    An alert of other rules may have no job and no digest (""): then any digest is meant.
+    """
 
     job: str
     model: str
     version: str
+    digest: str = ""
 
     @property
     def selector(self) -> str:
@@ -107,7 +121,7 @@ class Drift:
     """The alerts of one notification for one subject."""
 
     subject: Subject
-    group: str  # hex digest of Alertmanager's group
+    group: str  # hex digest of Alertmanager's group and the bundle
     firing: tuple[Alert, ...]
     resolved: tuple[Alert, ...]
     truncated: int
@@ -116,6 +130,15 @@ class Drift:
     def seed(self) -> str:
         """Return a seed that depends on the set of alerts, not on their order."""
         return "+".join(sorted({alert.fingerprint for alert in self.firing}))
+
+    @property
+    def window(self) -> str | None:
+        """Return the longest window of the firing alerts, or None if they have none.
+
+        The alarm of a monitor of the service has none: it looks at its last images.
+        """
+        known = {alert.labels.window for alert in self.firing} & WINDOWS.keys()
+        return max(known, key=list(WINDOWS).index, default=None)
 
     @property
     def names_the_gate(self) -> bool:
@@ -131,8 +154,8 @@ def drifts(notification: Notification) -> list[Drift]:
     if len(by_subject) > MAX_SUBJECTS:
         raise AlertsTooLarge(
             f"At most {MAX_SUBJECTS} models are accepted in one notification, not "
-            f"{len(by_subject)}: group by job, model and version in Alertmanager. Nothing was "
-            "filed."
+            f"{len(by_subject)}: group by job, model, version and digest in Alertmanager. Nothing "
+            "was filed."
         )
     return [_drift(subject, own, notification) for subject, own in by_subject.items()]
 
@@ -140,7 +163,7 @@ def drifts(notification: Notification) -> list[Drift]:
 def _drift(subject: Subject, own: Sequence[Alert], notification: Notification) -> Drift:
     return Drift(
         subject=subject,
-        group=_digest([*sorted(notification.group_labels.items()), subject.job]),
+        group=_digest([*sorted(notification.group_labels.items()), subject.job, subject.digest]),
         firing=tuple(alert for alert in own if alert.status == "firing"),
         resolved=tuple(alert for alert in own if alert.status == "resolved"),
         truncated=notification.truncated_alerts,
@@ -148,7 +171,8 @@ def _drift(subject: Subject, own: Sequence[Alert], notification: Notification) -
 
 
 def _subject(alert: Alert) -> Subject:
-    return Subject(alert.labels.job, alert.labels.model, alert.labels.version)
+    labels = alert.labels
+    return Subject(labels.job, labels.model, labels.version, labels.digest)
 
 
 def _short(text: str) -> str:

@@ -11,13 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tidegate.models.retrain.alerts import OOD_ALERT, Subject
+from tidegate.models.retrain.alerts import OOD_ALERT, Drift, Subject
 from tidegate.models.retrain.errors import PrometheusUnavailable, QueryRefused
 from tidegate.models.retrain.prometheus import RunQuery, Sample, finite
 
 Gate = Literal["firing", "pending", "inactive", "unknown"]
-WINDOW = "1h"  # as in the recording rules
+Labels = Mapping[str, str]  # class id → label
 TOP_CLASSES = 10
+_MONITOR_WINDOWS = ("1h", "6h", "1d")  # for alerts without a window
+_ENOUGH_IMAGES = 100  # the rules compute no z below
 _MAX_SERIES = 500  # recorded series in a request
 _WINDOWED = re.compile(r"(.*?)(\d+[smhdw])")
 _INFO = ("instance", "digest", "preprocess_digest", "engine", "precision", "device")
@@ -27,23 +29,25 @@ _INFO = ("instance", "digest", "preprocess_digest", "engine", "precision", "devi
 QUERIES = {
     "recorded": '{__name__=~"tidegate:.+",class="",$subject}',
     "observed": "sum by (class) (increase(tidegate_predictions_total{$subject}[$window]))",
-    "reference": "max by (class) (tidegate_reference_class_fraction{$subject})",
+    "reference": "max by (class, label) (tidegate_reference_class_fraction{$subject})",
     "reference_samples": "max(tidegate_reference_samples{$subject})",
+    "monitors": 'max by (__name__, monitor) ({__name__=~"tidegate_drift_.+",class="",$subject})',
     "label_shift": "max by (class) (tidegate_drift_label_shift_fraction{$subject})",
     "p_values": "sum by (le) (increase(tidegate_ood_p_value_bucket{$subject}[$window]))",
     "decisions": "sum by (decision) (increase(tidegate_ood_decisions_total{$subject}[$window]))",
     "alphas": "max by (threshold) (tidegate_ood_alpha{$subject})",
 }
+IMAGES_QUERY = "sum(increase(tidegate_ood_decisions_total{$subject}[$window]))"
 INFO_QUERY = "tidegate_model_info{$subject}"
 # A model removed up to a day ago may still be in the windows of the rules.
 KNOWN_QUERY = "last_over_time(tidegate_model_info{$subject}[1d])"
 GATE_QUERY = f'ALERTS{{alertname="{OOD_ALERT}",$subject}}'
 
 
-def query_about(query: str, subject: Subject) -> str:
+def query_about(query: str, subject: Subject, window: str = "") -> str:
     """Return the query with the window and the subject's label matchers filled in."""
     # The window first: the subject's labels come from the sender and may contain "$window".
-    return query.replace("$window", WINDOW).replace("$subject", subject.selector)
+    return query.replace("$window", window).replace("$subject", subject.selector)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +55,10 @@ class ServingState:
     """The state that decides whether a request is filed."""
 
     instances: list[dict[str, str]]  # labels of each serving instance
+    digests: frozenset[str]  # the alert's, or those of the served bundles; empty if unknown
     gate: Gate  # state of the OOD rate's alert
     missing: list[str]
     is_known: bool  # also if Prometheus could not be queried
-
-    @property
-    def digests(self) -> frozenset[str]:
-        """Return the digests of the served bundles; empty if they are unknown."""
-        return frozenset(i["digest"] for i in self.instances if i.get("digest"))
 
 
 @dataclass(slots=True)
@@ -68,6 +68,7 @@ class Inquiry:
     run_query: RunQuery
     subject: Subject
     at_s: float
+    window: str = ""
     missing: list[str] = field(default_factory=list)
     _down: str = ""  # the reason, once Prometheus is unavailable
 
@@ -75,7 +76,7 @@ class Inquiry:
         """Return the query's samples, or an empty list if it fails."""
         if not self._down:
             try:
-                return self.run_query(query_about(query, self.subject), self.at_s)
+                return self.run_query(query_about(query, self.subject, self.window), self.at_s)
             except QueryRefused as error:
                 self.missing.append(f"{part}: {error}")
                 return []
@@ -94,7 +95,9 @@ def serving_state(run_query: RunQuery, subject: Subject, at_s: float) -> Serving
     instances = [{name: s.labels.get(name, "") for name in _INFO} for s in info]
     # A model is unknown only if Prometheus answers so: an outage must not lose a request.
     is_known = bool(info or inquire("known model", KNOWN_QUERY) or inquire.missing)
-    return ServingState(instances, gate, inquire.missing, is_known)
+    served = frozenset(i["digest"] for i in instances if i["digest"])
+    digests = frozenset([subject.digest]) if subject.digest else served
+    return ServingState(instances, digests, gate, inquire.missing, is_known)
 
 
 def _state(states: set[str | None], *, known: bool) -> Gate:
@@ -105,22 +108,36 @@ def _state(states: set[str | None], *, known: bool) -> Gate:
     return "inactive" if known else "unknown"
 
 
-def gather(run_query: RunQuery, subject: Subject, at_s: float) -> dict[str, Any]:
-    """Return the evidence as JSON values."""
-    inquire = Inquiry(run_query, subject, at_s)
+def gather(run_query: RunQuery, drift: Drift, at_s: float) -> tuple[dict[str, Any], Labels]:
+    """Return the evidence over the alerts' window as JSON values, and the labels of the classes."""
+    inquire = Inquiry(run_query, drift.subject, at_s)
+    inquire.window = drift.window or _window_with_images(inquire)
     found = {part: inquire(part, query) for part, query in QUERIES.items()}
     samples = next((s.value for s in found["reference_samples"]), math.nan)
     observed, reference = _by("class", found["observed"]), _by("class", found["reference"])
+    labels = {s.labels.get("class", ""): s.labels.get("label", "") for s in found["reference"]}
     parts = {
         "windows": windows(found["recorded"]),
-        "shifted_classes": shifted(observed, reference, samples),
-        "label_shift": _mix(_by("class", found["label_shift"]), reference),
+        "monitors": monitors(found["monitors"]),
+        "shifted_classes": shifted(observed, reference, samples, labels),
+        "label_shift": _mix(_by("class", found["label_shift"]), reference, labels),
         "p_values": histogram(_by("le", found["p_values"])),
         "ood": _ood(_by("decision", found["decisions"]), _by("threshold", found["alphas"])),
     }
     failed = {line.partition(":")[0] for line in inquire.missing}
     empty = [f"{p}: no series" for p, answer in found.items() if not answer and p not in failed]
-    return {"window": WINDOW, **parts, "missing": inquire.missing + empty}
+    return {"window": inquire.window, **parts, "missing": inquire.missing + empty}, labels
+
+
+def _window_with_images(inquire: Inquiry) -> str:
+    """Return the shortest window with enough images, so that a recent change is not diluted."""
+    for window in _MONITOR_WINDOWS[:-1]:
+        inquire.window = window
+        if any(sample.value >= _ENOUGH_IMAGES for sample in inquire("images", IMAGES_QUERY)):
+            return window
+        if inquire.missing:
+            break
+    return _MONITOR_WINDOWS[-1]
 
 
 def windows(recorded: Sequence[Sample]) -> dict[str, dict[str, float | None]]:
@@ -136,15 +153,32 @@ def windows(recorded: Sequence[Sample]) -> dict[str, dict[str, float | None]]:
         more = [
             f'{label}="{text}"'
             for label, text in sorted(sample.labels.items())
-            if label not in {"__name__", "job", "model", "version"}
+            if label not in {"__name__", "job", "model", "version", "digest"}
         ]
         measure += f"{{{','.join(more)}}}" if more else ""
         found.setdefault(window, {})[measure] = finite(sample.value)
     return found
 
 
+def monitors(found: Sequence[Sample]) -> dict[str, dict[str, float | None]]:
+    """Return the largest values of the replicas' own monitors, by monitor and measure.
+
+    A measure that belongs to no monitor is under its own name.
+    """
+    values: dict[str, dict[str, float | None]] = {}
+    for sample in found[:_MAX_SERIES]:
+        measure = sample.labels.get("__name__", "").removeprefix("tidegate_drift_")
+        monitor = sample.labels.get("monitor", "")
+        own = values.setdefault(monitor or measure, {})
+        own[measure if monitor else "value"] = finite(sample.value)
+    return values
+
+
 def shifted(
-    observed: Mapping[str, float], reference: Mapping[str, float], reference_samples: float
+    observed: Mapping[str, float],
+    reference: Mapping[str, float],
+    reference_samples: float,
+    labels: Labels,
 ) -> list[dict[str, Any]]:
     """Return the classes that moved most, by the two-sample z of proportions.
 
@@ -163,6 +197,7 @@ def shifted(
         rows.append(
             {
                 "class_id": name,
+                "label": labels.get(name, ""),
                 "observed": round(count, 1),
                 "observed_fraction": count / total,
                 "reference_fraction": fraction,
@@ -199,12 +234,19 @@ def _ood(decisions: Mapping[str, float], alphas: Mapping[str, float]) -> dict[st
     }
 
 
-def _mix(estimate: Mapping[str, float], reference: Mapping[str, float]) -> list[dict[str, Any]]:
+def _mix(
+    estimate: Mapping[str, float], reference: Mapping[str, float], labels: Labels
+) -> list[dict[str, Any]]:
     """Return the classes whose estimated true share (maximum likelihood) moved most."""
     moved = {name: abs(value - reference.get(name, 0.0)) for name, value in estimate.items()}
     most = sorted(moved, key=lambda name: -moved[name])[:TOP_CLASSES]
     return [
-        {"class_id": c, "fraction": estimate[c], "reference_fraction": reference.get(c, 0.0)}
+        {
+            "class_id": c,
+            "label": labels.get(c, ""),
+            "fraction": estimate[c],
+            "reference_fraction": reference.get(c, 0.0),
+        }
         for c in most
     ]
 

@@ -28,7 +28,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from tidegate.models.retrain.alerts import MAX_SUBJECTS, Drift, Subject
+from tidegate.models.retrain.alerts import MAX_SUBJECTS, Drift
 from tidegate.models.retrain.errors import TooManyFiled
 from tidegate.service.files import flush_folder
 
@@ -64,9 +64,9 @@ class Filed(BaseModel):
 
         Unknown digests match any digest: otherwise an outage of Prometheus would file twice.
         """
-        known = frozenset(self.digests)
+        known, subject = frozenset(self.digests), drift.subject
         return (
-            Subject(self.job, self.model, self.version) == drift.subject
+            (self.job, self.model, self.version) == (subject.job, subject.model, subject.version)
             and self.group == drift.group
             and (digests <= known or not known)
         )

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tidegate.models.retrain.alerts import Alert, Drift, Notification, drifts
+from tidegate.models.retrain.alerts import WINDOWS, Alert, Drift, Notification, drifts
 from tidegate.models.retrain.errors import NotFiled
-from tidegate.models.retrain.evidence import ServingState, gather, serving_state
+from tidegate.models.retrain.evidence import Labels, ServingState, gather, serving_state
 from tidegate.models.retrain.folder import (
     RESOLVED,
     RESULT,
@@ -104,13 +104,14 @@ class Receiver:
         reviewed: ReviewFolder,
         now: datetime,
     ) -> dict[str, Any]:
-        found = gather(run_query, drift.subject, now.timestamp())
+        found, labels = gather(run_query, drift, now.timestamp())
+        of_bundle = reviewed.of(drift.subject, now - WINDOWS[found["window"]])
         return {
-            **_alerts(drift),
+            **_alerts(drift, labels),
             "instances": known.instances,
             "ood_alert": known.gate,
             "evidence": {**found, "missing": known.missing + found["missing"]},
-            "samples": reviewed.sampled(self.samples, drift.seed),
+            "samples": of_bundle.sampled(self.samples, drift.seed),
         }
 
     def listing(self) -> list[dict[str, Any]]:
@@ -144,17 +145,19 @@ def _held_back(drift: Drift, known: ServingState) -> str:
     return "" if known.is_known else "unknown-model"
 
 
-def _alerts(drift: Drift) -> dict[str, Any]:
+def _alerts(drift: Drift, labels: Labels) -> dict[str, Any]:
     return {
-        "alerts": [_alert(alert) for alert in drift.firing],
+        "alerts": [_alert(alert, labels) for alert in drift.firing],
         "truncated_alerts": drift.truncated,
     }
 
 
-def _alert(alert: Alert) -> dict[str, Any]:
+def _alert(alert: Alert, labels: Labels) -> dict[str, Any]:
+    named = alert.labels.model_dump(mode="json")
     return {
         "fingerprint": alert.fingerprint,
-        "labels": alert.labels.model_dump(mode="json"),
+        "labels": named,
+        "class_label": labels.get(named.get("class", ""), ""),
         "starts_at": alert.starts_at.isoformat(),
         "summary": alert.annotations.get("summary", ""),
     }
@@ -166,6 +169,7 @@ def _outcome(drift: Drift, outcome: str, request: str | None) -> dict[str, Any]:
         "job": subject.job,
         "model": subject.model,
         "version": subject.version,
+        "digest": subject.digest,
         "outcome": outcome,
         "request": request,
     }

@@ -10,18 +10,19 @@ import heapq
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from tidegate.models.retrain.alerts import WINDOWS, Subject
 from tidegate.service.review.sidecar import open_regular
 from tidegate.service.types import Decision
 
-WINDOW = timedelta(days=1)
+_READ = max(WINDOWS.values())
 _MAX_SIDECARS = 20_000  # per request; takes some seconds
 _MAX_SIDECAR_BYTES = 65_536
 
@@ -34,7 +35,20 @@ class Reviewed(BaseModel):
     request_id: Annotated[str, Field(min_length=1, max_length=200)]
     decision: Decision
     class_id: Annotated[int, Field(ge=0, lt=10_000_000)]
+    label: Annotated[str, Field(max_length=4096)] = ""
+    model: str = ""
+    version: str = ""
+    digest: str = ""
     time: AwareDatetime
+
+    def shows(self, subject: Subject) -> bool:
+        """Return whether the subject's bundle answered this image; "" is unknown."""
+        pairs = (
+            (self.model, subject.model),
+            (self.version, subject.version),
+            (self.digest, subject.digest),
+        )
+        return all(own == other or not own or not other for own, other in pairs)
 
 
 def read_reviewed(root: Path, now: datetime) -> tuple[list[Reviewed], int]:
@@ -42,7 +56,7 @@ def read_reviewed(root: Path, now: datetime) -> tuple[list[Reviewed], int]:
 
     Raises OSError if `root` cannot be listed.
     """
-    since = now - WINDOW
+    since = now - _READ
     days = {since.date().isoformat(), now.date().isoformat()} & set(os.listdir(root))
     found: list[Reviewed] = []
     unreadable = 0
@@ -106,6 +120,11 @@ class ReviewFolder:
     images: Sequence[Reviewed]
     note: str  # the reason if images are missing
     is_there: bool = True
+
+    def of(self, subject: Subject, since: datetime) -> ReviewFolder:
+        """Return the images that the subject's bundle has answered since then."""
+        images = [i for i in self.images if i.time >= since and i.shows(subject)]
+        return replace(self, images=images)
 
     def sampled(self, most: int, seed: str) -> dict[str, Any]:
         """Return a request's section on samples; `note` says why images are missing."""

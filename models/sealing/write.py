@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tidegate.models.errors import BuildRefused
 from tidegate.service.bundle.manifest import Manifest, Provenance
 from tidegate.service.bundle.store import MANIFEST, Bundle, open_bundle
 from tidegate.service.errors import BundleRefused
@@ -22,6 +23,18 @@ from tidegate.service.files import flush_folder
 
 _BUILDING = ".building-"
 _REPLACED = ".replaced-"
+
+
+def check_writable(folder: Path) -> None:
+    """Raise BuildRefused unless files can be written below `folder`, which may not exist yet.
+
+    Creates nothing, so that a command can call it before long work.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise BuildRefused(f"Cannot write to {folder}: {existing} is not a folder.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise BuildRefused(f"Cannot write to {folder}: {existing} is not writable.")
 
 
 @contextmanager

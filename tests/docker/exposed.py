@@ -4,7 +4,7 @@ from prometheus_client.samples import Sample
 
 from tests.fakes import FakeNvml
 from tidegate.service.drift.monitor import INPUTS
-from tidegate.service.metrics import Metrics, ModelMetrics, ServedModel
+from tidegate.service.metrics import MODEL_INFO, Metrics, ModelMetrics, ServedModel
 from tidegate.service.nvml import GpuCollector
 
 
@@ -12,12 +12,13 @@ def exposed(classes: int, max_class_series: int) -> list[Sample]:
     """Return every sample of one replica."""
     metrics = Metrics("0")
     metrics.request("/classify", 200, 0.1)  # its labels appear with the first request
-    info = dict.fromkeys(("digest", "preprocess_digest", "engine", "precision", "device"), "x")
     alphas = {"reject": 0.005, "review": 0.05}
     served = ServedModel(
         name="m",
         version="1",
-        info=info,
+        digest="d" * 64,
+        info=dict.fromkeys(MODEL_INFO, "x"),
+        labels=["a label of a class"] * classes,
         class_fraction=[1 / classes] * classes,
         reference_samples=1,
         alphas=alphas,

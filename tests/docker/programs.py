@@ -61,6 +61,11 @@ class Process:
             self._closed = True
             self._news.notify_all()
 
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait(PATIENCE_S)
+        self._reader.join()
+
     def end(self) -> None:
         self._process.terminate()
         self._process.wait(PATIENCE_S)

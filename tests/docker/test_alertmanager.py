@@ -6,7 +6,8 @@ import json
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.docker.programs import LISTENING, PATIENCE_S, Process, started, tool
-from tests.unit.models.retrain.world import INFO, prometheus
-from tidegate.models.retrain.alerts import MAX_ALERTS, Subject
+from tests.docker.programs import LISTENING, PATIENCE_S, Process, free_port, started, tool
+from tests.unit.models.retrain.world import GATE, INFO, Series, prometheus
+from tidegate.models.retrain.alerts import MAX_ALERTS, WINDOWS, Subject
 from tidegate.models.retrain.evidence import (
     GATE_QUERY,
+    IMAGES_QUERY,
     INFO_QUERY,
     KNOWN_QUERY,
     QUERIES,
@@ -28,7 +30,7 @@ from tidegate.models.retrain.folder import MAX_FILED_PER_HOUR
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "docker" / "alertmanager" / "alertmanager.yml"
-DRIFT = ["ClassMixDrift", "ClassVanished", "ClassExploded", "ConfidenceShift"]
+DRIFT = ["ClassMixDrift", "ClassVanished", "ClassExploded", "ConfidenceShift", "DriftMonitor"]
 
 
 def _run(*command: str | Path) -> str:
@@ -57,9 +59,9 @@ def test_drift_is_sent_to_both_receivers_and_other_alerts_to_the_operator(
 
 
 def test_every_query_for_evidence_is_valid(tmp_path: Path) -> None:
-    subject = Subject('a "quoted" job', "m", "1")
-    queries = (*QUERIES.values(), INFO_QUERY, KNOWN_QUERY, GATE_QUERY)
-    asked = [query_about(query, subject) for query in queries]
+    subject = Subject('a "quoted" job', "m", "1", "d" * 64)
+    queries = (*QUERIES.values(), IMAGES_QUERY, INFO_QUERY, KNOWN_QUERY, GATE_QUERY)
+    asked = [query_about(query, subject, window) for query in queries for window in WINDOWS]
     rules = [{"record": f"evidence:{i}", "expr": query} for i, query in enumerate(asked)]
     path = tmp_path / "queries.yml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "evidence", "rules": rules}]}))
@@ -70,15 +72,27 @@ def test_every_query_for_evidence_is_valid(tmp_path: Path) -> None:
 class Stack:
     """A retraining receiver, and an Alertmanager that notifies it."""
 
-    def __init__(self, folder: Path, receiver: Process, alertmanager: Process) -> None:
-        self._folder, self.receiver, self._alertmanager = folder, receiver, alertmanager
+    def __init__(
+        self,
+        folder: Path,
+        answers: dict[str, list[Series]],
+        start_receiver: Callable[[], Process],
+    ) -> None:
+        self.prometheus = answers  # of the fake Prometheus
+        self._folder, self._start_receiver = folder, start_receiver
+        self.receiver = start_receiver()
+        self.alertmanager = ""
 
-    def alert(self, name: str, model: str, *, over: bool = False) -> None:
+    def kill_and_restart_receiver(self) -> None:
+        self.receiver.kill()
+        self.receiver = self._start_receiver()
+
+    def alert(self, name: str, model: str, *, over: bool = False, **more: str) -> None:
         ends = datetime.now(UTC) + (timedelta(0) if over else timedelta(hours=1))
-        labels = {"alertname": name, "model": model, "version": "1"}
+        labels = {"alertname": name, "model": model, "version": "1", **more}
         body = json.dumps([{"labels": labels, "endsAt": ends.isoformat()}]).encode()
         request = urllib.request.Request(  # noqa: S310 - loopback
-            f"{self._alertmanager.url}/api/v2/alerts",
+            f"{self.alertmanager}/api/v2/alerts",
             body,
             {"Content-Type": "application/json"},
         )
@@ -101,33 +115,24 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
     route |= {"group_wait": "0s", "group_interval": "1s", "repeat_interval": "1s"}
     folder = tmp_path / "requests"
     token = tmp_path / "token"
-    command = (
-        sys.executable,
-        "-m",
-        "tidegate.models",
-        "retrain-request",
-        "--out",
-        folder,
-        "--port",
-        "0",
-    )
-    with (
-        prometheus({"tidegate_model_info": [INFO]}) as metrics,
-        started(
-            *command,
-            "--prometheus",
-            metrics,
-            "--token-file",
-            token,
-            "--make-token",
-            cwd=ROOT,
-            listening="listening on http://([0-9.:]+)",
-        ) as receiver,
-    ):
-        hook["url"] = f"{receiver.url}/alerts"
+    answers: dict[str, list[Series]] = {"tidegate_model_info": [INFO]}
+    with ExitStack() as programs:
+        metrics = programs.enter_context(prometheus(answers))
+        command = (
+            *(sys.executable, "-m", "tidegate.models", "retrain-request"),
+            *("--out", folder, "--port", str(free_port()), "--prometheus", metrics),
+            *("--token-file", token, "--make-token"),
+        )
+
+        def start_receiver() -> Process:
+            listening = "listening on http://([0-9.:]+)"
+            return programs.enter_context(started(*command, cwd=ROOT, listening=listening))
+
+        stack = Stack(folder, answers, start_receiver)
+        hook["url"] = f"{stack.receiver.url}/alerts"
         hook["http_config"]["authorization"]["credentials_file"] = str(token)
         (tmp_path / "alertmanager.yml").write_text(yaml.safe_dump(config))
-        with started(
+        alertmanager = started(
             binary,
             f"--config.file={tmp_path / 'alertmanager.yml'}",
             f"--storage.path={tmp_path / 'data'}",
@@ -135,8 +140,9 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
             "--cluster.listen-address=",
             cwd=binary.parents[2],  # the fetched binary reads its templates relative to this folder
             listening=LISTENING,
-        ) as alertmanager:
-            yield Stack(folder, receiver, alertmanager)
+        )
+        stack.alertmanager = programs.enter_context(alertmanager).url
+        yield stack
 
 
 def test_a_drift_alert_becomes_one_request_however_often_it_is_sent(stack: Stack) -> None:
@@ -156,6 +162,38 @@ def test_while_the_ood_rate_is_high_no_request_is_filed(stack: Stack) -> None:
 
     stack.alert("TidegateOodRateHigh", "m", over=True)
     stack.receiver.wait_for("m 1: filed")  # so the inhibition had suppressed it
+
+
+def test_an_alarm_of_the_services_own_monitors_becomes_a_request_too(stack: Stack) -> None:
+    digest = "e" * 64
+    for monitor in ("embedding", "blur"):
+        stack.alert("TidegateDriftMonitor", "m", monitor=monitor, digest=digest)
+
+    stack.receiver.wait_for("m 1: already-filed")
+    [request] = stack.requests("m")
+    assert request["digests"] == [digest]
+    assert {alert["labels"]["monitor"] for alert in request["alerts"]} <= {"embedding", "blur"}
+
+
+def test_a_killed_receiver_files_no_second_request(stack: Stack) -> None:
+    stack.alert("TidegateDriftMonitor", "m", monitor="embedding")
+    stack.receiver.wait_for("m 1: filed")
+
+    stack.kill_and_restart_receiver()
+
+    stack.receiver.wait_for("m 1: already-filed")
+    assert len(stack.requests("m")) == 1
+
+
+def test_an_alarm_of_the_services_own_monitors_waits_for_the_ood_rate(stack: Stack) -> None:
+    stack.prometheus["ALERTS"] = [GATE]
+    stack.alert("TidegateDriftMonitor", "m", monitor="ood-rate")
+    stack.receiver.wait_for("m 1: held-back")
+
+    del stack.prometheus["ALERTS"]
+
+    stack.receiver.wait_for("m 1: filed")
+    assert len(stack.requests("m")) == 1
 
 
 def test_a_request_above_the_hourly_limit_is_rejected_and_sent_again(stack: Stack) -> None:

@@ -31,7 +31,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 IN_A_HURRY = (
     sys.executable,
     "-c",
-    "from service import cli, drift_watch as watch; watch._LOOK_EVERY_S, watch._SAVE_EVERY = .2, 1;"
+    "from tidegate.service import cli, drift_watch as watch;"
+    "watch._PUBLISH_EVERY_S, watch._SAVE_EVERY = .2, 1;"
     "raise SystemExit(cli.main(['serve']))",
 )
 NOISE, PHOTOGRAPHS = 40, 6

@@ -21,15 +21,19 @@ from tests.docker import boards
 from tests.docker.class_mix import class_mix
 from tests.docker.programs import LISTENING, started, tool
 from tests.fakes import FakeNvml
+from tests.unit.models.retrain.world import payload
 from tidegate.models.fitting.drift_reference import SMOOTHING
-from tidegate.service.metrics import Metrics, ModelMetrics, ServedModel
+from tidegate.models.retrain.alerts import Notification, drifts
+from tidegate.models.retrain.evidence import gather, serving_state
+from tidegate.models.retrain.prometheus import Prometheus
+from tidegate.service.metrics import MODEL_INFO, Metrics, ModelMetrics, ServedModel
 from tidegate.service.nvml import GpuCollector
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "docker" / "prometheus" / "rules"
 PATIENCE_S = 120
 CLASSES, SAMPLES, IMAGES = 40, 500, 600
-INFO = dict.fromkeys(("digest", "preprocess_digest", "engine", "precision", "device"), "x")
+INFO = dict.fromkeys(MODEL_INFO, "x")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,7 @@ def binary() -> Path:
 class Replica:
     """One instance's metrics behind a real HTTP server."""
 
-    def __init__(self, reference: NDArray[np.int64]) -> None:
+    def __init__(self, reference: NDArray[np.int64], digest: str = "d") -> None:
         self.metrics = Metrics("0")
         smoothed = (reference + SMOOTHING) / (reference + SMOOTHING).sum()
         self.model = ModelMetrics(
@@ -48,7 +52,9 @@ class Replica:
             ServedModel(
                 name="m",
                 version="1",
+                digest=digest,
                 info=INFO,
+                labels=[f"class {c}" for c in range(CLASSES)],
                 class_fraction=smoothed.tolist(),
                 reference_samples=int(reference.sum()),
                 alphas={"reject": 0.005, "review": 0.05},
@@ -76,6 +82,7 @@ class Replica:
             for stage in metrics.stages.values():
                 stage.observe(0.002)
             metrics.batch_size.observe(1)
+            metrics.batch_parts({"copy_in": 0.001, "compute": 0.01, "copy_out": 0.001})
             metrics.slot_busy.inc(0.01)
         metrics.request("/classify", 503, 0.001)
         metrics.shed("queue-full")
@@ -190,6 +197,42 @@ def test_promql_on_two_scraped_replicas_equals_numpy(binary: Path, tmp_path: Pat
     assert observed == pytest.approx(np.bincount(drawn, minlength=CLASSES), rel=0.15)
     for name, value in class_mix(observed, sealed).items():
         assert recorded[name, ""] == pytest.approx(value, rel=1e-3, abs=1e-3), name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_requests_evidence_is_of_one_of_two_bundles_with_one_version(
+    binary: Path, tmp_path: Path
+) -> None:
+    digests, images = ("a" * 64, "b" * 64), (200, 100)
+    replicas = [Replica(np.full(CLASSES, 20), digest) for digest in digests]
+    total = "sum(tidegate_ood_decisions_total)"
+
+    with ExitStack() as stack:
+        ports = [stack.enter_context(_served(replica)) for replica in replicas]
+        url = stack.enter_context(_prometheus(binary, tmp_path, ports))
+        _wait_for(lambda: all(replica.scrapes >= 2 for replica in replicas))
+        for replica, count in zip(replicas, images, strict=True):
+            replica.serve(count)
+        seen = f"min(count_over_time(({total} == {2 * sum(images)})[1m:1s]))"
+        _wait_for(lambda: _query(url, seen).get(("", ""), 0.0) >= 10)
+        for digest, count in zip(digests, images, strict=True):
+            alert = payload(job="tidegate", model="m", version="1", digest=digest, window="1h")
+            [drift] = drifts(Notification.parse(json.dumps(alert).encode()))
+            state = serving_state(Prometheus(url), drift.subject, time.time())
+            evidence, labels = gather(Prometheus(url), drift, time.time())
+
+            assert state.digests == {digest}
+            assert len(state.instances) == 1
+            assert evidence["missing"] == []
+            # serve() counts an accepted and a reviewed image for each image.
+            assert evidence["ood"]["images"] == pytest.approx(2 * count, rel=0.15)
+            assert evidence["windows"]["1h"]["predictions:increase"] == pytest.approx(
+                count, rel=0.15
+            )
+            assert evidence["monitors"]["embedding"] == {"alarm": 0.0, "z": 0.1}
+            assert {row["label"] for row in evidence["shifted_classes"]} <= set(labels.values())
+            assert labels["7"] == "class 7"
 
 
 def _by_class(recorded: dict[tuple[str, str], float], name: str) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ import yaml
 
 from tests.docker.exposed import exposed, published
 from tidegate.models.fitting.drift_reference import SMOOTHING
+from tidegate.models.retrain.alerts import WINDOWS
 from tidegate.service.cpu import usable_cores
 from tidegate.service.settings import Settings
 
@@ -51,6 +52,16 @@ def test_the_committed_drift_rules_equal_the_scripts_output() -> None:
     assert written == (DOCKER / "prometheus" / "rules" / "drift.yml").read_text(encoding="utf-8")
 
 
+def test_two_bundles_with_one_version_are_never_added_up() -> None:
+    texts = {path: path.read_text("utf-8") for path in (*RULES, DOCKER / "RUNBOOK.md")}
+    grouped = [g for text in texts.values() for g in re.findall(r"(?:by|on) \(([^)]+)\)", text)]
+
+    without = [g for g in grouped if "version" in g and "digest" not in g]
+
+    assert grouped
+    assert without == ["job, model, version"]  # TidegateVersionReused counts the digests
+
+
 def test_each_window_has_the_same_rules() -> None:
     windows = _drift_rules().WINDOWS
     names = [rule["record"] for rule in _rules() if "record" in rule]
@@ -60,6 +71,10 @@ def test_each_window_has_the_same_rules() -> None:
             assert re.sub(r"\d+[mhd]$", window, name) in names
     assert list(windows) == ["10m", "1h", "6h", "1d"]
     assert max(int(interval.removesuffix("m")) for interval in windows.values()) < 5
+
+
+def test_a_request_for_retraining_can_cover_each_window() -> None:
+    assert list(WINDOWS) == list(_drift_rules().WINDOWS)
 
 
 def test_the_rules_undo_the_smoothing_of_the_bundles_reference() -> None:

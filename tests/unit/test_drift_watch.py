@@ -21,7 +21,9 @@ from tidegate.service.metrics import MODEL_INFO, Metrics, ModelMetrics, ServedMo
 SERVED = ServedModel(
     name="m",
     version="1",
+    digest="d",
     info=dict.fromkeys(MODEL_INFO, "d"),
+    labels=[""] * 10,
     class_fraction=[0.1] * 10,
     reference_samples=4000,
     alphas={"reject": 0.01},
@@ -72,9 +74,9 @@ def test_publish_exposes_every_monitor(
     watch.publish()
 
     text = metrics.render().decode()
-    assert 'tidegate_drift_alarm{model="m",monitor="brightness",version="1"} 1.0' in text
-    assert 'tidegate_drift_alarm{model="m",monitor="ood-rate",version="1"} 0.0' in text
-    assert 'tidegate_drift_label_shift_fraction{class="9",model="m",version="1"}' in text
+    assert 'tidegate_drift_alarm{digest="d",model="m",monitor="brightness",version="1"} 1.0' in text
+    assert 'tidegate_drift_alarm{digest="d",model="m",monitor="ood-rate",version="1"} 0.0' in text
+    assert 'tidegate_drift_label_shift_fraction{class="9",digest="d",model="m",version="1"}' in text
 
 
 def test_a_cancelled_watch_saves_its_state_or_logs_that_it_could_not(

@@ -15,7 +15,9 @@ def _les(confidence_at_most: dict[float, float], metric: str) -> dict[str, float
     served = ServedModel(
         name="m",
         version="1",
+        digest="d",
         info=dict.fromkeys(MODEL_INFO, "x"),
+        labels=["a"],
         class_fraction=[1.0],
         reference_samples=1,
         alphas={},

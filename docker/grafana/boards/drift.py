@@ -3,8 +3,8 @@
 from panels import MODEL, REPLICA_MODEL, Board, Panel, Query, Row, recorded
 
 _SHARE_MOVED = (
-    f"tidegate:class_fraction:ratio$window{{{MODEL}}} - on (job, model, version, class) "
-    f"tidegate:class_reference:samples{{{MODEL}}} / on (job, model, version) group_left () "
+    f"tidegate:class_fraction:ratio$window{{{MODEL}}} - on (job, model, version, digest, class) "
+    f"tidegate:class_reference:samples{{{MODEL}}} / on (job, model, version, digest) group_left () "
     f"tidegate:reference_samples:max{{{MODEL}}}"
 )
 
@@ -53,13 +53,13 @@ BOARD = Board(
                 Panel(
                     "Classes that gained",
                     "Share of the predictions minus share of the reference, by class id.",
-                    [Query(f"topk(10, {_SHARE_MOVED})", "{{class}}")],
+                    [Query(f"topk(10, {_SHARE_MOVED})", "{{class}} {{version}}")],
                     "percentunit",
                 ),
                 Panel(
                     "Classes that lost",
                     "Share of the predictions minus share of the reference: the lowest values.",
-                    [Query(f"bottomk(10, {_SHARE_MOVED})", "{{class}}")],
+                    [Query(f"bottomk(10, {_SHARE_MOVED})", "{{class}} {{version}}")],
                     "percentunit",
                 ),
             ],
@@ -95,12 +95,12 @@ BOARD = Board(
                     [
                         Query(
                             f'tidegate:confidence:ratio$window{{{MODEL},le=~"0[.]5|0[.]9"}}',
-                            "at most {{le}}",
+                            "at most {{le}} {{version}}",
                         ),
                         Query(
-                            "max by (version, le) (tidegate_reference_confidence_ratio"
+                            "max by (version, digest, le) (tidegate_reference_confidence_ratio"
                             f'{{{MODEL},le=~"0[.]5|0[.]9"}})',
-                            "reference {{le}}",
+                            "reference {{le}} {{version}}",
                         ),
                     ],
                     "percentunit",
@@ -115,8 +115,14 @@ BOARD = Board(
                 ),
                 Panel(
                     "Digests",
-                    "Replicas by served digest. More than one digest is a rollout or a fault.",
-                    [Query(f"count by (digest) (tidegate_model_info{{{MODEL}}})", "{{digest}}")],
+                    "Replicas by served digest. More than one digest is a rollout, or "
+                    "TidegateVersionReused.",
+                    [
+                        Query(
+                            f"count by (version, digest) (tidegate_model_info{{{MODEL}}})",
+                            "{{version}} {{digest}}",
+                        )
+                    ],
                 ),
             ],
         ),
@@ -129,8 +135,9 @@ BOARD = Board(
                     "returns details.",
                     [
                         Query(
-                            f"max by (monitor) (tidegate_drift_alarm{{{REPLICA_MODEL}}})",
-                            "{{monitor}}",
+                            "max by (monitor, version, digest) "
+                            f"(tidegate_drift_alarm{{{REPLICA_MODEL}}})",
+                            "{{monitor}} {{version}}",
                         )
                     ],
                     kind="stacked",
@@ -152,8 +159,9 @@ BOARD = Board(
                     "Recent images against the reference.",
                     [
                         Query(
-                            f"max by (monitor) (tidegate_drift_z{{{REPLICA_MODEL}}})",
-                            "{{monitor}}",
+                            "max by (monitor, version, digest) "
+                            f"(tidegate_drift_z{{{REPLICA_MODEL}}})",
+                            "{{monitor}} {{version}}",
                         )
                     ],
                     limit=5,
@@ -163,8 +171,9 @@ BOARD = Board(
                     "Population stability index minus its noise.",
                     [
                         Query(
-                            f"max by (monitor) (tidegate_drift_psi_excess{{{REPLICA_MODEL}}})",
-                            "{{monitor}}",
+                            "max by (monitor, version, digest) "
+                            f"(tidegate_drift_psi_excess{{{REPLICA_MODEL}}})",
+                            "{{monitor}} {{version}}",
                         )
                     ],
                     limit=0.1,
@@ -198,9 +207,9 @@ BOARD = Board(
                     "matrix.",
                     [
                         Query(
-                            "topk(10, avg by (class) "
+                            "topk(10, avg by (class, version, digest) "
                             f"(tidegate_drift_label_shift_fraction{{{REPLICA_MODEL}}}))",
-                            "{{class}}",
+                            "{{class}} {{version}}",
                         )
                     ],
                     "percentunit",

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import onnx
 import pytest
 
 from tests.unit.models import tiny
 from tests.unit.models.colour_folders import LABELS, backbone, folders
+from tidegate.models.importers.torch_runtime import require
 from tidegate.models.pipeline import Data
+from tidegate.models.probes.photographs import PHOTOS
 from tidegate.service.bundle.store import open_bundle
 from tidegate.service.cli import main
 
@@ -173,3 +179,90 @@ def test_missing_extras_are_named(
 
     assert main(["fit", "x"]) == 1
     assert "pip install 'tidegate[fit]'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def torch_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An environment with torch, but without the library that torch exports with."""
+    require.cache_clear()
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    yield
+    require.cache_clear()
+
+
+@pytest.mark.usefixtures("torch_only")
+@pytest.mark.parametrize("command", [["digits", "--sources", "{empty}"], ["architectures"]])
+def test_a_library_that_only_the_export_needs_is_asked_for_before_long_work(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main([word.format(empty=tmp_path) for word in command])
+
+    assert code == 1
+    assert "onnxscript is not installed: pip install" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("torch_only")
+def test_digits_checks_its_output_before_it_reads_its_sources(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", ModuleType("onnxscript"))
+    sources, file = tmp_path / "empty", tmp_path / "file"
+    (tmp_path / "bundles/digits/1").mkdir(parents=True)
+    file.touch()
+
+    codes = [
+        main(["digits", "--sources", str(sources), "--out", str(out)])
+        for out in (tmp_path / "bundles", file)
+    ]
+
+    assert codes == [1, 1]
+    printed = capsys.readouterr().err
+    assert "already exists, and bundles do not change" in printed
+    assert f"{file} is not a folder" in printed
+
+
+@pytest.mark.usefixtures("torch_only")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["architectures", "--keep", "{file}/bundles"],
+        ["architectures", "--json", "{file}/rows.json"],
+        ["gpu-report", "--photos", str(PHOTOS[0].parent), "--out", "{file}/report.json"],
+        ["demo-calibration", "--photos", "missing"],
+    ],
+)
+def test_a_long_command_checks_its_output_first(
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", ModuleType("onnxscript"))
+    (tmp_path / "file").touch()
+    written = "tidegate.models.commands.demo_calibration.CALIBRATION_ARRAYS"
+    monkeypatch.setattr(written, tmp_path / "file/calibration.npz")
+
+    code = main([word.format(file=tmp_path / "file") for word in command])
+
+    assert code == 1
+    assert f"{tmp_path / 'file'} is not a folder" in capsys.readouterr().err
+
+
+def test_import_checks_its_folders_before_it_reads_the_model(
+    data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").touch()
+    missing = replace(data, calibrate=tmp_path / "missing")
+    words = ["import", "onnx:missing.onnx", "--spec", "missing.json"]
+
+    codes = [
+        main([*words, *fitting(data, tmp_path / "out")]),
+        main([*words, *fitting(missing, tmp_path / "bundles")]),
+    ]
+
+    assert codes == [1, 1]
+    printed = capsys.readouterr().err
+    assert f"{tmp_path / 'out'} is not a folder" in printed
+    assert f"The folder {tmp_path / 'missing'} does not exist" in printed
+    assert not (tmp_path / "bundles").exists()

@@ -89,6 +89,55 @@ def test_another_model_or_digest_is_another_request_and_an_unknown_digest_is_not
     assert outcomes == ["filed", "filed", "already-filed", "filed"]
 
 
+def test_the_alerts_digest_tells_bundles_of_one_version_apart(world: World) -> None:
+    outcomes = [world.hears(digest=digest * 64) for digest in "abab"]
+    world.answers["tidegate_model_info"] = []  # Prometheus is down or was restarted: it is known
+    world.answers["last_over_time"] = [INFO]
+    outcomes.append(world.hears(digest="a" * 64))
+
+    assert outcomes == ["filed", "filed", "already-filed", "already-filed", "already-filed"]
+    filed = [json.loads(path.read_text("utf-8"))["digests"] for path in world.filed]
+    assert filed == [["a" * 64], ["b" * 64]]
+
+
+@pytest.mark.parametrize(
+    ("windows", "covered"),
+    [(["1h"], "1h"), (["1h", "1d"], "1d"), ([""], "1d"), (["1h", ""], "1h"), (["9y"], "1d")],
+)
+def test_the_evidence_is_of_the_longest_window_of_the_alerts(
+    world: World, windows: list[str], covered: str
+) -> None:
+    body = payload()
+    body["alerts"] = [
+        payload(fingerprint=f"{place}", window=window)["alerts"][0]
+        for place, window in enumerate(windows)
+    ]
+    usual = dict(world.answers)
+    world.answers.clear()
+    counted = f'tidegate_predictions_total{{model="m",version="1"}}[{covered}]'
+    world.answers.update({counted: [({"class": "0"}, 240)], **usual})
+    world.receiver().take(Notification.parse(json.dumps(body).encode()))
+
+    evidence = world.request()["evidence"]
+    assert evidence["window"] == covered
+    assert sum(row["observed"] for row in evidence["shifted_classes"]) == 240
+
+
+@pytest.mark.parametrize(("per_hour", "covered"), [(600, "1h"), (30, "6h"), (10, "1d")])
+def test_a_monitors_alarm_has_the_evidence_of_the_shortest_window_with_a_hundred_images(
+    world: World, per_hour: int, covered: str
+) -> None:
+    usual = dict(world.answers)
+    world.answers.clear()
+    for window, hours in (("1h", 1), ("6h", 6)):
+        images = f'sum(increase(tidegate_ood_decisions_total{{model="m",version="1"}}[{window}]))'
+        world.answers[images] = [({}, per_hour * hours)]
+    world.answers.update(usual)
+    world.hears(alertname="TidegateDriftMonitor", monitor="embedding")
+
+    assert world.request()["evidence"]["window"] == covered
+
+
 def test_many_at_once_file_one(world: World) -> None:
     barrier = threading.Barrier(8)
 
@@ -124,6 +173,12 @@ def test_the_evidence_is_in_the_request(world: World) -> None:
         "class_mix:psi": 0.5,
         'ood_rate:z{threshold="reject"}': None,
     }
+    assert evidence["monitors"] == {
+        "embedding": {"alarm": 1.0, "z": 7.5},
+        "embedding_distance": {"value": 0.8},
+    }
+    labels = {row["class_id"]: row["label"] for row in evidence["shifted_classes"]}
+    assert labels == {"0": "left", "1": "right"}
     z = {row["class_id"]: row["z"] for row in evidence["shifted_classes"]}
     # By hand: p̄ = (90 + 50)/200 = 0.7, z = 0.4 / √(0.7 · 0.3 · 0.02).
     assert z == {"0": pytest.approx(6.1721, abs=1e-4), "1": pytest.approx(-6.1721, abs=1e-4)}
@@ -190,6 +245,33 @@ def test_ids_come_from_the_review_folder(world: World, tmp_path: Path) -> None:
     samples = world.request()["samples"]
     assert [image["request_id"] for image in samples["ids"]] == ["r1"]
     assert samples["note"] == "1 sidecars could not be read"
+
+
+def test_ids_are_of_the_alerts_bundle_and_window_and_have_labels(
+    world: World, tmp_path: Path
+) -> None:
+    world.review_dir = tmp_path / "review"
+    day = world.review_dir / "2026-01-01"
+    day.mkdir(parents=True)
+    side = {"decision": "review", "class_id": 3, "label": "cat", "model": "m", "version": "1"}
+    for name, digest, time in (
+        ("ours", "a", "2026-01-01T23:30:00Z"),
+        ("of-another-digest", "b", "2026-01-01T23:30:00Z"),
+        ("before-the-window", "a", "2026-01-01T22:30:00Z"),
+    ):
+        content = {**side, "request_id": name, "digest": digest * 64, "time": time}
+        (day / f"{name}.json").write_text(json.dumps(content))
+    world.hears(digest="a" * 64, window="1h")
+
+    samples = world.request()["samples"]
+    assert [(image["request_id"], image["label"]) for image in samples["ids"]] == [("ours", "cat")]
+    assert samples["out_of"] == 1
+
+
+def test_an_alert_about_a_class_has_its_label(world: World) -> None:
+    world.hears(alertname="TidegateClassVanished", **{"class": "1"})
+
+    assert world.request()["alerts"][0]["class_label"] == "right"
 
 
 @pytest.mark.parametrize(

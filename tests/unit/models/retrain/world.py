@@ -21,8 +21,16 @@ USUAL: dict[str, list[Series]] = {
         ({"__name__": "tidegate:class_mix:psi1h", "model": "m", "version": "1"}, 0.5),
         ({"__name__": "tidegate:ood_rate:z1h", "threshold": "reject"}, "NaN"),
     ],
+    "tidegate_drift_.+": [
+        ({"__name__": "tidegate_drift_alarm", "monitor": "embedding"}, 1),
+        ({"__name__": "tidegate_drift_z", "monitor": "embedding"}, 7.5),
+        ({"__name__": "tidegate_drift_embedding_distance"}, 0.8),
+    ],
     "tidegate_predictions_total": [({"class": "0"}, 90), ({"class": "1"}, 10)],
-    "tidegate_reference_class_fraction": [({"class": "0"}, 0.5), ({"class": "1"}, 0.5)],
+    "tidegate_reference_class_fraction": [
+        ({"class": "0", "label": "left"}, 0.5),
+        ({"class": "1", "label": "right"}, 0.5),
+    ],
     "tidegate_reference_samples": [({}, 100)],
     "tidegate_ood_p_value_bucket": [({"le": "0.5"}, 4), ({"le": "1.0"}, 10), ({"le": "+Inf"}, 10)],
     "tidegate_ood_decisions_total": [({"decision": "accept"}, 9), ({"decision": "reject"}, 1)],
