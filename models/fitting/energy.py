@@ -30,7 +30,7 @@ def synthetic_ood_logits(
     images[synthetic_ood.SHUFFLED] = synthetic_ood.shuffled(
         photographs, synthetic_ood.SELECTION_SEED
     )
-    return {kind: run_pixels(graph, pictures)[0] for kind, pictures in images.items()}
+    return {kind: run_pixels(graph, pictures).logits for kind, pictures in images.items()}
 
 
 def choose_temperature(inside: Float32, outside: Mapping[str, Float32]) -> float:

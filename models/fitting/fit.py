@@ -13,7 +13,13 @@ import numpy as np
 import onnx
 
 from tidegate.models.data.folders import Splits, cut
-from tidegate.models.data.outputs import Extracted, ImagesUsed, extract, load_pixels
+from tidegate.models.data.outputs import (
+    Extracted,
+    ImagesUsed,
+    NetworkOutputs,
+    extract,
+    load_pixels,
+)
 from tidegate.models.data.rows import chunks
 from tidegate.models.errors import BuildRefused
 from tidegate.models.evaluation.probabilities import fit_temperature, score_predictions
@@ -57,6 +63,7 @@ class FittedModel:
     calibration: Calibration
     reference: ReferenceFit
     used: ImagesUsed
+    folds: tuple[Extracted, Extracted]  # A and B, whose outputs are in the scratch folder
 
 
 def fit(
@@ -103,10 +110,11 @@ def fit(
         calibration=calibration,
         reference=reference,
         used=ImagesUsed.of({"train": train, **parts}, {"train": train, "calibrate": held_out}),
+        folds=(parts["fold_a"], parts["fold_b"]),
     )
 
 
-def score_rows(head: GateHead, found: Extracted) -> Scores:
+def score_rows(head: GateHead, found: Extracted | NetworkOutputs) -> Scores:
     """Return both scores of stored outputs, computed by the nodes that are sealed."""
     session = quiet_session(head_graph(head))
     energy, mahalanobis = [], []

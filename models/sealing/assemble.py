@@ -11,7 +11,7 @@ from tidegate.models.sealing.gate_head import GateHead
 from tidegate.models.sealing.golden import golden_files, listed
 from tidegate.models.sealing.write import write_bundle
 from tidegate.service.bundle import manifest as m
-from tidegate.service.bundle.evidence import Comparison, Evaluation, Parity
+from tidegate.service.bundle.evidence import Comparison, Coverage, Evaluation, Parity
 from tidegate.service.bundle.store import CALIBRATION, CARD, LABELS, MODEL, Bundle
 from tidegate.service.imaging.spec import PreprocessSpec
 from tidegate.service.ood.gates import Gate
@@ -84,6 +84,7 @@ class Draft:
     precision: m.Precision = "fp32"
     parity: Parity | None = None
     evaluation: Evaluation | None = None
+    coverage: Coverage | None = None
     comparison: Comparison | None = None
 
 
@@ -117,6 +118,7 @@ def assemble(
         precision=draft.precision,
         parity=draft.parity,
         evaluation=draft.evaluation,
+        coverage=draft.coverage,
         comparison=draft.comparison,
         files=listed(files),
     )

@@ -5,7 +5,7 @@ The arithmetic is that of `tidegate.service.ood.scores`, in float32.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -30,6 +30,10 @@ class GateHead:
     normalise: bool
     offset: NDArray[np.floating] | None = None  # [D], subtracted after normalising
     background: NDArray[np.floating] | None = None  # [D, D″], for a relative distance
+
+    def with_classes(self, kept: NDArray[np.bool_]) -> GateHead:
+        """Return the head of a model that has only the classes `kept`, [classes]."""
+        return replace(self, means=self.means[kept])
 
     def distance(self, features: NDArray[np.floating]) -> tuple[Float64, NDArray[np.int64]]:
         """Return the float64 score and the nearest class of each row of `features` [batch, D]."""

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from tidegate.service.bundle.evidence import Comparison, Evaluation, Parity, Sha256
+from tidegate.service.bundle.evidence import Comparison, Coverage, Evaluation, Parity, Sha256
 from tidegate.service.imaging.spec import Closed, PreprocessSpec
 from tidegate.service.ood.conformal import sample_size_for
 
@@ -158,6 +158,7 @@ class Manifest(Closed):
     precision: Precision = "fp32"  # of the backbone; the gate is fp32
     parity: Parity | None = None
     evaluation: Evaluation | None = None
+    coverage: Coverage | None = None
     comparison: Comparison | None = None  # of a variant, with fp32
     files: dict[str, File]
 
