@@ -109,10 +109,11 @@ def _fit(photographs: list[Pixels], weights: Weights, per_kind: int) -> Fit:
     backbone = sealed_graph(weights, gate_head(weights, np.zeros(width), 1.0))
     images = {
         kind: synthetic_ood.generate(kind, per_kind, synthetic_ood.SELECTION_SEED, PREPROCESS)
-        for kind in synthetic_ood.KINDS
-        if kind != "stripes"  # kept for the report, as a kind not used in the choice
+        for kind in synthetic_ood.FIT_KINDS
     }
-    images["shuffled patches"] = synthetic_ood.shuffled(photographs, synthetic_ood.SELECTION_SEED)
+    images[synthetic_ood.SHUFFLED] = synthetic_ood.shuffled(
+        photographs, synthetic_ood.SELECTION_SEED
+    )
     outputs = {
         kind: run(backbone, follow(pictures, f"Scoring {kind}"))
         for kind, pictures in images.items()

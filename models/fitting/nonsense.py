@@ -18,7 +18,9 @@ def nonsense_outputs(
     """Return the outputs for each kind of synthetic OOD image, and for shuffled `photographs`."""
     images = {
         kind: synthetic_ood.generate(kind, PER_KIND, synthetic_ood.SELECTION_SEED, spec)
-        for kind in follow(list(synthetic_ood.KINDS), "Making synthetic OOD images")
+        for kind in follow(list(synthetic_ood.FIT_KINDS), "Making synthetic OOD images")
     }
-    images["shuffled patches"] = synthetic_ood.shuffled(photographs, synthetic_ood.SELECTION_SEED)
+    images[synthetic_ood.SHUFFLED] = synthetic_ood.shuffled(
+        photographs, synthetic_ood.SELECTION_SEED
+    )
     return {kind: NetworkOutputs(*run_pixels(graph, pictures)) for kind, pictures in images.items()}
