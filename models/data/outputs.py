@@ -45,6 +45,10 @@ class NetworkOutputs:
         found = [part.argmax(axis=1) for (part,) in chunks(self.logits)]
         return np.concatenate(found) if found else np.empty(0, np.int64)
 
+    def part(self, rows: NDArray[np.bool_]) -> NetworkOutputs:
+        """Return some of the images."""
+        return NetworkOutputs(self.logits[rows], self.features[rows])
+
 
 @dataclass(frozen=True, slots=True)
 class Extracted:

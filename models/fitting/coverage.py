@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import fcluster, linkage
 
 from tidegate.models.data.outputs import NetworkOutputs, run_pixels
 from tidegate.models.data.rows import Float64
 from tidegate.models.errors import BuildRefused
 from tidegate.models.evaluation.intervals import mean_share, wilson_share
 from tidegate.models.fitting import synthetic_ood
+from tidegate.models.fitting.choice import class_groups
 from tidegate.models.progress import follow
 from tidegate.service.bundle.evidence import Caught, Coverage, KindCaught, LeftOutClasses
 from tidegate.service.imaging.spec import PreprocessSpec
@@ -27,7 +27,6 @@ from tidegate.service.types import Pixels
 
 PER_KIND = 30  # images: 2 minutes for a network that takes 0.2 s for an image
 PHOTOGRAPHS = "photographs"  # the group of shuffled photographs
-_GROUPS = 10  # of classes, at most
 _MOST = 4000  # images of a fold or of a group of classes, at most
 PValues = Callable[[NetworkOutputs], Float64]  # outputs of n images → their final p-values, [n]
 
@@ -75,14 +74,6 @@ def left_out_p_values(
     leaves too few calibration images or classes, is not measured.
     """
     return list(_left_out(class_groups(means), folds, unseen, refit))
-
-
-def class_groups(means: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Return the group of each class, [C]: similar classes, by Ward's clustering of their means."""
-    if len(means) <= _GROUPS:
-        return np.arange(len(means))
-    tree = linkage(np.asarray(means, np.float64), "ward")
-    return np.asarray(fcluster(tree, _GROUPS, "maxclust") - 1, np.int64)
 
 
 def summarise(synthetic: Mapping[str, Float64], left_out: list[Float64], gate: Gate) -> Coverage:
