@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting.conformal import GateTarget
+from tidegate.models.fitting.coverage import REFUSE_BELOW
 from tidegate.models.fitting.fit import FitOptions
 from tidegate.models.fitting.mahalanobis import DistanceOptions
 from tidegate.models.pipeline import BuildOptions, Data
@@ -108,6 +109,17 @@ def _add_gate_options(gate: argparse._ArgumentGroup) -> None:
         help="guarantee the alphas with probability 1 − DELTA over calibration sets, "
         "not only on average",
     )
+    add_accept_weak_gate(gate)
+
+
+def add_accept_weak_gate(options: argparse._ActionsContainer) -> None:
+    """Add the option that seals a gate which catches hardly any synthetic OOD image."""
+    options.add_argument(
+        "--accept-weak-gate",
+        action="store_true",
+        help=f"seal the bundle although the gate catches less than {REFUSE_BELOW:.0%} of synthetic "
+        "OOD images".replace("%", "%%"),
+    )
 
 
 def data(options: argparse.Namespace) -> Data:
@@ -147,6 +159,7 @@ def build_options(options: argparse.Namespace, recipe: str) -> BuildOptions:
         max_drop=options.max_drop,
         labels=_labels(options.labels),
         replace=options.replace,
+        accept_weak_gate=options.accept_weak_gate,
     )
 
 

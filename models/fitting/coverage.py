@@ -6,9 +6,9 @@ no fit sees.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +19,35 @@ from tidegate.models.errors import BuildRefused
 from tidegate.models.evaluation.intervals import mean_share, wilson_share
 from tidegate.models.fitting import synthetic_ood
 from tidegate.models.fitting.choice import class_groups
+from tidegate.models.fitting.conformal import GateTarget, calibrate, combine, final_p_values
+from tidegate.models.fitting.fit import score_rows
 from tidegate.models.progress import follow
-from tidegate.service.bundle.evidence import Caught, Coverage, KindCaught, LeftOutClasses
+from tidegate.models.sealing.gate_head import GateHead
+from tidegate.service.bundle.evidence import Caught, Coverage, KindCaught, LeftOutClasses, Share
 from tidegate.service.imaging.spec import PreprocessSpec
 from tidegate.service.ood.gates import Gate
 from tidegate.service.types import Pixels
 
-PER_KIND = 30  # images: 2 minutes for a network that takes 0.2 s for an image
-PHOTOGRAPHS = "photographs"  # the group of shuffled photographs
+PER_KIND = 30  # images
+_PHOTOGRAPHS = "shuffled photographs"  # the name of their group
+# Floors of the share of synthetic OOD images that are rejected or marked for review.
+WARN_BELOW = 0.5
+REFUSE_BELOW = 0.1
 _MOST = 4000  # images of a fold or of a group of classes, at most
-PValues = Callable[[NetworkOutputs], Float64]  # outputs of n images → their final p-values, [n]
+
+
+@dataclass(frozen=True, slots=True)
+class CalibratedHead:
+    """A gate head, and the gate that was calibrated for its scores."""
+
+    head: GateHead
+    gate: Gate
+
+    def p_values(self, outputs: NetworkOutputs) -> Float64:
+        """Return the final p-value of every image, [n]."""
+        scores, gate = score_rows(self.head, outputs), self.gate
+        combined = combine(gate.folds_a, gate.combination, scores.values)
+        return final_p_values(gate, combined, scores.predicted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +58,13 @@ class LabelledOutputs:
     class_ids: NDArray[np.int64]  # [n]
 
     def of_classes(self, chosen: NDArray[np.bool_], kept: NDArray[np.bool_]) -> NetworkOutputs:
-        """Return the images of classes `chosen`, as a model with only the classes `kept`."""
+        """Return the images of classes `chosen`, as from a model with only the classes `kept`."""
         rows = np.flatnonzero(chosen[self.class_ids])[:_MOST]
         return NetworkOutputs(self.outputs.logits[rows][:, kept], self.outputs.features[rows])
 
 
 def synthetic_p_values(
-    graph: bytes, spec: PreprocessSpec, photographs: list[Pixels], p_values: PValues
+    graph: bytes, spec: PreprocessSpec, photographs: list[Pixels], measured: CalibratedHead
 ) -> dict[str, Float64]:
     """Return the p-values of each kind of synthetic OOD image, and of shuffled `photographs`.
 
@@ -54,26 +73,25 @@ def synthetic_p_values(
     seed, found = synthetic_ood.REPORT_SEED, {}
     for kind in follow(list(synthetic_ood.KINDS), "Measuring what the gate catches"):
         images = synthetic_ood.generate(kind, PER_KIND, seed, spec)
-        found[kind] = p_values(run_pixels(graph, images))
-    if photographs:
-        mixed = synthetic_ood.shuffled(photographs[:PER_KIND], seed)
-        found[synthetic_ood.SHUFFLED] = p_values(run_pixels(graph, mixed))
+        found[kind] = measured.p_values(run_pixels(graph, images))
+    mixed = synthetic_ood.shuffled(photographs[:PER_KIND], seed)
+    found[synthetic_ood.SHUFFLED] = measured.p_values(run_pixels(graph, mixed))
     return found
 
 
 def left_out_p_values(
-    means: NDArray[np.floating],
+    measured: CalibratedHead,
+    target: GateTarget,
     folds: tuple[LabelledOutputs, LabelledOutputs],
     unseen: LabelledOutputs,
-    refit: Callable[[NDArray[np.bool_], NetworkOutputs, NetworkOutputs], PValues],
 ) -> list[Float64]:
     """Return, for each group of classes, the p-values of its images by a gate without the group.
 
-    `means` [C, D] are the class means, `refit` calibrates a gate for the classes that are kept on
-    folds A and B without images of the group. A group without images in `unseen`, or whose absence
-    leaves too few calibration images or classes, is not measured.
+    The group is removed from the logits and the scores, and the gate is calibrated again on folds A
+    and B without its images. A group is not measured if `unseen` has no image of it, or if too few
+    classes or calibration images remain.
     """
-    return list(_left_out(class_groups(means), folds, unseen, refit))
+    return list(_left_out(measured, target, folds, unseen))
 
 
 def summarise(synthetic: Mapping[str, Float64], left_out: list[Float64], gate: Gate) -> Coverage:
@@ -82,21 +100,16 @@ def summarise(synthetic: Mapping[str, Float64], left_out: list[Float64], gate: G
     groups: dict[str, list[Float64]] = {}
     for kind, p in synthetic.items():
         groups.setdefault(_group(kind), []).append(p)
-    of_groups = [np.concatenate(p) for p in groups.values()]
+    of_groups = {name: np.concatenate(p) for name, p in groups.items()}
     return Coverage(
         kinds=tuple(
             KindCaught(
-                name=kind,
-                group=_group(kind),
-                in_choice=kind in in_choice,
-                **_shares(p, gate),
+                name=kind, group=_group(kind), in_choice=kind in in_choice, **_shares(p, gate)
             )
             for kind, p in synthetic.items()
         ),
-        groups={
-            name: Caught(**_shares(p, gate)) for name, p in zip(groups, of_groups, strict=True)
-        },
-        synthetic=_mean_over(of_groups, gate),
+        groups={name: Caught(**_shares(p, gate)) for name, p in of_groups.items()},
+        synthetic=_mean_over(list(of_groups.values()), gate),
         left_out_classes=(
             LeftOutClasses(groups=len(left_out), **_shares(np.concatenate(left_out), gate))
             if left_out
@@ -105,29 +118,52 @@ def summarise(synthetic: Mapping[str, Float64], left_out: list[Float64], gate: G
     )
 
 
+def check_coverage(found: Coverage, *, accept_weak: bool) -> Coverage:
+    """Return what is sealed. Raises BuildRefused for a gate below the floor, unless accepted."""
+    share = found.synthetic.caught.value
+    if share >= REFUSE_BELOW:
+        return found
+    if not accept_weak:
+        raise BuildRefused(
+            f"The gate catches {share:.0%} of synthetic OOD images such as noise, documents and "
+            f"drawings; the floor is {REFUSE_BELOW:.0%}. Its features hardly distinguish any image "
+            "from the calibration images: check the checkpoint and the preprocessing, or try "
+            "another --distance. With --accept-weak-gate the bundle is sealed nevertheless."
+        )
+    return found.model_copy(update={"accepted_although_weak": True})
+
+
 def _left_out(
-    group_of: NDArray[np.int64],
+    measured: CalibratedHead,
+    target: GateTarget,
     folds: tuple[LabelledOutputs, LabelledOutputs],
     unseen: LabelledOutputs,
-    refit: Callable[[NDArray[np.bool_], NetworkOutputs, NetworkOutputs], PValues],
 ) -> Iterator[Float64]:
+    group_of, combination = class_groups(measured.head.means), measured.gate.combination
     for group in range(int(group_of.max()) + 1):
         kept = group_of != group
         images = unseen.of_classes(~kept, kept)
         if not len(images.features) or kept.sum() < 2:
             continue
+        head = measured.head.with_classes(kept)
+        fold_a, fold_b = (score_rows(head, fold.of_classes(kept, kept)) for fold in folds)
         try:
-            p_values = refit(kept, *(fold.of_classes(kept, kept) for fold in folds))
+            gate = calibrate(fold_a, fold_b, int(kept.sum()), target, combination)
         except BuildRefused:  # too few calibration images without the group
             continue
-        yield p_values(images)
+        yield replace(measured, head=head, gate=gate).p_values(images)
 
 
 def _group(kind: str) -> str:
-    return PHOTOGRAPHS if kind == synthetic_ood.SHUFFLED else synthetic_ood.KINDS[kind].group
+    return _PHOTOGRAPHS if kind == synthetic_ood.SHUFFLED else synthetic_ood.KINDS[kind].group
 
 
-def _shares(p: Float64, gate: Gate) -> dict[str, Any]:
+class _Shares(TypedDict):
+    rejected: Share
+    caught: Share
+
+
+def _shares(p: Float64, gate: Gate) -> _Shares:
     return {
         "rejected": wilson_share(int((p <= gate.alpha_reject).sum()), len(p)),
         "caught": wilson_share(int((p <= gate.alpha_review).sum()), len(p)),

@@ -67,6 +67,7 @@ class FittedModel:
     calibration: Calibration
     reference: ReferenceFit
     used: ImagesUsed
+    target: GateTarget
     folds: tuple[Extracted, Extracted]  # A and B, whose outputs are in the scratch folder
 
 
@@ -119,6 +120,7 @@ def fit(
         calibration=calibration,
         reference=reference,
         used=ImagesUsed.of({"train": train, **parts}, {"train": train, "calibrate": held_out}),
+        target=options.target,
         folds=(parts["fold_a"], parts["fold_b"]),
     )
 
