@@ -146,7 +146,11 @@ def _make(
         evaluated = variant
     for line in coverage_lines(evaluated.coverage):
         say(line)
-    coverage = check_coverage(evaluated.coverage, accept_weak=options.accept_weak_gate)
+    coverage = check_coverage(
+        evaluated.coverage,
+        evaluated.fitted.gate.alpha_review,
+        accept_weak=options.accept_weak_gate,
+    )
     evaluated = replace(evaluated, coverage=coverage)
     card = _card_data(imported, options, labels, proof, evaluated, comparison)
     say("Sealing.")

@@ -27,7 +27,7 @@ def model_card(data: CardData) -> str:
         confusions(data),
         calibration(data),
         gate(data),
-        coverage_section(data.coverage),
+        coverage_section(data.coverage, data.gate.alpha_review),
         ood(data),
         limits(data),
     )

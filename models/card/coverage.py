@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tidegate.models.card.markdown import count, measured, table
-from tidegate.models.fitting.coverage import REFUSE_BELOW, WARN_BELOW
+from tidegate.models.card.markdown import count, measured, percent, table
+from tidegate.models.fitting.coverage import WARN_BELOW, floor
 from tidegate.service.bundle.evidence import Caught, Coverage
 
 _EVERY_GROUP = "mean of these groups"
@@ -30,7 +30,7 @@ def coverage_lines(found: Coverage) -> list[str]:
     return lines
 
 
-def coverage_section(found: Coverage) -> str:
+def coverage_section(found: Coverage, alpha_review: float) -> str:
     """Return the section of the card, with the interval of every kind."""
     kinds = [
         (
@@ -55,7 +55,7 @@ def coverage_section(found: Coverage) -> str:
         + "\nSynthetic images are drawn by Tidegate. They show which kinds of image pass, not the "
         "share among the unusual images that a service receives.\n"
         + _left_out(found)
-        + _verdict(found)
+        + _verdict(found, alpha_review)
         + "\n"
         + table(
             (
@@ -92,11 +92,11 @@ def _left_out(found: Coverage) -> str:
     )
 
 
-def _verdict(found: Coverage) -> str:
+def _verdict(found: Coverage, alpha_review: float) -> str:
     share = found.synthetic.caught.value
     if found.accepted_although_weak:
         return (
-            f"**The gate is below the floor of {REFUSE_BELOW:.0%}**, and was sealed by "
+            f"**The gate is below the floor of {percent(floor(alpha_review))}**, and was sealed by "
             "`--accept-weak-gate`: do not rely on it.\n"
         )
     if share < WARN_BELOW:
