@@ -197,21 +197,22 @@ def test_labels_that_are_not_one_line_per_class_are_rejected(
         open_bundle(resealed(tmp_path, LABELS, content))
 
 
-def fold_with(name: str, index: int, value: float) -> bytes:
+def fold_with(name: str, index: int | tuple[int, int], value: float) -> bytes:
     arrays = folds()
     arrays[name][index] = value
     return npz(**arrays)
 
 
 CALIBRATION_REFUSED = {
-    "unsorted": fold_with("energy_a", 5, 99.0),
-    "nan": fold_with("mahalanobis_a", FOLD - 1, np.nan),
+    "unsorted": fold_with("scores_a", (0, 5), 99.0),
+    "nan": fold_with("scores_a", (1, FOLD - 1), np.nan),
     "infinite": fold_with("combined_b", 0, -np.inf),
-    "one too few": npz(**{**folds(), "energy_a": folds()["energy_a"][1:]}),
-    "of float32": npz(**{**folds(), "energy_a": folds()["energy_a"].astype(np.float32)}),
+    "one too few": npz(**{**folds(), "scores_a": folds()["scores_a"][:, 1:]}),
+    "one score too few": npz(**{**folds(), "scores_a": folds()["scores_a"][1:]}),
+    "of float32": npz(**{**folds(), "scores_a": folds()["scores_a"].astype(np.float32)}),
     "in two dimensions": npz(**{**folds(), "combined_b": folds()["combined_b"][None]}),
     "without a fold": npz(**{n: f for n, f in folds().items() if n != "combined_b"}),
-    "of objects": npz(**{**folds(), "energy_a": np.array([None] * FOLD)}),
+    "of objects": npz(**{**folds(), "scores_a": np.array([[None] * FOLD] * 2)}),
     "no archive": b"not an archive",
     "empty": b"",
 }
