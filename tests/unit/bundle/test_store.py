@@ -281,11 +281,23 @@ def test_the_archive_of_calibration_is_read_once_for_the_gate_and_once_for_the_e
 
 
 def test_a_gate_that_could_never_reject_is_rejected(tmp_path: Path) -> None:
-    ties = folds()
-    ties["combined_b"][-2:] = -1 / (FOLD + 1)  # two of fold B are more unusual than all of fold A
+    """Its classes share a fold of 49 images."""
+    arrays = folds()
+    cut = [np.sort(arrays["combined_b"][rows]) for rows in (slice(0, 49), slice(49, None))]
+    sizes = {"combined_b": np.concatenate(cut), "fold_b_sizes": np.array([49, 150])}
+    files = sound_files() | {CALIBRATION: npz(**arrays | sizes)}
 
-    with pytest.raises(BundleRefused, match=r"p-value .* 0\.015, above alpha_reject 0\.01"):
-        open_bundle(resealed(tmp_path, CALIBRATION, npz(**ties)))
+    with pytest.raises(BundleRefused, match=r"p-value .* 0\.02, above alpha_reject 0\.01"):
+        open_bundle(put(tmp_path, files, own_fold))
+
+
+def test_a_bundle_of_an_older_format_is_rejected_with_advice(tmp_path: Path) -> None:
+    folder = put(tmp_path, sound_files())
+    manifest = folder / MANIFEST
+    manifest.write_bytes(manifest.read_bytes().replace(b"tidegate-bundle/3", b"tidegate-bundle/2"))
+
+    with pytest.raises(BundleRefused, match=r"'tidegate-bundle/2'.* Make the bundle again with"):
+        open_bundle(folder)
 
 
 def with_own_fold(**changes: Any) -> dict[str, Any]:
@@ -312,8 +324,8 @@ def test_the_gate_uses_a_class_s_own_fold(tmp_path: Path) -> None:
     gate = open_bundle(put(tmp_path, files, own_fold)).gate
 
     assert gate.calibration_size == FOLD
-    assert gate.judge(0.0, 0.0, 2).calibration_size == 100
-    assert gate.judge(0.0, 0.0, 1).calibration_size == 99
+    assert gate.judge([0.0, 0.0], 2).calibration_size == 100
+    assert gate.judge([0.0, 0.0], 1).calibration_size == 99
 
 
 OWN_FOLDS_REFUSED = {
@@ -346,8 +358,8 @@ def test_a_pac_gate_uses_the_sealed_table_of_p_values(tmp_path: Path) -> None:
 
     gate = open_bundle(put(tmp_path, files, pac)).gate
 
-    assert gate.judge(-99.0, -99.0, 0).p_value == 1.0
-    assert gate.judge(99.0, 99.0, 0).p_value in table[:3]
+    assert gate.judge([-99.0, -99.0], 0).p_value == 1.0
+    assert gate.judge([99.0, 99.0], 0).p_value in table[:3]
 
 
 @pytest.mark.parametrize(

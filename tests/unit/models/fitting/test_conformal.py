@@ -225,7 +225,7 @@ def test_too_few_images_are_refused_with_the_number_needed() -> None:
 
 def test_a_calibration_image_with_a_score_that_is_not_finite_is_refused() -> None:
     fold_b = drawn(150, 2)
-    broken = replace(fold_b, values=fold_b.values | {"energy": np.full(150, np.inf)})
+    broken = replace(fold_b, values={**fold_b.values, "energy": np.full(150, np.inf)})
 
     with pytest.raises(BuildRefused, match="energy score of a calibration image is not finite"):
         calibrated(drawn(150, 1), broken)
@@ -249,7 +249,7 @@ def test_a_rare_class_shares_its_fold_with_enough_others() -> None:
 def test_images_beyond_fold_a_do_not_take_the_smallest_p_value_away() -> None:
     """They tied with every other extreme before the tail, so that nothing could be rejected."""
     fold_b = drawn(150, 2)
-    beyond = replace(fold_b, values=fold_b.values | {"energy": fold_b.values["energy"] + 1e3})
+    beyond = replace(fold_b, values={**fold_b.values, "energy": fold_b.values["energy"] + 1e3})
 
     gate = calibrated(drawn(150, 1), beyond)
 
