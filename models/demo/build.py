@@ -28,6 +28,7 @@ from tidegate.models.probes.golden import golden_probes
 from tidegate.models.progress import Steps, say, steps
 from tidegate.models.sealing.assemble import Draft, SealedModel, assemble
 from tidegate.models.sealing.npz import npz
+from tidegate.models.sealing.score_heads import Linear
 from tidegate.models.sealing.write import current, locked
 from tidegate.service.bundle import manifest as m
 from tidegate.service.bundle.evidence import Coverage
@@ -113,7 +114,9 @@ def _build(model_dir: Path, wheel: Path | None, made_as: m.Provenance, progress:
     calibration = calibration_file.load()
     fit = calibration.report["fit"]
     head = gate_head(weights, calibration.centre, fit["shrinkage"])
-    head = with_candidates(head, fit["ceiling"], last_layer(weights)).with_scores(fit["scores"])
+    detector = Linear(calibration.drawn)
+    head = with_candidates(head, fit["ceiling"], last_layer(weights), detector)
+    head = head.with_scores(fit["scores"])
     sealed = sealed_graph(weights, head)
     progress.next("checking the scores of the committed photographs")
     check_witnesses(witness_scores(head, sealed), calibration.report)

@@ -75,6 +75,7 @@ def calibrate(
         check_against_float64(part, head)
     calibration = DemoCalibration(
         centre=fit.centre,
+        drawn=fit.detector.direction.astype(np.float32),
         **fold_scores(head, fit.choice.combination, outputs["fold_a"], outputs["fold_b"]),
         class_fraction=class_fractions(
             np.concatenate([outputs[name].logits.argmax(axis=1) for name in ("fold_a", "fold_b")]),

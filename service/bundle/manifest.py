@@ -14,7 +14,7 @@ from tidegate.service.imaging.spec import Closed, PreprocessSpec
 from tidegate.service.ood.conformal import sample_size_for
 from tidegate.service.types import ENERGY, MAHALANOBIS
 
-FORMAT = "tidegate-bundle/3"
+FORMAT: Literal["tidegate-bundle/3"] = "tidegate-bundle/3"
 Precision = Literal["fp32", "fp16", "int8"]
 SLUG = r"[a-z0-9][a-z0-9._-]{0,63}"
 Slug = Annotated[str, Field(pattern=rf"^{SLUG}$")]
