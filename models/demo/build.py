@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 
-from PIL import features
-
+from tidegate.models.data.outputs import MAX_PIXELS
 from tidegate.models.demo import calibration_file, source
 from tidegate.models.demo.calibrate import witness_scores
 from tidegate.models.demo.calibration_file import DemoCalibration
@@ -27,7 +25,9 @@ from tidegate.models.sealing.assemble import Draft, SealedModel, assemble
 from tidegate.models.sealing.npz import npz
 from tidegate.models.sealing.write import current, locked
 from tidegate.service.bundle import manifest as m
-from tidegate.service.bundle.store import Bundle
+from tidegate.service.bundle.golden import pixels_digest
+from tidegate.service.bundle.store import GOLDEN, Bundle, read_arrays
+from tidegate.service.imaging.preprocess import preprocess
 
 WITNESS_TOLERANCE = (
     1e-3  # relative; far above the rounding of another CPU, far below the change of another model
@@ -35,6 +35,7 @@ WITNESS_TOLERANCE = (
 _RECIPE_FILES = (
     "models/card/markdown.py",
     "models/demo/*",
+    "models/exact.py",
     "models/package_files.py",
     "models/graphs/builder.py",
     "models/probes/golden.py",
@@ -48,7 +49,6 @@ _RECIPE_FILES = (
     "service/bundle/manifest.py",
     "service/imaging/*.py",
 )
-_TOOLS = ("numpy", "onnx", "onnxruntime", "pillow")
 
 
 def build(out: Path, wheel: Path | None) -> Bundle:
@@ -60,6 +60,8 @@ def build(out: Path, wheel: Path | None) -> Bundle:
     model_dir = out / NAME
     with locked(model_dir, lambda: say(f"Another build of {NAME} is running; waiting.")):
         found = current(model_dir / VERSION, made_as)
+        if isinstance(found, Bundle) and not _decodes_as_sealed(found):
+            found = f"{found.path} was built with another libjpeg."
         if isinstance(found, Bundle):
             say(f"{found.path} is up to date, digest {found.digest[:12]}.")
             return found
@@ -80,8 +82,18 @@ def provenance() -> m.Provenance:
     )
 
 
+def _decodes_as_sealed(bundle: Bundle) -> bool:
+    """Return whether the probes have the sealed pixels: another libjpeg may decode otherwise."""
+    sealed = read_arrays(bundle.path, GOLDEN, ("names", "pixels_sha256"))
+    return all(
+        pixels_digest(preprocess((bundle.path / name).read_bytes(), PREPROCESS, MAX_PIXELS))
+        == digest
+        for name, digest in zip(*sealed.values(), strict=True)
+    )
+
+
 def _recipe_digest() -> str:
-    """Return the digest of the recipe's files and of the versions of the tools."""
+    """Return the digest of the recipe's files."""
     digest = sha256()
     root = HERE.parent.parent
     for path in sorted(
@@ -89,10 +101,6 @@ def _recipe_digest() -> str:
     ):
         content = sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.relative_to(root).as_posix()} {content}\n".encode())
-    for tool in _TOOLS:
-        digest.update(f"{tool} {version(tool)}\n".encode())
-    # Another libjpeg may decode a JPEG probe to other pixels than the sealed ones.
-    digest.update(f"libjpeg {features.version('jpg')}\n".encode())
     return digest.hexdigest()
 
 
