@@ -229,6 +229,7 @@ def _card_data(
         calibration=evaluated.calibration,
         gate=model.gate_fit(
             fitted.gate,
+            fitted.candidates,
             fitted.mahalanobis,
             used.digests,
             used.sizes["fold_b"],

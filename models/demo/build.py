@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from tidegate.models.data.outputs import MAX_PIXELS
 from tidegate.models.demo import calibration_file, source
 from tidegate.models.demo.calibrate import witness_scores
 from tidegate.models.demo.calibration_file import DemoCalibration
 from tidegate.models.demo.card import model_card
-from tidegate.models.demo.model import gate_head, sealed_graph
+from tidegate.models.demo.model import gate_head, last_layer, sealed_graph
 from tidegate.models.demo.source import find_wheel
 from tidegate.models.demo.spec import HERE, LABELS_FILE, NAME, PREPROCESS, VERSION
+from tidegate.models.demo.temperature import ALL
 from tidegate.models.errors import BuildRefused
+from tidegate.models.fitting.candidates import with_candidates
 from tidegate.models.probes.golden import golden_probes
 from tidegate.models.progress import Steps, say, steps
 from tidegate.models.sealing.assemble import Draft, SealedModel, assemble
@@ -36,6 +39,7 @@ _RECIPE_FILES = (
     "models/card/markdown.py",
     "models/demo/*",
     "models/exact.py",
+    "models/fitting/candidates.py",
     "models/package_files.py",
     "models/graphs/builder.py",
     "models/probes/golden.py",
@@ -45,6 +49,7 @@ _RECIPE_FILES = (
     "models/sealing/gate_head.py",
     "models/sealing/golden.py",
     "models/sealing/npz.py",
+    "models/sealing/score_heads.py",
     "models/sealing/seal.py",
     "service/bundle/manifest.py",
     "service/imaging/*.py",
@@ -112,10 +117,11 @@ def _build(model_dir: Path, wheel: Path | None, made_as: m.Provenance, progress:
     progress.next("making the sealed graph")
     calibration = calibration_file.load()
     fit = calibration.report["fit"]
-    head = gate_head(weights, calibration.centre, fit["energy_temperature"], fit["shrinkage"])
+    head = gate_head(weights, calibration.centre, fit["shrinkage"])
+    head = with_candidates(head, fit["ceiling"], last_layer(weights)).with_scores(fit["scores"])
     sealed = sealed_graph(weights, head)
     progress.next("checking the scores of the committed photographs")
-    check_witnesses(witness_scores(sealed), calibration.report)
+    check_witnesses(witness_scores(head, sealed), calibration.report)
     draft = _draft(SealedModel(sealed, head, PREPROCESS), calibration, made_as)
     progress.next("running the golden probes and writing the bundle")
     return assemble(model_dir, draft)
@@ -143,8 +149,7 @@ def check_witnesses(
 def _gate_file(calibration: DemoCalibration) -> bytes:
     return npz(
         {
-            "energy_a": calibration.energy_a,
-            "mahalanobis_a": calibration.mahalanobis_a,
+            "scores_a": calibration.scores_a,
             "combined_b": calibration.combined_b,
         }
     )
@@ -158,13 +163,10 @@ def _draft(model: SealedModel, calibration: DemoCalibration, made_as: m.Provenan
         provenance=made_as,
         model=model,
         labels=tuple(LABELS_FILE.read_text("utf-8").splitlines()),
-        calibration=m.Calibration(
-            fitted=False,
-            temperature=1.0,
-            note="Not fitted: no labelled held-out ImageNet images may be redistributed.",
-        ),
+        calibration=_temperature(report["temperature"]),
         gate=model.gate_fit(
             calibration.gate,
+            report["fit"]["candidates"],
             m.MahalanobisFit(
                 features="l2-normalised", covariance="tied", means="classifier-weights"
             ),
@@ -173,10 +175,23 @@ def _draft(model: SealedModel, calibration: DemoCalibration, made_as: m.Provenan
         ),
         gate_file=_gate_file(calibration),
         reference=m.ReferenceFit(
-            samples=len(calibration.energy_a) + len(calibration.combined_b),
+            samples=calibration.scores_a.shape[1] + len(calibration.combined_b),
             class_fraction=tuple(float(share) for share in calibration.class_fraction),
             note="Predictions on the calibration photographs, smoothed; not a traffic forecast.",
         ),
         probes=golden_probes(),
         card=model_card(report).encode(),
+    )
+
+
+def _temperature(fit: Mapping[str, Any]) -> m.Calibration:
+    on_all = fit["measured"][ALL]
+    return m.Calibration(
+        fitted=True,
+        temperature=fit["temperature"],
+        samples=fit["images"],
+        ece_before=on_all["before"]["ece"],
+        ece_after=on_all["after"]["ece"],
+        ece_noise_floor=on_all["after"]["ece_noise_floor"],
+        note=f"Errors are of {on_all['images']} other photographs, not of ImageNet's.",
     )

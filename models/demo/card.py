@@ -25,13 +25,15 @@ def model_card(report: Report) -> str:
         licence=source.LICENCE,
         checkpoint=source.CHECKPOINT_SHA256,
         packages=" and ".join(f"`{p['name']}` {p['version']}" for p in report["packages"]),
-        temperature=f"{report['fit']['energy_temperature']:g}",
+        combination=" + ".join(report["fit"]["combination"]),
+        candidates=table(("scores", "criterion"), _best_first(report["fit"]["candidates"])),
+        ceiling=f"{report['fit']['ceiling']:g}",
         centre=f"mean of the {report['fit']['centre']}",
         shrinkage=f"{report['fit']['shrinkage']:g}",
         smoothing=f"{report['smoothing']:g}",
         alpha_reject=f"{report['thresholds']['alpha_reject']:g}",
         alpha_review=f"{report['thresholds']['alpha_review']:g}",
-        smallest=f"{report['smallest_p_value']:.4f}",
+        smallest=f"{1 / (report['splits']['fold_b']['photographs'] + 1):.4f}",
         partitions=report["uniformity"]["partitions"],
         third=report["uniformity"]["calibration_size"],
         uniformity=_uniformity(report["uniformity"]),
@@ -41,6 +43,11 @@ def model_card(report: Report) -> str:
         **_sizes(report["splits"]),
         **_labelled(report["evaluation"]["singles"]),
     )
+
+
+def _best_first(candidates: Report) -> list[tuple[str, str]]:
+    order = sorted(candidates, key=lambda name: -candidates[name])
+    return [(name, f"{candidates[name]:.4f}") for name in order]
 
 
 def _sizes(splits: Report) -> dict[str, int]:

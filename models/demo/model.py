@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 from tidegate.models import exact
 from tidegate.models.demo import efficientnet_lite
 from tidegate.models.demo.spec import PREPROCESS
+from tidegate.models.graphs.last_layer import LastLayer
 from tidegate.models.sealing.gate_head import GateHead
 from tidegate.models.sealing.seal import seal
 
 Weights = Mapping[str, NDArray[Any]]
 
 
-def gate_head(
-    weights: Weights, centre: NDArray[np.floating], energy_temperature: float, shrinkage: float
-) -> GateHead:
+def gate_head(weights: Weights, centre: NDArray[np.floating], shrinkage: float) -> GateHead:
     """Return the head whose class means and covariance are the classifier's weight directions.
 
     With u = (f − centre)/|f − centre|, v_c = W_c/|W_c| and Σ the covariance of all v_c, shrunk by
@@ -39,12 +38,17 @@ def gate_head(
     factor = exact.cholesky(shrunk)  # Σ = L·Lᵀ, so |x·L⁻ᵀ|² = xᵀΣ⁻¹x
     whitened = exact.times_inverse_transpose(np.vstack([np.eye(width), directions]), factor)
     return GateHead(
-        energy_temperature=energy_temperature,
+        energy_temperature=1.0,
         centre=np.asarray(centre, np.float32),
         whitening=whitened[:width],
         means=whitened[width:],
         normalise=True,
     )
+
+
+def last_layer(weights: Weights) -> LastLayer:
+    """Return the classifier's linear layer."""
+    return LastLayer(weights["_fc.weight"], weights["_fc.bias"])
 
 
 def sealed_graph(weights: Weights, head: GateHead) -> bytes:

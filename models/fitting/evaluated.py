@@ -69,11 +69,10 @@ def evaluate_model(fitted: FittedModel, splits: Splits, scratch: Path) -> Evalua
 
 def _scored(found: Extracted, fitted: FittedModel, *, labelled: bool) -> Scored:
     scores, gate = score_rows(fitted.head, found), fitted.gate
-    combined = combine(gate.energy_a, gate.mahalanobis_a, scores)
+    combined = combine(gate.folds_a, gate.combination, scores.values)
     return Scored(
         logits=found.logits,
-        energy=scores.energy,
-        mahalanobis=scores.mahalanobis,
+        scores=scores.values,
         combined=combined,
         p_value=final_p_values(gate, combined, scores.predicted),
         class_ids=found.split.class_ids if labelled else None,

@@ -1,6 +1,6 @@
 """Fit everything in a bundle except its backbone: gate, temperature and drift reference.
 
-train → means, covariance · calibrate → energy temperature | fold A | fold B, calibration
+train → means, covariance · calibrate → choice of the scores | fold A | fold B, calibration
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from tidegate.models.data.outputs import Extracted, ImagesUsed, extract, load_pi
 from tidegate.models.data.rows import chunks
 from tidegate.models.errors import BuildRefused
 from tidegate.models.evaluation.probabilities import fit_temperature, score_predictions
+from tidegate.models.fitting.candidates import ceiling_of, with_candidates
+from tidegate.models.fitting.choice import Choice, NetworkOutputs, choose
 from tidegate.models.fitting.conformal import PARTS, GateTarget, Scores, calibrate, gate_file
 from tidegate.models.fitting.drift_reference import reference_fit
-from tidegate.models.fitting.energy import choose_temperature, synthetic_ood_logits
 from tidegate.models.fitting.feature_axes import embedding_fit
 from tidegate.models.fitting.mahalanobis import DistanceFit, DistanceOptions, fit_distance
+from tidegate.models.fitting.nonsense import nonsense_outputs
+from tidegate.models.graphs.last_layer import last_layer
 from tidegate.models.graphs.session import quiet_session
 from tidegate.models.progress import say
 from tidegate.models.sealing.gate_head import GateHead, head_graph
@@ -31,8 +34,8 @@ from tidegate.service.drift.embedding import Embedding
 from tidegate.service.imaging.spec import PreprocessSpec
 from tidegate.service.ood.gates import Gate
 
-_SHUFFLED = 40  # images in shuffled patches, for the energy temperature
-_SELECTED = 2000  # images for the energy temperature, at most
+_SHUFFLED = 40  # images in shuffled patches, for the choice of the scores
+_SELECTED = 2000  # images for the choice, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class FittedModel:
     head: GateHead
     gate: Gate
     gate_file: bytes  # calibration.npz
+    candidates: dict[str, float]  # the criterion of each combination of scores
     mahalanobis: MahalanobisFit
     calibration: Calibration
     reference: ReferenceFit
@@ -85,9 +89,13 @@ def fit(
     )
     bounds = cut(len(held_out), PARTS)
     parts = {name: held_out.part(name, rows) for name, rows in bounds.items()}
-    head = distance.head(_energy_temperature(graph, spec, parts["selection"]))
+    every = with_candidates(distance.head(), ceiling_of(train.features), last_layer(backbone))
+    choice = _choose(graph, spec, parts["selection"], every)
+    head = every.with_scores(choice.combination)
     folds = {name: score_rows(head, parts[name]) for name in ("fold_a", "fold_b")}
-    gate = calibrate(folds["fold_a"], folds["fold_b"], len(labels), options.target)
+    gate = calibrate(
+        folds["fold_a"], folds["fold_b"], len(labels), options.target, choice.combination
+    )
     calibration = _calibration(held_out)
     reference, embedding = _reference(held_out, parts, folds, calibration, len(labels))
     return FittedModel(
@@ -99,6 +107,7 @@ def fit(
         gate_file=gate_file(
             gate, options.target, embedding_mean=embedding.mean, embedding_axes=embedding.axes
         ),
+        candidates=choice.named,
         mahalanobis=_mahalanobis_fit(distance, options.distance),
         calibration=calibration,
         reference=reference,
@@ -107,18 +116,14 @@ def fit(
 
 
 def score_rows(head: GateHead, found: Extracted) -> Scores:
-    """Return both scores of stored outputs, computed by the nodes that are sealed."""
+    """Return the scores of stored outputs, computed by the nodes that are sealed."""
     session = quiet_session(head_graph(head))
-    energy, mahalanobis = [], []
-    for logits, features in chunks(found.logits, found.features):
-        e, m = session.run(["energy", "mahalanobis"], {"logits": logits, "features": features})
-        energy.append(e)
-        mahalanobis.append(m)
-    return Scores(
-        energy=np.concatenate(energy).astype(np.float64),
-        mahalanobis=np.concatenate(mahalanobis).astype(np.float64),
-        predicted=found.predicted,
-    )
+    rows = [
+        session.run(["scores"], {"logits": logits, "features": features})[0]
+        for logits, features in chunks(found.logits, found.features)
+    ]
+    columns = np.concatenate(rows).astype(np.float64).T
+    return Scores(dict(zip(head.names, columns, strict=True)), found.predicted)
 
 
 def _mahalanobis_fit(distance: DistanceFit, options: DistanceOptions) -> MahalanobisFit:
@@ -132,12 +137,14 @@ def _mahalanobis_fit(distance: DistanceFit, options: DistanceOptions) -> Mahalan
     )
 
 
-def _energy_temperature(graph: bytes, spec: PreprocessSpec, selection: Extracted) -> float:
+def _choose(graph: bytes, spec: PreprocessSpec, selection: Extracted, head: GateHead) -> Choice:
     if not len(selection):
-        raise BuildRefused("There are too few calibration images to choose the energy temperature.")
+        raise BuildRefused("There are too few calibration images to choose the scores.")
     photographs = [load_pixels(item.path, spec) for item in selection.split.items[:_SHUFFLED]]
-    outside = synthetic_ood_logits(graph, spec, photographs)
-    return choose_temperature(selection.logits[:_SELECTED], outside)
+    images = NetworkOutputs(selection.logits[:_SELECTED], selection.features[:_SELECTED])
+    choice = choose(head, images, nonsense_outputs(graph, spec, photographs))
+    say(f"The scores that decide: {' + '.join(choice.combination)}.")
+    return choice
 
 
 def _calibration(held_out: Extracted) -> Calibration:
@@ -160,10 +167,8 @@ def _reference(
 ) -> tuple[ReferenceFit, Embedding]:
     """Return the drift reference of folds A and B, and the axes of their features."""
     both = held_out.part("folds", slice(len(parts["selection"]), None))
-    scores = {
-        "energy": np.concatenate([fold.energy for fold in folds.values()]),
-        "mahalanobis": np.concatenate([fold.mahalanobis for fold in folds.values()]),
-    }
+    names = next(iter(folds.values())).values
+    scores = {name: np.concatenate([f.values[name] for f in folds.values()]) for name in names}
     confidence = score_predictions(
         both.logits, both.split.class_ids, calibration.temperature
     ).confidence

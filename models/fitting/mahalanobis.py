@@ -41,10 +41,10 @@ class DistanceFit:
     shrinkage: float
     samples: int
 
-    def head(self, energy_temperature: float) -> GateHead:
+    def head(self) -> GateHead:
         """Return the gate head with this distance."""
         return GateHead(
-            energy_temperature=energy_temperature,
+            energy_temperature=1.0,
             centre=self.centre,
             whitening=self.whitening,
             means=self.means,

@@ -19,6 +19,7 @@ from tidegate.service.bundle.evidence import Comparison, Evaluation, Parity
 from tidegate.service.bundle.store import CALIBRATION, CARD, LABELS, MODEL, Bundle
 from tidegate.service.imaging.spec import PreprocessSpec
 from tidegate.service.ood.gates import Gate
+from tidegate.service.types import ENERGY
 
 Part = TypeVar("Part", bound=BaseModel)
 
@@ -45,6 +46,7 @@ class SealedModel:
     def gate_fit(
         self,
         gate: Gate,
+        candidates: Mapping[str, float],
         mahalanobis: m.MahalanobisFit,
         splits: Mapping[str, str],
         fold_b: int,
@@ -52,17 +54,21 @@ class SealedModel:
     ) -> m.GateFit:
         """Describe a gate that was calibrated for this model.
 
-        `splits` are the digests of the splits that it was fitted on, `fold_b` the total images of
-        all folds B, `delta` the failure probability of a PAC guarantee; None: marginal guarantee.
+        `candidates` are the criteria by which its combination was chosen, `splits` the digests of
+        the splits that it was fitted on, `fold_b` the total images of all folds B, `delta` the
+        failure probability of a PAC guarantee; None: marginal guarantee.
         """
         return m.GateFit(
+            scores=tuple(gate.folds_a),
+            combination=gate.combination,
+            candidates=dict(candidates),
             energy_temperature=self.head.energy_temperature,
             mahalanobis=mahalanobis,
             guarantee="marginal" if delta is None else "pac",
             guarantee_delta=delta,
             alpha_reject=gate.alpha_reject,
             alpha_review=gate.alpha_review,
-            fold_a=len(gate.energy_a),
+            fold_a=len(gate.folds_a[ENERGY].scores),
             fold_b=fold_b,
             own_threshold=tuple(gate.own_folds_b),
             splits=dict(splits),

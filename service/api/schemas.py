@@ -13,7 +13,7 @@ from tidegate.service.bundle.store import Bundle
 from tidegate.service.engines.base import EngineInfo
 from tidegate.service.imaging.spec import PreprocessSpec
 from tidegate.service.pipeline import Classification
-from tidegate.service.types import Decision
+from tidegate.service.types import ENERGY, MAHALANOBIS, Decision
 
 
 class Body(BaseModel):
@@ -51,6 +51,12 @@ class MahalanobisBody(ScoreBody):
     nearest_class: int
 
 
+class DecidingScoreBody(ScoreBody):
+    """One of the scores that decided: the final p-value is that of the sum of their −log p."""
+
+    name: str
+
+
 class OodBody(Body):
     """How typical the image is of the model's calibration images."""
 
@@ -64,6 +70,9 @@ class OodBody(Body):
     calibration_size: int
     energy: ScoreBody
     mahalanobis: MahalanobisBody
+    decided_by: list[DecidingScoreBody] = Field(
+        description="the scores that decided, as chosen when the bundle was made"
+    )
 
 
 class TimingBody(Body):
@@ -202,18 +211,23 @@ def model_body(bundle: Bundle, info: EngineInfo, slots: int, max_batch_size: int
 def ood_body(result: Classification, bundle: Bundle) -> dict[str, Any]:
     """Return the gate's result for one image, with the fields of OodBody."""
     verdict, gate = result.verdict, bundle.gate
+    scores, p_values = result.scores, verdict.score_p_values
     return {
         "p_value": verdict.p_value,
         "percentile": verdict.percentile,
         "alpha_reject": gate.alpha_reject,
         "alpha_review": gate.alpha_review,
         "calibration_size": verdict.calibration_size,
-        "energy": {"score": result.energy, "p_value": verdict.energy_p_value},
+        "energy": {"score": scores[ENERGY], "p_value": p_values[ENERGY]},
         "mahalanobis": {
-            "score": result.mahalanobis,
-            "p_value": verdict.mahalanobis_p_value,
+            "score": scores[MAHALANOBIS],
+            "p_value": p_values[MAHALANOBIS],
             "nearest_class": result.nearest_class,
         },
+        "decided_by": [
+            {"name": name, "score": scores[name], "p_value": p_values[name]}
+            for name in gate.combination
+        ],
     }
 
 
@@ -262,6 +276,7 @@ EXAMPLE_OOD: dict[str, Any] = {
     "calibration_size": 200,
     "energy": {"score": -8.3, "p_value": 0.61},
     "mahalanobis": {"score": 1.32, "p_value": 0.83, "nearest_class": 285},
+    "decided_by": [{"name": "mahalanobis", "score": 1.32, "p_value": 0.83}],
 }
 EXAMPLE_MODEL = {"name": "efficientnet-lite0", "version": "1", "digest": EXAMPLE_SHA}
 EXAMPLE_ANSWER: dict[str, Any] = {
@@ -286,6 +301,7 @@ EXAMPLE_REFUSAL: dict[str, Any] = {
         "p_value": 0.004975,
         "percentile": 100.0,
         "energy": {"score": -4.84, "p_value": 0.015},
-        "mahalanobis": {"score": 1.67, "p_value": 0.005, "nearest_class": 429},
+        "mahalanobis": {"score": 1.67, "p_value": 0.0021, "nearest_class": 429},
+        "decided_by": [{"name": "mahalanobis", "score": 1.67, "p_value": 0.0021}],
     },
 }
