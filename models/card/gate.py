@@ -37,7 +37,8 @@ def ood(data: CardData) -> str:
     sets = data.evaluation.ood
     if not sets:
         return (
-            "## OOD sets\n\nNo OOD set was given, so the gate's detection rate was not measured.\n"
+            "## OOD sets\n\nNo OOD set was given: the gate was measured only on the images of the "
+            "section above.\n"
         )
     header = ("set", "score", "AUROC", "FPR95 in", "FPR95 out")
     rows = [

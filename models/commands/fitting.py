@@ -108,6 +108,16 @@ def _add_gate_options(gate: argparse._ArgumentGroup) -> None:
         help="guarantee the alphas with probability 1 − DELTA over calibration sets, "
         "not only on average",
     )
+    add_accept_weak_gate(gate)
+
+
+def add_accept_weak_gate(options: argparse._ActionsContainer) -> None:
+    """Add the option that seals a gate which hardly catches anything."""
+    options.add_argument(
+        "--accept-weak-gate",
+        action="store_true",
+        help="seal the bundle although its gate catches hardly any synthetic OOD image",
+    )
 
 
 def data(options: argparse.Namespace) -> Data:
@@ -147,6 +157,7 @@ def build_options(options: argparse.Namespace, recipe: str) -> BuildOptions:
         max_drop=options.max_drop,
         labels=_labels(options.labels),
         replace=options.replace,
+        accept_weak_gate=options.accept_weak_gate,
     )
 
 

@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from tidegate.models.card.coverage import coverage_lines
 from tidegate.models.data.outputs import MAX_PIXELS
 from tidegate.models.demo import calibration_file, source
 from tidegate.models.demo.calibrate import witness_scores
@@ -22,12 +23,15 @@ from tidegate.models.demo.spec import HERE, LABELS_FILE, NAME, PREPROCESS, VERSI
 from tidegate.models.demo.temperature import ALL
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting.candidates import with_candidates
+from tidegate.models.fitting.coverage import check_coverage
 from tidegate.models.probes.golden import golden_probes
 from tidegate.models.progress import Steps, say, steps
 from tidegate.models.sealing.assemble import Draft, SealedModel, assemble
 from tidegate.models.sealing.npz import npz
+from tidegate.models.sealing.score_heads import Linear
 from tidegate.models.sealing.write import current, locked
 from tidegate.service.bundle import manifest as m
+from tidegate.service.bundle.evidence import Coverage
 from tidegate.service.bundle.golden import pixels_digest
 from tidegate.service.bundle.store import GOLDEN, Bundle, read_arrays
 from tidegate.service.imaging.preprocess import preprocess
@@ -36,6 +40,7 @@ WITNESS_TOLERANCE = (
     1e-3  # relative; far above the rounding of another CPU, far below the change of another model
 )
 _RECIPE_FILES = (
+    "models/card/coverage.py",
     "models/card/markdown.py",
     "models/demo/*",
     "models/exact.py",
@@ -51,6 +56,7 @@ _RECIPE_FILES = (
     "models/sealing/npz.py",
     "models/sealing/score_heads.py",
     "models/sealing/seal.py",
+    "service/bundle/evidence.py",
     "service/bundle/manifest.py",
     "service/imaging/*.py",
 )
@@ -118,11 +124,17 @@ def _build(model_dir: Path, wheel: Path | None, made_as: m.Provenance, progress:
     calibration = calibration_file.load()
     fit = calibration.report["fit"]
     head = gate_head(weights, calibration.centre, fit["shrinkage"])
-    head = with_candidates(head, fit["ceiling"], last_layer(weights)).with_scores(fit["scores"])
+    detector = Linear(calibration.drawn)
+    head = with_candidates(head, fit["ceiling"], last_layer(weights), detector)
+    head = head.with_scores(fit["scores"])
     sealed = sealed_graph(weights, head)
     progress.next("checking the scores of the committed photographs")
     check_witnesses(witness_scores(head, sealed), calibration.report)
-    draft = _draft(SealedModel(sealed, head, PREPROCESS), calibration, made_as)
+    coverage = Coverage.model_validate(calibration.report["coverage"])
+    check_coverage(coverage, calibration.gate.alpha_review, accept_weak=False)
+    for line in coverage_lines(coverage):
+        say(line)
+    draft = _draft(SealedModel(sealed, head, PREPROCESS), calibration, coverage, made_as)
     progress.next("running the golden probes and writing the bundle")
     return assemble(model_dir, draft)
 
@@ -155,7 +167,9 @@ def _gate_file(calibration: DemoCalibration) -> bytes:
     )
 
 
-def _draft(model: SealedModel, calibration: DemoCalibration, made_as: m.Provenance) -> Draft:
+def _draft(
+    model: SealedModel, calibration: DemoCalibration, coverage: Coverage, made_as: m.Provenance
+) -> Draft:
     report = calibration.report
     return Draft(
         name=NAME,
@@ -180,6 +194,7 @@ def _draft(model: SealedModel, calibration: DemoCalibration, made_as: m.Provenan
             note="Predictions on the calibration photographs, smoothed; not a traffic forecast.",
         ),
         probes=golden_probes(),
+        coverage=coverage,
         card=model_card(report).encode(),
     )
 

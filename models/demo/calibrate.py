@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tidegate.models.data.outputs import MAX_PIXELS
+from tidegate.models.data.outputs import MAX_PIXELS, NetworkOutputs
 from tidegate.models.demo.calibration_file import DemoCalibration
 from tidegate.models.demo.evaluate import (
     Pictures,
@@ -30,12 +30,20 @@ from tidegate.models.demo.spec import PREPROCESS
 from tidegate.models.demo.temperature import fit_and_measure, labelled, together
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting import synthetic_ood
-from tidegate.models.fitting.conformal import Combination, combine
+from tidegate.models.fitting.conformal import Combination, GateTarget, combine
+from tidegate.models.fitting.coverage import (
+    CalibratedHead,
+    LabelledOutputs,
+    left_out_p_values,
+    summarise,
+    synthetic_p_values,
+)
 from tidegate.models.fitting.drift_reference import SMOOTHING, class_fractions
 from tidegate.models.probes.photographs import PHOTOS
 from tidegate.models.progress import follow
 from tidegate.models.sealing.check import check_against_float64, run
 from tidegate.models.sealing.gate_head import GateHead
+from tidegate.service.bundle.evidence import Coverage
 from tidegate.service.imaging.preprocess import preprocess
 from tidegate.service.ood.conformal import TailedFold, sample_size_for
 from tidegate.service.types import Outputs, Pixels
@@ -74,6 +82,7 @@ def calibrate(
     known = {name: labelled(items, outputs[name]) for name, items in parts.items()}
     calibration = DemoCalibration(
         centre=fit.centre,
+        drawn=fit.detector.direction.astype(np.float32),
         **fold_scores(head, fit.choice.combination, outputs["fold_a"], outputs["fold_b"]),
         class_fraction=class_fractions(
             np.concatenate([outputs[name].logits.argmax(axis=1) for name in ("fold_a", "fold_b")]),
@@ -94,6 +103,9 @@ def calibrate(
     calibration.report["evaluation"] = evaluate(
         sealed, calibration, outputs["fold_b"], pictures, budget.report_per_kind
     )
+    calibration.report["coverage"] = _coverage(
+        CalibratedHead(head, calibration.gate), sealed, outputs, _pixels(parts["fit"])
+    ).model_dump(mode="json")
     return calibration
 
 
@@ -115,6 +127,27 @@ def witness_scores(head: GateHead, sealed: bytes) -> dict[str, dict[str, float]]
         path.name: dict(zip(head.names, row, strict=True))
         for path, row in zip(PHOTOS, rows, strict=True)
     }
+
+
+def _coverage(
+    measured: CalibratedHead,
+    sealed: bytes,
+    outputs: Mapping[str, Outputs],
+    photographs: list[Pixels],
+) -> Coverage:
+    """Return what the gate catches; a photograph's class is the predicted one, as it has no label.
+
+    The photographs of classes that are left out are those of the fit, which no fold contains.
+    """
+    parts = {
+        name: LabelledOutputs(NetworkOutputs(o.logits, o.features), o.logits.argmax(axis=1))
+        for name, o in outputs.items()
+    }
+    target = GateTarget(ALPHA_REJECT, ALPHA_REVIEW)
+    folds = parts["fold_a"], parts["fold_b"]
+    left_out = left_out_p_values(measured, target, folds, parts["fit"])
+    synthetic = synthetic_p_values(sealed, PREPROCESS, photographs, measured)
+    return summarise(synthetic, left_out, measured.gate)
 
 
 def _fit(photographs: list[Pixels], weights: Weights, per_kind: int) -> Fit:

@@ -17,7 +17,7 @@ from tidegate.service.ood.conformal import TailedFold
 from tidegate.service.ood.gates import FinalFold, Gate
 
 Float64 = NDArray[np.float64]
-_ARRAYS = ("centre", "scores_a", "combined_b", "class_fraction")
+_ARRAYS = ("centre", "drawn", "scores_a", "combined_b", "class_fraction")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class DemoCalibration:
     """The gate's fitted numbers, and the report of the calibration."""
 
     centre: NDArray[np.float32]  # [1280], the mean feature vector
+    drawn: NDArray[np.float32]  # [1280], the detector of drawn images
     scores_a: Float64  # [S, n], each row ascending, in the order of report["fit"]["scores"]
     combined_b: Float64
     class_fraction: Float64  # [1000]

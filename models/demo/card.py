@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from string import Template
 from typing import Any
 
+from tidegate.models.card.coverage import coverage_section
 from tidegate.models.card.markdown import table
 from tidegate.models.demo import source
 from tidegate.models.demo.spec import HERE, NAME, VERSION
+from tidegate.service.bundle.evidence import Coverage
 
 Report = Mapping[str, Any]  # calibration.json
 
@@ -38,6 +40,9 @@ def model_card(report: Report) -> str:
         partitions=report["uniformity"]["partitions"],
         third=report["uniformity"]["calibration_size"],
         uniformity=_uniformity(report["uniformity"]),
+        coverage=coverage_section(
+            Coverage.model_validate(report["coverage"]), report["thresholds"]["alpha_review"]
+        ),
         singles=_singles(report["evaluation"]["singles"]),
         sets=_sets(report["evaluation"]["sets"]),
         choices=_choices(report["fit"]["auroc"]),

@@ -18,7 +18,9 @@ from tidegate.models.demo.model import gate_head, last_layer
 from tidegate.models.evaluation.ood_metrics import auroc
 from tidegate.models.fitting.candidates import ceiling_of, with_candidates
 from tidegate.models.fitting.choice import Choice, NetworkOutputs, choose
+from tidegate.models.fitting.detector import drawn_features, fit_detector
 from tidegate.models.sealing.gate_head import GateHead
+from tidegate.models.sealing.score_heads import Linear
 from tidegate.service.ood.scores import mahalanobis_score
 from tidegate.service.types import Outputs
 
@@ -37,13 +39,14 @@ class Fit:
     centre_name: str
     shrinkage: float
     ceiling: float  # of clipped features
+    detector: Linear  # of drawn images
     choice: Choice
     table: dict[str, Aurocs]
 
     def head(self, weights: Weights) -> GateHead:
         """Return the gate head with these parameters and the chosen scores."""
         head = gate_head(weights, self.centre, self.shrinkage)
-        every = with_candidates(head, self.ceiling, last_layer(weights))
+        every = with_candidates(head, self.ceiling, last_layer(weights), self.detector)
         return every.with_scores(self.choice.combination)
 
 
@@ -60,14 +63,17 @@ def fit_gate(photographs: Outputs, synthetic: SyntheticOod, weights: Weights) ->
     name, shrinkage = max(distances, key=lambda choice: _mean_auroc(distances[choice]))
     centre = analytic if name.startswith("analytic") else _mean(photographs.features)
     ceiling = ceiling_of(photographs.features)
+    drawn = drawn_features({kind: outputs.features for kind, outputs in synthetic.items()})
+    detector = fit_detector(photographs.features, drawn)
     head = gate_head(weights, centre.astype(np.float32), shrinkage)
     return Fit(
         centre=centre.astype(np.float32),
         centre_name=name,
         shrinkage=shrinkage,
         ceiling=ceiling,
+        detector=detector,
         choice=choose(
-            with_candidates(head, ceiling, last_layer(weights)),
+            with_candidates(head, ceiling, last_layer(weights), detector),
             NetworkOutputs(photographs.logits, photographs.features),
             {kind: NetworkOutputs(o.logits, o.features) for kind, o in synthetic.items()},
         ),

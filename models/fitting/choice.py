@@ -6,7 +6,8 @@ nonsense, and images of classes that are removed from the model. Neither needs o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -14,41 +15,40 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 
-from tidegate.models.data.rows import Float32, Float64
+from tidegate.models.data.outputs import NetworkOutputs
+from tidegate.models.data.rows import Float64
 from tidegate.models.evaluation.ood_metrics import auroc
 from tidegate.models.fitting.conformal import Combination, combine
+from tidegate.models.fitting.detector import DETECTOR, CrossFitted, cross_fitted, group_of
+from tidegate.models.fitting.synthetic_ood import PATTERNS
 from tidegate.models.sealing.gate_head import GateHead
 from tidegate.service.ood.conformal import TailedFold
 
 _GROUPS = 10  # of classes, at most
-_MARGIN = 0.002  # of AUROC, by which a second score must improve the combination
-ScoreValues = Mapping[str, Float64]  # score → values, [n]
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkOutputs:
-    """The backbone's outputs for some images."""
-
-    logits: Float32  # [n, C]
-    features: Float32  # [n, D]
-
-    def part(self, rows: NDArray[np.bool_]) -> NetworkOutputs:
-        """Return some of the images."""
-        return NetworkOutputs(self.logits[rows], self.features[rows])
+_MARGIN = 0.002  # of AUROC, by which a further score must improve the criterion
+_MOST_SCORES = 3
+ScoreValues = dict[str, Float64]  # score → values, [n]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The chosen combination, and the criterion of each candidate."""
+    """The AUROC of each candidate, and the combination that it leads to."""
 
-    combination: Combination
-    nonsense: dict[Combination, float]  # mean AUROC over kinds of nonsense
-    removed_classes: dict[Combination, float]  # mean AUROC over images; empty if not measurable
+    nonsense: dict[Combination, float]  # mean over groups of nonsense
+    removed_classes: dict[Combination, float]  # mean over images; empty if not measurable
 
     @property
     def criterion(self) -> dict[Combination, float]:
-        """Return the mean of both AUROCs, by which the combination was chosen."""
-        return _criterion(self.nonsense, self.removed_classes)
+        """Return the mean of both AUROCs of each candidate."""
+        if not self.removed_classes:
+            return self.nonsense
+        return {c: (self.nonsense[c] + self.removed_classes[c]) / 2 for c in self.nonsense}
+
+    @property
+    def combination(self) -> Combination:
+        """Return the candidate with the best criterion; a further score must add _MARGIN to it."""
+        criterion = self.criterion
+        return max(criterion, key=lambda c: round(criterion[c] - _MARGIN * len(c), 6))
 
     @property
     def named(self) -> dict[str, float]:
@@ -59,26 +59,34 @@ class Choice:
 def choose(
     head: GateHead, images: NetworkOutputs, nonsense: Mapping[str, NetworkOutputs]
 ) -> Choice:
-    """Return the single score or sum of two with the best criterion.
+    """Return the combination of up to three of the head's scores with the best criterion.
 
-    Of two scores, the better one is preferred to their sum unless that is better by _MARGIN.
+    Each further score must improve it by _MARGIN. The detector's scores are cross-fitted, so that
+    it is judged on images and groups of nonsense on which it was not fitted.
     """
-    candidates = [c for size in (1, 2) for c in combinations(head.names, size)]
-    inside = _values(head, images)
-    on_nonsense = [
-        _aurocs(candidates, inside, _values(head, outputs)) for outputs in nonsense.values()
+    sizes = range(1, _MOST_SCORES + 1)
+    candidates = [c for size in sizes for c in combinations(head.names, size)]
+    detected: Mapping[str, CrossFitted] = {}
+    if DETECTOR in head.names:
+        features = {kind: outputs.features for kind, outputs in nonsense.items()}
+        detected = cross_fitted(images.features, features)
+    of_kinds = [
+        _aurocs(candidates, *_on_nonsense(head, images, kind, outputs, detected))
+        for kind, outputs in nonsense.items()
     ]
-    removed, weights = [], []
-    for with_removed, outside in removed_classes(head, images):
-        rest = {name: values[~outside] for name, values in with_removed.items()}
-        unknown = {name: values[outside] for name, values in with_removed.items()}
-        removed.append(_aurocs(candidates, rest, unknown))
+    of_removed, weights = [], []
+    for values, outside in removed_classes(head, images):
+        if detected:
+            values[DETECTOR] = detected[PATTERNS].inside
+        rest = {name: value[~outside] for name, value in values.items()}
+        unknown = {name: value[outside] for name, value in values.items()}
+        of_removed.append(_aurocs(candidates, rest, unknown))
         weights.append(int(outside.sum()))
-    of_nonsense = _mean(on_nonsense, [1] * len(on_nonsense))
-    of_removed = _mean(removed, weights) if removed else {}
-    criterion = _criterion(of_nonsense, of_removed)
-    best = max(candidates, key=lambda c: criterion[c] - _MARGIN * (len(c) - 1))
-    return Choice(best, of_nonsense, of_removed)
+    groups = Counter(map(group_of, nonsense))  # every group counts the same
+    return Choice(
+        nonsense=_mean(of_kinds, [1 / groups[group_of(kind)] for kind in nonsense]),
+        removed_classes=_mean(of_removed, weights) if of_removed else {},
+    )
 
 
 def class_groups(means: NDArray[np.floating]) -> NDArray[np.int64]:
@@ -111,6 +119,21 @@ def _values(head: GateHead, outputs: NetworkOutputs) -> ScoreValues:
     return dict(zip(head.names, scores.T, strict=True))
 
 
+def _on_nonsense(
+    head: GateHead,
+    images: NetworkOutputs,
+    kind: str,
+    outputs: NetworkOutputs,
+    detected: Mapping[str, CrossFitted],
+) -> tuple[ScoreValues, ScoreValues]:
+    """Return the scores of `images` and those of a kind of nonsense."""
+    inside, outside = _values(head, images), _values(head, outputs)
+    if detected:
+        found = detected[group_of(kind)]
+        inside[DETECTOR], outside[DETECTOR] = found.inside, found.outside[kind]
+    return inside, outside
+
+
 def _aurocs(
     candidates: list[Combination], inside: ScoreValues, outside: ScoreValues
 ) -> dict[Combination, float]:
@@ -118,15 +141,9 @@ def _aurocs(
     return {c: auroc(combine(tails, c, inside), combine(tails, c, outside)) for c in candidates}
 
 
-def _mean(found: list[dict[Combination, float]], weights: list[int]) -> dict[Combination, float]:
+def _mean(
+    found: list[dict[Combination, float]], weights: Sequence[float]
+) -> dict[Combination, float]:
     return {
         c: float(np.average([aurocs[c] for aurocs in found], weights=weights)) for c in found[0]
     }
-
-
-def _criterion(
-    nonsense: Mapping[Combination, float], removed: Mapping[Combination, float]
-) -> dict[Combination, float]:
-    if not removed:
-        return dict(nonsense)
-    return {c: (nonsense[c] + removed[c]) / 2 for c in nonsense}

@@ -13,13 +13,20 @@ import numpy as np
 import onnx
 
 from tidegate.models.data.folders import Splits, cut
-from tidegate.models.data.outputs import Extracted, ImagesUsed, extract, load_pixels
+from tidegate.models.data.outputs import (
+    Extracted,
+    ImagesUsed,
+    NetworkOutputs,
+    extract,
+    load_pixels,
+)
 from tidegate.models.data.rows import chunks
 from tidegate.models.errors import BuildRefused
 from tidegate.models.evaluation.probabilities import fit_temperature, score_predictions
 from tidegate.models.fitting.candidates import ceiling_of, with_candidates
-from tidegate.models.fitting.choice import Choice, NetworkOutputs, choose
+from tidegate.models.fitting.choice import Choice, choose
 from tidegate.models.fitting.conformal import PARTS, GateTarget, Scores, calibrate, gate_file
+from tidegate.models.fitting.detector import drawn_features, fit_detector
 from tidegate.models.fitting.drift_reference import reference_fit
 from tidegate.models.fitting.feature_axes import embedding_fit
 from tidegate.models.fitting.mahalanobis import DistanceFit, DistanceOptions, fit_distance
@@ -35,6 +42,7 @@ from tidegate.service.imaging.spec import PreprocessSpec
 from tidegate.service.ood.gates import Gate
 
 _SHUFFLED = 40  # images in shuffled patches, for the choice of the scores
+_LEAST_SELECTED = 4  # two halves, for cross-fitting
 _SELECTED = 2000  # images for the choice, at most
 
 
@@ -61,6 +69,8 @@ class FittedModel:
     calibration: Calibration
     reference: ReferenceFit
     used: ImagesUsed
+    target: GateTarget
+    folds: tuple[Extracted, Extracted]  # A and B, whose outputs are in the scratch folder
 
 
 def fit(
@@ -89,9 +99,9 @@ def fit(
     )
     bounds = cut(len(held_out), PARTS)
     parts = {name: held_out.part(name, rows) for name, rows in bounds.items()}
-    every = with_candidates(distance.head(), ceiling_of(train.features), last_layer(backbone))
-    choice = _choose(graph, spec, parts["selection"], every)
-    head = every.with_scores(choice.combination)
+    head, choice = _choose(
+        backbone, graph, spec, distance.head(), ceiling_of(train.features), parts["selection"]
+    )
     folds = {name: score_rows(head, parts[name]) for name in ("fold_a", "fold_b")}
     gate = calibrate(
         folds["fold_a"], folds["fold_b"], len(labels), options.target, choice.combination
@@ -112,10 +122,12 @@ def fit(
         calibration=calibration,
         reference=reference,
         used=ImagesUsed.of({"train": train, **parts}, {"train": train, "calibrate": held_out}),
+        target=options.target,
+        folds=(parts["fold_a"], parts["fold_b"]),
     )
 
 
-def score_rows(head: GateHead, found: Extracted) -> Scores:
+def score_rows(head: GateHead, found: Extracted | NetworkOutputs) -> Scores:
     """Return the scores of stored outputs, computed by the nodes that are sealed."""
     session = quiet_session(head_graph(head))
     rows = [
@@ -137,14 +149,26 @@ def _mahalanobis_fit(distance: DistanceFit, options: DistanceOptions) -> Mahalan
     )
 
 
-def _choose(graph: bytes, spec: PreprocessSpec, selection: Extracted, head: GateHead) -> Choice:
-    if not len(selection):
+def _choose(
+    backbone: onnx.ModelProto,
+    graph: bytes,
+    spec: PreprocessSpec,
+    head: GateHead,
+    ceiling: float,
+    selection: Extracted,
+) -> tuple[GateHead, Choice]:
+    """Return the head with the scores that are needed, and the choice of those that decide."""
+    if len(selection) < _LEAST_SELECTED:
         raise BuildRefused("There are too few calibration images to choose the scores.")
     photographs = [load_pixels(item.path, spec) for item in selection.split.items[:_SHUFFLED]]
     images = NetworkOutputs(selection.logits[:_SELECTED], selection.features[:_SELECTED])
-    choice = choose(head, images, nonsense_outputs(graph, spec, photographs))
+    nonsense = nonsense_outputs(graph, spec, photographs)
+    drawn = drawn_features({kind: outputs.features for kind, outputs in nonsense.items()})
+    detector = fit_detector(images.features, drawn)
+    every = with_candidates(head, ceiling, last_layer(backbone), detector)
+    choice = choose(every, images, nonsense)
     say(f"The scores that decide: {' + '.join(choice.combination)}.")
-    return choice
+    return every.with_scores(choice.combination), choice
 
 
 def _calibration(held_out: Extracted) -> Calibration:

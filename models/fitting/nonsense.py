@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tidegate.models.data.outputs import run_pixels
+from tidegate.models.data.outputs import NetworkOutputs, run_pixels
 from tidegate.models.fitting import synthetic_ood
-from tidegate.models.fitting.choice import NetworkOutputs
 from tidegate.models.progress import follow
 from tidegate.service.imaging.spec import PreprocessSpec
 from tidegate.service.types import Pixels
@@ -23,4 +22,4 @@ def nonsense_outputs(
     images[synthetic_ood.SHUFFLED] = synthetic_ood.shuffled(
         photographs, synthetic_ood.SELECTION_SEED
     )
-    return {kind: NetworkOutputs(*run_pixels(graph, pictures)) for kind, pictures in images.items()}
+    return {kind: run_pixels(graph, pictures) for kind, pictures in images.items()}

@@ -40,16 +40,16 @@ class Kind:
     in_fit: bool = True  # False: only for the report
 
 
-_PATTERNS = "noise and patterns"
+PATTERNS = "noise and patterns"
 KINDS: dict[str, Kind] = {
-    "uniform noise": Kind(_PATTERNS, patterns.uniform_noise, _SMALL),
-    "gaussian noise": Kind(_PATTERNS, patterns.gaussian_noise, _SMALL),
-    "impulse noise": Kind(_PATTERNS, patterns.impulse_noise, _SMALL, in_fit=False),
-    "blobs": Kind(_PATTERNS, patterns.blobs, _SMALL),
-    "flat colours": Kind(_PATTERNS, patterns.flat_colour, _SMALL),
-    "gradients": Kind(_PATTERNS, patterns.gradient, _SMALL),
-    "stripes": Kind(_PATTERNS, patterns.stripes, _SMALL, in_fit=False),
-    "checkerboards": Kind(_PATTERNS, patterns.checkerboard, _SMALL),
+    "uniform noise": Kind(PATTERNS, patterns.uniform_noise, _SMALL),
+    "gaussian noise": Kind(PATTERNS, patterns.gaussian_noise, _SMALL),
+    "impulse noise": Kind(PATTERNS, patterns.impulse_noise, _SMALL, in_fit=False),
+    "blobs": Kind(PATTERNS, patterns.blobs, _SMALL),
+    "flat colours": Kind(PATTERNS, patterns.flat_colour, _SMALL),
+    "gradients": Kind(PATTERNS, patterns.gradient, _SMALL),
+    "stripes": Kind(PATTERNS, patterns.stripes, _SMALL, in_fit=False),
+    "checkerboards": Kind(PATTERNS, patterns.checkerboard, _SMALL),
     "text": Kind("documents", documents.text, _SMALL),
     "pages": Kind("documents", documents.page, _PAGES),
     "tables": Kind("documents", documents.table, _PAGES, in_fit=False),

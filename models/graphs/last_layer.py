@@ -18,8 +18,8 @@ _LINEAR = 1e-4  # largest accepted difference from a linear layer, relative to t
 class LastLayer:
     """logits = features · weightsᵀ + bias."""
 
-    weights: NDArray[np.float32]  # [classes, D]
-    bias: NDArray[np.float32]  # [classes]
+    weights: NDArray[np.floating]  # [classes, D]
+    bias: NDArray[np.floating]  # [classes]
 
 
 def last_layer(backbone: onnx.ModelProto) -> LastLayer | None:

@@ -15,7 +15,7 @@ from tidegate.models.sealing.gate_head import GateHead
 from tidegate.models.sealing.golden import golden_files, listed
 from tidegate.models.sealing.write import write_bundle
 from tidegate.service.bundle import manifest as m
-from tidegate.service.bundle.evidence import Comparison, Evaluation, Parity
+from tidegate.service.bundle.evidence import Comparison, Coverage, Evaluation, Parity
 from tidegate.service.bundle.store import CALIBRATION, CARD, LABELS, MODEL, Bundle
 from tidegate.service.imaging.spec import PreprocessSpec
 from tidegate.service.ood.gates import Gate
@@ -96,6 +96,7 @@ class Draft:
     precision: m.Precision = "fp32"
     parity: Parity | None = None
     evaluation: Evaluation | None = None
+    coverage: Coverage | None = None
     comparison: Comparison | None = None
 
 
@@ -146,6 +147,7 @@ def assemble(
         precision=draft.precision,
         parity=draft.parity and rounded(draft.parity),
         evaluation=draft.evaluation and rounded(draft.evaluation),
+        coverage=draft.coverage and rounded(draft.coverage),
         comparison=draft.comparison and rounded(draft.comparison),
         files=listed(files),
     )

@@ -107,15 +107,13 @@ class Linear:
     """A linear function of the features."""
 
     direction: Floats  # [D]
-    offset: float
 
     def reference(self, logits: Floats, features: Floats) -> Float64:
-        return linear_score(features, self.direction, self.offset)
+        return linear_score(features, self.direction)
 
     def add(self, b: Builder, name: str) -> str:
         direction = b.constant(f"{name}_direction", self.direction[:, None])
-        offset = b.constant(f"{name}_offset", np.array([self.offset]))
-        return b.step("Gemm", ["features", direction, offset], name)
+        return b.step("MatMul", ["features", direction], name)
 
     def with_classes(self, kept: Kept) -> Linear:
         return self

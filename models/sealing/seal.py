@@ -108,8 +108,8 @@ def _opset(model: onnx.ModelProto) -> int:
 
 def _shapes(classes: int, width: int, scores: int = 0) -> dict[str, list[str | int | None]]:
     """Return the shape of every output, in order."""
-    shapes = (["batch", classes], ["batch", width], ["batch", scores], ["batch"])
-    return dict(zip(OUTPUTS, shapes, strict=True))
+    widths: tuple[list[int], ...] = ([classes], [width], [scores], [])
+    return {name: ["batch", *wide] for name, wide in zip(OUTPUTS, widths, strict=True)}
 
 
 def _assembled(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
-from tidegate.service.bundle.evidence import Parity
+from tidegate.service.bundle.evidence import Coverage, Parity
 from tidegate.service.bundle.manifest import Calibration, GateFit, Manifest
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.engines.base import EngineInfo
@@ -151,6 +151,7 @@ class ModelBody(Body):
     parity: Parity | None = Field(description="comparison with the library that trained the model")
     calibration: Calibration
     gate: GateFit
+    coverage: Coverage | None = Field(description="what the gate catches, measured when built")
     reference_samples: int
     engine: EngineBody
     status: Literal["serving"] = "serving"
@@ -191,6 +192,7 @@ def model_body(bundle: Bundle, info: EngineInfo, slots: int, max_batch_size: int
         parity=manifest.parity,
         calibration=manifest.calibration,
         gate=manifest.gate,
+        coverage=manifest.coverage,
         reference_samples=manifest.reference.samples,
         engine=EngineBody(
             name=info.name,

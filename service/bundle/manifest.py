@@ -9,12 +9,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from tidegate.service.bundle.evidence import Comparison, Evaluation, Parity, Sha256, Unit
+from tidegate.service.bundle.evidence import Comparison, Coverage, Evaluation, Parity, Sha256, Unit
 from tidegate.service.imaging.spec import Closed, PreprocessSpec
 from tidegate.service.ood.conformal import sample_size_for
 from tidegate.service.types import ENERGY, MAHALANOBIS
 
-FORMAT = "tidegate-bundle/3"
+FORMAT: Literal["tidegate-bundle/3"] = "tidegate-bundle/3"
 Precision = Literal["fp32", "fp16", "int8"]
 SLUG = r"[a-z0-9][a-z0-9._-]{0,63}"
 Slug = Annotated[str, Field(pattern=rf"^{SLUG}$")]
@@ -173,6 +173,7 @@ class Manifest(Closed):
     precision: Precision = "fp32"  # of the backbone; the gate is fp32
     parity: Parity | None = None
     evaluation: Evaluation | None = None
+    coverage: Coverage | None = None
     comparison: Comparison | None = None  # of a variant, with fp32
     files: dict[str, File]
 

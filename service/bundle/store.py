@@ -187,6 +187,14 @@ def _read_gate(path: Path, manifest: Manifest) -> Gate:
     for name, scores in zip(fit.scores, scores_a, strict=True):
         _check_fold(path, f"scores_a of {name}", scores, fit.fold_a)
     shared, *own_folds = _cut_fold_b(path, fit, arrays)
+    # The shared fold may be empty if every class has its own.
+    used = own_folds if len(own_folds) == manifest.task.classes else [shared, *own_folds]
+    smallest = max(float(fold.p_by_rank[0]) for fold in used)
+    if smallest > fit.alpha_reject:
+        raise BundleRefused(
+            f"{path}: {CALIBRATION}: the smallest possible p-value with fold B is {smallest:.3g}, "
+            f"above alpha_reject {fit.alpha_reject}: the gate could never reject."
+        )
     return Gate(
         folds_a={n: TailedFold.of(s) for n, s in zip(fit.scores, scores_a, strict=True)},
         combination=fit.combination,

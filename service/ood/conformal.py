@@ -18,19 +18,6 @@ TAIL_SHARE = 0.1  # of fold A, to which the tail is fitted
 _LEAST_SCALE = 1e-9
 
 
-@overload
-def p_value(calibration: Float64, score: float) -> float: ...
-@overload
-def p_value(calibration: Float64, score: NDArray[np.floating]) -> Float64: ...
-def p_value(calibration: Float64, score: float | NDArray[np.floating]) -> float | Float64:
-    """Return (1 + #{calibration ≥ score}) / (n + 1), for one score or an array of them.
-
-    `calibration` is sorted ascending. A NaN counts as more unusual than any score.
-    """
-    n = len(calibration)
-    return (1 + n - calibration.searchsorted(score)) / (n + 1)
-
-
 def marginal_p_values(n: int) -> Float64:
     """Return p by rank, [n + 1]: entry k applies if k of n calibration scores are ≥ the new one."""
     return (1 + np.arange(n + 1)) / (n + 1)

@@ -51,11 +51,9 @@ def clipped_energy_score(
     return energy_score(clipped @ np.asarray(weights, np.float64).T + bias, 1.0)
 
 
-def linear_score(
-    features: NDArray[np.floating], direction: NDArray[np.floating], offset: float
-) -> Float64:
-    """Return features · direction + offset, [batch]."""
-    return np.asarray(np.asarray(features, np.float64) @ direction + offset)
+def linear_score(features: NDArray[np.floating], direction: NDArray[np.floating]) -> Float64:
+    """Return features · direction, [batch]."""
+    return np.asarray(np.asarray(features, np.float64) @ np.asarray(direction, np.float64))
 
 
 def mahalanobis_score(

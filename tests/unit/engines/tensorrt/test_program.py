@@ -33,8 +33,7 @@ SHAPES = {
     "pixels": (-1, 4, 4, 3),
     "logits": (-1, 5),
     "features": (-1, 3),
-    "energy": (-1,),
-    "mahalanobis": (-1,),
+    "scores": (-1, 2),
     "nearest_class": (-1,),
 }
 ADDRESSES = {name: Address(index) for index, name in enumerate(SHAPES) if name != "pixels"}

@@ -63,7 +63,8 @@ def scored(rng: np.random.Generator, n: int, classes: int, shift: float) -> Scor
     logits[np.arange(n), truth] += 3
     energy, mahalanobis, combined = rng.normal(shift, 1, (3, n))
     p = rng.random(n) ** (1 + 2 * shift)
-    return Scored(logits * 2, energy, mahalanobis, combined, p, None if shift else truth)
+    scores = {"energy": energy, "mahalanobis": mahalanobis}
+    return Scored(logits * 2, scores, combined, p, None if shift else truth)
 
 
 @cache
@@ -86,6 +87,9 @@ def card_data(classes: int = 6) -> CardData:
         parity=PARITY,
         calibration=m.Calibration(fitted=True, temperature=0.7, samples=500),
         gate=m.GateFit(
+            scores=("energy", "mahalanobis"),
+            combination=("mahalanobis",),
+            candidates={"mahalanobis": 0.93, "energy": 0.9, "energy + mahalanobis": 0.92},
             energy_temperature=1,
             mahalanobis=m.MahalanobisFit(
                 features="l2-normalised",
@@ -305,7 +309,8 @@ def test_histograms_of_one_score_share_edges_and_count_every_image() -> None:
 
 def test_a_score_that_never_differs_is_not_drawn() -> None:
     rng = np.random.default_rng(0)
-    test = replace(scored(rng, 50, 4, 0), energy=np.zeros(50))
+    test = scored(rng, 50, 4, 0)
+    test = replace(test, scores={**test.scores, "energy": np.zeros(50)})
 
     assert score_histograms(test, {}).keys() == {"mahalanobis"}
 

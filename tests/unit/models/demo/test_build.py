@@ -40,10 +40,7 @@ def photograph(name: str) -> Pixels:
 
 def answer(bundle: Bundle, pixels: list[Pixels]) -> tuple[Outputs, list[Verdict]]:
     outputs = run(bundle.model_path.read_bytes(), pixels)
-    verdicts = [
-        bundle.gate.judge(float(energy), float(distance), 0)
-        for energy, distance in zip(outputs.energy, outputs.mahalanobis, strict=True)
-    ]
+    verdicts = [bundle.gate.judge(scores, 0) for scores in outputs.scores.tolist()]
     return outputs, verdicts
 
 
