@@ -1,4 +1,4 @@
-"""`tidegate demo-calibration`: fit and calibrate the demo's gate; rarely needed."""
+"""`tidegate demo-calibration`: fit the demo's gate and temperature; rarely needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
         prog="tidegate demo-calibration",
-        description="Fit and calibrate the demo's gate and write models/demo/calibration.*. "
+        description="Fit the demo's gate and temperature and write models/demo/calibration.*. "
         "The evaluation uses pictures from scikit-image, scikit-learn and foolbox, which must be "
         "installed.",
     )
