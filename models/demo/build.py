@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
-
-from PIL import features
+from typing import Any
 
 from tidegate.models.card.coverage import coverage_lines
+from tidegate.models.data.outputs import MAX_PIXELS
 from tidegate.models.demo import calibration_file, source
 from tidegate.models.demo.calibrate import witness_scores
 from tidegate.models.demo.calibration_file import DemoCalibration
@@ -21,6 +20,7 @@ from tidegate.models.demo.card import model_card
 from tidegate.models.demo.model import gate_head, last_layer, sealed_graph
 from tidegate.models.demo.source import find_wheel
 from tidegate.models.demo.spec import HERE, LABELS_FILE, NAME, PREPROCESS, VERSION
+from tidegate.models.demo.temperature import ALL
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting.candidates import with_candidates
 from tidegate.models.fitting.coverage import check_coverage
@@ -32,7 +32,9 @@ from tidegate.models.sealing.score_heads import Linear
 from tidegate.models.sealing.write import current, locked
 from tidegate.service.bundle import manifest as m
 from tidegate.service.bundle.evidence import Coverage
-from tidegate.service.bundle.store import Bundle
+from tidegate.service.bundle.golden import pixels_digest
+from tidegate.service.bundle.store import GOLDEN, Bundle, read_arrays
+from tidegate.service.imaging.preprocess import preprocess
 
 WITNESS_TOLERANCE = (
     1e-3  # relative; far above the rounding of another CPU, far below the change of another model
@@ -41,6 +43,7 @@ _RECIPE_FILES = (
     "models/card/coverage.py",
     "models/card/markdown.py",
     "models/demo/*",
+    "models/exact.py",
     "models/fitting/candidates.py",
     "models/package_files.py",
     "models/graphs/builder.py",
@@ -57,7 +60,6 @@ _RECIPE_FILES = (
     "service/bundle/manifest.py",
     "service/imaging/*.py",
 )
-_TOOLS = ("numpy", "onnx", "onnxruntime", "pillow")
 
 
 def build(out: Path, wheel: Path | None) -> Bundle:
@@ -69,6 +71,8 @@ def build(out: Path, wheel: Path | None) -> Bundle:
     model_dir = out / NAME
     with locked(model_dir, lambda: say(f"Another build of {NAME} is running; waiting.")):
         found = current(model_dir / VERSION, made_as)
+        if isinstance(found, Bundle) and not _decodes_as_sealed(found):
+            found = f"{found.path} was built with another libjpeg."
         if isinstance(found, Bundle):
             say(f"{found.path} is up to date, digest {found.digest[:12]}.")
             return found
@@ -89,8 +93,18 @@ def provenance() -> m.Provenance:
     )
 
 
+def _decodes_as_sealed(bundle: Bundle) -> bool:
+    """Return whether the probes have the sealed pixels: another libjpeg may decode otherwise."""
+    sealed = read_arrays(bundle.path, GOLDEN, ("names", "pixels_sha256"))
+    return all(
+        pixels_digest(preprocess((bundle.path / name).read_bytes(), PREPROCESS, MAX_PIXELS))
+        == digest
+        for name, digest in zip(*sealed.values(), strict=True)
+    )
+
+
 def _recipe_digest() -> str:
-    """Return the digest of the recipe's files and of the versions of the tools."""
+    """Return the digest of the recipe's files."""
     digest = sha256()
     root = HERE.parent.parent
     for path in sorted(
@@ -98,10 +112,6 @@ def _recipe_digest() -> str:
     ):
         content = sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.relative_to(root).as_posix()} {content}\n".encode())
-    for tool in _TOOLS:
-        digest.update(f"{tool} {version(tool)}\n".encode())
-    # Another libjpeg may decode a JPEG probe to other pixels than the sealed ones.
-    digest.update(f"libjpeg {features.version('jpg')}\n".encode())
     return digest.hexdigest()
 
 
@@ -167,11 +177,7 @@ def _draft(
         provenance=made_as,
         model=model,
         labels=tuple(LABELS_FILE.read_text("utf-8").splitlines()),
-        calibration=m.Calibration(
-            fitted=False,
-            temperature=1.0,
-            note="Not fitted: no labelled held-out ImageNet images may be redistributed.",
-        ),
+        calibration=_temperature(report["temperature"]),
         gate=model.gate_fit(
             calibration.gate,
             report["fit"]["candidates"],
@@ -190,4 +196,17 @@ def _draft(
         probes=golden_probes(),
         coverage=coverage,
         card=model_card(report).encode(),
+    )
+
+
+def _temperature(fit: Mapping[str, Any]) -> m.Calibration:
+    on_all = fit["measured"][ALL]
+    return m.Calibration(
+        fitted=True,
+        temperature=fit["temperature"],
+        samples=fit["images"],
+        ece_before=on_all["before"]["ece"],
+        ece_after=on_all["after"]["ece"],
+        ece_noise_floor=on_all["after"]["ece_noise_floor"],
+        note=f"Errors are of {on_all['images']} other photographs, not of ImageNet's.",
     )

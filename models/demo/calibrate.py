@@ -16,12 +16,18 @@ from numpy.typing import NDArray
 
 from tidegate.models.data.outputs import MAX_PIXELS, NetworkOutputs
 from tidegate.models.demo.calibration_file import DemoCalibration
-from tidegate.models.demo.evaluate import Pictures, evaluate, held_out_uniformity
+from tidegate.models.demo.evaluate import (
+    Pictures,
+    evaluate,
+    held_out_uniformity,
+    imagenet_samples,
+)
 from tidegate.models.demo.fit import Fit, fit_gate
 from tidegate.models.demo.model import gate_head, sealed_graph
-from tidegate.models.demo.photographs import PACKAGES, Photograph, split, split_digest
+from tidegate.models.demo.photographs import SOURCES, Photograph, split, split_digest
 from tidegate.models.demo.source import CHECKPOINT_SHA256
 from tidegate.models.demo.spec import PREPROCESS
+from tidegate.models.demo.temperature import fit_and_measure, labelled, together
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting import synthetic_ood
 from tidegate.models.fitting.conformal import Combination, GateTarget, combine
@@ -73,6 +79,7 @@ def calibrate(
     }
     for part in outputs.values():
         check_against_float64(part, head)
+    known = {name: labelled(items, outputs[name]) for name, items in parts.items()}
     calibration = DemoCalibration(
         centre=fit.centre,
         drawn=fit.detector.direction.astype(np.float32),
@@ -82,6 +89,13 @@ def calibrate(
             outputs["fold_a"].logits.shape[1],
         ),
         report=_report(parts, fit, head, sealed),
+    )
+    calibration.report["temperature"] = fit_and_measure(
+        together([known["fit"], known["fold_a"]]),
+        {
+            "photographs of fold B": known["fold_b"],
+            "ImageNet samples of foolbox": imagenet_samples(sealed, pictures),
+        },
     )
     calibration.report["uniformity"] = held_out_uniformity(
         calibration.gate, outputs["fold_a"], outputs["fold_b"], budget.partitions
@@ -170,12 +184,20 @@ def _check_sizes(parts: Mapping[str, list[Photograph]]) -> None:
 def _report(
     parts: Mapping[str, list[Photograph]], fit: Fit, head: GateHead, sealed: bytes
 ) -> dict[str, Any]:
+    every = [item for items in parts.values() for item in items]
     return {
         "recipe": "tidegate demo-calibration",
         "checkpoint_sha256": CHECKPOINT_SHA256,
         "preprocess_sha256": PREPROCESS.digest,
         "packages": [
-            {"name": item.name, "version": item.version, "sha256": item.sha256} for item in PACKAGES
+            {
+                "name": source.name,
+                "version": source.package.version,
+                "sha256": source.package.sha256,
+                "licence": source.licence,
+                "photographs": sum(item.source == source.name for item in every),
+            }
+            for source in SOURCES
         ],
         "splits": {
             name: {"photographs": len(items), "sha256": split_digest(items)}

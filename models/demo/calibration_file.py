@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from tidegate.models.demo.spec import CALIBRATION_ARRAYS, CALIBRATION_REPORT
 from tidegate.models.errors import BuildRefused
+from tidegate.models.sealing.npz import npz
 from tidegate.service.ood.conformal import TailedFold
 from tidegate.service.ood.gates import FinalFold, Gate
 
@@ -46,9 +46,7 @@ class DemoCalibration:
 
     def arrays_file(self) -> bytes:
         """Return calibration.npz; the same numbers give the same bytes."""
-        content = io.BytesIO()
-        np.savez_compressed(content, **{name: getattr(self, name) for name in _ARRAYS})
-        return content.getvalue()
+        return npz({name: getattr(self, name) for name in _ARRAYS})
 
     def report_file(self) -> bytes:
         """Return calibration.json."""

@@ -18,6 +18,7 @@ from PIL import Image
 from tidegate.models.data.outputs import MAX_PIXELS
 from tidegate.models.demo.calibration_file import DemoCalibration
 from tidegate.models.demo.spec import LABELS_FILE, PREPROCESS
+from tidegate.models.demo.temperature import Labelled
 from tidegate.models.errors import BuildRefused
 from tidegate.models.evaluation.ood_metrics import (
     auroc,
@@ -96,6 +97,14 @@ def evaluate(
     return {"singles": singles, "sets": sets}
 
 
+def imagenet_samples(sealed: bytes, pictures: Pictures) -> Labelled:
+    """Return foolbox's ImageNet samples, whose file names end with the class."""
+    paths = sorted((pictures.foolbox / "data").glob("imagenet_*.jpg"))
+    outputs = run(sealed, _load({path.name: path for path in paths}).values())
+    class_ids = [int(path.stem.rpartition("_")[2]) for path in paths]
+    return Labelled(outputs.logits, np.array(class_ids, np.int64))
+
+
 def combined(outputs: Outputs, calibration: DemoCalibration) -> NDArray[np.float64]:
     """Return the combined score of every image, [batch]; higher is more unusual."""
     gate = calibration.gate
@@ -165,7 +174,7 @@ def _sets(
 def _single(
     outputs: Outputs, index: int, calibration: DemoCalibration, labels: list[str]
 ) -> dict[str, Any]:
-    logits = outputs.logits[index].astype(np.float64)
+    logits = outputs.logits[index] / calibration.report["temperature"]["temperature"]
     probabilities = np.exp(logits - logits.max())
     probabilities /= probabilities.sum()
     verdict = calibration.gate.judge(outputs.scores[index].tolist(), int(logits.argmax()))

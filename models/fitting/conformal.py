@@ -120,10 +120,12 @@ def pac_p_values(n: int, delta: float) -> Float64:
 
     Rejecting inputs whose score at most k of n calibration scores reach rejects a share of new
     inputs distributed as Beta(k + 1, n − k); entry k is its 1 − delta quantile (Vovk 2012,
-    prop. 2a). The guarantee is for one alpha chosen beforehand.
+    prop. 2a). The guarantee is for one alpha chosen beforehand. The quantiles are rounded up to 17
+    bits, so that the last bits of a library's incomplete beta function do not matter.
     """
     rank = np.arange(n)
-    return np.append(betaincinv(rank + 1, n - rank, 1 - delta), 1.0)
+    mantissa, exponent = np.frexp(betaincinv(rank + 1, n - rank, 1 - delta))
+    return np.append(np.ldexp(np.ceil(np.ldexp(mantissa, 17)), exponent - 17), 1.0)
 
 
 def check_sizes(fold_a: int, fold_b: int, target: GateTarget) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from tidegate.models.sealing.gate_head import GateHead
 from tidegate.models.sealing.golden import golden_files, listed
@@ -16,6 +20,8 @@ from tidegate.service.bundle.store import CALIBRATION, CARD, LABELS, MODEL, Bund
 from tidegate.service.imaging.spec import PreprocessSpec
 from tidegate.service.ood.gates import Gate
 from tidegate.service.types import ENERGY
+
+Part = TypeVar("Part", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,23 @@ class Draft:
     comparison: Comparison | None = None
 
 
+def rounded(part: Part) -> Part:
+    """Return a part of the manifest with its numbers rounded to nine significant digits.
+
+    What was measured with exponentials or means differs in the last bits between libraries, about
+    1e-16 of a value. The chance that this crosses a step of the rounding is 1e-6 for ten values.
+    """
+    return type(part).model_validate_json(json.dumps(_rounded(part.model_dump(mode="json"))))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.9g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value
+
+
 def assemble(
     model_dir: Path, draft: Draft, check: Callable[[Bundle], None] = lambda bundle: None
 ) -> Bundle:
@@ -118,14 +141,14 @@ def assemble(
         provenance=draft.provenance,
         task=model.task,
         preprocess=model.spec,
-        calibration=draft.calibration,
-        gate=draft.gate,
-        reference=draft.reference,
+        calibration=rounded(draft.calibration),
+        gate=rounded(draft.gate),
+        reference=rounded(draft.reference),
         precision=draft.precision,
-        parity=draft.parity,
-        evaluation=draft.evaluation,
-        coverage=draft.coverage,
-        comparison=draft.comparison,
+        parity=draft.parity and rounded(draft.parity),
+        evaluation=draft.evaluation and rounded(draft.evaluation),
+        coverage=draft.coverage and rounded(draft.coverage),
+        comparison=draft.comparison and rounded(draft.comparison),
         files=listed(files),
     )
     return write_bundle(model_dir, manifest, files, check)

@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from tidegate.models import exact
 from tidegate.models.graphs.builder import Builder, kind_of, tensor
 from tidegate.models.sealing.score_heads import Energy, Kept, ScoreHead
 from tidegate.service.ood.scores import Float64, energy_score, mahalanobis_score
@@ -117,7 +118,7 @@ def _add_mahalanobis(b: Builder, head: GateHead) -> str:
         x = b.step("MatMul", [z, b.constant("whitening", head.whitening)], "whitened")
     m = np.asarray(head.means, np.float64)
     means = b.constant("means", m)
-    constant = b.constant("mean_offset", -0.5 * (m * m).sum(axis=1))
+    constant = b.constant("mean_offset", -0.5 * exact.row_sums(m * m))
     # argmin |x − m|² = argmax x·m − |m|²/2: |x|² is the same for every class.
     likeness = b.step("Gemm", [x, means, constant], "likeness", transB=1)
     nearest = b.node("ArgMax", [likeness], "nearest_class", axis=1, keepdims=0)

@@ -97,6 +97,7 @@ def combined_score(log_p_values: Iterable[Float64]) -> Float64: ...
 def combined_score(log_p_values: Iterable[Any]) -> Any:
     """Return −Σ log p over the scores that decide: higher is more unusual (Fisher 1925).
 
-    The p-values need not be independent, as fold B calibrates the sum.
+    The p-values need not be independent, as fold B calibrates the sum. It is rounded to float32, so
+    that the last bits of a library's logarithm do not decide between two equally unusual images.
     """
-    return -sum(log_p_values)
+    return np.float64(np.float32(-sum(log_p_values)))

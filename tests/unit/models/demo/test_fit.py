@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tidegate.models.demo import calibration_file
+from tidegate.models.demo import calibration_file, temperature
 from tidegate.models.demo.calibrate import MeasurementBudget, calibrate, fold_scores
 from tidegate.models.demo.card import model_card
 from tidegate.models.demo.evaluate import Pictures, held_out_uniformity, installed_pictures
@@ -44,17 +44,24 @@ def outputs(count: int, classes: int = 4) -> Outputs:
     return Outputs(logits, features, scores, logits.argmax(axis=1))
 
 
+CLASSES = {"chelsea.png": 282, "coffee.png": 967, "camera.png": 872, "rocket.jpg": 657}
+
+
 def invented_photographs(count: int) -> list[Photograph]:
-    """Blends of the committed photographs: of no use for a gate, but they have features."""
+    """Blends of the committed photographs: of no use for a gate, but they have features.
+
+    They are named after the more visible photograph.
+    """
     real = [np.asarray(Image.open(path).convert("RGB").resize((224, 224))) for path in PHOTOS]
     rng = np.random.default_rng(0)
     found = []
-    for index in range(count):
+    for _ in range(count):
         first, second = rng.choice(len(real), 2, replace=False)
         share = rng.uniform()
         pixels = np.rint(share * real[first] + (1 - share) * real[second]).astype(np.uint8)
         digest = hashlib.sha256(pixels.tobytes()).hexdigest()
-        found.append(Photograph(str(index), Pixels(pixels), digest))
+        name = PHOTOS[first if share > 0.5 else second].name
+        found.append(Photograph("invented", name, Pixels(pixels), digest))
     return sorted(found, key=lambda item: item.digest)
 
 
@@ -78,7 +85,12 @@ def picture_folders(root: Path) -> Pictures:
 
 
 @pytest.mark.timeout(180)  # linear algebra is slow under other load
-def test_the_whole_recipe_runs(weights: dict[str, NDArray[Any]], tmp_path: Path) -> None:
+def test_the_whole_recipe_runs(
+    weights: dict[str, NDArray[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {("invented", name.rpartition(".")[0]): c for name, c in CLASSES.items()}
+    monkeypatch.setattr(temperature, "class_ids_by_photograph", lambda: known)
+
     calibration = calibrate(
         invented_photographs(248), weights, picture_folders(tmp_path), MeasurementBudget(4, 4, 5)
     )
@@ -87,6 +99,7 @@ def test_the_whole_recipe_runs(weights: dict[str, NDArray[Any]], tmp_path: Path)
     assert np.all(np.diff(calibration.scores_a) >= 0)
     assert calibration.report["splits"]["fit"]["photographs"] == 50
     assert set(calibration.report["witnesses"]) == {path.name for path in PHOTOS}
+    assert calibration.report["temperature"]["measured"]["all"]["images"] > 40
     assert "| photographs | china.jpg |" in model_card(calibration.report)
 
 
