@@ -28,7 +28,7 @@ from tidegate.service.imaging.spec import PreprocessSpec
 from tidegate.service.ood.gates import Gate
 from tidegate.service.types import Pixels
 
-UNSEEN, SEEN = 60, 20  # images of a kind that took no part in the fit, and of one that did
+PER_KIND = 60  # images of a kind that took no part in the fit; of one that did, a third
 _PHOTOGRAPHS = "shuffled photographs"  # the name of their group
 # A gate that ignores the image catches alpha_review of everything, so it must catch more than that.
 _ABOVE_CHANCE = 0.05
@@ -64,7 +64,11 @@ class LabelledOutputs:
 
 
 def synthetic_p_values(
-    graph: bytes, spec: PreprocessSpec, photographs: list[Pixels], measured: CalibratedHead
+    graph: bytes,
+    spec: PreprocessSpec,
+    photographs: list[Pixels],
+    measured: CalibratedHead,
+    per_kind: int = PER_KIND,
 ) -> dict[str, Float64]:
     """Return the p-values of each kind of synthetic OOD image, and of shuffled `photographs`.
 
@@ -72,10 +76,10 @@ def synthetic_p_values(
     """
     seed, found = synthetic_ood.REPORT_SEED, {}
     for kind in follow(list(synthetic_ood.KINDS), "Measuring what the gate catches"):
-        number = SEEN if kind in synthetic_ood.FIT_KINDS else UNSEEN
+        number = per_kind // 3 if kind in synthetic_ood.FIT_KINDS else per_kind
         images = synthetic_ood.generate(kind, number, seed, spec)
         found[kind] = measured.p_values(run_pixels(graph, images))
-    mixed = synthetic_ood.shuffled(photographs[:UNSEEN], seed)
+    mixed = synthetic_ood.shuffled(photographs[:per_kind], seed)
     found[synthetic_ood.SHUFFLED] = measured.p_values(run_pixels(graph, mixed))
     return found
 

@@ -11,7 +11,7 @@ from tidegate.models.evaluation.evaluate import Scored, evaluate
 from tidegate.models.evaluation.score_histograms import score_histograms
 from tidegate.models.fitting.conformal import combine, final_p_values
 from tidegate.models.fitting.coverage import (
-    UNSEEN,
+    PER_KIND,
     CalibratedHead,
     LabelledOutputs,
     left_out_p_values,
@@ -79,8 +79,8 @@ def evaluate_model(fitted: FittedModel, splits: Splits, scratch: Path) -> Evalua
 
 def _coverage(fitted: FittedModel, test: Extracted) -> Coverage:
     measured = CalibratedHead(fitted.head, fitted.gate)
-    every = max(1, len(test) // UNSEEN)  # the split is in the order of its classes
-    some = test.split.items[::every][:UNSEEN]
+    every = max(1, len(test) // PER_KIND)  # the split is in the order of its classes
+    some = test.split.items[::every][:PER_KIND]
     photographs = [load_pixels(item.path, fitted.spec) for item in some]
     synthetic = synthetic_p_values(fitted.graph, fitted.spec, photographs, measured)
     fold_a, fold_b, unseen = (
