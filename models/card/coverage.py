@@ -36,7 +36,7 @@ def coverage_section(found: Coverage, alpha_review: float) -> str:
         (
             kind.name,
             kind.group,
-            "yes" if kind.in_choice else "no",
+            "yes" if kind.in_fit else "no",
             kind.caught.images,
             measured(kind.rejected),
             measured(kind.caught),
@@ -52,7 +52,8 @@ def coverage_section(found: Coverage, alpha_review: float) -> str:
         "Measured when the bundle was made, on images that took no part in the fit, with 95 % "
         "intervals.\n\n"
         + table(("images", "number", "rejected", "rejected or marked for review"), groups)
-        + "\nSynthetic images are drawn by Tidegate. They show which kinds of image pass, not the "
+        + "\nA group has only kinds that took no part in the fit; the second table has all kinds.\n"
+        "Synthetic images are drawn by Tidegate. They show which kinds of image pass, not the "
         "share among the unusual images that a service receives.\n"
         + _left_out(found)
         + _verdict(found, alpha_review)
@@ -61,7 +62,7 @@ def coverage_section(found: Coverage, alpha_review: float) -> str:
             (
                 "kind",
                 "group",
-                "used in the choice (other images)",
+                "kind used in the fit",
                 "number",
                 "rejected",
                 "rejected or marked for review",

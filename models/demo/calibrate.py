@@ -32,6 +32,7 @@ from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting import synthetic_ood
 from tidegate.models.fitting.conformal import Combination, GateTarget, combine
 from tidegate.models.fitting.coverage import (
+    PER_KIND,
     CalibratedHead,
     LabelledOutputs,
     left_out_p_values,
@@ -57,7 +58,7 @@ class MeasurementBudget:
     """Numbers of images and repetitions; the committed calibration used the defaults."""
 
     synthetic_per_kind: int = 40
-    report_per_kind: int = 100
+    report_per_kind: int = PER_KIND
     partitions: int = 200
 
 
@@ -100,11 +101,13 @@ def calibrate(
     calibration.report["uniformity"] = held_out_uniformity(
         calibration.gate, outputs["fold_a"], outputs["fold_b"], budget.partitions
     )
-    calibration.report["evaluation"] = evaluate(
-        sealed, calibration, outputs["fold_b"], pictures, budget.report_per_kind
-    )
+    calibration.report["evaluation"] = evaluate(sealed, calibration, outputs["fold_b"], pictures)
     calibration.report["coverage"] = _coverage(
-        CalibratedHead(head, calibration.gate), sealed, outputs, _pixels(parts["fit"])
+        CalibratedHead(head, calibration.gate),
+        sealed,
+        outputs,
+        _pixels(parts["fit"]),
+        budget.report_per_kind,
     ).model_dump(mode="json")
     return calibration
 
@@ -134,6 +137,7 @@ def _coverage(
     sealed: bytes,
     outputs: Mapping[str, Outputs],
     photographs: list[Pixels],
+    per_kind: int,
 ) -> Coverage:
     """Return what the gate catches; a photograph's class is the predicted one, as it has no label.
 
@@ -146,7 +150,7 @@ def _coverage(
     target = GateTarget(ALPHA_REJECT, ALPHA_REVIEW)
     folds = parts["fold_a"], parts["fold_b"]
     left_out = left_out_p_values(measured, target, folds, parts["fit"])
-    synthetic = synthetic_p_values(sealed, PREPROCESS, photographs, measured)
+    synthetic = synthetic_p_values(sealed, PREPROCESS, photographs, measured, per_kind)
     return summarise(synthetic, left_out, measured.gate)
 
 

@@ -25,7 +25,6 @@ from tidegate.models.evaluation.ood_metrics import (
     fpr95_catching_outside,
     fpr95_keeping_inside,
 )
-from tidegate.models.fitting import synthetic_ood
 from tidegate.models.fitting.conformal import combine
 from tidegate.models.progress import follow
 from tidegate.models.sealing.check import run
@@ -63,7 +62,6 @@ def evaluate(
     calibration: DemoCalibration,
     fold_b: Outputs,
     pictures: Pictures,
-    per_kind: int,
 ) -> dict[str, Any]:
     """Return p-values of single pictures, and the AUROC, both FPR95s and shares of sets.
 
@@ -81,7 +79,7 @@ def evaluate(
     inside = combined(fold_b, calibration)
     sets = {}
     photographs = [pixels for group in PHOTOGRAPHS for pixels in loaded[group].values()]
-    for name, images in _sets(photographs, pictures, per_kind):
+    for name, images in _sets(photographs, pictures):
         outside = combined(run(sealed, follow(images, f"Scoring {name}")), calibration)
         p = gate.fold_b.p_values(outside)
         sets[name] = {
@@ -157,12 +155,7 @@ def _single_pictures(pictures: Pictures) -> dict[str, dict[str, Pixels]]:
     }
 
 
-def _sets(
-    photographs: list[Pixels], pictures: Pictures, per_kind: int
-) -> Iterator[tuple[str, list[Pixels]]]:
-    for kind in synthetic_ood.KINDS:
-        yield kind, synthetic_ood.generate(kind, per_kind, synthetic_ood.REPORT_SEED, PREPROCESS)
-    yield "shuffled photographs", synthetic_ood.shuffled(photographs, synthetic_ood.REPORT_SEED)
+def _sets(photographs: list[Pixels], pictures: Pictures) -> Iterator[tuple[str, list[Pixels]]]:
     yield "inverted photographs", [Pixels(255 - pixels) for pixels in photographs]
     faces = np.load(pictures.skimage / "data" / "lfw_subset.npy")  # [200, 25, 25] in 0…1
     half = len(faces) // 2  # faces first, then crops of backgrounds

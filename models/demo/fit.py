@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tidegate.models.data.outputs import NetworkOutputs
 from tidegate.models.demo.model import gate_head, last_layer
 from tidegate.models.evaluation.ood_metrics import auroc
 from tidegate.models.fitting.candidates import ceiling_of, with_candidates
-from tidegate.models.fitting.choice import Choice, NetworkOutputs, choose
+from tidegate.models.fitting.choice import Choice, choose
 from tidegate.models.fitting.detector import drawn_features, fit_detector
 from tidegate.models.sealing.gate_head import GateHead
 from tidegate.models.sealing.score_heads import Linear

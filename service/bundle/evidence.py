@@ -106,7 +106,7 @@ class KindCaught(Caught):
 
     name: str
     group: str  # of similar kinds
-    in_choice: bool  # this kind, of another seed, took part in choosing the scores
+    in_fit: bool  # other images of this kind took part in the fit
 
 
 class LeftOutClasses(Caught):
@@ -119,7 +119,7 @@ class Coverage(Closed):
     """What the gate catches, measured when the bundle is made, on images that fitted nothing."""
 
     kinds: tuple[KindCaught, ...]
-    groups: dict[str, Caught]  # group of kinds → all its images
+    groups: dict[str, Caught]  # group → its images of kinds that took no part in the fit
     synthetic: Caught  # the mean over the groups
     left_out_classes: LeftOutClasses | None = None  # None: too few classes or images
     accepted_although_weak: bool = False  # below the floor, sealed by an explicit option

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tests.unit.bundle.evidence import comparison, evaluation, parity
+from tests.unit.bundle.evidence import comparison, coverage, evaluation, parity
 from tests.unit.bundle.tiny_bundle import Change, fields_for, sound_files
 from tidegate.service.bundle.manifest import Manifest
 
@@ -145,6 +145,7 @@ def test_the_digest_covers_every_field() -> None:
         "precision": "int8",
         "parity": parity(),
         "evaluation": evaluation(),
+        "coverage": coverage(),
         "comparison": comparison(),
         "files": {},
     }

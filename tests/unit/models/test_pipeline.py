@@ -109,7 +109,7 @@ def test_the_service_answers_with_it(bundle: Bundle, data: Data) -> None:
     assert unusual.json()["code"] == "out-of-distribution"
     assert described["gate"]["mahalanobis"]["means"] == "class-means"
     assert described["parity"] is None
-    assert described["coverage"]["synthetic"]["caught"]["images"] > 600
+    assert described["coverage"]["synthetic"]["caught"]["images"] > 500
 
 
 def test_what_the_gate_catches_is_sealed_and_in_the_card(bundle: Bundle) -> None:

@@ -17,9 +17,16 @@ from tidegate.models.card.markdown import measured, number, percent
 from tidegate.models.card.plots import plots
 from tidegate.models.card.preprocessing import describe
 from tidegate.models.evaluation.evaluate import Scored, evaluate
+from tidegate.models.evaluation.intervals import wilson_share
 from tidegate.models.evaluation.score_histograms import TEST, score_histograms
 from tidegate.service.bundle import manifest as m
-from tidegate.service.bundle.evidence import Comparison, Evaluation, Parity
+from tidegate.service.bundle.evidence import (
+    Comparison,
+    Coverage,
+    Evaluation,
+    KindCaught,
+    Parity,
+)
 from tidegate.service.imaging.spec import (
     CentreCrop,
     CentreCropFraction,
@@ -54,6 +61,14 @@ PARITY = Parity(
     largest_level_difference=0,
     largest_float_difference=2.4e-7,
     exact=True,
+)
+
+PAGES = KindCaught(
+    name="pages",
+    group="documents",
+    in_fit=False,
+    rejected=wilson_share(20, 60),
+    caught=wilson_share(45, 60),
 )
 
 
@@ -113,6 +128,7 @@ def card_data(classes: int = 6) -> CardData:
         evaluation=evaluate(
             test, ood, classes=classes, temperature=0.7, alpha_reject=0.01, alpha_review=0.05
         ),
+        coverage=Coverage(kinds=(PAGES,), groups={"documents": PAGES}, synthetic=PAGES),
         score_histograms=score_histograms(test, ood),
     )
 
@@ -242,14 +258,14 @@ def test_the_calibration_error_is_compared_with_its_noise_floor(ece: float, says
     assert f"After scaling, the ECE is {says}" in card
 
 
-def test_without_ood_sets_the_card_states_that_nothing_was_measured() -> None:
+def test_without_ood_sets_the_card_states_that_none_was_given() -> None:
     without = replace(
         card_data(),
         evaluation=card_data().evaluation.model_copy(update={"ood": ()}),
         score_histograms={},
     )
 
-    assert "was not measured" in section(model_card(without), "OOD sets")
+    assert "No OOD set was given" in section(model_card(without), "OOD sets")
     assert plots(without).keys() == {RELIABILITY, CONFUSION}
 
 
@@ -336,3 +352,11 @@ def test_every_kind_of_step_has_a_description() -> None:
     assert "to 200 × 300 pixels (height × width), bicubic, antialiased, by torch" in resize
     assert "Crop the centre to 192 × 256 pixels (height × width)" in crop
     assert "red, green, blue, mean 0.485, 0.456, 0.406" in floats
+
+
+def test_what_the_gate_catches_is_shown_with_intervals() -> None:
+    card = model_card(card_data())
+
+    assert f"| documents | 60 | {measured(PAGES.rejected)} | {measured(PAGES.caught)} |" in card
+    assert f"| pages | documents | no | 60 | {measured(PAGES.rejected)}" in card
+    assert "Classes left out: not measured" in card

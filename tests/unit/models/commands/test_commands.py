@@ -10,6 +10,8 @@ import pytest
 
 from tests.unit.models import tiny
 from tests.unit.models.colour_folders import LABELS, backbone, folders
+from tidegate.models.commands import fitting as fitting_options
+from tidegate.models.commands import import_model
 from tidegate.models.pipeline import Data
 from tidegate.service.bundle.store import open_bundle
 from tidegate.service.cli import main
@@ -127,6 +129,17 @@ def test_a_wrong_argument_gets_an_explanation_and_exit_code_1(
     assert code == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "colours/1").exists()
+
+
+def test_a_weak_gate_is_accepted_only_by_its_option(source: Path, data: Data) -> None:
+    words = importing(source, data, Path("bundles"))[1:]
+    plain, accepting = (
+        fitting_options.build_options(import_model.parser().parse_args(given), "a test")
+        for given in (words, [*words, "--accept-weak-gate"])
+    )
+
+    assert not plain.accept_weak_gate
+    assert accepting.accept_weak_gate
 
 
 def test_labels_that_do_not_fit_are_refused(

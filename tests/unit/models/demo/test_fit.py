@@ -92,7 +92,7 @@ def test_the_whole_recipe_runs(
     monkeypatch.setattr(temperature, "class_ids_by_photograph", lambda: known)
 
     calibration = calibrate(
-        invented_photographs(248), weights, picture_folders(tmp_path), MeasurementBudget(4, 4, 5)
+        invented_photographs(248), weights, picture_folders(tmp_path), MeasurementBudget(4, 6, 5)
     )
 
     assert calibration.scores_a.shape[1] == len(calibration.combined_b) == 99

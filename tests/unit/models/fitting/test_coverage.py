@@ -96,16 +96,22 @@ def test_nothing_is_left_out_if_too_little_remains(classes: int, per_class: int)
 
 def test_shares_count_the_images_at_or_below_each_alpha() -> None:
     p = np.array([0.01, 0.05, 0.07, 0.1, 0.11, 0.5, 0.6, 0.7, 0.8, 0.9])
-    kinds = {"pages": p, "tables": np.full(10, 0.9), "emoji": np.full(10, 0.01)}
+    kinds = {
+        "pages": p,
+        "tables": np.full(10, 0.9),
+        "icons": np.full(10, 0.01),
+        "star charts": p,
+    }
 
     found = summarise(kinds, [p, p], gate())
 
-    pages, tables, _ = found.kinds
+    pages, tables, *_ = found.kinds
     assert (pages.rejected.value, pages.caught.value) == (0.2, 0.4)
-    assert (pages.in_choice, tables.in_choice) == (True, False)
-    assert found.groups["documents"].caught.value == 0.2
-    assert found.groups["documents"].caught.images == 20
-    assert found.synthetic.caught.value == pytest.approx((0.2 + 1.0) / 2)  # of both groups
+    assert (pages.in_fit, tables.in_fit) == (True, False)
+    assert found.groups["documents"].caught.value == 0.0  # pages took part in the fit
+    assert found.groups["documents"].caught.images == 10
+    assert found.groups["drawings"].caught.images == 20
+    assert found.synthetic.caught.value == pytest.approx((0.0 + 0.7) / 2)  # of both groups
     assert found.left_out_classes is not None
     assert found.left_out_classes.groups == 2
     assert found.left_out_classes.rejected.images == 20
