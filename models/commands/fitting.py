@@ -79,13 +79,13 @@ def _add_gate_options(gate: argparse._ArgumentGroup) -> None:
     gate.add_argument(
         "--distance",
         choices=("l2-normalised", "raw"),
-        default="l2-normalised",
-        help="features for the Mahalanobis score (default: %(default)s)",
+        help="features for the Mahalanobis score (default: chosen like the scores that decide)",
     )
     gate.add_argument(
         "--relative",
-        action="store_true",
-        help="subtract the distance under one normal distribution of all classes",
+        action=argparse.BooleanOptionalAction,
+        help="subtract the distance under one normal distribution of all classes "
+        "(default: chosen likewise)",
     )
     gate.add_argument(
         "--alpha-reject",
@@ -148,7 +148,8 @@ def build_options(options: argparse.Namespace, recipe: str) -> BuildOptions:
         recipe=recipe,
         fit=FitOptions(
             DistanceOptions(
-                normalise=options.distance == "l2-normalised", relative=options.relative
+                normalise=None if options.distance is None else options.distance != "raw",
+                relative=options.relative,
             ),
             GateTarget(options.alpha_reject, options.alpha_review, options.pac),
         ),

@@ -24,12 +24,19 @@ from tidegate.models.data.rows import chunks
 from tidegate.models.errors import BuildRefused
 from tidegate.models.evaluation.probabilities import fit_temperature, score_predictions
 from tidegate.models.fitting.candidates import ceiling_of, with_candidates
-from tidegate.models.fitting.choice import Choice, choose
-from tidegate.models.fitting.conformal import PARTS, GateTarget, Scores, calibrate, gate_file
+from tidegate.models.fitting.choice import choose
+from tidegate.models.fitting.conformal import (
+    PARTS,
+    Combination,
+    GateTarget,
+    Scores,
+    calibrate,
+    gate_file,
+)
 from tidegate.models.fitting.detector import drawn_features, fit_detector
 from tidegate.models.fitting.drift_reference import reference_fit
 from tidegate.models.fitting.feature_axes import embedding_fit
-from tidegate.models.fitting.mahalanobis import DistanceFit, DistanceOptions, fit_distance
+from tidegate.models.fitting.mahalanobis import DistanceFit, DistanceOptions, fit_distances
 from tidegate.models.fitting.nonsense import nonsense_outputs
 from tidegate.models.graphs.last_layer import last_layer
 from tidegate.models.graphs.session import quiet_session
@@ -40,6 +47,7 @@ from tidegate.service.bundle.manifest import Calibration, MahalanobisFit, Refere
 from tidegate.service.drift.embedding import Embedding
 from tidegate.service.imaging.spec import PreprocessSpec
 from tidegate.service.ood.gates import Gate
+from tidegate.service.types import MAHALANOBIS
 
 _SHUFFLED = 40  # images in shuffled patches, for the choice of the scores
 _LEAST_SELECTED = 4  # two halves, for cross-fitting
@@ -90,21 +98,15 @@ def fit(
     graph = without_gate(backbone, spec)
     train = extract(graph, splits.train, spec, scratch)
     held_out = extract(graph, splits.calibrate, spec, scratch)
-    distance = fit_distance(
-        train.features,
-        train.split.class_ids,
-        labels,
-        normalise=options.distance.normalise,
-        relative=options.distance.relative,
-    )
+    distances = fit_distances(train.features, train.split.class_ids, labels, options.distance)
+    ceiling = ceiling_of(train.features)
     bounds = cut(len(held_out), PARTS)
     parts = {name: held_out.part(name, rows) for name, rows in bounds.items()}
-    head, choice = _choose(
-        backbone, graph, spec, distance.head(), ceiling_of(train.features), parts["selection"]
-    )
+    chosen = _choose(backbone, graph, spec, distances, ceiling, parts["selection"])
+    head = chosen.head
     folds = {name: score_rows(head, parts[name]) for name in ("fold_a", "fold_b")}
     gate = calibrate(
-        folds["fold_a"], folds["fold_b"], len(labels), options.target, choice.combination
+        folds["fold_a"], folds["fold_b"], len(labels), options.target, chosen.combination
     )
     calibration = _calibration(held_out)
     reference, embedding = _reference(held_out, parts, folds, calibration, len(labels))
@@ -117,8 +119,8 @@ def fit(
         gate_file=gate_file(
             gate, options.target, embedding_mean=embedding.mean, embedding_axes=embedding.axes
         ),
-        candidates=choice.named,
-        mahalanobis=_mahalanobis_fit(distance, options.distance),
+        candidates=chosen.candidates,
+        mahalanobis=_mahalanobis_fit(chosen.distance),
         calibration=calibration,
         reference=reference,
         used=ImagesUsed.of({"train": train, **parts}, {"train": train, "calibrate": held_out}),
@@ -138,10 +140,10 @@ def score_rows(head: GateHead, found: Extracted | NetworkOutputs) -> Scores:
     return Scores(dict(zip(head.names, columns, strict=True)), found.predicted)
 
 
-def _mahalanobis_fit(distance: DistanceFit, options: DistanceOptions) -> MahalanobisFit:
+def _mahalanobis_fit(distance: DistanceFit) -> MahalanobisFit:
     return MahalanobisFit(
-        features="l2-normalised" if options.normalise else "raw",
-        relative=options.relative,
+        features="raw" if distance.offset is None else "l2-normalised",
+        relative=distance.background is not None,
         covariance="tied",
         means="class-means",
         shrinkage=distance.shrinkage,
@@ -149,26 +151,46 @@ def _mahalanobis_fit(distance: DistanceFit, options: DistanceOptions) -> Mahalan
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _ChosenScores:
+    """The head with the scores that are needed, those that decide, and all criteria."""
+
+    head: GateHead
+    distance: DistanceFit
+    combination: Combination
+    candidates: dict[str, float]
+
+
 def _choose(
     backbone: onnx.ModelProto,
     graph: bytes,
     spec: PreprocessSpec,
-    head: GateHead,
+    distances: list[DistanceFit],
     ceiling: float,
     selection: Extracted,
-) -> tuple[GateHead, Choice]:
-    """Return the head with the scores that are needed, and the choice of those that decide."""
+) -> _ChosenScores:
+    """Choose the distance that is best alone, then the combination."""
     if len(selection) < _LEAST_SELECTED:
         raise BuildRefused("There are too few calibration images to choose the scores.")
     photographs = [load_pixels(item.path, spec) for item in selection.split.items[:_SHUFFLED]]
     images = NetworkOutputs(selection.logits[:_SELECTED], selection.features[:_SELECTED])
     nonsense = nonsense_outputs(graph, spec, photographs)
+    alone = {
+        distance.name: choose(distance.head(), images, nonsense).criterion[(MAHALANOBIS,)]
+        for distance in distances
+    }
+    distance = max(distances, key=lambda distance: round(alone[distance.name], 6))
     drawn = drawn_features({kind: outputs.features for kind, outputs in nonsense.items()})
     detector = fit_detector(images.features, drawn)
-    every = with_candidates(head, ceiling, last_layer(backbone), detector)
+    every = with_candidates(distance.head(), ceiling, last_layer(backbone), detector)
     choice = choose(every, images, nonsense)
-    say(f"The scores that decide: {' + '.join(choice.combination)}.")
-    return every.with_scores(choice.combination), choice
+    say(f"The scores that decide: {' + '.join(choice.combination)} ({distance.name}).")
+    return _ChosenScores(
+        head=every.with_scores(choice.combination),
+        distance=distance,
+        combination=choice.combination,
+        candidates={name: round(value, 4) for name, value in alone.items()} | choice.named,
+    )
 
 
 def _calibration(held_out: Extracted) -> Calibration:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,10 @@ SHRINKAGE_FLOOR = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class DistanceOptions:
-    """Options of the distance."""
+    """Options of the distance; None: chosen like the scores that decide."""
 
-    normalise: bool = True
-    relative: bool = False
+    normalise: bool | None = None
+    relative: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,12 @@ class DistanceFit:
     background: Float64 | None  # [D, D]
     shrinkage: float
     samples: int
+
+    @property
+    def name(self) -> str:
+        """Return its name among candidates."""
+        features = "raw" if self.offset is None else "l2-normalised"
+        return f"distance, {features}" + (", relative" if self.background is not None else "")
 
     def head(self) -> GateHead:
         """Return the gate head with this distance."""
@@ -96,6 +102,24 @@ def fit_distance(
         shrinkage=of_tied,
         samples=moments.samples,
     )
+
+
+def fit_distances(
+    features: Float32,
+    class_ids: NDArray[np.int64],
+    labels: tuple[str, ...],
+    options: DistanceOptions,
+) -> list[DistanceFit]:
+    """Return every distance that `options` leaves open, as `fit_distance` fits it."""
+    found = []
+    for normalise in (True, False) if options.normalise is None else (options.normalise,):
+        relative = options.relative is not False
+        fitted = fit_distance(features, class_ids, labels, normalise=normalise, relative=relative)
+        if not options.relative:
+            found.append(replace(fitted, background=None))
+        if relative:
+            found.append(fitted)
+    return found
 
 
 def whitening_of(covariance: Float64, shrinkage: float) -> Float64:

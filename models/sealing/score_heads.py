@@ -65,14 +65,14 @@ class Entropy:
         return entropy_score(logits)
 
     def add(self, b: Builder, name: str) -> str:
-        energy = _energy(b, "logits", 1.0, f"{name}_energy")
-        largest = "logits"
+        # Subtracting the peak first keeps the digits of the probabilities that count.
+        largest, _, log_total = _softmax_parts(b, "logits", name)
         if self.classes > ENTROPY_CLASSES:
             k = b.constant(f"{name}_count", [ENTROPY_CLASSES])
-            largest = b.first_output("TopK", ["logits", k], f"{name}_largest", axis=1)
-        log_p = b.step("Add", [largest, energy], f"{name}_log_p")
+            largest = b.first_output("TopK", [largest, k], f"{name}_largest", axis=1)
+        log_p = b.step("Sub", [largest, log_total], f"{name}_log_p")
         power = b.constant(f"{name}_power", ENTROPY_POWER)
-        scaled = b.step("Mul", [log_p, power], f"{name}_scaled")
+        scaled = b.step("Mul", [log_p, power], f"{name}_powers_log")
         return b.reduce("ReduceSum", b.step("Exp", [scaled], f"{name}_powers"), name)
 
     def with_classes(self, kept: Kept) -> Entropy:
@@ -125,10 +125,15 @@ def _energy(b: Builder, logits: str, temperature: float, name: str) -> str:
     if temperature != 1:
         t = b.constant(f"{name}_temperature", temperature)
         scaled = b.step("Div", [logits, t], f"{name}_scaled")
-    peak = b.reduce("ReduceMax", scaled, f"{name}_peak")
-    shifted = b.step("Sub", [scaled, peak], f"{name}_shifted")
+    _, peak, log_total = _softmax_parts(b, scaled, name)
+    log = b.step("Add", [log_total, peak], f"{name}_log_sum_exp")
+    return b.step("Mul", [log, b.constant(f"{name}_minus_temperature", -temperature)], name)
+
+
+def _softmax_parts(b: Builder, logits: str, name: str) -> tuple[str, str, str]:
+    """Add logits − peak, the peak, and log Σ exp(logits − peak); return their names."""
+    peak = b.reduce("ReduceMax", logits, f"{name}_peak")
+    shifted = b.step("Sub", [logits, peak], f"{name}_shifted")
     exponentials = b.step("Exp", [shifted], f"{name}_exponentials")
     total = b.reduce("ReduceSum", exponentials, f"{name}_total")
-    log = b.step("Log", [total], f"{name}_log_total")
-    log = b.step("Add", [log, peak], f"{name}_log_sum_exp")
-    return b.step("Mul", [log, b.constant(f"{name}_minus_temperature", -temperature)], name)
+    return shifted, peak, b.step("Log", [total], f"{name}_log_total")

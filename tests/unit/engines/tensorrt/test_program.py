@@ -342,7 +342,7 @@ def test_an_execution_is_bound_once_for_a_batch_size(
         execution.enqueue(batch, Address(99), ADDRESSES, StreamHandle(7))
 
     calls = [call for call, _ in context.calls]
-    bound = ["shape", *["address"] * 6]
+    bound = ["shape", *["address"] * 5]
     assert calls == [*bound, "execute", "execute", *bound, "execute"]
     assert context.calls[0] == ("shape", ("pixels", (2, 4, 4, 3)))
     assert ("address", ("pixels", 99)) in context.calls
