@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
+from tidegate.models.data.outputs import NetworkOutputs
 from tidegate.models.data.rows import Float32
 from tidegate.models.fitting import synthetic_ood
 from tidegate.models.fitting.candidates import ceiling_of, with_candidates
 from tidegate.models.fitting.choice import (
     Choice,
-    NetworkOutputs,
     choose,
     class_groups,
     removed_classes,
