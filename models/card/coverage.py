@@ -52,9 +52,11 @@ def coverage_section(found: Coverage, alpha_review: float) -> str:
         "Measured when the bundle was made, on images that took no part in the fit, with 95 % "
         "intervals.\n\n"
         + table(("images", "number", "rejected", "rejected or marked for review"), groups)
-        + "\nA group has only kinds that took no part in the fit; the second table has all kinds.\n"
-        "Synthetic images are drawn by Tidegate. They show which kinds of image pass, not the "
-        "share among the unusual images that a service receives.\n"
+        + "\nExcept for the shuffled photographs, a group has only kinds that took no part in the "
+        "fit; the second table has all kinds.\n"
+        "Synthetic images are drawn by Tidegate. Real documents, screenshots and "
+        "drawings are usually caught less often: the shares are upper bounds. Measure real ones "
+        "with `--ood`.\n"
         + _left_out(found)
         + _verdict(found, alpha_review)
         + "\n"

@@ -101,6 +101,7 @@ def left_out_p_values(
 
 def summarise(synthetic: Mapping[str, Float64], left_out: list[Float64], gate: Gate) -> Coverage:
     """Return the shares that the gate rejects, and that it rejects or marks for review."""
+    in_fit = {*synthetic_ood.FIT_KINDS, synthetic_ood.SHUFFLED}
     groups: dict[str, list[Float64]] = {}
     for kind, p in synthetic.items():
         if kind not in synthetic_ood.FIT_KINDS:
@@ -111,7 +112,7 @@ def summarise(synthetic: Mapping[str, Float64], left_out: list[Float64], gate: G
             KindCaught(
                 name=kind,
                 group=_group(kind),
-                in_fit=kind in synthetic_ood.FIT_KINDS,
+                in_fit=kind in in_fit,
                 **_shares(p, gate),
             )
             for kind, p in synthetic.items()

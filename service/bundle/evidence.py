@@ -119,7 +119,7 @@ class Coverage(Closed):
     """What the gate catches, measured when the bundle is made, on images that fitted nothing."""
 
     kinds: tuple[KindCaught, ...]
-    groups: dict[str, Caught]  # group → its images of kinds that took no part in the fit
+    groups: dict[str, Caught]  # group → its kinds that took no part in the fit, if it has any
     synthetic: Caught  # the mean over the groups
     left_out_classes: LeftOutClasses | None = None  # None: too few classes or images
     accepted_although_weak: bool = False  # below the floor, sealed by an explicit option

@@ -18,6 +18,7 @@ from tidegate.models.demo.source import Wheel
 from tidegate.models.demo.spec import LABELS_FILE, NAME, PREPROCESS
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting import synthetic_ood
+from tidegate.models.fitting.coverage import WARN_BELOW
 from tidegate.models.probes.golden import golden_probes
 from tidegate.models.probes.photographs import PHOTOS
 from tidegate.models.sealing.check import run
@@ -117,6 +118,14 @@ def test_the_bundle_records_its_origin(demo: Bundle) -> None:
     assert (manifest.task.classes, manifest.task.features) == (1000, 1280)
     assert manifest.calibration.fitted
     assert len(set(manifest.gate.splits.values())) == 3
+
+
+def test_what_the_gate_catches_is_sealed_from_the_calibration(demo: Bundle) -> None:
+    coverage = demo.manifest.coverage
+
+    assert coverage is not None
+    assert coverage.model_dump(mode="json") == calibration_file.load().report["coverage"]
+    assert coverage.synthetic.caught.value > WARN_BELOW
 
 
 def test_the_card_is_made_from_the_committed_calibration(demo: Bundle) -> None:

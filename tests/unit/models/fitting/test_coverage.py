@@ -108,6 +108,7 @@ def test_shares_count_the_images_at_or_below_each_alpha() -> None:
     pages, tables, *_ = found.kinds
     assert (pages.rejected.value, pages.caught.value) == (0.2, 0.4)
     assert (pages.in_fit, tables.in_fit) == (True, False)
+    assert summarise({synthetic_ood.SHUFFLED: p}, [], gate()).kinds[0].in_fit
     assert found.groups["documents"].caught.value == 0.0  # pages took part in the fit
     assert found.groups["documents"].caught.images == 10
     assert found.groups["drawings"].caught.images == 20
