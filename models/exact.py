@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
+Numbers = NDArray[np.floating] | NDArray[np.integer]
 _DIGITS = 53  # of a float64's significand
 _SLICES = 3
 _SHORTEST = 1e-12  # as in `tidegate.service.ood.scores`
 _BLOCK = 64  # columns that are factored at a time
 
 
-def product(a: NDArray[np.floating], b: NDArray[np.floating]) -> Float64:
+def product(a: Numbers, b: Numbers) -> Float64:
     """Return a @ b, [m, k] @ [k, n], as accurate as in float64.
 
     The rows of `a` and the columns of `b` are cut into slices of so few bits that BLAS multiplies
@@ -42,12 +43,12 @@ def product(a: NDArray[np.floating], b: NDArray[np.floating]) -> Float64:
 
 def row_sums(x: NDArray[np.floating]) -> Float64:
     """Return the sum of each row, [n]."""
-    return product(x, np.ones((x.shape[1], 1)))[:, 0]
+    return product(x, np.ones((x.shape[1], 1))).ravel()
 
 
 def column_sums(x: NDArray[np.floating]) -> Float64:
     """Return the sum of each column, [D]."""
-    return product(np.ones((1, len(x))), x)[0]
+    return product(np.ones((1, len(x))), x).ravel()
 
 
 def unit_rows(x: NDArray[np.floating]) -> Float64:
@@ -87,7 +88,7 @@ def times_inverse_transpose(rows: Float64, factor: Float64) -> Float64:
     return found
 
 
-def _slices(x: NDArray[np.floating], bits: int) -> tuple[list[Float64], NDArray[np.int_]]:
+def _slices(x: Numbers, bits: int) -> tuple[list[Float64], NDArray[np.int_]]:
     """Return whole numbers s_i of at most `bits` bits and exponents e [n, 1], exactly.
 
     Row by row, x = 2^(e − bits) · Σ s_i · 2^(−i · bits), but for what is left after the last slice.

@@ -59,7 +59,7 @@ class ClassMoments:
     @property
     def centre(self) -> Float64:
         """Return the mean of all rows, [D]."""
-        return exact.product(self.counts[None], self.means)[0] / self.samples
+        return exact.product(self.counts[None], self.means).ravel() / self.samples
 
     @property
     def tied_covariance(self) -> Float64:
