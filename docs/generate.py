@@ -67,7 +67,7 @@ LABELS = {
     "stage": metrics.STAGES,
     "reason": metrics.SHED_REASONS,
     "decision": metrics.DECISIONS,
-    "score": metrics.SCORES,
+    "score": ("energy", "mahalanobis", "others that decide"),
     "part": metrics.BATCH_PARTS,
     "outcome": metrics.REVIEW_OUTCOMES,
 }
@@ -188,6 +188,7 @@ def _a_model() -> metrics.ServedModel:
         reference_samples=1,
         alphas={"reject": 0.01, "review": 0.05},
         calibration_samples=1,
+        scores=(),
         score_bounds=[0.0],
         max_class_series=1,
         confidence_at_most={},

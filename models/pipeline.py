@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import onnx
 
 from tidegate.models.card.card import model_card
 from tidegate.models.card.card_data import CardData
+from tidegate.models.card.coverage import coverage_lines
 from tidegate.models.card.plots import plots
 from tidegate.models.data.folders import (
     Splits,
@@ -26,6 +27,7 @@ from tidegate.models.data.folders import (
 )
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting.conformal import PARTS, GateTarget, check_sizes
+from tidegate.models.fitting.coverage import check_coverage
 from tidegate.models.fitting.evaluated import EvaluatedModel, evaluate_model
 from tidegate.models.fitting.fit import FitOptions, FittedModel, fit
 from tidegate.models.importers.base import Imported
@@ -73,6 +75,7 @@ class BuildOptions:
     overrides: Mapping[str, str] = field(default_factory=dict)  # of the spec's mode rules
     labels: tuple[str, ...] | None = None
     replace: bool = False
+    accept_weak_gate: bool = False  # that catches hardly any synthetic OOD image
 
 
 def make(
@@ -157,6 +160,14 @@ def _make(
         comparison = compare(evaluated, variant, splits.test)
         check_drop(comparison, precision, options.max_drop)
         evaluated = variant
+    for line in coverage_lines(evaluated.coverage):
+        say(line)
+    coverage = check_coverage(
+        evaluated.coverage,
+        evaluated.fitted.gate.alpha_review,
+        accept_weak=options.accept_weak_gate,
+    )
+    evaluated = replace(evaluated, coverage=coverage)
     card = _card_data(imported, options, labels, proof, evaluated, comparison)
     say("Sealing.")
     bundle = assemble(model_dir, _draft(card, evaluated), _check_golden_probes)
@@ -245,14 +256,17 @@ def _card_data(
         calibration=evaluated.calibration,
         gate=model.gate_fit(
             fitted.gate,
+            fitted.candidates,
             fitted.mahalanobis,
             used.digests,
             used.sizes["fold_b"],
             options.fit.target.delta,
+            fitted.missing_images,
         ),
         reference=fitted.reference,
         splits=used.sizes,
         evaluation=evaluated.evaluation,
+        coverage=evaluated.coverage,
         precision=options.precision or imported.precision,
         comparison=comparison,
         notes=(*imported.notes, *overridden),
@@ -278,6 +292,7 @@ def _draft(card: CardData, evaluated: EvaluatedModel) -> Draft:
         precision=card.precision,
         parity=card.parity,
         evaluation=card.evaluation,
+        coverage=card.coverage,
         comparison=card.comparison,
     )
 

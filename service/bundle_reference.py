@@ -42,7 +42,7 @@ def drift_reference(bundle: Bundle) -> Reference:
 def served_model(bundle: Bundle, info: EngineInfo, max_class_series: int) -> ServedModel:
     """Return what the metrics need about the bundle and the engine that runs it."""
     manifest, gate = bundle.manifest, bundle.gate
-    bounds = [np.quantile(fold, _SCORE_QUANTILES) for fold in (gate.energy_a, gate.mahalanobis_a)]
+    bounds = [np.quantile(fold.scores, _SCORE_QUANTILES) for fold in gate.folds_a.values()]
     return ServedModel(
         name=manifest.name,
         version=manifest.version,
@@ -58,6 +58,7 @@ def served_model(bundle: Bundle, info: EngineInfo, max_class_series: int) -> Ser
         reference_samples=manifest.reference.samples,
         alphas={"reject": gate.alpha_reject, "review": gate.alpha_review},
         calibration_samples=gate.calibration_size,
+        scores=tuple(gate.folds_a),
         score_bounds=np.unique(np.concatenate(bounds)).tolist(),
         max_class_series=max_class_series,
         confidence_at_most=shares_at_most(manifest.reference.histograms.get("confidence")),

@@ -13,7 +13,7 @@ import sys
 # command → its module in tidegate.models.commands, and its help
 COMMANDS = {
     "demo": ("demo", "build the demo bundle, EfficientNet-Lite0 on ImageNet"),
-    "demo-calibration": ("demo_calibration", "refit the demo's gate on two Debian packages"),
+    "demo-calibration": ("demo_calibration", "refit the demo's gate on photographs of packages"),
     "import": ("import_model", "make a sealed bundle from a trained model and image folders"),
     "fit": ("fit_bundle", "make a new bundle from a sealed one and other image folders"),
     "digits": ("digits", "train, fit and seal a small network on handwritten digits"),

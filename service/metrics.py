@@ -40,7 +40,6 @@ ROUTES = (
 )
 STAGES = ("read", "decode", "queue", "engine", "gates")
 DECISIONS = ("accept", "review", "reject")
-SCORES = ("energy", "mahalanobis")
 SHED_REASONS = (
     "client-connections",
     "client-share",
@@ -198,7 +197,8 @@ class ServedModel:
     reference_samples: int
     alphas: Mapping[str, float]  # threshold → alpha
     calibration_samples: int  # behind the final p-value
-    score_bounds: Sequence[float]  # ascending: quantiles of both scores' calibration
+    scores: Sequence[str]  # names of the gate's scores
+    score_bounds: Sequence[float]  # ascending: quantiles of all scores' calibration
     max_class_series: int
     confidence_at_most: Mapping[float, float]  # of the reference: bound → share of its images
 
@@ -285,7 +285,7 @@ class ModelMetrics:
         self._decisions = _children(declared.counter("ood_decisions"), DECISIONS, model)
         self._p_value = declared.histogram("ood_p_value").labels(*model)
         self._scores = _children(
-            declared.histogram("ood_score", served.score_bounds), SCORES, model
+            declared.histogram("ood_score", served.score_bounds), served.scores, model
         )
         _set_reference(declared, model, served)
         self.drift = DriftGauges(declared, model)

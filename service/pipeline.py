@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -71,8 +71,7 @@ class Classification:
 
     predictions: tuple[Prediction, ...]
     verdict: Verdict
-    energy: float
-    mahalanobis: float
+    scores: Mapping[str, float]  # in the order of the graph's columns
     nearest_class: int
     timing: Timing
     batch_size: int
@@ -171,10 +170,10 @@ class Pipeline:
 
     def _respond(self, upload: Upload, predicted_s: float, answer: Answer) -> Classification:
         outputs = answer.outputs
-        energy, mahalanobis = float(outputs.energy[0]), float(outputs.mahalanobis[0])
+        scores = outputs.scores[0].tolist()
         started = time.monotonic()
         predictions = self._predictions(outputs.logits[0], upload.top_k)
-        verdict = self.bundle.gate.judge(energy, mahalanobis, predictions[0].class_id)
+        verdict = self.bundle.gate.judge(scores, predictions[0].class_id)
         now = time.monotonic()
         total = now - upload.received
         waited = total - answer.decode_s - answer.engine_s
@@ -182,8 +181,7 @@ class Pipeline:
         classification = Classification(
             predictions=predictions,
             verdict=verdict,
-            energy=energy,
-            mahalanobis=mahalanobis,
+            scores=dict(zip(self.bundle.gate.folds_a, scores, strict=True)),
             nearest_class=int(outputs.nearest_class[0]),
             timing=timing,
             batch_size=answer.batch_size,
@@ -207,11 +205,7 @@ class Pipeline:
         stages["engine"].observe(timing.engine)
         stages["gates"].observe(gates_s)
         verdict = result.verdict
-        self._model_metrics.decided(
-            verdict.decision,
-            verdict.p_value,
-            {"energy": result.energy, "mahalanobis": result.mahalanobis},
-        )
+        self._model_metrics.decided(verdict.decision, verdict.p_value, result.scores)
         top = result.predictions[0]
         rejected = verdict.decision == "reject"
         if not rejected:

@@ -13,7 +13,9 @@ Pixels = NewType("Pixels", NDArray[np.uint8])  # [H, W, 3], after resize and cro
 Float32 = NDArray[np.float32]
 Decision = Literal["accept", "review", "reject"]
 # The outputs of a sealed graph, in the order of Outputs.
-OUTPUT_NAMES = ("logits", "features", "energy", "mahalanobis", "nearest_class")
+OUTPUT_NAMES = ("logits", "features", "scores", "nearest_class")
+# The columns of `scores` that every bundle has, first; the manifest names all of them.
+ENERGY, MAHALANOBIS = "energy", "mahalanobis"
 
 
 class Priority(IntEnum):
@@ -29,8 +31,7 @@ class Outputs:
 
     logits: Float32  # [batch, classes], before softmax
     features: Float32  # [batch, D], penultimate layer
-    energy: Float32  # [batch], higher is more unusual
-    mahalanobis: Float32  # [batch], squared distance to the nearest class; higher is more unusual
+    scores: Float32  # [batch, S], OOD scores, as named in the manifest; higher is more unusual
     nearest_class: NDArray[np.int64]  # [batch]
 
     def rows(self, start: int, stop: int) -> Outputs:
@@ -38,11 +39,10 @@ class Outputs:
         return Outputs(
             self.logits[start:stop],
             self.features[start:stop],
-            self.energy[start:stop],
-            self.mahalanobis[start:stop],
+            self.scores[start:stop],
             self.nearest_class[start:stop],
         )
 
     def finite(self, index: int) -> bool:
         """Return whether image `index` has finite scores; a NaN in the network reaches them."""
-        return bool(np.isfinite(self.energy[index]) and np.isfinite(self.mahalanobis[index]))
+        return bool(np.isfinite(self.scores[index]).all())

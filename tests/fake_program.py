@@ -16,8 +16,7 @@ from tidegate.service.types import Pixels
 OUTPUTS = {
     "logits": Tensor(np.float32, (CLASSES,)),
     "features": Tensor(np.float32, (FEATURES,)),
-    "energy": Tensor(np.float32, ()),
-    "mahalanobis": Tensor(np.float32, ()),
+    "scores": Tensor(np.float32, (2,)),
     "nearest_class": Tensor(np.int64, ()),
 }
 

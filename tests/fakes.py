@@ -176,8 +176,7 @@ class FakeEngine:
         return Outputs(
             logits=brightness[:, None] * steps,
             features=np.repeat(brightness[:, None], FEATURES, axis=1),
-            energy=energy,
-            mahalanobis=brightness**2,
+            scores=np.stack([energy, brightness**2], axis=1),
             nearest_class=np.array(identities, np.int64),
         )
 

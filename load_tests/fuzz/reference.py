@@ -32,6 +32,7 @@ class Reader:
         """Load the bundle; raises ValueError for a preprocessing that is not supported here."""
         manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
         self._spec: dict[str, Any] = manifest["preprocess"]
+        self._scores: list[str] = manifest["gate"]["scores"]
         self._temperature = float(manifest["calibration"]["temperature"])
         self._crop, self._resize = _steps(self._spec)
         options = ort.SessionOptions()
@@ -59,13 +60,15 @@ class Reader:
             return ""
         except Exception as error:  # noqa: BLE001 - codecs raise anything
             return f"accepted, but Pillow rejects it: {type(error).__name__}: {error}"
-        names = ["logits", "energy", "mahalanobis"]
-        logits, energy, distance = self._session.run(names, {"pixels": pixels[None]})
+        logits, scores = self._session.run(["logits", "scores"], {"pixels": pixels[None]})
+        here = dict(zip(self._scores, scores[0], strict=True))
         answer = json.loads(body)
-        scores = answer["ood"]
-        for name, value in (("energy", energy[0]), ("mahalanobis", distance[0])):
-            if abs(scores[name]["score"] - value) > SCORE_TOLERANCE * max(1.0, abs(value)):
-                return f"{name} {scores[name]['score']:.4f}, here {value:.4f}"
+        ood = answer["ood"]
+        answered = {name: ood[name]["score"] for name in ("energy", "mahalanobis")}
+        answered |= {item["name"]: item["score"] for item in ood["decided_by"]}
+        for name, score in answered.items():
+            if abs(score - here[name]) > SCORE_TOLERANCE * max(1.0, abs(here[name])):
+                return f"{name} {score:.4f}, here {here[name]:.4f}"
         return _different(answer.get("predictions", ()), logits[0] / self._temperature)
 
 

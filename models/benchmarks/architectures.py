@@ -21,7 +21,7 @@ from tidegate.models.benchmarks import efficientnet_lite
 from tidegate.models.data.folders import Split, labelled, shuffled
 from tidegate.models.data.outputs import extract, load_pixels
 from tidegate.models.evaluation.speed import cpu_ms_per_image
-from tidegate.models.fitting.conformal import GateTarget, Scores, calibrate, gate_file
+from tidegate.models.fitting.conformal import GateTarget, calibrate, gate_file
 from tidegate.models.fitting.drift_reference import class_fractions
 from tidegate.models.fitting.fit import score_rows
 from tidegate.models.fitting.mahalanobis import fit_distance
@@ -192,14 +192,11 @@ def _sealed(
             extract(graph, splits[name], spec, Path(folder)) for name in ("train", "calibrate")
         )
         distance = fit_distance(train.features, train.split.class_ids, classes)
-        head = distance.head(1.0)
+        head = distance.head()
         scores = score_rows(head, held_out)
         half = len(held_out) // 2
-        folds = [
-            Scores(scores.energy[rows], scores.mahalanobis[rows], scores.predicted[rows])
-            for rows in (slice(0, half), slice(half, 2 * half))
-        ]
-    gate = calibrate(folds[0], folds[1], len(classes), _TARGET)
+        folds = [scores.part(rows) for rows in (slice(0, half), slice(half, 2 * half))]
+    gate = calibrate(folds[0], folds[1], len(classes), _TARGET, head.names[:2])
     model = SealedModel(seal(imported.backbone, spec, head), head, spec)
     draft = Draft(
         name=model_dir.name,
@@ -215,6 +212,7 @@ def _sealed(
         calibration=m.Calibration(fitted=False, temperature=1.0),
         gate=model.gate_fit(
             gate,
+            {},
             m.MahalanobisFit(features="l2-normalised", covariance="tied", means="class-means"),
             {name: split.digest for name, split in splits.items()},
             fold_b=half,

@@ -6,6 +6,7 @@ The card shows only what is in CardData; its numbers are those of the manifest, 
 from __future__ import annotations
 
 from tidegate.models.card.card_data import CardData
+from tidegate.models.card.coverage import coverage_section
 from tidegate.models.card.gate import gate, limits, ood
 from tidegate.models.card.markdown import UNDEFINED, count, table
 from tidegate.models.card.preprocessing import describe
@@ -26,6 +27,7 @@ def model_card(data: CardData) -> str:
         confusions(data),
         calibration(data),
         gate(data),
+        coverage_section(data.coverage, data.gate.alpha_review),
         ood(data),
         limits(data),
     )

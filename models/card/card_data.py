@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tidegate.service.bundle.evidence import ALL_CONFUSIONS_UP_TO, Comparison, Evaluation, Parity
+from tidegate.service.bundle.evidence import (
+    ALL_CONFUSIONS_UP_TO,
+    Comparison,
+    Coverage,
+    Evaluation,
+    Parity,
+)
 from tidegate.service.bundle.manifest import (
     Calibration,
     GateFit,
@@ -39,6 +45,7 @@ class CardData:
     reference: ReferenceFit
     splits: Mapping[str, int]  # split name → images used
     evaluation: Evaluation
+    coverage: Coverage
     precision: Precision = "fp32"
     comparison: Comparison | None = None  # with fp32, for a variant
     notes: tuple[str, ...] = ()  # changes and assumptions, one sentence each

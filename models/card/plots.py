@@ -27,7 +27,7 @@ from tidegate.service.bundle.manifest import Histogram
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#6b6b6b"
 _SET_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_SCORE_COLOURS = {"energy": ORANGE, "mahalanobis": GREEN, "combined": BLUE}
+_SCORE_COLOURS = (BLUE, ORANGE, GREEN, "#8c6bb1", "#b5651d", GREY)
 _NAME_LENGTH = 30
 _STYLE: dict[Any, Any] = {  # Any: the stubs list all keys as literals
     "svg.hashsalt": "tidegate",  # otherwise ids in the file are random
@@ -144,9 +144,11 @@ def _auroc(data: CardData) -> Figure:
     sets = data.evaluation.ood
     figure = Figure(figsize=(7.2, 1.3 + 0.55 * len(sets)), layout="constrained")
     axes = figure.subplots()
-    height = 0.8 / len(_SCORE_COLOURS)
-    for index, (score, colour) in enumerate(_SCORE_COLOURS.items()):
-        places = np.arange(len(sets)) + (index - 1) * height
+    scores = list(sets[0].separation)
+    height = 0.8 / len(scores)
+    for index, score in enumerate(scores):
+        colour = _SCORE_COLOURS[(index + 1) % len(scores) % len(_SCORE_COLOURS)]  # combined: blue
+        places = np.arange(len(sets)) + (index - (len(scores) - 1) / 2) * height
         values = [report.separation[score].auroc for report in sets]
         axes.barh(places, values, height * 0.92, color=colour, label=score)
         for place, value in zip(places, values, strict=True):
@@ -156,7 +158,7 @@ def _auroc(data: CardData) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.set(xlim=(0, 1.06), xlabel="AUROC against the test split (dashed: no separation)")
     axes.invert_yaxis()
-    figure.legend(loc="outside upper center", ncols=len(_SCORE_COLOURS))
+    figure.legend(loc="outside upper center", ncols=len(scores))
     return figure
 
 

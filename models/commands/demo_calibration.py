@@ -1,4 +1,4 @@
-"""`tidegate demo-calibration`: fit and calibrate the demo's gate; rarely needed."""
+"""`tidegate demo-calibration`: fit the demo's gate and temperature; rarely needed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tidegate.models.demo.calibrate import MeasurementBudget, calibrate
 from tidegate.models.demo.evaluate import installed_pictures
-from tidegate.models.demo.photographs import from_packages, from_tree, read_photographs
+from tidegate.models.demo.photographs import photographs
 from tidegate.models.demo.source import find_wheel
 from tidegate.models.demo.spec import CALIBRATION_ARRAYS
 from tidegate.models.package_files import DOWNLOADS
-from tidegate.models.progress import follow, say
+from tidegate.models.progress import say
 from tidegate.models.sealing.write import check_writable
 
 
@@ -19,20 +19,16 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
         prog="tidegate demo-calibration",
-        description="Fit and calibrate the demo's gate and write models/demo/calibration.*. "
+        description="Fit the demo's gate and temperature and write models/demo/calibration.*. "
         "The evaluation uses pictures from scikit-image, scikit-learn and foolbox, which must be "
         "installed.",
     )
-    where = options.add_mutually_exclusive_group()
-    where.add_argument(
-        "--photos", type=Path, metavar="DIR", help="folder with both packages unpacked"
-    )
-    where.add_argument(
-        "--debs",
+    options.add_argument(
+        "--packages",
         type=Path,
         default=DOWNLOADS,
         metavar="DIR",
-        help="folder with both .deb files; missing ones are fetched with apt-get "
+        help="folder with the packages; missing ones are fetched with apt-get and npm "
         "(default: models/downloads)",
     )
     return options
@@ -43,10 +39,9 @@ def run(options: argparse.Namespace) -> None:
     check_writable(CALIBRATION_ARRAYS.parent)
     pictures = installed_pictures()
     weights = find_wheel(None).weights()
-    sources = from_tree(options.photos) if options.photos else from_packages(options.debs)
-    photographs = read_photographs(follow(sources, "Reading the packages"))
-    say(f"{len(photographs)} photographs.")
-    calibrate(photographs, weights, pictures, MeasurementBudget()).save()
+    found = photographs(options.packages)
+    say(f"{len(found)} photographs.")
+    calibrate(found, weights, pictures, MeasurementBudget()).save()
     say(
         "Wrote models/demo/calibration.npz and calibration.json; rebuild the bundle with `tidegate "
         "demo`."

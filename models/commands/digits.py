@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tidegate.models.commands import fitting
 from tidegate.models.digits.images import data
 from tidegate.models.digits.model import NAME, VERSION, load
 from tidegate.models.importers.torch_export import check_exporter
@@ -32,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
         help="folder with the archives (default: models/downloads; missing ones are fetched)",
     )
     options.add_argument("--replace", action="store_true", help="replace an existing bundle")
+    fitting.add_accept_weak_gate(options)
     return options
 
 
@@ -43,6 +45,7 @@ def run(options: argparse.Namespace) -> None:
         version=VERSION,
         recipe="tidegate digits",
         replace=options.replace,
+        accept_weak_gate=options.accept_weak_gate,
     )
     check_destination(choices, options.out)
     folders = data(options.sources)

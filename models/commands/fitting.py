@@ -79,13 +79,13 @@ def _add_gate_options(gate: argparse._ArgumentGroup) -> None:
     gate.add_argument(
         "--distance",
         choices=("l2-normalised", "raw"),
-        default="l2-normalised",
-        help="features for the Mahalanobis score (default: %(default)s)",
+        help="features for the Mahalanobis score (default: chosen like the scores that decide)",
     )
     gate.add_argument(
         "--relative",
-        action="store_true",
-        help="subtract the distance under one normal distribution of all classes",
+        action=argparse.BooleanOptionalAction,
+        help="subtract the distance under one normal distribution of all classes "
+        "(default: chosen likewise)",
     )
     gate.add_argument(
         "--alpha-reject",
@@ -107,6 +107,16 @@ def _add_gate_options(gate: argparse._ArgumentGroup) -> None:
         metavar="DELTA",
         help="guarantee the alphas with probability 1 − DELTA over calibration sets, "
         "not only on average",
+    )
+    add_accept_weak_gate(gate)
+
+
+def add_accept_weak_gate(options: argparse._ActionsContainer) -> None:
+    """Add the option that seals a gate which hardly catches anything."""
+    options.add_argument(
+        "--accept-weak-gate",
+        action="store_true",
+        help="seal the bundle although its gate catches hardly any synthetic OOD image",
     )
 
 
@@ -138,7 +148,8 @@ def build_options(options: argparse.Namespace, recipe: str) -> BuildOptions:
         recipe=recipe,
         fit=FitOptions(
             DistanceOptions(
-                normalise=options.distance == "l2-normalised", relative=options.relative
+                normalise=None if options.distance is None else options.distance != "raw",
+                relative=options.relative,
             ),
             GateTarget(options.alpha_reject, options.alpha_review, options.pac),
         ),
@@ -147,6 +158,7 @@ def build_options(options: argparse.Namespace, recipe: str) -> BuildOptions:
         max_drop=options.max_drop,
         labels=_labels(options.labels),
         replace=options.replace,
+        accept_weak_gate=options.accept_weak_gate,
     )
 
 

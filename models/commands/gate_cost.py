@@ -9,8 +9,12 @@ from functools import partial
 
 import numpy as np
 
+from tidegate.models.fitting.candidates import with_candidates
+from tidegate.models.graphs.last_layer import LastLayer
 from tidegate.models.graphs.session import quiet_session
 from tidegate.models.sealing.gate_head import GateHead, head_graph
+from tidegate.models.sealing.score_heads import Linear
+from tidegate.service.ood.conformal import TailedFold
 from tidegate.service.ood.gates import FinalFold, Gate
 
 _ROUNDS = 200
@@ -44,21 +48,26 @@ def run(options: argparse.Namespace) -> None:
         normalise=True,
         offset=rng.normal(0, 0.01, features),
     )
-    session = quiet_session(head_graph(head))
+    layer = LastLayer(rng.normal(size=(classes, features)), np.zeros(classes))
+    every = with_candidates(head, 1.0, layer, Linear(rng.normal(size=features)))
     for batch in (1, 2, 4, 8):
         given = {
             "logits": rng.normal(size=(batch, classes)).astype(np.float32),
             "features": rng.normal(size=(batch, features)).astype(np.float32),
         }
-        took = _median_s(partial(session.run, None, given)) / batch
-        print(f"scores, batch of {batch}: {1e3 * took:.3f} ms per image")
-    fold = np.sort(rng.normal(size=_FOLD))
-    gate = Gate(fold, fold, FinalFold.marginal(np.sort(-rng.random(_FOLD))), 0.01, 0.05)
-    scores = rng.normal(size=(_ROUNDS, 2)).tolist()
+        for name in ("", *every.others):
+            session = quiet_session(head_graph(every.with_scores((name,))))
+            took = _median_s(partial(session.run, None, given)) / batch
+            scores = " + ".join((*head.names, *filter(None, (name,))))
+            print(f"{scores}, batch of {batch}: {1e3 * took:.3f} ms per image")
+    fold = TailedFold.of(np.sort(rng.normal(size=_FOLD)))
+    final = FinalFold.marginal(np.sort(rng.exponential(size=_FOLD)))
+    gate = Gate(dict.fromkeys(every.names, fold), every.names, final, 0.01, 0.05)
+    images = rng.normal(size=(_ROUNDS, len(every.names))).tolist()
 
     def verdicts() -> None:
-        for energy, mahalanobis in scores:
-            gate.judge(energy, mahalanobis, 0)
+        for scores in images:
+            gate.judge(scores, 0)
 
     print(f"p-values and decision: {1e6 * _median_s(verdicts) / _ROUNDS:.1f} µs per image")
 

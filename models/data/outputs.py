@@ -33,6 +33,24 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkOutputs:
+    """The backbone's outputs for some images."""
+
+    logits: Float32  # [n, C]
+    features: Float32  # [n, D]
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """Return the top class of every image, [n]."""
+        found = [part.argmax(axis=1) for (part,) in chunks(self.logits)]
+        return np.concatenate(found) if found else np.empty(0, np.int64)
+
+    def part(self, rows: NDArray[np.bool_]) -> NetworkOutputs:
+        """Return some of the images."""
+        return NetworkOutputs(self.logits[rows], self.features[rows])
+
+
+@dataclass(frozen=True, slots=True)
 class Extracted:
     """The backbone's outputs for a split's images, in their order."""
 
@@ -48,8 +66,12 @@ class Extracted:
     @property
     def predicted(self) -> NDArray[np.int64]:
         """Return the top class of every image, [n]."""
-        found = [part.argmax(axis=1) for (part,) in chunks(self.logits)]
-        return np.concatenate(found) if found else np.empty(0, np.int64)
+        return self.outputs.predicted
+
+    @property
+    def outputs(self) -> NetworkOutputs:
+        """Return the outputs without the images."""
+        return NetworkOutputs(self.logits, self.features)
 
     def part(self, name: str, rows: slice) -> Extracted:
         """Return a subset of the images, as a split called `name`."""
@@ -123,13 +145,14 @@ def extract(graph: bytes, split: Split, spec: PreprocessSpec, folder: Path) -> E
     )
 
 
-def run_pixels(graph: bytes, images: Sequence[Pixels]) -> tuple[Float32, Float32]:
-    """Return logits [n, C] and features [n, D] of images in memory."""
+def run_pixels(graph: bytes, images: Sequence[Pixels]) -> NetworkOutputs:
+    """Return the outputs of images in memory."""
     session = quiet_session(graph)
     rows = list(
         _in_order(lambda p: session.run(["logits", "features"], {"pixels": p[None]}), images)
     )
-    return np.concatenate([row[0] for row in rows]), np.concatenate([row[1] for row in rows])
+    logits, features = (np.concatenate(column) for column in zip(*rows, strict=True))
+    return NetworkOutputs(logits, features)
 
 
 def load_pixels(path: Path, spec: PreprocessSpec) -> Pixels:

@@ -8,33 +8,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from PIL import features
-
+from tidegate.models.card.coverage import coverage_lines
+from tidegate.models.data.outputs import MAX_PIXELS
 from tidegate.models.demo import calibration_file, source
 from tidegate.models.demo.calibrate import witness_scores
 from tidegate.models.demo.calibration_file import DemoCalibration
 from tidegate.models.demo.card import model_card
-from tidegate.models.demo.model import gate_head, sealed_graph
+from tidegate.models.demo.model import gate_head, last_layer, sealed_graph
 from tidegate.models.demo.source import find_wheel
 from tidegate.models.demo.spec import HERE, LABELS_FILE, NAME, PREPROCESS, VERSION
+from tidegate.models.demo.temperature import ALL
 from tidegate.models.errors import BuildRefused
+from tidegate.models.fitting.candidates import with_candidates
+from tidegate.models.fitting.coverage import check_coverage
 from tidegate.models.probes.golden import golden_probes
 from tidegate.models.progress import Steps, say, steps
 from tidegate.models.sealing.assemble import Draft, SealedModel, assemble
 from tidegate.models.sealing.npz import npz
+from tidegate.models.sealing.score_heads import Linear
 from tidegate.models.sealing.write import current, locked
 from tidegate.service.bundle import manifest as m
-from tidegate.service.bundle.store import Bundle
+from tidegate.service.bundle.evidence import Coverage
+from tidegate.service.bundle.golden import pixels_digest
+from tidegate.service.bundle.store import GOLDEN, Bundle, read_arrays
+from tidegate.service.imaging.preprocess import preprocess
 
 WITNESS_TOLERANCE = (
     1e-3  # relative; far above the rounding of another CPU, far below the change of another model
 )
 _RECIPE_FILES = (
+    "models/card/coverage.py",
     "models/card/markdown.py",
     "models/demo/*",
+    "models/exact.py",
+    "models/fitting/candidates.py",
     "models/package_files.py",
     "models/graphs/builder.py",
     "models/probes/golden.py",
@@ -44,11 +54,12 @@ _RECIPE_FILES = (
     "models/sealing/gate_head.py",
     "models/sealing/golden.py",
     "models/sealing/npz.py",
+    "models/sealing/score_heads.py",
     "models/sealing/seal.py",
+    "service/bundle/evidence.py",
     "service/bundle/manifest.py",
     "service/imaging/*.py",
 )
-_TOOLS = ("numpy", "onnx", "onnxruntime", "pillow")
 
 
 def build(out: Path, wheel: Path | None) -> Bundle:
@@ -60,6 +71,8 @@ def build(out: Path, wheel: Path | None) -> Bundle:
     model_dir = out / NAME
     with locked(model_dir, lambda: say(f"Another build of {NAME} is running; waiting.")):
         found = current(model_dir / VERSION, made_as)
+        if isinstance(found, Bundle) and not _decodes_as_sealed(found):
+            found = f"{found.path} was built with another libjpeg."
         if isinstance(found, Bundle):
             say(f"{found.path} is up to date, digest {found.digest[:12]}.")
             return found
@@ -80,8 +93,18 @@ def provenance() -> m.Provenance:
     )
 
 
+def _decodes_as_sealed(bundle: Bundle) -> bool:
+    """Return whether the probes have the sealed pixels: another libjpeg may decode otherwise."""
+    sealed = read_arrays(bundle.path, GOLDEN, ("names", "pixels_sha256"))
+    return all(
+        pixels_digest(preprocess((bundle.path / name).read_bytes(), PREPROCESS, MAX_PIXELS))
+        == digest
+        for name, digest in zip(*sealed.values(), strict=True)
+    )
+
+
 def _recipe_digest() -> str:
-    """Return the digest of the recipe's files and of the versions of the tools."""
+    """Return the digest of the recipe's files."""
     digest = sha256()
     root = HERE.parent.parent
     for path in sorted(
@@ -89,10 +112,6 @@ def _recipe_digest() -> str:
     ):
         content = sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.relative_to(root).as_posix()} {content}\n".encode())
-    for tool in _TOOLS:
-        digest.update(f"{tool} {version(tool)}\n".encode())
-    # Another libjpeg may decode a JPEG probe to other pixels than the sealed ones.
-    digest.update(f"libjpeg {features.version('jpg')}\n".encode())
     return digest.hexdigest()
 
 
@@ -104,11 +123,18 @@ def _build(model_dir: Path, wheel: Path | None, made_as: m.Provenance, progress:
     progress.next("making the sealed graph")
     calibration = calibration_file.load()
     fit = calibration.report["fit"]
-    head = gate_head(weights, calibration.centre, fit["energy_temperature"], fit["shrinkage"])
+    head = gate_head(weights, calibration.centre, fit["shrinkage"])
+    detector = Linear(calibration.drawn)
+    head = with_candidates(head, fit["ceiling"], last_layer(weights), detector)
+    head = head.with_scores(fit["scores"])
     sealed = sealed_graph(weights, head)
     progress.next("checking the scores of the committed photographs")
-    check_witnesses(witness_scores(sealed), calibration.report)
-    draft = _draft(SealedModel(sealed, head, PREPROCESS), calibration, made_as)
+    check_witnesses(witness_scores(head, sealed), calibration.report)
+    coverage = Coverage.model_validate(calibration.report["coverage"])
+    check_coverage(coverage, calibration.gate.alpha_review, accept_weak=False)
+    for line in coverage_lines(coverage):
+        say(line)
+    draft = _draft(SealedModel(sealed, head, PREPROCESS), calibration, coverage, made_as)
     progress.next("running the golden probes and writing the bundle")
     return assemble(model_dir, draft)
 
@@ -135,14 +161,15 @@ def check_witnesses(
 def _gate_file(calibration: DemoCalibration) -> bytes:
     return npz(
         {
-            "energy_a": calibration.energy_a,
-            "mahalanobis_a": calibration.mahalanobis_a,
+            "scores_a": calibration.scores_a,
             "combined_b": calibration.combined_b,
         }
     )
 
 
-def _draft(model: SealedModel, calibration: DemoCalibration, made_as: m.Provenance) -> Draft:
+def _draft(
+    model: SealedModel, calibration: DemoCalibration, coverage: Coverage, made_as: m.Provenance
+) -> Draft:
     report = calibration.report
     return Draft(
         name=NAME,
@@ -150,13 +177,10 @@ def _draft(model: SealedModel, calibration: DemoCalibration, made_as: m.Provenan
         provenance=made_as,
         model=model,
         labels=tuple(LABELS_FILE.read_text("utf-8").splitlines()),
-        calibration=m.Calibration(
-            fitted=False,
-            temperature=1.0,
-            note="Not fitted: no labelled held-out ImageNet images may be redistributed.",
-        ),
+        calibration=_temperature(report["temperature"]),
         gate=model.gate_fit(
             calibration.gate,
+            report["fit"]["candidates"],
             m.MahalanobisFit(
                 features="l2-normalised", covariance="tied", means="classifier-weights"
             ),
@@ -165,10 +189,24 @@ def _draft(model: SealedModel, calibration: DemoCalibration, made_as: m.Provenan
         ),
         gate_file=_gate_file(calibration),
         reference=m.ReferenceFit(
-            samples=len(calibration.energy_a) + len(calibration.combined_b),
+            samples=calibration.scores_a.shape[1] + len(calibration.combined_b),
             class_fraction=tuple(float(share) for share in calibration.class_fraction),
             note="Predictions on the calibration photographs, smoothed; not a traffic forecast.",
         ),
         probes=golden_probes(),
+        coverage=coverage,
         card=model_card(report).encode(),
+    )
+
+
+def _temperature(fit: Mapping[str, Any]) -> m.Calibration:
+    on_all = fit["measured"][ALL]
+    return m.Calibration(
+        fitted=True,
+        temperature=fit["temperature"],
+        samples=fit["images"],
+        ece_before=on_all["before"]["ece"],
+        ece_after=on_all["after"]["ece"],
+        ece_noise_floor=on_all["after"]["ece_noise_floor"],
+        note=f"Errors are of {on_all['images']} other photographs, not of ImageNet's.",
     )

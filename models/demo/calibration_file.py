@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,12 @@ from numpy.typing import NDArray
 
 from tidegate.models.demo.spec import CALIBRATION_ARRAYS, CALIBRATION_REPORT
 from tidegate.models.errors import BuildRefused
+from tidegate.models.sealing.npz import npz
+from tidegate.service.ood.conformal import TailedFold
 from tidegate.service.ood.gates import FinalFold, Gate
 
 Float64 = NDArray[np.float64]
-_ARRAYS = ("centre", "energy_a", "mahalanobis_a", "combined_b", "class_fraction")
+_ARRAYS = ("centre", "drawn", "scores_a", "combined_b", "class_fraction")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +25,8 @@ class DemoCalibration:
     """The gate's fitted numbers, and the report of the calibration."""
 
     centre: NDArray[np.float32]  # [1280], the mean feature vector
-    energy_a: Float64
-    mahalanobis_a: Float64
+    drawn: NDArray[np.float32]  # [1280], the detector of drawn images
+    scores_a: Float64  # [S, n], each row ascending, in the order of report["fit"]["scores"]
     combined_b: Float64
     class_fraction: Float64  # [1000]
     report: dict[str, Any]
@@ -33,10 +34,11 @@ class DemoCalibration:
     @property
     def gate(self) -> Gate:
         """Return the gate that the service will use."""
-        alphas = self.report["thresholds"]
+        alphas, fit = self.report["thresholds"], self.report["fit"]
+        folds_a = map(TailedFold.of, self.scores_a)
         return Gate(
-            self.energy_a,
-            self.mahalanobis_a,
+            dict(zip(fit["scores"], folds_a, strict=True)),
+            tuple(fit["combination"]),
             FinalFold.marginal(self.combined_b),
             alphas["alpha_reject"],
             alphas["alpha_review"],
@@ -44,9 +46,7 @@ class DemoCalibration:
 
     def arrays_file(self) -> bytes:
         """Return calibration.npz; the same numbers give the same bytes."""
-        content = io.BytesIO()
-        np.savez_compressed(content, **{name: getattr(self, name) for name in _ARRAYS})
-        return content.getvalue()
+        return npz({name: getattr(self, name) for name in _ARRAYS})
 
     def report_file(self) -> bytes:
         """Return calibration.json."""

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from string import Template
 from typing import Any
 
+from tidegate.models.card.coverage import coverage_section
 from tidegate.models.card.markdown import table
 from tidegate.models.demo import source
-from tidegate.models.demo.evaluate import PHOTOGRAPHS
 from tidegate.models.demo.spec import HERE, NAME, VERSION
+from tidegate.service.bundle.evidence import Coverage
 
 Report = Mapping[str, Any]  # calibration.json
 
@@ -24,23 +25,34 @@ def model_card(report: Report) -> str:
         package_version=source.PACKAGE_VERSION,
         licence=source.LICENCE,
         checkpoint=source.CHECKPOINT_SHA256,
-        packages=" and ".join(f"`{p['name']}` {p['version']}" for p in report["packages"]),
-        temperature=f"{report['fit']['energy_temperature']:g}",
+        packages=_packages(report["packages"]),
+        package_count=len(report["packages"]),
+        **_temperature(report["temperature"]),
+        combination=" + ".join(report["fit"]["combination"]),
+        candidates=table(("scores", "criterion"), _best_first(report["fit"]["candidates"])),
+        ceiling=f"{report['fit']['ceiling']:g}",
         centre=f"mean of the {report['fit']['centre']}",
         shrinkage=f"{report['fit']['shrinkage']:g}",
         smoothing=f"{report['smoothing']:g}",
         alpha_reject=f"{report['thresholds']['alpha_reject']:g}",
         alpha_review=f"{report['thresholds']['alpha_review']:g}",
-        smallest=f"{report['smallest_p_value']:.4f}",
+        smallest=f"{1 / (report['splits']['fold_b']['photographs'] + 1):.4f}",
         partitions=report["uniformity"]["partitions"],
         third=report["uniformity"]["calibration_size"],
         uniformity=_uniformity(report["uniformity"]),
+        coverage=coverage_section(
+            Coverage.model_validate(report["coverage"]), report["thresholds"]["alpha_review"]
+        ),
         singles=_singles(report["evaluation"]["singles"]),
         sets=_sets(report["evaluation"]["sets"]),
         choices=_choices(report["fit"]["auroc"]),
         **_sizes(report["splits"]),
-        **_labelled(report["evaluation"]["singles"]),
     )
+
+
+def _best_first(candidates: Report) -> list[tuple[str, str]]:
+    order = sorted(candidates, key=lambda name: -candidates[name])
+    return [(name, f"{candidates[name]:.4f}") for name in order]
 
 
 def _sizes(splits: Report) -> dict[str, int]:
@@ -48,11 +60,38 @@ def _sizes(splits: Report) -> dict[str, int]:
     return {"photographs": sum(sizes.values()), **sizes}
 
 
-def _labelled(singles: Report) -> dict[str, int]:
-    """Count the ImageNet samples that are classified correctly, by their file names."""
-    samples = singles[PHOTOGRAPHS[1]]
-    right = [name.endswith(f"_{item['class_id']}.jpg") for name, item in samples.items()]
-    return {"right": sum(right), "labelled": len(right)}
+def _packages(packages: list[Report]) -> str:
+    header = ("package", "version", "licence", "photographs")
+    return table(
+        header, [(p["name"], p["version"], p["licence"], p["photographs"]) for p in packages]
+    )
+
+
+def _temperature(fit: Report) -> dict[str, str]:
+    header = ("images", "n", "accuracy", "T", "mean confidence", "ECE", "noise floor", "NLL")
+    rows = []
+    for name, item in fit["measured"].items():
+        share, low, high = item["accuracy"]
+        for t, found in ((1.0, item["before"]), (fit["temperature"], item["after"])):
+            rows.append(
+                (
+                    name,
+                    item["images"],
+                    f"{share:.3f} ({low:.3f} to {high:.3f})",
+                    f"{t:.3g}",
+                    f"{found['confidence']:.3f}",
+                    f"{found['ece']:.3f}",
+                    f"{found['ece_noise_floor']:.3f}",
+                    f"{found['nll']:.3f}",
+                )
+            )
+    return {
+        "class_temperature": f"{fit['temperature']:.3g}",
+        "temperature_low": f"{fit['interval'][0]:.2f}",
+        "temperature_high": f"{fit['interval'][1]:.2f}",
+        "temperature_images": f"{fit['images']}",
+        "temperature_table": table(header, rows),
+    }
 
 
 def _uniformity(measured: Report) -> str:

@@ -24,10 +24,12 @@ class Package:
     name: str
     version: str
     sha256: str
+    architecture: str = "all"
 
     @property
     def filename(self) -> str:
-        return f"{self.name}_{self.version}_all.deb"
+        """Return the file's name as apt-get writes it."""
+        return f"{self.name}_{self.version.replace(':', '%3a')}_{self.architecture}.deb"
 
 
 def fetch(package: Package, folder: Path) -> Path:
@@ -44,7 +46,7 @@ def fetch(package: Package, folder: Path) -> Path:
         except (OSError, subprocess.SubprocessError) as error:
             raise BuildRefused(
                 f"apt-get could not fetch {package.filename}: download it by other means and give "
-                "its folder with --debs."
+                "its folder with --packages."
             ) from error
     if not path.exists() or sha256_of(path) != package.sha256:
         raise BuildRefused(f"{path} is not the pinned {package.filename}.")

@@ -18,17 +18,19 @@ from PIL import Image
 from tidegate.models.data.outputs import MAX_PIXELS
 from tidegate.models.demo.calibration_file import DemoCalibration
 from tidegate.models.demo.spec import LABELS_FILE, PREPROCESS
+from tidegate.models.demo.temperature import Labelled
 from tidegate.models.errors import BuildRefused
 from tidegate.models.evaluation.ood_metrics import (
     auroc,
     fpr95_catching_outside,
     fpr95_keeping_inside,
 )
-from tidegate.models.fitting import synthetic_ood
+from tidegate.models.fitting.conformal import combine
 from tidegate.models.progress import follow
 from tidegate.models.sealing.check import run
 from tidegate.service.imaging.preprocess import apply, preprocess
-from tidegate.service.ood.conformal import combined_score, p_value
+from tidegate.service.ood.conformal import TailedFold
+from tidegate.service.ood.gates import FinalFold, Gate
 from tidegate.service.types import Outputs, Pixels
 
 PHOTOGRAPHS = ("photographs", "labelled ImageNet samples of foolbox")
@@ -60,7 +62,6 @@ def evaluate(
     calibration: DemoCalibration,
     fold_b: Outputs,
     pictures: Pictures,
-    per_kind: int,
 ) -> dict[str, Any]:
     """Return p-values of single pictures, and the AUROC, both FPR95s and shares of sets.
 
@@ -78,9 +79,9 @@ def evaluate(
     inside = combined(fold_b, calibration)
     sets = {}
     photographs = [pixels for group in PHOTOGRAPHS for pixels in loaded[group].values()]
-    for name, images in _sets(photographs, pictures, per_kind):
+    for name, images in _sets(photographs, pictures):
         outside = combined(run(sealed, follow(images, f"Scoring {name}")), calibration)
-        p = p_value(gate.fold_b.combined, outside)
+        p = gate.fold_b.p_values(outside)
         sets[name] = {
             "images": len(images),
             "auroc": round(auroc(inside, outside), 3),
@@ -94,33 +95,42 @@ def evaluate(
     return {"singles": singles, "sets": sets}
 
 
+def imagenet_samples(sealed: bytes, pictures: Pictures) -> Labelled:
+    """Return foolbox's ImageNet samples, whose file names end with the class."""
+    paths = sorted((pictures.foolbox / "data").glob("imagenet_*.jpg"))
+    outputs = run(sealed, _load({path.name: path for path in paths}).values())
+    class_ids = [int(path.stem.rpartition("_")[2]) for path in paths]
+    return Labelled(outputs.logits, np.array(class_ids, np.int64))
+
+
 def combined(outputs: Outputs, calibration: DemoCalibration) -> NDArray[np.float64]:
     """Return the combined score of every image, [batch]; higher is more unusual."""
-    energy = p_value(calibration.energy_a, outputs.energy)
-    distance = p_value(calibration.mahalanobis_a, outputs.mahalanobis)
-    return np.array([combined_score(*pair) for pair in zip(energy, distance, strict=True)])
+    gate = calibration.gate
+    values = dict(zip(gate.folds_a, outputs.scores.T, strict=True))
+    return combine(gate.folds_a, gate.combination, values)
 
 
-def held_out_uniformity(fold_a: Outputs, fold_b: Outputs, partitions: int) -> dict[str, Any]:
+def held_out_uniformity(
+    gate: Gate, fold_a: Outputs, fold_b: Outputs, partitions: int
+) -> dict[str, Any]:
     """Return how often held-out photographs get p ≤ alpha, over random partitions of both folds.
 
     One third is used as fold A, one as fold B, and one as new images, whose p-values should be
     uniform.
     """
-    energy = np.concatenate([fold_a.energy, fold_b.energy]).astype(np.float64)
-    distance = np.concatenate([fold_a.mahalanobis, fold_b.mahalanobis]).astype(np.float64)
+    scores = np.concatenate([fold_a.scores, fold_b.scores]).astype(np.float64)
     rng = np.random.default_rng(0)
-    third = len(energy) // 3
+    third = len(scores) // 3
     found = []
     for _ in range(partitions):
-        order = rng.permutation(len(energy))
-        a, b, new = order[:third], order[third : 2 * third], order[2 * third :]
-        energy_a, distance_a = np.sort(energy[a]), np.sort(distance[a])
-
-        def score(rows: NDArray[np.int64], e: Any = energy_a, d: Any = distance_a) -> Any:
-            return -np.minimum(p_value(e, energy[rows]), p_value(d, distance[rows]))
-
-        found.append(p_value(np.sort(score(b)), score(new)))
+        order = rng.permutation(len(scores))
+        a, b, new = (
+            dict(zip(gate.folds_a, scores[rows].T, strict=True))
+            for rows in (order[:third], order[third : 2 * third], order[2 * third :])
+        )
+        folds_a = {name: TailedFold.of(np.sort(values)) for name, values in a.items()}
+        fold = FinalFold.marginal(np.sort(combine(folds_a, gate.combination, b)))
+        found.append(fold.p_values(combine(folds_a, gate.combination, new)))
     p = np.concatenate(found)
     alphas = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9)
     return {
@@ -145,12 +155,7 @@ def _single_pictures(pictures: Pictures) -> dict[str, dict[str, Pixels]]:
     }
 
 
-def _sets(
-    photographs: list[Pixels], pictures: Pictures, per_kind: int
-) -> Iterator[tuple[str, list[Pixels]]]:
-    for kind in synthetic_ood.KINDS:
-        yield kind, synthetic_ood.generate(kind, per_kind, synthetic_ood.REPORT_SEED, PREPROCESS)
-    yield "shuffled photographs", synthetic_ood.shuffled(photographs, synthetic_ood.REPORT_SEED)
+def _sets(photographs: list[Pixels], pictures: Pictures) -> Iterator[tuple[str, list[Pixels]]]:
     yield "inverted photographs", [Pixels(255 - pixels) for pixels in photographs]
     faces = np.load(pictures.skimage / "data" / "lfw_subset.npy")  # [200, 25, 25] in 0…1
     half = len(faces) // 2  # faces first, then crops of backgrounds
@@ -162,12 +167,10 @@ def _sets(
 def _single(
     outputs: Outputs, index: int, calibration: DemoCalibration, labels: list[str]
 ) -> dict[str, Any]:
-    logits = outputs.logits[index].astype(np.float64)
+    logits = outputs.logits[index] / calibration.report["temperature"]["temperature"]
     probabilities = np.exp(logits - logits.max())
     probabilities /= probabilities.sum()
-    verdict = calibration.gate.judge(
-        float(outputs.energy[index]), float(outputs.mahalanobis[index]), int(logits.argmax())
-    )
+    verdict = calibration.gate.judge(outputs.scores[index].tolist(), int(logits.argmax()))
     return {
         "class_id": int(logits.argmax()),
         "label": labels[int(logits.argmax())],

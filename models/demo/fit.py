@@ -1,7 +1,7 @@
-"""Fit the gate on the fit split: the energy temperature, the features' centre and the shrinkage.
+"""Fit the gate on the fit split: the features' centre, the shrinkage, and the scores that decide.
 
-The criterion uses no fold and no reported set. It is the AUROC of the score between the fit
-photographs and a kind of synthetic OOD image, averaged over the kinds.
+The criterion for centre and shrinkage uses no fold and no reported set. It is the AUROC of the
+distance between the fit photographs and a kind of synthetic OOD image, averaged over the kinds.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tidegate.models.demo.model import gate_head
+from tidegate.models.data.outputs import NetworkOutputs
+from tidegate.models.demo.model import gate_head, last_layer
 from tidegate.models.evaluation.ood_metrics import auroc
+from tidegate.models.fitting.candidates import ceiling_of, with_candidates
+from tidegate.models.fitting.choice import Choice, choose
+from tidegate.models.fitting.detector import drawn_features, fit_detector
 from tidegate.models.sealing.gate_head import GateHead
-from tidegate.service.ood.scores import energy_score, mahalanobis_score
+from tidegate.models.sealing.score_heads import Linear
+from tidegate.service.ood.scores import mahalanobis_score
 from tidegate.service.types import Outputs
 
-TEMPERATURES = (0.25, 0.5, 1.0, 2.0, 4.0)
 SHRINKAGES = (0.3, 0.5, 0.7, 0.9, 1.0)  # 1: spherical
 Float64 = NDArray[np.float64]
 Weights = Mapping[str, NDArray[Any]]
@@ -35,35 +39,46 @@ class Fit:
     centre: NDArray[np.float32]  # [1280]
     centre_name: str
     shrinkage: float
-    temperature: float
+    ceiling: float  # of clipped features
+    detector: Linear  # of drawn images
+    choice: Choice
     table: dict[str, Aurocs]
 
     def head(self, weights: Weights) -> GateHead:
-        """Return the gate head with these parameters."""
-        return gate_head(weights, self.centre, self.temperature, self.shrinkage)
+        """Return the gate head with these parameters and the chosen scores."""
+        head = gate_head(weights, self.centre, self.shrinkage)
+        every = with_candidates(head, self.ceiling, last_layer(weights), self.detector)
+        return every.with_scores(self.choice.combination)
 
 
 def fit_gate(photographs: Outputs, synthetic: SyntheticOod, weights: Weights) -> Fit:
     """Choose the parameters with the best mean AUROC; for ties, the first candidate."""
-    energies = {t: _energy_aurocs(photographs, synthetic, t) for t in TEMPERATURES}
     analytic = analytic_mean(weights)
     distances: dict[tuple[str, float], Aurocs] = {}
     for shrinkage in SHRINKAGES:
-        head = gate_head(weights, analytic, 1.0, shrinkage)
+        head = gate_head(weights, analytic, shrinkage)
         distances["fit photographs", shrinkage] = _cross_fitted_aurocs(photographs, synthetic, head)
         distances["analytic training features", shrinkage] = _distance_aurocs(
             photographs.features, synthetic, head
         )
-    temperature = max(energies, key=lambda t: _mean_auroc(energies[t]))
     name, shrinkage = max(distances, key=lambda choice: _mean_auroc(distances[choice]))
     centre = analytic if name.startswith("analytic") else _mean(photographs.features)
+    ceiling = ceiling_of(photographs.features)
+    drawn = drawn_features({kind: outputs.features for kind, outputs in synthetic.items()})
+    detector = fit_detector(photographs.features, drawn)
+    head = gate_head(weights, centre.astype(np.float32), shrinkage)
     return Fit(
         centre=centre.astype(np.float32),
         centre_name=name,
         shrinkage=shrinkage,
-        temperature=temperature,
-        table={f"energy, T = {t:g}": row for t, row in energies.items()}
-        | {f"Mahalanobis, mean of the {n}, λ = {s:g}": row for (n, s), row in distances.items()},
+        ceiling=ceiling,
+        detector=detector,
+        choice=choose(
+            with_candidates(head, ceiling, last_layer(weights), detector),
+            NetworkOutputs(photographs.logits, photographs.features),
+            {kind: NetworkOutputs(o.logits, o.features) for kind, o in synthetic.items()},
+        ),
+        table={f"mean of the {n}, λ = {s:g}": row for (n, s), row in distances.items()},
     )
 
 
@@ -82,14 +97,6 @@ def _expected_relu(mean: Float64, std: Float64) -> Float64:
     z = mean / std
     below = 0.5 * (1 + np.array([math.erf(value / math.sqrt(2)) for value in z]))
     return mean * below + std * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
-
-
-def _energy_aurocs(inside: Outputs, synthetic: SyntheticOod, temperature: float) -> Aurocs:
-    photos = energy_score(inside.logits, temperature)
-    return {
-        kind: auroc(photos, energy_score(outputs.logits, temperature))
-        for kind, outputs in synthetic.items()
-    }
 
 
 def _cross_fitted_aurocs(inside: Outputs, synthetic: SyntheticOod, head: GateHead) -> Aurocs:

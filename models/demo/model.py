@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tidegate.models import exact
 from tidegate.models.demo import efficientnet_lite
 from tidegate.models.demo.spec import PREPROCESS
+from tidegate.models.graphs.last_layer import LastLayer
 from tidegate.models.sealing.gate_head import GateHead
 from tidegate.models.sealing.seal import seal
 
 Weights = Mapping[str, NDArray[Any]]
 
 
-def gate_head(
-    weights: Weights, centre: NDArray[np.floating], energy_temperature: float, shrinkage: float
-) -> GateHead:
+def gate_head(weights: Weights, centre: NDArray[np.floating], shrinkage: float) -> GateHead:
     """Return the head whose class means and covariance are the classifier's weight directions.
 
     With u = (f − centre)/|f − centre|, v_c = W_c/|W_c| and Σ the covariance of all v_c, shrunk by
@@ -28,19 +29,26 @@ def gate_head(
     Σ⁻¹ reduces the weight of directions that many classes share, in which images without an
     object lie.
     """
-    directions = np.asarray(weights["_fc.weight"], np.float64)
-    directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-    covariance = np.cov(directions, rowvar=False, bias=True)
-    sphere = np.trace(covariance) / len(covariance)  # variance per dimension
-    shrunk = (1 - shrinkage) * covariance / sphere + shrinkage * np.eye(len(covariance))
-    whitening = np.linalg.cholesky(np.linalg.inv(shrunk))  # Σ⁻¹ = L·Lᵀ, so |x·L|² = xᵀΣ⁻¹x
+    directions = exact.unit_rows(weights["_fc.weight"])
+    apart = directions - exact.column_sums(directions) / len(directions)
+    covariance = exact.product(apart.T, apart) / len(directions)
+    width = len(covariance)
+    sphere = math.fsum(covariance.diagonal()) / width  # variance per dimension
+    shrunk = (1 - shrinkage) * covariance / sphere + shrinkage * np.eye(width)
+    factor = exact.cholesky(shrunk)  # Σ = L·Lᵀ, so |x·L⁻ᵀ|² = xᵀΣ⁻¹x
+    whitened = exact.times_inverse_transpose(np.vstack([np.eye(width), directions]), factor)
     return GateHead(
-        energy_temperature=energy_temperature,
+        energy_temperature=1.0,
         centre=np.asarray(centre, np.float32),
-        whitening=whitening,
-        means=directions @ whitening,
+        whitening=whitened[:width],
+        means=whitened[width:],
         normalise=True,
     )
+
+
+def last_layer(weights: Weights) -> LastLayer:
+    """Return the classifier's linear layer."""
+    return LastLayer(weights["_fc.weight"], weights["_fc.bias"])
 
 
 def sealed_graph(weights: Weights, head: GateHead) -> bytes:

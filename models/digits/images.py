@@ -92,7 +92,7 @@ def no_digits(test: tuple[Grey, ...], silhouettes: Grey, faces: Grey) -> dict[st
 def _noise() -> Grey:
     """Return images of uniform noise."""
     rng = np.random.default_rng(_NOISE_SEED)
-    make = synthetic_ood.KINDS["uniform noise"]
+    make = synthetic_ood.KINDS["uniform noise"].draw
     return np.stack([make(rng, SIDE, SIDE)[..., 0] for _ in range(_NOISE)])
 
 

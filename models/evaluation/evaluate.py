@@ -29,7 +29,7 @@ from tidegate.service.bundle.evidence import (
 Float64 = NDArray[np.float64]
 ClassIds = NDArray[np.int64]
 
-SCORES = ("energy", "mahalanobis", "combined")
+COMBINED = "combined"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +37,15 @@ class Scored:
     """The sealed graph's and the gate's outputs for one set; arrays may be memory-mapped."""
 
     logits: NDArray[np.float32]  # [n, classes], read in chunks
-    energy: Float64  # [n]
-    mahalanobis: Float64  # [n]
+    scores: Mapping[str, Float64]  # the gate's scores, each [n]
     combined: Float64  # [n], the combined score, by fold A
     p_value: Float64  # [n], the final one
     class_ids: ClassIds | None  # [n], the true classes; None for an OOD set
 
-    def score(self, name: str) -> Float64:
-        """Return one of SCORES, [n]; higher is more unusual."""
-        return {
-            "energy": self.energy,
-            "mahalanobis": self.mahalanobis,
-            "combined": self.combined,
-        }[name]
+    @property
+    def every_score(self) -> dict[str, Float64]:
+        """Return the scores and COMBINED, each [n]; higher is more unusual."""
+        return {**self.scores, COMBINED: self.combined}
 
 
 def evaluate(
@@ -142,7 +138,10 @@ def _ood_report(
     return OodReport(
         name=name,
         images=len(p),
-        separation={s: _separation(test.score(s), outside.score(s)) for s in SCORES},
+        separation={
+            name: _separation(inside, outside.every_score[name])
+            for name, inside in test.every_score.items()
+        },
         rejected=_share_of(p <= alpha_reject),
         reviewed=_share_of((p > alpha_reject) & (p <= alpha_review)),
     )
@@ -195,8 +194,8 @@ def _checked(test: Scored, ood: Mapping[str, Scored], classes: int) -> ClassIds:
 def _check_scores(name: str, scored: Scored) -> None:
     if not len(scored.p_value):
         raise BuildRefused(f"The {name} has no images: add some, or remove it.")
-    for score in SCORES:
-        bad = np.flatnonzero(~np.isfinite(scored.score(score)))
+    for score, values in scored.every_score.items():
+        bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             raise BuildRefused(
                 f"The {score} score of image {bad[0]} of the {name} is not finite, so the service "

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq
 
 from tidegate.models.errors import BuildRefused
 from tidegate.service.bundle.evidence import Probabilities, ReliabilityBin
@@ -63,27 +63,24 @@ def score_predictions(logits: Logits, class_ids: ClassIds, temperature: float) -
 def fit_temperature(logits: Logits, class_ids: ClassIds) -> float:
     """Return the T in TEMPERATURES that minimises the NLL of softmax(logits / T).
 
-    Temperature scaling (Guo et al. 2017): a bounded search on log T. The NLL is convex in 1 / T,
-    so there is one minimum. Raises BuildRefused if it is at or beyond a bound.
+    Temperature scaling (Guo et al. 2017). The NLL is convex in 1 / T, so its slope has one zero,
+    whose first nine digits do not depend on the library that adds. Raises BuildRefused if it is at
+    or beyond a bound.
     """
     if not len(class_ids):
         raise BuildRefused("There are no calibration images to fit the temperature on.")
     _check_that_a_minimum_exists(logits, class_ids)
-    low, high = (math.log(bound) for bound in TEMPERATURES)
-    found = minimize_scalar(
-        lambda log_t: nll(logits, class_ids, math.exp(log_t)),
-        bounds=(low, high),
-        method="bounded",
-        options={"xatol": 1e-6},
-    )
-    log_t = float(found.x)
-    if min(log_t - low, high - log_t) < 1e-3:
+    low, high = TEMPERATURES
+    if not _slope(logits, class_ids, low) > 0 > _slope(logits, class_ids, high):
         raise BuildRefused(
-            f"The fit of the calibration temperature ended at {math.exp(log_t):.4g}, a bound of "
-            f"the search ({TEMPERATURES[0]:g} to {TEMPERATURES[1]:g}): the logits do not match the "
-            "labels. Check that class folders and class ids agree, or calibrate on more images."
+            "The fit of the calibration temperature found no minimum within the bounds of the "
+            f"search ({low:g} to {high:g}): the logits do not match the labels. Check that class "
+            "folders and class ids agree, or calibrate on more images."
         )
-    return math.exp(log_t)
+    log_t = brentq(
+        lambda log_t: _slope(logits, class_ids, math.exp(log_t)), math.log(low), math.log(high)
+    )
+    return float(f"{math.exp(log_t):.9g}")
 
 
 def nll(logits: Logits, class_ids: ClassIds, temperature: float) -> float:
@@ -96,6 +93,18 @@ def nll(logits: Logits, class_ids: ClassIds, temperature: float) -> float:
         of_truth = z[np.arange(len(truth)), truth]
         total += float((np.log(np.exp(z, out=z).sum(axis=1)) - of_truth).sum())
     return max(0.0, total / len(class_ids))
+
+
+def _slope(logits: Logits, class_ids: ClassIds, temperature: float) -> float:
+    """Return the derivative of the mean NLL with respect to 1 / T: E_p[z] − z of the true class."""
+    total = 0.0
+    for rows in _chunks(*logits.shape):
+        raw, truth = logits[rows].astype(np.float64), class_ids[rows]
+        z = raw / temperature
+        p = np.exp(z - z.max(axis=1, keepdims=True))
+        expected = (p * raw).sum(axis=1) / p.sum(axis=1)
+        total += float((expected - raw[np.arange(len(truth)), truth]).sum())
+    return total / len(class_ids)
 
 
 def brier(logits: Logits, class_ids: ClassIds, temperature: float) -> float:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from tidegate.models.evaluation.evaluate import Scored
 from tidegate.service.bundle.manifest import Histogram
 
-DRAWN = ("energy", "mahalanobis")  # the combined score is a rank, so its shape says little
 TEST = "test split"  # the test split's name among the sets
 _BINS = 40
 
@@ -23,8 +22,8 @@ def score_histograms(test: Scored, ood: Mapping[str, Scored]) -> dict[str, dict[
     left out.
     """
     found = {}
-    for score in DRAWN:
-        values = {name: scored.score(score) for name, scored in {**ood, TEST: test}.items()}
+    for score in test.scores:
+        values = {name: scored.scores[score] for name, scored in {**ood, TEST: test}.items()}
         limits = [np.quantile(of_set, (0.01, 0.99)) for of_set in values.values()]
         low, high = min(at[0] for at in limits), max(at[1] for at in limits)
         edges = np.unique(np.linspace(low, high, _BINS - 1))

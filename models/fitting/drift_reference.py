@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,13 +41,17 @@ def reference_fit(
 def class_fractions(predicted: NDArray[np.int64], classes: int) -> Float64:
     """Return the smoothed, non-zero share of images predicted as each class, [classes]."""
     counts = np.bincount(predicted, minlength=classes) + SMOOTHING
-    return np.asarray(counts / counts.sum(), np.float64)
+    return np.asarray(counts / math.fsum(counts), np.float64)
 
 
 def _histogram(values: Float64) -> Histogram:
-    """Count between the deciles; equal deciles become one edge."""
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, _BINS + 1)[1:-1]))
-    return _counted(values, tuple(edges.tolist()))
+    """Count between the deciles; equal deciles become one edge.
+
+    The values are rounded to float32, so that the last bits of a mean do not matter.
+    """
+    ordered = np.sort(values.astype(np.float32).astype(np.float64))
+    edges = np.unique([ordered[len(ordered) * step // _BINS] for step in range(1, _BINS)])
+    return _counted(ordered, tuple(edges.tolist()))
 
 
 def _counted(values: Float64, edges: tuple[float, ...]) -> Histogram:

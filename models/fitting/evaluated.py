@@ -6,12 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tidegate.models.data.folders import Splits
-from tidegate.models.data.outputs import Extracted, ImagesUsed, extract
+from tidegate.models.data.outputs import Extracted, ImagesUsed, extract, load_pixels
 from tidegate.models.evaluation.evaluate import Scored, evaluate
 from tidegate.models.evaluation.score_histograms import score_histograms
 from tidegate.models.fitting.conformal import combine, final_p_values
+from tidegate.models.fitting.coverage import (
+    PER_KIND,
+    CalibratedHead,
+    LabelledOutputs,
+    left_out_p_values,
+    summarise,
+    synthetic_p_values,
+)
 from tidegate.models.fitting.fit import FittedModel, score_rows
-from tidegate.service.bundle.evidence import Evaluation
+from tidegate.service.bundle.evidence import Coverage, Evaluation
 from tidegate.service.bundle.manifest import Calibration, Histogram
 
 
@@ -21,6 +29,7 @@ class EvaluatedModel:
 
     fitted: FittedModel
     evaluation: Evaluation
+    coverage: Coverage
     test_classes: tuple[int, ...]  # predicted classes, in the order of the test split
     score_histograms: dict[str, dict[str, Histogram]]  # for the card
     used: ImagesUsed  # by the fit and by the evaluation
@@ -61,19 +70,32 @@ def evaluate_model(fitted: FittedModel, splits: Splits, scratch: Path) -> Evalua
     return EvaluatedModel(
         fitted=fitted,
         evaluation=evaluation,
+        coverage=_coverage(fitted, test),
         test_classes=tuple(test.predicted.tolist()),
         score_histograms=score_histograms(of_test, of_ood),
         used=fitted.used.and_also(ImagesUsed.of(held_out, held_out)),
     )
 
 
+def _coverage(fitted: FittedModel, test: Extracted) -> Coverage:
+    measured = CalibratedHead(fitted.head, fitted.gate)
+    every = max(1, len(test) // PER_KIND)  # the split is in the order of its classes
+    some = test.split.items[::every][:PER_KIND]
+    photographs = [load_pixels(item.path, fitted.spec) for item in some]
+    synthetic = synthetic_p_values(fitted.graph, fitted.spec, photographs, measured)
+    fold_a, fold_b, unseen = (
+        LabelledOutputs(found.outputs, found.split.class_ids) for found in (*fitted.folds, test)
+    )
+    left_out = left_out_p_values(measured, fitted.target, (fold_a, fold_b), unseen)
+    return summarise(synthetic, left_out, fitted.gate)
+
+
 def _scored(found: Extracted, fitted: FittedModel, *, labelled: bool) -> Scored:
     scores, gate = score_rows(fitted.head, found), fitted.gate
-    combined = combine(gate.energy_a, gate.mahalanobis_a, scores)
+    combined = combine(gate.folds_a, gate.combination, scores.values)
     return Scored(
         logits=found.logits,
-        energy=scores.energy,
-        mahalanobis=scores.mahalanobis,
+        scores=scores.values,
         combined=combined,
         p_value=final_p_values(gate, combined, scores.predicted),
         class_ids=found.split.class_ids if labelled else None,

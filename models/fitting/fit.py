@@ -1,6 +1,6 @@
 """Fit everything in a bundle except its backbone: gate, temperature and drift reference.
 
-train → means, covariance · calibrate → energy temperature | fold A | fold B, calibration
+train → means, covariance · calibrate → choice of the scores | fold A | fold B, calibration
 """
 
 from __future__ import annotations
@@ -13,15 +13,33 @@ import numpy as np
 import onnx
 
 from tidegate.models.data.folders import Splits, cut
-from tidegate.models.data.outputs import Extracted, ImagesUsed, extract, load_pixels
+from tidegate.models.data.outputs import (
+    Extracted,
+    ImagesUsed,
+    NetworkOutputs,
+    extract,
+    load_pixels,
+)
 from tidegate.models.data.rows import chunks
 from tidegate.models.errors import BuildRefused
 from tidegate.models.evaluation.probabilities import fit_temperature, score_predictions
-from tidegate.models.fitting.conformal import PARTS, GateTarget, Scores, calibrate, gate_file
+from tidegate.models.fitting.candidates import ceiling_of, with_candidates
+from tidegate.models.fitting.choice import choose
+from tidegate.models.fitting.conformal import (
+    PARTS,
+    Combination,
+    GateTarget,
+    Scores,
+    calibrate,
+    gate_file,
+    missing_images,
+)
+from tidegate.models.fitting.detector import drawn_features, fit_detector
 from tidegate.models.fitting.drift_reference import reference_fit
-from tidegate.models.fitting.energy import choose_temperature, synthetic_ood_logits
 from tidegate.models.fitting.feature_axes import embedding_fit
-from tidegate.models.fitting.mahalanobis import DistanceFit, DistanceOptions, fit_distance
+from tidegate.models.fitting.mahalanobis import DistanceFit, DistanceOptions, fit_distances
+from tidegate.models.fitting.nonsense import nonsense_outputs
+from tidegate.models.graphs.last_layer import last_layer
 from tidegate.models.graphs.session import quiet_session
 from tidegate.models.progress import say
 from tidegate.models.sealing.gate_head import GateHead, head_graph
@@ -30,9 +48,11 @@ from tidegate.service.bundle.manifest import Calibration, MahalanobisFit, Refere
 from tidegate.service.drift.embedding import Embedding
 from tidegate.service.imaging.spec import PreprocessSpec
 from tidegate.service.ood.gates import Gate
+from tidegate.service.types import MAHALANOBIS
 
-_SHUFFLED = 40  # images in shuffled patches, for the energy temperature
-_SELECTED = 2000  # images for the energy temperature, at most
+_SHUFFLED = 40  # images in shuffled patches, for the choice of the scores
+_LEAST_SELECTED = 4  # two halves, for cross-fitting
+_SELECTED = 2000  # images for the choice, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +73,14 @@ class FittedModel:
     head: GateHead
     gate: Gate
     gate_file: bytes  # calibration.npz
+    candidates: dict[str, float]  # the criterion of each distance and combination of scores
+    missing_images: tuple[int, ...]  # per class, for a threshold of its own
     mahalanobis: MahalanobisFit
     calibration: Calibration
     reference: ReferenceFit
     used: ImagesUsed
+    target: GateTarget
+    folds: tuple[Extracted, Extracted]  # A and B, whose outputs are in the scratch folder
 
 
 def fit(
@@ -76,18 +100,16 @@ def fit(
     graph = without_gate(backbone, spec)
     train = extract(graph, splits.train, spec, scratch)
     held_out = extract(graph, splits.calibrate, spec, scratch)
-    distance = fit_distance(
-        train.features,
-        train.split.class_ids,
-        labels,
-        normalise=options.distance.normalise,
-        relative=options.distance.relative,
-    )
+    distances = fit_distances(train.features, train.split.class_ids, labels, options.distance)
+    ceiling = ceiling_of(train.features)
     bounds = cut(len(held_out), PARTS)
     parts = {name: held_out.part(name, rows) for name, rows in bounds.items()}
-    head = distance.head(_energy_temperature(graph, spec, parts["selection"]))
+    chosen = _choose(backbone, graph, spec, distances, ceiling, parts["selection"])
+    head = chosen.head
     folds = {name: score_rows(head, parts[name]) for name in ("fold_a", "fold_b")}
-    gate = calibrate(folds["fold_a"], folds["fold_b"], len(labels), options.target)
+    gate = calibrate(
+        folds["fold_a"], folds["fold_b"], len(labels), options.target, chosen.combination
+    )
     calibration = _calibration(held_out)
     reference, embedding = _reference(held_out, parts, folds, calibration, len(labels))
     return FittedModel(
@@ -99,32 +121,34 @@ def fit(
         gate_file=gate_file(
             gate, options.target, embedding_mean=embedding.mean, embedding_axes=embedding.axes
         ),
-        mahalanobis=_mahalanobis_fit(distance, options.distance),
+        candidates=chosen.candidates,
+        missing_images=missing_images(
+            folds["fold_a"], folds["fold_b"], len(labels), options.target, gate.own_folds_b
+        ),
+        mahalanobis=_mahalanobis_fit(chosen.distance),
         calibration=calibration,
         reference=reference,
         used=ImagesUsed.of({"train": train, **parts}, {"train": train, "calibrate": held_out}),
+        target=options.target,
+        folds=(parts["fold_a"], parts["fold_b"]),
     )
 
 
-def score_rows(head: GateHead, found: Extracted) -> Scores:
-    """Return both scores of stored outputs, computed by the nodes that are sealed."""
+def score_rows(head: GateHead, found: Extracted | NetworkOutputs) -> Scores:
+    """Return the scores of stored outputs, computed by the nodes that are sealed."""
     session = quiet_session(head_graph(head))
-    energy, mahalanobis = [], []
-    for logits, features in chunks(found.logits, found.features):
-        e, m = session.run(["energy", "mahalanobis"], {"logits": logits, "features": features})
-        energy.append(e)
-        mahalanobis.append(m)
-    return Scores(
-        energy=np.concatenate(energy).astype(np.float64),
-        mahalanobis=np.concatenate(mahalanobis).astype(np.float64),
-        predicted=found.predicted,
-    )
+    rows = [
+        session.run(["scores"], {"logits": logits, "features": features})[0]
+        for logits, features in chunks(found.logits, found.features)
+    ]
+    columns = np.concatenate(rows).astype(np.float64).T
+    return Scores(dict(zip(head.names, columns, strict=True)), found.predicted)
 
 
-def _mahalanobis_fit(distance: DistanceFit, options: DistanceOptions) -> MahalanobisFit:
+def _mahalanobis_fit(distance: DistanceFit) -> MahalanobisFit:
     return MahalanobisFit(
-        features="l2-normalised" if options.normalise else "raw",
-        relative=options.relative,
+        features="raw" if distance.offset is None else "l2-normalised",
+        relative=distance.background is not None,
         covariance="tied",
         means="class-means",
         shrinkage=distance.shrinkage,
@@ -132,12 +156,46 @@ def _mahalanobis_fit(distance: DistanceFit, options: DistanceOptions) -> Mahalan
     )
 
 
-def _energy_temperature(graph: bytes, spec: PreprocessSpec, selection: Extracted) -> float:
-    if not len(selection):
-        raise BuildRefused("There are too few calibration images to choose the energy temperature.")
+@dataclass(frozen=True, slots=True)
+class _ChosenScores:
+    """The head with the scores that are needed, those that decide, and all criteria."""
+
+    head: GateHead
+    distance: DistanceFit
+    combination: Combination
+    candidates: dict[str, float]
+
+
+def _choose(
+    backbone: onnx.ModelProto,
+    graph: bytes,
+    spec: PreprocessSpec,
+    distances: list[DistanceFit],
+    ceiling: float,
+    selection: Extracted,
+) -> _ChosenScores:
+    """Choose the distance that is best alone, then the combination."""
+    if len(selection) < _LEAST_SELECTED:
+        raise BuildRefused("There are too few calibration images to choose the scores.")
     photographs = [load_pixels(item.path, spec) for item in selection.split.items[:_SHUFFLED]]
-    outside = synthetic_ood_logits(graph, spec, photographs)
-    return choose_temperature(selection.logits[:_SELECTED], outside)
+    images = NetworkOutputs(selection.logits[:_SELECTED], selection.features[:_SELECTED])
+    nonsense = nonsense_outputs(graph, spec, photographs)
+    alone = {
+        distance.name: choose(distance.head(), images, nonsense).criterion[(MAHALANOBIS,)]
+        for distance in distances
+    }
+    distance = max(distances, key=lambda distance: round(alone[distance.name], 6))
+    drawn = drawn_features({kind: outputs.features for kind, outputs in nonsense.items()})
+    detector = fit_detector(images.features, drawn)
+    every = with_candidates(distance.head(), ceiling, last_layer(backbone), detector)
+    choice = choose(every, images, nonsense)
+    say(f"The scores that decide: {' + '.join(choice.combination)} ({distance.name}).")
+    return _ChosenScores(
+        head=every.with_scores(choice.combination),
+        distance=distance,
+        combination=choice.combination,
+        candidates={name: round(value, 4) for name, value in alone.items()} | choice.named,
+    )
 
 
 def _calibration(held_out: Extracted) -> Calibration:
@@ -160,10 +218,8 @@ def _reference(
 ) -> tuple[ReferenceFit, Embedding]:
     """Return the drift reference of folds A and B, and the axes of their features."""
     both = held_out.part("folds", slice(len(parts["selection"]), None))
-    scores = {
-        "energy": np.concatenate([fold.energy for fold in folds.values()]),
-        "mahalanobis": np.concatenate([fold.mahalanobis for fold in folds.values()]),
-    }
+    names = next(iter(folds.values())).values
+    scores = {name: np.concatenate([f.values[name] for f in folds.values()]) for name in names}
     confidence = score_predictions(
         both.logits, both.split.class_ids, calibration.temperature
     ).confidence

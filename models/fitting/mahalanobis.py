@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tidegate.models import exact
 from tidegate.models.data.rows import Float32, Float64, chunks
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting.moments import ClassMoments
 from tidegate.models.sealing.gate_head import GateHead
-from tidegate.service.ood.scores import centred
 
 LEAST_PER_CLASS = 5
 # With less, float32 in the graph could differ from float64 by more than 1e-5: dead channels make
@@ -22,10 +23,10 @@ SHRINKAGE_FLOOR = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class DistanceOptions:
-    """Options of the distance."""
+    """Options of the distance; None: chosen like the scores that decide."""
 
-    normalise: bool = True
-    relative: bool = False
+    normalise: bool | None = None
+    relative: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +41,16 @@ class DistanceFit:
     shrinkage: float
     samples: int
 
-    def head(self, energy_temperature: float) -> GateHead:
+    @property
+    def name(self) -> str:
+        """Return its name among candidates."""
+        features = "raw" if self.offset is None else "l2-normalised"
+        return f"distance, {features}" + (", relative" if self.background is not None else "")
+
+    def head(self) -> GateHead:
         """Return the gate head with this distance."""
         return GateHead(
-            energy_temperature=energy_temperature,
+            energy_temperature=1.0,
             centre=self.centre,
             whitening=self.whitening,
             means=self.means,
@@ -90,19 +97,37 @@ def fit_distance(
         centre=np.zeros_like(centre) if normalise else centre,
         offset=centre if normalise else None,
         whitening=whitening,
-        means=(moments.means - centre) @ whitening,
+        means=exact.product(moments.means - centre, whitening),
         background=whitening_of(total, intensity(total, same)) if relative else None,
         shrinkage=of_tied,
         samples=moments.samples,
     )
 
 
+def fit_distances(
+    features: Float32,
+    class_ids: NDArray[np.int64],
+    labels: tuple[str, ...],
+    options: DistanceOptions,
+) -> list[DistanceFit]:
+    """Return every distance that `options` leaves open, as `fit_distance` fits it."""
+    found = []
+    for normalise in (True, False) if options.normalise is None else (options.normalise,):
+        relative = options.relative is not False
+        fitted = fit_distance(features, class_ids, labels, normalise=normalise, relative=relative)
+        if not options.relative:
+            found.append(replace(fitted, background=None))
+        if relative:
+            found.append(fitted)
+    return found
+
+
 def whitening_of(covariance: Float64, shrinkage: float) -> Float64:
     """Return W [D, D] with |x·W|² = xᵀ Σ⁻¹ x for Σ = (1 − λ)·S + λ·(tr S / D)·I."""
-    sphere = np.trace(covariance) / len(covariance)
+    sphere = _mean_variance(covariance)
     shrunk = (1 - shrinkage) * covariance + shrinkage * sphere * np.eye(len(covariance))
-    factor = np.linalg.cholesky(shrunk)  # Σ = L·Lᵀ, so W = (L⁻¹)ᵀ
-    return np.asarray(np.linalg.solve(factor, np.eye(len(factor))).T)
+    factor = exact.cholesky(shrunk)  # Σ = L·Lᵀ, so W = (L⁻¹)ᵀ
+    return exact.times_inverse_transpose(np.eye(len(factor)), factor)
 
 
 def ledoit_wolf(covariance: Float64, centred: Iterable[Float64]) -> float:
@@ -114,18 +139,22 @@ def ledoit_wolf(covariance: Float64, centred: Iterable[Float64]) -> float:
     n, fourth = 0, 0.0
     for x in centred:
         n += len(x)
-        fourth += float(np.square(np.einsum("rd,rd->r", x, x)).sum())
-    squared = float(np.square(covariance).sum())
-    sphere = np.trace(covariance) / len(covariance)
+        fourth += math.fsum(np.square(exact.row_sums(x * x)))
+    squared = math.fsum(exact.row_sums(covariance * covariance))
+    sphere = _mean_variance(covariance)
     apart = squared - len(covariance) * sphere**2  # |S − mean eigenvalue · I|²
     noise = (fourth / n - squared) / n
     return float(min(noise, apart) / apart) if apart > 0 else 1.0
 
 
+def _mean_variance(covariance: Float64) -> float:
+    return math.fsum(covariance.diagonal()) / len(covariance)
+
+
 def _check_variation(moments: ClassMoments) -> None:
     """Reject features that differ by no more than float32's rounding within each class."""
-    within, around_zero = np.trace(moments.tied_covariance), float(np.square(moments.means).mean())
-    if not within > 1e-12 * around_zero * len(moments.scatter):
+    within = _mean_variance(moments.tied_covariance)
+    if not within > 1e-12 * float(np.square(moments.means).mean()):
         raise BuildRefused(
             "The features do not vary within classes: check that --features names the right tensor."
         )
@@ -133,7 +162,7 @@ def _check_variation(moments: ClassMoments) -> None:
 
 def _seen(rows: NDArray[np.floating], normalise: bool) -> Float64:
     """Return the features, [n, D], with the score's own normalisation."""
-    return centred(rows, np.zeros(1), normalise=normalise, offset=None)
+    return exact.unit_rows(rows) if normalise else np.asarray(rows, np.float64)
 
 
 def _check_classes(class_ids: NDArray[np.int64], labels: tuple[str, ...]) -> None:

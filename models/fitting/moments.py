@@ -1,10 +1,14 @@
-"""Class means and scatter of a stream of features, in float64 and bounded memory."""
+"""Class means and scatter of a stream of features, in float64 and bounded memory.
+
+The sums are those of `exact`, so they are the same with every NumPy and on every CPU.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tidegate.models import exact
 from tidegate.models.data.rows import Float64
 
 
@@ -29,7 +33,7 @@ class ClassMoments:
         np.add.at(sums, place, x)
         means = sums / n[:, None]
         within = x - means[place]
-        self._merge(present, n, means, within.T @ within)
+        self._merge(present, n, means, exact.product(within.T, within))
 
     def merge(self, other: ClassMoments) -> None:
         """Add the rows of another instance."""
@@ -43,7 +47,7 @@ class ClassMoments:
         total = before + n
         apart = means - self.means[present]
         between = apart * np.sqrt(before * n / total)[:, None]
-        self.scatter += scatter + between.T @ between
+        self.scatter += scatter + exact.product(between.T, between)
         self.means[present] += apart * (n / total)[:, None]
         self.counts[present] = total
 
@@ -55,7 +59,7 @@ class ClassMoments:
     @property
     def centre(self) -> Float64:
         """Return the mean of all rows, [D]."""
-        return np.asarray(self.counts @ self.means / self.samples)
+        return exact.product(self.counts[None], self.means).ravel() / self.samples
 
     @property
     def tied_covariance(self) -> Float64:
@@ -66,4 +70,4 @@ class ClassMoments:
     def total_covariance(self) -> Float64:
         """Return the covariance of all rows around `centre`, 1/N, [D, D]."""
         apart = (self.means - self.centre) * np.sqrt(self.counts)[:, None]
-        return (self.scatter + apart.T @ apart) / self.samples
+        return (self.scatter + exact.product(apart.T, apart)) / self.samples

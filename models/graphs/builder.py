@@ -28,6 +28,12 @@ class Builder:
     def step(self, op: str, inputs: list[str], name: str, **attributes: Any) -> str:
         return self.node(op, inputs, PREFIX + name, **attributes)
 
+    def first_output(self, op: str, inputs: list[str], name: str, **attributes: Any) -> str:
+        """Add a node with two outputs, the second of which is not used."""
+        outputs = [PREFIX + name, PREFIX + name + "_unused"]
+        self._nodes.append(helper.make_node(op, inputs, outputs, name=outputs[0], **attributes))
+        return outputs[0]
+
     def constant(self, name: str, value: NDArray[Any] | float | list[int]) -> str:
         dtype = np.int64 if isinstance(value, list) else np.float32
         self.constants.append(numpy_helper.from_array(np.asarray(value, dtype), PREFIX + name))

@@ -5,23 +5,26 @@ The arithmetic is that of `tidegate.service.ood.scores`, in float32.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from tidegate.models import exact
 from tidegate.models.graphs.builder import Builder, kind_of, tensor
-from tidegate.models.graphs.names import OUTPUTS
-from tidegate.service.ood.scores import Float64, mahalanobis_score
+from tidegate.models.sealing.score_heads import Energy, Kept, ScoreHead
+from tidegate.service.ood.scores import Float64, energy_score, mahalanobis_score
+from tidegate.service.types import ENERGY, MAHALANOBIS
 
 _OPSET = 17
 
 
 @dataclass(frozen=True, slots=True)
 class GateHead:
-    """The fitted parameters of both scores, as in `tidegate.service.ood.scores`."""
+    """The fitted parameters of the scores, as in `tidegate.service.ood.scores`."""
 
     energy_temperature: float
     centre: NDArray[np.floating]  # [D]
@@ -30,6 +33,31 @@ class GateHead:
     normalise: bool
     offset: NDArray[np.floating] | None = None  # [D], subtracted after normalising
     background: NDArray[np.floating] | None = None  # [D, D″], for a relative distance
+    others: Mapping[str, ScoreHead] = field(default_factory=dict)  # name → score
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the columns of `scores`."""
+        return (ENERGY, MAHALANOBIS, *self.others)
+
+    def scores(
+        self, logits: NDArray[np.floating], features: NDArray[np.floating]
+    ) -> tuple[Float64, NDArray[np.int64]]:
+        """Return all scores in float64, [batch, S], and the nearest class of each row."""
+        distance, nearest = self.distance(features)
+        others = [score.reference(logits, features) for score in self.others.values()]
+        energy = energy_score(logits, self.energy_temperature)
+        return np.stack([energy, distance, *others], axis=1), nearest
+
+    def with_classes(self, kept: Kept) -> GateHead:
+        """Return the head of a model that has only the classes `kept`, [classes] of bool."""
+        others = {name: score.with_classes(kept) for name, score in self.others.items()}
+        return replace(self, means=self.means[kept], others=others)
+
+    def with_scores(self, names: Container[str]) -> GateHead:
+        """Return the head with only these of the other scores."""
+        others = {name: score for name, score in self.others.items() if name in names}
+        return replace(self, others=others)
 
     def distance(self, features: NDArray[np.floating]) -> tuple[Float64, NDArray[np.int64]]:
         """Return the float64 score and the nearest class of each row of `features` [batch, D]."""
@@ -45,19 +73,21 @@ class GateHead:
 
 
 def head_graph(head: GateHead) -> bytes:
-    """Return the gate head as a graph: `logits` and `features` in, the three scores out.
+    """Return the gate head as a graph: `logits` and `features` in, scores and nearest class out.
 
     The nodes are those that `seal` adds, so stored outputs get the same scores as when serving.
     """
     builder = Builder(_OPSET)
-    add_energy(builder, head.energy_temperature)
-    add_mahalanobis(builder, head)
+    add_scores(builder, head)
     shapes = {"logits": len(head.means), "features": len(head.centre)}
     graph = helper.make_graph(
         builder.take_nodes(),
         "tidegate-head",
         [tensor(name, TensorProto.FLOAT, ["batch", width]) for name, width in shapes.items()],
-        [tensor(name, kind_of(name), ["batch"]) for name in OUTPUTS[2:]],
+        [
+            tensor("scores", kind_of("scores"), ["batch", len(head.names)]),
+            tensor("nearest_class", kind_of("nearest_class"), ["batch"]),
+        ],
         builder.constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)])
@@ -66,18 +96,14 @@ def head_graph(head: GateHead) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def add_energy(b: Builder, temperature: float) -> None:
-    """Add −T·(peak + log Σ exp(logits/T − peak)); ReduceLogSumExp may not subtract the peak."""
-    scaled = b.step("Div", ["logits", b.constant("temperature", temperature)], "scaled_logits")
-    peak = b.reduce("ReduceMax", scaled, "peak")
-    shifted = b.step("Sub", [scaled, peak], "shifted")
-    total = b.reduce("ReduceSum", b.step("Exp", [shifted], "exponentials"), "total")
-    log = b.step("Add", [b.step("Log", [total], "log_total"), peak], "log_sum_exp")
-    minus_t = b.step("Mul", [log, b.constant("minus_temperature", -temperature)], "energy_column")
-    b.reduce("ReduceSum", minus_t, "energy", keep=False, final=True)  # [batch, 1] → [batch]
+def add_scores(b: Builder, head: GateHead) -> None:
+    """Add the nodes of every score, as the columns of `scores`, and of the nearest class."""
+    columns = [Energy(head.energy_temperature).add(b, ENERGY), _add_mahalanobis(b, head)]
+    columns += [score.add(b, name) for name, score in head.others.items()]
+    b.node("Concat", columns, "scores", axis=1)
 
 
-def add_mahalanobis(b: Builder, head: GateHead) -> None:
+def _add_mahalanobis(b: Builder, head: GateHead) -> str:
     """Centre, normalise and whiten; find the nearest mean by one GEMM; compute its distance."""
     z = b.step("Sub", ["features", b.constant("centre", head.centre)], "centred")
     if head.normalise:
@@ -92,16 +118,15 @@ def add_mahalanobis(b: Builder, head: GateHead) -> None:
         x = b.step("MatMul", [z, b.constant("whitening", head.whitening)], "whitened")
     m = np.asarray(head.means, np.float64)
     means = b.constant("means", m)
-    constant = b.constant("mean_offset", -0.5 * (m * m).sum(axis=1))
+    constant = b.constant("mean_offset", -0.5 * exact.row_sums(m * m))
     # argmin |x − m|² = argmax x·m − |m|²/2: |x|² is the same for every class.
     likeness = b.step("Gemm", [x, means, constant], "likeness", transB=1)
     nearest = b.node("ArgMax", [likeness], "nearest_class", axis=1, keepdims=0)
     difference = b.step("Sub", [x, b.step("Gather", [means, nearest], "winner")], "difference")
     squared = b.step("Mul", [difference, difference], "difference_squared")
     if head.background is None:
-        b.reduce("ReduceSum", squared, "mahalanobis", keep=False, final=True)
-        return
-    to_class = b.reduce("ReduceSum", squared, "to_class", keep=False)
+        return b.reduce("ReduceSum", squared, MAHALANOBIS)
+    to_class = b.reduce("ReduceSum", squared, "to_class")
     y = b.step("MatMul", [z, b.constant("background", head.background)], "background_whitened")
-    to_all = b.reduce("ReduceSum", b.step("Mul", [y, y], "y_squared"), "to_all", keep=False)
-    b.node("Sub", [to_class, to_all], "mahalanobis")
+    to_all = b.reduce("ReduceSum", b.step("Mul", [y, y], "y_squared"), "to_all")
+    return b.step("Sub", [to_class, to_all], MAHALANOBIS)

@@ -31,8 +31,7 @@ def golden_files(
         "names": np.array(list(probes)),
         "pixels_sha256": np.array([pixels_digest(pixels) for pixels in images]),
         "logits": outputs.logits,
-        "energy": outputs.energy,
-        "mahalanobis": outputs.mahalanobis,
+        "scores": outputs.scores,
         "nearest_class": outputs.nearest_class,
     }
     return {**probes, GOLDEN: npz(expected)}

@@ -13,10 +13,10 @@ from onnx import TensorProto
 from tidegate.models.errors import BuildRefused
 from tidegate.models.graphs.builder import Builder, kind_of, tensor
 from tidegate.models.graphs.names import OUTPUTS, PREFIX
-from tidegate.models.sealing.gate_head import GateHead, add_energy, add_mahalanobis
+from tidegate.models.sealing.gate_head import GateHead, add_scores
 from tidegate.service.imaging.spec import PreprocessSpec
 
-_RESERVED = {"pixels", "energy", "mahalanobis", "nearest_class"}
+_RESERVED = {"pixels", "scores", "nearest_class"}
 _OLDEST_OPSET = 13
 
 
@@ -31,10 +31,10 @@ def seal(backbone: onnx.ModelProto, spec: PreprocessSpec, head: GateHead) -> byt
     builder = Builder(_opset(backbone))
     _normalise(builder, spec, entry)
     before = builder.take_nodes()
-    add_energy(builder, head.energy_temperature)
-    add_mahalanobis(builder, head)
+    add_scores(builder, head)
     after = builder.take_nodes()
-    return _assembled(backbone, before, after, builder.constants, spec, _shapes(classes, width))
+    shapes = _shapes(classes, width, len(head.names))
+    return _assembled(backbone, before, after, builder.constants, spec, shapes)
 
 
 def without_gate(backbone: onnx.ModelProto, spec: PreprocessSpec) -> bytes:
@@ -42,7 +42,7 @@ def without_gate(backbone: onnx.ModelProto, spec: PreprocessSpec) -> bytes:
     entry, classes, width = _check(backbone, spec)
     builder = Builder(_opset(backbone))
     _normalise(builder, spec, entry)
-    shapes = {name: _shapes(classes, width)[name] for name in OUTPUTS[:2]}
+    shapes = dict(list(_shapes(classes, width).items())[:2])
     return _assembled(backbone, builder.take_nodes(), [], builder.constants, spec, shapes)
 
 
@@ -106,13 +106,10 @@ def _opset(model: onnx.ModelProto) -> int:
     return int(opset)
 
 
-def _shapes(classes: int, width: int) -> dict[str, list[str | int | None]]:
+def _shapes(classes: int, width: int, scores: int = 0) -> dict[str, list[str | int | None]]:
     """Return the shape of every output, in order."""
-    wide: dict[str, list[str | int | None]] = {
-        "logits": ["batch", classes],
-        "features": ["batch", width],
-    }
-    return {name: wide.get(name, ["batch"]) for name in OUTPUTS}
+    widths: tuple[list[int], ...] = ([classes], [width], [scores], [])
+    return {name: ["batch", *wide] for name, wide in zip(OUTPUTS, widths, strict=True)}
 
 
 def _assembled(

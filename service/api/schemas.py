@@ -7,13 +7,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
-from tidegate.service.bundle.evidence import Parity
+from tidegate.service.bundle.evidence import Coverage, Parity
 from tidegate.service.bundle.manifest import Calibration, GateFit, Manifest
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.engines.base import EngineInfo
 from tidegate.service.imaging.spec import PreprocessSpec
 from tidegate.service.pipeline import Classification
-from tidegate.service.types import Decision
+from tidegate.service.types import ENERGY, MAHALANOBIS, Decision
 
 
 class Body(BaseModel):
@@ -38,6 +38,9 @@ class PredictionBody(Body):
     probability: float = Field(examples=[0.95])
 
 
+MAX_CLASSES_NAMED = 20  # classes without a threshold of their own in the body of one model
+
+
 class ScoreBody(Body):
     """One OOD score (higher is more unusual) and its p-value against fold A."""
 
@@ -49,6 +52,12 @@ class MahalanobisBody(ScoreBody):
     """The squared distance to the nearest class."""
 
     nearest_class: int
+
+
+class DecidingScoreBody(ScoreBody):
+    """One of the scores that decided: the final p-value is that of the sum of their −log p."""
+
+    name: str
 
 
 class OodBody(Body):
@@ -64,6 +73,9 @@ class OodBody(Body):
     calibration_size: int
     energy: ScoreBody
     mahalanobis: MahalanobisBody
+    decided_by: list[DecidingScoreBody] = Field(
+        description="the scores that decided, as chosen when the bundle was made"
+    )
 
 
 class TimingBody(Body):
@@ -127,6 +139,23 @@ class EngineBody(Body):
     max_batch_size: int
 
 
+class MissingImagesBody(Body):
+    """A class that shares its threshold, and the calibration images that it lacks for its own."""
+
+    class_id: int
+    label: str
+    images: int = Field(description="further calibration images that are predicted as this class")
+
+
+class SharedThresholdBody(Body):
+    """The classes without a threshold of their own, for which the guarantee holds only together."""
+
+    classes: int
+    first: list[MissingImagesBody] = Field(
+        description="those that lack fewest images; the model card lists more"
+    )
+
+
 class ModelBody(Body):
     """The model that is served, with the data its bundle was sealed with."""
 
@@ -141,7 +170,11 @@ class ModelBody(Body):
     preprocess: PreprocessSpec
     parity: Parity | None = Field(description="comparison with the library that trained the model")
     calibration: Calibration
-    gate: GateFit
+    gate: GateFit = Field(description="without `missing_images`")
+    shared_threshold: SharedThresholdBody | None = Field(
+        description="null if the bundle does not say it, as one without thresholds per class"
+    )
+    coverage: Coverage | None = Field(description="what the gate catches, measured when built")
     reference_samples: int
     engine: EngineBody
     status: Literal["serving"] = "serving"
@@ -181,7 +214,9 @@ def model_body(bundle: Bundle, info: EngineInfo, slots: int, max_batch_size: int
         preprocess=manifest.preprocess,
         parity=manifest.parity,
         calibration=manifest.calibration,
-        gate=manifest.gate,
+        gate=manifest.gate.model_copy(update={"missing_images": ()}),
+        shared_threshold=_shared_threshold(bundle),
+        coverage=manifest.coverage,
         reference_samples=manifest.reference.samples,
         engine=EngineBody(
             name=info.name,
@@ -195,6 +230,20 @@ def model_body(bundle: Bundle, info: EngineInfo, slots: int, max_batch_size: int
     )
 
 
+def _shared_threshold(bundle: Bundle) -> SharedThresholdBody | None:
+    missing = bundle.manifest.gate.missing_images
+    if not missing:
+        return None
+    sharing = sorted((images, class_id) for class_id, images in enumerate(missing) if images)
+    return SharedThresholdBody(
+        classes=len(sharing),
+        first=[
+            MissingImagesBody(class_id=c, label=bundle.labels[c], images=images)
+            for images, c in sharing[:MAX_CLASSES_NAMED]
+        ],
+    )
+
+
 # Answers to images are plain dicts, because a dozen pydantic models per answer would cost time.
 # They have the fields of the models above, which OpenAPI shows; a test checks that they match.
 
@@ -202,18 +251,23 @@ def model_body(bundle: Bundle, info: EngineInfo, slots: int, max_batch_size: int
 def ood_body(result: Classification, bundle: Bundle) -> dict[str, Any]:
     """Return the gate's result for one image, with the fields of OodBody."""
     verdict, gate = result.verdict, bundle.gate
+    scores, p_values = result.scores, verdict.score_p_values
     return {
         "p_value": verdict.p_value,
         "percentile": verdict.percentile,
         "alpha_reject": gate.alpha_reject,
         "alpha_review": gate.alpha_review,
         "calibration_size": verdict.calibration_size,
-        "energy": {"score": result.energy, "p_value": verdict.energy_p_value},
+        "energy": {"score": scores[ENERGY], "p_value": p_values[ENERGY]},
         "mahalanobis": {
-            "score": result.mahalanobis,
-            "p_value": verdict.mahalanobis_p_value,
+            "score": scores[MAHALANOBIS],
+            "p_value": p_values[MAHALANOBIS],
             "nearest_class": result.nearest_class,
         },
+        "decided_by": [
+            {"name": name, "score": scores[name], "p_value": p_values[name]}
+            for name in gate.combination
+        ],
     }
 
 
@@ -262,6 +316,7 @@ EXAMPLE_OOD: dict[str, Any] = {
     "calibration_size": 200,
     "energy": {"score": -8.3, "p_value": 0.61},
     "mahalanobis": {"score": 1.32, "p_value": 0.83, "nearest_class": 285},
+    "decided_by": [{"name": "mahalanobis", "score": 1.32, "p_value": 0.83}],
 }
 EXAMPLE_MODEL = {"name": "efficientnet-lite0", "version": "1", "digest": EXAMPLE_SHA}
 EXAMPLE_ANSWER: dict[str, Any] = {
@@ -286,6 +341,7 @@ EXAMPLE_REFUSAL: dict[str, Any] = {
         "p_value": 0.004975,
         "percentile": 100.0,
         "energy": {"score": -4.84, "p_value": 0.015},
-        "mahalanobis": {"score": 1.67, "p_value": 0.005, "nearest_class": 429},
+        "mahalanobis": {"score": 1.67, "p_value": 0.0021, "nearest_class": 429},
+        "decided_by": [{"name": "mahalanobis", "score": 1.67, "p_value": 0.0021}],
     },
 }

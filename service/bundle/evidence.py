@@ -94,6 +94,37 @@ class Separation(Closed):
     fpr95_catching_outside: Unit  # share of the test split rejected if 95 % of OOD is rejected
 
 
+class Caught(Closed):
+    """The gate's decisions on images that it should not accept."""
+
+    rejected: Share
+    caught: Share  # rejected or marked for review
+
+
+class KindCaught(Caught):
+    """One kind of synthetic OOD image."""
+
+    name: str
+    group: str  # of similar kinds
+    in_fit: bool  # other images of this kind took part in the fit
+
+
+class LeftOutClasses(Caught):
+    """Images of classes that were left out of the gate, one group of classes at a time."""
+
+    groups: PositiveInt
+
+
+class Coverage(Closed):
+    """What the gate catches, measured when the bundle is made, on images that fitted nothing."""
+
+    kinds: tuple[KindCaught, ...]
+    groups: dict[str, Caught]  # group → its kinds that took no part in the fit, if it has any
+    synthetic: Caught  # the mean over the groups
+    left_out_classes: LeftOutClasses | None = None  # None: too few classes or images
+    accepted_although_weak: bool = False  # below the floor, sealed by an explicit option
+
+
 class OodReport(Closed):
     """The gate's decisions on one set of images that it should reject."""
 

@@ -15,10 +15,10 @@ from tidegate.service.imaging.preprocess import preprocess
 from tidegate.service.types import Outputs, Pixels
 
 Run = Callable[[Sequence[Pixels]], Outputs]
-_FIELDS = ("logits", "energy", "mahalanobis", "nearest_class")
+_FIELDS = ("logits", "scores", "nearest_class")
 _KINDS = {
     **{"names": "U", "pixels_sha256": "U", "nearest_class": "iu"},
-    **dict.fromkeys(("logits", "energy", "mahalanobis"), "f"),
+    **dict.fromkeys(("logits", "scores"), "f"),
 }
 # fp32: engines may sum in different orders. Relative to the largest expected value.
 TOLERANCE = 1e-4
@@ -45,7 +45,7 @@ def check_golden(bundle: Bundle, run: Run, tolerance: float = TOLERANCE) -> int:
     """Preprocess and run every probe, one at a time; return the number of probes.
 
     Raises BundleRefused, with the probe's name, if any pixel differs, or if an output differs by
-    more than `tolerance` times the largest expected magnitude.
+    more than `tolerance` times the largest expected magnitude; each score has its own.
     """
     golden = _read(bundle)
     for index, name in enumerate(golden.names):
@@ -91,7 +91,7 @@ def _compare(
     bundle: Bundle, golden: Golden, index: int, outputs: Outputs, tolerance: float
 ) -> None:
     name = golden.names[index]
-    for field in ("logits", "energy", "mahalanobis"):
+    for field in ("logits", "scores"):
         expected = np.asarray(golden.expected[field][index], np.float64)
         got = np.asarray(getattr(outputs, field)[0], np.float64)
         if got.shape != expected.shape:
@@ -99,12 +99,13 @@ def _compare(
                 f"{bundle.path}: the engine's {field} for {name} have shape {got.shape}, "
                 f"not {expected.shape}."
             )
-        difference = float(np.max(np.abs(got - expected)))
+        magnitude = np.abs(expected) if field == "scores" else np.max(np.abs(expected))
+        differences = np.abs(got - expected)
         # `not … <=` instead of `>`, so that a NaN fails.
-        if not difference <= tolerance * max(1.0, float(np.max(np.abs(expected)))):
+        if not np.all(differences <= tolerance * np.maximum(1.0, magnitude)):
             raise BundleRefused(
-                f"{bundle.path}: the engine's {field} for {name} differ by {difference:.3g} "
-                f"from the sealed values.{_advice_on_int8(bundle)}"
+                f"{bundle.path}: the engine's {field} for {name} differ by "
+                f"{np.max(differences):.3g} from the sealed values.{_advice_on_int8(bundle)}"
             )
     # With reduced precision, rounding may decide between two nearly equally near classes.
     exact = tolerance <= TOLERANCE

@@ -9,15 +9,22 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from tidegate.service.bundle.evidence import Comparison, Evaluation, Parity, Sha256
+from tidegate.service.bundle.evidence import Comparison, Coverage, Evaluation, Parity, Sha256, Unit
 from tidegate.service.imaging.spec import Closed, PreprocessSpec
 from tidegate.service.ood.conformal import sample_size_for
+from tidegate.service.types import ENERGY, MAHALANOBIS
 
+FORMAT: Literal["tidegate-bundle/3"] = "tidegate-bundle/3"
 Precision = Literal["fp32", "fp16", "int8"]
 SLUG = r"[a-z0-9][a-z0-9._-]{0,63}"
 Slug = Annotated[str, Field(pattern=rf"^{SLUG}$")]
+ScoreName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 Alpha = Annotated[float, Field(gt=0, lt=1)]
 _SAFE_PATH = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}")
+
+
+class OtherFormat(ValueError):
+    """The manifest has another format, and so other fields."""
 
 
 class Provenance(Closed):
@@ -62,8 +69,12 @@ class MahalanobisFit(Closed):
 
 
 class GateFit(Closed):
-    """The gate's calibration: its data, its model and its guarantee."""
+    """The gate's calibration: its scores, its data, its model and its guarantee."""
 
+    scores: tuple[ScoreName, ...]  # the columns of the graph's `scores`
+    combination: tuple[ScoreName, ...]  # those that decide: the sum of their −log p
+    # The criterion of each candidate combination (names joined by " + "); empty if none was chosen.
+    candidates: dict[str, Unit] = Field(default={})
     energy_temperature: float = Field(gt=0)
     mahalanobis: MahalanobisFit
     guarantee: Literal["marginal", "pac"]
@@ -73,6 +84,9 @@ class GateFit(Closed):
     fold_a: PositiveInt
     fold_b: PositiveInt
     own_threshold: tuple[NonNegativeInt, ...] = ()  # classes calibrated on their own images
+    # Per class: calibration images, predicted as it, that it lacks for a threshold of its own.
+    # 0 for a class with one; empty if this was not computed.
+    missing_images: tuple[NonNegativeInt, ...] = ()
     splits: dict[str, Sha256]  # split name → digest of its images' digests, disjoint by content
     calibrated_for_model: Sha256  # sha256 of model.onnx
     calibrated_for_preprocess: Sha256
@@ -89,6 +103,10 @@ class GateFit(Closed):
                 f"alpha_reject {self.alpha_reject} needs at least {need} images in each fold, "
                 f"not {min(self.fold_a, self.fold_b)}"
             )
+        if self.scores[:2] != (ENERGY, MAHALANOBIS) or len(set(self.scores)) < len(self.scores):
+            raise ValueError("scores must be energy, mahalanobis and others, without duplicates")
+        if not self.combination or not set(self.combination) <= set(self.scores):
+            raise ValueError("combination must name some of the scores")
         if list(self.own_threshold) != sorted(set(self.own_threshold)):
             raise ValueError("own_threshold must be ascending without duplicates")
         return self
@@ -112,7 +130,7 @@ class ReferenceFit(Closed):
 
     samples: PositiveInt
     class_fraction: tuple[Annotated[float, Field(gt=0, le=1)], ...]  # smoothed: never zero
-    # confidence, energy, mahalanobis, and the input statistics (service.drift.monitor.INPUTS)
+    # confidence, the gate's scores, and the input statistics (service.drift.monitor.INPUTS)
     histograms: dict[str, Histogram] = Field(default={})
     note: str = ""
 
@@ -145,7 +163,7 @@ class File(Closed):
 class Manifest(Closed):
     """manifest.json. Its digest covers every field, and through `files` every other file."""
 
-    format: Literal["tidegate-bundle/2"] = "tidegate-bundle/2"
+    format: Literal["tidegate-bundle/3"] = FORMAT
     name: Slug
     version: Slug
     provenance: Provenance
@@ -158,6 +176,7 @@ class Manifest(Closed):
     precision: Precision = "fp32"  # of the backbone; the gate is fp32
     parity: Parity | None = None
     evaluation: Evaluation | None = None
+    coverage: Coverage | None = None
     comparison: Comparison | None = None  # of a variant, with fp32
     files: dict[str, File]
 
@@ -171,6 +190,8 @@ class Manifest(Closed):
             raise ValueError(
                 f"own_threshold contains class {bad[0]}, but there are {self.task.classes} classes"
             )
+        if len(self.gate.missing_images) not in (0, self.task.classes):
+            raise ValueError("missing_images must have one number per class")
         model = self.files.get("model.onnx")
         if model is None or self.gate.calibrated_for_model != model.sha256:
             raise ValueError("the gate was calibrated for another model")
@@ -193,10 +214,15 @@ class Manifest(Closed):
 
     @classmethod
     def from_file(cls, content: bytes) -> Manifest:
-        """Parse manifest.json. Raises ValueError if it is not exactly what was sealed."""
+        """Parse manifest.json. Raises ValueError if it is not exactly what was sealed.
+
+        Raises OtherFormat for a bundle of another release.
+        """
         fields = json.loads(content)
         if not isinstance(fields, dict):
             raise ValueError("not a JSON object")
+        if (found := fields.get("format", FORMAT)) != FORMAT:
+            raise OtherFormat(f"its format is {found!r}, and this release opens only {FORMAT!r}")
         sealed = fields.pop("digest", None)
         manifest = cls.model_validate_json(json.dumps(fields))
         if manifest.digest != sealed or manifest.to_file() != content:

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from tidegate.service.bundle.manifest import GateFit, Manifest
+from tidegate.service.bundle.manifest import GateFit, Manifest, OtherFormat
 from tidegate.service.errors import BundleRefused
 from tidegate.service.files import sha256_of
 from tidegate.service.npz import MOST_BYTES, NotAnArchive, read_npz
-from tidegate.service.ood.conformal import marginal_p_values
+from tidegate.service.ood.conformal import TailedFold, marginal_p_values
 from tidegate.service.ood.gates import FinalFold, Gate
 
 MANIFEST = "manifest.json"
@@ -111,6 +111,11 @@ def _read_manifest(path: Path) -> Manifest:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "manifest"
         raise BundleRefused(f"{path}: {MANIFEST} is invalid: {where}: {first['msg']}.") from error
+    except OtherFormat as error:
+        raise BundleRefused(
+            f"{path}: {MANIFEST}: {error}. Make the bundle again with the command that made it: "
+            "`tidegate demo`, or `tidegate import` with the same options."
+        ) from error
     except RecursionError as error:
         raise BundleRefused(f"{path}: {MANIFEST} is nested too deeply.") from error
     except ArithmeticError as error:  # a number out of range, such as 1e999
@@ -172,28 +177,32 @@ def _read_labels(path: Path, manifest: Manifest) -> tuple[str, ...]:
 
 def _read_gate(path: Path, manifest: Manifest) -> Gate:
     fit = manifest.gate
-    sizes = {"energy_a": fit.fold_a, "mahalanobis_a": fit.fold_a}
     own = ["fold_b_sizes"] if fit.own_threshold else []
     table = ["p_by_rank_b"] if fit.guarantee == "pac" else []
-    arrays = read_arrays(path, CALIBRATION, [*sizes, "combined_b", *own, *table])
-    for name, size in sizes.items():
-        _check_fold(path, name, arrays[name], size)
+    arrays = read_arrays(path, CALIBRATION, ["scores_a", "combined_b", *own, *table])
+    scores_a = arrays["scores_a"]
+    shape = (len(fit.scores), fit.fold_a)
+    if scores_a.dtype != np.float64 or scores_a.shape != shape:
+        raise BundleRefused(f"{path}: {CALIBRATION}: scores_a must be float64 {list(shape)}.")
+    for name, scores in zip(fit.scores, scores_a, strict=True):
+        _check_fold(path, f"scores_a of {name}", scores, fit.fold_a)
     shared, *own_folds = _cut_fold_b(path, fit, arrays)
-    gate = Gate(
-        energy_a=arrays["energy_a"],
-        mahalanobis_a=arrays["mahalanobis_a"],
+    # The shared fold may be empty if every class has its own.
+    used = own_folds if len(own_folds) == manifest.task.classes else [shared, *own_folds]
+    smallest = max(float(fold.p_by_rank[0]) for fold in used)
+    if smallest > fit.alpha_reject:
+        raise BundleRefused(
+            f"{path}: {CALIBRATION}: the smallest possible p-value with fold B is {smallest:.3g}, "
+            f"above alpha_reject {fit.alpha_reject}: the gate could never reject."
+        )
+    return Gate(
+        folds_a={n: TailedFold.of(s) for n, s in zip(fit.scores, scores_a, strict=True)},
+        combination=fit.combination,
         fold_b=shared,
         own_folds_b=dict(zip(fit.own_threshold, own_folds, strict=True)),
         alpha_reject=fit.alpha_reject,
         alpha_review=fit.alpha_review,
     )
-    if gate.smallest_p_value > gate.alpha_reject:
-        raise BundleRefused(
-            f"{path}: {CALIBRATION}: the smallest possible p-value with fold B is "
-            f"{gate.smallest_p_value:.3g}, above alpha_reject {gate.alpha_reject}: "
-            "the gate could never reject."
-        )
-    return gate
 
 
 def _cut_fold_b(path: Path, fit: GateFit, arrays: dict[str, NDArray[Any]]) -> Iterator[FinalFold]:

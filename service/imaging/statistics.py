@@ -17,7 +17,10 @@ from tidegate.service.types import Pixels
 
 # Below the smallest variance of interest: a single pixel one level off in 224 × 224 gives −8.2.
 BLUR_FLOOR = -9.0
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32) / 255
+# In thousandths of a level, luma and its Laplacian are whole numbers that float32 stores exactly,
+# so no library's order of addition matters; they are scaled only at the end.
+_LUMA = np.array([299, 587, 114], np.float32)
+_WHITE = 255_000.0
 # Pillow's names of pixel modes; an unknown mode has the index after the last.
 MODES = ("RGB", "L", "RGBA", "P", "LA", "CMYK", "1", "I;16", "I", "F")
 _LUMA_BGR = np.ascontiguousarray(_LUMA[::-1])
@@ -45,9 +48,10 @@ def input_statistics(pixels: Pixels, channel_order: Literal["rgb", "bgr"]) -> In
         edges += luma[1:-1, :-2]
         edges += luma[1:-1, 2:]
         edges -= 4 * luma[1:-1, 1:-1]
-        variance = float(edges.var())
+        variance = float(edges.var(dtype=np.float64)) / _WHITE**2
     blur = float(np.log10(max(variance, 10.0**BLUR_FLOOR)))
-    return InputStatistics(float(luma.mean()), float(luma.std()), blur)
+    mean, deviation = luma.mean(dtype=np.float64), luma.std(dtype=np.float64)
+    return InputStatistics(float(mean) / _WHITE, float(deviation) / _WHITE, blur)
 
 
 def input_sample(

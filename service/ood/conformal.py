@@ -7,25 +7,15 @@ every sample size (Vovk et al. 2005; Bates et al. 2023 for the OOD test).
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
-
-
-@overload
-def p_value(calibration: Float64, score: float) -> float: ...
-@overload
-def p_value(calibration: Float64, score: NDArray[np.floating]) -> Float64: ...
-def p_value(calibration: Float64, score: float | NDArray[np.floating]) -> float | Float64:
-    """Return (1 + #{calibration ≥ score}) / (n + 1), for one score or an array of them.
-
-    `calibration` is sorted ascending. A NaN counts as more unusual than any score.
-    """
-    n = len(calibration)
-    return (1 + n - calibration.searchsorted(score)) / (n + 1)
+TAIL_SHARE = 0.1  # of fold A, to which the tail is fitted
+_LEAST_SCALE = 1e-9
 
 
 def marginal_p_values(n: int) -> Float64:
@@ -33,9 +23,55 @@ def marginal_p_values(n: int) -> Float64:
     return (1 + np.arange(n + 1)) / (n + 1)
 
 
-def combined_score(energy_p: float, mahalanobis_p: float) -> float:
-    """Combine two p-values into one score, higher = more unusual; fold B calibrates it again."""
-    return -min(energy_p, mahalanobis_p)
+@dataclass(frozen=True, slots=True)
+class TailedFold:
+    """Fold A of one score: p-values by counting, continued beyond its upper part by a fitted tail.
+
+    Counting gives every score beyond the largest the same p-value. The tail orders them, so that a
+    combination of several scores still distinguishes them. It is not exact, and need not be:
+    fold B calibrates the combination again. Only the log of p is used, as p itself underflows.
+    """
+
+    scores: Float64  # [n], ascending
+    start: float  # a score from here on is in the tail
+    log_p_at_start: float
+    scale: float  # log p decreases by (score − start) / scale
+    log_p_by_rank: Float64  # [n + 1]: entry k applies if k of the n scores are ≥ the new one
+
+    @classmethod
+    def of(cls, scores: Float64) -> TailedFold:
+        """Fit an exponential tail to the upper tenth of `scores`, which are sorted ascending.
+
+        Its scale is their mean excess, the maximum-likelihood estimate. If they are tied, it is
+        the spread of all scores times a small number instead, so that it is never 0.
+        """
+        n = len(scores)
+        log_p = np.log(marginal_p_values(n))
+        start = float(scores[-max(1, math.ceil(TAIL_SHARE * n))])
+        upper = scores[scores.searchsorted(start) :]
+        least = _LEAST_SCALE * max(float(scores[-1] - scores[0]), abs(start), _LEAST_SCALE)
+        scale = max(math.fsum((upper - start).tolist()) / len(upper), least)
+        return cls(scores, start, float(log_p[len(upper)]), scale, log_p)
+
+    @overload
+    def log_p(self, score: float) -> float: ...
+    @overload
+    def log_p(self, score: NDArray[np.floating]) -> Float64: ...
+    def log_p(self, score: float | NDArray[np.floating]) -> float | Float64:
+        """Return the log of the p-value, for one score or an array of them.
+
+        It decreases with the score. It is −inf for a score that is not finite.
+        """
+        if isinstance(score, np.ndarray):
+            s = score.astype(np.float64)
+            counted = self.log_p_by_rank[len(self.scores) - self.scores.searchsorted(s)]
+            in_tail = self.log_p_at_start - (s - self.start) / self.scale
+            return np.where(np.isfinite(s), np.where(s > self.start, in_tail, counted), -np.inf)
+        if not math.isfinite(score):
+            return -math.inf
+        if score > self.start:
+            return self.log_p_at_start - (score - self.start) / self.scale
+        return float(self.log_p_by_rank[len(self.scores) - self.scores.searchsorted(score)])
 
 
 def sample_size_for(alpha: float, delta: float | None = None) -> int:

@@ -1,15 +1,16 @@
-"""The OOD gate: from two scores to a decision, accept, review or reject."""
+"""The OOD gate: from an image's scores to a decision, accept, review or reject."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tidegate.service.ood.conformal import combined_score, marginal_p_values, p_value
+from tidegate.service.ood.conformal import Float64, TailedFold, marginal_p_values
 from tidegate.service.types import Decision
 
 
@@ -20,8 +21,7 @@ class Verdict:
     decision: Decision
     p_value: float
     percentile: float  # calibration images less unusual than this one, in percent
-    energy_p_value: float
-    mahalanobis_p_value: float
+    score_p_values: Mapping[str, float]  # of each score against fold A, with its fitted tail
     calibration_size: int  # calibration images that `p_value` is based on
 
 
@@ -37,18 +37,23 @@ class FinalFold:
         """Return a fold whose p-values are valid on average over calibration sets."""
         return cls(combined, marginal_p_values(len(combined)))
 
+    def p_values(self, combined: Float64) -> Float64:
+        """Return the final p-value of each combined score."""
+        rank = len(self.combined) - self.combined.searchsorted(combined)
+        return np.asarray(self.p_by_rank[rank])
+
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Two scores compared with fold A, their combination with fold B; all sorted ascending.
+    """Scores compared with fold A, their combination with fold B.
 
     A class with enough images has its own fold B, and its p-values are valid among the images
     predicted as that class (Mondrian conformal, Vovk et al. 2005, ch. 4.5). The other classes
     share one fold B.
     """
 
-    energy_a: NDArray[np.float64]
-    mahalanobis_a: NDArray[np.float64]
+    folds_a: Mapping[str, TailedFold]  # score → its fold A, in the order of the graph's columns
+    combination: tuple[str, ...]  # the scores that decide
     fold_b: FinalFold
     alpha_reject: float
     alpha_review: float
@@ -60,26 +65,22 @@ class Gate:
         own = sum(len(fold.combined) for fold in self.own_folds_b.values())
         return len(self.fold_b.combined) + own
 
-    @property
-    def smallest_p_value(self) -> float:
-        """Return the smallest possible final p-value; ties at a fold's end increase it."""
-        classes = [-1, *self.own_folds_b] if len(self.fold_b.combined) else [*self.own_folds_b]
-        return max(self.judge(math.inf, math.inf, c).p_value for c in classes)
-
-    def judge(self, energy: float, mahalanobis: float, predicted: int) -> Verdict:
-        """Return the verdict on one image's scores and class; a NaN counts as most unusual."""
-        energy_p = p_value(self.energy_a, energy)
-        mahalanobis_p = p_value(self.mahalanobis_a, mahalanobis)
+    def judge(self, scores: Sequence[float], predicted: int) -> Verdict:
+        """Return the verdict on one image's scores, in the order of `folds_a`, and its class."""
+        log_p = {
+            name: fold.log_p(score)
+            for (name, fold), score in zip(self.folds_a.items(), scores, strict=True)
+        }
+        combined = combined_score(log_p[name] for name in self.combination)
         fold = self.own_folds_b.get(predicted, self.fold_b)
         n = len(fold.combined)
-        less_unusual = int(fold.combined.searchsorted(combined_score(energy_p, mahalanobis_p)))
+        less_unusual = int(fold.combined.searchsorted(combined))
         final = float(fold.p_by_rank[n - less_unusual])
         return Verdict(
             decision=self._decide(final),
             p_value=final,
             percentile=100.0 * less_unusual / n,
-            energy_p_value=float(energy_p),
-            mahalanobis_p_value=float(mahalanobis_p),
+            score_p_values={name: math.exp(value) for name, value in log_p.items()},
             calibration_size=n,
         )
 
@@ -87,3 +88,16 @@ class Gate:
         if p <= self.alpha_reject:
             return "reject"
         return "review" if p <= self.alpha_review else "accept"
+
+
+@overload
+def combined_score(log_p_values: Iterable[float]) -> float: ...
+@overload
+def combined_score(log_p_values: Iterable[Float64]) -> Float64: ...
+def combined_score(log_p_values: Iterable[Any]) -> Any:
+    """Return −Σ log p over the scores that decide: higher is more unusual (Fisher 1925).
+
+    The p-values need not be independent, as fold B calibrates the sum. It is rounded to float32, so
+    that the last bits of a library's logarithm do not decide between two equally unusual images.
+    """
+    return np.float64(np.float32(-sum(log_p_values)))

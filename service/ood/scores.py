@@ -1,4 +1,4 @@
-"""The two OOD scores in float64 NumPy, the reference implementation for the sealed graph.
+"""The OOD scores in float64 NumPy, the reference implementation for the sealed graph.
 
 The service reads the scores from the graph; fitting and tests compute them here.
 A higher score is more unusual.
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
+ENTROPY_CLASSES, ENTROPY_POWER = 100, 0.1
 
 
 def energy_score(logits: NDArray[np.floating], temperature: float) -> Float64:
@@ -21,6 +22,38 @@ def energy_score(logits: NDArray[np.floating], temperature: float) -> Float64:
     peak = scaled.max(axis=1)
     total = np.exp(scaled - peak[:, None]).sum(axis=1)
     return -temperature * (peak + np.log(total))  # type: ignore[no-any-return]  # numpy's stubs
+
+
+def entropy_score(logits: NDArray[np.floating]) -> Float64:
+    """Return the generalised entropy Σ p^γ of softmax(logits), [batch], with γ = ENTROPY_POWER.
+
+    The sum is over the ENTROPY_CLASSES largest p. It is GEN (Liu et al. 2023, eq. 3) without the
+    factor 1 − p, which float32 cannot represent for a confident network.
+    """
+    scaled = np.asarray(logits, np.float64)
+    log_p = scaled + energy_score(scaled, 1.0)[:, None]
+    largest = np.sort(log_p, axis=1)[:, -ENTROPY_CLASSES:]
+    return np.asarray(np.exp(ENTROPY_POWER * largest).sum(axis=1))
+
+
+def clipped_energy_score(
+    features: NDArray[np.floating],
+    ceiling: float,
+    weights: NDArray[np.floating],
+    bias: NDArray[np.floating],
+) -> Float64:
+    """Return the energy at T = 1 of the logits of clipped features, [batch] (ReAct, Sun 2021).
+
+    `features` are [batch, D] and not above `ceiling` after clipping; `weights` [classes, D] and
+    `bias` [classes] are the network's last layer.
+    """
+    clipped = np.minimum(np.asarray(features, np.float64), ceiling)
+    return energy_score(clipped @ np.asarray(weights, np.float64).T + bias, 1.0)
+
+
+def linear_score(features: NDArray[np.floating], direction: NDArray[np.floating]) -> Float64:
+    """Return features · direction, [batch]."""
+    return np.asarray(np.asarray(features, np.float64) @ np.asarray(direction, np.float64))
 
 
 def mahalanobis_score(

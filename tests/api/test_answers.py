@@ -109,9 +109,11 @@ def test_an_answer_has_every_field_of_the_contract(client: httpx.Client, chelsea
         "calibration_size",
         "energy",
         "mahalanobis",
+        "decided_by",
     }
     assert ood["energy"].keys() == {"score", "p_value"}
     assert ood["mahalanobis"].keys() == {"score", "p_value", "nearest_class"}
+    assert all(item.keys() == {"name", "score", "p_value"} for item in ood["decided_by"])
     timing = body["timing_ms"]
     assert timing.keys() == {"decode", "queue", "engine", "total"}
     parts = timing["decode"] + timing["queue"] + timing["engine"]

@@ -175,14 +175,14 @@ def test_outputs_are_batch_first_with_one_row_per_image(
 
     assert outputs.logits.shape == (count, classes)
     assert outputs.features.shape == (count, features)
-    assert outputs.energy.shape == outputs.mahalanobis.shape == (count,)
+    assert outputs.scores.shape == (count, 2)
     assert outputs.nearest_class.shape == (count,)
 
 
 def test_outputs_are_float32_and_class_ids_are_int64(engine: Engine, images: list[Pixels]) -> None:
     outputs = engine.run(0, images[:3])
 
-    floats = (outputs.logits, outputs.features, outputs.energy, outputs.mahalanobis)
+    floats = (outputs.logits, outputs.features, outputs.scores)
     assert {array.dtype for array in floats} == {np.dtype(np.float32)}
     assert outputs.nearest_class.dtype == np.int64
 
@@ -276,9 +276,9 @@ def test_topped_up_images_come_last(
 
     outputs = engine.run(0, images[:3], more)
 
-    assert len(outputs.energy) == (5 if asked else 3)
+    assert len(outputs.scores) == (5 if asked else 3)
     assert asked in ([], [BUCKETS[-1] - 3])
-    for row in range(len(outputs.energy)):
+    for row in range(len(outputs.scores)):
         same(outputs.rows(row, row + 1), singles[row])
 
 

@@ -23,6 +23,7 @@ def exposed(classes: int, max_class_series: int) -> list[Sample]:
         reference_samples=1,
         alphas=alphas,
         calibration_samples=1,
+        scores=("energy", "mahalanobis"),
         score_bounds=list(range(18)),
         max_class_series=max_class_series,
         confidence_at_most={0.1 * tenth: 0.0 for tenth in range(1, 10)},

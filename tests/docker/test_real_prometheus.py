@@ -59,6 +59,7 @@ class Replica:
                 reference_samples=int(reference.sum()),
                 alphas={"reject": 0.005, "review": 0.05},
                 calibration_samples=500,
+                scores=("energy", "mahalanobis"),
                 score_bounds=[0.0],
                 max_class_series=10,
                 confidence_at_most={0.5: 0.2},

@@ -86,7 +86,7 @@ def test_fp16_keeps_the_class_and_the_decision(
 
     assert figures["logits"] <= FP16, figures
     assert figures["other_class"] == 0
-    assert got.logits.dtype == got.mahalanobis.dtype == np.float32
+    assert got.logits.dtype == got.scores.dtype == np.float32
 
 
 def test_every_batch_size_and_slot_gives_the_same(
@@ -181,7 +181,7 @@ def test_a_batch_is_topped_up_on_a_busy_device(engine: DeviceEngine, images: lis
             stop.set()
         assert [done.result() for done in busy] == [None] * len(busy)
 
-    assert len(outputs.energy) == 8
+    assert len(outputs.scores) == 8
 
 
 def test_too_little_memory_is_distinguished_from_a_lost_device(cuda: Cuda) -> None:

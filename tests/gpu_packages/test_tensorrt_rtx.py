@@ -145,7 +145,7 @@ def test_the_network_accepts_bytes_in_batches_of_any_size_and_returns_float32(
     }
     assert set(outputs) == set(OUTPUTS)
     assert outputs["nearest_class"].dtype == trt.DataType.INT64
-    for name in ("logits", "features", "energy", "mahalanobis"):
+    for name in ("logits", "features", "scores"):
         assert outputs[name].dtype == trt.DataType.FLOAT
         assert outputs[name].shape[0] == -1
 

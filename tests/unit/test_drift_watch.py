@@ -28,6 +28,7 @@ SERVED = ServedModel(
     reference_samples=4000,
     alphas={"reject": 0.01},
     calibration_samples=1999,
+    scores=("energy", "mahalanobis"),
     score_bounds=[0.0],
     max_class_series=10,
     confidence_at_most={},

@@ -42,7 +42,7 @@ def test_a_blind_image_gets_nan_and_its_neighbour_does_not() -> None:
     outputs = FakeEngine(blind={2}).run(0, [picture(1), picture(2)])
 
     assert [outputs.finite(0), outputs.finite(1)] == [True, False]
-    assert np.isnan(outputs.energy[1])
+    assert np.isnan(outputs.scores[1, 0])
 
 
 def test_a_violation_of_the_engine_contract_is_an_error() -> None:

@@ -22,6 +22,7 @@ def _les(confidence_at_most: dict[float, float], metric: str) -> dict[str, float
         reference_samples=1,
         alphas={},
         calibration_samples=1,
+        scores=("energy", "mahalanobis"),
         score_bounds=[0.0],
         max_class_series=1,
         confidence_at_most=confidence_at_most,

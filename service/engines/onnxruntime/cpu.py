@@ -73,8 +73,7 @@ class OnnxEngine:
         # A single image needs no copy; several are copied into one contiguous batch.
         batch = images[0][np.newaxis] if count == 1 else self._stage(slot, images)
         session = self._sessions[slot % len(self._sessions)]
-        logits, features, energy, distance, nearest = session.run(OUTPUT_NAMES, {"pixels": batch})
-        return Outputs(logits, features, energy, distance, nearest).rows(0, count)
+        return Outputs(*session.run(OUTPUT_NAMES, {"pixels": batch})).rows(0, count)
 
     def parts_s(self, slot: int) -> Mapping[str, float]:
         return {}

@@ -56,7 +56,7 @@ def test_only_broken_images_fail_and_the_results_keep_their_order(
         else:
             assert isinstance(row, Outputs)
             assert identity_in(row) == identity
-            assert row.logits.shape[0] == row.energy.shape[0] == 1
+            assert row.logits.shape[0] == row.scores.shape[0] == 1
 
 
 @settings(max_examples=60, deadline=None)
@@ -82,7 +82,7 @@ def test_a_batch_without_broken_images_runs_once() -> None:
 def test_infinite_scores_are_a_failure() -> None:
     def run(images: Sequence[Pixels], top_up: TopUp | None) -> Outputs:
         outputs = FakeEngine().run(0, images)
-        outputs.mahalanobis[0] = np.inf
+        outputs.scores[0, 1] = np.inf
         return outputs
 
     broken, sound = run_isolating(run, [picture(0), picture(1)])

@@ -5,7 +5,10 @@ from __future__ import annotations
 from tidegate.service.bundle.evidence import (
     ClassReport,
     Comparison,
+    Coverage,
     Evaluation,
+    KindCaught,
+    LeftOutClasses,
     Parity,
     Probabilities,
     Share,
@@ -42,6 +45,18 @@ def evaluation() -> Evaluation:
             ClassReport(class_id=0, images=50, precision=0.9, recall=0.9, f1=0.9, rejected=None),
         ),
         confusions=(),
+    )
+
+
+def coverage() -> Coverage:
+    few = Share(value=0.4, low=0.3, high=0.5, images=60)
+    most = Share(value=0.8, low=0.7, high=0.9, images=60)
+    tables = KindCaught(name="tables", group="documents", in_fit=False, rejected=few, caught=most)
+    return Coverage(
+        kinds=(tables,),
+        groups={"documents": tables},
+        synthetic=tables,
+        left_out_classes=LeftOutClasses(groups=10, rejected=few, caught=most),
     )
 
 

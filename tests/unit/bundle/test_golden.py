@@ -48,7 +48,7 @@ def test_sound_probes_pass_and_are_counted(bundle: Bundle, run: Run) -> None:
     assert check_golden(bundle, run) == len(PROBES)
 
 
-@pytest.mark.parametrize("field", ["logits", "energy", "mahalanobis"])
+@pytest.mark.parametrize("field", ["logits", "scores"])
 @pytest.mark.parametrize("probe", range(len(PROBES)))
 def test_outputs_that_differ_are_rejected_with_the_probe(
     tmp_path: Path, run: Run, field: str, probe: int
@@ -61,6 +61,19 @@ def test_outputs_that_differ_are_rejected_with_the_probe(
         check_golden(sealed_with(tmp_path, **{field: values}), run)
 
 
+def test_a_small_score_beside_a_large_one_has_its_own_tolerance(tmp_path: Path, run: Run) -> None:
+    def large(images: Sequence[Pixels]) -> Outputs:
+        outputs = run(images)
+        return replace(outputs, scores=outputs.scores + np.array([0, 1e4], np.float32))
+
+    values = expected("scores") + np.array([0, 1e4], np.float32)
+    check_golden(sealed_with(tmp_path / "same", scores=values), large)
+    values[0, 0] += 0.01
+
+    with pytest.raises(BundleRefused, match="scores for"):
+        check_golden(sealed_with(tmp_path / "other", scores=values), large)
+
+
 def test_an_int8_bundle_that_differs_is_rejected_with_advice(tmp_path: Path, run: Run) -> None:
     bundle = sealed_with(tmp_path, logits=expected("logits") + 1)
 
@@ -71,7 +84,7 @@ def test_an_int8_bundle_that_differs_is_rejected_with_advice(tmp_path: Path, run
         check_golden(in_int8, run)
 
 
-@pytest.mark.parametrize("field", ["logits", "energy", "mahalanobis"])
+@pytest.mark.parametrize("field", ["logits", "scores"])
 def test_outputs_within_the_tolerance_pass(tmp_path: Path, run: Run, field: str) -> None:
     values = expected(field)
     values += 0.3 * PROMISED  # the scale is never below 1
@@ -87,7 +100,7 @@ def test_another_nearest_class_is_rejected(tmp_path: Path, run: Run) -> None:
         check_golden(sealed_with(tmp_path, nearest_class=values), run)
 
 
-@pytest.mark.parametrize("field", ["logits", "energy", "mahalanobis"])
+@pytest.mark.parametrize("field", ["logits", "scores"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_non_finite_outputs_are_rejected(
     bundle: Bundle, run: Run, field: str, value: float
@@ -100,7 +113,7 @@ def test_non_finite_outputs_are_rejected(
         check_golden(bundle, broken)
 
 
-@pytest.mark.parametrize("field", ["logits", "energy", "mahalanobis"])
+@pytest.mark.parametrize("field", ["logits", "scores"])
 def test_nan_among_the_expected_outputs_is_rejected(tmp_path: Path, run: Run, field: str) -> None:
     values = expected(field)
     values[0] = np.nan
@@ -133,13 +146,13 @@ MALFORMED: dict[str, bytes] = {
         **{**golden_arrays(sound_files()), "pixels_sha256": expected("pixels_sha256")[:1]}
     ),
     "fewer outputs than probes": npz(
-        **{**golden_arrays(sound_files()), "energy": expected("energy")[:1]}
+        **{**golden_arrays(sound_files()), "scores": expected("scores")[:1]}
     ),
     "logits of another width": npz(
         **{**golden_arrays(sound_files()), "logits": expected("logits")[:, :2]}
     ),
     "one number instead of a column": npz(
-        **{**golden_arrays(sound_files()), "energy": np.float32(1.0)}
+        **{**golden_arrays(sound_files()), "scores": np.float32(1.0)}
     ),
     "no logits": npz(**without("logits")),
     "no digests": npz(**without("pixels_sha256")),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tests.unit.bundle.evidence import comparison, evaluation, parity
+from tests.unit.bundle.evidence import comparison, coverage, evaluation, parity
 from tests.unit.bundle.tiny_bundle import Change, fields_for, sound_files
 from tidegate.service.bundle.manifest import Manifest
 
@@ -89,10 +89,14 @@ INCONSISTENT: dict[str, tuple[Change, str]] = {
         lambda f: f["engine"].update(buckets=[2, 4]),
         "must start at",
     ),
+    "scores without energy": (set_gate(scores=("mahalanobis", "entropy")), "scores must be"),
+    "a score twice": (set_gate(scores=("energy", "mahalanobis", "energy")), "scores must be"),
+    "no score that decides": (set_gate(combination=()), "combination must name"),
+    "an unknown score that decides": (set_gate(combination=("entropy",)), "combination must name"),
     "an unknown field": (lambda f: f.update(threshold=0.5), "Extra inputs"),
     "an unknown field inside": (set_gate(threshold=0.5), "Extra inputs"),
     "a temperature of zero": (lambda f: f["calibration"].update(temperature=0), "greater than 0"),
-    "another format": (lambda f: f.update(format="tidegate-bundle/1"), "tidegate-bundle/2"),
+    "another format": (lambda f: f.update(format="tidegate-bundle/2"), "tidegate-bundle/3"),
     "a name that is a path": (lambda f: f.update(name="../tiny"), "match pattern"),
     "an invalid digest": (set_gate(calibrated_for_model="model"), "match pattern"),
 }
@@ -141,6 +145,7 @@ def test_the_digest_covers_every_field() -> None:
         "precision": "int8",
         "parity": parity(),
         "evaluation": evaluation(),
+        "coverage": coverage(),
         "comparison": comparison(),
         "files": {},
     }

@@ -197,21 +197,22 @@ def test_labels_that_are_not_one_line_per_class_are_rejected(
         open_bundle(resealed(tmp_path, LABELS, content))
 
 
-def fold_with(name: str, index: int, value: float) -> bytes:
+def fold_with(name: str, index: int | tuple[int, int], value: float) -> bytes:
     arrays = folds()
     arrays[name][index] = value
     return npz(**arrays)
 
 
 CALIBRATION_REFUSED = {
-    "unsorted": fold_with("energy_a", 5, 99.0),
-    "nan": fold_with("mahalanobis_a", FOLD - 1, np.nan),
+    "unsorted": fold_with("scores_a", (0, 5), 99.0),
+    "nan": fold_with("scores_a", (1, FOLD - 1), np.nan),
     "infinite": fold_with("combined_b", 0, -np.inf),
-    "one too few": npz(**{**folds(), "energy_a": folds()["energy_a"][1:]}),
-    "of float32": npz(**{**folds(), "energy_a": folds()["energy_a"].astype(np.float32)}),
+    "one too few": npz(**{**folds(), "scores_a": folds()["scores_a"][:, 1:]}),
+    "one score too few": npz(**{**folds(), "scores_a": folds()["scores_a"][1:]}),
+    "of float32": npz(**{**folds(), "scores_a": folds()["scores_a"].astype(np.float32)}),
     "in two dimensions": npz(**{**folds(), "combined_b": folds()["combined_b"][None]}),
     "without a fold": npz(**{n: f for n, f in folds().items() if n != "combined_b"}),
-    "of objects": npz(**{**folds(), "energy_a": np.array([None] * FOLD)}),
+    "of objects": npz(**{**folds(), "scores_a": np.array([[None] * FOLD] * 2)}),
     "no archive": b"not an archive",
     "empty": b"",
 }
@@ -280,11 +281,23 @@ def test_the_archive_of_calibration_is_read_once_for_the_gate_and_once_for_the_e
 
 
 def test_a_gate_that_could_never_reject_is_rejected(tmp_path: Path) -> None:
-    ties = folds()
-    ties["combined_b"][-2:] = -1 / (FOLD + 1)  # two of fold B are more unusual than all of fold A
+    """Its classes share a fold of 49 images."""
+    arrays = folds()
+    cut = [np.sort(arrays["combined_b"][rows]) for rows in (slice(0, 49), slice(49, None))]
+    sizes = {"combined_b": np.concatenate(cut), "fold_b_sizes": np.array([49, 150])}
+    files = sound_files() | {CALIBRATION: npz(**arrays | sizes)}
 
-    with pytest.raises(BundleRefused, match=r"p-value .* 0\.015, above alpha_reject 0\.01"):
-        open_bundle(resealed(tmp_path, CALIBRATION, npz(**ties)))
+    with pytest.raises(BundleRefused, match=r"p-value .* 0\.02, above alpha_reject 0\.01"):
+        open_bundle(put(tmp_path, files, own_fold))
+
+
+def test_a_bundle_of_an_older_format_is_rejected_with_advice(tmp_path: Path) -> None:
+    folder = put(tmp_path, sound_files())
+    manifest = folder / MANIFEST
+    manifest.write_bytes(manifest.read_bytes().replace(b"tidegate-bundle/3", b"tidegate-bundle/2"))
+
+    with pytest.raises(BundleRefused, match=r"'tidegate-bundle/2'.* Make the bundle again with"):
+        open_bundle(folder)
 
 
 def with_own_fold(**changes: Any) -> dict[str, Any]:
@@ -311,8 +324,8 @@ def test_the_gate_uses_a_class_s_own_fold(tmp_path: Path) -> None:
     gate = open_bundle(put(tmp_path, files, own_fold)).gate
 
     assert gate.calibration_size == FOLD
-    assert gate.judge(0.0, 0.0, 2).calibration_size == 100
-    assert gate.judge(0.0, 0.0, 1).calibration_size == 99
+    assert gate.judge([0.0, 0.0], 2).calibration_size == 100
+    assert gate.judge([0.0, 0.0], 1).calibration_size == 99
 
 
 OWN_FOLDS_REFUSED = {
@@ -345,8 +358,8 @@ def test_a_pac_gate_uses_the_sealed_table_of_p_values(tmp_path: Path) -> None:
 
     gate = open_bundle(put(tmp_path, files, pac)).gate
 
-    assert gate.judge(-99.0, -99.0, 0).p_value == 1.0
-    assert gate.judge(99.0, 99.0, 0).p_value in table[:3]
+    assert gate.judge([-99.0, -99.0], 0).p_value == 1.0
+    assert gate.judge([99.0, 99.0], 0).p_value in table[:3]
 
 
 @pytest.mark.parametrize(

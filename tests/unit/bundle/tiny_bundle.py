@@ -38,10 +38,10 @@ def npz(**arrays: Any) -> bytes:
 
 
 def folds() -> dict[str, NDArray[np.float64]]:
-    """Return valid calibration scores: no score of fold B is tied with fold A's extreme."""
+    """Return valid calibration scores."""
     scores = np.linspace(-5.0, 5.0, FOLD)
-    minima = (np.arange(FOLD) + 1.5) / (FOLD + 1)
-    return {"energy_a": scores, "mahalanobis_a": scores + 6.0, "combined_b": np.sort(-minima)}
+    combined = np.sort(-np.log((np.arange(FOLD) + 0.5) / FOLD))
+    return {"scores_a": np.stack([scores, scores + 6.0]), "combined_b": combined}
 
 
 @functools.cache
@@ -73,7 +73,7 @@ def expectations(model: bytes, photos: Mapping[str, bytes]) -> dict[str, Any]:
         engine = OnnxEngine(path)
     pixels = [preprocess(photo, tiny_graph.SPEC, 1_000_000) for photo in photos.values()]
     outputs = [engine.run(0, [image]) for image in pixels]
-    fields = ("logits", "energy", "mahalanobis", "nearest_class")
+    fields = ("logits", "scores", "nearest_class")
     return {
         "names": np.array(list(photos)),
         "pixels_sha256": np.array([pixels_digest(image) for image in pixels]),
@@ -108,6 +108,8 @@ def fields_for(files: Mapping[str, bytes]) -> dict[str, Any]:
         "preprocess": tiny_graph.SPEC.model_dump(),
         "calibration": {"fitted": True, "temperature": 1.25, "samples": 500},
         "gate": {
+            "scores": ("energy", "mahalanobis"),
+            "combination": ("energy", "mahalanobis"),
             "energy_temperature": tiny_graph.ENERGY_TEMPERATURE,
             "mahalanobis": {
                 "features": "l2-normalised",

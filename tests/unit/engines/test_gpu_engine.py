@@ -146,7 +146,7 @@ def test_a_full_batch_is_not_topped_up() -> None:
     def more(room: int) -> list[Pixels]:
         raise AssertionError("a full batch has no room")
 
-    assert len(engine.run(0, pictures(*range(8)), more).energy) == 8
+    assert len(engine.run(0, pictures(*range(8)), more).scores) == 8
 
 
 def test_concurrent_slots_do_not_mix_their_answers() -> None:

@@ -20,6 +20,7 @@ import pytest
 from tests.server import PATIENCE_S, ROOT, running
 from tests.unit.models.colour_folders import COLOURS, LABELS, folders, imported
 from tidegate.models.errors import BuildRefused
+from tidegate.models.fitting import coverage, synthetic_ood
 from tidegate.models.fitting.conformal import GateTarget
 from tidegate.models.fitting.fit import FitOptions
 from tidegate.models.fitting.mahalanobis import DistanceOptions
@@ -108,6 +109,35 @@ def test_the_service_answers_with_it(bundle: Bundle, data: Data) -> None:
     assert unusual.json()["code"] == "out-of-distribution"
     assert described["gate"]["mahalanobis"]["means"] == "class-means"
     assert described["parity"] is None
+    assert described["coverage"]["synthetic"]["caught"]["images"] > 500
+
+
+def test_what_the_gate_catches_is_sealed_and_in_the_card(bundle: Bundle) -> None:
+    found = bundle.manifest.coverage
+    card = (bundle.path / "MODEL_CARD.md").read_text("utf-8")
+
+    assert found is not None
+    assert {kind.name for kind in found.kinds} == {*synthetic_ood.KINDS, synthetic_ood.SHUFFLED}
+    assert found.groups["documents"].caught.value > 0.9  # no colour that the network knows
+    assert found.left_out_classes is not None
+    assert found.left_out_classes.groups == len(COLOURS)
+    assert found.left_out_classes.caught.value > 0.9
+    assert not found.accepted_although_weak
+    assert "## What the gate catches" in card
+
+
+def test_a_gate_that_catches_too_little_is_not_sealed_unless_accepted(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coverage, "_ABOVE_CHANCE", 0.9)
+
+    with pytest.raises(BuildRefused, match="--accept-weak-gate"):
+        make(imported(), data, choices(), tmp_path)
+    assert not (tmp_path / "colours/1").exists()
+
+    accepted = make(imported(), data, choices(accept_weak_gate=True), tmp_path)
+    assert accepted.manifest.coverage is not None
+    assert accepted.manifest.coverage.accepted_although_weak
 
 
 @pytest.mark.parametrize(

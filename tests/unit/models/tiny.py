@@ -93,19 +93,18 @@ def bundle_files(seed: int = 0) -> dict[str, bytes]:
     probe = "golden/probe.png"
     pixels = preprocess(picture.getvalue(), SPEC, 1000)
     outputs = run(sealed, [pixels])
-    scores, combined = np.arange(30.0), -np.linspace(1, 0.04, 30)
+    scores, combined = np.arange(30.0), np.linspace(0, 4, 30)
     return {
         MODEL: sealed,
         LABELS: "\n".join(f"class {index}" for index in range(CLASSES)).encode(),
-        CALIBRATION: _npz(energy_a=scores, mahalanobis_a=scores, combined_b=combined),
+        CALIBRATION: _npz(scores_a=np.stack([scores, scores]), combined_b=combined),
         CARD: f"# Tiny {seed}\n".encode(),
         probe: picture.getvalue(),
         GOLDEN: _npz(
             names=np.array([probe]),
             pixels_sha256=np.array([pixels_digest(pixels)]),
             logits=outputs.logits,
-            energy=outputs.energy,
-            mahalanobis=outputs.mahalanobis,
+            scores=outputs.scores,
             nearest_class=outputs.nearest_class,
         ),
     }
@@ -124,6 +123,8 @@ def bundle_manifest(files: dict[str, bytes], recipe: str = "recipe 1") -> m.Mani
         preprocess=SPEC,
         calibration=m.Calibration(fitted=False, temperature=1.0),
         gate=m.GateFit(
+            scores=("energy", "mahalanobis"),
+            combination=("energy", "mahalanobis"),
             energy_temperature=0.5,
             mahalanobis=m.MahalanobisFit(
                 features="l2-normalised", covariance="spherical", means="class-means"

@@ -1,4 +1,4 @@
-"""p-values by counting, and the sample sizes that an alpha needs."""
+"""p-values by counting, their fitted tail, and the sample sizes that an alpha needs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidegate.service.ood.conformal import combined_score, p_value, sample_size_for
+from tidegate.service.ood.conformal import TAIL_SHARE, TailedFold, sample_size_for
+from tidegate.service.ood.gates import FinalFold, combined_score
 
-scores = st.floats(allow_nan=False, allow_infinity=True)
+scores = st.floats(-1e6, 1e6)
 tied = st.integers(-3, 3).map(float)
 
 
@@ -23,40 +24,75 @@ def by_counting(calibration: list[float], score: float) -> float:
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(scores | tied, min_size=1, max_size=40), scores | tied)
-def test_a_p_value_is_the_share_of_calibration_scores_at_least_as_unusual(
+def test_a_final_p_value_is_the_share_of_calibration_scores_at_least_as_unusual(
     calibration: list[float], score: float
 ) -> None:
-    assert p_value(np.sort(calibration), score) == by_counting(calibration, score)
+    fold = FinalFold.marginal(np.sort(calibration))
+
+    assert fold.p_values(np.array([score])) == [by_counting(calibration, score)]
 
 
-def test_ties_count_as_unusual() -> None:
-    calibration = np.array([1.0, 2.0, 2.0, 2.0, 3.0])
+@settings(max_examples=200, deadline=None)
+@given(st.lists(scores | tied, min_size=1, max_size=40), scores | tied)
+def test_below_the_tail_a_score_s_p_value_is_counted(
+    calibration: list[float], score: float
+) -> None:
+    fold = TailedFold.of(np.sort(calibration))
 
-    assert p_value(calibration, 2.0) == 5 / 6
-    assert p_value(calibration, np.nextafter(2.0, 3.0)) == 2 / 6
-
-
-def test_the_extremes_are_one_and_one_in_n_plus_one() -> None:
-    calibration = np.arange(99.0)
-
-    assert p_value(calibration, -math.inf) == 1.0
-    assert p_value(calibration, math.inf) == 0.01
-    assert p_value(calibration, 98.0) == 0.02
+    if score <= fold.start:
+        assert fold.log_p(score) == pytest.approx(math.log(by_counting(calibration, score)))
+    else:
+        assert fold.log_p(score) <= fold.log_p_at_start
 
 
-def test_nan_is_more_unusual_than_any_score() -> None:
-    assert p_value(np.arange(99.0), math.nan) == 0.01
+@settings(max_examples=200, deadline=None)
+@given(st.lists(scores | tied, min_size=1, max_size=40), scores | tied, scores | tied)
+def test_a_more_unusual_score_never_has_a_larger_p_value(
+    calibration: list[float], first: float, second: float
+) -> None:
+    fold = TailedFold.of(np.sort(calibration))
+    low, high = sorted((first, second))
+
+    assert fold.log_p(low) >= fold.log_p(high) > -math.inf
 
 
-def test_an_array_of_scores_gives_an_array_of_p_values() -> None:
-    calibration, many = np.array([1.0, 2.0, 4.0]), np.array([0.0, 2.0, 3.0, 9.0, np.nan])
+def test_the_tail_of_exponential_scores_has_their_scale_and_is_close_to_the_truth() -> None:
+    sample = np.sort(np.random.default_rng(0).exponential(3.0, 20_000))
 
-    assert p_value(calibration, many).tolist() == [p_value(calibration, s) for s in many.tolist()]
+    fold = TailedFold.of(sample)
+
+    assert fold.scale == pytest.approx(3.0, rel=0.1)  # 2,000 scores: ± .02 each
+    assert fold.start == sample[-int(TAIL_SHARE * len(sample))]
+    assert fold.log_p(60.0) == pytest.approx(-20.0, rel=0.1)
+
+
+@pytest.mark.parametrize("level", [0.0, -7.5, 1e30])
+def test_tied_scores_still_have_a_tail_that_orders_larger_ones(level: float) -> None:
+    fold = TailedFold.of(np.full(50, level))
+
+    assert fold.scale > 0
+    assert fold.log_p(level) == 0.0
+    assert -math.inf < fold.log_p(level + 2e30) < fold.log_p(level + 1e30) < fold.log_p(level)
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_not_finite_is_more_unusual_than_any(score: float) -> None:
+    fold = TailedFold.of(np.arange(99.0))
+
+    assert fold.log_p(score) == -math.inf
+    assert fold.log_p(np.array([score, 0.0])).tolist() == [-math.inf, 0.0 + fold.log_p(0.0)]
+
+
+def test_an_array_of_scores_gives_exactly_the_p_values_of_single_ones() -> None:
+    rng = np.random.default_rng(1)
+    fold, many = TailedFold.of(np.sort(rng.normal(size=200))), rng.normal(scale=3, size=1000)
+
+    assert fold.log_p(many).tolist() == [fold.log_p(score) for score in many.tolist()]
 
 
 def test_the_combined_score_is_higher_for_the_more_unusual() -> None:
-    assert combined_score(0.5, 0.01) > combined_score(0.5, 0.4)
-    assert combined_score(0.01, 0.5) == combined_score(0.5, 0.01)
+    assert combined_score([-0.5, -4.0]) > combined_score([-0.5, -1.0])
+    assert combined_score([-math.inf, 0.0]) == math.inf
 
 
 @pytest.mark.parametrize(
@@ -73,5 +109,5 @@ def test_that_many_images_reach_the_alpha_and_one_fewer_do_not(alpha: float) -> 
     size = sample_size_for(alpha)
     slack = 1e-9  # 1 / alpha is rounded so that 1 / 0.05 − 1 is 19 and not 20
 
-    assert p_value(np.zeros(size), math.inf) <= alpha * (1 + slack)
-    assert size == 1 or p_value(np.zeros(size - 1), math.inf) > alpha * (1 - slack)
+    assert 1 / (size + 1) <= alpha * (1 + slack)
+    assert size == 1 or 1 / size > alpha * (1 - slack)

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tidegate.service.ood.conformal import TailedFold
 from tidegate.service.ood.gates import FinalFold, Gate
 
-# Scores 0 … 98 in fold A, so that a score of 98.5 has p = 0.01 and one of −1 has p = 1.
-FOLD_A = np.arange(99.0)
-# Fold B has 99 distinct minima, so that the final p-value is a multiple of 0.01.
-FOLD_B = np.sort(-(np.arange(99.0) + 1.5) / 100)
-GATE = Gate(FOLD_A, FOLD_A, FinalFold.marginal(FOLD_B), alpha_reject=0.05, alpha_review=0.2)
+# Scores 0 … 98 in fold A. The second score decides alone, so fold B has its 99 values of −log p,
+# and the final p-value is a multiple of 0.01.
+FOLD_A = TailedFold.of(np.arange(99.0))
+FOLD_B = np.sort(-FOLD_A.log_p(np.arange(99.0) - 0.5))
+FOLDS_A = {"energy": FOLD_A, "mahalanobis": FOLD_A}
+GATE = Gate(FOLDS_A, ("mahalanobis",), FinalFold.marginal(FOLD_B), 0.05, 0.2)
+BOTH = replace(GATE, combination=("energy", "mahalanobis"))
 
 
 def score_of(p: float) -> float:
-    """Return the score whose p-value against fold A is `p`, a multiple of 0.01."""
-    return 99.5 - round(100 * p)
+    """Return the score whose final p-value is `p`, a multiple of 0.01."""
+    return 99.25 - round(100 * p)
 
 
 @pytest.mark.parametrize(
@@ -35,55 +39,58 @@ def score_of(p: float) -> float:
     ],
 )
 def test_a_p_value_of_exactly_alpha_gets_the_stricter_decision(p: float, decision: str) -> None:
-    verdict = GATE.judge(score_of(p), score_of(1.0), 0)
+    verdict = GATE.judge([0.0, score_of(p)], 0)
 
     assert verdict.p_value == pytest.approx(p, abs=1e-12)
     assert verdict.decision == decision
 
 
 def test_a_single_score_can_reject() -> None:
-    assert GATE.judge(1e9, -1e9, 0).decision == "reject"
-    assert GATE.judge(-1e9, 1e9, 0).decision == "reject"
-    assert GATE.judge(-1e9, -1e9, 0).decision == "accept"
+    assert BOTH.judge([1e9, -1e9], 0).decision == "reject"
+    assert BOTH.judge([-1e9, 1e9], 0).decision == "reject"
+    assert BOTH.judge([-1e9, -1e9], 0).decision == "accept"
+
+
+def test_a_score_outside_the_combination_does_not_decide() -> None:
+    verdict = GATE.judge([1e9, -1e9], 0)
+
+    assert verdict.decision == "accept"
+    assert verdict.score_p_values["energy"] < 1e-9
 
 
 def test_the_verdict_contains_the_p_value_of_each_score() -> None:
-    verdict = GATE.judge(score_of(0.30), score_of(0.70), 0)
+    verdict = GATE.judge([score_of(0.30) + 0.5, score_of(0.70) + 0.5], 0)
 
-    assert verdict.energy_p_value == pytest.approx(0.30)
-    assert verdict.mahalanobis_p_value == pytest.approx(0.70)
+    assert verdict.score_p_values["energy"] == pytest.approx(0.30)
+    assert verdict.score_p_values["mahalanobis"] == pytest.approx(0.70)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize("which", ["energy", "mahalanobis"])
-def test_a_nan_score_is_rejected(which: str, bad: float) -> None:
-    usual = score_of(1.0)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_score_that_is_not_finite_is_rejected(which: int, bad: float) -> None:
+    scores = [0.0, 0.0]
+    scores[which] = bad
 
-    verdict = GATE.judge(bad, usual, 0) if which == "energy" else GATE.judge(usual, bad, 0)
+    verdict = BOTH.judge(scores, 0)
 
     assert verdict.decision == "reject"
     assert verdict.p_value == 0.01
 
 
 def test_the_percentile_is_the_share_of_less_unusual_calibration_images() -> None:
-    assert GATE.judge(1e9, 1e9, 0).percentile == 100.0
-    assert GATE.judge(-1e9, -1e9, 0).percentile == 0.0
-    assert GATE.judge(score_of(0.51), score_of(1.0), 0).percentile == pytest.approx(100 * 49 / 99)
+    assert GATE.judge([1e9, 1e9], 0).percentile == 100.0
+    assert GATE.judge([-1e9, -1e9], 0).percentile == 0.0
+    assert GATE.judge([0.0, score_of(0.51)], 0).percentile == pytest.approx(100 * 49 / 99)
 
 
 def test_the_calibration_size_is_that_of_the_final_fold() -> None:
-    assert Gate(FOLD_A, FOLD_A, FinalFold.marginal(FOLD_B[:42]), 0.05, 0.2).calibration_size == 42
+    assert replace(GATE, fold_b=FinalFold.marginal(FOLD_B[:42])).calibration_size == 42
 
 
 def test_the_verdict_is_made_of_plain_numbers() -> None:
-    verdict = GATE.judge(1.0, 2.0, 0)
+    verdict = GATE.judge([1.0, 2.0], 0)
 
-    numbers = (
-        verdict.p_value,
-        verdict.percentile,
-        verdict.energy_p_value,
-        verdict.mahalanobis_p_value,
-    )
+    numbers = (verdict.p_value, verdict.percentile, *verdict.score_p_values.values())
     assert {type(number) for number in numbers} == {float}
 
 
@@ -94,7 +101,8 @@ def test_a_more_unusual_score_never_gets_a_milder_verdict(
 ) -> None:
     strictness = {"accept": 0, "review": 1, "reject": 2}
 
-    before, after = GATE.judge(energy, mahalanobis, 0), GATE.judge(energy + more, mahalanobis, 0)
+    before = BOTH.judge([energy, mahalanobis], 0)
+    after = BOTH.judge([energy + more, mahalanobis], 0)
 
     assert after.p_value <= before.p_value
     assert after.percentile >= before.percentile

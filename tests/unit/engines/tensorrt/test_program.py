@@ -33,8 +33,7 @@ SHAPES = {
     "pixels": (-1, 4, 4, 3),
     "logits": (-1, 5),
     "features": (-1, 3),
-    "energy": (-1,),
-    "mahalanobis": (-1,),
+    "scores": (-1, 2),
     "nearest_class": (-1,),
 }
 ADDRESSES = {name: Address(index) for index, name in enumerate(SHAPES) if name != "pixels"}
@@ -343,7 +342,7 @@ def test_an_execution_is_bound_once_for_a_batch_size(
         execution.enqueue(batch, Address(99), ADDRESSES, StreamHandle(7))
 
     calls = [call for call, _ in context.calls]
-    bound = ["shape", *["address"] * 6]
+    bound = ["shape", *["address"] * 5]
     assert calls == [*bound, "execute", "execute", *bound, "execute"]
     assert context.calls[0] == ("shape", ("pixels", (2, 4, 4, 3)))
     assert ("address", ("pixels", 99)) in context.calls

@@ -17,9 +17,16 @@ from tidegate.models.card.markdown import measured, number, percent
 from tidegate.models.card.plots import plots
 from tidegate.models.card.preprocessing import describe
 from tidegate.models.evaluation.evaluate import Scored, evaluate
+from tidegate.models.evaluation.intervals import wilson_share
 from tidegate.models.evaluation.score_histograms import TEST, score_histograms
 from tidegate.service.bundle import manifest as m
-from tidegate.service.bundle.evidence import Comparison, Evaluation, Parity
+from tidegate.service.bundle.evidence import (
+    Comparison,
+    Coverage,
+    Evaluation,
+    KindCaught,
+    Parity,
+)
 from tidegate.service.imaging.spec import (
     CentreCrop,
     CentreCropFraction,
@@ -56,6 +63,14 @@ PARITY = Parity(
     exact=True,
 )
 
+PAGES = KindCaught(
+    name="pages",
+    group="documents",
+    in_fit=False,
+    rejected=wilson_share(20, 60),
+    caught=wilson_share(45, 60),
+)
+
 
 def scored(rng: np.random.Generator, n: int, classes: int, shift: float) -> Scored:
     truth = rng.integers(0, classes - 1, n)  # the last class has no images
@@ -63,7 +78,8 @@ def scored(rng: np.random.Generator, n: int, classes: int, shift: float) -> Scor
     logits[np.arange(n), truth] += 3
     energy, mahalanobis, combined = rng.normal(shift, 1, (3, n))
     p = rng.random(n) ** (1 + 2 * shift)
-    return Scored(logits * 2, energy, mahalanobis, combined, p, None if shift else truth)
+    scores = {"energy": energy, "mahalanobis": mahalanobis}
+    return Scored(logits * 2, scores, combined, p, None if shift else truth)
 
 
 @cache
@@ -86,6 +102,9 @@ def card_data(classes: int = 6) -> CardData:
         parity=PARITY,
         calibration=m.Calibration(fitted=True, temperature=0.7, samples=500),
         gate=m.GateFit(
+            scores=("energy", "mahalanobis"),
+            combination=("mahalanobis",),
+            candidates={"mahalanobis": 0.93, "energy": 0.9, "energy + mahalanobis": 0.92},
             energy_temperature=1,
             mahalanobis=m.MahalanobisFit(
                 features="l2-normalised",
@@ -109,6 +128,7 @@ def card_data(classes: int = 6) -> CardData:
         evaluation=evaluate(
             test, ood, classes=classes, temperature=0.7, alpha_reject=0.01, alpha_review=0.05
         ),
+        coverage=Coverage(kinds=(PAGES,), groups={"documents": PAGES}, synthetic=PAGES),
         score_histograms=score_histograms(test, ood),
     )
 
@@ -214,6 +234,20 @@ def test_a_pac_gate_and_classes_with_their_own_threshold_are_explained() -> None
 
     assert "for this calibration set, except with probability 0.05 (pac)" in text
     assert "2 classes have a threshold" in text
+    assert "share" not in text
+
+
+def test_classes_without_a_threshold_of_their_own_are_named_with_what_they_lack() -> None:
+    data = card_data(200)
+    missing = (0, 40, 30, *range(100, 297))
+    gate = data.gate.model_copy(update={"own_threshold": (0,), "missing_images": missing})
+
+    text = section(model_card(replace(data, gate=gate)), "Gate")
+
+    assert "199 classes share one threshold" in text
+    assert "the first 50 of them" in text
+    assert text.index("| 30 |") < text.index("| 40 |") < text.index("| 100 |")
+    assert "| 296 |" not in text
 
 
 @pytest.mark.parametrize(
@@ -238,14 +272,14 @@ def test_the_calibration_error_is_compared_with_its_noise_floor(ece: float, says
     assert f"After scaling, the ECE is {says}" in card
 
 
-def test_without_ood_sets_the_card_states_that_nothing_was_measured() -> None:
+def test_without_ood_sets_the_card_states_that_none_was_given() -> None:
     without = replace(
         card_data(),
         evaluation=card_data().evaluation.model_copy(update={"ood": ()}),
         score_histograms={},
     )
 
-    assert "was not measured" in section(model_card(without), "OOD sets")
+    assert "No OOD set was given" in section(model_card(without), "OOD sets")
     assert plots(without).keys() == {RELIABILITY, CONFUSION}
 
 
@@ -305,7 +339,8 @@ def test_histograms_of_one_score_share_edges_and_count_every_image() -> None:
 
 def test_a_score_that_never_differs_is_not_drawn() -> None:
     rng = np.random.default_rng(0)
-    test = replace(scored(rng, 50, 4, 0), energy=np.zeros(50))
+    test = scored(rng, 50, 4, 0)
+    test = replace(test, scores={**test.scores, "energy": np.zeros(50)})
 
     assert score_histograms(test, {}).keys() == {"mahalanobis"}
 
@@ -331,3 +366,11 @@ def test_every_kind_of_step_has_a_description() -> None:
     assert "to 200 × 300 pixels (height × width), bicubic, antialiased, by torch" in resize
     assert "Crop the centre to 192 × 256 pixels (height × width)" in crop
     assert "red, green, blue, mean 0.485, 0.456, 0.406" in floats
+
+
+def test_what_the_gate_catches_is_shown_with_intervals() -> None:
+    card = model_card(card_data())
+
+    assert f"| documents | 60 | {measured(PAGES.rejected)} | {measured(PAGES.caught)} |" in card
+    assert f"| pages | documents | no | 60 | {measured(PAGES.rejected)}" in card
+    assert "Classes left out: not measured" in card

@@ -14,6 +14,8 @@ import pytest
 
 from tests.unit.models import tiny
 from tests.unit.models.colour_folders import LABELS, backbone, folders
+from tidegate.models.commands import fitting as fitting_options
+from tidegate.models.commands import import_model
 from tidegate.models.importers.torch_runtime import require
 from tidegate.models.pipeline import Data
 from tidegate.models.probes.photographs import PHOTOS
@@ -135,6 +137,17 @@ def test_a_wrong_argument_gets_an_explanation_and_exit_code_1(
     assert not (tmp_path / "colours/1").exists()
 
 
+def test_a_weak_gate_is_accepted_only_by_its_option(source: Path, data: Data) -> None:
+    words = importing(source, data, Path("bundles"))[1:]
+    plain, accepting = (
+        fitting_options.build_options(import_model.parser().parse_args(given), "a test")
+        for given in (words, [*words, "--accept-weak-gate"])
+    )
+
+    assert not plain.accept_weak_gate
+    assert accepting.accept_weak_gate
+
+
 def test_labels_that_do_not_fit_are_refused(
     source: Path, data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,7 +179,7 @@ def test_repeated_labels_are_distinguished_by_folders_named_by_id(
 def test_the_gate_s_cost_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gate-cost", "--features", "16", "--classes", "4"]) == 0
 
-    assert capsys.readouterr().out.count("per image") == 5
+    assert capsys.readouterr().out.count("per image") == 17
 
 
 def test_missing_extras_are_named(

@@ -18,9 +18,11 @@ from tidegate.models.demo.source import Wheel
 from tidegate.models.demo.spec import LABELS_FILE, NAME, PREPROCESS
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting import synthetic_ood
+from tidegate.models.fitting.coverage import WARN_BELOW
 from tidegate.models.probes.golden import golden_probes
 from tidegate.models.probes.photographs import PHOTOS
 from tidegate.models.sealing.check import run
+from tidegate.service.bundle.evidence import Coverage
 from tidegate.service.bundle.golden import check_golden
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.cli import main
@@ -40,10 +42,7 @@ def photograph(name: str) -> Pixels:
 
 def answer(bundle: Bundle, pixels: list[Pixels]) -> tuple[Outputs, list[Verdict]]:
     outputs = run(bundle.model_path.read_bytes(), pixels)
-    verdicts = [
-        bundle.gate.judge(float(energy), float(distance), 0)
-        for energy, distance in zip(outputs.energy, outputs.mahalanobis, strict=True)
-    ]
+    verdicts = [bundle.gate.judge(scores, 0) for scores in outputs.scores.tolist()]
     return outputs, verdicts
 
 
@@ -118,15 +117,24 @@ def test_the_bundle_records_its_origin(demo: Bundle) -> None:
 
     assert manifest.provenance == provenance()
     assert (manifest.task.classes, manifest.task.features) == (1000, 1280)
-    assert not manifest.calibration.fitted
+    assert manifest.calibration.fitted
     assert len(set(manifest.gate.splits.values())) == 3
+
+
+def test_what_the_gate_catches_is_sealed_from_the_calibration(demo: Bundle) -> None:
+    coverage = demo.manifest.coverage
+    measured = Coverage.model_validate(calibration_file.load().report["coverage"])
+
+    assert coverage is not None
+    assert [kind.name for kind in coverage.kinds] == [kind.name for kind in measured.kinds]
+    assert coverage.synthetic.caught.value == pytest.approx(measured.synthetic.caught.value)
+    assert coverage.synthetic.caught.value > WARN_BELOW
 
 
 def test_the_card_is_made_from_the_committed_calibration(demo: Bundle) -> None:
     card = (demo.path / "MODEL_CARD.md").read_text("utf-8")
 
     assert card == model_card(calibration_file.load().report)
-    assert "The top class is correct for 18 of these 20." in card
     assert "$" not in card
 
 
@@ -156,6 +164,30 @@ def test_a_damaged_bundle_is_built_again_with_the_same_bytes(wheel: Wheel, tmp_p
 
     assert hashlib.sha256(second.model_path.read_bytes()).hexdigest() == model
     assert second.digest == first.digest
+
+
+def test_a_bundle_whose_probes_are_decoded_otherwise_is_built_again(
+    wheel: Wheel,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    build(tmp_path, wheel.path)
+    monkeypatch.setattr("tidegate.models.demo.build.pixels_digest", lambda _pixels: "0" * 64)
+
+    build(tmp_path, wheel.path)
+
+    assert "was built with another libjpeg. Building" in capsys.readouterr().err
+
+
+def test_the_recipe_does_not_depend_on_the_versions_of_tools(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made_as = provenance()
+    monkeypatch.setattr(np, "__version__", "9")
+    monkeypatch.setattr("importlib.metadata.version", lambda _name: "9")
+
+    assert provenance() == made_as
 
 
 def test_a_model_whose_scores_differ_from_the_calibration_is_rejected() -> None:

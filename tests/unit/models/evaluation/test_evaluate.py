@@ -26,7 +26,12 @@ def scored(
     logits[np.arange(n), predicted] += 5
     energy, mahalanobis, combined = RNG.normal(above, 1, (3, n))
     ids = None if truth is None else np.array(truth, np.int64)
-    return Scored(logits, energy, mahalanobis, combined, np.linspace(0.001, 1, n), ids)
+    scores = {"energy": energy, "mahalanobis": mahalanobis}
+    return Scored(logits, scores, combined, np.linspace(0.001, 1, n), ids)
+
+
+def with_undefined(given: Scored, name: str) -> Scored:
+    return replace(given, scores={**given.scores, name: UNDEFINED})
 
 
 def result(test: Scored, ood: Mapping[str, Scored] | None = None, classes: int = 3) -> Evaluation:
@@ -148,11 +153,11 @@ UNDEFINED = np.array([0.0, np.nan])
         (scored([0, 1], [0, 1]), {"far": scored([], None)}, "OOD set 'far' has no images"),
         (
             scored([0, 1], [0, 1]),
-            {"far": replace(scored([0, 1], None), energy=UNDEFINED)},
+            {"far": with_undefined(scored([0, 1], None), "energy")},
             "energy score of image 1",
         ),
         (
-            replace(scored([0, 1], [0, 1]), mahalanobis=UNDEFINED),
+            with_undefined(scored([0, 1], [0, 1]), "mahalanobis"),
             {},
             "mahalanobis score of image 1 of the test split",
         ),

@@ -170,7 +170,7 @@ def test_the_floor_is_the_same_every_time() -> None:
     [
         ([[2, 1], [1, 2], [3, 1]], [0, 1, 0], "All 3 calibration images"),
         ([[2, 1], [1, 2], [3, 1]], [1, 0, 1], "class folders and class ids agree"),
-        ([[1e6, 0], [0, 1e6], [1e6, 0]], [0, 1, 1], "a bound of the search"),
+        ([[1e6, 0], [0, 1e6], [1e6, 0]], [0, 1, 1], "the bounds of the search"),
         ([[np.nan, 1], [1, 2]], [0, 1], "not finite"),
         (np.empty((0, 2)), [], "no calibration images to fit"),
     ],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -21,11 +23,12 @@ from tidegate.models.fitting.conformal import (
     combine,
     final_p_values,
     gate_file,
+    missing_images,
     pac_p_values,
 )
 from tidegate.models.fitting.mahalanobis import fit_distance
 from tidegate.models.sealing.gate_head import GateHead
-from tidegate.service.ood.conformal import p_value, sample_size_for
+from tidegate.service.ood.conformal import TailedFold, sample_size_for
 from tidegate.service.ood.gates import Gate
 from tidegate.service.ood.scores import energy_score
 
@@ -33,19 +36,22 @@ Float64 = NDArray[np.float64]
 LABELS = tuple(map(str, range(CLASSES)))
 NEW_ROWS = 20_000
 ALPHAS = (0.01, 0.05, 0.2)
+SCORES = ("energy", "mahalanobis")
 
 
 @cache
 def head() -> GateHead:
     """Fitted on few rows, so that it has learned them by heart."""
-    return fit_distance(*world().draw(400, seed=10), LABELS).head(1.0)
+    return fit_distance(*world().draw(400, seed=10), LABELS).head()
 
 
 def scores(features: NDArray[np.float32]) -> Scores:
     logits = world().logits(features)
     return Scores(
-        energy=energy_score(logits, 1.0),
-        mahalanobis=head().distance(features)[0],
+        values={
+            "energy": energy_score(logits, 1.0),
+            "mahalanobis": head().distance(features)[0],
+        },
         predicted=logits.argmax(axis=1),
     )
 
@@ -55,9 +61,13 @@ def drawn(n: int, seed: int) -> Scores:
     return scores(world().draw(n, seed)[0])
 
 
+def calibrated(fold_a: Scores, fold_b: Scores, target: GateTarget | None = None) -> Gate:
+    return calibrate(fold_a, fold_b, CLASSES, target or GateTarget(), SCORES)
+
+
 def of_one_class(given: Scores) -> Scores:
     """The same images, predicted alike, so that they share one fold B."""
-    return Scores(given.energy, given.mahalanobis, np.zeros_like(given.predicted))
+    return Scores(given.values, np.zeros_like(given.predicted))
 
 
 def interval(calibrated_on: int, alpha: float) -> tuple[float, float]:
@@ -78,12 +88,12 @@ def uniform_at(p: Float64, calibrated_on: int, level: float = 0.01) -> bool:
 
 
 def predictions(gate: Gate, new: Scores) -> Float64:
-    return final_p_values(gate, combine(gate.energy_a, gate.mahalanobis_a, new), new.predicted)
+    return final_p_values(gate, combine(gate.folds_a, gate.combination, new.values), new.predicted)
 
 
 def test_new_rows_are_refused_at_the_declared_rate_and_p_values_are_uniform() -> None:
     n = 3000
-    gate = calibrate(of_one_class(drawn(n, 11)), of_one_class(drawn(n, 12)), CLASSES, GateTarget())
+    gate = calibrated(of_one_class(drawn(n, 11)), of_one_class(drawn(n, 12)))
 
     p = predictions(gate, of_one_class(drawn(NEW_ROWS, 13)))
 
@@ -95,7 +105,7 @@ def test_new_rows_are_refused_at_the_declared_rate_and_p_values_are_uniform() ->
 
 
 def test_with_own_folds_each_class_is_rejected_at_the_declared_rate() -> None:
-    gate = calibrate(drawn(9000, 11), drawn(9000, 12), CLASSES, GateTarget())
+    gate = calibrated(drawn(9000, 11), drawn(9000, 12))
     new = drawn(NEW_ROWS, 13)
 
     p = predictions(gate, new)
@@ -113,7 +123,7 @@ def test_one_shared_fold_treats_classes_unequally_and_own_folds_do_not() -> None
     new = drawn(NEW_ROWS, 13)
 
     def spread(n: int, target: GateTarget) -> float:
-        p = predictions(calibrate(drawn(n, 11), drawn(n, 12), CLASSES, target), new)
+        p = predictions(calibrated(drawn(n, 11), drawn(n, 12), target), new)
         rates = [np.mean(p[new.predicted == c] <= 0.2) for c in range(CLASSES)]
         return float(max(rates) - min(rates))
 
@@ -124,11 +134,8 @@ def test_a_gate_calibrated_on_its_training_rows_breaks_the_promise() -> None:
     """The mistake: rows the distance was fitted on look more usual than any new one."""
     trained_on = scores(world().draw(400, seed=10)[0])
     half = slice(None, None, 2), slice(1, None, 2)
-    folds = [
-        Scores(trained_on.energy[h], trained_on.mahalanobis[h], trained_on.predicted[h])
-        for h in half
-    ]
-    gate = calibrate(folds[0], folds[1], CLASSES, GateTarget(0.05, 0.1))
+    folds = [trained_on.part(rows) for rows in half]
+    gate = calibrated(folds[0], folds[1], GateTarget(0.05, 0.1))
 
     p = predictions(gate, drawn(NEW_ROWS, 13))
 
@@ -141,11 +148,7 @@ def test_textbook_fisher_breaks_the_promise() -> None:
     """The mistake: −2·Σ log p is χ² with 4 degrees only if the two scores were independent."""
     fold_a, new = drawn(2000, 11), drawn(NEW_ROWS, 13)
     statistic = -2 * sum(
-        np.log(p_value(np.sort(calibration), score))
-        for calibration, score in (
-            (fold_a.energy, new.energy),
-            (fold_a.mahalanobis, new.mahalanobis),
-        )
+        TailedFold.of(np.sort(fold_a.values[name])).log_p(new.values[name]) for name in SCORES
     )
 
     p = chi2(4).sf(statistic)
@@ -158,7 +161,9 @@ def test_textbook_fisher_breaks_the_promise() -> None:
 def test_either_fires_breaks_the_promise() -> None:
     fold_a, new = drawn(2000, 11), drawn(NEW_ROWS, 13)
 
-    p = -combine(np.sort(fold_a.energy), np.sort(fold_a.mahalanobis), new)
+    p = np.exp(
+        np.minimum(*(TailedFold.of(np.sort(fold_a.values[s])).log_p(new.values[s]) for s in SCORES))
+    )
 
     low, high = interval(2000, 0.01)
     assert not low <= (p <= 0.01).sum() <= high
@@ -171,7 +176,7 @@ def test_a_pac_gate_keeps_its_alpha_for_most_calibration_sets() -> None:
     for seed in range(60):
         fold_a, fold_b = (of_one_class(drawn(400, first + seed)) for first in (100, 200))
         for guarantee in broken:
-            gate = calibrate(fold_a, fold_b, CLASSES, GateTarget(alpha, 0.2, guarantee))
+            gate = calibrated(fold_a, fold_b, GateTarget(alpha, 0.2, guarantee))
             refused = np.mean(predictions(gate, of_one_class(new)) <= alpha)
             broken[guarantee] += bool(refused > alpha)
 
@@ -203,28 +208,28 @@ def test_pac_p_values_rise_with_the_rank_and_lie_above_the_marginal_ones(
 
 
 def test_arrays_are_judged_as_single_images_are() -> None:
-    gate = calibrate(drawn(6000, 11), drawn(6000, 12), CLASSES, GateTarget())
+    gate = calibrated(drawn(6000, 11), drawn(6000, 12))
     new = drawn(500, 14)
 
     p = predictions(gate, new)
 
-    rows = zip(new.energy, new.mahalanobis, new.predicted, strict=True)
-    assert p.tolist() == [gate.judge(float(e), float(m), int(c)).p_value for e, m, c in rows]
+    rows = zip(*new.values.values(), new.predicted, strict=True)
+    assert p.tolist() == [gate.judge([float(e), float(m)], int(c)).p_value for e, m, c in rows]
 
 
 def test_too_few_images_are_refused_with_the_number_needed() -> None:
     with pytest.raises(BuildRefused, match=r"needs 99 images in each .* Give 249 calibration"):
-        calibrate(drawn(98, 1), drawn(98, 2), CLASSES, GateTarget())
+        calibrated(drawn(98, 1), drawn(98, 2))
     with pytest.raises(BuildRefused, match=r"delta 0\.05 needs 299 images"):
-        calibrate(drawn(200, 1), drawn(200, 2), CLASSES, GateTarget(delta=0.05))
+        calibrated(drawn(200, 1), drawn(200, 2), GateTarget(delta=0.05))
 
 
-def test_a_gate_that_could_never_reject_is_refused() -> None:
-    far = drawn(150, 2)
-    beyond = Scores(far.energy + 1e3, far.mahalanobis, far.predicted)
+def test_a_calibration_image_with_a_score_that_is_not_finite_is_refused() -> None:
+    fold_b = drawn(150, 2)
+    broken = replace(fold_b, values={**fold_b.values, "energy": np.full(150, np.inf)})
 
-    with pytest.raises(BuildRefused, match="would never reject"):
-        calibrate(drawn(150, 1), beyond, CLASSES, GateTarget())
+    with pytest.raises(BuildRefused, match="energy score of a calibration image is not finite"):
+        calibrated(drawn(150, 1), broken)
 
 
 def test_a_rare_class_shares_its_fold_with_enough_others() -> None:
@@ -233,33 +238,29 @@ def test_a_rare_class_shares_its_fold_with_enough_others() -> None:
 
     def thinned(given: Scores) -> Scores:
         keep = (given.predicted != 4) | (np.cumsum(given.predicted == 4) <= 20)
-        return Scores(given.energy[keep], given.mahalanobis[keep], given.predicted[keep])
+        return given.part(np.flatnonzero(keep))
 
-    gate = calibrate(thinned(common), thinned(rare), CLASSES, GateTarget())
+    gate = calibrated(thinned(common), thinned(rare))
 
     assert 4 not in gate.own_folds_b
     assert 0 < len(gate.own_folds_b) < CLASSES - 1
     assert len(gate.fold_b.combined) >= 99
 
 
-def test_a_class_whose_own_fold_could_not_reject_shares_one() -> None:
-    """Two of its images lie beyond all of fold A: among few, that is more than alpha."""
-    fold_a, fold_b = drawn(6000, 11), drawn(6000, 12)
-    of_class = np.flatnonzero(fold_b.predicted == 0)
-    energy = fold_b.energy.copy()
-    energy[of_class[: len(of_class) // 50]] = 1e3
+def test_images_beyond_fold_a_do_not_take_the_smallest_p_value_away() -> None:
+    """They tied with every other extreme before the tail, so that nothing could be rejected."""
+    fold_b = drawn(150, 2)
+    beyond = replace(fold_b, values={**fold_b.values, "energy": fold_b.values["energy"] + 1e3})
 
-    gate = calibrate(
-        fold_a, Scores(energy, fold_b.mahalanobis, fold_b.predicted), CLASSES, GateTarget()
-    )
+    gate = calibrated(drawn(150, 1), beyond)
 
-    assert 0 not in gate.own_folds_b
-    assert gate.own_folds_b
+    assert gate.judge([1e6, 1e6], 0).p_value == 1 / 151
+    assert gate.judge([math.nan, 0.0], 0).p_value == 1 / 151
 
 
 def test_the_gate_s_file_contains_every_fold() -> None:
     target = GateTarget(delta=0.1)
-    gate = calibrate(drawn(6000, 11), drawn(6000, 12), CLASSES, target)
+    gate = calibrated(drawn(6000, 11), drawn(6000, 12), target)
 
     with np.load(io.BytesIO(gate_file(gate, target, embedding_mean=np.zeros(3)))) as arrays:
         stored = dict(arrays)
@@ -267,3 +268,16 @@ def test_the_gate_s_file_contains_every_fold() -> None:
     assert stored["fold_b_sizes"].sum() == len(stored["combined_b"]) == 6000
     assert len(stored["p_by_rank_b"]) == 6000 + 1 + len(gate.own_folds_b)
     assert np.array_equal(stored["embedding_mean"], np.zeros(3))
+
+
+def test_a_class_without_its_own_fold_lacks_the_images_that_would_give_it_one() -> None:
+    fold_a, fold_b, target = drawn(600, 11), drawn(600, 12), GateTarget()
+    gate = calibrated(fold_a, fold_b)
+
+    missing = missing_images(fold_a, fold_b, CLASSES, target, gate.own_folds_b)
+
+    assert not gate.own_folds_b
+    for c in range(CLASSES):
+        in_a = int((fold_a.predicted == c).sum())
+        assert missing[c] >= (2 * 99 - in_a) / 0.4
+    assert missing_images(fold_a, fold_b, CLASSES, target, range(CLASSES)) == (0,) * CLASSES

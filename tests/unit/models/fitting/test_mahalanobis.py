@@ -54,7 +54,7 @@ def test_the_fitted_head_is_the_textbook_distance(normalise: bool) -> None:
 
     expected, nearest = direct(seen[1], seen[0], IDS, fitted.shrinkage)
 
-    distance, found = fitted.head(1.0).distance(NEW)
+    distance, found = fitted.head().distance(NEW)
     np.testing.assert_allclose(distance, expected, rtol=1e-9)
     assert np.array_equal(found, nearest)
 
@@ -70,7 +70,7 @@ def test_the_relative_distance_subtracts_that_under_one_normal_for_all() -> None
         total, max(SHRINKAGE_FLOOR, ledoit_wolf(total, [centred]))
     )
 
-    difference = plain.head(1.0).distance(NEW)[0] - relative.head(1.0).distance(NEW)[0]
+    difference = plain.head().distance(NEW)[0] - relative.head().distance(NEW)[0]
     np.testing.assert_allclose(difference, (background**2).sum(axis=1), rtol=1e-9)
 
 
@@ -80,7 +80,7 @@ def test_float32_in_the_graph_follows_float64(normalise: bool, relative: bool) -
     """Dead channels make the covariance singular; the shrinkage's floor keeps float32 accurate."""
     import onnxruntime as ort  # noqa: PLC0415 - one test of the graph among many without
 
-    head = fit_distance(X, IDS, LABELS, normalise=normalise, relative=relative).head(1.0)
+    head = fit_distance(X, IDS, LABELS, normalise=normalise, relative=relative).head()
     logits = world().logits(NEW)
     session = ort.InferenceSession(head_graph(head), providers=["CPUExecutionProvider"])
 
@@ -142,7 +142,7 @@ def test_few_rows_still_give_a_finite_distance() -> None:
         fit_distance(x, ids, LABELS)
 
     x = x + np.random.default_rng(0).normal(0, 0.1, x.shape).astype(np.float32)
-    assert np.isfinite(fit_distance(x, ids, LABELS).head(1.0).distance(NEW)[0]).all()
+    assert np.isfinite(fit_distance(x, ids, LABELS).head().distance(NEW)[0]).all()
 
 
 def test_a_class_with_too_few_images_is_named() -> None:

@@ -47,11 +47,11 @@ def test_distances_equal_pytorch_ood_s(detectors: Any, normalise: bool, name: st
     fitted = fit_distance(
         X[:, ALIVE], IDS, LABELS, normalise=normalise, relative=relative, shrinkage=0.0
     )
-    distance, _ = fitted.head(1.0).distance(NEW[:, ALIVE])
+    distance, _ = fitted.head().distance(NEW[:, ALIVE])
 
     if relative:
         scale = fit_distance(X[:, ALIVE], IDS, LABELS, normalise=normalise, shrinkage=0.0)
-        mean = scale.head(1.0).distance(NEW[:, ALIVE])[0].mean()
+        mean = scale.head().distance(NEW[:, ALIVE])[0].mean()
         assert np.max(np.abs(distance - expected)) / mean <= 1e-5
     else:
         np.testing.assert_allclose(distance, expected, rtol=1e-5)

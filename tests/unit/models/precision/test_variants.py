@@ -163,7 +163,7 @@ def test_a_sealed_variant_runs_and_is_timed(variant: Variant) -> None:
 
     times = cpu_ms_per_image({"fp32": sealed, "other": sealed}, pixels, batch=2, rounds=3)
 
-    assert np.isfinite(run(sealed, [Pixels(pixels[0])]).energy).all()
+    assert np.isfinite(run(sealed, [Pixels(pixels[0])]).scores).all()
     assert times.keys() == {"fp32", "other"}
     assert min(times.values()) > 0
 

@@ -40,8 +40,8 @@ def test_scores_in_the_graph_are_those_of_float64(whiten: bool, normalise: bool,
         outputs.features, head.centre, head.whitening, head.means, normalise=normalise
     )
     # The target: energy 1e-5, distance 1e-5 of itself; near a mean float32 subtracts.
-    np.testing.assert_allclose(outputs.energy, energy, rtol=1e-6, atol=1e-5)
-    np.testing.assert_allclose(outputs.mahalanobis, distance, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(outputs.scores[:, 0], energy, rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(outputs.scores[:, 1], distance, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(outputs.nearest_class, nearest)
 
 
@@ -61,7 +61,8 @@ def test_huge_logits_do_not_overflow_the_energy() -> None:
     outputs = run(seal(loud, tiny.SPEC, tiny.head()), images(8))
 
     # exp() overflows on these values if the peak is not subtracted first.
-    np.testing.assert_allclose(outputs.energy, energy_score(outputs.logits, 0.5), rtol=1e-6)
+    expected = energy_score(outputs.logits, 0.5)
+    np.testing.assert_allclose(outputs.scores[:, 0], expected, rtol=1e-6)
 
 
 def test_a_batch_gives_the_values_of_its_single_images() -> None:
@@ -85,8 +86,7 @@ def test_the_sealed_graph_has_the_contracts_inputs_and_outputs() -> None:
         ("pixels", "tensor(uint8)", ["batch", tiny.SIDE, tiny.SIDE, 3]),
         ("logits", "tensor(float)", ["batch", tiny.CLASSES]),
         ("features", "tensor(float)", ["batch", tiny.WIDTH]),
-        ("energy", "tensor(float)", ["batch"]),
-        ("mahalanobis", "tensor(float)", ["batch"]),
+        ("scores", "tensor(float)", ["batch", 2]),
         ("nearest_class", "tensor(int64)", ["batch"]),
     ]
     assert "ReduceLogSumExp" not in {node.op_type for node in sealed.graph.node}
@@ -117,7 +117,7 @@ def test_backbones_of_several_opsets_are_sealed(opset: int) -> None:
 
 def test_a_graph_with_another_temperature_is_caught() -> None:
     outputs = run(seal(tiny.backbone(tiny.numbers()), tiny.SPEC, tiny.head()), images(2))
-    outputs.energy[1] += np.float32(1e-3)
+    outputs.scores[1, 0] += np.float32(1e-3)
 
     with pytest.raises(BuildRefused, match="differ from float64"):
         check_against_float64(outputs, tiny.head())

@@ -1,0 +1,1 @@
+"""Draws synthetic OOD images: patterns, documents, screens, charts and drawings."""
