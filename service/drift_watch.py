@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from tidegate.service.drift import state
 from tidegate.service.drift.monitor import Monitor, Report, State
+from tidegate.service.drift.words import findings
 from tidegate.service.metrics import DriftGauges
 
 log = logging.getLogger(__name__)
@@ -23,9 +25,15 @@ class DriftWatch:
     """Evaluates one model's monitors, on the event loop that updates them."""
 
     def __init__(
-        self, monitor: Monitor, gauges: DriftGauges, digest: str, path: Path | None
+        self,
+        monitor: Monitor,
+        gauges: DriftGauges,
+        labels: Sequence[str],
+        digest: str,
+        path: Path | None,
     ) -> None:
         """Keep the state of the bundle with this digest in the file `path`; None = disabled."""
+        self._labels = labels
         self._monitor = monitor
         self._gauges = gauges
         self._digest = digest
@@ -50,13 +58,23 @@ class DriftWatch:
         """Publish the monitors' report, and log each alarm that started or was cleared."""
         report = self._monitor.report()
         alarms = report.alarms
-        for name in sorted(alarms - self._alarms):
-            log.warning("drift: %s alarm after %d images", name, report.images)
+        if alarms - self._alarms:
+            told = {found.monitor: found.text for found in findings(report, self._labels)}
+            for name in sorted(alarms - self._alarms):
+                log.warning("drift: %s alarm after %d images: %s", name, report.images, told[name])
         for name in sorted(self._alarms - alarms):
             log.info("drift: %s alarm cleared", name)
         for name, detector in report.detectors.items():
             evidence = detector.statistic / detector.threshold
             self._gauges.detector(name, alarm=detector.alarm, evidence=evidence)
+        for name, share in report.shares.items():
+            self._gauges.detector(name, alarm=share.alarm, evidence=share.evidence)
+        learned = report.learned
+        self._gauges.learned(
+            {"ood-rate": learned.ood_design_effect, "class-mix": learned.class_design_effect},
+            learned.days,
+            learned.near_duplicates,
+        )
         for name, found in report.histograms.items():
             z, psi_excess = found.shift.z, found.shift.psi_excess
             self._gauges.histogram(name, alarm=found.alarm, z=z, psi_excess=psi_excess)

@@ -165,9 +165,8 @@ def _draft(model: SealedModel, calibration: DemoCalibration, made_as: m.Provenan
         ),
         gate_file=_gate_file(calibration),
         reference=m.ReferenceFit(
-            samples=len(calibration.energy_a) + len(calibration.combined_b),
-            class_fraction=tuple(float(share) for share in calibration.class_fraction),
-            note="Predictions on the calibration photographs, smoothed; not a traffic forecast.",
+            class_counts=tuple(calibration.class_counts.tolist()),
+            note="Predictions on the calibration photographs; not a traffic forecast.",
         ),
         probes=golden_probes(),
         card=model_card(report).encode(),

@@ -24,7 +24,7 @@ from tidegate.models.demo.source import CHECKPOINT_SHA256
 from tidegate.models.demo.spec import PREPROCESS
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting import synthetic_ood
-from tidegate.models.fitting.drift_reference import SMOOTHING, class_fractions
+from tidegate.models.fitting.drift_reference import class_counts
 from tidegate.models.probes.photographs import PHOTOS
 from tidegate.models.progress import follow
 from tidegate.models.sealing.check import check_against_float64, run
@@ -66,9 +66,13 @@ def calibrate(
     calibration = DemoCalibration(
         centre=fit.centre,
         **fold_scores(outputs["fold_a"], outputs["fold_b"]),
-        class_fraction=class_fractions(
-            np.concatenate([outputs[name].logits.argmax(axis=1) for name in ("fold_a", "fold_b")]),
-            outputs["fold_a"].logits.shape[1],
+        class_counts=np.array(
+            class_counts(
+                np.concatenate(
+                    [outputs[name].logits.argmax(axis=1) for name in ("fold_a", "fold_b")]
+                ),
+                outputs["fold_a"].logits.shape[1],
+            )
         ),
         report=_report(parts, fit, sealed),
     )
@@ -176,6 +180,5 @@ def _report(parts: Mapping[str, list[Photograph]], fit: Fit, sealed: bytes) -> d
             },
         },
         "thresholds": {"alpha_reject": ALPHA_REJECT, "alpha_review": ALPHA_REVIEW},
-        "smoothing": SMOOTHING,
         "witnesses": witness_scores(sealed),
     }

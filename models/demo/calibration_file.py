@@ -16,7 +16,7 @@ from tidegate.models.errors import BuildRefused
 from tidegate.service.ood.gates import FinalFold, Gate
 
 Float64 = NDArray[np.float64]
-_ARRAYS = ("centre", "energy_a", "mahalanobis_a", "combined_b", "class_fraction")
+_ARRAYS = ("centre", "energy_a", "mahalanobis_a", "combined_b", "class_counts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class DemoCalibration:
     energy_a: Float64
     mahalanobis_a: Float64
     combined_b: Float64
-    class_fraction: Float64  # [1000]
+    class_counts: NDArray[np.int64]  # [1000]
     report: dict[str, Any]
 
     @property

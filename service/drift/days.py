@@ -180,6 +180,24 @@ class Days:
         since = self._since(window, int(moved[0]), before) if len(moved) else 0.0
         return Comparison(float(evidence.max()) / needed, moved, shares, before, since)
 
+    def window_images(self, hour: int) -> int:
+        """Return the number of images in the last hours."""
+        return int(self.recent_images[self.recent_hour > hour - WINDOW_H].sum())
+
+    def visible(
+        self, factor: float, sealed: Baseline, design_effect: float, needed: float
+    ) -> int:
+        """Return for how many columns a share `factor` times as large would be noticed.
+
+        In the last hours, compared with what was learned or, before that, with `sealed`.
+        """
+        against = self.baseline() if self.learned else sealed
+        images = float(self.recent_images.sum())
+        if images == 0:
+            return 0
+        counts = np.minimum(factor * against.counts / against.images, 1.0) * images
+        return int((self.weigh(counts, images, against, design_effect) >= needed).sum())
+
     def weigh(
         self, counts: Float64, images: float, against: Baseline, design_effect: float
     ) -> Float64:

@@ -64,13 +64,14 @@ class Dependence:
         signals are linearly independent, `kurtosis` the largest excess kurtosis of one.
         """
         worst = 1.0
+        means = self.sums.sum(axis=1) / self.sums.shape[1]
         for level in range(LEVELS):
             pairs = float(self.counts[level])
             # The variance of a squared difference is 2 + kurtosis / images.
             freedom = pairs * independent * 2 / max(2 + kurtosis / 2 ** (level + 1), 0.5)
             if pairs < 4 or freedom < 8:
                 continue
-            mean = float(self.sums[level].mean()) / pairs
+            mean = float(means[level]) / pairs
             if wilson_hilferty(mean * freedom, freedom) > _SIGNIFICANT:
                 worst = max(worst, mean * (1 + _UPPER * math.sqrt(2 / freedom)))
         return min(worst, MAX_DESIGN_EFFECT)

@@ -34,6 +34,7 @@ from tidegate.service.drift.sequential import (
 
 RUN_LENGTH = 1_000_000  # images; a monitor's false alarms are at least so far apart on average
 WINDOW = 2_000  # images
+RATE_WINDOW = 200  # images, for a rejected share in words
 INPUTS_WINDOW = 500  # images with measured input statistics
 Z_LIMIT = 5.0
 PSI_LIMIT = 0.1
@@ -54,6 +55,7 @@ _P_EDGES = np.linspace(0, 1, 11)[1:-1]
 _SIGNALS = 8  # random signs per class, whose correlation is that of the classes
 _LEAST_VARIANCE = 0.05  # of a sign: below, nearly all images have the same one
 _SIGN_IMAGES = 4_096  # over which a sign's mean fades
+_REACHED = (2.0, 5.0, 20.0)  # times alpha
 _ALL = 1 - 1e-9  # a share's limit is below 1, because odds are computed
 
 State = dict[str, NDArray[np.generic]]
@@ -105,6 +107,18 @@ class Learned:
 
 
 @dataclass(frozen=True, slots=True)
+class Reach:
+    """Changes that the monitors would notice, with the expected number of images; inf: never."""
+
+    counted: int  # images that the detectors have seen
+    rejections: tuple[tuple[float, float], ...]  # (share of rejected images, images)
+    typical_class: int  # of the median share
+    fifth: float  # images until a fifth of them in the typical class is noticed
+    window_images: int  # in the last 36 hours
+    tripled: int  # classes whose tripled share the window would show
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The results of all monitors at one moment."""
 
@@ -117,7 +131,12 @@ class Report:
     label_shift: LabelShift | None  # None without a sealed confusion matrix
     expected_accuracy: float | None  # an estimate: the mean probability of the predicted classes
     recent_classes: NDArray[np.int64]  # counts of the last predictions, [classes]
+    recent_rejected: tuple[int, int]  # (rejected, all) of the last images
+    reference_counts: NDArray[np.int64]  # [classes]
+    rate_limit: float  # the highest usual share of rejected images
+    run_length: float
     learned: Learned
+    reach: Reach
 
     @property
     def alarms(self) -> frozenset[str]:
@@ -152,6 +171,11 @@ class Monitor:
         self.ood = RateDetector(self._rate_limit, run_length)
         self.mix = MixDetector(self._lower, self._upper, run_length)
         self._rejected_days, self._class_days = Days(1), Days(classes)
+        n, counts = reference.calibration_samples, reference.class_counts
+        self._sealed = {
+            "rejected-share": Baseline(np.array([reference.alpha_reject * n]), float(n)),
+            "class-share": Baseline(counts.astype(np.float64), float(counts.sum())),
+        }
         self._shares = {name: ShareFinding(None) for name in ("rejected-share", "class-share")}
         self._signs = np.random.default_rng(0).choice([-1.0, 1.0], (classes, _SIGNALS))
         self._sign_means = np.zeros(_SIGNALS)
@@ -161,6 +185,7 @@ class Monitor:
         self._near_duplicates = 0
         self._hour = 0  # of the last image, since 1970
         self._predicted = Recent(classes, WINDOW)
+        self._rejections = Recent(2, RATE_WINDOW)
         self._p_values = Recent(len(_P_EDGES) + 1, WINDOW)
         self._binned = {
             name: Recent(len(bins.counts), INPUTS_WINDOW if name in INPUTS else WINDOW)
@@ -175,6 +200,8 @@ class Monitor:
         self._confidence = 0.0  # mean probability of the last images' predicted classes
         self._answered = 0
         self._waiting: list[tuple[float, int, float, float, bool]] = []
+        self.ood_design_effect = self.class_design_effect = 1.0
+        self._reach_of, self._tripled = (-2, 1.0, 1.0), 0
         self._nulls = (-1, 1.0, 1.0)  # hour and design effects for which the detectors are set
         self._usual = (self._rejected_days.profile(0, 1.0), self._class_days.profile(0, 1.0))
         self._set_nulls()
@@ -244,6 +271,11 @@ class Monitor:
             ),
             expected_accuracy=self._confidence if self._answered else None,
             recent_classes=predicted,
+            recent_rejected=(int(self._rejections.total[1]), int(self._rejections.total.sum())),
+            reference_counts=reference.class_counts,
+            rate_limit=self.ood.limit,
+            run_length=self._run_length,
+            reach=self._reach(),
             learned=Learned(
                 self._rejected_days.learned_days,
                 self.ood_design_effect,
@@ -252,19 +284,24 @@ class Monitor:
             ),
         )
 
-    @property
-    def ood_design_effect(self) -> float:
-        """Return the design effect of rejections and p-values."""
-        return self._p_dependence.design_effect()
-
-    @property
-    def class_design_effect(self) -> float:
-        """Return the design effect of the predicted classes."""
-        variance = float(self._sign_variances.min())
-        classes = self._class_dependence.design_effect(
-            independent=min(_SIGNALS, len(self._signs) - 1), kurtosis=4 / variance - 6
+    def _reach(self) -> Reach:
+        counts = self.reference.class_counts
+        typical = int(np.argsort(counts)[len(counts) // 2])
+        alpha = self.reference.alpha_reject
+        rates = [min(0.9, factor * alpha) for factor in _REACHED]
+        if self._reach_of != self._nulls:  # 10,000 classes take milliseconds
+            self._reach_of, needed = self._nulls, self._needed("class-share")
+            self._tripled = self._class_days.visible(
+                3.0, self._sealed["class-share"], self.class_design_effect, needed
+            )
+        return Reach(
+            self._counted,
+            tuple((rate, self.ood.delay(rate)) for rate in rates),
+            typical,
+            self.mix.delay(typical, min(0.99, 0.2 + 0.8 * counts[typical] / counts.sum())),
+            self._class_days.window_images(self._hour),
+            self._tripled,
         )
-        return max(classes, self.ood_design_effect)
 
     def _evaluate_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -318,6 +355,7 @@ class Monitor:
         self._rejected_days.add(hits, len(images.times), self._hour, clean=clean)
         self._class_days.add(counts, len(classes), self._hour, clean=clean)
         self._p_values.add(_P_EDGES.searchsorted(images.p_values))  # a bin includes its upper edge
+        self._rejections.add(images.rejected.astype(np.int64))
         self._predicted.add(classes)
         self._count("confidence", images.confidences[answered])
         for confidence in images.confidences[answered].tolist():
@@ -333,6 +371,8 @@ class Monitor:
 
     def _set_nulls(self) -> None:
         """Adjust the detectors to the hour of the day and to the dependence of the images."""
+        self.ood_design_effect = self._p_dependence.design_effect()
+        self.class_design_effect = max(self._of_classes(), self.ood_design_effect)
         ood, mix = _rounded(self.ood_design_effect), _rounded(self.class_design_effect)
         if (self._hour, ood, mix) == self._nulls:
             return
@@ -347,6 +387,13 @@ class Monitor:
         self.ood.set_null(min(most, 0.5), ood)
         self.mix.set_null(
             self._lower * classes.lowest, np.minimum(self._upper * classes.highest, _ALL), mix
+        )
+
+    def _of_classes(self) -> float:
+        """Return the design effect of the predicted classes."""
+        variance = float(self._sign_variances.min())
+        return self._class_dependence.design_effect(
+            independent=min(_SIGNALS, len(self._signs) - 1), kurtosis=4 / variance - 6
         )
 
     def _class_signals(self, classes: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -364,35 +411,36 @@ class Monitor:
 
     def _compare_shares(self) -> None:
         """Compare the last 36 hours with the calibration and with what was learned."""
-        reference = self.reference
-        since_last = min(max(self._counted - self._compared, 1), _MOST_AT_ONCE)
-        self._compared = self._counted
-        n = reference.calibration_samples
-        sealed = {
-            "rejected-share": Baseline(np.array([reference.alpha_reject * n]), float(n)),
-            "class-share": Baseline(
-                reference.class_counts.astype(np.float64), float(reference.class_counts.sum())
-            ),
-        }
         for name, days, effect in (
             ("rejected-share", self._rejected_days, self.ood_design_effect),
             ("class-share", self._class_days, self.class_design_effect),
         ):
-            fewer = name == "class-share"
-            tests = 2 * len(sealed[name].counts) * (2 if fewer else 1)  # two baselines
-            needed = math.log(tests * self._run_length / since_last)
+            needed = self._needed(name)
             if self._shares[name].alarm:
                 needed /= 2  # an alarm ends when half of the evidence is gone
-            found = [days.compare(self._hour, sealed[name], effect, needed, fewer=fewer)]
+            fewer = name == "class-share"
+            found = [days.compare(self._hour, self._sealed[name], effect, needed, fewer=fewer)]
             if days.learned:
                 known = days.baseline()
                 found.append(days.compare(self._hour, known, effect, needed, fewer=fewer))
-            self._shares[name] = ShareFinding(max(found, key=lambda one: one.evidence))
+            self._shares[name] = ShareFinding(max(found, key=lambda one: (len(one.moved) > 0, one.evidence)))
+        self._compared = self._counted
+
+    def _needed(self, name: str) -> float:
+        """Return the evidence that a column of 36 hours needs for an alarm.
+
+        Each hour may spend its images over the run length, divided by the number of comparisons:
+        two baselines, and for classes two directions of each.
+        """
+        columns = len(self._sealed[name].counts)
+        comparisons = 2 * columns * (2 if name == "class-share" else 1)
+        since_last = min(max(self._counted - self._compared, 1), _MOST_AT_ONCE)
+        return math.log(comparisons * self._run_length / since_last)
 
     def state(self) -> State:
         """Return the state as arrays, for `restore` in another process."""
         self._evaluate_waiting()
-        recent = {"predicted": self._predicted, "p-value": self._p_values, **self._binned}
+        recent = self._recent
         return {
             "totals": np.array(
                 [
@@ -419,6 +467,15 @@ class Monitor:
             **{f"recent.{name}": counted.counts.copy() for name, counted in recent.items()},
             "features.counts": self._features.counts.copy(),
             "features.sums": self._features.sums.copy(),
+        }
+
+    @property
+    def _recent(self) -> dict[str, Recent]:
+        return {
+            "predicted": self._predicted,
+            "rejected": self._rejections,
+            "p-value": self._p_values,
+            **self._binned,
         }
 
     @property
@@ -459,9 +516,7 @@ class Monitor:
         for name, part in self._learning.items():
             fields = part.state()
             part.restore({field: given[f"{name}.{field}"] for field in fields})
-        self._predicted.restore(given["recent.predicted"])
-        self._p_values.restore(given["recent.p-value"])
-        for name, counted in self._binned.items():
+        for name, counted in self._recent.items():
             counted.restore(given[f"recent.{name}"])
         self._features.restore(given["features.counts"], given["features.sums"])
         self._set_nulls()
@@ -487,7 +542,7 @@ class Monitor:
             raise ValueError("totals must be counts of images and of parts of them")
         if float(given["confidence"]) > 1 or (np.abs(given["sign_means"].astype(float)) > 1).any():
             raise ValueError("a probability or a mean of signs is above 1")
-        recent = {"predicted": self._predicted, "p-value": self._p_values, **self._binned}
+        recent = self._recent
         for name, recently in recent.items():
             recently.check(given[f"recent.{name}"])
         self._features.check(given["features.counts"])

@@ -21,7 +21,7 @@ from tests.docker import boards
 from tests.docker.class_mix import class_mix
 from tests.docker.programs import LISTENING, started, tool
 from tests.fakes import FakeNvml
-from tidegate.models.fitting.drift_reference import SMOOTHING
+from tidegate.service.bundle.manifest import SMOOTHING
 from tidegate.service.metrics import Metrics, ModelMetrics, ServedModel
 from tidegate.service.nvml import GpuCollector
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.docker.exposed import exposed, published
-from tidegate.models.fitting.drift_reference import SMOOTHING
+from tidegate.service.bundle.manifest import SMOOTHING
 from tidegate.service.cpu import usable_cores
 from tidegate.service.settings import Settings
 

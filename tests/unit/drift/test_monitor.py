@@ -22,14 +22,14 @@ from tidegate.service.imaging.statistics import input_statistics
 from tidegate.service.types import Pixels
 
 CLASSES, WIDTH = 10, 8
+START = 1_767_571_200.0  # a Monday
 
 
 def reference(classes: int = CLASSES) -> Reference:
     deciles = np.linspace(0.1, 0.9, 9)
     flat = np.full(10, 400)
     return Reference(
-        class_fractions=np.full(classes, 1 / classes),
-        samples=4000,
+        class_counts=np.full(classes, 4000 // classes),
         alpha_reject=0.01,
         calibration_samples=1999,
         histograms={name: Bins(deciles, flat) for name in ("confidence", "brightness", "energy")},
@@ -46,14 +46,18 @@ def feed(
     p_power: float = 1.0,
     moved: float = 0.0,
 ) -> None:
+    """Feed images at 600 an hour."""
     rng = np.random.default_rng(seed)
     classes, confidences = rng.integers(0, CLASSES, images), rng.random(images)
     p_values = rng.random(images) ** p_power
-    for c, confidence, p in zip(
-        classes.tolist(), confidences.tolist(), p_values.tolist(), strict=True
+    start = START + 6 * monitor.report().images
+    for image, (c, confidence, p) in enumerate(
+        zip(classes.tolist(), confidences.tolist(), p_values.tolist(), strict=True)
     ):
         features = rng.standard_normal(WIDTH, np.float32) + np.float32(moved)
-        monitor.observe(c, confidence, p, features, rejected=p <= 0.01)
+        monitor.observe(
+            c, confidence, p, features, rejected=p <= 0.01, time=start + 6 * image
+        )
         monitor.observe_inputs({"brightness": min(1.0, rng.random() + brightness), "blur": 3.0})
 
 
@@ -143,7 +147,7 @@ def test_ood_images_are_detected_by_rate_and_p_values() -> None:
 
     feed(monitor, 2000, p_power=3.0)
 
-    assert monitor.report().alarms == {"ood-rate", "p-value"}
+    assert monitor.report().alarms == {"ood-rate", "p-value", "rejected-share"}
 
 
 def test_a_saved_state_continues_in_another_monitor(tmp_path: Path) -> None:
@@ -217,10 +221,9 @@ def test_nothing_observed_is_no_shift() -> None:
 def test_recent_drops_whole_blocks() -> None:
     recent = Recent(2, window=20, blocks=4)
 
-    for _ in range(40):
-        recent.add(0)
+    recent.add(np.zeros(40, np.int64))
     for _ in range(20):
-        recent.add(1)
+        recent.add(np.ones(1, np.int64))
 
     assert recent.total.tolist() == [0, 20]
 
