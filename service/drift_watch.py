@@ -57,27 +57,18 @@ class DriftWatch:
     def publish(self) -> Report:
         """Publish the monitors' report, and log each alarm that started or was cleared."""
         report = self._monitor.report()
-        alarms = report.alarms
-        if alarms - self._alarms:
-            told = {found.monitor: found.text for found in findings(report, self._labels)}
-            for name in sorted(alarms - self._alarms):
-                log.warning("drift: %s alarm after %d images: %s", name, report.images, told[name])
-        for name in sorted(self._alarms - alarms):
-            log.info("drift: %s alarm cleared", name)
+        self._log_alarms(report)
         for name, detector in report.detectors.items():
             evidence = detector.statistic / detector.threshold
             self._gauges.detector(name, alarm=detector.alarm, evidence=evidence)
         for name, share in report.shares.items():
             self._gauges.detector(name, alarm=share.alarm, evidence=share.evidence)
-        learned = report.learned
-        self._gauges.learned(
-            {"ood-rate": learned.ood_design_effect, "class-mix": learned.class_design_effect},
-            learned.days,
-            learned.near_duplicates,
-        )
         for name, found in report.histograms.items():
             z, psi_excess = found.shift.z, found.shift.psi_excess
             self._gauges.histogram(name, alarm=found.alarm, z=z, psi_excess=psi_excess)
+        learned = report.learned
+        effects = {"ood-rate": learned.ood_design_effect, "class-mix": learned.class_design_effect}
+        self._gauges.learned(effects, learned.days, learned.near_duplicates)
         if (moved := report.embedding) is not None:
             z, distance = moved.shift.z, moved.shift.distance
             self._gauges.embedding(alarm=moved.alarm, z=z, distance=distance)
@@ -85,8 +76,15 @@ class DriftWatch:
             self._gauges.expected_accuracy(report.expected_accuracy)
         if (shift := report.label_shift) is not None:
             self._gauges.label_shift(shift.fractions.tolist(), shift.residual_z)
-        self._alarms = alarms
         return report
+
+    def _log_alarms(self, report: Report) -> None:
+        before, self._alarms = self._alarms, report.alarms
+        for finding in findings(report, self._labels):
+            if finding.monitor not in before:
+                log.warning("drift: %s alarm: %s", finding.monitor, finding.text)
+        for name in sorted(before - self._alarms):
+            log.info("drift: %s alarm cleared", name)
 
     async def run(self) -> None:
         """Publish and save until cancelled, then save once more.

@@ -333,9 +333,7 @@ class DriftGauges:
         self._alarm.labels(*self._model, monitor).set(alarm)
         self._evidence.labels(*self._model, monitor).set(evidence)
 
-    def learned(
-        self, design_effects: Mapping[str, float], days: int, near_duplicates: int
-    ) -> None:
+    def learned(self, design_effects: Mapping[str, float], days: int, near_duplicates: int) -> None:
         """Publish what the monitors have learned; design effects by monitor."""
         for monitor, effect in design_effects.items():
             self._design_effect.labels(*self._model, monitor).set(effect)

@@ -1,7 +1,7 @@
 """When an alarm of a sequential detector began, and when it ends.
 
-An alarm ends after `hold` images in which the evidence, collected anew from zero, has not reached
-the square root of the threshold. `hold` is twice as long as the alarm took, within limits.
+An alarm ends after `hold` images in which the evidence, collected anew from zero, has not confirmed
+it. `hold` is three times as long as the alarm took, within limits.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-SHORTEST_HOLD = 200  # images
+SHORTEST_HOLD = 300  # images
 LONGEST_HOLD = 5_000
 
 
@@ -41,7 +41,7 @@ class Alarm:
             # The second half of the evidence took as long as the first.
             half = self.images - self.quiet_image
             self.since = now - 2 * (now - self.quiet_time) if self.quiet_time else now
-            self.hold = min(max(4 * half, SHORTEST_HOLD), LONGEST_HOLD)
+            self.hold = min(max(6 * half, SHORTEST_HOLD), LONGEST_HOLD)
         self.on = True
         self.confirmed = self.images
 

@@ -26,6 +26,7 @@ MAX_SWING = 0.5  # of a share within a day or a week; more than that is not ordi
 _UNKNOWN_SPREAD = MAX_SWING**2 / 2  # the mean square of a sine of that amplitude
 _UPPER = 1.28  # standard errors: spreads are upper limits at 90 %
 _PHASE = 1 / 16  # 36 hours are not whole days: the part of the daily rhythm's square that is left
+_PLACES = WINDOW_H + 1
 _NONE = -1  # an hour or a day that was not seen yet
 
 
@@ -60,10 +61,11 @@ class Days:
     """Counts per hour of the last hours, and what was learned from the hours before."""
 
     def __init__(self, columns: int) -> None:
-        self.recent = np.zeros((WINDOW_H, columns), np.int32)  # of hour h at h % WINDOW_H
-        self.recent_images = np.zeros(WINDOW_H, np.int64)
-        self.recent_hour = np.full(WINDOW_H, _NONE, np.int64)
-        self.recent_clean = np.ones(WINDOW_H, bool)
+        # Of hour h at h % _PLACES: the window, and the hour that is not over yet.
+        self.recent = np.zeros((_PLACES, columns), np.int32)
+        self.recent_images = np.zeros(_PLACES, np.int64)
+        self.recent_hour = np.full(_PLACES, _NONE, np.int64)
+        self.recent_clean = np.ones(_PLACES, bool)
         self.hours = np.zeros((24, columns), np.int64)
         self.hours_images = np.zeros(24, np.int64)
         self.weekdays = np.zeros((7, columns), np.int64)
@@ -84,9 +86,9 @@ class Days:
 
     def add(self, counts: Int64, images: int, hour: int, *, clean: bool) -> None:
         """Add images of one hour; `clean` is whether no monitor alarms."""
-        place = hour % WINDOW_H
+        place = hour % _PLACES
         if self.recent_hour[place] != hour:
-            for old in np.flatnonzero(self.recent_hour <= hour - WINDOW_H):
+            for old in np.flatnonzero(self.recent_hour < hour - WINDOW_H):
                 self._learn(int(old))
             self.recent_hour[place] = hour
         self.recent[place] += counts.astype(np.int32)
@@ -155,14 +157,22 @@ class Days:
         return by_day + _PHASE * by_hour
 
     def compare(
-        self, hour: int, against: Baseline, design_effect: float, needed: float, *, fewer: bool
+        self,
+        hour: int,
+        against: Baseline,
+        design_effect: float,
+        needed: float,
+        *,
+        fewer: bool,
+        alarmed: bool,
     ) -> Comparison:
-        """Compare the shares of the last hours with a baseline's.
+        """Compare the shares of the 36 hours before `hour` with a baseline's.
 
         If nothing changed, each column is returned with a probability of at most exp(−needed).
-        `fewer` is whether a share that shrinks counts, too.
+        `fewer` is whether a share that shrinks counts, too. If `alarmed`, half of the evidence
+        suffices.
         """
-        window = self.recent_hour > hour - WINDOW_H
+        window = self._window(hour)
         images = float(self.recent_images[window].sum())
         counts = self.recent[window].sum(axis=0).astype(np.float64)
         shares, before = counts / max(images, 1.0), against.counts / max(against.images, 1.0)
@@ -175,24 +185,28 @@ class Days:
             large |= shares < (1 - MAX_SWING) * before
         else:
             evidence *= grown
-        moved = np.flatnonzero(large & (evidence >= needed))
+        moved = np.flatnonzero(large & (evidence >= (needed / 2 if alarmed else needed)))
         moved = moved[np.argsort(-evidence[moved])]
         since = self._since(window, int(moved[0]), before) if len(moved) else 0.0
         return Comparison(float(evidence.max()) / needed, moved, shares, before, since)
 
     def window_images(self, hour: int) -> int:
         """Return the number of images in the last hours."""
-        return int(self.recent_images[self.recent_hour > hour - WINDOW_H].sum())
+        return int(self.recent_images[self._window(hour)].sum())
+
+    def _window(self, hour: int) -> NDArray[np.bool_]:
+        """Return the places of the 36 hours before `hour`."""
+        return (self.recent_hour >= hour - WINDOW_H) & (self.recent_hour < hour)
 
     def visible(
-        self, factor: float, sealed: Baseline, design_effect: float, needed: float
+        self, hour: int, factor: float, sealed: Baseline, design_effect: float, needed: float
     ) -> int:
         """Return for how many columns a share `factor` times as large would be noticed.
 
         In the last hours, compared with what was learned or, before that, with `sealed`.
         """
         against = self.baseline() if self.learned else sealed
-        images = float(self.recent_images.sum())
+        images = float(self.window_images(hour))
         if images == 0:
             return 0
         counts = np.minimum(factor * against.counts / against.images, 1.0) * images

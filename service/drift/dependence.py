@@ -4,7 +4,9 @@ Images that come in runs (a video, an album, a batch of one client) are alike. F
 images a count varies k times as much as for independent images; this factor is the design effect
 D (Kish 1965). It is measured by differences of neighbouring blocks of 1, 2, 4, … images (Haar's
 wavelet, or Allan's variance). The differences do not see the level, so neither a slow change nor a
-daily rhythm is taken for dependence, and an incident is seen only at its two ends.
+daily rhythm is taken for dependence, and an incident is seen only at its two ends. As long as there
+are few differences of large blocks, an upper limit from neighbouring images counts, too: the first
+images count as one run until they differ.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ from tidegate.service.drift.histograms import wilson_hilferty
 Float64 = NDArray[np.float64]
 
 MAX_DESIGN_EFFECT = 64.0
-LEVELS = 9  # blocks of 1 to 256 images
+LEVELS = 11  # blocks of 1 to 1,024 images
 _REMEMBERED = 1024  # differences per level; when it is reached, all count half from then on
 _SIGNIFICANT = 4.0  # standard errors
+_FIRST_IMAGES = 4_096  # before, neighbouring images count as well
+_NEIGHBOURS = 1.64  # standard errors: a lower limit at 95 %
 _UPPER = 1.28  # standard errors: the estimate is an upper limit at 90 %
 
 
@@ -34,9 +38,11 @@ class Dependence:
         self.counts = np.zeros(LEVELS)
         self.waiting = np.zeros((LEVELS, signals))  # a block that has no neighbour yet
         self.has_waiting = np.zeros(LEVELS, bool)
+        self.images = np.zeros(1)
 
     def add(self, signals: Float64) -> None:
         """Add images in the order of their arrival, [n, signals]."""
+        self.images += len(signals)
         blocks = signals
         for level in range(LEVELS):
             if self.has_waiting[level]:
@@ -63,7 +69,7 @@ class Dependence:
         It is 1 unless some level differs significantly from independence. `independent` is how many
         signals are linearly independent, `kurtosis` the largest excess kurtosis of one.
         """
-        worst = 1.0
+        worst = self._of_neighbours(independent) if self.images[0] < _FIRST_IMAGES else 1.0
         means = self.sums.sum(axis=1) / self.sums.shape[1]
         for level in range(LEVELS):
             pairs = float(self.counts[level])
@@ -75,6 +81,19 @@ class Dependence:
             if wilson_hilferty(mean * freedom, freedom) > _SIGNIFICANT:
                 worst = max(worst, mean * (1 + _UPPER * math.sqrt(2 / freedom)))
         return min(worst, MAX_DESIGN_EFFECT)
+
+    def _of_neighbours(self, independent: int) -> float:
+        """Return an upper limit from the difference of neighbouring images alone.
+
+        If their correlation is ρ, and that of images n apart ρⁿ, D is (1 + ρ)/(1 − ρ).
+        """
+        pairs = float(self.counts[0])
+        freedom = pairs * independent
+        if freedom < 8:
+            return MAX_DESIGN_EFFECT
+        mean = float(self.sums[0].mean()) / pairs  # 1 − ρ
+        least = mean * (1 - _NEIGHBOURS * math.sqrt(2 / freedom))
+        return min(max(2 / max(least, 1e-3) - 1, 1.0), MAX_DESIGN_EFFECT)
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """Return the arrays, for `restore` in another process."""

@@ -55,9 +55,7 @@ class Recent:
         self._in_block = int(counts[0].sum())
 
 
-def shift(
-    observed: Int64, expected: Float64, samples: float, design_effect: float = 1.0
-) -> Shift:
+def shift(observed: Int64, expected: Float64, samples: float, design_effect: float = 1.0) -> Shift:
     """Compare counts [bins] with expected counts [bins] out of `samples` reference images.
 
     With a design effect, the images tell as much as `images / design_effect` independent ones.

@@ -141,8 +141,9 @@ class Report:
     @property
     def alarms(self) -> frozenset[str]:
         """Return the names of the monitors that alarm."""
-        found = {**self.detectors, **self.shares, **self.histograms}
-        alarms = {name for name, one in found.items() if one.alarm}
+        alarms = {name for name, found in self.detectors.items() if found.alarm}
+        alarms |= {name for name, share in self.shares.items() if share.alarm}
+        alarms |= {name for name, compared in self.histograms.items() if compared.alarm}
         if self.embedding is not None and self.embedding.alarm:
             alarms.add("embedding")
         return frozenset(alarms)
@@ -176,7 +177,8 @@ class Monitor:
             "rejected-share": Baseline(np.array([reference.alpha_reject * n]), float(n)),
             "class-share": Baseline(counts.astype(np.float64), float(counts.sum())),
         }
-        self._shares = {name: ShareFinding(None) for name in ("rejected-share", "class-share")}
+        self._shares = {name: ShareFinding(None) for name in self._sealed}
+        self._share_alarms = dict.fromkeys(self._sealed, False)
         self._signs = np.random.default_rng(0).choice([-1.0, 1.0], (classes, _SIGNALS))
         self._sign_means = np.zeros(_SIGNALS)
         self._sign_images = 0
@@ -197,6 +199,7 @@ class Monitor:
         self._images = 0
         self._counted = 0  # without near-duplicates
         self._compared = 0  # counted images when the shares were last compared
+        self._new_images = 0  # in the hour before that
         self._confidence = 0.0  # mean probability of the last images' predicted classes
         self._answered = 0
         self._waiting: list[tuple[float, int, float, float, bool]] = []
@@ -292,7 +295,7 @@ class Monitor:
         if self._reach_of != self._nulls:  # 10,000 classes take milliseconds
             self._reach_of, needed = self._nulls, self._needed("class-share")
             self._tripled = self._class_days.visible(
-                3.0, self._sealed["class-share"], self.class_design_effect, needed
+                self._hour, 3.0, self._sealed["class-share"], self.class_design_effect, needed
             )
         return Reach(
             self._counted,
@@ -319,7 +322,9 @@ class Monitor:
 
     def _evaluate(self, images: Images) -> None:
         """Evaluate images hour by hour: what is usual depends on the hour."""
-        hours = np.maximum(np.maximum.accumulate((images.times // 3600).astype(np.int64)), self._hour)
+        hours = np.maximum(
+            np.maximum.accumulate((images.times // 3600).astype(np.int64)), self._hour
+        )
         for at in np.flatnonzero(np.diff(hours, prepend=-1)):
             same = slice(at, int(np.searchsorted(hours, hours[at], "right")))
             if hours[at] != self._hour:
@@ -364,9 +369,10 @@ class Monitor:
         self._counted += len(images.times)
 
     def _next_hour(self, hour: int) -> None:
-        if self._hour:
+        started, self._hour = self._hour > 0, hour
+        if started:
+            self._new_images, self._compared = self._counted - self._compared, self._counted
             self._compare_shares()
-        self._hour = hour
         self._set_nulls()
 
     def _set_nulls(self) -> None:
@@ -416,15 +422,23 @@ class Monitor:
             ("class-share", self._class_days, self.class_design_effect),
         ):
             needed = self._needed(name)
-            if self._shares[name].alarm:
-                needed /= 2  # an alarm ends when half of the evidence is gone
-            fewer = name == "class-share"
-            found = [days.compare(self._hour, self._sealed[name], effect, needed, fewer=fewer)]
+            baselines = [self._sealed[name]]
             if days.learned:
-                known = days.baseline()
-                found.append(days.compare(self._hour, known, effect, needed, fewer=fewer))
-            self._shares[name] = ShareFinding(max(found, key=lambda one: (len(one.moved) > 0, one.evidence)))
-        self._compared = self._counted
+                baselines.append(days.baseline())
+            found = [
+                days.compare(
+                    self._hour,
+                    baseline,
+                    effect,
+                    needed,
+                    fewer=name == "class-share",
+                    alarmed=self._share_alarms[name],
+                )
+                for baseline in baselines
+            ]
+            best = max(found, key=lambda one: (len(one.moved) > 0, one.evidence))
+            self._shares[name] = ShareFinding(best)
+            self._share_alarms[name] = self._shares[name].alarm
 
     def _needed(self, name: str) -> float:
         """Return the evidence that a column of 36 hours needs for an alarm.
@@ -434,8 +448,8 @@ class Monitor:
         """
         columns = len(self._sealed[name].counts)
         comparisons = 2 * columns * (2 if name == "class-share" else 1)
-        since_last = min(max(self._counted - self._compared, 1), _MOST_AT_ONCE)
-        return math.log(comparisons * self._run_length / since_last)
+        new_images = min(max(self._new_images, 1), _MOST_AT_ONCE)
+        return math.log(comparisons * self._run_length / new_images)
 
     def state(self) -> State:
         """Return the state as arrays, for `restore` in another process."""
@@ -447,6 +461,7 @@ class Monitor:
                     self._images,
                     self._counted,
                     self._compared,
+                    self._new_images,
                     self._near_duplicates,
                     self._answered,
                     self._sign_images,
@@ -454,6 +469,7 @@ class Monitor:
                 ]
             ),
             "confidence": np.array(self._confidence),
+            "share_alarms": np.array(list(self._share_alarms.values())),
             "sign_means": self._sign_means.copy(),
             "r.ood-rate": self.ood.r.copy(),
             "r.class-mix": self.mix.r.copy(),
@@ -502,6 +518,7 @@ class Monitor:
             self._images,
             self._counted,
             self._compared,
+            self._new_images,
             self._near_duplicates,
             self._answered,
             self._sign_images,
@@ -519,31 +536,21 @@ class Monitor:
         for name, counted in self._recent.items():
             counted.restore(given[f"recent.{name}"])
         self._features.restore(given["features.counts"], given["features.sums"])
+        self._share_alarms = dict(zip(self._sealed, given["share_alarms"].tolist(), strict=True))
         self._set_nulls()
+        if self._compared:
+            self._compare_shares()
 
     def _refuse_unsound(self, given: State) -> None:
         """Raise ValueError if the values are impossible for a monitor."""
         for name, array in given.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise ValueError(f"{name} is not finite")
-            if name.endswith((".recent_hour", ".day")):
-                low = -1.0  # nothing was seen
-            elif name.endswith((".waiting", "features.sums", "sign_means")):
-                low = -math.inf
-            else:
-                low = 0.0
-            numbers = array.astype(np.float64)
-            if (numbers < low).any():
-                raise ValueError(f"{name} is negative")
-            if array.dtype.kind != "b" and not name.startswith("r.") and (numbers > _MOST_IMAGES).any():
-                raise ValueError(f"{name} is too large")
-        images, counted, compared, _, answered, *_ = given["totals"].tolist()
+            _refuse_impossible(name, array)
+        images, counted, compared, _, _, answered, *_ = given["totals"].tolist()
         if not (answered <= counted <= images and compared <= counted):
             raise ValueError("totals must be counts of images and of parts of them")
         if float(given["confidence"]) > 1 or (np.abs(given["sign_means"].astype(float)) > 1).any():
             raise ValueError("a probability or a mean of signs is above 1")
-        recent = self._recent
-        for name, recently in recent.items():
+        for name, recently in self._recent.items():
             recently.check(given[f"recent.{name}"])
         self._features.check(given["features.counts"])
 
@@ -565,6 +572,22 @@ class Monitor:
         n = self.reference.calibration_samples
         ranks = np.floor(np.concatenate([[0], _P_EDGES, [1]]) * (n + 1) + 1e-9)
         return _finding(self._p_values, np.diff(ranks), n + 1, self.ood_design_effect)
+
+
+def _refuse_impossible(name: str, array: NDArray[np.generic]) -> None:
+    """Raise ValueError if an array of a state has a value that a monitor's never has."""
+    numbers = array.astype(np.float64)
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{name} is not finite")
+    low = 0.0
+    if name.endswith((".recent_hour", ".day")):
+        low = -1.0  # nothing was seen
+    elif name.endswith((".waiting", "features.sums", "sign_means")):
+        low = -math.inf
+    if (numbers < low).any():
+        raise ValueError(f"{name} is negative")
+    if array.dtype.kind != "b" and not name.startswith("r.") and (numbers > _MOST_IMAGES).any():
+        raise ValueError(f"{name} is too large")
 
 
 def _rounded(design_effect: float) -> float:

@@ -28,10 +28,11 @@ Int64 = NDArray[np.int64]
 
 CONFIDENCE = 0.95  # of the limits of a null
 RATE_ODDS = (1.5, 2.0, 3.0, 5.0, 10.0, 30.0)  # odds ratios, alternative / limit
-MIX_ODDS_UP = (2.0, 6.0)
+MIX_ODDS_UP = (2.0, 4.0, 16.0)
 MIX_ODDS_DOWN = (1 / 5,)
 _RATE_CHUNK = 64  # images per array operation: 30^64 does not overflow
-_MIX_CHUNK = 32
+_MIX_CHUNK = 16
+_CONFIRMED = 20.0
 _SMALLEST = 1e-9  # of a limit, because odds are computed
 
 
@@ -65,8 +66,12 @@ class _Detector:
 
     @property
     def _level(self) -> float:
-        """The statistic that begins an alarm or, in an alarm, confirms it."""
-        return math.sqrt(self._threshold) if self.alarm.on else self._threshold
+        """The statistic that begins an alarm or, in an alarm, confirms it.
+
+        Usual images reach the latter within `hold` images with a probability of at most 5 %.
+        """
+        again = _CONFIRMED * self.alarm.hold * self._design_effect
+        return min(again, self._threshold) if self.alarm.on else self._threshold
 
     def _note(self, statistics: Float64, times: Float64) -> int:
         """Follow the statistic after each image, [n] each.
@@ -141,7 +146,7 @@ class MixDetector(_Detector):
         self._by_length: dict[int, tuple[Float64, Float64]] = {}
 
     def observe(self, classes: Int64, times: Float64) -> None:
-        """Add images, [n] each, by predicted class. An alarm is noticed once per 32 images."""
+        """Add images, [n] each, by predicted class. An alarm is noticed once per 16 images."""
         for at in range(0, len(classes), _MIX_CHUNK):
             chunk = slice(at, at + _MIX_CHUNK)
             self._advance(classes[chunk])
@@ -151,7 +156,7 @@ class MixDetector(_Detector):
         """Return the classes with the most evidence, at most five."""
         best = self.r.max(axis=1)
         order = np.argsort(-best)[:5]
-        return order[best[order] > best[order[0]] / 100]
+        return np.asarray(order[best[order] > best[order[0]] / 100])
 
     def _note_chunk(self, times: Float64) -> None:
         statistic = float(self.r.mean())

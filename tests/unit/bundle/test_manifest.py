@@ -132,7 +132,7 @@ def test_the_digest_covers_every_field() -> None:
         "name": "other",
         "version": "2",
         "calibration": originals.calibration.model_copy(update={"temperature": 2.0}),
-        "reference": originals.reference.model_copy(update={"samples": 401}),
+        "reference": originals.reference.model_copy(update={"class_counts": (161, 120, 80, 40)}),
         "provenance": originals.provenance.model_copy(update={"licence": "MIT"}),
         "engine": originals.engine.model_copy(update={"buckets": (1, 2)}),
         "gate": originals.gate.model_copy(update={"alpha_review": 0.06}),

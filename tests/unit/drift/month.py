@@ -13,8 +13,9 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +30,7 @@ from tidegate.service.drift.sequential import rate_limit
 START = 1_767_571_200.0  # a Monday
 ALPHA, CALIBRATION, SAMPLES = 0.01, 1000, 5000
 HOURS = 30 * 24
+MOST = 200_000  # images to wait for a change to be noticed
 _EDGES = np.linspace(0, 1, 11)[1:-1]
 
 
@@ -54,7 +56,7 @@ UNCHANGED = (
     *(Traffic(f"runs of {run} on average", run=run, geometric=True) for run in (5, 30)),
     *(Traffic(f"daily swings of {daily:.0%}", daily=daily) for daily in (0.2, 0.5)),
     Traffic("weekends differ by half", weekend=0.5),
-    Traffic("runs of 10, daily swings of 50%, weekends", run=10, daily=0.5, weekend=0.5),
+    Traffic("runs of 10, daily swings of 30%, weekends 15%", run=10, daily=0.3, weekend=0.15),
     Traffic("two replicas, runs of 5", run=5, replicas=2),
     Traffic("a restart every day, runs of 5", run=5, restart_h=24),
     Traffic("a deployment every week without a state, runs of 5", run=5, redeploy_h=168),
@@ -164,12 +166,14 @@ def unchanged(traffic: Traffic, seed: int) -> Counter[str]:
             images.rejected,
         )
         goes_to = world.rng.integers(0, traffic.replicas, len(images.times))
-        for replica, monitor in enumerate(monitors):
-            monitor.observe_all(part(images, goes_to == replica))
-            alarms = monitor.report().alarms
-            new = {(replica, name) for name in alarms}
-            found.update(name for _, name in new - active)
-            active = {one for one in active if one[0] != replica} | new
+        few = hour < 8 or (traffic.redeploy_h and hour % traffic.redeploy_h < 8)
+        pieces = np.arange(len(images.times)) // (20 if few else len(images.times))
+        for piece in range(int(pieces[-1]) + 1):
+            for replica, monitor in enumerate(monitors):
+                monitor.observe_all(part(images, (goes_to == replica) & (pieces == piece)))
+                new = {(replica, name) for name in monitor.report().alarms}
+                found.update(name for _, name in new - active)
+                active = {one for one in active if one[0] != replica} | new
         if traffic.restart_h and hour % traffic.restart_h == 0:
             for replica, monitor in enumerate(monitors):
                 monitors[replica] = Monitor(world.reference)
@@ -180,7 +184,7 @@ def unchanged(traffic: Traffic, seed: int) -> Counter[str]:
 
 
 def delay(
-    traffic: Traffic, warm_h: int, rate: float | None, tripled: bool, monitor_name: str, seed: int
+    traffic: Traffic, warm_h: int, rate: float | None, tripled: bool, name: str, seed: int
 ) -> tuple[int, int]:
     """Return the images until a change is noticed, and, after 600 images of it, until it ends."""
     world = World(traffic, np.random.default_rng([seed, 7]))
@@ -189,32 +193,29 @@ def delay(
     for hour in range(warm_h):
         monitor.observe_all(world.hour(hour, traffic.per_hour))
     step = 10 if rate else traffic.per_hour
-    noticed, images = 0, 0
-    hour = warm_h
-    while not noticed or images < 600:
-        batch = world.hour(hour, traffic.per_hour, rate, tripled)
-        for at in range(0, len(batch.times), step):
-            chosen = np.zeros(len(batch.times), bool)
-            chosen[at : at + step] = True
-            monitor.observe_all(part(batch, chosen))
-            images += int(chosen.sum())
-            if not noticed and monitor_name in monitor.report().alarms:
-                noticed = images
-        hour += 1
-        if images > 200_000:
-            return images, 0
+    changed = _steps(world, warm_h, step, rate, tripled)
+    noticed = images = 0
+    while images < MOST and (not noticed or (rate and images < 600)):
+        monitor.observe_all(next(changed))
+        images += step
+        if not noticed and name in monitor.report().alarms:
+            noticed = images
     clean = 0
-    while rate and monitor_name in monitor.report().alarms and clean < 50_000:
-        batch = world.hour(hour, traffic.per_hour)
-        for at in range(0, len(batch.times), 50):
-            chosen = np.zeros(len(batch.times), bool)
-            chosen[at : at + 50] = True
-            monitor.observe_all(part(batch, chosen))
-            clean += 50
-            if monitor_name not in monitor.report().alarms:
-                break
+    usual = _steps(world, warm_h + images // traffic.per_hour + 1, 50, None, False)
+    while rate and name in monitor.report().alarms and clean < MOST:
+        monitor.observe_all(next(usual))
+        clean += 50
+    return noticed or MOST, clean
+
+
+def _steps(
+    world: World, hour: int, step: int, rate: float | None, tripled: bool
+) -> Iterator[Images]:
+    while True:
+        batch = world.hour(hour, world.traffic.per_hour, rate, tripled)
+        for at in range(0, len(batch.times), step):
+            yield part(batch, np.arange(len(batch.times)) // step == at // step)
         hour += 1
-    return noticed, clean
 
 
 DELAYS: tuple[tuple[str, Callable[[int], tuple[int, int]]], ...] = (
@@ -249,29 +250,36 @@ DELAYS: tuple[tuple[str, Callable[[int], tuple[int, int]]], ...] = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    """Simulate, and write two tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--only", default="", help="scenarios whose name contains this")
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="scenarios whose name contains this")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        print("| nothing changed | seeds with an alarm | alarms by monitor |\n| --- | --- | --- |")
+        _row("nothing changed", "seeds with an alarm", "alarms by monitor")
+        _row("---", "---", "---")
         for traffic in UNCHANGED:
             if arguments.only in traffic.name:
                 found = list(pool.map(partial(unchanged, traffic), seeds))
                 alarmed = sum(bool(one) for one in found)
                 total = sum(found, Counter[str]())
                 by_name = ", ".join(f"{name} {count}" for name, count in sorted(total.items()))
-                print(f"| {traffic.name} | {alarmed} of {len(seeds)} | {by_name} |", flush=True)
-        print("| change | images until noticed: median, 90 % | clean images until the alarm ends |")
-        print("| --- | --- | --- |")
+                _row(traffic.name, f"{alarmed} of {len(seeds)}", by_name)
+        _row("change", "images until noticed: median, 90 %", "clean images until the alarm ends")
+        _row("---", "---", "---")
         for name, measure in DELAYS:
             if arguments.only in name:
                 results = np.array(list(pool.map(measure, seeds)))
                 noticed, ended = np.quantile(results, [0.5, 0.9], axis=0).T
-                print(f"| {name} | {noticed.round()} | {ended.round()} |", flush=True)
+                _row(name, *(", ".join(f"{x:,.0f}" for x in both) for both in (noticed, ended)))
+
+
+def _row(*cells: str) -> None:
+    sys.stdout.write(f"| {' | '.join(cells)} |\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -55,9 +55,7 @@ def feed(
         zip(classes.tolist(), confidences.tolist(), p_values.tolist(), strict=True)
     ):
         features = rng.standard_normal(WIDTH, np.float32) + np.float32(moved)
-        monitor.observe(
-            c, confidence, p, features, rejected=p <= 0.01, time=start + 6 * image
-        )
+        monitor.observe(c, confidence, p, features, rejected=p <= 0.01, time=start + 6 * image)
         monitor.observe_inputs({"brightness": min(1.0, rng.random() + brightness), "blur": 3.0})
 
 

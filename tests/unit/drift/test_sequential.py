@@ -20,11 +20,12 @@ def run_until_alarm(
     detector: RateDetector | MixDetector, images: NDArray[Any], at_once: int = 16
 ) -> int:
     """Return the image at which the alarm begins, or the number of images."""
+    before = detector.alarm.images
     for at in range(0, len(images), at_once):
         some = images[at : at + at_once]
         detector.observe(some, np.arange(at, at + len(some), dtype=np.float64))
         if detector.alarm.on:
-            return detector.alarm.confirmed if at < 16 else at + len(some)
+            return detector.alarm.confirmed - before
     return len(images)
 
 
@@ -106,10 +107,10 @@ def test_a_mix_is_advanced_as_image_by_image(at_once: int) -> None:
         some = images[at : at + at_once]
         detector.observe(some, np.arange(at, at + len(some), dtype=np.float64))
 
-    limits = np.stack([upper, upper, lower], axis=1)
-    odds = limits / (1 - limits) * [2, 6, 1 / 5]
+    limits = np.stack([upper, upper, upper, lower], axis=1)
+    odds = limits / (1 - limits) * [2, 4, 16, 1 / 5]
     raised = odds / (1 + odds)
-    alone = np.zeros((4, 3))
+    alone = np.zeros((4, 4))
     for c in images.tolist():
         factor = (1 - raised) / (1 - limits)
         factor[c] = (raised / limits)[c]
@@ -131,6 +132,7 @@ def test_no_alarm_in_two_hundred_thousand_usual_images() -> None:
 def test_a_raised_rate_is_noticed_soon_and_as_soon_as_expected(rate: float, within: int) -> None:
     rng = np.random.default_rng(4)
     delays = []
+    detector = RateDetector(rate_limit(0.01, 5000), RUN_LENGTH)
     for _ in range(31):
         detector = RateDetector(rate_limit(0.01, 5000), RUN_LENGTH)
         run_until_alarm(detector, rng.random(1008) < 0.01)
@@ -148,6 +150,7 @@ def test_the_usual_rate_is_never_expected_to_alarm() -> None:
 def test_a_fifth_of_the_mass_moved_to_one_class_is_noticed(classes: int, samples: int) -> None:
     rng = np.random.default_rng(5)
     delays = []
+    detector = MixDetector(*share_limits(np.full(classes, samples // classes)), RUN_LENGTH)
     for _ in range(11):
         detector = MixDetector(*share_limits(np.full(classes, samples // classes)), RUN_LENGTH)
         assert run_until_alarm(detector, rng.integers(0, classes, 1008)) == 1008
@@ -181,9 +184,9 @@ def test_an_alarm_persists_while_the_rate_is_raised(rate: float) -> None:
 
 
 @pytest.mark.parametrize("rate", [0.03, 0.05, 0.2, 1.0])
-def test_an_alarm_ends_within_twice_its_delay(rate: float) -> None:
+def test_an_alarm_ends_within_its_hold(rate: float) -> None:
     rng = np.random.default_rng(8)
-    late = 0
+    late = most = 0
     for _ in range(50):
         detector = RateDetector(rate_limit(0.01, 1000), RUN_LENGTH)
         run_until_alarm(detector, rng.random(MOST) < rate)
@@ -194,7 +197,7 @@ def test_an_alarm_ends_within_twice_its_delay(rate: float) -> None:
             detector.observe(rng.random(50) < 0.01, np.zeros(50))
         late += detector.alarm.on
 
-    assert 200 <= most <= 5000
+    assert 300 <= most <= 5000
     assert late <= 5  # of 50: usual images confirm an alarm now and then
 
 
