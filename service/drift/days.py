@@ -218,7 +218,8 @@ class Days:
         """Return −ln P of each count if nothing changed, in ordinary traffic, [columns]."""
         expected = images * (counts + against.counts) / (images + against.images)
         ordinary = design_effect + self.day_spread(design_effect) * expected
-        return tail_nats(share_evidence(counts, images, against) / ordinary)
+        known = Baseline(against.counts / ordinary, against.images)
+        return share_evidence(counts / ordinary, images, known)
 
     def _since(self, window: NDArray[np.bool_], column: int, before: Float64) -> float:
         """Return the time from which a change of the column's share fits best."""
@@ -240,27 +241,23 @@ class Days:
 
 
 def share_evidence(counts: Float64, images: float, against: Baseline) -> Float64:
-    """Return the evidence, in nats, that each share differs between two samples, [columns].
+    """Return −ln P of counts as extreme as these if the shares are equal, at least, [columns].
 
-    Given the sum of both counts, one of them is hypergeometric, and exp(−evidence) bounds its tail
-    (Hoeffding 1963). The rules of Prometheus use the same formula.
+    Given the sum T of both counts, one of them, o, is binomial, for shares that are small, and
+    hypergeometric otherwise, which is less variable. P(o) is at most exp(−H)·√(T/(2π·o·(T − o))),
+    where H is Hoeffding's (1963) exponent, and each further term is at most r times the one before.
+    exp(−H) alone is a bound, too; the rules of Prometheus use it.
     """
     other, pooled = against.counts, counts + against.counts
-    share = (images + against.images) / np.maximum(pooled, 1)
-    return np.asarray(
-        counts * np.log(np.maximum(counts, 1e-9) * share / images)
-        + other * np.log(np.maximum(other, 1e-9) * share / against.images)
-    )
-
-
-def tail_nats(evidence: Float64) -> Float64:
-    """Return −ln of the tail's probability for Hoeffding's exponent, at least the exponent itself.
-
-    √(2·evidence) is the signed root of the likelihood ratio and nearly normal, so the tail is that
-    of a normal variable; doubled, because counts are integers.
-    """
-    better = evidence + 0.5 * np.log(4 * math.pi * np.maximum(evidence, 1e-9)) - math.log(2)
-    return np.asarray(np.maximum(evidence, better))
+    share = (images + against.images) / np.maximum(pooled, 1e-9)
+    exponent = counts * np.log(np.maximum(counts, 1e-9) * share / images)
+    exponent += other * np.log(np.maximum(other, 1e-9) * share / against.images)
+    odds = images / against.images
+    grown = counts * against.images > other * images
+    r = np.where(grown, other * odds / (counts + 1), counts / odds / (other + 1))
+    sharper = 0.5 * np.log(np.maximum(2 * math.pi * counts * other / pooled.clip(1e-9), 1e-9))
+    sharper += np.log1p(-np.minimum(r, 1 - 1e-9))
+    return np.asarray(exponent + np.maximum(sharper, 0.0))
 
 
 def _spread(sums: Int64, images: Int64, share: Float64, design_effect: float) -> float:

@@ -22,11 +22,11 @@ from tidegate.service.drift.histograms import wilson_hilferty
 Float64 = NDArray[np.float64]
 
 MAX_DESIGN_EFFECT = 64.0
-LEVELS = 11  # blocks of 1 to 1,024 images
+LEVELS = 9  # blocks of 1 to 256 images
 _REMEMBERED = 1024  # differences per level; when it is reached, all count half from then on
 _SIGNIFICANT = 4.0  # standard errors
 _FIRST_IMAGES = 4_096  # before, neighbouring images count as well
-_NEIGHBOURS = 1.64  # standard errors: a lower limit at 95 %
+_NEIGHBOURS = 1.0  # standard errors: a lower limit at 84 %
 _UPPER = 1.28  # standard errors: the estimate is an upper limit at 90 %
 
 
@@ -38,10 +38,17 @@ class Dependence:
         self.counts = np.zeros(LEVELS)
         self.waiting = np.zeros((LEVELS, signals))  # a block that has no neighbour yet
         self.has_waiting = np.zeros(LEVELS, bool)
+        self.last = np.zeros(signals)  # image
+        self.steps = np.zeros(signals)  # sums of squared differences of images in a row
         self.images = np.zeros(1)
 
     def add(self, signals: Float64) -> None:
         """Add images in the order of their arrival, [n, signals]."""
+        if len(signals) == 0:
+            return
+        row = np.concatenate([self.last[None], signals]) if self.images[0] else signals
+        self.steps += (np.diff(row, axis=0) ** 2).sum(axis=0) / 2
+        self.last[:] = signals[-1]
         self.images += len(signals)
         blocks = signals
         for level in range(LEVELS):
@@ -69,7 +76,9 @@ class Dependence:
         It is 1 unless some level differs significantly from independence. `independent` is how many
         signals are linearly independent, `kurtosis` the largest excess kurtosis of one.
         """
-        worst = self._of_neighbours(independent) if self.images[0] < _FIRST_IMAGES else 1.0
+        few = self.images[0] < _FIRST_IMAGES
+        neighbours = self._of_neighbours(independent) if few else 1.0
+        lower = upper = 1.0  # of the level with the largest lower limit
         means = self.sums.sum(axis=1) / self.sums.shape[1]
         for level in range(LEVELS):
             pairs = float(self.counts[level])
@@ -78,20 +87,22 @@ class Dependence:
             if pairs < 4 or freedom < 8:
                 continue
             mean = float(means[level]) / pairs
-            if wilson_hilferty(mean * freedom, freedom) > _SIGNIFICANT:
-                worst = max(worst, mean * (1 + _UPPER * math.sqrt(2 / freedom)))
-        return min(worst, MAX_DESIGN_EFFECT)
+            error = math.sqrt(2 / freedom)
+            significant = wilson_hilferty(mean * freedom, freedom) > _SIGNIFICANT
+            if significant and mean * (1 - _UPPER * error) > lower:
+                lower, upper = mean * (1 - _UPPER * error), mean * (1 + _UPPER * error)
+        return min(max(neighbours, upper), MAX_DESIGN_EFFECT)
 
     def _of_neighbours(self, independent: int) -> float:
         """Return an upper limit from the difference of neighbouring images alone.
 
         If their correlation is ρ, and that of images n apart ρⁿ, D is (1 + ρ)/(1 − ρ).
         """
-        pairs = float(self.counts[0])
+        pairs = float(self.images[0]) - 1
         freedom = pairs * independent
         if freedom < 8:
             return MAX_DESIGN_EFFECT
-        mean = float(self.sums[0].mean()) / pairs  # 1 − ρ
+        mean = float(self.steps.mean()) / pairs  # 1 − ρ
         least = mean * (1 - _NEIGHBOURS * math.sqrt(2 / freedom))
         return min(max(2 / max(least, 1e-3) - 1, 1.0), MAX_DESIGN_EFFECT)
 

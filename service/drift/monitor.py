@@ -582,7 +582,7 @@ def _refuse_impossible(name: str, array: NDArray[np.generic]) -> None:
     low = 0.0
     if name.endswith((".recent_hour", ".day")):
         low = -1.0  # nothing was seen
-    elif name.endswith((".waiting", "features.sums", "sign_means")):
+    elif name.endswith((".waiting", ".last", "features.sums", "sign_means")):
         low = -math.inf
     if (numbers < low).any():
         raise ValueError(f"{name} is negative")

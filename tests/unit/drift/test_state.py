@@ -71,7 +71,7 @@ def changed(saved: bytes, **arrays: Any) -> bytes:
         {"sign_means": np.full(8, 2.0)},
         {"class_days.recent": np.full((37, 10), -1, np.int32)},
         {"rejected_days.day": np.full(28, -2)},
-        {"p_dependence.sums": np.full((11, 1), -1.0)},
+        {"p_dependence.sums": np.full((9, 1), -1.0)},
         {"r.ood-rate": np.full(6, np.nan)},
         {"recent.p-value": np.full((20, 10), 2**62)},
         {"recent.p-value": np.full((20, 10), -1)},
