@@ -64,7 +64,7 @@ UNCHANGED = (
     Traffic("10 images an hour, runs of 5", per_hour=10, run=5),
     Traffic("10 images an hour, runs of 30", per_hour=10, run=30),
     Traffic("1,000 classes", classes=1000),
-    Traffic("1,000 classes, runs of 5, weekends", classes=1000, run=5, weekend=0.5),
+    Traffic("1,000 classes, runs of 5, weekends 20%", classes=1000, run=5, weekend=0.2),
 )
 
 
