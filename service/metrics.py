@@ -90,6 +90,10 @@ COUNTERS = {
     "log_lines_dropped": ("Log lines dropped because stderr was not read in time.", ()),
     "predictions": ("Images not rejected, by predicted class id.", (*MODEL, "class")),
     "ood_decisions": ("Decisions of the gate.", (*MODEL, "decision")),
+    "drift_near_duplicates": (
+        "Images that the drift monitors did not count, as nearly the same one was just counted.",
+        MODEL,
+    ),
 }
 HISTOGRAMS = {
     "request_duration_seconds": (
@@ -174,10 +178,6 @@ GAUGES = {
     ),
     "drift_learned_days": (
         "Days from which the drift monitors have learned the usual variation; complete from 7 on.",
-        MODEL,
-    ),
-    "drift_near_duplicates": (
-        "Images that the drift monitors did not count, as nearly the same one was just counted.",
         MODEL,
     ),
     "expected_accuracy_ratio": (
@@ -323,7 +323,8 @@ class DriftGauges:
         self._evidence = declared.gauge("drift_evidence_ratio")
         self._design_effect = declared.gauge("drift_design_effect_ratio")
         self._days = declared.gauge("drift_learned_days")
-        self._near_duplicates = declared.gauge("drift_near_duplicates")
+        self._near_duplicates = declared.counter("drift_near_duplicates").labels(*model)
+        self._duplicates_counted: int | None = None  # not published yet
         self._accuracy = declared.gauge("expected_accuracy_ratio")
         self._fraction = declared.gauge("drift_label_shift_fraction")
         self._residual = declared.gauge("drift_label_shift_residual_z")
@@ -338,7 +339,10 @@ class DriftGauges:
         for monitor, effect in design_effects.items():
             self._design_effect.labels(*self._model, monitor).set(effect)
         self._days.labels(*self._model).set(days)
-        self._near_duplicates.labels(*self._model).set(near_duplicates)
+        # The monitors keep their number over restarts, a counter starts at 0.
+        if self._duplicates_counted is not None:
+            self._near_duplicates.inc(max(0, near_duplicates - self._duplicates_counted))
+        self._duplicates_counted = near_duplicates
 
     def histogram(self, monitor: str, *, alarm: bool, z: float, psi_excess: float) -> None:
         """Publish the comparison of a histogram of recent images with its reference."""

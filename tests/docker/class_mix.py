@@ -81,6 +81,13 @@ def rate_neighbours(flagged: Counts, images: Counts) -> float:
     return float(min(apart**2 / share / (1 / images).sum(), 64))
 
 
+def rate_nats(flagged: float, images: float, phi: float, alpha: float, calibration: float) -> float:
+    """Return the evidence that the share of flagged images differs from alpha, in nats."""
+    o, r = flagged / phi, alpha * calibration
+    pooled = (o + r) / (images / phi + calibration)
+    return float(o * np.log(max(flagged / images, 1e-9) / pooled) + r * np.log(alpha / pooled))
+
+
 def class_shift(observed: Counts, reference: Counts) -> Counts:
     """Return the evidence that each class's share has changed, in nats."""
     total, samples = observed.sum(), reference.sum()

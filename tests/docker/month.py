@@ -24,6 +24,7 @@ from tests.docker.class_mix import (
     dispersion,
     needed,
     neighbours,
+    rate_nats,
     rate_neighbours,
 )
 from tests.unit.drift.month import ALPHA, CALIBRATION, HOURS, START, Traffic, World
@@ -93,7 +94,9 @@ def alerts(reference: Floats, window: Window, short: Window, t: int) -> set[str]
     phi = 8.0 if np.isnan(phi) else float(np.clip(phi, 1, 64))
     spread = np.sqrt(ALPHA * (1 - ALPHA) * (phi / images + 1 / CALIBRATION))
     rate = flagged / images
-    if flagged >= 10 and rate > 2 * ALPHA and (rate - ALPHA) / spread > 5:
+    nats = rate_nats(flagged, images, phi, ALPHA, CALIBRATION)
+    significant = (rate - ALPHA) / spread > 5 and nats > np.log(1e4)
+    if flagged >= 10 and rate > 2 * ALPHA and significant:
         found.add("TidegateOodRateHigh")
     return found
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
-from tests.docker.class_mix import class_mix, dispersion, neighbours, rate_neighbours
+from tests.docker.class_mix import class_mix, dispersion, neighbours, rate_nats, rate_neighbours
 
 TESTS = Path(__file__).parents[2] / "docker" / "prometheus" / "tests"
 MINUTES = 60
@@ -69,6 +69,8 @@ def test_the_ood_numbers_equal_numpys() -> None:
         z = (rate - alpha) / np.sqrt(alpha * (1 - alpha) * (1 / total + 1 / samples))
         numbers[f'tidegate:ood_rate:ratio1h{{threshold="{threshold}"}}'] = rate
         numbers[f'tidegate:ood_rate:z1h{{threshold="{threshold}"}}'] = z
+        nats = rate_nats(flagged[threshold], total, 1, alpha, samples)
+        numbers[f'tidegate:ood_rate:nats1h{{threshold="{threshold}"}}'] = nats
 
     assert _expected(case) == pytest.approx(numbers, abs=0.5e-4)  # the file rounds to 0.0001
 
