@@ -48,7 +48,7 @@ INPUTS = (
     "bytes_per_pixel",
     "mode",
 )
-MAX_WAITING_IMAGES = 256  # observed and not yet evaluated
+MAX_WAITING_IMAGES = 128  # observed and not yet evaluated
 _MOST_IMAGES = 2**53  # beyond it a float64 cannot represent every integer
 _MOST_AT_ONCE = 1_000  # images between two comparisons of 36 hours, in its budget of false alarms
 _P_EDGES = np.linspace(0, 1, 11)[1:-1]
@@ -591,8 +591,8 @@ def _refuse_impossible(name: str, array: NDArray[np.generic]) -> None:
 
 
 def _rounded(design_effect: float) -> float:
-    """Return a design effect rounded up to a power of 1.1, so that it rarely changes."""
-    return float(1.1 ** math.ceil(math.log(design_effect, 1.1) - 1e-9))
+    """Return a design effect rounded up to a power of 1.02, so that it rarely changes."""
+    return float(1.02 ** math.ceil(math.log(design_effect, 1.02) - 1e-9))
 
 
 def _finding(

@@ -216,7 +216,7 @@ def test_every_panel_has_series_on_a_real_prometheus(binary: Path, tmp_path: Pat
         url = stack.enter_context(_prometheus(binary, tmp_path, ports))
         _wait_for(lambda: all(replica.scrapes >= 2 for replica in replicas))
         for replica in replicas:
-            replica.serve(200)
+            replica.serve(600)
         missing = {query for board in boards.BOARDS for _, query in boards.queries(board)}
 
         def all_answered() -> bool:

@@ -22,7 +22,7 @@ def in_runs(run: int, images: int, seed: int, geometric: bool = False) -> Floats
     rng = np.random.default_rng(seed)
     lengths = rng.geometric(1 / run, images) if geometric else np.full(images // run + 1, run)
     uniform = np.repeat(rng.random(len(lengths)), lengths)[:images]
-    return ((uniform - 0.5) * np.sqrt(12))[:, None]
+    return np.asarray(((uniform - 0.5) * np.sqrt(12))[:, None])
 
 
 @pytest.mark.parametrize(("images", "most"), [(1000, 1.35), (10_000, 1.05)])
