@@ -28,7 +28,6 @@ def model_card(report: Report) -> str:
         temperature=f"{report['fit']['energy_temperature']:g}",
         centre=f"mean of the {report['fit']['centre']}",
         shrinkage=f"{report['fit']['shrinkage']:g}",
-        smoothing=f"{report['smoothing']:g}",
         alpha_reject=f"{report['thresholds']['alpha_reject']:g}",
         alpha_review=f"{report['thresholds']['alpha_review']:g}",
         smallest=f"{report['smallest_p_value']:.4f}",
