@@ -50,6 +50,7 @@ class Window:
 
     def __init__(self, name: str, counts: Floats, flagged: Floats, images: Floats) -> None:
         self.name, self.steps = name, WINDOWS[name]
+        self.unknown = 32.0 if name == "1d" else 8.0  # φ before it can be measured
         self.counts, self.flagged, self.images = (
             _rolled(x, self.steps) for x in (counts, flagged, images)
         )
@@ -61,7 +62,7 @@ class Window:
             if min(now.sum(), before.sum()) >= 20:
                 self.neighbours[t] = neighbours(now, before)
             pair = [t, t - self.steps]
-            if self.flagged[pair].sum() > 0 and self.images[pair].min() > 0:
+            if self.flagged[pair].sum() > 0 and self.images[pair].min() >= 20:
                 self.rate_neighbours[t] = rate_neighbours(self.flagged[pair], self.images[pair])
 
 
@@ -73,8 +74,11 @@ def alerts(reference: Floats, window: Window, short: Window, t: int) -> set[str]
     phi = _larger(window.neighbours, short.neighbours, t, np.median)
     if not np.isnan(phi):
         phi = dispersion(np.array([phi]), int((counts > 0).sum()))
-    effective = counts / (8.0 if np.isnan(phi) else phi)
-    numbers = class_mix(effective, reference)
+    effective = counts / (window.unknown if np.isnan(phi) else phi)
+    if effective.sum() + reference.sum() <= 3 or (effective + reference > 0).sum() < 2:
+        return set()
+    with np.errstate(invalid="ignore"):  # below the hundred images that z needs
+        numbers = class_mix(effective, reference)
     window.effect[t] = numbers[EFFECT]
     usual = 0.25
     if (~np.isnan(window.effect[max(0, t - WEEK + 1) : max(0, t - WEEK + DAY + 1)])).any():
@@ -91,7 +95,7 @@ def alerts(reference: Floats, window: Window, short: Window, t: int) -> set[str]
         found.add("TidegateClassExploded")
     flagged, images = window.flagged[t], window.images[t]
     phi = _larger(window.rate_neighbours, short.rate_neighbours, t, np.mean)
-    phi = 8.0 if np.isnan(phi) else float(np.clip(phi, 1, 64))
+    phi = window.unknown if np.isnan(phi) else float(np.clip(phi, 1, 64))
     spread = np.sqrt(ALPHA * (1 - ALPHA) * (phi / images + 1 / CALIBRATION))
     rate = flagged / images
     nats = rate_nats(flagged, images, phi, ALPHA, CALIBRATION)

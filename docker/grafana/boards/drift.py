@@ -38,8 +38,8 @@ BOARD = Board(
                 Panel(
                     "Dispersion",
                     "How many images of a run tell as much as an independent one, measured between "
-                    "neighbouring windows of the last week. 1 if images are independent, 8 until "
-                    "it is known.",
+                    "neighbouring windows of the last week. 1 if images are independent, 8 or "
+                    "32 until it is known.",
                     [
                         recorded("tidegate:class_mix:dispersion$window", "classes"),
                         recorded("tidegate:ood_rate:dispersion$window", "{{threshold}}"),

@@ -16,7 +16,7 @@ from tidegate.service.drift import state
 from tidegate.service.drift.embedding import Embedding, RecentMean, embedding_shift
 from tidegate.service.drift.histograms import Recent, shift
 from tidegate.service.drift.label_shift import label_shift
-from tidegate.service.drift.monitor import Monitor
+from tidegate.service.drift.monitor import Images, Monitor
 from tidegate.service.drift.reference import Bins, Reference
 from tidegate.service.imaging.statistics import input_statistics
 from tidegate.service.types import Pixels
@@ -170,6 +170,27 @@ def test_a_damaged_state_is_not_restored(tmp_path: Path, content: bytes) -> None
     (tmp_path / "drift").write_bytes(content)
 
     assert "cannot be read" in state.load(tmp_path / "drift", Monitor(reference()), "d1")
+
+
+def test_an_alarm_of_single_classes_survives_a_restart() -> None:
+    kept = Monitor(reference())
+    rng = np.random.default_rng(0)
+    for hour in range(48):
+        classes = np.where(rng.random(600) < 0.3, 0, rng.integers(0, CLASSES, 600))
+        kept.observe_all(
+            Images(
+                START + 3600 * hour + 6.0 * np.arange(600),
+                classes,
+                rng.random(600),
+                rng.random(600),
+                np.zeros(600, bool),
+            )
+        )
+    resumed = Monitor(reference())
+    resumed.restore(kept.state())
+
+    assert {"class-mix", "class-share"} <= resumed.report().alarms
+    assert resumed.report().alarms == kept.report().alarms
 
 
 def test_a_state_of_another_bundle_or_shape_is_not_restored(tmp_path: Path) -> None:

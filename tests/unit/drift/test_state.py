@@ -88,6 +88,18 @@ def test_impossible_numbers_are_rejected(path: Path, saved: bytes, arrays: dict[
     assert monitor.report().images == 0
 
 
+@pytest.mark.parametrize("older", ["tidegate-drift/1", "tidegate-drift/2"])
+def test_a_state_of_an_older_version_is_kept_aside_with_its_reason(
+    path: Path, saved: bytes, older: str
+) -> None:
+    path.write_bytes(changed(saved, format=older))
+
+    why = state.load(path, Monitor(reference()), "d1")
+
+    assert "older version" in why
+    assert state.keep_aside(path, why).name.startswith("drift.older-")
+
+
 def test_a_file_of_gigabytes_is_not_read(path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(1 << 36)  # a hole
