@@ -44,6 +44,7 @@ class Baseline:
 
     counts: Float64  # [columns]
     images: float
+    days: int = 0  # from which it was learned; 0 for a sample of independent images
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,8 @@ class Days:
 
     def baseline(self) -> Baseline:
         """Return the sum of everything that was learned."""
-        return Baseline(self.days.sum(axis=0).astype(np.float64), float(self.days_images.sum()))
+        counts = self.days.sum(axis=0).astype(np.float64)
+        return Baseline(counts, float(self.days_images.sum()), self.learned_days)
 
     def profile(self, hour: int, design_effect: float) -> Profile:
         """Return the usual range of each share at an hour (since 1970)."""
@@ -215,11 +217,17 @@ class Days:
     def weigh(
         self, counts: Float64, images: float, against: Baseline, design_effect: float
     ) -> Float64:
-        """Return −ln P of each count if nothing changed, in ordinary traffic, [columns]."""
-        expected = images * (counts + against.counts) / (images + against.images)
-        ordinary = design_effect + self.day_spread(design_effect) * expected
-        known = Baseline(against.counts / ordinary, against.images)
-        return share_evidence(counts / ordinary, images, known)
+        """Return −ln P of each count if nothing changed, in ordinary traffic, [columns].
+
+        Each count is divided by how much more it varies than that of independent images.
+        """
+        spread = self.day_spread(design_effect)
+        expected = images * (against.counts + 1) / (against.images + 1)
+        ordinary = design_effect + spread * expected
+        learned: Float64 | float = 1.0
+        if against.days:
+            learned = design_effect + spread * against.counts * WINDOW_H / (24 * against.days)
+        return share_evidence(counts / ordinary, images / ordinary, against, learned)
 
     def _since(self, window: NDArray[np.bool_], column: int, before: Float64) -> float:
         """Return the time from which a change of the column's share fits best."""
@@ -240,21 +248,24 @@ class Days:
             array[...] = state[name]
 
 
-def share_evidence(counts: Float64, images: float, against: Baseline) -> Float64:
+def share_evidence(
+    counts: Float64, images: Float64 | float, against: Baseline, divisor: Float64 | float = 1.0
+) -> Float64:
     """Return −ln P of counts as extreme as these if the shares are equal, at least, [columns].
 
-    Given the sum T of both counts, one of them, o, is binomial, for shares that are small, and
-    hypergeometric otherwise, which is less variable. P(o) is at most exp(−H)·√(T/(2π·o·(T − o))),
-    where H is Hoeffding's (1963) exponent, and each further term is at most r times the one before.
-    exp(−H) alone is a bound, too; the rules of Prometheus use it.
+    The baseline is divided by `divisor`. Given the sum T of both counts, one of them, o, is
+    binomial, for shares that are small, and hypergeometric otherwise, which is less variable. P(o)
+    is at most exp(−H)·√(T/(2π·o·(T − o))), where H is Hoeffding's (1963) exponent, and each further
+    term is at most r times the one before. exp(−H) alone is a bound, too; the rules of Prometheus
+    use it.
     """
-    other, pooled = against.counts, counts + against.counts
-    share = (images + against.images) / np.maximum(pooled, 1e-9)
+    other, samples = against.counts / divisor, against.images / divisor
+    pooled = counts + other
+    share = (images + samples) / np.maximum(pooled, 1e-9)
     exponent = counts * np.log(np.maximum(counts, 1e-9) * share / images)
-    exponent += other * np.log(np.maximum(other, 1e-9) * share / against.images)
-    odds = images / against.images
-    grown = counts * against.images > other * images
-    r = np.where(grown, other * odds / (counts + 1), counts / odds / (other + 1))
+    exponent += other * np.log(np.maximum(other, 1e-9) * share / samples)
+    odds = images / samples
+    r = np.where(counts > other * odds, other * odds / (counts + 1), counts / odds / (other + 1))
     sharper = 0.5 * np.log(np.maximum(2 * math.pi * counts * other / pooled.clip(1e-9), 1e-9))
     sharper += np.log1p(-np.minimum(r, 1 - 1e-9))
     return np.asarray(exponent + np.maximum(sharper, 0.0))
