@@ -83,7 +83,7 @@ def alerts(reference: Floats, window: Window, short: Window, t: int) -> set[str]
     usual = 0.25
     if (~np.isnan(window.effect[max(0, t - WEEK + 1) : max(0, t - WEEK + DAY + 1)])).any():
         past = window.effect[max(0, t - WEEK - window.steps) : t - window.steps + 1]
-        usual = float(np.clip(np.nanquantile(past, 0.7), 0, 0.25))
+        usual = float(np.clip(np.nanquantile(past, 0.8), 0, 0.25))
     found = set()
     if effective.sum() >= 100 and numbers[Z] > 5 and numbers[EFFECT] > 0.1 + usual:
         found.add("TidegateClassMixDrift")

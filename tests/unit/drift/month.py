@@ -82,6 +82,8 @@ class World:
     def __post_init__(self) -> None:
         classes = self.traffic.classes
         self.mix = self.rng.dirichlet(np.full(classes, 20.0))
+        for part_of in np.split(self.mix, [classes // 2]):  # that swing against each other
+            part_of /= 2 * part_of.sum()
         k = int(ALPHA * (CALIBRATION + 1))
         self.rate = 1.0
         while self.rate > rate_limit(ALPHA, CALIBRATION):
