@@ -54,6 +54,7 @@ BOARD = Board(
                         recorded("tidegate:class_mix:psi_noise$window", "noise"),
                         recorded("tidegate:class_mix:psi_excess$window", "excess"),
                     ],
+                    width=12,
                 ),
                 Panel(
                     "Distances",
@@ -63,18 +64,21 @@ BOARD = Board(
                         recorded("tidegate:class_mix:total_variation$window", "total variation"),
                         recorded("tidegate:class_mix:jensen_shannon$window", "Jensen–Shannon"),
                     ],
+                    width=12,
                 ),
                 Panel(
                     "Classes that gained",
                     "Share of the predictions minus share of the reference, by class id.",
                     [Query(f"topk(10, {_SHARE_MOVED})", "{{class}}")],
                     "percentunit",
+                    width=12,
                 ),
                 Panel(
                     "Classes that lost",
                     "Share of the predictions minus share of the reference: the lowest values.",
                     [Query(f"bottomk(10, {_SHARE_MOVED})", "{{class}}")],
                     "percentunit",
+                    width=12,
                 ),
             ],
         ),
@@ -219,6 +223,7 @@ BOARD = Board(
                         )
                     ],
                     limit=0.5,
+                    width=12,
                 ),
                 Panel(
                     "Label-shift residual (z)",
@@ -231,6 +236,7 @@ BOARD = Board(
                         )
                     ],
                     limit=5,
+                    width=12,
                 ),
                 Panel(
                     "Estimated mix of the true classes",
