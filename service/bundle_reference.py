@@ -26,8 +26,7 @@ def drift_reference(bundle: Bundle) -> Reference:
             confusion[pair.actual, pair.predicted] = pair.images
     embedding = read_embedding(bundle)
     return Reference(
-        class_fractions=np.array(reference.class_fraction),
-        samples=reference.samples,
+        class_counts=np.array(reference.class_counts, np.int64),
         alpha_reject=bundle.gate.alpha_reject,
         calibration_samples=bundle.gate.calibration_size,
         histograms={

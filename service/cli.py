@@ -246,7 +246,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
     bundle = open_bundle(arguments.path)
     fields = bundle.manifest.model_dump(mode="json")
-    fields["reference"]["class_fraction"] = f"{bundle.manifest.task.classes} numbers"
+    fields["reference"]["class_counts"] = f"{bundle.manifest.task.classes} numbers"
     print(json.dumps({"digest": bundle.digest, **fields}, indent=2, ensure_ascii=False))
     return 0
 

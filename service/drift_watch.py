@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from tidegate.service.drift import state
 from tidegate.service.drift.monitor import Monitor, Report, State
+from tidegate.service.drift.words import findings
 from tidegate.service.metrics import DriftGauges
 
 log = logging.getLogger(__name__)
@@ -23,9 +25,15 @@ class DriftWatch:
     """Evaluates one model's monitors, on the event loop that updates them."""
 
     def __init__(
-        self, monitor: Monitor, gauges: DriftGauges, digest: str, path: Path | None
+        self,
+        monitor: Monitor,
+        gauges: DriftGauges,
+        labels: Sequence[str],
+        digest: str,
+        path: Path | None,
     ) -> None:
         """Keep the state of the bundle with this digest in the file `path`; None = disabled."""
+        self._labels = labels
         self._monitor = monitor
         self._gauges = gauges
         self._digest = digest
@@ -49,17 +57,18 @@ class DriftWatch:
     def publish(self) -> Report:
         """Publish the monitors' report, and log each alarm that started or was cleared."""
         report = self._monitor.report()
-        alarms = report.alarms
-        for name in sorted(alarms - self._alarms):
-            log.warning("drift: %s alarm after %d images", name, report.images)
-        for name in sorted(self._alarms - alarms):
-            log.info("drift: %s alarm cleared", name)
+        self._log_alarms(report)
         for name, detector in report.detectors.items():
             evidence = detector.statistic / detector.threshold
             self._gauges.detector(name, alarm=detector.alarm, evidence=evidence)
+        for name, share in report.shares.items():
+            self._gauges.detector(name, alarm=share.alarm, evidence=share.evidence)
         for name, found in report.histograms.items():
             z, psi_excess = found.shift.z, found.shift.psi_excess
             self._gauges.histogram(name, alarm=found.alarm, z=z, psi_excess=psi_excess)
+        learned = report.learned
+        effects = {"ood-rate": learned.ood_design_effect, "class-mix": learned.class_design_effect}
+        self._gauges.learned(effects, learned.days, learned.near_duplicates)
         if (moved := report.embedding) is not None:
             z, distance = moved.shift.z, moved.shift.distance
             self._gauges.embedding(alarm=moved.alarm, z=z, distance=distance)
@@ -67,8 +76,15 @@ class DriftWatch:
             self._gauges.expected_accuracy(report.expected_accuracy)
         if (shift := report.label_shift) is not None:
             self._gauges.label_shift(shift.fractions.tolist(), shift.residual_z)
-        self._alarms = alarms
         return report
+
+    def _log_alarms(self, report: Report) -> None:
+        before, self._alarms = self._alarms, report.alarms
+        for finding in findings(report, self._labels):
+            if finding.monitor not in before:
+                log.warning("drift: %s alarm: %s", finding.monitor, finding.text)
+        for name in sorted(before - self._alarms):
+            log.info("drift: %s alarm cleared", name)
 
     async def run(self) -> None:
         """Publish and save until cancelled, then save once more.

@@ -86,7 +86,9 @@ class Service:
         if info.device != "cpu":
             watch_gpus(self._metrics.registry)
         monitor = Monitor(prepared.reference, config.drift_run_length)
-        watch = DriftWatch(monitor, model_metrics.drift, bundle.digest, config.drift_state)
+        watch = DriftWatch(
+            monitor, model_metrics.drift, bundle.labels, bundle.digest, config.drift_state
+        )
         await asyncio.to_thread(watch.restore)
         self.served = serve_with(
             prepared, config.serving, self._metrics, model_metrics, monitor, self

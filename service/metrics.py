@@ -91,6 +91,10 @@ COUNTERS = {
     "log_lines_dropped": ("Log lines dropped because stderr was not read in time.", ()),
     "predictions": ("Images not rejected, by predicted class id.", (*MODEL, "class")),
     "ood_decisions": ("Decisions of the gate.", (*MODEL, "decision")),
+    "drift_near_duplicates": (
+        "Images that the drift monitors did not count, as nearly the same one was just counted.",
+        MODEL,
+    ),
 }
 HISTOGRAMS = {
     "request_duration_seconds": (
@@ -166,8 +170,16 @@ GAUGES = {
         MODEL,
     ),
     "drift_evidence_ratio": (
-        "Evidence of an e-detector divided by its threshold; its alarm starts at 1.",
+        "Evidence of a detector divided by its threshold; its alarm starts at 1.",
         MONITOR,
+    ),
+    "drift_design_effect_ratio": (
+        "Images that tell as much as one independent image, as learned from the traffic.",
+        MONITOR,
+    ),
+    "drift_learned_days": (
+        "Days from which the drift monitors have learned the usual variation; complete from 7 on.",
+        MODEL,
     ),
     "expected_accuracy_ratio": (
         "Estimated accuracy: the mean probability of recently predicted classes.",
@@ -313,14 +325,28 @@ class DriftGauges:
         self._psi_excess = declared.gauge("drift_psi_excess")
         self._distance = declared.gauge("drift_embedding_distance")
         self._evidence = declared.gauge("drift_evidence_ratio")
+        self._design_effect = declared.gauge("drift_design_effect_ratio")
+        self._days = declared.gauge("drift_learned_days")
+        self._near_duplicates = declared.counter("drift_near_duplicates").labels(*model)
+        self._duplicates_counted: int | None = None  # not published yet
         self._accuracy = declared.gauge("expected_accuracy_ratio")
         self._fraction = declared.gauge("drift_label_shift_fraction")
         self._residual = declared.gauge("drift_label_shift_residual_z")
 
     def detector(self, monitor: str, *, alarm: bool, evidence: float) -> None:
-        """Publish an e-detector's evidence as a multiple of its threshold."""
+        """Publish a detector's evidence as a multiple of its threshold."""
         self._alarm.labels(*self._model, monitor).set(alarm)
         self._evidence.labels(*self._model, monitor).set(evidence)
+
+    def learned(self, design_effects: Mapping[str, float], days: int, near_duplicates: int) -> None:
+        """Publish what the monitors have learned; design effects by monitor."""
+        for monitor, effect in design_effects.items():
+            self._design_effect.labels(*self._model, monitor).set(effect)
+        self._days.labels(*self._model).set(days)
+        # The monitors keep their number over restarts, a counter starts at 0.
+        if self._duplicates_counted is not None:
+            self._near_duplicates.inc(max(0, near_duplicates - self._duplicates_counted))
+        self._duplicates_counted = near_duplicates
 
     def histogram(self, monitor: str, *, alarm: bool, z: float, psi_excess: float) -> None:
         """Publish the comparison of a histogram of recent images with its reference."""

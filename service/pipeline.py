@@ -17,6 +17,7 @@ import numpy as np
 from tidegate.service.batching.decode_times import DecodeCost
 from tidegate.service.batching.tickets import Answer, Ticket
 from tidegate.service.bundle.store import Bundle
+from tidegate.service.drift.duplicates import Fingerprint, fingerprint
 from tidegate.service.drift.input_sampler import InputSampler
 from tidegate.service.drift.monitor import Monitor
 from tidegate.service.errors import DeadlineMissed
@@ -134,8 +135,10 @@ class Pipeline:
         left_s = upload.deadline - time.monotonic()
         alarm = asyncio.get_running_loop().call_later(left_s, self._too_late, ticket)
         try:
-            answer = await self._scheduler.run(ticket, self._preprocess(upload.image, header, cost))
-            return self._respond(upload, ticket.predicted_s, answer)
+            seen: list[Fingerprint] = []  # one, once the image is decoded
+            decode = self._preprocess(upload.image, header, cost, seen)
+            answer = await self._scheduler.run(ticket, decode)
+            return self._respond(upload, ticket.predicted_s, answer, seen[0])
         finally:
             alarm.cancel()
             self._scheduler.leave(ticket)
@@ -152,23 +155,29 @@ class Pipeline:
         large = work.seconds > _LARGE_S or work.interpreter_s > _LARGE_INTERPRETER_S
         return DecodeCost(header.kind, work.seconds, large and self._pool is not None)
 
-    def _preprocess(self, image: bytes, header: Header, cost: DecodeCost) -> Callable[[], Pixels]:
+    def _preprocess(
+        self, image: bytes, header: Header, cost: DecodeCost, seen: list[Fingerprint]
+    ) -> Callable[[], Pixels]:
+        """Return a function for the decoder's thread, which also appends the fingerprint."""
         spec = self.bundle.manifest.preprocess
         if cost.large and self._pool is not None:
             to_pixels = partial(self._pool.preprocess, image)
         else:
             to_pixels = partial(preprocess, image, spec, self._max_image_pixels, header)
-        if not self._monitor.watches_inputs or not self._sampler.wants(time.monotonic()):
-            return to_pixels
+        sampled = self._monitor.watches_inputs and self._sampler.wants(time.monotonic())
 
-        def and_sample() -> Pixels:
+        def decode() -> Pixels:
             pixels = to_pixels()
-            self._sampler.add(input_sample(image, pixels, spec.channel_order))
+            seen.append(fingerprint(pixels))
+            if sampled:
+                self._sampler.add(input_sample(image, pixels, spec.channel_order))
             return pixels
 
-        return and_sample
+        return decode
 
-    def _respond(self, upload: Upload, predicted_s: float, answer: Answer) -> Classification:
+    def _respond(
+        self, upload: Upload, predicted_s: float, answer: Answer, seen: Fingerprint
+    ) -> Classification:
         outputs = answer.outputs
         scores = outputs.scores[0].tolist()
         started = time.monotonic()
@@ -186,7 +195,20 @@ class Pipeline:
             timing=timing,
             batch_size=answer.batch_size,
         )
-        self._observe(classification, outputs.features[0], now - started)
+        self._count(classification, now - started)
+        top = predictions[0]
+        self._monitor.observe(
+            top.class_id,
+            top.probability,
+            verdict.p_value,
+            outputs.features[0],
+            rejected=verdict.decision == "reject",
+            time=time.time(),
+            client=upload.client,
+            fingerprint=seen,
+        )
+        for sample in self._sampler.take():
+            self._monitor.observe_inputs(sample)
         return classification
 
     def _predictions(self, logits: Float32, top_k: int) -> tuple[Prediction, ...]:
@@ -198,7 +220,7 @@ class Pipeline:
         labels = self.bundle.labels
         return tuple([Prediction(c, labels[c], -minus_p) for minus_p, c in ranked])
 
-    def _observe(self, result: Classification, features: Float32, gates_s: float) -> None:
+    def _count(self, result: Classification, gates_s: float) -> None:
         stages, timing = self._metrics.stages, result.timing
         stages["decode"].observe(timing.decode)
         stages["queue"].observe(timing.queue)
@@ -207,14 +229,8 @@ class Pipeline:
         verdict = result.verdict
         self._model_metrics.decided(verdict.decision, verdict.p_value, result.scores)
         top = result.predictions[0]
-        rejected = verdict.decision == "reject"
-        if not rejected:
+        if verdict.decision != "reject":
             self._model_metrics.predicted(top.class_id, top.probability)
-        self._monitor.observe(
-            top.class_id, top.probability, verdict.p_value, features, rejected=rejected
-        )
-        for sample in self._sampler.take():
-            self._monitor.observe_inputs(sample)
 
 
 def softmax(logits: Float32, temperature: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

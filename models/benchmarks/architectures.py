@@ -22,7 +22,7 @@ from tidegate.models.data.folders import Split, labelled, shuffled
 from tidegate.models.data.outputs import extract, load_pixels
 from tidegate.models.evaluation.speed import cpu_ms_per_image
 from tidegate.models.fitting.conformal import GateTarget, calibrate, gate_file
-from tidegate.models.fitting.drift_reference import class_fractions
+from tidegate.models.fitting.drift_reference import class_counts
 from tidegate.models.fitting.fit import score_rows
 from tidegate.models.fitting.mahalanobis import fit_distance
 from tidegate.models.importers import from_timm, from_torchvision
@@ -219,8 +219,7 @@ def _sealed(
         ),
         gate_file=gate_file(gate, _TARGET),
         reference=m.ReferenceFit(
-            samples=len(held_out),
-            class_fraction=tuple(class_fractions(scores.predicted, len(classes)).tolist()),
+            class_counts=class_counts(scores.predicted, len(classes)),
         ),
         probes=golden_probes(spec),
         card=b"# A benchmark of an architecture\n\nNot a trained classifier.\n",

@@ -189,9 +189,8 @@ def _draft(
         ),
         gate_file=_gate_file(calibration),
         reference=m.ReferenceFit(
-            samples=calibration.scores_a.shape[1] + len(calibration.combined_b),
-            class_fraction=tuple(float(share) for share in calibration.class_fraction),
-            note="Predictions on the calibration photographs, smoothed; not a traffic forecast.",
+            class_counts=tuple(calibration.class_counts.tolist()),
+            note="Predictions on the calibration photographs; not a traffic forecast.",
         ),
         probes=golden_probes(),
         coverage=coverage,

@@ -39,7 +39,7 @@ from tidegate.models.fitting.coverage import (
     summarise,
     synthetic_p_values,
 )
-from tidegate.models.fitting.drift_reference import SMOOTHING, class_fractions
+from tidegate.models.fitting.drift_reference import class_counts
 from tidegate.models.probes.photographs import PHOTOS
 from tidegate.models.progress import follow
 from tidegate.models.sealing.check import check_against_float64, run
@@ -85,9 +85,13 @@ def calibrate(
         centre=fit.centre,
         drawn=fit.detector.direction.astype(np.float32),
         **fold_scores(head, fit.choice.combination, outputs["fold_a"], outputs["fold_b"]),
-        class_fraction=class_fractions(
-            np.concatenate([outputs[name].logits.argmax(axis=1) for name in ("fold_a", "fold_b")]),
-            outputs["fold_a"].logits.shape[1],
+        class_counts=np.array(
+            class_counts(
+                np.concatenate(
+                    [outputs[name].logits.argmax(axis=1) for name in ("fold_a", "fold_b")]
+                ),
+                outputs["fold_a"].logits.shape[1],
+            )
         ),
         report=_report(parts, fit, head, sealed),
     )
@@ -221,6 +225,5 @@ def _report(
             },
         },
         "thresholds": {"alpha_reject": ALPHA_REJECT, "alpha_review": ALPHA_REVIEW},
-        "smoothing": SMOOTHING,
         "witnesses": witness_scores(head, sealed),
     }

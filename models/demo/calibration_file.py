@@ -17,7 +17,7 @@ from tidegate.service.ood.conformal import TailedFold
 from tidegate.service.ood.gates import FinalFold, Gate
 
 Float64 = NDArray[np.float64]
-_ARRAYS = ("centre", "drawn", "scores_a", "combined_b", "class_fraction")
+_ARRAYS = ("centre", "drawn", "scores_a", "combined_b", "class_counts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class DemoCalibration:
     drawn: NDArray[np.float32]  # [1280], the detector of drawn images
     scores_a: Float64  # [S, n], each row ascending, in the order of report["fit"]["scores"]
     combined_b: Float64
-    class_fraction: Float64  # [1000]
+    class_counts: NDArray[np.int64]  # [1000]
     report: dict[str, Any]
 
     @property

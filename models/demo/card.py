@@ -33,7 +33,6 @@ def model_card(report: Report) -> str:
         ceiling=f"{report['fit']['ceiling']:g}",
         centre=f"mean of the {report['fit']['centre']}",
         shrinkage=f"{report['fit']['shrinkage']:g}",
-        smoothing=f"{report['smoothing']:g}",
         alpha_reject=f"{report['thresholds']['alpha_reject']:g}",
         alpha_review=f"{report['thresholds']['alpha_review']:g}",
         smallest=f"{1 / (report['splits']['fold_b']['photographs'] + 1):.4f}",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +10,6 @@ from tidegate.service.bundle.manifest import Histogram, ReferenceFit
 from tidegate.service.drift.monitor import INPUTS
 from tidegate.service.imaging.statistics import MODES
 
-SMOOTHING = 0.1  # added to each class's count, as no share may be zero
 _BINS = 10
 _MODE_EDGES = tuple(place + 0.5 for place in range(len(MODES)))
 _CONFIDENCE_EDGES = tuple(round(0.1 * step, 1) for step in range(1, 10))
@@ -31,17 +28,15 @@ def reference_fit(
     histograms["mode"] = _counted(inputs[:, INPUTS.index("mode")], _MODE_EDGES)
     histograms["confidence"] = _counted(confidence, _CONFIDENCE_EDGES)
     return ReferenceFit(
-        samples=len(predicted),
-        class_fraction=tuple(class_fractions(predicted, classes).tolist()),
+        class_counts=class_counts(predicted, classes),
         histograms=histograms,
-        note="Predictions on calibration folds A and B, smoothed; not a traffic forecast.",
+        note="Predictions on calibration folds A and B; not a traffic forecast.",
     )
 
 
-def class_fractions(predicted: NDArray[np.int64], classes: int) -> Float64:
-    """Return the smoothed, non-zero share of images predicted as each class, [classes]."""
-    counts = np.bincount(predicted, minlength=classes) + SMOOTHING
-    return np.asarray(counts / math.fsum(counts), np.float64)
+def class_counts(predicted: NDArray[np.int64], classes: int) -> tuple[int, ...]:
+    """Return the number of images predicted as each class."""
+    return tuple(np.bincount(predicted, minlength=classes).tolist())
 
 
 def _histogram(values: Float64) -> Histogram:

@@ -20,6 +20,7 @@ SLUG = r"[a-z0-9][a-z0-9._-]{0,63}"
 Slug = Annotated[str, Field(pattern=rf"^{SLUG}$")]
 ScoreName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 Alpha = Annotated[float, Field(gt=0, lt=1)]
+SMOOTHING = 0.1  # added to each class's count, as no published share may be zero
 _SAFE_PATH = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}")
 
 
@@ -128,16 +129,26 @@ class Histogram(Closed):
 class ReferenceFit(Closed):
     """Distributions on held-out images, the reference for drift."""
 
-    samples: PositiveInt
-    class_fraction: tuple[Annotated[float, Field(gt=0, le=1)], ...]  # smoothed: never zero
+    class_counts: tuple[NonNegativeInt, ...]  # images predicted as each class
     # confidence, the gate's scores, and the input statistics (service.drift.monitor.INPUTS)
     histograms: dict[str, Histogram] = Field(default={})
     note: str = ""
 
+    @property
+    def samples(self) -> int:
+        """Return the number of images."""
+        return sum(self.class_counts)
+
+    @property
+    def class_fraction(self) -> tuple[float, ...]:
+        """Return the share of each class, smoothed so that none is zero."""
+        total = self.samples + SMOOTHING * len(self.class_counts)
+        return tuple((count + SMOOTHING) / total for count in self.class_counts)
+
     @model_validator(mode="after")
-    def _sums_to_one(self) -> Self:
-        if abs(sum(self.class_fraction) - 1) > 1e-6:
-            raise ValueError("class fractions must sum to 1")
+    def _has_images(self) -> Self:
+        if self.samples == 0:
+            raise ValueError("class_counts must count at least one image")
         return self
 
 
@@ -184,8 +195,8 @@ class Manifest(Closed):
     def _agrees_with_itself(self) -> Self:
         if (self.task.height, self.task.width) != self.preprocess.output_size:
             raise ValueError("preprocess.output_size differs from the task's height and width")
-        if len(self.reference.class_fraction) != self.task.classes:
-            raise ValueError("class_fraction must contain one value per class")
+        if len(self.reference.class_counts) != self.task.classes:
+            raise ValueError("class_counts must contain one value per class")
         if bad := [c for c in self.gate.own_threshold if c >= self.task.classes]:
             raise ValueError(
                 f"own_threshold contains class {bad[0]}, but there are {self.task.classes} classes"

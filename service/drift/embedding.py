@@ -68,13 +68,17 @@ class RecentMean:
         self.counts[:], self.sums[:] = counts, sums
 
 
-def embedding_shift(recent: RecentMean, reference: Embedding) -> EmbeddingShift:
+def embedding_shift(
+    recent: RecentMean, reference: Embedding, design_effect: float = 1.0
+) -> EmbeddingShift:
     """Compare two means: T² ~ F(k, samples − k), as Paulson's (1942) z; zeros without images.
+
+    With a design effect, the images tell as much as `images / design_effect` independent ones.
 
     Only the reference's covariance is used, so that a change of the covariance cannot hide a
     change of the mean.
     """
-    n, m = recent.images, reference.samples
+    n, m = recent.images / design_effect, reference.samples
     if n == 0:
         return EmbeddingShift(0.0, 0.0)
     k = reference.axes.shape[1]

@@ -28,13 +28,16 @@ class Recent:
         self._in_block = 0
         self.counts = np.zeros((blocks, bins), np.int64)  # row 0 is the block being filled
 
-    def add(self, place: int) -> None:
-        """Count one image."""
-        if self._in_block == self._block:
-            self.counts = np.roll(self.counts, 1, axis=0)
-            self.counts[0] = self._in_block = 0
-        self.counts[0, place] += 1
-        self._in_block += 1
+    def add(self, places: Int64) -> None:
+        """Count images, by their bins, in the order of their arrival."""
+        while len(places):
+            if self._in_block == self._block:
+                self.counts = np.roll(self.counts, 1, axis=0)
+                self.counts[0] = self._in_block = 0
+            fit = places[: self._block - self._in_block]
+            self.counts[0] += np.bincount(fit, minlength=self.counts.shape[1])
+            self._in_block += len(fit)
+            places = places[len(fit) :]
 
     @property
     def total(self) -> Int64:
@@ -52,23 +55,26 @@ class Recent:
         self._in_block = int(counts[0].sum())
 
 
-def shift(observed: Int64, expected: Float64, samples: float) -> Shift:
+def shift(observed: Int64, expected: Float64, samples: float, design_effect: float = 1.0) -> Shift:
     """Compare counts [bins] with expected counts [bins] out of `samples` reference images.
+
+    With a design effect, the images tell as much as `images / design_effect` independent ones.
 
     Pearson's χ² of two samples, over the bins that are non-empty in either, as Wilson and
     Hilferty's (1931) z: the class-mix statistic of the Prometheus rules. Returns zeros without
     images, or with fewer than two bins.
     """
-    total = float(observed.sum())
-    pooled = observed + expected
+    counts = observed / design_effect
+    total = float(counts.sum())
+    pooled = counts + expected
     seen = pooled > 0
     bins = int(seen.sum())
     if total == 0 or bins < 2:
         return Shift(0.0, 0.0)
-    observed, expected, pooled = observed[seen], expected[seen], pooled[seen]
-    difference = observed / total - expected / samples
+    counts, expected, pooled = counts[seen], expected[seen], pooled[seen]
+    difference = counts / total - expected / samples
     chi2 = float((difference**2 / pooled).sum() * (total + samples) / (1 / total + 1 / samples))
-    p = (observed + 0.5) / (total + bins / 2)
+    p = (counts + 0.5) / (total + bins / 2)
     q = (expected + 0.5) / (samples + bins / 2)
     psi = float(((p - q) * np.log(p / q)).sum())
     noise = (bins - 1) * (1 / total + 1 / samples)

@@ -26,8 +26,7 @@ class Bins:
 class Reference:
     """The part of a model's calibration that drift detection needs."""
 
-    class_fractions: Float64  # [classes], of the predictions on `samples` images
-    samples: int
+    class_counts: Int64  # [classes], of the predictions on the reference images
     alpha_reject: float
     calibration_samples: int  # per final p-value
     histograms: Mapping[str, Bins]  # confidence, brightness, …; those in the bundle

@@ -2,8 +2,12 @@
 
 Shiryaev–Roberts e-detectors (Shin, Ramdas and Rinaldo, "E-detectors", 2022): R ← (1 + R)·e, where
 the e-value e is at least 0 and has a mean of at most 1 under the null. Then E[R] after t images is
-at most t, so the mean number of images until R ≥ A is at least A. A mixture of such R is also an
-e-detector.
+at most t, and a mixture of such R is also an e-detector.
+
+Images that come in runs are not independent. With a design effect D every e-value enters as
+e^(1/D), and the threshold is D·A. If images that are D or more apart are independent, the
+geometric mean of the D interleaved products is at most their arithmetic mean, each of which is an
+e-detector of independent images; so P(an alarm within T images) ≤ T/A still holds.
 
 The null is composite: every probability up to (or down to) a limit that the calibration supports.
 An unlucky calibration set therefore does not cause alarms.
@@ -12,23 +16,29 @@ An unlucky calibration set therefore does not cause alarms.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tidegate.service.drift.alarm import Alarm
+
 Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
 
 CONFIDENCE = 0.95  # of the limits of a null
-_RATE_ODDS = (1.5, 2.0, 3.0, 5.0, 10.0, 30.0)  # odds ratios, alternative / limit
-_MIX_ODDS = (2.0, 4.0)
-_HOLD = 20.0  # each hypothesis's R is capped at this times A; an alarm ends below A / this
+RATE_ODDS = (1.5, 2.0, 3.0, 5.0, 10.0, 30.0)  # odds ratios, alternative / limit
+MIX_ODDS_UP = (2.0, 4.0, 16.0)
+MIX_ODDS_DOWN = (1 / 5,)
+_RATE_CHUNK = 64  # images per array operation: 30^64 does not overflow
+_MIX_CHUNK = 16
+_CONFIRMED = 20.0
+_SMALLEST = 1e-9  # of a limit, because odds are computed
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A detector's state; `threshold` is a lower bound of its mean run length without drift."""
+    """A detector's state; an alarm begins when `statistic` reaches `threshold`."""
 
     statistic: float
     threshold: float
@@ -38,54 +48,80 @@ class Evidence:
 class _Detector:
     """A mixture of Bernoulli likelihood ratios, each with its own R."""
 
-    def __init__(self, limits: Float64, alternatives: Float64, weights: Float64, run: float):
-        self.r = np.zeros(len(limits))
-        self.alarm = False
-        self._run_length = run
-        self._weights = weights / weights.sum()
-        self._most = _HOLD * run / self._weights
-        self._hit = alternatives / limits
-        self._miss = (1 - alternatives) / (1 - limits)
-        self._statistic = 0.0
+    r: Float64
+
+    def __init__(self, run_length: float) -> None:
+        self.alarm = Alarm()
+        self._run_length = run_length
+        self._design_effect = 1.0
 
     @property
     def evidence(self) -> Evidence:
-        return Evidence(self._statistic, self._run_length, self.alarm)
+        statistic = float(self.r.mean())
+        return Evidence(statistic, self._threshold, self.alarm.on)
 
-    def restore(self, r: Float64, *, alarm: bool) -> None:
-        """Restore the state of an earlier process."""
-        self.r[:] = r
-        self.alarm = alarm
-        self._statistic = float(self._weights @ self.r)
+    @property
+    def _threshold(self) -> float:
+        return self._run_length * self._design_effect
 
-    def _advance(self, hits: slice | NDArray[np.intp]) -> None:
-        """Add one image: a hit for the hypotheses `hits`, a miss for the others."""
-        before = self.r[hits]  # a copy, unless every hypothesis is hit
-        hit = (1.0 + before) * self._hit[hits]
-        self.r += 1.0
-        self.r *= self._miss
-        self.r[hits] = hit
-        # The cap keeps the guarantee, since it only lowers R, and lets an alarm end. It applies to
-        # each R separately: scaling all would let one lucky hypothesis lower the correct ones.
-        np.minimum(self.r, self._most, out=self.r)
-        self._statistic = statistic = float(self._weights @ self.r)
-        if statistic >= self._run_length:
-            self.alarm = True
-        elif statistic < self._run_length / _HOLD:
-            self.alarm = False
+    @property
+    def _level(self) -> float:
+        """The statistic that begins an alarm or, in an alarm, confirms it.
+
+        Usual images reach the latter within `hold` images with a probability of at most 5 %.
+        """
+        again = _CONFIRMED * self.alarm.hold * self._design_effect
+        return min(again, self._threshold) if self.alarm.on else self._threshold
+
+    def _note(self, statistics: Float64, times: Float64) -> int:
+        """Follow the statistic after each image, [n] each.
+
+        Returns the place of the first image that begins or confirms an alarm, after which every R
+        restarts at 0, or −1.
+        """
+        reached = np.flatnonzero(statistics >= self._level)
+        place = int(reached[0]) if len(reached) else -1
+        used = slice(0, place + 1 if len(reached) else len(statistics))
+        self.alarm.follow(statistics[used] < math.sqrt(self._threshold), times[used])
+        if len(reached):
+            self.alarm.reach(float(times[place]))
+        else:
+            self.alarm.expire()
+        return place
 
 
 class RateDetector(_Detector):
-    """Alarms if the share of images that are hits is above `limit`."""
+    """Alarms if the share of images that are hits is above a limit."""
 
     def __init__(self, limit: float, run_length: float) -> None:
-        odds = limit / (1 - limit) * np.array(_RATE_ODDS)
-        limits = np.full(len(odds), limit)
-        super().__init__(limits, odds / (1 + odds), np.ones(len(odds)), run_length)
+        super().__init__(run_length)
+        self.r = np.zeros(len(RATE_ODDS))
+        self.set_null(limit, 1.0)
 
-    def observe(self, *, hit: bool) -> None:
-        """Add one image."""
-        self._advance(slice(None) if hit else slice(0, 0))
+    def set_null(self, limit: float, design_effect: float) -> None:
+        """Set the highest usual rate and the design effect for the images to come."""
+        odds = limit / (1 - limit) * np.array(RATE_ODDS)
+        alternatives = odds / (1 + odds)
+        self._design_effect = design_effect
+        self.limit = limit
+        self._hit = (alternatives / limit) ** (1 / design_effect)
+        self._miss = ((1 - alternatives) / (1 - limit)) ** (1 / design_effect)
+
+    def observe(self, hits: NDArray[np.bool_], times: Float64) -> None:
+        """Add images, [n] each: whether it is a hit, and when it was answered (ascending)."""
+        at = 0
+        while at < len(hits):
+            chunk = slice(at, at + _RATE_CHUNK)
+            factors = np.where(hits[chunk, None], self._hit, self._miss)
+            after = _run(self.r, factors)  # [images, hypotheses]
+            place = self._note(after.mean(axis=1), times[chunk])
+            self.r = np.zeros_like(self.r) if place >= 0 else after[-1].copy()
+            at += place + 1 if place >= 0 else len(after)
+
+    def delay(self, rate: float) -> float:
+        """Return the expected number of images until an alarm at `rate`; inf if there is none."""
+        growth = rate * np.log(self._hit) + (1 - rate) * np.log(self._miss)
+        return _delay(float(growth.max()), len(RATE_ODDS) * self._threshold)
 
 
 class MixDetector(_Detector):
@@ -93,19 +129,85 @@ class MixDetector(_Detector):
 
     def __init__(self, lower: Float64, upper: Float64, run_length: float) -> None:
         """`lower` and `upper` limit each class's share, [classes], strictly between 0 and 1."""
-        classes = len(upper)
-        limits = [upper] * len(_MIX_ODDS) + [lower] * len(_MIX_ODDS)
-        factors = [*_MIX_ODDS, *(1 / factor for factor in _MIX_ODDS)]
-        odds = [f * limit / (1 - limit) for f, limit in zip(factors, limits, strict=True)]
-        alternatives = np.concatenate([o / (1 + o) for o in odds])
-        super().__init__(
-            np.concatenate(limits), alternatives, np.ones(len(alternatives)), run_length
-        )
-        self._of_class = np.arange(classes)[:, None] + classes * np.arange(len(limits))
+        super().__init__(run_length)
+        self._odds = np.array([*MIX_ODDS_UP, *MIX_ODDS_DOWN])
+        self.r = np.zeros((len(upper), len(self._odds)))
+        self.set_null(lower, upper, 1.0)
 
-    def observe(self, class_id: int) -> None:
-        """Add one image, by its predicted class."""
-        self._advance(self._of_class[class_id])
+    def set_null(self, lower: Float64, upper: Float64, design_effect: float) -> None:
+        """Set the usual range of each class's share and the design effect for images to come."""
+        limits = np.stack([upper] * len(MIX_ODDS_UP) + [lower] * len(MIX_ODDS_DOWN), axis=1)
+        odds = limits / (1 - limits) * self._odds
+        alternatives = odds / (1 + odds)
+        self._design_effect = design_effect
+        self.upper = upper
+        self._hit = (alternatives / limits) ** (1 / design_effect)
+        self._miss = ((1 - alternatives) / (1 - limits)) ** (1 / design_effect)
+        self._by_length: dict[int, tuple[Float64, Float64]] = {}
+
+    def observe(self, classes: Int64, times: Float64) -> None:
+        """Add images, [n] each, by predicted class. An alarm is noticed once per 16 images."""
+        for at in range(0, len(classes), _MIX_CHUNK):
+            chunk = slice(at, at + _MIX_CHUNK)
+            self._advance(classes[chunk])
+            self._note_chunk(times[chunk])
+
+    def leading(self) -> Int64:
+        """Return the classes with the most evidence, at most five."""
+        best = self.r.max(axis=1)
+        order = np.argsort(-best)[:5]
+        return np.asarray(order[best[order] > best[order[0]] / 100])
+
+    def _note_chunk(self, times: Float64) -> None:
+        statistic = float(self.r.mean())
+        if statistic >= self._level:
+            self.alarm.classes = tuple(self.leading().tolist())
+        # The evidence is known after the chunk only.
+        statistics = np.zeros(len(times))
+        statistics[:-1] = min(statistic, 0.99 * self._level)
+        statistics[-1] = statistic
+        if self._note(statistics, times) >= 0:
+            self.r[...] = 0.0
+
+    def _advance(self, classes: Int64) -> None:
+        """Advance every R by the images; hits change only the R of their own class."""
+        n = len(classes)
+        if n not in self._by_length:
+            powers = np.cumprod(np.broadcast_to(self._miss, (n, *self._miss.shape)), axis=0)
+            self._by_length = {n: (powers[-1].copy(), powers.sum(axis=0))}
+        power, started = self._by_length[n]
+        hit, place = np.unique(classes, return_inverse=True)
+        factors = np.repeat(self._miss[None, hit], n, axis=0)  # [images, hit classes, odds]
+        factors[np.arange(n), place] = self._hit[classes]
+        after = _run(self.r[hit], factors)[-1]
+        self.r *= power
+        self.r += started
+        self.r[hit] = after
+
+    def delay(self, class_id: int, share: float) -> float:
+        """Return the expected number of images until an alarm if a class has this share."""
+        hit, miss = np.log(self._hit[class_id]), np.log(self._miss[class_id])
+        growth = float((share * hit + (1 - share) * miss).max())
+        return _delay(growth, self.r.size * self._threshold)
+
+
+def _run(r: Float64, factors: Float64) -> Float64:
+    """Return R after each image, [images, …]: R ← (1 + R)·e, written as products and sums."""
+    product = np.cumprod(factors, axis=0)
+    total = np.empty_like(product)
+    total[0] = 1.0
+    np.divide(1.0, product[:-1], out=total[1:])
+    np.cumsum(total, axis=0, out=total)
+    total += r
+    total *= product
+    return total
+
+
+def _delay(growth: float, threshold: float) -> float:
+    """Return when (1/growth)·exp(growth·t), the size of R after t images, reaches a threshold."""
+    if growth <= 0:
+        return math.inf
+    return max(1.0, math.log(max(threshold * growth, 2.0)) / growth)
 
 
 def rate_limit(alpha: float, calibration_samples: int) -> float:
@@ -118,15 +220,16 @@ def rate_limit(alpha: float, calibration_samples: int) -> float:
     return max(alpha, _beta_quantile(CONFIDENCE, k, calibration_samples + 1 - k))
 
 
-def share_limits(fractions: Sequence[float], samples: int) -> tuple[Float64, Float64]:
+def share_limits(counts: Int64) -> tuple[Float64, Float64]:
     """Return (lower, upper) limits, [classes] each, valid for all classes jointly at CONFIDENCE.
 
-    Clopper and Pearson's (1934) interval of each class, with a Bonferroni correction.
+    `counts` are the predictions on the reference images. Clopper and Pearson's (1934) interval of
+    each class, with a Bonferroni correction.
     """
-    tail = (1 - CONFIDENCE) / (2 * len(fractions))
-    counts = [round(fraction * samples) for fraction in fractions]
-    known = {k: _limits(k, samples, tail) for k in set(counts)}
-    limits = np.array([known[k] for k in counts])
+    tail = (1 - CONFIDENCE) / (2 * len(counts))
+    samples = int(counts.sum())
+    known = {k: _limits(k, samples, tail) for k in set(counts.tolist())}
+    limits = np.array([known[k] for k in counts.tolist()])
     return limits[:, 0], limits[:, 1]
 
 
@@ -134,7 +237,7 @@ def _limits(k: int, n: int, tail: float) -> tuple[float, float]:
     lower = _beta_quantile(tail, k, n - k + 1) if k > 0 else 0.0
     upper = _beta_quantile(1 - tail, k + 1, n - k) if k < n else 1.0
     # Inside (0, 1), because odds are computed. With a lower limit near 0, absence is no evidence.
-    return max(lower, 1e-9), min(upper, 1 - 1e-9)
+    return max(lower, _SMALLEST), min(upper, 1 - _SMALLEST)
 
 
 def _beta_quantile(level: float, a: int, b: int) -> float:

@@ -16,12 +16,14 @@ from tidegate.service.errors import SettingsInvalid
 from tidegate.service.files import write_atomically
 from tidegate.service.npz import read_npz
 
-FORMAT = "tidegate-drift/2"
+FORMAT = "tidegate-drift/3"
 NONE_YET = "there is no state file"
 OTHER_BUNDLE = "it belongs to another bundle"
+OLDER = "it was written by an older version, whose monitors kept other numbers"
+_OLDER_FORMATS = {"tidegate-drift/1", "tidegate-drift/2"}
 KEPT_ASIDE = 3  # unusable files; older ones are deleted
 _OVERHEAD_BYTES = 1 << 20  # of an archive: headers, names, directory
-_ASIDE = r"\.(?:damaged|other-bundle)-(\d{8}T\d{6}Z)-(\d{1,6})"
+_ASIDE = r"\.(?:damaged|other-bundle|older)-(\d{8}T\d{6}Z)-(\d{1,6})"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -66,6 +68,8 @@ def load(path: Path, monitor: Monitor, digest: str) -> str:
         if len(content) > most:
             return f"it cannot be read: it is larger than {most:,} bytes"
         state = read_npz(content, most_bytes=most)
+        if str(state["format"]) in _OLDER_FORMATS:
+            return OLDER
         if str(state["format"]) != FORMAT:
             return f"its format is not {FORMAT}"
         if str(state["digest"]) != digest:
@@ -85,7 +89,7 @@ def keep_aside(path: Path, why: str) -> Path:
 
     Only the newest KEPT_ASIDE such files are kept.
     """
-    kind = "other-bundle" if why == OTHER_BUNDLE else "damaged"
+    kind = {OTHER_BUNDLE: "other-bundle", OLDER: "older"}.get(why, "damaged")
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     kept = _kept_aside(path)
     number = max((number for when, number, _ in kept if when == stamp), default=0) + 1

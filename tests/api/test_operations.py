@@ -38,6 +38,9 @@ CONTRACT_METRICS = {
     "tidegate_feedback_probability": "counter",
     "tidegate_log_lines_dropped": "counter",
     "tidegate_drift_evidence_ratio": "gauge",
+    "tidegate_drift_design_effect_ratio": "gauge",
+    "tidegate_drift_learned_days": "gauge",
+    "tidegate_drift_near_duplicates": "counter",
     "tidegate_drift_z": "gauge",
     "tidegate_drift_embedding_distance": "gauge",
     "tidegate_drift_psi_excess": "gauge",
@@ -137,9 +140,23 @@ def test_drift_lists_every_monitor_and_counts_answered_images(
 
     assert after["images"] == before["images"] + 1
     assert after["detectors"].keys() == {"ood-rate", "class-mix"}
+    assert after["shares"].keys() == {"rejected-share", "class-share"}
+    assert after["findings"] == []
+    assert "The monitors have learned from 0 of 7 days." in " ".join(after["outlook"])
     assert "p-value" in after["histograms"]
     assert after["label_shift"] is None  # no confusion matrix for a thousand classes
     assert 0 < after["expected_accuracy"] < 1
+
+
+def test_the_same_image_is_counted_once_a_minute(client: httpx.Client, chelsea: bytes) -> None:
+    before = client.get("/drift").json()
+
+    for _ in range(3):
+        assert client.post("/classify", content=chelsea).status_code == 200
+    after = client.get("/drift").json()
+
+    assert after["images"] == before["images"] + 3
+    assert after["learned"]["near_duplicates"] >= before["learned"]["near_duplicates"] + 2
 
 
 def test_the_monitors_have_series_from_the_start(scrape: str) -> None:

@@ -7,7 +7,10 @@ Counts = NDArray[np.floating]  # [classes]
 
 
 def class_mix(observed: Counts, reference: Counts, window: str = "1h") -> dict[str, float]:
-    """Return record → value: the formulae are written out in docker/prometheus/rules/drift.yml."""
+    """Return record → value: the formulae are written out in docker/prometheus/rules/drift.yml.
+
+    `observed` are the predictions over the dispersion φ.
+    """
     seen = observed + reference > 0
     o, r = observed[seen], reference[seen]
     total, samples, classes = o.sum(), r.sum(), len(o)
@@ -20,7 +23,7 @@ def class_mix(observed: Counts, reference: Counts, window: str = "1h") -> dict[s
     o_share, r_share = o / total, r / samples
     middle = (o_share + r_share) / 2
     numbers = {
-        "predictions:increase": total,
+        "predictions:effective": total,
         "classes_seen:count": classes,
         "pooled:samples": pooled.sum(),
         "class_mix:chi2_": chi2,
@@ -54,6 +57,35 @@ def _kl(p: Counts, q: Counts) -> float:
     """Kullback–Leibler divergence in nats, with 0·ln 0 = 0."""
     some = p > 0
     return float((p[some] * np.log(p[some] / q[some])).sum())
+
+
+def neighbours(first: Counts, second: Counts) -> float:
+    """Return χ² of two neighbouring windows over its degrees of freedom: 1 if independent."""
+    seen = first + second > 0
+    a, b = first[seen], second[seen]
+    total, before = a.sum(), b.sum()
+    chi2 = ((a / total - b / before) ** 2 / (a + b)).sum() * (total + before)
+    return float(chi2 / (1 / total + 1 / before) / max(seen.sum() - 1, 1))
+
+
+def dispersion(known: Counts, classes: int) -> float:
+    """Return φ from the χ² of neighbouring windows, with `classes` in the current one."""
+    median = np.median(known) / (1 - 2 / (9 * max(classes - 1, 1))) ** 3
+    return float(np.clip(median, 1, 64))
+
+
+def rate_neighbours(flagged: Counts, images: Counts) -> float:
+    """Return the same for rejections, [2] each: the index of dispersion, at most 64."""
+    apart = flagged[0] / images[0] - flagged[1] / images[1]
+    share = flagged.sum() / images.sum()
+    return float(min(apart**2 / share / (1 / images).sum(), 64))
+
+
+def rate_nats(flagged: float, images: float, phi: float, alpha: float, calibration: float) -> float:
+    """Return the evidence that the share of flagged images differs from alpha, in nats."""
+    o, r = flagged / phi, alpha * calibration
+    pooled = (o + r) / (images / phi + calibration)
+    return float(o * np.log(max(flagged / images, 1e-9) / pooled) + r * np.log(alpha / pooled))
 
 
 def class_shift(observed: Counts, reference: Counts) -> Counts:

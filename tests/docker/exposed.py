@@ -29,8 +29,9 @@ def exposed(classes: int, max_class_series: int) -> list[Sample]:
         confidence_at_most={0.1 * tenth: 0.0 for tenth in range(1, 10)},
     )
     gauges = ModelMetrics(metrics.registry, served).drift
-    for detector in ("ood-rate", "class-mix"):
+    for detector in ("ood-rate", "class-mix", "rejected-share", "class-share"):
         gauges.detector(detector, alarm=False, evidence=0)
+    gauges.learned({"ood-rate": 1, "class-mix": 1}, 0, 0)
     for histogram in ("p-value", "confidence", *INPUTS):
         gauges.histogram(histogram, alarm=False, z=0, psi_excess=0)
     gauges.embedding(alarm=False, z=0, distance=0)

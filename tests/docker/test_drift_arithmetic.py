@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from numpy.typing import NDArray
 
-from tests.docker.class_mix import class_mix
+from tests.docker.class_mix import class_mix, dispersion, neighbours, rate_nats, rate_neighbours
 
 TESTS = Path(__file__).parents[2] / "docker" / "prometheus" / "tests"
 MINUTES = 60
@@ -68,6 +69,33 @@ def test_the_ood_numbers_equal_numpys() -> None:
         z = (rate - alpha) / np.sqrt(alpha * (1 - alpha) * (1 / total + 1 / samples))
         numbers[f'tidegate:ood_rate:ratio1h{{threshold="{threshold}"}}'] = rate
         numbers[f'tidegate:ood_rate:z1h{{threshold="{threshold}"}}'] = z
+        nats = rate_nats(flagged[threshold], total, 1, alpha, samples)
+        numbers[f'tidegate:ood_rate:nats1h{{threshold="{threshold}"}}'] = nats
+
+    assert _expected(case) == pytest.approx(numbers, abs=0.5e-4)  # the file rounds to 0.0001
+
+
+def _every_minute(case: dict[str, Any], metric: str) -> NDArray[np.float64]:
+    """Return the values of a metric's series, [series, minutes]."""
+    series = [s for s in case["input_series"] if s["series"].startswith(metric)]
+    return np.array([[float(value) for value in s["values"].split()] for s in series])
+
+
+def test_the_dispersions_equal_numpys() -> None:
+    case = yaml.safe_load((TESTS / "dispersion_numbers.yml").read_text())["tests"][0]
+    classes = _every_minute(case, "tidegate_predictions_total")
+    accepted, rejected = _every_minute(case, "tidegate_ood_decisions_total")
+    now, before = (slice(t - 10, t + 1, 10) for t in (classes.shape[1] - 1, classes.shape[1] - 11))
+    images = accepted + rejected
+    pair = [np.array([np.diff(x[w])[0] for w in (now, before)]) for x in (rejected, images)]
+    by_class = [np.diff(classes[:, window])[:, 0] for window in (now, before)]
+
+    numbers = {
+        "tidegate:class_mix:neighbours10m": neighbours(*by_class),
+        "tidegate:class_mix:dispersion10m": dispersion(np.array([20.0]), 3) / 20,
+        'tidegate:ood_rate:neighbours10m{threshold="reject"}': rate_neighbours(*pair),
+        'tidegate:ood_rate:dispersion10m{threshold="reject"}': 1.0,
+    }
 
     assert _expected(case) == pytest.approx(numbers, abs=0.5e-4)  # the file rounds to 0.0001
 

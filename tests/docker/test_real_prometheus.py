@@ -22,17 +22,18 @@ from tests.docker.class_mix import class_mix
 from tests.docker.programs import LISTENING, started, tool
 from tests.fakes import FakeNvml
 from tests.unit.models.retrain.world import payload
-from tidegate.models.fitting.drift_reference import SMOOTHING
 from tidegate.models.retrain.alerts import Notification, drifts
 from tidegate.models.retrain.evidence import gather, serving_state
 from tidegate.models.retrain.prometheus import Prometheus
+from tidegate.service.bundle.manifest import SMOOTHING
 from tidegate.service.metrics import MODEL_INFO, Metrics, ModelMetrics, ServedModel
 from tidegate.service.nvml import GpuCollector
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "docker" / "prometheus" / "rules"
 PATIENCE_S = 120
-CLASSES, SAMPLES, IMAGES = 40, 500, 600
+CLASSES, SAMPLES, IMAGES = 40, 500, 1600
+DISPERSION = 8  # as long as no neighbouring windows are known
 INFO = dict.fromkeys(MODEL_INFO, "x")
 
 
@@ -196,7 +197,7 @@ def test_promql_on_two_scraped_replicas_equals_numpy(binary: Path, tmp_path: Pat
     assert sealed == pytest.approx(reference)
     # increase() extrapolates each replica's samples by half a scrape interval at either end.
     assert observed == pytest.approx(np.bincount(drawn, minlength=CLASSES), rel=0.15)
-    for name, value in class_mix(observed, sealed).items():
+    for name, value in class_mix(observed / DISPERSION, sealed).items():
         assert recorded[name, ""] == pytest.approx(value, rel=1e-3, abs=1e-3), name
 
 
@@ -242,7 +243,9 @@ def _by_class(recorded: dict[tuple[str, str], float], name: str) -> NDArray[np.f
 
 def _settled(url: str) -> bool:
     """Return whether ten seconds of the final counts have been recorded."""
-    seen = _query(url, "min(count_over_time((sum(tidegate_predictions_total) == 600)[1m:1s]))")
+    seen = _query(
+        url, f"min(count_over_time((sum(tidegate_predictions_total) == {IMAGES})[1m:1s]))"
+    )
     return seen.get(("", ""), 0.0) >= 10
 
 
@@ -257,7 +260,7 @@ def test_every_panel_has_series_on_a_real_prometheus(binary: Path, tmp_path: Pat
         url = stack.enter_context(_prometheus(binary, tmp_path, ports))
         _wait_for(lambda: all(replica.scrapes >= 2 for replica in replicas))
         for replica in replicas:
-            replica.serve(200)
+            replica.serve(600)
         missing = {query for board in boards.BOARDS for _, query in boards.queries(board)}
 
         def all_answered() -> bool:

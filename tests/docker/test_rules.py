@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from tests.docker.exposed import exposed, published
-from tidegate.models.fitting.drift_reference import SMOOTHING
 from tidegate.models.retrain.alerts import WINDOWS
+from tidegate.service.bundle.manifest import SMOOTHING
 from tidegate.service.cpu import usable_cores
 from tidegate.service.settings import Settings
 
@@ -169,7 +169,7 @@ def test_a_thousand_classes_give_at_most_five_thousand_series_per_replica() -> N
     assert 1000 < len(exposed(1000, default)) <= 5000
 
 
-def test_the_rules_always_record_nine_series_per_class_and_model() -> None:
+def test_the_rules_always_record_thirteen_series_per_class_and_model() -> None:
     """For all replicas together; class_shift has a series only for classes that moved."""
     per_class = [
         r["record"] for r in _rules() if re.search(r"tidegate:class_\w+:\w+", r.get("record", ""))
@@ -177,7 +177,7 @@ def test_the_rules_always_record_nine_series_per_class_and_model() -> None:
 
     always = [name for name in per_class if not re.search("class_mix|class_shift", name)]
 
-    assert len(always) == 9
+    assert len(always) == 13
 
 
 @pytest.mark.parametrize("text", [TEXT, RUNBOOK], ids=["rules", "runbook"])

@@ -35,6 +35,9 @@ SERVED = ServedModel(
 )
 
 
+LABELS = [f"class {c}" for c in range(10)]
+
+
 @pytest.fixture
 def monitor() -> Monitor:
     return Monitor(reference())
@@ -48,7 +51,7 @@ def metrics() -> Metrics:
 @pytest.fixture
 def watch(monitor: Monitor, metrics: Metrics, tmp_path: Path) -> DriftWatch:
     gauges = ModelMetrics(metrics.registry, SERVED).drift
-    return DriftWatch(monitor, gauges, "d1", tmp_path / "drift")
+    return DriftWatch(monitor, gauges, LABELS, "d1", tmp_path / "drift")
 
 
 def test_an_alarm_is_logged_once_when_it_starts_and_once_when_it_is_cleared(
@@ -62,8 +65,8 @@ def test_an_alarm_is_logged_once_when_it_starts_and_once_when_it_is_cleared(
     watch.publish()
 
     messages = [record.getMessage() for record in caplog.records]
-    assert messages == [
-        "drift: brightness alarm after 600 images",
+    assert [message.split(" differs")[0] for message in messages] == [
+        "drift: brightness alarm: The distribution of brightness over the last 500 images",
         "drift: brightness alarm cleared",
     ]
 

@@ -21,16 +21,30 @@ BOARD = Board(
                 Panel(
                     "Significance (z)",
                     "Normal with standard deviation 1 without drift. TidegateClassMixDrift fires "
-                    "above 5 with an effect above 0.1. No value below a hundred images.",
+                    "above 5 if the effect is unusual, too. No value below a hundred images, after "
+                    "division by the dispersion.",
                     [recorded("tidegate:class_mix:z$window")],
                     limit=5,
                 ),
                 Panel(
                     "Effect",
-                    "χ² per image, minus its noise. At least 0.16 if a fifth of the predictions "
-                    "moved.",
-                    [recorded("tidegate:class_mix:effect$window")],
-                    limit=0.1,
+                    "χ² per image, minus its noise. TidegateClassMixDrift fires if it is 0.1 above "
+                    "the usual one.",
+                    [
+                        recorded("tidegate:class_mix:effect$window", "effect"),
+                        recorded("tidegate:class_mix:effect_usual$window", "usual"),
+                    ],
+                ),
+                Panel(
+                    "Dispersion",
+                    "How many images of a run tell as much as an independent one, measured between "
+                    "neighbouring windows of the last week. 1 if images are independent, 8 or "
+                    "32 until it is known.",
+                    [
+                        recorded("tidegate:class_mix:dispersion$window", "classes"),
+                        recorded("tidegate:ood_rate:dispersion$window", "{{threshold}}"),
+                    ],
+                    limit=64,
                 ),
                 Panel(
                     "Population stability index",
@@ -40,6 +54,7 @@ BOARD = Board(
                         recorded("tidegate:class_mix:psi_noise$window", "noise"),
                         recorded("tidegate:class_mix:psi_excess$window", "excess"),
                     ],
+                    width=12,
                 ),
                 Panel(
                     "Distances",
@@ -49,18 +64,21 @@ BOARD = Board(
                         recorded("tidegate:class_mix:total_variation$window", "total variation"),
                         recorded("tidegate:class_mix:jensen_shannon$window", "Jensen–Shannon"),
                     ],
+                    width=12,
                 ),
                 Panel(
                     "Classes that gained",
                     "Share of the predictions minus share of the reference, by class id.",
                     [Query(f"topk(10, {_SHARE_MOVED})", "{{class}} {{version}}")],
                     "percentunit",
+                    width=12,
                 ),
                 Panel(
                     "Classes that lost",
                     "Share of the predictions minus share of the reference: the lowest values.",
                     [Query(f"bottomk(10, {_SHARE_MOVED})", "{{class}} {{version}}")],
                     "percentunit",
+                    width=12,
                 ),
             ],
         ),
@@ -155,6 +173,32 @@ BOARD = Board(
                     limit=1,
                 ),
                 Panel(
+                    "Design effect",
+                    "Images that tell as much as one independent image, as each replica has "
+                    "learned. At 64 the runs are too long, and alarms may be false.",
+                    [
+                        Query(
+                            f"tidegate_drift_design_effect_ratio{{{REPLICA_MODEL}}}",
+                            "{{monitor}} {{instance}}",
+                        )
+                    ],
+                    limit=64,
+                ),
+                Panel(
+                    "What was learned",
+                    "Days from which the usual variation was learned, complete from 7 on, and "
+                    "images that were not counted as nearly the same one was just counted.",
+                    [
+                        Query(
+                            f"tidegate_drift_learned_days{{{REPLICA_MODEL}}}", "days {{instance}}"
+                        ),
+                        Query(
+                            f"rate(tidegate_drift_near_duplicates_total{{{REPLICA_MODEL}}}[5m])",
+                            "near-duplicates per second {{instance}}",
+                        ),
+                    ],
+                ),
+                Panel(
                     "Histograms and the embedding (z)",
                     "Recent images against the reference.",
                     [
@@ -188,6 +232,7 @@ BOARD = Board(
                         )
                     ],
                     limit=0.5,
+                    width=12,
                 ),
                 Panel(
                     "Label-shift residual (z)",
@@ -200,6 +245,7 @@ BOARD = Board(
                         )
                     ],
                     limit=5,
+                    width=12,
                 ),
                 Panel(
                     "Estimated mix of the true classes",

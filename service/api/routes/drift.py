@@ -2,18 +2,61 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from pydantic import Field
 
 from tidegate.service.api.schemas import Body, ModelRef, model_ref
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.drift.monitor import Report
+from tidegate.service.drift.words import findings, outlook
+
+
+class ClassChangeBody(Body):
+    """A class whose share has changed."""
+
+    class_id: int
+    label: str
+    before: float = Field(description="its share in the reference, or of the days before")
+    now: float
+
+
+class FindingBody(Body):
+    """An alarm in words."""
+
+    monitor: str
+    text: str = Field(description="what changed, since when and how sure that is")
+    since: str | None = Field(description="UTC; null if the monitor cannot tell")
+    ends_after: int | None = Field(
+        description="images without further evidence after which the alarm ends; null: at most 36 "
+        "hours of usual traffic"
+    )
+    classes: list[ClassChangeBody]
+
+
+class LearnedBody(Body):
+    """What the monitors have learned about ordinary traffic."""
+
+    days: int = Field(description="from 7 on the rhythm of hours and weekdays is known; 28 at most")
+    ood_design_effect: float = Field(
+        description="images that tell as much about rejections as one independent image"
+    )
+    class_design_effect: float = Field(description="the same about classes")
+    near_duplicates: int = Field(description="images that were not counted again")
 
 
 class DetectorBody(Body):
-    """Updated with every image. The mean distance of false alarms is at least `run_length`."""
+    """Updated with every image. Without a change, alarms are at least `run_length` images apart."""
 
     alarm: bool
-    evidence: float = Field(description="the alarm starts at 1 and is cleared below 0.05")
+    evidence: float = Field(description="the alarm starts at 1")
+
+
+class ShareBody(Body):
+    """Shares of the last 36 hours, compared every hour."""
+
+    alarm: bool
+    evidence: float = Field(description="the alarm starts at 1")
 
 
 class HistogramBody(Body):
@@ -54,8 +97,12 @@ class DriftBody(Body):
     model: ModelRef
     images: int = Field(description="images answered or rejected since the state was created")
     alarms: list[str]
+    findings: list[FindingBody] = Field(description="one for each alarm")
+    outlook: list[str] = Field(description="what could have been noticed by now, and what not")
+    learned: LearnedBody
     run_length: float
     detectors: dict[str, DetectorBody]
+    shares: dict[str, ShareBody]
     histograms: dict[str, HistogramBody]
     embedding: EmbeddingBody | None = Field(
         description="null if the bundle has no reference for its features"
@@ -75,10 +122,26 @@ def drift_body(bundle: Bundle, report: Report) -> DriftBody:
         model=model_ref(bundle),
         images=report.images,
         alarms=sorted(report.alarms),
-        run_length=max(found.threshold for found in report.detectors.values()),
+        findings=[
+            FindingBody(
+                monitor=found.monitor,
+                text=found.text,
+                since=found.since,
+                ends_after=found.ends_after,
+                classes=[ClassChangeBody(**asdict(one)) for one in found.classes],
+            )
+            for found in findings(report, bundle.labels)
+        ],
+        outlook=outlook(report, bundle.labels),
+        learned=LearnedBody(**asdict(report.learned)),
+        run_length=report.run_length,
         detectors={
             name: DetectorBody(alarm=found.alarm, evidence=found.statistic / found.threshold)
             for name, found in report.detectors.items()
+        },
+        shares={
+            name: ShareBody(alarm=found.alarm, evidence=found.evidence)
+            for name, found in report.shares.items()
         },
         histograms={
             name: HistogramBody(

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from tests.unit.bundle.evidence import comparison, coverage, evaluation, parity
 from tests.unit.bundle.tiny_bundle import Change, fields_for, sound_files
-from tidegate.service.bundle.manifest import Manifest
+from tidegate.service.bundle.manifest import Manifest, ReferenceFit
 
 FIELDS = fields_for(sound_files())
 
@@ -71,17 +71,17 @@ INCONSISTENT: dict[str, tuple[Change, str]] = {
     "an alpha of zero": (set_gate(alpha_reject=0), "greater than 0"),
     "an alpha of one": (set_gate(alpha_review=1), "less than 1"),
     "another size": (lambda f: f["task"].update(height=9), "output_size differs"),
-    "a class without a fraction": (
-        lambda f: f["reference"].update(class_fraction=[0.5, 0.3, 0.2]),
+    "a class without a count": (
+        lambda f: f["reference"].update(class_counts=[5, 3, 2]),
         "must contain one value per class",
     ),
-    "fractions that do not add up": (
-        lambda f: f["reference"].update(class_fraction=[0.4, 0.3, 0.2, 0.2]),
-        "must sum to 1",
+    "a reference without images": (
+        lambda f: f["reference"].update(class_counts=[0, 0, 0, 0]),
+        "at least one image",
     ),
-    "a fraction of zero": (
-        lambda f: f["reference"].update(class_fraction=[0.7, 0.3, 0.0, 0.0]),
-        "greater than 0",
+    "a negative count": (
+        lambda f: f["reference"].update(class_counts=[4, 3, 2, -1]),
+        "greater than or equal to 0",
     ),
     "no model": (lambda f: f["files"].pop("model.onnx"), "calibrated for another model"),
     "buckets that do not ascend": (lambda f: f["engine"].update(buckets=[1, 4, 2]), "ascend"),
@@ -136,7 +136,7 @@ def test_the_digest_covers_every_field() -> None:
         "name": "other",
         "version": "2",
         "calibration": originals.calibration.model_copy(update={"temperature": 2.0}),
-        "reference": originals.reference.model_copy(update={"samples": 401}),
+        "reference": originals.reference.model_copy(update={"class_counts": (161, 120, 80, 40)}),
         "provenance": originals.provenance.model_copy(update={"licence": "MIT"}),
         "engine": originals.engine.model_copy(update={"buckets": (1, 2)}),
         "gate": originals.gate.model_copy(update={"alpha_review": 0.06}),
@@ -195,3 +195,10 @@ def test_a_duplicate_key_is_rejected() -> None:
 
     with pytest.raises(ValueError, match="does not match its digest"):
         Manifest.from_file(content)
+
+
+def test_published_shares_are_smoothed_and_counts_are_not() -> None:
+    reference = ReferenceFit(class_counts=(3, 1, 0))
+
+    assert reference.samples == 4
+    assert reference.class_fraction == pytest.approx((3.1 / 4.3, 1.1 / 4.3, 0.1 / 4.3))

@@ -125,7 +125,7 @@ def fields_for(files: Mapping[str, bytes]) -> dict[str, Any]:
             "calibrated_for_model": model,
             "calibrated_for_preprocess": tiny_graph.SPEC.digest,
         },
-        "reference": {"samples": 400, "class_fraction": (0.4, 0.3, 0.2, 0.1)},
+        "reference": {"class_counts": (160, 120, 80, 40)},
         "engine": {"buckets": (1, 2, 4)},
         "files": {
             name: {"bytes": len(content), "sha256": sha256(content)}

@@ -16,20 +16,20 @@ from tidegate.service.drift import state
 from tidegate.service.drift.embedding import Embedding, RecentMean, embedding_shift
 from tidegate.service.drift.histograms import Recent, shift
 from tidegate.service.drift.label_shift import label_shift
-from tidegate.service.drift.monitor import Monitor
+from tidegate.service.drift.monitor import Images, Monitor
 from tidegate.service.drift.reference import Bins, Reference
 from tidegate.service.imaging.statistics import input_statistics
 from tidegate.service.types import Pixels
 
 CLASSES, WIDTH = 10, 8
+START = 1_767_571_200.0  # a Monday
 
 
 def reference(classes: int = CLASSES) -> Reference:
     deciles = np.linspace(0.1, 0.9, 9)
     flat = np.full(10, 400)
     return Reference(
-        class_fractions=np.full(classes, 1 / classes),
-        samples=4000,
+        class_counts=np.full(classes, 4000 // classes),
         alpha_reject=0.01,
         calibration_samples=1999,
         histograms={name: Bins(deciles, flat) for name in ("confidence", "brightness", "energy")},
@@ -45,16 +45,20 @@ def feed(
     brightness: float = 0.0,
     p_power: float = 1.0,
     moved: float = 0.0,
+    inputs: bool = True,
 ) -> None:
+    """Feed images at 600 an hour."""
     rng = np.random.default_rng(seed)
     classes, confidences = rng.integers(0, CLASSES, images), rng.random(images)
     p_values = rng.random(images) ** p_power
-    for c, confidence, p in zip(
-        classes.tolist(), confidences.tolist(), p_values.tolist(), strict=True
+    start = START + 6 * monitor.report().images
+    for image, (c, confidence, p) in enumerate(
+        zip(classes.tolist(), confidences.tolist(), p_values.tolist(), strict=True)
     ):
         features = rng.standard_normal(WIDTH, np.float32) + np.float32(moved)
-        monitor.observe(c, confidence, p, features, rejected=p <= 0.01)
-        monitor.observe_inputs({"brightness": min(1.0, rng.random() + brightness), "blur": 3.0})
+        monitor.observe(c, confidence, p, features, rejected=p <= 0.01, time=start + 6 * image)
+        if inputs:
+            monitor.observe_inputs({"brightness": min(1.0, rng.random() + brightness), "blur": 3.0})
 
 
 def test_unchanged_traffic_causes_no_alarm() -> None:
@@ -107,6 +111,7 @@ def test_a_changed_camera_is_detected_in_its_photographs(
     edges = np.quantile(usual, np.linspace(0, 1, 11)[1:-1])
     counts = np.bincount(edges.searchsorted(usual, "right"), minlength=10)
     monitor = Monitor(replace(reference(), histograms={seen: Bins(edges, counts)}))
+    feed(monitor, 4200, inputs=False)  # independent images: the design effect is 1
 
     for value in looks(lambda cut: cut):
         monitor.observe_inputs({seen: value})
@@ -143,7 +148,7 @@ def test_ood_images_are_detected_by_rate_and_p_values() -> None:
 
     feed(monitor, 2000, p_power=3.0)
 
-    assert monitor.report().alarms == {"ood-rate", "p-value"}
+    assert monitor.report().alarms == {"ood-rate", "p-value", "rejected-share"}
 
 
 def test_a_saved_state_continues_in_another_monitor(tmp_path: Path) -> None:
@@ -165,6 +170,27 @@ def test_a_damaged_state_is_not_restored(tmp_path: Path, content: bytes) -> None
     (tmp_path / "drift").write_bytes(content)
 
     assert "cannot be read" in state.load(tmp_path / "drift", Monitor(reference()), "d1")
+
+
+def test_an_alarm_of_single_classes_survives_a_restart() -> None:
+    kept = Monitor(reference())
+    rng = np.random.default_rng(0)
+    for hour in range(48):
+        classes = np.where(rng.random(600) < 0.3, 0, rng.integers(0, CLASSES, 600))
+        kept.observe_all(
+            Images(
+                START + 3600 * hour + 6.0 * np.arange(600),
+                classes,
+                rng.random(600),
+                rng.random(600),
+                np.zeros(600, bool),
+            )
+        )
+    resumed = Monitor(reference())
+    resumed.restore(kept.state())
+
+    assert {"class-mix", "class-share"} <= resumed.report().alarms
+    assert resumed.report().alarms == kept.report().alarms
 
 
 def test_a_state_of_another_bundle_or_shape_is_not_restored(tmp_path: Path) -> None:
@@ -217,10 +243,9 @@ def test_nothing_observed_is_no_shift() -> None:
 def test_recent_drops_whole_blocks() -> None:
     recent = Recent(2, window=20, blocks=4)
 
-    for _ in range(40):
-        recent.add(0)
+    recent.add(np.zeros(40, np.int64))
     for _ in range(20):
-        recent.add(1)
+        recent.add(np.ones(1, np.int64))
 
     assert recent.total.tolist() == [0, 20]
 

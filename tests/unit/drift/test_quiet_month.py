@@ -9,6 +9,7 @@ from tidegate.service.drift.reference import Bins, Reference
 
 CLASSES, WIDTH, SAMPLES = 50, 32, 2000
 IMAGES_A_DAY, DAYS, LOOK_EVERY = 5_000, 30, 500
+START = 1_767_571_200.0
 
 
 @pytest.mark.slow
@@ -27,8 +28,7 @@ def test_a_month_of_five_thousand_images_a_day_has_no_alarm() -> None:
     axes = np.linalg.inv(np.linalg.cholesky(np.cov(features.T))).T
     monitor = Monitor(
         Reference(
-            class_fractions=(drawn + 0.1) / (drawn + 0.1).sum(),
-            samples=SAMPLES,
+            class_counts=drawn,
             alpha_reject=0.01,
             calibration_samples=1999,
             histograms=counted,
@@ -45,7 +45,9 @@ def test_a_month_of_five_thousand_images_a_day_has_no_alarm() -> None:
         zip(classes.tolist(), sure.tolist(), p_values.tolist(), strict=True)
     ):
         seen = rng.standard_normal(WIDTH, np.float32)
-        monitor.observe(c, confidence, p, seen, rejected=p <= 0.01)
+        monitor.observe(
+            c, confidence, p, seen, rejected=p <= 0.01, time=START + image * 86_400 / IMAGES_A_DAY
+        )
         if image % 10 == 0:
             values = rng.random(len(INPUTS)).tolist()
             monitor.observe_inputs(dict(zip(INPUTS, values, strict=True)))

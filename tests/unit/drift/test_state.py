@@ -61,16 +61,22 @@ def changed(saved: bytes, **arrays: Any) -> bytes:
 @pytest.mark.parametrize(
     "arrays",
     [
-        {"totals": np.array([np.inf, 0.0, 0.0])},
-        {"totals": np.array([np.nan, 0.0, 0.0])},
-        {"totals": np.array([-1.0, -2.0, 0.0])},
-        {"totals": np.array([1.0, 2.0, 0.0])},
-        {"totals": np.array([2.0, 1.0, 7.0])},
+        {"totals": np.array([np.inf] * 8)},
+        {"totals": np.array([-1, -2, 0, 0, 0, 0, 0, 0])},
+        {"totals": np.array([1, 2, 0, 0, 0, 0, 0, 0])},
+        {"totals": np.array([2, 1, 2, 0, 0, 0, 0, 0])},
+        {"totals": np.array([2**62, 1, 0, 0, 0, 1, 0, 0])},
+        {"confidence": np.array(7.0)},
+        {"confidence": np.array(np.nan)},
+        {"sign_means": np.full(8, 2.0)},
+        {"class_days.recent": np.full((37, 10), -1, np.int32)},
+        {"rejected_days.day": np.full(28, -2)},
+        {"p_dependence.sums": np.full((9, 1), -1.0)},
         {"r.ood-rate": np.full(6, np.nan)},
         {"recent.p-value": np.full((20, 10), 2**62)},
         {"recent.p-value": np.full((20, 10), -1)},
         {"features.counts": np.full(20, 10**6)},
-        {"alarms": np.array([None, None], object)},
+        {"alarm.ood-rate": np.array([None] * 7, object)},
         {"digest": np.array(["d1", "d1"])},
     ],
 )
@@ -80,6 +86,18 @@ def test_impossible_numbers_are_rejected(path: Path, saved: bytes, arrays: dict[
 
     assert state.load(path, monitor, "d1")
     assert monitor.report().images == 0
+
+
+@pytest.mark.parametrize("older", ["tidegate-drift/1", "tidegate-drift/2"])
+def test_a_state_of_an_older_version_is_kept_aside_with_its_reason(
+    path: Path, saved: bytes, older: str
+) -> None:
+    path.write_bytes(changed(saved, format=older))
+
+    why = state.load(path, Monitor(reference()), "d1")
+
+    assert "older version" in why
+    assert state.keep_aside(path, why).name.startswith("drift.older-")
 
 
 def test_a_file_of_gigabytes_is_not_read(path: Path) -> None:

@@ -138,7 +138,7 @@ def bundle_manifest(files: dict[str, bytes], recipe: str = "recipe 1") -> m.Mani
             calibrated_for_model=listed[MODEL].sha256,
             calibrated_for_preprocess=SPEC.digest,
         ),
-        reference=m.ReferenceFit(samples=30, class_fraction=(0.2,) * CLASSES),
+        reference=m.ReferenceFit(class_counts=(6,) * CLASSES),
         files=listed,
     )
 

@@ -122,7 +122,7 @@ def card_data(classes: int = 6) -> CardData:
             calibrated_for_model="f" * 64,
             calibrated_for_preprocess=SPEC.digest,
         ),
-        reference=m.ReferenceFit(samples=500, class_fraction=(1 / classes,) * classes),
+        reference=m.ReferenceFit(class_counts=(500,) + (0,) * (classes - 1)),
         splits={"train": 9000, "test": 400},
         left_out={"train": 3},
         evaluation=evaluate(

@@ -28,7 +28,6 @@ from tidegate.models.evaluation.ood_metrics import (
     fpr95_keeping_inside,
 )
 from tidegate.models.fitting import synthetic_ood
-from tidegate.models.fitting.drift_reference import class_fractions
 from tidegate.models.probes.photographs import PHOTOS
 from tidegate.service.types import Outputs, Pixels
 
@@ -117,13 +116,6 @@ def test_fold_scores_are_sorted_and_finite() -> None:
 
     assert all(np.all(np.diff(fold) >= 0) for fold in folds.values())
     assert np.isfinite(folds["combined_b"]).all()
-
-
-def test_class_fractions_are_never_zero_and_sum_to_one() -> None:
-    fractions = class_fractions(outputs(10, classes=40).logits.argmax(axis=1), 40)
-
-    assert fractions.min() > 0
-    assert fractions.sum() == pytest.approx(1, abs=1e-12)
 
 
 def test_p_values_of_exchangeable_scores_are_not_too_small() -> None:
