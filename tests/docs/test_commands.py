@@ -50,10 +50,9 @@ EVERY = [(name_of(page), line) for page in PAGES for line in commands(page)]
 
 
 def of(*programs: str) -> list[tuple[str, str]]:
-    """Return the commands of these programs, each with its page."""
-    return [
-        (page, line) for page, line in EVERY if line not in NOT_RUN and words(line)[0] in programs
-    ]
+    """Return the commands of these programs, each once, with the last page that prints it."""
+    page_of = {line: page for page, line in EVERY if line not in NOT_RUN}
+    return [(page, line) for line, page in page_of.items() if words(line)[0] in programs]
 
 
 def words(line: str) -> list[str]:

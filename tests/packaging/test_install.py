@@ -63,8 +63,8 @@ def tidegate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     The dependencies come from the environment that runs the tests.
     """
     folder = tmp_path_factory.mktemp(str(request.param))
-    run(sys.executable, "-m", "venv", folder)
-    pip = (folder / "bin/python", "-m", "pip", "install", "--quiet", "--no-deps")
+    run(sys.executable, "-m", "venv", "--without-pip", folder)
+    pip = (sys.executable, "-m", "pip", "--python", folder, "install", "--quiet", "--no-deps")
     [site] = (folder / "lib").glob("python*/site-packages")
     (site / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n")
     if request.param == "wheel":
