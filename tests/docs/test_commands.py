@@ -31,6 +31,7 @@ NOT_RUN = {
     '/opt/tidegate/bin/pip install ".[cpu]"': "installs into the system",
     "cp docker/systemd/tidegate.service /etc/systemd/system/": "installs into the system",
     "systemctl enable --now tidegate": "needs systemd",
+    ". .venv/bin/activate": "changes the shell that runs it",
     ".venv/bin/python -m pytest -m slow": "runs the slow tests",
     ".venv/bin/python -m pytest tests/unit/ood -k p_value": "runs tests that run anyway",
     "locust -f load_tests/locustfile.py --host http://127.0.0.1:8000": "needs Locust",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import sysconfig
@@ -95,6 +96,16 @@ def test_the_wheel_has_every_module_and_every_file_of_the_recipes(wheel: Path) -
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("tidegate/")}
 
     assert {name for name in packed if not name.endswith((".so", ".c"))} == wanted
+
+
+def test_no_link_of_the_description_needs_the_repository(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as packed:
+        [metadata] = [name for name in packed.namelist() if name.endswith(".dist-info/METADATA")]
+        headers, _, description = packed.read(metadata).decode().partition("\n\n")
+
+    assert "Description-Content-Type: text/markdown" in headers
+    assert "make serve" in description
+    assert re.findall(r"\]\((?!https?:)[^)]*\)", description) == []
 
 
 @pytest.mark.parametrize("path", ["", "."], ids=["plain", "PYTHONPATH=."])
