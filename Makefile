@@ -36,7 +36,8 @@ docs: $(DEV) ## update the generated reference and build the documentation site 
 	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs . build/docs
 	@echo "build/docs/index.html"
 
-TESTS := -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+# In the order of collection: the slow tests first, so that no worker ends long after the others.
+TESTS := -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: $(DEV) bundle tools ## run the tests
 	@$(BIN)/python $(TESTS)

@@ -1,16 +1,23 @@
-"""The packages and the compiled module; everything else is in pyproject.toml.
+"""The packages, the compiled module and the README; everything else is in pyproject.toml.
 
 The folders service/ and models/ are imported as tidegate.service and tidegate.models.
 The compiled module is optional: without a C compiler it is skipped, and Pillow resizes.
 """
+
+import re
+from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 
 FOLDERS = ("service", "models")
 PATTERNS = [pattern for folder in FOLDERS for pattern in (folder, f"{folder}.*")]
 DATA_FOLDERS = ["models.probes.photos"] if find_packages(include=["models"]) else []
+README = Path(__file__).with_name("README.md").read_text("utf-8")
 
 setup(
+    # A package index has none of the files that the README links to.
+    long_description=re.sub(r"\[([^]]+)\]\((?!https?:)[^)]+\)", r"\1", README),
+    long_description_content_type="text/markdown",
     packages=[f"tidegate.{name}" for name in [*find_packages(include=PATTERNS), *DATA_FOLDERS]],
     package_dir={f"tidegate.{folder}": folder for folder in FOLDERS},
     ext_modules=[

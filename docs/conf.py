@@ -31,6 +31,8 @@ exclude_patterns = [
 
 smartquotes = False
 html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_title = f"Tidegate {release}"
 html_copy_source = False
 html_show_sourcelink = False

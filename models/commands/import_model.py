@@ -44,7 +44,13 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_argument("source", metavar="SOURCE", help="model to import, see below")
-    model = options.add_argument_group("model")
+    _add_model_options(options.add_argument_group("model"))
+    _add_preprocessing_options(options.add_argument_group("preprocessing"))
+    fitting.add_options(options)
+    return options
+
+
+def _add_model_options(model: argparse._ArgumentGroup) -> None:
     model.add_argument(
         "--checkpoint", type=Path, metavar="FILE", help="weights, .pt or .safetensors"
     )
@@ -67,7 +73,9 @@ def parser() -> argparse.ArgumentParser:
         help="tensor of the penultimate layer, if it is not detected",
     )
     model.add_argument("--licence", help="licence of the weights, for the model card")
-    spec = options.add_argument_group("preprocessing")
+
+
+def _add_preprocessing_options(spec: argparse._ArgumentGroup) -> None:
     spec.add_argument(
         "--weights", metavar="ENTRY", help="torchvision: weights entry, such as IMAGENET1K_V2"
     )
@@ -120,8 +128,6 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="seal even if the preprocessing differs from the library's; the card shows the amount",
     )
-    fitting.add_options(options)
-    return options
 
 
 def run(options: argparse.Namespace) -> None:

@@ -27,21 +27,17 @@ def open_session(model: onnx.ModelProto, names: Sequence[str]) -> ort.InferenceS
     shown.graph.output.extend(
         onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in known
     )
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # errors are raised, so the log would repeat them
     try:
-        return ort.InferenceSession(
-            shown.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        return quiet_session(shown.SerializeToString())
     except Exception as error:  # its exceptions have no common base
         raise CannotRun(first_line(error)) from error
 
 
 def quiet_session(graph: bytes) -> ort.InferenceSession:
-    """Return a session on the CPU provider with one thread that logs only errors."""
+    """Return a session on the CPU provider with one thread that logs nothing."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, so the log would repeat them
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 

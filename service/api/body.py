@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.types import Receive
 
-from tidegate.service.api.connection import Connection
+from tidegate.service.api.connection import ClientGone, Connection
 from tidegate.service.api.context import RequestContext
-from tidegate.service.api.problems import ClientGone
 from tidegate.service.api.uploads import PROGRESS_BYTES, STALL_S, Reservation
 from tidegate.service.errors import (
     BadRequest,

@@ -11,14 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tidegate.service.api.body import BodyLimits, feed_body, read_body
-from tidegate.service.api.connection import Connection
+from tidegate.service.api.connection import ClientGone, Connection
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.limits import ClientQuota, HttpLimits, client_of
 from tidegate.service.api.multipart import FormFiles, is_multipart
 from tidegate.service.api.parameters import TOP_K, parse_timeout_s, parse_top_k
 from tidegate.service.api.problems import (
     OUT_OF_DISTRIBUTION,
-    ClientGone,
     Json,
     make_problem,
     problem_of,

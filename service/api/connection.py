@@ -10,6 +10,10 @@ from collections.abc import Callable, MutableMapping
 from typing import Any
 
 
+class ClientGone(Exception):
+    """The client disconnected before its answer."""
+
+
 class Connection:
     """One client connection; its requests are handled one after another."""
 

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from tidegate.service import errors
+from tidegate.service.api.connection import ClientGone
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.methods import allow
 from tidegate.service.api.schemas import as_json
@@ -59,10 +60,6 @@ class Json(Response):
             (b"content-type", content_type),
             (b"content-length", str(len(body)).encode("ascii")),
         ]
-
-
-class ClientGone(Exception):
-    """The client disconnected before its answer."""
 
 
 ProblemBody = dict[str, Any]  # the fields of schemas.Problem without those that are None

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
+
 from tidegate.service.batching.admission import Admission, Running
 from tidegate.service.batching.latency import LatencyModel
 from tidegate.service.batching.policy import BatchPlan, Limits, form_batch, images_for_slot
@@ -107,7 +109,7 @@ class Dispatch:
         if running := self._admission.running[slot.index]:
             self._admission.running[slot.index] = replace(running, images=len(tickets))
         # Batches grow only if decoder threads decode, so these images are pixels.
-        added = [image for image in _images(decided.dispatch) if not callable(image)]
+        added = [image for image in _images(decided.dispatch) if isinstance(image, np.ndarray)]
         return added, decided.shed
 
     def _batch(self, slot: Slot, tickets: list[Ticket], now: float) -> Batch:

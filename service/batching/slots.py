@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
 
+import numpy as np
+
 from tidegate.service.batching.decoders import decode_failure
 from tidegate.service.batching.isolate import DeviceFault, RowResult, run_isolating
 from tidegate.service.cpu import lower_priority, pin_to_core
@@ -105,15 +107,15 @@ class Slot:
         decode_s = [0.0] * len(images)
         ready: list[tuple[int, Pixels]] = []
         for index, image in enumerate(images):
-            if callable(image):
-                started = time.perf_counter()
-                try:
-                    ready.append((index, image()))
-                except Exception as error:  # noqa: BLE001 - only this request fails
-                    rows[index] = decode_failure(error)
-                decode_s[index] = time.perf_counter() - started
-            else:
+            if isinstance(image, np.ndarray):
                 ready.append((index, image))
+                continue
+            started = time.perf_counter()
+            try:
+                ready.append((index, image()))
+            except Exception as error:  # noqa: BLE001 - only this request fails
+                rows[index] = decode_failure(error)
+            decode_s[index] = time.perf_counter() - started
         undecoded = frozenset(index for index, row in enumerate(rows) if row is not None)
         device_fault = DeviceFault()
         started = time.perf_counter()

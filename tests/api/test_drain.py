@@ -13,8 +13,6 @@ import pytest
 
 from tests.server import PATIENCE_S, Server, running
 
-DRAINS = 2  # of a real server each; more by hand
-
 
 class PersistentClient(threading.Thread):
     """Sends one request after another until it can no longer connect; counts lost requests."""
@@ -64,24 +62,23 @@ class PersistentClient(threading.Thread):
 def test_persistent_clients_lose_no_request_in_a_drain(
     demo_bundle: Path, chelsea: bytes, drain_delay_s: float
 ) -> None:
-    for _ in range(DRAINS):
-        with running(demo_bundle, drain_delay_s=drain_delay_s) as server:
-            clients = [
-                *(PersistentClient(server, "/livez", None) for _ in range(4)),
-                *(PersistentClient(server, "/classify", chelsea) for _ in range(4)),
-            ]
-            for client in clients:
-                client.start()
-            for client in clients:
-                assert client.busy.wait(PATIENCE_S)
-            server.process.send_signal(signal.SIGTERM)
-            for client in clients:
-                client.join(PATIENCE_S)
+    with running(demo_bundle, drain_delay_s=drain_delay_s) as server:
+        clients = [
+            *(PersistentClient(server, "/livez", None) for _ in range(4)),
+            *(PersistentClient(server, "/classify", chelsea) for _ in range(4)),
+        ]
+        for client in clients:
+            client.start()
+        for client in clients:
+            assert client.busy.wait(PATIENCE_S)
+        server.process.send_signal(signal.SIGTERM)
+        for client in clients:
+            client.join(PATIENCE_S)
 
-            assert server.process.wait(PATIENCE_S) == 0
+        assert server.process.wait(PATIENCE_S) == 0
 
-        assert [client.lost for client in clients] == [[]] * len(clients)
-        assert all(client.closes for client in clients)
+    assert [client.lost for client in clients] == [[]] * len(clients)
+    assert all(client.closes for client in clients)
 
 
 def test_each_answer_after_sigterm_closes_and_idle_connections_are_kept(demo_bundle: Path) -> None:

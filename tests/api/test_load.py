@@ -52,7 +52,7 @@ async def post_all(
 
 
 @pytest.mark.timeout(240)
-def test_of_2000_concurrent_requests_every_answer_is_its_own_images(
+def test_of_64_concurrent_requests_every_answer_is_its_own_images(
     server: Server, client: httpx.Client
 ) -> None:
     images = mixed_images(40)
@@ -60,9 +60,9 @@ def test_of_2000_concurrent_requests_every_answer_is_its_own_images(
         client.post("/classify", content=image, headers=PATIENT).json() for image in images
     ]
 
-    answers = asyncio.run(post_all(server.url, images * 50, 64, PATIENT))
+    answers = asyncio.run(post_all(server.url, images * 16, 64, PATIENT))
 
-    assert len(answers) == 2000
+    assert len(answers) == 640
     for index, answer in enumerate(answers):
         expected, got = one_by_one[index % 40], answer.json()
         assert got.get("code") == expected.get("code")
@@ -90,7 +90,7 @@ def test_the_images_of_this_set_have_different_answers(client: httpx.Client) -> 
 @pytest.mark.timeout(120)
 def test_overload_is_shed_with_a_realistic_retry_after(demo_bundle: Path, chelsea: bytes) -> None:
     with running(demo_bundle, deadline_ms=150, slots=1, threads_per_slot=1) as server:
-        answers = asyncio.run(post_all(server.url, [chelsea] * 600, 100, {}))
+        answers = asyncio.run(post_all(server.url, [chelsea] * 300, 100, {}))
 
         after = httpx.post(f"{server.url}/classify", content=chelsea, timeout=PATIENCE_S)
 

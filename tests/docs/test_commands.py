@@ -31,6 +31,7 @@ NOT_RUN = {
     '/opt/tidegate/bin/pip install ".[cpu]"': "installs into the system",
     "cp docker/systemd/tidegate.service /etc/systemd/system/": "installs into the system",
     "systemctl enable --now tidegate": "needs systemd",
+    ". .venv/bin/activate": "changes the shell that runs it",
     ".venv/bin/python -m pytest -m slow": "runs the slow tests",
     ".venv/bin/python -m pytest tests/unit/ood -k p_value": "runs tests that run anyway",
     "locust -f load_tests/locustfile.py --host http://127.0.0.1:8000": "needs Locust",
@@ -50,10 +51,9 @@ EVERY = [(name_of(page), line) for page in PAGES for line in commands(page)]
 
 
 def of(*programs: str) -> list[tuple[str, str]]:
-    """Return the commands of these programs, each with its page."""
-    return [
-        (page, line) for page, line in EVERY if line not in NOT_RUN and words(line)[0] in programs
-    ]
+    """Return the commands of these programs, each once, with the last page that prints it."""
+    page_of = {line: page for page, line in EVERY if line not in NOT_RUN}
+    return [(page, line) for line, page in page_of.items() if words(line)[0] in programs]
 
 
 def words(line: str) -> list[str]:

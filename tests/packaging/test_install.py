@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import sysconfig
@@ -63,8 +64,8 @@ def tidegate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     The dependencies come from the environment that runs the tests.
     """
     folder = tmp_path_factory.mktemp(str(request.param))
-    run(sys.executable, "-m", "venv", folder)
-    pip = (folder / "bin/python", "-m", "pip", "install", "--quiet", "--no-deps")
+    run(sys.executable, "-m", "venv", "--without-pip", folder)
+    pip = (sys.executable, "-m", "pip", "--python", folder, "install", "--quiet", "--no-deps")
     [site] = (folder / "lib").glob("python*/site-packages")
     (site / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n")
     if request.param == "wheel":
@@ -95,6 +96,16 @@ def test_the_wheel_has_every_module_and_every_file_of_the_recipes(wheel: Path) -
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("tidegate/")}
 
     assert {name for name in packed if not name.endswith((".so", ".c"))} == wanted
+
+
+def test_no_link_of_the_description_needs_the_repository(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as packed:
+        [metadata] = [name for name in packed.namelist() if name.endswith(".dist-info/METADATA")]
+        headers, _, description = packed.read(metadata).decode().partition("\n\n")
+
+    assert "Description-Content-Type: text/markdown" in headers
+    assert "make serve" in description
+    assert re.findall(r"\]\((?!https?:)[^)]*\)", description) == []
 
 
 @pytest.mark.parametrize("path", ["", "."], ids=["plain", "PYTHONPATH=."])

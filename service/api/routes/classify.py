@@ -9,9 +9,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tidegate.service.api import problems
 from tidegate.service.api.classify_handler import ClassifyHandler
+from tidegate.service.api.connection import ClientGone
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.parameters import MAX_TIMEOUT_MS, MAX_TOP_K, TOP_K
-from tidegate.service.api.problems import MEDIA_TYPE, PROBLEM_REF, ClientGone
+from tidegate.service.api.problems import MEDIA_TYPE, PROBLEM_REF
 from tidegate.service.api.schemas import EXAMPLE_ANSWER, EXAMPLE_REFUSAL, BatchBody, ClassifyBody
 from tidegate.service.errors import TidegateError
 

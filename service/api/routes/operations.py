@@ -30,9 +30,11 @@ _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"description": "not-found", "content": _PROBLEM}
 }
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Tidegate</title>
+<meta name="viewport" content="width=device-width">
 <h1>Tidegate</h1>
 <p>Send an image to <code>POST /classify</code>.
-<ul><li><a href="/docs">API documentation</a> (<a href="/openapi.json">OpenAPI</a>)
+<ul><li><a href="/openapi.json">OpenAPI document</a>
+<li><a href="/docs">API documentation</a> (loads its scripts from a CDN)
 <li><a href="/models">Served models</a><li><a href="/drift">Drift</a>
 <li><a href="/metrics">Metrics</a></ul>
 """

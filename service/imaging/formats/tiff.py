@@ -69,7 +69,7 @@ def read(data: bytes) -> Found:
     size = layout[_WIDTH], layout[_HEIGHT]
     if {_TILE_WIDTH, _TILE_HEIGHT} <= layout.keys():
         columns, rows = _pieces(layout)
-        size = columns * layout[_TILE_WIDTH], rows * layout[_TILE_HEIGHT]
+        size = columns * max(1, layout[_TILE_WIDTH]), rows * max(1, layout[_TILE_HEIGHT])
     return Found((size,), _work(data, entries, layout, size))
 
 

@@ -9,9 +9,8 @@ from starlette.types import Message
 
 from tidegate.service.api import body as body_module
 from tidegate.service.api.body import BodyLimits, Pieces, read_body
-from tidegate.service.api.connection import Connection
+from tidegate.service.api.connection import ClientGone, Connection
 from tidegate.service.api.context import RequestContext
-from tidegate.service.api.problems import ClientGone
 from tidegate.service.api.uploads import PROGRESS_BYTES, ByteBudget
 from tidegate.service.errors import (
     BadRequest,

@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -156,6 +156,7 @@ changes = st.lists(
     changes=changes,
     twice=st.tuples(st.integers(2, 150), st.integers(0, 40)),
 )
+@example(data=tiff_of_tiles(), changes=[(90, 0)], twice=(2, 0))  # tiles without a height
 @settings(deadline=None, max_examples=1_500)
 def test_pillow_opens_no_more_pixels_than_the_header_check_sees(
     data: bytes, changes: list[tuple[int, int]], twice: tuple[int, int]
