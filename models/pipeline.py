@@ -245,6 +245,7 @@ def _card_data(
             used.digests,
             used.sizes["fold_b"],
             options.fit.target.delta,
+            fitted.missing_images,
         ),
         reference=fitted.reference,
         splits=used.sizes,

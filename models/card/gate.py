@@ -5,7 +5,15 @@ from __future__ import annotations
 from tidegate.models.card.card_data import AUROC, SCORES, CardData
 from tidegate.models.card.markdown import count, measured, number, percent, picture, table
 from tidegate.service.bundle.evidence import OodReport
+from tidegate.service.bundle.manifest import GateFit
 
+_MOST_NAMED = 50  # classes in a table
+_MOST_CANDIDATES = 10
+_MEANINGS = {
+    "entropy": "generalised entropy of the largest probabilities (GEN)",
+    "clipped_energy": "energy of the logits for features clipped at a ceiling (ReAct)",
+    "drawn": "linear detector of documents, screens, charts and drawings, fitted on generated ones",
+}
 _FEW = 20  # images, below which a class's numbers are unreliable
 
 
@@ -18,17 +26,37 @@ def gate(data: CardData) -> str:
     size = f", fitted on {count(distance.samples, 'image')}" if distance.samples else ""
     return (
         "## Gate\n\n"
-        f"- Energy: −T·logsumexp(logits/T) with T = {fit.energy_temperature:.4g}.\n"
-        f"- Mahalanobis: squared distance of {distance.features} features to the nearest of the "
+        f"- energy: −T·logsumexp(logits/T) with T = {fit.energy_temperature:.4g}.\n"
+        f"- mahalanobis: squared distance of {distance.features} features to the nearest of the "
         f"{distance.means.replace('-', ' ')} under a {distance.covariance} "
         f"covariance{shrunk}{relative}{size}.\n"
-        f"- Both become p-values against fold A ({count(fit.fold_a, 'image')}); their minimum is "
+        f"{_others(fit)}"
+        f"- Each becomes a p-value against fold A ({count(fit.fold_a, 'image')}), continued by a "
+        f"fitted tail. **{' + '.join(fit.combination)}** decide: the sum of their −log p is "
         f"calibrated again on fold B ({count(fit.fold_b, 'image')}).\n"
         f"- p ≤ {fit.alpha_reject:g} (alpha_reject): rejected; p ≤ {fit.alpha_review:g} "
         "(alpha_review): answered and marked for review.\n\n"
         f"{_guarantee(data)}\n"
         "There is no guarantee for other images; the OOD sets below show measured rates.\n"
         f"\nMeasured on the test split: {measured(found)} rejected.\n{_verdict(data)}\n"
+        + _choice(fit)
+    )
+
+
+def _others(fit: GateFit) -> str:
+    return "".join(f"- {name}: {_MEANINGS[name]}.\n" for name in fit.scores if name in _MEANINGS)
+
+
+def _choice(fit: GateFit) -> str:
+    if not fit.candidates:
+        return ""
+    order = sorted(fit.candidates, key=lambda name: -fit.candidates[name])[:_MOST_CANDIDATES]
+    return (
+        "\n### How the scores were chosen\n\n"
+        "The criterion is the mean of two AUROCs on the selection images: against built-in "
+        "nonsense, and against images whose class was removed from the model. A further score must "
+        "improve it by 0.002. The best candidates:\n\n"
+        + table(("scores", "criterion"), [(n, f"{fit.candidates[n]:.4f}") for n in order])
     )
 
 
@@ -114,7 +142,23 @@ def _guarantee(data: CardData) -> str:
             f"\n{count(len(fit.own_threshold), 'class has', 'classes have')} a threshold from "
             "calibration images predicted as that class; the guarantee applies to each of them."
         )
-    return text
+    return text + _sharing(data)
+
+
+def _sharing(data: CardData) -> str:
+    """Name the classes without a threshold of their own, and the images that they lack."""
+    missing = data.gate.missing_images
+    sharing = sorted((images, c) for c, images in enumerate(missing) if images)
+    if not sharing:
+        return ""
+    rows = [(data.label(c), f"{images:,}") for images, c in sharing[:_MOST_NAMED]]
+    more = f", the first {_MOST_NAMED} of them" if len(sharing) > _MOST_NAMED else ""
+    return (
+        f"\n{count(len(sharing), 'class shares', 'classes share')} one threshold: the guarantee "
+        "applies to their images together, and a single class may be rejected more often. For a "
+        f"threshold of its own, a class lacks about so many calibration images{more} (all: "
+        "`gate.missing_images` of the manifest):\n\n" + table(("class", "images"), rows)
+    )
 
 
 def _verdict(data: CardData) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,6 +156,22 @@ def _own_classes(fold_a: Scores, fold_b: Scores, classes: int, target: GateTarge
     while own and len(own) < classes and sharing < need:
         sharing += int(in_b[own.pop(0)])
     return sorted(own)
+
+
+def missing_images(
+    fold_a: Scores, fold_b: Scores, classes: int, target: GateTarget, own: Collection[int]
+) -> tuple[int, ...]:
+    """Return how many calibration images each class lacks for a threshold of its own, [classes].
+
+    The images are those predicted as the class. 0 for the classes `own`, and at least 1 for others.
+    """
+    in_a = np.bincount(fold_a.predicted, minlength=classes)
+    in_b = np.bincount(fold_b.predicted, minlength=classes)
+    need = target.least_images
+    lacking = np.maximum(_OWN_FACTOR * need - in_a, need - in_b) / FOLD_SHARE
+    missing = np.maximum(1, np.ceil(lacking)).astype(np.int64)
+    missing[list(own)] = 0
+    return tuple(missing.tolist())
 
 
 def _check_finite(*folds: Scores) -> None:

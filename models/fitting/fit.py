@@ -32,6 +32,7 @@ from tidegate.models.fitting.conformal import (
     Scores,
     calibrate,
     gate_file,
+    missing_images,
 )
 from tidegate.models.fitting.detector import drawn_features, fit_detector
 from tidegate.models.fitting.drift_reference import reference_fit
@@ -72,7 +73,8 @@ class FittedModel:
     head: GateHead
     gate: Gate
     gate_file: bytes  # calibration.npz
-    candidates: dict[str, float]  # the criterion of each combination of scores
+    candidates: dict[str, float]  # the criterion of each distance and combination of scores
+    missing_images: tuple[int, ...]  # per class, for a threshold of its own
     mahalanobis: MahalanobisFit
     calibration: Calibration
     reference: ReferenceFit
@@ -120,6 +122,9 @@ def fit(
             gate, options.target, embedding_mean=embedding.mean, embedding_axes=embedding.axes
         ),
         candidates=chosen.candidates,
+        missing_images=missing_images(
+            folds["fold_a"], folds["fold_b"], len(labels), options.target, gate.own_folds_b
+        ),
         mahalanobis=_mahalanobis_fit(chosen.distance),
         calibration=calibration,
         reference=reference,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -51,12 +51,14 @@ class SealedModel:
         splits: Mapping[str, str],
         fold_b: int,
         delta: float | None = None,
+        missing_images: Sequence[int] = (),
     ) -> m.GateFit:
         """Describe a gate that was calibrated for this model.
 
         `candidates` are the criteria by which its combination was chosen, `splits` the digests of
         the splits that it was fitted on, `fold_b` the total images of all folds B, `delta` the
-        failure probability of a PAC guarantee; None: marginal guarantee.
+        failure probability of a PAC guarantee; None: marginal guarantee. `missing_images` are per
+        class, for a threshold of its own.
         """
         return m.GateFit(
             scores=tuple(gate.folds_a),
@@ -71,6 +73,7 @@ class SealedModel:
             fold_a=len(gate.folds_a[ENERGY].scores),
             fold_b=fold_b,
             own_threshold=tuple(gate.own_folds_b),
+            missing_images=tuple(missing_images),
             splits=dict(splits),
             calibrated_for_model=sha256(self.graph).hexdigest(),
             calibrated_for_preprocess=self.spec.digest,

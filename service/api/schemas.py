@@ -38,6 +38,9 @@ class PredictionBody(Body):
     probability: float = Field(examples=[0.95])
 
 
+MAX_CLASSES_NAMED = 20  # classes without a threshold of their own in the body of one model
+
+
 class ScoreBody(Body):
     """One OOD score (higher is more unusual) and its p-value against fold A."""
 
@@ -136,6 +139,23 @@ class EngineBody(Body):
     max_batch_size: int
 
 
+class MissingImagesBody(Body):
+    """A class that shares its threshold, and the calibration images that it lacks for its own."""
+
+    class_id: int
+    label: str
+    images: int = Field(description="further calibration images that are predicted as this class")
+
+
+class SharedThresholdBody(Body):
+    """The classes without a threshold of their own, for which the guarantee holds only together."""
+
+    classes: int
+    first: list[MissingImagesBody] = Field(
+        description="those that lack fewest images; the model card lists more"
+    )
+
+
 class ModelBody(Body):
     """The model that is served, with the data its bundle was sealed with."""
 
@@ -150,7 +170,10 @@ class ModelBody(Body):
     preprocess: PreprocessSpec
     parity: Parity | None = Field(description="comparison with the library that trained the model")
     calibration: Calibration
-    gate: GateFit
+    gate: GateFit = Field(description="without `missing_images`")
+    shared_threshold: SharedThresholdBody | None = Field(
+        description="null if the bundle does not say it, as one without thresholds per class"
+    )
     coverage: Coverage | None = Field(description="what the gate catches, measured when built")
     reference_samples: int
     engine: EngineBody
@@ -191,7 +214,8 @@ def model_body(bundle: Bundle, info: EngineInfo, slots: int, max_batch_size: int
         preprocess=manifest.preprocess,
         parity=manifest.parity,
         calibration=manifest.calibration,
-        gate=manifest.gate,
+        gate=manifest.gate.model_copy(update={"missing_images": ()}),
+        shared_threshold=_shared_threshold(bundle),
         coverage=manifest.coverage,
         reference_samples=manifest.reference.samples,
         engine=EngineBody(
@@ -203,6 +227,20 @@ def model_body(bundle: Bundle, info: EngineInfo, slots: int, max_batch_size: int
             threads_per_slot=info.threads_per_slot,
             max_batch_size=max_batch_size,
         ),
+    )
+
+
+def _shared_threshold(bundle: Bundle) -> SharedThresholdBody | None:
+    missing = bundle.manifest.gate.missing_images
+    if not missing:
+        return None
+    sharing = sorted((images, class_id) for class_id, images in enumerate(missing) if images)
+    return SharedThresholdBody(
+        classes=len(sharing),
+        first=[
+            MissingImagesBody(class_id=c, label=bundle.labels[c], images=images)
+            for images, c in sharing[:MAX_CLASSES_NAMED]
+        ],
     )
 
 

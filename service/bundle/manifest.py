@@ -84,6 +84,9 @@ class GateFit(Closed):
     fold_a: PositiveInt
     fold_b: PositiveInt
     own_threshold: tuple[NonNegativeInt, ...] = ()  # classes calibrated on their own images
+    # Per class: calibration images, predicted as it, that it lacks for a threshold of its own.
+    # 0 for a class with one; empty if this was not computed.
+    missing_images: tuple[NonNegativeInt, ...] = ()
     splits: dict[str, Sha256]  # split name → digest of its images' digests, disjoint by content
     calibrated_for_model: Sha256  # sha256 of model.onnx
     calibrated_for_preprocess: Sha256
@@ -187,6 +190,8 @@ class Manifest(Closed):
             raise ValueError(
                 f"own_threshold contains class {bad[0]}, but there are {self.task.classes} classes"
             )
+        if len(self.gate.missing_images) not in (0, self.task.classes):
+            raise ValueError("missing_images must have one number per class")
         model = self.files.get("model.onnx")
         if model is None or self.gate.calibrated_for_model != model.sha256:
             raise ValueError("the gate was calibrated for another model")

@@ -234,6 +234,20 @@ def test_a_pac_gate_and_classes_with_their_own_threshold_are_explained() -> None
 
     assert "for this calibration set, except with probability 0.05 (pac)" in text
     assert "2 classes have a threshold" in text
+    assert "share" not in text
+
+
+def test_classes_without_a_threshold_of_their_own_are_named_with_what_they_lack() -> None:
+    data = card_data(200)
+    missing = (0, 40, 30, *range(100, 297))
+    gate = data.gate.model_copy(update={"own_threshold": (0,), "missing_images": missing})
+
+    text = section(model_card(replace(data, gate=gate)), "Gate")
+
+    assert "199 classes share one threshold" in text
+    assert "the first 50 of them" in text
+    assert text.index("| 30 |") < text.index("| 40 |") < text.index("| 100 |")
+    assert "| 296 |" not in text
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from tidegate.models.fitting.conformal import (
     combine,
     final_p_values,
     gate_file,
+    missing_images,
     pac_p_values,
 )
 from tidegate.models.fitting.mahalanobis import fit_distance
@@ -267,3 +268,16 @@ def test_the_gate_s_file_contains_every_fold() -> None:
     assert stored["fold_b_sizes"].sum() == len(stored["combined_b"]) == 6000
     assert len(stored["p_by_rank_b"]) == 6000 + 1 + len(gate.own_folds_b)
     assert np.array_equal(stored["embedding_mean"], np.zeros(3))
+
+
+def test_a_class_without_its_own_fold_lacks_the_images_that_would_give_it_one() -> None:
+    fold_a, fold_b, target = drawn(600, 11), drawn(600, 12), GateTarget()
+    gate = calibrated(fold_a, fold_b)
+
+    missing = missing_images(fold_a, fold_b, CLASSES, target, gate.own_folds_b)
+
+    assert not gate.own_folds_b
+    for c in range(CLASSES):
+        in_a = int((fold_a.predicted == c).sum())
+        assert missing[c] >= (2 * 99 - in_a) / 0.4
+    assert missing_images(fold_a, fold_b, CLASSES, target, range(CLASSES)) == (0,) * CLASSES
