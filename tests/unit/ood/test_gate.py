@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegate.service.ood.conformal import TailedFold
-from tidegate.service.ood.gates import FinalFold, Gate
+from tidegate.service.ood.gates import FinalFold, Gate, combined_score
 
 # Scores 0 … 98 in fold A. The second score decides alone, so fold B has its 99 values of −log p,
 # and the final p-value is a multiple of 0.01.
 FOLD_A = TailedFold.of(np.arange(99.0))
-FOLD_B = np.sort(-FOLD_A.log_p(np.arange(99.0) - 0.5))
+FOLD_B = np.sort(combined_score([FOLD_A.log_p(np.arange(99.0) - 0.5)]))
 FOLDS_A = {"energy": FOLD_A, "mahalanobis": FOLD_A}
 GATE = Gate(FOLDS_A, ("mahalanobis",), FinalFold.marginal(FOLD_B), 0.05, 0.2)
 BOTH = replace(GATE, combination=("energy", "mahalanobis"))
