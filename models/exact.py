@@ -37,7 +37,7 @@ def product(a: Numbers, b: Numbers) -> Float64:
         for place in range(order + 1):
             total += left[place] @ right[order - place].T
         if order:
-            total = np.ldexp(total, -bits)
+            total *= 2.0**-bits
     return np.asarray(np.ldexp(total, scale_left + scale_right.T - 2 * bits))
 
 
@@ -99,5 +99,5 @@ def _slices(x: Numbers, bits: int) -> tuple[list[Float64], NDArray[np.int_]]:
     rest, found = np.ldexp(values, bits - exponents), []
     for _ in range(_SLICES):
         found.append(np.rint(rest))
-        rest = np.ldexp(rest - found[-1], bits)
+        rest = (rest - found[-1]) * 2.0**bits
     return found, exponents

@@ -23,7 +23,7 @@ from tidegate.models.demo.evaluate import (
     imagenet_samples,
 )
 from tidegate.models.demo.fit import Fit, fit_gate
-from tidegate.models.demo.model import gate_head, sealed_graph
+from tidegate.models.demo.model import sealed_graph
 from tidegate.models.demo.photographs import SOURCES, Photograph, split, split_digest
 from tidegate.models.demo.source import CHECKPOINT_SHA256
 from tidegate.models.demo.spec import PREPROCESS
@@ -72,7 +72,7 @@ def calibrate(
     parts = split(photographs)
     _check_sizes(parts)
     fit = _fit([item.pixels for item in parts["fit"]], weights, budget.synthetic_per_kind)
-    head = fit.head(weights)
+    head = fit.head
     sealed = sealed_graph(weights, head)
     outputs = {
         name: run(sealed, follow(_pixels(items), f"Scoring {name}"))
@@ -160,8 +160,8 @@ def _coverage(
 
 def _fit(photographs: list[Pixels], weights: Weights, per_kind: int) -> Fit:
     """Fit on a graph with an arbitrary head: only its logits and features are read."""
-    width = weights["_fc.weight"].shape[1]
-    backbone = sealed_graph(weights, gate_head(weights, np.zeros(width), 1.0))
+    means = np.asarray(weights["_fc.weight"])
+    backbone = sealed_graph(weights, GateHead(1.0, np.zeros(means.shape[1]), None, means, False))
     images = {
         kind: synthetic_ood.generate(kind, per_kind, synthetic_ood.SELECTION_SEED, PREPROCESS)
         for kind in synthetic_ood.FIT_KINDS

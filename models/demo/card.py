@@ -36,6 +36,9 @@ def model_card(report: Report) -> str:
         alpha_reject=f"{report['thresholds']['alpha_reject']:g}",
         alpha_review=f"{report['thresholds']['alpha_review']:g}",
         smallest=f"{1 / (report['splits']['fold_b']['photographs'] + 1):.4f}",
+        extreme=int(
+            report["thresholds"]["alpha_reject"] * (report["splits"]["fold_b"]["photographs"] + 1)
+        ),
         partitions=report["uniformity"]["partitions"],
         third=report["uniformity"]["calibration_size"],
         uniformity=_uniformity(report["uniformity"]),

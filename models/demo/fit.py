@@ -36,6 +36,7 @@ Aurocs = dict[str, float]  # kind → AUROC
 class Fit:
     """The chosen parameters, and the criterion of every candidate."""
 
+    head: GateHead  # with the chosen scores
     centre: NDArray[np.float32]  # [1280]
     centre_name: str
     shrinkage: float
@@ -44,40 +45,38 @@ class Fit:
     choice: Choice
     table: dict[str, Aurocs]
 
-    def head(self, weights: Weights) -> GateHead:
-        """Return the gate head with these parameters and the chosen scores."""
-        head = gate_head(weights, self.centre, self.shrinkage)
-        every = with_candidates(head, self.ceiling, last_layer(weights), self.detector)
-        return every.with_scores(self.choice.combination)
-
 
 def fit_gate(photographs: Outputs, synthetic: SyntheticOod, weights: Weights) -> Fit:
     """Choose the parameters with the best mean AUROC; for ties, the first candidate."""
     analytic = analytic_mean(weights)
     distances: dict[tuple[str, float], Aurocs] = {}
-    for shrinkage in SHRINKAGES:
-        head = gate_head(weights, analytic, shrinkage)
+    heads = {shrinkage: gate_head(weights, analytic, shrinkage) for shrinkage in SHRINKAGES}
+    for shrinkage, head in heads.items():
         distances["fit photographs", shrinkage] = _cross_fitted_aurocs(photographs, synthetic, head)
         distances["analytic training features", shrinkage] = _distance_aurocs(
             photographs.features, synthetic, head
         )
     name, shrinkage = max(distances, key=lambda choice: _mean_auroc(distances[choice]))
-    centre = analytic if name.startswith("analytic") else _mean(photographs.features)
+    mean = analytic if name.startswith("analytic") else _mean(photographs.features)
+    centre = mean.astype(np.float32)
     ceiling = ceiling_of(photographs.features)
     drawn = drawn_features({kind: outputs.features for kind, outputs in synthetic.items()})
     detector = fit_detector(photographs.features, drawn)
-    head = gate_head(weights, centre.astype(np.float32), shrinkage)
+    head = replace(heads[shrinkage], centre=centre)
+    every = with_candidates(head, ceiling, last_layer(weights), detector)
+    choice = choose(
+        every,
+        NetworkOutputs(photographs.logits, photographs.features),
+        {kind: NetworkOutputs(o.logits, o.features) for kind, o in synthetic.items()},
+    )
     return Fit(
-        centre=centre.astype(np.float32),
+        head=every.with_scores(choice.combination),
+        centre=centre,
         centre_name=name,
         shrinkage=shrinkage,
         ceiling=ceiling,
         detector=detector,
-        choice=choose(
-            with_candidates(head, ceiling, last_layer(weights), detector),
-            NetworkOutputs(photographs.logits, photographs.features),
-            {kind: NetworkOutputs(o.logits, o.features) for kind, o in synthetic.items()},
-        ),
+        choice=choice,
         table={f"mean of the {n}, λ = {s:g}": row for (n, s), row in distances.items()},
     )
 

@@ -313,7 +313,7 @@ EXAMPLE_OOD: dict[str, Any] = {
     "percentile": 26.0,
     "alpha_reject": 0.01,
     "alpha_review": 0.05,
-    "calibration_size": 200,
+    "calibration_size": 349,
     "energy": {"score": -8.3, "p_value": 0.61},
     "mahalanobis": {"score": 1.32, "p_value": 0.83, "nearest_class": 285},
     "decided_by": [{"name": "mahalanobis", "score": 1.32, "p_value": 0.83}],

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Float64 = NDArray[np.float64]
 TAIL_SHARE = 0.1  # of fold A, to which the tail is fitted
 _LEAST_SCALE = 1e-9
+_LEAST_LOG_P = -1e30  # of a finite score: the sum of a few is finite, also in float32
 
 
 def marginal_p_values(n: int) -> Float64:
@@ -49,7 +50,7 @@ class TailedFold:
         log_p = np.log(marginal_p_values(n))
         start = float(scores[-max(1, math.ceil(TAIL_SHARE * n))])
         upper = scores[scores.searchsorted(start) :]
-        least = _LEAST_SCALE * max(float(scores[-1] - scores[0]), abs(start), _LEAST_SCALE)
+        least = _LEAST_SCALE * max(float(scores[-1] - scores[0]), abs(start), 1.0)
         scale = max(math.fsum((upper - start).tolist()) / len(upper), least)
         return cls(scores, start, float(log_p[len(upper)]), scale, log_p)
 
@@ -66,11 +67,12 @@ class TailedFold:
             s = score.astype(np.float64)
             counted = self.log_p_by_rank[len(self.scores) - self.scores.searchsorted(s)]
             in_tail = self.log_p_at_start - (s - self.start) / self.scale
+            in_tail = np.maximum(in_tail, _LEAST_LOG_P)
             return np.where(np.isfinite(s), np.where(s > self.start, in_tail, counted), -np.inf)
         if not math.isfinite(score):
             return -math.inf
         if score > self.start:
-            return self.log_p_at_start - (score - self.start) / self.scale
+            return max(self.log_p_at_start - (score - self.start) / self.scale, _LEAST_LOG_P)
         return float(self.log_p_by_rank[len(self.scores) - self.scores.searchsorted(score)])
 
 

@@ -50,7 +50,8 @@ def test_each_photo_gets_the_decision_of_the_table(
 
 
 def test_the_table_shows_all_three_decisions() -> None:
-    assert [told for _, _, told, _ in DECISIONS] == ["accept", "review", "out-of-distribution"]
+    assert [told for _, _, told, _ in DECISIONS] == ["accept", "out-of-distribution"]
+    assert "decision `review`" in read(README)
 
 
 @pytest.mark.parametrize(("page", "printed"), PRINTED, ids=[page for page, _ in PRINTED])

@@ -72,7 +72,17 @@ def test_tied_scores_still_have_a_tail_that_orders_larger_ones(level: float) -> 
 
     assert fold.scale > 0
     assert fold.log_p(level) == 0.0
-    assert -math.inf < fold.log_p(level + 2e30) < fold.log_p(level + 1e30) < fold.log_p(level)
+    far = 1e15 + abs(level)
+    assert -math.inf < fold.log_p(level + 2 * far) < fold.log_p(level + far) < fold.log_p(level)
+
+
+def test_the_sum_of_the_smallest_p_values_is_finite() -> None:
+    fold = TailedFold.of(np.zeros(50))
+
+    combined = combined_score([fold.log_p(3e38)] * 3)
+
+    assert fold.log_p(1.0) < combined < math.inf
+    assert fold.log_p(np.array([3e38])).tolist() == [fold.log_p(3e38)]
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tidegate.models.demo import calibration_file, temperature
+from tidegate.models.demo import calibration_file, fit, temperature
 from tidegate.models.demo.calibrate import MeasurementBudget, calibrate, fold_scores
 from tidegate.models.demo.card import model_card
 from tidegate.models.demo.evaluate import Pictures, held_out_uniformity, installed_pictures
@@ -89,6 +89,7 @@ def test_the_whole_recipe_runs(
 ) -> None:
     known = {("invented", name.rpartition(".")[0]): c for name, c in CLASSES.items()}
     monkeypatch.setattr(temperature, "class_ids_by_photograph", lambda: known)
+    monkeypatch.setattr(fit, "SHRINKAGES", (0.3,))
 
     calibration = calibrate(
         invented_photographs(248), weights, picture_folders(tmp_path), MeasurementBudget(4, 6, 5)
