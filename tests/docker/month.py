@@ -81,7 +81,7 @@ def alerts(reference: Floats, window: Window, short: Window, t: int) -> set[str]
         numbers = class_mix(effective, reference)
     window.effect[t] = numbers[EFFECT]
     usual = 0.28
-    if (~np.isnan(window.effect[max(0, t - WEEK + 1) : max(0, t - WEEK + DAY + 1)])).any():
+    if (~np.isnan(window.effect[max(0, t - 9 * DAY + 1) : max(0, t - 8 * DAY + 1)])).any():
         past = window.effect[max(0, t - WEEK - window.steps) : t - window.steps + 1]
         usual = float(np.clip(np.nanquantile(past, 0.9), 0, 0.28))
     found = set()
