@@ -80,12 +80,12 @@ def alerts(reference: Floats, window: Window, short: Window, t: int) -> set[str]
     with np.errstate(invalid="ignore"):  # below the hundred images that z needs
         numbers = class_mix(effective, reference)
     window.effect[t] = numbers[EFFECT]
-    usual = 0.28
+    usual = 0.3
     if (~np.isnan(window.effect[max(0, t - 9 * DAY + 1) : max(0, t - 8 * DAY + 1)])).any():
         past = window.effect[max(0, t - WEEK - window.steps) : t - window.steps + 1]
-        usual = float(np.clip(np.nanquantile(past, 0.9), 0, 0.28))
+        usual = float(np.clip(np.nanquantile(past, 0.9), 0, 0.3))
     found = set()
-    if effective.sum() >= 100 and numbers[Z] > 5 and numbers[EFFECT] > 0.12 + usual:
+    if effective.sum() >= 100 and numbers[Z] > 5 and numbers[EFFECT] > 0.15 + usual:
         found.add("TidegateClassMixDrift")
     sure = class_shift(effective, reference) > needed(effective, reference)
     share, was = counts / counts.sum(), reference / reference.sum()

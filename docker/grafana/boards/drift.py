@@ -28,7 +28,7 @@ BOARD = Board(
                 ),
                 Panel(
                     "Effect",
-                    "χ² per image, minus its noise. TidegateClassMixDrift fires if it is 0.12 above "
+                    "χ² per image, minus its noise. TidegateClassMixDrift fires if it is 0.15 above "
                     "the usual one.",
                     [
                         recorded("tidegate:class_mix:effect$window", "effect"),
