@@ -163,16 +163,16 @@ class Days:
         hour: int,
         against: Baseline,
         design_effect: float,
-        needed: float,
+        more: float,
+        fewer: float,
         *,
-        fewer: bool,
         alarmed: bool,
     ) -> Comparison:
         """Compare the shares of the 36 hours before `hour` with a baseline's.
 
-        If nothing changed, each column is returned with a probability of at most exp(−needed).
-        `fewer` is whether a share that shrinks counts, too. If `alarmed`, half of the evidence
-        suffices.
+        `more` and `fewer` are the evidence that a share needs which has grown or shrunk: if nothing
+        changed, each column is returned with a probability of at most exp(−more) + exp(−fewer). If
+        `alarmed`, half of the evidence suffices.
         """
         window = self._window(hour)
         images = float(self.recent_images[window].sum())
@@ -180,17 +180,13 @@ class Days:
         shares, before = counts / max(images, 1.0), against.counts / max(against.images, 1.0)
         if images == 0 or against.images == 0:
             return Comparison(0.0, np.zeros(0, np.int64), shares, before, 0.0)
-        evidence = self.weigh(counts, images, against, design_effect)
-        grown = shares > before
-        large = shares > (1 + MAX_SWING) * before
-        if fewer:
-            large |= shares < (1 - MAX_SWING) * before
-        else:
-            evidence *= grown
-        moved = np.flatnonzero(large & (evidence >= (needed / 2 if alarmed else needed)))
+        needed = np.where(shares > before, more, fewer)
+        evidence = self.weigh(counts, images, against, design_effect) / needed
+        large = (shares > (1 + MAX_SWING) * before) | (shares < (1 - MAX_SWING) * before)
+        moved = np.flatnonzero(large & (evidence >= (0.5 if alarmed else 1.0)))
         moved = moved[np.argsort(-evidence[moved])]
         since = self._since(window, int(moved[0]), before) if len(moved) else 0.0
-        return Comparison(float(evidence.max()) / needed, moved, shares, before, since)
+        return Comparison(float(evidence.max()), moved, shares, before, since)
 
     def window_images(self, hour: int) -> int:
         """Return the number of images in the last hours."""

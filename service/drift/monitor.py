@@ -51,6 +51,10 @@ INPUTS = (
 MAX_WAITING_IMAGES = 128  # observed and not yet evaluated
 _MOST_IMAGES = 2**53  # beyond it a float64 cannot represent every integer
 _MOST_AT_ONCE = 1_000  # images between two comparisons of 36 hours, in its budget of false alarms
+_LEARNED = (
+    0.8  # of that budget is for the comparison with what was learned, once there is something
+)
+_FEWER = 0.1  # of a comparison's budget is for shares that shrink
 _P_EDGES = np.linspace(0, 1, 11)[1:-1]
 _SIGNALS = 8  # random signs per class, whose correlation is that of the classes
 _LEAST_VARIANCE = 0.05  # of a sign: below, nearly all images have the same one
@@ -293,7 +297,8 @@ class Monitor:
         alpha = self.reference.alpha_reject
         rates = [min(0.9, factor * alpha) for factor in _REACHED]
         if self._reach_of != self._nulls:  # 10,000 classes take milliseconds
-            self._reach_of, needed = self._nulls, self._needed("class-share")
+            self._reach_of = self._nulls
+            needed = self._needed("class-share", _LEARNED * (1 - _FEWER))
             self._tripled = self._class_days.visible(
                 self._hour, 3.0, self._sealed["class-share"], self.class_design_effect, needed
             )
@@ -421,35 +426,35 @@ class Monitor:
             ("rejected-share", self._rejected_days, self.ood_design_effect),
             ("class-share", self._class_days, self.class_design_effect),
         ):
-            needed = self._needed(name)
-            baselines = [self._sealed[name]]
+            baselines = [(self._sealed[name], 1.0)]
             if days.learned:
-                baselines.append(days.baseline())
+                baselines = [(days.baseline(), _LEARNED), (self._sealed[name], 1 - _LEARNED)]
+            fewer = _FEWER if name == "class-share" else 0.0
             found = [
                 days.compare(
                     self._hour,
                     baseline,
                     effect,
-                    needed,
-                    fewer=name == "class-share",
+                    self._needed(name, weight * (1 - fewer)),
+                    self._needed(name, weight * fewer),
                     alarmed=self._share_alarms[name],
                 )
-                for baseline in baselines
+                for baseline, weight in baselines
             ]
             best = max(found, key=lambda one: (len(one.moved) > 0, one.evidence))
             self._shares[name] = ShareFinding(best)
             self._share_alarms[name] = self._shares[name].alarm
 
-    def _needed(self, name: str) -> float:
+    def _needed(self, name: str, weight: float) -> float:
         """Return the evidence that a column of 36 hours needs for an alarm.
 
-        Each hour may spend its images over the run length, divided by the number of comparisons:
-        two baselines, and for classes two directions of each.
+        Each hour may spend its images over the run length, and a comparison `weight` of that.
         """
+        if weight == 0:
+            return math.inf
         columns = len(self._sealed[name].counts)
-        comparisons = 2 * columns * (2 if name == "class-share" else 1)
         new_images = min(max(self._new_images, 1), _MOST_AT_ONCE)
-        return math.log(comparisons * self._run_length / new_images)
+        return math.log(columns * self._run_length / (new_images * weight))
 
     def state(self) -> State:
         """Return the state as arrays, for `restore` in another process."""

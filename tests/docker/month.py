@@ -68,9 +68,13 @@ class Window:
 
 def alerts(reference: Floats, window: Window, short: Window, t: int) -> set[str]:
     """Return the alerts whose condition holds at a step."""
-    counts = window.counts[t]
-    if counts.sum() == 0:
+    if window.counts[t].sum() == 0:
         return set()
+    return _of_classes(reference, window, short, t) | _of_rejections(window, short, t)
+
+
+def _of_classes(reference: Floats, window: Window, short: Window, t: int) -> set[str]:
+    counts = window.counts[t]
     phi = _larger(window.neighbours, short.neighbours, t, np.median)
     if not np.isnan(phi):
         phi = dispersion(np.array([phi]), int((counts > 0).sum()))
@@ -80,12 +84,12 @@ def alerts(reference: Floats, window: Window, short: Window, t: int) -> set[str]
     with np.errstate(invalid="ignore"):  # below the hundred images that z needs
         numbers = class_mix(effective, reference)
     window.effect[t] = numbers[EFFECT]
-    usual = 0.25
-    if (~np.isnan(window.effect[max(0, t - WEEK + 1) : max(0, t - WEEK + DAY + 1)])).any():
+    usual = 0.3
+    if (~np.isnan(window.effect[max(0, t - 9 * DAY + 1) : max(0, t - 8 * DAY + 1)])).any():
         past = window.effect[max(0, t - WEEK - window.steps) : t - window.steps + 1]
-        usual = float(np.clip(np.nanquantile(past, 0.8), 0, 0.25))
+        usual = float(np.clip(np.nanquantile(past, 0.9), 0, 0.3))
     found = set()
-    if effective.sum() >= 100 and numbers[Z] > 5 and numbers[EFFECT] > 0.1 + usual:
+    if effective.sum() >= 100 and numbers[Z] > 5 and numbers[EFFECT] > 0.15 + usual:
         found.add("TidegateClassMixDrift")
     sure = class_shift(effective, reference) > needed(effective, reference)
     share, was = counts / counts.sum(), reference / reference.sum()
@@ -93,6 +97,10 @@ def alerts(reference: Floats, window: Window, short: Window, t: int) -> set[str]
         found.add("TidegateClassVanished")
     if (sure & (share > 0.01 + 5 * was)).any():
         found.add("TidegateClassExploded")
+    return found
+
+
+def _of_rejections(window: Window, short: Window, t: int) -> set[str]:
     flagged, images = window.flagged[t], window.images[t]
     phi = _larger(window.rate_neighbours, short.rate_neighbours, t, np.mean)
     phi = window.unknown if np.isnan(phi) else float(np.clip(phi, 1, 64))
@@ -100,9 +108,8 @@ def alerts(reference: Floats, window: Window, short: Window, t: int) -> set[str]
     rate = flagged / images
     nats = rate_nats(flagged, images, phi, ALPHA, CALIBRATION)
     significant = (rate - ALPHA) / spread > 5 and nats > np.log(1e4)
-    if flagged >= 10 and rate > 2 * ALPHA and significant:
-        found.add("TidegateOodRateHigh")
-    return found
+    high = flagged >= 10 and rate > 2 * ALPHA and significant
+    return {"TidegateOodRateHigh"} if high else set()
 
 
 def unchanged(traffic: Traffic, seed: int) -> Counter[str]:

@@ -21,7 +21,7 @@ def _zipf(classes: int) -> NDArray[np.float64]:
 
 
 def _alarms(numbers: dict[str, float]) -> bool:
-    return numbers[Z] > 5 and numbers[EFFECT] > 0.1
+    return numbers[Z] > 5 and numbers[EFFECT] > 0.15
 
 
 @pytest.mark.parametrize("shape", ["zipf", "flat"])
@@ -59,14 +59,12 @@ def test_the_extrapolation_of_increase_adds_a_bounded_amount_to_z(
     assert 0 < added < most
 
 
-# Counts for which the alert detects a fifth of the mass, moved evenly (effect .16). This depends on
+# Counts for which z detects a fifth of the mass, moved evenly (effect .16). This depends on
 # N·n/(N + n): about 450 for ten classes, 800 for a hundred, 4000 for a thousand.
 @pytest.mark.parametrize(
     ("classes", "total", "samples"), [(10, 2000, 600), (100, 4000, 1000), (1000, 20_000, 5000)]
 )
-def test_the_alert_fires_if_a_fifth_of_the_mass_moved(
-    classes: int, total: int, samples: int
-) -> None:
+def test_z_exceeds_5_if_a_fifth_of_the_mass_moved(classes: int, total: int, samples: int) -> None:
     rng = np.random.default_rng(0)
     before = np.full(classes, 1 / classes)
     after = before * np.where(np.arange(classes) % 2, 0.6, 1.4)
@@ -77,4 +75,4 @@ def test_the_alert_fires_if_a_fifth_of_the_mass_moved(
         for _ in range(200)
     ]
 
-    assert np.mean([*map(_alarms, runs)]) >= 0.95
+    assert np.mean([run[Z] > 5 for run in runs]) >= 0.95

@@ -34,7 +34,7 @@ def mix_alarms(observed: Floats, reference: Floats) -> set[str]:
     total, samples = observed.sum(), reference.sum()
     numbers = class_mix(observed, reference)
     z, effect = (numbers[f"tidegate:class_mix:{name}1h"] for name in ("z", "effect"))
-    if total >= 100 and z > 5 and effect > 0.1:
+    if total >= 100 and z > 5 and effect > 0.15:
         found.add("TidegateClassMixDrift")
     sure = class_shift(observed, reference) > needed(observed, reference)
     share, was = observed / total, reference / samples

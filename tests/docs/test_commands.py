@@ -34,6 +34,8 @@ NOT_RUN = {
     ". .venv/bin/activate": "changes the shell that runs it",
     ".venv/bin/python -m pytest -m slow": "runs the slow tests",
     ".venv/bin/python -m pytest tests/unit/ood -k p_value": "runs tests that run anyway",
+    ".venv/bin/python -m tests.unit.drift.month --seeds 100": "simulates for an hour",
+    ".venv/bin/python -m tests.docker.month --seeds 100": "simulates for an hour",
     "locust -f load_tests/locustfile.py --host http://127.0.0.1:8000": "needs Locust",
     'curl -H "Authorization: Bearer $(cat retrain-token)" http://127.0.0.1:9000/requests': (
         "needs the receiver of the line before, which has tests of its own"

@@ -28,8 +28,8 @@ BOARD = Board(
                 ),
                 Panel(
                     "Effect",
-                    "χ² per image, minus its noise. TidegateClassMixDrift fires if it is 0.1 above "
-                    "the usual one.",
+                    "χ² per image, minus its noise. TidegateClassMixDrift fires if it is 0.15 "
+                    "above the usual one.",
                     [
                         recorded("tidegate:class_mix:effect$window", "effect"),
                         recorded("tidegate:class_mix:effect_usual$window", "usual"),

@@ -66,7 +66,7 @@ def test_one_of_a_thousand_classes_that_triples_is_noticed_within_20_000_images(
                 known.baseline(),
                 1.0,
                 NEEDED,
-                fewer=True,
+                NEEDED,
                 alarmed=False,
             )
             if len(found.moved):
@@ -87,9 +87,9 @@ def test_a_class_that_vanishes_is_noticed_only_if_shrinking_counts() -> None:
 
     found = [
         known.compare(
-            MONDAY + 276, known.baseline(), 1.0, NEEDED, fewer=fewer, alarmed=False
+            MONDAY + 276, known.baseline(), 1.0, NEEDED, fewer, alarmed=False
         ).moved.tolist()
-        for fewer in (True, False)
+        for fewer in (NEEDED, np.inf)
     ]
 
     assert found == [[0], []]
@@ -106,7 +106,7 @@ def test_a_daily_rhythm_is_no_change(classes: int, swing: float) -> None:
             known.baseline(),
             1.0,
             NEEDED,
-            fewer=True,
+            NEEDED,
             alarmed=False,
         )
         assert found.moved.tolist() == []

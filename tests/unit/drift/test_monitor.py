@@ -179,7 +179,7 @@ def test_an_alarm_of_single_classes_survives_a_restart() -> None:
         classes = np.where(rng.random(600) < 0.3, 0, rng.integers(0, CLASSES, 600))
         kept.observe_all(
             Images(
-                START + 3600 * hour + 6.0 * np.arange(600),
+                np.asarray(START + 3600 * hour + 6.0 * np.arange(600), np.float64),
                 classes,
                 rng.random(600),
                 rng.random(600),

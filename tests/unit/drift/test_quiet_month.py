@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.unit.drift.month import UNCHANGED, Traffic, unchanged
 from tidegate.service.drift.embedding import Embedding
 from tidegate.service.drift.monitor import INPUTS, Monitor
 from tidegate.service.drift.reference import Bins, Reference
@@ -55,3 +56,10 @@ def test_a_month_of_five_thousand_images_a_day_has_no_alarm() -> None:
             alarms |= monitor.report().alarms
 
     assert not alarms
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("traffic", UNCHANGED, ids=lambda traffic: traffic.name)
+def test_a_month_of_dependent_traffic_has_no_alarm(traffic: Traffic) -> None:
+    assert not unchanged(traffic, seed=0)
