@@ -16,7 +16,7 @@ MEASURED := $(foreach name,resnet-50-torchvision convnext-t-timm vit-s-16-timm,$
 PHOTOS ?= build/photos
 TORCH ?= torch torchvision
 
-.PHONY: help serve monitoring bundle docs test coverage unit fuzz chaos test-torch test-gpu-packages gpu-report check lint fix tools audit clean
+.PHONY: help serve monitoring bundle docs test coverage unit fuzz chaos test-torch test-gpu-packages gpu-report check lint fix tools stores audit clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -89,6 +89,9 @@ fix: $(DEV) ## format the code and fix lint errors automatically
 
 tools: ## fetch Prometheus and Alertmanager for the rules' tests (needs apt-get; otherwise they are skipped)
 	@sh docker/fetch_prometheus.sh || true
+
+stores: $(DEV) ## fetch the object stores and the registry for the tests of bundle push and pull (0.6 GB)
+	@sh tests/distribution/fetch_servers.sh
 
 audit: $(DEV) ## report known vulnerabilities and the licences of the images' packages
 	@$(BIN)/python -m pip install --quiet --group audit

@@ -44,7 +44,8 @@ NAVIGATION = {
         "README", "docs/getting-started", "docs/guides/own-model", "docs/guides/examples",
     ],
     "Operate": [
-        "docs/guides/deploy", "docs/guides/gpu", "docs/guides/monitoring", "docker/RUNBOOK",
+        "docs/guides/deploy", "docs/guides/distribute", "docs/guides/gpu",
+        "docs/guides/monitoring", "docker/RUNBOOK",
         "docs/guides/drift-and-retraining", "docs/guides/limits", "CHANGELOG",
     ],
     "Concepts": [

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tidegate.service import makers
 from tidegate.service.addresses import hosts_to_probe, split_hosts
-from tidegate.service.errors import EngineUnavailable, TidegateError
+from tidegate.service.errors import EngineUnavailable, TidegateError, TransferFailed
 
 EXIT_BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 _BAR = 30  # characters
@@ -103,16 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     build.set_defaults(run=_build)
 
-    bundle = commands.add_parser("bundle", help="inspect or verify a sealed bundle")
-    verbs = bundle.add_subparsers(metavar="VERB", required=True)
-    inspect = verbs.add_parser("inspect", help="print the manifest without its long lists")
-    inspect.add_argument("path", type=Path)
-    inspect.set_defaults(run=_inspect)
-    verify = verbs.add_parser(
-        "verify", help="check every file, and run the golden probes on ONNX Runtime (CPU)"
-    )
-    verify.add_argument("path", type=Path)
-    verify.set_defaults(run=_verify)
+    _add_bundle_commands(commands)
 
     review = commands.add_parser("review", help="work with the images kept for review")
     verbs = review.add_subparsers(metavar="VERB", required=True)
@@ -130,6 +121,56 @@ def _parser() -> argparse.ArgumentParser:
     for name, (_, text) in makers.COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False)
     return parser
+
+
+def _add_bundle_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    bundle = commands.add_parser("bundle", help="inspect, verify, sign, pull or push a bundle")
+    verbs = bundle.add_subparsers(metavar="VERB", required=True)
+    inspect = verbs.add_parser("inspect", help="print the manifest without its long lists")
+    inspect.add_argument("path", type=Path)
+    inspect.set_defaults(run=_inspect)
+    verify = verbs.add_parser(
+        "verify",
+        help="check every file and the signature, and run the golden probes on ONNX Runtime (CPU)",
+    )
+    verify.add_argument("path", type=Path)
+    verify.set_defaults(run=_verify)
+    sign = verbs.add_parser(
+        "sign", help="sign a bundle in the OpenSSF model-signing format: writes model.sig into it"
+    )
+    sign.add_argument("path", type=Path)
+    sign.add_argument(
+        "--key",
+        type=Path,
+        required=True,
+        help="private key: PEM, elliptic curve P-256, P-384 or P-521, not encrypted",
+    )
+    sign.set_defaults(run=_sign)
+    pull = verbs.add_parser(
+        "pull",
+        help="copy a bundle to DIR/NAME/VERSION, verified, in one step; continues if repeated",
+    )
+    pull.add_argument(
+        "uri",
+        help="folder or https://, s3://, gs://, az://, oci://, ending in @sha256: and the digest",
+    )
+    pull.add_argument(
+        "dir",
+        type=Path,
+        nargs="?",
+        default=Path("models/bundles"),
+        help="folder of the bundles (default: models/bundles)",
+    )
+    pull.add_argument(
+        "--any-digest",
+        action="store_true",
+        help="accept a URI without a digest, and print the digest of the bundle that is there",
+    )
+    pull.set_defaults(run=_pull)
+    push = verbs.add_parser("push", help="copy a bundle, with its signature, to another place")
+    push.add_argument("path", type=Path)
+    push.add_argument("uri", help="new folder, s3://, gs://, az:// or oci://")
+    push.set_defaults(run=_push)
 
 
 def _completion(arguments: argparse.Namespace) -> int:
@@ -210,13 +251,13 @@ def _describe(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from tidegate.service.bundle.store import open_bundle
+    from tidegate.service.bundle.signature import open_trusted
     from tidegate.service.engines.choose import buckets_for
     from tidegate.service.engines.open_gpu import EngineRequest, build_plans
     from tidegate.service.settings import Settings
 
     settings = Settings.read({"bundle": arguments.bundle, "engine": arguments.engine})
-    bundle = open_bundle(settings.bundle)
+    bundle = open_trusted(settings.bundle, settings.trusted_keys)
     manifest, config = bundle.manifest, settings.engine_config()
     if arguments.precision not in (None, manifest.precision):
         raise EngineUnavailable(
@@ -269,14 +310,55 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from tidegate.service.bundle.golden import check_golden
-    from tidegate.service.bundle.store import open_bundle
+    from tidegate.service.bundle.signature import describe_signature, open_trusted
     from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
+    from tidegate.service.settings import Settings
 
-    bundle = open_bundle(arguments.path)
+    trusted_keys = Settings.read().trusted_keys
+    bundle = open_trusted(arguments.path, trusted_keys)
     engine = OnnxEngine(bundle.model_path)
     probes = check_golden(bundle, lambda images: engine.run(0, images))
     files = len(bundle.manifest.files)
     print(f"{bundle.path}: valid. {files} files, {probes} golden probes, digest {bundle.digest}")
+    print(f"signature: {describe_signature(bundle, trusted_keys)}")
+    return 0
+
+
+def _sign(arguments: argparse.Namespace) -> int:
+    from tidegate.service.bundle.signature import sign
+    from tidegate.service.bundle.store import SIGNATURE, open_bundle
+
+    bundle = open_bundle(arguments.path)
+    fingerprint = sign(bundle, arguments.key)
+    print(f"{bundle.path / SIGNATURE}: digest {bundle.digest}, signed by key {fingerprint}")
+    return 0
+
+
+def _pull(arguments: argparse.Namespace) -> int:
+    from tidegate.service.distribution.transfer import pull
+    from tidegate.service.distribution.uri import parse
+    from tidegate.service.settings import Settings
+
+    address = parse(arguments.uri)
+    if address.digest is None and not arguments.any_digest:
+        raise TransferFailed(
+            f"{address} has no digest. Add @sha256: and the digest that `tidegate bundle push` or "
+            "`verify` printed, or accept any bundle with --any-digest."
+        )
+    bundle = pull(address, arguments.dir, Settings.read().trusted_keys, _draw_progress)
+    print(f"{bundle.path}\ndigest {bundle.digest}")
+    return 0
+
+
+def _push(arguments: argparse.Namespace) -> int:
+    from tidegate.service.bundle.store import open_bundle
+    from tidegate.service.distribution.transfer import push
+    from tidegate.service.distribution.uri import parse
+
+    address = parse(arguments.uri)
+    bundle = open_bundle(arguments.path)
+    push(bundle, address, _draw_progress)
+    print(f"{address}@sha256:{bundle.digest}")
     return 0
 
 

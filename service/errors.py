@@ -13,6 +13,8 @@
     └── StartupError              the operator can correct it
         ├── SettingsInvalid
         ├── BundleRefused
+        ├── KeyUnusable
+        ├── TransferFailed
         ├── ReviewUnreadable
         └── EngineUnavailable
 
@@ -124,6 +126,14 @@ class SettingsInvalid(StartupError):
 
 class BundleRefused(StartupError):
     """A bundle is incomplete or changed, or its golden probes do not pass."""
+
+
+class KeyUnusable(StartupError):
+    """A key file, or the folder of trusted keys, cannot be used."""
+
+
+class TransferFailed(StartupError):
+    """A bundle was not pulled or pushed."""
 
 
 class ReviewUnreadable(StartupError):

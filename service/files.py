@@ -15,12 +15,14 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, temporary_folder: Path | None = None) -> None:
     """Replace a file; after a crash it has the old content or the new one. Raises OSError.
 
-    The content is written to a temporary file in the same folder, flushed to disk, and renamed.
+    The content is written to a temporary file in the same folder, or in another one of the same
+    file system, flushed to disk, and renamed.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    folder = temporary_folder or path.parent
+    temporary = folder / f".{path.name}.{secrets.token_hex(8)}"
     try:
         with temporary.open("xb") as file:
             file.write(content)

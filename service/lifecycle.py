@@ -47,6 +47,7 @@ class ServiceConfig:
     drift_run_length: int
     drift_state: Path | None
     review: ReviewConfig | None
+    trusted_keys: Path | None = None  # a folder; None: a bundle need not be signed
 
 
 class Service:
@@ -72,12 +73,16 @@ class Service:
     async def start(self) -> None:
         """Prepare the model, start its threads, and become ready.
 
-        Raises BundleRefused or EngineUnavailable.
+        Raises BundleRefused, KeyUnusable or EngineUnavailable.
         """
         self._loop = asyncio.get_running_loop()
         config = self._config
         prepared = await asyncio.to_thread(
-            prepare, config.bundle, config.serving.engine, config.serving.max_image_pixels
+            prepare,
+            config.bundle,
+            config.trusted_keys,
+            config.serving.engine,
+            config.serving.max_image_pixels,
         )
         bundle, info = prepared.bundle, prepared.warm.engine.info
         model_metrics = ModelMetrics(

@@ -43,6 +43,11 @@ class Settings(BaseSettings):
         default=Path("models/bundles/efficientnet-lite0/1"),
         description="folder of the sealed bundle to serve",
     )
+    trusted_keys: Path | None = Field(
+        default=None,
+        description="folder of public keys (PEM); a bundle that none of them signed is rejected; "
+        "unset = signatures are not checked",
+    )
     host: str = Field(
         default="127.0.0.1",
         max_length=1000,
@@ -256,6 +261,7 @@ class Settings(BaseSettings):
             drift_run_length=self.drift_run_length,
             drift_state=self.drift_state,
             review=self.review_config(),
+            trusted_keys=self.trusted_keys,
         )
 
     def engine_config(self) -> EngineConfig:

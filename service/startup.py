@@ -21,7 +21,8 @@ from tidegate.service.batching.placement import DecodePlacement
 from tidegate.service.batching.policy import Limits
 from tidegate.service.batching.scheduler import Scheduler
 from tidegate.service.bundle.golden import REDUCED_TOLERANCE, TOLERANCE, check_golden
-from tidegate.service.bundle.store import Bundle, open_bundle
+from tidegate.service.bundle.signature import open_trusted
+from tidegate.service.bundle.store import Bundle
 from tidegate.service.bundle_reference import drift_reference
 from tidegate.service.cpu import usable_cores
 from tidegate.service.drift.monitor import Monitor
@@ -89,12 +90,15 @@ class Prepared:
     pool: DecoderPool | None  # None: large images are decoded like the others
 
 
-def prepare(path: Path, config: EngineConfig, max_image_pixels: int) -> Prepared:
+def prepare(
+    path: Path, trusted_keys: Path | None, config: EngineConfig, max_image_pixels: int
+) -> Prepared:
     """Open the bundle at `path`, warm up every bucket of every slot and run the golden probes.
 
-    Raises BundleRefused or EngineUnavailable.
+    With a folder of trusted keys, one of them must have signed the bundle. Raises BundleRefused,
+    KeyUnusable or EngineUnavailable.
     """
-    bundle = open_bundle(path)
+    bundle = open_trusted(path, trusted_keys)
     manifest = bundle.manifest
     log.info("opened bundle %s %s, digest %s", manifest.name, manifest.version, bundle.digest[:12])
     reference = drift_reference(bundle)

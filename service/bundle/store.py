@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +26,11 @@ LABELS = "labels.txt"
 CALIBRATION = "calibration.npz"
 GOLDEN = "golden/expected.npz"
 CARD = "MODEL_CARD.md"
+SIGNATURE = "model.sig"  # the only file that the manifest does not list; optional
 REQUIRED = (MODEL, LABELS, CALIBRATION, GOLDEN, CARD)
 _CHUNK = 1 << 20
-_MOST_TEXT_BYTES = 64 << 20  # of manifest.json or labels.txt
+MAX_TEXT_BYTES = 64 << 20  # of manifest.json or labels.txt
+MAX_SIGNATURE_BYTES = 4 << 20  # about 250 bytes for each file of the bundle
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +102,27 @@ def read_embedding(bundle: Bundle) -> dict[str, NDArray[np.float64]]:
     return {"mean": mean, "axes": axes}
 
 
+def read_signature(path: Path) -> bytes | None:
+    """Return the content of the bundle's signature; None if it has none. Raises BundleRefused."""
+    if not (path / SIGNATURE).exists():
+        return None
+    return _read_small(path, SIGNATURE, MAX_SIGNATURE_BYTES)
+
+
 def _read_manifest(path: Path) -> Manifest:
     if not path.is_dir():
         raise BundleRefused(
             f"There is no bundle folder at {path}. Set TIDEGATE_BUNDLE to one, or build the demo "
             "bundle with `tidegate demo`."
         )
-    content = _read_small(path, MANIFEST, _MOST_TEXT_BYTES)
+    return parse_manifest(path, _read_small(path, MANIFEST, MAX_TEXT_BYTES))
+
+
+def parse_manifest(path: Path | str, content: bytes) -> Manifest:
+    """Return the manifest in `content`, which was read from the bundle at `path`.
+
+    Raises BundleRefused if it is not exactly what was sealed.
+    """
     try:
         return Manifest.from_file(content)
     except ValidationError as error:
@@ -139,6 +157,7 @@ def _read_small(path: Path, name: str, most_bytes: int) -> bytes:
 
 def _check_files(path: Path, manifest: Manifest) -> None:
     try:
+        _check_signature_file(path, manifest)
         _compare_files(path, manifest)
     except OSError as error:
         raise BundleRefused(
@@ -153,7 +172,7 @@ def _compare_files(path: Path, manifest: Manifest) -> None:
     if links := sorted(name for name, item in items.items() if item.is_symlink()):
         raise BundleRefused(f"{path}: {links[0]} is a link; a bundle must contain no links.")
     found = {name for name, item in items.items() if not item.is_dir()}
-    if extra := sorted(found - manifest.files.keys() - {MANIFEST}):
+    if extra := sorted(found - manifest.files.keys() - {MANIFEST, SIGNATURE}):
         raise BundleRefused(f"{path}: {extra[0]} is not part of the bundle.")
     for name, file in manifest.files.items():
         if name not in found:
@@ -162,9 +181,26 @@ def _compare_files(path: Path, manifest: Manifest) -> None:
             raise BundleRefused(f"{path}: {name} has changed since it was sealed.")
 
 
+def _check_signature_file(path: Path, manifest: Manifest) -> None:
+    """Raise BundleRefused unless the signature, if there is one, is a file of a size that is read.
+
+    Its content is not checked here, because nothing but `bundle.signature` reads it.
+    """
+    if SIGNATURE in manifest.files:
+        raise BundleRefused(f"{path}: {MANIFEST} must not list {SIGNATURE}.")
+    with contextlib.suppress(FileNotFoundError):
+        status = (path / SIGNATURE).lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise BundleRefused(f"{path}: {SIGNATURE} is not a regular file.")
+        if status.st_size > MAX_SIGNATURE_BYTES:
+            raise BundleRefused(
+                f"{path}: {SIGNATURE} is larger than {MAX_SIGNATURE_BYTES:,} bytes."
+            )
+
+
 def _read_labels(path: Path, manifest: Manifest) -> tuple[str, ...]:
     try:
-        text = _read_small(path, LABELS, _MOST_TEXT_BYTES).decode("utf-8")
+        text = _read_small(path, LABELS, MAX_TEXT_BYTES).decode("utf-8")
         labels = tuple(text.replace("\r\n", "\n").removesuffix("\n").split("\n"))
     except UnicodeDecodeError as error:
         raise BundleRefused(f"{path}: {LABELS} is not UTF-8.") from error

@@ -218,9 +218,14 @@ def test_every_declared_dependency_is_pinned_within_its_range() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]
 
+    extras = [
+        text
+        for name in ("models", "remote", "oci", "signing")
+        for text in project["optional-dependencies"][name]
+    ]
     declared = [
         requirement
-        for text in [*project["dependencies"], *project["optional-dependencies"]["models"]]
+        for text in [*project["dependencies"], *extras]
         if (requirement := Requirement(text)).marker is None or requirement.marker.evaluate()
     ]
     assert declared

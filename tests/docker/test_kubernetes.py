@@ -1,5 +1,6 @@
 """The Kubernetes manifests: valid for a current version, and consistent with image and rules."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from docs.generate import parsers
 from tidegate.service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -148,3 +150,26 @@ def test_the_adapter_provides_the_autoscalers_metrics() -> None:
     metrics = _one("HorizontalPodAutoscaler")["spec"]["metrics"]
 
     assert {metric["pods"]["metric"]["name"] for metric in metrics} == served
+
+
+def test_the_init_container_that_pulls_is_valid_and_has_no_privileges() -> None:
+    path = FOLDER / "overlays" / "pull" / "kustomization.yaml"
+    [patch] = yaml.safe_load(path.read_text("utf-8"))["patches"]
+    steps = {step["path"]: step["value"] for step in yaml.safe_load(patch["patch"])}
+    changed = copy.deepcopy(DEPLOYMENT)
+    pod = changed["spec"]["template"]["spec"]
+    pod["initContainers"] = steps["/spec/template/spec/initContainers"]
+    for name in ("env", "volumeMounts"):
+        pod["containers"][0][name].append(steps[f"/spec/template/spec/containers/0/{name}/-"])
+    pod["volumes"].append(steps["/spec/template/spec/volumes/-"])
+
+    kubernetes_validate.validate(changed, VERSION, strict=True)
+    [pulling] = pod["initContainers"]
+    assert pulling["image"] == CONTAINER["image"]
+    assert pulling["securityContext"] == CONTAINER["securityContext"]
+    assert {mount["name"] for mount in pulling["volumeMounts"]} <= {
+        v["name"] for v in pod["volumes"]
+    }
+    parsers()["tidegate bundle pull"].parse_args(pulling["command"][3:])
+    assert pulling["command"][:3] == ["tidegate", "bundle", "pull"]
+    assert steps["/spec/template/spec/containers/0/volumeMounts/-"]["readOnly"] is True

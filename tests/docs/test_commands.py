@@ -27,6 +27,22 @@ NOT_RUN = {
     "kustomize edit set image tidegate=REGISTRY/tidegate:VERSION": "names your registry",
     "kubectl apply -k docker/kubernetes/base": "needs a cluster",
     "kubectl apply -k docker/kubernetes/kserve": "needs a cluster",
+    "kubectl apply -k docker/kubernetes/overlays/pull": "needs a cluster",
+    "mkdir -p build/trusted": "for the lines after it",
+    "openssl ecparam -name prime256v1 -genkey -noout -out build/signing-key.pem": "makes a key",
+    "openssl ec -in build/signing-key.pem -pubout -out build/trusted/release.pem": (
+        "needs the key of the line before"
+    ),
+    "tidegate bundle sign models/bundles/efficientnet-lite0/1 --key build/signing-key.pem": (
+        "changes the demo bundle, and has tests of its own"
+    ),
+    "pip install model-signing pyopenssl": "installs into the environment",
+    "model_signing verify key BUNDLE --signature BUNDLE/model.sig --public_key release.pem": (
+        "has tests of its own"
+    ),
+    "model_signing sign key BUNDLE --signature BUNDLE/model.sig --private_key signing-key.pem": (
+        "has tests of its own"
+    ),
     "python3 -m venv /opt/tidegate": "installs into the system",
     '/opt/tidegate/bin/pip install ".[cpu]"': "installs into the system",
     "cp docker/systemd/tidegate.service /etc/systemd/system/": "installs into the system",

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.unit.bundle.signing_keys import private_key, public_key
 from tests.unit.bundle.tiny_bundle import put, sound_files
 from tidegate.service import bundle_reference, lifecycle, startup
 from tidegate.service.batching.scheduler import Scheduler
@@ -26,6 +27,7 @@ from tidegate.service.errors import BundleRefused
 from tidegate.service.imaging.decoder_pool import DecoderPool
 from tidegate.service.lifecycle import Service, ServiceConfig
 from tidegate.service.metrics import Metrics
+from tidegate.service.settings import Settings
 from tidegate.service.startup import ServingConfig
 from tidegate.service.types import Outputs, Pixels, Priority
 
@@ -110,6 +112,19 @@ def test_an_all_cores_engine_with_other_answers_is_rejected(
 
     with pytest.raises(BundleRefused, match="the engine's logits for"):
         asyncio.run(service_with(all_cores_engine, bundle, monkeypatch).start())
+
+
+def test_a_service_with_trusted_keys_does_not_start_with_an_unsigned_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = put(tmp_path / "bundle", sound_files())
+    key = private_key(tmp_path / "key.pem")
+    trusted = public_key(tmp_path / "trusted" / "key.pem", key).parent
+    monkeypatch.setenv("TIDEGATE_TRUSTED_KEYS", f"{trusted}")
+    config = Settings.read({"bundle": f"{bundle}"}).service_config()
+
+    with pytest.raises(BundleRefused, match="is not signed"):
+        asyncio.run(Service(config, Metrics("test")).start())
 
 
 def test_a_drift_watch_that_ends_fails_the_service_and_a_failing_one_makes_it_not_ready(

@@ -34,8 +34,10 @@ from tidegate.service.bundle.store import (
     GOLDEN,
     LABELS,
     MANIFEST,
+    MAX_SIGNATURE_BYTES,
     MODEL,
     REQUIRED,
+    SIGNATURE,
     open_bundle,
     read_embedding,
 )
@@ -112,7 +114,43 @@ def test_a_missing_file_is_named(bundle: Path, name: str) -> None:
         open_bundle(bundle)
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "golden/more.png", ".hidden", "model.onnx.data"])
+def test_a_signature_is_the_only_file_that_need_not_be_listed(bundle: Path) -> None:
+    digest = open_bundle(bundle).digest
+
+    (bundle / SIGNATURE).write_bytes(b"anything: only a check of the signature reads it")
+
+    assert open_bundle(bundle).digest == digest
+
+
+def test_a_signature_that_is_no_small_file_is_refused(bundle: Path, tmp_path: Path) -> None:
+    with (bundle / SIGNATURE).open("wb") as file:
+        file.truncate(MAX_SIGNATURE_BYTES + 1)
+    with pytest.raises(BundleRefused, match=r"model\.sig is larger than 4,194,304 bytes"):
+        open_bundle(bundle)
+    (bundle / SIGNATURE).unlink()
+    (bundle / SIGNATURE).mkdir()
+    with pytest.raises(BundleRefused, match=r"model\.sig is not a regular file"):
+        open_bundle(bundle)
+    (bundle / SIGNATURE).rmdir()
+    (bundle / SIGNATURE).symlink_to(bundle / LABELS)
+    with pytest.raises(BundleRefused, match=r"model\.sig is (not a regular file|a link)"):
+        open_bundle(bundle)
+
+
+def test_a_manifest_must_not_list_a_signature(tmp_path: Path) -> None:
+    path = put(tmp_path, {**sound_files(), SIGNATURE: b"{}"})
+
+    with pytest.raises(BundleRefused, match=r"must not list model\.sig"):
+        open_bundle(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("notes.txt", "golden/more.png", ".hidden", "model.onnx.data"),
+        *("golden/model.sig", "model.sig.old", "other.sig"),
+    ],
+)
 def test_a_file_that_is_not_listed_is_named(bundle: Path, name: str) -> None:
     (bundle / name).write_bytes(b"")
 
