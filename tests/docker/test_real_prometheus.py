@@ -22,7 +22,7 @@ from tests.docker.class_mix import class_mix
 from tests.docker.programs import LISTENING, started, tool
 from tests.fakes import FakeNvml
 from tidegate.service.bundle.manifest import SMOOTHING
-from tidegate.service.metrics import Metrics, ModelMetrics, ServedModel
+from tidegate.service.metrics import BATCH_PARTS, Metrics, ModelMetrics, ServedModel
 from tidegate.service.nvml import GpuCollector
 
 ROOT = Path(__file__).parents[2]
@@ -78,12 +78,14 @@ class Replica:
                 stage.observe(0.002)
             metrics.batch_size.observe(1)
             metrics.slot_busy.inc(0.01)
+        metrics.batch_parts(dict.fromkeys(BATCH_PARTS, 0.001))
         metrics.request("/classify", 503, 0.001)
         metrics.shed("queue-full")
         metrics.reviewed("stored")
         metrics.feedback(0.8, correct=True)
         for detector in ("ood-rate", "class-mix"):
             drift.detector(detector, alarm=False, evidence=0.1)
+        drift.learned({"ood-rate": 1.0, "class-mix": 1.0}, 7, 0)
         drift.histogram("p-value", alarm=False, z=0.1, psi_excess=0.0)
         drift.embedding(alarm=False, z=0.1, distance=0.0)
         drift.expected_accuracy(0.9)
