@@ -140,7 +140,7 @@ def unchanged(traffic: Traffic, seed: int) -> Counter[str]:
 def _larger(own: Floats, short: Floats, t: int, middle: object) -> float:
     """Return the larger of two windows' dispersions over the last week; NaN if none is known."""
     week = slice(max(0, t - WEEK + 1), t + 1)
-    known = [short[week]]
+    known = [short[week]] if (~np.isnan(short[week])).sum() >= 4 else []  # forty minutes
     if t >= DAY and (~np.isnan(own[max(0, t - DAY - 2 * STEPS_AN_HOUR) : t - DAY + 1])).any():
         known.append(own[week])
     values = [middle(x[~np.isnan(x)]) for x in known if (~np.isnan(x)).any()]  # type: ignore[operator]
