@@ -26,11 +26,7 @@ from tidegate.models.retrain.alerts import Notification, drifts
 from tidegate.models.retrain.evidence import gather, serving_state
 from tidegate.models.retrain.prometheus import Prometheus
 from tidegate.service.bundle.manifest import SMOOTHING
-<<<<<<< HEAD
 from tidegate.service.metrics import MODEL_INFO, Metrics, ModelMetrics, ServedModel
-=======
-from tidegate.service.metrics import BATCH_PARTS, Metrics, ModelMetrics, ServedModel
->>>>>>> drift
 from tidegate.service.nvml import GpuCollector
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +86,6 @@ class Replica:
             metrics.batch_size.observe(1)
             metrics.batch_parts({"copy_in": 0.001, "compute": 0.01, "copy_out": 0.001})
             metrics.slot_busy.inc(0.01)
-        metrics.batch_parts(dict.fromkeys(BATCH_PARTS, 0.001))
         metrics.request("/classify", 503, 0.001)
         metrics.shed("queue-full")
         metrics.reviewed("stored")
