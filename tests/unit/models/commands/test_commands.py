@@ -242,7 +242,7 @@ def test_digits_checks_its_output_before_it_reads_its_sources(
         ["architectures", "--keep", "{file}/bundles"],
         ["architectures", "--json", "{file}/rows.json"],
         ["gpu-report", "--photos", str(PHOTOS[0].parent), "--out", "{file}/report.json"],
-        ["demo-calibration", "--photos", "missing"],
+        ["demo-calibration", "--packages", "missing"],
     ],
 )
 def test_a_long_command_checks_its_output_first(
