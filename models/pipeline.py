@@ -27,7 +27,7 @@ from tidegate.models.data.folders import (
 )
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting.conformal import PARTS, GateTarget, check_sizes
-from tidegate.models.fitting.coverage import check_coverage
+from tidegate.models.fitting.coverage_floor import check_coverage
 from tidegate.models.fitting.evaluated import EvaluatedModel, evaluate_model
 from tidegate.models.fitting.fit import FitOptions, FittedModel, fit
 from tidegate.models.importers.base import Imported

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tidegate.models.card.markdown import count, measured, percent, table
-from tidegate.models.fitting.coverage import WARN_BELOW, floor
+from tidegate.models.fitting.coverage_floor import WARN_BELOW, floor
 from tidegate.service.bundle.evidence import Caught, Coverage
 
 _EVERY_GROUP = "mean of these groups"

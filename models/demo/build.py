@@ -14,16 +14,15 @@ from typing import Any
 from tidegate.models.card.coverage import coverage_lines
 from tidegate.models.data.outputs import MAX_PIXELS
 from tidegate.models.demo import calibration_file, source
-from tidegate.models.demo.calibrate import witness_scores
 from tidegate.models.demo.calibration_file import DemoCalibration
 from tidegate.models.demo.card import model_card
 from tidegate.models.demo.model import gate_head, last_layer, sealed_graph
 from tidegate.models.demo.source import find_wheel
-from tidegate.models.demo.spec import HERE, LABELS_FILE, NAME, PREPROCESS, VERSION
-from tidegate.models.demo.temperature import ALL
+from tidegate.models.demo.spec import ALL, HERE, LABELS_FILE, NAME, PREPROCESS, VERSION
+from tidegate.models.demo.witnesses import witness_scores
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting.candidates import with_candidates
-from tidegate.models.fitting.coverage import check_coverage
+from tidegate.models.fitting.coverage_floor import check_coverage
 from tidegate.models.probes.golden import golden_probes
 from tidegate.models.progress import Steps, say, steps
 from tidegate.models.sealing.assemble import Draft, SealedModel, assemble
@@ -45,6 +44,7 @@ _RECIPE_FILES = (
     "models/demo/*",
     "models/exact.py",
     "models/fitting/candidates.py",
+    "models/fitting/coverage_floor.py",
     "models/package_files.py",
     "models/graphs/builder.py",
     "models/probes/golden.py",

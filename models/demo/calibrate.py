@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tidegate.models.data.outputs import MAX_PIXELS, NetworkOutputs
+from tidegate.models.data.outputs import NetworkOutputs
 from tidegate.models.demo.calibration_file import DemoCalibration
 from tidegate.models.demo.evaluate import (
     Pictures,
@@ -28,6 +28,7 @@ from tidegate.models.demo.photographs import SOURCES, Photograph, split, split_d
 from tidegate.models.demo.source import CHECKPOINT_SHA256
 from tidegate.models.demo.spec import PREPROCESS
 from tidegate.models.demo.temperature import fit_and_measure, labelled, together
+from tidegate.models.demo.witnesses import witness_scores
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting import synthetic_ood
 from tidegate.models.fitting.conformal import Combination, GateTarget, combine
@@ -40,12 +41,10 @@ from tidegate.models.fitting.coverage import (
     synthetic_p_values,
 )
 from tidegate.models.fitting.drift_reference import class_counts
-from tidegate.models.probes.photographs import PHOTOS
 from tidegate.models.progress import follow
 from tidegate.models.sealing.check import check_against_float64, run
 from tidegate.models.sealing.gate_head import GateHead
 from tidegate.service.bundle.evidence import Coverage
-from tidegate.service.imaging.preprocess import preprocess
 from tidegate.service.ood.conformal import TailedFold, sample_size_for
 from tidegate.service.types import Outputs, Pixels
 
@@ -124,16 +123,6 @@ def fold_scores(
     folds_a = dict(zip(head.names, map(TailedFold.of, scores_a), strict=True))
     values = dict(zip(head.names, fold_b.scores.T, strict=True))
     return {"scores_a": scores_a, "combined_b": np.sort(combine(folds_a, combination, values))}
-
-
-def witness_scores(head: GateHead, sealed: bytes) -> dict[str, dict[str, float]]:
-    """Return the scores of every committed photo, which a build must reproduce."""
-    images = [preprocess(path.read_bytes(), PREPROCESS, MAX_PIXELS) for path in PHOTOS]
-    rows = run(sealed, images).scores.tolist()
-    return {
-        path.name: dict(zip(head.names, row, strict=True))
-        for path, row in zip(PHOTOS, rows, strict=True)
-    }
 
 
 def _coverage(

@@ -12,6 +12,7 @@ HERE = Path(__file__).parent
 LABELS_FILE = HERE / "labels.txt"
 CALIBRATION_ARRAYS = HERE / "calibration.npz"
 CALIBRATION_REPORT = HERE / "calibration.json"
+ALL = "all"  # in the report: the labelled photographs of all measured sets
 
 # As in the network's own evaluation (tensorflow/tpu, efficientnet/preprocessing.py): a centred
 # square of S/(S+32) of the shorter side, bicubic to S, then (x − 127)/128.

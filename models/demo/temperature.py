@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidegate.models.demo.photographs import Photograph
-from tidegate.models.demo.spec import HERE
+from tidegate.models.demo.spec import ALL, HERE
 from tidegate.models.evaluation.intervals import wilson_share
 from tidegate.models.evaluation.probabilities import fit_temperature, measured, score_predictions
 from tidegate.service.types import Outputs
 
 LABELS = HERE / "photograph_labels.txt"
 _DRAWS = 199  # of the bootstrap: (199 + 1) · 0.025 is whole
-ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)

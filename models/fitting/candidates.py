@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 
 from tidegate.models.data.rows import Float32
-from tidegate.models.fitting.detector import DETECTOR
 from tidegate.models.graphs.last_layer import LastLayer
 from tidegate.models.sealing.gate_head import GateHead
 from tidegate.models.sealing.score_heads import ClippedEnergy, Entropy, Linear, ScoreHead
 
+DETECTOR = "drawn"  # the name of the detector's score
 _CLIPPED = 0.1  # share of feature values above the ceiling (Sun et al. 2021)
 _ROWS = 2000  # images for the ceiling, about
 

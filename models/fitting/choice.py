@@ -18,8 +18,9 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from tidegate.models.data.outputs import NetworkOutputs
 from tidegate.models.data.rows import Float64
 from tidegate.models.evaluation.ood_metrics import auroc
+from tidegate.models.fitting.candidates import DETECTOR
 from tidegate.models.fitting.conformal import Combination, combine
-from tidegate.models.fitting.detector import DETECTOR, CrossFitted, cross_fitted, group_of
+from tidegate.models.fitting.detector import CrossFitted, cross_fitted, group_of
 from tidegate.models.fitting.synthetic_ood import PATTERNS
 from tidegate.models.sealing.gate_head import GateHead
 from tidegate.service.ood.conformal import TailedFold

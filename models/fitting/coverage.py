@@ -30,9 +30,6 @@ from tidegate.service.types import Pixels
 
 PER_KIND = 60  # images of a kind that took no part in the fit; of one that did, a third
 _PHOTOGRAPHS = "shuffled photographs"  # the name of their group
-# A gate that ignores the image catches alpha_review of everything, so it must catch more than that.
-_ABOVE_CHANCE = 0.05
-WARN_BELOW = 0.5  # of synthetic OOD images rejected or marked for review: most of them pass
 _MOST = 4000  # images of a fold or of a group of classes, at most
 
 
@@ -125,26 +122,6 @@ def summarise(synthetic: Mapping[str, Float64], left_out: list[Float64], gate: G
             else None
         ),
     )
-
-
-def floor(alpha_review: float) -> float:
-    """Return the share of synthetic OOD images that a gate must reject or mark for review."""
-    return alpha_review + _ABOVE_CHANCE
-
-
-def check_coverage(found: Coverage, alpha_review: float, *, accept_weak: bool) -> Coverage:
-    """Return what is sealed. Raises BuildRefused for a gate below the floor, unless accepted."""
-    share, least = found.synthetic.caught.value, floor(alpha_review)
-    if share >= least:
-        return found
-    if not accept_weak:
-        raise BuildRefused(
-            f"The gate catches {share:.1%} of synthetic OOD images such as noise, documents and "
-            f"drawings; the floor is {least:.1%}, as a gate that ignores the image catches "
-            f"{alpha_review:.1%}. Check the checkpoint and the preprocessing, or try another "
-            "--distance. With --accept-weak-gate the bundle is sealed nevertheless."
-        )
-    return found.model_copy(update={"accepted_although_weak": True})
 
 
 def _left_out(

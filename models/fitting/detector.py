@@ -17,7 +17,6 @@ from tidegate.models.data.rows import Float32, Float64
 from tidegate.models.fitting import synthetic_ood
 from tidegate.models.sealing.score_heads import Linear
 
-DETECTOR = "drawn"  # the score's name
 _RIDGE = 30.0  # of the mean eigenvalue: features of few images say little about most directions
 _MAGNITUDE = 10.0  # of the terms of a score together, so that float32 sums them accurately
 _STEPS = 10_000  # of the largest weight: rounding, as libraries differ in the last digits

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from tidegate.models.demo.source import Wheel
 from tidegate.models.demo.spec import LABELS_FILE, NAME, PREPROCESS
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting import synthetic_ood
-from tidegate.models.fitting.coverage import WARN_BELOW
+from tidegate.models.fitting.coverage_floor import WARN_BELOW
 from tidegate.models.probes.golden import golden_probes
 from tidegate.models.probes.photographs import PHOTOS
 from tidegate.models.sealing.check import run
@@ -239,3 +241,9 @@ def test_an_unknown_command_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -
 
     assert exit_.value.code == 2
     assert "demo" in capsys.readouterr().err
+
+
+def test_the_demo_needs_only_what_make_serve_installs() -> None:
+    missing = "sys.modules.update(dict.fromkeys(('matplotlib', 'scipy', 'sklearn', 'torch')))"
+    code = f"import sys; {missing}; import tidegate.models.commands.demo"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,7 +10,7 @@ import pytest
 from tidegate.models.data.outputs import NetworkOutputs
 from tidegate.models.data.rows import Float32
 from tidegate.models.fitting import synthetic_ood
-from tidegate.models.fitting.candidates import ceiling_of, with_candidates
+from tidegate.models.fitting.candidates import DETECTOR, ceiling_of, with_candidates
 from tidegate.models.fitting.choice import (
     Choice,
     choose,
@@ -18,7 +18,6 @@ from tidegate.models.fitting.choice import (
     removed_classes,
 )
 from tidegate.models.fitting.detector import (
-    DETECTOR,
     cross_fitted,
     drawn_features,
     fit_detector,

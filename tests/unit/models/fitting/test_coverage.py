@@ -15,11 +15,10 @@ from tidegate.models.fitting.conformal import GateTarget, calibrate
 from tidegate.models.fitting.coverage import (
     CalibratedHead,
     LabelledOutputs,
-    check_coverage,
-    floor,
     left_out_p_values,
     summarise,
 )
+from tidegate.models.fitting.coverage_floor import check_coverage, floor
 from tidegate.models.fitting.fit import score_rows
 from tidegate.models.sealing.gate_head import GateHead
 from tidegate.service.bundle.evidence import Coverage
