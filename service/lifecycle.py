@@ -90,7 +90,7 @@ class Service:
         )
         if info.device != "cpu":
             watch_gpus(self._metrics.registry)
-        monitor = Monitor(prepared.reference, config.drift_run_length)
+        monitor = await asyncio.to_thread(Monitor, prepared.reference, config.drift_run_length)
         watch = DriftWatch(
             monitor, model_metrics.drift, bundle.labels, bundle.digest, config.drift_state
         )

@@ -8,6 +8,7 @@ The package `cryptography` is imported late: only signed bundles need it.
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import importlib.util
 import json
@@ -196,9 +197,15 @@ def sign(bundle: Bundle, key_file: Path) -> str:
 def write_signature(path: Path, content: bytes) -> None:
     """Write the signature of the bundle at `path`, or replace it. Raises OSError.
 
-    The temporary file is not in the bundle: it would be no part of it after a crash.
+    The temporary file is not in the bundle, as it would be no part of it after a crash; except in
+    a mounted folder, whose parent is another file system or not writable.
     """
-    write_atomically(path / SIGNATURE, content, temporary_folder=path.resolve().parent)
+    try:
+        write_atomically(path / SIGNATURE, content, temporary_folder=path.resolve().parent)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        write_atomically(path / SIGNATURE, content)
 
 
 def _signed(bundle: Bundle, key: EllipticCurvePrivateKey) -> bytes:

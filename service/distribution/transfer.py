@@ -54,6 +54,8 @@ def pull(
     if keys is not None:
         check_signature(f"{place}", manifest, signature, keys)
     final = bundles_dir / manifest.name / manifest.version
+    if keys is None and final.exists() and read_signature(final) is not None:
+        signature = None  # one that nobody checked does not replace another
     report = _counted(f"pulling {manifest.name} {manifest.version}", manifest, progress)
     return install(place, manifest, signature, final, report)
 
@@ -78,6 +80,11 @@ def push(bundle: Bundle, address: Address, progress: Progress) -> None:
         raise TransferFailed(
             f"{place} has another bundle, digest {there}. A bundle is never replaced: push to "
             "another path or tag."
+        )
+    if there is not None and signature is None and _signature(place) is not None:
+        raise TransferFailed(
+            f"{place} has this bundle with a signature, and {bundle.path} has none: nothing to "
+            "push."
         )
     signed = [] if signature is None else [SIGNATURE]
     place.publish(bundle.path, [*manifest.files, *signed, MANIFEST], report)

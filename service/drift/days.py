@@ -119,6 +119,14 @@ class Days:
         self.recent_hour[place] = _NONE
         self.recent_clean[place] = True
 
+    def forget_after(self, hour: int) -> None:
+        """Empty the hours after `hour`, which came from a clock that was ahead."""
+        ahead = self.recent_hour > hour
+        self.recent[ahead] = 0
+        self.recent_images[ahead] = 0
+        self.recent_hour[ahead] = _NONE
+        self.recent_clean[ahead] = True
+
     def baseline(self) -> Baseline:
         """Return the sum of everything that was learned."""
         counts = self.days.sum(axis=0).astype(np.float64)

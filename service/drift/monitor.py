@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tidegate.service.drift.alarm import Alarm
+from tidegate.service.drift.alarm import LONGEST_HOLD, Alarm
 from tidegate.service.drift.days import Baseline, Comparison, Days
 from tidegate.service.drift.dependence import Dependence
 from tidegate.service.drift.duplicates import Duplicates, Fingerprint
@@ -57,7 +57,7 @@ _LEARNED = (
 _FEWER = 0.1  # of a comparison's budget is for shares that shrink
 _P_EDGES = np.linspace(0, 1, 11)[1:-1]
 _SIGNALS = 8  # random signs per class, whose correlation is that of the classes
-_LEAST_VARIANCE = 0.05  # of a sign: below, nearly all images have the same one
+_LEAST_VARIANCE = 0.004  # of a sign: below, nearly all images have the same one
 _SIGN_IMAGES = 4_096  # over which a sign's mean fades
 _REACHED = (2.0, 5.0, 20.0)  # times alpha
 _ALL = 1 - 1e-9  # a share's limit is below 1, because odds are computed
@@ -189,6 +189,7 @@ class Monitor:
         self._p_dependence, self._class_dependence = Dependence(1), Dependence(_SIGNALS)
         self._duplicates = Duplicates()
         self._near_duplicates = 0
+        self._alarmed_images = 0  # since both detectors were quiet, in this process
         self._hour = 0  # of the last image, since 1970
         self._predicted = Recent(classes, WINDOW)
         self._rejections = Recent(2, RATE_WINDOW)
@@ -327,9 +328,12 @@ class Monitor:
 
     def _evaluate(self, images: Images) -> None:
         """Evaluate images hour by hour: what is usual depends on the hour."""
-        hours = np.maximum(
-            np.maximum.accumulate((images.times // 3600).astype(np.int64)), self._hour
-        )
+        hours = (images.times // 3600).astype(np.int64)
+        if len(hours) and int(hours.max()) < self._hour - 1:  # the clock was ahead before
+            self._hour = int(hours[0])
+            for days in (self._rejected_days, self._class_days):
+                days.forget_after(self._hour)
+        hours = np.maximum(np.maximum.accumulate(hours), self._hour)
         for at in np.flatnonzero(np.diff(hours, prepend=-1)):
             same = slice(at, int(np.searchsorted(hours, hours[at], "right")))
             if hours[at] != self._hour:
@@ -347,9 +351,11 @@ class Monitor:
     def _evaluate_hour(self, images: Images) -> None:
         answered = ~images.rejected
         classes, times = images.classes[answered], images.times[answered]
-        # Learn first, so that a run is known to be one before its images are weighed.
-        quiet = not (self.ood.alarm.on or self.mix.alarm.on)
-        if quiet:
+        # Learn first, so that a run is known to be one before its images are weighed. The begin of
+        # an incident is no run, but an alarm that lasts may be one of images in runs.
+        alarmed = self.ood.alarm.on or self.mix.alarm.on
+        self._alarmed_images = self._alarmed_images + len(images.times) if alarmed else 0
+        if not 0 < self._alarmed_images <= LONGEST_HOLD:
             self._p_dependence.add((images.p_values[:, None] - 0.5) * np.sqrt(12))
             self._class_dependence.add(self._class_signals(classes))
             self._set_nulls()

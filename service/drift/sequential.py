@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,7 +175,7 @@ class MixDetector(_Detector):
         n = len(classes)
         if n not in self._by_length:
             powers = np.cumprod(np.broadcast_to(self._miss, (n, *self._miss.shape)), axis=0)
-            self._by_length = {n: (powers[-1].copy(), powers.sum(axis=0))}
+            self._by_length[n] = (powers[-1].copy(), powers.sum(axis=0))  # at most 16 lengths
         power, started = self._by_length[n]
         hit, place = np.unique(classes, return_inverse=True)
         factors = np.repeat(self._miss[None, hit], n, axis=0)  # [images, hit classes, odds]
@@ -245,13 +246,18 @@ def _beta_quantile(level: float, a: int, b: int) -> float:
     if a == 0:
         return 0.0
     n = a + b - 1
-    k = np.arange(n + 1)
-    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+    k = np.arange(a)  # only P(Bin < a) is needed
+    factorials = _log_factorials(n)
     choose = factorials[n] - factorials[k] - factorials[n - k]
     low, high = 0.0, 1.0
     for _ in range(60):
         x = (low + high) / 2
         terms = choose + k * math.log(x) + (n - k) * math.log1p(-x)
-        below = float(np.exp(terms[:a]).sum())  # P(Bin < a)
+        below = float(np.exp(terms).sum())  # P(Bin < a)
         low, high = (low, x) if 1 - below >= level else (x, high)
     return (low + high) / 2
+
+
+@lru_cache(maxsize=1)
+def _log_factorials(n: int) -> Float64:
+    return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
@@ -19,6 +20,7 @@ from tests.server import ROOT
 from tests.unit.bundle.signing_keys import private_key, public_key
 from tests.unit.bundle.tiny_bundle import put, sound_files
 from tidegate.service import cli
+from tidegate.service.bundle import signature
 from tidegate.service.bundle.signature import open_trusted, sign
 from tidegate.service.bundle.store import (
     CARD,
@@ -28,12 +30,13 @@ from tidegate.service.bundle.store import (
     SIGNATURE,
     open_bundle,
 )
-from tidegate.service.distribution import staging
+from tidegate.service.distribution import staging, transfer
 from tidegate.service.distribution.folder import Folder
 from tidegate.service.distribution.place import Interrupted
 from tidegate.service.distribution.transfer import pull, push
 from tidegate.service.distribution.uri import parse
 from tidegate.service.errors import BundleRefused, KeyUnusable, TransferFailed
+from tidegate.service.files import write_atomically
 
 Reported = list[tuple[str, int, int]]
 
@@ -286,6 +289,48 @@ def test_a_later_signature_is_added_to_the_same_bundle(
     sign(open_bundle(source), key)
 
     assert open_trusted(pulled(source, bundles), keys).digest == open_bundle(source).digest
+
+
+def test_a_signature_that_nobody_checked_does_not_replace_another(
+    tmp_path: Path, source: Path, bundles: Path
+) -> None:
+    key = private_key(tmp_path / "k.pem")
+    keys = public_key(tmp_path / "trusted" / "ours.pem", key).parent
+    sign(open_bundle(source), key)
+    pulled(source, bundles, keys=keys)
+    (source / SIGNATURE).write_bytes(b"anything")
+
+    path = pulled(source, bundles)
+
+    assert open_trusted(path, keys).digest == open_bundle(source).digest
+
+
+def test_an_unsigned_push_does_not_remove_a_signature(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unsigned = put(tmp_path / "unsigned", sound_files())
+    sign(open_bundle(source), private_key(tmp_path / "k.pem"))
+    monkeypatch.setattr(transfer, "open_remote", lambda address: Folder(source))
+
+    with pytest.raises(TransferFailed, match="with a signature"):
+        push(open_bundle(unsigned), parse("oci://registry/tiny:1"), quiet)
+
+
+def test_a_bundle_in_a_mounted_folder_is_signed(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_another_disk(path: Path, content: bytes, temporary_folder: Path | None = None) -> None:
+        if temporary_folder is not None:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        write_atomically(path, content)
+
+    monkeypatch.setattr(signature, "write_atomically", on_another_disk)
+    key = private_key(tmp_path / "k.pem")
+    keys = public_key(tmp_path / "trusted" / "ours.pem", key).parent
+
+    sign(open_bundle(source), key)
+
+    assert open_trusted(source, keys).manifest.name == "tiny"
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,44 @@ def test_unchanged_traffic_causes_no_alarm() -> None:
     assert report.expected_accuracy == pytest.approx(0.5, abs=0.03)
 
 
+def in_runs(images: int, run: int, start: float, seed: int = 0) -> Images:
+    """Return images of which `run` in a row are alike, at 600 an hour."""
+    rng = np.random.default_rng(seed)
+    p_values = rng.random(images // run).repeat(run)
+    return Images(
+        start + 6.0 * np.arange(images),
+        rng.integers(0, CLASSES, images // run).repeat(run),
+        np.full(images, 0.5),
+        p_values,
+        p_values <= 0.01,
+    )
+
+
+def test_an_alarm_of_images_that_begin_to_come_in_runs_ends() -> None:
+    monitor = Monitor(reference())
+
+    monitor.observe_all(in_runs(15_000, 1, START))
+    alarmed = []
+    for number in range(500):  # as many at a time as when serving
+        images = in_runs(120, 10, START + 6 * 15_000 + 720 * number, seed=number)
+        monitor.observe_all(images)
+        alarmed.append(monitor.mix.alarm.on)
+
+    assert any(alarmed)
+    assert not any(alarmed[-50:])
+    assert monitor.report().learned.class_design_effect > 5
+
+
+def test_an_image_from_a_clock_that_was_ahead_does_not_stop_the_comparisons() -> None:
+    monitor = Monitor(reference())
+    monitor.observe_all(in_runs(6_000, 1, START))
+    monitor.observe_all(in_runs(1, 1, START + 30 * 86_400))
+
+    monitor.observe_all(in_runs(6_000, 1, START + 6 * 6_000))
+
+    assert monitor.report().reach.window_images > 5_000
+
+
 def test_a_brighter_camera_is_detected_from_its_inputs_only() -> None:
     monitor = Monitor(reference())
     feed(monitor, 2000)
