@@ -78,7 +78,7 @@ def in_runs(images: int, run: int, start: float, seed: int = 0) -> Images:
     rng = np.random.default_rng(seed)
     p_values = rng.random(images // run).repeat(run)
     return Images(
-        start + 6.0 * np.arange(images),
+        np.linspace(start, start + 6.0 * (images - 1), images),
         rng.integers(0, CLASSES, images // run).repeat(run),
         np.full(images, 0.5),
         p_values,
