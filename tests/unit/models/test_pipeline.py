@@ -20,7 +20,7 @@ import pytest
 from tests.server import PATIENCE_S, ROOT, running
 from tests.unit.models.colour_folders import COLOURS, LABELS, folders, imported
 from tidegate.models.errors import BuildRefused
-from tidegate.models.fitting import coverage, synthetic_ood
+from tidegate.models.fitting import coverage_floor, synthetic_ood
 from tidegate.models.fitting.conformal import GateTarget
 from tidegate.models.fitting.fit import FitOptions
 from tidegate.models.fitting.mahalanobis import DistanceOptions
@@ -129,7 +129,7 @@ def test_what_the_gate_catches_is_sealed_and_in_the_card(bundle: Bundle) -> None
 def test_a_gate_that_catches_too_little_is_not_sealed_unless_accepted(
     data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coverage, "_ABOVE_CHANCE", 0.9)
+    monkeypatch.setattr(coverage_floor, "_ABOVE_CHANCE", 0.9)
 
     with pytest.raises(BuildRefused, match="--accept-weak-gate"):
         make(imported(), data, choices(), tmp_path)
