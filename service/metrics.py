@@ -174,7 +174,7 @@ GAUGES = {
         MONITOR,
     ),
     "drift_design_effect_ratio": (
-        "Images that tell as much as one independent image, as learned from the traffic.",
+        "Images that count as much as one independent image, as learned from the traffic.",
         MONITOR,
     ),
     "drift_learned_days": (

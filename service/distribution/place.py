@@ -1,4 +1,4 @@
-"""What a place that has bundles can do, and how its failures are told apart."""
+"""What a place that has bundles can do, and how its failures are distinguished."""
 
 from __future__ import annotations
 

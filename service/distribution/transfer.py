@@ -55,7 +55,7 @@ def pull(
         check_signature(f"{place}", manifest, signature, keys)
     final = bundles_dir / manifest.name / manifest.version
     if keys is None and final.exists() and read_signature(final) is not None:
-        signature = None  # one that nobody checked does not replace another
+        signature = None  # an unchecked signature does not replace another
     report = _counted(f"pulling {manifest.name} {manifest.version}", manifest, progress)
     return install(place, manifest, signature, final, report)
 

@@ -2,7 +2,7 @@
 
 Counts of the last 36 hours wait before they are learned, so that a change is noticed first; hours
 in which a monitor alarmed are not learned. After 28 days the service has learned enough, and
-nothing is learned any more: slow drift must not become ordinary.
+nothing more is learned: slow drift must not become ordinary.
 
 All counts are of the same columns: the classes, or the rejected images alone.
 """

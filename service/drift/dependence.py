@@ -1,4 +1,4 @@
-"""How much less images tell than independent ones: the design effect, learned from the traffic.
+"""How much less images count than independent ones: the design effect, learned from the traffic.
 
 Images that come in runs (a video, an album, a batch of one client) are alike. For runs of k like
 images a count varies k times as much as for independent images; this factor is the design effect

@@ -73,7 +73,7 @@ def embedding_shift(
 ) -> EmbeddingShift:
     """Compare two means: T² ~ F(k, samples − k), as Paulson's (1942) z; zeros without images.
 
-    With a design effect, the images tell as much as `images / design_effect` independent ones.
+    With a design effect, the images count as much as `images / design_effect` independent ones.
 
     Only the reference's covariance is used, so that a change of the covariance cannot hide a
     change of the mean.

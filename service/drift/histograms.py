@@ -58,7 +58,7 @@ class Recent:
 def shift(observed: Int64, expected: Float64, samples: float, design_effect: float = 1.0) -> Shift:
     """Compare counts [bins] with expected counts [bins] out of `samples` reference images.
 
-    With a design effect, the images tell as much as `images / design_effect` independent ones.
+    With a design effect, the images count as much as `images / design_effect` independent ones.
 
     Pearson's χ² of two samples, over the bins that are non-empty in either, as Wilson and
     Hilferty's (1931) z: the class-mix statistic of the Prometheus rules. Returns zeros without

@@ -94,7 +94,7 @@ def outlook(report: Report, labels: Sequence[str]) -> list[str]:
             )
         elif effect > 1:
             say.append(
-                f"{what} come in runs: {effect:.1f} images tell as much as one independent image, "
+                f"{what} come in runs: {effect:.1f} images count as much as one independent image, "
                 "and changes are noticed as much later."
             )
     return say

@@ -37,9 +37,9 @@ BOARD = Board(
                 ),
                 Panel(
                     "Dispersion",
-                    "How many images of a run tell as much as an independent one, measured between "
-                    "neighbouring windows of the last week. 1 if images are independent, 8 or "
-                    "32 until it is known.",
+                    "How many images of a run count as much as an independent one, measured "
+                    "between neighbouring windows of the last week. 1 if images are independent, 8 "
+                    "or 32 until it is known.",
                     [
                         recorded("tidegate:class_mix:dispersion$window", "classes"),
                         recorded("tidegate:ood_rate:dispersion$window", "{{threshold}}"),
@@ -174,7 +174,7 @@ BOARD = Board(
                 ),
                 Panel(
                     "Design effect",
-                    "Images that tell as much as one independent image, as each replica has "
+                    "Images that count as much as one independent image, as each replica has "
                     "learned. At 64 the runs are too long, and alarms may be false.",
                     [
                         Query(

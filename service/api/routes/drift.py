@@ -26,7 +26,7 @@ class FindingBody(Body):
 
     monitor: str
     text: str = Field(description="what changed, since when and how sure that is")
-    since: str | None = Field(description="UTC; null if the monitor cannot tell")
+    since: str | None = Field(description="UTC; null if it is unknown")
     ends_after: int | None = Field(
         description="images without further evidence after which the alarm ends; null: at most 36 "
         "hours of usual traffic"
@@ -39,7 +39,7 @@ class LearnedBody(Body):
 
     days: int = Field(description="from 7 on the rhythm of hours and weekdays is known; 28 at most")
     ood_design_effect: float = Field(
-        description="images that tell as much about rejections as one independent image"
+        description="images that count as much for rejections as one independent image"
     )
     class_design_effect: float = Field(description="the same about classes")
     near_duplicates: int = Field(description="images that were not counted again")
