@@ -10,22 +10,32 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from tidegate.service.building import Builder
 from tidegate.service.bundle.store import Bundle
-from tidegate.service.bundle_reference import served_model
+from tidegate.service.catalog import Catalog, Choice
 from tidegate.service.drift.monitor import Monitor
-from tidegate.service.drift_watch import DriftWatch
-from tidegate.service.errors import Draining, NotReady
-from tidegate.service.metrics import Metrics, ModelMetrics
+from tidegate.service.errors import Draining, NotReady, TidegateError
+from tidegate.service.loading import Loader
+from tidegate.service.metrics import Metrics
 from tidegate.service.nvml import watch_gpus
 from tidegate.service.pipeline import Classification
+from tidegate.service.reload import Reloaded, Reloader
 from tidegate.service.review.answered import Answered
 from tidegate.service.review.image_store import ImageStore, ReviewConfig
 from tidegate.service.review.recent_answers import RecentAnswers
-from tidegate.service.startup import Served, ServingConfig, prepare, serve_with
+from tidegate.service.startup import (
+    ServingConfig,
+    Workers,
+    lane_of,
+    prepare,
+    start_decoder_pool,
+    start_workers,
+)
+from tidegate.service.wanted import Source
 
 log = logging.getLogger(__name__)
 
-_SAVE_S = 5.0  # for the drift monitors' last save: a network disk may hang
+_POLL_S = 2.0  # between two looks at the serving file
 
 
 class Phase(Enum):
@@ -41,25 +51,28 @@ class Phase(Enum):
 class ServiceConfig:
     """The settings of the service."""
 
-    bundle: Path
+    source: Source
     serving: ServingConfig
     max_class_series: int
     drift_run_length: int
-    drift_state: Path | None
     review: ReviewConfig | None
     trusted_keys: Path | None = None  # a folder; None: a bundle need not be signed
+    rollback_s: float = 600.0  # how long a version without an alias stays loaded
+    max_loaded_versions: int = 8
 
 
 class Service:
-    """One model, from warm-up to drain."""
+    """The served models, from warm-up to drain."""
 
     def __init__(self, config: ServiceConfig, metrics: Metrics) -> None:
         self.phase = Phase.STARTING
         self.failure = ""
         self.failed = asyncio.Event()
-        self.served: Served | None = None
-        self._watch: DriftWatch | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._workers: Workers | None = None
+        self._reloader: Reloader | None = None  # once the first model is warm
+        self._following: asyncio.Task[None] | None = None
+        self._reloading: set[asyncio.Task[None]] = set()
+        self._refusal = ""  # of the serving file, as it was logged last
         self._config = config
         self._metrics = metrics
         self._loop: asyncio.AbstractEventLoop | None = None  # once started
@@ -71,38 +84,108 @@ class Service:
         self.answers = RecentAnswers(self._images)
 
     async def start(self) -> None:
-        """Prepare the model, start its threads, and become ready.
+        """Warm up the default model, load the other versions beside it, and become ready.
 
-        Raises BundleRefused, KeyUnusable or EngineUnavailable.
+        Raises BundleRefused, ServingInvalid, KeyUnusable or EngineUnavailable.
         """
         self._loop = asyncio.get_running_loop()
         config = self._config
+        wanted = await asyncio.to_thread(config.source.read)
+        name, plan = wanted.plan.default, wanted.plan.models[wanted.plan.default]
         prepared = await asyncio.to_thread(
             prepare,
-            config.bundle,
+            wanted.folders[name, plan.stable],
             config.trusted_keys,
             config.serving.engine,
-            config.serving.max_image_pixels,
         )
-        bundle, info = prepared.bundle, prepared.warm.engine.info
-        model_metrics = ModelMetrics(
-            self._metrics.registry, served_model(bundle, info, config.max_class_series)
-        )
-        if info.device != "cpu":
+        max_image_pixels = config.serving.max_image_pixels
+        pool = await asyncio.to_thread(start_decoder_pool, max_image_pixels)
+        if prepared.warm.engine.info.device != "cpu":
             watch_gpus(self._metrics.registry)
         monitor = await asyncio.to_thread(Monitor, prepared.reference, config.drift_run_length)
-        watch = DriftWatch(
-            monitor, model_metrics.drift, bundle.labels, bundle.digest, config.drift_state
+        lane = lane_of(prepared, config.serving, plan.weight)
+        self._workers = start_workers(lane, pool, config.serving, self._metrics, self)
+        builder = Builder(self._workers, self._metrics, config.max_class_series, max_image_pixels)
+        first = await builder.build(
+            prepared.bundle, lane, monitor, wanted.drift_states.get((name, plan.stable))
         )
-        await asyncio.to_thread(watch.restore)
-        self.served = serve_with(
-            prepared, config.serving, self._metrics, model_metrics, monitor, self
+        reloader = Reloader(
+            builder,
+            Loader(config.serving.engine, config.trusted_keys, config.drift_run_length),
+            rollback_s=config.rollback_s,
+            most_loaded=config.max_loaded_versions,
+            on_watch_end=self._on_watch_end,
         )
-        self._watch = watch
-        self._watching = asyncio.create_task(watch.run())
-        self._watching.add_done_callback(self._on_watch_end)
+        await reloader.start(first, wanted)
+        self._reloader = reloader
+        self._following = asyncio.create_task(self._follow(reloader))
+        self._following.add_done_callback(self._on_follow_end)
         if self.phase is Phase.STARTING:
             self.phase = Phase.READY
+
+    @property
+    def catalog(self) -> Catalog:
+        """Return what is served. Raises NotReady or Draining if there is nothing yet."""
+        if self._reloader is None:
+            if self.phase is Phase.DRAINING:
+                raise Draining("The service is shutting down.")
+            raise NotReady("The model is still warming up.")
+        return self._reloader.catalog
+
+    def choose(self, model: str = "", version: str = "", key: str = "") -> Choice:
+        """Return the version for a request.
+
+        `model` is "" for the default, `version` a version, an alias or "" for the model's choice,
+        which a canary with a share makes by `key`. Raises NotFound, NotReady or Draining.
+        """
+        return self.catalog.model(model).choose(version, key)
+
+    async def reload(self) -> dict[str, Reloaded]:
+        """Read what shall be served, and serve it; return what was done, by model.
+
+        Raises ServingInvalid, BundleRefused, NotReady or Draining.
+        """
+        if self.phase is not Phase.READY or self._reloader is None:
+            self.catalog  # noqa: B018 - raises
+            raise Draining("The service is shutting down.")
+        wanted = await asyncio.to_thread(self._config.source.read)
+        self._refusal = ""
+        return await self._reloader.reload(wanted)
+
+    def request_reload(self) -> None:
+        """Reload in the background, and log what is wrong: for SIGHUP."""
+        task = asyncio.create_task(self._reload_and_log())
+        self._reloading.add(task)  # otherwise the loop has the only reference, a weak one
+        task.add_done_callback(self._reloading.discard)
+
+    async def _reload_and_log(self) -> None:
+        try:
+            await self.reload()
+        except TidegateError as error:
+            self._refuse(str(error))
+        except Exception:
+            log.exception("the reload failed; what was served is still served")
+
+    async def _follow(self, reloader: Reloader) -> None:
+        """Serve what the serving file says, and unload what was kept long enough."""
+        while True:
+            await asyncio.sleep(_POLL_S)
+            try:
+                wanted = await asyncio.to_thread(self._config.source.poll)
+                if wanted is not None and self.phase is Phase.READY:
+                    self._refusal = ""
+                    await reloader.reload(wanted)
+                await reloader.tidy()
+            except TidegateError as error:
+                self._refuse(str(error))
+            except Exception:
+                log.exception("following the serving file failed; trying again")
+
+    def _refuse(self, why: str) -> None:
+        if why != self._refusal:
+            log.warning("what shall be served is refused, so nothing changes: %s", why)
+            self._metrics.reloaded("", "refused")
+        self._refusal = why
 
     def remember(
         self, request_id: str, image: bytes, result: Classification, bundle: Bundle
@@ -122,18 +205,13 @@ class Service:
         )
         self.answers.remember(image, answered)
 
-    def require(self) -> Served:
-        """Return the served model. Raises NotReady or Draining if there is none yet."""
-        if self.served is None:
-            if self.phase is Phase.DRAINING:
-                raise Draining("The service is shutting down.")
-            raise NotReady("The model is still warming up.")
-        return self.served
-
     @property
     def unready_reason(self) -> str:
         """Return why a started service should not receive traffic; "" if it should."""
-        return self._watch.failure if self._watch is not None else ""
+        if self._reloader is None:
+            return ""
+        failures = [served.watch.failure for served in self._reloader.loaded()]
+        return next(filter(None, failures), "")
 
     def begin_drain(self) -> None:
         """Report not ready, and keep serving while traffic moves to other replicas."""
@@ -158,7 +236,7 @@ class Service:
     async def close(self, timeout_s: float) -> bool:
         """Stop the engine's threads; return False if one does not end within `timeout_s`."""
         deadline = time.monotonic() + timeout_s
-        ended = self.served is None or await self._close_served(self.served, deadline)
+        ended = await self._close_models(deadline)
         if self._images is not None:
             await asyncio.to_thread(self._images.close, _left_s(deadline))
         return ended
@@ -168,21 +246,22 @@ class Service:
         error = None if watching.cancelled() else watching.exception()
         self.fail(f"drift monitoring ended unexpectedly: {error!r}")
 
-    async def _close_served(self, served: Served, deadline: float) -> bool:
-        if self._watching is not None:
-            self._watching.remove_done_callback(self._on_watch_end)
-            self._watching.cancel()
-            await asyncio.wait({self._watching}, timeout=min(_SAVE_S, _left_s(deadline)))
-        for decoders in (served.decoders, served.large_decoders):
-            if decoders is not None:
-                decoders.close()
-        if served.pool is not None:
-            await asyncio.to_thread(served.pool.close)
-        ended = await asyncio.to_thread(served.scheduler.close, _left_s(deadline))
-        if ended:
-            served.engine.close()
-            if served.all_cores_engine is not None:
-                served.all_cores_engine.close()
+    def _on_follow_end(self, following: asyncio.Task[None]) -> None:
+        error = None if following.cancelled() else following.exception()
+        self.fail(f"following the serving file ended unexpectedly: {error!r}")
+
+    async def _close_models(self, deadline: float) -> bool:
+        if self._following is not None:
+            self._following.remove_done_callback(self._on_follow_end)
+            self._following.cancel()
+        if self._reloader is not None:
+            await self._reloader.close(_left_s(deadline))
+        if self._workers is None:
+            return True
+        ended = await asyncio.to_thread(self._workers.close, _left_s(deadline))
+        if ended and self._reloader is not None:
+            for served in self._reloader.loaded():
+                served.close()
         return ended
 
 

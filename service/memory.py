@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # madvise(2)
@@ -71,6 +71,59 @@ class TrimWhenQuiet:
             return
         self._is_set = False
         loop.run_in_executor(None, self._trim)
+
+
+def available_bytes(root: Path = Path("/")) -> int | None:
+    """Return how much memory this process can still get; None if that is unknown.
+
+    The least of what the machine has and of what the limits of its control groups leave.
+    """
+    left = [_field(root / "proc/meminfo", "MemAvailable:", 1024)]
+    left += [_left_in_group(folder) for folder in _control_groups(root)]
+    known = [each for each in left if each is not None]
+    return max(0, min(known)) if known else None
+
+
+def _control_groups(root: Path) -> Iterator[Path]:
+    """Yield the folders of this process's memory groups and of their parents."""
+    mount = root / "sys/fs/cgroup"
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number == "0" or "memory" in controllers.split(","):
+            top = mount if number == "0" else mount / "memory"
+            inside = PurePosixPath(path).relative_to("/")
+            # In a container the group may be mounted at the top, whatever its path is outside.
+            yield from (top / parent for parent in (inside, *inside.parents))
+
+
+def _left_in_group(folder: Path) -> int | None:
+    """Return the limit of a group minus what is used and cannot be freed; None without a limit."""
+    for limit, used, stat in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            left = int(_text(folder / limit)) - int(_text(folder / used))
+        except ValueError:  # "max", or a missing file
+            continue
+        return left + (_field(folder / "memory.stat", stat, 1) or 0)
+    return None
+
+
+def _field(path: Path, name: str, unit: int) -> int | None:
+    """Return the number after `name` in a file of lines, times `unit`."""
+    for line in _text(path).splitlines():
+        first, *rest = line.split()
+        if first == name and rest:
+            return int(rest[0]) * unit
+    return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("ascii", "replace")
+    except OSError:
+        return ""
 
 
 def use_huge_pages() -> None:

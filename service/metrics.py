@@ -6,7 +6,7 @@ used by requests are looked up once, because a lookup costs more than the increm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,9 +18,11 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import Metric
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 PREFIX = "tidegate_"
@@ -29,6 +31,14 @@ ROUTES = (
     *CLASSIFY_ROUTES,
     "/models",
     "/models/{name}",
+    "/models/{name}/classify",
+    "/models/{name}/classify/batch",
+    "/models/{name}/rollout",
+    "/models/{name}/versions/{version}",
+    "/models/{name}/versions/{version}/classify",
+    "/models/{name}/versions/{version}/classify/batch",
+    "/models/{name}/versions/{version}/drift",
+    "/admin/reload",
     "/drift",
     "/feedback",
     "/livez",
@@ -44,6 +54,7 @@ SHED_REASONS = (
     "client-connections",
     "client-share",
     "draining",
+    "model-share",
     "queue-full",
     "upload-bytes",
     "predicted-late",
@@ -55,6 +66,7 @@ SHED_REASONS = (
 )
 BATCH_PARTS = ("copy_in", "compute", "copy_out")
 REVIEW_OUTCOMES = ("stored", "over-rate", "disk-busy", "failed")
+RELOAD_OUTCOMES = ("loaded", "unchanged", "refused", "unloaded")
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 # fmt: off
 STAGE_BUCKETS = (
@@ -88,6 +100,7 @@ COUNTERS = {
         "the expected number of correct predictions.",
         (),
     ),
+    "reload": ("Reloads of a model, by outcome.", ("model", "outcome")),
     "log_lines_dropped": ("Log lines dropped because stderr was not read in time.", ()),
     "predictions": ("Images not rejected, by predicted class id.", (*MODEL, "class")),
     "ood_decisions": ("Decisions of the gate.", (*MODEL, "decision")),
@@ -136,6 +149,10 @@ GAUGES = {
     "model_info": (
         "The served model and the engine that runs it.",
         (*MODEL, *MODEL_INFO),
+    ),
+    "model_alias": (
+        "1 for each alias of a served version: stable, canary, shadow and others.",
+        (*MODEL, "alias"),
     ),
     "reference_class_fraction": (
         "Share of each class among predictions on the reference images, with the class's label.",
@@ -216,7 +233,7 @@ class ServedModel:
 
 
 class Metrics:
-    """The metrics of the service, without those of the served model."""
+    """The metrics of the service, and of every loaded version of a model."""
 
     def __init__(self, version: str) -> None:
         # A creation time per class would double the series.
@@ -244,6 +261,10 @@ class Metrics:
         self._feedback_probability = declared.counter("feedback_probability")
         self.log_lines_dropped = declared.counter("log_lines_dropped")
         declared.gauge("build_info").labels(version).set(1)
+        self._reloads = declared.counter("reload")
+        self._aliases = declared.gauge("model_alias")
+        self._models = _ModelRegistries()
+        self.registry.register(self._models)
 
     def request(self, route: str, status: int, duration_s: float) -> None:
         """Record one answered request; routes not in ROUTES count as `other`."""
@@ -269,6 +290,29 @@ class Metrics:
         self._feedback[correct].inc()
         self._feedback_probability.inc(probability)
 
+    def show_model(self, model_metrics: ModelMetrics) -> None:
+        """Render the series of a version from now on."""
+        self._models.add(model_metrics.registry)
+
+    def hide_model(self, model_metrics: ModelMetrics) -> None:
+        """Stop rendering the series of a version that answers no requests any longer."""
+        self._models.remove(model_metrics.registry)
+
+    def set_aliases(self, aliases: Iterable[tuple[str, str, str, str]]) -> None:
+        """Publish what is served: model, version, digest and alias."""
+        self._aliases.clear()
+        for labels in aliases:
+            self._aliases.labels(*labels).set(1)
+
+    def reloaded(self, model: str, outcome: str) -> None:
+        """Record what a reload did with one model."""
+        self._reloads.labels(model, outcome).inc()
+
+    def start_reloads(self, model: str) -> None:
+        """Start a model's counters of reloads at 0."""
+        for outcome in RELOAD_OUTCOMES:
+            self._reloads.labels(model, outcome)
+
     def follow_queue(self, depth: Callable[[], int]) -> None:
         """Read the queue's depth at every scrape."""
         self.queue_depth.set_function(depth)
@@ -281,8 +325,10 @@ class Metrics:
 class ModelMetrics:
     """The served model's predictions and its gate's decisions. Every class starts at 0."""
 
-    def __init__(self, registry: CollectorRegistry, served: ServedModel) -> None:
-        declared = _Declared(registry)
+    def __init__(self, served: ServedModel) -> None:
+        """Declare the series in a registry of their own; `Metrics.show_model` renders them."""
+        self.registry = CollectorRegistry()
+        declared = _Declared(self.registry)
         model = (served.name, served.version, served.digest)
         info = (served.info[name] for name in MODEL_INFO)
         declared.gauge("model_info").labels(*model, *info).set(1)
@@ -313,6 +359,35 @@ class ModelMetrics:
         self._p_value.observe(p_value)
         for score, value in scores.items():
             self._scores[score].observe(value)
+
+
+class _ModelRegistries(Collector):
+    """One registry per loaded version, whose families are merged by name at a scrape.
+
+    A version is then removed at once with all its series, and its histograms of scores can have
+    buckets of their own.
+    """
+
+    def __init__(self) -> None:
+        self._registries: tuple[CollectorRegistry, ...] = ()  # replaced: scrapes run on a thread
+
+    def add(self, registry: CollectorRegistry) -> None:
+        self._registries += (registry,)
+
+    def remove(self, registry: CollectorRegistry) -> None:
+        self._registries = tuple(other for other in self._registries if other is not registry)
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        families: dict[str, Metric] = {}
+        for registry in self._registries:
+            for family in registry.collect():
+                known = families.setdefault(family.name, family)
+                if known is not family:
+                    known.samples.extend(family.samples)
+        return families.values()
 
 
 class DriftGauges:

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from tidegate.service.batching.decode_times import DecodeCost
+from tidegate.service.batching.lanes import Lane
 from tidegate.service.batching.tickets import Answer, Ticket
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.drift.duplicates import Fingerprint, fingerprint
@@ -89,7 +90,7 @@ class Submit(Protocol):
     """Admits requests and runs the engine on their pixels."""
 
     def admit(
-        self, deadline: float, priority: Priority, cost: DecodeCost, client: str
+        self, lane: Lane, deadline: float, priority: Priority, cost: DecodeCost, client: str
     ) -> Ticket: ...
 
     def run(self, ticket: Ticket, decode: Callable[[], Pixels]) -> Awaitable[Answer]: ...
@@ -103,6 +104,7 @@ class Pipeline:
     def __init__(
         self,
         bundle: Bundle,
+        lane: Lane,
         scheduler: Submit,
         metrics: Metrics,
         model_metrics: ModelMetrics,
@@ -112,6 +114,7 @@ class Pipeline:
     ) -> None:
         """`pool` decodes large images; without it they are decoded like the others."""
         self.bundle = bundle
+        self._lane = lane
         self._scheduler = scheduler
         self._metrics = metrics
         self._model_metrics = model_metrics
@@ -131,7 +134,9 @@ class Pipeline:
         header = inspect_upload(upload.image, spec, self._max_image_pixels)
         self._trim.note(header.work.peak_bytes)
         cost = self._cost(header)
-        ticket = self._scheduler.admit(upload.deadline, upload.priority, cost, upload.client)
+        ticket = self._scheduler.admit(
+            self._lane, upload.deadline, upload.priority, cost, upload.client
+        )
         left_s = upload.deadline - time.monotonic()
         alarm = asyncio.get_running_loop().call_later(left_s, self._too_late, ticket)
         try:
@@ -161,7 +166,7 @@ class Pipeline:
         """Return a function for the decoder's thread, which also appends the fingerprint."""
         spec = self.bundle.manifest.preprocess
         if cost.large and self._pool is not None:
-            to_pixels = partial(self._pool.preprocess, image)
+            to_pixels = partial(self._pool.preprocess, image, spec)
         else:
             to_pixels = partial(preprocess, image, spec, self._max_image_pixels, header)
         sampled = self._monitor.watches_inputs and self._sampler.wants(time.monotonic())

@@ -1,4 +1,4 @@
-"""Start serving a bundle: open it, warm up the engine, run the golden probes, start the threads.
+"""Start serving: open the first bundle, warm up the engine, run the golden probes, start threads.
 
 `prepare` reads files, starts processes and runs the model for seconds or minutes, so it must run on
 a thread.
@@ -16,6 +16,7 @@ from typing import Protocol
 
 from tidegate.service import memory
 from tidegate.service.batching.decoders import Decoders
+from tidegate.service.batching.lanes import Lane
 from tidegate.service.batching.latency import LatencyModel
 from tidegate.service.batching.placement import DecodePlacement
 from tidegate.service.batching.policy import Limits
@@ -25,7 +26,6 @@ from tidegate.service.bundle.signature import open_trusted
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.bundle_reference import drift_reference
 from tidegate.service.cpu import usable_cores
-from tidegate.service.drift.monitor import Monitor
 from tidegate.service.drift.reference import Reference
 from tidegate.service.engines.base import Engine
 from tidegate.service.engines.choose import open_engine
@@ -33,8 +33,7 @@ from tidegate.service.engines.config import EngineConfig, WarmEngine
 from tidegate.service.errors import BundleRefused
 from tidegate.service.imaging.decoder_pool import DecoderPool
 from tidegate.service.imaging.pillow_resize import RESIZES_BY
-from tidegate.service.metrics import Metrics, ModelMetrics
-from tidegate.service.pipeline import Pipeline
+from tidegate.service.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -66,33 +65,34 @@ class ServingConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """A warm model with its engines, threads and monitors."""
+class Workers:
+    """The threads and processes that all models share."""
 
-    bundle: Bundle
-    engine: Engine
-    all_cores_engine: Engine | None  # for a single image while no other runs or waits
+    scheduler: Scheduler
     decoders: Decoders | None  # None: the slots decode
     large_decoders: Decoders | None  # for the images that `pool` decodes
-    pool: DecoderPool | None
-    scheduler: Scheduler
-    pipeline: Pipeline
-    monitor: Monitor
+    pool: DecoderPool | None  # None: large images are decoded like the others
+
+    def close(self, timeout_s: float) -> bool:
+        """Stop the threads and processes; return False if a slot does not end. Blocks."""
+        for decoders in (self.decoders, self.large_decoders):
+            if decoders is not None:
+                decoders.close()
+        if self.pool is not None:
+            self.pool.close()
+        return self.scheduler.close(timeout_s)
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A warm model that has passed its golden probes, its drift reference and its decoder pool."""
+    """A warm version of a model that has passed its golden probes, and its drift reference."""
 
     bundle: Bundle
     reference: Reference  # for the drift monitors
     warm: WarmEngine
-    pool: DecoderPool | None  # None: large images are decoded like the others
 
 
-def prepare(
-    path: Path, trusted_keys: Path | None, config: EngineConfig, max_image_pixels: int
-) -> Prepared:
+def prepare(path: Path, trusted_keys: Path | None, config: EngineConfig) -> Prepared:
     """Open the bundle at `path`, warm up every bucket of every slot and run the golden probes.
 
     With a folder of trusted keys, one of them must have signed the bundle. Raises BundleRefused,
@@ -103,27 +103,18 @@ def prepare(
     log.info("opened bundle %s %s, digest %s", manifest.name, manifest.version, bundle.digest[:12])
     reference = drift_reference(bundle)
     warm = open_engine(bundle.model_path, config, manifest.engine.buckets, manifest.precision)
-    probes = _pass_golden(bundle, warm.engine)
+    probes = pass_golden(bundle, warm.engine)
     if warm.all_cores_engine is not None:
-        _pass_golden(bundle, warm.all_cores_engine)
+        pass_golden(bundle, warm.all_cores_engine)
     memory.use_huge_pages()
     _log_warm(warm, probes)
-    return Prepared(bundle, reference, warm, _decoder_pool(bundle, max_image_pixels))
+    return Prepared(bundle, reference, warm)
 
 
-def serve_with(
-    prepared: Prepared,
-    config: ServingConfig,
-    metrics: Metrics,
-    model_metrics: ModelMetrics,
-    monitor: Monitor,
-    owner: Owner,
-) -> Served:
-    """Start the threads that serve a prepared model; their failures are reported to `owner`."""
-    bundle, warm, pool = prepared.bundle, prepared.warm, prepared.pool
-    decoders = _decoders(config.decode_threads, warm.engine, owner.fail_from_thread)
-    large_decoders = _large_decoders(pool, owner.fail_from_thread)
-    scheduler = Scheduler(
+def lane_of(prepared: Prepared, config: ServingConfig, weight: float) -> Lane:
+    """Return the lane of a prepared version."""
+    warm = prepared.warm
+    return Lane(
         warm.engine,
         LatencyModel(warm.latency_s, warm.single_image_s),
         Limits(
@@ -132,27 +123,34 @@ def serve_with(
             side_by_side=_side_by_side(warm.engine),
             default_deadline_s=config.default_deadline_s,
         ),
-        all_cores_engine=warm.all_cores_engine,
+        warm.all_cores_engine,
+        prepared.bundle.manifest.name,
+        weight,
+    )
+
+
+def start_workers(
+    lane: Lane,
+    pool: DecoderPool | None,
+    config: ServingConfig,
+    metrics: Metrics,
+    owner: Owner,
+) -> Workers:
+    """Start the threads that serve the first lane and all later ones.
+
+    Their failures are reported to `owner`.
+    """
+    decoders = _decoders(config.decode_threads, lane.engine, owner.fail_from_thread)
+    large_decoders = _large_decoders(pool, owner.fail_from_thread)
+    scheduler = Scheduler(
+        lane,
         placement=DecodePlacement(decoders, large_decoders),
         engine_timeout_s=config.engine_timeout_s,
         metrics=metrics,
         on_failure=owner.fail,
     )
     metrics.follow_queue(lambda: scheduler.waiting)
-    pipeline = Pipeline(
-        bundle, scheduler, metrics, model_metrics, monitor, config.max_image_pixels, pool
-    )
-    return Served(
-        bundle=bundle,
-        engine=warm.engine,
-        all_cores_engine=warm.all_cores_engine,
-        decoders=decoders,
-        large_decoders=large_decoders,
-        pool=pool,
-        scheduler=scheduler,
-        pipeline=pipeline,
-        monitor=monitor,
-    )
+    return Workers(scheduler, decoders, large_decoders, pool)
 
 
 def _log_warm(warm: WarmEngine, probes: int) -> None:
@@ -178,32 +176,43 @@ def _log_warm(warm: WarmEngine, probes: int) -> None:
         )
 
 
-def _pass_golden(bundle: Bundle, engine: Engine) -> int:
+def pass_golden(bundle: Bundle, engine: Engine) -> int:
     """Run the golden probes on each device; return their number. Raises BundleRefused."""
+    check_input_size(bundle, engine)
+    first = {engine.device_of(slot): slot for slot in reversed(range(engine.slots))}
+    probes = 0
+    for _, slot in sorted(first.items()):
+        run = partial(engine.run, slot)
+        probes = check_golden(bundle, run, golden_tolerance(engine))
+    return probes
+
+
+def check_input_size(bundle: Bundle, engine: Engine) -> None:
+    """Raise BundleRefused if the graph takes images of another size than the manifest says."""
     task = bundle.manifest.task
     if engine.input_size != (task.height, task.width):
         raise BundleRefused(
             f"{bundle.path}: the graph's input size differs from the manifest's image size."
         )
+
+
+def golden_tolerance(engine: Engine) -> float:
+    """Return by how much the engine's outputs may differ from the sealed ones."""
     exact = engine.info.device == "cpu" or engine.info.precision == "fp32"
-    first = {engine.device_of(slot): slot for slot in reversed(range(engine.slots))}
-    probes = 0
-    for _, slot in sorted(first.items()):
-        run = partial(engine.run, slot)
-        probes = check_golden(bundle, run, TOLERANCE if exact else REDUCED_TOLERANCE)
-    return probes
+    return TOLERANCE if exact else REDUCED_TOLERANCE
 
 
-def _decoder_pool(bundle: Bundle, max_image_pixels: int) -> DecoderPool | None:
+def start_decoder_pool(max_image_pixels: int) -> DecoderPool | None:
     """Start the processes that decode large images; the other half of the cores stays free.
 
     Return None if the system does not allow them: then large images are decoded like the others.
+    Blocks for 1 to 2 s.
     """
     if sys.platform != "linux":
         return None
     processes = min(_MOST_LARGE_DECODERS, max(1, usable_cores() // 2))
     try:
-        return DecoderPool(processes, bundle.manifest.preprocess, max_image_pixels)
+        return DecoderPool(processes, max_image_pixels)
     except OSError as error:
         log.warning(
             "cannot start decoder processes, so large images are decoded in this process: %s", error

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tidegate.service.batching.client_places import ClientPlaces
 from tidegate.service.batching.client_shares import ClientShares
 from tidegate.service.batching.decode_times import DecodeCost, DecodeTimes
-from tidegate.service.batching.latency import LatencyModel
+from tidegate.service.batching.lanes import Lane, ModelShares
 from tidegate.service.batching.placement import DecodePlacement, OnDecoders, Placement
-from tidegate.service.batching.policy import Backlog, Latency, Limits, Refusal, eta_s, refuse
+from tidegate.service.batching.policy import Backlog, Latency, Refusal, eta_s, refuse
 from tidegate.service.batching.queue import AdmittedKeys
 from tidegate.service.batching.tickets import Ticket
 from tidegate.service.types import Priority
@@ -27,6 +27,7 @@ _LARGE_WAITING = 8
 class Arrival:
     """A request to admit or to reject."""
 
+    lane: Lane
     deadline: float  # on the owner's clock
     priority: Priority
     cost: DecodeCost
@@ -48,31 +49,34 @@ class Admitted:
 class Running:
     """A batch that runs on a slot."""
 
+    lane: Lane
     started: float  # on the owner's clock
     images: int
     decode_s: float  # predicted, on the slot, for all images
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """The requests of one lane that wait for the engine."""
+
+    keys: AdmittedKeys = field(default_factory=AdmittedKeys)
+    slot_decode_s: float = 0.0  # predicted, for all in `keys` that slots decode
+
+    @property
+    def decode_s_each(self) -> float:
+        return self.slot_decode_s / max(1, len(self.keys))
+
+
 class Admission:
     """Counts what waits and runs, learns decode times, and decides on arrivals."""
 
-    def __init__(
-        self,
-        latency: LatencyModel,
-        slots: int,
-        placement: DecodePlacement,
-        *,
-        has_single_image_engine: bool,
-    ) -> None:
-        """`has_single_image_engine`: a single image on an idle service runs on all cores."""
+    def __init__(self, slots: int, placement: DecodePlacement) -> None:
         self.running: list[Running | None] = [None] * slots  # None: the slot is idle
-        self._latency = latency
         self._placement = placement
-        self._has_single_image_engine = has_single_image_engine
         self._decode_times = DecodeTimes()
         self._shares = ClientShares()
-        self._keys = AdmittedKeys()
-        self._slot_decode_s = 0.0  # predicted, for all in `_keys` that slots decode
+        self._model_shares = ModelShares()
+        self._waiting: dict[Lane, _Waiting] = {}
         self._places = ClientPlaces()  # of all requests that wait
         self._large_places = ClientPlaces()  # of large images that wait for a decoder or are on one
 
@@ -81,22 +85,40 @@ class Admission:
         """Return how many requests are admitted but not dispatched."""
         return self._places.taken
 
-    def decide(self, arrival: Arrival, now: float, limits: Limits) -> Admitted | Refusal:
+    def open(self, lane: Lane) -> None:
+        """Admit requests to a new lane."""
+        self._waiting[lane] = _Waiting()
+
+    def close(self, lane: Lane) -> None:
+        """Forget a lane that is idle."""
+        del self._waiting[lane]
+
+    def decide(self, arrival: Arrival, now: float) -> Admitted | Refusal:
         """Return the predictions for an arrival if it is admitted, otherwise why it is rejected."""
+        lane = arrival.lane
+        limits, latency = lane.limits, lane.latency
         placement = self._placement.of(arrival.cost)
         decode_s = self._decode_times.predict_s(arrival.cost, now)
-        work_s = decode_s + self._latency.predict(1)
-        backlog = self._backlog(arrival, now, self._latency, placement, decode_s)
-        share = self._shares.share(arrival.client, work_s, now)
+        work_s = decode_s + latency.predict(1)
+        backlog = self._backlog(arrival, now, placement, decode_s)
+        share, reason = self._shares.share(arrival.client, work_s, now), "client-share"
+        if (of_model := self._model_shares.share(lane, work_s, now)) < share:
+            share, reason = of_model, "model-share"
         has_place = self._places.are_free(arrival.client, limits.max_queue, self._shares.active)
         refusal = refuse(
-            arrival.deadline - now, backlog, self._latency, limits, share, has_place=has_place
+            arrival.deadline - now,
+            backlog,
+            latency,
+            limits,
+            share,
+            share_reason=reason,
+            has_place=has_place,
         )
         if refusal is None and placement is self._placement.large:
             refusal = self._refuse_large(arrival.client, placement, backlog)
         if refusal is not None:
             return refusal
-        predicted_s = self._predict_s(arrival, now, placement, limits.max_batch_size)
+        predicted_s = self._predict_s(arrival, now, placement)
         return Admitted(predicted_s, decode_s, work_s, backlog.own_slot_decode_s, placement)
 
     def add(self, ticket: Ticket) -> None:
@@ -106,8 +128,9 @@ class Admission:
         if self._is_large(ticket):
             self._large_places.add(ticket.client)
         else:
-            self._keys.add(ticket)
-            self._slot_decode_s += ticket.slot_decode_s
+            waiting = self._waiting[ticket.lane]
+            waiting.keys.add(ticket)
+            waiting.slot_decode_s += ticket.slot_decode_s
 
     def remove(self, ticket: Ticket) -> None:
         """Stop counting a ticket as waiting."""
@@ -116,17 +139,23 @@ class Admission:
         if self._is_large(ticket):
             self._large_places.remove(ticket.client)
         else:
-            self._keys.discard(ticket)
-            self._slot_decode_s = max(0.0, self._slot_decode_s - ticket.slot_decode_s)
+            waiting = self._waiting[ticket.lane]
+            waiting.keys.discard(ticket)
+            waiting.slot_decode_s = max(0.0, waiting.slot_decode_s - ticket.slot_decode_s)
 
     def charge(self, ticket: Ticket) -> None:
-        """Count a ticket's work against its client."""
+        """Count a ticket's work against its client and its model."""
+        ticket.lane.tickets += 1
         self._shares.add(ticket.client, ticket.work_s)
+        self._model_shares.add(ticket.lane.model, ticket.work_s)
 
     def discharge(self, ticket: Ticket) -> None:
-        """Stop counting a ticket's work against its client. Later calls have no effect."""
-        self._shares.remove(ticket.client, ticket.work_s)
-        ticket.work_s = 0.0
+        """Stop counting a ticket's work. Later calls have no effect."""
+        if not ticket.released:
+            ticket.released = True
+            ticket.lane.tickets -= 1
+            self._shares.remove(ticket.client, ticket.work_s)
+            self._model_shares.remove(ticket.lane.model, ticket.work_s)
 
     def observe_decode(self, cost: DecodeCost, seconds: float, now: float) -> None:
         """Learn from an image that was decoded successfully."""
@@ -143,45 +172,65 @@ class Admission:
     def _is_large(self, ticket: Ticket) -> bool:
         return ticket.placement is self._placement.large
 
-    def _predict_s(
-        self, arrival: Arrival, now: float, placement: Placement, max_batch_size: int
-    ) -> float:
+    def _predict_s(self, arrival: Arrival, now: float, placement: Placement) -> float:
         """Return how long an arrival usually takes, without a margin."""
+        lane = arrival.lane
         decode_s = self._decode_times.typical_s(arrival.cost, now)
-        if self._has_single_image_engine and not self.waiting and not any(self.running):
-            return self._latency.single_image_s + decode_s
-        typical = self._latency.typical
-        expected = self._backlog(arrival, now, typical, placement, decode_s)
-        return eta_s(expected, typical, max_batch_size)
+        if lane.all_cores_engine is not None and not self.waiting and not any(self.running):
+            return lane.latency.single_image_s + decode_s
+        expected = self._backlog(arrival, now, placement, decode_s, typical=True)
+        return eta_s(expected, lane.latency.typical, lane.limits.max_batch_size)
 
     def _backlog(
         self,
         arrival: Arrival,
         now: float,
-        latency: Latency,
         placement: Placement,
         decode_s: float,
+        *,
+        typical: bool = False,
     ) -> Backlog:
         """Return the work ahead of an arrival whose image takes `decode_s` to decode."""
         priority, deadline = arrival.priority, arrival.deadline
         decoding = placement.wait(priority, deadline, decode_s)
+        own = self._waiting[arrival.lane]
         return Backlog(
-            slots_free_in_s=_free_in_s(self.running, now, latency),
+            slots_free_in_s=_free_in_s(self.running, now, typical=typical),
             waiting=self.waiting,
-            ahead=self._keys.before(priority, deadline),
-            slot_decode_s=self._slot_decode_s / max(1, len(self._keys)),
+            ahead=own.keys.before(priority, deadline),
+            slot_decode_s=own.decode_s_each,
             own_slot_decode_s=decoding.on_slot_s,
             decoders_free_in_s=decoding.decoders_free_in_s,
             own_decode_s=decoding.on_decoder_s,
+            other_lanes_s=self._other_lanes_s(arrival, typical=typical)
+            if len(self._waiting) > 1
+            else 0.0,
         )
 
+    def _other_lanes_s(self, arrival: Arrival, *, typical: bool) -> float:
+        """Return the slot time, per slot, of other lanes' requests that run before an arrival."""
+        seconds = 0.0
+        for lane, waiting in self._waiting.items():
+            images = waiting.keys.before(arrival.priority, arrival.deadline)
+            if images and lane is not arrival.lane:
+                latency, largest = _latency(lane, typical=typical), lane.limits.max_batch_size
+                full, rest = divmod(images, largest)
+                seconds += full * latency.predict(largest) + images * waiting.decode_s_each
+                seconds += latency.predict(rest) if rest else 0.0
+        return seconds / len(self.running)
 
-def _free_in_s(running: Sequence[Running | None], now: float, latency: Latency) -> list[float]:
+
+def _latency(lane: Lane, *, typical: bool) -> Latency:
+    return lane.latency.typical if typical else lane.latency
+
+
+def _free_in_s(running: Sequence[Running | None], now: float, *, typical: bool) -> list[float]:
     """Return the seconds until each slot is free; 0 for an idle slot."""
     free_in_s = []
     for batch in running:
         left = 0.0
         if batch is not None:
+            latency = _latency(batch.lane, typical=typical)
             left = batch.started + latency.predict(batch.images) + batch.decode_s - now
             # An overdue batch still runs: assume that it takes one more image's time.
             left = left if left >= 0 else latency.unloaded_s

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,16 +10,17 @@ from functools import partial
 import numpy as np
 
 from tidegate.service.batching.admission import Admission, Running
-from tidegate.service.batching.latency import LatencyModel
-from tidegate.service.batching.policy import BatchPlan, Limits, form_batch, images_for_slot
+from tidegate.service.batching.idle_work import IdleWork
+from tidegate.service.batching.lanes import Lane, catch_up, fairest
+from tidegate.service.batching.policy import BatchPlan, form_batch, images_for_slot
 from tidegate.service.batching.queue import DeadlineQueue
 from tidegate.service.batching.slots import Batch, BatchResult, Image, Slot
 from tidegate.service.batching.tickets import Ticket
-from tidegate.service.engines.base import Engine
 from tidegate.service.types import Pixels
 
 # Called on the slot's thread: (slot, tickets, on the all-cores engine, result) → the next batch.
 Finish = Callable[[Slot, list[Ticket], bool, BatchResult], Batch | None]
+FinishIdleWork = Callable[[Slot, IdleWork, BatchResult], Batch | None]
 TopUpSlot = Callable[[Slot, list[Ticket], int], list[Pixels]]  # also: (slot, tickets, room)
 
 
@@ -32,45 +33,67 @@ class Dispatched:
 
 
 class Dispatch:
-    """The ready tickets and the idle slots."""
+    """The ready tickets of each lane, the work for idle slots, and the idle slots."""
 
     def __init__(
         self,
         slots: Sequence[Slot],
-        engine: Engine,
-        all_cores_engine: Engine | None,
+        devices: Sequence[int],
         admission: Admission,
-        latency: LatencyModel,
-        limits: Limits,
         *,
         finish: Finish,
+        finish_idle_work: FinishIdleWork,
         top_up: TopUpSlot | None,
         clock: Callable[[], float],
     ) -> None:
-        """`top_up` adds to a batch that waits for a busy device; None if batches never grow."""
-        self.limits = limits
-        self._all_cores_engine = all_cores_engine
+        """`devices` are those of the slots. `top_up` adds to a batch that waits for a busy device;
+        None if batches never grow.
+        """
         self._admission = admission
-        self._latency = latency
         self._finish = finish
+        self._finish_idle_work = finish_idle_work
         self._top_up = top_up
         self._clock = clock
-        self._ready: DeadlineQueue[Ticket] = DeadlineQueue()
-        self._device_of = [engine.device_of(index) for index in range(engine.slots)]
+        self._ready: dict[Lane, DeadlineQueue[Ticket]] = {}
+        self._idle_work: deque[IdleWork] = deque()
+        self._device_of = devices
         self._idle = list(reversed(slots))
+
+    def open(self, lane: Lane) -> None:
+        """Take tickets of a new lane."""
+        self._ready[lane] = DeadlineQueue()
+        catch_up(lane, self._ready)
+
+    def close(self, lane: Lane) -> None:
+        """Forget a lane that is idle."""
+        del self._ready[lane]
 
     def add(self, ticket: Ticket) -> None:
         """Add a ticket whose image is ready."""
-        self._ready.insert(ticket)
+        ready = self._ready[ticket.lane]
+        if not len(ready) and len(self._ready) > 1:
+            catch_up(ticket.lane, [lane for lane, queue in self._ready.items() if len(queue)])
+        ready.insert(ticket)
 
     def remove(self, ticket: Ticket) -> None:
         """Remove a ticket that was not dispatched."""
-        self._ready.remove(ticket)
+        self._ready[ticket.lane].remove(ticket)
+
+    def add_idle_work(self, work: IdleWork) -> None:
+        """Add work that runs when all slots are idle, or once it is overdue."""
+        self._idle_work.append(work)
+
+    def withdraw_idle_work(self, work: IdleWork) -> bool:
+        """Remove work that has not started; return False if it has."""
+        if work in self._idle_work:
+            self._idle_work.remove(work)
+            return True
+        return False
 
     def fill_idle_slots(self) -> Dispatched:
         """Form batches while there are idle slots and ready tickets."""
         dispatched = Dispatched()
-        while self._idle and len(self._ready):
+        while self._idle and (any(map(len, self._ready.values())) or self._may_run_idle_work()):
             slot = self._least_loaded()
             batch, late = self.next_batch(slot)
             dispatched.late += late
@@ -84,16 +107,18 @@ class Dispatch:
         Also returns the tickets that were dropped because they would be late.
         """
         late: list[Ticket] = []
-        while len(self._ready):
-            now = self._clock()
-            together = self._ready.not_overtaken(self.limits.max_batch_size)
-            decided = self._form_batch(
-                now, images_for_slot(len(self._ready), together, self.limits)
-            )
+        if self._idle_work and self._idle_work[0].overdue_at <= self._clock():
+            return self._idle_batch(slot), late
+        while (lane := self._next_lane()) is not None:
+            now, ready, limits = self._clock(), self._ready[lane], lane.limits
+            together = ready.not_overtaken(limits.max_batch_size)
+            decided = self._form_batch(lane, now, images_for_slot(len(ready), together, limits))
             late += decided.shed
             if decided.dispatch:
-                return self._batch(slot, decided.dispatch, now), late
+                return self._batch(slot, lane, decided.dispatch, now), late
         self._admission.running[slot.index] = None
+        if self._may_run_idle_work():
+            return self._idle_batch(slot), late
         self._idle.append(slot)
         return None, late
 
@@ -101,10 +126,11 @@ class Dispatch:
         self, slot: Slot, tickets: list[Ticket], room: int
     ) -> tuple[list[Pixels], list[Ticket]]:
         """Add ready tickets to a slot's batch; return their images and the dropped tickets."""
-        room = min(room, self.limits.max_batch_size - len(tickets))
-        if room <= 0 or not len(self._ready):
+        lane = tickets[0].lane
+        room = min(room, lane.limits.max_batch_size - len(tickets))
+        if room <= 0 or not len(self._ready[lane]):
             return [], []
-        decided = self._form_batch(self._clock(), room)
+        decided = self._form_batch(lane, self._clock(), room)
         tickets += decided.dispatch
         if running := self._admission.running[slot.index]:
             self._admission.running[slot.index] = replace(running, images=len(tickets))
@@ -112,23 +138,51 @@ class Dispatch:
         added = [image for image in _images(decided.dispatch) if isinstance(image, np.ndarray)]
         return added, decided.shed
 
-    def _batch(self, slot: Slot, tickets: list[Ticket], now: float) -> Batch:
+    def _next_lane(self) -> Lane | None:
+        heads = [(lane, ready.head.key) for lane, ready in self._ready.items() if len(ready)]
+        if len(heads) > 1:
+            return fairest(heads)
+        return heads[0][0] if heads else None
+
+    def _may_run_idle_work(self) -> bool:
+        """Return whether idle work may start: it must leave the other slots to requests."""
+        return bool(self._idle_work) and (
+            not any(self._admission.running) or self._idle_work[0].overdue_at <= self._clock()
+        )
+
+    def _idle_batch(self, slot: Slot) -> Batch:
+        work = self._idle_work.popleft()
+        self._admission.running[slot.index] = Running(
+            work.lane, self._clock(), len(work.images), work.decode_s
+        )
+        return Batch(
+            work.images,
+            partial(self._finish_idle_work, slot, work),
+            work.engine,
+            slot.index if work.engine_slot is None else work.engine_slot,
+        )
+
+    def _batch(self, slot: Slot, lane: Lane, tickets: list[Ticket], now: float) -> Batch:
         is_single = len(tickets) == 1 and not any(self._admission.running)
-        all_cores_engine = self._all_cores_engine if is_single else None
+        all_cores_engine = lane.all_cores_engine if is_single else None
         decode_s = sum(ticket.slot_decode_s for ticket in tickets)
-        self._admission.running[slot.index] = Running(now, len(tickets), decode_s)
+        self._admission.running[slot.index] = Running(lane, now, len(tickets), decode_s)
+        lane.batches += 1
+        lane.use(lane.latency.typical.predict(len(tickets)) + decode_s)
         return Batch(
             _images(tickets),
             partial(self._finish, slot, tickets, all_cores_engine is not None),
+            all_cores_engine or lane.engine,
+            0 if all_cores_engine else slot.index,
             self._top_up and partial(self._top_up, slot, tickets),
-            all_cores_engine,
         )
 
-    def _form_batch(self, now: float, most: int) -> BatchPlan[Ticket]:
-        """Form a batch from the head of the ready queue, and remove what was decided on."""
-        ready = len(self._ready)
-        decode_s = sum(ticket.slot_decode_s for ticket in self._ready.first(most))
-        decided = form_batch(now, self._ready.take(), ready, self._latency, most, decode_s)
+    def _form_batch(self, lane: Lane, now: float, most: int) -> BatchPlan[Ticket]:
+        """Form a batch from the head of a lane's queue, and remove what was decided on."""
+        queue = self._ready[lane]
+        ready = len(queue)
+        decode_s = sum(ticket.slot_decode_s for ticket in queue.first(most))
+        decided = form_batch(now, queue.take(), ready, lane.latency, most, decode_s)
         for ticket in (*decided.shed, *decided.dispatch):
             self._admission.remove(ticket)
             ticket.dispatched_at = now

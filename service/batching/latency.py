@@ -70,6 +70,13 @@ class LatencyModel:
         self.typical = MedianLatency()
         self._recompute()
 
+    def renewed(self) -> LatencyModel:
+        """Return a model that starts from what this one has learned."""
+        seeds = zip(self.buckets, self._quantiles, strict=True)
+        return LatencyModel(
+            {bucket: quantile.value for bucket, quantile in seeds}, self._single_image.median
+        )
+
     def bucket(self, images: int) -> int:
         """Return the smallest warmed batch size that fits `images`."""
         return self.buckets[self._index(images)]

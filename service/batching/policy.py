@@ -65,6 +65,7 @@ class Backlog:
     own_slot_decode_s: float = 0.0  # of the arrival
     decoders_free_in_s: float = 0.0  # until a decoder starts the arrival
     own_decode_s: float = 0.0  # of the arrival
+    other_lanes_s: float = 0.0  # slot time per slot, of other models' requests that run before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def eta_s(backlog: Backlog, latency: Latency, max_batch_size: int) -> float:
     slots = sorted(backlog.slots_free_in_s)
     rounds, slot = divmod(full_batches, len(slots))
     full_batch_s = latency.predict(max_batch_size) + max_batch_size * backlog.slot_decode_s
-    engine_wait = slots[slot] + rounds * full_batch_s
+    engine_wait = slots[slot] + rounds * full_batch_s + backlog.other_lanes_s
     decode_wait = backlog.decoders_free_in_s + backlog.own_decode_s
     own_batch_s = rest * backlog.slot_decode_s + backlog.own_slot_decode_s
     return max(engine_wait, decode_wait) + latency.predict(rest + 1) + own_batch_s
@@ -98,12 +99,13 @@ def refuse(
     limits: Limits,
     share: float = 1.0,
     *,
+    share_reason: str = "client-share",
     has_place: bool = True,
 ) -> Refusal | None:
     """Return why an arrival is rejected, or None to admit it. Called before it is decoded.
 
-    `share` is the part of the time to the deadline that this client may fill (ClientShares);
-    `has_place` is whether it may use one more place (ClientPlaces). The share is computed from at
+    `share` is the part of the time to the deadline that this client or this model may fill
+    (ClientShares, ModelShares), and `share_reason` which of the two limits it; `has_place` is whether it may use one more place (ClientPlaces). The share is computed from at
     most the default deadline, because other clients would wait for a client with a longer one.
     """
     if time_left_s < latency.unloaded_s:
@@ -113,14 +115,15 @@ def refuse(
         return Refusal("queue-full", max(1, math.ceil(eta - time_left_s)))
     if not has_place:
         return Refusal("client-share", max(1, math.ceil(eta - time_left_s)))
-    slot_is_idle = not backlog.ahead and min(backlog.slots_free_in_s) <= 0
+    nothing_ahead = not backlog.ahead and not backlog.other_lanes_s
+    slot_is_idle = nothing_ahead and min(backlog.slots_free_in_s) <= 0
     if slot_is_idle and backlog.decoders_free_in_s <= 0:
         return None  # despite the prediction: if it is wrong, only running a request corrects it
     if eta > time_left_s:
         return Refusal("predicted-late", max(1, math.ceil(eta - time_left_s)))
     share_s = share * min(time_left_s, limits.default_deadline_s)
     if share < 1 and eta > share_s:
-        return Refusal("client-share", max(1, math.ceil(eta - share_s)))
+        return Refusal(share_reason, max(1, math.ceil(eta - share_s)))
     return None
 
 

@@ -27,6 +27,11 @@ class DeadlineQueue(Generic[W]):
     def __len__(self) -> int:
         return len(self._keys)
 
+    @property
+    def head(self) -> W:
+        """Return the request that runs first."""
+        return self._requests[0]
+
     def insert(self, request: W) -> None:
         """Insert a request in order."""
         at = bisect_left(self._keys, request.key)

@@ -14,23 +14,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 from tidegate.service.batching.admission import Admission, Admitted, Arrival
 from tidegate.service.batching.decode_times import DecodeCost
 from tidegate.service.batching.dispatch import Dispatch
+from tidegate.service.batching.idle_work import IdleWork
 from tidegate.service.batching.isolate import DeviceFault
-from tidegate.service.batching.latency import LatencyModel
+from tidegate.service.batching.lanes import Lane
 from tidegate.service.batching.placement import DecodePlacement
-from tidegate.service.batching.policy import (
-    Limits,
-    Refusal,
-)
+from tidegate.service.batching.policy import Refusal
 from tidegate.service.batching.slots import Batch, BatchResult, Decode, Image, Slot
 from tidegate.service.batching.tickets import Answer, Ticket
 from tidegate.service.batching.watchdog import Watchdog
-from tidegate.service.engines.base import Engine
 from tidegate.service.engines.faults import Fault, fault_of
 from tidegate.service.errors import DeadlineMissed, Draining, EngineFailed, Overloaded, ServiceError
 from tidegate.service.metrics import Metrics
@@ -47,25 +43,21 @@ class Scheduler:
 
     def __init__(
         self,
-        engine: Engine,
-        latency: LatencyModel,
-        limits: Limits,
+        lane: Lane,
         *,
-        all_cores_engine: Engine | None = None,
         placement: DecodePlacement,
         engine_timeout_s: float,
         metrics: Metrics,
         on_failure: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start one thread per slot.
+        """Start one thread per slot of the first lane's engine, for all lanes.
 
         `on_failure` is called on the loop, with the reason, if a batch takes longer than
-        `engine_timeout_s`, a device is lost or a slot's thread dies. `all_cores_engine`, with one
-        slot on all cores, runs a single image while nothing else runs. `placement` chooses where
+        `engine_timeout_s`, a device is lost or a slot's thread dies. `placement` chooses where
         images are decoded.
         """
-        self.latency = latency
+        self.slots = slots = lane.engine.slots
         self.draining = False
         self._metrics = metrics
         self._on_failure = on_failure
@@ -76,33 +68,37 @@ class Scheduler:
         # Guards the fields below, ℓ and Ticket.queued, because slots' threads form batches too.
         self._lock = threading.Lock()
         self._closed = False
-        self._admission = Admission(
-            latency,
-            engine.slots,
-            placement,
-            has_single_image_engine=all_cores_engine is not None,
-        )
+        self._admission = Admission(slots, placement)
         self._slots = [
-            Slot(index, engine, core, on_death=self._fail_from_thread)
-            for index, core in enumerate(placement.cores_of(engine.slots))
+            Slot(index, core, on_death=self._fail_from_thread)
+            for index, core in enumerate(placement.cores_of(slots))
         ]
         self._dispatch = Dispatch(
             self._slots,
-            engine,
-            all_cores_engine,
+            [lane.engine.device_of(index) for index in range(slots)],
             self._admission,
-            latency,
-            limits,
             finish=self._finish,
+            finish_idle_work=self._finish_idle_work,
             top_up=self._top_up if placement.keeps_engine_free else None,
             clock=clock,
         )
         self._watchdog = Watchdog(self._slots, engine_timeout_s, on_failure)
+        self.open_lane(lane)
 
-    @property
-    def limits(self) -> Limits:
-        """Return the current limits; low device memory reduces `max_batch_size`."""
-        return self._dispatch.limits
+    def open_lane(self, lane: Lane) -> None:
+        """Admit requests to a lane, whose engine must have as many slots as the first."""
+        with self._lock:
+            self._admission.open(lane)
+            self._dispatch.open(lane)
+
+    def close_lane(self, lane: Lane) -> bool:
+        """Forget a lane if nothing waits or runs there; return False otherwise."""
+        with self._lock:
+            if not lane.is_idle:
+                return False
+            self._admission.close(lane)
+            self._dispatch.close(lane)
+            return True
 
     @property
     def waiting(self) -> int:
@@ -111,12 +107,13 @@ class Scheduler:
 
     def admit(
         self,
+        lane: Lane,
         deadline: float,
         priority: Priority,
         cost: DecodeCost = _NO_COST,
         client: str = "",
     ) -> Ticket:
-        """Admit an arrival, before it is decoded; `deadline` is on the scheduler's clock.
+        """Admit an arrival to a lane, before it is decoded; `deadline` is on the scheduler's clock.
 
         `cost` comes from the image's header; `client` is the sender's address. Raises Draining,
         Overloaded with the seconds after which to retry, or DeadlineMissed if the deadline could
@@ -125,14 +122,14 @@ class Scheduler:
         if self.draining:
             self._metrics.shed("draining")
             raise Draining("The service is shutting down.")
-        arrival = Arrival(deadline, priority, cost, client)
+        arrival = Arrival(lane, deadline, priority, cost, client)
         with self._lock:
             now = self._clock()
-            decided = self._admission.decide(arrival, now, self.limits)
+            decided = self._admission.decide(arrival, now)
             if isinstance(decided, Admitted):
                 return self._issue(arrival, decided)
         self._metrics.shed(decided.reason)
-        raise self._refused(decided, 1000 * (deadline - now))
+        raise _refused(decided, 1000 * (deadline - now), lane)
 
     def run(self, ticket: Ticket, decode: Decode) -> asyncio.Future[Answer]:
         """Queue a ticket's image for decoding, then for the engine.
@@ -174,6 +171,20 @@ class Scheduler:
         if not ticket.answer.done():
             ticket.answer.cancel()
 
+    def when_idle(self, work: IdleWork) -> None:
+        """Run a batch once no slot runs anything. `work.done` is called on the event loop."""
+        with self._lock:
+            self._dispatch.add_idle_work(work)
+            dispatched = self._dispatch.fill_idle_slots()
+            for slot, batch in dispatched.batches:
+                slot.run(batch)
+        self._drop_late(dispatched.late)
+
+    def withdraw(self, work: IdleWork) -> bool:
+        """Remove work for an idle slot; return False if it has started."""
+        with self._lock:
+            return self._dispatch.withdraw_idle_work(work)
+
     def close(self, timeout_s: float) -> bool:
         """Stop the slots' threads after their current batches; return False if one did not end."""
         self.draining = True
@@ -192,6 +203,7 @@ class Scheduler:
             arrival.priority,
             arrival.deadline,
             next(self._arrivals),
+            lane=arrival.lane,
             answer=self._loop.create_future(),
             predicted_s=admitted.predicted_s,
             cost=arrival.cost,
@@ -204,18 +216,6 @@ class Scheduler:
         self._admission.charge(ticket)
         self._admission.add(ticket)
         return ticket
-
-    def _refused(self, refusal: Refusal, left_ms: float) -> ServiceError:
-        if refusal.retry_after_s is not None:
-            return Overloaded(
-                f"Queue too long to answer within {left_ms:.0f} ms.", refusal.retry_after_s
-            )
-        if left_ms <= 0:
-            return DeadlineMissed("The deadline has already passed.")
-        return DeadlineMissed(
-            f"The deadline is {left_ms:.0f} ms from now, but one image takes "
-            f"{1000 * self.latency.unloaded_s:.1f} ms on an idle engine."
-        )
 
     def _decoded(self, ticket: Ticket, result: Pixels | Exception, decode_s: float) -> None:
         ticket.job = None
@@ -252,15 +252,28 @@ class Scheduler:
         self, slot: Slot, batch: Sequence[Ticket], on_all_cores: bool, result: BatchResult
     ) -> Batch | None:
         """Return the next batch, and answer this one on the loop. Called on the slot's thread."""
+        lane = batch[0].lane
         with self._lock:
+            lane.batches -= 1
             if result.clean and on_all_cores:
-                self.latency.observe_single_image(result.engine_s)
+                lane.latency.observe_single_image(result.engine_s)
             elif result.clean:
-                self.latency.observe(result.ran, result.engine_s)
+                lane.latency.observe(result.ran, result.engine_s)
             self._learn_decoding(batch, result)
-            self._handle_device_fault(slot, result.device_fault)
+            self._handle_device_fault(slot, lane, result.device_fault)
             following, late = (None, []) if self._closed else self._dispatch.next_batch(slot)
         self._loop.call_soon_threadsafe(self._resolve, batch, result, late)
+        return following
+
+    def _finish_idle_work(self, slot: Slot, work: IdleWork, result: BatchResult) -> Batch | None:
+        """Return the next batch, and report the work's result. Called on the slot's thread."""
+        with self._lock:
+            if result.device_fault.lost:
+                self._handle_device_fault(slot, work.lane, result.device_fault)
+            following, late = (None, []) if self._closed else self._dispatch.next_batch(slot)
+        self._loop.call_soon_threadsafe(work.done, result)
+        if late:
+            self._loop.call_soon_threadsafe(self._drop_late, late)
         return following
 
     def _learn_decoding(self, batch: Sequence[Ticket], result: BatchResult) -> None:
@@ -270,7 +283,7 @@ class Scheduler:
             if result.decode_s[index] and index not in result.undecoded:
                 self._admission.observe_decode(ticket.cost, result.decode_s[index], now)
 
-    def _handle_device_fault(self, slot: Slot, device_fault: DeviceFault) -> None:
+    def _handle_device_fault(self, slot: Slot, lane: Lane, device_fault: DeviceFault) -> None:
         """Stop if a device is lost; reduce the batch size if one is low on memory."""
         if device_fault.lost:
             self._closed = True
@@ -278,8 +291,8 @@ class Scheduler:
             self._loop.call_soon_threadsafe(self._on_failure, reason)
             return
         largest = device_fault.largest_batch
-        if largest is not None and largest < self.limits.max_batch_size:
-            self._dispatch.limits = replace(self.limits, max_batch_size=largest)
+        if largest is not None and largest < lane.limits.max_batch_size:
+            lane.limit_batches(largest)
             log.warning("device memory low: limiting batches to %d", largest)
 
     def _resolve(
@@ -314,3 +327,16 @@ class Scheduler:
     def _fail_from_thread(self, reason: str) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process is exiting
             self._loop.call_soon_threadsafe(self._on_failure, reason)
+
+
+def _refused(refusal: Refusal, left_ms: float, lane: Lane) -> ServiceError:
+    if refusal.retry_after_s is not None:
+        return Overloaded(
+            f"Queue too long to answer within {left_ms:.0f} ms.", refusal.retry_after_s
+        )
+    if left_ms <= 0:
+        return DeadlineMissed("The deadline has already passed.")
+    return DeadlineMissed(
+        f"The deadline is {left_ms:.0f} ms from now, but one image takes "
+        f"{1000 * lane.latency.unloaded_s:.1f} ms on an idle engine."
+    )

@@ -49,12 +49,13 @@ Done = Callable[[BatchResult], "Batch | None"]  # returns the next batch, if any
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images to run, and the callback for the result."""
+    """Images to run on an engine, and the callback for the result."""
 
     images: Sequence[Image]
     done: Done
+    engine: Engine
+    engine_slot: int  # of the engine; usually the index of the slot that runs the batch
     top_up: TopUp | None = None  # called for more images when its turn on a busy device comes
-    all_cores_engine: Engine | None = None  # runs the batch instead of the slot's engine
 
 
 class Slot:
@@ -63,7 +64,6 @@ class Slot:
     def __init__(
         self,
         index: int,
-        engine: Engine,
         core: int | None = None,
         *,
         on_death: Callable[[str], object],
@@ -71,7 +71,6 @@ class Slot:
         """Start the thread, pinned to `core` if given. `on_death` is called if it crashes."""
         self.index = index
         self._core = core
-        self._engine = engine
         self._engine_since: float | None = None
         self._inbox: SimpleQueue[Batch | None] = SimpleQueue()
         self._thread = start_owned(self._work, f"slot-{index}", on_death)
@@ -127,7 +126,7 @@ class Slot:
         decode_s += [0.0] * (len(rows) - len(images))
         clean = bool(ran) and not any(isinstance(row, Exception) for row in ran)
         clean = clean and device_fault == DeviceFault()
-        parts_s = self._engine.parts_s(self.index) if clean else {}
+        parts_s = batch.engine.parts_s(batch.engine_slot) if clean else {}
         return BatchResult(
             _whole(rows), decode_s, undecoded, engine_s, clean, parts_s, device_fault
         )
@@ -137,11 +136,7 @@ class Slot:
     ) -> list[RowResult]:
         if not images:
             return []
-        run = (
-            partial(batch.all_cores_engine.run, 0)
-            if batch.all_cores_engine
-            else partial(self._engine.run, self.index)
-        )
+        run = partial(batch.engine.run, batch.engine_slot)
         self._engine_since = time.perf_counter()
         try:
             return run_isolating(run, images, batch.top_up, device_fault)

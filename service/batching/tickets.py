@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tidegate.service.batching.decode_times import DecodeCost
 from tidegate.service.batching.decoders import Job
+from tidegate.service.batching.lanes import Lane
 from tidegate.service.batching.placement import Placement
 from tidegate.service.batching.policy import Waiting
 from tidegate.service.batching.slots import Image
@@ -28,6 +29,7 @@ class Answer:
 class Ticket(Waiting):
     """One admitted request; times in seconds."""
 
+    lane: Lane
     answer: asyncio.Future[Answer]
     predicted_s: float  # from admission to the answer, as predicted at admission
     cost: DecodeCost  # from the image's header
@@ -41,3 +43,4 @@ class Ticket(Waiting):
     ready_at: float = 0.0
     dispatched_at: float = 0.0
     queued: bool = field(default=True)  # counted as waiting: admitted but not dispatched
+    released: bool = False

@@ -54,7 +54,7 @@ def open_bundle(path: Path) -> Bundle:
 
     Raises BundleRefused, with the file's name, if one is missing, changed or not listed.
     """
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     _check_files(path, manifest)
     return Bundle(
         path=path,
@@ -109,7 +109,11 @@ def read_signature(path: Path) -> bytes | None:
     return _read_small(path, SIGNATURE, MAX_SIGNATURE_BYTES)
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
+    """Return the manifest of the bundle in folder `path`, whose files are not checked.
+
+    Raises BundleRefused.
+    """
     if not path.is_dir():
         raise BundleRefused(
             f"There is no bundle folder at {path}. Set TIDEGATE_BUNDLE to one, or build the demo "

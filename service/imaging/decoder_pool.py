@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 
 import numpy as np
@@ -61,17 +62,18 @@ class _Process:
     def prepare(self, settings: bytes) -> None:
         """Send the settings and wait until the process is ready. Raises OSError."""
         try:
-            self.request(settings, _START_TIMEOUT_S)
+            self.request([settings], _START_TIMEOUT_S)
         except (EOFError, ConnectionError) as error:
             raise OSError(f"a decoder process exited at its start: {self.end()}") from error
 
-    def request(self, message: bytes, timeout_s: float) -> bytes:
-        """Send a message and return the answer, within `timeout_s` for both.
+    def request(self, messages: Sequence[bytes], timeout_s: float) -> bytes:
+        """Send messages and return the answer, within `timeout_s` for all.
 
         Raises EOFError or OSError, including TimeoutError; then the caller must end the process.
         """
         deadline = time.monotonic() + timeout_s
-        send(self.connection, message, deadline)
+        for message in messages:
+            send(self.connection, message, deadline)
         return receive(self.connection, deadline)
 
     def end(self) -> str:
@@ -88,7 +90,7 @@ class _Process:
 class DecoderPool:
     """A fixed number of decoder processes; each serves one calling thread at a time."""
 
-    def __init__(self, processes: int, spec: PreprocessSpec, max_image_pixels: int) -> None:
+    def __init__(self, processes: int, max_image_pixels: int) -> None:
         """Start the processes and wait until they are ready. Blocks for 1 to 2 s.
 
         Raises OSError if they cannot be started.
@@ -96,7 +98,6 @@ class DecoderPool:
         self.processes = processes
         self._settings = json.dumps(
             {
-                "spec": spec.model_dump(mode="json"),
                 "max_image_pixels": max_image_pixels,
                 "memory_bytes": _BYTES_PER_PIXEL * max_image_pixels + _SPARE_BYTES,
             }
@@ -105,7 +106,7 @@ class DecoderPool:
         for process in _start(processes, self._settings):
             self._idle.put(process)
 
-    def preprocess(self, data: bytes) -> Pixels:
+    def preprocess(self, data: bytes, spec: PreprocessSpec) -> Pixels:
         """Run `preprocess.preprocess` in one of the processes. Blocks the calling thread.
 
         Raises what that function raises, UndecodableImage if the process dies on the image, or
@@ -114,7 +115,7 @@ class DecoderPool:
         process = self._take()
         kept = None
         try:
-            answer = process.request(data, _TIMEOUT_S)
+            answer = process.request([spec.model_dump_json().encode(), data], _TIMEOUT_S)
             kept = process
         except (EOFError, OSError) as error:
             log.warning("a decoder process died on an image: %s (%s)", process.end(), error)

@@ -33,11 +33,11 @@ def main(descriptor: int) -> None:
     connection = socket.socket(fileno=descriptor)
     with connection, contextlib.suppress(EOFError, OSError):
         settings = json.loads(receive(connection))
-        spec = PreprocessSpec.model_validate(settings["spec"])
         _limit_memory(settings["memory_bytes"])
         bound_pillow(settings["max_image_pixels"])
         send(connection, PIXELS)  # ready
         while True:
+            spec = PreprocessSpec.model_validate_json(receive(connection))
             answer = _answer(receive(connection), spec, settings["max_image_pixels"])
             send(connection, answer)
             del answer

@@ -1,0 +1,78 @@
+"""Which version answers a request: a snapshot of the models that are served.
+
+A snapshot is never changed. A reload replaces it, so that every request sees one of the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tidegate.service.errors import NotFound
+from tidegate.service.rollouts import Rollout
+from tidegate.service.served import Served
+from tidegate.service.serving.plan import ModelPlan
+
+STABLE, CANARY, SHADOW = "stable", "canary", "shadow"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The version that answers a request, and the rollout that observes it, if there is one."""
+
+    served: Served
+    rollout: Rollout | None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The versions of one model that can answer, by version, and their aliases."""
+
+    name: str
+    plan: ModelPlan
+    versions: Mapping[str, Served]
+    aliases: Mapping[str, str]  # stable, canary, shadow and others → version
+    rollout: Rollout | None  # while there is a canary or a shadow
+    refused: Mapping[str, str]  # version → why the last reload did not take it
+
+    @property
+    def stable(self) -> Served:
+        """Return the version that answers by default."""
+        return self.versions[self.aliases[STABLE]]
+
+    def choose(self, version: str, key: str) -> Choice:
+        """Return the version for a request: the one it names ("" for none), or by its key.
+
+        Raises NotFound if this model has no such version or alias.
+        """
+        if version:
+            return Choice(self.version(version), self.rollout)
+        rollout = self.rollout
+        if rollout is not None and rollout.canary is not None and rollout.takes(key):
+            return Choice(rollout.canary, rollout)
+        return Choice(self.stable, rollout)
+
+    def version(self, name: str) -> Served:
+        """Return a version by its name or an alias. Raises NotFound."""
+        found = self.versions.get(self.aliases.get(name, name))
+        if found is None:
+            there = ", ".join(sorted({*self.versions, *self.aliases}))
+            raise NotFound(f"{self.name} has no version {name!r}; there is {there}.")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """All models, and the one that answers requests without a model's name."""
+
+    default: str
+    models: Mapping[str, Model]
+
+    def model(self, name: str) -> Model:
+        """Return a model by its name, "" for the default. Raises NotFound."""
+        found = self.models.get(name or self.default)
+        if found is None:
+            raise NotFound(
+                "No model with this name is served; GET /models lists the served models."
+            )
+        return found

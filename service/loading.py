@@ -1,0 +1,219 @@
+"""Load a further version beside traffic, on a thread of the lowest priority.
+
+Nothing is timed while all slots are busy, as the first warm-up does: every batch of the new engine
+runs in the turn of an idle slot, next to a batch of an engine that is known, so that a busy machine
+slows both alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+from tidegate.service import memory
+from tidegate.service.batching.idle_work import IdleWork
+from tidegate.service.batching.lanes import Lane
+from tidegate.service.batching.latency import LatencyModel
+from tidegate.service.batching.scheduler import Scheduler
+from tidegate.service.batching.slots import BatchResult
+from tidegate.service.bundle.golden import check_golden
+from tidegate.service.bundle.signature import open_trusted
+from tidegate.service.bundle.store import Bundle
+from tidegate.service.bundle_reference import drift_reference
+from tidegate.service.cpu import lower_priority
+from tidegate.service.drift.monitor import Monitor
+from tidegate.service.engines.base import Engine
+from tidegate.service.engines.choose import buckets_for
+from tidegate.service.engines.config import EngineConfig
+from tidegate.service.engines.open_like import open_like
+from tidegate.service.engines.warm_up import random_image
+from tidegate.service.errors import BundleRefused
+from tidegate.service.startup import check_input_size, golden_tolerance
+from tidegate.service.types import Outputs, Pixels
+
+log = logging.getLogger(__name__)
+
+_NICE = 19
+_PATIENCE_S = 3.0  # after this a batch runs before requests
+_TURN_TIMEOUT_S = 600.0
+_ROUNDS = 3
+# A graph whose batches take this factor longer or shorter than the known ones is another shape.
+_SAME = 1.25
+_WORTH_IT = 1.02  # a larger batch must give 2 % more images/s
+_SPARE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A version that has passed its golden probes, its lane and its drift monitors."""
+
+    bundle: Bundle
+    lane: Lane
+    monitor: Monitor
+
+
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """Opens versions; each call has a thread of its own."""
+
+    config: EngineConfig
+    trusted_keys: Path | None
+    drift_run_length: int
+
+    async def load(self, path: Path, scheduler: Scheduler, known: Lane, weight: float) -> Loaded:
+        """Open and verify the bundle at `path`, and warm it up in the turns of idle slots.
+
+        Raises BundleRefused, KeyUnusable or EngineUnavailable.
+        """
+        turns = _Turns(scheduler, asyncio.get_running_loop(), known)
+        thread = ThreadPoolExecutor(1, "load", initializer=partial(lower_priority, _NICE))
+        try:
+            work = partial(self._load, path, turns, known, weight)
+            return await asyncio.get_running_loop().run_in_executor(thread, work)
+        finally:
+            thread.shutdown(wait=False)
+
+    def _load(self, path: Path, turns: _Turns, known: Lane, weight: float) -> Loaded:
+        started = time.monotonic()
+        bundle = open_trusted(path, self.trusted_keys)
+        _check_memory(bundle, known)
+        reference = drift_reference(bundle)
+        lane = self._open(bundle, turns, known, weight)
+        try:
+            for engine in filter(None, (lane.engine, lane.all_cores_engine)):
+                check_golden(bundle, partial(turns.outputs, engine), golden_tolerance(engine))
+            monitor = Monitor(reference, self.drift_run_length)
+        except BaseException:
+            _close(lane)
+            raise
+        manifest = bundle.manifest
+        log.info(
+            "loaded %s %s, digest %s, in %.1f s beside the traffic",
+            manifest.name,
+            manifest.version,
+            bundle.digest[:12],
+            time.monotonic() - started,
+        )
+        return Loaded(bundle, lane, monitor)
+
+    def _open(self, bundle: Bundle, turns: _Turns, known: Lane, weight: float) -> Lane:
+        """Open the engines of a bundle, and learn how long they take."""
+        manifest = bundle.manifest
+        sizes = list(known.latency.buckets)
+        open_engine = partial(
+            open_like, known.engine, bundle.model_path, self.config, precision=manifest.precision
+        )
+        engine = open_engine(buckets=sizes)
+        check_input_size(bundle, engine)
+        ratios = [turns.ratio(engine, size) for size in sizes]
+        if all(1 / _SAME < ratio < _SAME for ratio in ratios):
+            latency = known.latency.renewed()
+        else:
+            engine.close()
+            buckets = buckets_for(self.config.max_batch_size, manifest.engine.buckets)
+            engine = open_engine(buckets=buckets)
+            latency_s = turns.measure(engine, buckets, all_sizes=bool(self.config.max_batch_size))
+            busy = known.latency.predict(1) / max(1e-9, turns.alone_s(known.engine, 1))
+            latency = LatencyModel({size: busy * alone for size, alone in latency_s.items()})
+        all_cores_engine = None
+        if known.all_cores_engine is not None:
+            all_cores_engine = open_like(
+                known.all_cores_engine, bundle.model_path, self.config, (1,), manifest.precision
+            )
+        limits = replace(known.limits, max_batch_size=max(latency.buckets))
+        return Lane(engine, latency, limits, all_cores_engine, manifest.name, weight)
+
+
+class _Turns:
+    """Runs batches of an engine in the turns of idle slots. Called on the loading thread."""
+
+    def __init__(
+        self, scheduler: Scheduler, loop: asyncio.AbstractEventLoop, known: Lane
+    ) -> None:
+        self._scheduler = scheduler
+        self._loop = loop
+        self._known = known
+
+    def outputs(self, engine: Engine, images: Sequence[Pixels], slot: int = 0) -> Outputs:
+        """Return the outputs of one image."""
+        return self._run(engine, images, slot)[0]
+
+    def alone_s(self, engine: Engine, size: int, slot: int | None = None) -> float:
+        """Return how long a batch takes while nothing else runs."""
+        return self._run(engine, (random_image(engine),) * size, slot)[1]
+
+    def ratio(self, engine: Engine, size: int) -> float:
+        """Run a batch size on every slot; return its duration relative to the known engine's."""
+        for slot in range(engine.slots):  # the first run of a shape is slower
+            self.alone_s(engine, size, slot)
+        pairs = [
+            (self.alone_s(engine, size, 0), self.alone_s(self._known.engine, size))
+            for _ in range(_ROUNDS)
+        ]
+        return median(new / known for new, known in pairs)
+
+    def measure(
+        self, engine: Engine, buckets: Sequence[int], *, all_sizes: bool
+    ) -> dict[int, float]:
+        """Return the seconds of each batch size that is worth it, while nothing else runs."""
+        latency_s: dict[int, float] = {}
+        for size in buckets:
+            for slot in range(engine.slots):
+                self.alone_s(engine, size, slot)
+            took_s = min(self.alone_s(engine, size, 0) for _ in range(_ROUNDS))
+            if latency_s and not all_sizes:
+                before = max(latency_s)
+                if size / took_s < _WORTH_IT * before / latency_s[before]:
+                    break
+            latency_s[size] = took_s
+        return latency_s
+
+    def _run(
+        self, engine: Engine, images: Sequence[Pixels], slot: int | None
+    ) -> tuple[Outputs, float]:
+        """`slot` is the engine's; None: that of the thread, for an engine that also has others."""
+        future: Future[BatchResult] = Future()
+        work = IdleWork(
+            images,
+            engine,
+            self._known,
+            future.set_result,
+            engine_slot=slot,
+            overdue_at=time.monotonic() + _PATIENCE_S,
+        )
+        self._loop.call_soon_threadsafe(self._scheduler.when_idle, work)
+        result = future.result(_TURN_TIMEOUT_S)
+        for row in result.rows:
+            if isinstance(row, Exception):
+                raise row
+        first = result.rows[0]
+        assert not isinstance(first, Exception)
+        return first, result.engine_s
+
+
+def _check_memory(bundle: Bundle, known: Lane) -> None:
+    """Raise BundleRefused if the host has too little memory for the copies of the weights."""
+    info = known.engine.info
+    copies = known.engine.slots if info.device == "cpu" and info.threads_per_slot > 1 else 1
+    copies += known.all_cores_engine is not None
+    # While it loads, a runtime has the file and the weights.
+    needed = (copies + 1) * bundle.model_path.stat().st_size + _SPARE_BYTES
+    available = memory.available_bytes()
+    if available is not None and needed > available:
+        raise BundleRefused(
+            f"{bundle.path}: loading it needs about {needed >> 20} MiB of memory, and "
+            f"{available >> 20} MiB are available. Remove a version from the serving file first, "
+            "or raise the memory limit."
+        )
+
+
+def _close(lane: Lane) -> None:
+    for engine in filter(None, (lane.engine, lane.all_cores_engine)):
+        engine.close()

@@ -1,0 +1,249 @@
+"""Make what is served equal to what is wanted, while requests are answered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from tidegate.service import memory
+from tidegate.service.building import Builder
+from tidegate.service.bundle.store import read_manifest
+from tidegate.service.catalog import STABLE, Catalog, Model
+from tidegate.service.errors import BundleRefused, StartupError
+from tidegate.service.loading import Loader
+from tidegate.service.rollouts import Rollout
+from tidegate.service.served import Served
+from tidegate.service.serving.plan import ModelPlan
+from tidegate.service.wanted import Wanted
+
+log = logging.getLogger(__name__)
+
+_DRAIN_POLL_S = 0.05
+_SAVE_S = 5.0  # for the drift monitors' last save: a network disk may hang
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What a reload did with one model."""
+
+    outcome: str  # one of metrics.RELOAD_OUTCOMES
+    detail: str
+
+
+@dataclass(slots=True)
+class _Unused:
+    """A version without an alias, kept for a rollback."""
+
+    served: Served
+    since: float = field(default_factory=time.monotonic)
+
+
+class Reloader:
+    """Owns the loaded versions and the catalog. One reload runs at a time."""
+
+    def __init__(
+        self,
+        builder: Builder,
+        loader: Loader,
+        *,
+        rollback_s: float,
+        most_loaded: int,
+        on_watch_end: Callable[[asyncio.Task[None]], None],
+    ) -> None:
+        """Keep versions without an alias for `rollback_s`; load at most `most_loaded` in all."""
+        self.catalog = Catalog("", {})
+        self._builder = builder
+        self._loader = loader
+        self._rollback_s = rollback_s
+        self._most_loaded = most_loaded
+        self._on_watch_end = on_watch_end
+        self._used: dict[str, Served] = {}  # by digest
+        self._unused: dict[str, _Unused] = {}
+        self._turn = asyncio.Lock()
+
+    async def start(self, first: Served, wanted: Wanted) -> None:
+        """Serve the plan; `first` is the stable version of its default model.
+
+        Raises StartupError if a stable version is refused. Other versions that are refused are
+        logged, and the service starts without them.
+        """
+        async with self._turn:
+            self._unused[first.bundle.digest] = _Unused(first)
+            await self._apply(wanted, starting=True)
+
+    async def reload(self, wanted: Wanted) -> dict[str, Reloaded]:
+        """Serve the plan. If a version of a model is refused, that model stays as it was."""
+        async with self._turn:
+            return await self._apply(wanted, starting=False)
+
+    async def tidy(self) -> None:
+        """Unload the versions that were kept long enough."""
+        async with self._turn:
+            now = time.monotonic()
+            for digest, unused in list(self._unused.items()):
+                if now - unused.since >= self._rollback_s:
+                    await self._unload(digest)
+
+    async def close(self, timeout_s: float) -> None:
+        """Stop the drift monitors of all versions; their states are saved."""
+        stopping = []
+        for served in self.loaded():
+            if served.watching is not None:
+                served.watching.remove_done_callback(self._on_watch_end)
+            stopping.append(served.stop_watching(min(_SAVE_S, timeout_s)))
+        await asyncio.gather(*stopping)
+
+    def loaded(self) -> Iterator[Served]:
+        """Yield every loaded version, also those that answer no requests."""
+        yield from self._used.values()
+        yield from (unused.served for unused in self._unused.values())
+
+    async def _apply(self, wanted: Wanted, *, starting: bool) -> dict[str, Reloaded]:
+        models: dict[str, Model] = {}
+        done: dict[str, Reloaded] = {}
+        for name, plan in wanted.plan.models.items():
+            self._builder.metrics.start_reloads(name)
+            old = self.catalog.models.get(name)
+            versions, refused = await self._versions(name, plan, wanted)
+            if refused and starting and plan.stable in refused:
+                raise BundleRefused(refused[plan.stable])
+            if refused and (old is not None or plan.stable in refused):
+                done[name] = Reloaded("refused", "\n".join(refused.values()))
+                if old is not None:
+                    models[name] = replace(old, refused=refused)
+            else:
+                models[name] = self._model(name, plan, versions, refused)
+                done[name] = _changes(old, models[name])
+        for name in self.catalog.models.keys() - models.keys() - done.keys():
+            done[name] = Reloaded("unloaded", "no longer in the serving file")
+        default = wanted.plan.default
+        if default not in models:  # it was refused
+            default = self.catalog.default
+            models.setdefault(default, self.catalog.models[default])
+        await self._swap(Catalog(default, models))
+        for name, one in done.items():
+            self._builder.metrics.reloaded(name, one.outcome)
+            level = logging.WARNING if one.outcome == "refused" else logging.INFO
+            log.log(level, "reload of %s: %s: %s", name, one.outcome, one.detail)
+        return done
+
+    async def _versions(
+        self, name: str, plan: ModelPlan, wanted: Wanted
+    ) -> tuple[dict[str, Served], dict[str, str]]:
+        """Return the versions of a plan that are loaded now, and why others are not."""
+        versions: dict[str, Served] = {}
+        refused: dict[str, str] = {}
+        for version in dict.fromkeys(plan.named.values()):
+            try:
+                versions[version] = await self._version(name, version, plan.weight, wanted)
+            except StartupError as error:
+                refused[version] = str(error)
+        return versions, refused
+
+    async def _version(self, name: str, version: str, weight: float, wanted: Wanted) -> Served:
+        folder = wanted.folders[name, version]
+        manifest = await asyncio.to_thread(read_manifest, folder)
+        known = self._used.get(manifest.digest)
+        if known is None and (unused := self._unused.get(manifest.digest)) is not None:
+            known = unused.served
+        if known is None:
+            await self._make_room(folder.name)
+            workers, beside = self._builder.workers, self._beside(name)
+            loaded = await self._loader.load(folder, workers.scheduler, beside.lane, weight)
+            sealed = loaded.bundle.manifest
+            if (sealed.name, sealed.version) != (name, version):
+                raise BundleRefused(f"{folder} is now {sealed.name} {sealed.version}.")
+            known = await self._builder.build(
+                loaded.bundle, loaded.lane, loaded.monitor, wanted.drift_states.get((name, version))
+            )
+            workers.scheduler.open_lane(loaded.lane)
+            self._unused[loaded.bundle.digest] = _Unused(known)
+        known.lane.weight = weight
+        return known
+
+    def _beside(self, name: str) -> Served:
+        """Return a loaded version to compare durations with: of the same model, if there is one."""
+        model = self.catalog.models.get(name) or self.catalog.models.get(self.catalog.default)
+        return model.stable if model is not None else next(self.loaded())
+
+    async def _make_room(self, version: str) -> None:
+        while len(self._used) + len(self._unused) >= self._most_loaded:
+            if not self._unused:
+                raise BundleRefused(
+                    f"Version {version} is not loaded: {len(self._used)} versions are in use, and "
+                    f"TIDEGATE_MAX_LOADED_VERSIONS is {self._most_loaded}."
+                )
+            await self._unload(min(self._unused, key=lambda digest: self._unused[digest].since))
+
+    def _model(
+        self,
+        name: str,
+        plan: ModelPlan,
+        versions: Mapping[str, Served],
+        refused: Mapping[str, str],
+    ) -> Model:
+        aliases = {alias: v for alias, v in plan.named.items() if v in versions}
+        canary = None if plan.canary is None else versions.get(plan.canary.version)
+        shadow = None if plan.shadow is None else versions.get(plan.shadow.version)
+        rollout = None
+        if canary is not None or shadow is not None:
+            rollout = Rollout(
+                versions[plan.stable],
+                canary,
+                plan.canary.share if plan.canary else 0.0,
+                shadow,
+                plan.shadow.share if plan.shadow else 0.0,
+            )
+        return Model(name, plan, versions, aliases, rollout, refused)
+
+    async def _swap(self, catalog: Catalog) -> None:
+        """Serve another catalog. What is no longer used stays loaded for a rollback."""
+        used = {
+            served.bundle.digest: served
+            for model in catalog.models.values()
+            for served in model.versions.values()
+        }
+        dropped = [served for digest, served in self._used.items() if digest not in used]
+        for digest, served in used.items():
+            if self._unused.pop(digest, None) is not None:
+                self._builder.metrics.show_model(served.metrics)
+                served.watching = asyncio.create_task(served.watch.run())
+                served.watching.add_done_callback(self._on_watch_end)
+        self.catalog, self._used = catalog, used
+        for served in dropped:
+            self._unused[served.bundle.digest] = _Unused(served)
+            self._builder.metrics.hide_model(served.metrics)
+        self._builder.metrics.set_aliases(
+            (model.name, version, model.versions[version].bundle.digest, alias)
+            for model in catalog.models.values()
+            for alias, version in model.aliases.items()
+        )
+        for served in dropped:
+            if served.watching is not None:
+                served.watching.remove_done_callback(self._on_watch_end)
+            await served.stop_watching(_SAVE_S)
+
+    async def _unload(self, digest: str) -> None:
+        """Unload a version once nothing waits or runs there."""
+        served = self._unused.pop(digest).served
+        while not self._builder.workers.scheduler.close_lane(served.lane):
+            await asyncio.sleep(_DRAIN_POLL_S)
+        await asyncio.to_thread(served.close)
+        await asyncio.to_thread(memory.give_back_free_memory)
+        log.info("unloaded %s", served)
+
+
+def _changes(old: Model | None, new: Model) -> Reloaded:
+    """Return what a reload changed, in words."""
+    if old is not None and old.plan == new.plan and _digests(old) == _digests(new):
+        return Reloaded("unchanged", f"stable is {new.aliases[STABLE]}")
+    served = ", ".join(f"{alias} is {version}" for alias, version in new.aliases.items())
+    left_out = "".join(f"; {version} is refused: {why}" for version, why in new.refused.items())
+    return Reloaded("loaded", served + left_out)
+
+
+def _digests(model: Model) -> set[str]:
+    return {served.bundle.digest for served in model.versions.values()}

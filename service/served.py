@@ -1,0 +1,54 @@
+"""One loaded version of a model: its bundle, its lane, its pipeline and its drift monitors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+
+from tidegate.service.batching.lanes import Lane
+from tidegate.service.bundle.store import Bundle
+from tidegate.service.drift.monitor import Monitor
+from tidegate.service.drift_watch import DriftWatch
+from tidegate.service.metrics import ModelMetrics
+from tidegate.service.pipeline import Pipeline
+
+
+@dataclass(slots=True, eq=False)
+class Served:
+    """A version that answers requests, or did so and may do so again."""
+
+    bundle: Bundle
+    lane: Lane
+    pipeline: Pipeline
+    monitor: Monitor
+    metrics: ModelMetrics
+    watch: DriftWatch
+    watching: asyncio.Task[None] | None = field(default=None, init=False)  # while it is in use
+
+    @property
+    def name(self) -> str:
+        """Return the model's name."""
+        return self.bundle.manifest.name
+
+    @property
+    def version(self) -> str:
+        """Return the version."""
+        return self.bundle.manifest.version
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version} ({self.bundle.digest[:12]})"
+
+    async def stop_watching(self, timeout_s: float) -> None:
+        """End the evaluation of the drift monitors; their state is saved once more."""
+        watching, self.watching = self.watching, None
+        if watching is not None:
+            watching.cancel()
+            await asyncio.wait({watching}, timeout=timeout_s)
+
+    def close(self) -> None:
+        """Release the engine. Its lane must be closed."""
+        self.lane.engine.close()
+        if self.lane.all_cores_engine is not None:
+            with contextlib.suppress(Exception):
+                self.lane.all_cores_engine.close()

@@ -1,0 +1,91 @@
+"""What shall be served: one bundle, or what the serving file says of a folder of models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tidegate.service.bundle.store import read_manifest
+from tidegate.service.serving.plan import ModelPlan, ServingPlan
+from tidegate.service.serving.serving_file import Found, Place, find
+from tidegate.service.serving.watch import Watch
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A plan, and the folder of each of its versions."""
+
+    plan: ServingPlan
+    folders: Mapping[tuple[str, str], Path]  # by model and version
+    drift_states: Mapping[tuple[str, str], Path]  # the file of each version's drift state
+
+
+class Source(Protocol):
+    """Where the plan is. Its methods read files, so they block."""
+
+    def read(self) -> Wanted:
+        """Return what shall be served. Raises BundleRefused or ServingInvalid."""
+        ...
+
+    def poll(self) -> Wanted | None:
+        """Return what shall be served if that has changed. Raises ServingInvalid."""
+        ...
+
+
+class OneBundle:
+    """The bundle in one folder. A reload opens it again; it is not polled."""
+
+    def __init__(self, bundle: Path, drift_state: Path | None) -> None:
+        self._bundle = bundle
+        self._drift_state = drift_state
+
+    def read(self) -> Wanted:
+        """Return the plan of the bundle's only version. Raises BundleRefused."""
+        manifest = read_manifest(self._bundle)
+        name, version = manifest.name, manifest.version
+        states = {} if self._drift_state is None else {(name, version): self._drift_state}
+        plan = ServingPlan(name, {name: ModelPlan(stable=version)})
+        return Wanted(plan, {(name, version): self._bundle}, states)
+
+    def poll(self) -> Wanted | None:
+        """Return None: a folder that is being copied cannot be told from one that has changed."""
+        return None
+
+
+class ModelFolder:
+    """The folder of TIDEGATE_MODELS and its serving file."""
+
+    def __init__(self, place: Place, drift_state: Path | None) -> None:
+        self.place = place
+        self._drift_state = drift_state
+        self._watch: Watch | None = None
+
+    def read(self) -> Wanted:
+        """Read the folder and the serving file. Raises ServingInvalid."""
+        found = find(self.place)
+        self._watch = Watch(found)
+        return self._wanted(found)
+
+    def poll(self) -> Wanted | None:
+        """Return what shall be served if the file or the folder has changed.
+
+        Raises ServingInvalid.
+        """
+        found = None if self._watch is None else self._watch.poll()
+        return None if found is None else self._wanted(found)
+
+    def _wanted(self, found: Found) -> Wanted:
+        plan = found.plan()
+        versions = {
+            (name, version) for name, model in plan.models.items() for version in model.named.values()
+        }
+        state = self._drift_state
+        return Wanted(
+            plan,
+            {(name, version): found.repository.path(name, version) for name, version in versions},
+            {}
+            if state is None
+            else {(n, v): state.with_name(f"{state.name}.{n}.{v}") for n, v in versions},
+        )
