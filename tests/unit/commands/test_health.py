@@ -1,24 +1,19 @@
 from __future__ import annotations
 
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
-
 import pytest
 
+from tests.http_server import QuietHandler, serving
 from tidegate.service.cli import main
 from tidegate.service.commands import health
 
 
-class Ready(BaseHTTPRequestHandler):
+class Ready(QuietHandler):
     """Answers every GET as a service that is ready."""
 
     def do_GET(self) -> None:
         self.send_response(200)
         self.end_headers()
         self.wfile.write(b"ready")
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture(autouse=True)
@@ -45,10 +40,9 @@ def test_health_connects_to_the_address_of_the_service(
 ) -> None:
     """The server answers on IPv4 only, as on a host without IPv6."""
     monkeypatch.setattr(health, "_TIMEOUT_S", 60.0)
-    with HTTPServer(("127.0.0.1", 0), Ready) as server:
-        threading.Thread(target=server.handle_request, daemon=True).start()
+    with serving(Ready) as port:
         monkeypatch.setenv("TIDEGATE_HOST", host)
-        monkeypatch.setenv("TIDEGATE_PORT", str(server.server_port))
+        monkeypatch.setenv("TIDEGATE_PORT", str(port))
 
         assert main(["health"]) == 0
 
