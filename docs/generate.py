@@ -207,7 +207,7 @@ def commands() -> str:
 def parsers() -> dict[str, argparse.ArgumentParser]:
     """Return the parser of every command, by its words, such as `tidegate bundle inspect`."""
     found = {}
-    for name, parser in _leaves("tidegate", cli._parser()):
+    for name, parser in _leaves("tidegate", cli.parser()):
         if name.removeprefix("tidegate ") in makers.COMMANDS:
             module, _ = makers.COMMANDS[name.removeprefix("tidegate ")]
             parser = importlib.import_module(f"tidegate.models.commands.{module}").parser()

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tidegate.service.drift import state
-from tidegate.service.drift.monitor import Monitor, Report, State
+from tidegate.service.drift.monitor import Monitor
+from tidegate.service.drift.report import Report
+from tidegate.service.drift.state_arrays import State
 from tidegate.service.drift.words import findings
 from tidegate.service.metrics import DriftGauges
 

@@ -13,6 +13,8 @@
     └── StartupError              the operator can correct it
         ├── SettingsInvalid
         ├── BundleRefused
+        ├── ServingInvalid
+        ├── ServingNotWritable
         ├── KeyUnusable
         ├── TransferFailed
         ├── ReviewUnreadable
@@ -126,6 +128,14 @@ class SettingsInvalid(StartupError):
 
 class BundleRefused(StartupError):
     """A bundle is incomplete or changed, or its golden probes do not pass."""
+
+
+class ServingInvalid(StartupError):
+    """The serving file has errors, or names what is not in the folder of the models."""
+
+
+class ServingNotWritable(StartupError):
+    """The serving file is in a place that cannot be written."""
 
 
 class KeyUnusable(StartupError):

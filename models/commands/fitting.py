@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tidegate.models.commands import arguments
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting.conformal import GateTarget
 from tidegate.models.fitting.fit import FitOptions
@@ -45,14 +46,8 @@ def add_options(options: argparse.ArgumentParser) -> None:
         "--name", required=True, help="name of the bundle: lower-case letters, digits, . _ -"
     )
     bundle.add_argument("--version", required=True, help="version of the bundle, same characters")
-    bundle.add_argument(
-        "--out",
-        type=Path,
-        default=Path("models/bundles"),
-        metavar="DIR",
-        help="folder of the bundles (default: %(default)s)",
-    )
-    bundle.add_argument("--replace", action="store_true", help="replace an existing bundle")
+    arguments.add_out(bundle)
+    arguments.add_replace(bundle)
     bundle.add_argument(
         "--precision",
         choices=("fp32", "fp16", "int8"),
@@ -108,16 +103,7 @@ def _add_gate_options(gate: argparse._ArgumentGroup) -> None:
         help="guarantee the alphas with probability 1 − DELTA over calibration sets, "
         "not only on average",
     )
-    add_accept_weak_gate(gate)
-
-
-def add_accept_weak_gate(options: argparse._ActionsContainer) -> None:
-    """Add the option that seals a gate which hardly catches anything."""
-    options.add_argument(
-        "--accept-weak-gate",
-        action="store_true",
-        help="seal the bundle although its gate catches hardly any synthetic OOD image",
-    )
+    arguments.add_accept_weak_gate(gate)
 
 
 def data(options: argparse.Namespace) -> Data:

@@ -19,7 +19,7 @@ from tidegate.models.errors import BuildRefused
 from tidegate.models.graphs.session import quiet_session
 from tidegate.models.progress import follow, say
 from tidegate.service.cpu import usable_cores
-from tidegate.service.drift.monitor import INPUTS
+from tidegate.service.drift.reference import INPUTS
 from tidegate.service.errors import RequestError
 from tidegate.service.imaging.preprocess import preprocess
 from tidegate.service.imaging.spec import PreprocessSpec

@@ -6,7 +6,7 @@ as a gate that was fitted on a kind catches almost every other image of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
@@ -93,7 +93,21 @@ def left_out_p_values(
     and B without its images. A group is not measured if `unseen` has no image of it, or if too few
     classes or calibration images remain.
     """
-    return list(_left_out(measured, target, folds, unseen))
+    found = []
+    group_of, combination = class_groups(measured.head.means), measured.gate.combination
+    for group in range(int(group_of.max()) + 1):
+        kept = group_of != group
+        images = unseen.of_classes(~kept, kept)
+        if not len(images.features) or kept.sum() < 2:
+            continue
+        head = measured.head.with_classes(kept)
+        fold_a, fold_b = (score_rows(head, fold.of_classes(kept, kept)) for fold in folds)
+        try:
+            gate = calibrate(fold_a, fold_b, int(kept.sum()), target, combination)
+        except BuildRefused:  # too few calibration images without the group
+            continue
+        found.append(replace(measured, head=head, gate=gate).p_values(images))
+    return found
 
 
 def summarise(synthetic: Mapping[str, Float64], left_out: list[Float64], gate: Gate) -> Coverage:
@@ -122,27 +136,6 @@ def summarise(synthetic: Mapping[str, Float64], left_out: list[Float64], gate: G
             else None
         ),
     )
-
-
-def _left_out(
-    measured: CalibratedHead,
-    target: GateTarget,
-    folds: tuple[LabelledOutputs, LabelledOutputs],
-    unseen: LabelledOutputs,
-) -> Iterator[Float64]:
-    group_of, combination = class_groups(measured.head.means), measured.gate.combination
-    for group in range(int(group_of.max()) + 1):
-        kept = group_of != group
-        images = unseen.of_classes(~kept, kept)
-        if not len(images.features) or kept.sum() < 2:
-            continue
-        head = measured.head.with_classes(kept)
-        fold_a, fold_b = (score_rows(head, fold.of_classes(kept, kept)) for fold in folds)
-        try:
-            gate = calibrate(fold_a, fold_b, int(kept.sum()), target, combination)
-        except BuildRefused:  # too few calibration images without the group
-            continue
-        yield replace(measured, head=head, gate=gate).p_values(images)
 
 
 def _group(kind: str) -> str:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from tidegate.models.data.rows import Float64
 from tidegate.service.bundle.manifest import Histogram, ReferenceFit
-from tidegate.service.drift.monitor import INPUTS
+from tidegate.service.drift.reference import INPUTS
 from tidegate.service.imaging.statistics import MODES
 
 _BINS = 10

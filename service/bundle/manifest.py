@@ -130,7 +130,7 @@ class ReferenceFit(Closed):
     """Distributions on held-out images, the reference for drift."""
 
     class_counts: tuple[NonNegativeInt, ...]  # images predicted as each class
-    # confidence, the gate's scores, and the input statistics (service.drift.monitor.INPUTS)
+    # confidence, the gate's scores, and the input statistics (service.drift.reference.INPUTS)
     histograms: dict[str, Histogram] = Field(default={})
     note: str = ""
 

@@ -188,7 +188,7 @@ def _compare_files(path: Path, manifest: Manifest) -> None:
 def _check_signature_file(path: Path, manifest: Manifest) -> None:
     """Raise BundleRefused unless the signature, if there is one, is a file of a size that is read.
 
-    Its content is not checked here, because nothing but `bundle.signature` reads it.
+    Its content is not checked here, because nothing but `bundle.signature_format` reads it.
     """
     if SIGNATURE in manifest.files:
         raise BundleRefused(f"{path}: {MANIFEST} must not list {SIGNATURE}.")

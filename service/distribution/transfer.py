@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from tidegate.service.bundle.keys import read_trusted_keys
 from tidegate.service.bundle.manifest import Manifest
-from tidegate.service.bundle.signature import check_signature, read_trusted_keys
+from tidegate.service.bundle.signature import check_signature
 from tidegate.service.bundle.store import (
     MANIFEST,
     MAX_SIGNATURE_BYTES,

@@ -13,6 +13,16 @@ from tidegate.service.drift.embedding import Embedding
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
+INPUTS = (
+    "brightness",
+    "contrast",
+    "blur",
+    "megapixels",
+    "aspect",
+    "bytes_per_pixel",
+    "mode",
+)  # the input statistics
+
 
 @dataclass(frozen=True, slots=True)
 class Bins:

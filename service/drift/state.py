@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tidegate.service.drift.monitor import Monitor, State
+from tidegate.service.drift.monitor import Monitor
+from tidegate.service.drift.state_arrays import State
 from tidegate.service.errors import SettingsInvalid
 from tidegate.service.files import write_atomically
 from tidegate.service.npz import read_npz

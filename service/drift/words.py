@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from tidegate.service.drift.dependence import MAX_DESIGN_EFFECT
-from tidegate.service.drift.monitor import Report
+from tidegate.service.drift.report import Report
 
 MAX_NAMED_CLASSES = 5  # in a sentence
 

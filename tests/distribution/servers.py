@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -30,6 +30,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
+from tests.http_server import QuietHandler, serving
+from tests.processes import stop
 from tests.unit.distribution.https_server import self_signed
 
 ROOT = Path(__file__).parents[2]
@@ -174,24 +176,15 @@ def token_registry(folder: Path) -> Iterator[Store]:
     certificate, private = self_signed(folder)
     key = serialization.load_pem_private_key(private.read_bytes(), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _token_handler(certificate, key))
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    auth = {
-        "token": {
-            "realm": f"http://127.0.0.1:{server.server_port}/token",
+    with serving(_token_handler(certificate, key)) as port:
+        token = {
+            "realm": f"http://127.0.0.1:{port}/token",
             "service": "registry",
             "issuer": "a test",
             "rootcertbundle": f"{certificate}",
         }
-    }
-    try:
-        with registry(folder, auth) as store:
+        with registry(folder, {"token": token}) as store:
             yield store
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def _token_handler(
@@ -199,7 +192,7 @@ def _token_handler(
 ) -> type[BaseHTTPRequestHandler]:
     expected = f"Basic {base64.b64encode(f'{USER}:{PASSWORD}'.encode()).decode()}"
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             if self.headers.get("Authorization") != expected:
                 self.send_error(401)
@@ -210,9 +203,6 @@ def _token_handler(
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)
-
-        def log_message(self, *values: object) -> None:
-            """Print nothing."""
 
     return Handler
 
@@ -261,12 +251,7 @@ def _running(command: Sequence[object], folder: Path, port: int, path: str) -> I
         _wait_for(process, port, path, folder / "log")
         yield
     finally:
-        process.terminate()
-        try:
-            process.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process, PATIENCE_S)
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int, path: str, log: Path) -> None:

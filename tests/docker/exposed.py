@@ -3,7 +3,7 @@
 from prometheus_client.samples import Sample
 
 from tests.fakes import FakeNvml
-from tidegate.service.drift.monitor import INPUTS
+from tidegate.service.drift.reference import INPUTS
 from tidegate.service.metrics import MODEL_INFO, Metrics, ModelMetrics, ServedModel
 from tidegate.service.nvml import GpuCollector
 

@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
+PROMETHEUS = ROOT / "docker" / "prometheus"
 PATIENCE_S = 25
 _POLLED_S = 180
 LISTENING = r'Listening on"? address=([0-9.:]+)'  # as Prometheus's programs log it
@@ -94,3 +96,39 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
+
+
+@contextmanager
+def prometheus(
+    folder: Path, *targets: str, alertmanager: str | None = None, for_s: int | None = None
+) -> Iterator[Process]:
+    """Run Prometheus on a free port with the committed configuration and rules.
+
+    It scrapes and evaluates every second; `for_s` replaces the `for` of every alert.
+    """
+    for path in (PROMETHEUS / "rules").glob("*.yml"):
+        rules = yaml.safe_load(path.read_text("utf-8"))
+        for group in rules["groups"]:
+            group["interval"] = "1s"
+            for rule in group["rules"]:
+                if "alert" in rule and for_s is not None:
+                    rule["for"] = f"{for_s}s"
+        (folder / path.name).write_text(yaml.safe_dump(rules))
+    config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text("utf-8"))
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["rule_files"] = ["drift.yml", "service.yml"]
+    config["scrape_configs"][0]["static_configs"] = [{"targets": list(targets)}]
+    if alertmanager is None:
+        del config["alerting"]
+    else:
+        config["alerting"]["alertmanagers"][0]["static_configs"] = [{"targets": [alertmanager]}]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    with started(
+        tool("prometheus", folder="prometheus"),
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'metrics'}",
+        "--web.listen-address=127.0.0.1:0",
+        cwd=folder,
+        listening=LISTENING,
+    ) as process:
+        yield process

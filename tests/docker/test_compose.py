@@ -1,13 +1,11 @@
 """The image and the composed stack, checked as text: no Docker engine is needed."""
 
-import http.server
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
-import threading
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.http_server import QuietHandler, serving
 from tidegate.service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -292,7 +291,7 @@ def _healthcheck() -> list[str]:
     return [sys.executable, "-m", "tidegate.service", *command[1:]]
 
 
-class FakeReadiness(http.server.BaseHTTPRequestHandler):
+class FakeReadiness(QuietHandler):
     """Answers /readyz with its server's status, and anything else with 404."""
 
     status = 200
@@ -302,21 +301,12 @@ class FakeReadiness(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Log nothing."""
-
 
 @contextmanager
 def _serving(status: int) -> Iterator[int]:
     handler = type("Handler", (FakeReadiness,), {"status": status})
-    with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(handler) as port:
+        yield port
 
 
 @pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])

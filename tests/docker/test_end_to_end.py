@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.docker.programs import LISTENING, ROOT, free_port, started, tool, wait_for
+from tests.docker.programs import LISTENING, ROOT, free_port, prometheus, started, tool, wait_for
 from tests.server import running
 from tidegate.models.digits.images import LABELS, data
 from tidegate.models.retrain.folder import FORMAT
@@ -37,21 +37,13 @@ class Monitoring:
     """Prometheus and Alertmanager for one service, and the folder of requests."""
 
     def __init__(self, stack: ExitStack, folder: Path, service: str) -> None:
-        prometheus = tool("prometheus", folder="prometheus")
         alertmanager = tool("alertmanager", "prometheus-alertmanager")
         self.requests = folder / "requests"
         # Each needs the address of the next: Alertmanager the receiver's, the receiver
         # Prometheus's, and Prometheus Alertmanager's, whose port is therefore chosen first.
         self.alertmanager = f"127.0.0.1:{free_port()}"
         self.prometheus = stack.enter_context(
-            started(
-                prometheus,
-                f"--config.file={self._rules(folder, service)}",
-                f"--storage.tsdb.path={folder / 'metrics'}",
-                "--web.listen-address=127.0.0.1:0",
-                cwd=folder,
-                listening=LISTENING,
-            )
+            prometheus(folder, service, alertmanager=self.alertmanager, for_s=2)
         ).url
         receiver = stack.enter_context(
             started(
@@ -101,25 +93,6 @@ class Monitoring:
     def filed(self) -> list[Any]:
         found = [json.loads(path.read_text("utf-8")) for path in self.requests.glob("*.json")]
         return [one for one in found if one["format"] == FORMAT]
-
-    def _rules(self, folder: Path, service: str) -> Path:
-        for path in (DOCKER / "prometheus" / "rules").glob("*.yml"):
-            rules = yaml.safe_load(path.read_text("utf-8"))
-            for group in rules["groups"]:
-                group["interval"] = "1s"
-                for rule in group["rules"]:
-                    rule |= {"for": "2s"} if "alert" in rule else {}
-            (folder / path.name).write_text(yaml.safe_dump(rules))
-        config = yaml.safe_load((DOCKER / "prometheus" / "prometheus.yml").read_text("utf-8"))
-        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-        config["rule_files"] = ["drift.yml", "service.yml"]
-        config["scrape_configs"][0]["static_configs"] = [{"targets": [service]}]
-        config["alerting"]["alertmanagers"][0]["static_configs"] = [
-            {"targets": [self.alertmanager]}
-        ]
-        path = folder / "prometheus.yml"
-        path.write_text(yaml.safe_dump(config))
-        return path
 
     @staticmethod
     def _routes(folder: Path, receiver: str) -> Path:

@@ -13,18 +13,21 @@ import signal
 import sys
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
-from tests.docker.programs import LISTENING, ROOT, Process, free_port, started, tool, wait_for
+from tests.docker.programs import (
+    Process,
+    free_port,
+    prometheus,
+    wait_for,
+)
 from tests.server import DEMO_BUNDLE, PATIENCE_S, PHOTOS, Server, launched
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -36,33 +39,6 @@ IN_A_HURRY = (
     "raise SystemExit(cli.main(['serve']))",
 )
 NOISE, PHOTOGRAPHS = 40, 6
-
-
-@contextmanager
-def prometheus(folder: Path, target: str) -> Iterator[Process]:
-    """Run the real Prometheus with the committed rules against one address."""
-    for path in (ROOT / "docker/prometheus/rules").glob("*.yml"):
-        rules = yaml.safe_load(path.read_text("utf-8"))
-        for group in rules["groups"]:
-            group["interval"] = "1s"
-            for rule in group["rules"]:
-                rule |= {"for": "1s"} if "alert" in rule else {}
-        (folder / path.name).write_text(yaml.safe_dump(rules))
-    config = yaml.safe_load((ROOT / "docker/prometheus/prometheus.yml").read_text("utf-8"))
-    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    config["rule_files"] = ["drift.yml", "service.yml"]
-    config["scrape_configs"][0]["static_configs"] = [{"targets": [target]}]
-    del config["alerting"]
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    with started(
-        tool("prometheus", folder="prometheus"),
-        f"--config.file={folder / 'prometheus.yml'}",
-        f"--storage.tsdb.path={folder / 'metrics'}",
-        "--web.listen-address=127.0.0.1:0",
-        cwd=folder,
-        listening=LISTENING,
-    ) as process:
-        yield process
 
 
 def asked(prometheus: Process, query: str) -> float:
@@ -101,7 +77,7 @@ def test_a_killed_process_restarts_and_loses_no_data_that_alerts_use(
     port, state = free_port(), tmp_path / "drift"
     photographs = [path.read_bytes() for path in sorted(PHOTOS.iterdir())][:PHOTOGRAPHS]
     with ExitStack() as stack:
-        watching = stack.enter_context(prometheus(tmp_path, f"127.0.0.1:{port}"))
+        watching = stack.enter_context(prometheus(tmp_path, f"127.0.0.1:{port}", for_s=1))
         rejected = 'sum(tidegate_ood_decisions_total{decision="reject"})'
         firing = 'count(ALERTS{alertname="TidegateOodRateHigh", alertstate="firing"})'
 

@@ -1,6 +1,5 @@
 """A real Prometheus that scrapes two replicas' registries gives the same numbers as NumPy."""
 
-import http.server
 import json
 import threading
 import time
@@ -14,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from numpy.typing import NDArray
 
 from tests.docker import boards
 from tests.docker.class_mix import class_mix
-from tests.docker.programs import LISTENING, started, tool
+from tests.docker.programs import prometheus
 from tests.fakes import FakeNvml
+from tests.http_server import QuietHandler, serving
 from tests.unit.models.retrain.world import payload
 from tidegate.models.retrain.alerts import Notification, drifts
 from tidegate.models.retrain.evidence import gather, serving_state
@@ -35,11 +34,6 @@ PATIENCE_S = 120
 CLASSES, SAMPLES, IMAGES = 40, 500, 1600
 DISPERSION = 8  # as long as no neighbouring windows are known
 INFO = dict.fromkeys(MODEL_INFO, "x")
-
-
-@pytest.fixture(scope="module")
-def binary() -> Path:
-    return tool("prometheus", folder="prometheus")
 
 
 class Replica:
@@ -100,8 +94,10 @@ class Replica:
 
 
 @contextmanager
-def _served(replica: Replica) -> Iterator[int]:
-    class Handler(http.server.BaseHTTPRequestHandler):
+def _served(replica: Replica) -> Iterator[str]:
+    """Serve the replica's metrics; yield the address."""
+
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             body = replica.metrics.render()
             self.send_response(200)
@@ -111,43 +107,8 @@ def _served(replica: Replica) -> Iterator[int]:
             self.wfile.write(body)
             replica.scrapes += 1
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Log nothing."""
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-@contextmanager
-def _prometheus(binary: Path, folder: Path, ports: Sequence[int]) -> Iterator[str]:
-    """Start Prometheus on a free port, scraping and evaluating every second; yield its address."""
-    for path in RULES.glob("*.yml"):
-        rules = yaml.safe_load(path.read_text(encoding="utf-8"))
-        for group in rules["groups"]:
-            group["interval"] = "1s"
-        (folder / path.name).write_text(yaml.safe_dump(rules))
-    targets = [f"127.0.0.1:{port}" for port in ports]
-    config = {
-        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-        "rule_files": [path.name for path in RULES.glob("*.yml")],
-        "scrape_configs": [{"job_name": "tidegate", "static_configs": [{"targets": targets}]}],
-    }
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    arguments = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
-    with started(
-        binary,
-        *arguments,
-        "--web.listen-address=127.0.0.1:0",
-        cwd=folder,
-        listening=LISTENING,
-    ) as process:
-        yield process.url
+    with serving(Handler) as port:
+        yield f"127.0.0.1:{port}"
 
 
 def _query(url: str, expression: str, from_now_s: float = 0) -> dict[tuple[str, str], float]:
@@ -175,7 +136,7 @@ def _wait_for(reached: Callable[[], bool], else_say: Callable[[], str] = str) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_promql_on_two_scraped_replicas_equals_numpy(binary: Path, tmp_path: Path) -> None:
+def test_promql_on_two_scraped_replicas_equals_numpy(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     mix = 1 / np.arange(1, CLASSES + 1)
     reference = rng.multinomial(SAMPLES, mix / mix.sum())
@@ -184,8 +145,8 @@ def test_promql_on_two_scraped_replicas_equals_numpy(binary: Path, tmp_path: Pat
     replicas = [Replica(reference), Replica(reference)]
 
     with ExitStack() as stack:
-        ports = [stack.enter_context(_served(replica)) for replica in replicas]
-        url = stack.enter_context(_prometheus(binary, tmp_path, ports))
+        addresses = [stack.enter_context(_served(replica)) for replica in replicas]
+        url = stack.enter_context(prometheus(tmp_path, *addresses)).url
         _wait_for(lambda: all(replica.scrapes >= 2 for replica in replicas))
         for replica, part in zip(replicas, np.array_split(drawn, 2), strict=True):
             replica.predict(part.tolist())
@@ -204,16 +165,14 @@ def test_promql_on_two_scraped_replicas_equals_numpy(binary: Path, tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_requests_evidence_is_of_one_of_two_bundles_with_one_version(
-    binary: Path, tmp_path: Path
-) -> None:
+def test_a_requests_evidence_is_of_one_of_two_bundles_with_one_version(tmp_path: Path) -> None:
     digests, images = ("a" * 64, "b" * 64), (200, 100)
     replicas = [Replica(np.full(CLASSES, 20), digest) for digest in digests]
     total = "sum(tidegate_ood_decisions_total)"
 
     with ExitStack() as stack:
-        ports = [stack.enter_context(_served(replica)) for replica in replicas]
-        url = stack.enter_context(_prometheus(binary, tmp_path, ports))
+        addresses = [stack.enter_context(_served(replica)) for replica in replicas]
+        url = stack.enter_context(prometheus(tmp_path, *addresses)).url
         _wait_for(lambda: all(replica.scrapes >= 2 for replica in replicas))
         for replica, count in zip(replicas, images, strict=True):
             replica.serve(count)
@@ -252,13 +211,13 @@ def _settled(url: str) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_every_panel_has_series_on_a_real_prometheus(binary: Path, tmp_path: Path) -> None:
+def test_every_panel_has_series_on_a_real_prometheus(tmp_path: Path) -> None:
     """The replicas answer, reject and receive feedback."""
     replicas = [Replica(np.full(CLASSES, 20)) for _ in range(2)]
 
     with ExitStack() as stack:
-        ports = [stack.enter_context(_served(replica)) for replica in replicas]
-        url = stack.enter_context(_prometheus(binary, tmp_path, ports))
+        addresses = [stack.enter_context(_served(replica)) for replica in replicas]
+        url = stack.enter_context(prometheus(tmp_path, *addresses)).url
         _wait_for(lambda: all(replica.scrapes >= 2 for replica in replicas))
         for replica in replicas:
             replica.serve(600)

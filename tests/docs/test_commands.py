@@ -9,7 +9,6 @@ import importlib
 import os
 import re
 import shlex
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 from docs.generate import parsers
 from load_tests.__main__ import COMMANDS
 from tests.docs.pages import PAGES, commands, name_of
+from tests.processes import output
 from tests.server import PATIENCE_S, PHOTOS, ROOT, Server, launched
 
 NOT_RUN = {
@@ -89,17 +89,8 @@ def folder(tmp_path: Path) -> Path:
 
 def run(command: list[str], cwd: Path, **variables: str) -> str:
     """Run a command; return its standard output."""
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    return output(command, cwd, environment, PATIENCE_S)
 
 
 def test_every_command_is_covered_or_listed_with_a_reason() -> None:

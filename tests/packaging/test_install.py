@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import output
+
 ROOT = Path(__file__).parents[2]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
 FOREIGN = "service==0.6.0"  # a PyPI package whose import name is `service`
@@ -22,17 +24,8 @@ pytestmark = pytest.mark.timeout(600)
 
 def run(*command: str | Path, cwd: Path = ROOT, **variables: str) -> str:
     """Run a command without the environment's TIDEGATE_* and PYTHONPATH; return its stdout."""
-    done = subprocess.run(
-        [str(word) for word in command],
-        cwd=cwd,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(cwd), **variables},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), **variables}
+    return output(command, cwd, environment, PATIENCE_S)
 
 
 @pytest.fixture(scope="module")

@@ -2,27 +2,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
-from tidegate.service import cli
 from tidegate.service.cli import main
 from tidegate.service.settings import PREFIX, Settings
-
-
-class Ready(BaseHTTPRequestHandler):
-    """Answers every GET as a service that is ready."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"ready")
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture(autouse=True)
@@ -83,50 +68,6 @@ def test_a_missing_bundle_prints_a_message_and_no_traceback(
     assert main([*arguments, str(tmp_path / "nothing")]) == 1
 
     assert "There is no bundle folder" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("port", ["1", "not-a-port"])
-def test_health_returns_1_and_the_reason_if_the_service_is_not_reachable(
-    port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("TIDEGATE_HOST", "0.0.0.0")  # noqa: S104 - as the container listens
-    monkeypatch.setenv("TIDEGATE_PORT", port)
-
-    assert main(["health"]) == 1
-
-    assert "not reachable" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("host", ["", " ", "::", "localhost", "::1, 127.0.0.1"])
-def test_health_connects_to_the_address_of_the_service(
-    host: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The server answers on IPv4 only, as on a host without IPv6."""
-    monkeypatch.setattr(cli, "_HEALTH_S", 60.0)
-    with HTTPServer(("127.0.0.1", 0), Ready) as server:
-        threading.Thread(target=server.handle_request, daemon=True).start()
-        monkeypatch.setenv("TIDEGATE_HOST", host)
-        monkeypatch.setenv("TIDEGATE_PORT", str(server.server_port))
-
-        assert main(["health"]) == 0
-
-    assert capsys.readouterr().out == "ready\n"
-
-
-def test_health_uses_the_default_port_if_the_setting_is_blank(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    probed = []
-
-    def probe(host: str, port: int, _: float) -> tuple[int, str]:
-        probed.append((host, port))
-        return 200, "ready"
-
-    monkeypatch.setattr(cli, "_probe", probe)
-    monkeypatch.setenv("TIDEGATE_PORT", " ")
-
-    assert main(["health"]) == 0
-    assert probed == [("127.0.0.1", 8000)]
 
 
 @pytest.mark.parametrize("arguments", [["serve", "--bundle", ""], ["describe", "--bundle", " "]])

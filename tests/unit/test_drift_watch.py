@@ -14,7 +14,8 @@ import pytest
 from tests.unit.drift.test_monitor import feed, reference
 from tidegate.service import drift_watch
 from tidegate.service.drift import state
-from tidegate.service.drift.monitor import Monitor, Report
+from tidegate.service.drift.monitor import Monitor
+from tidegate.service.drift.report import Report
 from tidegate.service.drift_watch import DriftWatch
 from tidegate.service.metrics import MODEL_INFO, Metrics, ModelMetrics, ServedModel
 

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry
 from tidegate.models.fitting.drift_reference import reference_fit
 from tidegate.service.bundle.manifest import Histogram
 from tidegate.service.bundle_reference import shares_at_most
-from tidegate.service.drift.monitor import INPUTS
+from tidegate.service.drift.reference import INPUTS
 from tidegate.service.metrics import CONFIDENCE_BUCKETS, MODEL_INFO, ModelMetrics, ServedModel
 
 

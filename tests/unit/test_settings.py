@@ -109,9 +109,9 @@ def test_every_setting_has_a_row_in_the_reference_with_its_default() -> None:
 
 
 def test_every_setting_is_read_somewhere() -> None:
-    sources = "".join(
-        (ROOT / "service" / name).read_text("utf-8") for name in ("settings.py", "app.py", "cli.py")
-    )
+    service = ROOT / "service"
+    readers = [service / "settings.py", service / "app.py", *(service / "commands").glob("*.py")]
+    sources = "".join(path.read_text("utf-8") for path in readers)
 
     for name in Settings.model_fields:
         assert re.search(rf"(self|settings)\.{name}\b", sources), name

@@ -17,14 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from tests.unit.bundle.signing_keys import model_signing, private_key, public_key
 from tests.unit.bundle.tiny_bundle import put, sound_files
-from tidegate.service.bundle import signature
-from tidegate.service.bundle.signature import (
-    MAX_KEY_BYTES,
-    describe_signature,
-    open_trusted,
-    read_trusted_keys,
-    sign,
-)
+from tidegate.service.bundle import signature_format
+from tidegate.service.bundle.keys import MAX_KEY_BYTES, read_trusted_keys
+from tidegate.service.bundle.signature import describe_signature, open_trusted, sign
 from tidegate.service.bundle.store import LABELS, MANIFEST, SIGNATURE, open_bundle
 from tidegate.service.engines.config import EngineConfig
 from tidegate.service.errors import BundleRefused, KeyUnusable
@@ -336,4 +331,4 @@ def test_the_sealed_manifest_is_the_file_that_is_signed(path: Path) -> None:
     manifest = open_bundle(path).manifest
 
     assert manifest.to_file() == (path / MANIFEST).read_bytes()
-    assert signature._signed_files(manifest).keys() == {MANIFEST, *manifest.files}
+    assert signature_format._signed_files(manifest).keys() == {MANIFEST, *manifest.files}

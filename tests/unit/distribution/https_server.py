@@ -1,21 +1,22 @@
-"""A server of files over TLS on this machine, which fails as told and knows what was asked."""
+"""A server of files over TLS on this machine, which fails as configured and records requests."""
 
 from __future__ import annotations
 
 import datetime
 import ipaddress
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from tests import http_server
 
 
 @dataclass
@@ -36,23 +37,15 @@ def serving(folder: Path, scratch: Path) -> Iterator[Server]:
     """Serve the files of a folder below /bundles until the end of the block."""
     certificate, key = self_signed(scratch)
     state = Server(folder, certificate)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(state))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    state.url = f"https://127.0.0.1:{server.server_port}/bundles"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
+    with http_server.serving(_handler(state), context) as port:
+        state.url = f"https://127.0.0.1:{port}/bundles"
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def _handler(state: Server) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(http_server.QuietHandler):
         def do_GET(self) -> None:
             name = self.path.removeprefix("/bundles/")
             asked = self.headers.get("Range", "bytes=0-")
@@ -77,9 +70,6 @@ def _handler(state: Server) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             end = None if state.breaks_after is None else start + state.breaks_after
             self.wfile.write(content[start:end])
-
-        def log_message(self, *values: object) -> None:
-            """Print nothing."""
 
     return Handler
 

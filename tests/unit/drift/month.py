@@ -23,7 +23,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from tidegate.service.drift.monitor import Images, Monitor
+from tidegate.service.drift.images import Images
+from tidegate.service.drift.monitor import Monitor
 from tidegate.service.drift.reference import Bins, Reference
 from tidegate.service.drift.sequential import rate_limit
 

@@ -15,8 +15,9 @@ from tidegate.models.fitting.feature_axes import embedding_fit
 from tidegate.service.drift import state
 from tidegate.service.drift.embedding import Embedding, RecentMean, embedding_shift
 from tidegate.service.drift.histograms import Recent, shift
+from tidegate.service.drift.images import Images
 from tidegate.service.drift.label_shift import label_shift
-from tidegate.service.drift.monitor import Images, Monitor
+from tidegate.service.drift.monitor import Monitor
 from tidegate.service.drift.reference import Bins, Reference
 from tidegate.service.imaging.statistics import input_statistics
 from tidegate.service.types import Pixels

@@ -5,8 +5,8 @@ import pytest
 
 from tests.unit.drift.month import UNCHANGED, Traffic, unchanged
 from tidegate.service.drift.embedding import Embedding
-from tidegate.service.drift.monitor import INPUTS, Monitor
-from tidegate.service.drift.reference import Bins, Reference
+from tidegate.service.drift.monitor import Monitor
+from tidegate.service.drift.reference import INPUTS, Bins, Reference
 
 CLASSES, WIDTH, SAMPLES = 50, 32, 2000
 IMAGES_A_DAY, DAYS, LOOK_EVERY = 5_000, 30, 500

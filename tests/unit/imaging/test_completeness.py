@@ -12,22 +12,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from load_tests.fuzz.formats import ADAM7
 from tests.unit.imaging.pictures import decoded, encode, noise, png, png_rows, tiff
 from tidegate.service.errors import UndecodableImage
 from tidegate.service.imaging.completeness import check_rows
 
 WIDTH, HEIGHT = 37, 23
 PICTURE = noise(WIDTH, HEIGHT)
-# (first column, first row, step across, step down) of an interlaced PNG's passes
-PASSES = (
-    (0, 0, 8, 8),
-    (4, 0, 8, 8),
-    (0, 4, 4, 8),
-    (2, 0, 4, 4),
-    (0, 2, 2, 4),
-    (1, 0, 2, 2),
-    (0, 1, 1, 2),
-)
 
 
 def interlaced(rows: bytes, size: tuple[int, int] = (WIDTH, HEIGHT)) -> bytes:
@@ -37,7 +28,7 @@ def interlaced(rows: bytes, size: tuple[int, int] = (WIDTH, HEIGHT)) -> bytes:
 
 
 def interlaced_rows(pixels: NDArray[np.uint8]) -> bytes:
-    passes = (pixels[top::down, left::across] for left, top, across, down in PASSES)
+    passes = (pixels[top::down, left::across] for left, top, across, down in ADAM7)
     return b"".join(png_rows(part) for part in passes if part.size)
 
 

@@ -19,7 +19,7 @@ from tidegate.models.fitting.feature_axes import embedding_fit
 from tidegate.models.fitting.mahalanobis import fit_distance
 from tidegate.models.sealing.assemble import rounded
 from tidegate.service.bundle.manifest import Calibration
-from tidegate.service.drift.monitor import INPUTS
+from tidegate.service.drift.reference import INPUTS
 from tidegate.service.ood.gates import combined_score
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+
+from tests.http_server import QuietHandler, serving
 
 Series = tuple[dict[str, str], float | str]
 DIGEST = "d" * 64
@@ -42,7 +42,7 @@ USUAL: dict[str, list[Series]] = {
 def prometheus(answers: Mapping[str, list[Series]]) -> Iterator[str]:
     """Serve /api/v1/query; a query that names none of `answers` has no series."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)["query"][0]
             series = next((found for name, found in answers.items() if name in query), [])
@@ -54,16 +54,8 @@ def prometheus(answers: Mapping[str, list[Series]]) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: Any) -> None: ...
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def payload(status: str = "firing", fingerprint: str = "ab12", **labels: str) -> dict[str, Any]:

@@ -1,0 +1,46 @@
+"""`tidegate describe`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from tidegate.service.addresses import split_hosts
+from tidegate.service.commands import Commands
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    describe = commands.add_parser("describe", help="show the resolved configuration")
+    describe.add_argument("--bundle", help="bundle folder (TIDEGATE_BUNDLE)")
+    describe.add_argument("--json", action="store_true", help="print JSON")
+    describe.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from tidegate.service.bundle.store import open_bundle
+    from tidegate.service.cpu import usable_cores
+    from tidegate.service.settings import PREFIX, Settings
+
+    settings = Settings.read({"bundle": arguments.bundle})
+    bundle = open_bundle(settings.bundle)
+    manifest = bundle.manifest
+    values = settings.model_dump(mode="json")
+    if arguments.json:
+        served = {"name": manifest.name, "version": manifest.version, "digest": bundle.digest}
+        print(json.dumps({"serves": served, "cores": usable_cores(), "settings": values}, indent=2))
+        return 0
+    gate = manifest.gate
+    print(f"serves    {manifest.name} {manifest.version}, digest {bundle.digest[:16]}")
+    print(f"from      {bundle.path.resolve()}")
+    for host in split_hosts(settings.host):
+        print(f"at        http://{f'[{host}]' if ':' in host else host}:{settings.port}")
+    print(
+        f"classes   {manifest.task.classes}, input {manifest.task.height} × {manifest.task.width}"
+    )
+    print(f"gate      reject p ≤ {gate.alpha_reject:g}, review p ≤ {gate.alpha_review:g}, ", end="")
+    print(f"calibrated on {gate.fold_a} + {gate.fold_b} images")
+    print(f"cores     {usable_cores()}\nsettings")
+    for name, field in Settings.model_fields.items():
+        print(f"  {PREFIX + name.upper():28} {values[name]!s:14} {field.description}")
+    return 0

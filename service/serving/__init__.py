@@ -1,0 +1,1 @@
+"""What a folder of bundles serves: the repository, the serving file and changes to it."""

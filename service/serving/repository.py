@@ -1,0 +1,92 @@
+"""The folder of TIDEGATE_MODELS: NAME/VERSION/ with a bundle in each. It opens no bundle."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tidegate.service.bundle.manifest import SLUG
+from tidegate.service.bundle.store import MANIFEST, MAX_TEXT_BYTES
+from tidegate.service.errors import ServingInvalid
+from tidegate.service.serving.order import age
+
+LATEST = "latest"
+ROLES = ("stable", "canary", "shadow")
+RESERVED = (*ROLES, LATEST)  # no version and no further alias has one of these names
+NO_MODEL = "default"  # a key of the serving file, so no model has this name
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """The complete versions of each model, and why other folders are not among them."""
+
+    root: Path
+    versions: Mapping[str, tuple[str, ...]]  # by model, from the oldest to the newest
+    refused: Mapping[tuple[str, str], str]  # by model and version: the reason
+
+    def path(self, name: str, version: str) -> Path:
+        """Return the folder of a version's bundle."""
+        return self.root / name / version
+
+
+def list_repository(root: Path) -> Repository:
+    """Return what is in folder `root`. Hidden folders, and folders without a manifest, are ignored.
+
+    A version is complete if every file of its manifest is there with its size. Raises
+    ServingInvalid if the folder cannot be read.
+    """
+    versions: dict[str, tuple[str, ...]] = {}
+    refused: dict[tuple[str, str], str] = {}
+    try:
+        for model in _folders(root):
+            complete = []
+            for folder in _folders(model):
+                if not (folder / MANIFEST).is_file():
+                    continue
+                if reason := _why_refused(model.name, folder):
+                    refused[model.name, folder.name] = reason
+                else:
+                    complete.append(folder.name)
+            if complete:
+                versions[model.name] = tuple(sorted(complete, key=age))
+    except OSError as error:
+        raise ServingInvalid(
+            f"{error.filename or root} cannot be read: {error.strerror}. TIDEGATE_MODELS must be a "
+            "folder of bundles, NAME/VERSION/."
+        ) from error
+    return Repository(root, versions, refused)
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    """Yield the folders in a folder, and links to folders, by name; hidden ones are skipped."""
+    for item in sorted(folder.iterdir()):
+        if not item.name.startswith(".") and item.is_dir():
+            yield item
+
+
+def _why_refused(name: str, folder: Path) -> str:
+    """Return why the folder is not a version of the model; "" if it is one."""
+    version = folder.name
+    if name == NO_MODEL or not re.fullmatch(SLUG, name):
+        return f"{name!r} is not the name of a model: rename the folder {folder.parent}"
+    if version in RESERVED or not re.fullmatch(SLUG, version):
+        return f"{version!r} is not a version: build the bundle with another --version"
+    try:
+        with (folder / MANIFEST).open("rb") as file:
+            fields = json.loads(file.read(MAX_TEXT_BYTES))
+        sealed = (fields["name"], fields["version"])
+        sizes = {str(name): int(file["bytes"]) for name, file in fields["files"].items()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return f"{MANIFEST} in {folder} is damaged: copy the bundle again"
+    if sealed != (name, version):
+        return (
+            f"the bundle in {folder} is {sealed[0]} {sealed[1]}: move it to "
+            f"{folder.parents[1] / f'{sealed[0]}' / f'{sealed[1]}'}"
+        )
+    for file_name, size in sizes.items():
+        if not (folder / file_name).is_file() or (folder / file_name).stat().st_size != size:
+            return f"{file_name} in {folder} is missing or incomplete: copy the bundle again"
+    return ""
