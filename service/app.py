@@ -22,11 +22,12 @@ from starlette.types import ASGIApp
 
 from tidegate.service import addresses, logs, memory
 from tidegate.service.api import problems
+from tidegate.service.api.access import Access
 from tidegate.service.api.classify_handler import ClassifyHandler
 from tidegate.service.api.context import ContextMiddleware
 from tidegate.service.api.crowd import Connections
 from tidegate.service.api.methods import Methods
-from tidegate.service.api.routes import classify, feedback, operations
+from tidegate.service.api.routes import admin, classify, feedback, operations
 from tidegate.service.api.server import Server
 from tidegate.service.api.uploads import ByteBudget
 from tidegate.service.api.wire import Wire
@@ -73,6 +74,7 @@ def build(settings: Settings, lines: logs.LineQueue | None = None) -> tuple[ASGI
     app.include_router(classify.router(handler))
     app.include_router(feedback.router(service, limits, budget, metrics))
     app.include_router(operations.models(service))
+    app.include_router(admin.router(service, Access(settings.admin_token())))
     app.include_router(operations.probes(service, metrics))
     problems.install(app)
     fast = classify.FastPath(Methods(app), handler)
@@ -150,6 +152,7 @@ async def _serve(settings: Settings, listeners: list[socket.socket], lines: logs
         ThreadPoolExecutor(usable_cores() + _EXECUTOR_EXTRA, "executor")
     )
     signals = _listen_to_signals()
+    _reload_on_hangup(service)
     serving = asyncio.create_task(server.serve(listeners))
     serving.add_done_callback(partial(_report_death, server, service))
     for listener in listeners:
@@ -224,6 +227,12 @@ async def _finish(service: Service, serving: asyncio.Task[None], timeout_s: floa
         return EXIT_FAILED
     ended = await service.close(max(1.0, deadline - time.monotonic()))
     return EXIT_OK if ended else EXIT_FAILED
+
+
+def _reload_on_hangup(service: Service) -> None:
+    if sys.platform != "win32":
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, service.request_reload)
 
 
 def _listen_to_signals() -> asyncio.Queue[int]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tidegate.service.errors import NotFound
+from tidegate.service.pipeline import Classification, Upload
 from tidegate.service.rollouts import Rollout
 from tidegate.service.served import Served
 from tidegate.service.serving.plan import ModelPlan
@@ -18,10 +19,17 @@ STABLE, CANARY, SHADOW = "stable", "canary", "shadow"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The version that answers a request, and the rollout that observes it, if there is one."""
+    """The version that answers a request, and what observes the answer."""
 
     served: Served
-    rollout: Rollout | None
+    rollout: Rollout | None = None  # None without one, or if the client chose the version
+    key: str = ""  # by which the version was chosen; "" if by the request's id
+
+    async def classify(self, upload: Upload, request_id: str) -> Classification:
+        """Classify an image; see `Pipeline.classify`."""
+        if self.rollout is None:
+            return await self.served.pipeline.classify(upload)
+        return await self.rollout.classify(self.served, upload, request_id, self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +48,17 @@ class Model:
         """Return the version that answers by default."""
         return self.versions[self.aliases[STABLE]]
 
-    def choose(self, version: str, key: str) -> Choice:
+    def choose(self, version: str, key: str, request_id: str) -> Choice:
         """Return the version for a request: the one it names ("" for none), or by its key.
 
-        Raises NotFound if this model has no such version or alias.
+        Without a key ("") the request's id decides. Raises NotFound if this model has no such
+        version or alias.
         """
         if version:
-            return Choice(self.version(version), self.rollout)
-        rollout = self.rollout
-        if rollout is not None and rollout.canary is not None and rollout.takes(key):
-            return Choice(rollout.canary, rollout)
-        return Choice(self.stable, rollout)
+            return Choice(self.version(version))
+        if self.rollout is None:
+            return Choice(self.stable)
+        return Choice(self.rollout.choose(key or request_id), self.rollout, key)
 
     def version(self, name: str) -> Served:
         """Return a version by its name or an alias. Raises NotFound."""

@@ -2,7 +2,7 @@
 
     TidegateError
     ├── RequestError              the client can correct it
-    │   ├── BadRequest · NotFound
+    │   ├── BadRequest · NotFound · Unauthorized · Forbidden · ReloadRefused
     │   ├── UploadTooLarge · UploadTimeout · ImageTooLarge
     │   ├── UnsupportedImageType · UndecodableImage
     │   └── QuotaExceeded
@@ -55,7 +55,19 @@ class BadRequest(RequestError):
 
 
 class NotFound(RequestError):
-    """There is no such model or recent answer."""
+    """There is no such model, version or recent answer."""
+
+
+class Unauthorized(RequestError):
+    """The administrator's token is missing or wrong."""
+
+
+class Forbidden(RequestError):
+    """The route is not available to anyone, because no token is set."""
+
+
+class ReloadRefused(RequestError):
+    """What the serving file says cannot be served; what was served still is."""
 
 
 class UploadTooLarge(RequestError):

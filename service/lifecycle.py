@@ -132,13 +132,16 @@ class Service:
             raise NotReady("The model is still warming up.")
         return self._reloader.catalog
 
-    def choose(self, model: str = "", version: str = "", key: str = "") -> Choice:
+    def choose(
+        self, model: str = "", version: str = "", key: str = "", request_id: str = ""
+    ) -> Choice:
         """Return the version for a request.
 
         `model` is "" for the default, `version` a version, an alias or "" for the model's choice,
-        which a canary with a share makes by `key`. Raises NotFound, NotReady or Draining.
+        which a canary's share makes by `key`, or by `request_id` if that is "". Raises NotFound,
+        NotReady or Draining.
         """
-        return self.catalog.model(model).choose(version, key)
+        return self.catalog.model(model).choose(version, key, request_id)
 
     async def reload(self) -> dict[str, Reloaded]:
         """Read what shall be served, and serve it; return what was done, by model.
@@ -203,14 +206,15 @@ class Service:
             version=manifest.version,
             digest=bundle.digest,
         )
-        self.answers.remember(image, answered)
+        self.answers.remember(image, answered, manifest.task.classes)
 
     @property
     def unready_reason(self) -> str:
         """Return why a started service should not receive traffic; "" if it should."""
         if self._reloader is None:
             return ""
-        failures = [served.watch.failure for served in self._reloader.loaded()]
+        models = self._reloader.catalog.models.values()
+        failures = [one.watch.failure for model in models for one in model.versions.values()]
         return next(filter(None, failures), "")
 
     def begin_drain(self) -> None:

@@ -26,17 +26,20 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 PREFIX = "tidegate_"
-CLASSIFY_ROUTES = ("/classify", "/classify/batch")
+CLASSIFY_ROUTES = (
+    "/classify",
+    "/classify/batch",
+    "/models/{name}/classify",
+    "/models/{name}/classify/batch",
+    "/models/{name}/versions/{version}/classify",
+    "/models/{name}/versions/{version}/classify/batch",
+)
 ROUTES = (
     *CLASSIFY_ROUTES,
     "/models",
     "/models/{name}",
-    "/models/{name}/classify",
-    "/models/{name}/classify/batch",
     "/models/{name}/rollout",
     "/models/{name}/versions/{version}",
-    "/models/{name}/versions/{version}/classify",
-    "/models/{name}/versions/{version}/classify/batch",
     "/models/{name}/versions/{version}/drift",
     "/admin/reload",
     "/drift",
@@ -66,6 +69,8 @@ SHED_REASONS = (
 )
 BATCH_PARTS = ("copy_in", "compute", "copy_out")
 REVIEW_OUTCOMES = ("stored", "over-rate", "disk-busy", "failed")
+SHADOW_OUTCOMES = ("compared", "dropped", "failed")
+ROLLOUT_STEPS = ("promote", "promote-shadow", "rollback")
 RELOAD_OUTCOMES = ("loaded", "unchanged", "refused", "unloaded")
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 # fmt: off
@@ -99,6 +104,14 @@ COUNTERS = {
         "Sum of the predicted classes' probabilities over answers with feedback: "
         "the expected number of correct predictions.",
         (),
+    ),
+    "shadow_images": (
+        "Images that a shadow was to compute again, by outcome.",
+        ("model", "outcome"),
+    ),
+    "rollout_steps": (
+        "Canaries and shadows that were promoted, and versions that were rolled back.",
+        ("model", "step"),
     ),
     "reload": ("Reloads of a model, by outcome.", ("model", "outcome")),
     "log_lines_dropped": ("Log lines dropped because stderr was not read in time.", ()),
@@ -262,6 +275,8 @@ class Metrics:
         self.log_lines_dropped = declared.counter("log_lines_dropped")
         declared.gauge("build_info").labels(version).set(1)
         self._reloads = declared.counter("reload")
+        self._shadow = declared.counter("shadow_images")
+        self._steps = declared.counter("rollout_steps")
         self._aliases = declared.gauge("model_alias")
         self._models = _ModelRegistries()
         self.registry.register(self._models)
@@ -308,10 +323,22 @@ class Metrics:
         """Record what a reload did with one model."""
         self._reloads.labels(model, outcome).inc()
 
+    def shadowed(self, model: str, outcome: str) -> None:
+        """Record the outcome of one image that a shadow was to compute."""
+        self._shadow.labels(model, outcome).inc()
+
+    def stepped(self, model: str, step: str) -> None:
+        """Record one step of a rollout."""
+        self._steps.labels(model, step).inc()
+
     def start_reloads(self, model: str) -> None:
-        """Start a model's counters of reloads at 0."""
+        """Start a model's counters at 0."""
         for outcome in RELOAD_OUTCOMES:
             self._reloads.labels(model, outcome)
+        for outcome in SHADOW_OUTCOMES:
+            self._shadow.labels(model, outcome)
+        for step in ROLLOUT_STEPS:
+            self._steps.labels(model, step)
 
     def follow_queue(self, depth: Callable[[], int]) -> None:
         """Read the queue's depth at every scrape."""

@@ -29,7 +29,7 @@ from tidegate.service.imaging.statistics import input_sample
 from tidegate.service.memory import TrimWhenQuiet
 from tidegate.service.metrics import Metrics, ModelMetrics
 from tidegate.service.ood.gates import Verdict
-from tidegate.service.types import Float32, Pixels, Priority
+from tidegate.service.types import Float32, Outputs, Pixels, Priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,15 @@ class Classification:
     nearest_class: int
     timing: Timing
     batch_size: int
+    fingerprint: Fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What a version makes of one image's outputs."""
+
+    predictions: tuple[Prediction, ...]
+    verdict: Verdict
 
 
 # An image is decoded by a separate process if it takes longer than this to decode, or keeps the
@@ -124,8 +133,10 @@ class Pipeline:
         self._sampler = InputSampler(_SAMPLE_EVERY_S)
         self._trim = TrimWhenQuiet()
 
-    async def classify(self, upload: Upload) -> Classification:
-        """Classify one image by its deadline.
+    async def classify(
+        self, upload: Upload, keep: Callable[[Pixels], None] | None = None
+    ) -> Classification:
+        """Classify one image by its deadline. `keep` gets its pixels, on the decoder's thread.
 
         Raises Overloaded or Draining before any decoding, an image error, DeadlineMissed at the
         deadline, or EngineFailed. On cancellation the image leaves the queue.
@@ -141,13 +152,23 @@ class Pipeline:
         alarm = asyncio.get_running_loop().call_later(left_s, self._too_late, ticket)
         try:
             seen: list[Fingerprint] = []  # one, once the image is decoded
-            decode = self._preprocess(upload.image, header, cost, seen)
+            decode = self._preprocess(upload.image, header, cost, seen, keep)
             answer = await self._scheduler.run(ticket, decode)
             return self._respond(upload, ticket.predicted_s, answer, seen[0])
         finally:
             alarm.cancel()
             self._scheduler.leave(ticket)
             del ticket  # breaks a cycle: error → traceback → this frame → ticket → error
+
+    def decide(self, outputs: Outputs, top_k: int = 1) -> Decided:
+        """Return what this version makes of one image's outputs, which nothing counts."""
+        predictions = self._predictions(outputs.logits[0], top_k)
+        scores = outputs.scores[0].tolist()
+        return Decided(predictions, self.bundle.gate.judge(scores, predictions[0].class_id))
+
+    def pixels(self, image: bytes) -> Pixels:
+        """Decode and preprocess an image that another version has already accepted."""
+        return preprocess(image, self.bundle.manifest.preprocess, self._max_image_pixels)
 
     def _too_late(self, ticket: Ticket) -> None:
         if not ticket.answer.done():
@@ -161,7 +182,12 @@ class Pipeline:
         return DecodeCost(header.kind, work.seconds, large and self._pool is not None)
 
     def _preprocess(
-        self, image: bytes, header: Header, cost: DecodeCost, seen: list[Fingerprint]
+        self,
+        image: bytes,
+        header: Header,
+        cost: DecodeCost,
+        seen: list[Fingerprint],
+        keep: Callable[[Pixels], None] | None,
     ) -> Callable[[], Pixels]:
         """Return a function for the decoder's thread, which also appends the fingerprint."""
         spec = self.bundle.manifest.preprocess
@@ -174,6 +200,8 @@ class Pipeline:
         def decode() -> Pixels:
             pixels = to_pixels()
             seen.append(fingerprint(pixels))
+            if keep is not None:
+                keep(pixels)
             if sampled:
                 self._sampler.add(input_sample(image, pixels, spec.channel_order))
             return pixels
@@ -199,6 +227,7 @@ class Pipeline:
             nearest_class=int(outputs.nearest_class[0]),
             timing=timing,
             batch_size=answer.batch_size,
+            fingerprint=seen,
         )
         self._count(classification, now - started)
         top = predictions[0]

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from tidegate.service import memory
 from tidegate.service.building import Builder
@@ -14,7 +15,7 @@ from tidegate.service.bundle.store import read_manifest
 from tidegate.service.catalog import STABLE, Catalog, Model
 from tidegate.service.errors import BundleRefused, StartupError
 from tidegate.service.loading import Loader
-from tidegate.service.rollouts import Rollout
+from tidegate.service.rollouts import Rollout, Trial
 from tidegate.service.served import Served
 from tidegate.service.serving.plan import ModelPlan
 from tidegate.service.wanted import Wanted
@@ -186,18 +187,29 @@ class Reloader:
         refused: Mapping[str, str],
     ) -> Model:
         aliases = {alias: v for alias, v in plan.named.items() if v in versions}
-        canary = None if plan.canary is None else versions.get(plan.canary.version)
-        shadow = None if plan.shadow is None else versions.get(plan.shadow.version)
-        rollout = None
-        if canary is not None or shadow is not None:
-            rollout = Rollout(
-                versions[plan.stable],
-                canary,
-                plan.canary.share if plan.canary else 0.0,
-                shadow,
-                plan.shadow.share if plan.shadow else 0.0,
-            )
+        rollout = self._rollout(plan, versions, self.catalog.models.get(name))
         return Model(name, plan, versions, aliases, rollout, refused)
+
+    def _rollout(
+        self, plan: ModelPlan, versions: Mapping[str, Served], old: Model | None
+    ) -> Rollout | None:
+        """Return the plan's rollout; the one that runs, if nothing about it differs."""
+        stable = versions[plan.stable]
+        canary, shadow = (
+            None
+            if planned is None or planned.version not in versions
+            else Trial(versions[planned.version], planned.share)
+            for planned in (plan.canary, plan.shadow)
+        )
+        if canary is None and shadow is None:
+            return None
+        running = None if old is None else old.rollout
+        if running is not None and running.is_of(stable, canary, shadow, plan.judge):
+            return running
+        metrics, scheduler = self._builder.metrics, self._builder.workers.scheduler
+        return Rollout(
+            stable, canary, shadow, plan.judge, scheduler, partial(metrics.shadowed, stable.name)
+        )
 
     async def _swap(self, catalog: Catalog) -> None:
         """Serve another catalog. What is no longer used stays loaded for a rollback."""
@@ -212,6 +224,9 @@ class Reloader:
                 self._builder.metrics.show_model(served.metrics)
                 served.watching = asyncio.create_task(served.watch.run())
                 served.watching.add_done_callback(self._on_watch_end)
+        for name, model in self.catalog.models.items():
+            if model.rollout is not None and model.rollout is not _rollout_of(catalog, name):
+                model.rollout.close()
         self.catalog, self._used = catalog, used
         for served in dropped:
             self._unused[served.bundle.digest] = _Unused(served)
@@ -243,6 +258,11 @@ def _changes(old: Model | None, new: Model) -> Reloaded:
     served = ", ".join(f"{alias} is {version}" for alias, version in new.aliases.items())
     left_out = "".join(f"; {version} is refused: {why}" for version, why in new.refused.items())
     return Reloaded("loaded", served + left_out)
+
+
+def _rollout_of(catalog: Catalog, name: str) -> Rollout | None:
+    model = catalog.models.get(name)
+    return None if model is None else model.rollout
 
 
 def _digests(model: Model) -> set[str]:

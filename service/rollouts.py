@@ -2,21 +2,185 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+from tidegate.service.batching.idle_work import IdleWork
+from tidegate.service.batching.scheduler import Scheduler
+from tidegate.service.batching.slots import BatchResult, Image
+from tidegate.service.drift.duplicates import Duplicates
+from tidegate.service.errors import DeadlineMissed, EngineFailed
+from tidegate.service.pipeline import Classification, Upload
+from tidegate.service.rollout.judge import Arm, Judge, Kind, Outcome
+from tidegate.service.rollout.routing import chooses_canary, chooses_shadow
+from tidegate.service.rollout.rules import JudgeRules
+from tidegate.service.rollout.shadow import ShadowReport
 from tidegate.service.served import Served
+from tidegate.service.types import Pixels
+
+MAX_SHADOW_WAITING = 8  # images; each waits with its pixels, or with its bytes
+_LATE_S = 2.0  # a shadow's image that has waited longer is dropped
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A version that is tried on a share of the requests."""
+
+    served: Served
+    share: float
+
+
 class Rollout:
-    """A stable version with a canary, a shadow or both."""
+    """A stable version with a canary, a shadow or both. Used on the event loop."""
 
-    stable: Served
-    canary: Served | None
-    canary_share: float
-    shadow: Served | None
-    shadow_share: float
+    def __init__(
+        self,
+        stable: Served,
+        canary: Trial | None,
+        shadow: Trial | None,
+        rules: JudgeRules,
+        scheduler: Scheduler,
+        on_shadow: Callable[[str], object],
+    ) -> None:
+        """`on_shadow` is called with the outcome of each image of the shadow, for the metrics."""
+        self.stable, self.canary, self.shadow, self.rules = stable, canary, shadow, rules
+        classes = stable.bundle.manifest.task.classes
+        self.judge = Judge(rules, classes, time.time()) if canary is not None else None
+        self.report = ShadowReport(time.time()) if shadow is not None else None
+        self._scheduler = scheduler
+        self._on_shadow = on_shadow
+        self._duplicates = Duplicates()
+        self._numbers = itertools.count()
+        self._waiting: dict[int, tuple[float, IdleWork]] = {}  # by number: late from, work
+        self._canary_salt = _salt(canary)
+        self._shadow_salt = _salt(shadow)
 
-    def takes(self, key: str) -> bool:
-        """Return whether the canary answers requests with this key."""
-        return False
+    def is_of(
+        self, stable: Served, canary: Trial | None, shadow: Trial | None, rules: JudgeRules
+    ) -> bool:
+        """Return whether nothing differs, so that what was observed still holds."""
+        return (self.stable, self.canary, self.shadow, self.rules) == (
+            stable,
+            canary,
+            shadow,
+            rules,
+        )
+
+    def choose(self, key: str) -> Served:
+        """Return the version that answers a request with this key."""
+        canary = self.canary
+        if canary is not None and chooses_canary(key, canary.share, self._canary_salt):
+            return canary.served
+        return self.stable
+
+    async def classify(
+        self, served: Served, upload: Upload, request_id: str, key: str
+    ) -> Classification:
+        """Classify an image with the version that was chosen by `key`, and observe the answer.
+
+        `key` is "" if it was chosen by the request's id.
+        """
+        kept: list[Pixels] = []
+        shadowed = served is self.stable and self._is_shadowed(request_id)
+        try:
+            result = await served.pipeline.classify(upload, kept.append if shadowed else None)
+        except DeadlineMissed:
+            self._observe_failure(served, "late", upload, key)
+            raise
+        except EngineFailed:
+            self._observe_failure(served, "error", upload, key)
+            raise
+        if self.judge is not None:
+            self._observe(self.judge, served, upload, key, result)
+        if shadowed:
+            self._repeat(upload, request_id, kept[0], result)
+        return result
+
+    def close(self) -> None:
+        """Drop the shadow's images that wait."""
+        for _, work in self._waiting.values():
+            self._scheduler.withdraw(work)
+        self._waiting.clear()
+
+    def _arm(self, served: Served) -> Arm:
+        return "stable" if served is self.stable else "canary"
+
+    def _observe_failure(self, served: Served, kind: Kind, upload: Upload, key: str) -> None:
+        if self.judge is not None:
+            self.judge.observe(self._arm(served), Outcome(kind, upload.received), key)
+
+    def _observe(
+        self, judge: Judge, served: Served, upload: Upload, key: str, result: Classification
+    ) -> None:
+        is_new = self._duplicates.is_new(result.fingerprint, upload.client, upload.received)
+        timing, verdict = result.timing, result.verdict
+        judge.observe(
+            self._arm(served),
+            Outcome(
+                "answered",
+                upload.received,
+                timing.queue + timing.engine,
+                result.predictions[0].class_id,
+                verdict.p_value,
+                rejected=verdict.decision == "reject",
+                duplicate=not is_new,
+            ),
+            key,
+        )
+
+    def _is_shadowed(self, request_id: str) -> bool:
+        shadow = self.shadow
+        return shadow is not None and chooses_shadow(request_id, shadow.share, self._shadow_salt)
+
+    def _repeat(
+        self, upload: Upload, request_id: str, pixels: Pixels, result: Classification
+    ) -> None:
+        """Let the shadow compute an image once a slot is idle, unless too many wait."""
+        if self.shadow is None:
+            return
+        now = time.monotonic()
+        self._drop_late(now)
+        if len(self._waiting) >= MAX_SHADOW_WAITING:
+            self._on_shadow("dropped")
+            return
+        shadow = self.shadow.served
+        image: Image = pixels
+        if shadow.bundle.manifest.preprocess != self.stable.bundle.manifest.preprocess:
+            image = partial(shadow.pipeline.pixels, upload.image)
+        number = next(self._numbers)
+        work = IdleWork(
+            (image,),
+            shadow.lane.engine,
+            shadow.lane,
+            partial(self._compare, number, request_id, result),
+        )
+        self._waiting[number] = now + _LATE_S, work
+        self._scheduler.when_idle(work)
+
+    def _drop_late(self, now: float) -> None:
+        for number, (late_from, work) in list(self._waiting.items()):
+            if late_from >= now:
+                return
+            if self._scheduler.withdraw(work):
+                del self._waiting[number]
+                self._on_shadow("dropped")
+
+    def _compare(
+        self, number: int, request_id: str, result: Classification, shadow: BatchResult
+    ) -> None:
+        """Compare the shadow's outputs with the answer. On the event loop."""
+        self._waiting.pop(number, None)
+        outputs = shadow.rows[0]
+        if isinstance(outputs, Exception) or self.shadow is None or self.report is None:
+            self._on_shadow("failed")
+            return
+        decided = self.shadow.served.pipeline.decide(outputs)
+        self.report.observe(request_id, result, decided)
+        self._on_shadow("compared")
+
+
+def _salt(trial: Trial | None) -> str:
+    return "" if trial is None else f"{trial.served.name}/{trial.served.version}"

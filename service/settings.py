@@ -22,7 +22,10 @@ from tidegate.service.engines.open_gpu import GpuConfig
 from tidegate.service.errors import SettingsInvalid
 from tidegate.service.lifecycle import ServiceConfig
 from tidegate.service.review.image_store import ReviewConfig
+from tidegate.service.serving.serving_file import Place
 from tidegate.service.startup import ServingConfig
+from tidegate.service.tokens import read_token
+from tidegate.service.wanted import ModelFolder, OneBundle, Source
 
 PREFIX = "TIDEGATE_"
 MIB = 1 << 20
@@ -42,6 +45,33 @@ class Settings(BaseSettings):
     bundle: Path = Field(
         default=Path("models/bundles/efficientnet-lite0/1"),
         description="folder of the sealed bundle to serve",
+    )
+    models: Path | None = Field(
+        default=None,
+        description="folder of bundles, NAME/VERSION/, instead of TIDEGATE_BUNDLE: several models "
+        "and versions, as its serving.toml says",
+    )
+    serving: Path | None = Field(
+        default=None,
+        description="serving file, if it is not serving.toml in TIDEGATE_MODELS",
+    )
+    rollback_s: float = Field(
+        default=600,
+        ge=0,
+        le=86_400,
+        description="how long a version that is no longer served stays loaded, so that going back "
+        "to it takes no time",
+    )
+    max_loaded_versions: int = Field(
+        default=8,
+        ge=1,
+        le=256,
+        description="maximum versions in memory, of all models; those that are no longer served "
+        "are unloaded first",
+    )
+    admin_token_file: Path | None = Field(
+        default=None,
+        description="file with the bearer token for /admin; unset = /admin is not available",
     )
     trusted_keys: Path | None = Field(
         default=None,
@@ -210,6 +240,10 @@ class Settings(BaseSettings):
             raise ValueError("TIDEGATE_MAX_INFLIGHT_BYTES is less than TIDEGATE_MAX_UPLOAD_BYTES")
         if self.deadline_ms > self.max_deadline_ms:
             raise ValueError("TIDEGATE_MAX_DEADLINE_MS is less than TIDEGATE_DEADLINE_MS")
+        if self.models is not None and "bundle" in self.model_fields_set:
+            raise ValueError("Set TIDEGATE_MODELS or TIDEGATE_BUNDLE, not both")
+        if self.serving is not None and self.models is None:
+            raise ValueError("TIDEGATE_SERVING needs TIDEGATE_MODELS, the folder of the bundles")
         return self
 
     @classmethod
@@ -248,7 +282,7 @@ class Settings(BaseSettings):
     def service_config(self) -> ServiceConfig:
         """Return the configuration of the service."""
         return ServiceConfig(
-            bundle=self.bundle,
+            source=self._source(),
             serving=ServingConfig(
                 engine=self.engine_config(),
                 max_queue=self.max_queue,
@@ -259,10 +293,27 @@ class Settings(BaseSettings):
             ),
             max_class_series=self.max_class_series,
             drift_run_length=self.drift_run_length,
-            drift_state=self.drift_state,
             review=self.review_config(),
             trusted_keys=self.trusted_keys,
+            rollback_s=self.rollback_s,
+            max_loaded_versions=self.max_loaded_versions,
         )
+
+    def _source(self) -> Source:
+        if self.models is None:
+            return OneBundle(self.bundle, self.drift_state)
+        return ModelFolder(Place(self.models, self.serving), self.drift_state)
+
+    def admin_token(self) -> bytes | None:
+        """Return the administrator's token; None if none is set. Raises SettingsInvalid."""
+        if self.admin_token_file is None:
+            return None
+        try:
+            return read_token(self.admin_token_file)
+        except ValueError as error:
+            raise SettingsInvalid(
+                f"TIDEGATE_ADMIN_TOKEN_FILE={self.admin_token_file}: {error}."
+            ) from error
 
     def engine_config(self) -> EngineConfig:
         """Return the engine to open, and the devices to run it on."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import logging
 import os
@@ -14,32 +13,21 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tidegate.models.retrain.errors import OptionRefused
+from tidegate.service import tokens
+from tidegate.service.api.access import has_token
 from tidegate.service.api.problems import MEDIA_TYPE, TYPE_PREFIX
-from tidegate.service.review.sidecar import open_regular
 
 log = logging.getLogger(__name__)
 
-_MAX_TOKEN_BYTES = 4096
 _OPEN = "/livez"  # open, for health checks without a token
 
 
 def read_token(path: Path) -> bytes:
     """Return the token in the file, stripped of white space. Raises OptionRefused."""
     try:
-        # Secrets are often mounted as links, so only the target must be a regular file.
-        with open(open_regular(str(path.resolve(strict=True))), "rb") as file:
-            token = file.read(_MAX_TOKEN_BYTES + 1).strip()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OptionRefused(f"--token-file {path}: {reason}.") from error
-    if not token:
-        raise OptionRefused(f"--token-file {path}: the file is empty; write a token into it.")
-    if len(token) > _MAX_TOKEN_BYTES or not all(0x21 <= byte <= 0x7E for byte in token):
-        raise OptionRefused(
-            f"--token-file {path}: a token must be at most {_MAX_TOKEN_BYTES} printable ASCII "
-            "characters without spaces."
-        )
-    return token
+        return tokens.read_token(path)
+    except ValueError as error:
+        raise OptionRefused(f"--token-file {path}: {error}.") from error
 
 
 def make_token(path: Path) -> None:
@@ -84,18 +72,12 @@ class BearerOnly:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward the request, or answer 401."""
-        if scope["type"] != "http" or scope["path"] == _OPEN or self._admits(scope):
+        is_open = scope["type"] != "http" or scope["path"] == _OPEN
+        if is_open or has_token(scope, self._token):
             await self._app(scope, receive, send)
             return
         log.warning("401 unauthorized: the token is missing or wrong")
         await _unauthorized()(scope, receive, send)
-
-    def _admits(self, scope: Scope) -> bool:
-        sent = [value for name, value in scope["headers"] if name == b"authorization"]
-        if len(sent) != 1:
-            return False
-        scheme, _, token = sent[0].partition(b" ")
-        return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token)
 
 
 def _unauthorized() -> JSONResponse:

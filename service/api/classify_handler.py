@@ -26,16 +26,19 @@ from tidegate.service.api.problems import (
 from tidegate.service.api.schemas import as_json, classify_body, model_ref, ood_body
 from tidegate.service.api.uploads import ByteBudget, Reservation
 from tidegate.service.bundle.store import Bundle
+from tidegate.service.catalog import Choice
 from tidegate.service.errors import BadRequest, TidegateError
 from tidegate.service.lifecycle import Service
 from tidegate.service.metrics import Metrics
 from tidegate.service.pipeline import Classification, Upload
-from tidegate.service.startup import Served
 from tidegate.service.types import Priority
 
 
+_REFS_KEPT = 100
+
+
 class ClassifyHandler:
-    """Handles the two classify routes."""
+    """Handles the classify routes."""
 
     def __init__(
         self,
@@ -52,12 +55,13 @@ class ClassifyHandler:
         self._metrics = metrics
         self._flag = ood_action == "flag"
         self._quota = ClientQuota(limits.client_rate, limits.client_burst)
-        self._model: dict[str, str] = {}  # ModelRef of the bundle that answered last
+        self._models: dict[str, dict[str, str]] = {}  # ModelRef by digest
 
-    async def single(self, request: Request) -> Response:
-        """Handle POST /classify."""
+    async def single(self, request: Request, name: str = "", version: str = "") -> Response:
+        """Handle POST /classify and the same of one model or version."""
         context = RequestContext.of(request.scope)
-        served = self._service.require()
+        chosen = self._choose(context, name, version)
+        bundle = chosen.served.bundle
         client = client_of(request.scope)
         self._quota.spend(client, 1, time.monotonic())
         top_k, timeout_s = self._parameters(request, context)
@@ -71,20 +75,20 @@ class ClassifyHandler:
             deadline = received + timeout_s
             upload = Upload(image, received, deadline, top_k, Priority.INTERACTIVE, client)
             with UntilDisconnect(request, self._metrics):
-                result = await served.pipeline.classify(upload)
-        self._service.remember(context.request_id, image, result, served.bundle)
+                result = await chosen.classify(upload, context.request_id)
+        self._service.remember(context.request_id, image, result, bundle)
         context.log["decision"] = result.verdict.decision
         context.log["p_value"] = round(result.verdict.p_value, 5)
-        answer = self._body(result, served.bundle, context)
+        answer = self._body(result, bundle, context)
         response = respond(answer) if _is_problem(answer) else Json(as_json(answer))
         predicted = b"predicted;dur=%.2f" % (1000 * result.timing.predicted)
         response.raw_headers.append((b"server-timing", predicted))
         return response
 
-    async def batch(self, request: Request) -> Response:
-        """Handle POST /classify/batch."""
+    async def batch(self, request: Request, name: str = "", version: str = "") -> Response:
+        """Handle POST /classify/batch and the same of one model or version."""
         context = RequestContext.of(request.scope)
-        served = self._service.require()
+        chosen = self._choose(context, name, version)
         top_k, timeout_s = self._parameters(request, context)
         client = client_of(request.scope)
         if not is_multipart(context.content_type):
@@ -99,10 +103,21 @@ class ClassifyHandler:
             del images
             with UntilDisconnect(request, self._metrics):
                 items = await asyncio.gather(
-                    *(self._item(i, upload, served, context) for i, upload in enumerate(uploads))
+                    *(self._item(i, upload, chosen, context) for i, upload in enumerate(uploads))
                 )
         context.log["statuses"] = [item["status"] for item in items]
         return Json(as_json({"request_id": context.request_id, "results": items}))
+
+    def _choose(self, context: RequestContext, name: str, version: str) -> Choice:
+        """Return the version that the path names, or that the headers choose."""
+        chosen = self._service.choose(
+            name, version or context.version, context.canary_key, context.request_id
+        )
+        if name:
+            context.log["model"] = chosen.served.name
+        if chosen.rollout is not None or version:
+            context.log["version"] = chosen.served.version
+        return chosen
 
     async def _read(self, request: Request, reservation: Reservation) -> bytes:
         started = time.monotonic()
@@ -134,15 +149,15 @@ class ClassifyHandler:
         return top_k, min(timeout_s, self.limits.max_deadline_s)
 
     async def _item(
-        self, index: int, upload: Upload, served: Served, context: RequestContext
+        self, index: int, upload: Upload, chosen: Choice, context: RequestContext
     ) -> dict[str, Any]:
         """Classify one image of a batch and return its BatchItem, with its problem if it failed."""
         try:
             _check_not_empty(upload.image)
-            result = await served.pipeline.classify(upload)
-            name = f"{context.request_id}.{index}"
-            self._service.remember(name, upload.image, result, served.bundle)
-            answer = self._body(result, served.bundle, context)
+            image_id, bundle = f"{context.request_id}.{index}", chosen.served.bundle
+            result = await chosen.classify(upload, image_id)
+            self._service.remember(image_id, upload.image, result, bundle)
+            answer = self._body(result, bundle, context)
         except TidegateError as error:
             answer = problem_of(error, context)
         if _is_problem(answer):
@@ -165,9 +180,12 @@ class ClassifyHandler:
         return classify_body(result, bundle, self._ref(bundle), context.request_id)
 
     def _ref(self, bundle: Bundle) -> dict[str, str]:
-        if self._model.get("digest") != bundle.digest:
-            self._model = model_ref(bundle).model_dump()
-        return self._model
+        found = self._models.get(bundle.digest)
+        if found is None:
+            if len(self._models) >= _REFS_KEPT:
+                self._models.clear()
+            found = self._models[bundle.digest] = model_ref(bundle).model_dump()
+        return found
 
 
 def _is_problem(answer: dict[str, Any]) -> bool:

@@ -36,6 +36,8 @@ class RequestContext:
     content_length: str | None = None
     content_type: str = ""
     timeout_ms: str | None = None  # X-Request-Timeout-Ms
+    canary_key: str = ""  # X-Canary-Key
+    version: str = ""  # X-Tidegate-Version
     trace_id: str | None = None
     traceparent: str | None = None
     route: str | None = None
@@ -61,6 +63,10 @@ class RequestContext:
                 if context.timeout_ms is not None:  # repeated: a list (RFC 9110, 5.2), so invalid
                     timeout_ms = f"{context.timeout_ms}, {timeout_ms}"
                 context.timeout_ms = timeout_ms
+            elif name == b"x-canary-key":
+                context.canary_key = context.canary_key or value.decode("latin-1")
+            elif name == b"x-tidegate-version":
+                context.version = context.version or value.decode("latin-1")
             elif name == b"x-request-id" and _REQUEST_ID.match(value):
                 context.request_id = value.decode("ascii")
             elif name == b"traceparent" and (match := _TRACEPARENT.match(value)):

@@ -25,12 +25,15 @@ PROBLEM_REF = {"$ref": "#/components/schemas/Problem"}  # in OpenAPI because of 
 
 TABLE: dict[type[errors.TidegateError], tuple[int, str, str]] = {
     errors.BadRequest: (400, "bad-request", "The request is malformed"),
+    errors.Unauthorized: (401, "unauthorized", "The token is missing or wrong"),
+    errors.Forbidden: (403, "forbidden", "Not available"),
     errors.NotFound: (404, "not-found", "Not found"),
     errors.UploadTimeout: (408, "upload-timeout", "The upload timed out"),
     errors.UploadTooLarge: (413, "upload-too-large", "The upload is too large"),
     errors.ImageTooLarge: (413, "image-too-large", "The image has too many pixels"),
     errors.UnsupportedImageType: (415, "unsupported-image-type", "Not a supported image type"),
     errors.UndecodableImage: (422, "undecodable-image", "The image cannot be decoded"),
+    errors.ReloadRefused: (422, "reload-refused", "The reload is refused"),
     errors.QuotaExceeded: (429, "quota-exceeded", "Client quota exceeded"),
     errors.Overloaded: (503, "overloaded", "The service is overloaded"),
     errors.Draining: (503, "draining", "The service is shutting down"),

@@ -10,6 +10,7 @@ from pydantic_core import to_json
 from tidegate.service.bundle.evidence import Coverage, Parity
 from tidegate.service.bundle.manifest import Calibration, GateFit, Manifest
 from tidegate.service.bundle.store import Bundle
+from tidegate.service.catalog import Catalog
 from tidegate.service.engines.base import EngineInfo
 from tidegate.service.imaging.spec import PreprocessSpec
 from tidegate.service.pipeline import Classification
@@ -180,10 +181,26 @@ class ModelBody(Body):
     status: Literal["serving"] = "serving"
 
 
-class ModelsBody(Body):
-    """Every model that this process serves."""
+class VersionBody(ModelRef):
+    """A version that is served, and the names that requests may use for it."""
 
-    models: list[ModelRef]
+    aliases: list[str] = Field(description="stable answers by default; others when asked for")
+    is_default: bool = Field(description="whether it answers requests without a model's name")
+
+
+class RefusedBody(Body):
+    """A version that the last reload did not take."""
+
+    name: str
+    version: str
+    reason: str
+
+
+class ModelsBody(Body):
+    """Every version that this process serves."""
+
+    models: list[VersionBody]
+    refused: list[RefusedBody] = Field(description="what the last reload did not take, and why")
 
 
 class StatusBody(Body):
@@ -196,6 +213,27 @@ def model_ref(bundle: Bundle) -> ModelRef:
     """Return the name, version and digest of a bundle."""
     return ModelRef(
         name=bundle.manifest.name, version=bundle.manifest.version, digest=bundle.digest
+    )
+
+
+def models_body(catalog: Catalog) -> ModelsBody:
+    """List the versions that are served, the default one first, and those that were refused."""
+    versions = [
+        VersionBody(
+            **model_ref(served.bundle).model_dump(),
+            aliases=sorted(alias for alias, v in model.aliases.items() if v == version),
+            is_default=model.name == catalog.default and served is model.stable,
+        )
+        for model in catalog.models.values()
+        for version, served in model.versions.items()
+    ]
+    return ModelsBody(
+        models=sorted(versions, key=lambda one: (not one.is_default, one.name, one.version)),
+        refused=[
+            RefusedBody(name=model.name, version=version, reason=reason)
+            for model in catalog.models.values()
+            for version, reason in model.refused.items()
+        ],
     )
 
 

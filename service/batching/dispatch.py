@@ -152,6 +152,7 @@ class Dispatch:
 
     def _idle_batch(self, slot: Slot) -> Batch:
         work = self._idle_work.popleft()
+        work.lane.batches += 1
         self._admission.running[slot.index] = Running(
             work.lane, self._clock(), len(work.images), work.decode_s
         )

@@ -268,6 +268,7 @@ class Scheduler:
     def _finish_idle_work(self, slot: Slot, work: IdleWork, result: BatchResult) -> Batch | None:
         """Return the next batch, and report the work's result. Called on the slot's thread."""
         with self._lock:
+            work.lane.batches -= 1
             if result.device_fault.lost:
                 self._handle_device_fault(slot, work.lane, result.device_fault)
             following, late = (None, []) if self._closed else self._dispatch.next_batch(slot)

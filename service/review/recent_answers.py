@@ -14,6 +14,7 @@ MAX_ANSWERS = 10_000
 @dataclass(frozen=True, slots=True)
 class _Remembered:
     answered: Answered
+    classes: int  # of the model
     stored: StoredImage | None
     true_class: int | None = None
 
@@ -26,12 +27,17 @@ class RecentAnswers:
         self._images = images
         self._answers: OrderedDict[str, _Remembered] = OrderedDict()
 
-    def remember(self, image: bytes, answered: Answered) -> None:
-        """Add an answer, and offer its image to the store."""
+    def remember(self, image: bytes, answered: Answered, classes: int) -> None:
+        """Add an answer of a model with this many classes, and offer its image to the store."""
         stored = None if self._images is None else self._images.offer(image, answered)
-        self._answers[answered.request_id] = _Remembered(answered, stored)
+        self._answers[answered.request_id] = _Remembered(answered, classes, stored)
         if len(self._answers) > MAX_ANSWERS:
             self._answers.popitem(last=False)
+
+    def classes_of(self, request_id: str) -> int | None:
+        """Return how many classes the model has that gave an answer; None if it is unknown."""
+        known = self._answers.get(request_id)
+        return None if known is None else known.classes
 
     def label(self, request_id: str, true_class: int) -> tuple[Answered, bool] | None:
         """Record an image's true class; return its answer and whether it had no label before.

@@ -33,6 +33,19 @@ _PARAMETERS = [
         "503 or 504 if it cannot be met",
         "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT_MS},
     },
+    {
+        "name": "X-Canary-Key",
+        "in": "header",
+        "description": "while a canary has a share: requests with the same key go to the same "
+        "version; default: the request id",
+        "schema": {"type": "string"},
+    },
+    {
+        "name": "X-Tidegate-Version",
+        "in": "header",
+        "description": "a version or an alias of the model, such as canary, that must answer",
+        "schema": {"type": "string"},
+    },
 ]
 _PROBLEMS = {
     400: "bad-request",
@@ -50,6 +63,9 @@ _BATCH_PROBLEMS = {  # the problem of a single image is in its item
     413: "upload-too-large",
     500: "internal-error",
 }
+
+
+_UNKNOWN = {404: "not-found: no such model or version"}
 
 
 def _responses(problems: dict[int, str]) -> dict[int | str, dict[str, Any]]:
@@ -80,30 +96,36 @@ def router(handler: ClassifyHandler) -> APIRouter:
     most = handler.limits.max_files
     files = {"type": "array", "items": _IMAGE, "minItems": 1, "maxItems": most}
 
-    @routes.post(
-        PATH,
-        summary="Classify one image",
-        response_model=ClassifyBody,
-        responses=_with_examples(_responses(_PROBLEMS)),
-        openapi_extra=_takes(
-            {f"image/{kind}": {"schema": _IMAGE} for kind in _TYPES} | _form("file", _IMAGE)
-        ),
-    )
-    async def classify(request: Request) -> Response:
-        """Send the image as the raw body (fastest) or as multipart part `file`."""
-        return await handler.single(request)
+    one = {f"image/{kind}": {"schema": _IMAGE} for kind in _TYPES} | _form("file", _IMAGE)
 
-    @routes.post(
-        f"{PATH}/batch",
-        summary="Classify several images",
-        response_model=BatchBody,
-        responses=_responses(_BATCH_PROBLEMS),
-        openapi_extra=_takes(_form("files", files)),
-    )
-    async def classify_batch(request: Request) -> Response:
-        """Send multipart parts `files`. Returns one result or problem per image, in their order."""
-        return await handler.batch(request)
+    def add(prefix: str, whose: str, not_found: dict[int, str]) -> None:
+        """Add the two routes of the default model, of a model or of a version."""
 
+        @routes.post(
+            prefix + PATH,
+            summary=f"Classify one image{whose}",
+            response_model=ClassifyBody,
+            responses=_with_examples(_responses(_PROBLEMS | not_found)),
+            openapi_extra=_takes(one),
+        )
+        async def classify(request: Request) -> Response:
+            """Send the image as the raw body (fastest) or as multipart part `file`."""
+            return await handler.single(request, **request.path_params)
+
+        @routes.post(
+            f"{prefix}{PATH}/batch",
+            summary=f"Classify several images{whose}",
+            response_model=BatchBody,
+            responses=_responses(_BATCH_PROBLEMS | not_found),
+            openapi_extra=_takes(_form("files", files)),
+        )
+        async def classify_batch(request: Request) -> Response:
+            """Send multipart parts `files`. Returns one result or problem per image, in order."""
+            return await handler.batch(request, **request.path_params)
+
+    add("", "", {})
+    add("/models/{name}", " with a model", _UNKNOWN)
+    add("/models/{name}/versions/{version}", " with a version or an alias", _UNKNOWN)
     return routes
 
 

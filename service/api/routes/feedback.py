@@ -66,11 +66,12 @@ def router(service: Service, limits: HttpLimits, budget: ByteBudget, metrics: Me
     )
     async def feedback(request: Request) -> FeedbackTaken:
         """Each image counts once. Only the last 10,000 answers are kept."""
-        classes = service.require().bundle.manifest.task.classes
+        service.catalog  # noqa: B018 - raises NotReady or Draining
         _check_type(RequestContext.of(request.scope).content_type)
         with budget.reserve(client_of(request.scope)) as reservation:
             sent = parse(await read_body(request, reservation, body_limits))
-        if sent.class_id >= classes:
+        classes = service.answers.classes_of(sent.request_id)
+        if classes is not None and sent.class_id >= classes:
             raise BadRequest(f"class_id must be less than {classes}, the number of classes.")
         found = service.answers.label(sent.request_id, sent.class_id)
         if found is None:

@@ -16,11 +16,12 @@ from tidegate.service.api.schemas import (
     ModelsBody,
     StatusBody,
     model_body,
-    model_ref,
+    models_body,
 )
-from tidegate.service.errors import Draining, NotFound, NotReady
+from tidegate.service.errors import Draining, NotReady
 from tidegate.service.lifecycle import Phase, Service
 from tidegate.service.metrics import Metrics
+from tidegate.service.served import Served
 
 _PROBLEM = {MEDIA_TYPE: {"schema": PROBLEM_REF}}
 _UNAVAILABLE: dict[int | str, dict[str, Any]] = {
@@ -68,35 +69,50 @@ def probes(service: Service, metrics: Metrics) -> APIRouter:
     return routes
 
 
+def _describe(served: Served) -> ModelBody:
+    engine, limits = served.lane.engine, served.lane.limits
+    return model_body(served.bundle, engine.info, engine.slots, limits.max_batch_size)
+
+
 def models(service: Service) -> APIRouter:
     """Return the routes that describe the served model and its drift."""
     routes = APIRouter(tags=["models"])
 
     @routes.get("/models", summary="List the served models", responses=_UNAVAILABLE)
     async def served() -> ModelsBody:
-        return ModelsBody(models=[model_ref(service.require().bundle)])
+        return models_body(service.catalog)
 
     @routes.get(
         "/models/{name}",
-        summary="Describe a model",
+        summary="Describe a model's stable version",
         responses=_NOT_FOUND | _UNAVAILABLE,
     )
     async def model(name: str) -> ModelBody:
-        served = service.require()
-        if name != served.bundle.manifest.name:
-            raise NotFound(
-                "No model with this name is served; GET /models lists the served models."
-            )
-        return model_body(
-            served.bundle,
-            served.engine.info,
-            served.engine.slots,
-            served.scheduler.limits.max_batch_size,
-        )
+        return _describe(service.catalog.model(name).stable)
+
+    @routes.get(
+        "/models/{name}/versions/{version}",
+        summary="Describe a version",
+        responses=_NOT_FOUND | _UNAVAILABLE,
+    )
+    async def a_version(name: str, version: str) -> ModelBody:
+        """Takes a version or an alias."""
+        return _describe(service.catalog.model(name).version(version))
 
     @routes.get("/drift", summary="Show the drift monitors", responses=_UNAVAILABLE)
     async def drift() -> DriftBody:
-        served = service.require()
+        """Those of the default model's stable version."""
+        served = service.catalog.model("").stable
+        return drift_body(served.bundle, served.monitor.report())
+
+    @routes.get(
+        "/models/{name}/versions/{version}/drift",
+        summary="Show the drift monitors of a version",
+        responses=_NOT_FOUND | _UNAVAILABLE,
+    )
+    async def drift_of(name: str, version: str) -> DriftBody:
+        """Takes a version or an alias."""
+        served = service.catalog.model(name).version(version)
         return drift_body(served.bundle, served.monitor.report())
 
     @routes.get("/", include_in_schema=False, response_class=HTMLResponse)
