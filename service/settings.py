@@ -25,6 +25,7 @@ from tidegate.service.review.image_store import ReviewConfig
 from tidegate.service.startup import ServingConfig
 
 PREFIX = "TIDEGATE_"
+ADMIN_TOKEN = "TIDEGATE_ADMIN_TOKEN"  # noqa: S105  (of `tidegate serving`, not of the service)
 MIB = 1 << 20
 # tidegate, tidegate-canary, …: TIDEGATE_CANARY_SERVICE_HOST, TIDEGATE_CANARY_PORT_8000_TCP_ADDR
 _SERVICE_LINK = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_\w+)$")
@@ -42,6 +43,15 @@ class Settings(BaseSettings):
     bundle: Path = Field(
         default=Path("models/bundles/efficientnet-lite0/1"),
         description="folder of the sealed bundle to serve",
+    )
+    models: Path | None = Field(
+        default=None,
+        description="folder of several models and versions, NAME/VERSION/, to serve instead of one "
+        "bundle; unset = disabled",
+    )
+    serving: Path | None = Field(
+        default=None,
+        description="file that says which of them are served; unset = serving.toml in that folder",
     )
     trusted_keys: Path | None = Field(
         default=None,
@@ -205,6 +215,14 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _one_source_of_bundles(self) -> Self:
+        if self.models is not None and "bundle" in self.model_fields_set:
+            raise ValueError("TIDEGATE_MODELS and TIDEGATE_BUNDLE exclude each other: unset one")
+        if self.serving is not None and self.models is None:
+            raise ValueError("TIDEGATE_SERVING needs TIDEGATE_MODELS")
+        return self
+
+    @model_validator(mode="after")
     def _bounds_fit_together(self) -> Self:
         if self.max_upload_bytes > self.max_inflight_bytes:
             raise ValueError("TIDEGATE_MAX_INFLIGHT_BYTES is less than TIDEGATE_MAX_UPLOAD_BYTES")
@@ -219,7 +237,8 @@ class Settings(BaseSettings):
         A blank value counts as unset. Raises SettingsInvalid for an unknown TIDEGATE_* name, with
         the nearest known one, or for a value out of bounds.
         """
-        _refuse_unknown(os.environ, {PREFIX + name.upper() for name in cls.model_fields})
+        known = {PREFIX + name.upper() for name in cls.model_fields}
+        _refuse_unknown(os.environ, {*known, ADMIN_TOKEN})
         try:
             return cls(
                 **{name: value for name, value in (given or {}).items() if not _is_blank(value)}
