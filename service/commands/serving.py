@@ -198,8 +198,10 @@ def _service(url: str) -> tuple[http.client.HTTPConnection, str]:
     try:
         parts = urlsplit(url)
         kind = _CONNECTIONS[parts.scheme]
+        if not parts.hostname:
+            raise ValueError
         return kind(
-            parts.hostname or "", parts.port, timeout=_RELOAD_S
+            parts.hostname, parts.port, timeout=_RELOAD_S
         ), f"{parts.path.rstrip('/')}/admin/reload"
     except (KeyError, ValueError, http.client.InvalidURL):
         raise SettingsInvalid(

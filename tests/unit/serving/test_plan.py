@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,22 @@ def test_a_file_with_everything_is_parsed() -> None:
         "shadow": "10",
         "previous": "2",
     }
+
+
+def test_the_example_of_the_guide_is_valid_and_its_errors_are_those_of_the_service() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "guides" / "models.md").read_text("utf-8")
+    [example] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    there = Repository(Path("/bundles"), {"parts": ("2", "3", "4", "5"), "cats": ("1",)}, {})
+    wrong = example.replace("canary =", "canray =").replace('"3"', '"6"')
+
+    plan = parse_plan(example.encode(), "/bundles/serving.toml", there)
+    with pytest.raises(ServingInvalid) as raised:
+        parse_plan(wrong.encode(), "/bundles/serving.toml", there)
+
+    assert plan.default == "parts"
+    assert plan.resolve(there).models["cats"].stable == "1"
+    for line in f"{raised.value}".split("\n"):
+        assert f"\n{line}\n" in page
 
 
 def test_the_only_model_is_the_default() -> None:
