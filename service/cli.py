@@ -10,7 +10,16 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from tidegate.service import makers
-from tidegate.service.commands import bundle, completion, describe, engine, health, review, serve
+from tidegate.service.commands import (
+    bundle,
+    completion,
+    describe,
+    engine,
+    health,
+    review,
+    serve,
+    serving,
+)
 from tidegate.service.errors import TidegateError
 
 EXIT_BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
@@ -49,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     )
     tidegate.add_argument("--version", action="version", version=f"%(prog)s {version('tidegate')}")
     commands = tidegate.add_subparsers(metavar="COMMAND", required=True)
-    for command in (serve, health, describe, engine, bundle, review):
+    for command in (serve, health, describe, engine, bundle, serving, review):
         command.add(commands)
     completion.add(commands, tidegate)
     for name, (_, text) in makers.COMMANDS.items():

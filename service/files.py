@@ -15,16 +15,20 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, content: bytes, temporary_folder: Path | None = None) -> None:
+def write_atomically(
+    path: Path, content: bytes, temporary_folder: Path | None = None, mode: int | None = None
+) -> None:
     """Replace a file; after a crash it has the old content or the new one. Raises OSError.
 
     The content is written to a temporary file in the same folder, or in another one of the same
-    file system, flushed to disk, and renamed.
+    file system, flushed to disk, and renamed. `mode` is its permissions, if not the usual ones.
     """
     folder = temporary_folder or path.parent
     temporary = folder / f".{path.name}.{secrets.token_hex(8)}"
     try:
         with temporary.open("xb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -31,6 +31,7 @@ from tidegate.service.startup import (
     start_decoder_pool,
     start_workers,
 )
+from tidegate.service.steps import Steps
 from tidegate.service.wanted import Source
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class Service:
         self.failed = asyncio.Event()
         self._workers: Workers | None = None
         self._reloader: Reloader | None = None  # once the first model is warm
+        self.steps: Steps | None = None  # the same
         self._following: asyncio.Task[None] | None = None
         self._reloading: set[asyncio.Task[None]] = set()
         self._refusal = ""  # of the serving file, as it was logged last
@@ -118,6 +120,7 @@ class Service:
         )
         await reloader.start(first, wanted)
         self._reloader = reloader
+        self.steps = Steps(config.source, reloader, self._metrics)
         self._following = asyncio.create_task(self._follow(reloader))
         self._following.add_done_callback(self._on_follow_end)
         if self.phase is Phase.STARTING:
@@ -142,6 +145,12 @@ class Service:
         NotReady or Draining.
         """
         return self.catalog.model(model).choose(version, key, request_id)
+
+    def observe_feedback(self, answered: Answered, *, agrees: bool) -> None:
+        """Tell the judge of a canary whether an answer's class was correct."""
+        model = self.catalog.models.get(answered.model)
+        if model is not None and model.rollout is not None:
+            model.rollout.observe_feedback(answered.digest, agrees=agrees)
 
     async def reload(self) -> dict[str, Reloaded]:
         """Read what shall be served, and serve it; return what was done, by model.
@@ -178,6 +187,8 @@ class Service:
                 if wanted is not None and self.phase is Phase.READY:
                     self._refusal = ""
                     await reloader.reload(wanted)
+                if self.phase is Phase.READY and self.steps is not None:
+                    await self.steps.judge()
                 await reloader.tidy()
             except TidegateError as error:
                 self._refuse(str(error))

@@ -99,6 +99,25 @@ class Rollout:
             self._repeat(upload, request_id, kept[0], result)
         return result
 
+    @property
+    def compared(self) -> int:
+        """Return how many images the shadow has computed again."""
+        return 0 if self.report is None else self.report.images
+
+    @property
+    def may_promote_shadow(self) -> bool:
+        """Return whether the rules make the shadow a canary now."""
+        return self.rules.promote_shadow and self.compared >= self.rules.least_images
+
+    def observe_feedback(self, digest: str, *, agrees: bool) -> None:
+        """Add the true class of an image that one of the two versions had answered."""
+        if self.judge is None or self.canary is None:
+            return
+        if digest == self.canary.served.bundle.digest:
+            self.judge.observe_feedback("canary", agrees=agrees)
+        elif digest == self.stable.bundle.digest:
+            self.judge.observe_feedback("stable", agrees=agrees)
+
     def close(self) -> None:
         """Drop the shadow's images that wait."""
         for _, work in self._waiting.values():

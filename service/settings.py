@@ -28,6 +28,7 @@ from tidegate.service.tokens import read_token
 from tidegate.service.wanted import ModelFolder, OneBundle, Source
 
 PREFIX = "TIDEGATE_"
+ADMIN_TOKEN = "TIDEGATE_ADMIN_TOKEN"  # noqa: S105  (of `tidegate serving`, not of the service)
 MIB = 1 << 20
 # tidegate, tidegate-canary, …: TIDEGATE_CANARY_SERVICE_HOST, TIDEGATE_CANARY_PORT_8000_TCP_ADDR
 _SERVICE_LINK = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_\w+)$")
@@ -48,12 +49,12 @@ class Settings(BaseSettings):
     )
     models: Path | None = Field(
         default=None,
-        description="folder of bundles, NAME/VERSION/, instead of TIDEGATE_BUNDLE: several models "
-        "and versions, as its serving.toml says",
+        description="folder of several models and versions, NAME/VERSION/, to serve instead of one "
+        "bundle; unset = disabled",
     )
     serving: Path | None = Field(
         default=None,
-        description="serving file, if it is not serving.toml in TIDEGATE_MODELS",
+        description="file that says which of them are served; unset = serving.toml in that folder",
     )
     rollback_s: float = Field(
         default=600,
@@ -235,6 +236,14 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _one_source_of_bundles(self) -> Self:
+        if self.models is not None and "bundle" in self.model_fields_set:
+            raise ValueError("TIDEGATE_MODELS and TIDEGATE_BUNDLE exclude each other: unset one")
+        if self.serving is not None and self.models is None:
+            raise ValueError("TIDEGATE_SERVING needs TIDEGATE_MODELS")
+        return self
+
+    @model_validator(mode="after")
     def _bounds_fit_together(self) -> Self:
         if self.max_upload_bytes > self.max_inflight_bytes:
             raise ValueError("TIDEGATE_MAX_INFLIGHT_BYTES is less than TIDEGATE_MAX_UPLOAD_BYTES")
@@ -253,7 +262,8 @@ class Settings(BaseSettings):
         A blank value counts as unset. Raises SettingsInvalid for an unknown TIDEGATE_* name, with
         the nearest known one, or for a value out of bounds.
         """
-        _refuse_unknown(os.environ, {PREFIX + name.upper() for name in cls.model_fields})
+        known = {PREFIX + name.upper() for name in cls.model_fields}
+        _refuse_unknown(os.environ, {*known, ADMIN_TOKEN})
         try:
             return cls(
                 **{name: value for name, value in (given or {}).items() if not _is_blank(value)}

@@ -9,7 +9,8 @@ from typing import Protocol
 
 from tidegate.service.bundle.store import read_manifest
 from tidegate.service.serving.plan import ModelPlan, ServingPlan
-from tidegate.service.serving.serving_file import Found, Place, find
+from tidegate.service.serving.repository import Repository
+from tidegate.service.serving.serving_file import Place, find
 from tidegate.service.serving.watch import Watch
 
 
@@ -61,12 +62,14 @@ class ModelFolder:
         self.place = place
         self._drift_state = drift_state
         self._watch: Watch | None = None
+        self._repository = Repository(place.models, {}, {})
 
     def read(self) -> Wanted:
         """Read the folder and the serving file. Raises ServingInvalid."""
         found = find(self.place)
         self._watch = Watch(found)
-        return self._wanted(found)
+        self._repository = found.repository
+        return self.wanted(found.plan())
 
     def poll(self) -> Wanted | None:
         """Return what shall be served if the file or the folder has changed.
@@ -74,17 +77,24 @@ class ModelFolder:
         Raises ServingInvalid.
         """
         found = None if self._watch is None else self._watch.poll()
-        return None if found is None else self._wanted(found)
+        if found is None:
+            return None
+        self._repository = found.repository
+        return self.wanted(found.plan())
 
-    def _wanted(self, found: Found) -> Wanted:
-        plan = found.plan()
+    def versions(self, name: str) -> tuple[str, ...]:
+        """Return the versions of a model when the folder was read, from the oldest on."""
+        return self._repository.versions[name]
+
+    def wanted(self, plan: ServingPlan) -> Wanted:
+        """Return a resolved plan with the folders of its versions."""
         versions = {
             (name, version) for name, model in plan.models.items() for version in model.named.values()
         }
         state = self._drift_state
         return Wanted(
             plan,
-            {(name, version): found.repository.path(name, version) for name, version in versions},
+            {(name, version): self._repository.path(name, version) for name, version in versions},
             {}
             if state is None
             else {(n, v): state.with_name(f"{state.name}.{n}.{v}") for n, v in versions},

@@ -22,14 +22,18 @@ class Watch:
         self._place = found.place
         self._had_file = found.content is not None
         self._known = self._last = found.fingerprint
+        self._problem = ""
 
     def poll(self) -> Found | None:
         """Return what is there now if it differs from what was returned last, otherwise None."""
         try:
             found = find(self._place)
         except ServingInvalid as error:
-            log.debug("the serving file was not read: %s", error)
+            if f"{error}" != self._problem:
+                log.warning("serving file not read: %s", error)
+            self._problem = f"{error}"
             return None
+        self._problem = ""
         if found.content is None and self._had_file:
             return None
         settled, self._last = found.fingerprint == self._last, found.fingerprint

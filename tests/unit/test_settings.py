@@ -47,6 +47,32 @@ def test_a_misspelt_name_is_rejected_with_the_nearest_known_one(
         Settings.read()
 
 
+def test_a_folder_of_models_and_a_bundle_exclude_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TIDEGATE_MODELS", "/bundles")
+    assert Settings.read().models == Path("/bundles")
+    with pytest.raises(SettingsInvalid, match="exclude each other"):
+        Settings.read({"bundle": "/bundles/parts/3"})
+
+    monkeypatch.setenv("TIDEGATE_BUNDLE", "/bundles/parts/3")
+    with pytest.raises(SettingsInvalid, match="TIDEGATE_MODELS and TIDEGATE_BUNDLE exclude"):
+        Settings.read()
+
+    monkeypatch.setenv("TIDEGATE_MODELS", " ")
+    monkeypatch.setenv("TIDEGATE_SERVING", "")
+    assert Settings.read().models is None
+    monkeypatch.setenv("TIDEGATE_SERVING", "/etc/serving.toml")
+    with pytest.raises(SettingsInvalid, match="TIDEGATE_SERVING needs TIDEGATE_MODELS"):
+        Settings.read()
+
+
+def test_the_token_of_the_commands_is_no_misspelt_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEGATE_ADMIN_TOKEN", "secret")
+
+    assert Settings.read().models is None
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("PORT", "70000"), ("PORT", "eighty"), ("OOD_ACTION", "ignore"), ("DEADLINE_MS", "0")],

@@ -80,6 +80,7 @@ def router(service: Service, limits: HttpLimits, budget: ByteBudget, metrics: Me
         correct = answered.class_id == sent.class_id
         if is_new:
             metrics.feedback(answered.probability, correct=correct)
+            service.observe_feedback(answered, agrees=correct)
         return FeedbackTaken(
             request_id=sent.request_id, predicted_class_id=answered.class_id, correct=correct
         )
