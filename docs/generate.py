@@ -16,7 +16,6 @@ from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from prometheus_client import CollectorRegistry
 
 from tidegate.service import cli, makers, metrics, nvml
 from tidegate.service.api import problems
@@ -162,10 +161,9 @@ def label_values() -> str:
 
 def _metrics() -> list[tuple[str, str, Sequence[str], str]]:
     service = metrics.Metrics("0")
-    model = CollectorRegistry()
-    metrics.ModelMetrics(model, _a_model())
+    model = metrics.ModelMetrics(_a_model())
     found = []
-    for registry in (service.registry, model):
+    for registry in (service.registry, model.registry):
         for collector in registry._collector_to_names:
             labels = getattr(collector, "_labelnames", ())
             for family in collector.collect():

@@ -31,7 +31,7 @@ from tidegate.service.startup import (
     start_decoder_pool,
     start_workers,
 )
-from tidegate.service.steps import Steps
+from tidegate.service.steps import Event, Steps
 from tidegate.service.wanted import Source
 
 log = logging.getLogger(__name__)
@@ -69,9 +69,9 @@ class Service:
         self.phase = Phase.STARTING
         self.failure = ""
         self.failed = asyncio.Event()
-        self._workers: Workers | None = None
+        self.workers: Workers | None = None
         self._reloader: Reloader | None = None  # once the first model is warm
-        self.steps: Steps | None = None  # the same
+        self._steps: Steps | None = None  # the same
         self._following: asyncio.Task[None] | None = None
         self._reloading: set[asyncio.Task[None]] = set()
         self._refusal = ""  # of the serving file, as it was logged last
@@ -106,8 +106,8 @@ class Service:
             watch_gpus(self._metrics.registry)
         monitor = await asyncio.to_thread(Monitor, prepared.reference, config.drift_run_length)
         lane = lane_of(prepared, config.serving, plan.weight)
-        self._workers = start_workers(lane, pool, config.serving, self._metrics, self)
-        builder = Builder(self._workers, self._metrics, config.max_class_series, max_image_pixels)
+        self.workers = start_workers(lane, pool, config.serving, self._metrics, self)
+        builder = Builder(self.workers, self._metrics, config.max_class_series, max_image_pixels)
         first = await builder.build(
             prepared.bundle, lane, monitor, wanted.drift_states.get((name, plan.stable))
         )
@@ -120,7 +120,7 @@ class Service:
         )
         await reloader.start(first, wanted)
         self._reloader = reloader
-        self.steps = Steps(config.source, reloader, self._metrics)
+        self._steps = Steps(config.source, reloader, self._metrics)
         self._following = asyncio.create_task(self._follow(reloader))
         self._following.add_done_callback(self._on_follow_end)
         if self.phase is Phase.STARTING:
@@ -134,6 +134,17 @@ class Service:
                 raise Draining("The service is shutting down.")
             raise NotReady("The model is still warming up.")
         return self._reloader.catalog
+
+    def require_steps(self) -> Steps:
+        """Return what promotes and rolls back. Raises NotReady or Draining."""
+        self.catalog  # noqa: B018 - raises
+        if self.phase is not Phase.READY or self._steps is None:
+            raise Draining("The service is shutting down.")
+        return self._steps
+
+    def events(self, name: str) -> tuple[Event, ...]:
+        """Return the last steps of a model's rollouts, the newest first."""
+        return () if self._steps is None else self._steps.events(name)
 
     def choose(
         self, model: str = "", version: str = "", key: str = "", request_id: str = ""
@@ -187,8 +198,8 @@ class Service:
                 if wanted is not None and self.phase is Phase.READY:
                     self._refusal = ""
                     await reloader.reload(wanted)
-                if self.phase is Phase.READY and self.steps is not None:
-                    await self.steps.judge()
+                if self.phase is Phase.READY and self._steps is not None:
+                    await self._steps.judge()
                 await reloader.tidy()
             except TidegateError as error:
                 self._refuse(str(error))
@@ -271,9 +282,9 @@ class Service:
             self._following.cancel()
         if self._reloader is not None:
             await self._reloader.close(_left_s(deadline))
-        if self._workers is None:
+        if self.workers is None:
             return True
-        ended = await asyncio.to_thread(self._workers.close, _left_s(deadline))
+        ended = await asyncio.to_thread(self.workers.close, _left_s(deadline))
         if ended and self._reloader is not None:
             for served in self._reloader.loaded():
                 served.close()

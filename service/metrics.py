@@ -42,6 +42,8 @@ ROUTES = (
     "/models/{name}/versions/{version}",
     "/models/{name}/versions/{version}/drift",
     "/admin/reload",
+    "/admin/models/{name}/promote",
+    "/admin/models/{name}/rollback",
     "/drift",
     "/feedback",
     "/livez",

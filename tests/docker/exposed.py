@@ -28,7 +28,11 @@ def exposed(classes: int, max_class_series: int) -> list[Sample]:
         max_class_series=max_class_series,
         confidence_at_most={0.1 * tenth: 0.0 for tenth in range(1, 10)},
     )
-    gauges = ModelMetrics(metrics.registry, served).drift
+    model = ModelMetrics(served)
+    metrics.show_model(model)
+    metrics.start_reloads("m")
+    metrics.set_aliases([("m", "1", "d", "stable")])
+    gauges = model.drift
     for detector in ("ood-rate", "class-mix", "rejected-share", "class-share"):
         gauges.detector(detector, alarm=False, evidence=0)
     gauges.learned({"ood-rate": 1, "class-mix": 1}, 0, 0)

@@ -43,7 +43,6 @@ class Replica:
         self.metrics = Metrics("0")
         smoothed = (reference + SMOOTHING) / (reference + SMOOTHING).sum()
         self.model = ModelMetrics(
-            self.metrics.registry,
             ServedModel(
                 name="m",
                 version="1",
@@ -60,6 +59,7 @@ class Replica:
                 confidence_at_most={0.5: 0.2},
             ),
         )
+        self.metrics.show_model(self.model)
         self.metrics.registry.register(GpuCollector(FakeNvml(gpus=1)))
         self.scrapes = 0
 

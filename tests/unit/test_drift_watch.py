@@ -51,8 +51,9 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def watch(monitor: Monitor, metrics: Metrics, tmp_path: Path) -> DriftWatch:
-    gauges = ModelMetrics(metrics.registry, SERVED).drift
-    return DriftWatch(monitor, gauges, LABELS, "d1", tmp_path / "drift")
+    model = ModelMetrics(SERVED)
+    metrics.show_model(model)
+    return DriftWatch(monitor, model.drift, LABELS, "d1", tmp_path / "drift")
 
 
 def test_an_alarm_is_logged_once_when_it_starts_and_once_when_it_is_cleared(

@@ -62,7 +62,7 @@ def service_with(
     )
     monkeypatch.setattr(startup, "open_engine", lambda *_: warm)
     config = ServiceConfig(
-        bundle=bundle,
+        source=OneBundle(bundle, drift_state),
         serving=ServingConfig(
             engine=EngineConfig(),
             max_queue=10,
@@ -73,7 +73,6 @@ def service_with(
         ),
         max_class_series=10,
         drift_run_length=10**6,
-        drift_state=drift_state,
         review=None,
     )
     return Service(config, Metrics("test"))
@@ -90,9 +89,10 @@ def test_the_all_cores_engine_passes_the_golden_probes_is_used_and_closed(
         await service.start()
         probed = all_cores_engine.ran
         assert probed > 0
-        scheduler = service.require().scheduler
-        assert scheduler.latency.single_image_s == ALONE_S
-        ticket = scheduler.admit(deadline=float("inf"), priority=Priority.INTERACTIVE)
+        assert service.workers is not None
+        scheduler, lane = service.workers.scheduler, service.choose().served.lane
+        assert lane.latency.single_image_s == ALONE_S
+        ticket = scheduler.admit(lane, deadline=float("inf"), priority=Priority.INTERACTIVE)
         height, width = all_cores_engine.input_size
         await scheduler.submit(ticket, Pixels(np.zeros((height, width, 3), np.uint8)))
         assert all_cores_engine.ran == probed + 1
@@ -135,8 +135,8 @@ def test_a_drift_watch_that_ends_fails_the_service_and_a_failing_one_makes_it_no
     async def scenario() -> None:
         service = service_with(Noted(bundle / "model.onnx"), bundle, monkeypatch)
         await service.start()
-        watch, watching = service._watch, service._watching
-        assert watch is not None
+        served = service.choose().served
+        watch, watching = served.watch, served.watching
         assert watching is not None
 
         watch.failure = "Drift is not monitored: ValueError: broken"

@@ -1,7 +1,6 @@
 """The reference confidences have the same `le` labels as the histogram, so that rules match."""
 
 import numpy as np
-from prometheus_client import CollectorRegistry
 
 from tidegate.models.fitting.drift_reference import reference_fit
 from tidegate.service.bundle.manifest import Histogram
@@ -11,7 +10,6 @@ from tidegate.service.metrics import CONFIDENCE_BUCKETS, MODEL_INFO, ModelMetric
 
 
 def _les(confidence_at_most: dict[float, float], metric: str) -> dict[str, float]:
-    registry = CollectorRegistry()
     served = ServedModel(
         name="m",
         version="1",
@@ -27,8 +25,8 @@ def _les(confidence_at_most: dict[float, float], metric: str) -> dict[str, float
         max_class_series=1,
         confidence_at_most=confidence_at_most,
     )
-    ModelMetrics(registry, served)
-    samples = [sample for family in registry.collect() for sample in family.samples]
+    model = ModelMetrics(served)
+    samples = [sample for family in model.registry.collect() for sample in family.samples]
     return {s.labels["le"]: s.value for s in samples if s.name == f"tidegate_{metric}"}
 
 

@@ -55,7 +55,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 
 def config(bundle: Path, devices: tuple[int, ...] = (0,)) -> ServiceConfig:
     return ServiceConfig(
-        bundle=bundle,
+        source=OneBundle(bundle, None),
         serving=ServingConfig(
             engine=EngineConfig("onnx-cuda", max_batch_size=4, gpu=GpuConfig(devices)),
             max_queue=100,
@@ -66,7 +66,6 @@ def config(bundle: Path, devices: tuple[int, ...] = (0,)) -> ServiceConfig:
         ),
         max_class_series=10,
         drift_run_length=10**6,
-        drift_state=None,
         review=None,
     )
 
@@ -84,7 +83,7 @@ def serving(service: Service, play: Callable[[], Awaitable[None]]) -> None:
 async def classify(service: Service, bundle: Path) -> Classification:
     now = time.monotonic()
     image = (bundle / "golden/grey.png").read_bytes()
-    return await service.require().pipeline.classify(Upload(image, now, now + PATIENCE_S, 1))
+    return await service.choose().served.pipeline.classify(Upload(image, now, now + PATIENCE_S, 1))
 
 
 def test_a_photo_is_classified_and_the_metrics_name_the_device(
@@ -101,8 +100,8 @@ def test_a_photo_is_classified_and_the_metrics_name_the_device(
         assert 'device="cuda:0 Fake GPU"' in text
         assert 'engine="onnx-cuda"' in text
         assert 'tidegate_batch_duration_seconds_count{part="copy_in"} 1.0' in text
-        assert service.served is not None
-        assert service.served.decoders is not None  # the GPU runs the model, so all cores decode
+        assert service.workers is not None
+        assert service.workers.decoders is not None  # the GPU runs the model, so all cores decode
 
     serving(service, play)
     assert all(device.closed for device in cuda.made)
@@ -124,8 +123,7 @@ def test_the_golden_probes_run_on_every_device(
     service = Service(config(bundle, devices=(0, 1)), Metrics("test"))
 
     async def play() -> None:
-        assert service.served is not None
-        assert service.served.scheduler.limits.side_by_side == 2
+        assert service.choose().served.lane.limits.side_by_side == 2
 
     serving(service, play)
     assert probed == [0, 1]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from tidegate.service.batching.decoders import Decoders
+from tidegate.service.batching.lanes import Lane
 from tidegate.service.batching.latency import LatencyModel
 from tidegate.service.batching.placement import DecodePlacement
 from tidegate.service.batching.policy import Limits
@@ -57,10 +58,13 @@ async def _drive(
 
     loop = asyncio.get_running_loop()
     decoders = Decoders(decode_threads, lambda why: loop.call_soon_threadsafe(fail, why))
-    scheduler = Scheduler(
+    lane = Lane(
         engine,
         LatencyModel(warm.latency_s),
         Limits(max(warm.latency_s), max_queue=4 * clients),
+    )
+    scheduler = Scheduler(
+        lane,
         placement=DecodePlacement(decoders, None),
         engine_timeout_s=_TIMEOUT_S,
         metrics=metrics,
@@ -74,7 +78,7 @@ async def _drive(
         nonlocal decode_s, images
         turn = index
         while time.monotonic() < end:
-            ticket = scheduler.admit(time.monotonic() + _DEADLINE_S, Priority.INTERACTIVE)
+            ticket = scheduler.admit(lane, time.monotonic() + _DEADLINE_S, Priority.INTERACTIVE)
             try:
                 answer = await scheduler.run(ticket, work[turn % len(work)])
             finally:

@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from tidegate.service.api.problems import MEDIA_TYPE, PROBLEM_REF
 from tidegate.service.api.routes.drift import DriftBody, drift_body
+from tidegate.service.api.routes.rollout import RolloutBody, rollout_body
 from tidegate.service.api.schemas import (
     ModelBody,
     ModelsBody,
@@ -98,6 +99,15 @@ def models(service: Service) -> APIRouter:
     async def a_version(name: str, version: str) -> ModelBody:
         """Takes a version or an alias."""
         return _describe(service.catalog.model(name).version(version))
+
+    @routes.get(
+        "/models/{name}/rollout",
+        summary="Show a model's canary and shadow",
+        responses=_NOT_FOUND | _UNAVAILABLE,
+    )
+    async def rollout(name: str) -> RolloutBody:
+        """Shares, evidence and steps."""
+        return rollout_body(service.catalog.model(name), service.events(name))
 
     @routes.get("/drift", summary="Show the drift monitors", responses=_UNAVAILABLE)
     async def drift() -> DriftBody:

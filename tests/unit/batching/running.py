@@ -12,6 +12,7 @@ from typing import Any
 from tests.fakes import FakeClock, FakeEngine, picture
 from tidegate.service.batching.decode_times import DecodeCost
 from tidegate.service.batching.decoders import Decoders
+from tidegate.service.batching.lanes import Lane
 from tidegate.service.batching.latency import LatencyModel
 from tidegate.service.batching.placement import DecodePlacement
 from tidegate.service.batching.policy import Limits
@@ -33,6 +34,7 @@ class Stage:
     """A scheduler with the fakes that drive it. Deadlines are relative to the fake clock."""
 
     scheduler: Scheduler
+    lane: Lane
     engine: FakeEngine
     clock: FakeClock
     metrics: Metrics
@@ -44,8 +46,10 @@ class Stage:
         priority: Priority = Priority.INTERACTIVE,
         cost: DecodeCost = FREE,
         client: str = "",
+        lane: Lane | None = None,
     ) -> Ticket:
-        return self.scheduler.admit(self.clock() + within_s, priority, cost, client)
+        deadline = self.clock() + within_s
+        return self.scheduler.admit(lane or self.lane, deadline, priority, cost, client)
 
     def submit(self, ticket: Ticket, identity: int) -> asyncio.Future[Answer]:
         return self.scheduler.submit(ticket, picture(identity))
@@ -106,13 +110,16 @@ async def stage(
     def deaths(reason: str) -> None:
         loop.call_soon_threadsafe(wedged.put_nowait, reason)
 
-    scheduler = Scheduler(
+    lane = Lane(
         engine,
         LatencyModel(SEEDS, None if all_cores_engine is None else SINGLE_IMAGE_S),
         Limits(
             max_batch_size or engine.max_batch_size, max_queue, side_by_side, default_deadline_s
         ),
-        all_cores_engine=all_cores_engine,
+        all_cores_engine,
+    )
+    scheduler = Scheduler(
+        lane,
         placement=DecodePlacement(
             Decoders(2, deaths) if own_decoders else None,
             Decoders(large_decoders, deaths) if large_decoders else None,
@@ -123,7 +130,7 @@ async def stage(
         clock=clock,
     )
     try:
-        yield Stage(scheduler, engine, clock, metrics, wedged)
+        yield Stage(scheduler, lane, engine, clock, metrics, wedged)
     finally:
         engine.release(10_000)
         if all_cores_engine is not None:

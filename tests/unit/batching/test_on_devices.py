@@ -108,7 +108,7 @@ def test_low_device_memory_reduces_the_batch_size_and_every_image_is_answered(
             results = [await outcome(answer) for answer in answers]
 
         assert identities(results) == list(range(9))
-        assert on.scheduler.limits.max_batch_size == 2
+        assert on.lane.limits.max_batch_size == 2
         assert "limiting batches to 2" in caplog.text
 
         more = [on.send(identity)[1] for identity in range(5)]

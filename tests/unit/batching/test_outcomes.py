@@ -146,11 +146,11 @@ def test_after_failures_of_every_image_the_engine_still_runs() -> None:
 
 def test_a_failed_batch_does_not_change_the_latency_model() -> None:
     async def play(on: Stage) -> None:
-        before = on.scheduler.latency.predict(1), on.scheduler.latency.unloaded_s
+        before = on.lane.latency.predict(1), on.lane.latency.unloaded_s
         for identity in range(20):
             await outcome(on.send(identity)[1])
 
-        assert (on.scheduler.latency.predict(1), on.scheduler.latency.unloaded_s) == before
+        assert (on.lane.latency.predict(1), on.lane.latency.unloaded_s) == before
 
     on_stage(play, FakeEngine(breaking=range(20)))
 

@@ -103,13 +103,13 @@ def test_several_waiting_images_run_as_a_batch_on_a_slot() -> None:
 def test_a_single_image_is_predicted_and_learned_separately() -> None:
     async def play(on: Stage) -> None:
         ticket, answer = on.send(7)
-        others = on.scheduler.latency.predict(1)
+        others = on.lane.latency.predict(1)
         await answer
         await on.send(8)[1]
 
         assert ticket.predicted_s == SINGLE_IMAGE_S
-        assert on.scheduler.latency.predict(1) == others
-        assert on.scheduler.latency.single_image_s < SINGLE_IMAGE_S  # the fake engine needs no time
+        assert on.lane.latency.predict(1) == others
+        assert on.lane.latency.single_image_s < SINGLE_IMAGE_S  # the fake engine needs no time
 
     on_stage(play, all_cores_engine=FakeEngine(), own_decoders=False)
 
@@ -309,12 +309,12 @@ def test_batches_and_their_time_are_counted() -> None:
 
 def test_the_latency_model_learns_from_batches() -> None:
     async def play(on: Stage) -> None:
-        before = on.scheduler.latency.predict(8)
+        before = on.lane.latency.predict(8)
         for identity in range(70):
             await on.send(identity)[1]
 
         # A fake batch takes microseconds, but the seeds are 10 ms.
-        assert on.scheduler.latency.predict(1) < before
+        assert on.lane.latency.predict(1) < before
 
     on_stage(play)
 
@@ -522,7 +522,7 @@ def test_a_large_image_is_shed_if_the_ones_ahead_need_too_long() -> None:
 def test_the_engine_s_time_does_not_count_as_decode_time() -> None:
     async def play(on: Stage) -> None:
         for _ in range(100):
-            on.scheduler.latency.observe(1, 5.0)
+            on.lane.latency.observe(1, 5.0)
         gate = threading.Event()
 
         def slow() -> Pixels:

@@ -98,9 +98,9 @@ def test_only_a_batch_without_failures_is_clean(poison: dict[str, set[int]]) -> 
 
 
 def on_a_slot(engine: FakeEngine, identities: list[int]) -> BatchResult:
-    slot, results = Slot(0, engine, on_death=_unexpected), SimpleQueue[BatchResult]()
+    slot, results = Slot(0, on_death=_unexpected), SimpleQueue[BatchResult]()
     try:
-        slot.run(Batch([picture(identity) for identity in identities], results.put))
+        slot.run(Batch([picture(identity) for identity in identities], results.put, engine, 0))
         return results.get(timeout=PATIENCE_S)
     finally:
         slot.stop()
@@ -109,10 +109,10 @@ def on_a_slot(engine: FakeEngine, identities: list[int]) -> BatchResult:
 
 def test_a_slot_runs_its_queued_batches_before_it_stops() -> None:
     engine, results = FakeEngine(held=True), SimpleQueue[BatchResult]()
-    slot = Slot(0, engine, on_death=_unexpected)
+    slot = Slot(0, on_death=_unexpected)
 
     for identity in range(3):
-        slot.run(Batch([picture(identity)], results.put))
+        slot.run(Batch([picture(identity)], results.put, engine, 0))
     slot.stop()
     assert not slot.join(0.0)
     engine.release(3)
@@ -124,10 +124,10 @@ def test_a_slot_runs_its_queued_batches_before_it_stops() -> None:
 
 def test_a_slot_continues_after_a_failed_batch() -> None:
     engine, results = FakeEngine(breaking={0}), SimpleQueue[BatchResult]()
-    slot = Slot(0, engine, on_death=_unexpected)
+    slot = Slot(0, on_death=_unexpected)
 
-    slot.run(Batch([picture(0)], results.put))
-    slot.run(Batch([picture(1)], results.put))
+    slot.run(Batch([picture(0)], results.put, engine, 0))
+    slot.run(Batch([picture(1)], results.put, engine, 0))
     slot.stop()
 
     assert slot.join(PATIENCE_S)
@@ -137,13 +137,13 @@ def test_a_slot_continues_after_a_failed_batch() -> None:
 
 def test_a_slot_runs_the_batch_that_done_returns() -> None:
     engine, results = FakeEngine(), SimpleQueue[BatchResult]()
-    slot = Slot(0, engine, on_death=_unexpected)
+    slot = Slot(0, on_death=_unexpected)
 
     def done(result: BatchResult) -> Batch:
         results.put(result)
-        return Batch([picture(1), picture(2)], results.put)
+        return Batch([picture(1), picture(2)], results.put, engine, 0)
 
-    slot.run(Batch([picture(0)], done))
+    slot.run(Batch([picture(0)], done, engine, 0))
     slot.stop()
 
     assert slot.join(PATIENCE_S)

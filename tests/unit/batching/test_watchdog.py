@@ -39,8 +39,8 @@ def held_slot() -> tuple[Slot, FakeEngine]:
     def unexpected(reason: str) -> None:
         raise AssertionError(reason)
 
-    slot = Slot(0, engine, on_death=unexpected)
-    slot.run(Batch([picture(1)], done))
+    slot = Slot(0, on_death=unexpected)
+    slot.run(Batch([picture(1)], done, engine, 0))
     engine.wait_for(1)
     return slot, engine
 

@@ -41,7 +41,7 @@ MAX_PIXELS = 4_000_000
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[DecoderPool]:
-    opened = DecoderPool(1, SPEC, MAX_PIXELS)
+    opened = DecoderPool(1, MAX_PIXELS)
     yield opened
     opened.close()
 
@@ -65,7 +65,7 @@ def test_pixels_are_those_of_this_process(pool: DecoderPool) -> None:
     for photo in sorted(PHOTOS.iterdir()):
         data = photo.read_bytes()
 
-        np.testing.assert_array_equal(pool.preprocess(data), preprocess(data, SPEC, MAX_PIXELS))
+        np.testing.assert_array_equal(pool.preprocess(data, SPEC), preprocess(data, SPEC, MAX_PIXELS))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_rejection_equals_that_of_this_process(
         preprocess(data, SPEC, MAX_PIXELS)
 
     with pytest.raises(kind) as refused:
-        pool.preprocess(data)
+        pool.preprocess(data, SPEC)
 
     assert str(refused.value) == str(expected.value)
 
@@ -93,7 +93,7 @@ def test_a_process_that_died_while_it_was_idle_costs_no_image(
 ) -> None:
     first = kill(pool)
 
-    assert pool.preprocess(chelsea).size
+    assert pool.preprocess(chelsea, SPEC).size
 
     assert "signal 9" in caplog.text
     assert pid_of(pool) != first
@@ -107,10 +107,10 @@ def test_a_process_that_cannot_be_started_again_is_no_fault_of_the_image(
 
     for _ in range(2):
         with pytest.raises(Overloaded, match="No decoder process"):
-            pool.preprocess(chelsea)
+            pool.preprocess(chelsea, SPEC)
 
     monkeypatch.undo()
-    assert pool.preprocess(chelsea).size
+    assert pool.preprocess(chelsea, SPEC).size
 
 
 # A stopped process neither reads an image larger than the socket's buffer nor answers a small one.
@@ -128,10 +128,10 @@ def test_a_process_that_hangs_fails_one_image_and_is_replaced(
     with monkeypatch.context() as short:
         short.setattr(decoder_pool, "_TIMEOUT_S", 0.2)
         with pytest.raises(UndecodableImage, match="decoder failed"):
-            pool.preprocess(chelsea.ljust(size, b"\0"))
+            pool.preprocess(chelsea.ljust(size, b"\0"), SPEC)
 
     assert "signal 9 (timed out)" in caplog.text
-    assert pool.preprocess(chelsea).size
+    assert pool.preprocess(chelsea, SPEC).size
 
 
 def test_an_answer_that_was_not_read_never_becomes_another_image_s(
@@ -144,9 +144,9 @@ def test_an_answer_that_was_not_read_never_becomes_another_image_s(
     with monkeypatch.context() as short:
         short.setattr(decoder_pool, "receive", fail)
         with pytest.raises(MemoryError):
-            pool.preprocess(encode(Image.new("RGB", (300, 300)), "PNG"))
+            pool.preprocess(encode(Image.new("RGB", (300, 300)), "PNG"), SPEC)
 
-    np.testing.assert_array_equal(pool.preprocess(chelsea), expected)
+    np.testing.assert_array_equal(pool.preprocess(chelsea, SPEC), expected)
 
 
 def test_if_one_process_cannot_be_started_the_others_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +161,7 @@ def test_if_one_process_cannot_be_started_the_others_end(monkeypatch: pytest.Mon
     monkeypatch.setattr(subprocess, "Popen", start)
 
     with pytest.raises(OSError, match="temporarily unavailable"):
-        DecoderPool(3, SPEC, MAX_PIXELS)
+        DecoderPool(3, MAX_PIXELS)
 
     assert None not in [process.returncode for process in started]
 
@@ -170,7 +170,7 @@ def test_a_failed_start_is_reported_with_its_exit_status(monkeypatch: pytest.Mon
     monkeypatch.setattr(decoder_pool, "sys", SimpleNamespace(executable="/bin/false"))
 
     with pytest.raises(OSError, match="exited at its start: exit status 1"):
-        DecoderPool(2, SPEC, MAX_PIXELS)
+        DecoderPool(2, MAX_PIXELS)
 
 
 @pytest.mark.timeout(30)
@@ -189,7 +189,7 @@ def test_a_signal_to_the_whole_group_leaves_it_to_the_service(
     for number in (signal.SIGTERM, signal.SIGINT):
         os.kill(pid_of(pool), number)
 
-    assert pool.preprocess(chelsea).size
+    assert pool.preprocess(chelsea, SPEC).size
 
 
 def test_its_memory_is_bounded(pool: DecoderPool) -> None:
@@ -202,11 +202,11 @@ def test_its_memory_is_bounded(pool: DecoderPool) -> None:
 
 def test_it_gives_back_the_memory_of_a_large_image() -> None:
     small = encode(Image.new("RGB", (64, 64)), "PNG")
-    pool = DecoderPool(1, SPEC, 25_000_000)
+    pool = DecoderPool(1, 25_000_000)
     try:
         before: dict[str, float] = {}
         for image in (small, worst("gif"), small):  # the last one: after the answer
-            pool.preprocess(image)
+            pool.preprocess(image, SPEC)
             before.setdefault("mb", resident_mb([pid_of(pool)]))
         after_mb = resident_mb([pid_of(pool)])
     finally:
@@ -222,7 +222,7 @@ def test_it_yields_to_the_service(pool: DecoderPool) -> None:
 
 
 def test_it_ends_with_the_service() -> None:
-    pool = DecoderPool(1, SPEC, MAX_PIXELS)
+    pool = DecoderPool(1, MAX_PIXELS)
     process = pool._idle.get(timeout=PATIENCE_S)
     assert process is not None
 

@@ -17,6 +17,7 @@ from tidegate.service.review.recent_answers import RecentAnswers
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 100
 ANSWER = Answered("r1", "review", 3, "tabby, cat", 0.7, 0.02, "m", "1", "d" * 64)
+CLASSES = 10
 DAMAGES = ["1e999", "-1e999", "NaN", "true", '"5"', "-1", "1" + "0" * 5000, "[" * 20_000, "5.5"]
 
 
@@ -26,8 +27,8 @@ def root(tmp_path: Path) -> Path:
     config = ReviewConfig(tmp_path / "kept", 1_000_000, 1000.0, 0.0)
     images = ImageStore(config, lambda outcome: None, on_death=print)
     answers = RecentAnswers(images)
-    answers.remember(PNG, ANSWER)
-    answers.remember(PNG, replace(ANSWER, request_id="r2"))
+    answers.remember(PNG, ANSWER, CLASSES)
+    answers.remember(PNG, replace(ANSWER, request_id="r2"), CLASSES)
     answers.label("r2", 7)
     images.close(10)
     return config.root

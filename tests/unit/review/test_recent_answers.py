@@ -15,6 +15,7 @@ from tidegate.service.review.recent_answers import RecentAnswers
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 100
 ANSWER = Answered("r1", "review", 3, "tabby, cat", 0.7, 0.02, "m", "1", "d" * 64)
+CLASSES = 10
 
 
 def test_feedback_labels_the_image_that_was_kept_and_counts_once(tmp_path: Path) -> None:
@@ -22,7 +23,7 @@ def test_feedback_labels_the_image_that_was_kept_and_counts_once(tmp_path: Path)
         ReviewConfig(tmp_path, 10_000_000, 1000.0, 0.0), lambda outcome: None, on_death=print
     )
     answers = RecentAnswers(images)
-    answers.remember(PNG, ANSWER)
+    answers.remember(PNG, ANSWER, CLASSES)
 
     assert answers.label("r1", 7) == (ANSWER, True)
     assert answers.label("r1", 8) == (ANSWER, False)
@@ -34,7 +35,7 @@ def test_feedback_labels_the_image_that_was_kept_and_counts_once(tmp_path: Path)
 
 def test_feedback_needs_no_image_store() -> None:
     answers = RecentAnswers()
-    answers.remember(PNG, ANSWER)
+    answers.remember(PNG, ANSWER, CLASSES)
 
     assert answers.label("r1", 3) == (ANSWER, True)
 
@@ -43,7 +44,7 @@ def test_old_answers_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent_answers, "MAX_ANSWERS", 2)
     answers = RecentAnswers()
     for index in range(3):
-        answers.remember(PNG, replace(ANSWER, request_id=f"r{index}"))
+        answers.remember(PNG, replace(ANSWER, request_id=f"r{index}"), CLASSES)
 
     assert answers.label("r0", 1) is None
     assert answers.label("r2", 1) is not None
