@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import re
 import sys
 import tomllib
@@ -23,6 +24,7 @@ from tidegate.service.settings import PREFIX, Settings
 
 DOCS = Path(__file__).parent
 DECISIONS = DOCS / "decisions"
+CANARIES = DOCS.parent / "tests" / "unit" / "rollout" / "canaries.json"
 
 # code → when a client gets it. The codes themselves come from the code; one without a text here,
 # or a text without a code, is an error.
@@ -302,6 +304,51 @@ def layers() -> str:
     return _table(("package", "layers, from top to bottom"), rows)
 
 
+def equal_canaries() -> str:
+    """Return a row for each simulated traffic with a canary that is as good."""
+    rows = [
+        (
+            _share(row),
+            str(row["run"]),
+            f"{row['rolled_back']} of {row['runs']:,}",
+            f"{row['promotable']} of {row['runs']:,}",
+            _quantiles(row["until_promotable"]),
+        )
+        for row in _canaries()
+        if row["name"].startswith("equal")
+    ]
+    head = ("share", "like images in a run", "rolled back", "could be promoted", "after images")
+    return _table(head, rows)
+
+
+def worse_canaries() -> str:
+    """Return a row for each simulated fault of a canary, with a column for each traffic."""
+    found: dict[str, dict[tuple[str, int], str]] = {}
+    for row in _canaries():
+        if not row["name"].startswith("equal"):
+            until = _quantiles(row["until_rollback"])
+            found.setdefault(row["name"], {})[_share(row), row["run"]] = until
+    columns = list(next(iter(found.values())))
+    head = ["canary", *(f"share {share}" + f", runs of {run}" * (run > 1) for share, run in columns)]
+    rows = [(name, *(cells[column] for column in columns)) for name, cells in found.items()]
+    return _table(head, rows)
+
+
+def _canaries() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(CANARIES.read_text("utf-8"))["rows"]
+    return rows
+
+
+def _share(row: dict[str, Any]) -> str:
+    return "rising" if row["share"] is None else str(row["share"])
+
+
+def _quantiles(quantiles: Sequence[int | None]) -> str:
+    """Return a median and a 90 % quantile of images; a dash for one that was not reached."""
+    median, most = ("–" if images is None else f"{images:,}" for images in quantiles)
+    return f"{median} ({most})"
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(
@@ -317,6 +364,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "commands": commands,
     "decisions": decisions,
     "layers": layers,
+    "equal-canaries": equal_canaries,
+    "worse-canaries": worse_canaries,
 }
 
 

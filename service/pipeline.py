@@ -84,7 +84,8 @@ class Classification:
 class Decided:
     """What a version makes of one image's outputs."""
 
-    predictions: tuple[Prediction, ...]
+    class_id: int
+    probabilities: np.ndarray[tuple[int], np.dtype[np.float64]]  # [classes]
     verdict: Verdict
 
 
@@ -160,11 +161,12 @@ class Pipeline:
             self._scheduler.leave(ticket)
             del ticket  # breaks a cycle: error → traceback → this frame → ticket → error
 
-    def decide(self, outputs: Outputs, top_k: int = 1) -> Decided:
+    def decide(self, outputs: Outputs) -> Decided:
         """Return what this version makes of one image's outputs, which nothing counts."""
-        predictions = self._predictions(outputs.logits[0], top_k)
-        scores = outputs.scores[0].tolist()
-        return Decided(predictions, self.bundle.gate.judge(scores, predictions[0].class_id))
+        probabilities = softmax(outputs.logits[0], self.bundle.manifest.calibration.temperature)
+        class_id = int(probabilities.argmax())
+        verdict = self.bundle.gate.judge(outputs.scores[0].tolist(), class_id)
+        return Decided(class_id, probabilities, verdict)
 
     def pixels(self, image: bytes) -> Pixels:
         """Decode and preprocess an image that another version has already accepted."""

@@ -17,7 +17,7 @@ from tidegate.service.pipeline import Classification, Upload
 from tidegate.service.rollout.judge import Arm, Judge, Kind, Outcome
 from tidegate.service.rollout.routing import chooses_canary, chooses_shadow
 from tidegate.service.rollout.rules import JudgeRules
-from tidegate.service.rollout.shadow import ShadowReport
+from tidegate.service.rollout.shadow import Comparison, ShadowReport
 from tidegate.service.served import Served
 from tidegate.service.types import Pixels
 
@@ -49,7 +49,7 @@ class Rollout:
         self.stable, self.canary, self.shadow, self.rules = stable, canary, shadow, rules
         classes = stable.bundle.manifest.task.classes
         self.judge = Judge(rules, classes, time.time()) if canary is not None else None
-        self.report = ShadowReport(time.time()) if shadow is not None else None
+        self.report = ShadowReport() if shadow is not None else None
         self._scheduler = scheduler
         self._on_shadow = on_shadow
         self._duplicates = Duplicates()
@@ -93,10 +93,12 @@ class Rollout:
         except EngineFailed:
             self._observe_failure(served, "error", upload, key)
             raise
+        is_new = self._duplicates.is_new(result.fingerprint, upload.client, upload.received)
         if self.judge is not None:
-            self._observe(self.judge, served, upload, key, result)
+            outcome = _outcome(upload, result, is_duplicate=not is_new)
+            self.judge.observe(self._arm(served), outcome, key)
         if shadowed:
-            self._repeat(upload, request_id, kept[0], result)
+            self._repeat(upload, request_id, kept[0], result, is_duplicate=not is_new)
         return result
 
     @property
@@ -131,31 +133,18 @@ class Rollout:
         if self.judge is not None:
             self.judge.observe(self._arm(served), Outcome(kind, upload.received), key)
 
-    def _observe(
-        self, judge: Judge, served: Served, upload: Upload, key: str, result: Classification
-    ) -> None:
-        is_new = self._duplicates.is_new(result.fingerprint, upload.client, upload.received)
-        timing, verdict = result.timing, result.verdict
-        judge.observe(
-            self._arm(served),
-            Outcome(
-                "answered",
-                upload.received,
-                timing.queue + timing.engine,
-                result.predictions[0].class_id,
-                verdict.p_value,
-                rejected=verdict.decision == "reject",
-                duplicate=not is_new,
-            ),
-            key,
-        )
-
     def _is_shadowed(self, request_id: str) -> bool:
         shadow = self.shadow
         return shadow is not None and chooses_shadow(request_id, shadow.share, self._shadow_salt)
 
     def _repeat(
-        self, upload: Upload, request_id: str, pixels: Pixels, result: Classification
+        self,
+        upload: Upload,
+        request_id: str,
+        pixels: Pixels,
+        result: Classification,
+        *,
+        is_duplicate: bool,
     ) -> None:
         """Let the shadow compute an image once a slot is idle, unless too many wait."""
         if self.shadow is None:
@@ -174,7 +163,7 @@ class Rollout:
             (image,),
             shadow.lane.engine,
             shadow.lane,
-            partial(self._compare, number, request_id, result),
+            partial(self._compare, number, request_id, result, is_duplicate),
         )
         self._waiting[number] = now + _LATE_S, work
         self._scheduler.when_idle(work)
@@ -188,7 +177,12 @@ class Rollout:
                 self._on_shadow("dropped")
 
     def _compare(
-        self, number: int, request_id: str, result: Classification, shadow: BatchResult
+        self,
+        number: int,
+        request_id: str,
+        result: Classification,
+        is_duplicate: bool,  # noqa: FBT001 - bound by position
+        shadow: BatchResult,
     ) -> None:
         """Compare the shadow's outputs with the answer. On the event loop."""
         self._waiting.pop(number, None)
@@ -197,8 +191,34 @@ class Rollout:
             self._on_shadow("failed")
             return
         decided = self.shadow.served.pipeline.decide(outputs)
-        self.report.observe(request_id, result, decided)
+        top = result.predictions[0]
+        same = top.class_id < len(decided.probabilities)
+        self.report.observe(
+            Comparison(
+                request_id,
+                top.class_id,
+                decided.class_id,
+                result.verdict.decision,
+                decided.verdict.decision,
+                top.probability,
+                float(decided.probabilities[top.class_id]) if same else 0.0,
+                duplicate=is_duplicate,
+            )
+        )
         self._on_shadow("compared")
+
+
+def _outcome(upload: Upload, result: Classification, *, is_duplicate: bool) -> Outcome:
+    timing, verdict = result.timing, result.verdict
+    return Outcome(
+        "answered",
+        upload.received,
+        timing.queue + timing.engine,
+        result.predictions[0].class_id,
+        verdict.p_value,
+        rejected=verdict.decision == "reject",
+        duplicate=is_duplicate,
+    )
 
 
 def _salt(trial: Trial | None) -> str:

@@ -59,7 +59,7 @@ def rollout_body(model: Model, events: tuple[Event, ...]) -> RolloutBody:
         canary=None if rollout is None else _trial_body(rollout.canary),
         shadow=None if rollout is None else _trial_body(rollout.shadow),
         judge=None if judge is None else judge.report(now),
-        shadow_report=None if report is None else report.report(now),
+        shadow_report=None if report is None else report.report(),
         events=[event_body(event) for event in events],
     )
 

@@ -1,0 +1,58 @@
+"""Sets of classes in which the mix of two versions may differ by more than a margin.
+
+The total variation is the largest difference that a set of classes has. So a difference above the
+margin in any set that was chosen before the images is evidence. Three sets are chosen by the images
+so far: classes that the canary predicts more often, all except those that it predicts less often,
+and the classes with the larger share.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tidegate.service.rollout.groups import Bool, Float64
+
+SETS = 3
+_Z = 2.0  # standard errors between two shares, to be in a set
+_LEADING = 5
+
+
+class ClassMix:
+    """Counts of both versions, and the sets of classes to bet on. 16 bytes per class."""
+
+    def __init__(self, classes: int, margin: float) -> None:
+        self._counts = np.zeros((2, classes), np.int64)  # stable, canary
+        self._margin = margin
+
+    def sets(self) -> tuple[Float64, NDArray[np.bool_], Float64]:
+        """Return what to bet on next.
+
+        Whether each class is in each set, [classes, SETS]; whether the difference of a set was
+        above the margin so far; and the share of all images in each set, [SETS] each.
+        """
+        images = np.maximum(self._counts.sum(axis=1), 1)
+        shares = self._counts / images[:, None]
+        pooled = self._counts.sum(axis=0) / images.sum()
+        error = np.sqrt(pooled * (1 - pooled) * (1 / images).sum())
+        gain = shares[1] - shares[0]
+        found = np.stack([gain > _Z * error, gain >= -_Z * error, gain > 0], axis=1)
+        chosen = found.astype(np.float64)
+        return chosen, gain @ chosen > self._margin, pooled @ chosen
+
+    def count(self, canary: Bool, classes: NDArray[np.int64]) -> None:
+        """Count images, of any equal shapes."""
+        for arm, chosen in ((0, ~canary), (1, canary)):
+            self._counts[arm] += np.bincount(classes[chosen], minlength=self._counts.shape[1])
+
+    def leading(self) -> list[dict[str, Any]]:
+        """Return the classes whose shares differ most, at most five."""
+        stable, canary = self._counts / np.maximum(self._counts.sum(axis=1, keepdims=True), 1)
+        order = np.argsort(-np.abs(canary - stable), kind="stable")[:_LEADING]
+        return [
+            {"class_id": int(c), "stable": float(stable[c]), "canary": float(canary[c])}
+            for c in order
+            if self._counts[:, c].any()
+        ]
