@@ -1,4 +1,4 @@
-"""A bundle is pulled over TLS from a server that breaks connections, rejects or sends wrong bytes."""
+"""A bundle is pulled over TLS from a server that disconnects, rejects or sends wrong bytes."""
 
 from __future__ import annotations
 
