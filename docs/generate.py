@@ -254,7 +254,7 @@ def _spelt(action: argparse.Action) -> str:
     if not action.option_strings:
         return f"`{value}`{' …' if action.nargs == '*' else ''}"
     if action.nargs == 0:
-        return f"`{action.option_strings[-1]}`"
+        return ", ".join(f"`{option}`" for option in action.option_strings)
     values = " ".join([value] * (action.nargs if isinstance(action.nargs, int) else 1))
     return f"`{action.option_strings[-1]} {values}`"
 

@@ -53,7 +53,7 @@ class DriftWatch:
             if why == state.NONE_YET:
                 log.info("drift monitors start without state: %s does not exist yet", self._path)
             else:
-                _keep_aside(self._path, why)
+                _rename_unusable(self._path, why)
         self._try_to_publish()
 
     def publish(self) -> Report:
@@ -140,9 +140,9 @@ class DriftWatch:
             state.save(path, known, self._digest)
 
 
-def _keep_aside(path: Path, why: str) -> None:
+def _rename_unusable(path: Path, why: str) -> None:
     try:
-        aside = state.keep_aside(path, why)
+        renamed = state.rename_unusable(path, why)
     except OSError as error:
         log.warning(
             "drift monitors start without state: %s: %s; cannot rename the file: %s",
@@ -152,5 +152,5 @@ def _keep_aside(path: Path, why: str) -> None:
         )
     else:
         log.warning(
-            "drift monitors start without state: %s: %s; renamed to %s", path, why, aside.name
+            "drift monitors start without state: %s: %s; renamed to %s", path, why, renamed.name
         )

@@ -150,10 +150,10 @@ def _scenarios() -> Iterator[tuple[str, tuple[Scenario, str]]]:
     for name in WORST:
         accepted = name in ACCEPTED
         what = "expensive images" if accepted else "rejected images"
-        yield f"beside-{name}", (with_hostile_image(partial(worst, name), accepted=accepted), what)
+        yield f"with-{name}", (with_hostile_image(partial(worst, name), accepted=accepted), what)
     for name in NEAR:
         what = "images just below the limit for small ones"
-        yield f"beside-near-{name}", (with_hostile_image(partial(near, name), accepted=True), what)
+        yield f"with-near-{name}", (with_hostile_image(partial(near, name), accepted=True), what)
     shared = [(name, partial(worst, name)) for name in WORST_OF_FORMAT]
     shared += [(f"near-{name}", partial(near, name)) for name in NEAR]
     for name, made in shared:

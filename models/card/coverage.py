@@ -49,11 +49,11 @@ def coverage_section(found: Coverage, alpha_review: float) -> str:
     ]
     return (
         "## What the gate catches\n\n"
-        "Measured when the bundle was made, on images that took no part in the fit, with 95 % "
+        "Measured when the bundle was made, on images that were not used in the fit, with 95 % "
         "intervals.\n\n"
         + table(("images", "number", "rejected", "rejected or marked for review"), groups)
-        + "\nExcept for the shuffled photographs, a group has only kinds that took no part in the "
-        "fit; the second table has all kinds.\n"
+        + "\nExcept for the shuffled photographs, a group has only kinds that were not used in "
+        "the fit; the second table has all kinds.\n"
         "Synthetic images are drawn by Tidegate. Real documents, screenshots and "
         "drawings are usually caught less often: the shares are upper bounds. Measure real ones "
         "with `--ood`.\n"

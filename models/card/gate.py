@@ -53,9 +53,9 @@ def _choice(fit: GateFit) -> str:
     order = sorted(fit.candidates, key=lambda name: -fit.candidates[name])[:_MOST_CANDIDATES]
     return (
         "\n### How the scores were chosen\n\n"
-        "The criterion is the mean of two AUROCs on the selection images: against built-in "
-        "nonsense, and against images whose class was removed from the model. A further score must "
-        "improve it by 0.002. The best candidates:\n\n"
+        "The criterion is the mean of two AUROCs on the selection images: against "
+        "synthetic OOD images, and against images whose class was removed from the model. A "
+        "further score must improve it by 0.002. The best candidates:\n\n"
         + table(("scores", "criterion"), [(n, f"{fit.candidates[n]:.4f}") for n in order])
     )
 

@@ -27,72 +27,10 @@ def parser() -> argparse.ArgumentParser:
         "GET /requests lists the filed requests; delete a request to allow "
         "another one before its cool-down ends.",
     )
-    options.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder for the requests"
-    )
-    options.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
-    )
-    options.add_argument(
-        "--port",
-        type=int,
-        default=9000,
-        help="TCP port, 0 = chosen by the system (default: %(default)s)",
-    )
-    options.add_argument(
-        "--prometheus",
-        default="http://127.0.0.1:9090",
-        metavar="URL",
-        help="Prometheus server for the evidence (default: %(default)s)",
-    )
-    options.add_argument(
-        "--cool-down-h",
-        type=float,
-        default=24.0,
-        metavar="HOURS",
-        help="time for which one request covers the same drift (default: %(default)g)",
-    )
-    access = options.add_argument_group("access")
-    access.add_argument(
-        "--token-file",
-        type=Path,
-        metavar="FILE",
-        help="file with the bearer token that every request except GET /livez must send (default: "
-        "no token, listen on loopback only)",
-    )
-    access.add_argument(
-        "--make-token",
-        action="store_true",
-        help="create the token file with a random token if it does not exist",
-    )
-    samples = options.add_argument_group("sample images")
-    samples.add_argument(
-        "--review-dir",
-        type=Path,
-        metavar="DIR",
-        help="the service's review folder (DIR/<day>/<id>.json)",
-    )
-    samples.add_argument(
-        "--samples",
-        type=int,
-        default=100,
-        metavar="N",
-        help="image ids per request, stratified by predicted class (default: %(default)s)",
-    )
-    command = options.add_argument_group("command")
-    command.add_argument(
-        "--run",
-        metavar="COMMAND",
-        help="command to run once per filed request, even if it fails, without a shell, with the "
-        "request's path as last argument; one at a time (default: none)",
-    )
-    command.add_argument(
-        "--run-timeout-h",
-        type=float,
-        default=24.0,
-        metavar="HOURS",
-        help="time after which the command is ended (default: %(default)g)",
-    )
+    _add_receiver_options(options)
+    _add_access_options(options.add_argument_group("access"))
+    _add_sample_options(options.add_argument_group("sample images"))
+    _add_command_options(options.add_argument_group("command"))
     return options
 
 
@@ -125,6 +63,81 @@ def run(options: argparse.Namespace) -> None:
         if runner:
             runner.start()
         serve(build(receiver, runner, token), listener)
+
+
+def _add_receiver_options(options: argparse.ArgumentParser) -> None:
+    options.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the requests"
+    )
+    options.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
+    )
+    options.add_argument(
+        "--port",
+        type=int,
+        default=9000,
+        help="TCP port, 0 = chosen by the system (default: %(default)s)",
+    )
+    options.add_argument(
+        "--prometheus",
+        default="http://127.0.0.1:9090",
+        metavar="URL",
+        help="Prometheus server for the evidence (default: %(default)s)",
+    )
+    options.add_argument(
+        "--cool-down-h",
+        type=float,
+        default=24.0,
+        metavar="HOURS",
+        help="time for which one request covers the same drift (default: %(default)g)",
+    )
+
+
+def _add_access_options(access: argparse._ArgumentGroup) -> None:
+    access.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="file with the bearer token that every request except GET /livez must send (default: "
+        "no token, listen on loopback only)",
+    )
+    access.add_argument(
+        "--make-token",
+        action="store_true",
+        help="create the token file with a random token if it does not exist",
+    )
+
+
+def _add_sample_options(samples: argparse._ArgumentGroup) -> None:
+    samples.add_argument(
+        "--review-dir",
+        type=Path,
+        metavar="DIR",
+        help="the service's review folder (DIR/<day>/<id>.json)",
+    )
+    samples.add_argument(
+        "--samples",
+        type=int,
+        default=100,
+        metavar="N",
+        help="image ids per request, stratified by predicted class (default: %(default)s)",
+    )
+
+
+def _add_command_options(command: argparse._ArgumentGroup) -> None:
+    command.add_argument(
+        "--run",
+        metavar="COMMAND",
+        help="command to run once per filed request, even if it fails, without a shell, with the "
+        "request's path as last argument; one at a time (default: none)",
+    )
+    command.add_argument(
+        "--run-timeout-h",
+        type=float,
+        default=24.0,
+        metavar="HOURS",
+        help="time after which the command is ended (default: %(default)g)",
+    )
 
 
 def _token(options: argparse.Namespace) -> bytes | None:

@@ -1,7 +1,7 @@
 """Choose the scores that decide, on calibration images that are in neither fold.
 
-A combination is judged by how well it separates these images from two kinds of OOD images: built-in
-nonsense, and images of classes that are removed from the model. Neither needs other data.
+A combination is judged by how well it separates these images from two kinds of OOD images:
+synthetic ones, and images of classes that are removed from the model. Neither needs other data.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ ScoreValues = dict[str, Float64]  # score → values, [n]
 class Choice:
     """The AUROC of each candidate, and the combination that it leads to."""
 
-    nonsense: dict[Combination, float]  # mean over groups of nonsense
+    synthetic: dict[Combination, float]  # mean over groups of synthetic images
     removed_classes: dict[Combination, float]  # mean over images; empty if not measurable
 
     @property
     def criterion(self) -> dict[Combination, float]:
         """Return the mean of both AUROCs of each candidate."""
         if not self.removed_classes:
-            return self.nonsense
-        return {c: (self.nonsense[c] + self.removed_classes[c]) / 2 for c in self.nonsense}
+            return self.synthetic
+        return {c: (self.synthetic[c] + self.removed_classes[c]) / 2 for c in self.synthetic}
 
     @property
     def combination(self) -> Combination:
@@ -58,22 +58,22 @@ class Choice:
 
 
 def choose(
-    head: GateHead, images: NetworkOutputs, nonsense: Mapping[str, NetworkOutputs]
+    head: GateHead, images: NetworkOutputs, synthetic: Mapping[str, NetworkOutputs]
 ) -> Choice:
     """Return the combination of up to three of the head's scores with the best criterion.
 
     Each further score must improve it by _MARGIN. The detector's scores are cross-fitted, so that
-    it is judged on images and groups of nonsense on which it was not fitted.
+    it is judged on images and groups of synthetic images on which it was not fitted.
     """
     sizes = range(1, _MOST_SCORES + 1)
     candidates = [c for size in sizes for c in combinations(head.names, size)]
     detected: Mapping[str, CrossFitted] = {}
     if DETECTOR in head.names:
-        features = {kind: outputs.features for kind, outputs in nonsense.items()}
+        features = {kind: outputs.features for kind, outputs in synthetic.items()}
         detected = cross_fitted(images.features, features)
     of_kinds = [
-        _aurocs(candidates, *_on_nonsense(head, images, kind, outputs, detected))
-        for kind, outputs in nonsense.items()
+        _aurocs(candidates, *_on_synthetic(head, images, kind, outputs, detected))
+        for kind, outputs in synthetic.items()
     ]
     of_removed, weights = [], []
     for values, outside in removed_classes(head, images):
@@ -83,9 +83,9 @@ def choose(
         unknown = {name: value[outside] for name, value in values.items()}
         of_removed.append(_aurocs(candidates, rest, unknown))
         weights.append(int(outside.sum()))
-    groups = Counter(map(group_of, nonsense))  # every group counts the same
+    groups = Counter(map(group_of, synthetic))  # every group counts the same
     return Choice(
-        nonsense=_mean(of_kinds, [1 / groups[group_of(kind)] for kind in nonsense]),
+        synthetic=_mean(of_kinds, [1 / groups[group_of(kind)] for kind in synthetic]),
         removed_classes=_mean(of_removed, weights) if of_removed else {},
     )
 
@@ -120,14 +120,14 @@ def _values(head: GateHead, outputs: NetworkOutputs) -> ScoreValues:
     return dict(zip(head.names, scores.T, strict=True))
 
 
-def _on_nonsense(
+def _on_synthetic(
     head: GateHead,
     images: NetworkOutputs,
     kind: str,
     outputs: NetworkOutputs,
     detected: Mapping[str, CrossFitted],
 ) -> tuple[ScoreValues, ScoreValues]:
-    """Return the scores of `images` and those of a kind of nonsense."""
+    """Return the scores of `images` and those of a kind of synthetic image."""
     inside, outside = _values(head, images), _values(head, outputs)
     if detected:
         found = detected[group_of(kind)]

@@ -1,7 +1,7 @@
 """Measure what a gate catches: synthetic OOD images, and images of classes that are left out.
 
-The images took no part in the fit. A group of synthetic images is judged by kinds that no fit sees,
-as a gate that was fitted on a kind catches almost every other image of it.
+The images are not used in the fit. A group of synthetic images is measured on kinds that no fit
+uses, because a gate that was fitted on a kind catches almost every other image of it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tidegate.service.imaging.spec import PreprocessSpec
 from tidegate.service.ood.gates import Gate
 from tidegate.service.types import Pixels
 
-PER_KIND = 60  # images of a kind that took no part in the fit; of one that did, a third
+PER_KIND = 60  # images of a kind that was not used in the fit; a third of it for one that was
 _PHOTOGRAPHS = "shuffled photographs"  # the name of their group
 _MOST = 4000  # images of a fold or of a group of classes, at most
 

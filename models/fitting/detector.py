@@ -23,7 +23,7 @@ _STEPS = 10_000  # of the largest weight: rounding, as libraries differ in the l
 
 
 def group_of(kind: str) -> str:
-    """Return the group of a kind of nonsense."""
+    """Return the group of a kind of synthetic image."""
     known = synthetic_ood.KINDS.get(kind)
     return synthetic_ood.PATTERNS if known is None else known.group
 
@@ -49,34 +49,34 @@ def fit_detector(images: Float32, drawn: Float32) -> Linear:
 
 @dataclass(frozen=True, slots=True)
 class CrossFitted:
-    """Scores of images and of nonsense by detectors that were fitted on neither."""
+    """Scores of images and of synthetic images by detectors that were fitted on neither."""
 
     inside: Float64  # [n]
     outside: Mapping[str, Float64]  # kind → its scores
 
 
-def cross_fitted(images: Float32, nonsense: Mapping[str, Float32]) -> dict[str, CrossFitted]:
-    """Return, for each group of nonsense, scores by detectors that saw no image of the group.
+def cross_fitted(images: Float32, synthetic: Mapping[str, Float32]) -> dict[str, CrossFitted]:
+    """Return, for each group of synthetic images, scores by detectors fitted without the group.
 
     Each half of the images is scored by a detector that was fitted on the other half.
     """
     found = {}
     second = np.arange(len(images)) % 2 == 1
-    for group in sorted({group_of(kind) for kind in nonsense}):
-        drawn = _drawn(nonsense, without=group)
+    for group in sorted({group_of(kind) for kind in synthetic}):
+        drawn = _drawn(synthetic, without=group)
         halves = [fit_detector(images[rows], drawn).direction for rows in (second, ~second)]
         inside = np.where(second, images @ halves[1], images @ halves[0])
         mean = (halves[0] + halves[1]) / 2
-        kinds = {kind: x @ mean for kind, x in nonsense.items() if group_of(kind) == group}
+        kinds = {kind: x @ mean for kind, x in synthetic.items() if group_of(kind) == group}
         found[group] = CrossFitted(inside, kinds)
     return found
 
 
-def drawn_features(nonsense: Mapping[str, Float32]) -> Float32:
+def drawn_features(synthetic: Mapping[str, Float32]) -> Float32:
     """Return the features of the kinds that the detector is fitted on: all but patterns."""
-    return _drawn(nonsense, without=synthetic_ood.PATTERNS)
+    return _drawn(synthetic, without=synthetic_ood.PATTERNS)
 
 
-def _drawn(nonsense: Mapping[str, Float32], without: str) -> Float32:
+def _drawn(synthetic: Mapping[str, Float32], without: str) -> Float32:
     left_out = {without, synthetic_ood.PATTERNS}
-    return np.concatenate([x for kind, x in nonsense.items() if group_of(kind) not in left_out])
+    return np.concatenate([x for kind, x in synthetic.items() if group_of(kind) not in left_out])

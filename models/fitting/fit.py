@@ -38,7 +38,7 @@ from tidegate.models.fitting.detector import drawn_features, fit_detector
 from tidegate.models.fitting.drift_reference import reference_fit
 from tidegate.models.fitting.feature_axes import embedding_fit
 from tidegate.models.fitting.mahalanobis import DistanceFit, DistanceOptions, fit_distances
-from tidegate.models.fitting.nonsense import nonsense_outputs
+from tidegate.models.fitting.synthetic_outputs import synthetic_outputs
 from tidegate.models.graphs.last_layer import last_layer
 from tidegate.models.graphs.session import quiet_session
 from tidegate.models.progress import say
@@ -179,16 +179,16 @@ def _choose(
         raise BuildRefused("There are too few calibration images to choose the scores.")
     photographs = [load_pixels(item.path, spec) for item in selection.split.items[:_SHUFFLED]]
     images = NetworkOutputs(selection.logits[:_SELECTED], selection.features[:_SELECTED])
-    nonsense = nonsense_outputs(graph, spec, photographs)
+    synthetic = synthetic_outputs(graph, spec, photographs)
     alone = {
-        distance.name: choose(distance.head(), images, nonsense).criterion[(MAHALANOBIS,)]
+        distance.name: choose(distance.head(), images, synthetic).criterion[(MAHALANOBIS,)]
         for distance in distances
     }
     distance = max(distances, key=lambda distance: round(alone[distance.name], 6))
-    drawn = drawn_features({kind: outputs.features for kind, outputs in nonsense.items()})
+    drawn = drawn_features({kind: outputs.features for kind, outputs in synthetic.items()})
     detector = fit_detector(images.features, drawn)
     every = with_candidates(distance.head(), ceiling, last_layer(backbone), detector)
-    choice = choose(every, images, nonsense)
+    choice = choose(every, images, synthetic)
     say(f"The scores that decide: {' + '.join(choice.combination)} ({distance.name}).")
     return _ChosenScores(
         head=every.with_scores(choice.combination),

@@ -106,7 +106,7 @@ class KindCaught(Caught):
 
     name: str
     group: str  # of similar kinds
-    in_fit: bool  # other images of this kind took part in the fit
+    in_fit: bool  # other images of this kind were used in the fit
 
 
 class LeftOutClasses(Caught):
@@ -116,10 +116,10 @@ class LeftOutClasses(Caught):
 
 
 class Coverage(Closed):
-    """What the gate catches, measured when the bundle is made, on images that fitted nothing."""
+    """What the gate catches, measured when the bundle is made, on images not used in the fit."""
 
     kinds: tuple[KindCaught, ...]
-    groups: dict[str, Caught]  # group → its kinds that took no part in the fit, if it has any
+    groups: dict[str, Caught]  # group → its kinds that were not used in the fit, if it has any
     synthetic: Caught  # the mean over the groups
     left_out_classes: LeftOutClasses | None = None  # None: too few classes or images
     accepted_although_weak: bool = False  # below the floor, sealed by an explicit option

@@ -53,7 +53,7 @@ def check_signature(
 
 
 def describe_signature(bundle: Bundle, trusted_keys: Path | None) -> str:
-    """Return who signed an open bundle, in words. Raises BundleRefused or KeyUnusable."""
+    """Describe who signed an open bundle. Raises BundleRefused or KeyUnusable."""
     signature = read_signature(bundle.path)
     if signature is None:
         return "none"
@@ -84,8 +84,9 @@ def sign(bundle: Bundle, key_file: Path) -> str:
 def write_signature(path: Path, content: bytes) -> None:
     """Write the signature of the bundle at `path`, or replace it. Raises OSError.
 
-    The temporary file is not in the bundle, as it would be no part of it after a crash; except in
-    a mounted folder, whose parent is another file system or not writable.
+    The temporary file is outside the bundle, because a file that remained after a crash would make
+    the bundle invalid. Only in a mounted folder it is inside: the parent may be another file system
+    or not writable.
     """
     try:
         write_atomically(path / SIGNATURE, content, temporary_folder=path.resolve().parent)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 RETRIES: dict[str, Any] = {"max_retries": 5, "retry_timeout": timedelta(minutes=2)}
-# A transfer may take long, but not stand still.
+# A transfer may take long, but must make progress.
 _CLIENT = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "1day"}
 _PREFIXES = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}  # of the clouds' environment variables
 _SHOWN = 300  # characters of the library's message, which may quote a page

@@ -22,7 +22,7 @@ from tidegate.service.errors import BundleRefused, TransferFailed
 from tidegate.service.files import flush_folder, sha256_of, write_atomically
 
 PREFIX = ".pulling-"
-_ATTEMPTS = 3  # in a row that bring no byte
+_ATTEMPTS = 3  # consecutive ones without a new byte
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 Report = Callable[[int], None]  # gets the number of bytes that are complete
 
@@ -49,7 +49,7 @@ def _keep(manifest: Manifest, signature: bytes | None, final: Path) -> Bundle:
         there = open_bundle(final)
     except BundleRefused as error:
         raise TransferFailed(
-            f"{error} What is at {final} is no valid bundle: remove it, and try again."
+            f"{error} The folder {final} is not a valid bundle: remove it, and try again."
         ) from error
     if there.digest != manifest.digest:
         raise TransferFailed(

@@ -1,9 +1,9 @@
 """Recognises images that were just seen, so that a burst of like images is counted once.
 
 An image is a near-duplicate if, within the last minute, an image with the same pixels was counted,
-or the last image counted of the same client is nearly the same. After a minute it counts again: a
-camera that sends one dark image for ever must be noticed. The rule knows nothing of the answers,
-so it does not favour a class or a decision.
+or the last image counted of the same client is nearly the same. After a minute it counts again,
+because a camera that sends the same dark image permanently must be noticed. The rule does not use
+the answers, so it does not favour a class or a decision.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ NONE_YET = "there is no state file"
 OTHER_BUNDLE = "it belongs to another bundle"
 OLDER = "it was written by an older version, whose monitors kept other numbers"
 _OLDER_FORMATS = {"tidegate-drift/1", "tidegate-drift/2"}
-KEPT_ASIDE = 3  # unusable files; older ones are deleted
+MAX_UNUSABLE_FILES = 3  # that are kept; older ones are deleted
 _OVERHEAD_BYTES = 1 << 20  # of an archive: headers, names, directory
-_ASIDE = r"\.(?:damaged|other-bundle|older)-(\d{8}T\d{6}Z)-(\d{1,6})"
+_SUFFIX = r"\.(?:damaged|other-bundle|older)-(\d{8}T\d{6}Z)-(\d{1,6})"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -38,9 +38,9 @@ def check_path(path: Path) -> None:
         if path.exists() and not path.is_file():
             wrong = "it is not a file"
         else:
-            beside = _beside(path)
-            beside.touch()
-            beside.unlink()
+            trial = path.with_name(f".{path.name}.{os.getpid()}")
+            trial.touch()
+            trial.unlink()
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) not in _FULL:
             wrong = f"{getattr(error, 'strerror', None) or error} ({path.parent})"
@@ -85,28 +85,24 @@ def load(path: Path, monitor: Monitor, digest: str) -> str:
     return ""
 
 
-def keep_aside(path: Path, why: str) -> Path:
+def rename_unusable(path: Path, why: str) -> Path:
     """Rename a file that `load` could not use, and return its new path. Raises OSError.
 
-    Only the newest KEPT_ASIDE such files are kept.
+    Only the newest MAX_UNUSABLE_FILES such files are kept.
     """
     kind = {OTHER_BUNDLE: "other-bundle", OLDER: "older"}.get(why, "damaged")
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    kept = _kept_aside(path)
+    kept = _unusable_files(path)
     number = max((number for when, number, _ in kept if when == stamp), default=0) + 1
-    aside = path.with_name(f"{path.name}.{kind}-{stamp}-{number}")
-    path.rename(aside)
-    for *_, other in kept[: 1 - KEPT_ASIDE]:
+    renamed = path.with_name(f"{path.name}.{kind}-{stamp}-{number}")
+    path.rename(renamed)
+    for *_, other in kept[: 1 - MAX_UNUSABLE_FILES]:
         other.unlink(missing_ok=True)
-    return aside
+    return renamed
 
 
-def _kept_aside(path: Path) -> list[tuple[str, int, Path]]:
-    """Return (time, number within that second, path) of each file that was kept aside."""
-    pattern = re.compile(re.escape(path.name) + _ASIDE)
+def _unusable_files(path: Path) -> list[tuple[str, int, Path]]:
+    """Return (time, number within that second, path) of each renamed file."""
+    pattern = re.compile(re.escape(path.name) + _SUFFIX)
     found = [(pattern.fullmatch(other.name), other) for other in path.parent.iterdir()]
     return sorted((match[1], int(match[2]), other) for match, other in found if match)
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}")

@@ -1,4 +1,4 @@
-"""Say in words what changed, since when, how sure that is, and what could not have been seen."""
+"""Describe what changed, since when, how sure that is, and what could not have been noticed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def findings(report: Report, labels: Sequence[str]) -> list[Finding]:
 
 
 def outlook(report: Report, labels: Sequence[str]) -> list[str]:
-    """Return what could have been seen by now, and what could not."""
+    """Return which changes could have been noticed by now, and which could not."""
     say = []
     reach = report.reach
     for rate, images in reach.rejections:
@@ -75,13 +75,13 @@ def outlook(report: Report, labels: Sequence[str]) -> list[str]:
     total = len(labels)
     say.append(
         f"With the {reach.window_images:,} images of the last 36 hours, a class with three times "
-        f"its share would be seen for {reach.tripled:,} of {total:,} classes."
+        f"its share would be noticed for {reach.tripled:,} of {total:,} classes."
     )
     learned = report.learned
     if learned.days < 7:
         say.append(
             f"The monitors have learned from {learned.days} of 7 days. Until then every share may "
-            "swing by half within a day."
+            "vary by half within a day."
         )
     for what, effect in (
         ("Rejections", learned.ood_design_effect),
@@ -89,13 +89,13 @@ def outlook(report: Report, labels: Sequence[str]) -> list[str]:
     ):
         if effect >= MAX_DESIGN_EFFECT:
             say.append(
-                f"{what} come in longer runs than can be taken into account ({effect:.0f} like "
+                f"{what} come in longer runs than can be taken into account ({effect:.0f} similar "
                 "images): their alarms may be false."
             )
         elif effect > 1:
             say.append(
                 f"{what} come in runs: {effect:.1f} images count as much as one independent image, "
-                "and changes are noticed as much later."
+                f"so a change is noticed after {effect:.1f} times as many images."
             )
     return say
 
@@ -152,7 +152,7 @@ def _of_shares(report: Report, name: str, labels: Sequence[str]) -> Finding:
     more = len(changes) - MAX_NAMED_CLASSES
     rest = f" and {more:,} more" if more > 0 else ""
     text = (
-        f"Single classes have another share over the last 36 hours: "
+        f"Shares of single classes have changed over the last 36 hours: "
         f"{_listed(changes[:MAX_NAMED_CLASSES])}{rest}. Since about {since}. {sure}"
     )
     return Finding(name, text, since, None, changes[:MAX_NAMED_CLASSES])

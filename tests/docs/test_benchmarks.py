@@ -21,10 +21,10 @@ OLDER = re.findall(
     read(PAGE),
     re.MULTILINE,
 )
-PROMISES = read(PAGE).split("## Promises under load")[1].split("\n## ")[0]
+OBJECTIVES = read(PAGE).split("## Objectives under load")[1].split("\n## ")[0]
 SCENARIOS = [
     [cell.strip() for cell in row.strip("|").split("|")]
-    for row in re.findall(r"^\|.*\|$", PROMISES, re.MULTILINE)[2:]
+    for row in re.findall(r"^\|.*\|$", OBJECTIVES, re.MULTILINE)[2:]
 ]
 
 
@@ -131,7 +131,7 @@ def test_every_older_comparison_is_in_the_table() -> None:
 def test_the_promises_are_those_of_the_result(
     scenario: str, quantity: str, value: str, aim: str, met: str
 ) -> None:
-    quoted = re.search(r"\[result\]\(\.\./load_tests/results/([^)]+)\)", PROMISES)
+    quoted = re.search(r"\[result\]\(\.\./load_tests/results/([^)]+)\)", OBJECTIVES)
     assert quoted is not None
     result = json.loads((RESULTS / quoted[1]).read_text("utf-8"))
     [found] = [f for f in result["scenarios"][scenario]["findings"] if f["quantity"] == quantity]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import httpx
+import numpy as np
 import pytest
 from pydantic import BaseModel
 
@@ -18,11 +19,12 @@ from tidegate.service.api.routes.drift import DriftBody
 from tidegate.service.api.routes.feedback import Feedback, FeedbackTaken
 from tidegate.service.api.schemas import BatchBody, ClassifyBody, ModelBody, Problem
 from tidegate.service.bundle.golden import REDUCED_TOLERANCE, TOLERANCE
-from tidegate.service.bundle.manifest import EngineHints, Manifest
-from tidegate.service.bundle.store import REQUIRED
+from tidegate.service.bundle.manifest import FORMAT, EngineHints, Manifest
+from tidegate.service.bundle.store import CALIBRATION, GOLDEN, REQUIRED
 from tidegate.service.engines import cpu_warm_up, warm_up
 from tidegate.service.imaging.spec import Backend, Filter, Offset, PreprocessSpec, Step
 from tidegate.service.metrics import SHED_REASONS
+from tidegate.service.types import OUTPUT_NAMES
 
 REFERENCE = ROOT / "docs" / "reference"
 WARM_UP = ROOT / "docs" / "concepts" / "warm-up.md"
@@ -101,6 +103,24 @@ def test_every_field_and_file_of_a_bundle_is_described() -> None:
 
     assert own - named(page) - elsewhere == set()
     assert {name for name in REQUIRED if f"`{name}`" not in read(page)} == set()
+
+
+def test_the_format_and_the_arrays_of_a_bundle_are_those_of_the_page(demo_bundle: Path) -> None:
+    page = read(REFERENCE / "bundle-format.md")
+    graph, rest = page.split("## The graph")[1].split("## Arrays in calibration.npz")
+    rows = {
+        name
+        for row in re.findall(r"^\| (`.+?) \|", rest.split("## ")[0], re.M)
+        for name in row.split("`")[1::2]
+    }
+    optional = {"fold_b_sizes", "p_by_rank_b", "embedding_mean", "embedding_axes"}
+    with np.load(demo_bundle / CALIBRATION) as calibration, np.load(demo_bundle / GOLDEN) as golden:
+        assert rows - {*calibration} <= optional
+        assert {*calibration} <= rows
+        assert {*golden} <= named(REFERENCE / "bundle-format.md")
+
+    assert set(re.findall(r"tidegate-bundle/\d+", page)) == {FORMAT}
+    assert re.findall(r"^\| `(\w+)`", graph, re.M) == ["pixels", *OUTPUT_NAMES]
 
 
 def test_every_rule_of_preprocessing_is_described() -> None:

@@ -1,4 +1,4 @@
-"""A bundle is pulled over TLS from a server on this machine that breaks off, rejects or lies."""
+"""A bundle is pulled over TLS from a server that disconnects, rejects or sends wrong bytes."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_impossible_numbers_are_rejected(path: Path, saved: bytes, arrays: dict[
 
 
 @pytest.mark.parametrize("older", ["tidegate-drift/1", "tidegate-drift/2"])
-def test_a_state_of_an_older_version_is_kept_aside_with_its_reason(
+def test_a_state_of_an_older_version_is_renamed_with_its_reason(
     path: Path, saved: bytes, older: str
 ) -> None:
     path.write_bytes(changed(saved, format=older))
@@ -97,7 +97,7 @@ def test_a_state_of_an_older_version_is_kept_aside_with_its_reason(
     why = state.load(path, Monitor(reference()), "d1")
 
     assert "older version" in why
-    assert state.keep_aside(path, why).name.startswith("drift.older-")
+    assert state.rename_unusable(path, why).name.startswith("drift.older-")
 
 
 def test_a_file_of_gigabytes_is_not_read(path: Path) -> None:
@@ -107,14 +107,14 @@ def test_a_file_of_gigabytes_is_not_read(path: Path) -> None:
     assert "larger than" in state.load(path, Monitor(reference()), "d1")
 
 
-def test_a_file_is_kept_aside_and_only_the_newest_few_are(path: Path) -> None:
+def test_an_unusable_file_is_renamed_and_only_the_newest_few_are_kept(path: Path) -> None:
     others = [path.with_name(name) for name in ("drift.damaged-notes", "drift.bak")]
     for other in others:
         other.write_text("not ours")
 
     for index in range(5):
         path.write_text(str(index))
-        state.keep_aside(path, "it cannot be read")
+        state.rename_unusable(path, "it cannot be read")
 
     kept = sorted(set(path.parent.iterdir()) - set(others))
     assert sorted(file.read_text() for file in kept) == ["2", "3", "4"]

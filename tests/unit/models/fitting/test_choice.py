@@ -43,7 +43,7 @@ def images(n: int = 240, seed: int = 0) -> NetworkOutputs:
     return outputs(around(MEANS[np.arange(n) % CLASSES], n, seed))
 
 
-def nonsense(drawn: float = 1.0, far: float = 0.0) -> dict[str, NetworkOutputs]:
+def synthetic(drawn: float = 1.0, far: float = 0.0) -> dict[str, NetworkOutputs]:
     """Drawn kinds lie in one direction, patterns near zero."""
     found = {}
     for seed, kind in enumerate(synthetic_ood.FIT_KINDS, 100):
@@ -65,7 +65,7 @@ def every_candidate(kinds: Mapping[str, NetworkOutputs]) -> GateHead:
 
 
 def test_the_detector_is_chosen_if_drawn_images_lie_in_a_direction_of_their_own() -> None:
-    kinds = nonsense()
+    kinds = synthetic()
 
     choice = choose(every_candidate(kinds), images(), kinds)
 
@@ -75,12 +75,12 @@ def test_the_detector_is_chosen_if_drawn_images_lie_in_a_direction_of_their_own(
 
 
 def test_a_detector_of_what_does_not_differ_is_not_chosen() -> None:
-    kinds = nonsense(drawn=0.0)
+    kinds = synthetic(drawn=0.0)
 
     choice = choose(every_candidate(kinds), images(), kinds)
 
     assert DETECTOR not in choice.combination
-    assert choice.nonsense[(DETECTOR,)] < 0.65
+    assert choice.synthetic[(DETECTOR,)] < 0.65
 
 
 def test_the_best_criterion_is_chosen_and_a_further_score_must_earn_its_place() -> None:
@@ -91,7 +91,7 @@ def test_the_best_criterion_is_chosen_and_a_further_score_must_earn_its_place() 
     assert Choice(better, {}).combination == ("energy", "mahalanobis")
 
 
-def test_nonsense_and_removed_classes_count_the_same() -> None:
+def test_synthetic_images_and_removed_classes_count_the_same() -> None:
     choice = Choice({("energy",): 1.0, ("entropy",): 0.7}, {("energy",): 0.5, ("entropy",): 0.9})
 
     assert choice.combination == ("entropy",)
@@ -119,15 +119,15 @@ def test_similar_classes_are_removed_together() -> None:
     assert all(len(set(groups[similar == g].tolist())) == 1 for g in range(10))
 
 
-def test_with_two_classes_only_nonsense_is_measured() -> None:
+def test_with_two_classes_only_synthetic_images_are_measured() -> None:
     head = GateHead(1.0, np.zeros(WIDTH), None, MEANS[:2], normalise=False)
     two = NetworkOutputs(images().logits[:, :2], images().features)
-    kinds = {k: NetworkOutputs(o.logits[:, :2], o.features) for k, o in nonsense().items()}
+    kinds = {k: NetworkOutputs(o.logits[:, :2], o.features) for k, o in synthetic().items()}
 
     choice = choose(head, two, kinds)
 
     assert choice.removed_classes == {}
-    assert choice.criterion == choice.nonsense
+    assert choice.criterion == choice.synthetic
 
 
 def test_a_detector_is_judged_on_images_that_it_has_not_seen() -> None:
@@ -147,7 +147,7 @@ def test_a_detector_is_judged_on_images_that_it_has_not_seen() -> None:
 
 
 def test_the_detector_does_not_depend_on_the_last_digits_of_its_input() -> None:
-    kinds = {kind: found.features for kind, found in nonsense().items()}
+    kinds = {kind: found.features for kind, found in synthetic().items()}
     drawn = drawn_features(kinds)
 
     first = fit_detector(images().features, drawn).direction

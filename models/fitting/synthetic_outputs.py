@@ -1,4 +1,4 @@
-"""The backbone's outputs for built-in nonsense, against which scores are chosen."""
+"""The backbone's outputs for synthetic OOD images, with which the scores are chosen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tidegate.service.types import Pixels
 PER_KIND = 40
 
 
-def nonsense_outputs(
+def synthetic_outputs(
     graph: bytes, spec: PreprocessSpec, photographs: list[Pixels]
 ) -> dict[str, NetworkOutputs]:
     """Return the outputs for each kind of synthetic OOD image, and for shuffled `photographs`."""
