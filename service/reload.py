@@ -204,7 +204,7 @@ class Reloader:
         if canary is None and shadow is None:
             return None
         running = None if old is None else old.rollout
-        if running is not None and running.is_of(stable, canary, shadow, plan.judge):
+        if running is not None and running.follow(stable, canary, shadow, plan.judge):
             return running
         metrics, scheduler = self._builder.metrics, self._builder.workers.scheduler
         return Rollout(

@@ -58,16 +58,21 @@ class Rollout:
         self._canary_salt = _salt(canary)
         self._shadow_salt = _salt(shadow)
 
-    def is_of(
+    def follow(
         self, stable: Served, canary: Trial | None, shadow: Trial | None, rules: JudgeRules
     ) -> bool:
-        """Return whether nothing differs, so that what was observed still holds."""
-        return (self.stable, self.canary, self.shadow, self.rules) == (
-            stable,
-            canary,
-            shadow,
-            rules,
+        """Take new shares, and return True, if the versions and the rules are the same.
+
+        What was observed then still holds.
+        """
+        now, new = (
+            (one.served if one else None, other.served if other else None)
+            for one, other in ((self.canary, self.shadow), (canary, shadow))
         )
+        if self.stable is not stable or now != new or self.rules != rules:
+            return False
+        self.canary, self.shadow = canary, shadow
+        return True
 
     def choose(self, key: str) -> Served:
         """Return the version that answers a request with this key."""
