@@ -14,7 +14,8 @@ from tidegate.service.rollouts import Rollout
 from tidegate.service.served import Served
 from tidegate.service.serving.plan import ModelPlan
 
-STABLE, CANARY, SHADOW = "stable", "canary", "shadow"
+STABLE = "stable"
+_SHOWN = 100  # characters of a name that a client sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Model:
         found = self.versions.get(self.aliases.get(name, name))
         if found is None:
             there = ", ".join(sorted({*self.versions, *self.aliases}))
-            raise NotFound(f"{self.name} has no version {name!r}; there is {there}.")
+            raise NotFound(f"{self.name} has no version {name[:_SHOWN]!r}; there is {there}.")
         return found
 
 

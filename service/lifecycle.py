@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 from tidegate.service.building import Builder
@@ -72,7 +74,7 @@ class Service:
         self.workers: Workers | None = None
         self._reloader: Reloader | None = None  # once the first model is warm
         self._steps: Steps | None = None  # the same
-        self._following: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._reloading: set[asyncio.Task[None]] = set()
         self._refusal = ""  # of the serving file, as it was logged last
         self._config = config
@@ -121,8 +123,10 @@ class Service:
         await reloader.start(first, wanted)
         self._reloader = reloader
         self._steps = Steps(config.source, reloader, self._metrics)
-        self._following = asyncio.create_task(self._follow(reloader))
-        self._following.add_done_callback(self._on_follow_end)
+        for work in (partial(self._follow, reloader), partial(self._judge, self._steps)):
+            task = asyncio.create_task(self._repeat(work))
+            task.add_done_callback(self._on_task_end)
+            self._tasks.append(task)
         if self.phase is Phase.STARTING:
             self.phase = Phase.READY
 
@@ -189,22 +193,28 @@ class Service:
         except Exception:
             log.exception("the reload failed; what was served is still served")
 
-    async def _follow(self, reloader: Reloader) -> None:
-        """Serve what the serving file says, and unload what was kept long enough."""
+    async def _repeat(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(_POLL_S)
             try:
-                wanted = await asyncio.to_thread(self._config.source.poll)
-                if wanted is not None and self.phase is Phase.READY:
-                    self._refusal = ""
-                    await reloader.reload(wanted)
-                if self.phase is Phase.READY and self._steps is not None:
-                    await self._steps.judge()
-                await reloader.tidy()
+                if self.phase is Phase.READY:
+                    await work()
             except TidegateError as error:
                 self._refuse(str(error))
             except Exception:
                 log.exception("following the serving file failed; trying again")
+
+    async def _follow(self, reloader: Reloader) -> None:
+        """Serve what the serving file says, and unload what was kept long enough."""
+        wanted = await asyncio.to_thread(self._config.source.poll)
+        if wanted is not None:
+            self._refusal = ""
+            await reloader.reload(wanted)
+        await reloader.tidy()
+
+    async def _judge(self, steps: Steps) -> None:
+        """Apart from `_follow`, so that a canary is ended while another version is loading."""
+        await steps.judge()
 
     def _refuse(self, why: str) -> None:
         if why != self._refusal:
@@ -272,14 +282,14 @@ class Service:
         error = None if watching.cancelled() else watching.exception()
         self.fail(f"drift monitoring ended unexpectedly: {error!r}")
 
-    def _on_follow_end(self, following: asyncio.Task[None]) -> None:
-        error = None if following.cancelled() else following.exception()
+    def _on_task_end(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
         self.fail(f"following the serving file ended unexpectedly: {error!r}")
 
     async def _close_models(self, deadline: float) -> bool:
-        if self._following is not None:
-            self._following.remove_done_callback(self._on_follow_end)
-            self._following.cancel()
+        for task in self._tasks:
+            task.remove_done_callback(self._on_task_end)
+            task.cancel()
         if self._reloader is not None:
             await self._reloader.close(_left_s(deadline))
         if self.workers is None:

@@ -64,6 +64,7 @@ class Reloader:
         self._used: dict[str, Served] = {}  # by digest
         self._unused: dict[str, _Unused] = {}
         self._turn = asyncio.Lock()
+        self._steps = 0  # taken with `serve_now`; a reload that began before one is dropped
 
     async def start(self, first: Served, wanted: Wanted) -> None:
         """Serve the plan; `first` is the stable version of its default model.
@@ -80,8 +81,22 @@ class Reloader:
         async with self._turn:
             return await self._apply(wanted, starting=False)
 
+    async def serve_now(self, name: str, plan: ModelPlan) -> bool:
+        """Serve another plan of a model at once, if all its versions are loaded.
+
+        It does not wait for a reload that loads something; that one is dropped.
+        """
+        loaded = {one.version: one for one in self.loaded() if one.name == name}
+        if not set(plan.named.values()) <= loaded.keys():
+            return False
+        versions = {version: loaded[version] for version in plan.named.values()}
+        self._steps += 1
+        models = {**self.catalog.models, name: self._model(name, plan, versions, {})}
+        await self._swap(replace(self.catalog, models=models))
+        return True
+
     async def tidy(self) -> None:
-        """Unload the versions that were kept long enough."""
+        """Unload the versions that were kept long enough, unless one still answers a request."""
         async with self._turn:
             now = time.monotonic()
             for digest, unused in list(self._unused.items()):
@@ -105,6 +120,7 @@ class Reloader:
     async def _apply(self, wanted: Wanted, *, starting: bool) -> dict[str, Reloaded]:
         models: dict[str, Model] = {}
         done: dict[str, Reloaded] = {}
+        steps = self._steps
         for name, plan in wanted.plan.models.items():
             self._builder.metrics.start_reloads(name)
             old = self.catalog.models.get(name)
@@ -124,6 +140,8 @@ class Reloader:
         if default not in models:  # it was refused
             default = self.catalog.default
             models.setdefault(default, self.catalog.models[default])
+        if steps != self._steps:
+            return dict.fromkeys(done, Reloaded("unchanged", "another step was taken meanwhile"))
         await self._swap(Catalog(default, models))
         for name, one in done.items():
             self._builder.metrics.reloaded(name, one.outcome)
@@ -151,19 +169,31 @@ class Reloader:
         if known is None and (unused := self._unused.get(manifest.digest)) is not None:
             known = unused.served
         if known is None:
-            await self._make_room(folder.name)
-            workers, beside = self._builder.workers, self._beside(name)
-            loaded = await self._loader.load(folder, workers.scheduler, beside.lane, weight)
-            sealed = loaded.bundle.manifest
-            if (sealed.name, sealed.version) != (name, version):
-                raise BundleRefused(f"{folder} is now {sealed.name} {sealed.version}.")
-            known = await self._builder.build(
-                loaded.bundle, loaded.lane, loaded.monitor, wanted.drift_states.get((name, version))
-            )
-            workers.scheduler.open_lane(loaded.lane)
-            self._unused[loaded.bundle.digest] = _Unused(known)
+            await self._make_room(version)
+            try:
+                known = await self._load(name, version, weight, wanted)
+            except StartupError:
+                raise
+            except Exception as error:  # the runtimes' exceptions share no base class
+                log.exception("loading %s failed", folder)
+                raise BundleRefused(
+                    f"{folder} cannot be loaded: {type(error).__name__}: {error}"
+                ) from error
         known.lane.weight = weight
         return known
+
+    async def _load(self, name: str, version: str, weight: float, wanted: Wanted) -> Served:
+        folder, scheduler = wanted.folders[name, version], self._builder.workers.scheduler
+        loaded = await self._loader.load(folder, scheduler, self._beside(name).lane, weight)
+        sealed = loaded.bundle.manifest
+        if (sealed.name, sealed.version) != (name, version):
+            raise BundleRefused(f"{folder} is now {sealed.name} {sealed.version}.")
+        served = await self._builder.build(
+            loaded.bundle, loaded.lane, loaded.monitor, wanted.drift_states.get((name, version))
+        )
+        scheduler.open_lane(loaded.lane)
+        self._unused[loaded.bundle.digest] = _Unused(served)
+        return served
 
     def _beside(self, name: str) -> Served:
         """Return a loaded version to compare durations with: of the same model, if there is one."""
@@ -177,7 +207,9 @@ class Reloader:
                     f"Version {version} is not loaded: {len(self._used)} versions are in use, and "
                     f"TIDEGATE_MAX_LOADED_VERSIONS is {self._most_loaded}."
                 )
-            await self._unload(min(self._unused, key=lambda digest: self._unused[digest].since))
+            oldest = min(self._unused, key=lambda digest: self._unused[digest].since)
+            while not await self._unload(oldest):
+                await asyncio.sleep(_DRAIN_POLL_S)  # until its last request is answered
 
     def _model(
         self,
@@ -220,7 +252,8 @@ class Reloader:
         }
         dropped = [served for digest, served in self._used.items() if digest not in used]
         for digest, served in used.items():
-            if self._unused.pop(digest, None) is not None:
+            self._unused.pop(digest, None)
+            if served.watching is None:
                 self._builder.metrics.show_model(served.metrics)
                 served.watching = asyncio.create_task(served.watch.run())
                 served.watching.add_done_callback(self._on_watch_end)
@@ -241,14 +274,16 @@ class Reloader:
                 served.watching.remove_done_callback(self._on_watch_end)
             await served.stop_watching(_SAVE_S)
 
-    async def _unload(self, digest: str) -> None:
-        """Unload a version once nothing waits or runs there."""
-        served = self._unused.pop(digest).served
-        while not self._builder.workers.scheduler.close_lane(served.lane):
-            await asyncio.sleep(_DRAIN_POLL_S)
+    async def _unload(self, digest: str) -> bool:
+        """Unload a version; return False if something waits or runs there."""
+        served = self._unused[digest].served
+        if not self._builder.workers.scheduler.close_lane(served.lane):
+            return False
+        del self._unused[digest]
         await asyncio.to_thread(served.close)
         await asyncio.to_thread(memory.give_back_free_memory)
         log.info("unloaded %s", served)
+        return True
 
 
 def _changes(old: Model | None, new: Model) -> Reloaded:

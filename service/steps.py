@@ -109,6 +109,10 @@ class Steps:
                 "to a folder of bundles."
             )
         kept = True
+        plan = self._reloader.catalog.model(name).plan
+        if step == "rollback":  # it must not wait for the disk, or for a version that is loading
+            changed = change(plan, tuple(plan.named.values()))
+            await self._reloader.serve_now(name, changed)
         try:
             await asyncio.to_thread(update, self._source.place, name, change)
             wanted = await asyncio.to_thread(self._source.read)

@@ -79,7 +79,7 @@ def _parse(text: str) -> dict[str, Any]:
 
 @contextmanager
 def launched(
-    bundle: Path = DEMO_BUNDLE,
+    bundle: Path | str = DEMO_BUNDLE,
     command: Sequence[str] = SERVE,
     **settings: object,
 ) -> Iterator[Server]:
@@ -106,7 +106,7 @@ def launched(
 
 
 @contextmanager
-def running(bundle: Path = DEMO_BUNDLE, **settings: object) -> Iterator[Server]:
+def running(bundle: Path | str = DEMO_BUNDLE, **settings: object) -> Iterator[Server]:
     """Start a server and wait until it is ready."""
     with launched(bundle, SERVE, **settings) as server:
         server.wait_for("ready")

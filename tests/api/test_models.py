@@ -1,0 +1,171 @@
+"""Several versions behind a real server: routes, reload by file, signal and request, SIGHUP."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server import DEMO_BUNDLE, PATIENCE_S, PHOTOS, Server, launched, running
+from tidegate.service.bundle.store import MANIFEST, read_manifest
+
+PHOTO = (PHOTOS / "chelsea.png").read_bytes()
+TOKEN = "let-me-in"
+MODEL = "efficientnet-lite0"
+
+
+def copy_as(root: Path, version: str) -> str:
+    """Copy the demo bundle as another version; return its digest."""
+    folder = root / MODEL / version
+    shutil.copytree(DEMO_BUNDLE, folder)
+    manifest = read_manifest(folder).model_copy(update={"version": version})
+    (folder / MANIFEST).write_bytes(manifest.to_file())
+    return read_manifest(folder).digest
+
+
+def put_file(root: Path, text: str) -> None:
+    """Replace the serving file in one step."""
+    (root / "new").write_text(text)
+    (root / "new").replace(root / "serving.toml")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path, dict[str, str]]]:
+    """A server with versions 1 and 2, its folder, and the digests."""
+    root = tmp_path_factory.mktemp("models")
+    digests = {version: copy_as(root, version) for version in ("1", "2")}
+    put_file(root, f'[{MODEL}]\nstable = "1"\n')
+    token = root / ".token"
+    token.write_text(f"{TOKEN}\n")
+    with running(bundle="", models=root, admin_token_file=token) as server:
+        yield server, root, digests
+
+
+def classify(url: str, path: str = "/classify", **headers: str) -> dict[str, Any]:
+    response = httpx.post(url + path, content=PHOTO, headers=headers, timeout=PATIENCE_S)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def reload(url: str, token: str = TOKEN) -> httpx.Response:
+    headers = {"authorization": f"Bearer {token}"}
+    return httpx.post(f"{url}/admin/reload", headers=headers, timeout=PATIENCE_S)
+
+
+def test_the_routes_of_models_and_versions(
+    served: tuple[Server, Path, dict[str, str]],
+) -> None:
+    server, root, digests = served
+    url = server.url
+    put_file(root, f'[{MODEL}]\nstable = "1"\naliases = {{ next = "2" }}\n')
+    assert reload(url).status_code == 200
+
+    assert classify(url)["model"]["digest"] == digests["1"]
+    assert classify(url, f"/models/{MODEL}/classify")["model"]["version"] == "1"
+    for name in ("2", "next"):
+        path = f"/models/{MODEL}/versions/{name}"
+        assert classify(url, f"{path}/classify")["model"]["digest"] == digests["2"]
+        assert httpx.get(url + path).json()["digest"] == digests["2"]
+        assert httpx.get(f"{url}{path}/drift").json()["model"]["digest"] == digests["2"]
+        headers = {"x-tidegate-version": name}
+        assert classify(url, **headers)["model"]["digest"] == digests["2"]
+    batch = httpx.post(
+        f"{url}/models/{MODEL}/versions/2/classify/batch",
+        files=[("files", PHOTO), ("files", b"no image")],
+        timeout=PATIENCE_S,
+    )
+    assert [item["status"] for item in batch.json()["results"]] == [200, 415]
+    listed = httpx.get(f"{url}/models").json()
+    assert [(one["version"], one["aliases"], one["is_default"]) for one in listed["models"]] == [
+        ("1", ["stable"], True),
+        ("2", ["next"], False),
+    ]
+    for path in ("/models/other/classify", f"/models/{MODEL}/versions/9/classify"):
+        missing = httpx.post(url + path, content=PHOTO)
+        assert (missing.status_code, missing.json()["code"]) == (404, "not-found")
+    text = httpx.get(f"{url}/metrics").text
+    route = "/models/{name}/versions/{version}/classify"
+    assert f'tidegate_requests_total{{route="{route}",status="200"}}' in text
+    assert f'tidegate_ood_decisions_total{{decision="accept",digest="{digests["2"]}"' in text
+
+
+def test_a_change_of_the_file_and_a_signal_are_followed(
+    served: tuple[Server, Path, dict[str, str]],
+) -> None:
+    server, root, digests = served
+    put_file(root, f'[{MODEL}]\nstable = "1"\n')
+    reload(server.url)
+
+    put_file(root, f'[{MODEL}]\nstable = "2"\n')
+    wait_for(server.url, digests["2"])
+    put_file(root, f'[{MODEL}]\nstable = "1"\n')
+    server.process.send_signal(signal.SIGHUP)
+    wait_for(server.url, digests["1"])
+
+
+def wait_for(url: str, digest: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while classify(url)["model"]["digest"] != digest:
+        assert time.monotonic() < deadline
+
+
+def test_only_the_token_allows_a_reload_and_a_refused_file_changes_nothing(
+    served: tuple[Server, Path, dict[str, str]],
+) -> None:
+    server, root, digests = served
+    put_file(root, f'[{MODEL}]\nstable = "1"\n')
+    assert reload(server.url).status_code == 200
+    assert reload(server.url, "guess").status_code == 401
+    assert httpx.post(f"{server.url}/admin/reload").json()["code"] == "unauthorized"
+
+    put_file(root, f'[{MODEL}]\nstabel = "2"\n')
+    refused = reload(server.url)
+
+    assert (refused.status_code, refused.json()["code"]) == (422, "reload-refused")
+    assert "Did you mean stable?" in refused.json()["detail"]
+    assert classify(server.url)["model"]["digest"] == digests["1"]
+
+
+def test_a_canary_is_promoted_and_rolled_back_by_request(
+    served: tuple[Server, Path, dict[str, str]],
+) -> None:
+    server, root, digests = served
+    url, headers = server.url, {"authorization": f"Bearer {TOKEN}"}
+    put_file(root, f'[{MODEL}]\nstable = "1"\ncanary = {{ version = "2", share = 0.0 }}\n')
+    assert reload(url).status_code == 200
+    assert classify(url)["model"]["digest"] == digests["1"]
+    shown = httpx.get(f"{url}/models/{MODEL}/rollout").json()
+    assert (shown["canary"]["version"], shown["judge"]["step"]) == ("2", "wait")
+
+    promoted = httpx.post(f"{url}/admin/models/{MODEL}/promote", headers=headers, timeout=60)
+    assert (promoted.status_code, promoted.json()["step"]) == (200, "promote")
+    assert classify(url)["model"]["digest"] == digests["2"]
+    back = httpx.post(f"{url}/admin/models/{MODEL}/rollback", headers=headers, timeout=60)
+    assert (back.status_code, back.json()["version"]) == (200, "2")
+    assert classify(url)["model"]["digest"] == digests["1"]
+    events = httpx.get(f"{url}/models/{MODEL}/rollout").json()["events"]
+    assert [event["step"] for event in events] == ["rollback", "promote"]
+
+
+def test_without_a_token_there_is_no_administration() -> None:
+    with running() as server:
+        response = reload(server.url)
+
+    assert (response.status_code, response.json()["code"]) == (403, "forbidden")
+
+
+def test_a_folder_that_says_nothing_is_refused_with_a_file_to_write(tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        copy_as(tmp_path, version)
+
+    with launched(bundle="", models=tmp_path) as server:
+        assert server.process.wait(PATIENCE_S) == 1
+
+    assert any(f"[{MODEL}]" in message for message in server.messages())
