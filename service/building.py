@@ -32,9 +32,7 @@ class Builder:
         """Return a version that nothing observes yet; its drift state is read from the file."""
         description = served_model(bundle, lane.engine.info, self.max_class_series)
         model_metrics = await asyncio.to_thread(ModelMetrics, description)
-        watch = DriftWatch(
-            monitor, model_metrics.drift, bundle.labels, bundle.digest, drift_state
-        )
+        watch = DriftWatch(monitor, model_metrics.drift, bundle.labels, bundle.digest, drift_state)
         await asyncio.to_thread(watch.restore)
         pipeline = Pipeline(
             bundle,

@@ -134,9 +134,7 @@ class Loader:
 class _Turns:
     """Runs batches of an engine in the turns of idle slots. Called on the loading thread."""
 
-    def __init__(
-        self, scheduler: Scheduler, loop: asyncio.AbstractEventLoop, known: Lane
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, loop: asyncio.AbstractEventLoop, known: Lane) -> None:
         self._scheduler = scheduler
         self._loop = loop
         self._known = known
@@ -190,12 +188,11 @@ class _Turns:
         )
         self._loop.call_soon_threadsafe(self._scheduler.when_idle, work)
         result = future.result(_TURN_TIMEOUT_S)
+        outputs = [row for row in result.rows if not isinstance(row, Exception)]
         for row in result.rows:
             if isinstance(row, Exception):
                 raise row
-        first = result.rows[0]
-        assert not isinstance(first, Exception)
-        return first, result.engine_s
+        return outputs[0], result.engine_s
 
 
 def _check_memory(bundle: Bundle, known: Lane) -> None:

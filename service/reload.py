@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Literal
 
 from tidegate.service import memory
 from tidegate.service.building import Builder
@@ -30,7 +31,7 @@ _SAVE_S = 5.0  # for the drift monitors' last save: a network disk may hang
 class Reloaded:
     """What a reload did with one model."""
 
-    outcome: str  # one of metrics.RELOAD_OUTCOMES
+    outcome: Literal["loaded", "unchanged", "refused", "unloaded"]
     detail: str
 
 
@@ -123,18 +124,10 @@ class Reloader:
         steps = self._steps
         for name, plan in wanted.plan.models.items():
             self._builder.metrics.start_reloads(name)
-            old = self.catalog.models.get(name)
-            versions, refused = await self._versions(name, plan, wanted)
-            if refused and starting and plan.stable in refused:
-                raise BundleRefused(refused[plan.stable])
-            if refused and (old is not None or plan.stable in refused):
-                done[name] = Reloaded("refused", "\n".join(refused.values()))
-                if old is not None:
-                    models[name] = replace(old, refused=refused)
-            else:
-                models[name] = self._model(name, plan, versions, refused)
-                done[name] = _changes(old, models[name])
-        for name in self.catalog.models.keys() - models.keys() - done.keys():
+            model, done[name] = await self._next(name, plan, wanted, starting=starting)
+            if model is not None:
+                models[name] = model
+        for name in self.catalog.models.keys() - done.keys():
             done[name] = Reloaded("unloaded", "no longer in the serving file")
         default = wanted.plan.default
         if default not in models:  # it was refused
@@ -148,6 +141,20 @@ class Reloader:
             level = logging.WARNING if one.outcome == "refused" else logging.INFO
             log.log(level, "reload of %s: %s: %s", name, one.outcome, one.detail)
         return done
+
+    async def _next(
+        self, name: str, plan: ModelPlan, wanted: Wanted, *, starting: bool
+    ) -> tuple[Model | None, Reloaded]:
+        """Load what a plan needs; return the model, which stays as it was if that is refused."""
+        old = self.catalog.models.get(name)
+        versions, refused = await self._versions(name, plan, wanted)
+        if starting and plan.stable in refused:
+            raise BundleRefused(refused[plan.stable])
+        if refused and (old is not None or plan.stable in refused):
+            kept = None if old is None else replace(old, refused=refused)
+            return kept, Reloaded("refused", "\n".join(refused.values()))
+        model = self._model(name, plan, versions, refused)
+        return model, _changes(old, model)
 
     async def _versions(
         self, name: str, plan: ModelPlan, wanted: Wanted
@@ -208,8 +215,8 @@ class Reloader:
                     f"TIDEGATE_MAX_LOADED_VERSIONS is {self._most_loaded}."
                 )
             oldest = min(self._unused, key=lambda digest: self._unused[digest].since)
-            while not await self._unload(oldest):
-                await asyncio.sleep(_DRAIN_POLL_S)  # until its last request is answered
+            while not await self._unload(oldest):  # noqa: ASYNC110 - slots' threads finish it
+                await asyncio.sleep(_DRAIN_POLL_S)
 
     def _model(
         self,

@@ -186,7 +186,7 @@ class Rollout:
         number: int,
         request_id: str,
         result: Classification,
-        is_duplicate: bool,  # noqa: FBT001 - bound by position
+        is_duplicate: bool,
         shadow: BatchResult,
     ) -> None:
         """Compare the shadow's outputs with the answer. On the event loop."""

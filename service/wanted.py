@@ -89,7 +89,9 @@ class ModelFolder:
     def wanted(self, plan: ServingPlan) -> Wanted:
         """Return a resolved plan with the folders of its versions."""
         versions = {
-            (name, version) for name, model in plan.models.items() for version in model.named.values()
+            (name, version)
+            for name, model in plan.models.items()
+            for version in model.named.values()
         }
         state = self._drift_state
         return Wanted(

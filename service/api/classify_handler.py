@@ -33,7 +33,6 @@ from tidegate.service.metrics import Metrics
 from tidegate.service.pipeline import Classification, Upload
 from tidegate.service.types import Priority
 
-
 _REFS_KEPT = 100
 
 

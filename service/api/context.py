@@ -54,25 +54,9 @@ class RequestContext:
         """Return the context of a request; without a valid X-Request-Id, it gets a new id."""
         context = RequestContext("")
         for name, value in headers:  # names are in lower case
-            if name == b"content-length":
-                context.content_length = context.content_length or value.decode("latin-1")
-            elif name == b"content-type":
-                context.content_type = context.content_type or value.decode("latin-1")
-            elif name == b"x-request-timeout-ms":
-                timeout_ms = value.decode("latin-1")
-                if context.timeout_ms is not None:  # repeated: a list (RFC 9110, 5.2), so invalid
-                    timeout_ms = f"{context.timeout_ms}, {timeout_ms}"
-                context.timeout_ms = timeout_ms
-            elif name == b"x-canary-key":
-                context.canary_key = context.canary_key or value.decode("latin-1")
-            elif name == b"x-tidegate-version":
-                context.version = context.version or value.decode("latin-1")
-            elif name == b"x-request-id" and _REQUEST_ID.match(value):
-                context.request_id = value.decode("ascii")
-            elif name == b"traceparent" and (match := _TRACEPARENT.match(value)):
-                context.trace_id = match[1].decode("ascii")
-                flags = match[2].decode("ascii")
-                context.traceparent = f"00-{context.trace_id}-{_ids.getrandbits(64):016x}-{flags}"
+            take = _TAKES.get(name)
+            if take is not None:
+                take(context, value)
         context.request_id = context.request_id or f"{_ids.getrandbits(128):032x}"
         return context
 
@@ -83,6 +67,51 @@ class RequestContext:
             headers.append((b"traceparent", self.traceparent.encode("ascii")))
         return headers
 
+
+def _take_content_length(context: RequestContext, value: bytes) -> None:
+    context.content_length = context.content_length or value.decode("latin-1")
+
+
+def _take_content_type(context: RequestContext, value: bytes) -> None:
+    context.content_type = context.content_type or value.decode("latin-1")
+
+
+def _take_timeout(context: RequestContext, value: bytes) -> None:
+    timeout_ms = value.decode("latin-1")
+    if context.timeout_ms is not None:  # repeated: a list (RFC 9110, 5.2), so invalid
+        timeout_ms = f"{context.timeout_ms}, {timeout_ms}"
+    context.timeout_ms = timeout_ms
+
+
+def _take_canary_key(context: RequestContext, value: bytes) -> None:
+    context.canary_key = context.canary_key or value.decode("latin-1")
+
+
+def _take_version(context: RequestContext, value: bytes) -> None:
+    context.version = context.version or value.decode("latin-1")
+
+
+def _take_request_id(context: RequestContext, value: bytes) -> None:
+    if _REQUEST_ID.match(value):
+        context.request_id = value.decode("ascii")
+
+
+def _take_traceparent(context: RequestContext, value: bytes) -> None:
+    if match := _TRACEPARENT.match(value):
+        context.trace_id = match[1].decode("ascii")
+        flags = match[2].decode("ascii")
+        context.traceparent = f"00-{context.trace_id}-{_ids.getrandbits(64):016x}-{flags}"
+
+
+_TAKES = {
+    b"content-length": _take_content_length,
+    b"content-type": _take_content_type,
+    b"x-request-timeout-ms": _take_timeout,
+    b"x-canary-key": _take_canary_key,
+    b"x-tidegate-version": _take_version,
+    b"x-request-id": _take_request_id,
+    b"traceparent": _take_traceparent,
+}
 
 OnUnexpectedError = Callable[[BaseException, RequestContext], ASGIApp]
 

@@ -105,8 +105,9 @@ def refuse(
     """Return why an arrival is rejected, or None to admit it. Called before it is decoded.
 
     `share` is the part of the time to the deadline that this client or this model may fill
-    (ClientShares, ModelShares), and `share_reason` which of the two limits it; `has_place` is whether it may use one more place (ClientPlaces). The share is computed from at
-    most the default deadline, because other clients would wait for a client with a longer one.
+    (ClientShares, ModelShares), and `share_reason` says which of the two limits it; `has_place` is
+    whether the client may use one more place (ClientPlaces). The share is computed from at most the
+    default deadline, because other clients would wait for a client with a longer one.
     """
     if time_left_s < latency.unloaded_s:
         return Refusal("infeasible-deadline", None)

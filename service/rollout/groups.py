@@ -51,7 +51,9 @@ def weights(canary: Bool) -> Float64:
     canaries = np.cumsum(canary[:, ::-1], axis=1)[:, ::-1]
     others = remaining - canaries
     certain = (canaries == 0) | (others == 0)
-    found = np.where(canary, remaining / np.maximum(canaries, 1), -remaining / np.maximum(others, 1))
+    found = np.where(
+        canary, remaining / np.maximum(canaries, 1), -remaining / np.maximum(others, 1)
+    )
     return np.where(certain, 0.0, found)
 
 

@@ -410,7 +410,9 @@ class Judge:
             return f"{test.what}: no images of both versions yet."
         if test is self.classes:
             leading = self._mix.leading()
-            shown = ", ".join(f"class {c['class_id']} {c['stable']:.2%} → {c['canary']:.2%}" for c in leading)
+            shown = ", ".join(
+                f"class {c['class_id']} {c['stable']:.2%} → {c['canary']:.2%}" for c in leading
+            )
             return f"class mix, margin {test.margin:g} in total variation; most: {shown}."
         if test is self.latency:
             return (

@@ -16,7 +16,7 @@ from tests.server import DEMO_BUNDLE, PATIENCE_S, PHOTOS, Server, launched, runn
 from tidegate.service.bundle.store import MANIFEST, read_manifest
 
 PHOTO = (PHOTOS / "chelsea.png").read_bytes()
-TOKEN = "let-me-in"
+TOKEN = "let-me-in"  # noqa: S105 - of this test
 MODEL = "efficientnet-lite0"
 
 
@@ -36,7 +36,9 @@ def put_file(root: Path, text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path, dict[str, str]]]:
+def served(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Server, Path, dict[str, str]]]:
     """A server with versions 1 and 2, its folder, and the digests."""
     root = tmp_path_factory.mktemp("models")
     digests = {version: copy_as(root, version) for version in ("1", "2")}

@@ -28,9 +28,9 @@ from tidegate.service.imaging.decoder_pool import DecoderPool
 from tidegate.service.lifecycle import Service, ServiceConfig
 from tidegate.service.metrics import Metrics
 from tidegate.service.settings import Settings
-from tidegate.service.wanted import OneBundle
 from tidegate.service.startup import ServingConfig
 from tidegate.service.types import Outputs, Pixels, Priority
+from tidegate.service.wanted import OneBundle
 
 pytestmark = pytest.mark.process
 

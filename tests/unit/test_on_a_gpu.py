@@ -24,8 +24,8 @@ from tidegate.service.errors import EngineFailed
 from tidegate.service.lifecycle import Phase, Service, ServiceConfig
 from tidegate.service.metrics import Metrics
 from tidegate.service.pipeline import Classification, Upload
-from tidegate.service.wanted import OneBundle
 from tidegate.service.startup import ServingConfig
+from tidegate.service.wanted import OneBundle
 
 pytestmark = pytest.mark.process
 

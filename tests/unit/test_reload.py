@@ -18,7 +18,7 @@ from tests.unit.bundle.tiny_bundle import (
     put,
     sound_files,
 )
-from tidegate.service import lifecycle, loading, steps
+from tidegate.service import lifecycle, memory, steps
 from tidegate.service.bundle.store import GOLDEN, LABELS
 from tidegate.service.engines.config import EngineConfig
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
@@ -112,6 +112,12 @@ def root(tmp_path: Path) -> Path:
         seal(tmp_path, version)
     serving(tmp_path, '[tiny]\nstable = "1"\n')
     return tmp_path
+
+
+async def until(done: Callable[[], bool]) -> None:
+    """Wait for something that happens on another thread."""
+    while not done():  # noqa: ASYNC110 - the service has no event for tests
+        await asyncio.sleep(0.01)
 
 
 def play(
@@ -228,7 +234,7 @@ def test_a_version_that_does_not_fit_into_memory_is_refused(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario(on: Stage) -> None:
-        monkeypatch.setattr(loading.memory, "available_bytes", lambda: 1 << 20)
+        monkeypatch.setattr(memory, "available_bytes", lambda: 1 << 20)
 
         assert await on.serve('[tiny]\nstable = "2"\n') == {"tiny": "refused"}
 
@@ -320,8 +326,7 @@ def test_the_judge_ends_a_canary_that_fails_and_the_file_says_so(root: Path) -> 
         assert rollout is not None
         assert rollout.judge is not None
         for n in range(4000):
-            kind = "error" if n % 2 else "answered"
-            outcome = Outcome(kind, float(n), 0.01, 0, 0.5)
+            outcome = Outcome("error" if n % 2 else "answered", float(n), 0.01, 0, 0.5)
             rollout.judge.observe("canary" if n % 2 else "stable", outcome)
         await on.service.require_steps().judge()
 
@@ -395,8 +400,7 @@ def test_a_shadow_computes_the_same_images_and_answers_none(root: Path) -> None:
         rollout = on.service.catalog.model("tiny").rollout
         assert rollout is not None
         assert (await on.classify())[0] == "1"
-        while not rollout.compared:
-            await asyncio.sleep(0)
+        await until(lambda: rollout.compared > 0)
 
         assert rollout.report is not None
         report = rollout.report.report()
@@ -411,11 +415,9 @@ def test_the_file_is_followed(root: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     async def scenario(on: Stage) -> None:
         serving(on.root, '[tiny]\nstable = "2"\n')
-        while on.service.choose().served.version != "2":
-            await asyncio.sleep(0.01)
+        await until(lambda: on.service.choose().served.version == "2")
         serving(on.root, "[tiny]\nstabel = 2\n")
-        while not on.value("tidegate_reload_total", model="", outcome="refused"):
-            await asyncio.sleep(0.01)
+        await until(lambda: on.value("tidegate_reload_total", model="", outcome="refused") == 1.0)
         assert (await on.classify())[0] == "2"
 
     play(root, scenario)

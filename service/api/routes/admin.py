@@ -30,7 +30,7 @@ class ReloadedBody(Body):
     """What a reload did with one model."""
 
     name: str
-    outcome: Literal["loaded", "unchanged", "unloaded"]
+    outcome: Literal["loaded", "unchanged", "refused", "unloaded"]
     detail: str
 
 

@@ -147,7 +147,7 @@ def test_an_unsigned_bundle_is_rejected_only_if_keys_are_set(path: Path, trusted
 
 def test_the_service_does_not_start_with_an_unsigned_bundle(path: Path, trusted: Path) -> None:
     with pytest.raises(BundleRefused, match="is not signed"):
-        prepare(path, trusted, EngineConfig("onnx-cpu"), 1_000_000)
+        prepare(path, trusted, EngineConfig("onnx-cpu"))
 
 
 def test_a_signature_by_another_key_is_rejected_with_its_fingerprint(

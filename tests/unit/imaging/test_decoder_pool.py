@@ -65,7 +65,9 @@ def test_pixels_are_those_of_this_process(pool: DecoderPool) -> None:
     for photo in sorted(PHOTOS.iterdir()):
         data = photo.read_bytes()
 
-        np.testing.assert_array_equal(pool.preprocess(data, SPEC), preprocess(data, SPEC, MAX_PIXELS))
+        np.testing.assert_array_equal(
+            pool.preprocess(data, SPEC), preprocess(data, SPEC, MAX_PIXELS)
+        )
 
 
 @pytest.mark.parametrize(

@@ -84,9 +84,7 @@ def changed(share: float, run: int = 1) -> tuple[Scenario, ...]:
         stable = Version(late=0.05) if "504" in name else Version()
         canary = version if "504" in name else replace(version, late=stable.late)
         feedback = 1.0 if "agreement" in name else 0.0
-        found.append(
-            Scenario(name, stable, canary, share, run, feedback=feedback, most=20_000)
-        )
+        found.append(Scenario(name, stable, canary, share, run, feedback=feedback, most=20_000))
     return tuple(found)
 
 
@@ -109,9 +107,7 @@ class Traffic:
         runs -= runs[0]
         n = int(runs[-1]) + 1
         load = self._loads(n)
-        columns = [
-            self._answers(version, n, load, drift) for version in (s.stable, s.canary)
-        ]
+        columns = [self._answers(version, n, load, drift) for version in (s.stable, s.canary)]
         picked = {
             name: np.where(canary, columns[1][name][runs], columns[0][name][runs])
             for name in columns[0]

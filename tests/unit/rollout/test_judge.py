@@ -14,7 +14,9 @@ CLASSES = 10
 GOOD = Outcome("answered", 0.0, 0.02, class_id=3, p_value=0.5)
 
 
-def judged(scenario: Scenario, images: int, rules: JudgeRules | None = None, seed: int = 1) -> Judge:
+def judged(
+    scenario: Scenario, images: int, rules: JudgeRules | None = None, seed: int = 1
+) -> Judge:
     """Return a judge that has seen so many images of a scenario."""
     traffic = Traffic(scenario, seed)
     judge = Judge(rules or JudgeRules(), CLASSES, at=0.0)
@@ -238,7 +240,13 @@ def test_the_report_has_numbers_and_words_for_every_comparison() -> None:
     assert report["running_s"] == 60.0
     assert sum(report["images"].values()) == 12_800
     assert [test["test"] for test in report["tests"]] == [
-        "errors", "late", "latency", "rejections", "p-values", "classes", "feedback",
+        "errors",
+        "late",
+        "latency",
+        "rejections",
+        "p-values",
+        "classes",
+        "feedback",
     ]
     for test in report["tests"]:
         assert test["bound"] == 700
