@@ -153,7 +153,7 @@ def _change(arguments: argparse.Namespace, change: Change) -> int:
     def approve(proposal: Proposal) -> None:
         _show_change(proposal)
         if not arguments.no_verify:
-            _verify(settings, place, arguments.model, proposal)
+            _verify(settings, place, proposal)
 
     if update(place, arguments.model, change, approve):
         print(f"{place.path}: written")
@@ -163,19 +163,18 @@ def _change(arguments: argparse.Namespace, change: Change) -> int:
 def _show_change(proposal: Proposal) -> None:
     from tidegate.service.serving.changes import in_words
 
-    for line in in_words(proposal.before, proposal.after) or ["No version changes."]:
+    for line in in_words(proposal.name, proposal.before, proposal.after) or ["No version changes."]:
         print(line)
 
 
-def _verify(settings: Settings, place: Place, name: str, proposal: Proposal) -> None:
+def _verify(settings: Settings, place: Place, proposal: Proposal) -> None:
     """Check every file, and the signature if keys are trusted, of each bundle that is new."""
     from tidegate.service.bundle.signature import open_trusted
 
-    before = proposal.before.models.get(name)
-    served = set() if before is None else set(before.named.values())
-    for version in dict.fromkeys(proposal.after.models[name].named.values()):
+    served = set() if proposal.before is None else set(proposal.before.named.values())
+    for version in dict.fromkeys(proposal.after.named.values()):
         if version not in served:
-            bundle = open_trusted(place.models / name / version, settings.trusted_keys)
+            bundle = open_trusted(place.models / proposal.name / version, settings.trusted_keys)
             print(f"{bundle.path}: valid, digest {bundle.digest}")
 
 
