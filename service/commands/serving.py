@@ -55,8 +55,10 @@ def add(commands: Commands) -> None:
     rollback.add_argument("model")
     rollback.set_defaults(run=_rollback)
     for parser in (show, change, promote, rollback):
-        parser.add_argument("--models", help="folder of NAME/VERSION/ (TIDEGATE_MODELS)")
-        parser.add_argument("--serving", help="the serving file (TIDEGATE_SERVING)")
+        parser.add_argument(
+            "--models", metavar="DIR", help="folder of NAME/VERSION/ (TIDEGATE_MODELS)"
+        )
+        parser.add_argument("--serving", metavar="FILE", help="the serving file (TIDEGATE_SERVING)")
     for parser in (change, promote, rollback):
         parser.add_argument("--dry-run", action="store_true", help="show the change only")
         parser.add_argument(

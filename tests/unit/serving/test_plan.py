@@ -108,11 +108,11 @@ def test_the_only_model_is_the_default() -> None:
 
 def test_all_problems_are_found_at_once() -> None:
     text = """
-        defalt = "parts"
+        defaults = "parts"
         [parts]
         stable = 3
         canary = "4"
-        weigth = 1
+        weights = 1
         [parts.judge]
         promot = true
         [cats]
@@ -120,11 +120,11 @@ def test_all_problems_are_found_at_once() -> None:
         """
 
     assert problems(text) == [
-        "defalt: not a setting. Did you mean default?",
+        "defaults: not a setting. Did you mean default?",
         'parts.stable: expected a version in quotes, such as "3", not 3.',
         'parts.canary: expected a table such as { version = "4", share = 0.05 }, not "4".',
         "parts.judge.promot is not a setting. Did you mean promote?",
-        "parts.weigth is not a setting. Did you mean weight?",
+        "parts.weights is not a setting. Did you mean weight?",
         "cats.stable is missing.",
         'cats.canary.version: there is no version "2" of cats; there is 1.',
         "cats.canary.share: must be at most 1, not 5.",
