@@ -101,8 +101,6 @@ def _edit(found: Found, name: str, old: ModelPlan | None, new: ModelPlan, defaul
         raise ServingInvalid(f"{found.place.path} {_BY_HAND}") from error
     if name not in document:
         old = None
-        if document:
-            document.add(tomlkit.nl())
         document[name] = tomlkit.table()
     _apply(document[name], {} if old is None else _fields(old), _fields(new))
     if len(document) > 1 and NO_MODEL not in document:

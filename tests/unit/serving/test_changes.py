@@ -152,6 +152,12 @@ def test_a_version_that_was_taken_out_does_not_enter_again_by_the_rule(changed: 
     assert "7" in changed.resolve((*VERSIONS, "7")).named.values()
 
 
+def test_the_rule_is_kept_as_it_is_if_it_would_not_bring_the_version_back() -> None:
+    plan = ModelPlan(stable="6", canary=CANARY, new_versions=NEW_AS_SHADOW)
+
+    assert roll_back(plan, VERSIONS) == ModelPlan(stable="6", new_versions=NEW_AS_SHADOW)
+
+
 def test_a_version_that_entered_by_the_rule_stays_when_something_else_changes() -> None:
     plan = ModelPlan(stable="4", new_versions=NEW_AS_SHADOW)
 
