@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -124,6 +127,42 @@ def test_a_manifest_with_a_name_that_no_file_can_have_is_refused(tmp_path: Path)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
     assert ("parts", "1") in list_repository(tmp_path).refused
+
+
+def test_a_complete_version_is_read_again_only_if_its_manifest_is_another_file(
+    tmp_path: Path,
+) -> None:
+    known = repository(tmp_path, parts="1 2")
+    manifest = tmp_path / "parts" / "1" / "manifest.json"
+    status = manifest.stat()
+    manifest.write_bytes(b" " * status.st_size)
+    os.utime(manifest, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    assert list_repository(tmp_path, known) == known
+    assert list_repository(tmp_path).versions == {"parts": ("2",)}
+    os.utime(manifest)
+    assert list_repository(tmp_path, known).versions == {"parts": ("2",)}
+
+
+def test_a_model_that_cannot_be_read_does_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository(tmp_path, parts="1")
+    private = tmp_path / "lost+found"
+    private.mkdir()
+    listed = Path.iterdir
+
+    def deny(path: Path) -> Iterator[Path]:
+        if path == private:  # root reads everything, and tests may run as root
+            raise PermissionError(errno.EACCES, "Permission denied", f"{path}")
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", deny)
+
+    found = list_repository(tmp_path)
+
+    assert found.versions == {"parts": ("1",)}
+    assert list(found.refused.values()) == [f"{private} cannot be read: Permission denied"]
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
