@@ -66,7 +66,8 @@ def add(commands: Commands) -> None:
         parser.add_argument(
             "--reload",
             metavar="URL",
-            help="let the service at URL load the change now; with the token in TIDEGATE_ADMIN_TOKEN_FILE",
+            help="let the service at URL load the change now, with the token in "
+            "TIDEGATE_ADMIN_TOKEN_FILE",
         )
 
 
