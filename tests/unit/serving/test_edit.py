@@ -245,11 +245,15 @@ def test_the_lock_file_of_another_user_is_used(
 def test_a_change_that_the_library_gets_wrong_is_not_written(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(content: bytes) -> NoReturn:
+    def fail(text: str) -> NoReturn:
         raise ParseError(1, 1)
 
     with monkeypatch.context() as patched:
         patched.setattr(edit, "_apply", lambda table, before, after: None)
+        with pytest.raises(ServingInvalid, match="Edit it by hand"):
+            update(Place(models), "parts", setting("stable", "5"))
+    with monkeypatch.context() as patched:
+        patched.setattr(tomlkit, "dumps", lambda document: "[parts")
         with pytest.raises(ServingInvalid, match="Edit it by hand"):
             update(Place(models), "parts", setting("stable", "5"))
     with monkeypatch.context() as patched:
