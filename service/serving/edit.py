@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,11 +95,17 @@ def _written(found: Found) -> ServingPlan:
 
 
 def _edit(found: Found, name: str, old: ModelPlan | None, new: ModelPlan, default: str) -> str:
-    """Return the new text of the file."""
+    """Return the new text of the file, which tomllib reads."""
     try:
-        document = tomlkit.parse(found.content or b"")
-    except TOMLKitError as error:  # tomllib has read it
+        text = _edit_text((found.content or b"").decode(), name, old, new, default)
+        tomllib.loads(text)
+    except (TOMLKitError, tomllib.TOMLDecodeError) as error:
         raise ServingInvalid(f"{found.place.path} {_BY_HAND}") from error
+    return text
+
+
+def _edit_text(text: str, name: str, old: ModelPlan | None, new: ModelPlan, default: str) -> str:
+    document = tomlkit.parse(text)
     if name not in document:
         old = None
         document[name] = tomlkit.table()

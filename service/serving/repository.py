@@ -120,10 +120,9 @@ def _why_refused(name: str, folder: Path) -> str:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST} in {folder} is damaged: copy the bundle again"
     if sealed != (name, version):
-        return (
-            f"the bundle in {folder} is {sealed[0]} {sealed[1]}: move it to "
-            f"{folder.parents[1] / f'{sealed[0]}' / f'{sealed[1]}'}"
-        )
+        place = folder.parents[1] / f"{sealed[0]}" / f"{sealed[1]}"
+        what = "remove it, because that is in" if place.exists() else "move it to"
+        return f"the bundle in {folder} is {sealed[0]} {sealed[1]}: {what} {place}"
     for file_name, size in sizes.items():
         if not (folder / file_name).is_file() or (folder / file_name).stat().st_size != size:
             return f"{file_name} in {folder} is missing or incomplete: copy the bundle again"

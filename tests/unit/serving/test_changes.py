@@ -156,6 +156,9 @@ def test_the_rule_is_kept_as_it_is_if_it_would_not_bring_the_version_back() -> N
     plan = ModelPlan(stable="6", canary=CANARY, new_versions=NEW_AS_SHADOW)
 
     assert roll_back(plan, VERSIONS) == ModelPlan(stable="6", new_versions=NEW_AS_SHADOW)
+    plan = ModelPlan(stable="5", shadow=Trial(version="6", share=1), new_versions=NEW_AS_SHADOW)
+    named = plan.model_copy(update={"aliases": {"good": "6"}})
+    assert place_version(named, VERSIONS, "shadow", None).new_versions == NEW_AS_SHADOW
 
 
 def test_a_version_that_entered_by_the_rule_stays_when_something_else_changes() -> None:

@@ -7,10 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+import tomlkit
 from hypothesis import given
 from hypothesis import strategies as st
+from tomlkit.exceptions import ParseError
 
 from tests.unit.serving.folders import repository
 from tidegate.service.errors import ServingInvalid, ServingNotWritable
@@ -219,6 +222,45 @@ def test_a_mounted_file_cannot_be_replaced(models: Path, monkeypatch: pytest.Mon
 
     with pytest.raises(ServingNotWritable, match="busy"):
         update(Place(models), "parts", setting("stable", "5"))
+
+
+def test_the_lock_file_of_another_user_is_used(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+
+    def deny(path: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_ACCMODE == os.O_RDWR:  # root may write every file, and may run the tests
+            raise PermissionError(errno.EACCES, "Permission denied", f"{path}")
+        return opened(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", deny)
+
+    with pytest.raises(ServingNotWritable, match="Permission denied"):
+        update(Place(models), "parts", setting("stable", "5"))
+    (models / ".serving.toml.lock").touch()
+    assert update(Place(models), "parts", setting("stable", "5"))
+
+
+def test_a_change_that_the_library_gets_wrong_is_not_written(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(text: str) -> NoReturn:
+        raise ParseError(1, 1)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(edit, "_apply", lambda table, before, after: None)
+        with pytest.raises(ServingInvalid, match="Edit it by hand"):
+            update(Place(models), "parts", setting("stable", "5"))
+    with monkeypatch.context() as patched:
+        patched.setattr(tomlkit, "dumps", lambda document: "[parts")
+        with pytest.raises(ServingInvalid, match="Edit it by hand"):
+            update(Place(models), "parts", setting("stable", "5"))
+    with monkeypatch.context() as patched:
+        patched.setattr(tomlkit, "parse", fail)
+        with pytest.raises(ServingInvalid, match="Edit it by hand"):
+            update(Place(models), "parts", setting("stable", "5"))
+    assert (models / "serving.toml").read_text() == FILE
 
 
 def test_the_file_is_locked_from_reading_to_writing(models: Path) -> None:

@@ -24,7 +24,8 @@ def test_hidden_folders_and_folders_without_a_manifest_are_ignored(tmp_path: Pat
     add_version(tmp_path, "parts", "1")
     add_version(tmp_path, "parts", "2", "parts/.pulling-abc")
     add_version(tmp_path, "cats", "1", ".cache/1")
-    (tmp_path / "parts" / "notes").mkdir()
+    (tmp_path / "parts" / "notes" / "manifest.json").mkdir(parents=True)
+    (tmp_path / "parts" / "empty").mkdir()
     (tmp_path / "lost+found").mkdir()
     (tmp_path / "serving.toml").write_text("")
 
@@ -51,8 +52,8 @@ def test_a_bundle_in_the_wrong_folder_is_refused_with_the_right_one(tmp_path: Pa
     assert found.versions == {"parts": ("1",)}
     assert found.refused == {
         ("cats", "3"): f"the bundle in {tmp_path}/cats/3 is parts 3: move it to {tmp_path}/parts/3",
-        ("parts", "2"): f"the bundle in {tmp_path}/parts/2 is parts 1: move it to "
-        f"{tmp_path}/parts/1",
+        ("parts", "2"): f"the bundle in {tmp_path}/parts/2 is parts 1: remove it, because that is "
+        f"in {tmp_path}/parts/1",
     }
 
 
