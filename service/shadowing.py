@@ -56,9 +56,12 @@ class Shadowing:
         self._on_difference = on_difference
         self._numbers = itertools.count()
         self._waiting: dict[int, tuple[float, IdleWork]] = {}  # by number: late from, work
+        self._closed = False
 
     def repeat(self, answered: Answered) -> None:
         """Compute an image again once a slot is idle, unless too many wait."""
+        if self._closed:  # while the image was computed
+            return
         now = time.monotonic()
         self._drop_late(now)
         too_large = len(answered.image) > MAX_SHADOW_IMAGE_BYTES
@@ -74,7 +77,8 @@ class Shadowing:
         self._scheduler.when_idle(work)
 
     def close(self) -> None:
-        """Drop the images that wait."""
+        """Drop the images that wait, and take no more."""
+        self._closed = True
         for _, work in self._waiting.values():
             self._scheduler.withdraw(work)
         self._waiting.clear()
