@@ -217,7 +217,7 @@ class Reloader:
             idle = [digest for digest in self._unused if digest not in self._needed]
             if not idle:
                 raise BundleRefused(
-                    f"Version {version} is not loaded: {self._most_loaded} versions are in use, and "
+                    f"Version {version} is not loaded: {self._most_loaded} others are needed, and "
                     f"TIDEGATE_MAX_LOADED_VERSIONS is {self._most_loaded}."
                 )
             oldest = min(idle, key=lambda digest: self._unused[digest].since)
