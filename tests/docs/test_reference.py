@@ -141,7 +141,7 @@ def test_every_reason_for_shedding_is_described() -> None:
 def test_warm_up_is_described_with_its_constants() -> None:
     """Fails when a constant of the warm-up changes and the page does not."""
     buckets = EngineHints().buckets
-    told = (
+    sentences = (
         f"runs one candidate on all its slots at once for {warm_up._TRIAL_S:g} s",
         f"There are {warm_up.ROUNDS} rounds",
         f"in at least {warm_up._CLEARLY} of them",
@@ -155,7 +155,7 @@ def test_warm_up_is_described_with_its_constants() -> None:
         f"within {_power(TOLERANCE)} ({_power(REDUCED_TOLERANCE)} for fp16 and int8 on a GPU)",
     )
 
-    assert [sentence for sentence in told if sentence not in read(WARM_UP)] == []
+    assert [text for text in sentences if text not in read(WARM_UP)] == []
     assert warm_up._LEAST_RUNS == 3  # "is run three times"
 
 
