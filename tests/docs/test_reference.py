@@ -123,6 +123,20 @@ def test_the_format_and_the_arrays_of_a_bundle_are_those_of_the_page(demo_bundle
     assert re.findall(r"^\| `(\w+)`", graph, re.M) == ["pixels", *OUTPUT_NAMES]
 
 
+def test_every_spelling_of_a_flag_is_listed() -> None:
+    page = read(REFERENCE / "cli.md")
+    flags = {
+        spelling
+        for parser in generate.parsers().values()
+        for action in parser._actions
+        if action.nargs == 0 and action.dest != "help"
+        for spelling in action.option_strings
+    }
+
+    assert "--no-relative" in flags
+    assert {flag for flag in flags if f"`{flag}`" not in page} == set()
+
+
 def test_every_rule_of_preprocessing_is_described() -> None:
     choices = {*get_args(Filter), *get_args(Offset), *get_args(Backend)}
     steps = {model.model_fields["op"].default for model in _models(Step)}
