@@ -53,9 +53,9 @@ def test_drift_is_sent_to_both_receivers_and_other_alerts_to_the_operator(
 ) -> None:
     labels = (f"alertname={alert}", "model=m", "version=1")
 
-    told = _run(tool("amtool"), "config", "routes", "test", f"--config.file={CONFIG}", *labels)
+    printed = _run(tool("amtool"), "config", "routes", "test", f"--config.file={CONFIG}", *labels)
 
-    assert told.strip() == receivers
+    assert printed.strip() == receivers
 
 
 def test_every_query_for_evidence_is_valid(tmp_path: Path) -> None:
