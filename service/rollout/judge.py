@@ -242,7 +242,8 @@ class Judge:
 
     def report(self, now: float) -> dict[str, Any]:
         """Return the state of all comparisons in numbers and words."""
-        verdict = self.decide()
+        self._evaluate_waiting()
+        verdict = self._step or self._verdict()
         return {
             "running_s": round(now - self._at, 3),
             "step": verdict.step,
