@@ -331,7 +331,10 @@ def worse_canaries() -> str:
             until = _quantiles(row["until_rollback"])
             found.setdefault(row["name"], {})[_share(row), row["run"]] = until
     columns = list(next(iter(found.values())))
-    head = ["canary", *(f"share {share}" + f", runs of {run}" * (run > 1) for share, run in columns)]
+    head = [
+        "canary",
+        *(f"share {share}" + f", runs of {run}" * (run > 1) for share, run in columns),
+    ]
     rows = [(name, *(cells[column] for column in columns)) for name, cells in found.items()]
     return _table(head, rows)
 

@@ -31,9 +31,9 @@ _LEAST_VARIANCE = 1e-9
 class DesignEffect:
     """How many times as much the sums of groups vary as those of independent images.
 
-    Neighbouring groups are compared (Allan's variance), so neither a level nor a slow change counts.
-    The first groups are pulled towards a prior, for two groups tell little. Runs are seen as far as
-    they fit into a group.
+    Neighbouring groups are compared (Allan's variance), so neither a level nor a slow change
+    counts. The first groups are pulled towards a prior, for two groups tell little. Runs are seen
+    as far as they fit into a group.
     """
 
     def __init__(self, columns: int) -> None:
@@ -70,10 +70,17 @@ class DesignEffect:
 
 @dataclass(frozen=True, slots=True)
 class Gains:
-    """What bets may win or lose, [groups, GROUP, bets] each."""
+    """What bets may win or lose."""
 
-    values: Float64  # at most 0 on average if the null holds
-    worst: Float64  # the largest loss that was possible, at least 0; 0: no bet
+    values: Float64  # [groups, GROUP, bets]; at most the margin on average if the null holds
+    worst: Float64  # the same shape: how far below the margin it could have been; 0: no bet
+    margins: Float64  # [bets]
+
+    @property
+    def shares(self) -> Float64:
+        """Return the gains as shares of the worst loss, −1 or more; 0 without a bet."""
+        worst = np.where(self.worst > 0, self.worst, np.inf)
+        return np.asarray((self.values - self.margins) / worst)
 
 
 class Bets:
@@ -95,8 +102,7 @@ class Bets:
         self._effect.add(gains.values)
         effect = self._effect.value
         self.images += gains.values.shape[0] * GROUP
-        shares = gains.values / np.where(gains.worst > 0, gains.worst, np.inf)
-        factors = np.multiply.outer(shares, STAKES)
+        factors = np.multiply.outer(gains.shares, STAKES)
         factors += 1
         steps = np.log(factors.reshape(-1, 4, GROUP // 4, *factors.shape[2:]).prod(axis=2))
         steps = steps.sum(axis=1) / effect[:, None]
@@ -125,10 +131,9 @@ def differences(
     `baseline` and `margins` [bets].
     """
     w = weights[:, :, None]
-    gains = sign * w * (values - baseline) - margins
     # The version was not known when the stake was chosen, so both count.
     q = np.where(w > 0, 1 / np.maximum(w, 1), 1 + 1 / np.minimum(w, -1.01))
     low, high = (baseline, 1 - baseline) if sign > 0 else (1 - baseline, baseline)
     worst = np.maximum(low / q, high / (1 - q)) + margins
-    placed = w != 0
-    return Gains(np.where(placed, gains, 0.0), np.where(placed, np.maximum(worst, 0.0), 0.0))
+    worst = np.where(w != 0, np.maximum(worst, 0.0), 0.0)
+    return Gains(sign * w * (values - baseline), worst, margins)

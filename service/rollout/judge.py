@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -154,7 +154,7 @@ class _Test:
         if growth <= 0:
             return None
         images = (-math.log(NON_INFERIORITY) - self.log_against) / growth
-        return max(1, math.ceil(images * self.sums.images[1] / self.sums.images.sum()))
+        return max(1, math.ceil(images * int(self.sums.images[1]) / int(self.sums.images.sum())))
 
 
 class Judge:
@@ -370,7 +370,7 @@ class Judge:
         chosen, placed, baseline = self._mix.sets()
         margins = np.full(SETS, self.classes.margin)
         gains = differences(weights(canary), chosen[classes], baseline, margins, 1)
-        self.classes.add(Gains(gains.values * placed, gains.worst * placed))
+        self.classes.add(replace(gains, worst=gains.worst * placed))
         self._mix.count(canary, classes)
 
     def _verdict(self) -> Verdict:
@@ -411,7 +411,9 @@ class Judge:
             return f"{test.what}: no images of both versions yet."
         if test is self.classes:
             leading = self._mix.leading()
-            shown = ", ".join(f"class {c['class_id']} {c['stable']:.2%} → {c['canary']:.2%}" for c in leading)
+            shown = ", ".join(
+                f"class {c['class_id']} {c['stable']:.2%} → {c['canary']:.2%}" for c in leading
+            )
             return f"class mix, margin {test.margin:g} in total variation; most: {shown}."
         if test is self.latency:
             return (
@@ -443,12 +445,13 @@ def _p_value_gains(canary: Bool, p_values: Float64) -> Gains:
         (tail, TAIL, P_MARGINS[1], 1),
     ):
         parts.append(differences(weighted, value, np.array([uniform]), np.array([margin]), sign))
-        departs = np.where(canary[:, :, None], sign * (value - uniform) - margin, 0.0)
-        worst = (uniform if sign > 0 else 1 - uniform) + margin
-        parts.append(Gains(departs, np.where(canary[:, :, None], worst, 0.0)))
+        departs = np.where(canary[:, :, None], sign * (value - uniform), 0.0)
+        worst = np.where(canary[:, :, None], (uniform if sign > 0 else 1 - uniform) + margin, 0.0)
+        parts.append(Gains(departs, worst, np.array([margin])))
     return Gains(
         np.concatenate([part.values for part in parts], axis=2),
         np.concatenate([part.worst for part in parts], axis=2),
+        np.concatenate([part.margins for part in parts]),
     )
 
 

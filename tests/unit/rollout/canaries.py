@@ -68,9 +68,7 @@ EQUAL = tuple(
     Scenario("equal", share=share, run=run, feedback=0.1, look=200)
     for share in (0.05, 0.2, 0.5)
     for run in (1, 5, 10)
-) + tuple(
-    Scenario("equal", rising=True, run=run, feedback=0.1, look=200) for run in (1, 5, 10)
-)
+) + tuple(Scenario("equal", rising=True, run=run, feedback=0.1, look=200) for run in (1, 5, 10))
 PROMOTED = tuple(
     Scenario("promoted", share=share, run=run, most=30_000, part=10, until_promotable=True)
     for share, run in ((0.05, 1), (0.2, 1), (0.5, 1), (0.2, 5))
@@ -119,9 +117,7 @@ class Traffic:
         runs -= runs[0]
         n = int(runs[-1]) + 1
         load = self._loads(n)
-        columns = [
-            self._answers(version, n, load, drift) for version in (s.stable, s.canary)
-        ]
+        columns = [self._answers(version, n, load, drift) for version in (s.stable, s.canary)]
         picked = {
             name: np.where(canary, columns[1][name][runs], columns[0][name][runs])
             for name in columns[0]

@@ -1,4 +1,4 @@
-"""A canary that is worse is rolled back, one that is as good is promoted, and the report says why."""
+"""A canary that is worse is rolled back, one that is as good is promoted, and a report says why."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 
 from tests.unit.rollout.canaries import CHANGES, Scenario, Traffic, Version, changed, run
-from tidegate.service.rollout.judge import Judge, Outcome, Verdict
+from tidegate.service.rollout.judge import Judge, Kind, Outcome, Verdict
 from tidegate.service.rollout.rules import JudgeRules
 
 CLASSES = 10
 GOOD = Outcome("answered", 0.0, 0.02, class_id=3, p_value=0.5)
 
 
-def judged(scenario: Scenario, images: int, rules: JudgeRules | None = None, seed: int = 1) -> Judge:
+def judged(
+    scenario: Scenario, images: int, rules: JudgeRules | None = None, seed: int = 1
+) -> Judge:
     """Return a judge that has seen so many images of a scenario."""
     traffic = Traffic(scenario, seed)
     judge = Judge(rules or JudgeRules(), CLASSES, at=0.0)
@@ -51,7 +53,8 @@ def test_a_worse_canary_is_rolled_back_for_its_fault(scenario: Scenario) -> None
 
 @pytest.mark.parametrize("run_length", [1, 10])
 def test_an_equal_canary_stays_and_is_shown_to_be_within_the_margins(run_length: int) -> None:
-    scenario = Scenario("equal", run=run_length, share=0.3, feedback=1.0)
+    version = Version(errors=0.0)
+    scenario = Scenario("equal", version, version, run=run_length, share=0.3, feedback=1.0)
     judge = judged(scenario, 60_000, JudgeRules(promote=True))
 
     assert judge.decide().step == "promote"
@@ -197,7 +200,7 @@ def test_one_by_one_is_the_same_as_all_at_once() -> None:
     some, _ = Traffic(Scenario("equal", share=0.3), 1).next(128)
     together, single = (Judge(JudgeRules(), CLASSES, at=0.0) for _ in range(2))
     together.observe_all(some)
-    kinds = ("answered", "late", "error")
+    kinds: tuple[Kind, ...] = ("answered", "late", "error")
     for i in range(128):
         single.observe(
             "canary" if some.canary[i] else "stable",
@@ -238,7 +241,13 @@ def test_the_report_has_numbers_and_words_for_every_comparison() -> None:
     assert report["running_s"] == 60.0
     assert sum(report["images"].values()) == 12_800
     assert [test["test"] for test in report["tests"]] == [
-        "errors", "late", "latency", "rejections", "p-values", "classes", "feedback",
+        "errors",
+        "late",
+        "latency",
+        "rejections",
+        "p-values",
+        "classes",
+        "feedback",
     ]
     for test in report["tests"]:
         assert test["bound"] == 700
@@ -262,7 +271,7 @@ def test_ten_thousand_classes_find_a_mix_that_moved() -> None:
     """A fifth of the canary's images go to one class."""
     rng = np.random.default_rng(1)
     judge = Judge(JudgeRules(), 10_000, at=0.0)
-    for i in range(30_000):
+    for _ in range(30_000):
         canary = bool(rng.random() < 0.3)
         moved = canary and rng.random() < 0.2
         outcome = replace(

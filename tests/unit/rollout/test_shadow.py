@@ -53,7 +53,9 @@ def test_the_twenty_most_different_images_are_named() -> None:
     differences = rng.permutation(1000) / 1000
     report = ShadowReport()
     for i, difference in enumerate(differences.tolist()):
-        report.observe(replace(SAME, image_id=str(i), stable_probability=difference, shadow_probability=0))
+        report.observe(
+            replace(SAME, image_id=str(i), stable_probability=difference, shadow_probability=0)
+        )
 
     named = [int(one["image_id"]) for one in report.report()["most_different"]]
     assert named == np.argsort(-differences)[:20].tolist()
