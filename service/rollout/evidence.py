@@ -102,14 +102,14 @@ class Bets:
         self._effect.add(gains.values)
         effect = self._effect.value
         self.images += gains.values.shape[0] * GROUP
-        factors = np.multiply.outer(gains.shares, STAKES)
+        factors: Float64 = np.multiply.outer(gains.shares, STAKES)
         factors += 1
         steps = np.log(factors.reshape(-1, 4, GROUP // 4, *factors.shape[2:]).prod(axis=2))
         steps = steps.sum(axis=1) / effect[:, None]
-        path = self.log_wealth + np.cumsum(steps, axis=0)
+        path: Float64 = self.log_wealth + np.cumsum(steps, axis=0)
         if len(path):
             self.log_wealth = path[-1]
-        return log_mean(path) - np.log(effect)
+        return np.asarray(log_mean(path) - np.log(effect))
 
     def growth(self) -> Float64:
         """Return the log evidence that an image adds with the best stake, [bets]."""
@@ -119,7 +119,7 @@ class Bets:
 def log_mean(logs: Float64) -> Float64:
     """Return log(mean(exp(logs))) over the last axis."""
     most = logs.max(axis=-1, keepdims=True)
-    return np.asarray(np.log(np.exp(logs - most).mean(axis=-1)) + most[..., 0])
+    return np.asarray(np.log(np.exp(logs - most).mean(axis=-1)) + most[..., 0], np.float64)
 
 
 def differences(

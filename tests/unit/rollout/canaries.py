@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tidegate.service.rollout.judge import Images, Judge
+from tidegate.service.rollout.judge import Judge
+from tidegate.service.rollout.outcomes import Images
 from tidegate.service.rollout.rules import JudgeRules
 
 ALPHA = 0.01  # of the gates
@@ -53,7 +54,7 @@ class Scenario:
     run: int = 1
     rising: bool = False  # the share rises from .05 to .5, and the traffic drifts meanwhile
     feedback: float = 0.0  # share of images with a true class
-    most: int = 3000  # images of the canary
+    most: int = 1500  # images of the canary
     look: int = 50  # images of the canary between two looks, about
     part: int = 1  # of the runs: one in so many
     until_promotable: bool = False
@@ -65,10 +66,10 @@ class Scenario:
 
 
 EQUAL = tuple(
-    Scenario("equal", share=share, run=run, feedback=0.1, look=200)
+    Scenario("equal", share=share, run=run, feedback=0.1, look=300)
     for share in (0.05, 0.2, 0.5)
     for run in (1, 5, 10)
-) + tuple(Scenario("equal", rising=True, run=run, feedback=0.1, look=200) for run in (1, 5, 10))
+) + tuple(Scenario("equal", rising=True, run=run, feedback=0.1, look=300) for run in (1, 5, 10))
 PROMOTED = tuple(
     Scenario("promoted", share=share, run=run, most=30_000, part=10, until_promotable=True)
     for share, run in ((0.05, 1), (0.2, 1), (0.5, 1), (0.2, 5))
@@ -93,7 +94,7 @@ def changed(share: float, run: int = 1) -> tuple[Scenario, ...]:
         canary = version if "504" in name else replace(version, late=stable.late)
         feedback = 1.0 if "agreement" in name else 0.0
         found.append(
-            Scenario(name, stable, canary, share, run, feedback=feedback, most=20_000, part=4)
+            Scenario(name, stable, canary, share, run, feedback=feedback, most=20_000, part=8)
         )
     return tuple(found)
 
@@ -243,10 +244,9 @@ def main() -> None:
                 rows.append(summary(scenario, list(found)))
                 sys.stdout.write(f"{rows[-1]}\n")
                 sys.stdout.flush()
-    if arguments.out:
-        rules = JudgeRules().model_dump()
-        result = {"rules": rules, "versions": {"stable": asdict(Version())}, "rows": rows}
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+                if arguments.out:
+                    result = {"rules": JudgeRules().model_dump(), "rows": rows}
+                    arguments.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -138,15 +138,18 @@ def test_a_long_sequence_fades() -> None:
     assert effect.value[0] < 1.5
 
 
-def test_evidence_is_the_same_however_many_groups_come_at_once() -> None:
-    gains = Gains(signal(64 * GROUP, 1).clip(-1, 1), np.ones((64, GROUP, 1)), np.zeros(1))
+def test_groups_that_come_one_by_one_give_the_evidence_of_all_at_once() -> None:
+    """As soon as the design effect is known; it is learned before the groups are weighed."""
+    gains = Gains(np.ones((64, GROUP, 1)) / 10, np.ones((64, GROUP, 1)), np.zeros(1))
     one, many = Bets(1), Bets(1)
-    one.add(gains)
+    for bets in (one, many):
+        bets.add(Gains(np.zeros_like(gains.values), gains.worst, gains.margins))
+    at_once = one.add(gains)[-1]
     for i in range(64):
-        many.add(Gains(gains.values[i : i + 1], gains.worst[i : i + 1], gains.margins))
+        last = many.add(Gains(gains.values[i : i + 1], gains.worst[i : i + 1], gains.margins))[-1]
 
-    assert one.images == many.images == 64 * GROUP
-    assert one.growth().shape == (1,)
+    assert last == pytest.approx(at_once)
+    assert one.growth() == pytest.approx(many.growth())
 
 
 def test_dependent_images_count_as_fewer() -> None:

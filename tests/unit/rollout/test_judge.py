@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tests.unit.rollout.canaries import CHANGES, Scenario, Traffic, Version, changed, run
-from tidegate.service.rollout.judge import Judge, Kind, Outcome, Verdict
+from tidegate.service.rollout.judge import Judge, Verdict
+from tidegate.service.rollout.outcomes import KINDS, Outcome
 from tidegate.service.rollout.rules import JudgeRules
 
 CLASSES = 10
@@ -200,12 +201,11 @@ def test_one_by_one_is_the_same_as_all_at_once() -> None:
     some, _ = Traffic(Scenario("equal", share=0.3), 1).next(128)
     together, single = (Judge(JudgeRules(), CLASSES, at=0.0) for _ in range(2))
     together.observe_all(some)
-    kinds: tuple[Kind, ...] = ("answered", "late", "error")
     for i in range(128):
         single.observe(
             "canary" if some.canary[i] else "stable",
             Outcome(
-                kinds[some.kinds[i]],
+                KINDS[some.kinds[i]],
                 float(some.received[i]),
                 float(some.latencies_s[i]),
                 int(some.classes[i]),
