@@ -24,31 +24,31 @@ Float64 = NDArray[np.float64]
 
 STAKES = np.array([0.9, 0.5, 0.25, 0.12, 0.06, 0.03])  # of the largest that cannot lose everything
 _PRIOR_PAIRS, _PRIOR_EFFECT = 4.0, 3.0
-_REMEMBERED = 1000.0  # pairs of blocks; when it is reached, all count half from then on
+_REMEMBERED = 1000.0  # pairs; when it is reached, all count half from then on
 _LEAST_VARIANCE = 1e-9
 
 
 class DesignEffect:
     """How many times as much the sums of groups vary as those of independent images.
 
-    Neighbouring groups are compared (Allan's variance), so neither a level nor a slow change
-    counts. The first groups are pulled towards a prior, for two groups tell little. Runs are seen
-    as far as they fit into a group.
+    Each group is compared with the one before the last (Allan's variance), so neither a level nor a
+    slow change counts, and a run may go on in the next group. The first groups are pulled towards a
+    prior, for a few tell little. Runs are seen as far as they fit into a group.
     """
 
     def __init__(self, columns: int) -> None:
-        self._last = np.zeros((0, columns))  # sum of the last group
+        self._last = np.zeros((0, columns))  # sums of the last two groups
         self._pairs, self._groups = 0.0, 0.0
-        self._squares = np.zeros(columns)  # of differences between neighbouring sums
+        self._squares = np.zeros(columns)  # of differences between their sums
         self._sums, self._sums_of_squares = np.zeros(columns), np.zeros(columns)
         self.value = np.full(columns, _PRIOR_EFFECT)
 
     def add(self, values: Float64) -> None:
         """Add groups in the order of their images, [groups, GROUP, columns]."""
         sums = np.concatenate([self._last, values.sum(axis=1)])
-        self._pairs += max(len(sums) - 1, 0)
-        self._squares += (np.diff(sums, axis=0) ** 2).sum(axis=0)
-        self._last = sums[-1:]
+        self._pairs += max(len(sums) - 2, 0)
+        self._squares += ((sums[2:] - sums[:-2]) ** 2).sum(axis=0)
+        self._last = sums[-2:]
         self._groups += len(values)
         self._sums += values.sum(axis=(0, 1))
         self._sums_of_squares += (values**2).sum(axis=(0, 1))

@@ -197,7 +197,7 @@ class Judge:
         if len(groups) == 0:
             return
         ids = values[:, :, 0].astype(np.int64)
-        sets, placed, baseline = self._mix.sets()
+        sets, placed, baseline = self._mix.sets(self.classes.design_effect)
         margins = np.full(SETS, self.classes.margin)
         gains = differences(weights(groups), sets[ids], baseline, margins, 1)
         self.classes.add(replace(gains, worst=gains.worst * placed))
