@@ -304,27 +304,30 @@ def layers() -> str:
 
 
 def equal_canaries() -> str:
-    """Return a row for each simulated traffic with a canary that is as good."""
+    """Return a row for each simulated traffic: how often an equal canary is rolled back."""
     rows = [
-        (
-            _share(row),
-            str(row["run"]),
-            f"{row['rolled_back']} of {row['runs']:,}",
-            f"{row['promotable']} of {row['runs']:,}",
-            _quantiles(row["until_promotable"]),
-        )
+        (_share(row), str(row["run"]), f"{row['rolled_back']} of {row['runs']:,}")
         for row in _canaries()
-        if row["name"].startswith("equal")
+        if row["name"] == "equal"
     ]
-    head = ("share", "like images in a run", "rolled back", "could be promoted", "after images")
-    return _table(head, rows)
+    return _table(("share", "like images in a run", "rolled back"), rows)
+
+
+def promoted_canaries() -> str:
+    """Return a row for each simulated traffic: after how many images a canary is promoted."""
+    rows = [
+        (_share(row), str(row["run"]), _quantiles(row["until_promotable"]))
+        for row in _canaries()
+        if row["name"] == "promoted"
+    ]
+    return _table(("share", "like images in a run", "images of the canary"), rows)
 
 
 def worse_canaries() -> str:
     """Return a row for each simulated fault of a canary, with a column for each traffic."""
     found: dict[str, dict[tuple[str, int], str]] = {}
     for row in _canaries():
-        if not row["name"].startswith("equal"):
+        if row["name"] not in ("equal", "promoted"):
             until = _quantiles(row["until_rollback"])
             found.setdefault(row["name"], {})[_share(row), row["run"]] = until
     columns = list(next(iter(found.values())))
@@ -367,6 +370,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "decisions": decisions,
     "layers": layers,
     "equal-canaries": equal_canaries,
+    "promoted-canaries": promoted_canaries,
     "worse-canaries": worse_canaries,
 }
 
