@@ -18,7 +18,6 @@ def main() -> None:
     shutil.copytree(os.environ["RETRAIN_BUNDLE"], out)
     sealed = read_manifest(out).model_copy(update={"version": version})
     (out / MANIFEST).write_bytes(sealed.to_file())
-    print(out)
 
 
 if __name__ == "__main__":
