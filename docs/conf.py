@@ -44,7 +44,8 @@ NAVIGATION = {
         "README", "docs/getting-started", "docs/guides/own-model", "docs/guides/examples",
     ],
     "Operate": [
-        "docs/guides/deploy", "docs/guides/distribute", "docs/guides/rollouts", "docs/guides/gpu",
+        "docs/guides/deploy", "docs/guides/distribute", "docs/guides/models",
+        "docs/guides/rollouts", "docs/guides/gpu",
         "docs/guides/monitoring", "docker/RUNBOOK",
         "docs/guides/drift-and-retraining", "docs/guides/limits", "CHANGELOG",
     ],

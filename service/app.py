@@ -72,7 +72,7 @@ def build(settings: Settings, lines: logs.LineQueue | None = None) -> tuple[ASGI
     )
     handler = ClassifyHandler(service, limits, budget, metrics, settings.ood_action)
     app.include_router(classify.router(handler))
-    app.include_router(feedback.router(service, limits, budget, metrics))
+    app.include_router(feedback.router(service, limits, budget))
     app.include_router(operations.models(service))
     app.include_router(admin.router(service, Access(settings.admin_token())))
     app.include_router(operations.probes(service, metrics))

@@ -119,6 +119,7 @@ class Service:
             rollback_s=config.rollback_s,
             most_loaded=config.max_loaded_versions,
             on_watch_end=self._on_watch_end,
+            on_difference=self.answers.keep,
         )
         await reloader.start(first, wanted)
         self._reloader = reloader
@@ -161,11 +162,16 @@ class Service:
         """
         return self.catalog.model(model).choose(version, key, request_id)
 
-    def observe_feedback(self, answered: Answered, *, agrees: bool) -> None:
-        """Tell the judge of a canary whether an answer's class was correct."""
-        model = self.catalog.models.get(answered.model)
+    def observe_feedback(self, answered: Answered, *, correct: bool) -> None:
+        """Count a true class for the version that answered, and for the judge of a canary."""
+        if self._reloader is None:
+            return
+        for served in self._reloader.loaded():
+            if served.bundle.digest == answered.digest:
+                served.metrics.feedback(answered.probability, correct=correct)
+        model = self._reloader.catalog.models.get(answered.model)
         if model is not None and model.rollout is not None:
-            model.rollout.observe_feedback(answered.digest, agrees=agrees)
+            model.rollout.observe_feedback(answered.digest, agrees=correct)
 
     async def reload(self) -> dict[str, Reloaded]:
         """Read what shall be served, and serve it; return what was done, by model.

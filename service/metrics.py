@@ -100,12 +100,12 @@ COUNTERS = {
     "review_images": ("Images selected for review, by outcome.", ("outcome",)),
     "feedback": (
         "Answers with feedback, by whether the predicted class was correct.",
-        ("correct",),
+        (*MODEL, "correct"),
     ),
     "feedback_probability": (
         "Sum of the predicted classes' probabilities over answers with feedback: "
         "the expected number of correct predictions.",
-        (),
+        MODEL,
     ),
     "shadow_images": (
         "Images that a shadow was to compute again, by outcome.",
@@ -271,9 +271,6 @@ class Metrics:
         self._shed = _children(declared.counter("shed"), SHED_REASONS)
         self.slot_busy = declared.counter("slot_busy_seconds")
         self._review = _children(declared.counter("review_images"), REVIEW_OUTCOMES)
-        feedback = declared.counter("feedback")
-        self._feedback = {flag: feedback.labels(str(flag).lower()) for flag in (True, False)}
-        self._feedback_probability = declared.counter("feedback_probability")
         self.log_lines_dropped = declared.counter("log_lines_dropped")
         declared.gauge("build_info").labels(version).set(1)
         self._reloads = declared.counter("reload")
@@ -301,11 +298,6 @@ class Metrics:
     def reviewed(self, outcome: str) -> None:
         """Record the outcome of one image selected for review."""
         self._review[outcome].inc()
-
-    def feedback(self, probability: float, *, correct: bool) -> None:
-        """Record one reported class, and the probability of the class that was predicted."""
-        self._feedback[correct].inc()
-        self._feedback_probability.inc(probability)
 
     def show_model(self, model_metrics: ModelMetrics) -> None:
         """Render the series of a version from now on."""
@@ -374,6 +366,8 @@ class ModelMetrics:
         self._scores = _children(
             declared.histogram("ood_score", served.score_bounds), served.scores, model
         )
+        self._feedback = _children(declared.counter("feedback"), ("true", "false"), model)
+        self._feedback_probability = declared.counter("feedback_probability").labels(*model)
         _set_reference(declared, model, served)
         self.drift = DriftGauges(declared, model)
 
@@ -381,6 +375,11 @@ class ModelMetrics:
         """Record the class of one image that was not rejected."""
         self._predictions[class_id].inc()
         self._confidence[class_id].observe(confidence)
+
+    def feedback(self, probability: float, *, correct: bool) -> None:
+        """Record one reported class, and the probability of the class that was predicted."""
+        self._feedback[str(correct).lower()].inc()
+        self._feedback_probability.inc(probability)
 
     def decided(self, decision: str, p_value: float, scores: Mapping[str, float]) -> None:
         """Record the gate's decision on one image and the scores behind it."""

@@ -54,6 +54,7 @@ class Reloader:
         rollback_s: float,
         most_loaded: int,
         on_watch_end: Callable[[asyncio.Task[None]], None],
+        on_difference: Callable[[str, bytes], object],
     ) -> None:
         """Keep versions without an alias for `rollback_s`; load at most `most_loaded` in all."""
         self.catalog = Catalog("", {})
@@ -62,6 +63,7 @@ class Reloader:
         self._rollback_s = rollback_s
         self._most_loaded = most_loaded
         self._on_watch_end = on_watch_end
+        self._on_difference = on_difference
         self._used: dict[str, Served] = {}  # by digest
         self._unused: dict[str, _Unused] = {}
         self._turn = asyncio.Lock()
@@ -245,9 +247,14 @@ class Reloader:
         running = None if old is None else old.rollout
         if running is not None and running.follow(stable, canary, shadow, plan.judge):
             return running
-        metrics, scheduler = self._builder.metrics, self._builder.workers.scheduler
         return Rollout(
-            stable, canary, shadow, plan.judge, scheduler, partial(metrics.shadowed, stable.name)
+            stable,
+            canary,
+            shadow,
+            plan.judge,
+            self._builder.workers.scheduler,
+            partial(self._builder.metrics.shadowed, stable.name),
+            self._on_difference,
         )
 
     async def _swap(self, catalog: Catalog) -> None:

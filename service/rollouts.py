@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
-from tidegate.service.batching.idle_work import IdleWork
 from tidegate.service.batching.scheduler import Scheduler
-from tidegate.service.batching.slots import BatchResult, Image
 from tidegate.service.drift.duplicates import Duplicates
 from tidegate.service.errors import DeadlineMissed, EngineFailed
 from tidegate.service.pipeline import Classification, Upload
 from tidegate.service.rollout.judge import Arm, Judge, Kind, Outcome
 from tidegate.service.rollout.routing import chooses_canary, chooses_shadow
 from tidegate.service.rollout.rules import JudgeRules
-from tidegate.service.rollout.shadow import Comparison, ShadowReport
 from tidegate.service.served import Served
+from tidegate.service.shadowing import Answered, Shadowing
 from tidegate.service.types import Pixels
-
-MAX_SHADOW_WAITING = 8  # images; each waits with its pixels, or with its bytes
-_LATE_S = 2.0  # a shadow's image that has waited longer is dropped
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +37,18 @@ class Rollout:
         rules: JudgeRules,
         scheduler: Scheduler,
         on_shadow: Callable[[str], object],
+        on_difference: Callable[[str, bytes], object],
     ) -> None:
-        """`on_shadow` is called with the outcome of each image of the shadow, for the metrics."""
+        """`on_shadow` and `on_difference` are those of `Shadowing`."""
         self.stable, self.canary, self.shadow, self.rules = stable, canary, shadow, rules
-        classes = stable.bundle.manifest.task.classes
-        self.judge = Judge(rules, classes, time.time()) if canary is not None else None
-        self.report = ShadowReport() if shadow is not None else None
-        self._scheduler = scheduler
-        self._on_shadow = on_shadow
+        self.judge: Judge | None = None
+        self.shadowing: Shadowing | None = None
+        if canary is not None:
+            self.judge = Judge(rules, stable.bundle.manifest.task.classes, time.time())
+        if shadow is not None:
+            self.shadowing = Shadowing(stable, shadow.served, scheduler, on_shadow, on_difference)
         self._duplicates = Duplicates()
-        self._numbers = itertools.count()
-        self._waiting: dict[int, tuple[float, IdleWork]] = {}  # by number: late from, work
-        self._canary_salt = _salt(canary)
-        self._shadow_salt = _salt(shadow)
+        self._canary_salt, self._shadow_salt = _salt(canary), _salt(shadow)
 
     def follow(
         self, stable: Served, canary: Trial | None, shadow: Trial | None, rules: JudgeRules
@@ -89,9 +81,10 @@ class Rollout:
         `key` is "" if it was chosen by the request's id.
         """
         kept: list[Pixels] = []
-        shadowed = served is self.stable and self._is_shadowed(request_id)
+        shadowing = self._shadowing_of(served, request_id)
         try:
-            result = await served.pipeline.classify(upload, kept.append if shadowed else None)
+            keep = None if shadowing is None else kept.append
+            result = await served.pipeline.classify(upload, keep)
         except DeadlineMissed:
             self._observe_failure(served, "late", upload, key)
             raise
@@ -102,14 +95,16 @@ class Rollout:
         if self.judge is not None:
             outcome = _outcome(upload, result, is_duplicate=not is_new)
             self.judge.observe(self._arm(served), outcome, key)
-        if shadowed:
-            self._repeat(upload, request_id, kept[0], result, is_duplicate=not is_new)
+        if shadowing is not None:
+            shadowing.repeat(
+                Answered(request_id, upload.image, kept[0], result, is_duplicate=not is_new)
+            )
         return result
 
     @property
     def compared(self) -> int:
         """Return how many images the shadow has computed again."""
-        return 0 if self.report is None else self.report.images
+        return 0 if self.shadowing is None else self.shadowing.report.images
 
     @property
     def may_promote_shadow(self) -> bool:
@@ -127,9 +122,8 @@ class Rollout:
 
     def close(self) -> None:
         """Drop the shadow's images that wait."""
-        for _, work in self._waiting.values():
-            self._scheduler.withdraw(work)
-        self._waiting.clear()
+        if self.shadowing is not None:
+            self.shadowing.close()
 
     def _arm(self, served: Served) -> Arm:
         return "stable" if served is self.stable else "canary"
@@ -138,79 +132,13 @@ class Rollout:
         if self.judge is not None:
             self.judge.observe(self._arm(served), Outcome(kind, upload.received), key)
 
-    def _is_shadowed(self, request_id: str) -> bool:
+    def _shadowing_of(self, served: Served, request_id: str) -> Shadowing | None:
+        """Return the shadow that computes this image again, if one does."""
         shadow = self.shadow
-        return shadow is not None and chooses_shadow(request_id, shadow.share, self._shadow_salt)
-
-    def _repeat(
-        self,
-        upload: Upload,
-        request_id: str,
-        pixels: Pixels,
-        result: Classification,
-        *,
-        is_duplicate: bool,
-    ) -> None:
-        """Let the shadow compute an image once a slot is idle, unless too many wait."""
-        if self.shadow is None:
-            return
-        now = time.monotonic()
-        self._drop_late(now)
-        if len(self._waiting) >= MAX_SHADOW_WAITING:
-            self._on_shadow("dropped")
-            return
-        shadow = self.shadow.served
-        image: Image = pixels
-        if shadow.bundle.manifest.preprocess != self.stable.bundle.manifest.preprocess:
-            image = partial(shadow.pipeline.pixels, upload.image)
-        number = next(self._numbers)
-        work = IdleWork(
-            (image,),
-            shadow.lane.engine,
-            shadow.lane,
-            partial(self._compare, number, request_id, result, is_duplicate),
-        )
-        self._waiting[number] = now + _LATE_S, work
-        self._scheduler.when_idle(work)
-
-    def _drop_late(self, now: float) -> None:
-        for number, (late_from, work) in list(self._waiting.items()):
-            if late_from >= now:
-                return
-            if self._scheduler.withdraw(work):
-                del self._waiting[number]
-                self._on_shadow("dropped")
-
-    def _compare(
-        self,
-        number: int,
-        request_id: str,
-        result: Classification,
-        is_duplicate: bool,
-        shadow: BatchResult,
-    ) -> None:
-        """Compare the shadow's outputs with the answer. On the event loop."""
-        self._waiting.pop(number, None)
-        outputs = shadow.rows[0]
-        if isinstance(outputs, Exception) or self.shadow is None or self.report is None:
-            self._on_shadow("failed")
-            return
-        decided = self.shadow.served.pipeline.decide(outputs)
-        top = result.predictions[0]
-        same = top.class_id < len(decided.probabilities)
-        self.report.observe(
-            Comparison(
-                request_id,
-                top.class_id,
-                decided.class_id,
-                result.verdict.decision,
-                decided.verdict.decision,
-                top.probability,
-                float(decided.probabilities[top.class_id]) if same else 0.0,
-                duplicate=is_duplicate,
-            )
-        )
-        self._on_shadow("compared")
+        if shadow is None or served is not self.stable:
+            return None
+        chosen = chooses_shadow(request_id, shadow.share, self._shadow_salt)
+        return self.shadowing if chosen else None
 
 
 def _outcome(upload: Upload, result: Classification, *, is_duplicate: bool) -> Outcome:

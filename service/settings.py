@@ -28,7 +28,6 @@ from tidegate.service.tokens import read_token
 from tidegate.service.wanted import ModelFolder, OneBundle, Source
 
 PREFIX = "TIDEGATE_"
-ADMIN_TOKEN = "TIDEGATE_ADMIN_TOKEN"  # noqa: S105  (of `tidegate serving`, not of the service)
 MIB = 1 << 20
 # tidegate, tidegate-canary, …: TIDEGATE_CANARY_SERVICE_HOST, TIDEGATE_CANARY_PORT_8000_TCP_ADDR
 _SERVICE_LINK = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_\w+)$")
@@ -263,7 +262,7 @@ class Settings(BaseSettings):
         the nearest known one, or for a value out of bounds.
         """
         known = {PREFIX + name.upper() for name in cls.model_fields}
-        _refuse_unknown(os.environ, {*known, ADMIN_TOKEN})
+        _refuse_unknown(os.environ, known)
         try:
             return cls(
                 **{name: value for name, value in (given or {}).items() if not _is_blank(value)}

@@ -112,10 +112,7 @@ class ClassifyHandler:
         chosen = self._service.choose(
             name, version or context.version, context.canary_key, context.request_id
         )
-        if name:
-            context.log["model"] = chosen.served.name
-        if chosen.rollout is not None or version:
-            context.log["version"] = chosen.served.version
+        context.log["model"], context.log["version"] = chosen.served.name, chosen.served.version
         return chosen
 
     async def _read(self, request: Request, reservation: Reservation) -> bytes:

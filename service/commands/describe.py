@@ -23,16 +23,28 @@ def _run(arguments: argparse.Namespace) -> int:
     from tidegate.service.settings import PREFIX, Settings
 
     settings = Settings.read({"bundle": arguments.bundle})
-    bundle = open_bundle(settings.bundle)
+    wanted = settings.service_config().source.read()
+    plan = wanted.plan.models[wanted.plan.default]
+    bundle = open_bundle(wanted.folders[wanted.plan.default, plan.stable])
     manifest = bundle.manifest
     values = settings.model_dump(mode="json")
     if arguments.json:
-        served = {"name": manifest.name, "version": manifest.version, "digest": bundle.digest}
-        print(json.dumps({"serves": served, "cores": usable_cores(), "settings": values}, indent=2))
+        served = {
+            "serves": {
+                "name": bundle.manifest.name,
+                "version": plan.stable,
+                "digest": bundle.digest,
+            },
+            "models": {name: model.named for name, model in wanted.plan.models.items()},
+        }
+        print(json.dumps({**served, "cores": usable_cores(), "settings": values}, indent=2))
         return 0
     gate = manifest.gate
     print(f"serves    {manifest.name} {manifest.version}, digest {bundle.digest[:16]}")
     print(f"from      {bundle.path.resolve()}")
+    for name, model in wanted.plan.models.items() if settings.models else ():
+        aliases = ", ".join(f"{alias} {version}" for alias, version in model.named.items())
+        print(f"model     {name}: {aliases}")
     for host in split_hosts(settings.host):
         print(f"at        http://{f'[{host}]' if ':' in host else host}:{settings.port}")
     print(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import http.client
-import os
 import re
 import sys
 from typing import TYPE_CHECKING
@@ -55,8 +54,10 @@ def add(commands: Commands) -> None:
     rollback.add_argument("model")
     rollback.set_defaults(run=_rollback)
     for parser in (show, change, promote, rollback):
-        parser.add_argument("--models", help="folder of NAME/VERSION/ (TIDEGATE_MODELS)")
-        parser.add_argument("--serving", help="the serving file (TIDEGATE_SERVING)")
+        parser.add_argument(
+            "--models", metavar="DIR", help="folder of NAME/VERSION/ (TIDEGATE_MODELS)"
+        )
+        parser.add_argument("--serving", metavar="FILE", help="the serving file (TIDEGATE_SERVING)")
     for parser in (change, promote, rollback):
         parser.add_argument("--dry-run", action="store_true", help="show the change only")
         parser.add_argument(
@@ -65,7 +66,8 @@ def add(commands: Commands) -> None:
         parser.add_argument(
             "--reload",
             metavar="URL",
-            help="let the service at URL load the change now; TIDEGATE_ADMIN_TOKEN is its token",
+            help="let the service at URL load the change now, with the token in "
+            "TIDEGATE_ADMIN_TOKEN_FILE",
         )
 
 
@@ -153,29 +155,28 @@ def _change(arguments: argparse.Namespace, change: Change) -> int:
     def approve(proposal: Proposal) -> None:
         _show_change(proposal)
         if not arguments.no_verify:
-            _verify(settings, place, arguments.model, proposal)
+            _verify(settings, place, proposal)
 
     if update(place, arguments.model, change, approve):
         print(f"{place.path}: written")
-    return 0 if service is None else _reload(*service)
+    return 0 if service is None else _reload(*service, settings.admin_token())
 
 
 def _show_change(proposal: Proposal) -> None:
     from tidegate.service.serving.changes import in_words
 
-    for line in in_words(proposal.before, proposal.after) or ["No version changes."]:
+    for line in in_words(proposal.name, proposal.before, proposal.after) or ["No version changes."]:
         print(line)
 
 
-def _verify(settings: Settings, place: Place, name: str, proposal: Proposal) -> None:
+def _verify(settings: Settings, place: Place, proposal: Proposal) -> None:
     """Check every file, and the signature if keys are trusted, of each bundle that is new."""
     from tidegate.service.bundle.signature import open_trusted
 
-    before = proposal.before.models.get(name)
-    served = set() if before is None else set(before.named.values())
-    for version in dict.fromkeys(proposal.after.models[name].named.values()):
+    served = set() if proposal.before is None else set(proposal.before.named.values())
+    for version in dict.fromkeys(proposal.after.named.values()):
         if version not in served:
-            bundle = open_trusted(place.models / name / version, settings.trusted_keys)
+            bundle = open_trusted(place.models / proposal.name / version, settings.trusted_keys)
             print(f"{bundle.path}: valid, digest {bundle.digest}")
 
 
@@ -209,9 +210,8 @@ def _service(url: str) -> tuple[http.client.HTTPConnection, str]:
         ) from None
 
 
-def _reload(connection: http.client.HTTPConnection, path: str) -> int:
-    token = os.environ.get("TIDEGATE_ADMIN_TOKEN", "").strip()
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+def _reload(connection: http.client.HTTPConnection, path: str, token: bytes | None) -> int:
+    headers = {} if token is None else {"Authorization": f"Bearer {token.decode('ascii')}"}
     try:
         with contextlib.closing(connection):
             connection.request("POST", path, headers=headers)

@@ -87,9 +87,14 @@ class ImageStore:
         self._met_too_large = False
         self._thread = start_owned(self._write_all, "review", on_death)
 
-    def offer(self, image: bytes, answered: Answered) -> StoredImage | None:
-        """Queue the image if it is selected for review; return it, or None if it is not kept."""
-        if not self._is_wanted(answered.decision):
+    def offer(
+        self, image: bytes, answered: Answered, *, is_wanted: bool = False
+    ) -> StoredImage | None:
+        """Queue the image if it is selected for review; return it, or None if it is not kept.
+
+        With `is_wanted` it is selected whatever the decision is.
+        """
+        if not is_wanted and not self._is_wanted(answered.decision):
             return None
         if not self._take_token():
             self._on_outcome("over-rate")

@@ -34,6 +34,13 @@ class RecentAnswers:
         if len(self._answers) > MAX_ANSWERS:
             self._answers.popitem(last=False)
 
+    def keep(self, request_id: str, image: bytes) -> None:
+        """Offer the image of a recent answer to the store, if it is not stored yet."""
+        known = self._answers.get(request_id)
+        if known is not None and known.stored is None and self._images is not None:
+            stored = self._images.offer(image, known.answered, is_wanted=True)
+            self._answers[request_id] = replace(known, stored=stored)
+
     def classes_of(self, request_id: str) -> int | None:
         """Return how many classes the model has that gave an answer; None if it is unknown."""
         known = self._answers.get(request_id)

@@ -31,6 +31,14 @@ class Comparison:
     shadow_probability: float  # of the same class
     duplicate: bool = False  # a near-duplicate of a recent image
 
+    @property
+    def is_same(self) -> bool:
+        """Return whether class and decision are the same."""
+        return (self.stable_class, self.stable_decision) == (
+            self.shadow_class,
+            self.shadow_decision,
+        )
+
 
 class Frequent:
     """Counts the most frequent keys in bounded memory (Misra and Gries 1982).

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tidegate.service.errors import ServingInvalid
-from tidegate.service.serving.plan import ModelPlan, NewVersions, ServingPlan, Trial
+from tidegate.service.serving.plan import ModelPlan, NewVersions, Trial
 from tidegate.service.serving.repository import ROLES
 
 PREVIOUS = "previous"  # the alias of the version that was stable before
@@ -99,33 +99,23 @@ def require_served(plan: ModelPlan | None) -> ModelPlan:
     return plan
 
 
-def in_words(before: ServingPlan, after: ServingPlan) -> list[str]:
-    """Return a line for each difference between two resolved plans."""
-    lines = []
-    if before.default and before.default != after.default:
-        lines.append(f"default: {before.default} → {after.default}")
-    for name in sorted({*before.models, *after.models}):
-        old, new = (_described(plan.models.get(name)) for plan in (before, after))
-        lines += [
-            f"{name}: {key} {old.get(key, 'none')} → {new.get(key, 'none')}"
-            for key in dict.fromkeys([*ROLES, *old, *new])
-            if old.get(key) != new.get(key)
-        ]
-    return lines
+def in_words(name: str, before: ModelPlan | None, after: ModelPlan) -> list[str]:
+    """Return a line for each difference between two resolved plans of model `name`."""
+    old, new = _described(before), _described(after)
+    return [
+        f"{name}: {key} {old.get(key, 'none')} → {new.get(key, 'none')}"
+        for key in dict.fromkeys([*ROLES, *old, *new])
+        if old.get(key) != new.get(key)
+    ]
 
 
 def describe(plan: ModelPlan) -> Iterator[tuple[str, str]]:
     """Yield each name of a resolved plan with its version, and its share if it has one."""
-    shares = {
-        "canary": ""
-        if plan.canary is None
-        else f" ({100 * plan.canary.share:.4g} % of the requests)",
-        "shadow": ""
-        if plan.shadow is None
-        else f" ({100 * plan.shadow.share:.4g} % of the images)",
-    }
+    trials = {"canary": (plan.canary, "requests"), "shadow": (plan.shadow, "images")}
     for alias, version in plan.named.items():
-        yield alias, version + shares.get(alias, "")
+        trial, unit = trials.get(alias, (None, ""))
+        share = "" if trial is None else f" ({100 * trial.share:.4g} % of the {unit})"
+        yield alias, version + share
 
 
 def _described(plan: ModelPlan | None) -> Mapping[str, str]:

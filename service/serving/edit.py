@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,47 +13,52 @@ from pathlib import Path
 from typing import Any
 
 import tomlkit
+from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import Table
 
 from tidegate.service.errors import ServingInvalid, ServingNotWritable
 from tidegate.service.files import write_atomically
 from tidegate.service.serving.changes import Versions
-from tidegate.service.serving.plan import ModelPlan, ServingPlan
+from tidegate.service.serving.plan import ModelPlan, ServingPlan, parse_plan
 from tidegate.service.serving.repository import NO_MODEL
 from tidegate.service.serving.serving_file import Found, Place, find
 
+_BY_HAND = "is written in a way that the command cannot change. Edit it by hand."
 Change = Callable[[ModelPlan | None, Versions], ModelPlan]  # of one model's plan, as written
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What a change makes of the serving file. Both plans are resolved."""
+    """What a change makes of one model, resolved, and of the serving file."""
 
-    before: ServingPlan
-    after: ServingPlan
+    name: str
+    before: ModelPlan | None
+    after: ModelPlan
     content: bytes
 
 
 def propose(found: Found, name: str, change: Change) -> Proposal:
-    """Return what `change` makes of model `name`, without writing it. Raises ServingInvalid."""
-    written = _written(found)
-    if name not in found.repository.versions:
+    """Return what `change` makes of model `name`, without writing it.
+
+    Raises ServingInvalid if the new file would be invalid; the old one may name versions that are
+    not on disk.
+    """
+    versions = found.repository.versions.get(name)
+    if versions is None:
         there = ", ".join(found.repository.versions) or "no model"
         raise ServingInvalid(f"There is no model {name} in {found.place.models}: there is {there}.")
-    old = written.models.get(name)
+    written = _written(found)
+    old, default = written.models.get(name), written.default or name
     try:
-        new = change(old, found.repository.versions[name])
+        new = change(old, versions)
     except ServingInvalid as error:
         raise ServingInvalid(f"{name}: {error}") from error
-    default = written.default or name
-    text = _edit((found.content or b"").decode(), name, old, new, default)
-    proposed = Found(found.place, found.repository, text.encode())
-    plan = proposed.written()
+    content = _edit(found, name, old, new, default).encode()
+    plan = Found(found.place, found.repository, content).written()
     if plan != ServingPlan(default, {**written.models, name: new}):
-        raise ServingInvalid(
-            f"{found.place.path} is written in a way that the command cannot change. Edit it."
-        )
-    return Proposal(written.resolve(found.repository), proposed.plan(), text.encode())
+        raise ServingInvalid(f"{found.place.path} {_BY_HAND}")
+    before = None if old is None else old.resolve(versions)
+    return Proposal(name, before, new.resolve(versions), content)
 
 
 def update(
@@ -80,24 +86,31 @@ def update(
 
 def _written(found: Found) -> ServingPlan:
     """Return the plan to change, which is empty if there is no file and no obvious plan."""
-    if found.content is None:
-        try:
-            return found.written()
-        except ServingInvalid:
-            return ServingPlan("", {})
-    return found.written()
+    if found.content is not None:
+        return parse_plan(found.content, f"{found.place.path}", None)
+    try:
+        return found.written()
+    except ServingInvalid:
+        return ServingPlan("", {})
 
 
-def _edit(text: str, name: str, old: ModelPlan | None, new: ModelPlan, default: str) -> str:
+def _edit(found: Found, name: str, old: ModelPlan | None, new: ModelPlan, default: str) -> str:
+    """Return the new text of the file, which tomllib reads."""
+    try:
+        text = _edit_text((found.content or b"").decode(), name, old, new, default)
+        tomllib.loads(text)
+    except (TOMLKitError, tomllib.TOMLDecodeError) as error:
+        raise ServingInvalid(f"{found.place.path} {_BY_HAND}") from error
+    return text
+
+
+def _edit_text(text: str, name: str, old: ModelPlan | None, new: ModelPlan, default: str) -> str:
     document = tomlkit.parse(text)
     if name not in document:
         old = None
-        if document:
-            document.add(tomlkit.nl())
         document[name] = tomlkit.table()
-    before = {} if old is None else _fields(old)
-    _apply(document[name], before, _fields(new))
-    if len([key for key in document if key != NO_MODEL]) > 1 and NO_MODEL not in document:
+    _apply(document[name], {} if old is None else _fields(old), _fields(new))
+    if len(document) > 1 and NO_MODEL not in document:
         return f'{NO_MODEL} = "{default}"\n\n{tomlkit.dumps(document)}'
     return tomlkit.dumps(document)
 
@@ -155,6 +168,8 @@ def _open_lock(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only what can be written
     except PermissionError:
+        if not path.exists():
+            raise
         return os.open(path, os.O_RDONLY)  # another user's
 
 

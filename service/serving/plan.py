@@ -158,21 +158,15 @@ class ServingPlan:
         return ServingPlan(self.default, resolved)
 
 
-def parse_plan(content: bytes, where: str, repository: Repository) -> ServingPlan:
+def parse_plan(content: bytes, where: str, repository: Repository | None) -> ServingPlan:
     """Return the plan in the content of a serving file, as it is written.
 
     Raises ServingInvalid with everything that is wrong in it. `where` is the file's name in the
-    messages.
+    messages. Without a repository, versions are not compared with what is on disk.
     """
-    try:
-        if len(content) > MAX_SERVING_BYTES:
-            raise ServingInvalid(f"{where}: larger than {MAX_SERVING_BYTES:,} bytes.")
-        tables = tomllib.loads(content.decode())
-    except UnicodeDecodeError as error:
-        raise ServingInvalid(f"{where}: byte {error.start + 1} is not UTF-8.") from error
-    except (ValueError, RecursionError) as error:  # TOML, a huge number, or too many brackets
-        raise ServingInvalid(f"{where}: {_place(error)}.") from error
+    tables = _read_toml(content, where)
     default = tables.pop(NO_MODEL, None)
+    names = [name for name, table in tables.items() if isinstance(table, dict)]
     problems: list[str] = []
     models: dict[str, ModelPlan] = {}
     for name, table in tables.items():
@@ -182,53 +176,61 @@ def parse_plan(content: bytes, where: str, repository: Repository) -> ServingPla
             problems += describe(error, ModelPlan, (name,))
         except ValueError as error:
             problems.append(f"{name}: {error}")
-    problems += _check_models(tables, repository)
-    problems += _check_default(
-        default, [n for n, table in tables.items() if isinstance(table, dict)]
-    )
+    problems += _check_names(names, default)
+    if not tables and not problems:
+        problems.append("no model is named: write a table such as [parts] for each")
     if problems:
         raise ServingInvalid("\n".join(f"{where}: {sentence(problem)}" for problem in problems))
     return ServingPlan(default or next(iter(models)), models)
 
 
-def _parse_model(name: str, table: Any, repository: Repository) -> ModelPlan:
+def _read_toml(content: bytes, where: str) -> dict[str, Any]:
+    if len(content) > MAX_SERVING_BYTES:
+        raise ServingInvalid(f"{where}: larger than {MAX_SERVING_BYTES:,} bytes.")
+    try:
+        return tomllib.loads(content.decode())
+    except UnicodeDecodeError as error:
+        raise ServingInvalid(f"{where}: byte {error.start + 1} is not UTF-8.") from error
+    except (ValueError, RecursionError) as error:  # TOML, a huge number, or too many brackets
+        raise ServingInvalid(f"{where}: {_place(error)}.") from error
+
+
+def _parse_model(name: str, table: Any, repository: Repository | None) -> ModelPlan:
     """Raises ValueError, of pydantic or with a sentence."""
     if not isinstance(table, dict):
         hint = did_you_mean(name, [NO_MODEL])
         raise ValueError(f"not a setting.{hint}" if hint else "expected a table, such as [parts]")
     if not re.fullmatch(SLUG, name):
         raise ValueError("a model's name has lower-case letters, digits and . _ - only")
+    context = None if repository is None else _folders(name, repository)
+    return ModelPlan.model_validate(table, strict=True, context=context)
+
+
+def _folders(name: str, repository: Repository) -> _Folders:
+    """Raises ValueError with a sentence if there is no version of the model."""
     refused = {v: why for (model, v), why in repository.refused.items() if model == name}
-    if name not in repository.versions:
-        if refused:
-            raise ValueError("; ".join(refused.values()))
-        near = did_you_mean(name, repository.versions)
-        raise ValueError(f"there is no such model in {repository.root}.{near}")
-    folders = _Folders(name, repository.versions[name], refused)
-    return ModelPlan.model_validate(table, strict=True, context=folders)
+    if name in repository.versions:
+        return _Folders(name, repository.versions[name], refused)
+    if refused:
+        raise ValueError("; ".join(refused.values()))
+    near = did_you_mean(name, repository.versions) or f" There is {', '.join(repository.versions)}."
+    raise ValueError(f"there is no such model in {repository.root}.{near}")
 
 
-def _check_models(tables: Mapping[str, Any], repository: Repository) -> list[str]:
-    if not tables:
-        there = ", ".join(repository.versions) or "nothing"
-        return [f"names no model; in {repository.root} there is {there}"]
-    if len(tables) > MAX_MODELS:
-        return [f"names {len(tables)} models; at most {MAX_MODELS} are possible"]
-    return []
-
-
-def _check_default(default: Any, names: list[str]) -> list[str]:
+def _check_names(names: list[str], default: Any) -> list[str]:
+    problems = []
+    if len(names) > MAX_MODELS:
+        problems.append(f"names {len(names)} models; at most {MAX_MODELS} are possible")
     if isinstance(default, dict):
-        return [f"{NO_MODEL}: no model can have this name"]
-    if default is None:
-        one_of = " or ".join(map(quoted, names))
-        return [f"{NO_MODEL} is missing: {one_of}"] if len(names) > 1 else []
-    if not isinstance(default, str):
-        return [f"{NO_MODEL}: expected a model's name in quotes, not {quoted(default)}"]
-    if default not in names:
+        problems.append(f"{NO_MODEL}: no model can have this name")
+    elif default is None and len(names) > 1:
+        problems.append(f"{NO_MODEL} is missing: {' or '.join(map(quoted, names))}")
+    elif default is not None and not isinstance(default, str):
+        problems.append(f"{NO_MODEL}: expected a model's name in quotes, not {quoted(default)}")
+    elif default is not None and default not in names:
         near = did_you_mean(default, names)
-        return [f"{NO_MODEL}: the file has no table [{default}].{near}"]
-    return []
+        problems.append(f"{NO_MODEL}: the file has no table [{default}].{near}")
+    return problems
 
 
 def _place(error: Exception) -> str:

@@ -60,16 +60,19 @@ class Found:
         return self.written().resolve(self.repository)
 
 
-def find(place: Place) -> Found:
-    """Read the folder and the serving file. Raises ServingInvalid if one cannot be read."""
+def find(place: Place, known: Repository | None = None) -> Found:
+    """Read the folder and the serving file. Raises ServingInvalid if one cannot be read.
+
+    With `known`, what was found in the folder before, it is much faster.
+    """
     try:
         with place.path.open("rb") as file:
             content = file.read(MAX_SERVING_BYTES + 1)
     except FileNotFoundError:
-        return Found(place, list_repository(place.models), None)
+        return Found(place, list_repository(place.models, known), None)
     except OSError as error:
         raise ServingInvalid(f"{place.path} cannot be read: {error.strerror}.") from error
-    return Found(place, list_repository(place.models), content)
+    return Found(place, list_repository(place.models, known), content)
 
 
 def _what_to_write(place: Place, repository: Repository) -> str:

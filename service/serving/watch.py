@@ -21,19 +21,20 @@ class Watch:
     def __init__(self, found: Found) -> None:
         self._place = found.place
         self._had_file = found.content is not None
+        self._repository = found.repository
         self._known = self._last = found.fingerprint
         self._problem = ""
 
     def poll(self) -> Found | None:
         """Return what is there now if it differs from what was returned last, otherwise None."""
         try:
-            found = find(self._place)
+            found = find(self._place, self._repository)
         except ServingInvalid as error:
             if f"{error}" != self._problem:
                 log.warning("serving file not read: %s", error)
             self._problem = f"{error}"
             return None
-        self._problem = ""
+        self._problem, self._repository = "", found.repository
         if found.content is None and self._had_file:
             return None
         settled, self._last = found.fingerprint == self._last, found.fingerprint

@@ -64,7 +64,7 @@ def _reason(found: ErrorDetails, loc: list[str]) -> str:
         case "string_pattern_mismatch":
             return f"{value} must be 1 to 64 lower-case letters, digits and . _ -"
         case "too_long":
-            return f"at most {context['max_length']} are possible, not {context['actual_length']}"
+            return f"at most {context['max_length']} are possible"
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
             return f"must be {_bound(context)}, not {value}"
     return f"expected {_expected(found['type'], loc, context)}, not {value}"

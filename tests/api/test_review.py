@@ -40,7 +40,7 @@ def test_reviewed_images_are_kept_labelled_and_exported(
     assert corrected.json()["correct"] is False
     assert (unknown.status_code, no_class.status_code, no_json.status_code) == (404, 400, 400)
     assert unknown.json()["code"] == "not-found"
-    assert 'tidegate_feedback_total{correct="false"}' in metrics
+    assert 'tidegate_feedback_total{correct="false",digest="' in metrics
     (sidecar,) = kept.glob("*/*.json")
     record = json.loads(sidecar.read_bytes())
     assert (record["decision"], record["true_class"]) == ("reject", 5)

@@ -83,7 +83,7 @@ class Replica:
         metrics.request("/classify", 503, 0.001)
         metrics.shed("queue-full")
         metrics.reviewed("stored")
-        metrics.feedback(0.8, correct=True)
+        self.model.feedback(0.8, correct=True)
         for detector in ("ood-rate", "class-mix"):
             drift.detector(detector, alarm=False, evidence=0.1)
         drift.learned({"ood-rate": 1.0, "class-mix": 1.0}, 7, 0)

@@ -55,6 +55,12 @@ NOT_RUN = {
     ".venv/bin/python -m tests.unit.rollout.canaries --runs 1000 "
     "--out tests/unit/rollout/canaries.json": "simulates for half an hour",
     "locust -f load_tests/locustfile.py --host http://127.0.0.1:8000": "needs Locust",
+    'curl --fail -X POST -H "Authorization: Bearer $(cat token)" '
+    "http://127.0.0.1:8000/admin/reload": "needs a token, and has tests of its own",
+    'curl --fail -X POST -H "Authorization: Bearer $(cat token)" '
+    "http://127.0.0.1:8000/admin/models/parts/promote": "needs a canary, and has tests of its own",
+    'curl --fail -X POST -H "Authorization: Bearer $(cat token)" '
+    "http://127.0.0.1:8000/admin/models/parts/rollback": "needs a canary, and has tests of its own",
     'curl -H "Authorization: Bearer $(cat retrain-token)" http://127.0.0.1:9000/requests': (
         "needs the receiver of the line before, which has tests of its own"
     ),

@@ -59,3 +59,47 @@ def flags_of(address: int) -> list[str]:
         elif inside and line.startswith("VmFlags:"):
             return line.split()[1:]
     raise AssertionError("the mapping is gone")
+
+
+def _host(root: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return root
+
+
+MACHINE = {"proc/meminfo": "MemTotal: 9000 kB\nMemAvailable:    8000 kB\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "available"),
+    [
+        ({}, None),
+        (MACHINE, 8000 * 1024),
+        (  # version 2: the parent's limit counts, and cached files can be freed
+            MACHINE
+            | {
+                "proc/self/cgroup": "0::/system.slice/tidegate.service\n",
+                "sys/fs/cgroup/system.slice/tidegate.service/memory.max": "max\n",
+                "sys/fs/cgroup/system.slice/memory.max": "5000\n",
+                "sys/fs/cgroup/system.slice/memory.current": "3000\n",
+                "sys/fs/cgroup/system.slice/memory.stat": "anon 2000\ninactive_file 700\n",
+            },
+            2700,
+        ),
+        (  # version 1
+            MACHINE
+            | {
+                "proc/self/cgroup": "5:memory:/docker/1\n4:cpu:/docker/1\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "5000\n",
+                "sys/fs/cgroup/memory/memory.usage_in_bytes": "6000\n",
+            },
+            0,
+        ),
+    ],
+)
+def test_the_available_memory_is_the_least_of_the_machine_and_its_groups(
+    tmp_path: Path, files: dict[str, str], available: int | None
+) -> None:
+    assert memory.available_bytes(_host(tmp_path, files)) == available

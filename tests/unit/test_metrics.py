@@ -6,7 +6,13 @@ from tidegate.models.fitting.drift_reference import reference_fit
 from tidegate.service.bundle.manifest import Histogram
 from tidegate.service.bundle_reference import shares_at_most
 from tidegate.service.drift.reference import INPUTS
-from tidegate.service.metrics import CONFIDENCE_BUCKETS, MODEL_INFO, ModelMetrics, ServedModel
+from tidegate.service.metrics import (
+    CONFIDENCE_BUCKETS,
+    MODEL_INFO,
+    Metrics,
+    ModelMetrics,
+    ServedModel,
+)
 
 
 def _les(confidence_at_most: dict[float, float], metric: str) -> dict[str, float]:
@@ -54,3 +60,39 @@ def test_the_bundles_histogram_edges_are_bucket_bounds() -> None:
 
     assert fit.histograms["confidence"].edges
     assert set(fit.histograms["confidence"].edges) <= set(CONFIDENCE_BUCKETS)
+
+
+def test_the_series_of_two_versions_are_merged_and_those_of_a_hidden_one_are_gone() -> None:
+    metrics = Metrics("0")
+    models = [
+        ModelMetrics(
+            ServedModel(
+                name="m",
+                version=version,
+                digest=version * 3,
+                info=dict.fromkeys(MODEL_INFO, "x"),
+                labels=["a"],
+                class_fraction=[1.0],
+                reference_samples=1,
+                alphas={},
+                calibration_samples=1,
+                scores=("energy",),
+                score_bounds=[bound],
+                max_class_series=1,
+                confidence_at_most={},
+            )
+        )
+        for version, bound in (("1", 0.5), ("2", 7.0))
+    ]
+    for model in models:
+        metrics.show_model(model)
+        model.decided("accept", 0.5, {"energy": 1.0})
+    both = metrics.render().decode()
+    assert both.count("# TYPE tidegate_ood_score histogram") == 1
+    assert 'digest="111",le="0.5"' in both
+    assert 'digest="222",le="7.0"' in both
+
+    metrics.hide_model(models[0])
+
+    assert 'digest="111"' not in metrics.render().decode()
+    assert 'digest="222",le="7.0"' in metrics.render().decode()

@@ -402,8 +402,8 @@ def test_a_shadow_computes_the_same_images_and_answers_none(root: Path) -> None:
         assert (await on.classify())[0] == "1"
         await until(lambda: rollout.compared > 0)
 
-        assert rollout.report is not None
-        report = rollout.report.report()
+        assert rollout.shadowing is not None
+        report = rollout.shadowing.report.report()
         assert report["same_class"]["share"] == 1.0
         assert on.value("tidegate_shadow_images_total", model="tiny", outcome="compared") == 1.0
 

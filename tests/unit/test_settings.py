@@ -67,12 +67,6 @@ def test_a_folder_of_models_and_a_bundle_exclude_each_other(
         Settings.read()
 
 
-def test_the_token_of_the_commands_is_no_misspelt_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TIDEGATE_ADMIN_TOKEN", "secret")
-
-    assert Settings.read().models is None
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [("PORT", "70000"), ("PORT", "eighty"), ("OOD_ACTION", "ignore"), ("DEADLINE_MS", "0")],

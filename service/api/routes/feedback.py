@@ -16,7 +16,6 @@ from tidegate.service.api.schemas import Body
 from tidegate.service.api.uploads import ByteBudget
 from tidegate.service.errors import BadRequest, NotFound
 from tidegate.service.lifecycle import Service
-from tidegate.service.metrics import Metrics
 
 MAX_BYTES = 4096  # of the JSON; an id of 160 escaped characters takes 960
 _PROBLEM = {"content": {MEDIA_TYPE: {"schema": PROBLEM_REF}}}
@@ -42,7 +41,7 @@ class FeedbackTaken(Body):
     correct: bool
 
 
-def router(service: Service, limits: HttpLimits, budget: ByteBudget, metrics: Metrics) -> APIRouter:
+def router(service: Service, limits: HttpLimits, budget: ByteBudget) -> APIRouter:
     """Return the route that accepts feedback."""
     routes = APIRouter(tags=["feedback"])
     body_limits = BodyLimits(MAX_BYTES, limits.upload_timeout_s)
@@ -79,8 +78,7 @@ def router(service: Service, limits: HttpLimits, budget: ByteBudget, metrics: Me
         answered, is_new = found
         correct = answered.class_id == sent.class_id
         if is_new:
-            metrics.feedback(answered.probability, correct=correct)
-            service.observe_feedback(answered, agrees=correct)
+            service.observe_feedback(answered, correct=correct)
         return FeedbackTaken(
             request_id=sent.request_id, predicted_class_id=answered.class_id, correct=correct
         )

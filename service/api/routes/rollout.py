@@ -52,14 +52,14 @@ def rollout_body(model: Model, events: tuple[Event, ...]) -> RolloutBody:
     """Describe the rollout of a model."""
     rollout, now = model.rollout, time.time()
     judge = None if rollout is None else rollout.judge
-    report = None if rollout is None else rollout.report
+    shadowing = None if rollout is None else rollout.shadowing
     return RolloutBody(
         name=model.name,
         stable=model_ref(model.stable.bundle),
         canary=None if rollout is None else _trial_body(rollout.canary),
         shadow=None if rollout is None else _trial_body(rollout.shadow),
         judge=None if judge is None else judge.report(now),
-        shadow_report=None if report is None else report.report(),
+        shadow_report=None if shadowing is None else shadowing.report.report(),
         events=[event_body(event) for event in events],
     )
 

@@ -31,6 +31,9 @@ DESIGNED = {
     "deadline-missed": 504,
     "engine-failed": 500,
     "upload-timeout": 408,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "reload-refused": 422,
 }
 GROUPS = {
     errors.TidegateError,

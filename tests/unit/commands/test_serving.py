@@ -19,7 +19,7 @@ PROMOTED = '[tiny]\nstable = "2"\naliases = {previous = "1"}\n'
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three versions of one model, of which one is served and one is the canary."""
-    for name in ("BUNDLE", "SERVING", "TRUSTED_KEYS", "ADMIN_TOKEN"):
+    for name in ("BUNDLE", "SERVING", "TRUSTED_KEYS", "ADMIN_TOKEN_FILE"):
         monkeypatch.delenv(f"TIDEGATE_{name}", raising=False)
     folder = tmp_path / "models"
     for version in ("1", "2", "3"):
@@ -233,9 +233,13 @@ class Refusing(Reloading):
 
 
 def test_the_service_is_told_to_reload_after_the_file_is_written(
-    models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("TIDEGATE_ADMIN_TOKEN", "secret\n")
+    (tmp_path / "token").write_text("secret\n")
+    monkeypatch.setenv("TIDEGATE_ADMIN_TOKEN_FILE", f"{tmp_path / 'token'}")
     monkeypatch.setattr(Reloading, "asked", [])
     with serving(Reloading) as port:
         url = f"http://127.0.0.1:{port}/prefix/"

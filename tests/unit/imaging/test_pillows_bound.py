@@ -80,8 +80,9 @@ def preprocess(data, rules, max_image_pixels):
 
 decoder_process.preprocess = preprocess
 ours, its = socket.socketpair()
-settings = {"spec": spec().model_dump(mode="json"), "max_image_pixels": 12_345}
+settings = {"max_image_pixels": 12_345}
 decoder_messages.send(ours, json.dumps(settings | {"memory_bytes": 1 << 30}).encode())
+decoder_messages.send(ours, spec().model_dump_json().encode())
 decoder_messages.send(ours, b"an image")
 decoder_process.main(os.dup(its.fileno()))
 """

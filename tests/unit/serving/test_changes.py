@@ -10,7 +10,7 @@ from tidegate.service.serving.changes import (
     require_served,
     roll_back,
 )
-from tidegate.service.serving.plan import ModelPlan, NewVersions, ServingPlan, Trial
+from tidegate.service.serving.plan import ModelPlan, NewVersions, Trial
 
 VERSIONS = ("1", "2", "3", "4", "5", "6")
 CANARY = Trial(version="4", share=0.1)
@@ -99,6 +99,10 @@ def test_a_stable_version_that_is_set_can_be_rolled_back() -> None:
     assert roll_back(plan, VERSIONS).stable == "3"
 
 
+def test_the_latest_version_is_pinned_by_its_name() -> None:
+    assert place_version(ModelPlan(stable="latest"), VERSIONS, "stable", "6").stable == "6"
+
+
 @pytest.mark.parametrize(
     ("alias", "version", "share", "problem"),
     [
@@ -148,6 +152,15 @@ def test_a_version_that_was_taken_out_does_not_enter_again_by_the_rule(changed: 
     assert "7" in changed.resolve((*VERSIONS, "7")).named.values()
 
 
+def test_the_rule_is_kept_as_it_is_if_it_would_not_bring_the_version_back() -> None:
+    plan = ModelPlan(stable="6", canary=CANARY, new_versions=NEW_AS_SHADOW)
+
+    assert roll_back(plan, VERSIONS) == ModelPlan(stable="6", new_versions=NEW_AS_SHADOW)
+    plan = ModelPlan(stable="5", shadow=Trial(version="6", share=1), new_versions=NEW_AS_SHADOW)
+    named = plan.model_copy(update={"aliases": {"good": "6"}})
+    assert place_version(named, VERSIONS, "shadow", None).new_versions == NEW_AS_SHADOW
+
+
 def test_a_version_that_entered_by_the_rule_stays_when_something_else_changes() -> None:
     plan = ModelPlan(stable="4", new_versions=NEW_AS_SHADOW)
 
@@ -157,13 +170,9 @@ def test_a_version_that_entered_by_the_rule_stays_when_something_else_changes() 
 
 
 def test_differences_are_put_in_words() -> None:
-    before = ServingPlan("parts", {"parts": PLAN})
-    after = ServingPlan("cats", {"parts": promote(PLAN, VERSIONS), "cats": ModelPlan(stable="1")})
-
-    assert in_words(before, before) == []
-    assert in_words(before, after) == [
-        "default: parts → cats",
-        "cats: stable none → 1",
+    assert in_words("parts", PLAN, PLAN) == []
+    assert in_words("cats", None, ModelPlan(stable="1")) == ["cats: stable none → 1"]
+    assert in_words("parts", PLAN, promote(PLAN, VERSIONS)) == [
         "parts: stable 3 → 4",
         "parts: canary 4 (10 % of the requests) → none",
         "parts: previous 2 → 3",

@@ -7,8 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+import tomlkit
+from hypothesis import given
+from hypothesis import strategies as st
+from tomlkit.exceptions import ParseError
 
 from tests.unit.serving.folders import repository
 from tidegate.service.errors import ServingInvalid, ServingNotWritable
@@ -16,7 +21,8 @@ from tidegate.service.serving import edit
 from tidegate.service.serving.changes import place_version, promote, require_served, roll_back
 from tidegate.service.serving.edit import Change, Proposal, propose, update
 from tidegate.service.serving.plan import ModelPlan
-from tidegate.service.serving.serving_file import Place, find
+from tidegate.service.serving.repository import Repository
+from tidegate.service.serving.serving_file import Found, Place, find
 
 ROOT = Path(__file__).parents[3]
 FILE = """\
@@ -115,7 +121,8 @@ def test_the_only_version_is_the_plan_before_the_first_change(tmp_path: Path) ->
 
     proposal = propose(find(Place(tmp_path)), "parts", setting("good", "3"))
 
-    assert proposal.before.models["parts"].named == {"stable": "3"}
+    assert proposal.before is not None
+    assert proposal.before.named == {"stable": "3"}
     assert proposal.content == b'[parts]\nstable = "3"\naliases = {good = "3"}\n'
 
 
@@ -155,6 +162,14 @@ def test_a_file_with_problems_is_not_changed(models: Path) -> None:
         update(Place(models), "parts", setting("stable", "4"))
 
 
+def test_a_version_that_is_gone_can_be_removed_from_the_file(models: Path) -> None:
+    (models / "serving.toml").write_text('[parts]\nstable = "3"\naliases = { previous = "1" }\n')
+    with pytest.raises(ServingInvalid, match=r"parts\.aliases\.previous: there is no version"):
+        update(Place(models), "parts", setting("stable", "3"))
+
+    assert changed(models, "parts", setting("previous", None)) == '[parts]\nstable = "3"\n'
+
+
 def test_a_change_of_nothing_does_not_write(models: Path) -> None:
     before = (models / "serving.toml").stat().st_ino
 
@@ -168,7 +183,7 @@ def test_nothing_is_written_if_the_change_is_not_approved(models: Path) -> None:
     seen = []
 
     def refuse(proposal: Proposal) -> None:
-        seen.append(proposal.after.models["parts"].stable)
+        seen.append(proposal.after.stable)
         raise ServingInvalid("no")
 
     with pytest.raises(ServingInvalid, match=r"^no$"):
@@ -209,6 +224,45 @@ def test_a_mounted_file_cannot_be_replaced(models: Path, monkeypatch: pytest.Mon
         update(Place(models), "parts", setting("stable", "5"))
 
 
+def test_the_lock_file_of_another_user_is_used(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+
+    def deny(path: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_ACCMODE == os.O_RDWR:  # root may write every file, and may run the tests
+            raise PermissionError(errno.EACCES, "Permission denied", f"{path}")
+        return opened(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", deny)
+
+    with pytest.raises(ServingNotWritable, match="Permission denied"):
+        update(Place(models), "parts", setting("stable", "5"))
+    (models / ".serving.toml.lock").touch()
+    assert update(Place(models), "parts", setting("stable", "5"))
+
+
+def test_a_change_that_the_library_gets_wrong_is_not_written(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(text: str) -> NoReturn:
+        raise ParseError(1, 1)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(edit, "_apply", lambda table, before, after: None)
+        with pytest.raises(ServingInvalid, match="Edit it by hand"):
+            update(Place(models), "parts", setting("stable", "5"))
+    with monkeypatch.context() as patched:
+        patched.setattr(tomlkit, "dumps", lambda document: "[parts")
+        with pytest.raises(ServingInvalid, match="Edit it by hand"):
+            update(Place(models), "parts", setting("stable", "5"))
+    with monkeypatch.context() as patched:
+        patched.setattr(tomlkit, "parse", fail)
+        with pytest.raises(ServingInvalid, match="Edit it by hand"):
+            update(Place(models), "parts", setting("stable", "5"))
+    assert (models / "serving.toml").read_text() == FILE
+
+
 def test_the_file_is_locked_from_reading_to_writing(models: Path) -> None:
     def try_to_lock(proposal: Proposal) -> None:
         with (models / ".serving.toml.lock").open() as lock, pytest.raises(BlockingIOError):
@@ -218,6 +272,47 @@ def test_the_file_is_locked_from_reading_to_writing(models: Path) -> None:
 
     with (models / ".serving.toml.lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+SHARES = st.one_of(st.none(), st.sampled_from([0.0, 0.25, 1.0, 2.0]))
+SETTING = st.builds(
+    setting,
+    st.sampled_from(["stable", "canary", "shadow", "previous", "good", "latest"]),
+    st.sampled_from([None, "2", "3", "4", "5", "6", "77", "latest"]),
+    SHARES,
+)
+STEPS = st.one_of(
+    SETTING,
+    st.just(promoting),
+    st.just(lambda plan, there: promote(require_served(plan), there, "shadow", 0.1)),
+    st.just(lambda plan, there: roll_back(require_served(plan), there)),
+)
+
+
+@given(st.sampled_from(["", 'new_versions = { alias = "shadow", share = 1 }\n']), st.data())
+def test_whatever_is_changed_the_file_stays_valid_and_commented(
+    rule: str, data: st.DataObject
+) -> None:
+    there = {"parts": ("2", "3", "4", "5", "6"), "cats": ("1", "2")}
+    text = FILE.replace("weight=2.0\n", f"weight=2.0\n{rule}")
+    found = Found(Place(Path("/bundles")), Repository(Path("/bundles"), there, {}), text.encode())
+    cats = found.plan().models["cats"]
+    for change in data.draw(st.lists(STEPS, min_size=1, max_size=8)):
+        try:
+            proposal = propose(found, "parts", change)
+        except ServingInvalid as error:
+            assert "by hand" not in f"{error}"  # noqa: PT017
+            continue
+        found = Found(found.place, found.repository, proposal.content)
+        assert found.plan().models == {"parts": proposal.after, "cats": cats}
+
+    lines = (found.content or b"").decode().split("\n")
+    for comment, below in (
+        ("# What we serve", 'default = "parts"  # the main one'),
+        ("# the rules", "[parts.judge]"),
+        ("# rarely used", "[cats]"),
+    ):
+        assert lines[lines.index(comment) + 1] == below
 
 
 WRITER = """
@@ -281,6 +376,6 @@ def test_a_version_that_was_taken_out_is_kept_out_by_the_file(models: Path) -> N
 
     assert text == (
         '[parts]\nstable = "4"\n'
-        'new_versions = { alias = "shadow", share = 0.5, after = "5" }  # each month\n'
+        'new_versions = { alias = "shadow", share = 0.5, after = "5"}  # each month\n'
     )
     assert "shadow" not in find(Place(models)).plan().models["parts"].named

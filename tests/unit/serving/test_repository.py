@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +24,8 @@ def test_hidden_folders_and_folders_without_a_manifest_are_ignored(tmp_path: Pat
     add_version(tmp_path, "parts", "1")
     add_version(tmp_path, "parts", "2", "parts/.pulling-abc")
     add_version(tmp_path, "cats", "1", ".cache/1")
-    (tmp_path / "parts" / "notes").mkdir()
+    (tmp_path / "parts" / "notes" / "manifest.json").mkdir(parents=True)
+    (tmp_path / "parts" / "empty").mkdir()
     (tmp_path / "lost+found").mkdir()
     (tmp_path / "serving.toml").write_text("")
 
@@ -48,8 +52,8 @@ def test_a_bundle_in_the_wrong_folder_is_refused_with_the_right_one(tmp_path: Pa
     assert found.versions == {"parts": ("1",)}
     assert found.refused == {
         ("cats", "3"): f"the bundle in {tmp_path}/cats/3 is parts 3: move it to {tmp_path}/parts/3",
-        ("parts", "2"): f"the bundle in {tmp_path}/parts/2 is parts 1: move it to "
-        f"{tmp_path}/parts/1",
+        ("parts", "2"): f"the bundle in {tmp_path}/parts/2 is parts 1: remove it, because that is "
+        f"in {tmp_path}/parts/1",
     }
 
 
@@ -124,6 +128,42 @@ def test_a_manifest_with_a_name_that_no_file_can_have_is_refused(tmp_path: Path)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
     assert ("parts", "1") in list_repository(tmp_path).refused
+
+
+def test_a_complete_version_is_read_again_only_if_its_manifest_is_another_file(
+    tmp_path: Path,
+) -> None:
+    known = repository(tmp_path, parts="1 2")
+    manifest = tmp_path / "parts" / "1" / "manifest.json"
+    status = manifest.stat()
+    manifest.write_bytes(b" " * status.st_size)
+    os.utime(manifest, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    assert list_repository(tmp_path, known) == known
+    assert list_repository(tmp_path).versions == {"parts": ("2",)}
+    os.utime(manifest)
+    assert list_repository(tmp_path, known).versions == {"parts": ("2",)}
+
+
+def test_a_model_that_cannot_be_read_does_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository(tmp_path, parts="1")
+    private = tmp_path / "lost+found"
+    private.mkdir()
+    listed = Path.iterdir
+
+    def deny(path: Path) -> Iterator[Path]:
+        if path == private:  # root reads everything, and tests may run as root
+            raise PermissionError(errno.EACCES, "Permission denied", f"{path}")
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", deny)
+
+    found = list_repository(tmp_path)
+
+    assert found.versions == {"parts": ("1",)}
+    assert list(found.refused.values()) == [f"{private} cannot be read: Permission denied"]
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:

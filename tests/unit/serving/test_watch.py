@@ -98,6 +98,15 @@ def test_a_new_version_is_a_change_once_it_is_complete(models: Path, watch: Watc
     assert found.repository.versions == {"parts": ("3", "4")}
 
 
+def test_a_manifest_that_was_read_is_not_read_again(models: Path, watch: Watch) -> None:
+    manifest = models / "parts" / "3" / "manifest.json"
+    status = manifest.stat()
+    manifest.write_bytes(b" " * status.st_size)
+    os.utime(manifest, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    assert [watch.poll(), watch.poll()] == [None, None]
+
+
 def test_what_cannot_be_read_is_no_change_and_is_logged_once(
     models: Path, watch: Watch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,0 +1,115 @@
+"""Let a shadow compute again what the stable version has answered, when slots are idle."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from tidegate.service.batching.idle_work import IdleWork
+from tidegate.service.batching.scheduler import Scheduler
+from tidegate.service.batching.slots import BatchResult, Image
+from tidegate.service.pipeline import Classification, Decided
+from tidegate.service.rollout.shadow import Comparison, ShadowReport
+from tidegate.service.served import Served
+from tidegate.service.types import Pixels
+
+MAX_SHADOW_WAITING = 8  # images; each waits with its pixels and bytes
+MAX_SHADOW_IMAGE_BYTES = 4 << 20  # of an upload; larger ones are not computed again
+_LATE_S = 2.0  # an image that has waited longer is dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An image that the stable version has answered."""
+
+    image_id: str  # the request's
+    image: bytes
+    pixels: Pixels  # as the stable version's preprocessing made them
+    result: Classification
+    is_duplicate: bool  # a near-duplicate of a recent image
+
+
+class Shadowing:
+    """The images that wait for one shadow, and the report. Used on the event loop."""
+
+    def __init__(
+        self,
+        stable: Served,
+        shadow: Served,
+        scheduler: Scheduler,
+        on_outcome: Callable[[str], object],
+        on_difference: Callable[[str, bytes], object],
+    ) -> None:
+        """`on_outcome` is called with compared, dropped or failed for each image, for the metrics.
+
+        `on_difference` gets the image's id and bytes if the classes or the decisions differ.
+        """
+        self.report = ShadowReport()
+        self._shadow = shadow
+        specs = [version.bundle.manifest.preprocess for version in (stable, shadow)]
+        self._same_pixels = specs[0] == specs[1]
+        self._scheduler = scheduler
+        self._on_outcome = on_outcome
+        self._on_difference = on_difference
+        self._numbers = itertools.count()
+        self._waiting: dict[int, tuple[float, IdleWork]] = {}  # by number: late from, work
+
+    def repeat(self, answered: Answered) -> None:
+        """Compute an image again once a slot is idle, unless too many wait."""
+        now = time.monotonic()
+        self._drop_late(now)
+        too_large = len(answered.image) > MAX_SHADOW_IMAGE_BYTES
+        if too_large or len(self._waiting) >= MAX_SHADOW_WAITING:
+            self._on_outcome("dropped")
+            return
+        image: Image = answered.pixels
+        if not self._same_pixels:
+            image = partial(self._shadow.pipeline.pixels, answered.image)
+        number, lane = next(self._numbers), self._shadow.lane
+        work = IdleWork((image,), lane.engine, lane, partial(self._compare, number, answered))
+        self._waiting[number] = now + _LATE_S, work
+        self._scheduler.when_idle(work)
+
+    def close(self) -> None:
+        """Drop the images that wait."""
+        for _, work in self._waiting.values():
+            self._scheduler.withdraw(work)
+        self._waiting.clear()
+
+    def _drop_late(self, now: float) -> None:
+        for number, (late_from, work) in list(self._waiting.items()):
+            if late_from >= now:
+                return
+            if self._scheduler.withdraw(work):
+                del self._waiting[number]
+                self._on_outcome("dropped")
+
+    def _compare(self, number: int, answered: Answered, computed: BatchResult) -> None:
+        self._waiting.pop(number, None)
+        outputs = computed.rows[0]
+        if isinstance(outputs, Exception):
+            self._on_outcome("failed")
+            return
+        comparison = _compared(answered, self._shadow.pipeline.decide(outputs))
+        if not comparison.is_same:
+            self._on_difference(answered.image_id, answered.image)
+        self.report.observe(comparison)
+        self._on_outcome("compared")
+
+
+def _compared(answered: Answered, decided: Decided) -> Comparison:
+    top = answered.result.predictions[0]
+    known = top.class_id < len(decided.probabilities)  # a shadow may have fewer classes
+    return Comparison(
+        answered.image_id,
+        top.class_id,
+        decided.class_id,
+        answered.result.verdict.decision,
+        decided.verdict.decision,
+        top.probability,
+        float(decided.probabilities[top.class_id]) if known else 0.0,
+        duplicate=answered.is_duplicate,
+    )
