@@ -1,6 +1,7 @@
 """Prometheus's rules: promtool's tests, and consistency of rules, metrics and runbook."""
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -94,7 +95,14 @@ def promtool() -> str:
 
 
 def _run(*command: str | Path) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    done = subprocess.run(
+        command,
+        env={**os.environ, "GOGC": "400"},  # a fifth less CPU time
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -103,14 +111,58 @@ def test_promtool_accepts_the_rules_and_the_configuration(promtool: str) -> None
     _run(promtool, "check", "config", DOCKER / "prometheus" / "prometheus.yml")
 
 
+def _reduced(path: Path, folder: Path) -> Path:
+    """Write a promtool test with only the rules that its checks depend on; return its path.
+
+    The answers are the same, and take a quarter of the time.
+    """
+    test = yaml.safe_load(path.read_text(encoding="utf-8"))
+    files = [yaml.safe_load((path.parent / name).read_text("utf-8")) for name in test["rule_files"]]
+    groups = [group for file in files for group in file["groups"]]
+    rules = [rule for group in groups for rule in group["rules"]]
+    checks = _checks(test["tests"], "alert_rule_test") + _checks(test["tests"], "promql_expr_test")
+    needed, found = set[str](), {name for check in checks for name in _names(_query(check))}
+    while found:
+        needed |= found
+        found = {n for rule in rules if _name(rule) in needed for n in _names(rule["expr"])}
+        found -= needed
+    for group in groups:
+        group["rules"] = [rule for rule in group["rules"] if _name(rule) in needed]
+    kept, reduced = folder / f"{path.stem}.rules.yml", folder / path.name
+    kept.write_text(yaml.safe_dump({"groups": [group for group in groups if group["rules"]]}))
+    reduced.write_text(yaml.safe_dump({**test, "rule_files": [kept.name]}))
+    return reduced
+
+
+def _name(rule: dict[str, Any]) -> str:
+    return str(rule.get("record") or rule["alert"])
+
+
+def _names(expression: str) -> set[str]:
+    return set(re.findall(r"[\w:]+", expression))
+
+
+def _query(check: dict[str, Any]) -> str:
+    query = str(check.get("expr") or check["alertname"])
+    assert "ALERTS" not in query or "alertname=" in query, f"which alerts? {query}"
+    return query
+
+
 @pytest.fixture(scope="module")
-def begun(promtool: str) -> Iterator[dict[Path, Future[None]]]:
-    """Start all promtool tests in parallel: each uses one core, and together they take a minute."""
+def begun(
+    promtool: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Path, Future[None]]]:
+    """Start all promtool tests in parallel: each uses one core."""
+    folder = tmp_path_factory.mktemp("rules")
+    reduced = {path: _reduced(path, folder) for path in TESTS}
     with ThreadPoolExecutor(usable_cores()) as pool:
-        yield {path: pool.submit(_run, promtool, "test", "rules", path) for path in TESTS}
+        yield {
+            path: pool.submit(_run, promtool, "test", "rules", test)
+            for path, test in reduced.items()
+        }
 
 
-@pytest.mark.timeout(300)  # each evaluates 150 rules over hours of minutes
+@pytest.mark.timeout(300)  # evaluates rules over hours of minutes
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
 def test_promtool_tests_pass(begun: dict[Path, Future[None]], path: Path) -> None:
     begun[path].result()
