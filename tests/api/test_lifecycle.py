@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import httpx
@@ -15,13 +17,32 @@ def exit_code(server: Server) -> int:
     return server.process.wait(PATIENCE_S)
 
 
+HELD = """
+import sys
+from tidegate.service import cli, lifecycle
+prepare = lifecycle.prepare
+def when_allowed(*given):
+    open({gate!r}).close()  # a FIFO: returns when somebody opens it for writing
+    return prepare(*given)
+lifecycle.prepare = when_allowed
+sys.exit(cli.main(["serve"]))
+"""
+
+
 def test_the_service_is_ready_only_after_warm_up_and_golden_probes(
-    demo_bundle: Path, chelsea: bytes
+    demo_bundle: Path, chelsea: bytes, tmp_path: Path
 ) -> None:
-    with launched(demo_bundle) as server, httpx.Client(base_url=server.url) as client:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    command = (sys.executable, "-c", HELD.format(gate=str(gate)))
+    with (
+        launched(demo_bundle, command) as server,
+        httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client,
+    ):
         early = client.get("/readyz")
         alive = client.get("/livez")
         refused = client.post("/classify", content=chelsea)
+        gate.write_bytes(b"")
         server.wait_for("ready")
         late = client.get("/readyz")
 
