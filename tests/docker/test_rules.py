@@ -1,5 +1,6 @@
 """Prometheus's rules: promtool's tests, and consistency of rules, metrics and runbook."""
 
+import functools
 import importlib.util
 import os
 import re
@@ -28,12 +29,13 @@ TESTS = sorted((DOCKER / "prometheus" / "tests").glob("*.yml"))
 RUNBOOK = (DOCKER / "RUNBOOK.md").read_text(encoding="utf-8")
 
 
-def _rules() -> list[dict[str, Any]]:
+@functools.cache
+def rules() -> list[dict[str, Any]]:
     files = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in RULES]
     return [rule for file in files for group in file["groups"] for rule in group["rules"]]
 
 
-ALERT_RULES = [rule for rule in _rules() if "alert" in rule]  # an alert can have several
+ALERT_RULES = [rule for rule in rules() if "alert" in rule]  # an alert can have several
 ALERTS = sorted({rule["alert"] for rule in ALERT_RULES})
 
 
@@ -65,7 +67,7 @@ def test_two_bundles_with_one_version_are_never_added_up() -> None:
 
 def test_each_window_has_the_same_rules() -> None:
     windows = _drift_rules().WINDOWS
-    names = [rule["record"] for rule in _rules() if "record" in rule]
+    names = [rule["record"] for rule in rules() if "record" in rule]
 
     for window in windows:
         for name in (name for name in names if name.startswith("tidegate:class_mix:")):
@@ -119,12 +121,12 @@ def _reduced(path: Path, folder: Path) -> Path:
     test = yaml.safe_load(path.read_text(encoding="utf-8"))
     files = [yaml.safe_load((path.parent / name).read_text("utf-8")) for name in test["rule_files"]]
     groups = [group for file in files for group in file["groups"]]
-    rules = [rule for group in groups for rule in group["rules"]]
+    every = [rule for group in groups for rule in group["rules"]]
     checks = _checks(test["tests"], "alert_rule_test") + _checks(test["tests"], "promql_expr_test")
     needed, found = set[str](), {name for check in checks for name in _names(_query(check))}
     while found:
         needed |= found
-        found = {n for rule in rules if _name(rule) in needed for n in _names(rule["expr"])}
+        found = {n for rule in every if _name(rule) in needed for n in _names(rule["expr"])}
         found -= needed
     for group in groups:
         group["rules"] = [rule for rule in group["rules"] if _name(rule) in needed]
@@ -181,13 +183,17 @@ def test_every_query_in_the_runbook_is_valid(promtool: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_is_silent(alert: str) -> None:
-    cases = [case for path in TESTS for case in yaml.safe_load(path.read_text())["tests"]]
-    alerts, queries = _checks(cases, "alert_rule_test"), _checks(cases, "promql_expr_test")
+    alerts, queries = _checks(_cases(), "alert_rule_test"), _checks(_cases(), "promql_expr_test")
     fired = [bool(c["exp_alerts"]) for c in alerts if c["alertname"] == alert]
     fired += [bool(c["exp_samples"]) for c in queries if f'alertname="{alert}"' in c["expr"]]
 
     assert any(fired)
     assert not all(fired)
+
+
+@functools.cache
+def _cases() -> list[dict[str, Any]]:
+    return [case for path in TESTS for case in yaml.safe_load(path.read_text())["tests"]]
 
 
 def _checks(cases: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
@@ -224,7 +230,7 @@ def test_a_thousand_classes_give_at_most_five_thousand_series_per_replica() -> N
 def test_the_rules_always_record_thirteen_series_per_class_and_model() -> None:
     """For all replicas together; class_shift has a series only for classes that moved."""
     per_class = [
-        r["record"] for r in _rules() if re.search(r"tidegate:class_\w+:\w+", r.get("record", ""))
+        r["record"] for r in rules() if re.search(r"tidegate:class_\w+:\w+", r.get("record", ""))
     ]
 
     always = [name for name in per_class if not re.search("class_mix|class_shift", name)]
@@ -265,8 +271,8 @@ def test_every_label_that_a_rule_selects_on_is_on_that_metric() -> None:
 
 # RUNBOOK.md's table names the recorded series without their window.
 def test_every_recorded_series_is_used_or_shown() -> None:
-    recorded = {rule["record"] for rule in _rules() if "record" in rule}
-    used = {name for rule in _rules() for name in re.findall(r"\btidegate:[\w:]+", rule["expr"])}
+    recorded = {rule["record"] for rule in rules() if "record" in rule}
+    used = {name for rule in rules() for name in re.findall(r"\btidegate:[\w:]+", rule["expr"])}
     shown = {re.sub(r"(\d+[mhd]|…)$", "", n) for n in re.findall(r"\btidegate:[\w:]+…?", RUNBOOK)}
 
     assert {n for n in recorded - used if re.sub(r"\d+[mhd]$", "", n) not in shown} == set()
@@ -274,7 +280,7 @@ def test_every_recorded_series_is_used_or_shown() -> None:
 
 
 def test_every_series_that_a_rule_reads_is_recorded() -> None:
-    recorded = {rule["record"] for rule in _rules() if "record" in rule}
-    read = {name for rule in _rules() for name in re.findall(r"\btidegate:[\w:]+", rule["expr"])}
+    recorded = {rule["record"] for rule in rules() if "record" in rule}
+    read = {name for rule in rules() for name in re.findall(r"\btidegate:[\w:]+", rule["expr"])}
 
     assert read <= recorded
