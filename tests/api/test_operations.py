@@ -8,7 +8,7 @@ import httpx
 import jsonschema
 import pytest
 
-from tests.server import PHOTOS, running
+from tests.server import PATIENCE_S, PHOTOS, running
 from tidegate.service.bundle.store import open_bundle
 
 CONTRACT_METRICS = {
@@ -174,7 +174,7 @@ def test_the_drift_state_survives_a_restart(tmp_path: Path, chelsea: bytes) -> N
     for images in (2, 4):
         with (
             running(drift_state=tmp_path / "drift") as server,
-            httpx.Client(base_url=server.url) as client,
+            httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client,
         ):
             for _ in range(2):
                 assert client.post("/classify", content=chelsea).status_code == 200
