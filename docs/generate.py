@@ -24,6 +24,7 @@ from tidegate.service.settings import PREFIX, Settings
 DOCS = Path(__file__).parent
 DECISIONS = DOCS / "decisions"
 CANARIES = DOCS.parent / "tests" / "unit" / "rollout" / "canaries.json"
+RESULTS = DOCS.parent / "load_tests" / "results"
 
 # code → when a client gets it. The codes themselves come from the code; one without a text here,
 # or a text without a code, is an error.
@@ -344,6 +345,67 @@ def _canaries() -> list[dict[str, Any]]:
     return rows
 
 
+def reload_costs() -> str:
+    """Return a row for each measured pair of versions."""
+    head = (
+        "version 2",
+        "reloads",
+        "requests",
+        "failed: reload, control",
+        "p50: reload, control",
+        "p99: reload, control",
+        "ratio of p99",
+        "memory: fifth reload, most later",
+        "answers of another version",
+    )
+    return _table(head, [_reload_cost(path) for path in sorted(RESULTS.glob("*-reload-*.json"))])
+
+
+def _reload_cost(path: Path) -> Sequence[str]:
+    result = json.loads(path.read_text("utf-8"))
+    found = _findings(result)
+    wrong = found["answers that are not their digest's"]
+    return (
+        f"[{result['second']}](../../load_tests/results/{path.name})",
+        str(len(result["reloads"])),
+        f"{result['anywhere']['requests']:,}",
+        f"{_failed(result['inside'])}, {_failed(result['control'])}",
+        f"{result['inside']['p50_ms']:.1f}, {result['control']['p50_ms']:.1f} ms",
+        f"{result['inside']['p99_ms']:.1f}, {result['control']['p99_ms']:.1f} ms",
+        f"{found['p99, ratio']:.2f}",
+        f"{found['memory at the fifth reload']:.0f}, {found['memory afterwards, at most']:.0f} MB",
+        f"{wrong:.0f} of {found['answers checked']:,.0f}",
+    )
+
+
+def _failed(tally: dict[str, Any]) -> int:
+    return sum(tally["failures"].values())
+
+
+def shadow_costs() -> str:
+    """Return a row for each load of the measured shadows."""
+    head = ("load", "without a shadow", "with a shadow", "ratio", "images compared", "dropped")
+    results = [json.loads(p.read_text("utf-8")) for p in sorted(RESULTS.glob("*-shadow-*.json"))]
+    return _table(head, [row for result in results for row in _shadow_rows(_findings(result))])
+
+
+def _shadow_rows(found: dict[str, float]) -> Iterable[Sequence[str]]:
+    for load in dict.fromkeys(quantity.partition(":")[0] for quantity in found):
+        kind, unit = ("p99", "ms") if f"{load}: p99, ratio" in found else ("goodput", "/s")
+        yield (
+            load,
+            f"{kind} {found[f'{load}: {kind} without']:.1f} {unit}",
+            f"{kind} {found[f'{load}: {kind} with a shadow']:.1f} {unit}",
+            f"{found[f'{load}: {kind}, ratio']:.3f}",
+            f"{found[f'{load}: compared by the shadow']:,.0f}",
+            f"{found[f'{load}: dropped by the shadow']:,.0f}",
+        )
+
+
+def _findings(result: dict[str, Any]) -> dict[str, float]:
+    return {finding["quantity"]: finding["value"] for finding in result["findings"]}
+
+
 def _share(row: dict[str, Any]) -> str:
     return "rising" if row["share"] is None else str(row["share"])
 
@@ -372,6 +434,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "equal-canaries": equal_canaries,
     "promoted-canaries": promoted_canaries,
     "worse-canaries": worse_canaries,
+    "reload-costs": reload_costs,
+    "shadow-costs": shadow_costs,
 }
 
 
