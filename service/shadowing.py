@@ -12,7 +12,7 @@ from tidegate.service.batching.idle_work import IdleWork
 from tidegate.service.batching.scheduler import Scheduler
 from tidegate.service.batching.slots import BatchResult, Image
 from tidegate.service.pipeline import Classification, Decided
-from tidegate.service.rollout.shadow import Comparison, ShadowReport
+from tidegate.service.rollout.shadow import AnswerPair, ShadowReport
 from tidegate.service.served import Served
 from tidegate.service.types import Pixels
 
@@ -97,17 +97,17 @@ class Shadowing:
         if isinstance(outputs, Exception):
             self._on_outcome("failed")
             return
-        comparison = _compared(answered, self._shadow.pipeline.decide(outputs))
-        if not comparison.is_same:
+        pair = _compared(answered, self._shadow.pipeline.decide(outputs))
+        if not pair.is_same:
             self._on_difference(answered.image_id, answered.image)
-        self.report.observe(comparison)
+        self.report.observe(pair)
         self._on_outcome("compared")
 
 
-def _compared(answered: Answered, decided: Decided) -> Comparison:
+def _compared(answered: Answered, decided: Decided) -> AnswerPair:
     top = answered.result.predictions[0]
     known = top.class_id < len(decided.probabilities)  # a shadow may have fewer classes
-    return Comparison(
+    return AnswerPair(
         answered.image_id,
         top.class_id,
         decided.class_id,

@@ -32,7 +32,7 @@ from tidegate.service.lifecycle import Service, ServiceConfig
 from tidegate.service.loading import Loader
 from tidegate.service.metrics import Metrics
 from tidegate.service.pipeline import Classification, Upload
-from tidegate.service.rollout.judge import Outcome
+from tidegate.service.rollout.outcomes import Outcome
 from tidegate.service.serving.serving_file import Place
 from tidegate.service.startup import ServingConfig
 from tidegate.service.wanted import ModelFolder, OneBundle, Source
