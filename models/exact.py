@@ -88,6 +88,14 @@ def times_inverse_transpose(rows: Float64, factor: Float64) -> Float64:
     return found
 
 
+def solve(matrix: Float64, right: Float64) -> Float64:
+    """Return x, [n], with `matrix`·x = `right`; the matrix is symmetric and positive definite."""
+    factor = cholesky(matrix)
+    half = times_inverse_transpose(right[None], factor)
+    # Lᵀ with both axes reversed is lower triangular.
+    return times_inverse_transpose(half[:, ::-1], factor.T[::-1, ::-1])[0, ::-1]
+
+
 def _slices(x: Numbers, bits: int) -> tuple[list[Float64], NDArray[np.int_]]:
     """Return whole numbers s_i of at most `bits` bits and exponents e [n, 1], exactly.
 

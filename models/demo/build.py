@@ -74,12 +74,12 @@ def build(out: Path, wheel: Path | None) -> Bundle:
         if isinstance(found, Bundle) and not _decodes_as_sealed(found):
             found = f"{found.path} was built with another libjpeg."
         if isinstance(found, Bundle):
-            say(f"{found.path} is up to date, digest {found.digest[:12]}.")
+            say(f"{found.path} is up to date, digest {found.short_digest}.")
             return found
         say(f"{found} Building {NAME}.")
         with steps("Demo bundle", 5) as progress:
             bundle = _build(model_dir, wheel, made_as, progress)
-    say(f"Built {bundle.path}, digest {bundle.digest[:12]}.")
+    say(f"Built {bundle.path}, digest {bundle.short_digest}.")
     return bundle
 
 

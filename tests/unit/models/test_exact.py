@@ -87,6 +87,13 @@ def test_rows_are_multiplied_by_the_inverse_of_a_factor(width: int) -> None:
     assert found @ factor.T == pytest.approx(x, abs=1e-12)
 
 
+@pytest.mark.parametrize("width", [1, 5, 64, 150])
+def test_a_system_of_equations_is_solved(width: int) -> None:
+    matrix, right = covariance(width), rows(1, width, seed=4)[0]
+
+    assert matrix @ exact.solve(matrix, right) == pytest.approx(right, abs=1e-11)
+
+
 @pytest.mark.parametrize(
     ("compute", "known"),
     [
@@ -97,8 +104,9 @@ def test_rows_are_multiplied_by_the_inverse_of_a_factor(width: int) -> None:
             lambda: exact.times_inverse_transpose(rows(40, 150), exact.cholesky(covariance(150))),
             "b246ac0776044cd0",
         ),
+        (lambda: exact.solve(covariance(150), rows(1, 150)[0]), "d80ba452d8359156"),
     ],
-    ids=["product", "unit rows", "factor", "solved"],
+    ids=["product", "unit rows", "factor", "by a factor", "solved"],
 )
 def test_the_bits_are_the_same_with_every_library(
     compute: Callable[[], Float64], known: str
