@@ -18,11 +18,12 @@ from tidegate.service.api.routes.drift import DriftBody
 from tidegate.service.api.routes.feedback import Feedback, FeedbackTaken
 from tidegate.service.api.schemas import BatchBody, ClassifyBody, ModelBody, Problem
 from tidegate.service.bundle.golden import REDUCED_TOLERANCE, TOLERANCE
-from tidegate.service.bundle.manifest import EngineHints, Manifest
-from tidegate.service.bundle.store import REQUIRED
+from tidegate.service.bundle.manifest import FORMAT, EngineHints, Manifest
+from tidegate.service.bundle.store import CALIBRATION, REQUIRED, read_arrays
 from tidegate.service.engines import cpu_warm_up, warm_up
 from tidegate.service.imaging.spec import Backend, Filter, Offset, PreprocessSpec, Step
 from tidegate.service.metrics import SHED_REASONS
+from tidegate.service.types import OUTPUT_NAMES
 
 REFERENCE = ROOT / "docs" / "reference"
 WARM_UP = ROOT / "docs" / "concepts" / "warm-up.md"
@@ -101,6 +102,21 @@ def test_every_field_and_file_of_a_bundle_is_described() -> None:
 
     assert own - named(page) - elsewhere == set()
     assert {name for name in REQUIRED if f"`{name}`" not in read(page)} == set()
+
+
+def test_the_format_the_tensors_and_the_arrays_of_a_bundle_are_those_of_the_code(
+    demo_bundle: Path,
+) -> None:
+    page = read(REFERENCE / "bundle-format.md")
+    graph, arrays = (
+        re.findall(r"^\| (`.+?`) ", part.split("\n## ")[0], re.M)
+        for part in (page.split("## The graph")[1], page.split("## Arrays in")[1])
+    )
+    described = set(re.findall(r"`(\w+)`", " ".join(arrays)))
+
+    assert set(re.findall(r"tidegate-bundle/\d+", page)) == {FORMAT}
+    assert graph == ["`pixels`", *(f"`{name}`" for name in OUTPUT_NAMES)]
+    assert set(read_arrays(demo_bundle, CALIBRATION)) <= described
 
 
 def test_every_rule_of_preprocessing_is_described() -> None:
