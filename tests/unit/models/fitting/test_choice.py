@@ -13,6 +13,7 @@ from tidegate.models.fitting import synthetic_ood
 from tidegate.models.fitting.candidates import DETECTOR, ceiling_of, with_candidates
 from tidegate.models.fitting.choice import (
     Choice,
+    cheapest,
     choose,
     class_groups,
     removed_classes,
@@ -89,6 +90,14 @@ def test_the_best_criterion_is_chosen_and_a_further_score_must_earn_its_place() 
 
     assert Choice(both, {}).combination == ("energy",)
     assert Choice(better, {}).combination == ("energy", "mahalanobis")
+
+
+def test_the_first_candidate_that_is_hardly_worse_than_the_best_is_the_cheapest() -> None:
+    ranks = (64, 128, 256, None)
+
+    assert cheapest(ranks, [0.90, 0.948, 0.9485, 0.95]) == 128
+    assert cheapest(ranks, [0.90, 0.9479, 0.9485, 0.95]) == 256
+    assert cheapest(ranks, [0.80, 0.85, 0.90, 0.95]) is None
 
 
 def test_nonsense_and_removed_classes_count_the_same() -> None:
