@@ -104,7 +104,7 @@ def leading_subspace(matrix: Float64, rank: int) -> Float64:
     spans the leading eigenvectors, whose bits would depend on LAPACK's release.
     """
     signs = np.random.default_rng(0).integers(0, 2, (len(matrix), rank))
-    basis = 2.0 * signs - 1
+    basis = 2 * signs.astype(np.float64) - 1
     for _ in range(_ITERATIONS):
         basis = _orthonormal(product(matrix, basis))
     return _orthonormal(basis)  # again, as the first loses digits in long products

@@ -133,7 +133,7 @@ def _any(values: Floats, first: int, last: int) -> bool:
 
 def input_series(seen: Seen, reference: Floats) -> list[dict[str, str]]:
     """Return the counters of two replicas, which take turns, and the bundle's constants."""
-    counters = {
+    counters: dict[str, dict[object, Floats]] = {
         "decision": {"accept": seen.images - seen.rejected, "reject": seen.rejected},
         "class": dict(enumerate(seen.answered.T)),
     }
@@ -146,13 +146,14 @@ def input_series(seen: Seen, reference: Floats) -> list[dict[str, str]]:
         for instance, part, restarts in (("a", turn, False), ("b", 1 - turn, True))
     ]
     smoothed = (reference + SMOOTHING) / (reference + SMOOTHING).sum()
-    for metric, label, values in (
+    constants: tuple[tuple[str, str, dict[object, float]], ...] = (
         ("tidegate_reference_samples", "instance", {"a": float(reference.sum())}),
         ("tidegate_ood_calibration_samples", "instance", {"a": float(CALIBRATION)}),
         ("tidegate_ood_alpha", "threshold", {"reject": ALPHA}),
         ("tidegate_reference_class_fraction", "class", dict(enumerate(smoothed.tolist()))),
-    ):
-        text = f"x{len(seen.images)}"
+    )
+    for metric, label, values in constants:
+        text = f"+0x{len(seen.images)}"
         found += [_series(metric, f"{x!r}{text}", label, value) for value, x in values.items()]
     return found
 

@@ -112,7 +112,7 @@ def test_the_design_effect_is_known_although_one_class_dominates(
         monitor = Monitor(replace(reference(2), class_counts=counts, confusion=None))
         images, rng = 12_000, np.random.default_rng(seed)
         classes = (rng.random(images // run) < rare).astype(np.int64).repeat(run)
-        times = START + 6 * np.arange(images)
+        times = START + 6 * np.arange(images, dtype=np.float64)
         p_values = rng.uniform(0.011, 1, images)
         answered = Images(times, classes, p_values, p_values, p_values < 0)
         monitor.observe_all(answered)

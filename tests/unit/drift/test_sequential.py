@@ -257,9 +257,12 @@ def test_each_of_many_classes_has_the_limits_of_its_count() -> None:
 def test_limits_are_computed_once_for_each_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """A service with 10,000 classes starts as fast as one with few."""
     computed = []
-    monkeypatch.setattr(
-        sequential, "_limits", lambda k, n, tail: computed.append(k) or (0.1 * k, 0.2 * k)
-    )
+
+    def limits(k: int, n: int, tail: float) -> tuple[float, float]:
+        computed.append(k)
+        return 0.1 * k, 0.2 * k
+
+    monkeypatch.setattr(sequential, "_limits", limits)
 
     lower, _ = share_limits(np.repeat([3, 1, 2], 3000))
 

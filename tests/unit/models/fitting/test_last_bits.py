@@ -32,7 +32,7 @@ def features() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     return (np.maximum(x, 0) / 1024).astype(np.float32), class_ids
 
 
-def digest(*arrays: NDArray[np.float64] | None) -> str:
+def digest(*arrays: NDArray[np.floating] | None) -> str:
     every = (np.ascontiguousarray(array).tobytes() for array in arrays if array is not None)
     return hashlib.sha256(b"".join(every)).hexdigest()[:16]
 

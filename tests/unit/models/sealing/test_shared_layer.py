@@ -15,18 +15,23 @@ from tests.unit.models.sealing.test_seal import images
 from tidegate.models.graphs.session import quiet_session
 from tidegate.models.sealing.check import check_against_float64, run
 from tidegate.models.sealing.gate_head import GateHead
-from tidegate.models.sealing.score_heads import CLIPPED_LOGITS, ClippedEnergy, Linear
+from tidegate.models.sealing.score_heads import CLIPPED_LOGITS, ClippedEnergy, Linear, ScoreHead
 from tidegate.models.sealing.seal import seal, without_gate
 from tidegate.models.sealing.unseal import reseal, unseal
 
 BIAS = np.linspace(-1, 1, tiny.CLASSES, dtype=np.float32)
 
 
-def backbone(**attributes: float) -> onnx.ModelProto:
+def backbone(alpha: float = 1.0, beta: float = 1.0) -> onnx.ModelProto:
     """Return the tiny backbone with a last layer as exporters write it."""
     model, weights = tiny.backbone(tiny.numbers()), tiny.numbers().w
     node = helper.make_node(
-        "Gemm", ["features", "layer.weight", "layer.bias"], ["logits"], transB=1, **attributes
+        "Gemm",
+        ["features", "layer.weight", "layer.bias"],
+        ["logits"],
+        transB=1,
+        alpha=alpha,
+        beta=beta,
     )
     model.graph.node[-1].CopyFrom(node)
     del model.graph.initializer[-1]
@@ -41,7 +46,10 @@ def backbone(**attributes: float) -> onnx.ModelProto:
 
 def head(weights: NDArray[np.float32] | None = None) -> GateHead:
     own = tiny.numbers().w.T if weights is None else weights
-    others = {"clipped_energy": ClippedEnergy(0.1, own, BIAS), "drawn": Linear(np.ones(tiny.WIDTH))}
+    others: dict[str, ScoreHead] = {
+        "clipped_energy": ClippedEnergy(0.1, own, BIAS),
+        "drawn": Linear(np.ones(tiny.WIDTH)),
+    }
     return replace(tiny.head(whiten=True), others=others)
 
 
@@ -51,7 +59,7 @@ def products(sealed: bytes) -> int:
 
 
 def test_the_weights_are_in_the_graph_once_and_the_scores_are_the_same() -> None:
-    shared, apart = (seal(backbone(**scale), tiny.SPEC, head()) for scale in ({}, {"beta": 0.5}))
+    shared, apart = (seal(backbone(beta=beta), tiny.SPEC, head()) for beta in (1.0, 0.5))
 
     found = run(shared, images(4))
 
