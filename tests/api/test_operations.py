@@ -116,6 +116,17 @@ def test_an_answer_is_counted_once_everywhere(client: httpx.Client) -> None:
     assert next(iter(grew("tidegate_slot_busy_seconds_total").values())) > 0
 
 
+def test_series_of_the_model_have_the_first_digits_of_its_digest(
+    scrape: str, demo_bundle: Path
+) -> None:
+    """The digest is a label of thousands of lines."""
+    digest = open_bundle(demo_bundle).digest
+
+    [info] = values(scrape, "tidegate_model_info")
+    assert f'digest="{digest[:12]}"' in info
+    assert digest not in scrape
+
+
 def test_models_describes_the_model_and_its_engine(client: httpx.Client, demo_bundle: Path) -> None:
     bundle = open_bundle(demo_bundle)
     listed = client.get("/models").json()["models"]

@@ -18,7 +18,7 @@ def exposed(classes: int, max_class_series: int) -> list[Sample]:
     served = ServedModel(
         name="m",
         version="1",
-        digest="d" * 64,
+        digest="d" * 12,
         info=dict.fromkeys(MODEL_INFO, "x"),
         labels=["a label of a class"] * classes,
         class_fraction=[1 / classes] * classes,

@@ -165,7 +165,7 @@ def test_while_the_ood_rate_is_high_no_request_is_filed(stack: Stack) -> None:
 
 
 def test_an_alarm_of_the_services_own_monitors_becomes_a_request_too(stack: Stack) -> None:
-    digest = "e" * 64
+    digest = "e" * 12
     for monitor in ("embedding", "blur"):
         stack.alert("TidegateDriftMonitor", "m", monitor=monitor, digest=digest)
 
