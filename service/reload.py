@@ -283,7 +283,7 @@ class Reloader:
             self._unused[served.bundle.digest] = _Unused(served)
             self._builder.metrics.hide_model(served.metrics)
         self._builder.metrics.set_aliases(
-            (model.name, version, model.versions[version].bundle.digest, alias)
+            (model.name, version, model.versions[version].bundle.short_digest, alias)
             for model in catalog.models.values()
             for alias, version in model.aliases.items()
         )

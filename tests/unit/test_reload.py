@@ -152,7 +152,7 @@ def test_a_reload_serves_the_version_that_the_file_names(root: Path) -> None:
 
         assert (await on.classify())[0] == "2"
         assert on.value("tidegate_reload_total", model="tiny", outcome="loaded") == 2.0
-        digest = on.service.choose().served.bundle.digest
+        digest = on.service.choose().served.bundle.short_digest
         alias = {"model": "tiny", "version": "2", "digest": digest, "alias": "stable"}
         assert on.value("tidegate_model_alias", **alias) == 1.0
         assert await on.serve('[tiny]\nstable = "2"\n') == {"tiny": "unchanged"}
@@ -186,11 +186,11 @@ def test_a_version_without_an_alias_has_no_series_and_is_unloaded_later(root: Pa
         before = on.service.choose().served
         await on.classify()
         text = on.metrics.render().decode()
-        assert f'digest="{before.bundle.digest}"' in text
+        assert f'digest="{before.bundle.short_digest}"' in text
 
         await on.serve('[tiny]\nstable = "2"\n')
 
-        assert f'digest="{before.bundle.digest}"' not in on.metrics.render().decode()
+        assert f'digest="{before.bundle.short_digest}"' not in on.metrics.render().decode()
         assert before.watching is None
         reloader = on.service._reloader
         assert reloader is not None
