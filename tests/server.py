@@ -27,7 +27,7 @@ QUICK = {
     "threads_per_slot": 1,
     "max_batch_size": 4,
     "drain_delay_s": 0,
-    "deadline_ms": 1000 * PATIENCE_S,
+    "deadline_ms": 60_000,
 }
 
 
