@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 25
-_POLLED_S = 180
+PATIENCE_S = 150
+_POLLED_S = 150
 LISTENING = r'Listening on"? address=([0-9.:]+)'  # as Prometheus's programs log it
 
 
