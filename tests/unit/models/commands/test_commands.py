@@ -22,7 +22,7 @@ from tidegate.models.probes.photographs import PHOTOS
 from tidegate.service.bundle.store import open_bundle
 from tidegate.service.cli import main
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("drawn_once")]
 
 
 @pytest.fixture(scope="module")
