@@ -31,7 +31,9 @@ RESULTS = DOCS.parent / "load_tests" / "results"
 WHEN = {
     "bad-request": "malformed HTTP, an empty body or part, malformed multipart or JSON, or a bad "
     "parameter",
-    "not-found": "no such route, model or recent answer",
+    "unauthorized": "the administrator's token is missing or wrong",
+    "forbidden": "`/admin` is not available, because no token is set",
+    "not-found": "no such route, model, version or recent answer",
     "method-not-allowed": "the route has other methods; `Allow` lists them",
     "upload-timeout": "the body did not arrive in time, or it stalled: fewer than 8 KiB in 10 s, "
     "or in 1 s while other requests need its memory",
@@ -44,6 +46,7 @@ WHEN = {
     "tags or scans than allowed",
     "out-of-distribution": "the gate rejects the image; the body has `ood` and `model`, and no "
     "predictions",
+    "reload-refused": "the serving file or a version is refused; what was served still is",
     "quota-exceeded": "this client exceeds its quota (`TIDEGATE_CLIENT_RATE`)",
     "head-too-large": "the request head has more than 64 KiB or 128 fields",
     "engine-failed": "the engine could not compute this image",
@@ -305,27 +308,30 @@ def layers() -> str:
 
 
 def equal_canaries() -> str:
-    """Return a row for each simulated traffic with a canary that is as good."""
+    """Return a row for each simulated traffic: how often an equal canary is rolled back."""
     rows = [
-        (
-            _share(row),
-            str(row["run"]),
-            f"{row['rolled_back']} of {row['runs']:,}",
-            f"{row['promotable']} of {row['runs']:,}",
-            _quantiles(row["until_promotable"]),
-        )
+        (_share(row), str(row["run"]), f"{row['rolled_back']} of {row['runs']:,}")
         for row in _canaries()
-        if row["name"].startswith("equal")
+        if row["name"] == "equal"
     ]
-    head = ("share", "like images in a run", "rolled back", "could be promoted", "after images")
-    return _table(head, rows)
+    return _table(("share", "like images in a run", "rolled back"), rows)
+
+
+def promoted_canaries() -> str:
+    """Return a row for each simulated traffic: after how many images a canary is promoted."""
+    rows = [
+        (_share(row), str(row["run"]), _quantiles(row["until_promotable"]))
+        for row in _canaries()
+        if row["name"] == "promoted"
+    ]
+    return _table(("share", "like images in a run", "images of the canary"), rows)
 
 
 def worse_canaries() -> str:
     """Return a row for each simulated fault of a canary, with a column for each traffic."""
     found: dict[str, dict[tuple[str, int], str]] = {}
     for row in _canaries():
-        if not row["name"].startswith("equal"):
+        if row["name"] not in ("equal", "promoted"):
             until = _quantiles(row["until_rollback"])
             found.setdefault(row["name"], {})[_share(row), row["run"]] = until
     columns = list(next(iter(found.values())))
@@ -429,6 +435,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "decisions": decisions,
     "layers": layers,
     "equal-canaries": equal_canaries,
+    "promoted-canaries": promoted_canaries,
     "worse-canaries": worse_canaries,
     "reload-costs": reload_costs,
     "shadow-costs": shadow_costs,

@@ -11,7 +11,7 @@ WINDOWS = ("10m", "1h", "6h", "1d")  # the windows that rules/drift.yml records
 REPLICA = 'job="$job",instance=~"$instance"'
 MODEL = 'job="$job",model="$model"'
 REPLICA_MODEL = f'{REPLICA},model="$model"'
-CLASSIFY = f'{REPLICA},route="/classify"'
+CLASSIFY = f'{REPLICA},route=~".*/classify"'
 RATE = "[$__rate_interval]"
 
 

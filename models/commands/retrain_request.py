@@ -11,6 +11,7 @@ from tidegate.models.retrain.app import build, listen, serve
 from tidegate.models.retrain.errors import OptionRefused
 from tidegate.models.retrain.folder import RequestFolder
 from tidegate.models.retrain.prometheus import Prometheus
+from tidegate.models.retrain.publish import Publisher
 from tidegate.models.retrain.receiver import Receiver
 from tidegate.models.retrain.runner import Runner, words_of
 from tidegate.service import logs
@@ -23,7 +24,8 @@ def parser() -> argparse.ArgumentParser:
         description="Receive drift alerts from Alertmanager (POST /alerts) and file one request "
         "for retraining per model, version, digest and alert group, with evidence from Prometheus. "
         "The evidence is of the longest window of the alerts. Nothing is filed while the OOD rate "
-        "is high. It never deploys a model, and runs only the command that you give. "
+        "is high. It runs only the command that you give, and deploys nothing: the service's "
+        "serving file decides what becomes of a bundle that the command made. "
         "GET /requests lists the filed requests; delete a request to allow "
         "another one before its cool-down ends.",
     )
@@ -46,13 +48,16 @@ def run(options: argparse.Namespace) -> None:
     logs.configure("info", "auto")
     folder = RequestFolder(options.out, timedelta(hours=options.cool_down_h))
     run_query = Prometheus(options.prometheus)
+    if options.models and not options.run:
+        raise OptionRefused("--models requires --run COMMAND.")
     words = words_of(options.run) if options.run else None
     token = _token(options)
     folder.open()
     with listen(options.host, options.port) as listener:
         if token is None:
             require_loopback(listener)
-        runner = Runner(words, folder, 3600 * options.run_timeout_h) if words else None
+        publisher = Publisher(options.models, folder) if options.models else None
+        runner = Runner(words, folder, 3600 * options.run_timeout_h, publisher) if words else None
         receiver = Receiver(
             folder,
             run_query,
@@ -137,6 +142,14 @@ def _add_command_options(command: argparse._ArgumentGroup) -> None:
         default=24.0,
         metavar="HOURS",
         help="time after which the command is ended (default: %(default)g)",
+    )
+    command.add_argument(
+        "--models",
+        type=Path,
+        metavar="DIR",
+        help="the service's folder of models: the bundle that the command writes to "
+        "$RETRAIN_OUT/$RETRAIN_MODEL/$RETRAIN_VERSION is put there as that version; "
+        "$RETRAIN_BUNDLE is the bundle that the request is about (default: none)",
     )
 
 

@@ -33,6 +33,10 @@ class NotFiled(TidegateError):
     """The folder cannot be written now; Alertmanager repeats the notification."""
 
 
+class NotPublished(TidegateError):
+    """There is no task for the command, or its bundle cannot be put into the folder of models."""
+
+
 class PrometheusUnavailable(TidegateError):
     """Prometheus does not answer, or the answer is not Prometheus's."""
 

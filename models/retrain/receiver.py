@@ -129,11 +129,14 @@ def _entry(path: Path) -> dict[str, Any] | None:
         return None
     result, resolved = load(companion(path, RESULT)), load(companion(path, RESOLVED))
     kept = ("filed_at", "job", "model", "version", "digests", "fingerprints")
+    ended = result or {}
     return {
         "name": path.name,
         **{name: request.get(name) for name in kept},
-        "outcome": result and result.get("outcome"),  # null: not run, or still running
-        "exit_status": result and result.get("exit_status"),
+        "outcome": ended.get("outcome"),  # null: not run, or still running
+        "exit_status": ended.get("exit_status"),
+        "bundle": ended.get("bundle"),
+        "reason": ended.get("reason", ""),
         "ended_at": (resolved or {}).get("ended_at", {}),
     }
 

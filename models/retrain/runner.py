@@ -1,6 +1,7 @@
 """Run the configured command for one request after the other, and record its results.
 
-A failed command is not repeated: the result is recorded, and a person decides.
+A failed command is not repeated: the result is recorded, and a person decides. The bundle that a
+command made is published if there is a folder of models (`publish.py`).
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import shutil
 import signal
 import subprocess
 import threading
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from tidegate.models.retrain.errors import OptionRefused
+from tidegate.models.retrain.errors import NotPublished, OptionRefused
 from tidegate.models.retrain.folder import RequestFolder
+from tidegate.models.retrain.publish import Publisher, Task
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +45,15 @@ def words_of(command: str) -> list[str]:
 class Runner:
     """Owns one thread and, while it runs, one command; `start` and `close` once each."""
 
-    def __init__(self, words: list[str], folder: RequestFolder, timeout_s: float) -> None:
+    def __init__(
+        self,
+        words: list[str],
+        folder: RequestFolder,
+        timeout_s: float,
+        publisher: Publisher | None = None,
+    ) -> None:
         self._words, self._folder, self._timeout_s = words, folder, timeout_s
+        self._publisher = publisher
         self._waiting: queue.Queue[Path | None] = queue.Queue(_MAX_WAITING + 1)
         self._thread = threading.Thread(target=self._work, name="retrain-command")
         self._stop = threading.Event()
@@ -52,7 +62,10 @@ class Runner:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Raise OptionRefused if another receiver runs commands for this folder."""
+        """Raise OptionRefused if another receiver runs commands for this folder.
+
+        Raises it also if bundles cannot be published.
+        """
         self._lock = (self._folder.path / ".runner").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -61,6 +74,8 @@ class Runner:
             raise OptionRefused(
                 f"Another receiver with --run uses {self._folder.path}; only one may."
             ) from error
+        if self._publisher:
+            self._publisher.check()
         self._thread.start()
 
     def submit(self, request: Path) -> None:
@@ -89,11 +104,41 @@ class Runner:
                 result = _result(self._words, "not-run", None, "the receiver was stopped")
             else:
                 log.info("running the command for %s", request.name)
-                result = self._run(request)
+                result = self._make(request)
             log.info("%s: %s", request.name, result["outcome"])
             self._record(request, result)
 
-    def _run(self, request: Path) -> dict[str, Any]:
+    def _make(self, request: Path) -> dict[str, Any]:
+        """Run the command, and publish what it made."""
+        if self._publisher is None:
+            return self._run(request, {})
+        try:
+            with self._publisher.task(request) as task:
+                result = self._run(request, task.environment())
+                if result["outcome"] == "done":
+                    result |= self._publish(self._publisher, task)
+        except (NotPublished, OSError) as error:
+            return {**_result(self._words, "not-run", None, ""), "reason": str(error)}
+        return result
+
+    @staticmethod
+    def _publish(publisher: Publisher, task: Task) -> dict[str, Any]:
+        try:
+            bundle = publisher.publish(task)
+        except (NotPublished, OSError) as error:
+            return {"outcome": "refused", "reason": str(error)}
+        if bundle is None:
+            return {}
+        log.info("published %s", bundle.path)
+        return {
+            "bundle": {
+                "name": bundle.manifest.name,
+                "version": bundle.manifest.version,
+                "digest": bundle.digest,
+            }
+        }
+
+    def _run(self, request: Path, variables: Mapping[str, str]) -> dict[str, Any]:
         words = [*self._words, str(request.resolve())]
         started = datetime.now(UTC)
         try:
@@ -103,6 +148,7 @@ class Runner:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # so that its children can be ended with it
+                env={**os.environ, **variables},
             )
         except OSError as error:
             return _result(words, "not-run", None, str(error.strerror), started)
@@ -174,4 +220,6 @@ def _result(
         "started_at": (started or now).isoformat(),
         "ended_at": now.isoformat(),
         "output_tail": tail,
+        "bundle": None,  # that was published
+        "reason": "",  # why it was not
     }

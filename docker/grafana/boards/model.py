@@ -13,11 +13,93 @@ BOARD = Board(
             [
                 Panel(
                     "By replica",
-                    "Digests must be equal; TidegateReplicasDisagree fires otherwise.",
+                    "Every version that is named, with its engine.",
                     [Query(f"tidegate_model_info{{{REPLICA_MODEL}}}")],
                     kind="table",
                     width=24,
                 )
+            ],
+        ),
+        Row(
+            "Rollout",
+            [
+                Panel(
+                    "Replicas by alias",
+                    "How many replicas give a version this name. TidegateReplicasDisagree fires if "
+                    "they differ.",
+                    [
+                        Query(
+                            "count by (alias, version, digest) "
+                            f"(tidegate_model_alias{{{REPLICA_MODEL}}})",
+                            "{{alias}} {{version}}",
+                        )
+                    ],
+                ),
+                Panel(
+                    "Images by version",
+                    "Answered per second, out-of-distribution ones included.",
+                    [
+                        Query(
+                            "sum by (version, digest) "
+                            f"(rate(tidegate_ood_decisions_total{{{REPLICA_MODEL}}}{RATE}))",
+                            "{{version}}",
+                        )
+                    ],
+                    "reqps",
+                    "stacked",
+                ),
+                Panel(
+                    "Rejected by version",
+                    "Share of the images. The judge compares it between canary and stable.",
+                    [
+                        Query(
+                            "sum by (version, digest) (rate(tidegate_ood_decisions_total"
+                            f'{{{REPLICA_MODEL},decision="reject"}}{RATE}))'
+                            " / (sum by (version, digest) "
+                            f"(rate(tidegate_ood_decisions_total{{{REPLICA_MODEL}}}{RATE})) > 0)",
+                            "{{version}}",
+                        )
+                    ],
+                    "percentunit",
+                ),
+                Panel(
+                    "Steps",
+                    "Promotions and rollbacks of the last hour. TidegateRolledBack fires for "
+                    "rollbacks. `GET /models/{name}/rollout` says why.",
+                    [
+                        Query(
+                            "sum by (step) "
+                            f"(increase(tidegate_rollout_steps_total{{{REPLICA_MODEL}}}[1h]))",
+                            "{{step}}",
+                        )
+                    ],
+                    kind="stacked",
+                ),
+                Panel(
+                    "Reloads",
+                    "Of the last hour, by outcome. TidegateReloadRefused fires for refused ones.",
+                    [
+                        Query(
+                            "sum by (outcome) "
+                            f"(increase(tidegate_reload_total{{{REPLICA_MODEL}}}[1h]))",
+                            "{{outcome}}",
+                        )
+                    ],
+                    kind="stacked",
+                ),
+                Panel(
+                    "Images of the shadow",
+                    "Compared, dropped because no slot was idle in time, and failed.",
+                    [
+                        Query(
+                            "sum by (outcome) "
+                            f"(rate(tidegate_shadow_images_total{{{REPLICA_MODEL}}}{RATE}))",
+                            "{{outcome}}",
+                        )
+                    ],
+                    "reqps",
+                    "stacked",
+                ),
             ],
         ),
         Row(

@@ -14,7 +14,7 @@ BOARD = Board(
                 stat(
                     "Replicas ready",
                     "With a warm model; TidegateNotReady fires for the others.",
-                    'count(tidegate_model_info{job="$job"})',
+                    'count(count by (instance) (tidegate_model_info{job="$job"}))',
                 ),
                 stat(
                     "Replicas scraped",
@@ -28,7 +28,7 @@ BOARD = Board(
                     "reqps",
                 ),
                 stat(
-                    "p99 of /classify",
+                    "p99 of an image",
                     "Over five minutes; TidegateSlow fires above 1 s.",
                     'tidegate:request_duration_p99:seconds5m{job="$job"}',
                     "s",
@@ -57,7 +57,7 @@ BOARD = Board(
                     [
                         Query(
                             "sum by (status) "
-                            f'(rate(tidegate_requests_total{{{REPLICA},route=~"/classify.*"}}'
+                            f'(rate(tidegate_requests_total{{{REPLICA},route=~".*/classify(/batch)?"}}'
                             f"{RATE}))",
                             "{{status}}",
                         )
