@@ -86,7 +86,7 @@ def refusals(reasons: Mapping[str, str], traffic: Traffic, note: str = "") -> Ou
     seen = f"{len(reasons) - len(wrong)} of {len(reasons)} refused, {traffic}{note}"
     if wrong:
         seen += f"; {wrong[0]}: {reasons[wrong[0]] or 'served'}"
-    return Outcome(seen, not wrong and traffic.sent > 0 and traffic.goodput == 1)
+    return Outcome(seen, not wrong and traffic.goodput == 1)
 
 
 async def killed_loading(setting: Setting) -> Outcome:
