@@ -146,10 +146,12 @@ def test_groups_that_come_one_by_one_give_the_evidence_of_all_at_once() -> None:
     for bets in (one, many):
         bets.add(Gains(np.zeros_like(gains.values), gains.worst, gains.margins))
     at_once = one.add(gains)[-1]
-    for i in range(64):
-        last = many.add(Gains(gains.values[i : i + 1], gains.worst[i : i + 1], gains.margins))[-1]
+    singly = [
+        many.add(Gains(gains.values[i : i + 1], gains.worst[i : i + 1], gains.margins))
+        for i in range(64)
+    ]
 
-    assert last == pytest.approx(at_once)
+    assert singly[-1][-1] == pytest.approx(at_once)
     assert one.growth() == pytest.approx(many.growth())
 
 
