@@ -24,13 +24,16 @@ from tidegate.service.settings import PREFIX, Settings
 DOCS = Path(__file__).parent
 DECISIONS = DOCS / "decisions"
 CANARIES = DOCS.parent / "tests" / "unit" / "rollout" / "canaries.json"
+RESULTS = DOCS.parent / "load_tests" / "results"
 
 # code → when a client gets it. The codes themselves come from the code; one without a text here,
 # or a text without a code, is an error.
 WHEN = {
     "bad-request": "malformed HTTP, an empty body or part, malformed multipart or JSON, or a bad "
     "parameter",
-    "not-found": "no such route, model or recent answer",
+    "unauthorized": "the administrator's token is missing or wrong",
+    "forbidden": "`/admin` is not available, because no token is set",
+    "not-found": "no such route, model, version or recent answer",
     "method-not-allowed": "the route has other methods; `Allow` lists them",
     "upload-timeout": "the body did not arrive in time, or it stalled: fewer than 8 KiB in 10 s, "
     "or in 1 s while other requests need its memory",
@@ -43,6 +46,7 @@ WHEN = {
     "tags or scans than allowed",
     "out-of-distribution": "the gate rejects the image; the body has `ood` and `model`, and no "
     "predictions",
+    "reload-refused": "the serving file or a version is refused; what was served still is",
     "quota-exceeded": "this client exceeds its quota (`TIDEGATE_CLIENT_RATE`)",
     "head-too-large": "the request head has more than 64 KiB or 128 fields",
     "engine-failed": "the engine could not compute this image",
@@ -304,27 +308,30 @@ def layers() -> str:
 
 
 def equal_canaries() -> str:
-    """Return a row for each simulated traffic with a canary that is as good."""
+    """Return a row for each simulated traffic: how often an equal canary is rolled back."""
     rows = [
-        (
-            _share(row),
-            str(row["run"]),
-            f"{row['rolled_back']} of {row['runs']:,}",
-            f"{row['promotable']} of {row['runs']:,}",
-            _quantiles(row["until_promotable"]),
-        )
+        (_share(row), str(row["run"]), f"{row['rolled_back']} of {row['runs']:,}")
         for row in _canaries()
-        if row["name"].startswith("equal")
+        if row["name"] == "equal"
     ]
-    head = ("share", "like images in a run", "rolled back", "could be promoted", "after images")
-    return _table(head, rows)
+    return _table(("share", "like images in a run", "rolled back"), rows)
+
+
+def promoted_canaries() -> str:
+    """Return a row for each simulated traffic: after how many images a canary is promoted."""
+    rows = [
+        (_share(row), str(row["run"]), _quantiles(row["until_promotable"]))
+        for row in _canaries()
+        if row["name"] == "promoted"
+    ]
+    return _table(("share", "like images in a run", "images of the canary"), rows)
 
 
 def worse_canaries() -> str:
     """Return a row for each simulated fault of a canary, with a column for each traffic."""
     found: dict[str, dict[tuple[str, int], str]] = {}
     for row in _canaries():
-        if not row["name"].startswith("equal"):
+        if row["name"] not in ("equal", "promoted"):
             until = _quantiles(row["until_rollback"])
             found.setdefault(row["name"], {})[_share(row), row["run"]] = until
     columns = list(next(iter(found.values())))
@@ -339,6 +346,67 @@ def worse_canaries() -> str:
 def _canaries() -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = json.loads(CANARIES.read_text("utf-8"))["rows"]
     return rows
+
+
+def reload_costs() -> str:
+    """Return a row for each measured pair of versions."""
+    head = (
+        "version 2",
+        "reloads",
+        "requests",
+        "failed: reload, control",
+        "p50: reload, control",
+        "p99: reload, control",
+        "ratio of p99",
+        "memory: fifth reload, most later",
+        "answers of another version",
+    )
+    return _table(head, [_reload_cost(path) for path in sorted(RESULTS.glob("*-reload-*.json"))])
+
+
+def _reload_cost(path: Path) -> Sequence[str]:
+    result = json.loads(path.read_text("utf-8"))
+    found = _findings(result)
+    wrong = found["answers that are not their digest's"]
+    return (
+        f"[{result['second']}](../../load_tests/results/{path.name})",
+        str(len(result["reloads"])),
+        f"{result['anywhere']['requests']:,}",
+        f"{_failed(result['inside'])}, {_failed(result['control'])}",
+        f"{result['inside']['p50_ms']:.1f}, {result['control']['p50_ms']:.1f} ms",
+        f"{result['inside']['p99_ms']:.1f}, {result['control']['p99_ms']:.1f} ms",
+        f"{found['p99, ratio']:.2f}",
+        f"{found['memory at the fifth reload']:.0f}, {found['memory afterwards, at most']:.0f} MB",
+        f"{wrong:.0f} of {found['answers checked']:,.0f}",
+    )
+
+
+def _failed(tally: dict[str, Any]) -> int:
+    return sum(tally["failures"].values())
+
+
+def shadow_costs() -> str:
+    """Return a row for each load of the measured shadows."""
+    head = ("load", "without a shadow", "with a shadow", "ratio", "images compared", "dropped")
+    results = [json.loads(p.read_text("utf-8")) for p in sorted(RESULTS.glob("*-shadow-*.json"))]
+    return _table(head, [row for result in results for row in _shadow_rows(_findings(result))])
+
+
+def _shadow_rows(found: dict[str, float]) -> Iterable[Sequence[str]]:
+    for load in dict.fromkeys(quantity.partition(":")[0] for quantity in found):
+        kind, unit = ("p99", "ms") if f"{load}: p99, ratio" in found else ("goodput", "/s")
+        yield (
+            load,
+            f"{kind} {found[f'{load}: {kind} without']:.1f} {unit}",
+            f"{kind} {found[f'{load}: {kind} with a shadow']:.1f} {unit}",
+            f"{found[f'{load}: {kind}, ratio']:.3f}",
+            f"{found[f'{load}: compared by the shadow']:,.0f}",
+            f"{found[f'{load}: dropped by the shadow']:,.0f}",
+        )
+
+
+def _findings(result: dict[str, Any]) -> dict[str, float]:
+    return {finding["quantity"]: finding["value"] for finding in result["findings"]}
 
 
 def _share(row: dict[str, Any]) -> str:
@@ -367,7 +435,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "decisions": decisions,
     "layers": layers,
     "equal-canaries": equal_canaries,
+    "promoted-canaries": promoted_canaries,
     "worse-canaries": worse_canaries,
+    "reload-costs": reload_costs,
+    "shadow-costs": shadow_costs,
 }
 
 

@@ -19,6 +19,8 @@ COMMANDS = {
     "fuzz": ("fuzz", "send mutated images and damaged HTTP, and check every answer"),
     "chaos": ("chaos", "signals, stalls, full disks and hostile clients, one row per scenario"),
     "hostile": ("hostile", "normal clients before, during and after a share of hostile images"),
+    "reload": ("reload", "change the served version under load, again and again"),
+    "shadow": ("shadow", "the effect of a shadow on live traffic"),
     "bad-input": ("bad_input", "behaviour of servers on broken, huge and empty uploads"),
 }
 

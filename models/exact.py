@@ -17,6 +17,7 @@ Numbers = NDArray[np.floating] | NDArray[np.integer]
 _DIGITS = 53  # of a float64's significand
 _SLICES = 3
 _SHORTEST = 1e-12  # as in `tidegate.service.ood.scores`
+_ITERATIONS = 6  # of a subspace
 _BLOCK = 64  # columns that are factored at a time
 
 
@@ -86,6 +87,32 @@ def times_inverse_transpose(rows: Float64, factor: Float64) -> Float64:
             panel[:, j + 1 :] -= panel[:, j, None] * own[j + 1 :, j]
         found[:, start:stop] = panel
     return found
+
+
+def solve(matrix: Float64, right: Float64) -> Float64:
+    """Return x, [n], with `matrix`·x = `right`; the matrix is symmetric and positive definite."""
+    factor = cholesky(matrix)
+    half = times_inverse_transpose(right[None], factor)
+    # Lᵀ with both axes reversed is lower triangular.
+    return times_inverse_transpose(half[:, ::-1], factor.T[::-1, ::-1])[0, ::-1]
+
+
+def leading_subspace(matrix: Float64, rank: int) -> Float64:
+    """Return an orthonormal basis [D, rank] in which a symmetric matrix has most of its trace.
+
+    Subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4) from fixed signs. It nearly
+    spans the leading eigenvectors, whose bits would depend on LAPACK's release.
+    """
+    signs = np.random.default_rng(0).integers(0, 2, (len(matrix), rank))
+    basis = 2 * signs.astype(np.float64) - 1
+    for _ in range(_ITERATIONS):
+        basis = _orthonormal(product(matrix, basis))
+    return _orthonormal(basis)  # again, as the first loses digits in long products
+
+
+def _orthonormal(columns: Float64) -> Float64:
+    """Return an orthonormal basis of the span, [D, k], by the Cholesky factor of its products."""
+    return times_inverse_transpose(columns, cholesky(product(columns.T, columns)))
 
 
 def _slices(x: Numbers, bits: int) -> tuple[list[Float64], NDArray[np.int_]]:

@@ -171,7 +171,7 @@ def _make(
     card = _card_data(imported, options, labels, proof, evaluated, comparison)
     say("Sealing.")
     bundle = assemble(model_dir, _draft(card, evaluated), _check_golden_probes)
-    say(f"{bundle.path} is sealed; golden probes passed; digest {bundle.digest[:12]}.")
+    say(f"{bundle.path} is sealed; golden probes passed; digest {bundle.short_digest}.")
     return bundle
 
 

@@ -45,7 +45,7 @@ def served_model(bundle: Bundle, info: EngineInfo, max_class_series: int) -> Ser
     return ServedModel(
         name=manifest.name,
         version=manifest.version,
-        digest=bundle.digest,
+        digest=bundle.short_digest,
         info={
             "preprocess_digest": manifest.preprocess.digest,
             "engine": info.name,

@@ -98,7 +98,7 @@ class Loader:
             "loaded %s %s, digest %s, in %.1f s beside the traffic",
             manifest.name,
             manifest.version,
-            bundle.digest[:12],
+            bundle.short_digest,
             time.monotonic() - started,
         )
         return Loaded(bundle, lane, monitor)

@@ -234,7 +234,7 @@ class ServedModel:
 
     name: str
     version: str
-    digest: str
+    digest: str  # its first digits: as a label it is in every line
     info: Mapping[str, str]  # preprocess_digest, engine, precision, device
     labels: Sequence[str]  # by class id
     class_fraction: Sequence[float]  # of the reference, by class id

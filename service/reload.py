@@ -68,6 +68,7 @@ class Reloader:
         self._unused: dict[str, _Unused] = {}
         self._turn = asyncio.Lock()
         self._steps = 0  # taken with `serve_now`; a reload that began before one is dropped
+        self._needed: set[str] = set()  # digests that the reload in progress has found or loaded
 
     async def start(self, first: Served, wanted: Wanted) -> None:
         """Serve the plan; `first` is the stable version of its default model.
@@ -124,6 +125,7 @@ class Reloader:
         models: dict[str, Model] = {}
         done: dict[str, Reloaded] = {}
         steps = self._steps
+        self._needed.clear()
         for name, plan in wanted.plan.models.items():
             self._builder.metrics.start_reloads(name)
             model, done[name] = await self._next(name, plan, wanted, starting=starting)
@@ -188,6 +190,7 @@ class Reloader:
                 raise BundleRefused(
                     f"{folder} cannot be loaded: {type(error).__name__}: {error}"
                 ) from error
+        self._needed.add(manifest.digest)
         known.lane.weight = weight
         return known
 
@@ -211,12 +214,13 @@ class Reloader:
 
     async def _make_room(self, version: str) -> None:
         while len(self._used) + len(self._unused) >= self._most_loaded:
-            if not self._unused:
+            idle = [digest for digest in self._unused if digest not in self._needed]
+            if not idle:
                 raise BundleRefused(
-                    f"Version {version} is not loaded: {len(self._used)} versions are in use, and "
+                    f"Version {version} is not loaded: {self._most_loaded} others are needed, and "
                     f"TIDEGATE_MAX_LOADED_VERSIONS is {self._most_loaded}."
                 )
-            oldest = min(self._unused, key=lambda digest: self._unused[digest].since)
+            oldest = min(idle, key=lambda digest: self._unused[digest].since)
             while not await self._unload(oldest):  # noqa: ASYNC110 - slots' threads finish it
                 await asyncio.sleep(_DRAIN_POLL_S)
 
@@ -279,7 +283,7 @@ class Reloader:
             self._unused[served.bundle.digest] = _Unused(served)
             self._builder.metrics.hide_model(served.metrics)
         self._builder.metrics.set_aliases(
-            (model.name, version, model.versions[version].bundle.digest, alias)
+            (model.name, version, model.versions[version].bundle.short_digest, alias)
             for model in catalog.models.values()
             for alias, version in model.aliases.items()
         )

@@ -10,7 +10,8 @@ from tidegate.service.batching.scheduler import Scheduler
 from tidegate.service.drift.duplicates import Duplicates
 from tidegate.service.errors import DeadlineMissed, EngineFailed
 from tidegate.service.pipeline import Classification, Upload
-from tidegate.service.rollout.judge import Arm, Judge, Kind, Outcome
+from tidegate.service.rollout.judge import Judge
+from tidegate.service.rollout.outcomes import Arm, Kind, Outcome
 from tidegate.service.rollout.routing import chooses_canary, chooses_shadow
 from tidegate.service.rollout.rules import JudgeRules
 from tidegate.service.served import Served

@@ -12,7 +12,7 @@ from tidegate.service.batching.idle_work import IdleWork
 from tidegate.service.batching.scheduler import Scheduler
 from tidegate.service.batching.slots import BatchResult, Image
 from tidegate.service.pipeline import Classification, Decided
-from tidegate.service.rollout.shadow import Comparison, ShadowReport
+from tidegate.service.rollout.shadow import AnswerPair, ShadowReport
 from tidegate.service.served import Served
 from tidegate.service.types import Pixels
 
@@ -56,9 +56,12 @@ class Shadowing:
         self._on_difference = on_difference
         self._numbers = itertools.count()
         self._waiting: dict[int, tuple[float, IdleWork]] = {}  # by number: late from, work
+        self._closed = False
 
     def repeat(self, answered: Answered) -> None:
         """Compute an image again once a slot is idle, unless too many wait."""
+        if self._closed:  # while the image was computed
+            return
         now = time.monotonic()
         self._drop_late(now)
         too_large = len(answered.image) > MAX_SHADOW_IMAGE_BYTES
@@ -74,7 +77,8 @@ class Shadowing:
         self._scheduler.when_idle(work)
 
     def close(self) -> None:
-        """Drop the images that wait."""
+        """Drop the images that wait, and take no more."""
+        self._closed = True
         for _, work in self._waiting.values():
             self._scheduler.withdraw(work)
         self._waiting.clear()
@@ -93,17 +97,17 @@ class Shadowing:
         if isinstance(outputs, Exception):
             self._on_outcome("failed")
             return
-        comparison = _compared(answered, self._shadow.pipeline.decide(outputs))
-        if not comparison.is_same:
+        pair = _compared(answered, self._shadow.pipeline.decide(outputs))
+        if not pair.is_same:
             self._on_difference(answered.image_id, answered.image)
-        self.report.observe(comparison)
+        self.report.observe(pair)
         self._on_outcome("compared")
 
 
-def _compared(answered: Answered, decided: Decided) -> Comparison:
+def _compared(answered: Answered, decided: Decided) -> AnswerPair:
     top = answered.result.predictions[0]
     known = top.class_id < len(decided.probabilities)  # a shadow may have fewer classes
-    return Comparison(
+    return AnswerPair(
         answered.image_id,
         top.class_id,
         decided.class_id,

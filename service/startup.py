@@ -100,7 +100,7 @@ def prepare(path: Path, trusted_keys: Path | None, config: EngineConfig) -> Prep
     """
     bundle = open_trusted(path, trusted_keys)
     manifest = bundle.manifest
-    log.info("opened bundle %s %s, digest %s", manifest.name, manifest.version, bundle.digest[:12])
+    log.info("opened bundle %s %s, digest %s", manifest.name, manifest.version, bundle.short_digest)
     reference = drift_reference(bundle)
     warm = open_engine(bundle.model_path, config, manifest.engine.buckets, manifest.precision)
     probes = pass_golden(bundle, warm.engine)

@@ -108,11 +108,10 @@ class Steps:
                 "There are no other versions: TIDEGATE_BUNDLE is one bundle. Set TIDEGATE_MODELS "
                 "to a folder of bundles."
             )
-        kept = True
         plan = self._reloader.catalog.model(name).plan
         if step == "rollback":  # it must not wait for the disk, or for a version that is loading
-            changed = change(plan, tuple(plan.named.values()))
-            await self._reloader.serve_now(name, changed)
+            await self._reloader.serve_now(name, change(plan, tuple(plan.named.values())))
+        kept = True
         try:
             await asyncio.to_thread(update, self._source.place, name, change)
             wanted = await asyncio.to_thread(self._source.read)
@@ -120,6 +119,9 @@ class Steps:
             log.warning("%s The step holds until the process ends or the file changes.", error)
             kept = False
             wanted = await asyncio.to_thread(self._overridden, self._source, name, change)
+        except ServingInvalid:  # somebody has changed the file
+            await self._reloader.reload(await asyncio.to_thread(self._source.read))
+            raise
         done = await self._reloader.reload(wanted)
         _check(done[name])
         event = Event(datetime.now(UTC).isoformat(timespec="seconds"), step, by, version, why, kept)

@@ -1,6 +1,6 @@
 """Every scenario by name, with the expected behaviour of the service."""
 
-from load_tests.chaos import clients, decoding, host, signals
+from load_tests.chaos import clients, decoding, host, signals, versions
 from load_tests.chaos.setting import Scenario
 
 SCENARIOS: dict[str, tuple[Scenario, str]] = {
@@ -27,6 +27,11 @@ SCENARIOS: dict[str, tuple[Scenario, str]] = {
     "long-deadlines": (decoding.long_deadlines, "90 % of the valid photos of 12 megapixels"),
     "slow-decodes": (decoding.slow_decodes, "an idle service rejects nothing"),
     "failing-images": (decoding.failing_images, "memory returns to within 64 MB"),
+    "refused-versions": (versions.refused, "each refused, all normal clients answered"),
+    "unsigned-version": (versions.unsigned, "refused, all normal clients answered"),
+    "killed-loading": (versions.killed_loading, "a restart serves what the file says"),
+    "killed-promoting": (versions.killed_promoting, "the file before or after, and it serves"),
+    "killed-pulling": (versions.killed_pulling, "only complete versions are served"),
     **{
         name: (scenario, f"90 % of 20 normal clients per second, with 10 {what}")
         for name, (scenario, what) in decoding.WITH_HOSTILE_IMAGE.items()

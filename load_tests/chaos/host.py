@@ -96,7 +96,7 @@ async def connections(setting: Setting) -> Outcome:
 
 
 async def damaged_state(setting: Setting) -> Outcome:
-    """Each damaged drift state is set aside, and the service starts."""
+    """Each damaged drift state is renamed, and the service starts."""
     failed = []
     damaged = list(damaged_states())
     for name, content in damaged:

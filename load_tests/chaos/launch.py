@@ -2,7 +2,8 @@
 
 `nofile=N` limits descriptors, `stderr=stalled` makes stderr a pipe that is never read,
 `stderr=closed` closes it, and `deny=NAME,NAME` denies system calls (x86-64). `full-disk=FOLDER`
-mounts a tiny file system that only this command sees; it needs root.
+mounts a tiny file system that only this command sees, and `meminfo=FILE` puts a file in the place
+of /proc/meminfo, as lxcfs does; both need root.
 """
 
 import ctypes
@@ -19,6 +20,7 @@ _NO_NEW_PRIVILEGES, _SET_SECCOMP, _FILTER = 38, 22, 2  # linux/prctl.h
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06  # linux/bpf_common.h
 _ALLOW, _ERRNO = 0x7FFF_0000, 0x0005_0000  # linux/seccomp.h
 _NEW_MOUNTS, _PRIVATE = 0x0002_0000, (1 << 18) | (1 << 14)  # recursive and private
+_BIND = 1 << 12
 
 
 def main() -> None:
@@ -46,14 +48,12 @@ def deny(names: str) -> None:
 def full_disk(folder: str) -> None:
     """Mount a file system of DISK_BYTES over `folder`."""
     Path(folder).mkdir(exist_ok=True)
-    libc = ctypes.CDLL(None, use_errno=True)
-    size = b"size=%d" % DISK_BYTES
-    if (
-        libc.unshare(_NEW_MOUNTS)
-        or libc.mount(b"none", b"/", None, _PRIVATE, None)
-        or libc.mount(b"none", os.fsencode(folder), b"tmpfs", 0, size)
-    ):
-        raise OSError(ctypes.get_errno(), f"mount on {folder}")
+    _mount(b"none", folder, b"tmpfs", 0, b"size=%d" % DISK_BYTES)
+
+
+def meminfo(file: str) -> None:
+    """Show `file` as /proc/meminfo."""
+    _mount(os.fsencode(file), "/proc/meminfo", None, _BIND, None)
 
 
 def limit_descriptors(number: str) -> None:
@@ -71,6 +71,17 @@ def stderr(state: str) -> None:
     os.dup2(ours, 2)
 
 
+def _mount(what: bytes, where: str, kind: bytes | None, flags: int, options: bytes | None) -> None:
+    """Mount something that only this process and its children see."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if (
+        libc.unshare(_NEW_MOUNTS)
+        or libc.mount(b"none", b"/", None, _PRIVATE, None)
+        or libc.mount(what, os.fsencode(where), kind, flags, options)
+    ):
+        raise OSError(ctypes.get_errno(), f"mount on {where}")
+
+
 def _prctl(option: int, value: int, pointer: object = None) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, value, pointer, 0, 0):
@@ -80,6 +91,7 @@ def _prctl(option: int, value: int, pointer: object = None) -> None:
 _CONDITIONS = {
     "deny": deny,
     "full-disk": full_disk,
+    "meminfo": meminfo,
     "nofile": limit_descriptors,
     "stderr": stderr,
 }

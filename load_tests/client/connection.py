@@ -11,7 +11,7 @@ from typing import cast
 
 import httptools
 
-MAX_RESPONSE_BYTES = 1 << 20
+MAX_RESPONSE_BYTES = 4 << 20  # /metrics of two versions with 1,000 classes
 
 
 class MalformedResponse(Exception):

@@ -3,7 +3,7 @@
 import hashlib
 import mimetypes
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -46,7 +46,7 @@ def payloads(
     """
     if folder is not None:
         return build_requests(find_images(folder), target, deadline_ms, form)
-    return [_request(picture, target, deadline_ms, form) for picture in generated_mix(seed=seed)]
+    return requests_of(generated_mix(seed=seed), target, deadline_ms, form)
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -60,11 +60,18 @@ def find_images(folder: Path) -> list[Path]:
 def build_requests(
     paths: Sequence[Path], target: Target, deadline_ms: float | None, form: Form = "raw"
 ) -> list[bytes]:
+    """Return the requests of image files; see `requests_of`."""
+    pictures = (Picture(path.name, path.read_bytes()) for path in paths)
+    return requests_of(pictures, target, deadline_ms, form)
+
+
+def requests_of(
+    pictures: Iterable[Picture], target: Target, deadline_ms: float | None, form: Form = "raw"
+) -> list[bytes]:
     """Return one complete HTTP/1.1 request per image, so that sending it is a single write.
 
     The body is the image, or a multipart form with the image as its part `file`.
     """
-    pictures = (Picture(path.name, path.read_bytes()) for path in paths)
     return [_request(picture, target, deadline_ms, form) for picture in pictures]
 
 

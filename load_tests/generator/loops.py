@@ -57,6 +57,7 @@ class Sender:
 
     `vanish` is the share of requests whose client disconnects after sending, at a random time in
     [0, VANISH_WITHIN_S). With `predictions` every 200's body is parsed, which uses CPU.
+    `on_response` gets each request that got a response.
     """
 
     pool: Pool
@@ -66,11 +67,13 @@ class Sender:
     vanish: float = 0.0
     predictions: bool = False
     rng: random.Random = field(default_factory=lambda: random.Random(0))
+    on_response: Callable[[bytes, Response], None] = lambda request, response: None
 
     async def send(self, intended: float) -> Outcome:
         """Send one request whose intended time is `intended` (time.monotonic())."""
         begun = time.monotonic()
         sent: float | None = None
+        request: bytes | None = None
         response: Response | None = None
         error: str | None = None
         stay_s = self._stay_s()
@@ -97,6 +100,8 @@ class Sender:
         except OSError:
             error = "unreachable"
         done = time.monotonic()
+        if request is not None and response is not None:
+            self.on_response(request, response)
         predicted_ms, total_ms = _prediction(response) if self.predictions else (None, None)
         outcome = Outcome(
             latency_s=done - intended,

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from load_tests.client.connection import Pool
+from load_tests.client.connection import Pool, Response
 from load_tests.client.requests import Target, shuffled_forever
 from load_tests.errors import MeasurementFailed
 from load_tests.generator.arrivals import constant, poisson
@@ -73,10 +73,12 @@ async def drive(
     *,
     server_pid: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_response: Callable[[bytes, Response], None] = lambda request, response: None,
 ) -> Run:
     """Send the load, await every answer, and report. Failures are counted, never raised.
 
     `payloads` are whole HTTP requests (see `images.build_requests`), sent in a seeded order.
+    `on_response` gets each measured request with its response.
     Raises ProcessLookupError if there is no process `server_pid`, MeasurementFailed if it exits
     during the run.
     """
@@ -96,6 +98,7 @@ async def drive(
             load.vanish,
             load.predictions,
             random.Random(load.seed),
+            on_response,
         )
         batches_before = await batch_sizes(pool, target)
         server_before = None if server_pid is None else usage(server_pid)

@@ -22,6 +22,7 @@ def gate(data: CardData) -> str:
     fit, found = data.gate, data.evaluation.false_rejection
     distance = fit.mahalanobis
     shrunk = "" if distance.shrinkage is None else f", shrunk by {distance.shrinkage:.3g}"
+    rank = "" if distance.rank is None else f" of rank {distance.rank}"
     relative = ", minus the distance to all images as one class" if distance.relative else ""
     size = f", fitted on {count(distance.samples, 'image')}" if distance.samples else ""
     return (
@@ -29,7 +30,7 @@ def gate(data: CardData) -> str:
         f"- energy: −T·logsumexp(logits/T) with T = {fit.energy_temperature:.4g}.\n"
         f"- mahalanobis: squared distance of {distance.features} features to the nearest of the "
         f"{distance.means.replace('-', ' ')} under a {distance.covariance} "
-        f"covariance{shrunk}{relative}{size}.\n"
+        f"covariance{rank}{shrunk}{relative}{size}.\n"
         f"{_others(fit)}"
         f"- Each becomes a p-value against fold A ({count(fit.fold_a, 'image')}), continued by a "
         f"fitted tail. **{' + '.join(fit.combination)}** decide: the sum of their −log p is "

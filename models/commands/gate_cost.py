@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -33,6 +34,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--classes", type=int, default=1000, help="number of classes (default: %(default)s)"
     )
+    options.add_argument(
+        "--rank", type=int, default=256, help="rank of the reduced distance (default: %(default)s)"
+    )
     return options
 
 
@@ -40,13 +44,20 @@ def run(options: argparse.Namespace) -> None:
     """Print the median time per image for each batch size, and for one decision."""
     rng = np.random.default_rng(0)
     features, classes = options.features, options.classes
-    head = GateHead(
+    full = GateHead(
         energy_temperature=1.0,
         centre=np.zeros(features),
-        whitening=np.tril(rng.normal(size=(features, features))),
+        whitening=rng.normal(size=(features, features)),
         means=rng.normal(size=(classes, features)),
         normalise=True,
         offset=rng.normal(0, 0.01, features),
+    )
+    rank = min(options.rank, features)
+    head = replace(
+        full,
+        basis=rng.normal(size=(features, rank)),
+        whitening=rng.normal(size=(rank, rank)),
+        means=rng.normal(size=(classes, rank)),
     )
     layer = LastLayer(rng.normal(size=(classes, features)), np.zeros(classes))
     every = with_candidates(head, 1.0, layer, Linear(rng.normal(size=features)))
@@ -55,11 +66,15 @@ def run(options: argparse.Namespace) -> None:
             "logits": rng.normal(size=(batch, classes)).astype(np.float32),
             "features": rng.normal(size=(batch, features)).astype(np.float32),
         }
-        for name in ("", *every.others):
-            session = quiet_session(head_graph(every.with_scores((name,))))
+        heads = {
+            f"energy + mahalanobis of rank {features}": full,
+            f"energy + mahalanobis of rank {rank}": head,
+            **{f"these + {name}": every.with_scores((name,)) for name in every.others},
+        }
+        for name, timed in heads.items():
+            session = quiet_session(head_graph(timed))
             took = _median_s(partial(session.run, None, given)) / batch
-            scores = " + ".join((*head.names, *filter(None, (name,))))
-            print(f"{scores}, batch of {batch}: {1e3 * took:.3f} ms per image")
+            print(f"{name}, batch of {batch}: {1e3 * took:.3f} ms per image")
     fold = TailedFold.of(np.sort(rng.normal(size=_FOLD)))
     final = FinalFold.marginal(np.sort(rng.exponential(size=_FOLD)))
     gate = Gate(dict.fromkeys(every.names, fold), every.names, final, 0.01, 0.05)

@@ -45,6 +45,7 @@ _RECIPE_FILES = (
     "models/exact.py",
     "models/fitting/candidates.py",
     "models/fitting/coverage_floor.py",
+    "models/fitting/mahalanobis.py",
     "models/package_files.py",
     "models/graphs/builder.py",
     "models/probes/golden.py",
@@ -56,6 +57,7 @@ _RECIPE_FILES = (
     "models/sealing/npz.py",
     "models/sealing/score_heads.py",
     "models/sealing/seal.py",
+    "models/sealing/shared_layer.py",
     "service/bundle/evidence.py",
     "service/bundle/manifest.py",
     "service/imaging/*.py",
@@ -74,12 +76,12 @@ def build(out: Path, wheel: Path | None) -> Bundle:
         if isinstance(found, Bundle) and not _decodes_as_sealed(found):
             found = f"{found.path} was built with another libjpeg."
         if isinstance(found, Bundle):
-            say(f"{found.path} is up to date, digest {found.digest[:12]}.")
+            say(f"{found.path} is up to date, digest {found.short_digest}.")
             return found
         say(f"{found} Building {NAME}.")
         with steps("Demo bundle", 5) as progress:
             bundle = _build(model_dir, wheel, made_as, progress)
-    say(f"Built {bundle.path}, digest {bundle.digest[:12]}.")
+    say(f"Built {bundle.path}, digest {bundle.short_digest}.")
     return bundle
 
 
@@ -123,7 +125,7 @@ def _build(model_dir: Path, wheel: Path | None, made_as: m.Provenance, progress:
     progress.next("making the sealed graph")
     calibration = calibration_file.load()
     fit = calibration.report["fit"]
-    head = gate_head(weights, calibration.centre, fit["shrinkage"])
+    head = gate_head(weights, calibration.centre, fit["shrinkage"], fit["rank"])
     detector = Linear(calibration.drawn)
     head = with_candidates(head, fit["ceiling"], last_layer(weights), detector)
     head = head.with_scores(fit["scores"])
@@ -182,7 +184,10 @@ def _draft(
             calibration.gate,
             report["fit"]["candidates"],
             m.MahalanobisFit(
-                features="l2-normalised", covariance="tied", means="classifier-weights"
+                features="l2-normalised",
+                covariance="tied",
+                means="classifier-weights",
+                rank=report["fit"]["rank"],
             ),
             {name: part["sha256"] for name, part in report["splits"].items()},
             fold_b=len(calibration.combined_b),

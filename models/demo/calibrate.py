@@ -207,6 +207,7 @@ def _report(
             "ceiling": fit.ceiling,
             "centre": fit.centre_name,
             "shrinkage": fit.shrinkage,
+            "rank": fit.rank,
             "criterion": "mean AUROC over kinds of synthetic OOD images, on the fit split",
             "auroc": {
                 name: {kind: round(value, 4) for kind, value in row.items()}

@@ -33,6 +33,7 @@ def model_card(report: Report) -> str:
         ceiling=f"{report['fit']['ceiling']:g}",
         centre=f"mean of the {report['fit']['centre']}",
         shrinkage=f"{report['fit']['shrinkage']:g}",
+        rank=report["fit"]["rank"],
         alpha_reject=f"{report['thresholds']['alpha_reject']:g}",
         alpha_review=f"{report['thresholds']['alpha_review']:g}",
         smallest=f"{1 / (report['splits']['fold_b']['photographs'] + 1):.4f}",

@@ -1,7 +1,8 @@
-"""Fit the gate on the fit split: the features' centre, the shrinkage, and the scores that decide.
+"""Fit the gate on the fit split: the distance, and the scores that decide.
 
-The criterion for centre and shrinkage uses no fold and no reported set. It is the AUROC of the
-distance between the fit photographs and a kind of synthetic OOD image, averaged over the kinds.
+The criterion for the distance's centre, shrinkage and rank uses no fold and no reported set. It is
+the AUROC of the distance between the fit photographs and a kind of synthetic OOD image, averaged
+over the kinds.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from tidegate.models.data.outputs import NetworkOutputs
 from tidegate.models.demo.model import gate_head, last_layer
 from tidegate.models.evaluation.ood_metrics import auroc
 from tidegate.models.fitting.candidates import ceiling_of, with_candidates
-from tidegate.models.fitting.choice import Choice, choose
+from tidegate.models.fitting.choice import Choice, cheapest, choose
 from tidegate.models.fitting.detector import drawn_features, fit_detector
+from tidegate.models.fitting.mahalanobis import RANKS
 from tidegate.models.sealing.gate_head import GateHead
 from tidegate.models.sealing.score_heads import Linear
-from tidegate.service.ood.scores import mahalanobis_score
 from tidegate.service.types import Outputs
 
 SHRINKAGES = (0.3, 0.5, 0.7, 0.9, 1.0)  # 1: spherical
@@ -40,6 +41,7 @@ class Fit:
     centre: NDArray[np.float32]  # [1280]
     centre_name: str
     shrinkage: float
+    rank: int
     ceiling: float  # of clipped features
     detector: Linear  # of drawn images
     choice: Choice
@@ -47,23 +49,26 @@ class Fit:
 
 
 def fit_gate(photographs: Outputs, synthetic: SyntheticOod, weights: Weights) -> Fit:
-    """Choose the parameters with the best mean AUROC; for ties, the first candidate."""
+    """Choose the parameters with the best mean AUROC; for ties, the first candidate.
+
+    The rank is the lowest that is hardly worse than the best.
+    """
     analytic = analytic_mean(weights)
     distances: dict[tuple[str, float], Aurocs] = {}
     heads = {shrinkage: gate_head(weights, analytic, shrinkage) for shrinkage in SHRINKAGES}
     for shrinkage, head in heads.items():
-        distances["fit photographs", shrinkage] = _cross_fitted_aurocs(photographs, synthetic, head)
-        distances["analytic training features", shrinkage] = _distance_aurocs(
-            photographs.features, synthetic, head
-        )
+        for centre_name in ("fit photographs", "analytic training features"):
+            distances[centre_name, shrinkage] = _aurocs(centre_name, photographs, synthetic, head)
     name, shrinkage = max(distances, key=lambda choice: _mean_auroc(distances[choice]))
     mean = analytic if name.startswith("analytic") else _mean(photographs.features)
     centre = mean.astype(np.float32)
+    reduced = {rank: gate_head(weights, centre, shrinkage, rank) for rank in RANKS}
+    by_rank = {rank: _aurocs(name, photographs, synthetic, head) for rank, head in reduced.items()}
+    rank = cheapest(RANKS, [_mean_auroc(by_rank[rank]) for rank in RANKS])
     ceiling = ceiling_of(photographs.features)
     drawn = drawn_features({kind: outputs.features for kind, outputs in synthetic.items()})
     detector = fit_detector(photographs.features, drawn)
-    head = replace(heads[shrinkage], centre=centre)
-    every = with_candidates(head, ceiling, last_layer(weights), detector)
+    every = with_candidates(reduced[rank], ceiling, last_layer(weights), detector)
     choice = choose(
         every,
         NetworkOutputs(photographs.logits, photographs.features),
@@ -74,10 +79,14 @@ def fit_gate(photographs: Outputs, synthetic: SyntheticOod, weights: Weights) ->
         centre=centre,
         centre_name=name,
         shrinkage=shrinkage,
+        rank=rank,
         ceiling=ceiling,
         detector=detector,
         choice=choice,
-        table={f"mean of the {n}, λ = {s:g}": row for (n, s), row in distances.items()},
+        table={
+            **{f"mean of the {n}, λ = {s:g}": row for (n, s), row in distances.items()},
+            **{f"the best, rank {rank}": row for rank, row in by_rank.items()},
+        },
     )
 
 
@@ -96,6 +105,14 @@ def _expected_relu(mean: Float64, std: Float64) -> Float64:
     z = mean / std
     below = 0.5 * (1 + np.array([math.erf(value / math.sqrt(2)) for value in z]))
     return mean * below + std * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+
+
+def _aurocs(
+    centre_name: str, photographs: Outputs, synthetic: SyntheticOod, head: GateHead
+) -> Aurocs:
+    if centre_name.startswith("analytic"):
+        return _distance_aurocs(photographs.features, synthetic, head)
+    return _cross_fitted_aurocs(photographs, synthetic, head)
 
 
 def _cross_fitted_aurocs(inside: Outputs, synthetic: SyntheticOod, head: GateHead) -> Aurocs:
@@ -117,7 +134,7 @@ def _distance_aurocs(
 
 
 def _distance(features: NDArray[np.float32], head: GateHead) -> Float64:
-    return mahalanobis_score(features, head.centre, head.whitening, head.means, normalise=True)[0]
+    return head.distance(features)[0]
 
 
 def _mean(features: NDArray[np.float32]) -> Float64:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tidegate.models import exact
 from tidegate.models.demo import efficientnet_lite
 from tidegate.models.demo.spec import PREPROCESS
+from tidegate.models.fitting.mahalanobis import Whitened, shrunk
 from tidegate.models.graphs.last_layer import LastLayer
 from tidegate.models.sealing.gate_head import GateHead
 from tidegate.models.sealing.seal import seal
@@ -19,7 +20,9 @@ from tidegate.models.sealing.seal import seal
 Weights = Mapping[str, NDArray[Any]]
 
 
-def gate_head(weights: Weights, centre: NDArray[np.floating], shrinkage: float) -> GateHead:
+def gate_head(
+    weights: Weights, centre: NDArray[np.floating], shrinkage: float, rank: int | None = None
+) -> GateHead:
     """Return the head whose class means and covariance are the classifier's weight directions.
 
     With u = (f − centre)/|f − centre|, v_c = W_c/|W_c| and Σ the covariance of all v_c, shrunk by
@@ -27,22 +30,25 @@ def gate_head(weights: Weights, centre: NDArray[np.floating], shrinkage: float) 
     features of the training images, which are not available: near the end of training, class
     means and classifier weights have the same directions (neural collapse, Papyan et al. 2020).
     Σ⁻¹ reduces the weight of directions that many classes share, in which images without an
-    object lie.
+    object lie. With a `rank`, Σ is that of the leading directions, and one variance for the rest.
     """
     directions = exact.unit_rows(weights["_fc.weight"])
-    apart = directions - exact.column_sums(directions) / len(directions)
+    offset = exact.column_sums(directions) / len(directions)
+    apart = directions - offset
     covariance = exact.product(apart.T, apart) / len(directions)
-    width = len(covariance)
-    sphere = math.fsum(covariance.diagonal()) / width  # variance per dimension
-    shrunk = (1 - shrinkage) * covariance / sphere + shrinkage * np.eye(width)
-    factor = exact.cholesky(shrunk)  # Σ = L·Lᵀ, so |x·L⁻ᵀ|² = xᵀΣ⁻¹x
-    whitened = exact.times_inverse_transpose(np.vstack([np.eye(width), directions]), factor)
+    sphere = math.fsum(covariance.diagonal()) / len(covariance)  # variance per dimension
+    total = shrunk(covariance / sphere, shrinkage)
+    basis = None if rank is None else exact.leading_subspace(total, rank)
+    whitened = Whitened.of(apart, total, None, basis)
     return GateHead(
         energy_temperature=1.0,
         centre=np.asarray(centre, np.float32),
-        whitening=whitened[:width],
-        means=whitened[width:],
+        whitening=whitened.whitening,
+        means=whitened.means,
         normalise=True,
+        offset=offset,
+        basis=whitened.basis,
+        residual=whitened.residual,
     )
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from tidegate.service.ood.conformal import TailedFold
 _GROUPS = 10  # of classes, at most
 _MARGIN = 0.002  # of AUROC, by which a further score must improve the criterion
 _MOST_SCORES = 3
+_T = TypeVar("_T")
 ScoreValues = dict[str, Float64]  # score → values, [n]
 
 
@@ -88,6 +90,12 @@ def choose(
         synthetic=_mean(of_kinds, [1 / groups[group_of(kind)] for kind in synthetic]),
         removed_classes=_mean(of_removed, weights) if of_removed else {},
     )
+
+
+def cheapest(candidates: Sequence[_T], criterion: Sequence[float]) -> _T:
+    """Return the first candidate that is worse than the best by at most _MARGIN."""
+    enough = max(criterion) - _MARGIN - 1e-9
+    return next(c for c, value in zip(candidates, criterion, strict=True) if value >= enough)
 
 
 def class_groups(means: NDArray[np.floating]) -> NDArray[np.int64]:

@@ -7,19 +7,19 @@ it is one more score, whose p-value comes from fold A like that of the others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import solve
 
+from tidegate.models import exact
 from tidegate.models.data.rows import Float32, Float64
 from tidegate.models.fitting import synthetic_ood
 from tidegate.models.sealing.score_heads import Linear
 
 _RIDGE = 30.0  # of the mean eigenvalue: features of few images say little about most directions
 _MAGNITUDE = 10.0  # of the terms of a score together, so that float32 sums them accurately
-_STEPS = 10_000  # of the largest weight: rounding, as libraries differ in the last digits
 
 
 def group_of(kind: str) -> str:
@@ -38,13 +38,12 @@ def fit_detector(images: Float32, drawn: Float32) -> Linear:
     target = np.repeat([-1.0, 1.0], [len(images), len(drawn)])
     weight = np.repeat([0.5 / len(images), 0.5 / len(drawn)], [len(images), len(drawn)])
     root = np.sqrt(weight)
-    z = (x - weight @ x) * root[:, None]
-    gram = z @ z.T
-    ridge = _RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
-    direction = z.T @ solve(gram + ridge, target * root, assume_a="pos")
-    step = np.abs(direction).max() / _STEPS
-    scale = _MAGNITUDE / np.mean(np.abs(x) @ np.abs(direction))
-    return Linear(np.rint(direction / step) * float(f"{step * scale:.6g}"))
+    z = (x - exact.product(weight[None], x)) * root[:, None]
+    gram = exact.product(z, z.T)
+    ridge = _RIDGE * math.fsum(gram.diagonal()) / len(gram) * np.eye(len(gram))
+    direction = exact.product(exact.solve(gram + ridge, target * root)[None], z).ravel()
+    magnitudes = exact.product(np.abs(x), np.abs(direction)[:, None])
+    return Linear(direction * (_MAGNITUDE * len(x) / math.fsum(magnitudes.ravel())))
 
 
 @dataclass(frozen=True, slots=True)

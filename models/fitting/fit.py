@@ -24,7 +24,7 @@ from tidegate.models.data.rows import chunks
 from tidegate.models.errors import BuildRefused
 from tidegate.models.evaluation.probabilities import fit_temperature, score_predictions
 from tidegate.models.fitting.candidates import ceiling_of, with_candidates
-from tidegate.models.fitting.choice import choose
+from tidegate.models.fitting.choice import cheapest, choose
 from tidegate.models.fitting.conformal import (
     PARTS,
     Combination,
@@ -147,12 +147,13 @@ def score_rows(head: GateHead, found: Extracted | NetworkOutputs) -> Scores:
 
 def _mahalanobis_fit(distance: DistanceFit) -> MahalanobisFit:
     return MahalanobisFit(
-        features="raw" if distance.offset is None else "l2-normalised",
-        relative=distance.background is not None,
+        features="l2-normalised" if distance.statistics.normalised else "raw",
+        relative=distance.relative,
         covariance="tied",
         means="class-means",
-        shrinkage=distance.shrinkage,
-        samples=distance.samples,
+        shrinkage=distance.statistics.shrinkage,
+        samples=distance.statistics.samples,
+        rank=distance.rank,
     )
 
 
@@ -174,17 +175,22 @@ def _choose(
     ceiling: float,
     selection: Extracted,
 ) -> _ChosenScores:
-    """Choose the distance that is best alone, then the combination."""
+    """Choose the distance that is best alone, its rank, then the combination."""
     if len(selection) < _LEAST_SELECTED:
         raise BuildRefused("There are too few calibration images to choose the scores.")
     photographs = [load_pixels(item.path, spec) for item in selection.split.items[:_SHUFFLED]]
     images = NetworkOutputs(selection.logits[:_SELECTED], selection.features[:_SELECTED])
     synthetic = synthetic_outputs(graph, spec, photographs)
-    alone = {
-        distance.name: choose(distance.head(), images, synthetic).criterion[(MAHALANOBIS,)]
-        for distance in distances
-    }
-    distance = max(distances, key=lambda distance: round(alone[distance.name], 6))
+    alone: dict[str, float] = {}
+
+    def criterion(distance: DistanceFit) -> float:
+        found = choose(distance.head(), images, synthetic).criterion[(MAHALANOBIS,)]
+        alone[distance.name] = round(found, 6)
+        return alone[distance.name]
+
+    best = max(distances, key=criterion)
+    reduced = best.reduced()
+    distance = cheapest([*reduced, best], [*map(criterion, reduced), alone[best.name]])
     drawn = drawn_features({kind: outputs.features for kind, outputs in synthetic.items()})
     detector = fit_detector(images.features, drawn)
     every = with_candidates(distance.head(), ceiling, last_layer(backbone), detector)

@@ -28,6 +28,10 @@ class Builder:
     def step(self, op: str, inputs: list[str], name: str, **attributes: Any) -> str:
         return self.node(op, inputs, PREFIX + name, **attributes)
 
+    def outputs(self, op: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
+        name = PREFIX + "_".join(outputs).removeprefix(PREFIX)
+        self._nodes.append(helper.make_node(op, inputs, outputs, name=name, **attributes))
+
     def first_output(self, op: str, inputs: list[str], name: str, **attributes: Any) -> str:
         """Add a node with two outputs, the second of which is not used."""
         outputs = [PREFIX + name, PREFIX + name + "_unused"]

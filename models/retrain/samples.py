@@ -42,13 +42,13 @@ class Reviewed(BaseModel):
     time: AwareDatetime
 
     def shows(self, subject: Subject) -> bool:
-        """Return whether the subject's bundle answered this image; "" is unknown."""
-        pairs = (
-            (self.model, subject.model),
-            (self.version, subject.version),
-            (self.digest, subject.digest),
-        )
-        return all(own == other or not own or not other for own, other in pairs)
+        """Return whether the subject's bundle answered this image; "" is unknown.
+
+        The subject has the first digits of the digest, as the labels of metrics do.
+        """
+        names = ((self.model, subject.model), (self.version, subject.version))
+        same_names = all(own == other or not own or not other for own, other in names)
+        return same_names and (not self.digest or self.digest.startswith(subject.digest))
 
 
 def read_reviewed(root: Path, now: datetime) -> tuple[list[Reviewed], int]:

@@ -33,6 +33,8 @@ class GateHead:
     normalise: bool
     offset: NDArray[np.floating] | None = None  # [D], subtracted after normalising
     background: NDArray[np.floating] | None = None  # [D, D″], for a relative distance
+    basis: NDArray[np.floating] | None = None  # [D, k], of a distance of reduced rank
+    residual: float = 0.0  # factor of the squared length outside the basis
     others: Mapping[str, ScoreHead] = field(default_factory=dict)  # name → score
 
     @property
@@ -69,6 +71,8 @@ class GateHead:
             normalise=self.normalise,
             offset=self.offset,
             background=self.background,
+            basis=self.basis,
+            residual=self.residual,
         )
 
 
@@ -113,6 +117,9 @@ def _add_mahalanobis(b: Builder, head: GateHead) -> str:
         z = b.step("Div", [z, length], "unit")
     if head.offset is not None:
         z = b.step("Sub", [z, b.constant("offset", head.offset)], "offset_removed")
+    rest = None
+    if head.basis is not None:
+        z, rest = _add_projection(b, z, head.basis, head.residual)
     x = z
     if head.whitening is not None:
         x = b.step("MatMul", [z, b.constant("whitening", head.whitening)], "whitened")
@@ -124,9 +131,27 @@ def _add_mahalanobis(b: Builder, head: GateHead) -> str:
     nearest = b.node("ArgMax", [likeness], "nearest_class", axis=1, keepdims=0)
     difference = b.step("Sub", [x, b.step("Gather", [means, nearest], "winner")], "difference")
     squared = b.step("Mul", [difference, difference], "difference_squared")
-    if head.background is None:
+    if head.background is None and rest is None:
         return b.reduce("ReduceSum", squared, MAHALANOBIS)
     to_class = b.reduce("ReduceSum", squared, "to_class")
+    if rest is not None:
+        name = MAHALANOBIS if head.background is None else "to_class_and_rest"
+        to_class = b.step("Add", [to_class, rest], name)
+    if head.background is None:
+        return to_class
     y = b.step("MatMul", [z, b.constant("background", head.background)], "background_whitened")
     to_all = b.reduce("ReduceSum", b.step("Mul", [y, y], "y_squared"), "to_all")
     return b.step("Sub", [to_class, to_all], MAHALANOBIS)
+
+
+def _add_projection(
+    b: Builder, z: str, basis: NDArray[np.floating], residual: float
+) -> tuple[str, str]:
+    """Add the coordinates along the basis, and `residual` times the squared length of the rest."""
+    along = b.step("MatMul", [z, b.constant("basis", basis)], "along")
+    lengths = [
+        b.reduce("ReduceSum", b.step("Mul", [x, x], f"{name}_squared"), f"{name}_length")
+        for name, x in (("whole", z), ("along", along))
+    ]
+    rest = b.step("Sub", lengths, "rest")
+    return along, b.step("Mul", [rest, b.constant("residual", residual)], "weighted_rest")

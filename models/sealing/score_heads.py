@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidegate.models.graphs.builder import Builder
+from tidegate.models.graphs.names import PREFIX
 from tidegate.service.ood.scores import (
     ENTROPY_CLASSES,
     ENTROPY_POWER,
@@ -19,6 +20,7 @@ from tidegate.service.ood.scores import (
     linear_score,
 )
 
+CLIPPED_LOGITS = PREFIX + "clipped_logits"
 Floats = NDArray[np.floating]
 Kept = NDArray[np.bool_]
 
@@ -95,7 +97,7 @@ class ClippedEnergy:
         clipped = b.step("Min", ["features", ceiling], f"{name}_features")
         weights = b.constant(f"{name}_weights", self.weights)
         bias = b.constant(f"{name}_bias", self.bias)
-        logits = b.step("Gemm", [clipped, weights, bias], f"{name}_logits", transB=1)
+        logits = b.node("Gemm", [clipped, weights, bias], CLIPPED_LOGITS, transB=1)
         return _energy(b, logits, 1.0, name)
 
     def with_classes(self, kept: Kept) -> ClippedEnergy:

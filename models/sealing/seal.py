@@ -14,6 +14,7 @@ from tidegate.models.errors import BuildRefused
 from tidegate.models.graphs.builder import Builder, kind_of, tensor
 from tidegate.models.graphs.names import OUTPUTS, PREFIX
 from tidegate.models.sealing.gate_head import GateHead, add_scores
+from tidegate.models.sealing.shared_layer import share_last_layer
 from tidegate.service.imaging.spec import PreprocessSpec
 
 _RESERVED = {"pixels", "scores", "nearest_class"}
@@ -128,6 +129,7 @@ def _assembled(
     del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
     graph.node.extend(nodes)
     graph.initializer.extend(constants)
+    share_last_layer(graph, _opset(backbone))
     height, width = spec.output_size
     graph.input.append(tensor("pixels", TensorProto.UINT8, ["batch", height, width, 3]))
     graph.output.extend(tensor(name, kind_of(name), shape) for name, shape in outputs.items())

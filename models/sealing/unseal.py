@@ -7,6 +7,7 @@ from onnx import TensorProto, helper
 
 from tidegate.models.errors import BuildRefused
 from tidegate.models.graphs.names import PREFIX
+from tidegate.models.sealing.shared_layer import separate_last_layer
 
 _ENTRY = PREFIX + "scaled"  # the last of sealing's own tensors before the backbone
 
@@ -18,6 +19,7 @@ def unseal(sealed: bytes) -> onnx.ModelProto:
     """
     model = onnx.load_model_from_string(sealed)
     graph = model.graph
+    separate_last_layer(graph)
     entry_nodes = [node for node in graph.node if _ENTRY in node.input]
     outputs = [value for value in graph.output if value.name in ("logits", "features")]
     if (
@@ -48,6 +50,7 @@ def reseal(sealed: bytes, backbone: onnx.ModelProto) -> bytes:
     For measurements only: a gate is valid for the backbone that it was calibrated with.
     """
     model = onnx.load_model_from_string(sealed)
+    separate_last_layer(model.graph)
     old = unseal(sealed)
     entry, own_entry = old.graph.input[0].name, backbone.graph.input[0].name
     inside = {name for node in old.graph.node for name in node.output}

@@ -64,7 +64,7 @@ class ClassifyHandler:
         client = client_of(request.scope)
         self._quota.spend(client, 1, time.monotonic())
         top_k, timeout_s = self._parameters(request, context)
-        with self._budget.reserve(client) as reservation:
+        with chosen.served.lane.receiving(), self._budget.reserve(client) as reservation:
             if is_multipart(context.content_type):
                 (image,) = await self._read_files(request, context, reservation, "file", 1)
             else:
@@ -92,7 +92,7 @@ class ClassifyHandler:
         client = client_of(request.scope)
         if not is_multipart(context.content_type):
             raise BadRequest('Send multipart/form-data with one part "files" per image.')
-        with self._budget.reserve(client) as reservation:
+        with chosen.served.lane.receiving(), self._budget.reserve(client) as reservation:
             most = self.limits.max_files
             images = await self._read_files(request, context, reservation, "files", most)
             received = time.monotonic()

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 MAX_FIELDS = 128  # header fields of one request; proxies and other servers allow about 100
 _BLANK_LINE = b"\r\n\r\n"
+_LINE_END = b"\r\n"
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]+)[;\r]")
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(:[0-9]*)?")  # RFC 3986
 
 
@@ -87,3 +89,57 @@ def after_blank_line(data: bytes | bytearray, start: int, tail: bytes) -> int:
             return start + split + len(_BLANK_LINE) - len(tail)
     found = data.find(_BLANK_LINE, start)
     return len(data) if found < 0 else found + len(_BLANK_LINE)
+
+
+class ChunkedBody:
+    """Finds the end of a chunked body: the blank line after a chunk of size 0 and its trailers.
+
+    The data of the chunks is skipped, because it may contain any number of blank lines.
+    """
+
+    __slots__ = ("_in_trailers", "_left", "_line", "_tail")
+
+    def __init__(self) -> None:
+        self._left = 0  # bytes of the current chunk that have not arrived, with its line end
+        self._line = b""  # the received part of the line with the size of the next chunk
+        self._in_trailers = False
+        self._tail = b""  # see `after_blank_line`
+
+    def end(self, data: bytes | bytearray, start: int) -> int:
+        """Return the index after the body's last byte, or the length of `data`.
+
+        Raises Refusal if a chunk has no size.
+        """
+        size = len(data)
+        while start < size and not self._in_trailers:
+            if self._left:
+                skipped = min(self._left, size - start)
+                self._left -= skipped
+                start += skipped
+            else:
+                start = self._after_size(data, start)
+        return self._end_of_trailers(data, start) if start < size else size
+
+    def _after_size(self, data: bytes | bytearray, start: int) -> int:
+        """Return the index after the line with a chunk's size, or the length of `data`."""
+        found = data.find(b"\n", start)
+        end = len(data) if found < 0 else found + 1
+        self._line += data[start:end]
+        if found >= 0:
+            size = _CHUNK_SIZE.match(self._line)
+            if size is None:
+                raise Refusal("Invalid HTTP/1.1: a chunk has no size.")
+            self._begin(int(size[1], 16))
+            self._line = b""
+        return end
+
+    def _begin(self, size: int) -> None:
+        if size:
+            self._left = size + len(_LINE_END)
+        else:
+            self._in_trailers, self._tail = True, _LINE_END
+
+    def _end_of_trailers(self, data: bytes | bytearray, start: int) -> int:
+        end = after_blank_line(data, start, self._tail)
+        self._tail = (self._tail + data[max(start, end - 3) : end])[-3:]
+        return end

@@ -1,8 +1,8 @@
 """Parse one request at a time from a stream of bytes, within limits, with llhttp. No I/O.
 
 llhttp parses any number of requests from the bytes that it gets. To stop after one, it gets pieces
-that end where a request may end: after the blank line of a head or of a chunked body, or after the
-number of bytes in Content-Length.
+that end where a request may end: after the blank line of a head, after the trailers of a chunked
+body, or after the number of bytes in Content-Length.
 """
 
 from __future__ import annotations
@@ -12,11 +12,21 @@ from typing import Protocol
 
 import httptools
 
-from tidegate.service.api.framing import MAX_FIELDS, Framing, Refusal, after_blank_line, framing_of
+from tidegate.service.api.framing import (
+    MAX_FIELDS,
+    ChunkedBody,
+    Framing,
+    Refusal,
+    after_blank_line,
+    framing_of,
+)
 
 MAX_HEAD_BYTES = 64 * 1024  # request line and headers; proxies allow 8 to 32 kB
-MAX_CHUNK_OVERHEAD = 16 * 1024  # chunk extensions and trailers, beyond _PER_CHUNK
-_PER_CHUNK = 16  # bytes of framing allowed for each chunk: size, two line ends, a short extension
+MAX_EMPTY_BYTES = 64  # line ends before a request line
+# Bytes of a chunked body that are not data, beyond _FRAMING_PER_BYTE: short chunks, extensions and
+# trailers. Each chunk costs time, so it must be in proportion to the data.
+MAX_CHUNK_OVERHEAD = 16 * 1024
+_FRAMING_PER_BYTE = 0.5  # bytes of framing allowed for each byte of data
 
 
 class Events(Protocol):
@@ -40,8 +50,10 @@ class RequestParser:
         self._llhttp = httptools.HttpRequestParser(self)
         self._head_left = MAX_HEAD_BYTES
         self._body_left = 0
-        self._overhead = 0  # bytes of a chunked body that are neither data nor usual framing
-        self._tail = b""  # the last parsed bytes, which may be part of a blank line
+        self._chunks = ChunkedBody()
+        self._overhead = 0.0  # see MAX_CHUNK_OVERHEAD
+        self._has_begun = False  # a byte of the request line has been parsed
+        self._tail = b""  # the last bytes of the head, which may be part of a blank line
         self.is_between = True  # no byte of the next request has been parsed
         self.in_head = True  # also between requests
         self.method = ""
@@ -76,10 +88,12 @@ class RequestParser:
         return start
 
     def _end_of_piece(self, data: bytes | bytearray, start: int) -> int:
-        if self.in_head or self.framing.chunked:
+        if self.in_head:
             end = after_blank_line(data, start, self._tail)
             self._tail = b"" if end < len(data) else (self._tail + data[max(start, end - 3) :])[-3:]
             return end
+        if self.framing.chunked:
+            return self._chunks.end(data, start)
         return min(len(data), start + self._body_left)
 
     def _parse(self, piece: bytes | bytearray | memoryview, size: int) -> None:
@@ -88,9 +102,9 @@ class RequestParser:
             self._body_left -= size
             self._give(piece)
             if self.framing.chunked and not self.in_head:
-                self._overhead = max(0, self._overhead + size)
+                self._overhead = max(0.0, self._overhead + size)
                 if self._overhead > MAX_CHUNK_OVERHEAD:
-                    raise Refusal("Chunk extensions or trailers are too long.")
+                    raise Refusal("Chunks are too short, or their extensions or trailers too long.")
             return
         self._head_left -= size
         if self._head_left < 0:
@@ -98,6 +112,8 @@ class RequestParser:
         self._give(piece)
         if self.in_head:
             self._check_fields()
+            if not self._has_begun and MAX_HEAD_BYTES - self._head_left > MAX_EMPTY_BYTES:
+                raise Refusal(f"More than {MAX_EMPTY_BYTES} bytes of empty lines before a request.")
 
     def _give(self, piece: bytes | bytearray | memoryview) -> None:
         try:
@@ -130,6 +146,7 @@ class RequestParser:
 
     def on_message_begin(self) -> None:
         """Clear the previous request."""
+        self._has_begun = True
         self.target, self.headers = b"", []
 
     def on_url(self, part: bytes) -> None:
@@ -150,14 +167,16 @@ class RequestParser:
         if self.method == "CONNECT":
             raise Refusal("This server is not a proxy.", 405)
         self.keep_alive = self.version != "1.0" and self._llhttp.should_keep_alive()
-        self._body_left, self._overhead, self._tail = self.framing.length, 0, b""
+        self._body_left, self._tail = self.framing.length, b""
+        if self.framing.chunked:
+            self._chunks, self._overhead = ChunkedBody(), 0.0
         self._events.on_head()  # may raise Refusal while `in_head` is true
         self.in_head = False
 
     def on_body(self, body: bytes) -> None:
         """Pass on a piece of the body."""
         if self.framing.chunked:
-            self._overhead -= len(body) + _PER_CHUNK
+            self._overhead -= len(body) * (1 + _FRAMING_PER_BYTE)
         self._events.on_body(body)
 
     def on_message_complete(self) -> None:
@@ -167,7 +186,7 @@ class RequestParser:
 
     def _end(self) -> None:
         self.is_between = self.in_head = True
-        self._head_left, self._tail = MAX_HEAD_BYTES, b""
+        self._has_begun, self._head_left, self._tail = False, MAX_HEAD_BYTES, b""
         self._events.on_end()
 
 

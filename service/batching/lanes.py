@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from tidegate.service.batching.latency import LatencyModel
@@ -28,11 +29,21 @@ class Lane:
     used_s: float = field(default=0.0, init=False)  # predicted slot time, divided by the weight
     tickets: int = field(default=0, init=False)  # admitted and not released
     batches: int = field(default=0, init=False)  # that run
+    requests: int = field(default=0, init=False)  # not admitted yet; changed on the event loop
 
     @property
     def is_idle(self) -> bool:
-        """Return whether nothing waits or runs here."""
-        return not self.tickets and not self.batches
+        """Return whether nothing waits or runs here, and no request is being received."""
+        return not self.tickets and not self.batches and not self.requests
+
+    @contextmanager
+    def receiving(self) -> Iterator[None]:
+        """Keep the lane open while a request for it is received. On the event loop."""
+        self.requests += 1
+        try:
+            yield
+        finally:
+            self.requests -= 1
 
     def limit_batches(self, largest: int) -> None:
         """Lower the largest batch size."""

@@ -67,6 +67,8 @@ class MahalanobisFit(Closed):
     means: Literal["class-means", "classifier-weights"]
     shrinkage: float | None = Field(default=None, ge=0, le=1)  # of the covariance towards a sphere
     samples: NonNegativeInt = 0  # training images for means and covariance
+    # Of the subspace that is whitened; absent if all directions are.
+    rank: PositiveInt | None = Field(default=None, exclude_if=lambda rank: rank is None)
 
 
 class GateFit(Closed):

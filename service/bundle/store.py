@@ -44,6 +44,11 @@ class Bundle:
     gate: Gate
 
     @property
+    def short_digest(self) -> str:
+        """Return the digits of the digest that logs and the labels of metrics show."""
+        return self.digest[:12]
+
+    @property
     def model_path(self) -> Path:
         """Return the path of the sealed graph."""
         return self.path / MODEL

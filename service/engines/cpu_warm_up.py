@@ -68,7 +68,7 @@ def _open_as_chosen(model: Path, choice: Choice, precision: str) -> WarmEngine |
         buckets=sizes,
         precision=precision,
     )
-    latency_s = warm_up.measure_batch_sizes(engine, sizes, stop_early=False)
+    latency_s = warm_up.measure_batch_sizes_once(engine, sizes)
     if not choice.agrees_with(latency_s):
         log.info("the kept warm-up choice no longer fits this machine: measuring again")
         engine.close()

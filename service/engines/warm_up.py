@@ -71,6 +71,12 @@ def measure_batch_sizes(
     return latency_s
 
 
+def measure_batch_sizes_once(engine: Engine, buckets: Sequence[int]) -> dict[int, float]:
+    """Run every bucket on all slots concurrently, in one round; return the seconds per batch."""
+    image = random_image(engine)
+    return {bucket: max(time_all_slots(engine, (image,) * bucket)) for bucket in buckets}
+
+
 def time_single_image(engine: Engine, all_cores_engine: Engine) -> float | None:
     """Return the seconds of one image on `all_cores_engine`; None if it is hardly faster.
 

@@ -24,15 +24,6 @@ else:
 # what an image needs.
 Image.core.set_block_size(1 << 30)  # type: ignore[attr-defined]  # documented by Pillow
 
-_FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "box": Image.Resampling.BOX,
-    "bilinear": Image.Resampling.BILINEAR,
-    "hamming": Image.Resampling.HAMMING,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-
 
 def resize(source: Source, to: Scale) -> NDArray[np.uint8]:
     """Return the result of Pillow's crop, resize and crop of an RGB image: uint8 [H, W, 3]."""
@@ -56,5 +47,5 @@ def by_pillow(image: Image.Image, to: Scale) -> NDArray[np.uint8]:
     """Return the same result, using only Pillow."""
     if to.source is not None:
         image = image.crop(to.source)
-    image = image.resize(to.size, _FILTERS[to.filter])
+    image = image.resize(to.size, Image.Resampling[to.filter.upper()])
     return np.asarray(image if to.window is None else image.crop(to.window))

@@ -65,6 +65,8 @@ def mahalanobis_score(
     normalise: bool,
     offset: NDArray[np.floating] | None = None,
     background: NDArray[np.floating] | None = None,
+    basis: NDArray[np.floating] | None = None,
+    residual: float = 0.0,
 ) -> tuple[Float64, NDArray[np.int64]]:
     """Return the squared distance to the nearest class mean and that class, both [batch].
 
@@ -74,12 +76,21 @@ def mahalanobis_score(
     space (Lee et al. 2018, with a tied covariance). `background` [D, D″] whitens all classes
     together around the same centre, and the resulting squared length is subtracted (Ren et al.
     2021).
+
+    With an orthonormal `basis` [D, k] only the coordinates along it are whitened, and the squared
+    length of the rest, in which all classes have one mean and variance, counts `residual` times
+    (as in probabilistic principal components, Tipping & Bishop 1999).
     """
     z = centred(features, centre, normalise=normalise, offset=offset)
+    rest = np.zeros(len(z))
+    if basis is not None:
+        along = z @ np.asarray(basis, np.float64)
+        rest = residual * (_squared_length(z) - _squared_length(along))
+        z = along
     x = z if whitening is None else z @ np.asarray(whitening, np.float64)
     m = np.asarray(means, np.float64)
     nearest = np.argmax(x @ m.T - 0.5 * (m * m).sum(axis=1), axis=1)
-    distance = _squared_length(x - m[nearest])
+    distance = _squared_length(x - m[nearest]) + rest
     if background is not None:
         distance = distance - _squared_length(z @ np.asarray(background, np.float64))
     return distance, nearest

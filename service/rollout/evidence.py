@@ -24,31 +24,31 @@ Float64 = NDArray[np.float64]
 
 STAKES = np.array([0.9, 0.5, 0.25, 0.12, 0.06, 0.03])  # of the largest that cannot lose everything
 _PRIOR_PAIRS, _PRIOR_EFFECT = 4.0, 3.0
-_REMEMBERED = 1000.0  # pairs of blocks; when it is reached, all count half from then on
+_REMEMBERED = 1000.0  # pairs; when it is reached, all count half from then on
 _LEAST_VARIANCE = 1e-9
 
 
 class DesignEffect:
     """How many times as much the sums of groups vary as those of independent images.
 
-    Neighbouring groups are compared (Allan's variance), so neither a level nor a slow change counts.
-    The first groups are pulled towards a prior, for two groups tell little. Runs are seen as far as
-    they fit into a group.
+    Each group is compared with the one before the last (Allan's variance), so neither a level nor a
+    slow change counts, and a run may go on in the next group. The first groups are pulled towards a
+    prior, for a few tell little. Runs are seen as far as they fit into a group.
     """
 
     def __init__(self, columns: int) -> None:
-        self._last = np.zeros((0, columns))  # sum of the last group
+        self._last = np.zeros((0, columns))  # sums of the last two groups
         self._pairs, self._groups = 0.0, 0.0
-        self._squares = np.zeros(columns)  # of differences between neighbouring sums
+        self._squares = np.zeros(columns)  # of differences between their sums
         self._sums, self._sums_of_squares = np.zeros(columns), np.zeros(columns)
         self.value = np.full(columns, _PRIOR_EFFECT)
 
     def add(self, values: Float64) -> None:
         """Add groups in the order of their images, [groups, GROUP, columns]."""
         sums = np.concatenate([self._last, values.sum(axis=1)])
-        self._pairs += max(len(sums) - 1, 0)
-        self._squares += (np.diff(sums, axis=0) ** 2).sum(axis=0)
-        self._last = sums[-1:]
+        self._pairs += max(len(sums) - 2, 0)
+        self._squares += ((sums[2:] - sums[:-2]) ** 2).sum(axis=0)
+        self._last = sums[-2:]
         self._groups += len(values)
         self._sums += values.sum(axis=(0, 1))
         self._sums_of_squares += (values**2).sum(axis=(0, 1))
@@ -70,10 +70,17 @@ class DesignEffect:
 
 @dataclass(frozen=True, slots=True)
 class Gains:
-    """What bets may win or lose, [groups, GROUP, bets] each."""
+    """What bets may win or lose."""
 
-    values: Float64  # at most 0 on average if the null holds
-    worst: Float64  # the largest loss that was possible, at least 0; 0: no bet
+    values: Float64  # [groups, GROUP, bets]; at most the margin on average if the null holds
+    worst: Float64  # the same shape: how far below the margin it could have been; 0: no bet
+    margins: Float64  # [bets]
+
+    @property
+    def shares(self) -> Float64:
+        """Return the gains as shares of the worst loss, −1 or more; 0 without a bet."""
+        worst = np.where(self.worst > 0, self.worst, np.inf)
+        return np.asarray((self.values - self.margins) / worst)
 
 
 class Bets:
@@ -95,15 +102,14 @@ class Bets:
         self._effect.add(gains.values)
         effect = self._effect.value
         self.images += gains.values.shape[0] * GROUP
-        shares = gains.values / np.where(gains.worst > 0, gains.worst, np.inf)
-        factors = np.multiply.outer(shares, STAKES)
+        factors: Float64 = np.multiply.outer(gains.shares, STAKES)
         factors += 1
         steps = np.log(factors.reshape(-1, 4, GROUP // 4, *factors.shape[2:]).prod(axis=2))
         steps = steps.sum(axis=1) / effect[:, None]
-        path = self.log_wealth + np.cumsum(steps, axis=0)
+        path: Float64 = self.log_wealth + np.cumsum(steps, axis=0)
         if len(path):
             self.log_wealth = path[-1]
-        return log_mean(path) - np.log(effect)
+        return np.asarray(log_mean(path) - np.log(effect))
 
     def growth(self) -> Float64:
         """Return the log evidence that an image adds with the best stake, [bets]."""
@@ -113,7 +119,7 @@ class Bets:
 def log_mean(logs: Float64) -> Float64:
     """Return log(mean(exp(logs))) over the last axis."""
     most = logs.max(axis=-1, keepdims=True)
-    return np.asarray(np.log(np.exp(logs - most).mean(axis=-1)) + most[..., 0])
+    return np.asarray(np.log(np.exp(logs - most).mean(axis=-1)) + most[..., 0], np.float64)
 
 
 def differences(
@@ -125,10 +131,9 @@ def differences(
     `baseline` and `margins` [bets].
     """
     w = weights[:, :, None]
-    gains = sign * w * (values - baseline) - margins
     # The version was not known when the stake was chosen, so both count.
     q = np.where(w > 0, 1 / np.maximum(w, 1), 1 + 1 / np.minimum(w, -1.01))
     low, high = (baseline, 1 - baseline) if sign > 0 else (1 - baseline, baseline)
     worst = np.maximum(low / q, high / (1 - q)) + margins
-    placed = w != 0
-    return Gains(np.where(placed, gains, 0.0), np.where(placed, np.maximum(worst, 0.0), 0.0))
+    worst = np.where(w != 0, np.maximum(worst, 0.0), 0.0)
+    return Gains(sign * w * (values - baseline), worst, margins)

@@ -1,9 +1,9 @@
 """Groups of consecutive images, in which chance decided which version got which image.
 
 If a group has c images of the canary among `GROUP`, each choice of c images was equally likely,
-whatever the traffic does: daily rhythms, incidents that affect both versions, and shares that change
-between groups. So the next image of a group goes to the canary with a known probability q, the
-canary's images that remain divided by all that remain. The difference that an image contributes,
+whatever the traffic does: daily rhythms, incidents that affect both versions, and shares that
+change between groups. So the next image of a group goes to the canary with a known probability q:
+the canary's images that remain, divided by all that remain. The difference that an image gives,
 (y − b)/q for the canary and −(y − b)/(1 − q) for the stable version, is on average what the
 canary's answer would have been minus the stable version's (inverse probability weighting). A
 baseline b that was known before only makes it vary less.

@@ -9,7 +9,7 @@ _STEPS = 100_000  # of the continued fraction, which takes about the root of n
 
 
 def clopper_pearson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Return Clopper and Pearson's (1934) interval for a share of `hits` among `n`; (0, 1) if n is 0."""
+    """Return Clopper and Pearson's (1934) interval of a share, `hits` of `n`; (0, 1) if n is 0."""
     tail = (1 - level) / 2
     lower = _quantile(tail, hits, n - hits + 1) if hits > 0 else 0.0
     upper = 1 - _quantile(tail, n - hits, hits + 1) if hits < n else 1.0

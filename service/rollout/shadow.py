@@ -19,7 +19,7 @@ _LEVEL = 0.95
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class AnswerPair:
     """Both answers to one image."""
 
     image_id: str
@@ -71,15 +71,15 @@ class ShadowReport:
         self._decisions: Counter[tuple[Decision, Decision]] = Counter()
         self._most_different: list[tuple[float, int, str]] = []  # heap, the least different first
 
-    def observe(self, comparison: Comparison) -> None:
+    def observe(self, pair: AnswerPair) -> None:
         """Add one image; near-duplicates are not counted, as intervals need independent images."""
-        if comparison.duplicate:
+        if pair.duplicate:
             self.duplicates += 1
             return
         self.images += 1
-        classes = (comparison.stable_class, comparison.shadow_class)
-        decisions = (comparison.stable_decision, comparison.shadow_decision)
-        difference = abs(comparison.shadow_probability - comparison.stable_probability)
+        classes = (pair.stable_class, pair.shadow_class)
+        decisions = (pair.stable_decision, pair.shadow_decision)
+        difference = abs(pair.shadow_probability - pair.stable_probability)
         self._histogram[bisect_right(DIFFERENCE_EDGES, difference)] += 1
         if classes[0] == classes[1]:
             self._same_class += 1
@@ -89,7 +89,7 @@ class ShadowReport:
             self._same_decision += 1
         else:
             self._decisions[decisions] += 1
-        entry = (difference, -self.images, comparison.image_id)  # of equal ones, the first stay
+        entry = (difference, -self.images, pair.image_id)  # of equal ones, the first stay
         if len(self._most_different) < _KEPT_IMAGES:
             heapq.heappush(self._most_different, entry)
         else:

@@ -158,7 +158,7 @@ def test_the_body_after_an_upgrade_header_is_never_parsed_as_a_request(
     head, _, body = request.partition(b"\r\n\r\n")
     with connect(server) as connection:
         connection.sendall(head + b"\r\n\r\n")
-        httpx.get(f"{server.url}/livez")  # by now the server has read the head
+        httpx.get(f"{server.url}/livez", timeout=PATIENCE_S)  # by now the server has read the head
         connection.sendall(body + LAST)
         answers = read_all(connection)
 
@@ -232,7 +232,7 @@ def test_a_head_may_be_split_anywhere(server: Server, chelsea: bytes, split: int
     with connect(server) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.sendall(request[:cut])
-        httpx.get(f"{server.url}/livez")
+        httpx.get(f"{server.url}/livez", timeout=PATIENCE_S)
         connection.sendall(request[cut:] + LAST)
 
         assert statuses(read_all(connection)) == [200, 200]

@@ -100,12 +100,14 @@ def test_each_answer_after_sigterm_closes_and_idle_connections_are_kept(demo_bun
 
 
 def test_an_idle_connection_does_not_delay_the_exit(demo_bundle: Path) -> None:
-    with running(demo_bundle, drain_timeout_s=50) as server:
+    with running(demo_bundle, drain_timeout_s=3600) as server:
         host, port = server.url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as idle:
+        with socket.create_connection(
+            (host, int(port)), timeout=60
+        ) as idle:  # below its keep-alive time
             idle.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
             assert idle.recv(65536).startswith(b"HTTP/1.1 200 ")
             server.process.send_signal(signal.SIGTERM)
 
-            assert idle.recv(65536) == b""  # closed, long before its keep-alive time
-            assert server.process.wait(25) == 0
+            assert idle.recv(65536) == b""
+            assert server.process.wait(60) == 0

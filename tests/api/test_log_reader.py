@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import threading
 from pathlib import Path
 
 import httpx
@@ -42,13 +43,24 @@ def ready(client: httpx.Client, process: subprocess.Popen[bytes]) -> bool:
     return False
 
 
+def is_answered(port: int, requests: int) -> bool:
+    """Send pipelined requests, each of which logs a line; return whether all are answered."""
+    path, last = b"GET /nowhere HTTP/1.1\r\nHost: x\r\n", b"Connection: close\r\n"
+    sent = (path + b"\r\n") * (requests - 1) + path + last + b"\r\n"
+    with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as connection:
+        sender = threading.Thread(target=connection.sendall, args=(sent,))
+        sender.start()
+        answers = b"".join(iter(lambda: connection.recv(1 << 20), b""))
+        sender.join()
+    return answers.count(b"HTTP/1.1 404 ") == requests
+
+
 def serves_and_ends(process: subprocess.Popen[bytes], port: int, requests: int) -> str:
     """Return the metrics after `requests` requests, each of which logs a line."""
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:
             assert ready(client, process)
-            for _ in range(requests):
-                assert client.get("/nowhere").status_code == httpx.codes.NOT_FOUND
+            assert is_answered(port, requests)
             metrics = client.get("/metrics").text
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_S) == 0

@@ -8,7 +8,7 @@ import httpx
 import jsonschema
 import pytest
 
-from tests.server import PHOTOS, running
+from tests.server import PATIENCE_S, PHOTOS, running
 from tidegate.service.bundle.store import open_bundle
 
 CONTRACT_METRICS = {
@@ -116,6 +116,17 @@ def test_an_answer_is_counted_once_everywhere(client: httpx.Client) -> None:
     assert next(iter(grew("tidegate_slot_busy_seconds_total").values())) > 0
 
 
+def test_series_of_the_model_have_the_first_digits_of_its_digest(
+    scrape: str, demo_bundle: Path
+) -> None:
+    """The digest is a label of thousands of lines."""
+    digest = open_bundle(demo_bundle).digest
+
+    [info] = values(scrape, "tidegate_model_info")
+    assert f'digest="{digest[:12]}"' in info
+    assert digest not in scrape
+
+
 def test_models_describes_the_model_and_its_engine(client: httpx.Client, demo_bundle: Path) -> None:
     bundle = open_bundle(demo_bundle)
     listed = client.get("/models").json()["models"]
@@ -174,7 +185,7 @@ def test_the_drift_state_survives_a_restart(tmp_path: Path, chelsea: bytes) -> N
     for images in (2, 4):
         with (
             running(drift_state=tmp_path / "drift") as server,
-            httpx.Client(base_url=server.url) as client,
+            httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client,
         ):
             for _ in range(2):
                 assert client.post("/classify", content=chelsea).status_code == 200

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.server import running
+from tests.server import PATIENCE_S, running
 from tests.unit.imaging.pictures import encode, noise
 from tidegate.service.cli import main
 
@@ -20,7 +20,7 @@ def test_reviewed_images_are_kept_labelled_and_exported(
     kept = tmp_path / "kept"
     with (
         running(review_dir=kept, review_images_per_s=10) as server,
-        httpx.Client(base_url=server.url) as client,
+        httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client,
     ):
         refused = client.post("/classify", content=unusual)
         answered = client.post("/classify", content=chelsea).json()

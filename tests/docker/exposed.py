@@ -1,5 +1,7 @@
 """Every sample that one replica can expose, for the tests of rules and dashboards."""
 
+import functools
+
 from prometheus_client.samples import Sample
 
 from tests.fakes import FakeNvml
@@ -16,7 +18,7 @@ def exposed(classes: int, max_class_series: int) -> list[Sample]:
     served = ServedModel(
         name="m",
         version="1",
-        digest="d" * 64,
+        digest="d" * 12,
         info=dict.fromkeys(MODEL_INFO, "x"),
         labels=["a label of a class"] * classes,
         class_fraction=[1 / classes] * classes,
@@ -45,6 +47,7 @@ def exposed(classes: int, max_class_series: int) -> list[Sample]:
     return [sample for family in metrics.registry.collect() for sample in family.samples]
 
 
+@functools.cache
 def published() -> dict[str, set[str]]:
     """Return every sample name that the service can expose, with its label names."""
     return {sample.name: set(sample.labels) for sample in exposed(1, 1)}

@@ -17,7 +17,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "docker" / "prometheus"
-PATIENCE_S = 25
+PATIENCE_S = 150
 _POLLED_S = 180
 LISTENING = r'Listening on"? address=([0-9.:]+)'  # as Prometheus's programs log it
 

@@ -23,6 +23,7 @@ from tests.http_server import QuietHandler, serving
 from tidegate.service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
+PATIENCE_S = 150
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 PROMETHEUS = yaml.safe_load((ROOT / "docker/prometheus/prometheus.yml").read_text(encoding="utf-8"))
@@ -332,7 +333,7 @@ def test_the_health_check_tests_readiness_and_ignores_proxies(status: int, healt
     with _serving(status) as port:
         environment = {**os.environ, "TIDEGATE_PORT": str(port), "http_proxy": "http://[::1]:1"}
         done = subprocess.run(
-            _healthcheck(), env=environment, capture_output=True, timeout=20, check=False
+            _healthcheck(), env=environment, capture_output=True, timeout=PATIENCE_S, check=False
         )
 
     assert (done.returncode == 0) is healthy, done.stderr.decode()
@@ -342,7 +343,7 @@ def test_the_fetch_script_is_executable_and_parses() -> None:
     script = ROOT / "docker" / "fetch_prometheus.sh"
 
     assert os.access(script, os.X_OK)
-    subprocess.run(["sh", "-n", script], check=True, timeout=10)
+    subprocess.run(["sh", "-n", script], check=True, timeout=PATIENCE_S)
 
 
 def test_without_apt_the_fetch_script_reports_what_is_missing(tmp_path: Path) -> None:
@@ -357,7 +358,7 @@ def test_without_apt_the_fetch_script_reports_what_is_missing(tmp_path: Path) ->
         env={"PATH": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=10,
+        timeout=PATIENCE_S,
         check=False,
     )
 

@@ -92,7 +92,9 @@ def test_a_killed_process_restarts_and_loses_no_data_that_alerts_use(
             wait_for(lambda: state.stat().st_mtime_ns != saved, "the state is not saved")
             first.process.send_signal(signal.SIGKILL)
             assert first.process.wait(PATIENCE_S) == -signal.SIGKILL
-        wait_for(lambda: asked(watching, 'up{job="tidegate"} == bool 0'), "nobody missed it")
+        wait_for(
+            lambda: asked(watching, 'up{job="tidegate"} == bool 0'), "the outage was not noticed"
+        )
 
         second = stack.enter_context(
             launched(DEMO_BUNDLE, IN_A_HURRY, port=port, drift_state=state)

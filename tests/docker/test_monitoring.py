@@ -28,7 +28,6 @@ pytestmark = [
         not (ROOT / ".tools/alertmanager/usr/bin/prometheus-alertmanager").exists(),
         reason="Prometheus and Alertmanager were not fetched (make tools)",
     ),
-    pytest.mark.timeout(300),
 ]
 
 

@@ -166,7 +166,7 @@ def test_promql_on_two_scraped_replicas_equals_numpy(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_requests_evidence_is_of_one_of_two_bundles_with_one_version(tmp_path: Path) -> None:
-    digests, images = ("a" * 64, "b" * 64), (200, 100)
+    digests, images = ("a" * 12, "b" * 12), (200, 100)
     replicas = [Replica(np.full(CLASSES, 20), digest) for digest in digests]
     total = "sum(tidegate_ood_decisions_total)"
 

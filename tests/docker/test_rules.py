@@ -1,6 +1,8 @@
 """Prometheus's rules: promtool's tests, and consistency of rules, metrics and runbook."""
 
+import functools
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -27,12 +29,13 @@ TESTS = sorted((DOCKER / "prometheus" / "tests").glob("*.yml"))
 RUNBOOK = (DOCKER / "RUNBOOK.md").read_text(encoding="utf-8")
 
 
-def _rules() -> list[dict[str, Any]]:
+@functools.cache
+def rules() -> list[dict[str, Any]]:
     files = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in RULES]
     return [rule for file in files for group in file["groups"] for rule in group["rules"]]
 
 
-ALERT_RULES = [rule for rule in _rules() if "alert" in rule]  # an alert can have several
+ALERT_RULES = [rule for rule in rules() if "alert" in rule]  # an alert can have several
 ALERTS = sorted({rule["alert"] for rule in ALERT_RULES})
 
 
@@ -64,7 +67,7 @@ def test_two_bundles_with_one_version_are_never_added_up() -> None:
 
 def test_each_window_has_the_same_rules() -> None:
     windows = _drift_rules().WINDOWS
-    names = [rule["record"] for rule in _rules() if "record" in rule]
+    names = [rule["record"] for rule in rules() if "record" in rule]
 
     for window in windows:
         for name in (name for name in names if name.startswith("tidegate:class_mix:")):
@@ -94,7 +97,14 @@ def promtool() -> str:
 
 
 def _run(*command: str | Path) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    done = subprocess.run(
+        command,
+        env={**os.environ, "GOGC": "400"},  # a fifth less CPU time
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -103,14 +113,57 @@ def test_promtool_accepts_the_rules_and_the_configuration(promtool: str) -> None
     _run(promtool, "check", "config", DOCKER / "prometheus" / "prometheus.yml")
 
 
+def _reduced(path: Path, folder: Path) -> Path:
+    """Write a promtool test with only the rules that its checks depend on; return its path.
+
+    The answers are the same, and take a quarter of the time.
+    """
+    test = yaml.safe_load(path.read_text(encoding="utf-8"))
+    files = [yaml.safe_load((path.parent / name).read_text("utf-8")) for name in test["rule_files"]]
+    groups = [group for file in files for group in file["groups"]]
+    every = [rule for group in groups for rule in group["rules"]]
+    checks = _checks(test["tests"], "alert_rule_test") + _checks(test["tests"], "promql_expr_test")
+    needed, found = set[str](), {name for check in checks for name in _names(_query(check))}
+    while found:
+        needed |= found
+        found = {n for rule in every if _name(rule) in needed for n in _names(rule["expr"])}
+        found -= needed
+    for group in groups:
+        group["rules"] = [rule for rule in group["rules"] if _name(rule) in needed]
+    kept, reduced = folder / f"{path.stem}.rules.yml", folder / path.name
+    kept.write_text(yaml.safe_dump({"groups": [group for group in groups if group["rules"]]}))
+    reduced.write_text(yaml.safe_dump({**test, "rule_files": [kept.name]}))
+    return reduced
+
+
+def _name(rule: dict[str, Any]) -> str:
+    return str(rule.get("record") or rule["alert"])
+
+
+def _names(expression: str) -> set[str]:
+    return set(re.findall(r"[\w:]+", expression))
+
+
+def _query(check: dict[str, Any]) -> str:
+    query = str(check.get("expr") or check["alertname"])
+    assert "ALERTS" not in query or "alertname=" in query, f"which alerts? {query}"
+    return query
+
+
 @pytest.fixture(scope="module")
-def begun(promtool: str) -> Iterator[dict[Path, Future[None]]]:
-    """Start all promtool tests in parallel: each uses one core, and together they take a minute."""
+def begun(
+    promtool: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Path, Future[None]]]:
+    """Start all promtool tests in parallel: each uses one core."""
+    folder = tmp_path_factory.mktemp("rules")
+    reduced = {path: _reduced(path, folder) for path in TESTS}
     with ThreadPoolExecutor(usable_cores()) as pool:
-        yield {path: pool.submit(_run, promtool, "test", "rules", path) for path in TESTS}
+        yield {
+            path: pool.submit(_run, promtool, "test", "rules", test)
+            for path, test in reduced.items()
+        }
 
 
-@pytest.mark.timeout(300)  # each evaluates 150 rules over hours of minutes
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
 def test_promtool_tests_pass(begun: dict[Path, Future[None]], path: Path) -> None:
     begun[path].result()
@@ -129,13 +182,17 @@ def test_every_query_in_the_runbook_is_valid(promtool: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_is_silent(alert: str) -> None:
-    cases = [case for path in TESTS for case in yaml.safe_load(path.read_text())["tests"]]
-    alerts, queries = _checks(cases, "alert_rule_test"), _checks(cases, "promql_expr_test")
+    alerts, queries = _checks(_cases(), "alert_rule_test"), _checks(_cases(), "promql_expr_test")
     fired = [bool(c["exp_alerts"]) for c in alerts if c["alertname"] == alert]
     fired += [bool(c["exp_samples"]) for c in queries if f'alertname="{alert}"' in c["expr"]]
 
     assert any(fired)
     assert not all(fired)
+
+
+@functools.cache
+def _cases() -> list[dict[str, Any]]:
+    return [case for path in TESTS for case in yaml.safe_load(path.read_text())["tests"]]
 
 
 def _checks(cases: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
@@ -172,7 +229,7 @@ def test_a_thousand_classes_give_at_most_five_thousand_series_per_replica() -> N
 def test_the_rules_always_record_thirteen_series_per_class_and_model() -> None:
     """For all replicas together; class_shift has a series only for classes that moved."""
     per_class = [
-        r["record"] for r in _rules() if re.search(r"tidegate:class_\w+:\w+", r.get("record", ""))
+        r["record"] for r in rules() if re.search(r"tidegate:class_\w+:\w+", r.get("record", ""))
     ]
 
     always = [name for name in per_class if not re.search("class_mix|class_shift", name)]
@@ -213,8 +270,8 @@ def test_every_label_that_a_rule_selects_on_is_on_that_metric() -> None:
 
 # RUNBOOK.md's table names the recorded series without their window.
 def test_every_recorded_series_is_used_or_shown() -> None:
-    recorded = {rule["record"] for rule in _rules() if "record" in rule}
-    used = {name for rule in _rules() for name in re.findall(r"\btidegate:[\w:]+", rule["expr"])}
+    recorded = {rule["record"] for rule in rules() if "record" in rule}
+    used = {name for rule in rules() for name in re.findall(r"\btidegate:[\w:]+", rule["expr"])}
     shown = {re.sub(r"(\d+[mhd]|…)$", "", n) for n in re.findall(r"\btidegate:[\w:]+…?", RUNBOOK)}
 
     assert {n for n in recorded - used if re.sub(r"\d+[mhd]$", "", n) not in shown} == set()
@@ -222,7 +279,7 @@ def test_every_recorded_series_is_used_or_shown() -> None:
 
 
 def test_every_series_that_a_rule_reads_is_recorded() -> None:
-    recorded = {rule["record"] for rule in _rules() if "record" in rule}
-    read = {name for rule in _rules() for name in re.findall(r"\btidegate:[\w:]+", rule["expr"])}
+    recorded = {rule["record"] for rule in rules() if "record" in rule}
+    read = {name for rule in rules() for name in re.findall(r"\btidegate:[\w:]+", rule["expr"])}
 
     assert read <= recorded

@@ -82,13 +82,13 @@ def test_the_other_loads_are_those_of_the_result() -> None:
     result = result_of(PAGE, "result")
     few, many = (medians(result, f"{n} clients")["tidegate"] for n in (8, 64))
     alone = medians(result, "one client")
-    told = (
+    sentence = (
         "With 8 clients the ratios of Tidegate are {:.2f} and {:.2f}, "
         "with 64 clients {:.2f} and {:.2f}.\n"
         "The latency of a single client is {:.2f} times the loop's on all cores."
     )
 
-    assert told.format(
+    assert sentence.format(
         *(figures[k] for figures in (few, many) for k in ("throughput_ratio", "cpu_ratio")),
         alone["tidegate"]["p50_ms"] / alone["bare loop, a thread per core"]["p50_ms"],
     ) in read(PAGE)

@@ -36,21 +36,21 @@ def test_it_starts_with_one_command_and_one_photo() -> None:
     assert curl.startswith("curl --data-binary @models/probes/photos/")
 
 
-@pytest.mark.parametrize(("photo", "status", "told", "p"), DECISIONS)
+@pytest.mark.parametrize(("photo", "status", "expected", "p"), DECISIONS)
 def test_each_photo_gets_the_decision_of_the_table(
-    client: httpx.Client, photo: str, status: str, told: str, p: str
+    client: httpx.Client, photo: str, status: str, expected: str, p: str
 ) -> None:
     response = client.post("/classify", content=(PHOTOS / photo).read_bytes())
 
     answer = response.json()
     assert response.status_code == int(status)
-    assert answer.get("decision", answer.get("code")) == told
+    assert answer.get("decision", answer.get("code")) == expected
     digits = len(p.partition(".")[2])
     assert answer["ood"]["p_value"] == pytest.approx(float(p), abs=0.5 * 10**-digits)
 
 
 def test_the_table_shows_all_three_decisions() -> None:
-    assert [told for _, _, told, _ in DECISIONS] == ["accept", "out-of-distribution"]
+    assert [expected for _, _, expected, _ in DECISIONS] == ["accept", "out-of-distribution"]
     assert "decision `review`" in read(README)
 
 
@@ -66,11 +66,11 @@ def test_every_printed_answer_is_the_one_of_the_server(
     assert shape(answer) == shape(printed)
     for name in ("decision", "code", "title", "status", "detail", "type"):
         assert answer.get(name) == printed.get(name)
-    for got, told in zip(
+    for got, expected in zip(
         answer.get("predictions", []), printed.get("predictions", []), strict=True
     ):  # type: ignore[call-overload]  # likewise
-        assert (got["class_id"], got["label"]) == (told["class_id"], told["label"])
-        assert got["probability"] == pytest.approx(told["probability"], abs=0.03)
+        assert (got["class_id"], got["label"]) == (expected["class_id"], expected["label"])
+        assert got["probability"] == pytest.approx(expected["probability"], abs=0.03)
 
 
 def shape(value: object) -> object:

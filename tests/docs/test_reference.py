@@ -123,6 +123,20 @@ def test_the_format_and_the_arrays_of_a_bundle_are_those_of_the_page(demo_bundle
     assert re.findall(r"^\| `(\w+)`", graph, re.M) == ["pixels", *OUTPUT_NAMES]
 
 
+def test_every_spelling_of_a_flag_is_listed() -> None:
+    page = read(REFERENCE / "cli.md")
+    flags = {
+        spelling
+        for parser in generate.parsers().values()
+        for action in parser._actions
+        if action.nargs == 0 and action.dest != "help"
+        for spelling in action.option_strings
+    }
+
+    assert "--no-relative" in flags
+    assert {flag for flag in flags if f"`{flag}`" not in page} == set()
+
+
 def test_every_rule_of_preprocessing_is_described() -> None:
     choices = {*get_args(Filter), *get_args(Offset), *get_args(Backend)}
     steps = {model.model_fields["op"].default for model in _models(Step)}
@@ -141,7 +155,7 @@ def test_every_reason_for_shedding_is_described() -> None:
 def test_warm_up_is_described_with_its_constants() -> None:
     """Fails when a constant of the warm-up changes and the page does not."""
     buckets = EngineHints().buckets
-    told = (
+    sentences = (
         f"runs one candidate on all its slots at once for {warm_up._TRIAL_S:g} s",
         f"There are {warm_up.ROUNDS} rounds",
         f"in at least {warm_up._CLEARLY} of them",
@@ -155,7 +169,7 @@ def test_warm_up_is_described_with_its_constants() -> None:
         f"within {_power(TOLERANCE)} ({_power(REDUCED_TOLERANCE)} for fp16 and int8 on a GPU)",
     )
 
-    assert [sentence for sentence in told if sentence not in read(WARM_UP)] == []
+    assert [text for text in sentences if text not in read(WARM_UP)] == []
     assert warm_up._LEAST_RUNS == 3  # "is run three times"
 
 

@@ -19,8 +19,6 @@ VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 FOREIGN = "service==0.6.0"  # a PyPI package whose import name is `service`
 PATIENCE_S = 170.0
 
-pytestmark = pytest.mark.timeout(600)
-
 
 def run(*command: str | Path, cwd: Path = ROOT, **variables: str) -> str:
     """Run a command without the environment's TIDEGATE_* and PYTHONPATH; return its stdout."""

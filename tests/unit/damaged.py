@@ -14,7 +14,7 @@ def damaged(content: bytes, number: int) -> Iterator[bytes]:
         for _ in range(rng.choice((1, 1, 2, 8))):
             if not copy:
                 break
-            # Headers and the directory lie near the ends, and are the most telling.
+            # Headers and the directory lie near the ends, where damage has the most effect.
             near = min(len(copy), rng.choice((len(copy), 300, 1500)))
             at = rng.choice((rng.randrange(near), len(copy) - 1 - rng.randrange(near)))
             match rng.randrange(6):

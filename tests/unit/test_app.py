@@ -74,7 +74,6 @@ def test_a_failed_engine_ends_the_service() -> None:
     assert not service.drained
 
 
-@pytest.mark.timeout(30)
 def test_a_failure_during_warm_up_ends_the_service(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     service = FakeService(warms_for_ever=True)

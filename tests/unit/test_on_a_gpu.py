@@ -130,7 +130,6 @@ def test_the_golden_probes_run_on_every_device(
     assert probed == [0, 1]
 
 
-@pytest.mark.timeout(120)
 def test_a_lost_gpu_fails_the_service(bundle: Path, cuda: FakeCuda) -> None:
     service = Service(config(bundle), Metrics("test"))
 

@@ -32,7 +32,7 @@ from tidegate.service.lifecycle import Service, ServiceConfig
 from tidegate.service.loading import Loader
 from tidegate.service.metrics import Metrics
 from tidegate.service.pipeline import Classification, Upload
-from tidegate.service.rollout.judge import Outcome
+from tidegate.service.rollout.outcomes import Outcome
 from tidegate.service.serving.serving_file import Place
 from tidegate.service.startup import ServingConfig
 from tidegate.service.wanted import ModelFolder, OneBundle, Source
@@ -53,6 +53,9 @@ def seal(root: Path, version: str, files: Files | None = None, name: str = "tiny
 
 def serving(root: Path, text: str) -> None:
     (root / "serving.toml").write_text(text)
+
+
+CANARY = '[tiny]\nstable = "1"\ncanary = { version = "2", share = 0.3 }\n'
 
 
 @dataclass
@@ -149,7 +152,7 @@ def test_a_reload_serves_the_version_that_the_file_names(root: Path) -> None:
 
         assert (await on.classify())[0] == "2"
         assert on.value("tidegate_reload_total", model="tiny", outcome="loaded") == 2.0
-        digest = on.service.choose().served.bundle.digest
+        digest = on.service.choose().served.bundle.short_digest
         alias = {"model": "tiny", "version": "2", "digest": digest, "alias": "stable"}
         assert on.value("tidegate_model_alias", **alias) == 1.0
         assert await on.serve('[tiny]\nstable = "2"\n') == {"tiny": "unchanged"}
@@ -183,11 +186,11 @@ def test_a_version_without_an_alias_has_no_series_and_is_unloaded_later(root: Pa
         before = on.service.choose().served
         await on.classify()
         text = on.metrics.render().decode()
-        assert f'digest="{before.bundle.digest}"' in text
+        assert f'digest="{before.bundle.short_digest}"' in text
 
         await on.serve('[tiny]\nstable = "2"\n')
 
-        assert f'digest="{before.bundle.digest}"' not in on.metrics.render().decode()
+        assert f'digest="{before.bundle.short_digest}"' not in on.metrics.render().decode()
         assert before.watching is None
         reloader = on.service._reloader
         assert reloader is not None
@@ -261,6 +264,57 @@ def test_at_most_so_many_versions_are_loaded(root: Path) -> None:
     play(root, scenario, max_loaded_versions=2)
 
 
+def test_room_is_not_made_by_a_version_that_the_plan_needs(root: Path) -> None:
+    for version in ("3", "4"):
+        seal(root, version)
+
+    async def scenario(on: Stage) -> None:
+        for version in ("3", "2"):  # version 1 has been unused for longest
+            await on.serve(f'[tiny]\nstable = "{version}"\n')
+        file = '[tiny]\nstable = "1"\ncanary = { version = "4", share = 0.0 }\n'
+
+        assert await on.serve(file) == {"tiny": "loaded"}
+
+        assert (await on.classify())[0] == "1"
+        assert (await on.classify(version="canary"))[0] == "4"
+
+    play(root, scenario, max_loaded_versions=3)
+
+
+def test_a_version_is_not_unloaded_while_a_request_for_it_is_received(root: Path) -> None:
+    async def scenario(on: Stage) -> None:
+        chosen = on.service.choose()
+        reloader = on.service._reloader
+        assert reloader is not None
+        with chosen.served.lane.receiving():
+            await on.serve('[tiny]\nstable = "2"\n')
+            await reloader.tidy()
+            now = time.monotonic()
+            image = (root / "tiny/1/golden/grey.png").read_bytes()
+            result = await chosen.classify(Upload(image, now, now + PATIENCE_S, 1), "r1")
+
+        assert result.predictions[0].label[:-1] in ("1", "")
+        await reloader.tidy()
+        assert chosen.served not in list(reloader.loaded())
+
+    play(root, scenario, rollback_s=0.0)
+
+
+def test_a_step_on_a_canary_that_is_another_one_now_changes_nothing(root: Path) -> None:
+    seal(root, "3")
+    serving(root, CANARY)
+
+    async def scenario(on: Stage) -> None:
+        serving(root, CANARY.replace('"2"', '"3"'))
+
+        with pytest.raises(ServingInvalid, match="canary is version 3, not 2"):
+            await on.service.require_steps().roll_back("tiny", "judge", expected="2")
+
+        assert on.service.catalog.model("tiny").aliases == {"stable": "1", "canary": "3"}
+
+    play(root, scenario)
+
+
 def test_a_stable_version_that_is_refused_at_the_start_prevents_it(root: Path) -> None:
     (root / "tiny/1" / LABELS).write_bytes(b"1b\n1a\n1c\nd\n")  # as long as it was
 
@@ -297,9 +351,6 @@ def test_several_models_answer_under_their_names(root: Path) -> None:
         assert (await on.classify())[0] == "7"
 
     play(root, scenario)
-
-
-CANARY = '[tiny]\nstable = "1"\ncanary = { version = "2", share = 0.3 }\n'
 
 
 def test_a_canary_answers_its_share_and_a_key_always_gets_the_same_version(root: Path) -> None:

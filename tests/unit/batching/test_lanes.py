@@ -52,6 +52,8 @@ def test_a_version_is_closed_only_once_nothing_waits_or_runs_there() -> None:
     async def play(on: Stage) -> None:
         other = lane(second)
         on.scheduler.open_lane(other)
+        with other.receiving():
+            assert not on.scheduler.close_lane(other)
         ticket = on.admit(lane=other)
         assert not on.scheduler.close_lane(other)
         answer = on.submit(ticket, 1)

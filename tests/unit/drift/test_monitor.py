@@ -102,6 +102,25 @@ def test_an_alarm_of_images_that_begin_to_come_in_runs_ends() -> None:
     assert monitor.report().learned.class_design_effect > 5
 
 
+@pytest.mark.parametrize(("run", "least", "most"), [(1, 1.0, 1.2), (5, 4.0, 10.0)])
+@pytest.mark.parametrize("rare", [0.01, 0.02])
+def test_the_design_effect_is_known_although_one_class_dominates(
+    rare: float, run: int, least: float, most: float
+) -> None:
+    """Few images show it: it is an upper limit, and wider for signals that are hardly ever 1."""
+    counts = np.array([5000 - int(5000 * rare), int(5000 * rare)])
+    for seed in range(4):
+        monitor = Monitor(replace(reference(2), class_counts=counts, confusion=None))
+        images, rng = 12_000, np.random.default_rng(seed)
+        classes = (rng.random(images // run) < rare).astype(np.int64).repeat(run)
+        times = START + 6 * np.arange(images, dtype=np.float64)
+        p_values = rng.uniform(0.011, 1, images)
+        answered = Images(times, classes, p_values, p_values, p_values < 0)
+        monitor.observe_all(answered)
+
+        assert least <= monitor.class_design_effect <= most
+
+
 def test_an_image_from_a_clock_that_was_ahead_does_not_stop_the_comparisons() -> None:
     monitor = Monitor(reference())
     monitor.observe_all(in_runs(6_000, 1, START))

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import beta, binom
 
+from tidegate.service.drift import sequential
 from tidegate.service.drift.sequential import MixDetector, RateDetector, rate_limit, share_limits
 
 RUN_LENGTH = 1_000_000.0
@@ -119,6 +120,27 @@ def test_a_mix_is_advanced_as_image_by_image(at_once: int) -> None:
     assert detector.r == pytest.approx(alone, rel=1e-9)
 
 
+def test_new_limits_hold_for_the_images_that_follow() -> None:
+    """The powers of each factor are kept for the next images, and belong to the limits."""
+    rng = np.random.default_rng(6)
+    limits = [share_limits(np.array(counts)) for counts in ([20, 30, 50, 400], [90, 10, 200, 200])]
+    detector = MixDetector(*limits[0], 1e12)
+    alone = np.zeros((4, 4))
+    for (lower, upper), effect in zip(limits, (1.0, 3.0), strict=True):
+        images = rng.integers(0, 4, 64)
+        detector.set_null(lower, upper, effect)
+        detector.observe(images, np.arange(64.0))
+        bounds = np.stack([upper, upper, upper, lower], axis=1)
+        odds = bounds / (1 - bounds) * [2, 4, 16, 1 / 5]
+        raised = odds / (1 + odds)
+        for c in images.tolist():
+            factor = (1 - raised) / (1 - bounds)
+            factor[c] = (raised / bounds)[c]
+            alone = (1 + alone) * factor ** (1 / effect)
+
+    assert detector.r == pytest.approx(alone, rel=1e-9)
+
+
 def test_no_alarm_in_two_hundred_thousand_usual_images() -> None:
     rng = np.random.default_rng(3)
     detector = RateDetector(rate_limit(0.01, 5000), RUN_LENGTH)
@@ -215,6 +237,37 @@ def test_share_limits_are_clopper_and_pearsons() -> None:
     for c, count in enumerate((10, 25, 15)):
         assert binom.sf(count - 1, 50, lower[c]) == pytest.approx(tail, rel=1e-6)
         assert binom.cdf(count, 50, upper[c]) == pytest.approx(tail, rel=1e-6)
+
+
+def test_each_of_many_classes_has_the_limits_of_its_count() -> None:
+    """Classes with equal counts share a computation, and references of two sizes share a table."""
+    rng = np.random.default_rng(10)
+    tail = 0.05 / 2000
+    for samples in (3000, 9000):
+        counts = rng.multinomial(samples, rng.dirichlet(np.full(1000, 0.5)))
+        lower, upper = share_limits(counts)
+        some = counts > 0
+
+        assert upper == pytest.approx(beta.ppf(1 - tail, counts + 1, samples - counts), rel=1e-6)
+        assert lower[some] == pytest.approx(
+            beta.ppf(tail, counts[some], samples - counts[some] + 1), rel=1e-6
+        )
+
+
+def test_limits_are_computed_once_for_each_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service with 10,000 classes starts as fast as one with few."""
+    computed = []
+
+    def limits(k: int, n: int, tail: float) -> tuple[float, float]:
+        computed.append(k)
+        return 0.1 * k, 0.2 * k
+
+    monkeypatch.setattr(sequential, "_limits", limits)
+
+    lower, _ = share_limits(np.repeat([3, 1, 2], 3000))
+
+    assert sorted(computed) == [1, 2, 3]
+    assert lower[[0, 3000, 6000]] == pytest.approx([0.3, 0.1, 0.2])
 
 
 def test_shares_of_none_and_of_all_have_limits_inside() -> None:

@@ -1,4 +1,4 @@
-"""GET /drift says in words what changed, since when, and what could not have been seen."""
+"""GET /drift says in words what changed, since when, and what could not have been noticed."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def test_a_class_that_takes_over_is_named_with_its_shares_and_since_when() -> No
     assert 0 < found.ends_after <= 300
 
 
-def test_rejections_are_told_with_their_share_and_what_is_usual() -> None:
+def test_rejections_are_reported_with_their_share_and_what_is_usual() -> None:
     monitor = Monitor(reference())
     feed(monitor, 5000, inputs=False)
     only(0, monitor, 100, rejected=True)
 
-    told = {found.monitor: found.text for found in findings(monitor.report(), LABELS)}
+    text = {found.monitor: found.text for found in findings(monitor.report(), LABELS)}
 
-    assert "of the last 200 images were rejected" in told["ood-rate"]
-    assert "up to 1.5 % is usual" in told["ood-rate"]
+    assert "of the last 200 images were rejected" in text["ood-rate"]
+    assert "up to 1.5 % is usual" in text["ood-rate"]
 
 
 def test_every_alarm_has_a_finding() -> None:
@@ -77,21 +77,21 @@ def test_the_outlook_says_what_could_and_what_could_not_be_seen() -> None:
     monitor = Monitor(replace(reference(), calibration_samples=200))
     feed(monitor, 4800, inputs=False)
 
-    told = "\n".join(outlook(monitor.report(), LABELS))
+    text = "\n".join(outlook(monitor.report(), LABELS))
 
-    assert "A rejected share of 2 % is not noticed by the sequential monitors" in told
-    assert "A rejected share of 20 % would be noticed after about" in told
-    assert "of 10 classes" in told
-    assert "The monitors have learned from 0 of 7 days." in told
+    assert "A rejected share of 2 % is not noticed by the sequential monitors" in text
+    assert "A rejected share of 20 % would be noticed after about" in text
+    assert "of 10 classes" in text
+    assert "The monitors have learned from 0 of 7 days." in text
 
 
 def test_the_outlook_says_what_could_not_have_been_seen_yet() -> None:
     monitor = Monitor(reference())
     feed(monitor, 20, inputs=False)
 
-    told = "\n".join(outlook(monitor.report(), LABELS))
+    text = "\n".join(outlook(monitor.report(), LABELS))
 
-    assert "could not have been noticed yet" in told
+    assert "could not have been noticed yet" in text
 
 
 def test_the_outlook_warns_of_runs_and_of_those_that_are_too_long() -> None:

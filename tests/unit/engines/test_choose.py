@@ -203,7 +203,6 @@ def test_a_single_image_gets_all_cores_if_that_is_clearly_faster(
     assert opened.single_image_s == (wide and 0.02 / gain)
 
 
-@pytest.mark.timeout(60)  # instead of hanging
 def test_a_slot_that_fails_in_warm_up_does_not_block_it(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

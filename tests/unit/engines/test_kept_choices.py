@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.contract.tiny_graph import sealed
-from tidegate.service.engines import cpu_warm_up, kept_choices
+from tidegate.service.engines import cpu_warm_up, kept_choices, warm_up
+from tidegate.service.engines.base import Engine
 from tidegate.service.engines.config import EngineConfig, WarmEngine
 from tidegate.service.engines.cpu_warm_up import open_on_cpu
 from tidegate.service.engines.kept_choices import Choice, KeptChoices, Key, cpu_model
+from tidegate.service.types import Pixels
 
 KEY = Key("a" * 64, "fp32", "onnxruntime 1", "0,0,0", 2, "a CPU")
 CHOICE = Choice(slots=2, threads_per_slot=1, latency_s={1: 0.01, 2: 0.02})
@@ -108,6 +111,20 @@ def test_a_folder_that_cannot_be_created_is_ignored(tmp_path: Path) -> None:
     KeptChoices(tmp_path / "file" / "below").put(KEY, CHOICE)
 
 
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The batch size of each round, on a machine of constant speed."""
+    sizes: list[int] = []
+
+    def time_all_slots(engine: Engine, images: Sequence[Pixels]) -> list[float]:
+        sizes.append(len(images))
+        return [0.01 * len(images)] * engine.slots
+
+    monkeypatch.setattr(warm_up, "time_all_slots", time_all_slots)
+    return sizes
+
+
+@pytest.mark.usefixtures("timed")
 def test_the_second_start_uses_the_choice_of_the_first(
     model: Path, tmp_path: Path, measured: list[Path]
 ) -> None:
@@ -115,7 +132,18 @@ def test_the_second_start_uses_the_choice_of_the_first(
 
     assert measured == [model]
     assert second.engine.slots == first.engine.slots
-    assert second.latency_s.keys() == first.latency_s.keys()
+    assert second.latency_s == first.latency_s
+
+
+def test_a_kept_choice_is_checked_in_one_round_per_batch_size(
+    model: Path, tmp_path: Path, timed: list[int]
+) -> None:
+    opened(model, tmp_path)
+    timed.clear()
+
+    opened(model, tmp_path)
+
+    assert timed == [1, 2]
 
 
 def test_a_choice_that_the_machine_contradicts_is_measured_again(

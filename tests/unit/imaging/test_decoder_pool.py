@@ -116,7 +116,6 @@ def test_a_process_that_cannot_be_started_again_is_no_fault_of_the_image(
 
 
 # A stopped process neither reads an image larger than the socket's buffer nor answers a small one.
-@pytest.mark.timeout(30)
 @pytest.mark.parametrize("size", [100, 8 << 20])
 def test_a_process_that_hangs_fails_one_image_and_is_replaced(
     pool: DecoderPool,
@@ -175,7 +174,6 @@ def test_a_failed_start_is_reported_with_its_exit_status(monkeypatch: pytest.Mon
         DecoderPool(2, MAX_PIXELS)
 
 
-@pytest.mark.timeout(30)
 def test_a_message_that_stops_in_its_middle_is_not_waited_for_beyond_the_deadline() -> None:
     ours, its = socket.socketpair()
     with ours, its:

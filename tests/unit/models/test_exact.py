@@ -87,6 +87,33 @@ def test_rows_are_multiplied_by_the_inverse_of_a_factor(width: int) -> None:
     assert found @ factor.T == pytest.approx(x, abs=1e-12)
 
 
+@pytest.mark.parametrize("width", [1, 5, 64, 150])
+def test_a_system_of_equations_is_solved(width: int) -> None:
+    matrix, right = covariance(width), rows(1, width, seed=4)[0]
+
+    assert matrix @ exact.solve(matrix, right) == pytest.approx(right, abs=1e-11)
+
+
+def test_a_leading_subspace_has_nearly_the_largest_trace_and_is_orthonormal() -> None:
+    matrix = covariance(150) + 3 * np.diag(np.arange(150) % 10 == 0)
+
+    basis = exact.leading_subspace(matrix, 15)
+
+    largest = np.linalg.eigvalsh(matrix)[-15:].sum()
+    assert np.trace(basis.T @ matrix @ basis) == pytest.approx(largest, rel=0.01)
+    assert basis.T @ basis == pytest.approx(np.eye(15), abs=1e-12)
+
+
+def test_a_leading_subspace_of_nearly_dead_directions_is_orthonormal() -> None:
+    """As of a network with dead features, whose covariance was shrunk a little."""
+    matrix = np.diag([*np.geomspace(1e3, 1, 20), *[1e-3] * 130])
+
+    basis = exact.leading_subspace(matrix, 64)
+
+    assert basis.T @ basis == pytest.approx(np.eye(64), abs=1e-12)
+    assert np.trace(basis.T @ matrix @ basis) == pytest.approx(np.trace(matrix), rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("compute", "known"),
     [
@@ -97,8 +124,10 @@ def test_rows_are_multiplied_by_the_inverse_of_a_factor(width: int) -> None:
             lambda: exact.times_inverse_transpose(rows(40, 150), exact.cholesky(covariance(150))),
             "b246ac0776044cd0",
         ),
+        (lambda: exact.leading_subspace(covariance(150), 20), "a1cc120270a33bca"),
+        (lambda: exact.solve(covariance(150), rows(1, 150)[0]), "d80ba452d8359156"),
     ],
-    ids=["product", "unit rows", "factor", "solved"],
+    ids=["product", "unit rows", "factor", "by a factor", "subspace", "solved"],
 )
 def test_the_bits_are_the_same_with_every_library(
     compute: Callable[[], Float64], known: str

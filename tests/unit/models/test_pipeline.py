@@ -31,7 +31,7 @@ from tidegate.service.bundle.store import Bundle, open_bundle
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
 from tidegate.service.errors import BundleRefused
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("drawn_once")]
 
 
 @pytest.fixture(scope="module")

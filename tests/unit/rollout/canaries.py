@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tidegate.service.rollout.judge import Images, Judge
+from tidegate.service.rollout.judge import Judge
+from tidegate.service.rollout.outcomes import Images
 from tidegate.service.rollout.rules import JudgeRules
 
-STEP = 128  # images that are evaluated together, as in the service
 ALPHA = 0.01  # of the gates
 
 
@@ -54,16 +54,25 @@ class Scenario:
     run: int = 1
     rising: bool = False  # the share rises from .05 to .5, and the traffic drifts meanwhile
     feedback: float = 0.0  # share of images with a true class
-    most: int = 3000  # images of the canary
+    most: int = 1500  # images of the canary
+    look: int = 50  # images of the canary between two looks, about
+    part: int = 1  # of the runs: one in so many
+    until_promotable: bool = False
+
+    @property
+    def step(self) -> int:
+        """Return how many images are evaluated together; the service evaluates 128 or fewer."""
+        return max(128, round(self.look / self.share))
 
 
 EQUAL = tuple(
-    Scenario(f"equal, share {share}, runs of {run}", share=share, run=run, feedback=0.1)
+    Scenario("equal", share=share, run=run, feedback=0.1, look=300)
     for share in (0.05, 0.2, 0.5)
     for run in (1, 5, 10)
-) + tuple(
-    Scenario(f"equal, share rising, drift, runs of {run}", rising=True, run=run, feedback=0.1)
-    for run in (1, 5)
+) + tuple(Scenario("equal", rising=True, run=run, feedback=0.1, look=300) for run in (1, 5, 10))
+PROMOTED = tuple(
+    Scenario("promoted", share=share, run=run, most=30_000, part=10, until_promotable=True)
+    for share, run in ((0.05, 1), (0.2, 1), (0.5, 1), (0.2, 5))
 )
 CHANGES = {
     "errors of 1 %": Version(errors=0.01),
@@ -84,7 +93,9 @@ def changed(share: float, run: int = 1) -> tuple[Scenario, ...]:
         stable = Version(late=0.05) if "504" in name else Version()
         canary = version if "504" in name else replace(version, late=stable.late)
         feedback = 1.0 if "agreement" in name else 0.0
-        found.append(Scenario(name, stable, canary, share, run, feedback=feedback, most=20_000))
+        found.append(
+            Scenario(name, stable, canary, share, run, feedback=feedback, most=20_000, part=8)
+        )
     return tuple(found)
 
 
@@ -174,10 +185,10 @@ def run(scenario: Scenario, seed: int) -> dict[str, Any]:
     judge = Judge(JudgeRules(promote=False, rollback=True), 10, 0.0)
     promoted = 0
     while judge.images[1] < scenario.most:
-        images, wrong = traffic.next(STEP)
+        images, wrong = traffic.next(scenario.step)
         judge.observe_all(images)
         if scenario.feedback:
-            told = traffic.rng.random(STEP) < scenario.feedback
+            told = traffic.rng.random(scenario.step) < scenario.feedback
             judge.observe_feedback_all(images.canary[told], wrong[told])
         verdict = judge.decide()
         if verdict.step == "rollback":
@@ -185,6 +196,8 @@ def run(scenario: Scenario, seed: int) -> dict[str, Any]:
             return {"rolled_back": judge.images[1], "tests": tests, "promotable": promoted}
         if not promoted and verdict.why[0].text.startswith("No comparison"):
             promoted = judge.images[1]
+            if scenario.until_promotable:
+                break
     return {"rolled_back": 0, "tests": [], "promotable": promoted}
 
 
@@ -221,19 +234,19 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, help="a file for the result, as JSON")
     arguments = parser.parse_args()
-    scenarios = [*EQUAL, *changed(0.05), *changed(0.2), *changed(0.5), *changed(0.2, run=5)]
+    worse = [*changed(0.05), *changed(0.2), *changed(0.5), *changed(0.2, run=5)]
     rows = []
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        for scenario in scenarios:
+        for scenario in (*EQUAL, *PROMOTED, *worse):
             if arguments.only in scenario.name:
-                found = pool.map(partial(run, scenario), range(arguments.runs), chunksize=5)
+                seeds = range(max(1, arguments.runs // scenario.part))
+                found = pool.map(partial(run, scenario), seeds, chunksize=5)
                 rows.append(summary(scenario, list(found)))
                 sys.stdout.write(f"{rows[-1]}\n")
                 sys.stdout.flush()
-    if arguments.out:
-        rules = JudgeRules().model_dump()
-        result = {"rules": rules, "versions": {"stable": asdict(Version())}, "rows": rows}
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+                if arguments.out:
+                    result = {"rules": JudgeRules().model_dump(), "rows": rows}
+                    arguments.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

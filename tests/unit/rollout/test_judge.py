@@ -1,4 +1,4 @@
-"""A canary that is worse is rolled back, one that is as good is promoted, and the report says why."""
+"""A canary that is worse is rolled back, one that is as good is promoted, and a report says why."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tests.unit.rollout.canaries import CHANGES, Scenario, Traffic, Version, changed, run
-from tidegate.service.rollout.judge import Judge, Outcome, Verdict
+from tidegate.service.rollout.judge import Judge, Verdict
+from tidegate.service.rollout.outcomes import KINDS, Outcome
 from tidegate.service.rollout.rules import JudgeRules
 
 CLASSES = 10
@@ -53,7 +54,8 @@ def test_a_worse_canary_is_rolled_back_for_its_fault(scenario: Scenario) -> None
 
 @pytest.mark.parametrize("run_length", [1, 10])
 def test_an_equal_canary_stays_and_is_shown_to_be_within_the_margins(run_length: int) -> None:
-    scenario = Scenario("equal", run=run_length, share=0.3, feedback=1.0)
+    version = Version(errors=0.0)
+    scenario = Scenario("equal", version, version, run=run_length, share=0.3, feedback=1.0)
     judge = judged(scenario, 60_000, JudgeRules(promote=True))
 
     assert judge.decide().step == "promote"
@@ -199,12 +201,11 @@ def test_one_by_one_is_the_same_as_all_at_once() -> None:
     some, _ = Traffic(Scenario("equal", share=0.3), 1).next(128)
     together, single = (Judge(JudgeRules(), CLASSES, at=0.0) for _ in range(2))
     together.observe_all(some)
-    kinds = ("answered", "late", "error")
     for i in range(128):
         single.observe(
             "canary" if some.canary[i] else "stable",
             Outcome(
-                kinds[some.kinds[i]],
+                KINDS[some.kinds[i]],
                 float(some.received[i]),
                 float(some.latencies_s[i]),
                 int(some.classes[i]),
@@ -270,7 +271,7 @@ def test_ten_thousand_classes_find_a_mix_that_moved() -> None:
     """A fifth of the canary's images go to one class."""
     rng = np.random.default_rng(1)
     judge = Judge(JudgeRules(), 10_000, at=0.0)
-    for i in range(30_000):
+    for _ in range(30_000):
         canary = bool(rng.random() < 0.3)
         moved = canary and rng.random() < 0.2
         outcome = replace(

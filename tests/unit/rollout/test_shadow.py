@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from tidegate.service.rollout.shadow import Comparison, Frequent, ShadowReport
+from tidegate.service.rollout.shadow import AnswerPair, Frequent, ShadowReport
 
-SAME = Comparison("a", 1, 1, "accept", "accept", 0.9, 0.9)
+SAME = AnswerPair("a", 1, 1, "accept", "accept", 0.9, 0.9)
 
 
 def test_agreement_has_exact_intervals() -> None:

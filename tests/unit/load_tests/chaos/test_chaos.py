@@ -3,6 +3,7 @@
 import asyncio
 import io
 import math
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -16,8 +17,9 @@ from load_tests.chaos.catalogue import SCENARIOS
 from load_tests.chaos.decoding import as_expected
 from load_tests.chaos.host import damaged_states
 from load_tests.chaos.hostile_share import Phase, missed
-from load_tests.chaos.setting import Traffic
+from load_tests.chaos.setting import Outcome, Traffic
 from load_tests.chaos.signals import drained, fate
+from load_tests.chaos.versions import refusals
 from load_tests.commands import chaos
 from load_tests.fuzz.memory import Memory, until_idle
 from load_tests.fuzz.worst import WORST, worst
@@ -144,6 +146,54 @@ def test_a_launch_condition_limits_descriptors() -> None:
     done = subprocess.run([*launch, sys.executable, "-c", code], capture_output=True, check=True)
 
     assert done.stdout == b"77\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_launch_condition_shows_a_file_as_meminfo(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemAvailable: 1 kB\n")
+    condition = f"meminfo={tmp_path / 'meminfo'}"
+    launch = [sys.executable, "-m", "load_tests.chaos.launch", condition, "--"]
+
+    done = subprocess.run([*launch, "cat", "/proc/meminfo"], capture_output=True, check=True)
+
+    assert done.stdout == b"MemAvailable: 1 kB\n"
+    assert "MemTotal" in Path("/proc/meminfo").read_text()
+
+
+def _traffic(**statuses: int) -> Traffic:
+    traffic = Traffic()
+    traffic.statuses = Counter({key.removeprefix("s"): n for key, n in statuses.items()})
+    return traffic
+
+
+REFUSED = {
+    "tampered": "model.onnx has changed since it was sealed.",
+    "too-large": "loading it needs about 172 MiB of memory, and 64 MiB are available.",
+}
+
+
+def test_versions_that_are_refused_for_their_reason_pass() -> None:
+    assert refusals(REFUSED, _traffic(s200=50)) == Outcome(
+        "2 of 2 refused, 100% of 50 good (200×50)", passed=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"), [("", "tampered: served"), ("no such file", "tampered: no such file")]
+)
+def test_a_version_that_is_served_or_refused_for_another_reason_fails(
+    reason: str, said: str
+) -> None:
+    outcome = refusals({**REFUSED, "tampered": reason}, _traffic(s200=50))
+
+    assert not outcome.passed
+    assert outcome.observed.startswith("1 of 2 refused")
+    assert outcome.observed.endswith(said)
+
+
+@pytest.mark.parametrize("traffic", [_traffic(), _traffic(s200=49, s503=1)])
+def test_a_normal_client_that_is_not_answered_fails(traffic: Traffic) -> None:
+    assert not refusals(REFUSED, traffic).passed
 
 
 def test_memory_is_read_for_a_running_process_and_is_0_after_its_end() -> None:

@@ -139,7 +139,7 @@ def test_scenarios_print_and_save_each_quantity_with_its_aim(
     assert "capacity 100.0/s (given)" in text
     assert "disturbing clients: answered                  200 clients" in text
     assert set(kept) == {"capacity", "burst", "soak"}
-    assert len(kept["soak"]["samples"]) > 20
+    assert len(kept["soak"]["samples"]) > 1
     assert kept["soak"]["runs"]["soak"]["load"]["rate"] == 70
 
 

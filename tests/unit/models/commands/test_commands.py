@@ -22,7 +22,7 @@ from tidegate.models.probes.photographs import PHOTOS
 from tidegate.service.bundle.store import open_bundle
 from tidegate.service.cli import main
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("drawn_once")]
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_repeated_labels_are_distinguished_by_folders_named_by_id(
 def test_the_gate_s_cost_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gate-cost", "--features", "16", "--classes", "4"]) == 0
 
-    assert capsys.readouterr().out.count("per image") == 17
+    assert capsys.readouterr().out.count("per image") == 21
 
 
 def test_missing_extras_are_named(

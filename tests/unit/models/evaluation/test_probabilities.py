@@ -54,7 +54,7 @@ def test_the_temperature_that_made_the_labels_is_found_and_the_calibration_error
 
     fitted = p.fit_temperature(logits, labels)
 
-    assert fitted == pytest.approx(2, rel=0.03)  # 20,000 images tell T to about 1 %
+    assert fitted == pytest.approx(2, rel=0.03)  # 20,000 images determine T to about 1 %
     before, floor_before = calibration_at(logits, labels, 1.0)
     after, floor_after = calibration_at(logits, labels, fitted)
     assert before > 10 * floor_before

@@ -32,15 +32,17 @@ def features() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     return (np.maximum(x, 0) / 1024).astype(np.float32), class_ids
 
 
-def digest(*arrays: NDArray[np.float64] | None) -> str:
+def digest(*arrays: NDArray[np.floating] | None) -> str:
     every = (np.ascontiguousarray(array).tobytes() for array in arrays if array is not None)
     return hashlib.sha256(b"".join(every)).hexdigest()[:16]
 
 
-def test_a_distance_has_the_same_bits_with_every_library() -> None:
-    fit = fit_distance(*features(), tuple("abcd"), relative=True)
+@pytest.mark.parametrize(("rank", "known"), [(None, "dfc52f07f9894daf"), (6, "0b779a437c3e33b5")])
+def test_a_distance_has_the_same_bits_with_every_library(rank: int | None, known: str) -> None:
+    head = fit_distance(*features(), tuple("abcd"), relative=True, rank=rank).head()
 
-    assert digest(fit.offset, fit.whitening, fit.means, fit.background) == "dfc52f07f9894daf"
+    found = digest(head.offset, head.whitening, head.means, head.background, head.basis)
+    assert found == known
 
 
 def test_axes_have_the_same_bits_with_every_library() -> None:

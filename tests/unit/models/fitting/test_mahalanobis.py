@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from tests.unit.models.features import CLASSES, WIDTH, world
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting.mahalanobis import (
+    RANKS,
     SHRINKAGE_FLOOR,
     fit_distance,
     ledoit_wolf,
-    whitening_of,
+    shrunk,
 )
 from tidegate.models.fitting.moments import ClassMoments
 from tidegate.models.sealing.check import check_against_float64
@@ -52,7 +53,7 @@ def test_the_fitted_head_is_the_textbook_distance(normalise: bool) -> None:
     fitted = fit_distance(X, IDS, LABELS, normalise=normalise)
     seen = (unit(X), unit(NEW)) if normalise else (X.astype(np.float64), NEW.astype(np.float64))
 
-    expected, nearest = direct(seen[1], seen[0], IDS, fitted.shrinkage)
+    expected, nearest = direct(seen[1], seen[0], IDS, fitted.statistics.shrinkage)
 
     distance, found = fitted.head().distance(NEW)
     np.testing.assert_allclose(distance, expected, rtol=1e-9)
@@ -66,21 +67,56 @@ def test_the_relative_distance_subtracts_that_under_one_normal_for_all() -> None
 
     centred = x - x.mean(axis=0)
     total = centred.T @ centred / len(x)
-    background = (new - x.mean(axis=0)) @ whitening_of(
-        total, max(SHRINKAGE_FLOOR, ledoit_wolf(total, [centred]))
-    )
+    covariance = shrunk(total, max(SHRINKAGE_FLOOR, ledoit_wolf(total, [centred])))
+    apart = new - x.mean(axis=0)
+    background = np.einsum("rd,de,re->r", apart, np.linalg.inv(covariance), apart)
 
     difference = plain.head().distance(NEW)[0] - relative.head().distance(NEW)[0]
-    np.testing.assert_allclose(difference, (background**2).sum(axis=1), rtol=1e-9)
+    np.testing.assert_allclose(difference, background, rtol=1e-9)
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_reduced_rank_is_the_distance_under_a_covariance_with_one_variance_outside(
+    relative: bool,
+) -> None:
+    fitted = fit_distance(X, IDS, LABELS, rank=6, relative=relative)
+    s, basis = fitted.statistics, fitted.whitened.basis
+    assert basis is not None
+    inside, new = basis @ basis.T, unit(NEW) - s.centre
+
+    def distance(covariance: Float64, mean: Float64) -> Float64:
+        variance = (np.trace(covariance) - np.trace(inside @ covariance)) / (WIDTH - 6)
+        reduced = inside @ covariance @ inside + variance * (np.eye(WIDTH) - inside)
+        apart = new - inside @ mean
+        return np.asarray(np.einsum("rd,de,re->r", apart, np.linalg.inv(reduced), apart))
+
+    each = np.array([distance(s.tied, mean) for mean in s.means])
+    expected = each.min(axis=0) - (distance(s.total, 0 * s.centre) if relative else 0)
+
+    found, nearest = fitted.head().distance(NEW)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+    assert np.array_equal(nearest, each.argmin(axis=0))
+
+
+def test_a_reduced_rank_is_named_and_clearly_cheaper() -> None:
+    wide = fit_distance(np.tile(X, 3), IDS, LABELS)
+
+    names = [one.name for one in wide.reduced()]
+
+    assert wide.name == "distance, l2-normalised"
+    assert names == [f"distance, l2-normalised, rank {r}" for r in RANKS if r <= 3 * WIDTH // 2]
 
 
 @pytest.mark.parametrize("normalise", [True, False])
 @pytest.mark.parametrize("relative", [True, False])
-def test_float32_in_the_graph_follows_float64(normalise: bool, relative: bool) -> None:
+@pytest.mark.parametrize("rank", [None, 6])
+def test_float32_in_the_graph_follows_float64(
+    normalise: bool, relative: bool, rank: int | None
+) -> None:
     """Dead channels make the covariance singular; the shrinkage's floor keeps float32 accurate."""
     import onnxruntime as ort  # noqa: PLC0415 - one test of the graph among many without
 
-    head = fit_distance(X, IDS, LABELS, normalise=normalise, relative=relative).head()
+    head = fit_distance(X, IDS, LABELS, normalise=normalise, relative=relative, rank=rank).head()
     logits = world().logits(NEW)
     session = ort.InferenceSession(head_graph(head), providers=["CPUExecutionProvider"])
 

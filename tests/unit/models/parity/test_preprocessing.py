@@ -226,7 +226,6 @@ BICUBIC = 3  # Pillow's number, as in Hugging Face's files
 class TestTheWholeProbeSet:
     """Each library's own code on every probe: no value differs, and floats are within 1e-6."""
 
-    @pytest.mark.timeout(180)
     @pytest.mark.parametrize("size", [232, 256])
     def test_torchvision_on_images_is_proved_exact(self, size: int) -> None:
         t = require("torchvision.transforms")
@@ -240,7 +239,6 @@ class TestTheWholeProbeSet:
         assert parity.exact
         assert parity.backend == "pillow"
 
-    @pytest.mark.timeout(180)
     @pytest.mark.parametrize("size", [232, 256])
     @pytest.mark.parametrize("filter", ["bilinear", "bicubic"])
     def test_torchvision_on_tensors_is_proved_exact(self, size: int, filter: str) -> None:
@@ -262,7 +260,6 @@ class TestTheWholeProbeSet:
         assert parity.exact
         assert parity.backend == "torch"
 
-    @pytest.mark.timeout(180)
     @pytest.mark.parametrize("mode", ["center", "squash"])
     @pytest.mark.parametrize("filter", ["bicubic", "lanczos"])
     def test_timm_is_proved_exact(self, mode: str, filter: str) -> None:
@@ -273,7 +270,6 @@ class TestTheWholeProbeSet:
 
         assert parity.exact
 
-    @pytest.mark.timeout(180)
     @pytest.mark.parametrize("backend", ["pillow", "torch"])
     @pytest.mark.parametrize("processor", ["ViTImageProcessor", "ConvNextImageProcessor"])
     def test_hugging_face_is_proved_exact(

@@ -83,21 +83,21 @@ def test_another_model_or_digest_is_another_request_and_an_unknown_digest_is_not
     world.answers["tidegate_model_info"] = []
     outcomes.append(world.hears())
     world.now += timedelta(seconds=1)
-    world.answers["tidegate_model_info"] = [({**INFO[0], "digest": "e" * 64}, 1)]
+    world.answers["tidegate_model_info"] = [({**INFO[0], "digest": "e" * 12}, 1)]
     outcomes.append(world.hears())
 
     assert outcomes == ["filed", "filed", "already-filed", "filed"]
 
 
 def test_the_alerts_digest_tells_bundles_of_one_version_apart(world: World) -> None:
-    outcomes = [world.hears(digest=digest * 64) for digest in "abab"]
+    outcomes = [world.hears(digest=digest * 12) for digest in "abab"]
     world.answers["tidegate_model_info"] = []  # Prometheus is down or was restarted: it is known
     world.answers["last_over_time"] = [INFO]
-    outcomes.append(world.hears(digest="a" * 64))
+    outcomes.append(world.hears(digest="a" * 12))
 
     assert outcomes == ["filed", "filed", "already-filed", "already-filed", "already-filed"]
     filed = [json.loads(path.read_text("utf-8"))["digests"] for path in world.filed]
-    assert filed == [["a" * 64], ["b" * 64]]
+    assert filed == [["a" * 12], ["b" * 12]]
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_ids_are_of_the_alerts_bundle_and_window_and_have_labels(
     ):
         content = {**side, "request_id": name, "digest": digest * 64, "time": time}
         (day / f"{name}.json").write_text(json.dumps(content))
-    world.hears(digest="a" * 64, window="1h")
+    world.hears(digest="a" * 12, window="1h")
 
     samples = world.request()["samples"]
     assert [(image["request_id"], image["label"]) for image in samples["ids"]] == [("ours", "cat")]

@@ -11,7 +11,7 @@ from typing import Any
 from tests.http_server import QuietHandler, serving
 
 Series = tuple[dict[str, str], float | str]
-DIGEST = "d" * 64
+DIGEST = "d" * 12
 INFO = ({"instance": "a:8000", "digest": DIGEST, "engine": "onnx"}, 1)
 GATE = ({"alertname": "TidegateOodRateHigh", "alertstate": "firing"}, 1)
 # What a query names → its series.

@@ -128,9 +128,9 @@ def test_a_second_writer_waits_and_reports_it(model_dir: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         thread = threading.Thread(target=second)
         thread.start()
-        assert waiting.wait(10)
+        assert waiting.wait(150)
         written.append("first")
-    thread.join(10)
+    thread.join(150)
 
     assert written == ["first", "second"]
 

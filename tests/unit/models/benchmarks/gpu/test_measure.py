@@ -131,7 +131,6 @@ def test_the_memory_run_respects_its_time_limit_and_returns_its_batches(
     assert figures["batches"] == len(program.batches) < 1001
 
 
-@pytest.mark.timeout(60)
 def test_the_road_ends_if_the_device_is_lost(device: FakeDevice) -> None:
     device.use()
     engine = engine_of(device, FakeProgram(device, losing={7}))
@@ -144,7 +143,6 @@ def test_the_road_ends_if_the_device_is_lost(device: FakeDevice) -> None:
     assert fault_of(caught.value) is Fault.LOST
 
 
-@pytest.mark.timeout(60)
 def test_the_road_raises_the_error_of_an_undecodable_image(device: FakeDevice) -> None:
     def broken() -> Pixels:
         raise ValueError("no JPEG")

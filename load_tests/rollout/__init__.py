@@ -1,0 +1,1 @@
+"""Versions of one model under load: reloads, refused versions and a shadow."""
