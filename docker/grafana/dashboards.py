@@ -32,6 +32,7 @@ _VARIABLES = {
     "job": ("tidegate_build_info", "job"),
     "instance": ('tidegate_build_info{job="$job"}', "instance"),
     "model": ('tidegate_model_info{job="$job"}', "model"),
+    "version": ('tidegate_model_info{job="$job",model="$model"}', "version"),
 }
 _Variable = build.DatasourceVariable | build.QueryVariable | build.CustomVariable
 
@@ -94,7 +95,7 @@ def _variable(name: str) -> _Variable:
         .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(models.VariableSort.ALPHABETICAL_ASC)
     )
-    if name != "instance":
+    if name not in ("instance", "version"):
         return made
     every = models.VariableOption(selected=True, text=["All"], value=["$__all"])
     return made.multi(True).include_all(True).all_value(".*").current(every)

@@ -1,6 +1,6 @@
 """Types of the dashboards: rows of panels, each with its queries and an explanation.
 
-In a query `$job`, `$instance`, `$model` and `$window` are the dashboard's variables.
+In a query `$job`, `$instance`, `$model`, `$version` and `$window` are the dashboard's variables.
 """
 
 from collections.abc import Sequence
@@ -9,8 +9,9 @@ from typing import Literal
 
 WINDOWS = ("10m", "1h", "6h", "1d")  # the windows that rules/drift.yml records
 REPLICA = 'job="$job",instance=~"$instance"'
-MODEL = 'job="$job",model="$model"'
-REPLICA_MODEL = f'{REPLICA},model="$model"'
+REPLICA_ROLLOUT = f'{REPLICA},model="$model"'  # of metrics that are not about one version
+MODEL = 'job="$job",model="$model",version=~"$version"'
+REPLICA_MODEL = f'{REPLICA},model="$model",version=~"$version"'
 CLASSIFY = f'{REPLICA},route=~".*/classify"'
 RATE = "[$__rate_interval]"
 
@@ -51,7 +52,7 @@ class Board:
     uid: str
     title: str
     about: str
-    variables: Sequence[Literal["instance", "model", "window"]]
+    variables: Sequence[Literal["instance", "model", "version", "window"]]
     rows: Sequence[Row]
 
 

@@ -15,6 +15,7 @@ CHOSEN = {
     "$instance": ".*",
     "$window": "1h",
     "$model": "m",
+    "$version": ".*",
     "$job": "tidegate",
 }
 

@@ -69,6 +69,25 @@ def test_it_conforms_to_the_compose_specification() -> None:
     assert set(parsed.service_names()) == SERVICES.keys()
 
 
+def test_with_the_second_file_a_folder_of_models_is_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Compose adds the environment and the volumes of the second file to those of the first."""
+    text = (ROOT / "docker-compose.models.yml").read_text(encoding="utf-8")
+    more: dict[str, Any] = yaml.safe_load(re.sub(r"\$\{MODELS:\?[^}]+\}", "/srv/bundles", text))
+    compose_spec.PyCompose.from_json(json.dumps({"services": more["services"]}))
+    assert more["services"].keys() == {"tidegate", "tidegate-gpu"}
+    for name, service in more["services"].items():
+        given = {**_environment(), **SERVICES[name]["environment"], **service["environment"]}
+        for variable, value in given.items():
+            if variable.startswith("TIDEGATE_"):
+                monkeypatch.setenv(variable, value)
+
+        [mount] = service["volumes"]
+        # Writable, for the judge's steps.
+        assert mount == f"/srv/bundles:{Settings.read().models}"
+
+
 def test_only_the_service_and_grafana_publish_a_port_and_only_on_loopback() -> None:
     ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
 

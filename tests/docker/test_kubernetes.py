@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from docs.generate import parsers
+from tests.server import DEMO_BUNDLE
+from tidegate.service.serving.serving_file import Place, find
 from tidegate.service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +28,7 @@ KUSTOMIZATIONS = sorted(FOLDER.rglob("kustomization.yaml"))
 
 
 def _one(kind: str, name: str = "tidegate") -> dict[str, Any]:
-    [found] = [r for r in RESOURCES if r["kind"] == kind and r["metadata"]["name"] == name]
+    [found] = [r for r in RESOURCES if r["kind"] == kind and r["metadata"].get("name") == name]
     return found
 
 
@@ -34,6 +36,36 @@ DEPLOYMENT = _one("Deployment")
 POD = DEPLOYMENT["spec"]["template"]["spec"]
 [CONTAINER] = POD["containers"]
 ENVIRONMENT = {variable["name"]: variable["value"] for variable in CONTAINER["env"]}
+
+
+def _patched(kind: str, folder: str) -> dict[str, Any]:
+    """Return a resource after the patches of a kustomization and of those below it (RFC 6902)."""
+    path = FOLDER / folder / "kustomization.yaml"
+    kustomization = yaml.safe_load(path.read_text(encoding="utf-8"))
+    below = [path.parent / name for name in kustomization["resources"] if name.startswith("..")]
+    changed = copy.deepcopy(_one(kind))
+    if below:
+        changed = _patched(kind, str(below[0].resolve().relative_to(FOLDER)))
+    for patch in kustomization.get("patches", []):
+        if patch["target"]["kind"] == kind:
+            for step in yaml.safe_load(patch["patch"]):
+                _apply(changed, step)
+    return changed
+
+
+def _apply(resource: dict[str, Any], step: dict[str, Any]) -> None:
+    *parents, last = [part.replace("~1", "/") for part in step["path"].split("/")[1:]]
+    place: Any = resource
+    for part in parents:
+        place = place[int(part) if isinstance(place, list) else part]
+    key = int(last) if isinstance(place, list) and last != "-" else last
+    if step["op"] == "remove":
+        del place[key]
+    elif last == "-":
+        place.append(step["value"])
+    else:
+        assert step["op"] == "add" or isinstance(place, list) or key in place
+        place[key] = step["value"]
 
 
 def _of_kubernetes(resource: dict[str, Any]) -> bool:
@@ -56,8 +88,7 @@ def test_kustomizations_refer_to_existing_files(path: Path) -> None:
     for name in kustomization["resources"]:
         assert (path.parent / name).exists()
     for patch in kustomization.get("patches", []):
-        assert patch["target"] == {"kind": "Deployment", "name": "tidegate"}
-        assert all(step["path"].startswith("/spec/") for step in yaml.safe_load(patch["patch"]))
+        assert _one(patch["target"]["kind"], patch["target"]["name"])
 
 
 def test_the_rules_equal_prometheuss_files(tmp_path: Path) -> None:
@@ -153,23 +184,103 @@ def test_the_adapter_provides_the_autoscalers_metrics() -> None:
 
 
 def test_the_init_container_that_pulls_is_valid_and_has_no_privileges() -> None:
-    path = FOLDER / "overlays" / "pull" / "kustomization.yaml"
-    [patch] = yaml.safe_load(path.read_text("utf-8"))["patches"]
-    steps = {step["path"]: step["value"] for step in yaml.safe_load(patch["patch"])}
-    changed = copy.deepcopy(DEPLOYMENT)
+    changed = _patched("Deployment", "overlays/pull")
     pod = changed["spec"]["template"]["spec"]
-    pod["initContainers"] = steps["/spec/template/spec/initContainers"]
-    for name in ("env", "volumeMounts"):
-        pod["containers"][0][name].append(steps[f"/spec/template/spec/containers/0/{name}/-"])
-    pod["volumes"].append(steps["/spec/template/spec/volumes/-"])
 
     kubernetes_validate.validate(changed, VERSION, strict=True)
     [pulling] = pod["initContainers"]
-    assert pulling["image"] == CONTAINER["image"]
-    assert pulling["securityContext"] == CONTAINER["securityContext"]
-    assert {mount["name"] for mount in pulling["volumeMounts"]} <= {
-        v["name"] for v in pod["volumes"]
+    _assert_pulls(pulling, pod)
+    assert {"name": "bundles", "mountPath": "/bundles", "readOnly": True} in pod["containers"][0][
+        "volumeMounts"
+    ]
+
+
+def _assert_pulls(container: dict[str, Any], pod: dict[str, Any]) -> None:
+    assert container["image"] == CONTAINER["image"]
+    assert container["securityContext"] == CONTAINER["securityContext"]
+    assert {m["name"] for m in container["volumeMounts"]} <= {v["name"] for v in pod["volumes"]}
+    assert container["command"][:3] == ["tidegate", "bundle", "pull"]
+    parsers()["tidegate bundle pull"].parse_args(container["command"][3:])
+
+
+def test_the_job_that_pulls_is_not_restricted_like_the_service() -> None:
+    pod = _one_named_by_generation()["spec"]["template"]
+    service = _patched("Deployment", "overlays/models")["spec"]["template"]["spec"]
+    [pulling] = pod["spec"]["containers"]
+
+    _assert_pulls(pulling, pod["spec"])
+    assert pod["metadata"]["labels"] != DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
+    assert pod["spec"]["securityContext"] == POD["securityContext"]
+    claim = {"name": "models", "persistentVolumeClaim": {"claimName": "tidegate-models"}}
+    assert claim in pod["spec"]["volumes"]
+    assert claim in service["volumes"]
+    assert {"name": "models", "mountPath": pulling["command"][-1]} in pulling["volumeMounts"]
+
+
+def _one_named_by_generation() -> dict[str, Any]:
+    [job] = [resource for resource in RESOURCES if resource["kind"] == "Job"]
+    return job
+
+
+def _settings(container: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Settings:
+    for variable in container["env"]:
+        monkeypatch.setenv(variable["name"], variable["value"])
+    return Settings.read()
+
+
+def test_several_models_are_served_from_a_volume_and_a_config_map(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    changed = _patched("Deployment", "overlays/models")
+    pod = changed["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+
+    kubernetes_validate.validate(changed, VERSION, strict=True)
+    monkeypatch.setenv("TIDEGATE_BUNDLE", "/bundles/efficientnet-lite0/1")  # of the image
+    settings = _settings(container, monkeypatch)
+    mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+    assert mounts[str(settings.models)] == {
+        "name": "models",
+        "mountPath": "/models",
+        "readOnly": True,
     }
-    parsers()["tidegate bundle pull"].parse_args(pulling["command"][3:])
-    assert pulling["command"][:3] == ["tidegate", "bundle", "pull"]
-    assert steps["/spec/template/spec/containers/0/volumeMounts/-"]["readOnly"] is True
+    assert settings.serving is not None
+    serving = mounts[str(settings.serving.parent)]
+    assert "subPath" not in serving  # it would not follow the ConfigMap
+    [volume] = [v for v in pod["volumes"] if v["name"] == serving["name"]]
+    [(name, text)] = _one("ConfigMap", volume["configMap"]["name"])["data"].items()
+    assert name == settings.serving.name
+    _assert_serves(text, tmp_path)
+
+
+def _assert_serves(text: str, folder: Path) -> None:
+    """Check a serving file against a folder with the demo bundle."""
+    (folder / "efficientnet-lite0").mkdir()
+    (folder / "efficientnet-lite0/1").symlink_to(DEMO_BUNDLE)
+    (folder / "serving.toml").write_text(text)
+    find(Place(folder, None)).plan()
+
+
+def test_with_a_writable_volume_the_serving_file_is_on_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    changed = _patched("Deployment", "overlays/models-writable")
+    pod = changed["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+
+    kubernetes_validate.validate(changed, VERSION, strict=True)
+    settings = _settings(container, monkeypatch)
+    assert (settings.models, settings.serving) == (Path("/models"), None)
+    assert {"name": "models", "mountPath": "/models"} in container["volumeMounts"]
+    used = {mount["name"] for mount in container["volumeMounts"]}
+    assert used == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_kserve_mounts_a_writable_folder_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    [container] = _patched("ServingRuntime", "kserve-models")["spec"]["containers"]
+    service = _patched("InferenceService", "kserve-models")
+
+    monkeypatch.setenv("TIDEGATE_BUNDLE", "/bundles/efficientnet-lite0/1")  # of the image
+    assert _settings(container, monkeypatch).models == Path("/mnt/models")
+    assert service["spec"]["predictor"]["model"]["storageUri"] == "pvc://tidegate-models"
+    assert service["metadata"]["annotations"]["storage.kserve.io/readonly"] == "false"

@@ -1,6 +1,7 @@
 """The systemd unit, and the checks of systemd's tools if they are installed."""
 
 import configparser
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -44,6 +45,30 @@ def test_the_service_accepts_its_environment(
 
     assert state is not None
     assert state.parent == Path("/var/lib") / service["StateDirectory"]
+
+
+def test_a_reload_is_the_signal_that_the_service_follows(
+    service: configparser.SectionProxy,
+) -> None:
+    """tests/api/test_models.py sends the signal to a real server."""
+    assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
+    assert service["Type"] == "exec"  # with `simple`, a signal might come before the program
+
+
+def test_the_serving_file_can_be_where_the_service_can_write(
+    service: configparser.SectionProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The places that the unit's comment and the guide name."""
+    guide = (UNIT.parents[2] / "docs/guides/deploy.md").read_text(encoding="utf-8")
+    [block] = [b for b in re.findall(r"```ini\n(.*?)```", guide, re.DOTALL) if "MODELS" in b]
+    for name, value in (line.split("=", 1) for line in block.splitlines()):
+        monkeypatch.setenv(name, value)
+
+    settings = Settings.read()
+
+    assert settings.serving is not None
+    assert settings.serving.parent == Path("/var/lib") / service["StateDirectory"]
+    assert service["ReadOnlyPaths"] == f"-{settings.models}"
 
 
 def test_a_rejected_start_is_not_retried(service: configparser.SectionProxy) -> None:

@@ -28,6 +28,13 @@ NOT_RUN = {
     "kubectl apply -k docker/kubernetes/base": "needs a cluster",
     "kubectl apply -k docker/kubernetes/kserve": "needs a cluster",
     "kubectl apply -k docker/kubernetes/overlays/pull": "needs a cluster",
+    "kubectl create -f docker/kubernetes/overlays/models/pull.yaml": "needs a cluster",
+    "kubectl apply -k docker/kubernetes/overlays/models": "needs a cluster",
+    "kubectl apply -k docker/kubernetes/kserve-models": "needs a cluster",
+    "kubectl exec deploy/tidegate -- tidegate serving show": "needs a cluster",
+    "MODELS=/srv/bundles docker compose -f docker-compose.yml -f docker-compose.models.yml "
+    "up --build": "needs a Docker engine",
+    "systemctl reload tidegate": "needs systemd",
     "mkdir -p build/trusted": "for the lines after it",
     "openssl ecparam -name prime256v1 -genkey -noout -out build/signing-key.pem": "makes a key",
     "openssl ec -in build/signing-key.pem -pubout -out build/trusted/release.pem": (

@@ -13,7 +13,7 @@ BOARD = Board(
     "Tidegate: drift",
     "Differences between the incoming images and the calibration set: over the window for all "
     "replicas together, and from each replica's own monitors.",
-    ["instance", "model", "window"],
+    ["instance", "model", "version", "window"],
     [
         Row(
             "Class mix over the window",

@@ -1,12 +1,23 @@
 """The model dashboard: its answers, its gate, and its accuracy according to feedback."""
 
-from panels import RATE, REPLICA, REPLICA_MODEL, Board, Panel, Query, Row, heat, mean
+from panels import (
+    RATE,
+    REPLICA,
+    REPLICA_MODEL,
+    REPLICA_ROLLOUT,
+    Board,
+    Panel,
+    Query,
+    Row,
+    heat,
+    mean,
+)
 
 BOARD = Board(
     "tidegate-model",
     "Tidegate: model",
     "The served bundle, its answers, and its accuracy on answers with feedback.",
-    ["instance", "model"],
+    ["instance", "model", "version"],
     [
         Row(
             "Served",
@@ -69,7 +80,7 @@ BOARD = Board(
                     [
                         Query(
                             "sum by (step) "
-                            f"(increase(tidegate_rollout_steps_total{{{REPLICA_MODEL}}}[1h]))",
+                            f"(increase(tidegate_rollout_steps_total{{{REPLICA_ROLLOUT}}}[1h]))",
                             "{{step}}",
                         )
                     ],
@@ -81,7 +92,7 @@ BOARD = Board(
                     [
                         Query(
                             "sum by (outcome) "
-                            f"(increase(tidegate_reload_total{{{REPLICA_MODEL}}}[1h]))",
+                            f"(increase(tidegate_reload_total{{{REPLICA_ROLLOUT}}}[1h]))",
                             "{{outcome}}",
                         )
                     ],
@@ -93,7 +104,7 @@ BOARD = Board(
                     [
                         Query(
                             "sum by (outcome) "
-                            f"(rate(tidegate_shadow_images_total{{{REPLICA_MODEL}}}{RATE}))",
+                            f"(rate(tidegate_shadow_images_total{{{REPLICA_ROLLOUT}}}{RATE}))",
                             "{{outcome}}",
                         )
                     ],
