@@ -59,7 +59,7 @@ def retrained(source: Path, target: Path, version: str) -> None:
 
 def _last_weights(graph: onnx.GraphProto) -> onnx.TensorProto:
     """Return the weights of the layer that computes the logits."""
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    tensors: dict[str, onnx.TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
     name = "logits"
     while True:  # the layer may compute other rows too, which are then split off
         node = next(node for node in graph.node if name in node.output)
