@@ -53,7 +53,7 @@ NOT_RUN = {
     ".venv/bin/python -m tests.unit.drift.month --seeds 100": "simulates for an hour",
     ".venv/bin/python -m tests.docker.month --seeds 100": "simulates for an hour",
     ".venv/bin/python -m tests.unit.rollout.canaries --runs 1000 "
-    "--out tests/unit/rollout/canaries.json": "simulates for half an hour",
+    "--out tests/unit/rollout/canaries.json": "simulates for minutes",
     "locust -f load_tests/locustfile.py --host http://127.0.0.1:8000": "needs Locust",
     'curl -H "Authorization: Bearer $(cat retrain-token)" http://127.0.0.1:9000/requests': (
         "needs the receiver of the line before, which has tests of its own"
