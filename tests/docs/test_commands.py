@@ -60,7 +60,7 @@ NOT_RUN = {
     ".venv/bin/python -m tests.unit.drift.month --seeds 100": "simulates for an hour",
     ".venv/bin/python -m tests.docker.month --seeds 100": "simulates for an hour",
     ".venv/bin/python -m tests.unit.rollout.canaries --runs 1000 "
-    "--out tests/unit/rollout/canaries.json": "simulates for half an hour",
+    "--out tests/unit/rollout/canaries.json": "simulates for minutes",
     "locust -f load_tests/locustfile.py --host http://127.0.0.1:8000": "needs Locust",
     'curl --fail -X POST -H "Authorization: Bearer $(cat token)" '
     "http://127.0.0.1:8000/admin/reload": "needs a token, and has tests of its own",
