@@ -22,6 +22,7 @@ SHRINKAGE_FLOOR = 1e-3
 # Of a distance that whitens a subspace only. For a single image, a product takes the time of
 # reading its matrix: D·(D + C) numbers of full rank, and k·(D + C + k) of rank k.
 RANKS = (64, 128, 256, 512)
+_LARGE = 1_000_000  # numbers, 4 MB; fewer take some hundredths of a millisecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +109,11 @@ class DistanceFit:
 
     def reduced(self) -> list[DistanceFit]:
         """Return the distances of a lower rank that are clearly cheaper, the cheapest first."""
-        width = len(self.statistics.centre)
-        ranks = [rank for rank in RANKS if rank <= width // 2]
-        return [DistanceFit.of(self.statistics, relative=self.relative, rank=r) for r in ranks]
+        classes, width = self.statistics.means.shape
+        return [
+            DistanceFit.of(self.statistics, relative=self.relative, rank=rank)
+            for rank in cheaper_ranks(width, classes)
+        ]
 
     def head(self) -> GateHead:
         """Return the gate head with this distance."""
@@ -204,6 +207,13 @@ def fit_distances(
             for relative in ((False, True) if options.relative is None else (options.relative,))
         ]
     return found
+
+
+def cheaper_ranks(width: int, classes: int) -> list[int]:
+    """Return the ranks that read at most about half of what full rank reads, if that is much."""
+    if width * (width + classes) < _LARGE:
+        return []
+    return [rank for rank in RANKS if rank <= width // 2]
 
 
 def shrunk(covariance: Float64, shrinkage: float) -> Float64:

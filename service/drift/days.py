@@ -132,6 +132,16 @@ class Days:
         counts = self.days.sum(axis=0).astype(np.float64)
         return Baseline(counts, float(self.days_images.sum()), self.learned_days)
 
+    def usual_share(self, hour: int) -> float:
+        """Return the first column's share over whole days; 0 before one is over."""
+        if self.learned:
+            known = self.baseline()
+            return float(known.counts[0]) / max(known.images, 1.0)
+        window = self._window(hour)
+        if int(window.sum()) < 24:
+            return 0.0
+        return int(self.recent[window, 0].sum()) / max(int(self.recent_images[window].sum()), 1)
+
     def profile(self, hour: int, design_effect: float) -> Profile:
         """Return the usual range of each share at an hour (since 1970)."""
         if not self.learned:

@@ -221,7 +221,9 @@ class Monitor:
             self._usual = self._shares.usual(self._hour, ood, mix)
         self._nulls = (self._hour, ood, mix)
         rejected, classes = self._usual
-        most = max(self._rate_limit, self.reference.alpha_reject * float(rejected.highest[0]))
+        usual = min(self._rejected_days.usual_share(self._hour), self._rate_limit)
+        highest = max(self.reference.alpha_reject, usual) * float(rejected.highest[0])
+        most = max(self._rate_limit, highest)
         self.ood.set_null(min(most, 0.5), ood)
         self.mix.set_null(
             self._lower * classes.lowest, np.minimum(self._upper * classes.highest, _ALL), mix

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
 from tests.server import PHOTOS
+from tests.unit.drift.month import Traffic, World
 from tidegate.models.fitting.feature_axes import embedding_fit
 from tidegate.service.drift import state
 from tidegate.service.drift.embedding import Embedding, RecentMean, embedding_shift
@@ -19,6 +20,7 @@ from tidegate.service.drift.images import Images
 from tidegate.service.drift.label_shift import label_shift
 from tidegate.service.drift.monitor import Monitor
 from tidegate.service.drift.reference import Bins, Reference
+from tidegate.service.drift.sequential import rate_limit
 from tidegate.service.imaging.statistics import input_statistics
 from tidegate.service.types import Pixels
 
@@ -119,6 +121,27 @@ def test_the_design_effect_is_known_although_one_class_dominates(
         monitor.observe_all(answered)
 
         assert least <= monitor.class_design_effect <= most
+
+
+@pytest.mark.parametrize("days", [2, 9])
+def test_a_rate_near_its_limit_may_swing_by_half(days: int) -> None:
+    """As in one of ten simulated months, which alarmed at the same hour of many days."""
+    world = World(Traffic("swings", daily=0.5), np.random.default_rng(0))
+    world.rate = 0.9 * rate_limit(0.01, 1000)
+    monitor = Monitor(world.reference)
+    for hour in range(24 * days + 7):
+        monitor.observe_all(world.hour(hour, 600))
+
+    assert monitor.ood.limit > 1.3 * world.rate
+
+
+def test_a_rate_that_a_day_of_drift_has_raised_does_not_widen_its_limit() -> None:
+    world = World(Traffic("drift"), np.random.default_rng(0))
+    monitor = Monitor(world.reference)
+    for hour in range(40):
+        monitor.observe_all(world.hour(hour, 600, rate=0.2))
+
+    assert monitor.ood.limit <= 1.5 * rate_limit(0.01, 1000)
 
 
 def test_an_image_from_a_clock_that_was_ahead_does_not_stop_the_comparisons() -> None:

@@ -63,3 +63,13 @@ def test_a_month_of_five_thousand_images_a_day_has_no_alarm() -> None:
 @pytest.mark.parametrize("traffic", UNCHANGED, ids=lambda traffic: traffic.name)
 def test_a_month_of_dependent_traffic_has_no_alarm(traffic: Traffic) -> None:
     assert not unchanged(traffic, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", [8, 25])
+def test_a_rate_near_its_limit_that_swings_by_half_does_not_alarm_every_day(seed: int) -> None:
+    """It may once, on the first day, when the service does not know its own rate."""
+    found = unchanged(Traffic("daily swings of 50%", daily=0.5), seed)
+
+    assert found.total() <= 1

@@ -123,11 +123,12 @@ def test_a_mix_is_advanced_as_image_by_image(at_once: int) -> None:
 def test_new_limits_hold_for_the_images_that_follow() -> None:
     """The powers of each factor are kept for the next images, and belong to the limits."""
     rng = np.random.default_rng(6)
-    limits = [share_limits(np.array(counts)) for counts in ([20, 30, 50, 400], [90, 10, 200, 200])]
-    detector = MixDetector(*limits[0], 1e30)  # so large that no alarm resets it
-    alone = np.zeros((4, 4))
+    few_of_many = [np.full(40, 20), np.repeat([35, 5], 20)]  # most classes are not in a chunk
+    limits = [share_limits(counts) for counts in few_of_many]
+    detector = MixDetector(*limits[0], 1e30)
+    alone = np.zeros((40, 4))
     for (lower, upper), effect in zip(limits, (1.0, 3.0), strict=True):
-        images = rng.integers(0, 4, 64)
+        images = rng.integers(0, 40, 64)
         detector.set_null(lower, upper, effect)
         detector.observe(images, np.arange(64.0))
         bounds = np.stack([upper, upper, upper, lower], axis=1)

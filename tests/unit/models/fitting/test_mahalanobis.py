@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from tests.unit.models.features import CLASSES, WIDTH, world
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting.mahalanobis import (
-    RANKS,
     SHRINKAGE_FLOOR,
+    cheaper_ranks,
     fit_distance,
     ledoit_wolf,
     shrunk,
@@ -98,13 +98,22 @@ def test_a_reduced_rank_is_the_distance_under_a_covariance_with_one_variance_out
     assert np.array_equal(nearest, each.argmin(axis=0))
 
 
-def test_a_reduced_rank_is_named_and_clearly_cheaper() -> None:
-    wide = fit_distance(np.tile(X, 3), IDS, LABELS)
+@pytest.mark.parametrize(
+    ("width", "classes", "ranks"),
+    [
+        (128, 10, []),
+        (512, 30, []),
+        (768, 1000, [64, 128, 256]),
+        (1280, 2, [64, 128, 256, 512]),
+        (2048, 1000, [64, 128, 256, 512]),
+    ],
+)
+def test_a_small_distance_keeps_its_rank(width: int, classes: int, ranks: list[int]) -> None:
+    assert cheaper_ranks(width, classes) == ranks
 
-    names = [one.name for one in wide.reduced()]
 
-    assert wide.name == "distance, l2-normalised"
-    assert names == [f"distance, l2-normalised, rank {r}" for r in RANKS if r <= 3 * WIDTH // 2]
+def test_a_reduced_rank_is_named() -> None:
+    assert fit_distance(X, IDS, LABELS, rank=6).name == "distance, l2-normalised, rank 6"
 
 
 @pytest.mark.parametrize("normalise", [True, False])
