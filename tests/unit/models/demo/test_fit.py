@@ -83,7 +83,6 @@ def picture_folders(root: Path) -> Pictures:
     return pictures
 
 
-@pytest.mark.timeout(180)  # linear algebra is slow under other load
 def test_the_whole_recipe_runs(
     weights: dict[str, NDArray[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
