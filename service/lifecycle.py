@@ -16,7 +16,7 @@ from tidegate.service.building import Builder
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.catalog import Catalog, Choice
 from tidegate.service.drift.monitor import Monitor
-from tidegate.service.errors import Draining, NotReady, TidegateError
+from tidegate.service.errors import Draining, NotReady, StartupError, TidegateError
 from tidegate.service.loading import Loader
 from tidegate.service.metrics import Metrics
 from tidegate.service.nvml import watch_gpus
@@ -39,6 +39,7 @@ from tidegate.service.wanted import Source
 log = logging.getLogger(__name__)
 
 _POLL_S = 2.0  # between two looks at the serving file
+_REFUSED = "the serving file is refused, so nothing changes: %s"
 
 
 class Phase(Enum):
@@ -181,7 +182,11 @@ class Service:
         if self.phase is not Phase.READY or self._reloader is None:
             self.catalog  # noqa: B018 - raises
             raise Draining("The service is shutting down.")
-        wanted = await asyncio.to_thread(self._config.source.read)
+        try:
+            wanted = await asyncio.to_thread(self._config.source.read)
+        except StartupError:
+            self._metrics.reloaded("", "refused")
+            raise
         self._refusal = ""
         return await self._reloader.reload(wanted)
 
@@ -195,7 +200,7 @@ class Service:
         try:
             await self.reload()
         except TidegateError as error:
-            self._refuse(str(error))
+            log.warning(_REFUSED, error)
         except Exception:
             log.exception("the reload failed; what was served is still served")
 
@@ -223,8 +228,9 @@ class Service:
         await steps.judge()
 
     def _refuse(self, why: str) -> None:
+        """Log and count a refusal once, while it is repeated by every look at the file."""
         if why != self._refusal:
-            log.warning("what shall be served is refused, so nothing changes: %s", why)
+            log.warning(_REFUSED, why)
             self._metrics.reloaded("", "refused")
         self._refusal = why
 

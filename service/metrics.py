@@ -274,6 +274,7 @@ class Metrics:
         self.log_lines_dropped = declared.counter("log_lines_dropped")
         declared.gauge("build_info").labels(version).set(1)
         self._reloads = declared.counter("reload")
+        self._reloads.labels("", "refused")  # starts at 0: the serving file names no model then
         self._shadow = declared.counter("shadow_images")
         self._steps = declared.counter("rollout_steps")
         self._aliases = declared.gauge("model_alias")

@@ -103,8 +103,9 @@ class Reloader:
         """Unload the versions that were kept long enough, unless one still answers a request."""
         async with self._turn:
             now = time.monotonic()
-            for digest, unused in list(self._unused.items()):
-                if now - unused.since >= self._rollback_s:
+            for digest in list(self._unused):
+                unused = self._unused.get(digest)  # `serve_now` may take one meanwhile
+                if unused is not None and now - unused.since >= self._rollback_s:
                     await self._unload(digest)
 
     async def close(self, timeout_s: float) -> None:
@@ -294,7 +295,9 @@ class Reloader:
 
     async def _unload(self, digest: str) -> bool:
         """Unload a version; return False if something waits or runs there."""
-        served = self._unused[digest].served
+        if (unused := self._unused.get(digest)) is None:  # it is used again
+            return True
+        served = unused.served
         if not self._builder.workers.scheduler.close_lane(served.lane):
             return False
         del self._unused[digest]

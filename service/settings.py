@@ -248,10 +248,6 @@ class Settings(BaseSettings):
             raise ValueError("TIDEGATE_MAX_INFLIGHT_BYTES is less than TIDEGATE_MAX_UPLOAD_BYTES")
         if self.deadline_ms > self.max_deadline_ms:
             raise ValueError("TIDEGATE_MAX_DEADLINE_MS is less than TIDEGATE_DEADLINE_MS")
-        if self.models is not None and "bundle" in self.model_fields_set:
-            raise ValueError("Set TIDEGATE_MODELS or TIDEGATE_BUNDLE, not both")
-        if self.serving is not None and self.models is None:
-            raise ValueError("TIDEGATE_SERVING needs TIDEGATE_MODELS, the folder of the bundles")
         return self
 
     @classmethod

@@ -11,6 +11,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from load_tests.fuzz.reference import Reader
 
 MANIFEST, MODEL, GOLDEN = "manifest.json", "model.onnx", "golden/expected.npz"
 _NOISE = 0.1  # of the last layer's weights, relative to their standard deviation
+_MATRIX = 2  # dimensions
 _OUTPUTS = ("logits", "scores", "nearest_class")
 Pixels = NDArray[np.uint8]  # [H, W, 3]
 Arrays = dict[str, NDArray[Any]]
@@ -48,13 +50,23 @@ def copied(source: Path, target: Path, version: str) -> None:
 def retrained(source: Path, target: Path, version: str) -> None:
     """Change the weights of the last layer a little, as training again does: the same shape."""
     graph = onnx.load(source / MODEL)
-    tensors = {tensor.name: tensor for tensor in graph.graph.initializer}
-    last = next(node for node in graph.graph.node if "logits" in node.output)
-    weights = next(tensors[name] for name in last.input if name in tensors)
+    weights = _last_weights(graph.graph)
     values = numpy_helper.to_array(weights)
     noise = np.random.default_rng(0).normal(0, _NOISE * values.std(), values.shape)
     weights.CopyFrom(numpy_helper.from_array((values + noise).astype(np.float32), weights.name))
     _seal_graph(source, target, version, graph.SerializeToString())
+
+
+def _last_weights(graph: onnx.GraphProto) -> onnx.TensorProto:
+    """Return the weights of the layer that computes the logits."""
+    tensors: dict[str, onnx.TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
+    name = "logits"
+    while True:  # the layer may compute other rows too, which are then split off
+        node = next(node for node in graph.node if name in node.output)
+        for tensor in (tensors[name] for name in node.input if name in tensors):
+            if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == _MATRIX:
+                return tensor
+        name = node.input[0]
 
 
 def quantised(source: Path, target: Path, version: str) -> None:
@@ -141,10 +153,21 @@ def _probes(bundle: Path) -> Iterator[Pixels]:
         yield reader.pixels((bundle / str(name)).read_bytes())
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Do not log that a graph could be folded before."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
 def _int8(bundle: Path) -> bytes:
     """Return the graph with its convolutions in int8, as ONNX Runtime quantises them."""
-    logging.getLogger().setLevel(logging.ERROR)  # it warns that a graph could be folded before
-    with tempfile.TemporaryDirectory(prefix="load-tests-") as folder:
+    with _quiet(), tempfile.TemporaryDirectory(prefix="load-tests-") as folder:
         quantised_path = Path(folder) / MODEL
         quantize_static(
             bundle / MODEL,

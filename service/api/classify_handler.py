@@ -22,6 +22,7 @@ from tidegate.service.api.problems import (
     make_problem,
     problem_of,
     respond,
+    unexpected_problem,
 )
 from tidegate.service.api.schemas import as_json, classify_body, model_ref, ood_body
 from tidegate.service.api.uploads import ByteBudget, Reservation
@@ -62,8 +63,8 @@ class ClassifyHandler:
         chosen = self._choose(context, name, version)
         bundle = chosen.served.bundle
         client = client_of(request.scope)
+        top_k, timeout_s = self._parameters(request, context)  # invalid ones cost no quota
         self._quota.spend(client, 1, time.monotonic())
-        top_k, timeout_s = self._parameters(request, context)
         with chosen.served.lane.receiving(), self._budget.reserve(client) as reservation:
             if is_multipart(context.content_type):
                 (image,) = await self._read_files(request, context, reservation, "file", 1)
@@ -156,6 +157,8 @@ class ClassifyHandler:
             answer = self._body(result, bundle, context)
         except TidegateError as error:
             answer = problem_of(error, context)
+        except Exception as error:  # noqa: BLE001 - a bug: the other images are answered
+            answer = unexpected_problem(error, context)
         if _is_problem(answer):
             return {"status": answer["status"], "problem": answer}
         return {"status": 200, "result": answer}

@@ -31,7 +31,8 @@ class HttpLimits:
 def client_of(scope: MutableMapping[str, Any]) -> str:
     """Return the address that a request's quota and shares are counted for.
 
-    An IPv6 client can use any address of its /64 network, so the network counts as one client.
+    An IPv6 client can use any address of its /64 network, so the network counts as one client. Not
+    so for link-local addresses: every host of every attached network is in fe80::/64.
     """
     return address_of(scope.get("client"))
 
@@ -47,6 +48,8 @@ def _network(host: str) -> str:
     address = ipaddress.IPv6Address(host)
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
+    if address.is_link_local:
+        return str(address)  # with its interface, such as %eth0
     return str(ipaddress.IPv6Network((int(address), 64), strict=False))
 
 

@@ -13,7 +13,7 @@ _OTHER_PARTS = 16  # form fields that are allowed and ignored
 _MAX_CONTENT_TYPE = 1024
 _MAX_BOUNDARY = 256  # RFC 2046 allows 70
 # Clients send unquoted boundaries with characters that a token does not allow: "/", ":", "=", …
-_BOUNDARY = re.compile(r';\s*boundary\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))', re.IGNORECASE)
+_PARAMETER = re.compile(r';\s*([^\s;="]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))')
 _AS_IT_IS = {"7bit", "8bit", "binary"}
 
 
@@ -71,7 +71,8 @@ class FormFiles:
         if segment.name != self._field:
             return None
         if len(self._files) == self._max_files:
-            raise BadRequest(f'At most {self._max_files} parts named "{self._field}".')
+            parts = "part" if self._max_files == 1 else "parts"
+            raise BadRequest(f'At most {self._max_files} {parts} named "{self._field}".')
         encoding = segment.header("Content-Transfer-Encoding", "binary").strip().lower()
         if encoding not in _AS_IT_IS:
             raise BadRequest(
@@ -84,9 +85,9 @@ def _boundary(content_type: str) -> bytes:
     kind = content_type[:_MAX_CONTENT_TYPE].partition(";")[0].strip().lower()
     if kind != "multipart/form-data" or len(content_type) > _MAX_CONTENT_TYPE:
         raise BadRequest("Multipart uploads must be multipart/form-data with a boundary.")
-    found = _BOUNDARY.search(content_type)
-    quoted, plain = found.groups() if found else (None, None)
-    boundary = plain or re.sub(r"\\(.)", r"\1", quoted or "")
+    parameters = _PARAMETER.finditer(content_type)  # each is skipped as a whole, with its quotes
+    found = next((p for p in parameters if p[1].lower() == "boundary"), None)
+    boundary = "" if found is None else found[3] or re.sub(r"\\(.)", r"\1", found[2] or "")
     if not 0 < len(boundary) <= _MAX_BOUNDARY:
         raise BadRequest(f"The multipart boundary must have 1 to {_MAX_BOUNDARY} characters.")
     return boundary.encode("latin-1")

@@ -112,10 +112,15 @@ def response_to_unexpected_error(error: BaseException, context: RequestContext) 
     if isinstance(error, asyncio.CancelledError):
         cut = errors.Draining("The service shut down before this request was answered.")
         return response_to(cut, context)
+    context.log["code"] = "internal-error"
+    return respond(unexpected_problem(error, context))
+
+
+def unexpected_problem(error: BaseException, context: RequestContext) -> ProblemBody:
+    """Log a bug, and return the problem document for it."""
     log.error("unexpected error", exc_info=error, extra={"request_id": context.request_id})
     detail = "Unexpected error. The log has the details under this request_id."
-    context.log["code"] = "internal-error"
-    return respond(make_problem(500, "internal-error", "Internal error", detail, context))
+    return make_problem(500, "internal-error", "Internal error", detail, context)
 
 
 def install(app: FastAPI) -> None:

@@ -23,7 +23,7 @@ def sniff(data: bytes) -> str:
         return "GIF"
     if head.startswith((b"II*\0", b"MM\0*")):
         return "TIFF"
-    if head.startswith(b"BM"):
+    if head.startswith(b"BM") and b"\0" in data[:18]:  # as in any header size; text has none
         return "BMP"
     if name := other_format(data):
         raise UnsupportedImageType(f"{name} is not supported; send {ALLOWED}.")

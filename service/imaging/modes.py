@@ -62,4 +62,7 @@ def _composite(band: Image.Image, ground: tuple[int, int, int, int]) -> Image.Im
 def _from_sixteen_bit(band: Image.Image, spec: PreprocessSpec) -> Image.Image:
     values = np.asarray(band)
     eight = np.minimum(values, 255) if spec.sixteen_bit == "clip" else values >> 8
+    if spec.alpha != "drop" and "transparency" in band.info:  # a PNG's level, in 16 bits
+        ground, *_ = _COMPOSITE[spec.alpha]
+        eight = np.where(values == band.info["transparency"], ground, eight)
     return Image.fromarray(eight.astype(np.uint8)).convert("RGB")

@@ -17,16 +17,20 @@ from numpy.typing import NDArray
 from tidegate.service.rollout.groups import Bool, Float64
 
 SETS = 3
+SIGNALS = 8
 _Z = 2.0  # standard errors between two shares, to be in a set
 _LEADING = 5
 
 
 class ClassMix:
-    """Counts of both versions, and the sets of classes to bet on. 16 bytes per class."""
+    """Counts of both versions, and the sets of classes to bet on. 24 bytes per class."""
 
     def __init__(self, classes: int, margin: float) -> None:
         self._counts = np.zeros((2, classes), np.int64)  # stable, canary
         self._margin = margin
+        self._signs = np.random.default_rng(0).choice(
+            np.array([-1, 1], np.int8), (classes, SIGNALS)
+        )
         self._last: tuple[Bool, NDArray[np.int64]] | None = None  # group, not yet counted
 
     def sets(self, design_effect: float) -> tuple[Float64, NDArray[np.bool_], Float64]:
@@ -43,6 +47,13 @@ class ClassMix:
         found = np.stack([gain > _Z * error, gain >= -_Z * error, gain > 0], axis=1)
         chosen = found.astype(np.float64)
         return chosen, gain @ chosen > self._margin, pooled @ chosen
+
+    def signals(self, weights: Float64, classes: NDArray[np.int64]) -> Float64:
+        """Return differences in random signs of the classes, [groups, GROUP, SIGNALS].
+
+        The sets change; how dependent the classes of the images are does not.
+        """
+        return np.asarray(weights[:, :, None] * self._signs[classes])
 
     def count(self, canary: Bool, classes: NDArray[np.int64]) -> None:
         """Count groups, [groups, GROUP] each; the last one when the next ones come."""

@@ -18,7 +18,14 @@ class Comparison:
     """The evidence of one comparison, and the means of both versions for the report."""
 
     def __init__(
-        self, name: str, margin: float, bound: float, *, required: bool = False, bets: int = 1
+        self,
+        name: str,
+        margin: float,
+        bound: float,
+        *,
+        required: bool = False,
+        bets: int = 1,
+        signals: int = 0,
     ) -> None:
         """It alarms at an e-value of `bound`; a promotion may require that it is not worse."""
         self.name, self.margin, self.bound, self.required = name, margin, bound, required
@@ -26,7 +33,7 @@ class Comparison:
         self._totals = [0.0, 0.0]
         self.log_evidence = self.log_not_worse = 0.0
         self.alarm = self.shown = False
-        self._worse, self._not_worse = Bets(bets), Bets(1)
+        self._worse, self._not_worse = Bets(bets, signals), Bets(1)
         self._compared, self._total = GROUP, 0.0
 
     def count(self, canary: Bool, values: Float64) -> None:
@@ -54,11 +61,15 @@ class Comparison:
         worse: Gains,
         not_worse: Gains | None = None,
         combine: Callable[[Float64], Float64] = log_mean,
+        signals: Float64 | None = None,
     ) -> None:
-        """Add groups: gains of bets that the canary is worse, and of one that it is not."""
+        """Add groups: gains of bets that the canary is worse, and of one that it is not.
+
+        `signals` are what the design effect is measured on, if not the gains.
+        """
         if len(worse.values) == 0:
             return
-        path = combine(self._worse.add(worse))
+        path = combine(self._worse.add(worse, signals))
         self.log_evidence = float(path[-1])
         self.alarm = self.alarm or float(path.max()) >= math.log(self.bound)
         if not_worse is not None:

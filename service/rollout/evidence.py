@@ -86,21 +86,26 @@ class Gains:
 class Bets:
     """Bets that the gains of several columns are positive on average."""
 
-    def __init__(self, columns: int) -> None:
+    def __init__(self, columns: int, signals: int = 0) -> None:
+        """With `signals` the design effect is theirs, not that of the bets."""
         self.log_wealth = np.zeros((columns, len(STAKES)))
         self.images = 0
-        self._effect = DesignEffect(columns)
+        self._pooled = signals > 0
+        self._effect = DesignEffect(signals or columns)
 
     @property
     def design_effects(self) -> Float64:
-        """Return the design effect of each column, [bets]."""
-        return self._effect.value
+        """Return the design effect of each bet, or the one of all bets, [bets] or [1]."""
+        return self._effect.value.mean(keepdims=True) if self._pooled else self._effect.value
 
-    def add(self, gains: Gains) -> Float64:
-        """Add groups; return the log evidence of each bet after each group, [groups, bets]."""
+    def add(self, gains: Gains, signals: Float64 | None = None) -> Float64:
+        """Add groups, and their signals, [groups, GROUP, signals].
+
+        Return the log evidence of each bet after each group, [groups, bets].
+        """
         # Learn first, so that a run is known to be one before its images are weighed.
-        self._effect.add(gains.values)
-        effect = self._effect.value
+        self._effect.add(gains.values if signals is None else signals)
+        effect = self.design_effects
         self.images += gains.values.shape[0] * GROUP
         factors: Float64 = np.multiply.outer(gains.shares, STAKES)
         factors += 1

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidegate.service.rollout import p_values as p
-from tidegate.service.rollout.class_mix import SETS, ClassMix
+from tidegate.service.rollout.class_mix import SETS, SIGNALS, ClassMix
 from tidegate.service.rollout.comparison import NON_INFERIORITY, Comparison
 from tidegate.service.rollout.evidence import differences
 from tidegate.service.rollout.groups import Bool, Float64, Groups, ranks, weights
@@ -60,7 +60,7 @@ class Judge:
         self.latency = Comparison("latency", 0.0, bound, required=True)  # of log times
         self.rejections = Comparison("rejections", rules.rejections, bound, required=True)
         self.p_values = Comparison("p-values", p.MARGINS[0], bound, bets=p.BETS)
-        self.classes = Comparison("classes", rules.classes, bound, bets=SETS)
+        self.classes = Comparison("classes", rules.classes, bound, bets=SETS, signals=SIGNALS)
         self.feedback = Comparison("feedback", rules.feedback, bound)
         self._comparisons = [
             self.errors,
@@ -199,8 +199,11 @@ class Judge:
         ids = values[:, :, 0].astype(np.int64)
         sets, placed, baseline = self._mix.sets(self.classes.design_effect)
         margins = np.full(SETS, self.classes.margin)
-        gains = differences(weights(groups), sets[ids], baseline, margins, 1)
-        self.classes.add(replace(gains, worst=gains.worst * placed))
+        weighted = weights(groups)
+        gains = differences(weighted, sets[ids], baseline, margins, 1)
+        self.classes.add(
+            replace(gains, worst=gains.worst * placed), signals=self._mix.signals(weighted, ids)
+        )
         self._mix.count(groups, ids)
 
     def _compare(self, comparisons: Sequence[Comparison], canary: Bool, values: Float64) -> None:

@@ -88,10 +88,14 @@ def _what_to_write(place: Place, repository: Repository) -> str:
         lines += [f"[{toml_key(name)}]", f'stable = "{there[-1]}"', ""]
     count = sum(map(len, versions.values()))
     return (
-        f"There is no serving file {place.path}, and {place.models} has {count} versions of "
-        f"{len(versions)} models. Write which to serve into it, for example:\n\n"
-        + "\n".join(lines).rstrip()
+        f"There is no serving file {place.path}, and {place.models} has "
+        f"{_counted(count, 'version')} of {_counted(len(versions), 'model')}. "
+        "Write which to serve into it, for example:\n\n" + "\n".join(lines).rstrip()
     )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def toml_key(name: str) -> str:

@@ -49,6 +49,11 @@ CONTRACT_METRICS = {
     "tidegate_expected_accuracy_ratio": "gauge",
     "tidegate_model_info": "gauge",
     "tidegate_build_info": "gauge",
+    # Not in the design: several versions.
+    "tidegate_model_alias": "gauge",
+    "tidegate_reload": "counter",
+    "tidegate_shadow_images": "counter",
+    "tidegate_rollout_steps": "counter",
 }
 
 
@@ -132,7 +137,15 @@ def test_models_describes_the_model_and_its_engine(client: httpx.Client, demo_bu
     listed = client.get("/models").json()["models"]
     model = client.get("/models/efficientnet-lite0").json()
 
-    assert listed == [{"name": "efficientnet-lite0", "version": "1", "digest": bundle.digest}]
+    assert listed == [
+        {
+            "name": "efficientnet-lite0",
+            "version": "1",
+            "digest": bundle.digest,
+            "aliases": ["stable"],
+            "is_default": True,
+        }
+    ]
     assert model["preprocess_digest"] == bundle.manifest.preprocess.digest
     assert model["preprocess"]["steps"][0]["op"] == "centre-crop-fraction"
     assert model["calibration"] == bundle.manifest.calibration.model_dump()
@@ -218,6 +231,16 @@ def test_openapi_has_every_route_of_the_contract(openapi: dict[str, Any]) -> Non
         "/models/{name}",
         "/drift",
         "/feedback",
+        "/models/{name}/classify",
+        "/models/{name}/classify/batch",
+        "/models/{name}/rollout",
+        "/models/{name}/versions/{version}",
+        "/models/{name}/versions/{version}/classify",
+        "/models/{name}/versions/{version}/classify/batch",
+        "/models/{name}/versions/{version}/drift",
+        "/admin/reload",
+        "/admin/models/{name}/promote",
+        "/admin/models/{name}/rollback",
     }
 
 

@@ -88,7 +88,8 @@ class Recorded:
         median = max((float(np.median(x)) for x in known), default=np.nan)
         seen = int((counts > 0).sum())
         phi = unknown if np.isnan(median) else dispersion(np.array([median]), seen)
-        numbers = class_mix(counts / phi, self._reference)
+        with np.errstate(invalid="ignore"):  # below the hundred images that z needs
+            numbers = class_mix(counts / phi, self._reference)
         own["dispersion"][t] = phi
         own["effect"][t] = numbers["tidegate:class_mix:effect1h"]
         if counts.sum() / phi >= 100:

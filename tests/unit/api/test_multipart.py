@@ -60,6 +60,8 @@ def test_any_content_type_is_understood_or_a_bad_request(tail: str) -> None:
         (r'multipart/form-data; boundary="a\"b"', b'a"b'),
         ("Multipart/Form-Data ;BOUNDARY=abc; charset=utf-8", b"abc"),
         ("multipart/form-data; charset=utf-8; boundary = abc", b"abc"),
+        ('multipart/form-data; x="; boundary=no"; boundary=abc', b"abc"),
+        ("multipart/form-data; x; boundary=abc; boundary=no", b"abc"),
         ("multipart/form-data; boundary=----=_Part:1/2?(3)", b"----=_Part:1/2?(3)"),
     ],
 )
@@ -118,3 +120,12 @@ def test_the_error_describes_the_defect(body: bytes, why: str) -> None:
 def test_a_form_without_a_boundary_is_a_bad_request(content_type: str) -> None:
     with pytest.raises(BadRequest, match="boundary"):
         FormFiles(content_type, "files", 1)
+
+
+def test_the_limit_on_files_is_named_in_the_right_number() -> None:
+    two = part(b"a") + part(b"b") + part(b"c") + b"--x--"
+
+    with pytest.raises(BadRequest, match='At most 1 part named "files"'):
+        parse(two, most=1)
+    with pytest.raises(BadRequest, match='At most 2 parts named "files"'):
+        parse(two, most=2)

@@ -205,6 +205,21 @@ class TestSixteenBits:
 
         assert np.array_equal(decoded(grey, spec(sixteen_bit="clip")), expected)
 
+    @pytest.mark.parametrize(
+        ("alpha", "first"), [("drop", 1), ("composite-white", 255), ("composite-black", 0)]
+    )
+    @pytest.mark.parametrize("rows", [1, 40_000], ids=["whole", "in bands"])
+    def test_a_transparent_shade_follows_the_rule(
+        self, alpha: Literal["drop", "composite-white", "composite-black"], first: int, rows: int
+    ) -> None:
+        deep = np.tile(np.array([[256, 257, 0, 60_000, 511, 512, 513, 1]], np.uint16), (rows, 1))
+        data = encode(Image.fromarray(deep), "PNG", transparency=256)
+
+        result = decoded(data, spec(alpha=alpha, sixteen_bit="scale"))
+
+        expected = np.array([first, 1, 0, 234, 1, 2, 2, 0])
+        assert np.array_equal(result, grey_rgb(np.tile(expected, (rows, 1))))
+
     @pytest.mark.parametrize("rule", ["scale", "clip"])
     def test_colour_keeps_the_high_byte_by_either_rule(
         self, rule: Literal["scale", "clip"]

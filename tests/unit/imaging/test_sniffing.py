@@ -27,6 +27,7 @@ NOT_IMAGES = {
     "one byte": b"\xff",
     "text": b"a photograph of a cat",
     "text with a capital B": b"Beach, at sunset",
+    "text that begins as a BMP": b"BMW is a car",
     "html": b"<!doctype html><img src=x>",
     "pdf": b"%PDF-1.7\n1 0 obj",
     "svg": SVG,

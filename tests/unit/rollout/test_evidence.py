@@ -126,6 +126,23 @@ def test_a_level_and_a_step_are_no_runs() -> None:
     assert effect.value[0] < 1.5
 
 
+def test_a_run_that_goes_on_in_the_next_group_is_not_overlooked() -> None:
+    """Neighbouring groups of a run of two groups do not differ."""
+    effect = DesignEffect(1)
+    effect.add(signal(400 * GROUP, 2 * GROUP))
+
+    assert effect.value[0] > 0.75 * GROUP
+
+
+def test_with_signals_there_is_one_design_effect_for_all_bets() -> None:
+    gains = Gains(np.zeros((400, GROUP, 3)), np.ones((400, GROUP, 3)), np.zeros(3))
+    bets = Bets(3, signals=2)
+    bets.add(gains, np.concatenate([signal(400 * GROUP, 4), signal(400 * GROUP, 10)], axis=2))
+
+    assert bets.design_effects.shape == (1,)
+    assert 5 < bets.design_effects[0] < 8
+
+
 def test_at_first_images_are_taken_for_runs() -> None:
     assert DesignEffect(2).value.tolist() == [3.0, 3.0]
 
@@ -144,12 +161,14 @@ def test_groups_that_come_one_by_one_give_the_evidence_of_all_at_once() -> None:
     gains = Gains(np.ones((64, GROUP, 1)) / 10, np.ones((64, GROUP, 1)), np.zeros(1))
     one, many = Bets(1), Bets(1)
     for bets in (one, many):
-        bets.add(Gains(np.zeros_like(gains.values), gains.worst, gains.margins))
+        bets.add(gains)
     at_once = one.add(gains)[-1]
-    for i in range(64):
-        last = many.add(Gains(gains.values[i : i + 1], gains.worst[i : i + 1], gains.margins))[-1]
+    singly = [
+        many.add(Gains(gains.values[i : i + 1], gains.worst[i : i + 1], gains.margins))
+        for i in range(64)
+    ]
 
-    assert last == pytest.approx(at_once)
+    assert singly[-1][-1] == pytest.approx(at_once)
     assert one.growth() == pytest.approx(many.growth())
 
 

@@ -1,5 +1,6 @@
 """A canary that is worse is rolled back, one that is as good is promoted, and a report says why."""
 
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from tests.unit.rollout.canaries import CHANGES, Scenario, Traffic, Version, changed, run
 from tidegate.service.rollout.judge import Judge, Verdict
-from tidegate.service.rollout.outcomes import KINDS, Outcome
+from tidegate.service.rollout.outcomes import KINDS, Arm, Outcome
 from tidegate.service.rollout.rules import JudgeRules
 
 CLASSES = 10
@@ -265,6 +266,25 @@ def test_before_any_image_the_report_is_empty() -> None:
     assert report["step"] == "wait"
     assert {test["e_value"] for test in report["tests"]} == {1.0}
     assert all("no images" in test["text"] for test in report["tests"])
+
+
+def test_memory_does_not_grow_with_images() -> None:
+    judge = Judge(JudgeRules(), 1000, at=0.0)
+
+    def observe(images: int) -> int:
+        for i in range(images):
+            arm: Arm = "canary" if i % 3 == 0 else "stable"
+            judge.observe(arm, replace(GOOD, received=float(i)), key=f"key-{i}")
+        judge.decide()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = observe(2_000)
+        after = observe(6_000)
+    finally:
+        tracemalloc.stop()
+    assert after - before < 50_000
 
 
 def test_ten_thousand_classes_find_a_mix_that_moved() -> None:

@@ -37,6 +37,22 @@ def test_without_a_file_several_versions_are_refused_with_a_file_to_write(
     }
 
 
+@pytest.mark.parametrize(
+    ("versions", "counted"),
+    [
+        ({"parts": "1 2"}, "2 versions of 1 model"),
+        ({"parts": "1", "cats": "1 2"}, "3 versions of 2 models"),
+    ],
+)
+def test_what_is_there_is_counted_in_the_right_number(
+    tmp_path: Path, versions: dict[str, str], counted: str
+) -> None:
+    repository(tmp_path, **versions)
+
+    with pytest.raises(ServingInvalid, match=rf" has {counted}\. "):
+        find(Place(tmp_path)).plan()
+
+
 def test_an_empty_folder_is_refused_with_what_is_wrong_in_it(tmp_path: Path) -> None:
     add_version(tmp_path, "parts", "2", "parts/1")
 

@@ -177,7 +177,7 @@ def test_repeated_labels_are_distinguished_by_folders_named_by_id(
 
 
 def test_the_gate_s_cost_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["gate-cost", "--features", "16", "--classes", "4"]) == 0
+    assert main(["gate-cost", "--features", "16", "--classes", "4", "--rank", "8"]) == 0
 
     assert capsys.readouterr().out.count("per image") == 21
 

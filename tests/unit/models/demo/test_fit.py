@@ -153,13 +153,13 @@ def test_full_shrinkage_is_the_angle_to_the_nearest_weight() -> None:
 
 
 def test_a_reduced_rank_loses_nothing_if_the_weights_vary_in_so_many_directions() -> None:
-    weights = {"_fc.weight": RNG.normal(size=(40, 3)) @ RNG.normal(size=(3, 5))}
-    features = RNG.normal(size=(9, 5))
-    heads = [gate_head(weights, np.zeros(5), 0.3, rank) for rank in (None, 3)]
+    weights = {"_fc.weight": RNG.normal(size=(60, 6)) @ RNG.normal(size=(6, 40))}
+    features = RNG.normal(size=(9, 40))
+    heads = [gate_head(weights, np.zeros(40), 0.01, rank) for rank in (None, 6)]
 
     full, reduced = (head.distance(features)[0] for head in heads)
 
-    np.testing.assert_allclose(reduced, full)
+    np.testing.assert_allclose(reduced, full, rtol=1e-6)
 
 
 def test_whitening_is_the_inverse_covariance_of_the_weight_directions() -> None:
