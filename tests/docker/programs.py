@@ -74,9 +74,9 @@ class Process:
         self._reader.join()
 
 
-def wait_for(reached: Callable[[], object], what: str) -> None:
+def wait_for(reached: Callable[[], object], what: str, patience_s: float = _POLLED_S) -> None:
     """Poll a state of another process, which sends no event."""
-    pause, end = threading.Event(), time.monotonic() + _POLLED_S
+    pause, end = threading.Event(), time.monotonic() + patience_s
     while not reached():
         assert time.monotonic() < end, what
         pause.wait(0.3)
