@@ -240,15 +240,19 @@ class Judge:
             found.append(Finding("images", f"{lacking} more images of the canary are needed."))
         for one in self._comparisons:
             if one.required and not one.shown:
-                more = one.missing()
-                text = f"Not yet shown to be within the margin: {self._words(one)} "
-                text += (
-                    "The difference is too close to the margin to show it."
-                    if more is None
-                    else f"About {more} more images of the canary are needed."
-                )
-                found.append(Finding(one.name, text))
+                text = f"Not yet shown to be within the margin: {self._words(one)}"
+                found.append(Finding(one.name, text + _how_far(one)))
         return found
 
     def _words(self, one: Comparison) -> str:
         return describe(one, self._rules, self._mix)
+
+
+def _how_far(one: Comparison) -> str:
+    """Return a sentence about the images that a comparison still needs, if it has any."""
+    if not all(one.images):
+        return ""
+    more = one.missing()
+    if more is None:
+        return " The difference is too close to the margin to show it."
+    return f" About {more} more images of the canary are needed."

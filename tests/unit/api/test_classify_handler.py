@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -32,7 +33,8 @@ async def classify(upload: Upload, request_id: str) -> None:
 
 
 def handler() -> ClassifyHandler:
-    served = SimpleNamespace(name="m", version="1", bundle=None)
+    lane = SimpleNamespace(receiving=nullcontext)
+    served = SimpleNamespace(name="m", version="1", bundle=None, lane=lane)
     service = SimpleNamespace(choose=lambda *_: SimpleNamespace(served=served, classify=classify))
     budget = ByteBudget(1000, 1000, lambda: None)
     return ClassifyHandler(cast("Service", service), LIMITS, budget, Metrics("0"), "reject")

@@ -311,3 +311,24 @@ def test_ten_thousand_classes_find_a_mix_that_moved() -> None:
 def test_rules_are_closed_and_bounded(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"validation error"):
         JudgeRules.model_validate(wrong)
+
+
+@pytest.mark.parametrize("arms", [(), ("canary",), ("stable",)], ids=["none", "canary", "stable"])
+def test_no_difference_is_reported_before_both_versions_have_images(arms: tuple[Arm, ...]) -> None:
+    judge = Judge(JudgeRules(promote=True), CLASSES, at=0.0)
+    for arm in arms:
+        judge.observe(arm, GOOD)
+
+    texts = [why.text for why in judge.decide().why if why.test != "images"]
+
+    assert {text.split(": ", 2)[2] for text in texts} == {"no images of both versions yet."}
+
+
+def test_a_difference_is_reported_once_both_versions_have_images() -> None:
+    judge = Judge(JudgeRules(promote=True), CLASSES, at=0.0)
+    judge.observe("canary", GOOD)
+    judge.observe("stable", GOOD)
+
+    texts = [why.text for why in judge.decide().why if why.test != "images"]
+
+    assert all("too close to the margin to show it." in text for text in texts)
