@@ -221,7 +221,7 @@ class Monitor:
             self._usual = self._shares.usual(self._hour, ood, mix)
         self._nulls = (self._hour, ood, mix)
         rejected, classes = self._usual
-        usual = min(self._rejected_days.usual_share(self._hour), self._rate_limit)
+        usual = min(self._shares.usual_rejected(self._hour), self._rate_limit)
         highest = max(self.reference.alpha_reject, usual) * float(rejected.highest[0])
         most = max(self._rate_limit, highest)
         self.ood.set_null(min(most, 0.5), ood)

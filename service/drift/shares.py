@@ -68,6 +68,10 @@ class Shares:
             self._classes.profile(hour, class_effect),
         )
 
+    def usual_rejected(self, hour: int) -> float:
+        """Return the usual share of rejected images over whole days; 0 before one is over."""
+        return self._rejected.usual_share(hour)
+
     def compare(self, hour: int, ood_effect: float, class_effect: float) -> None:
         """Compare the 36 hours before this one; the results are in `findings`."""
         for name, days, effect in (
