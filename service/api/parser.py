@@ -23,10 +23,13 @@ from tidegate.service.api.framing import (
 
 MAX_HEAD_BYTES = 64 * 1024  # request line and headers; proxies allow 8 to 32 kB
 MAX_EMPTY_BYTES = 64  # line ends before a request line
-# Bytes of a chunked body that are not data, beyond _FRAMING_PER_BYTE: short chunks, extensions and
-# trailers. Each chunk costs time, so it must be in proportion to the data.
+# Bytes of a chunked body that are neither data nor usual framing: extensions and trailers. Each
+# chunk costs time, so after the first MAX_SHORT_CHUNKS the usual framing is in proportion to the
+# data.
 MAX_CHUNK_OVERHEAD = 16 * 1024
-_FRAMING_PER_BYTE = 0.5  # bytes of framing allowed for each byte of data
+MAX_SHORT_CHUNKS = 65_536
+_PER_CHUNK = 16  # bytes of framing allowed for each of them: size, two line ends, an extension
+_FRAMING_PER_BYTE = 0.5  # bytes of framing allowed for each byte of data afterwards
 
 
 class Events(Protocol):
@@ -52,6 +55,7 @@ class RequestParser:
         self._body_left = 0
         self._chunks = ChunkedBody()
         self._overhead = 0.0  # see MAX_CHUNK_OVERHEAD
+        self._short_chunks = 0  # pieces of data so far
         self._has_begun = False  # a byte of the request line has been parsed
         self._tail = b""  # the last bytes of the head, which may be part of a blank line
         self.is_between = True  # no byte of the next request has been parsed
@@ -169,14 +173,16 @@ class RequestParser:
         self.keep_alive = self.version != "1.0" and self._llhttp.should_keep_alive()
         self._body_left, self._tail = self.framing.length, b""
         if self.framing.chunked:
-            self._chunks, self._overhead = ChunkedBody(), 0.0
+            self._chunks, self._overhead, self._short_chunks = ChunkedBody(), 0.0, 0
         self._events.on_head()  # may raise Refusal while `in_head` is true
         self.in_head = False
 
     def on_body(self, body: bytes) -> None:
         """Pass on a piece of the body."""
         if self.framing.chunked:
-            self._overhead -= len(body) * (1 + _FRAMING_PER_BYTE)
+            self._short_chunks += 1
+            short = self._short_chunks <= MAX_SHORT_CHUNKS
+            self._overhead -= len(body) + (_PER_CHUNK if short else _FRAMING_PER_BYTE * len(body))
         self._events.on_body(body)
 
     def on_message_complete(self) -> None:
