@@ -20,12 +20,13 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from tidegate.service import addresses, logs, memory
+from tidegate.service import addresses, logs, memory, security
 from tidegate.service.api import problems
-from tidegate.service.api.access import Access
 from tidegate.service.api.classify_handler import ClassifyHandler
 from tidegate.service.api.context import ContextMiddleware
+from tidegate.service.api.cors import allow_origins
 from tidegate.service.api.crowd import Connections
+from tidegate.service.api.limits import ClientQuota
 from tidegate.service.api.methods import Methods
 from tidegate.service.api.routes import admin, classify, feedback, operations
 from tidegate.service.api.server import Server
@@ -51,15 +52,19 @@ def version() -> str:
     return importlib.metadata.version("tidegate")
 
 
-def build(settings: Settings, lines: logs.LineQueue | None = None) -> tuple[ASGIApp, Service, Wire]:
+def build(
+    settings: Settings, lines: logs.LineQueue | None = None, admin_port: int | None = None
+) -> tuple[ASGIApp, Service, Wire]:
     """Create the service's objects without starting them.
 
-    If `lines` is given, the log lines that it drops are counted in the metrics.
+    If `lines` is given, the log lines that it drops are counted in the metrics. `admin_port` is
+    the one that is listened on. Raises SettingsInvalid if a file cannot be used.
     """
     metrics = Metrics(version())
     if lines is not None:
         lines.report_drops_to(metrics.log_lines_dropped.inc)
-    service = Service(settings.service_config(), metrics)
+    guard = security.build(settings, metrics, admin_port)
+    service = Service(settings.service_config(), metrics, guard.clients.weight_of, guard.followed)
     app = FastAPI(
         title="Tidegate",
         version=version(),
@@ -68,35 +73,45 @@ def build(settings: Settings, lines: logs.LineQueue | None = None) -> tuple[ASGI
     )
     limits = settings.http_limits()
     budget = ByteBudget(
-        limits.max_inflight_bytes, limits.max_upload_bytes, lambda: metrics.shed("upload-bytes")
+        limits.max_inflight_bytes,
+        limits.max_upload_bytes,
+        lambda: metrics.shed("upload-bytes"),
+        weight_of=guard.clients.weight_of,
     )
-    handler = ClassifyHandler(service, limits, budget, metrics, settings.ood_action)
+    quota = ClientQuota(guard.clients.quota_of)
+    handler = ClassifyHandler(service, limits, budget, metrics, settings.ood_action, quota)
     app.include_router(classify.router(handler))
     app.include_router(feedback.router(service, limits, budget))
     app.include_router(operations.models(service))
-    app.include_router(admin.router(service, Access(settings.admin_token())))
+    app.include_router(admin.router(service))
     app.include_router(operations.probes(service, metrics))
     problems.install(app)
-    fast = classify.FastPath(Methods(app), handler)
+    fast = classify.FastPath(Methods(app), handler, guard.access)
     wire = Wire(
         on_refused=lambda route, status: metrics.request(route, status, 0.0),
         on_shed=lambda: metrics.shed("client-connections"),
         body_stall_s=settings.upload_timeout_s + _BODY_STALL_S,
-        connections=Connections(_connections_per_client(settings.max_client_connections)),
+        connections=_connections(settings.max_client_connections),
+        proxies=guard.proxies,
+        tls=guard.tls,
     )
-    return ContextMiddleware(fast, metrics, problems.response_to_unexpected_error), service, wire
+    whole: ASGIApp = fast
+    if origins := settings.origins():
+        whole = allow_origins(fast, origins)
+    return ContextMiddleware(whole, metrics, problems.response_to_unexpected_error), service, wire
 
 
-def _connections_per_client(configured: int) -> int:
-    """Return the connection limit of one address: at most half of the file descriptors."""
+def _connections(per_client: int) -> Connections:
+    """Return the limits of connections: all together at most half of the file descriptors."""
     if sys.platform == "win32":
-        return configured
+        return Connections(per_client)
     import resource  # noqa: PLC0415 - not on Windows
 
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if descriptors == resource.RLIM_INFINITY:
-        return configured
-    return max(1, min(configured, descriptors // 2))
+        return Connections(per_client)
+    most = max(1, descriptors // 2)
+    return Connections(min(per_client, most), most)
 
 
 def run(settings: Settings) -> NoReturn:
@@ -110,8 +125,9 @@ def run(settings: Settings) -> NoReturn:
     if settings.drift_state is not None:
         state.check_path(settings.drift_state)
     listeners = _listen(settings.host, settings.port)
+    admin = [] if settings.admin_port is None else _listen(settings.host, settings.admin_port)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        code = runner.run(_serve(settings, listeners, lines))
+        code = runner.run(_serve(settings, listeners, admin, lines))
         logging.shutdown()  # waits at most a second for the last lines
         # Do not wait for threads: a decoder, a warm-up or a hung engine may be running C code.
         os._exit(code)
@@ -133,8 +149,14 @@ def _listen(host: str, port: int) -> list[socket.socket]:
         raise SettingsInvalid(f"Cannot listen on {host}:{port}: {reason}.") from error
 
 
-async def _serve(settings: Settings, listeners: list[socket.socket], lines: logs.LineQueue) -> int:
-    app, service, wire = build(settings, lines)
+async def _serve(
+    settings: Settings,
+    listeners: list[socket.socket],
+    admin_listeners: list[socket.socket],
+    lines: logs.LineQueue,
+) -> int:
+    admin_port = admin_listeners[0].getsockname()[1] if admin_listeners else None
+    app, service, wire = build(settings, lines, admin_port)
     server = Server(
         uvicorn.Config(
             app,
@@ -153,17 +175,25 @@ async def _serve(settings: Settings, listeners: list[socket.socket], lines: logs
     )
     signals = _listen_to_signals()
     _reload_on_hangup(service)
-    serving = asyncio.create_task(server.serve(listeners))
+    serving = asyncio.create_task(server.serve([*listeners, *admin_listeners]))
     serving.add_done_callback(partial(_report_death, server, service))
     for listener in listeners:
-        host, port = listener.getsockname()[:2]
-        log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        log.info("listening on %s", _url(listener, wire))
+    for listener in admin_listeners:
+        log.info("operators' routes are on %s", _url(listener, wire))
+    security.warn_if_exposed(settings, listeners)
     code = await _live(service, signals, settings.drain_delay_s, server.begin_drain)
     server.should_exit = True
     if code != EXIT_FAILED:
         code = await _finish(service, serving, settings.drain_timeout_s) or code
     log.info("stopped")
     return code
+
+
+def _url(listener: socket.socket, wire: Wire) -> str:
+    host, port = listener.getsockname()[:2]
+    scheme = "http" if wire.tls is None else "https"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _report_death(server: Server, service: Service, serving: asyncio.Task[None]) -> None:

@@ -95,6 +95,10 @@ MONITOR = (*MODEL, "monitor")
 
 COUNTERS = {
     "requests": ("HTTP requests answered, by status.", ("route", "status")),
+    "client_requests": (
+        "HTTP requests answered for each client with an API key, by status.",
+        ("client", "status"),
+    ),
     "shed": ("Images refused or dropped, by reason.", ("reason",)),
     "slot_busy_seconds": ("Time engine slots spent running batches, summed over slots.", ()),
     "review_images": ("Images selected for review, by outcome.", ("outcome",)),
@@ -160,6 +164,11 @@ HISTOGRAMS = {
 GAUGES = {
     "queue_depth": ("Images admitted and waiting for the engine.", ()),
     "inflight_requests": ("Requests in progress.", ()),
+    "configuration_refused": (
+        "1 while the content of a file on disk is not usable and what was loaded before it is "
+        "still in use: the API keys, or the TLS certificate.",
+        ("file",),
+    ),
     "build_info": ("The running version of Tidegate.", ("version",)),
     "model_info": (
         "The served model and the engine that runs it.",
@@ -262,6 +271,9 @@ class Metrics:
         for route in CLASSIFY_ROUTES:  # start at 0, so that the first error is an increase
             for status in (200, 500, 503, 504):
                 self._requests.labels(route, status)
+        self._client_requests = declared.counter("client_requests")
+        self._clients: frozenset[str] = frozenset()
+        self._configuration_refused = declared.gauge("configuration_refused")
         self._durations = _children(declared.histogram("request_duration_seconds"), ROUTES)
         self.stages = _children(declared.histogram("stage_duration_seconds"), STAGES)
         self.batch_size = declared.histogram("batch_size")
@@ -286,6 +298,22 @@ class Metrics:
         route = route if route in self._durations else "other"
         self._requests.labels(route, status).inc()
         self._durations[route].observe(duration_s)
+
+    def client_request(self, client: str, status: int) -> None:
+        """Record one answered request of a client whose name is configured."""
+        if client in self._clients:
+            self._client_requests.labels(client, status).inc()
+
+    def set_clients(self, names: frozenset[str]) -> None:
+        """Forget the series of clients that are no longer configured, so that they are bounded."""
+        self._clients = names
+        for client, status in list(self._client_requests._metrics):
+            if client not in names:
+                self._client_requests.remove(client, status)
+
+    def refused_configuration(self, file: str, refused: bool) -> None:
+        """Publish whether the content of a configuration file is refused."""
+        self._configuration_refused.labels(file).set(refused)
 
     def shed(self, reason: str) -> None:
         """Record one image refused or dropped."""

@@ -47,6 +47,7 @@ class ClassifyHandler:
         budget: ByteBudget,
         metrics: Metrics,
         ood_action: Literal["reject", "flag"],
+        quota: ClientQuota,
     ) -> None:
         self._service = service
         self.limits = limits
@@ -54,7 +55,7 @@ class ClassifyHandler:
         self._budget = budget
         self._metrics = metrics
         self._flag = ood_action == "flag"
-        self._quota = ClientQuota(limits.client_rate, limits.client_burst)
+        self._quota = quota
         self._models: dict[str, dict[str, str]] = {}  # ModelRef by digest
 
     async def single(self, request: Request, name: str = "", version: str = "") -> Response:
@@ -65,7 +66,11 @@ class ClassifyHandler:
         client = client_of(request.scope)
         top_k, timeout_s = self._parameters(request, context)  # invalid ones cost no quota
         self._quota.spend(client, 1, time.monotonic())
-        with chosen.served.lane.receiving(), self._budget.reserve(client) as reservation:
+        with (
+            self._quota.running(client, 1),
+            chosen.served.lane.receiving(),
+            self._budget.reserve(client) as reservation,
+        ):
             if is_multipart(context.content_type):
                 (image,) = await self._read_files(request, context, reservation, "file", 1)
             else:
@@ -101,7 +106,7 @@ class ClassifyHandler:
             deadline = received + timeout_s
             uploads = [Upload(i, received, deadline, top_k, Priority.BULK, client) for i in images]
             del images
-            with UntilDisconnect(request, self._metrics):
+            with self._quota.running(client, len(uploads)), UntilDisconnect(request, self._metrics):
                 items = await asyncio.gather(
                     *(self._item(i, upload, chosen, context) for i, upload in enumerate(uploads))
                 )

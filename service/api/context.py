@@ -24,6 +24,7 @@ _TRACEPARENT = re.compile(
 )  # W3C Trace Context, version 00
 _QUIET = {"/livez", "/readyz", "/metrics"}
 _KEY = "tidegate"
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 # Ids must be unique but not unguessable, so they need no system call each.
 _ids = random.Random(secrets.randbits(256))  # noqa: S311
 
@@ -41,6 +42,7 @@ class RequestContext:
     trace_id: str | None = None
     traceparent: str | None = None
     route: str | None = None
+    client: str = ""  # the name of the client whose key the request has
     log: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
@@ -62,7 +64,7 @@ class RequestContext:
 
     def response_headers(self) -> list[tuple[bytes, bytes]]:
         """Return the headers that every response has."""
-        headers = [(b"x-request-id", self.request_id.encode("ascii"))]
+        headers = [(b"x-request-id", self.request_id.encode("ascii")), _NO_SNIFFING]
         if self.traceparent:
             headers.append((b"traceparent", self.traceparent.encode("ascii")))
         return headers
@@ -159,6 +161,9 @@ class ContextMiddleware:
     ) -> None:
         route = context.route or str(getattr(scope.get("route"), "path", "other"))
         self._metrics.request(route, status, duration_s)
+        if context.client:
+            context.log["client"] = context.client
+            self._metrics.client_request(context.client, status)
         level = logging.DEBUG if route in _QUIET else logging.INFO
         if log.isEnabledFor(level):
             fields = {

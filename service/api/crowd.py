@@ -19,9 +19,13 @@ class Connections:
         self._open: Counter[str] = Counter()
         self._in_all = 0
 
-    def open(self, client: str) -> bool:
-        """Count a new connection; beyond the limit, return False and do not count it."""
-        if self._open.get(client, 0) >= self._max_per_client or self._in_all >= self._max_in_all:
+    def open(self, client: str, is_proxy: bool = False) -> bool:
+        """Count a new connection; beyond the limit, return False and do not count it.
+
+        A trusted proxy is many clients, so only the limit of all connections applies to it.
+        """
+        most = math.inf if is_proxy else self._max_per_client
+        if self._open.get(client, 0) >= most or self._in_all >= self._max_in_all:
             return False
         self._open[client] += 1
         self._in_all += 1

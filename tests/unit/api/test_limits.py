@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from tidegate.service.api.limits import ClientQuota, client_of
+from tidegate.service.api.limits import ClientQuota, Quota, client_of
 from tidegate.service.errors import BadRequest, QuotaExceeded
 
 
+def quota_of(rate: float, burst: int) -> ClientQuota:
+    return ClientQuota(lambda _: Quota(rate, burst))
+
+
 def test_a_quota_refills_at_its_rate() -> None:
-    quota = ClientQuota(rate=2, burst=3)
+    quota = quota_of(rate=2, burst=3)
     for _ in range(3):
         quota.spend("a", 1, now=0.0)
 
@@ -20,7 +24,7 @@ def test_a_quota_refills_at_its_rate() -> None:
 
 
 def test_every_client_has_a_separate_quota() -> None:
-    quota = ClientQuota(rate=1, burst=1)
+    quota = quota_of(rate=1, burst=1)
     quota.spend("a", 1, now=0.0)
 
     quota.spend("b", 1, now=0.0)
@@ -28,17 +32,17 @@ def test_every_client_has_a_separate_quota() -> None:
 
 def test_more_images_than_the_burst_are_always_rejected() -> None:
     with pytest.raises(BadRequest):
-        ClientQuota(rate=100, burst=3).spend("a", 4, now=0.0)
+        quota_of(rate=100, burst=3).spend("a", 4, now=0.0)
 
 
 def test_no_rate_is_no_limit() -> None:
-    quota = ClientQuota(rate=0, burst=1)
+    quota = quota_of(rate=0, burst=1)
     for _ in range(1000):
         quota.spend("a", 50, now=0.0)
 
 
 def test_the_number_of_remembered_clients_is_limited() -> None:
-    quota = ClientQuota(rate=1, burst=1)
+    quota = quota_of(rate=1, burst=1)
     for client in range(10_001):
         quota.spend(str(client), 1, now=0.0)
 
