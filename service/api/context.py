@@ -35,6 +35,7 @@ class RequestContext:
     request_id: str
     content_length: str | None = None
     content_type: str = ""
+    content_encoding: str = ""
     timeout_ms: str | None = None  # X-Request-Timeout-Ms
     canary_key: str = ""  # X-Canary-Key
     version: str = ""  # X-Tidegate-Version
@@ -76,6 +77,11 @@ def _take_content_type(context: RequestContext, value: bytes) -> None:
     context.content_type = context.content_type or value.decode("latin-1")
 
 
+def _take_content_encoding(context: RequestContext, value: bytes) -> None:
+    coding = value.decode("latin-1")
+    context.content_encoding += f", {coding}" if context.content_encoding else coding
+
+
 def _take_timeout(context: RequestContext, value: bytes) -> None:
     timeout_ms = value.decode("latin-1")
     if context.timeout_ms is not None:  # repeated: a list (RFC 9110, 5.2), so invalid
@@ -106,6 +112,7 @@ def _take_traceparent(context: RequestContext, value: bytes) -> None:
 _TAKES = {
     b"content-length": _take_content_length,
     b"content-type": _take_content_type,
+    b"content-encoding": _take_content_encoding,
     b"x-request-timeout-ms": _take_timeout,
     b"x-canary-key": _take_canary_key,
     b"x-tidegate-version": _take_version,

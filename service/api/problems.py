@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from tidegate.service import errors
 from tidegate.service.api.connection import ClientGone
+from tidegate.service.api.content_encoding import ACCEPTED
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.methods import allow
 from tidegate.service.api.schemas import as_json
@@ -32,6 +33,7 @@ TABLE: dict[type[errors.TidegateError], tuple[int, str, str]] = {
     errors.UploadTooLarge: (413, "upload-too-large", "The upload is too large"),
     errors.ImageTooLarge: (413, "image-too-large", "The image has too many pixels"),
     errors.UnsupportedImageType: (415, "unsupported-image-type", "Not a supported image type"),
+    errors.UnsupportedEncoding: (415, "unsupported-encoding", "Content-Encoding not supported"),
     errors.UndecodableImage: (422, "undecodable-image", "The image cannot be decoded"),
     errors.ReloadRefused: (422, "reload-refused", "The reload is refused"),
     errors.QuotaExceeded: (429, "quota-exceeded", "Client quota exceeded"),
@@ -103,7 +105,10 @@ def response_to(error: Exception, context: RequestContext) -> Response:
     if isinstance(error, errors.TidegateError):
         problem = problem_of(error, context)
         context.log["code"] = problem["code"]
-        return respond(problem, error.retry_after_s)
+        response = respond(problem, error.retry_after_s)
+        if isinstance(error, errors.UnsupportedEncoding):
+            response.headers["Accept-Encoding"] = ACCEPTED  # RFC 9110, 15.5.16
+        return response
     return Response(status_code=_CLIENT_CLOSED)  # ClientGone
 
 

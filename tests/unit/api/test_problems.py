@@ -22,6 +22,7 @@ DESIGNED = {
     "upload-too-large": 413,
     "image-too-large": 413,
     "unsupported-image-type": 415,
+    "unsupported-encoding": 415,
     "undecodable-image": 422,
     "out-of-distribution": 422,
     "quota-exceeded": 429,
