@@ -10,11 +10,12 @@ from typing import Any, Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tidegate.service.api.body import BodyLimits, feed_body, read_body
+from tidegate.service.api.body import BodyLimits
 from tidegate.service.api.connection import ClientGone, Connection
 from tidegate.service.api.context import RequestContext
+from tidegate.service.api.image_body import BodyReader
 from tidegate.service.api.limits import ClientQuota, HttpLimits, client_of
-from tidegate.service.api.multipart import FormFiles, is_multipart
+from tidegate.service.api.multipart import is_multipart
 from tidegate.service.api.parameters import TOP_K, parse_timeout_s, parse_top_k
 from tidegate.service.api.problems import (
     OUT_OF_DISTRIBUTION,
@@ -25,7 +26,7 @@ from tidegate.service.api.problems import (
     unexpected_problem,
 )
 from tidegate.service.api.schemas import as_json, classify_body, model_ref, ood_body
-from tidegate.service.api.uploads import ByteBudget, Reservation
+from tidegate.service.api.uploads import ByteBudget
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.catalog import Choice
 from tidegate.service.errors import BadRequest, TidegateError
@@ -50,7 +51,10 @@ class ClassifyHandler:
     ) -> None:
         self._service = service
         self.limits = limits
-        self._body_limits = BodyLimits(limits.max_upload_bytes, limits.upload_timeout_s)
+        self._reader = BodyReader(
+            BodyLimits(limits.max_upload_bytes, limits.upload_timeout_s),
+            metrics.stages["read"].observe,
+        )
         self._budget = budget
         self._metrics = metrics
         self._flag = ood_action == "flag"
@@ -66,10 +70,7 @@ class ClassifyHandler:
         top_k, timeout_s = self._parameters(request, context)  # invalid ones cost no quota
         self._quota.spend(client, 1, time.monotonic())
         with chosen.served.lane.receiving(), self._budget.reserve(client) as reservation:
-            if is_multipart(context.content_type):
-                (image,) = await self._read_files(request, context, reservation, "file", 1)
-            else:
-                image = await self._read(request, reservation)
+            image = await self._reader.image(request, context, reservation)
             received = time.monotonic()
             _check_not_empty(image)
             deadline = received + timeout_s
@@ -95,7 +96,7 @@ class ClassifyHandler:
             raise BadRequest('Send multipart/form-data with one part "files" per image.')
         with chosen.served.lane.receiving(), self._budget.reserve(client) as reservation:
             most = self.limits.max_files
-            images = await self._read_files(request, context, reservation, "files", most)
+            images = await self._reader.files(request, context, reservation, "files", most)
             received = time.monotonic()
             self._quota.spend(client, len(images), received)
             deadline = received + timeout_s
@@ -115,26 +116,6 @@ class ClassifyHandler:
         )
         context.log["model"], context.log["version"] = chosen.served.name, chosen.served.version
         return chosen
-
-    async def _read(self, request: Request, reservation: Reservation) -> bytes:
-        started = time.monotonic()
-        body = await read_body(request, reservation, self._body_limits)
-        self._metrics.stages["read"].observe(time.monotonic() - started)
-        return body
-
-    async def _read_files(
-        self,
-        request: Request,
-        context: RequestContext,
-        reservation: Reservation,
-        field: str,
-        most: int,
-    ) -> list[bytes]:
-        started = time.monotonic()
-        form = FormFiles(context.content_type, field, most)
-        await feed_body(request, reservation, self._body_limits, form.add)
-        self._metrics.stages["read"].observe(time.monotonic() - started)
-        return form.files()
 
     def _parameters(self, request: Request, context: RequestContext) -> tuple[int, float]:
         """Return top_k and the request's timeout in seconds."""
