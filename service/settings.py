@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tidegate.service.addresses import split_hosts
 from tidegate.service.api.limits import HttpLimits
+from tidegate.service.api.root_path import is_prefix
 from tidegate.service.engines.config import EngineConfig
 from tidegate.service.engines.open_gpu import GpuConfig
 from tidegate.service.errors import SettingsInvalid
@@ -82,9 +83,30 @@ class Settings(BaseSettings):
         default="127.0.0.1",
         max_length=1000,
         description="addresses or host names to listen on, for example 127.0.0.1,::1; "
-        ":: = all IPv4 and IPv6 addresses",
+        ":: = all IPv4 and IPv6 addresses; none = only the unix socket",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port; 0 = any free port")
+    unix_socket: Path | None = Field(
+        default=None,
+        description="path of a unix socket to listen on, too; its clients share one quota, because "
+        "they have no address; unset = disabled",
+    )
+    unix_socket_mode: str = Field(
+        default="660", pattern=r"^[0-7]{3}$", description="permissions of that socket, octal"
+    )
+    root_path: str = Field(
+        default="",
+        max_length=200,
+        description="path prefix at which a proxy serves Tidegate, such as /vision; requests may "
+        "have it or not; if blank, links follow X-Forwarded-Prefix",
+    )
+    keep_alive_s: float = Field(
+        default=75,
+        gt=0,
+        le=3600,
+        description="time after which an idle connection is closed; longer than that of the load "
+        "balancer in front, which must not reuse a closed connection",
+    )
 
     engine: Literal[
         "auto", "tensorrt", "tensorrt-rtx", "onnx-tensorrt", "onnx-cuda", "onnx-cpu"
@@ -227,6 +249,14 @@ class Settings(BaseSettings):
         split_hosts(value)
         return value
 
+    @field_validator("root_path")
+    @classmethod
+    def _root_path_is_a_prefix(cls, value: str) -> str:
+        value = value.rstrip("/")
+        if value and not is_prefix(value):
+            raise ValueError("a path prefix starts with /, such as /vision")
+        return value
+
     @field_validator("devices")
     @classmethod
     def _each_device_once(cls, value: str) -> str:
@@ -240,6 +270,12 @@ class Settings(BaseSettings):
             raise ValueError("TIDEGATE_MODELS and TIDEGATE_BUNDLE exclude each other: unset one")
         if self.serving is not None and self.models is None:
             raise ValueError("TIDEGATE_SERVING needs TIDEGATE_MODELS")
+        return self
+
+    @model_validator(mode="after")
+    def _listens_somewhere(self) -> Self:
+        if not self.hosts() and self.unix_socket is None:
+            raise ValueError("TIDEGATE_HOST=none needs TIDEGATE_UNIX_SOCKET")
         return self
 
     @model_validator(mode="after")
@@ -270,6 +306,10 @@ class Settings(BaseSettings):
             name = PREFIX + str(first["loc"][0]).upper()
             hint = _KUBERNETES if str(first["input"]).startswith("tcp://") else ""
             raise SettingsInvalid(f"{name}={first['input']}: {first['msg']}.{hint}") from error
+
+    def hosts(self) -> tuple[str, ...]:
+        """Return the hosts to listen on."""
+        return split_hosts(self.host)
 
     def http_limits(self) -> HttpLimits:
         """Return the limits on requests."""
