@@ -48,10 +48,7 @@ class ClassifyHandler:
         top_k, timeout_s = self._parameters(request, context)  # invalid ones cost no quota
         intake.spend(client, 1)
         with intake.receiving(client, chosen) as reservation:
-            if is_multipart(context.content_type):
-                (image,) = await intake.read_files(request, reservation, "file", 1)
-            else:
-                image = await intake.read(request, reservation)
+            image = await intake.reader.image(request, context, reservation)
             received = time.monotonic()
             deadline = received + timeout_s
             upload = Upload(image, received, deadline, top_k, Priority.INTERACTIVE, client)
@@ -74,7 +71,7 @@ class ClassifyHandler:
             raise BadRequest('Send multipart/form-data with one part "files" per image.')
         with intake.receiving(client, chosen) as reservation:
             most = self.limits.max_files
-            images = await intake.read_files(request, reservation, "files", most)
+            images = await intake.reader.files(request, context, reservation, "files", most)
             received = time.monotonic()
             intake.spend(client, len(images))
             deadline = received + timeout_s

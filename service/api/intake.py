@@ -14,12 +14,11 @@ from types import TracebackType
 
 from starlette.requests import Request
 
-from tidegate.service.api.body import BodyLimits, feed_body, read_body
+from tidegate.service.api.body import BodyLimits
 from tidegate.service.api.connection import ClientGone, Connection
-from tidegate.service.api.content_encoding import coding_of, decode
 from tidegate.service.api.context import RequestContext
+from tidegate.service.api.image_body import BodyReader
 from tidegate.service.api.limits import ClientQuota, HttpLimits
-from tidegate.service.api.multipart import FormFiles
 from tidegate.service.api.parameters import parse_timeout_s
 from tidegate.service.api.uploads import ByteBudget, Reservation
 from tidegate.service.catalog import Choice
@@ -48,7 +47,10 @@ class Intake:
     ) -> None:
         self.service = service
         self.limits = limits
-        self._body_limits = BodyLimits(limits.max_upload_bytes, limits.upload_timeout_s)
+        self.reader = BodyReader(
+            BodyLimits(limits.max_upload_bytes, limits.upload_timeout_s),
+            metrics.stages["read"].observe,
+        )
         self._budget = budget
         self._metrics = metrics
         self._quota = ClientQuota(limits.client_rate, limits.client_burst)
@@ -83,31 +85,6 @@ class Intake:
         """Keep the version loaded and hold the memory of a request until it is answered."""
         with chosen.served.lane.receiving(), self._budget.reserve(client) as reservation:
             yield reservation
-
-    async def read(self, request: Request, reservation: Reservation) -> bytes:
-        """Return the body without its Content-Encoding. Raises what `feed_body` and `decode` do."""
-        started = time.monotonic()
-        content_encoding = RequestContext.of(request.scope).content_encoding
-        coding = coding_of(content_encoding) if content_encoding else ""
-        body = await read_body(request, reservation, self._body_limits)
-        if coding:
-            body = await decode(body, coding, self.limits.max_upload_bytes, reservation.grow_to)
-        self._metrics.stages["read"].observe(time.monotonic() - started)
-        return body
-
-    async def read_files(
-        self, request: Request, reservation: Reservation, field: str, most: int
-    ) -> list[bytes]:
-        """Return the parts named `field` of a multipart body, at most `most`."""
-        context = RequestContext.of(request.scope)
-        form = FormFiles(context.content_type, field, most)
-        if context.content_encoding and coding_of(context.content_encoding):
-            form.add(await self.read(request, reservation))
-            return form.files()
-        started = time.monotonic()
-        await feed_body(request, reservation, self._body_limits, form.add)
-        self._metrics.stages["read"].observe(time.monotonic() - started)
-        return form.files()
 
     def until_disconnect(self, request: Request) -> UntilDisconnect:
         """Return a context manager that cancels the work inside if the client disconnects."""
