@@ -26,6 +26,8 @@ _QUIET = {"/livez", "/readyz", "/metrics"}
 _KEY = "tidegate"
 # Ids must be unique but not unguessable, so they need no system call each.
 _ids = random.Random(secrets.randbits(256))  # noqa: S311
+# From a problem document to the status and the JSON body that a protocol's clients expect.
+ErrorForm = Callable[[dict[str, Any]], tuple[int, bytes]]
 
 
 @dataclass(slots=True)
@@ -42,6 +44,7 @@ class RequestContext:
     trace_id: str | None = None
     traceparent: str | None = None
     route: str | None = None
+    error_form: ErrorForm | None = None  # of the route's protocol; None: problem+json
     log: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
