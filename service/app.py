@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NoReturn
@@ -20,15 +20,21 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from tidegate.service import addresses, logs, memory, security
+from tidegate.service import addresses, logs, memory, security, unix_socket
 from tidegate.service.api import problems
 from tidegate.service.api.classify_handler import ClassifyHandler
 from tidegate.service.api.context import ContextMiddleware
 from tidegate.service.api.cors import allow_origins
 from tidegate.service.api.crowd import Connections
+from tidegate.service.api.dialects import catalogue
+from tidegate.service.api.dialects.base import Dialects, Parts
+from tidegate.service.api.guard import Guard
+from tidegate.service.api.html_headers import HtmlHeaders
+from tidegate.service.api.intake import Intake
 from tidegate.service.api.limits import ClientQuota
 from tidegate.service.api.methods import Methods
-from tidegate.service.api.routes import admin, classify, feedback, operations
+from tidegate.service.api.root_path import RootPath
+from tidegate.service.api.routes import admin, classify, feedback, operations, reference
 from tidegate.service.api.server import Server
 from tidegate.service.api.uploads import ByteBudget
 from tidegate.service.api.wire import Wire
@@ -70,6 +76,7 @@ def build(
         version=version(),
         summary="Image classification that rejects out-of-distribution images.",
         redirect_slashes=False,  # one path per route, so that proxy rules match it
+        openapi_url=None,  # routes/reference.py, because the framework's pages need other hosts
     )
     limits = settings.http_limits()
     budget = ByteBudget(
@@ -79,26 +86,40 @@ def build(
         weight_of=guard.clients.weight_of,
     )
     quota = ClientQuota(guard.clients.quota_of)
-    handler = ClassifyHandler(service, limits, budget, metrics, settings.ood_action, quota)
+    intake = Intake(service, limits, budget, metrics, quota, guard.audit)
+    handler = ClassifyHandler(intake, settings.ood_action)
+    dialects = catalogue.build(
+        settings.dialect_names(), Parts(intake, settings.ood_action, version())
+    )
     app.include_router(classify.router(handler))
-    app.include_router(feedback.router(service, limits, budget))
+    for dialect in dialects:
+        app.include_router(dialect.router)
+        metrics.serve_routes(dialect.routes, dialect.classifying)
+    app.include_router(feedback.router(service, limits, budget, guard.audit))
     app.include_router(operations.models(service))
     app.include_router(admin.router(service))
     app.include_router(operations.probes(service, metrics))
+    app.include_router(reference.router(app, settings.root_path))
     problems.install(app)
-    fast = classify.FastPath(Methods(app), handler, guard.access)
+    methods = Methods(app)
+    spoken = Dialects(HtmlHeaders(methods), dialects)
+    guarded = Guard(spoken, guard.access, methods.route_of, spoken.error_form_of)
+    fast: ASGIApp = classify.FastPath(guarded, handler, guard.access)
+    if origins := settings.origins():
+        fast = allow_origins(fast, origins)
     wire = Wire(
         on_refused=lambda route, status: metrics.request(route, status, 0.0),
         on_shed=lambda: metrics.shed("client-connections"),
+        keep_alive_s=settings.keep_alive_s,
         body_stall_s=settings.upload_timeout_s + _BODY_STALL_S,
         connections=_connections(settings.max_client_connections),
         proxies=guard.proxies,
         tls=guard.tls,
     )
-    whole: ASGIApp = fast
-    if origins := settings.origins():
-        whole = allow_origins(fast, origins)
-    return ContextMiddleware(whole, metrics, problems.response_to_unexpected_error), service, wire
+    outer: ASGIApp = ContextMiddleware(fast, metrics, problems.response_to_unexpected_error)
+    if settings.root_path:
+        outer = RootPath(outer, settings.root_path)
+    return outer, service, wire
 
 
 def _connections(per_client: int) -> Connections:
@@ -124,8 +145,7 @@ def run(settings: Settings) -> NoReturn:
     bound_pillow(settings.max_image_pixels)
     if settings.drift_state is not None:
         state.check_path(settings.drift_state)
-    listeners = _listen(settings.host, settings.port)
-    admin = [] if settings.admin_port is None else _listen(settings.host, settings.admin_port)
+    listeners, admin = _listen(settings), _listen_for_operators(settings)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         code = runner.run(_serve(settings, listeners, admin, lines))
         logging.shutdown()  # waits at most a second for the last lines
@@ -141,12 +161,27 @@ def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
     return uvloop.Loop
 
 
-def _listen(host: str, port: int) -> list[socket.socket]:
+def _listen(settings: Settings) -> list[socket.socket]:
+    listeners = _listen_at(settings.hosts(), settings.port)
+    path = settings.unix_socket
+    if path is not None:
+        try:
+            listeners.append(unix_socket.listen_unix(path, int(settings.unix_socket_mode, 8)))
+        except OSError as error:
+            raise SettingsInvalid(f"Cannot listen on {path}: {error.strerror or error}.") from error
+    return listeners
+
+
+def _listen_for_operators(settings: Settings) -> list[socket.socket]:
+    return [] if settings.admin_port is None else _listen_at(settings.hosts(), settings.admin_port)
+
+
+def _listen_at(hosts: Sequence[str], port: int) -> list[socket.socket]:
     try:
-        return addresses.listen(addresses.split_hosts(host), port)
+        return addresses.listen(hosts, port)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise SettingsInvalid(f"Cannot listen on {host}:{port}: {reason}.") from error
+        raise SettingsInvalid(f"Cannot listen on {','.join(hosts)}:{port}: {reason}.") from error
 
 
 async def _serve(
@@ -178,9 +213,9 @@ async def _serve(
     serving = asyncio.create_task(server.serve([*listeners, *admin_listeners]))
     serving.add_done_callback(partial(_report_death, server, service))
     for listener in listeners:
-        log.info("listening on %s", _url(listener, wire))
+        log.info("listening on %s", addresses.url_of(listener, wire.tls is not None))
     for listener in admin_listeners:
-        log.info("operators' routes are on %s", _url(listener, wire))
+        log.info("operators' routes are on %s", addresses.url_of(listener, wire.tls is not None))
     security.warn_if_exposed(settings, listeners)
     code = await _live(service, signals, settings.drain_delay_s, server.begin_drain)
     server.should_exit = True
@@ -188,12 +223,6 @@ async def _serve(
         code = await _finish(service, serving, settings.drain_timeout_s) or code
     log.info("stopped")
     return code
-
-
-def _url(listener: socket.socket, wire: Wire) -> str:
-    host, port = listener.getsockname()[:2]
-    scheme = "http" if wire.tls is None else "https"
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _report_death(server: Server, service: Service, serving: asyncio.Task[None]) -> None:

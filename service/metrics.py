@@ -121,6 +121,7 @@ COUNTERS = {
     ),
     "reload": ("Reloads of a model, by outcome.", ("model", "outcome")),
     "log_lines_dropped": ("Log lines dropped because stderr was not read in time.", ()),
+    "audit_lines_dropped": ("Lines of the audit log dropped because they were not written.", ()),
     "predictions": ("Images not rejected, by predicted class id.", (*MODEL, "class")),
     "ood_decisions": ("Decisions of the gate.", (*MODEL, "decision")),
     "drift_near_duplicates": (
@@ -268,13 +269,12 @@ class Metrics:
         GCCollector(registry=self.registry)
         declared = _Declared(self.registry)
         self._requests = declared.counter("requests")
-        for route in CLASSIFY_ROUTES:  # start at 0, so that the first error is an increase
-            for status in (200, 500, 503, 504):
-                self._requests.labels(route, status)
         self._client_requests = declared.counter("client_requests")
         self._clients: frozenset[str] = frozenset()
         self._configuration_refused = declared.gauge("configuration_refused")
-        self._durations = _children(declared.histogram("request_duration_seconds"), ROUTES)
+        self._duration = declared.histogram("request_duration_seconds")
+        self._durations: dict[str, Histogram] = {}  # by route
+        self.serve_routes(ROUTES, CLASSIFY_ROUTES)
         self.stages = _children(declared.histogram("stage_duration_seconds"), STAGES)
         self.batch_size = declared.histogram("batch_size")
         self._parts = _children(declared.histogram("batch_duration_seconds"), BATCH_PARTS)
@@ -284,6 +284,7 @@ class Metrics:
         self.slot_busy = declared.counter("slot_busy_seconds")
         self._review = _children(declared.counter("review_images"), REVIEW_OUTCOMES)
         self.log_lines_dropped = declared.counter("log_lines_dropped")
+        self.audit_lines_dropped = declared.counter("audit_lines_dropped")
         declared.gauge("build_info").labels(version).set(1)
         self._reloads = declared.counter("reload")
         self._reloads.labels("", "refused")  # starts at 0: the serving file names no model then
@@ -293,8 +294,18 @@ class Metrics:
         self._models = _ModelRegistries()
         self.registry.register(self._models)
 
+    def serve_routes(self, routes: Sequence[str], classifying: Sequence[str]) -> None:
+        """Declare routes; the counters of those that answer images start at 0.
+
+        Otherwise their first error would not be an increase.
+        """
+        self._durations |= _children(self._duration, routes)
+        for route in classifying:
+            for status in (200, 500, 503, 504):
+                self._requests.labels(route, status)
+
     def request(self, route: str, status: int, duration_s: float) -> None:
-        """Record one answered request; routes not in ROUTES count as `other`."""
+        """Record one answered request; routes that were not declared count as `other`."""
         route = route if route in self._durations else "other"
         self._requests.labels(route, status).inc()
         self._durations[route].observe(duration_s)

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from tidegate.service.api.access import Access
+from tidegate.service.api.audit import Audit, open_audit
 from tidegate.service.api.clients import Clients
 from tidegate.service.api.limits import Quota
 from tidegate.service.api.proxies import Proxies
@@ -31,6 +32,7 @@ class Security:
     access: Access
     proxies: Proxies | None
     tls: Tls | None
+    audit: Audit | None
     followed: list[FollowedFiles]  # to be polled
 
 
@@ -48,10 +50,24 @@ def build(settings: Settings, metrics: Metrics, admin_port: int | None) -> Secur
         name = "TIDEGATE_TLS_CERTIFICATE"
         followed.append(_follow("certificate", name, files.paths, tls.load, metrics))
     proxies = settings.proxies()
+    audit = _open_audit(settings.audit_log, metrics)
     access = Access(
-        clients if settings.keys is not None else None, settings.admin_token(), proxies, admin_port
+        clients if settings.keys is not None else None,
+        settings.admin_token(),
+        proxies,
+        admin_port,
+        audit,
     )
-    return Security(clients, access, proxies, tls, followed)
+    return Security(clients, access, proxies, tls, audit, followed)
+
+
+def _open_audit(path: Path | None, metrics: Metrics) -> Audit | None:
+    if path is None:
+        return None
+    try:
+        return open_audit(path, metrics.audit_lines_dropped.inc)
+    except OSError as error:
+        raise SettingsInvalid(f"TIDEGATE_AUDIT_LOG={path}: {error.strerror}.") from error
 
 
 def _follow(

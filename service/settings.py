@@ -17,8 +17,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tidegate.service.addresses import split_hosts
 from tidegate.service.api.cors import parse_origins
+from tidegate.service.api.dialects.names import NAMES, parse_names
 from tidegate.service.api.limits import HttpLimits
 from tidegate.service.api.proxies import Proxies, parse_proxies
+from tidegate.service.api.root_path import is_prefix
 from tidegate.service.api.tls import TlsFiles
 from tidegate.service.engines.config import EngineConfig
 from tidegate.service.engines.open_gpu import GpuConfig
@@ -121,7 +123,7 @@ class Settings(BaseSettings):
         default="127.0.0.1",
         max_length=1000,
         description="addresses or host names to listen on, for example 127.0.0.1,::1; "
-        ":: = all IPv4 and IPv6 addresses",
+        ":: = all IPv4 and IPv6 addresses; none = only the unix socket",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port; 0 = any free port")
     admin_port: int | None = Field(
@@ -130,6 +132,27 @@ class Settings(BaseSettings):
         le=65535,
         description="TCP port on which alone /metrics, /drift, /models and /admin answer, besides "
         "the probes; unset = the same port",
+    )
+    unix_socket: Path | None = Field(
+        default=None,
+        description="path of a unix socket to listen on, too; its clients share one quota, because "
+        "they have no address; unset = disabled",
+    )
+    unix_socket_mode: str = Field(
+        default="660", pattern=r"^[0-7]{3}$", description="permissions of that socket, octal"
+    )
+    root_path: str = Field(
+        default="",
+        max_length=200,
+        description="path prefix at which a proxy serves Tidegate, such as /vision; requests may "
+        "have it or not; if blank, links follow X-Forwarded-Prefix",
+    )
+    keep_alive_s: float = Field(
+        default=75,
+        gt=0,
+        le=3600,
+        description="time after which an idle connection is closed; longer than that of the load "
+        "balancer in front, which must not reuse a closed connection",
     )
 
     engine: Literal[
@@ -218,6 +241,12 @@ class Settings(BaseSettings):
         default=32, ge=1, le=1_000_000, description="images a client may send in one burst"
     )
 
+    dialects: str = Field(
+        default="v2",
+        max_length=200,
+        description="other protocols to answer, in a comma-separated list: "
+        f"{', '.join(NAMES)}; none = only /classify",
+    )
     ood_action: Literal["reject", "flag"] = Field(
         default="reject",
         description="response to a rejected image: reject = 422 problem, flag = 200 answer",
@@ -291,6 +320,20 @@ class Settings(BaseSettings):
             parse_origins(value)
         return value
 
+    @field_validator("root_path")
+    @classmethod
+    def _root_path_is_a_prefix(cls, value: str) -> str:
+        value = value.rstrip("/")
+        if value and not is_prefix(value):
+            raise ValueError("a path prefix starts with /, such as /vision")
+        return value
+
+    @field_validator("dialects")
+    @classmethod
+    def _every_dialect_is_known(cls, value: str) -> str:
+        parse_names(value)
+        return value
+
     @field_validator("devices")
     @classmethod
     def _each_device_once(cls, value: str) -> str:
@@ -308,6 +351,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _listeners_fit_together(self) -> Self:
+        if not self.hosts() and self.unix_socket is None:
+            raise ValueError("TIDEGATE_HOST=none needs TIDEGATE_UNIX_SOCKET")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("TIDEGATE_TLS_CERTIFICATE and TIDEGATE_TLS_KEY need each other")
         if self.tls_client_ca is not None and self.tls_certificate is None:
@@ -344,6 +389,14 @@ class Settings(BaseSettings):
             name = PREFIX + str(first["loc"][0]).upper()
             hint = _KUBERNETES if str(first["input"]).startswith("tcp://") else ""
             raise SettingsInvalid(f"{name}={first['input']}: {first['msg']}.{hint}") from error
+
+    def hosts(self) -> tuple[str, ...]:
+        """Return the hosts to listen on."""
+        return split_hosts(self.host)
+
+    def dialect_names(self) -> tuple[str, ...]:
+        """Return the names of the dialects that are on."""
+        return parse_names(self.dialects)
 
     def http_limits(self) -> HttpLimits:
         """Return the limits on requests."""

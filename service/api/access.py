@@ -8,6 +8,7 @@ import re
 from collections.abc import MutableMapping
 from typing import Any
 
+from tidegate.service.api.audit import Audit
 from tidegate.service.api.clients import Clients
 from tidegate.service.api.connection import Connection
 from tidegate.service.api.context import RequestContext
@@ -50,6 +51,7 @@ class Access:
         admin_token: bytes | None = None,
         proxies: Proxies | None = None,
         admin_port: int | None = None,
+        audit: Audit | None = None,
     ) -> None:
         """Without `clients`, no route but /admin needs a key. The token is one for /admin only.
 
@@ -58,6 +60,8 @@ class Access:
         self._clients = clients
         self._proxies = proxies
         self._admin_port = admin_port
+        self._audit = audit
+        self._is_closed = clients is not None or admin_port is not None
         self._admin = Keyring()
         if admin_token is not None:
             digest = hashlib.sha256(admin_token).digest()
@@ -73,10 +77,13 @@ class Access:
         if certificate := Connection.of(scope).certificate:
             scope[SUBJECT] = f"certificate:{certificate}"
             context.log["certificate"] = certificate
-        path: str = scope["path"]
-        if self._clients is None and self._admin_port is None and not path.startswith("/admin"):
-            return
-        needed = scopes_of(scope["method"], path)
+        if self._is_closed or scope["path"].startswith("/admin"):
+            self._check(scope, context)
+        if self._audit is not None:
+            self._audit.admitted(scope, context)
+
+    def _check(self, scope: MutableMapping[str, Any], context: RequestContext) -> None:
+        needed = scopes_of(scope["method"], scope["path"])
         self._check_port(scope, needed)
         if needed is _OPEN or (self._clients is None and needed is not _ADMIN):
             return

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tidegate.service.api import problems
 from tidegate.service.api.access import Access
 from tidegate.service.api.classify_handler import ClassifyHandler
 from tidegate.service.api.connection import ClientGone
 from tidegate.service.api.context import RequestContext
-from tidegate.service.api.methods import Methods
 from tidegate.service.api.parameters import MAX_TIMEOUT_MS, MAX_TOP_K, TOP_K
 from tidegate.service.api.problems import MEDIA_TYPE, PROBLEM_REF
 from tidegate.service.api.schemas import EXAMPLE_ANSWER, EXAMPLE_REFUSAL, BatchBody, ClassifyBody
@@ -20,6 +19,12 @@ from tidegate.service.errors import TidegateError
 
 PATH = "/classify"
 _IMAGE = {"type": "string", "format": "binary"}
+_BASE64 = {
+    "type": "object",
+    "properties": {"image": {"type": "string", "format": "byte", "description": "base64"}},
+    "required": ["image"],
+    "additionalProperties": False,
+}
 _TYPES = ("jpeg", "png", "webp", "bmp", "gif", "tiff")
 _PARAMETERS = [
     {
@@ -55,7 +60,7 @@ _PROBLEMS = {
     403: "forbidden",
     408: "upload-timeout",
     413: "upload-too-large · image-too-large",
-    415: "unsupported-image-type",
+    415: "unsupported-image-type · unsupported-encoding",
     422: "undecodable-image · out-of-distribution",
     429: "quota-exceeded",
     500: "engine-failed · internal-error",
@@ -65,6 +70,7 @@ _PROBLEMS = {
 _BATCH_PROBLEMS = {  # the problem of a single image is in its item
     **{status: _PROBLEMS[status] for status in (400, 401, 403, 408, 429, 503)},
     413: "upload-too-large",
+    415: "unsupported-encoding",
     500: "internal-error",
 }
 
@@ -101,6 +107,7 @@ def router(handler: ClassifyHandler) -> APIRouter:
     files = {"type": "array", "items": _IMAGE, "minItems": 1, "maxItems": most}
 
     one = {f"image/{kind}": {"schema": _IMAGE} for kind in _TYPES} | _form("file", _IMAGE)
+    one["application/json"] = {"schema": _BASE64}
 
     def add(prefix: str, whose: str, not_found: dict[int, str]) -> None:
         """Add the two routes of the default model, of a model or of a version."""
@@ -113,7 +120,10 @@ def router(handler: ClassifyHandler) -> APIRouter:
             openapi_extra=_takes(one),
         )
         async def classify(request: Request) -> Response:
-            """Send the image as the raw body (fastest) or as multipart part `file`."""
+            """Send the image as the raw body (fastest), as a file of a form, or as base64 in JSON.
+
+            The content decides which image format it is. `Content-Encoding` may be gzip or deflate.
+            """
             return await handler.single(request, **request.path_params)
 
         @routes.post(
@@ -134,32 +144,28 @@ def router(handler: ClassifyHandler) -> APIRouter:
 
 
 class FastPath:
-    """Checks access, and passes POST /classify directly to its handler, past the framework.
+    """Passes POST /classify directly to its handler; other requests go through the framework.
 
     The framework's routing and a dozen wrappers cost time. Between two engine runs the caches are
     cold, so each layer of Python costs several times what a benchmark of the layer shows.
     """
 
-    def __init__(self, methods: Methods, handler: ClassifyHandler, access: Access) -> None:
-        self._methods = methods
+    def __init__(self, app: ASGIApp, handler: ClassifyHandler, access: Access) -> None:
+        """`app` must check access by itself."""
+        self._app = app
         self._handler = handler
         self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
-        if scope["type"] != "http":
-            await self._methods(scope, receive, send)
+        if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
+            await self._app(scope, receive, send)
             return
         context = RequestContext.of(scope)
-        is_fast = scope["path"] == PATH and scope["method"] == "POST"
+        context.route = PATH
         try:
             self._access.admit(scope, context)
-            if not is_fast:
-                await self._methods(scope, receive, send)
-                return
-            context.route = PATH
             response = await self._handler.single(Request(scope, receive))
         except (TidegateError, ClientGone) as error:
-            context.route = context.route or self._methods.route_of(scope)
             response = problems.response_to(error, context)
         await response(scope, receive, send)

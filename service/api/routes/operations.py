@@ -36,7 +36,7 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Tidegate<
 <h1>Tidegate</h1>
 <p>Send an image to <code>POST /classify</code>.
 <ul><li><a href="/openapi.json">OpenAPI document</a>
-<li><a href="/docs">API documentation</a> (loads its scripts from a CDN)
+<li><a href="/docs">API documentation</a>
 <li><a href="/models">Served models</a><li><a href="/drift">Drift</a>
 <li><a href="/metrics">Metrics</a></ul>
 """
