@@ -105,7 +105,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         connections, the client is assumed to have disconnected. TLS closes both sides.
         """
         self._input_ended = True
-        if not self.transport.can_write_eof():
+        if self.scheme == "https":
             return False
         now = self.loop.time()
         is_whole = self._answering or (self._unanswered and self.cycle.fault is not None)
@@ -284,9 +284,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._due, self._drop_due = now + SILENCE_TIMEOUT_S, now + DROP_TIMEOUT_S
         more_may_come = more_may_come or bool(self._ahead) or self.flow.read_paused
         self._deaf, self._ahead = True, bytearray()
-        if more_may_come and not self._input_ended:
-            if self.transport.can_write_eof():
-                self.transport.write_eof()
+        if more_may_come and not self._input_ended and self.scheme == "https":
+            self.flow.resume_reading()
+        elif more_may_come and not self._input_ended and self.transport.can_write_eof():
+            self.transport.write_eof()
             self.flow.resume_reading()
         else:
             self.transport.close()

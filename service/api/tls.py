@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from tidegate.service.api.limits import address_of
 from tidegate.service.api.wire import Wire
@@ -112,13 +112,12 @@ class Handshake(asyncio.Protocol):
         self._tls = tls
         self._wire = wire
         self._make_http = make_http
-        self._early = bytearray()  # decrypted before the HTTP protocol is there
+        self._early = bytearray()  # before the handshake starts, then before there is HTTP
         self._ended = self._lost = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a TCP server's
         """Start the handshake, or end a connection beyond the limit: it can be sent no answer."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - as for every TCP server
-        transport.pause_reading()  # until start_tls reads
+        transport.pause_reading()  # uvloop reads anyway, so `_start` passes on what arrives
         peer = transport.get_extra_info("peername")
         if not self._wire.connections.open(address := address_of(peer), self._wire.is_proxy(peer)):
             self._wire.on_shed()
@@ -129,7 +128,7 @@ class Handshake(asyncio.Protocol):
         task.add_done_callback(self._wire.handshakes.discard)
 
     def data_received(self, data: bytes) -> None:
-        """Keep what arrives with the end of the handshake."""
+        """Keep what arrives too early."""
         self._early += data
 
     def eof_received(self) -> None:
@@ -143,15 +142,8 @@ class Handshake(asyncio.Protocol):
     async def _shake(self, transport: asyncio.Transport, address: str) -> None:
         encrypted = None
         try:
-            encrypted = await asyncio.get_running_loop().start_tls(
-                transport,
-                self,
-                self._tls.context_of(transport.get_extra_info("sockname")[1]),
-                server_side=True,
-                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
-                ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S,
-            )
-        except OSError as error:  # all errors of TLS and of connections are
+            encrypted = await self._start(transport)
+        except (OSError, RuntimeError) as error:  # all of TLS; a transport that is closed
             log.debug("TLS handshake with %s failed: %s", address, error)
         finally:
             self._wire.connections.close(address)
@@ -159,6 +151,24 @@ class Handshake(asyncio.Protocol):
                 transport.abort()
         if encrypted is not None and not self._lost:
             self._hand_over(encrypted)
+
+    async def _start(self, transport: asyncio.Transport) -> asyncio.Transport | None:
+        loop = asyncio.get_running_loop()
+        starting = loop.create_task(
+            loop.start_tls(
+                transport,
+                self,
+                self._tls.context_of(transport.get_extra_info("sockname")[1]),
+                server_side=True,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
+                ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+            )
+        )
+        await asyncio.sleep(0)  # start_tls has paused reading and scheduled the rest
+        if self._early and not starting.done():
+            loop.call_soon(_feed, transport.get_protocol(), bytes(self._early))
+        self._early.clear()
+        return await starting
 
     def _hand_over(self, encrypted: asyncio.Transport) -> None:
         http = self._make_http()
@@ -168,6 +178,18 @@ class Handshake(asyncio.Protocol):
             http.data_received(bytes(self._early))
         if self._ended:
             http.eof_received()
+
+
+def _feed(protocol: asyncio.BaseProtocol, data: bytes) -> None:
+    """Pass encrypted data to the protocol that decrypts it."""
+    decrypting = cast("asyncio.BufferedProtocol", protocol)  # uvloop's has its methods
+    view = memoryview(data)
+    while view:
+        buffer = memoryview(decrypting.get_buffer(len(view)))
+        count = min(len(view), len(buffer))
+        buffer[:count] = view[:count]
+        decrypting.buffer_updated(count)
+        view = view[count:]
 
 
 def over_tls(
