@@ -97,7 +97,8 @@ class Access:
     def _check_port(self, scope: MutableMapping[str, Any], needed: frozenset[str]) -> None:
         if self._admin_port is None or needed is _OPEN:
             return
-        on_admin_port = scope["server"][1] == self._admin_port
+        server = scope["server"]  # None for a unix socket
+        on_admin_port = server is not None and server[1] == self._admin_port
         if on_admin_port != (needed in (_ADMIN, _METRICS, _EITHER)):
             raise NotFound("This route is not on this port; see TIDEGATE_ADMIN_PORT.")
 

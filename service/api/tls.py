@@ -116,7 +116,13 @@ class Handshake(asyncio.Protocol):
         self._ended = self._lost = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a TCP server's
-        """Start the handshake, or end a connection beyond the limit: it can be sent no answer."""
+        """Start the handshake, or end a connection beyond the limit: it can be sent no answer.
+
+        A unix socket is for a proxy on this machine, and is not encrypted.
+        """
+        if isinstance(transport.get_extra_info("sockname"), str):
+            self._hand_over(transport)
+            return
         transport.pause_reading()  # uvloop reads anyway, so `_start` passes on what arrives
         peer = transport.get_extra_info("peername")
         if not self._wire.connections.open(address := address_of(peer), self._wire.is_proxy(peer)):
@@ -170,10 +176,10 @@ class Handshake(asyncio.Protocol):
         self._early.clear()
         return await starting
 
-    def _hand_over(self, encrypted: asyncio.Transport) -> None:
+    def _hand_over(self, transport: asyncio.Transport) -> None:
         http = self._make_http()
-        encrypted.set_protocol(http)
-        http.connection_made(encrypted)
+        transport.set_protocol(http)
+        http.connection_made(transport)
         if self._early:
             http.data_received(bytes(self._early))
         if self._ended:

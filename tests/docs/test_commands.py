@@ -34,6 +34,12 @@ NOT_RUN = {
     "kubectl exec deploy/tidegate -- tidegate serving show": "needs a cluster",
     "MODELS=/srv/bundles docker compose -f docker-compose.yml -f docker-compose.models.yml "
     "up --build": "needs a Docker engine",
+    "docker compose -f docker-compose.yml -f docker-compose.keys.yml up --build": (
+        "needs a Docker engine"
+    ),
+    "kubectl create secret generic tidegate-keys --from-file=keys": "needs a cluster",
+    "kubectl create secret generic tidegate-metrics-key --from-file=key": "needs a cluster",
+    "kubectl apply -k docker/kubernetes/overlays/keys": "needs a cluster",
     "systemctl reload tidegate": "needs systemd",
     "mkdir -p build/trusted": "for the lines after it",
     "openssl ecparam -name prime256v1 -genkey -noout -out build/signing-key.pem": "makes a key",
