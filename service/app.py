@@ -101,9 +101,8 @@ def build(
     app.include_router(operations.probes(service, metrics))
     app.include_router(reference.router(app, settings.root_path))
     problems.install(app)
-    methods = Methods(app)
-    spoken = Dialects(HtmlHeaders(methods), dialects)
-    guarded = Guard(spoken, guard.access, methods.route_of, spoken.error_form_of)
+    spoken = Dialects(HtmlHeaders(Methods(app)), dialects)
+    guarded = Guard(spoken, guard.access, metrics.routes, spoken.error_form_of)
     fast: ASGIApp = classify.FastPath(guarded, handler, guard.access)
     if origins := settings.origins():
         fast = allow_origins(fast, origins)

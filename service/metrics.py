@@ -326,6 +326,11 @@ class Metrics:
         """Publish whether the content of a configuration file is refused."""
         self._configuration_refused.labels(file).set(refused)
 
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """Return the patterns of the routes that are counted by name."""
+        return tuple(self._durations)
+
     def shed(self, reason: str) -> None:
         """Record one image refused or dropped."""
         self._shed[reason].inc()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tidegate.service.api import problems
@@ -19,13 +20,13 @@ class Guard:
         self,
         app: ASGIApp,
         access: Access,
-        route_of: Callable[[Scope], str],
+        routes: Iterable[str],
         error_form_of: Callable[[str], ErrorForm | None],
     ) -> None:
-        """`route_of` returns the pattern of a request's route, `error_form_of` a path's errors."""
+        """`routes` are the patterns of all routes, `error_form_of` returns the errors of a path."""
         self._app = app
         self._access = access
-        self._route_of = route_of
+        self._patterns = [(compile_path(route)[0], route) for route in routes]
         self._error_form_of = error_form_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,7 +41,11 @@ class Guard:
         try:
             self._access.admit(scope, context)
         except RequestError as error:
-            context.route = self._route_of(scope)
+            context.route = self._route_of(scope["path"])
             context.error_form = self._error_form_of(scope["path"])
             return problems.response_to(error, context)
         return None
+
+    def _route_of(self, path: str) -> str | None:
+        """Return the pattern of a path, as the router would; None if there is no such route."""
+        return next((route for form, route in self._patterns if form.match(path)), None)

@@ -49,15 +49,6 @@ class Methods:
         response = Response(status_code=_NO_CONTENT, headers={"Allow": allowed})
         await response(scope, receive, send)
 
-    def route_of(self, scope: Scope) -> str:
-        """Return the pattern of the route that would answer a request: "other" if none would."""
-        method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        as_it = {**scope, "method": method}
-        for route in self._app.router.routes:
-            if route.matches(as_it)[0] is Match.FULL:
-                return str(getattr(route, "path", "other"))
-        return "other"
-
 
 def allow(app: FastAPI, path: str) -> str:
     """Return the Allow header of a path; "" if there is no such path."""
