@@ -21,7 +21,6 @@ COMMANDS = {
     "hostile": ("hostile", "normal clients before, during and after a share of hostile images"),
     "reload": ("reload", "change the served version under load, again and again"),
     "shadow": ("shadow", "the effect of a shadow on live traffic"),
-    "overhead": ("overhead", "what a setting or a change costs in CPU time per image"),
     "bad-input": ("bad_input", "behaviour of servers on broken, huge and empty uploads"),
 }
 

@@ -35,7 +35,7 @@ _SCOPES = tuple(
         (r"(GET|HEAD) /models(/[^/]+(/versions/[^/]+)?)?", _EITHER),
         # Probes, and pages without a secret: what they show comes from the routes above.
         (r"(GET|HEAD) /(livez|readyz|ping|health|docs|redoc|openapi\.json)?", _OPEN),
-        (r"(GET|HEAD) /(static|docs)/.*", _OPEN),
+        (r"(GET|HEAD) /page/.*", _OPEN),
         (r"(GET|HEAD) /v2/(health/[^/]+|models/[^/]+(/versions/[^/]+)?/ready)", _OPEN),
         (r"OPTIONS .*", _OPEN),  # answers only which methods a route has
     )
