@@ -15,6 +15,7 @@ from pydantic_core import to_json
 from tidegate.service.api.context import RequestContext
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.line_file import LineFile
+from tidegate.service.logs import FLUSH_S
 from tidegate.service.pipeline import Classification, Upload
 from tidegate.service.review.answered import Answered
 
@@ -24,14 +25,9 @@ _logger = logging.getLogger("tidegate.audit")
 # The client of the request that the current task answers: the tasks of its images inherit it.
 _client: ContextVar[dict[str, str | None]] = ContextVar("client")
 
-Emit = Callable[[dict[str, Any]], None]
-
 
 class Audit:
     """Writes a record for each decision, each reported class and each use of /admin."""
-
-    def __init__(self, emit: Emit) -> None:
-        self._emit = emit
 
     def admitted(self, scope: MutableMapping[str, Any], context: RequestContext) -> None:
         """Note whose request the current task answers; record it if it is one of an operator."""
@@ -74,8 +70,8 @@ class Audit:
         )
 
     def _write(self, event: str, **fields: Any) -> None:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._emit({"time": now, "event": event, **_client.get({}), **fields})
+        record = {"time": _now(), "event": event, **_client.get({}), **fields}
+        _logger.info(event, extra={"fields": record})
 
 
 def _sha256_of(upload: Upload) -> str:
@@ -83,19 +79,40 @@ def _sha256_of(upload: Upload) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+class _FileHandler(logging.Handler):
+    """Writes the fields of each record to a file, through its queue."""
+
+    def __init__(self, lines: LineFile) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue the record's line, or drop and count it if the queue is full."""
+        self._lines.put(to_json(getattr(record, "fields", {})) + b"\n")
+
+    def flush(self) -> None:
+        """Wait for the lines to be written, but not for a disk that hangs."""
+        self._lines.flush(FLUSH_S)
+
+
 def open_audit(path: Path, on_dropped: Callable[[int], object]) -> Audit:
     """Return the audit log at a path, or in the service's own log. Raises OSError.
 
     `on_dropped` is called with the number of lines that could not be written.
     """
-    if path == STDERR:
-        _logger.setLevel(logging.INFO)
-        return Audit(lambda fields: _logger.info("audit", extra={"fields": fields}))
-    lines = LineFile(path, _notice)
-    lines.report_drops_to(on_dropped)
-    return Audit(lambda fields: lines.put(to_json(fields) + b"\n"))
+    _logger.setLevel(logging.INFO)
+    _logger.propagate = path == STDERR
+    _logger.handlers.clear()
+    if path != STDERR:
+        lines = LineFile(path, _notice)
+        lines.report_drops_to(on_dropped)
+        _logger.addHandler(_FileHandler(lines))
+    return Audit()
 
 
 def _notice(dropped: int) -> bytes:
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    return to_json({"time": now, "event": "dropped", "lines": dropped}) + b"\n"
+    return to_json({"time": _now(), "event": "dropped", "lines": dropped}) + b"\n"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
