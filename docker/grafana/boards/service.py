@@ -66,6 +66,19 @@ BOARD = Board(
                     "stacked",
                 ),
                 Panel(
+                    "Requests by client",
+                    "Of the clients with API keys; 429 is a client beyond its quota.",
+                    [
+                        Query(
+                            "sum by (client, status) "
+                            f"(rate(tidegate_client_requests_total{{{REPLICA}}}{RATE}))",
+                            "{{client}} {{status}}",
+                        )
+                    ],
+                    "reqps",
+                    "stacked",
+                ),
+                Panel(
                     "Images shed",
                     "By reason. predicted-late: the image could not have been answered in time.",
                     [
@@ -220,12 +233,17 @@ BOARD = Board(
                 ),
                 Panel(
                     "Log lines dropped",
-                    "Lines not written because the reader of stderr was too slow or gone.",
+                    "Lines not written because the reader of stderr, or the disk of the audit log, "
+                    "was too slow or gone.",
                     [
                         Query(
                             f"rate(tidegate_log_lines_dropped_total{{{REPLICA}}}{RATE})",
                             "{{instance}}",
-                        )
+                        ),
+                        Query(
+                            f"rate(tidegate_audit_lines_dropped_total{{{REPLICA}}}{RATE})",
+                            "{{instance}} audit log",
+                        ),
                     ],
                 ),
             ],
