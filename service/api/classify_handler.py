@@ -14,14 +14,13 @@ from tidegate.service.api.limits import client_of
 from tidegate.service.api.multipart import is_multipart
 from tidegate.service.api.parameters import TOP_K, parse_top_k
 from tidegate.service.api.problems import (
-    OUT_OF_DISTRIBUTION,
     Json,
-    make_problem,
     problem_of,
+    rejection,
     respond,
     unexpected_problem,
 )
-from tidegate.service.api.schemas import as_json, classify_body, model_ref, ood_body
+from tidegate.service.api.schemas import as_json, classify_body, model_ref
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.errors import BadRequest, TidegateError
 from tidegate.service.pipeline import Classification, Upload
@@ -106,15 +105,8 @@ class ClassifyHandler:
         self, result: Classification, bundle: Bundle, context: RequestContext
     ) -> dict[str, Any]:
         """Return the answer, or a problem without predictions if the image is rejected."""
-        verdict, alpha = result.verdict, bundle.gate.alpha_reject
-        if verdict.decision == "reject" and not self._flag:
-            return make_problem(
-                *OUT_OF_DISTRIBUTION,
-                f"p = {verdict.p_value:.4g} is at most alpha_reject = {alpha:g}.",
-                context,
-                model=self._ref(bundle),
-                ood=ood_body(result, bundle),
-            )
+        if result.verdict.decision == "reject" and not self._flag:
+            return rejection(result, bundle, self._ref(bundle), context)
         return classify_body(result, bundle, self._ref(bundle), context.request_id)
 
     def _ref(self, bundle: Bundle) -> dict[str, str]:

@@ -95,7 +95,7 @@ class Intake:
 
         Raises BadRequest for an empty image, or what `Pipeline.classify` raises.
         """
-        if not upload.image:
+        if not upload.image and upload.pixels is None:
             raise BadRequest("The body or part is empty; send the bytes of an image.")
         result = await chosen.classify(upload, image_id)
         self.service.remember(image_id, upload.image, result, chosen.served.bundle)

@@ -16,7 +16,9 @@ from tidegate.service.api.connection import ClientGone
 from tidegate.service.api.content_encoding import ACCEPTED
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.methods import allow
-from tidegate.service.api.schemas import as_json
+from tidegate.service.api.schemas import as_json, ood_body
+from tidegate.service.bundle.store import Bundle
+from tidegate.service.pipeline import Classification
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +91,23 @@ def make_problem(
         "request_id": context.request_id,
         **more,
     }
+
+
+def rejection(
+    result: Classification, bundle: Bundle, model: dict[str, str], context: RequestContext
+) -> ProblemBody:
+    """Return the problem document of a rejected image; it has no predictions.
+
+    `model` has the fields of ModelRef.
+    """
+    p_value, alpha = result.verdict.p_value, bundle.gate.alpha_reject
+    return make_problem(
+        *OUT_OF_DISTRIBUTION,
+        f"p = {p_value:.4g} is at most alpha_reject = {alpha:g}.",
+        context,
+        model=model,
+        ood=ood_body(result, bundle),
+    )
 
 
 def respond(

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tidegate.service.api import problems
 from tidegate.service.api.connection import ClientGone
 from tidegate.service.api.context import ErrorForm, RequestContext
-from tidegate.service.api.intake import Intake
+from tidegate.service.api.intake import ImageFailed, Intake
 from tidegate.service.errors import TidegateError
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -91,3 +91,16 @@ class Dialects:
 
     def _owner(self, path: str) -> Dialect | None:
         return next((dialect for dialect in self._dialects if dialect.owns(path)), None)
+
+
+def failed_image(failed: ImageFailed, context: RequestContext) -> Response:
+    """Return the response to a request of several images of which one failed.
+
+    The problem has the member `image`, counted from 0. Raises the error if it is a bug.
+    """
+    error = failed.error
+    if not isinstance(error, TidegateError):
+        raise error
+    problem = problems.problem_of(error, context) | {"image": failed.index}
+    context.log["code"] = problem["code"]
+    return problems.respond(problem, context, error.retry_after_s)
