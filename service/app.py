@@ -20,7 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from tidegate.service import addresses, logs, memory, unix_socket
+from tidegate.service import addresses, logs, memory, platforms, unix_socket
 from tidegate.service.api import problems
 from tidegate.service.api.access import Access
 from tidegate.service.api.classify_handler import ClassifyHandler
@@ -78,7 +78,8 @@ def build(settings: Settings, lines: logs.LineQueue | None = None) -> tuple[ASGI
     intake = Intake(service, limits, budget, metrics)
     handler = ClassifyHandler(intake, settings.ood_action)
     dialects = catalogue.build(
-        settings.dialect_names(), Parts(intake, settings.ood_action, version())
+        settings.dialect_names(),
+        Parts(intake, settings.ood_action, version(), settings.platform_facts()),
     )
     app.include_router(classify.router(handler))
     for dialect in dialects:
@@ -122,6 +123,8 @@ def run(settings: Settings) -> NoReturn:
     Raises SettingsInvalid if an address cannot be listened on or the drift state cannot be saved.
     """
     lines = logs.configure(settings.log_level, settings.log_format)
+    if settings.platform is None and (looks_like := platforms.hint(os.environ)):
+        log.info("%s", looks_like)
     memory.give_back_large_blocks()
     bound_pillow(settings.max_image_pixels)
     if settings.drift_state is not None:

@@ -64,6 +64,11 @@ class RequestContext:
         context.request_id = context.request_id or f"{_ids.getrandbits(128):032x}"
         return context
 
+    def use_request_id(self, given: str) -> None:
+        """Take a request id from a protocol's own header, if it is a valid one."""
+        if _REQUEST_ID.match(encoded := given.encode("latin-1", "replace")):
+            self.request_id = encoded.decode("ascii")
+
     def response_headers(self) -> list[tuple[bytes, bytes]]:
         """Return the headers that every response has."""
         headers = [(b"x-request-id", self.request_id.encode("ascii"))]

@@ -12,6 +12,7 @@ import time
 
 from tidegate.service.addresses import hosts_to_probe
 from tidegate.service.commands import Commands
+from tidegate.service.platforms import preset
 
 _TIMEOUT_S = 2.0
 _MOST_BYTES = 4096
@@ -27,11 +28,13 @@ def add(commands: Commands) -> None:
 
 def _run(_: argparse.Namespace) -> int:
     names = {name.upper(): value.strip() for name, value in os.environ.items()}
-    port, path = names.get("TIDEGATE_PORT") or "8000", names.get("TIDEGATE_UNIX_SOCKET")
+    usual = preset(names.get("TIDEGATE_PLATFORM", ""), os.environ)
+    port = names.get("TIDEGATE_PORT") or usual.get("port", "8000")
+    path = names.get("TIDEGATE_UNIX_SOCKET")
     end = time.monotonic() + _TIMEOUT_S
     failed = ""
     try:
-        hosts = hosts_to_probe(names.get("TIDEGATE_HOST") or "127.0.0.1")
+        hosts = hosts_to_probe(names.get("TIDEGATE_HOST") or usual.get("host", "127.0.0.1"))
         clients = [http.client.HTTPConnection(host, int(port)) for host in hosts]
         for client in [*clients, *([_UnixConnection(path)] if path else [])]:
             client.timeout = max(0.1, end - time.monotonic())

@@ -1,7 +1,11 @@
-"""Behind a proxy: a unix socket, a path prefix, and the time for idle connections."""
+"""What surrounds a service: a unix socket, a path prefix, idle connections, a platform's variables.
+
+One server has it all.
+"""
 
 from __future__ import annotations
 
+import base64
 import socket
 import stat
 import time
@@ -12,7 +16,7 @@ import httpx
 import pytest
 
 from tests.processes import output
-from tests.server import PATIENCE_S, ROOT, SERVE, Server, running
+from tests.server import PATIENCE_S, PHOTOS, ROOT, SERVE, Server, running
 
 KEEP_ALIVE_S = 0.3
 
@@ -22,16 +26,25 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("run") / "tidegate.sock"
 
 
+AIP = {"AIP_PREDICT_ROUTE": "/v1/endpoints/7:predict", "AIP_HEALTH_ROUTE": "/v1/endpoints/7"}
+
+
 @pytest.fixture(scope="module")
 def proxied(demo_bundle: Path, path: Path) -> Iterator[Server]:
     settings = {
+        "platform": "sagemaker",
+        "host": "127.0.0.1",
+        "dialects": "sagemaker,vertex",
         "unix_socket": path,
         "unix_socket_mode": "600",
         "root_path": "/vision",
         "keep_alive_s": KEEP_ALIVE_S,
     }
-    with running(demo_bundle, **settings) as started:
-        yield started
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**AIP, "SAGEMAKER_BATCH": "true"}.items():
+            patch.setenv(name, value)
+        with running(demo_bundle, **settings) as started:
+            yield started
     assert not path.exists()
 
 
@@ -113,3 +126,30 @@ def test_the_reference_page_needs_no_other_host_and_no_script(client: httpx.Clie
     assert "<script" not in page.text
     assert "//" not in page.text.replace("://127.0.0.1", "")
     assert client.get("/redoc").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("photo", "decision"), [("grass.png", "reject"), ("brick.png", "review"), (None, "error")]
+)
+def test_a_batch_transform_never_fails_for_an_image(
+    over_socket: httpx.Client, photo: str | None, decision: str
+) -> None:
+    image = (PHOTOS / photo).read_bytes() if photo else b"no image"
+
+    answer = over_socket.post("/invocations", content=image)
+
+    assert answer.status_code == 200
+    assert bool(answer.json()["predictions"]) == (decision == "review")
+    assert answer.headers["X-Amzn-SageMaker-Custom-Attributes"].endswith(f"decision={decision}")
+
+
+def test_vertex_s_routes_are_those_of_its_variables(
+    over_socket: httpx.Client, chelsea: bytes
+) -> None:
+    instances = {"instances": [{"b64": base64.b64encode(chelsea).decode()}]}
+
+    answer = over_socket.post(AIP["AIP_PREDICT_ROUTE"], json=instances)
+
+    assert answer.json()["predictions"][0]["decision"] == "accept"
+    assert over_socket.get(AIP["AIP_HEALTH_ROUTE"]).status_code == 200
+    assert over_socket.post("/predict", json=instances).status_code == 404
