@@ -71,11 +71,17 @@ def preset(platform: str, environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def bundle_of(platform: str, environment: Mapping[str, str]) -> Path | None:
-    """Return the folder into which the platform has put a bundle; None if there is none."""
+    """Return the folder into which the platform has put a bundle; None without files in it.
+
+    Whatever is in it counts: what is no bundle must stop the start, and not serve another model.
+    """
     folder = _MODEL_FOLDERS.get(platform)
-    if platform == "vertex" and "://" not in environment.get("AIP_STORAGE_URI", "://"):
-        folder = Path(environment["AIP_STORAGE_URI"])
-    return folder if folder is not None and (folder / "manifest.json").is_file() else None
+    if platform == "vertex" and "://" not in (uri := environment.get("AIP_STORAGE_URI") or "://"):
+        folder = Path(uri)
+    if folder is None or not folder.is_dir() or not any(folder.iterdir()):
+        return None
+    chosen = Path(environment.get("TIDEGATE_BUNDLE", ""))
+    return chosen if chosen.is_relative_to(folder) else folder  # a bundle may be further inside
 
 
 def hint(environment: Mapping[str, str]) -> str:

@@ -86,6 +86,26 @@ def test_the_platforms_bundle_wins_over_that_of_the_image(
     assert settings(monkeypatch, **variables).bundle == folder
 
 
+def test_a_folder_without_a_bundle_is_not_replaced_by_the_image_s(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    (folder / "model.pt").touch()
+
+    read = settings(monkeypatch, TIDEGATE_PLATFORM="kserve", TIDEGATE_BUNDLE="/bundles/demo/1")
+
+    assert read.bundle == folder
+
+
+def test_a_bundle_further_inside_can_be_chosen(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    (folder / "parts").mkdir()
+
+    read = settings(monkeypatch, TIDEGATE_PLATFORM="sagemaker", TIDEGATE_BUNDLE=f"{folder}/parts/3")
+
+    assert read.bundle == folder / "parts" / "3"
+
+
 def test_the_platforms_bundle_does_not_exclude_a_folder_of_models(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
