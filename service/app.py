@@ -28,6 +28,7 @@ from tidegate.service.api.context import ContextMiddleware
 from tidegate.service.api.crowd import Connections
 from tidegate.service.api.methods import Methods
 from tidegate.service.api.routes import admin, classify, feedback, operations
+from tidegate.service.api.routes import metrics as metrics_route
 from tidegate.service.api.server import Server
 from tidegate.service.api.uploads import ByteBudget
 from tidegate.service.api.wire import Wire
@@ -75,7 +76,8 @@ def build(settings: Settings, lines: logs.LineQueue | None = None) -> tuple[ASGI
     app.include_router(feedback.router(service, limits, budget))
     app.include_router(operations.models(service))
     app.include_router(admin.router(service, Access(settings.admin_token())))
-    app.include_router(operations.probes(service, metrics))
+    app.include_router(operations.probes(service))
+    app.include_router(metrics_route.router(metrics))
     problems.install(app)
     fast = classify.FastPath(Methods(app), handler)
     wire = Wire(

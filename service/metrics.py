@@ -16,14 +16,13 @@ from prometheus_client import (
     Gauge,
     Histogram,
     disable_created_metrics,
-    generate_latest,
 )
-from prometheus_client.core import Metric
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
+
+from tidegate.service.exposition import Exposition, ModelRegistries
 
 PREFIX = "tidegate_"
 CLASSIFY_ROUTES = (
@@ -278,8 +277,9 @@ class Metrics:
         self._shadow = declared.counter("shadow_images")
         self._steps = declared.counter("rollout_steps")
         self._aliases = declared.gauge("model_alias")
-        self._models = _ModelRegistries()
+        self._models = ModelRegistries()
         self.registry.register(self._models)
+        self._exposition = Exposition(self.registry)
 
     def request(self, route: str, status: int, duration_s: float) -> None:
         """Record one answered request; routes not in ROUTES count as `other`."""
@@ -339,9 +339,13 @@ class Metrics:
         """Read the queue's depth at every scrape."""
         self.queue_depth.set_function(depth)
 
-    def render(self) -> bytes:
-        """Return the exposition text. Takes milliseconds with many classes; call it on a thread."""
-        return generate_latest(self.registry)
+    def render(self, *, openmetrics: bool = False) -> bytes:
+        """Return the text of a scrape, in Prometheus's format or as OpenMetrics."""
+        return self._exposition.render(openmetrics=openmetrics)
+
+    async def render_in_slices(self, *, openmetrics: bool) -> bytes:
+        """Return the same without keeping the event loop from answering requests."""
+        return await self._exposition.render_in_slices(openmetrics=openmetrics)
 
 
 class ModelMetrics:
@@ -388,35 +392,6 @@ class ModelMetrics:
         self._p_value.observe(p_value)
         for score, value in scores.items():
             self._scores[score].observe(value)
-
-
-class _ModelRegistries(Collector):
-    """One registry per loaded version, whose families are merged by name at a scrape.
-
-    A version is then removed at once with all its series, and its histograms of scores can have
-    buckets of their own.
-    """
-
-    def __init__(self) -> None:
-        self._registries: tuple[CollectorRegistry, ...] = ()  # replaced: scrapes run on a thread
-
-    def add(self, registry: CollectorRegistry) -> None:
-        self._registries += (registry,)
-
-    def remove(self, registry: CollectorRegistry) -> None:
-        self._registries = tuple(other for other in self._registries if other is not registry)
-
-    def describe(self) -> Iterable[Metric]:
-        return ()
-
-    def collect(self) -> Iterable[Metric]:
-        families: dict[str, Metric] = {}
-        for registry in self._registries:
-            for family in registry.collect():
-                known = families.setdefault(family.name, family)
-                if known is not family:
-                    known.samples.extend(family.samples)
-        return families.values()
 
 
 class DriftGauges:
