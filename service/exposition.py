@@ -62,7 +62,7 @@ class ModelRegistries(Collector):
 
 
 class Exposition:
-    """Formats a registry as `generate_latest` would, in both formats.
+    """Formats a registry as the library would, in both formats.
 
     Metrics may change meanwhile, on any thread. The lines of one series are read together.
     """
@@ -146,13 +146,23 @@ class _Family:
 class _Series:
     """The lines of one child, which for a histogram are its buckets, count and sum."""
 
-    __slots__ = ("_exemplary", "_labels", "_read", "_starts", "_text", "_values", "child")
+    __slots__ = (
+        "_count_alone",
+        "_exemplary",
+        "_labels",
+        "_read",
+        "_starts",
+        "_text",
+        "_values",
+        "child",
+    )
 
     def __init__(self, metric: Declared, child: Declared) -> None:
         self.child = child
         self._labels = dict(zip(metric._labelnames, child._labelvalues, strict=False))
         self._read: Callable[[], list[float]] = _reader(child)
         self._exemplary = _exemplary(child)
+        self._count_alone = isinstance(child, Histogram) and child._upper_bounds[0] < 0
         lines = self._format(openmetrics=False).removesuffix("\n").split("\n")
         self._starts = [line.rpartition(" ")[0] + " " for line in lines]  # without the value
         self._values: list[float] = []
@@ -164,9 +174,13 @@ class _Series:
             lines = zip(self._starts, values, strict=False)  # a histogram may have no sum
             self._text = "".join([f"{start}{_number(value)}\n" for start, value in lines])
             self._values = values
-        if openmetrics and any(value._exemplar for value in self._exemplary):
-            return self._format(openmetrics=True)
-        return self._text
+        if not openmetrics:
+            return self._text
+        exemplars = any(value._exemplar for value in self._exemplary)
+        text = self._format(openmetrics=True) if exemplars else self._text
+        # OpenMetrics has no count without a sum, and no sum with negative buckets. The library
+        # writes the count, and its parser then rejects the whole scrape.
+        return text[: text.rindex("\n", 0, -1) + 1] if self._count_alone else text
 
     def _format(self, *, openmetrics: bool) -> str:
         """Return the lines as the library formats them."""

@@ -72,6 +72,7 @@ BATCH_PARTS = ("copy_in", "compute", "copy_out")
 REVIEW_OUTCOMES = ("stored", "over-rate", "disk-busy", "failed")
 SHADOW_OUTCOMES = ("compared", "dropped", "failed")
 ROLLOUT_STEPS = ("promote", "promote-shadow", "rollback")
+TRACE_OUTCOMES = ("exported", "dropped", "failed")
 RELOAD_OUTCOMES = ("loaded", "unchanged", "refused", "unloaded")
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 # fmt: off
@@ -116,6 +117,11 @@ COUNTERS = {
     ),
     "reload": ("Reloads of a model, by outcome.", ("model", "outcome")),
     "log_lines_dropped": ("Log lines dropped because stderr was not read in time.", ()),
+    "log_lines_left_out": (
+        "Successful requests that were not logged, because of TIDEGATE_LOG_SHARE.",
+        (),
+    ),
+    "traces": ("Traced requests, by what became of their spans.", ("outcome",)),
     "predictions": ("Images not rejected, by predicted class id.", (*MODEL, "class")),
     "ood_decisions": ("Decisions of the gate.", (*MODEL, "decision")),
     "drift_near_duplicates": (
@@ -271,6 +277,8 @@ class Metrics:
         self.slot_busy = declared.counter("slot_busy_seconds")
         self._review = _children(declared.counter("review_images"), REVIEW_OUTCOMES)
         self.log_lines_dropped = declared.counter("log_lines_dropped")
+        self.log_lines_left_out = declared.counter("log_lines_left_out")
+        self._traces = _children(declared.counter("traces"), TRACE_OUTCOMES)
         declared.gauge("build_info").labels(version).set(1)
         self._reloads = declared.counter("reload")
         self._reloads.labels("", "refused")  # starts at 0: the serving file names no model then
@@ -281,11 +289,17 @@ class Metrics:
         self.registry.register(self._models)
         self._exposition = Exposition(self.registry)
 
-    def request(self, route: str, status: int, duration_s: float) -> None:
-        """Record one answered request; routes not in ROUTES count as `other`."""
+    def request(
+        self, route: str, status: int, duration_s: float, trace_id: str | None = None
+    ) -> None:
+        """Record one answered request; routes not in ROUTES count as `other`.
+
+        A trace becomes the exemplar of its bucket.
+        """
         route = route if route in self._durations else "other"
         self._requests.labels(route, status).inc()
-        self._durations[route].observe(duration_s)
+        exemplar = None if trace_id is None else {"trace_id": trace_id}
+        self._durations[route].observe(duration_s, exemplar)
 
     def shed(self, reason: str) -> None:
         """Record one image refused or dropped."""
@@ -299,6 +313,10 @@ class Metrics:
     def reviewed(self, outcome: str) -> None:
         """Record the outcome of one image selected for review."""
         self._review[outcome].inc()
+
+    def traced(self, outcome: str, requests: int) -> None:
+        """Record what became of the spans of traced requests. On any thread."""
+        self._traces[outcome].inc(requests)
 
     def show_model(self, model_metrics: ModelMetrics) -> None:
         """Render the series of a version from now on."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -29,6 +29,7 @@ from tidegate.service.imaging.statistics import input_sample
 from tidegate.service.memory import TrimWhenQuiet
 from tidegate.service.metrics import Metrics, ModelMetrics
 from tidegate.service.ood.gates import Verdict
+from tidegate.service.progress import Progress
 from tidegate.service.types import Float32, Outputs, Pixels, Priority
 
 
@@ -42,6 +43,7 @@ class Upload:
     top_k: int
     priority: Priority = Priority.INTERACTIVE
     client: str = ""  # the client's address
+    progress: Progress = field(default_factory=Progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,8 @@ class Pipeline:
         Raises Overloaded or Draining before any decoding, an image error, DeadlineMissed at the
         deadline, or EngineFailed. On cancellation the image leaves the queue.
         """
+        progress = upload.progress
+        progress.received = upload.received
         spec = self.bundle.manifest.preprocess
         header = inspect_upload(upload.image, spec, self._max_image_pixels)
         self._trim.note(header.work.peak_bytes)
@@ -149,6 +153,7 @@ class Pipeline:
         ticket = self._scheduler.admit(
             self._lane, upload.deadline, upload.priority, cost, upload.client
         )
+        progress.predicted_s = ticket.predicted_s
         left_s = upload.deadline - time.monotonic()
         alarm = asyncio.get_running_loop().call_later(left_s, self._too_late, ticket)
         try:
@@ -158,6 +163,7 @@ class Pipeline:
             return self._respond(upload, ticket.predicted_s, answer, seen[0])
         finally:
             alarm.cancel()
+            _note(ticket, progress)
             self._scheduler.leave(ticket)
             del ticket  # breaks a cycle: error → traceback → this frame → ticket → error
 
@@ -231,6 +237,9 @@ class Pipeline:
             batch_size=answer.batch_size,
             fingerprint=seen,
         )
+        progress = upload.progress
+        progress.gates_at, progress.gates_s, progress.ended = started, now - started, now
+        progress.decision, progress.p_value = verdict.decision, verdict.p_value
         self._count(classification, now - started)
         top = predictions[0]
         self._monitor.observe(
@@ -267,6 +276,12 @@ class Pipeline:
         top = result.predictions[0]
         if verdict.decision != "reject":
             self._model_metrics.predicted(top.class_id, top.probability)
+
+
+def _note(ticket: Ticket, progress: Progress) -> None:
+    """Note the steps that a ticket has passed, whatever its outcome."""
+    progress.decode_at, progress.decode_s = ticket.decode_at, ticket.decode_s
+    progress.batch = ticket.run
 
 
 def softmax(logits: Float32, temperature: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -80,10 +80,7 @@ class ClassifyHandler:
         context.log["decision"] = result.verdict.decision
         context.log["p_value"] = round(result.verdict.p_value, 5)
         answer = self._body(result, bundle, context)
-        response = respond(answer) if _is_problem(answer) else Json(as_json(answer))
-        predicted = b"predicted;dur=%.2f" % (1000 * result.timing.predicted)
-        response.raw_headers.append((b"server-timing", predicted))
-        return response
+        return respond(answer) if _is_problem(answer) else Json(as_json(answer))
 
     async def batch(self, request: Request, name: str = "", version: str = "") -> Response:
         """Handle POST /classify/batch and the same of one model or version."""
@@ -113,6 +110,7 @@ class ClassifyHandler:
         chosen = self._service.choose(
             name, version or context.version, context.canary_key, context.request_id
         )
+        context.chosen = chosen
         context.log["model"], context.log["version"] = chosen.served.name, chosen.served.version
         return chosen
 

@@ -71,6 +71,8 @@ ProblemBody = dict[str, Any]  # the fields of schemas.Problem without those that
 def problem_of(error: errors.TidegateError, context: RequestContext) -> ProblemBody:
     """Return the problem document of an expected error."""
     status, code, title = TABLE[type(error)]
+    if error.shed_reason:
+        context.log["shed"] = error.shed_reason
     return make_problem(status, code, title, str(error), context)
 
 
@@ -104,6 +106,7 @@ def response_to(error: Exception, context: RequestContext) -> Response:
         problem = problem_of(error, context)
         context.log["code"] = problem["code"]
         return respond(problem, error.retry_after_s)
+    context.log["shed"] = "client-gone"
     return Response(status_code=_CLIENT_CLOSED)  # ClientGone
 
 

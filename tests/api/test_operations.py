@@ -38,6 +38,8 @@ CONTRACT_METRICS = {
     "tidegate_feedback": "counter",
     "tidegate_feedback_probability": "counter",
     "tidegate_log_lines_dropped": "counter",
+    "tidegate_log_lines_left_out": "counter",
+    "tidegate_traces": "counter",
     "tidegate_drift_evidence_ratio": "gauge",
     "tidegate_drift_design_effect_ratio": "gauge",
     "tidegate_drift_learned_days": "gauge",

@@ -45,13 +45,14 @@ class World:
         self.models = ModelRegistries()
         self.registry.register(self.models)
         self.seconds = Histogram("s_seconds", "Seconds.", ["x"], registry=self.registry)
-        self.registries = [self._model(0.5), self._model(-7.0)]
-
-    def _model(self, bound: float) -> CollectorRegistry:
-        registry = CollectorRegistry()
-        Histogram("score", "Scores.", ["x"], buckets=[bound, 8.0], registry=registry)
-        Counter("images", "Images.", registry=registry)
-        return registry
+        self.registries, self.scores = [], []
+        for bound in (0.5, -7.0):
+            registry = CollectorRegistry()
+            buckets = [bound, 8.0]
+            score = Histogram("score", "Scores.", ["v", "x"], buckets=buckets, registry=registry)
+            Counter("images", "Images.", registry=registry)
+            self.registries.append(registry)
+            self.scores.append(score)
 
     def steps(self) -> dict[str, Callable[[str, float], object]]:
         return {
@@ -66,18 +67,16 @@ class World:
             ),
             "show": lambda label, value: self.models.add(self.registries[len(label) % 2]),
             "hide": lambda label, value: self.models.remove(self.registries[len(label) % 2]),
-            "score": lambda label, value: _metric(self.registries[0]).labels(label).observe(value),
+            "score": lambda label, value: self.scores[0].labels("", label).observe(value),
+            "energy": lambda label, value: self.scores[1].labels("negative", label).observe(value),
         }
 
 
-def _metric(registry: CollectorRegistry) -> Histogram:
-    [found] = [one for one in registry._collector_to_names if isinstance(one, Histogram)]
-    return found
-
-
 def _openmetrics(registry: CollectorRegistry) -> bytes:
+    """Return what the library generates, without the counts that its own parser rejects."""
     text: bytes = generate_openmetrics(registry)  # type: ignore[no-untyped-call]  # no types there
-    return text
+    lines = text.split(b"\n")
+    return b"\n".join(line for line in lines if not line.startswith(b'score_count{v="negative"'))
 
 
 STEPS = st.tuples(st.sampled_from(sorted(World().steps())), st.sampled_from(LABELS), FLOATS)
@@ -165,7 +164,7 @@ def test_a_hidden_version_is_forgotten() -> None:
     exposition = Exposition(world.registry)
     world.models.add(world.registries[0])
     exposition.render(openmetrics=False)
-    kept = weakref.ref(_metric(world.registries[0]))
+    kept = weakref.ref(world.scores.pop(0))
     world.models.remove(world.registries.pop(0))
     exposition.render(openmetrics=False)
     gc.collect()
