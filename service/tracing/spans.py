@@ -70,12 +70,13 @@ class Spans:
     def _add(
         self, request: TracedRequest, open_batches: dict[BatchRun, tuple[Span, float]]
     ) -> None:
+        only = of_image(request.images[0]) if len(request.images) == 1 else {}
         self._ids.next = request.span
         server = self._tracer.start_span(
             request.name,
             remote_parent(request.parent, request.tracestate),
             SpanKind.SERVER,
-            dict(request.attributes),
+            {**request.attributes, **only},
             start_time=_ns(request.started, request.epoch),
         )
         if request.failed:

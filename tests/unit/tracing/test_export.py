@@ -121,14 +121,20 @@ def test_a_collector_that_fails_is_reported_once_and_tried_less_often(
 
 
 def test_a_stop_does_not_wait_for_a_collector_that_fails() -> None:
-    collector = FakeCollector(works=False)
-    with exporting(collector) as (export, outcomes):
-        put_until(export, lambda: collector.calls > 0)
-        before = collector.calls
-        export.close(PATIENCE_S)
+    collector, outcomes, failed = FakeCollector(works=False), Counter[str](), threading.Event()
 
-    assert collector.calls <= before + 1
-    assert outcomes["exported"] == 0
+    def on_outcome(outcome: str, requests: int) -> None:
+        outcomes[outcome] += requests
+        failed.set()
+
+    export = Export(FakeSpans(), collector, on_outcome, pause_s=0.5)  # then 1 s
+    for _ in range(100):
+        export.put(a_request())
+    assert failed.wait(PATIENCE_S)
+    export.close(PATIENCE_S)
+
+    assert collector.calls == 1
+    assert outcomes == {"failed": 64, "dropped": 36}
 
 
 def test_an_error_while_building_ends_neither_the_thread_nor_the_process(
