@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tidegate.service import platforms
 from tidegate.service.addresses import split_hosts
 from tidegate.service.api.cors import parse_origins
 from tidegate.service.api.dialects.names import NAMES, parse_names
@@ -26,6 +27,7 @@ from tidegate.service.engines.config import EngineConfig
 from tidegate.service.engines.open_gpu import GpuConfig
 from tidegate.service.errors import SettingsInvalid
 from tidegate.service.lifecycle import ServiceConfig
+from tidegate.service.platforms import Platform
 from tidegate.service.review.image_store import ReviewConfig
 from tidegate.service.serving.serving_file import Place
 from tidegate.service.startup import ServingConfig
@@ -118,6 +120,11 @@ class Settings(BaseSettings):
         default=None,
         description="folder of public keys (PEM); a bundle that none of them signed is rejected; "
         "unset = signatures are not checked",
+    )
+    platform: Platform | None = Field(
+        default=None,
+        description="platform that runs the container: its port, bundle folder, dialects and drain "
+        "times become the defaults of these settings; unset = none",
     )
     host: str = Field(
         default="127.0.0.1",
@@ -294,6 +301,13 @@ class Settings(BaseSettings):
         default="auto", description="log format; auto = text on a terminal, JSON otherwise"
     )
 
+    log_share: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="share of the successful requests that are logged; errors always are",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _blank_is_unset(cls, given: dict[str, Any]) -> dict[str, Any]:
@@ -378,10 +392,9 @@ class Settings(BaseSettings):
         """
         known = {PREFIX + name.upper() for name in cls.model_fields}
         _refuse_unknown(os.environ, known)
+        explicit = {name: value for name, value in (given or {}).items() if not _is_blank(value)}
         try:
-            return cls(
-                **{name: value for name, value in (given or {}).items() if not _is_blank(value)}
-            )
+            return cls(**(_preset(os.environ) | explicit))
         except ValidationError as error:
             first = error.errors()[0]
             if not first["loc"]:
@@ -397,6 +410,13 @@ class Settings(BaseSettings):
     def dialect_names(self) -> tuple[str, ...]:
         """Return the names of the dialects that are on."""
         return parse_names(self.dialects)
+
+    def platform_facts(self) -> platforms.Facts:
+        """Return what the platform's variables say. Raises SettingsInvalid."""
+        try:
+            return platforms.facts(os.environ)
+        except ValueError as error:
+            raise SettingsInvalid(f"{error}.") from error
 
     def http_limits(self) -> HttpLimits:
         """Return the limits on requests."""
@@ -494,6 +514,21 @@ def _home(path: Path) -> Path | None:
         return path.expanduser()
     except RuntimeError:
         return None
+
+
+def _preset(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the defaults of the chosen platform for the settings that the environment leaves."""
+    given = {name.upper(): value for name, value in environment.items() if not _is_blank(value)}
+    platform = given.get(f"{PREFIX}PLATFORM", "").strip()
+    values: dict[str, Any] = {
+        name: value
+        for name, value in platforms.preset(platform, environment).items()
+        if PREFIX + name.upper() not in given
+    }
+    bundle = platforms.bundle_of(platform, environment)
+    if bundle is not None and f"{PREFIX}MODELS" not in given:
+        values["bundle"] = bundle  # also instead of TIDEGATE_BUNDLE, which images set
+    return values
 
 
 def _is_blank(value: object) -> bool:

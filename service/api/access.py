@@ -88,7 +88,7 @@ class Access:
         if needed is _OPEN or (self._clients is None and needed is not _ADMIN):
             return
         client = self._client_of(scope)
-        context.client = client.name
+        context.client = context.log["key"] = client.name
         scope[SUBJECT] = client.subject
         if not needed & client.scopes:
             missing = " or ".join(sorted(needed))

@@ -14,14 +14,13 @@ from tidegate.service.api.limits import client_of
 from tidegate.service.api.multipart import is_multipart
 from tidegate.service.api.parameters import TOP_K, parse_top_k
 from tidegate.service.api.problems import (
-    OUT_OF_DISTRIBUTION,
     Json,
-    make_problem,
     problem_of,
+    rejection,
     respond,
     unexpected_problem,
 )
-from tidegate.service.api.schemas import as_json, classify_body, model_ref, ood_body
+from tidegate.service.api.schemas import as_json, classify_body, model_ref
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.errors import BadRequest, TidegateError
 from tidegate.service.pipeline import Classification, Upload
@@ -56,10 +55,7 @@ class ClassifyHandler:
                 result = await intake.classify(chosen, upload, context.request_id)
         log_outcomes(context, [result])
         answer = self._body(result, bundle, context)
-        response = respond(answer, context) if _is_problem(answer) else Json(as_json(answer))
-        predicted = b"predicted;dur=%.2f" % (1000 * result.timing.predicted)
-        response.raw_headers.append((b"server-timing", predicted))
-        return response
+        return respond(answer, context) if _is_problem(answer) else Json(as_json(answer))
 
     async def batch(self, request: Request, name: str = "", version: str = "") -> Response:
         """Handle POST /classify/batch and the same of one model or version."""
@@ -106,15 +102,8 @@ class ClassifyHandler:
         self, result: Classification, bundle: Bundle, context: RequestContext
     ) -> dict[str, Any]:
         """Return the answer, or a problem without predictions if the image is rejected."""
-        verdict, alpha = result.verdict, bundle.gate.alpha_reject
-        if verdict.decision == "reject" and not self._flag:
-            return make_problem(
-                *OUT_OF_DISTRIBUTION,
-                f"p = {verdict.p_value:.4g} is at most alpha_reject = {alpha:g}.",
-                context,
-                model=self._ref(bundle),
-                ood=ood_body(result, bundle),
-            )
+        if result.verdict.decision == "reject" and not self._flag:
+            return rejection(result, bundle, self._ref(bundle), context)
         return classify_body(result, bundle, self._ref(bundle), context.request_id)
 
     def _ref(self, bundle: Bundle) -> dict[str, str]:

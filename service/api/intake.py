@@ -71,6 +71,7 @@ class Intake:
         chosen = self.service.choose(
             name, version or context.version, context.canary_key, context.request_id
         )
+        context.chosen = chosen
         context.log["model"], context.log["version"] = chosen.served.name, chosen.served.version
         return chosen
 
@@ -107,7 +108,7 @@ class Intake:
             return await self._classify(chosen, upload, image_id)
 
     async def _classify(self, chosen: Choice, upload: Upload, image_id: str) -> Classification:
-        if not upload.image:
+        if not upload.image and upload.pixels is None:
             raise BadRequest("The body or part is empty; send the bytes of an image.")
         result = await chosen.classify(upload, image_id)
         self.service.remember(image_id, upload.image, result, chosen.served.bundle)

@@ -85,11 +85,11 @@ def _operation(path: str, method: str, of: Json) -> str:
         *(f"<p>{_text(text)}" for text in of.get("description", "").split("\n\n") if text),
     ]
     if parameters := of.get("parameters"):
-        rows = [
+        named = (
             (f"<code>{_text(p['name'])}</code>", p["in"], _type(p["schema"]), _text(_about(p)))
             for p in parameters
-        ]
-        parts.append(_table(("parameter", "in", "type", "meaning"), rows))
+        )
+        parts.append(_table(("parameter", "in", "type", "meaning"), named))
     if body := of.get("requestBody"):
         parts.append(_table(("request body", "content"), _contents_of(body)))
     rows = [

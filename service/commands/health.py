@@ -12,6 +12,7 @@ import time
 
 from tidegate.service.addresses import hosts_to_probe
 from tidegate.service.commands import Commands
+from tidegate.service.platforms import preset
 
 _TIMEOUT_S = 2.0
 _MOST_BYTES = 4096
@@ -27,16 +28,17 @@ def add(commands: Commands) -> None:
 
 def _run(_: argparse.Namespace) -> int:
     names = {name.upper(): value.strip() for name, value in os.environ.items()}
+    usual = preset(names.get("TIDEGATE_PLATFORM", ""), os.environ)
     # The admin port needs no client's certificate.
-    port = names.get("TIDEGATE_ADMIN_PORT") or names.get("TIDEGATE_PORT") or "8000"
-    path, is_encrypted = (
-        names.get("TIDEGATE_UNIX_SOCKET"),
-        bool(names.get("TIDEGATE_TLS_CERTIFICATE")),
+    port = (
+        names.get("TIDEGATE_ADMIN_PORT") or names.get("TIDEGATE_PORT") or usual.get("port", "8000")
     )
+    path = names.get("TIDEGATE_UNIX_SOCKET")
+    is_encrypted = bool(names.get("TIDEGATE_TLS_CERTIFICATE"))
     end = time.monotonic() + _TIMEOUT_S
     failed = ""
     try:
-        hosts = hosts_to_probe(names.get("TIDEGATE_HOST") or "127.0.0.1")
+        hosts = hosts_to_probe(names.get("TIDEGATE_HOST") or usual.get("host", "127.0.0.1"))
         clients = [_connection(host, int(port), is_encrypted) for host in hosts]
         for client in [*clients, *([_UnixConnection(path)] if path else [])]:
             client.timeout = max(0.1, end - time.monotonic())

@@ -196,7 +196,7 @@ def test_the_name_of_the_client_is_in_the_log_and_the_metrics(guarded: Guarded) 
     send(guarded.url, key="guess")
 
     logged = guarded.server.wait_for("request", request_id=request_id)
-    assert logged["client"] == "classify"
+    assert (logged["key"], logged["client"]) == ("classify", "127.0.0.1")
     metrics = send(guarded.admin_url, "/metrics", "metrics", "GET").text
     assert 'tidegate_client_requests_total{client="classify",status="200"}' in metrics
     assert 'client="guess"' not in metrics

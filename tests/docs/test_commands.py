@@ -40,6 +40,12 @@ NOT_RUN = {
     "kubectl create secret generic tidegate-keys --from-file=keys": "needs a cluster",
     "kubectl create secret generic tidegate-metrics-key --from-file=key": "needs a cluster",
     "kubectl apply -k docker/kubernetes/overlays/keys": "needs a cluster",
+    "docker compose -f docker-compose.yml -f docker-compose.traces.yml up --build": (
+        "needs a Docker engine"
+    ),
+    "pip install py-spy": "installs into the environment",
+    "py-spy record --pid PID --native --duration 30 --output OUT": "needs the right to trace",
+    "perf record -g --pid PID -- sleep 30": "needs the right to trace",
     "systemctl reload tidegate": "needs systemd",
     "mkdir -p build/trusted": "for the lines after it",
     "openssl ecparam -name prime256v1 -genkey -noout -out build/signing-key.pem": "makes a key",
