@@ -34,7 +34,6 @@ from tidegate.service.api.dialects.base import Dialects, Parts
 from tidegate.service.api.guard import Guard
 from tidegate.service.api.html_headers import HtmlHeaders
 from tidegate.service.api.intake import Intake
-from tidegate.service.api.limits import ClientQuota
 from tidegate.service.api.methods import Methods
 from tidegate.service.api.root_path import RootPath
 from tidegate.service.api.routes import admin, classify, feedback, operations, reference
@@ -96,8 +95,7 @@ def build(
         lambda: metrics.shed("upload-bytes"),
         weight_of=guard.clients.weight_of,
     )
-    quota = ClientQuota(guard.clients.quota_of)
-    intake = Intake(service, limits, budget, metrics, quota, guard.audit)
+    intake = Intake(service, limits, budget, metrics, guard.quota, guard.audit)
     handler = ClassifyHandler(intake, settings.ood_action)
     dialects = catalogue.build(
         settings.dialect_names(),

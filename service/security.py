@@ -13,7 +13,7 @@ from pathlib import Path
 from tidegate.service.api.access import Access
 from tidegate.service.api.audit import Audit, open_audit
 from tidegate.service.api.clients import Clients
-from tidegate.service.api.limits import Quota
+from tidegate.service.api.limits import ClientQuota, Quota
 from tidegate.service.api.proxies import Proxies
 from tidegate.service.api.tls import Tls
 from tidegate.service.errors import SettingsInvalid
@@ -29,6 +29,7 @@ class Security:
     """What guards the service."""
 
     clients: Clients
+    quota: ClientQuota
     access: Access
     proxies: Proxies | None
     tls: Tls | None
@@ -40,6 +41,7 @@ def build(settings: Settings, metrics: Metrics, admin_port: int | None) -> Secur
     """Read the files of keys and certificates. Raises SettingsInvalid if one cannot be used."""
     usual = Quota(settings.client_rate, settings.client_burst)
     clients = Clients(usual, metrics.set_clients)
+    quota = ClientQuota(clients.quota_of)
     followed = []
     if (keys := settings.keys) is not None:
         load = partial(clients.load, keys)
@@ -57,8 +59,9 @@ def build(settings: Settings, metrics: Metrics, admin_port: int | None) -> Secur
         proxies,
         admin_port,
         audit,
+        quota if usual.rate or settings.keys is not None else None,
     )
-    return Security(clients, access, proxies, tls, audit, followed)
+    return Security(clients, quota, access, proxies, tls, audit, followed)
 
 
 def _open_audit(path: Path | None, metrics: Metrics) -> Audit | None:

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import MutableMapping
+from functools import partial
 from typing import Any
 
 from tidegate.service.api.audit import Audit
@@ -13,7 +14,7 @@ from tidegate.service.api.clients import Clients
 from tidegate.service.api.connection import Connection
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.keys import Client, Keyring
-from tidegate.service.api.limits import SUBJECT
+from tidegate.service.api.limits import SUBJECT, ClientQuota, client_of
 from tidegate.service.api.proxies import Proxies
 from tidegate.service.errors import Forbidden, NotFound, Unauthorized
 
@@ -52,15 +53,18 @@ class Access:
         proxies: Proxies | None = None,
         admin_port: int | None = None,
         audit: Audit | None = None,
+        quota: ClientQuota | None = None,
     ) -> None:
         """Without `clients`, no route but /admin needs a key. The token is one for /admin only.
 
-        With `admin_port`, what operators use is answered on that port alone.
+        With `admin_port`, what operators use is answered on that port alone. `quota` is what
+        responses tell of.
         """
         self._clients = clients
         self._proxies = proxies
         self._admin_port = admin_port
         self._audit = audit
+        self._quota = quota
         self._is_closed = clients is not None or admin_port is not None
         self._admin = Keyring()
         if admin_token is not None:
@@ -79,6 +83,8 @@ class Access:
             context.log["certificate"] = certificate
         if self._is_closed or scope["path"].startswith("/admin"):
             self._check(scope, context)
+        if self._quota is not None and scope["method"] == "POST":
+            context.rate_limit = partial(self._quota.fields, client_of(scope))
         if self._audit is not None:
             self._audit.admitted(scope, context)
 

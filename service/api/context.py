@@ -7,7 +7,7 @@ import random
 import re
 import secrets
 import time
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +55,7 @@ class RequestContext:
     span: TraceParent | None = None  # its own, if the request is traced
     route: str | None = None
     client: str = ""  # the name of the client whose key the request has
+    rate_limit: Callable[[], Iterable[tuple[bytes, bytes]]] | None = None  # its response fields
     error_form: ErrorForm | None = None  # of the route's protocol; None: problem+json
     chosen: Choice | None = None  # the version that answers; the route sets it
     started: float = 0.0  # on time.monotonic()
@@ -110,6 +111,8 @@ class RequestContext:
             headers.append((b"traceparent", trace.header()))
         if self.state:
             headers.append((b"tracestate", self.state.encode("ascii")))
+        if self.rate_limit is not None:
+            headers += self.rate_limit()
         if images := self.images:
             headers.append((b"server-timing", server_timing(self.started, images)))
         return headers

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import math
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from tidegate.service.api.rate_limit import QuotaState, rate_limit_fields
 from tidegate.service.errors import BadRequest, QuotaExceeded
 
 _CLIENTS_REMEMBERED = 10_000
@@ -102,6 +105,16 @@ class ClientQuota:
         self._full_at.move_to_end(client)
         if len(self._full_at) > _CLIENTS_REMEMBERED:
             self._full_at.popitem(last=False)
+
+    def fields(self, client: str) -> list[tuple[bytes, bytes]]:
+        """Return the response fields that tell a client what is left of its rate, if it has one."""
+        quota = self._quota_of(client)
+        if not quota.rate:
+            return []
+        full_in_s = max(0.0, self._full_at.get(client, 0.0) - time.monotonic())
+        left = math.floor(quota.burst - full_in_s * quota.rate + 1e-9)
+        state = QuotaState("images", quota.burst, quota.rate, max(0, left), full_in_s)
+        return rate_limit_fields([state])
 
     @contextmanager
     def running(self, client: str, images: int) -> Iterator[None]:

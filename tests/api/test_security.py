@@ -174,9 +174,14 @@ def test_a_refused_body_does_not_become_a_request(guarded: Guarded) -> None:
 def test_a_client_has_a_quota_of_its_own(guarded: Guarded) -> None:
     statuses = [send(guarded.url, key="slow").status_code for _ in range(3)]
     assert statuses == [200, 200, 429]
+    told = send(guarded.url, key="slow").headers
+    assert told["ratelimit-policy"] == '"images";q=2;w=2000'
+    assert told["ratelimit"].startswith('"images";r=0;t=')
     assert int(send(guarded.url, key="slow").headers["retry-after"]) > 100
 
-    assert send(guarded.url, key="classify").status_code == 200
+    other = send(guarded.url, key="classify")
+    assert other.status_code == 200
+    assert "ratelimit" not in other.headers
 
 
 def test_a_client_has_a_limit_on_images_in_progress(guarded: Guarded) -> None:

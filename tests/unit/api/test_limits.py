@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tidegate.service.api.limits import ClientQuota, Quota, client_of
@@ -71,3 +73,32 @@ def test_an_ipv6_network_is_one_client(one: str, other: str, same: bool) -> None
 
 def test_a_client_without_an_address_is_counted_too() -> None:
     assert client_of({"client": None}) == "unknown"
+
+
+def test_a_client_is_told_what_is_left_of_its_rate() -> None:
+    quota = quota_of(rate=0.001, burst=3)
+    fresh = dict(quota.fields("a"))
+    assert fresh == {b"ratelimit-policy": b'"images";q=3;w=3000', b"ratelimit": b'"images";r=3;t=1'}
+
+    quota.spend("a", 2, now=time.monotonic())
+
+    assert dict(quota.fields("a"))[b"ratelimit"] == b'"images";r=1;t=2000'
+    assert quota_of(rate=0, burst=3).fields("a") == []
+
+
+def test_images_in_progress_are_limited_and_released() -> None:
+    quota = ClientQuota(lambda _: Quota(rate=0, burst=1, concurrent=3))
+    with quota.running("a", 2):
+        with pytest.raises(QuotaExceeded) as refusal:
+            quota.running("a", 2).__enter__()
+        assert refusal.value.retry_after_s == 1.0
+        with quota.running("a", 1), quota.running("b", 3):
+            pass
+    with pytest.raises(BadRequest, match="at most 3 images in progress"), quota.running("a", 4):
+        pass
+    with pytest.raises(RuntimeError), quota.running("a", 3):
+        raise RuntimeError
+
+    with quota.running("a", 3):
+        pass
+    assert not quota._running
