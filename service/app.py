@@ -35,6 +35,7 @@ from tidegate.service.api.guard import Guard
 from tidegate.service.api.html_headers import HtmlHeaders
 from tidegate.service.api.intake import Intake
 from tidegate.service.api.methods import Methods
+from tidegate.service.api.openapi_access import describe_access
 from tidegate.service.api.root_path import RootPath
 from tidegate.service.api.routes import admin, classify, feedback, operations, reference
 from tidegate.service.api.routes import metrics as metrics_route
@@ -111,6 +112,8 @@ def build(
     app.include_router(operations.probes(service))
     app.include_router(metrics_route.router(metrics))
     app.include_router(reference.router(app, settings.root_path))
+    if settings.keys is not None:
+        describe_access(app)
     problems.install(app)
     spoken = Dialects(HtmlHeaders(Methods(app)), dialects)
     guarded = Guard(spoken, guard.access, metrics.routes, spoken.error_form_of)
