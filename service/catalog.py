@@ -6,7 +6,7 @@ A snapshot is never changed. A reload replaces it, so that every request sees on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tidegate.service.errors import NotFound
 from tidegate.service.pipeline import Classification, Upload
@@ -24,7 +24,13 @@ class Choice:
 
     served: Served
     rollout: Rollout | None = None  # None without one, or if the client chose the version
-    key: str = ""  # by which the version was chosen; "" if by the request's id
+    key: str = ""  # by which the version was chosen; "" if no other image was chosen by the same
+
+    def counted_once(self, request_id: str) -> Choice:
+        """Return the choice for several images with one id, of which the judge counts the first."""
+        if self.rollout is None or self.key:
+            return self
+        return replace(self, key=request_id)
 
     async def classify(self, upload: Upload, request_id: str) -> Classification:
         """Classify an image; see `Pipeline.classify`."""

@@ -172,7 +172,7 @@ class Service:
                 served.metrics.feedback(answered.probability, correct=correct)
         model = self._reloader.catalog.models.get(answered.model)
         if model is not None and model.rollout is not None:
-            model.rollout.observe_feedback(answered.digest, agrees=correct)
+            model.rollout.observe_feedback(answered.request_id, answered.digest, agrees=correct)
 
     async def reload(self) -> dict[str, Reloaded]:
         """Read what shall be served, and serve it; return what was done, by model.
@@ -183,12 +183,12 @@ class Service:
             self.catalog  # noqa: B018 - raises
             raise Draining("The service is shutting down.")
         try:
-            wanted = await asyncio.to_thread(self._config.source.read)
+            done = await self._reloader.reload(self._config.source.read)
         except StartupError:
             self._metrics.reloaded("", "refused")
             raise
         self._refusal = ""
-        return await self._reloader.reload(wanted)
+        return done
 
     def request_reload(self) -> None:
         """Reload in the background, and log what is wrong: for SIGHUP."""
@@ -217,10 +217,8 @@ class Service:
 
     async def _follow(self, reloader: Reloader) -> None:
         """Serve what the serving file says, and unload what was kept long enough."""
-        wanted = await asyncio.to_thread(self._config.source.poll)
-        if wanted is not None:
+        if await reloader.reload(self._config.source.poll):
             self._refusal = ""
-            await reloader.reload(wanted)
         await reloader.tidy()
 
     async def _judge(self, steps: Steps) -> None:
@@ -309,7 +307,7 @@ class Service:
         ended = await asyncio.to_thread(self.workers.close, _left_s(deadline))
         if ended and self._reloader is not None:
             for served in self._reloader.loaded():
-                served.close()
+                served.lane.close()
         return ended
 
 

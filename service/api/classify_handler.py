@@ -61,6 +61,8 @@ class ClassifyHandler:
         """Handle POST /classify and the same of one model or version."""
         context = RequestContext.of(request.scope)
         chosen = self._choose(context, name, version)
+        if not context.has_own_id:
+            chosen = chosen.counted_once(context.request_id)
         bundle = chosen.served.bundle
         client = client_of(request.scope)
         top_k, timeout_s = self._parameters(request, context)  # invalid ones cost no quota
@@ -88,7 +90,7 @@ class ClassifyHandler:
     async def batch(self, request: Request, name: str = "", version: str = "") -> Response:
         """Handle POST /classify/batch and the same of one model or version."""
         context = RequestContext.of(request.scope)
-        chosen = self._choose(context, name, version)
+        chosen = self._choose(context, name, version).counted_once(context.request_id)
         top_k, timeout_s = self._parameters(request, context)
         client = client_of(request.scope)
         if not is_multipart(context.content_type):

@@ -33,6 +33,7 @@ class RequestContext:
     """The headers of a request that the service uses, and the fields of its log line."""
 
     request_id: str
+    has_own_id: bool = False  # made here, so that no other request has it
     content_length: str | None = None
     content_type: str = ""
     timeout_ms: str | None = None  # X-Request-Timeout-Ms
@@ -57,7 +58,8 @@ class RequestContext:
             take = _TAKES.get(name)
             if take is not None:
                 take(context, value)
-        context.request_id = context.request_id or f"{_ids.getrandbits(128):032x}"
+        if not context.request_id:
+            context.request_id, context.has_own_id = f"{_ids.getrandbits(128):032x}", True
         return context
 
     def response_headers(self) -> list[tuple[bytes, bytes]]:
