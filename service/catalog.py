@@ -6,7 +6,7 @@ A snapshot is never changed. A reload replaces it, so that every request sees on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tidegate.service.errors import NotFound
 from tidegate.service.pipeline import Classification, Upload
@@ -25,12 +25,6 @@ class Choice:
     served: Served
     rollout: Rollout | None = None  # None without one, or if the client chose the version
     key: str = ""  # by which the version was chosen; "" if no other image was chosen by the same
-
-    def counted_once(self, request_id: str) -> Choice:
-        """Return the choice for several images with one id, of which the judge counts the first."""
-        if self.rollout is None or self.key:
-            return self
-        return replace(self, key=request_id)
 
     async def classify(self, upload: Upload, request_id: str) -> Classification:
         """Classify an image; see `Pipeline.classify`."""
@@ -55,17 +49,19 @@ class Model:
         """Return the version that answers by default."""
         return self.versions[self.aliases[STABLE]]
 
-    def choose(self, version: str, key: str, request_id: str) -> Choice:
+    def choose(self, version: str, key: str, request_id: str, *, has_own_id: bool) -> Choice:
         """Return the version for a request: the one it names ("" for none), or by its key.
 
-        Without a key ("") the request's id decides. Raises NotFound if this model has no such
-        version or alias.
+        Without a key ("") the request's id decides, which other images have too unless
+        `has_own_id`. Raises NotFound if this model has no such version or alias.
         """
         if version:
             return Choice(self.version(version))
         if self.rollout is None:
             return Choice(self.stable)
-        return Choice(self.rollout.choose(key or request_id), self.rollout, key)
+        chosen_by = key or request_id
+        shared = "" if has_own_id and not key else chosen_by
+        return Choice(self.rollout.choose(chosen_by), self.rollout, shared)
 
     def version(self, name: str) -> Served:
         """Return a version by its name or an alias. Raises NotFound."""

@@ -153,15 +153,22 @@ class Service:
         return () if self._steps is None else self._steps.events(name)
 
     def choose(
-        self, model: str = "", version: str = "", key: str = "", request_id: str = ""
+        self,
+        model: str = "",
+        version: str = "",
+        key: str = "",
+        request_id: str = "",
+        *,
+        has_own_id: bool = True,
     ) -> Choice:
         """Return the version for a request.
 
         `model` is "" for the default, `version` a version, an alias or "" for the model's choice,
-        which a canary's share makes by `key`, or by `request_id` if that is "". Raises NotFound,
-        NotReady or Draining.
+        which a canary's share makes by `key`, or by `request_id` if that is "". `has_own_id` says
+        whether no other image has that id. Raises NotFound, NotReady or Draining.
         """
-        return self.catalog.model(model).choose(version, key, request_id)
+        chooser = self.catalog.model(model)
+        return chooser.choose(version, key, request_id, has_own_id=has_own_id)
 
     def observe_feedback(self, answered: Answered, *, correct: bool) -> None:
         """Count a true class for the version that answered, and for the judge of a canary."""

@@ -128,5 +128,5 @@ class ModelFolder:
             {(name, version): found.repository.path(name, version) for name, version in versions},
             {}
             if state is None
-            else {(n, v): state.with_name(f"{state.name}.{n}.{v}") for n, v in versions},
+            else {(n, v): state.with_name(f"{state.name}.{n}@{v}") for n, v in versions},
         )

@@ -60,9 +60,7 @@ class ClassifyHandler:
     async def single(self, request: Request, name: str = "", version: str = "") -> Response:
         """Handle POST /classify and the same of one model or version."""
         context = RequestContext.of(request.scope)
-        chosen = self._choose(context, name, version)
-        if not context.has_own_id:
-            chosen = chosen.counted_once(context.request_id)
+        chosen = self._choose(context, name, version, has_own_id=context.has_own_id)
         bundle = chosen.served.bundle
         client = client_of(request.scope)
         top_k, timeout_s = self._parameters(request, context)  # invalid ones cost no quota
@@ -90,7 +88,7 @@ class ClassifyHandler:
     async def batch(self, request: Request, name: str = "", version: str = "") -> Response:
         """Handle POST /classify/batch and the same of one model or version."""
         context = RequestContext.of(request.scope)
-        chosen = self._choose(context, name, version).counted_once(context.request_id)
+        chosen = self._choose(context, name, version, has_own_id=False)
         top_k, timeout_s = self._parameters(request, context)
         client = client_of(request.scope)
         if not is_multipart(context.content_type):
@@ -110,11 +108,12 @@ class ClassifyHandler:
         context.log["statuses"] = [item["status"] for item in items]
         return Json(as_json({"request_id": context.request_id, "results": items}))
 
-    def _choose(self, context: RequestContext, name: str, version: str) -> Choice:
+    def _choose(
+        self, context: RequestContext, name: str, version: str, *, has_own_id: bool
+    ) -> Choice:
         """Return the version that the path names, or that the headers choose."""
-        chosen = self._service.choose(
-            name, version or context.version, context.canary_key, context.request_id
-        )
+        named, key = version or context.version, context.canary_key
+        chosen = self._service.choose(name, named, key, context.request_id, has_own_id=has_own_id)
         context.log["model"], context.log["version"] = chosen.served.name, chosen.served.version
         return chosen
 
