@@ -77,6 +77,7 @@ class Service:
         self._steps: Steps | None = None  # the same
         self._tasks: list[asyncio.Task[None]] = []
         self._reloading: set[asyncio.Task[None]] = set()
+        self._reload_wanted = False  # requested during the start
         self._refusal = ""  # of the serving file, as it was logged last
         self._config = config
         self._metrics = metrics
@@ -131,6 +132,8 @@ class Service:
             self._tasks.append(task)
         if self.phase is Phase.STARTING:
             self.phase = Phase.READY
+        if self._reload_wanted:
+            self.request_reload()
 
     @property
     def catalog(self) -> Catalog:
@@ -198,7 +201,10 @@ class Service:
         return done
 
     def request_reload(self) -> None:
-        """Reload in the background, and log what is wrong: for SIGHUP."""
+        """Reload in the background, once started, and log what is wrong: for SIGHUP."""
+        if self.phase is Phase.STARTING:
+            self._reload_wanted = True
+            return
         task = asyncio.create_task(self._reload_and_log())
         self._reloading.add(task)  # otherwise the loop has the only reference, a weak one
         task.add_done_callback(self._reloading.discard)

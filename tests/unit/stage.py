@@ -111,13 +111,15 @@ def play(
     root: Path,
     scenario: Callable[[Stage], Awaitable[None]],
     source: Source | None = None,
+    before: Callable[[Service], object] = lambda _: None,
     **changes: Any,
 ) -> None:
-    """Start a service, run the scenario, and close the service."""
+    """Start a service, run the scenario, and close the service; `before` is called first."""
 
     async def main() -> None:
         metrics = Metrics("test")
         service = Service(config(source or ModelFolder(Place(root), None), **changes), metrics)
+        before(service)
         async with asyncio.timeout(2 * PATIENCE_S):
             await service.start()
             try:

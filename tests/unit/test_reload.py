@@ -27,6 +27,7 @@ from tidegate.service.building import Builder
 from tidegate.service.bundle.store import GOLDEN, LABELS
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
 from tidegate.service.errors import BundleRefused, NotFound, ServingInvalid
+from tidegate.service.lifecycle import Service
 from tidegate.service.loading import Loader
 from tidegate.service.pipeline import Upload
 from tidegate.service.serving.serving_file import Place
@@ -489,3 +490,11 @@ def test_the_weight_of_a_refused_plan_is_not_used(root: Path) -> None:
         assert on.service.choose().served.lane.weight == 5.0
 
     play(root, scenario)
+
+
+def test_a_reload_that_is_requested_during_the_start_is_done_after_it(root: Path) -> None:
+    async def scenario(on: Stage) -> None:
+        done = {"model": "tiny", "outcome": "unchanged"}
+        await until(lambda: on.value("tidegate_reload_total", **done) == 1.0)
+
+    play(root, scenario, before=Service.request_reload)
