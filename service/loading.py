@@ -116,8 +116,7 @@ class Loader:
 
         engine = open_engine(known.engine, sizes)
         check_input_size(bundle, engine)
-        ratios = [turns.ratio(engine, size) for size in sizes]
-        if all(1 / _SAME < ratio < _SAME for ratio in ratios):
+        if all(1 / _SAME < turns.ratio(engine, size) < _SAME for size in sizes):
             latency = known.latency.renewed()
         else:
             opened.close()

@@ -498,3 +498,24 @@ def test_a_reload_that_is_requested_during_the_start_is_done_after_it(root: Path
         await until(lambda: on.value("tidegate_reload_total", **done) == 1.0)
 
     play(root, scenario, before=Service.request_reload)
+
+
+def test_a_version_of_another_duration_is_recognised_at_its_first_batch_size(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[int] = []
+
+    def ratio(turns: object, engine: OnnxEngine, size: int) -> float:
+        compared.append(size)
+        return 2.0
+
+    monkeypatch.setattr(loading._Turns, "ratio", ratio)
+
+    async def scenario(on: Stage) -> None:
+        assert len(on.service.choose().served.lane.latency.buckets) > 1
+        assert await on.serve('[tiny]\nstable = "2"\n') == {"tiny": "loaded"}
+
+        assert compared == [1]
+        assert (await on.classify())[0] == "2"
+
+    play(root, scenario)
