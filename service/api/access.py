@@ -38,6 +38,7 @@ _SCOPES = tuple(
         (r"(GET|HEAD) /(livez|readyz|ping|health|docs|redoc|openapi\.json)?", _OPEN),
         (r"(GET|HEAD) /page/.*", _OPEN),
         (r"(GET|HEAD) /v2/(health/[^/]+|models/[^/]+(/versions/[^/]+)?/ready)", _OPEN),
+        (r"POST /inference\.GRPCInferenceService/(Server(Live|Ready)|ModelReady)", _OPEN),
         (r"OPTIONS .*", _OPEN),  # answers only which methods a route has
     )
 )

@@ -24,6 +24,7 @@ OPEN = [
     ("HEAD", "/readyz"),
     ("GET", "/openapi.json"),
     ("GET", "/v2/health/ready"),
+    ("POST", "/inference.GRPCInferenceService/ServerReady"),
     ("OPTIONS", "/classify"),
 ]
 CLOSED = [
@@ -45,6 +46,7 @@ CLOSED = [
     ("POST", "/admin/models/a/promote", {"admin"}),
     ("GET", "/nothing", {"classify"}),
     ("POST", "/v2/models/a/infer", {"classify"}),
+    ("POST", "/inference.GRPCInferenceService/ModelInfer", {"classify"}),
 ]
 
 
