@@ -21,6 +21,7 @@ import pytest
 
 from tests.processes import stop
 from tests.server import PATIENCE_S, PHOTOS, ROOT, Server, running
+from tests.unit.bundle.tiny_bundle import put, sound_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]
 TOOLS = ROOT / ".tools" / "proxies"
@@ -118,6 +119,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, P
     digest = hashlib.sha256(b"key").hexdigest()
     (folder / "keys").write_text(f"client {digest} classify,metrics\n")
     with running(
+        put(folder / "bundle", sound_files()),
+        ood_action="flag",
         keys=folder / "keys",
         trusted_proxies="127.0.0.1",
         audit_log=folder / "audit.jsonl",

@@ -19,6 +19,7 @@ from cryptography import x509
 from tests.certificates import Authority, Issued
 from tests.processes import output
 from tests.server import PATIENCE_S, PHOTOS, ROOT, Server, running
+from tests.unit.bundle.tiny_bundle import put, sound_files
 
 PHOTO = (PHOTOS / "chelsea.png").read_bytes()
 
@@ -40,9 +41,12 @@ class Encrypted:
 
 @pytest.fixture(scope="module")
 def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encrypted]:
-    authority = Authority(tmp_path_factory.mktemp("tls"))
+    folder = tmp_path_factory.mktemp("tls")
+    authority = Authority(folder)
     issued = authority.issue("server")
     with running(
+        put(folder / "bundle", sound_files()),
+        ood_action="flag",
         tls_certificate=issued.certificate,
         tls_key=issued.key,
         tls_client_ca=authority.path,
