@@ -106,6 +106,7 @@ def run(settings: Settings) -> NoReturn:
     """
     lines = logs.configure(settings.log_level, settings.log_format)
     memory.give_back_large_blocks()
+    memory.limit_arenas(max(2, usable_cores()))
     bound_pillow(settings.max_image_pixels)
     if settings.drift_state is not None:
         state.check_path(settings.drift_state)
