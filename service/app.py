@@ -27,7 +27,15 @@ from tidegate.service.api.classify_handler import ClassifyHandler
 from tidegate.service.api.context import ContextMiddleware
 from tidegate.service.api.crowd import Connections
 from tidegate.service.api.methods import Methods
-from tidegate.service.api.routes import admin, classify, feedback, operations
+from tidegate.service.api.routes import (
+    admin,
+    calibration,
+    classify,
+    feedback,
+    inspection,
+    operations,
+    page,
+)
 from tidegate.service.api.server import Server
 from tidegate.service.api.uploads import ByteBudget
 from tidegate.service.api.wire import Wire
@@ -72,8 +80,11 @@ def build(settings: Settings, lines: logs.LineQueue | None = None) -> tuple[ASGI
     )
     handler = ClassifyHandler(service, limits, budget, metrics, settings.ood_action)
     app.include_router(classify.router(handler))
+    app.include_router(inspection.router(handler))
     app.include_router(feedback.router(service, limits, budget))
     app.include_router(operations.models(service))
+    app.include_router(calibration.router(service))
+    app.include_router(page.router(with_page=settings.page == "on"))
     app.include_router(admin.router(service, Access(settings.admin_token())))
     app.include_router(operations.probes(service, metrics))
     problems.install(app)

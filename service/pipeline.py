@@ -42,6 +42,7 @@ class Upload:
     top_k: int
     priority: Priority = Priority.INTERACTIVE
     client: str = ""  # the client's address
+    features: bool = False  # whether the answer has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ class Classification:
     timing: Timing
     batch_size: int
     fingerprint: Fingerprint
+    features: Float32 | None = None  # [D], if the upload asked for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,16 +148,56 @@ class Pipeline:
         header = inspect_upload(upload.image, spec, self._max_image_pixels)
         self._trim.note(header.work.peak_bytes)
         cost = self._cost(header)
+        seen: list[Fingerprint] = []  # one, once the image is decoded
+        predicted_s, answer = await self._run(
+            upload, cost, partial(self._observed_decode, upload.image, header, cost, seen, keep)
+        )
+        return self._respond(upload, predicted_s, answer, seen[0])
+
+    async def look(self, upload: Upload) -> tuple[Pixels, Outputs]:
+        """Return what the network sees of an image and what it computes, which nothing counts.
+
+        Raises the same errors as `classify`.
+        """
+        header = inspect_upload(
+            upload.image, self.bundle.manifest.preprocess, self._max_image_pixels
+        )
+        self._trim.note(header.work.peak_bytes)
+        cost = self._cost(header)
+        seen: list[Pixels] = []
+        to_pixels = self._decode(upload.image, header, cost)
+
+        def decode() -> Pixels:
+            pixels = to_pixels()
+            seen.append(pixels)
+            return pixels
+
+        _, answer = await self._run(upload, cost, lambda: decode)
+        return seen[0], answer.outputs
+
+    async def compute(self, upload: Upload, pixels: Callable[[], Pixels]) -> Outputs:
+        """Return what the network computes for these pixels, which nothing counts.
+
+        `upload` says for whom and by when; its image is not used. Raises the same errors as
+        `classify`, except those of images.
+        """
+        _, answer = await self._run(upload, DecodeCost(), lambda: pixels)
+        return answer.outputs
+
+    async def _run(
+        self, upload: Upload, cost: DecodeCost, make_decode: Callable[[], Callable[[], Pixels]]
+    ) -> tuple[float, Answer]:
+        """Return the duration that was predicted at admission, and the answer.
+
+        `make_decode` is called once the image is admitted.
+        """
         ticket = self._scheduler.admit(
             self._lane, upload.deadline, upload.priority, cost, upload.client
         )
         left_s = upload.deadline - time.monotonic()
         alarm = asyncio.get_running_loop().call_later(left_s, self._too_late, ticket)
         try:
-            seen: list[Fingerprint] = []  # one, once the image is decoded
-            decode = self._preprocess(upload.image, header, cost, seen, keep)
-            answer = await self._scheduler.run(ticket, decode)
-            return self._respond(upload, ticket.predicted_s, answer, seen[0])
+            return ticket.predicted_s, await self._scheduler.run(ticket, make_decode())
         finally:
             alarm.cancel()
             self._scheduler.leave(ticket)
@@ -183,7 +225,14 @@ class Pipeline:
         large = work.seconds > _LARGE_S or work.interpreter_s > _LARGE_INTERPRETER_S
         return DecodeCost(header.kind, work.seconds, large and self._pool is not None)
 
-    def _preprocess(
+    def _decode(self, image: bytes, header: Header, cost: DecodeCost) -> Callable[[], Pixels]:
+        """Return a function for the decoder's thread."""
+        spec = self.bundle.manifest.preprocess
+        if cost.large and self._pool is not None:
+            return partial(self._pool.preprocess, image, spec)
+        return partial(preprocess, image, spec, self._max_image_pixels, header)
+
+    def _observed_decode(
         self,
         image: bytes,
         header: Header,
@@ -193,10 +242,7 @@ class Pipeline:
     ) -> Callable[[], Pixels]:
         """Return a function for the decoder's thread, which also appends the fingerprint."""
         spec = self.bundle.manifest.preprocess
-        if cost.large and self._pool is not None:
-            to_pixels = partial(self._pool.preprocess, image, spec)
-        else:
-            to_pixels = partial(preprocess, image, spec, self._max_image_pixels, header)
+        to_pixels = self._decode(image, header, cost)
         sampled = self._monitor.watches_inputs and self._sampler.wants(time.monotonic())
 
         def decode() -> Pixels:
@@ -230,6 +276,7 @@ class Pipeline:
             timing=timing,
             batch_size=answer.batch_size,
             fingerprint=seen,
+            features=outputs.features[0].copy() if upload.features else None,
         )
         self._count(classification, now - started)
         top = predictions[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from tidegate.service.api.connection import ClientGone, Connection
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.limits import ClientQuota, HttpLimits, client_of
 from tidegate.service.api.multipart import FormFiles, is_multipart
-from tidegate.service.api.parameters import TOP_K, parse_timeout_s, parse_top_k
+from tidegate.service.api.parameters import USUAL, Wanted, parse_timeout_s, parse_wanted
 from tidegate.service.api.problems import (
     OUT_OF_DISTRIBUTION,
     Json,
@@ -28,13 +29,14 @@ from tidegate.service.api.schemas import as_json, classify_body, model_ref, ood_
 from tidegate.service.api.uploads import ByteBudget, Reservation
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.catalog import Choice
-from tidegate.service.errors import BadRequest, TidegateError
+from tidegate.service.errors import BadRequest, QuotaExceeded, TidegateError
 from tidegate.service.lifecycle import Service
 from tidegate.service.metrics import Metrics
 from tidegate.service.pipeline import Classification, Upload
 from tidegate.service.types import Priority
 
 _REFS_KEPT = 100
+Use = Callable[[Choice, Upload], Awaitable[Response]]
 
 
 class ClassifyHandler:
@@ -63,23 +65,18 @@ class ClassifyHandler:
         chosen = self._choose(context, name, version)
         bundle = chosen.served.bundle
         client = client_of(request.scope)
-        top_k, timeout_s = self._parameters(request, context)  # invalid ones cost no quota
+        wanted, timeout_s = self._parameters(request, context)  # invalid ones cost no quota
         self._quota.spend(client, 1, time.monotonic())
         with chosen.served.lane.receiving(), self._budget.reserve(client) as reservation:
-            if is_multipart(context.content_type):
-                (image,) = await self._read_files(request, context, reservation, "file", 1)
-            else:
-                image = await self._read(request, reservation)
+            image = await self._read_image(request, context, reservation)
             received = time.monotonic()
-            _check_not_empty(image)
-            deadline = received + timeout_s
-            upload = Upload(image, received, deadline, top_k, Priority.INTERACTIVE, client)
+            upload = _upload(image, received, timeout_s, wanted, Priority.INTERACTIVE, client)
             with UntilDisconnect(request, self._metrics):
                 result = await chosen.classify(upload, context.request_id)
         self._service.remember(context.request_id, image, result, bundle)
         context.log["decision"] = result.verdict.decision
         context.log["p_value"] = round(result.verdict.p_value, 5)
-        answer = self._body(result, bundle, context)
+        answer = self._body(result, bundle, wanted, context)
         response = respond(answer) if _is_problem(answer) else Json(as_json(answer))
         predicted = b"predicted;dur=%.2f" % (1000 * result.timing.predicted)
         response.raw_headers.append((b"server-timing", predicted))
@@ -89,7 +86,7 @@ class ClassifyHandler:
         """Handle POST /classify/batch and the same of one model or version."""
         context = RequestContext.of(request.scope)
         chosen = self._choose(context, name, version)
-        top_k, timeout_s = self._parameters(request, context)
+        wanted, timeout_s = self._parameters(request, context)
         client = client_of(request.scope)
         if not is_multipart(context.content_type):
             raise BadRequest('Send multipart/form-data with one part "files" per image.')
@@ -98,12 +95,14 @@ class ClassifyHandler:
             images = await self._read_files(request, context, reservation, "files", most)
             received = time.monotonic()
             self._quota.spend(client, len(images), received)
-            deadline = received + timeout_s
-            uploads = [Upload(i, received, deadline, top_k, Priority.BULK, client) for i in images]
+            uploads = [
+                _upload(image, received, timeout_s, wanted, Priority.BULK, client)
+                for image in images
+            ]
             del images
             with UntilDisconnect(request, self._metrics):
                 items = await asyncio.gather(
-                    *(self._item(i, upload, chosen, context) for i, upload in enumerate(uploads))
+                    *(self._item(i, one, chosen, wanted, context) for i, one in enumerate(uploads))
                 )
         context.log["statuses"] = [item["status"] for item in items]
         return Json(as_json({"request_id": context.request_id, "results": items}))
@@ -115,6 +114,53 @@ class ClassifyHandler:
         )
         context.log["model"], context.log["version"] = chosen.served.name, chosen.served.version
         return chosen
+
+    async def inspect(
+        self, request: Request, name: str, version: str, least_timeout_s: float, use: Use
+    ) -> Response:
+        """Return what `use` makes of one image, which is received and bounded as by `single`.
+
+        Its priority is that of a batch. A request without a timeout has at least `least_timeout_s`.
+        """
+        context = RequestContext.of(request.scope)
+        chosen = self._choose(context, name, version)
+        client = client_of(request.scope)
+        _, timeout_s = self._parameters(request, context)
+        if context.timeout_ms is None:
+            timeout_s = min(max(timeout_s, least_timeout_s), self.limits.max_deadline_s)
+        self._quota.spend(client, 1, time.monotonic())
+        with chosen.served.lane.receiving(), self._budget.reserve(client) as reservation:
+            image = await self._read_image(request, context, reservation)
+            received = time.monotonic()
+            upload = _upload(image, received, timeout_s, USUAL, Priority.BULK, client)
+            with UntilDisconnect(request, self._metrics):
+                return await use(chosen, upload)
+
+    async def spend_in_time(self, upload: Upload) -> None:
+        """Count one more run against an upload's client, and wait if its quota is used up.
+
+        Raises QuotaExceeded if it has none left until the upload's deadline.
+        """
+        while True:
+            now = time.monotonic()
+            try:
+                return self._quota.spend(upload.client, 1, now)
+            except QuotaExceeded as error:
+                wait_s = error.retry_after_s or 0.0
+                if now + wait_s > upload.deadline:
+                    raise
+            await asyncio.sleep(wait_s)
+
+    async def _read_image(
+        self, request: Request, context: RequestContext, reservation: Reservation
+    ) -> bytes:
+        """Return the image of a request for one: the body, or the part "file" of a form."""
+        if is_multipart(context.content_type):
+            (image,) = await self._read_files(request, context, reservation, "file", 1)
+        else:
+            image = await self._read(request, reservation)
+        _check_not_empty(image)
+        return image
 
     async def _read(self, request: Request, reservation: Reservation) -> bytes:
         started = time.monotonic()
@@ -136,17 +182,17 @@ class ClassifyHandler:
         self._metrics.stages["read"].observe(time.monotonic() - started)
         return form.files()
 
-    def _parameters(self, request: Request, context: RequestContext) -> tuple[int, float]:
-        """Return top_k and the request's timeout in seconds."""
+    def _parameters(self, request: Request, context: RequestContext) -> tuple[Wanted, float]:
+        """Return what the answer shall contain and the request's timeout in seconds."""
         query = request.scope["query_string"]
-        top_k = parse_top_k(query) if query else TOP_K
+        wanted = parse_wanted(query) if query else USUAL
         timeout_s = self.limits.deadline_s
         if context.timeout_ms is not None:
             timeout_s = parse_timeout_s(context.timeout_ms)
-        return top_k, min(timeout_s, self.limits.max_deadline_s)
+        return wanted, min(timeout_s, self.limits.max_deadline_s)
 
     async def _item(
-        self, index: int, upload: Upload, chosen: Choice, context: RequestContext
+        self, index: int, upload: Upload, chosen: Choice, wanted: Wanted, context: RequestContext
     ) -> dict[str, Any]:
         """Classify one image of a batch and return its BatchItem, with its problem if it failed."""
         try:
@@ -154,7 +200,7 @@ class ClassifyHandler:
             image_id, bundle = f"{context.request_id}.{index}", chosen.served.bundle
             result = await chosen.classify(upload, image_id)
             self._service.remember(image_id, upload.image, result, bundle)
-            answer = self._body(result, bundle, context)
+            answer = self._body(result, bundle, wanted, context)
         except TidegateError as error:
             answer = problem_of(error, context)
         except Exception as error:  # noqa: BLE001 - a bug: the other images are answered
@@ -164,7 +210,7 @@ class ClassifyHandler:
         return {"status": 200, "result": answer}
 
     def _body(
-        self, result: Classification, bundle: Bundle, context: RequestContext
+        self, result: Classification, bundle: Bundle, wanted: Wanted, context: RequestContext
     ) -> dict[str, Any]:
         """Return the answer, or a problem without predictions if the image is rejected."""
         verdict, alpha = result.verdict, bundle.gate.alpha_reject
@@ -176,7 +222,12 @@ class ClassifyHandler:
                 model=self._ref(bundle),
                 ood=ood_body(result, bundle),
             )
-        return classify_body(result, bundle, self._ref(bundle), context.request_id)
+        return classify_body(result, bundle, self._ref(bundle), context.request_id, wanted)
+
+    @property
+    def flags_rejected(self) -> bool:
+        """Return whether rejected images are answered."""
+        return self._flag
 
     def _ref(self, bundle: Bundle) -> dict[str, str]:
         found = self._models.get(bundle.digest)
@@ -185,6 +236,18 @@ class ClassifyHandler:
                 self._models.clear()
             found = self._models[bundle.digest] = model_ref(bundle).model_dump()
         return found
+
+
+def _upload(
+    image: bytes,
+    received: float,
+    timeout_s: float,
+    wanted: Wanted,
+    priority: Priority,
+    client: str,
+) -> Upload:
+    deadline, features = received + timeout_s, wanted.features != ""
+    return Upload(image, received, deadline, wanted.top_k, priority, client, features)
 
 
 def _is_problem(answer: dict[str, Any]) -> bool:
