@@ -21,7 +21,6 @@ export function startCamera(take) {
       stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1920 } } });
       if (!dialog.open) return close();
       video.srcObject = stream;
-      $("shoot").disabled = false;
     } catch {
       error.textContent = t.noCamera;
     }
@@ -41,6 +40,7 @@ export function startCamera(take) {
     close();
   }
 
+  video.addEventListener("loadeddata", () => ($("shoot").disabled = false));
   $("camera").addEventListener("click", open);
   $("shoot").addEventListener("click", shoot);
   $("camera-cancel").addEventListener("click", close);

@@ -116,7 +116,7 @@ def router(*, with_page: bool) -> APIRouter:
         body = as_json({"status": "alive", "links": LINKS})
         return Response(body, media_type="application/json", headers={"Vary": "Accept"})
 
-    @routes.get("/page/{file}", summary="A file of the page", response_class=Response)
+    @routes.get("/page/{file}", include_in_schema=False)
     async def file_of_the_page(request: Request, file: str) -> Response:
         found = files.get(file)
         if found is None or file == INDEX:
