@@ -26,6 +26,9 @@ from tidegate.service.api.access import Access
 from tidegate.service.api.classify_handler import ClassifyHandler
 from tidegate.service.api.context import ContextMiddleware
 from tidegate.service.api.crowd import Connections
+from tidegate.service.api.dialects import catalogue
+from tidegate.service.api.dialects.base import Dialects, Parts
+from tidegate.service.api.intake import Intake
 from tidegate.service.api.methods import Methods
 from tidegate.service.api.routes import (
     admin,
@@ -78,9 +81,16 @@ def build(settings: Settings, lines: logs.LineQueue | None = None) -> tuple[ASGI
     budget = ByteBudget(
         limits.max_inflight_bytes, limits.max_upload_bytes, lambda: metrics.shed("upload-bytes")
     )
-    handler = ClassifyHandler(service, limits, budget, metrics, settings.ood_action)
+    intake = Intake(service, limits, budget, metrics)
+    handler = ClassifyHandler(intake, settings.ood_action)
+    dialects = catalogue.build(
+        settings.dialect_names(), Parts(intake, settings.ood_action, version())
+    )
     app.include_router(classify.router(handler))
-    app.include_router(inspection.router(handler))
+    app.include_router(inspection.router(intake, settings.ood_action))
+    for dialect in dialects:
+        app.include_router(dialect.router)
+        metrics.serve_routes(dialect.routes, dialect.classifying)
     app.include_router(feedback.router(service, limits, budget))
     app.include_router(operations.models(service))
     app.include_router(calibration.router(service))
@@ -88,7 +98,7 @@ def build(settings: Settings, lines: logs.LineQueue | None = None) -> tuple[ASGI
     app.include_router(admin.router(service, Access(settings.admin_token())))
     app.include_router(operations.probes(service, metrics))
     problems.install(app)
-    fast = classify.FastPath(Methods(app), handler)
+    fast = classify.FastPath(Dialects(Methods(app), dialects), handler)
     wire = Wire(
         on_refused=lambda route, status: metrics.request(route, status, 0.0),
         on_shed=lambda: metrics.shed("client-connections"),

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tidegate.service.addresses import split_hosts
+from tidegate.service.api.dialects.names import NAMES, parse_names
 from tidegate.service.api.limits import HttpLimits
 from tidegate.service.engines.config import EngineConfig
 from tidegate.service.engines.open_gpu import GpuConfig
@@ -168,6 +169,12 @@ class Settings(BaseSettings):
         default=32, ge=1, le=1_000_000, description="images a client may send in one burst"
     )
 
+    dialects: str = Field(
+        default="v2",
+        max_length=200,
+        description="other protocols to answer, in a comma-separated list: "
+        f"{', '.join(NAMES)}; none = only /classify",
+    )
     ood_action: Literal["reject", "flag"] = Field(
         default="reject",
         description="response to a rejected image: reject = 422 problem, flag = 200 answer",
@@ -230,6 +237,12 @@ class Settings(BaseSettings):
         split_hosts(value)
         return value
 
+    @field_validator("dialects")
+    @classmethod
+    def _every_dialect_is_known(cls, value: str) -> str:
+        parse_names(value)
+        return value
+
     @field_validator("devices")
     @classmethod
     def _each_device_once(cls, value: str) -> str:
@@ -273,6 +286,10 @@ class Settings(BaseSettings):
             name = PREFIX + str(first["loc"][0]).upper()
             hint = _KUBERNETES if str(first["input"]).startswith("tcp://") else ""
             raise SettingsInvalid(f"{name}={first['input']}: {first['msg']}.{hint}") from error
+
+    def dialect_names(self) -> tuple[str, ...]:
+        """Return the names of the dialects that are on."""
+        return parse_names(self.dialects)
 
     def http_limits(self) -> HttpLimits:
         """Return the limits on requests."""

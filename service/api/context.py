@@ -26,6 +26,8 @@ _QUIET = {"/livez", "/readyz", "/metrics"}
 _KEY = "tidegate"
 # Ids must be unique but not unguessable, so they need no system call each.
 _ids = random.Random(secrets.randbits(256))  # noqa: S311
+# From a problem document to the status and the JSON body that a protocol's clients expect.
+ErrorForm = Callable[[dict[str, Any]], tuple[int, bytes]]
 
 
 @dataclass(slots=True)
@@ -35,12 +37,14 @@ class RequestContext:
     request_id: str
     content_length: str | None = None
     content_type: str = ""
+    content_encoding: str = ""
     timeout_ms: str | None = None  # X-Request-Timeout-Ms
     canary_key: str = ""  # X-Canary-Key
     version: str = ""  # X-Tidegate-Version
     trace_id: str | None = None
     traceparent: str | None = None
     route: str | None = None
+    error_form: ErrorForm | None = None  # of the route's protocol; None: problem+json
     log: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
@@ -76,6 +80,11 @@ def _take_content_type(context: RequestContext, value: bytes) -> None:
     context.content_type = context.content_type or value.decode("latin-1")
 
 
+def _take_content_encoding(context: RequestContext, value: bytes) -> None:
+    coding = value.decode("latin-1")
+    context.content_encoding += f", {coding}" if context.content_encoding else coding
+
+
 def _take_timeout(context: RequestContext, value: bytes) -> None:
     timeout_ms = value.decode("latin-1")
     if context.timeout_ms is not None:  # repeated: a list (RFC 9110, 5.2), so invalid
@@ -106,6 +115,7 @@ def _take_traceparent(context: RequestContext, value: bytes) -> None:
 _TAKES = {
     b"content-length": _take_content_length,
     b"content-type": _take_content_type,
+    b"content-encoding": _take_content_encoding,
     b"x-request-timeout-ms": _take_timeout,
     b"x-canary-key": _take_canary_key,
     b"x-tidegate-version": _take_version,

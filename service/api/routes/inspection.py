@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from tidegate.service.api.accept import prefers
-from tidegate.service.api.classify_handler import ClassifyHandler
 from tidegate.service.api.context import RequestContext
+from tidegate.service.api.intake import Intake
+from tidegate.service.api.limits import client_of
 from tidegate.service.api.parameters import query_fields, whole_number
 from tidegate.service.api.problems import OUT_OF_DISTRIBUTION, make_problem, respond
 from tidegate.service.api.routes.classify import IMAGE_BODY, TIMEOUT, responses_of
 from tidegate.service.api.schemas import Body, ModelRef, model_ref
 from tidegate.service.catalog import Choice
-from tidegate.service.errors import BadRequest
+from tidegate.service.errors import BadRequest, QuotaExceeded
 from tidegate.service.explaining import cover_each_part
 from tidegate.service.imaging.occlusion import (
     PATCH_CELLS,
@@ -27,11 +32,12 @@ from tidegate.service.imaging.occlusion import (
     png,
 )
 from tidegate.service.pipeline import Decided, Upload
-from tidegate.service.types import Pixels
+from tidegate.service.types import Pixels, Priority
 
 GRID, MIN_GRID, MAX_GRID = 7, 2, 14
 _ANY = 10**9  # a class_id that some model may have
 EXPLAIN_S = 30.0  # least default deadline of an explanation, which runs the network many times
+Use = Callable[[Choice, Upload], Awaitable[Response]]
 _PNG = "image/png"
 _PNG_BODY = {_PNG: {"schema": {"type": "string", "format": "binary"}}}
 _PARAMETERS = [
@@ -92,7 +98,7 @@ class Options:
         return cls(grid, None if class_id is None else whole_number("class_id", class_id, 0, _ANY))
 
 
-def router(handler: ClassifyHandler) -> APIRouter:
+def router(intake: Intake, ood_action: Literal["reject", "flag"]) -> APIRouter:
     """Return the routes that show how an image is seen."""
     routes = APIRouter(tags=["inspect"])
 
@@ -108,7 +114,7 @@ def router(handler: ClassifyHandler) -> APIRouter:
         )
         async def preprocess(request: Request) -> Response:
             """The picture after orientation, resize and crop, as a PNG. Counts as one image."""
-            return await handler.inspect(request, **_target(request), least_timeout_s=0.0, use=_see)
+            return await _with_image(intake, request, None, _see)
 
         @routes.post(
             f"{prefix}/explain",
@@ -123,10 +129,8 @@ def router(handler: ClassifyHandler) -> APIRouter:
             Each of its runs counts as one image, with the priority of a batch's images.
             """
             options = Options.of(request.scope["query_string"])
-            explaining = _Explaining(handler, request, options)
-            return await handler.inspect(
-                request, **_target(request), least_timeout_s=EXPLAIN_S, use=explaining.respond
-            )
+            explaining = _Explaining(intake, request, options, flags=ood_action == "flag")
+            return await _with_image(intake, request, EXPLAIN_S, explaining.respond)
 
     add("", "", ())
     add("/models/{name}", " with a model", (404,))
@@ -134,8 +138,39 @@ def router(handler: ClassifyHandler) -> APIRouter:
     return routes
 
 
-def _target(request: Request) -> dict[str, str]:
-    return {"name": "", "version": "", **request.path_params}
+async def _with_image(
+    intake: Intake, request: Request, usual_timeout_s: float | None, use: Use
+) -> Response:
+    """Return what `use` makes of the image of a request, with the priority of a batch's images."""
+    context, client = RequestContext.of(request.scope), client_of(request.scope)
+    path = request.path_params
+    chosen = intake.choose(context, path.get("name", ""), path.get("version", ""))
+    usual = usual_timeout_s if context.timeout_ms is None else None
+    timeout_s = intake.timeout_s(context, usual)
+    intake.spend(client, 1)
+    with intake.receiving(client, chosen) as reservation:
+        image = await intake.reader.image(request, context, reservation)
+        received = time.monotonic()
+        if not image:
+            raise BadRequest("The body or part is empty; send the bytes of an image.")
+        upload = Upload(image, received, received + timeout_s, 1, Priority.BULK, client)
+        with intake.until_disconnect(request):
+            return await use(chosen, upload)
+
+
+async def _spend_in_time(intake: Intake, upload: Upload) -> None:
+    """Count one more run against an upload's client, and wait if its quota is used up.
+
+    Raises QuotaExceeded if it has none left until the upload's deadline.
+    """
+    while True:
+        try:
+            return intake.spend(upload.client, 1)
+        except QuotaExceeded as error:
+            wait_s = error.retry_after_s or 0.0
+            if time.monotonic() + wait_s > upload.deadline:
+                raise
+        await asyncio.sleep(wait_s)
 
 
 async def _see(chosen: Choice, upload: Upload) -> Response:
@@ -151,8 +186,10 @@ def _picture(rgb: Pixels) -> Response:
 class _Explaining:
     """Makes one explanation."""
 
-    def __init__(self, handler: ClassifyHandler, request: Request, options: Options) -> None:
-        self._handler = handler
+    def __init__(self, intake: Intake, request: Request, options: Options, *, flags: bool) -> None:
+        """`flags`: rejected images are answered."""
+        self._intake = intake
+        self._flags = flags
         self._context = RequestContext.of(request.scope)
         self._as_png = prefers(request.headers.get("accept", ""), _PNG, "application/json")
         self._options = options
@@ -166,7 +203,7 @@ class _Explaining:
         pixels, outputs = await served.pipeline.look(upload)
         decided = served.pipeline.decide(outputs)
         if class_id is None:
-            if decided.verdict.decision == "reject" and not self._handler.flags_rejected:
+            if decided.verdict.decision == "reject" and not self._flags:
                 return self._rejected(chosen, decided)
             class_id = decided.class_id
         covered = await cover_each_part(
@@ -175,7 +212,7 @@ class _Explaining:
             pixels,
             class_id,
             self._options.grid,
-            lambda: self._handler.spend_in_time(upload),
+            lambda: _spend_in_time(self._intake, upload),
         )
         return self._answer(
             chosen, pixels, class_id, float(decided.probabilities[class_id]), covered
@@ -190,7 +227,7 @@ class _Explaining:
             self._context,
             model=model_ref(bundle).model_dump(),
         )
-        return respond(problem)
+        return respond(problem, self._context)
 
     def _answer(
         self, chosen: Choice, pixels: Pixels, class_id: int, probability: float, covered: Grid
