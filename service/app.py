@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -28,6 +28,7 @@ from tidegate.service.api.context import ContextMiddleware
 from tidegate.service.api.crowd import Connections
 from tidegate.service.api.dialects import catalogue
 from tidegate.service.api.dialects.base import Dialects, Parts
+from tidegate.service.api.dialects.v2.rpc.start import start_rpc
 from tidegate.service.api.intake import Intake
 from tidegate.service.api.methods import Methods
 from tidegate.service.api.routes import admin, classify, feedback, operations
@@ -54,7 +55,9 @@ def version() -> str:
     return importlib.metadata.version("tidegate")
 
 
-def build(settings: Settings, lines: logs.LineQueue | None = None) -> tuple[ASGIApp, Service, Wire]:
+def build(
+    settings: Settings, lines: logs.LineQueue | None = None
+) -> tuple[ASGIApp, Service, Wire, Parts]:
     """Create the service's objects without starting them.
 
     If `lines` is given, the log lines that it drops are counted in the metrics.
@@ -75,9 +78,8 @@ def build(settings: Settings, lines: logs.LineQueue | None = None) -> tuple[ASGI
     )
     intake = Intake(service, limits, budget, metrics)
     handler = ClassifyHandler(intake, settings.ood_action)
-    dialects = catalogue.build(
-        settings.dialect_names(), Parts(intake, settings.ood_action, version())
-    )
+    parts = Parts(intake, settings.ood_action, version())
+    dialects = catalogue.build(settings.dialect_names(), parts)
     app.include_router(classify.router(handler))
     for dialect in dialects:
         app.include_router(dialect.router)
@@ -94,7 +96,8 @@ def build(settings: Settings, lines: logs.LineQueue | None = None) -> tuple[ASGI
         body_stall_s=settings.upload_timeout_s + _BODY_STALL_S,
         connections=Connections(_connections_per_client(settings.max_client_connections)),
     )
-    return ContextMiddleware(fast, metrics, problems.response_to_unexpected_error), service, wire
+    outer = ContextMiddleware(fast, metrics, problems.response_to_unexpected_error)
+    return outer, service, wire, parts
 
 
 def _connections_per_client(configured: int) -> int:
@@ -144,7 +147,7 @@ def _listen(host: str, port: int) -> list[socket.socket]:
 
 
 async def _serve(settings: Settings, listeners: list[socket.socket], lines: logs.LineQueue) -> int:
-    app, service, wire = build(settings, lines)
+    app, service, wire, parts = build(settings, lines)
     server = Server(
         uvicorn.Config(
             app,
@@ -163,6 +166,7 @@ async def _serve(settings: Settings, listeners: list[socket.socket], lines: logs
     )
     signals = _listen_to_signals()
     _reload_on_hangup(service)
+    stop_rpc = await start_rpc(parts, settings.host, settings.grpc_port)
     serving = asyncio.create_task(server.serve(listeners))
     serving.add_done_callback(partial(_report_death, server, service))
     for listener in listeners:
@@ -171,7 +175,8 @@ async def _serve(settings: Settings, listeners: list[socket.socket], lines: logs
     code = await _live(service, signals, settings.drain_delay_s, server.begin_drain)
     server.should_exit = True
     if code != EXIT_FAILED:
-        code = await _finish(service, serving, settings.drain_timeout_s) or code
+        stopping = asyncio.gather(serving, stop_rpc(settings.drain_timeout_s))
+        code = await _finish(service, stopping, settings.drain_timeout_s) or code
     log.info("stopped")
     return code
 
@@ -222,7 +227,7 @@ def _exit_code_of(error: BaseException) -> int:
     return EXIT_FAILED  # a restart may succeed
 
 
-async def _finish(service: Service, serving: asyncio.Task[None], timeout_s: float) -> int:
+async def _finish(service: Service, serving: asyncio.Future[Any], timeout_s: float) -> int:
     """Wait until the admitted requests are answered, then close the service; return an exit code.
 
     `timeout_s` limits both together.

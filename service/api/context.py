@@ -162,23 +162,27 @@ class ContextMiddleware:
             await response(scope, receive, send_with_context)
         finally:
             self._metrics.inflight.dec()
-            self._record(scope, context, status, time.perf_counter() - started)
+            context.route = context.route or str(getattr(scope.get("route"), "path", "other"))
+            duration_s = time.perf_counter() - started
+            record(self._metrics, context, scope["method"], status, duration_s)
 
-    def _record(
-        self, scope: Scope, context: RequestContext, status: int, duration_s: float
-    ) -> None:
-        route = context.route or str(getattr(scope.get("route"), "path", "other"))
-        self._metrics.request(route, status, duration_s)
-        level = logging.DEBUG if route in _QUIET else logging.INFO
-        if log.isEnabledFor(level):
-            fields = {
-                "request_id": context.request_id,
-                "method": scope["method"],
-                "route": route,
-                "status": status,
-                "duration_ms": round(1000 * duration_s, 3),
-                **context.log,
-            }
-            if context.trace_id:
-                fields["trace_id"] = context.trace_id
-            log.log(level, "request", extra={"fields": fields})
+
+def record(
+    metrics: Metrics, context: RequestContext, method: str, status: int, duration_s: float
+) -> None:
+    """Count and log one answered request; `context` has its route."""
+    route = context.route or "other"
+    metrics.request(route, status, duration_s)
+    level = logging.DEBUG if route in _QUIET else logging.INFO
+    if log.isEnabledFor(level):
+        fields = {
+            "request_id": context.request_id,
+            "method": method,
+            "route": route,
+            "status": status,
+            "duration_ms": round(1000 * duration_s, 3),
+            **context.log,
+        }
+        if context.trace_id:
+            fields["trace_id"] = context.trace_id
+        log.log(level, "request", extra={"fields": fields})

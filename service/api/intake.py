@@ -52,7 +52,7 @@ class Intake:
             metrics.stages["read"].observe,
         )
         self._budget = budget
-        self._metrics = metrics
+        self.metrics = metrics
         self._quota = ClientQuota(limits.client_rate, limits.client_burst)
 
     def choose(self, context: RequestContext, name: str = "", version: str = "") -> Choice:
@@ -88,7 +88,7 @@ class Intake:
 
     def until_disconnect(self, request: Request) -> UntilDisconnect:
         """Return a context manager that cancels the work inside if the client disconnects."""
-        return UntilDisconnect(request, self._metrics)
+        return UntilDisconnect(request, self.metrics)
 
     async def classify(self, chosen: Choice, upload: Upload, image_id: str) -> Classification:
         """Classify one image, and remember the answer for feedback and review under `image_id`.

@@ -57,7 +57,7 @@ def model_body(name: ModelName, model: Model, served: Served) -> dict[str, Any]:
     }
 
 
-def config_body(name: ModelName, model: Model, served: Served, max_images: int) -> dict[str, Any]:
+def config_body(name: ModelName, _: Model, served: Served, max_images: int) -> dict[str, Any]:
     """Return a version's configuration with the fields of Triton's that apply."""
     bundle = served.bundle
     pixels = name.takes_pixels
@@ -65,7 +65,7 @@ def config_body(name: ModelName, model: Model, served: Served, max_images: int) 
         "name": name.given,
         "platform": _PLATFORM,
         "backend": _NAME,
-        "version_policy": {"specific": {"versions": sorted(model.versions)}},
+        "version_policy": {"all": {}},
         "max_batch_size": max_images,
         "input": [
             {
