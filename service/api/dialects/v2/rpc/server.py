@@ -130,19 +130,16 @@ class RpcServer:
         started, status = time.perf_counter(), _CLIENT_CLOSED
         self._metrics.inflight.inc()
         try:
-            try:
-                answer = await work(context)
-            except Exception as error:  # noqa: BLE001 - a bug is logged and answered
-                problem, retry_after_s = _problem(error, context)
-                status = problem["status"]
-                await rpc.abort(
-                    status_of(problem),
-                    error_text(problem),
-                    (*_metadata(context), *retry_metadata(retry_after_s)),
-                )
+            answer = await work(context)
             status = _OK
             rpc.set_trailing_metadata(_metadata(context))
             return answer
+        except Exception as error:
+            problem, retry_after_s = _problem(error, context)
+            status = problem["status"]
+            metadata = (*_metadata(context), *retry_metadata(retry_after_s))
+            await rpc.abort(status_of(problem), error_text(problem), metadata)  # raises
+            raise
         finally:
             self._metrics.inflight.dec()
             record(self._metrics, context, "gRPC", status, time.perf_counter() - started)
