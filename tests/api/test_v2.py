@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.server import PATIENCE_S, PHOTOS, launched, running
+from tests.server import PHOTOS, running
 
 MODEL = "/v2/models/efficientnet-lite0"
 INFER = f"{MODEL}/infer"
@@ -366,17 +366,6 @@ def test_requests_are_counted_by_their_pattern(client: httpx.Client, chelsea: by
     binary(client, [chelsea])
 
     assert count() == before + 1
-
-
-def test_before_the_model_is_ready(demo_bundle: object) -> None:
-    with launched() as server, httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client:
-        ready, infer = client.get("/v2/health/ready"), client.post(INFER)
-        server.wait_for("ready")
-
-    assert (ready.status_code, ready.json()) == (503, {"live": True, "ready": False})
-    assert (infer.status_code, infer.headers["content-type"]) == (503, "application/json")
-    assert infer.json()["error"].startswith("not-ready: ")
-    assert infer.headers["retry-after"] == "1"
 
 
 @pytest.mark.slow
