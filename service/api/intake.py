@@ -52,7 +52,7 @@ class Intake:
             metrics.stages["read"].observe,
         )
         self._budget = budget
-        self.metrics = metrics
+        self._metrics = metrics
         self._quota = ClientQuota(limits.client_rate, limits.client_burst)
 
     def choose(self, context: RequestContext, name: str = "", version: str = "") -> Choice:
@@ -63,6 +63,7 @@ class Intake:
         chosen = self.service.choose(
             name, version or context.version, context.canary_key, context.request_id
         )
+        context.chosen = chosen
         context.log["model"], context.log["version"] = chosen.served.name, chosen.served.version
         return chosen
 
@@ -83,12 +84,16 @@ class Intake:
     @contextmanager
     def receiving(self, client: str, chosen: Choice) -> Iterator[Reservation]:
         """Keep the version loaded and hold the memory of a request until it is answered."""
-        with chosen.served.lane.receiving(), self._budget.reserve(client) as reservation:
+        with chosen.served.lane.receiving(), self.reserve(client) as reservation:
             yield reservation
+
+    def reserve(self, client: str) -> Reservation:
+        """Return the memory of a request, a context manager, before its version is known."""
+        return self._budget.reserve(client)
 
     def until_disconnect(self, request: Request) -> UntilDisconnect:
         """Return a context manager that cancels the work inside if the client disconnects."""
-        return UntilDisconnect(request, self.metrics)
+        return UntilDisconnect(request, self._metrics)
 
     async def classify(self, chosen: Choice, upload: Upload, image_id: str) -> Classification:
         """Classify one image, and remember the answer for feedback and review under `image_id`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
@@ -15,6 +15,7 @@ from tidegate.service.api.connection import ClientGone
 from tidegate.service.api.context import ErrorForm, RequestContext
 from tidegate.service.api.intake import ImageFailed, Intake
 from tidegate.service.errors import TidegateError
+from tidegate.service.platforms import Facts
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -26,6 +27,7 @@ class Parts:
     intake: Intake
     ood_action: Literal["reject", "flag"]  # of images that the gate rejects
     version: str  # of Tidegate
+    facts: Facts = field(default_factory=Facts)  # what the platform says
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from tidegate.service.api.dialects.v2.model import (
     input_dims,
 )
 from tidegate.service.batching.statistics import Statistics, Total
-from tidegate.service.catalog import Model
+from tidegate.service.catalog import Catalog, Model
 from tidegate.service.served import Served
 
 # What is listed is implemented: perf_analyzer fails if a listed extension does not answer.
@@ -112,6 +112,15 @@ def stats_body(name: str, served: Served) -> dict[str, Any]:
             for size, total in sorted(statistics.batches.items())
         ],
     }
+
+
+def all_stats(catalog: Catalog) -> list[dict[str, Any]]:
+    """Return the same of every version."""
+    return [
+        stats_body(model.name, served)
+        for model in catalog.models.values()
+        for served in model.versions.values()
+    ]
 
 
 def _image_stats(statistics: Statistics) -> dict[str, dict[str, int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -33,11 +32,8 @@ def parse_message(name: str, content: bytes) -> Any:
         raise BadRequest(f"The request is not a {name}.") from None
 
 
-def to_infer(message: Any, spec: InputSpec, left_s: float | None) -> Infer:
-    """Return the images and options of a ModelInferRequest. Raises BadRequest.
-
-    `left_s` is the time to the call's deadline, which is the request's unless that is earlier.
-    """
+def to_infer(message: Any, spec: InputSpec) -> Infer:
+    """Return the images and options of a ModelInferRequest. Raises BadRequest."""
     request = _request(message)
     tensor, count = check_input(request, spec)
     raw, elements = message.raw_input_contents, message.inputs[0].contents.bytes_contents
@@ -53,9 +49,7 @@ def to_infer(message: Any, spec: InputSpec, left_s: float | None) -> Infer:
         )
     else:
         images, pixels = list(elements), ()
-    asked = infer(request, spec.model, images, pixels)
-    given = [one for one in (asked.timeout_s, left_s) if one is not None]
-    return replace(asked, timeout_s=min(given, default=None))
+    return infer(request, spec.model, images, pixels)
 
 
 def to_response(asked: Infer, model: str, version: str, outputs: Sequence[Tensor]) -> bytes:

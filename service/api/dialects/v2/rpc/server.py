@@ -1,63 +1,45 @@
-"""The gRPC server: its limits, its errors and its end."""
+"""The gRPC server: a call becomes a request on the road of HTTP, and its response a message."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import math
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
+import msgspec
+from starlette.types import ASGIApp, Message, Scope
 
-from tidegate.service.api.context import RequestContext, record
-from tidegate.service.api.dialects.base import Parts, problem_of_image
-from tidegate.service.api.dialects.v2.errors import error_text
-from tidegate.service.api.dialects.v2.rpc.calls import Answer, Calls
-from tidegate.service.api.dialects.v2.rpc.messages import HEALTH, HEALTH_MESSAGES, SERVICE
-from tidegate.service.api.dialects.v2.rpc.status import Refused, retry_metadata, status_of
-from tidegate.service.api.intake import ImageFailed
-from tidegate.service.api.problems import ProblemBody, problem_of, unexpected_problem
-from tidegate.service.api.readiness import is_ready
-from tidegate.service.errors import SettingsInvalid, TidegateError, UploadTimeout
+from tidegate.service.api.connection import Connection
+from tidegate.service.api.dialects.v2.rpc.calls import CONTENT_TYPE, KEY
+from tidegate.service.api.dialects.v2.rpc.health import health_handlers
+from tidegate.service.api.dialects.v2.rpc.messages import CALLS, HEALTH, SERVICE
+from tidegate.service.api.dialects.v2.rpc.status import retry_metadata, status_of
+from tidegate.service.api.limits import HttpLimits
+from tidegate.service.errors import SettingsInvalid
+from tidegate.service.lifecycle import Service
 
 _HEADERS_BYTES = 64 * 1024  # of a message besides its data
 _MAX_STREAMS = 1000  # calls at once on one connection
-_WATCH_EVERY_S = 1.0
-_OK, _CLIENT_CLOSED = 200, 499  # in the log and in the metrics, as for HTTP
-_INFER = "ModelInfer"
-CALLS = (
-    "ServerLive",
-    "ServerReady",
-    "ModelReady",
-    "ServerMetadata",
-    "ModelMetadata",
-    "ModelConfig",
-    "ModelStatistics",
-    "RepositoryIndex",
-    _INFER,
-)
-
-
-def route_of(call: str) -> str:
-    """Return the route of a call in the metrics and the log: its path in HTTP/2."""
-    return f"/{SERVICE}/{call}"
+_OK = 200
+_TIMEOUT = b"x-request-timeout-ms"
+_GIVEN = {b"x-request-id", b"traceparent", b"server-timing"}  # headers that become metadata
+# Headers that would change how the message is read.
+_DROPPED = {b"content-length", b"content-encoding", b"content-type", b"transfer-encoding"}
 
 
 class RpcServer:
     """Serves the protocol, and the standard health service, on a port of its own."""
 
-    def __init__(self, parts: Parts) -> None:
-        limits = parts.intake.limits
-        self._parts = parts
-        self._metrics = parts.intake.metrics
-        self._metrics.serve_routes([route_of(call) for call in CALLS], [route_of(_INFER)])
-        self._limits = limits
+    def __init__(self, app: ASGIApp, service: Service, limits: HttpLimits) -> None:
+        """`app` is the road: the ASGI application with its middleware."""
+        self._app = app
         # A message arrives as a whole before its bytes can be counted, so few may arrive at once.
-        self._arriving = asyncio.Semaphore(
-            max(1, limits.max_inflight_bytes // limits.max_upload_bytes // 2)
-        )
-        self._calls = Calls(parts)
+        most = limits.max_inflight_bytes // limits.max_upload_bytes // 2
+        self._arriving = asyncio.Semaphore(max(1, most))
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", limits.max_upload_bytes + _HEADERS_BYTES),
@@ -65,8 +47,14 @@ class RpcServer:
                 ("grpc.so_reuseport", 0),  # a second process on the port is an error
             ]
         )
-        self._server.add_generic_rpc_handlers([_generic(SERVICE, self._handlers())])
-        self._server.add_generic_rpc_handlers([_generic(HEALTH, self._health())])
+        # On the wire these are unary calls; the message is received only when it is read.
+        calls = {
+            name: grpc.stream_unary_rpc_method_handler(partial(self._call, f"/{SERVICE}/{name}"))
+            for name in CALLS
+        }
+        for name, handlers in ((SERVICE, calls), (HEALTH, health_handlers(service))):
+            generic = grpc.method_handlers_generic_handler(name, handlers)
+            self._server.add_generic_rpc_handlers([generic])
 
     async def start(self, hosts: Sequence[str], port: int) -> int:
         """Listen on a port of every host, and return it; 0 is any free port.
@@ -86,128 +74,100 @@ class RpcServer:
         """Accept no more calls, and wait for those in progress; after the time they are cut."""
         await self._server.stop(timeout_s)
 
-    def _handlers(self) -> dict[str, grpc.RpcMethodHandler]:
-        handlers = {
-            name: grpc.unary_unary_rpc_method_handler(partial(self._unary, name, answer))
-            for name, answer in self._calls.by_name().items()
-        }
-        # On the wire this is a unary call. The message is received only when it is read.
-        handlers[_INFER] = grpc.stream_unary_rpc_method_handler(self._infer)
-        return handlers
-
-    async def _unary(self, name: str, answer: Answer, content: bytes, rpc: Any) -> bytes:
-        async def work(context: RequestContext) -> bytes:
-            return await answer(content, context, rpc)
-
-        return await self._answered(name, work, rpc)
-
-    async def _infer(self, _: AsyncIterator[bytes], rpc: Any) -> bytes:
-        async def work(context: RequestContext) -> bytes:
-            return await self._calls.infer(await self._read(rpc), context, rpc)
-
-        return await self._answered(_INFER, work, rpc)
-
-    async def _read(self, rpc: Any) -> bytes:
-        """Return the only message of a call. Raises UploadTimeout."""
-        started = time.monotonic()
-        async with self._arriving:
-            try:
-                async with asyncio.timeout(self._limits.upload_timeout_s):
-                    content = await rpc.read()
-            except TimeoutError:
-                raise UploadTimeout(
-                    f"The message did not arrive within {self._limits.upload_timeout_s:g} s."
-                ) from None
-        self._metrics.stages["read"].observe(time.monotonic() - started)
-        return content if isinstance(content, bytes) else b""  # grpc.aio.EOF: there is none
-
-    async def _answered(
-        self, name: str, work: Callable[[RequestContext], Awaitable[bytes]], rpc: Any
-    ) -> bytes:
-        """Return what `work` returns, or end the call with the status of its error."""
-        context = RequestContext.from_headers(_headers(rpc))
-        context.route = route_of(name)
-        started, status = time.perf_counter(), _CLIENT_CLOSED
-        self._metrics.inflight.inc()
+    async def _call(self, path: str, _: AsyncIterator[bytes], rpc: Any) -> bytes:
+        """Answer one call, or end it with the status of its problem."""
+        call = _Call(path, rpc, self._arriving)
+        answering = asyncio.ensure_future(self._app(call.scope, call.receive, call.send))
         try:
-            answer = await work(context)
-            status = _OK
-            rpc.set_trailing_metadata(_metadata(context))
-            return answer
-        except Exception as error:
-            problem, retry_after_s = _problem(error, context)
-            status = problem["status"]
-            metadata = (*_metadata(context), *retry_metadata(retry_after_s))
-            await rpc.abort(status_of(problem), error_text(problem), metadata)  # raises
+            await asyncio.shield(answering)
+        except asyncio.CancelledError:  # by the client, at the call's deadline or by `stop`
+            call.connection.end()
+            await answering
             raise
-        finally:
-            self._metrics.inflight.dec()
-            record(self._metrics, context, "gRPC", status, time.perf_counter() - started)
+        if call.status == _OK:
+            rpc.set_trailing_metadata(call.metadata())
+            return call.body
+        problem = msgspec.json.decode(call.body)
+        metadata = (*call.metadata(), *retry_metadata(call.header(b"retry-after")))
+        await rpc.abort(status_of(problem), problem["error"], metadata)  # raises
+        raise AssertionError  # pragma: no cover
 
-    def _health(self) -> dict[str, grpc.RpcMethodHandler]:
-        request, response = (HEALTH_MESSAGES[f"HealthCheck{part}"] for part in _HEALTH_PARTS)
-        options = {
-            "request_deserializer": request.FromString,
-            "response_serializer": response.SerializeToString,
+
+class _Call:
+    """One call as an ASGI request and its response."""
+
+    def __init__(self, path: str, rpc: Any, arriving: asyncio.Semaphore) -> None:
+        self._rpc = rpc
+        self._arriving = arriving
+        self._headers: list[tuple[bytes, bytes]] = []
+        self.connection = Connection()
+        self.status = 0
+        self.body = b""
+        self.scope: Scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "2",
+            "scheme": "http",
+            "method": "POST",
+            "path": path,
+            "raw_path": path.encode("ascii"),
+            "root_path": "",
+            "query_string": b"",
+            "headers": _headers(rpc),
+            "client": _peer(rpc.peer()),
+            "server": None,
+            "state": {},
+            Connection.KEY: self.connection,
+            KEY: True,
         }
 
-        def status(service: str) -> str:
-            if service not in ("", SERVICE, HEALTH):
-                return "SERVICE_UNKNOWN"
-            return "SERVING" if is_ready(self._parts.intake.service) else "NOT_SERVING"
+    async def receive(self) -> Message:
+        """Return the only message of the call, or the disconnect."""
+        async with self._arriving:
+            content = await self._rpc.read()
+        if self.connection.lost:
+            return {"type": "http.disconnect"}
+        body = content if isinstance(content, bytes) else b""  # grpc.aio.EOF: there is none
+        self.connection.body_bytes += len(body)
+        return {"type": "http.request", "body": body, "more_body": False}
 
-        async def check(asked: Any, rpc: Any) -> Any:
-            found = status(asked.service)
-            if found == "SERVICE_UNKNOWN":
-                await rpc.abort(grpc.StatusCode.NOT_FOUND, "There is no such service.")
-            return response(status=found)
+    async def send(self, message: Message) -> None:
+        """Take the response."""
+        if message["type"] == "http.response.start":
+            self.status, self._headers = message["status"], list(message["headers"])
+        else:
+            self.body += message.get("body", b"")
 
-        async def watch(asked: Any, rpc: Any) -> AsyncIterator[Any]:
-            last = ""
-            while True:
-                if (found := status(asked.service)) != last:
-                    yield response(status=found)
-                    last = found
-                await asyncio.sleep(_WATCH_EVERY_S)
+    def header(self, name: bytes) -> str | None:
+        """Return a header of the response."""
+        return next((value.decode("latin-1") for key, value in self._headers if key == name), None)
 
-        return {
-            "Check": grpc.unary_unary_rpc_method_handler(check, **options),
-            "Watch": grpc.unary_stream_rpc_method_handler(watch, **options),
-        }
-
-
-_HEALTH_PARTS = ("Request", "Response")
-
-
-def _problem(error: Exception, context: RequestContext) -> tuple[ProblemBody, float | None]:
-    """Return the problem document of an error, and when to try again."""
-    if isinstance(error, Refused):
-        return error.problem, None
-    if isinstance(error, ImageFailed):
-        if isinstance(error.error, TidegateError):
-            return problem_of_image(error, context)
-        error = error.error
-    if isinstance(error, TidegateError):
-        problem, retry_after_s = problem_of(error, context), error.retry_after_s
-    else:
-        problem, retry_after_s = unexpected_problem(error, context), None
-    context.log["code"] = problem["code"]
-    return problem, retry_after_s
-
-
-def _generic(service: str, handlers: dict[str, grpc.RpcMethodHandler]) -> grpc.GenericRpcHandler:
-    return grpc.method_handlers_generic_handler(service, handlers)
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Return the headers of the response that clients of gRPC get."""
+        return tuple(
+            (name.decode("ascii"), value.decode("latin-1"))
+            for name, value in self._headers
+            if name in _GIVEN
+        )
 
 
 def _headers(rpc: Any) -> list[tuple[bytes, bytes]]:
-    """Return a call's metadata as HTTP headers; names are in lower case."""
-    return [
+    """Return a call's metadata and its deadline as HTTP headers; names are in lower case."""
+    headers = [
         (name.encode("ascii"), value.encode("latin-1", "replace"))
         for name, value in rpc.invocation_metadata() or ()
         if isinstance(value, str)
     ]
+    headers = [(name, value) for name, value in headers if name not in _DROPPED]
+    left_s = rpc.time_remaining()
+    if left_s is not None and all(name != _TIMEOUT for name, _ in headers):
+        headers.append((_TIMEOUT, b"%d" % max(1, math.ceil(1000 * left_s))))
+    return [*headers, (b"content-type", CONTENT_TYPE)]
 
 
-def _metadata(context: RequestContext) -> tuple[tuple[str, str], ...]:
-    headers = context.response_headers()
-    return tuple((name.decode("ascii"), value.decode("ascii")) for name, value in headers)
+def _peer(peer: str) -> tuple[str, int] | None:
+    """Return the host and port of `ipv4:127.0.0.1:5000` or `ipv6:%5B::1%5D:5000`."""
+    kind, _, address = unquote(peer).partition(":")
+    host, _, port = address.rpartition(":")
+    is_ip = kind in ("ipv4", "ipv6") and port.isdigit()
+    return (host.strip("[]"), int(port)) if is_ip else None

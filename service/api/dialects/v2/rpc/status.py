@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import grpc
 
-from tidegate.service.api.problems import OUT_OF_DISTRIBUTION, ProblemBody
+from tidegate.service.api.problems import OUT_OF_DISTRIBUTION
 
 _BY_CODE = {
     OUT_OF_DISTRIBUTION[1]: grpc.StatusCode.FAILED_PRECONDITION,
@@ -17,20 +16,13 @@ _BY_STATUS = {
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 _INTERNAL_FROM = 500
 _PUSHBACK = "grpc-retry-pushback-ms"
-
-
-class Refused(Exception):
-    """A request that is answered with this problem document."""
-
-    def __init__(self, problem: ProblemBody) -> None:
-        super().__init__(problem["detail"])
-        self.problem = problem
 
 
 def status_of(problem: dict[str, Any]) -> grpc.StatusCode:
@@ -42,8 +34,6 @@ def status_of(problem: dict[str, Any]) -> grpc.StatusCode:
     return found
 
 
-def retry_metadata(retry_after_s: float | None) -> tuple[tuple[str, str], ...]:
-    """Return the metadata that tells a client when to try again, in milliseconds."""
-    if retry_after_s is None:
-        return ()
-    return ((_PUSHBACK, str(math.ceil(1000 * retry_after_s))),)
+def retry_metadata(retry_after: str | None) -> tuple[tuple[str, str], ...]:
+    """Return the metadata that tells a client when to try again; `retry_after` is in seconds."""
+    return () if retry_after is None else ((_PUSHBACK, str(1000 * int(retry_after))),)
