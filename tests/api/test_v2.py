@@ -169,10 +169,8 @@ def test_pixels_are_classified_as_they_are(client: httpx.Client) -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (1, 224, 224, 3), np.uint8)
     tensor = {"name": "pixels", "datatype": "UINT8", "shape": pixels.shape}
-    fields = {
-        "parameters": {"ood_action": "flag"},
-        "outputs": [{"name": name} for name in ("probabilities", "nearest_class", "p_value")],
-    }
+    names = ("probabilities", "nearest_class", "decision", "p_value")
+    fields: dict[str, Any] = {"outputs": [{"name": name} for name in names]}
     text = json.dumps({"inputs": [tensor], **fields}).encode()
     encoded = client.post("/classify", content=_bmp(pixels[0])).json()
 
@@ -184,6 +182,15 @@ def test_pixels_are_classified_as_they_are(client: httpx.Client) -> None:
     assert outputs(sent) == outputs(listed)
     assert encoded["code"] == "out-of-distribution"  # the same decision on nearly the same pixels
     assert outputs(sent)["p_value"] == pytest.approx([encoded["ood"]["p_value"]], abs=0.01)
+    assert outputs(sent)["decision"] == ["reject"]
+    refused = client.post(
+        PIXELS,
+        json={
+            "inputs": [{**tensor, "data": pixels.ravel().tolist()}],
+            "parameters": {"ood_action": "reject"},
+        },
+    )
+    assert refused.status_code == 422
 
 
 def _bmp(pixels: np.ndarray) -> bytes:

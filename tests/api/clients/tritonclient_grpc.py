@@ -80,7 +80,9 @@ def main() -> None:
             "not an image": error_of(client, model, encoded([photos[0], b"text"], [2, 1])),
             "too many": error_of(client, model, encoded(photos[:1] * 17, [17, 1])),
             "late": error_of(client, model, one, timeout=1),
-            "rejected": error_of(client, f"{model}.pixels", pixels),
+            "rejected": error_of(
+                client, f"{model}.pixels", pixels, parameters={"ood_action": "reject"}
+            ),
             "datatype": error_of(client, f"{model}.pixels", floats),
         },
         "statistics": client.get_inference_statistics(model, as_json=True),

@@ -77,7 +77,9 @@ def refusal(
     log_outcomes(context, results)
     if len(results) > 1 or not is_rejected(results[0]):
         return None
-    if (asked.ood_action or ood_action) == "flag":
+    # Clients that send pixels measure with random ones, and stop at the first error.
+    usual = "flag" if target.model.takes_pixels else ood_action
+    if (asked.ood_action or usual) == "flag":
         return None
     bundle = target.chosen.served.bundle
     return rejection(results[0], bundle, model_ref(bundle).model_dump(), context)
