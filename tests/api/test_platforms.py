@@ -267,7 +267,9 @@ def test_torchserve_s_labels_stay_apart_if_classes_share_them(api: httpx.Client)
     raw = api.post("/predictions/efficientnet-lite0", content=rocket)
     form = api.post("/predictions/efficientnet-lite0/1", files={"data": rocket})
 
-    assert raw.json() == form.json()
+    put = api.put("/predictions/efficientnet-lite0", content=rocket)  # curl -T
+
+    assert raw.json() == form.json() == put.json()
     assert list(raw.json().values()) == [p["probability"] for p in expected]
     assert {"missile (657)", "missile (744)"} <= raw.json().keys()
 
@@ -275,11 +277,11 @@ def test_torchserve_s_labels_stay_apart_if_classes_share_them(api: httpx.Client)
 def test_torchserve_s_errors_have_its_form(api: httpx.Client) -> None:
     rejected = api.post("/predictions/efficientnet-lite0", content=REJECTED)
     unknown = api.post("/predictions/none", content=ACCEPTED)
-    put = api.put("/predictions/efficientnet-lite0", content=ACCEPTED)
+    delete = api.delete("/predictions/efficientnet-lite0")
 
     assert (rejected.status_code, rejected.json()["type"]) == (422, "out-of-distribution")
     assert (unknown.status_code, unknown.json()["code"]) == (404, 404)
-    assert (put.status_code, put.headers["allow"]) == (405, "OPTIONS, POST")
+    assert (delete.status_code, delete.headers["allow"]) == (405, "OPTIONS, POST, PUT")
 
 
 def test_metrics_count_patterns_and_not_paths(api: httpx.Client) -> None:

@@ -64,6 +64,8 @@ def dialect(parts: Parts) -> Dialect:
             responses=answers(json_content(_PROBABILITIES), _ERROR),
             openapi_extra=takes(IMAGE | _FORM),
         )
+        # `curl -T`, as TorchServe's documentation shows it
+        routes.add_api_route(path, predict, methods=["PUT"], include_in_schema=False)
 
     @routes.get("/ping", summary="Is the model ready?", responses=failures(_ERROR, 503))
     async def ping() -> Response:
