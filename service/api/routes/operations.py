@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from fastapi import APIRouter, Response
-from fastapi.responses import HTMLResponse
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from tidegate.service.api.problems import MEDIA_TYPE, PROBLEM_REF
@@ -120,8 +120,10 @@ def models(service: Service) -> APIRouter:
         served = service.catalog.model(name).version(version)
         return drift_body(served.bundle, served.monitor.report())
 
-    @routes.get("/", include_in_schema=False, response_class=HTMLResponse)
-    async def front_page() -> str:
-        return _PAGE
+    @routes.get("/", include_in_schema=False)
+    async def front_page(request: Request) -> Response:
+        if "text/html" in request.headers.get("accept", ""):
+            return HTMLResponse(_PAGE, headers={"Vary": "Accept"})
+        return JSONResponse({"status": "alive"}, headers={"Vary": "Accept"})  # KServe reads it
 
     return routes
