@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import faulthandler
 import gc
 import importlib.metadata
 import logging
@@ -23,6 +25,7 @@ from starlette.types import ASGIApp
 from tidegate.service import addresses, logs, memory, platforms, unix_socket
 from tidegate.service.api import problems
 from tidegate.service.api.access import Access
+from tidegate.service.api.access_log import AccessLog
 from tidegate.service.api.classify_handler import ClassifyHandler
 from tidegate.service.api.context import ContextMiddleware
 from tidegate.service.api.crowd import Connections
@@ -32,6 +35,7 @@ from tidegate.service.api.intake import Intake
 from tidegate.service.api.methods import Methods
 from tidegate.service.api.root_path import RootPath
 from tidegate.service.api.routes import admin, classify, feedback, operations, reference
+from tidegate.service.api.routes import metrics as metrics_route
 from tidegate.service.api.server import Server
 from tidegate.service.api.uploads import ByteBudget
 from tidegate.service.api.wire import Wire
@@ -42,11 +46,14 @@ from tidegate.service.imaging.decode import bound_pillow
 from tidegate.service.lifecycle import Service
 from tidegate.service.metrics import Metrics
 from tidegate.service.settings import Settings
+from tidegate.service.tracing.request import Tracer
+from tidegate.service.tracing.start import Tracing, start_tracing
 
 log = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_REFUSED, EXIT_FAILED = 0, 1, 70
 _BODY_STALL_S = 30  # added to the upload timeout, so that its 408 comes first
+_FLUSH_TRACES_S = 5.0
 _EXECUTOR_EXTRA = 4  # as in asyncio's default executor, which counts the cores of the host
 
 
@@ -55,12 +62,17 @@ def version() -> str:
     return importlib.metadata.version("tidegate")
 
 
-def build(settings: Settings, lines: logs.LineQueue | None = None) -> tuple[ASGIApp, Service, Wire]:
+def build(
+    settings: Settings,
+    lines: logs.LineQueue | None = None,
+    metrics: Metrics | None = None,
+    tracer: Tracer | None = None,
+) -> tuple[ASGIApp, Service, Wire]:
     """Create the service's objects without starting them.
 
     If `lines` is given, the log lines that it drops are counted in the metrics.
     """
-    metrics = Metrics(version())
+    metrics = metrics or Metrics(version())
     if lines is not None:
         lines.report_drops_to(metrics.log_lines_dropped.inc)
     service = Service(settings.service_config(), metrics)
@@ -88,7 +100,8 @@ def build(settings: Settings, lines: logs.LineQueue | None = None) -> tuple[ASGI
     app.include_router(feedback.router(service, limits, budget))
     app.include_router(operations.models(service))
     app.include_router(admin.router(service, Access(settings.admin_token())))
-    app.include_router(operations.probes(service, metrics))
+    app.include_router(operations.probes(service))
+    app.include_router(metrics_route.router(metrics))
     app.include_router(reference.router(app, settings.root_path))
     problems.install(app)
     fast = classify.FastPath(Dialects(Methods(app), dialects), handler)
@@ -99,10 +112,13 @@ def build(settings: Settings, lines: logs.LineQueue | None = None) -> tuple[ASGI
         body_stall_s=settings.upload_timeout_s + _BODY_STALL_S,
         connections=Connections(_connections_per_client(settings.max_client_connections)),
     )
-    outer: ASGIApp = ContextMiddleware(fast, metrics, problems.response_to_unexpected_error)
+    access_log = AccessLog(settings.log_share, metrics.log_lines_left_out.inc)
+    road: ASGIApp = ContextMiddleware(
+        fast, metrics, problems.response_to_unexpected_error, access_log, tracer
+    )
     if settings.root_path:
-        outer = RootPath(outer, settings.root_path)
-    return outer, service, wire
+        road = RootPath(road, settings.root_path)
+    return road, service, wire
 
 
 def _connections_per_client(configured: int) -> int:
@@ -125,6 +141,7 @@ def run(settings: Settings) -> NoReturn:
     lines = logs.configure(settings.log_level, settings.log_format)
     if settings.platform is None and (looks_like := platforms.hint(os.environ)):
         log.info("%s", looks_like)
+    _dump_stacks_on_sigusr1()
     memory.give_back_large_blocks()
     bound_pillow(settings.max_image_pixels)
     if settings.drift_state is not None:
@@ -135,6 +152,13 @@ def run(settings: Settings) -> NoReturn:
         logging.shutdown()  # waits at most a second for the last lines
         # Do not wait for threads: a decoder, a warm-up or a hung engine may be running C code.
         os._exit(code)
+
+
+def _dump_stacks_on_sigusr1() -> None:
+    """Let SIGUSR1 write the stacks of all threads to stderr, even if the event loop hangs."""
+    if sys.platform != "win32":
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # stderr is closed
+            faulthandler.register(signal.SIGUSR1, sys.stderr, all_threads=True)
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
@@ -163,7 +187,9 @@ def _listen(settings: Settings) -> list[socket.socket]:
 
 
 async def _serve(settings: Settings, listeners: list[socket.socket], lines: logs.LineQueue) -> int:
-    app, service, wire = build(settings, lines)
+    metrics = Metrics(version())
+    tracing = start_tracing(os.environ, version(), metrics.traced)
+    app, service, wire = build(settings, lines, metrics, tracing)
     server = Server(
         uvicorn.Config(
             app,
@@ -189,7 +215,9 @@ async def _serve(settings: Settings, listeners: list[socket.socket], lines: logs
     code = await _live(service, signals, settings.drain_delay_s, server.begin_drain)
     server.should_exit = True
     if code != EXIT_FAILED:
+        deadline = time.monotonic() + settings.drain_timeout_s
         code = await _finish(service, serving, settings.drain_timeout_s) or code
+        await _flush(tracing, deadline)
     log.info("stopped")
     return code
 
@@ -255,6 +283,13 @@ async def _finish(service: Service, serving: asyncio.Task[None], timeout_s: floa
         return EXIT_FAILED
     ended = await service.close(max(1.0, deadline - time.monotonic()))
     return EXIT_OK if ended else EXIT_FAILED
+
+
+async def _flush(tracing: Tracing | None, deadline: float) -> None:
+    """Export the last traces within the drain."""
+    if tracing is not None:
+        left_s = min(max(0.0, deadline - time.monotonic()), _FLUSH_TRACES_S)
+        await asyncio.to_thread(tracing.close, left_s)
 
 
 def _reload_on_hangup(service: Service) -> None:

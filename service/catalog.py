@@ -6,10 +6,11 @@ A snapshot is never changed. A reload replaces it, so that every request sees on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tidegate.service.errors import NotFound
 from tidegate.service.pipeline import Classification, Upload
+from tidegate.service.progress import Progress
 from tidegate.service.rollouts import Rollout
 from tidegate.service.served import Served
 from tidegate.service.serving.plan import ModelPlan
@@ -25,9 +26,11 @@ class Choice:
     served: Served
     rollout: Rollout | None = None  # None without one, or if the client chose the version
     key: str = ""  # by which the version was chosen; "" if by the request's id
+    progress: list[Progress] = field(default_factory=list)  # of the request's images, in order
 
     async def classify(self, upload: Upload, request_id: str) -> Classification:
         """Classify an image; see `Pipeline.classify`."""
+        self.progress.append(upload.progress)
         if self.rollout is None:
             return await self.served.pipeline.classify(upload)
         return await self.rollout.classify(self.served, upload, request_id, self.key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -29,6 +29,7 @@ from tidegate.service.imaging.statistics import input_sample
 from tidegate.service.memory import TrimWhenQuiet
 from tidegate.service.metrics import Metrics, ModelMetrics
 from tidegate.service.ood.gates import Verdict
+from tidegate.service.progress import Progress
 from tidegate.service.types import Float32, Outputs, Pixels, Priority
 
 Probabilities = np.ndarray[tuple[int], np.dtype[np.float64]]  # [classes]
@@ -46,6 +47,7 @@ class Upload:
     priority: Priority = Priority.INTERACTIVE
     client: str = ""  # the client's address
     pixels: Pixels | None = None  # preprocessed by the client, of the size that the model has
+    progress: Progress = field(default_factory=Progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +160,13 @@ class Pipeline:
     async def _classify(
         self, upload: Upload, keep: Callable[[Pixels], None] | None
     ) -> Classification:
+        progress = upload.progress
+        progress.received = upload.received
         header, cost = self._inspect(upload)
         ticket = self._scheduler.admit(
             self._lane, upload.deadline, upload.priority, cost, upload.client
         )
+        progress.predicted_s = ticket.predicted_s
         left_s = upload.deadline - time.monotonic()
         alarm = asyncio.get_running_loop().call_later(left_s, self._too_late, ticket)
         try:
@@ -175,6 +180,7 @@ class Pipeline:
             return self._respond(upload, ticket.predicted_s, answer, seen[0])
         finally:
             alarm.cancel()
+            _note(ticket, progress)
             self._scheduler.leave(ticket)
             del ticket  # breaks a cycle: error → traceback → this frame → ticket → error
 
@@ -258,6 +264,9 @@ class Pipeline:
             batch_size=answer.batch_size,
             fingerprint=seen,
         )
+        progress = upload.progress
+        progress.gates_at, progress.gates_s, progress.ended = started, now - started, now
+        progress.decision, progress.p_value = verdict.decision, verdict.p_value
         self._count(classification, now - started)
         top = predictions[0]
         self._monitor.observe(
@@ -305,6 +314,12 @@ def _look(pixels: Pixels, seen: list[Fingerprint], keep: Callable[[Pixels], None
     if keep is not None:
         keep(pixels)
     return pixels
+
+
+def _note(ticket: Ticket, progress: Progress) -> None:
+    """Note the steps that a ticket has passed, whatever its outcome."""
+    progress.decode_at, progress.decode_s = ticket.decode_at, ticket.decode_s
+    progress.batch = ticket.run
 
 
 def softmax(logits: Float32, temperature: float) -> Probabilities:

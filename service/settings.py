@@ -251,6 +251,13 @@ class Settings(BaseSettings):
         default="auto", description="log format; auto = text on a terminal, JSON otherwise"
     )
 
+    log_share: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="share of the successful requests that are logged; errors always are",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _blank_is_unset(cls, given: dict[str, Any]) -> dict[str, Any]:

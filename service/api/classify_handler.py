@@ -55,10 +55,7 @@ class ClassifyHandler:
                 result = await intake.classify(chosen, upload, context.request_id)
         log_outcomes(context, [result])
         answer = self._body(result, bundle, context)
-        response = respond(answer, context) if _is_problem(answer) else Json(as_json(answer))
-        predicted = b"predicted;dur=%.2f" % (1000 * result.timing.predicted)
-        response.raw_headers.append((b"server-timing", predicted))
-        return response
+        return respond(answer, context) if _is_problem(answer) else Json(as_json(answer))
 
     async def batch(self, request: Request, name: str = "", version: str = "") -> Response:
         """Handle POST /classify/batch and the same of one model or version."""

@@ -63,6 +63,7 @@ class Intake:
         chosen = self.service.choose(
             name, version or context.version, context.canary_key, context.request_id
         )
+        context.chosen = chosen
         context.log["model"], context.log["version"] = chosen.served.name, chosen.served.version
         return chosen
 

@@ -75,6 +75,8 @@ ProblemBody = dict[str, Any]  # the fields of schemas.Problem without those that
 def problem_of(error: errors.TidegateError, context: RequestContext) -> ProblemBody:
     """Return the problem document of an expected error."""
     status, code, title = TABLE[type(error)]
+    if error.shed_reason:
+        context.log["shed"] = error.shed_reason
     return make_problem(status, code, title, str(error), context)
 
 
@@ -138,6 +140,7 @@ def response_to(error: Exception, context: RequestContext) -> Response:
         if isinstance(error, errors.UnsupportedEncoding):
             response.headers["Accept-Encoding"] = ACCEPTED  # RFC 9110, 15.5.16
         return response
+    context.log["shed"] = "client-gone"
     return Response(status_code=_CLIENT_CLOSED)  # ClientGone
 
 

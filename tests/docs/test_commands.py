@@ -42,6 +42,12 @@ NOT_RUN = {
     "tar --create --gzip --file model.tar.gz --directory models/bundles/efficientnet-lite0/1 .": (
         "writes the bundle again"
     ),
+    "docker compose -f docker-compose.yml -f docker-compose.traces.yml up --build": (
+        "needs a Docker engine"
+    ),
+    "pip install py-spy": "installs into the environment",
+    "py-spy record --pid PID --native --duration 30 --output OUT": "needs the right to trace",
+    "perf record -g --pid PID -- sleep 30": "needs the right to trace",
     "systemctl reload tidegate": "needs systemd",
     "mkdir -p build/trusted": "for the lines after it",
     "openssl ecparam -name prime256v1 -genkey -noout -out build/signing-key.pem": "makes a key",

@@ -1,13 +1,11 @@
-"""Probes, metrics, the served model, drift and the front page."""
+"""Probes, the served model, drift and the front page."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST
 
 from tidegate.service.api.problems import MEDIA_TYPE, PROBLEM_REF
 from tidegate.service.api.readiness import check_ready
@@ -21,7 +19,6 @@ from tidegate.service.api.schemas import (
     models_body,
 )
 from tidegate.service.lifecycle import Service
-from tidegate.service.metrics import Metrics
 from tidegate.service.served import Served
 
 _PROBLEM = {MEDIA_TYPE: {"schema": PROBLEM_REF}}
@@ -42,10 +39,9 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Tidegate<
 """
 
 
-def probes(service: Service, metrics: Metrics) -> APIRouter:
-    """Return the routes for orchestrators and Prometheus."""
+def probes(service: Service) -> APIRouter:
+    """Return the routes for orchestrators."""
     routes = APIRouter(tags=["operations"])
-    one_at_a_time = asyncio.Lock()
 
     @routes.get("/livez", summary="Is the event loop running?")
     async def livez() -> StatusBody:
@@ -55,12 +51,6 @@ def probes(service: Service, metrics: Metrics) -> APIRouter:
     async def readyz() -> StatusBody:
         check_ready(service)
         return StatusBody(status="ready")
-
-    @routes.get("/metrics", summary="Prometheus text", response_class=Response)
-    async def scrape() -> Response:
-        async with one_at_a_time:  # rendering keeps the interpreter lock for milliseconds
-            content = await asyncio.to_thread(metrics.render)
-        return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return routes
 
