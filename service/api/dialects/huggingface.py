@@ -94,7 +94,7 @@ def dialect(parts: Parts) -> Dialect:
             methods=["POST"],
             summary="Classify one image",
             response_class=Response,
-            responses=answers(json_content(_SCORES), ERROR_SCHEMA, 404),
+            responses=answers(json_content(_SCORES), ERROR_SCHEMA),
             openapi_extra=takes(IMAGE | json_content(_REQUEST)),
         )
 

@@ -112,8 +112,9 @@ def models(service: Service) -> APIRouter:
 
     @routes.get("/", include_in_schema=False)
     async def front_page(request: Request) -> Response:
-        if "text/html" in request.headers.get("accept", ""):
-            return HTMLResponse(_PAGE, headers={"Vary": "Accept"})
-        return JSONResponse({"status": "alive"}, headers={"Vary": "Accept"})  # KServe reads it
+        is_html = "text/html" in request.headers.get("accept", "")
+        body = HTMLResponse(_PAGE) if is_html else JSONResponse({"status": "alive"})  # for KServe
+        body.headers["Vary"] = "Accept"
+        return body
 
     return routes
