@@ -45,7 +45,7 @@ def dialect(parts: Parts) -> Dialect:
     async def predict(request: Request) -> Response:
         """Probabilities by label; a label that several classes have is followed by its class id."""
         context = RequestContext.of(request.scope)
-        chosen = intake.choose(context, **request.path_params)
+        chosen = intake.choose(context, **request.path_params, single=True)
         result = await answer_single(intake, request, chosen, read)
         bundle = chosen.served.bundle
         if result.verdict.decision == "reject":
