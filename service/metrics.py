@@ -284,6 +284,7 @@ class Metrics:
         self._shadow = declared.counter("shadow_images")
         self._steps = declared.counter("rollout_steps")
         self._aliases = declared.gauge("model_alias")
+        self._shown_aliases: set[tuple[str, str, str, str]] = set()
         self._models = ModelRegistries()
         self.registry.register(self._models)
         self._exposition = Exposition(self.registry)
@@ -336,10 +337,15 @@ class Metrics:
         self._models.remove(model_metrics.registry)
 
     def set_aliases(self, aliases: Iterable[tuple[str, str, str, str]]) -> None:
-        """Publish what is served: model, version, digest and alias."""
-        self._aliases.clear()
-        for labels in aliases:
+        """Publish what is served: model, version, digest and alias.
+
+        Scrapes run on a thread, so what stays is there all the time.
+        """
+        before, self._shown_aliases = self._shown_aliases, set(aliases)
+        for labels in self._shown_aliases:
             self._aliases.labels(*labels).set(1)
+        for labels in before - self._shown_aliases:
+            self._aliases.remove(*labels)
 
     def reloaded(self, model: str, outcome: str) -> None:
         """Record what a reload did with one model."""

@@ -41,7 +41,7 @@ class ClassifyHandler:
     async def single(self, request: Request, name: str = "", version: str = "") -> Response:
         """Handle POST /classify and the same of one model or version."""
         context, intake = RequestContext.of(request.scope), self._intake
-        chosen = intake.choose(context, name, version)
+        chosen = intake.choose(context, name, version, single=True)
         bundle = chosen.served.bundle
         client = client_of(request.scope)
         top_k, timeout_s = self._parameters(request, context)  # invalid ones cost no quota

@@ -227,7 +227,7 @@ def test_the_drift_state_survives_a_restart(tmp_path: Path, chelsea: bytes) -> N
 
 
 def test_the_front_page_links_to_the_docs(client: httpx.Client) -> None:
-    page = client.get("/")
+    page = client.get("/", headers={"Accept": "text/html"})
 
     assert page.headers["content-type"].startswith("text/html")
     assert 'href="/docs"' in page.text

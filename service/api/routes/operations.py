@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
-from fastapi.responses import HTMLResponse
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
 
 from tidegate.service.api.problems import MEDIA_TYPE, PROBLEM_REF
 from tidegate.service.api.readiness import check_ready
@@ -110,8 +110,11 @@ def models(service: Service) -> APIRouter:
         served = service.catalog.model(name).version(version)
         return drift_body(served.bundle, served.monitor.report())
 
-    @routes.get("/", include_in_schema=False, response_class=HTMLResponse)
-    async def front_page() -> str:
-        return _PAGE
+    @routes.get("/", include_in_schema=False)
+    async def front_page(request: Request) -> Response:
+        is_html = "text/html" in request.headers.get("accept", "")
+        body = HTMLResponse(_PAGE) if is_html else JSONResponse({"status": "alive"})  # for KServe
+        body.headers["Vary"] = "Accept"
+        return body
 
     return routes
