@@ -59,9 +59,7 @@ async def over_grpc(address: str, model: str, photos: list[bytes]) -> dict[str, 
     return seen
 
 
-async def main() -> None:
-    url, address, model, *files = sys.argv[1:]
-    photos = [Path(file).read_bytes() for file in files]
+async def answers(url: str, address: str, model: str, photos: list[bytes]) -> None:
     seen = {
         "rest": await over_rest(url, model, photos),
         "grpc": await over_grpc(address, model, photos),
@@ -69,4 +67,10 @@ async def main() -> None:
     print(json.dumps(seen))
 
 
-asyncio.run(main())
+def main() -> None:
+    url, address, model, *files = sys.argv[1:]
+    photos = [Path(file).read_bytes() for file in files]
+    asyncio.run(answers(url, address, model, photos))
+
+
+main()
