@@ -199,7 +199,7 @@ def log_outcomes(context: RequestContext, outcomes: Sequence[Outcome]) -> None:
 
 
 def _outcome(outcome: Classification | BaseException) -> Outcome:
-    return outcome if isinstance(outcome, Classification) else _exception(outcome)
+    return _exception(outcome) if isinstance(outcome, BaseException) else outcome
 
 
 def _exception(error: BaseException) -> Exception:
