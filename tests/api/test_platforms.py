@@ -321,7 +321,7 @@ def test_every_route_does_what_its_openapi_description_says(
     platform_server: Server, tmp_path: Path, phases: str, examples: int
 ) -> None:
     """Schemathesis sends what the document allows and what it does not."""
-    command = [
+    command: list[str | Path] = [
         Path(sys.executable).with_name("schemathesis"),
         f"--config-file={ROOT / 'tests/api/schemathesis.toml'}",
         *("run", f"{platform_server.url}/openapi.json", "--no-color", "--continue-on-failure"),
