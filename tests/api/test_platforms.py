@@ -218,7 +218,7 @@ def test_sagemaker_answers_lines_of_json_in_lines(api: httpx.Client, classified:
     lines = [json.dumps({"b64": b64(ACCEPTED)}), "", json.dumps({"image": b64(REJECTED)})]
     headers = {"Content-Type": "application/jsonlines"}
 
-    answer = api.post("/invocations", content="\n".join(lines), headers=headers)
+    answer = api.post("/invocations", content="\r\n".join(lines), headers=headers)
 
     assert answer.headers["content-type"] == "application/jsonlines"
     first, second = [json.loads(line) for line in answer.text.splitlines()]
