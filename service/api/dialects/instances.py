@@ -92,7 +92,8 @@ class InstanceReader:
             raise BadRequest(f"The body has too many objects or lines for {most} instances.")
         if is_json_lines(context.content_type):
             lines = b"[" + b",".join(line for line in body.split(b"\n") if line.strip()) + b"]"
-            return Call(await _images(parse(_LINES, lines, reservation)))
+            instances: list[Instance] = parse(_LINES, lines, reservation)
+            return Call(await _images(instances))
         found = parse(_BODY, body, reservation)
         asked = found.parameters or Parameters()
         return Call(
