@@ -169,7 +169,7 @@ def dialect_routes() -> str:
         (f"`{name}`", f"`{method} {route.path}`", route.summary or "")
         for name in names.NAMES
         for route in _routes_of(name)
-        for method in sorted(route.methods)
+        for method in sorted(route.methods or ())
         if route.include_in_schema
     ]
     return _table(("dialect", "route", "purpose"), rows)
