@@ -42,6 +42,8 @@ WHEN = {
     "the header before anything is decoded",
     "unsupported-image-type": "the content is not an accepted format, or a variant of one that is "
     "not decoded",
+    "unsupported-encoding": "the body has a `Content-Encoding` other than gzip and deflate; "
+    "`Accept-Encoding` lists them",
     "undecodable-image": "a truncated or corrupt image, missing rows or strips, or more chunks, "
     "tags or scans than allowed",
     "out-of-distribution": "the gate rejects the image; the body has `ood` and `model`, and no "

@@ -22,15 +22,19 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from tidegate.service import addresses, logs, memory
+from tidegate.service import addresses, logs, memory, platforms, unix_socket
 from tidegate.service.api import problems
 from tidegate.service.api.access import Access
 from tidegate.service.api.access_log import AccessLog
 from tidegate.service.api.classify_handler import ClassifyHandler
 from tidegate.service.api.context import ContextMiddleware
 from tidegate.service.api.crowd import Connections
+from tidegate.service.api.dialects import catalogue
+from tidegate.service.api.dialects.base import Dialects, Parts
+from tidegate.service.api.intake import Intake
 from tidegate.service.api.methods import Methods
-from tidegate.service.api.routes import admin, classify, feedback, operations
+from tidegate.service.api.root_path import RootPath
+from tidegate.service.api.routes import admin, classify, feedback, operations, reference
 from tidegate.service.api.routes import metrics as metrics_route
 from tidegate.service.api.server import Server
 from tidegate.service.api.uploads import ByteBudget
@@ -77,30 +81,43 @@ def build(
         version=version(),
         summary="Image classification that rejects out-of-distribution images.",
         redirect_slashes=False,  # one path per route, so that proxy rules match it
+        openapi_url=None,  # routes/reference.py, because the framework's pages need other hosts
     )
     limits = settings.http_limits()
     budget = ByteBudget(
         limits.max_inflight_bytes, limits.max_upload_bytes, lambda: metrics.shed("upload-bytes")
     )
-    handler = ClassifyHandler(service, limits, budget, metrics, settings.ood_action)
+    intake = Intake(service, limits, budget, metrics)
+    handler = ClassifyHandler(intake, settings.ood_action)
+    dialects = catalogue.build(
+        settings.dialect_names(),
+        Parts(intake, settings.ood_action, version(), settings.platform_facts()),
+    )
     app.include_router(classify.router(handler))
+    for dialect in dialects:
+        app.include_router(dialect.router)
+        metrics.serve_routes(dialect.routes, dialect.classifying)
     app.include_router(feedback.router(service, limits, budget))
     app.include_router(operations.models(service))
     app.include_router(admin.router(service, Access(settings.admin_token())))
     app.include_router(operations.probes(service))
     app.include_router(metrics_route.router(metrics))
+    app.include_router(reference.router(app, settings.root_path))
     problems.install(app)
-    fast = classify.FastPath(Methods(app), handler)
+    fast = classify.FastPath(Dialects(Methods(app), dialects), handler)
     wire = Wire(
         on_refused=lambda route, status: metrics.request(route, status, 0.0),
         on_shed=lambda: metrics.shed("client-connections"),
+        keep_alive_s=settings.keep_alive_s,
         body_stall_s=settings.upload_timeout_s + _BODY_STALL_S,
         connections=Connections(_connections_per_client(settings.max_client_connections)),
     )
     access_log = AccessLog(settings.log_share, metrics.log_lines_left_out.inc)
-    road = ContextMiddleware(
+    road: ASGIApp = ContextMiddleware(
         fast, metrics, problems.response_to_unexpected_error, access_log, tracer
     )
+    if settings.root_path:
+        road = RootPath(road, settings.root_path)
     return road, service, wire
 
 
@@ -122,12 +139,14 @@ def run(settings: Settings) -> NoReturn:
     Raises SettingsInvalid if an address cannot be listened on or the drift state cannot be saved.
     """
     lines = logs.configure(settings.log_level, settings.log_format)
+    if settings.platform is None and (looks_like := platforms.hint(os.environ)):
+        log.info("%s", looks_like)
     _dump_stacks_on_sigusr1()
     memory.give_back_large_blocks()
     bound_pillow(settings.max_image_pixels)
     if settings.drift_state is not None:
         state.check_path(settings.drift_state)
-    listeners = _listen(settings.host, settings.port)
+    listeners = _listen(settings)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         code = runner.run(_serve(settings, listeners, lines))
         logging.shutdown()  # waits at most a second for the last lines
@@ -150,12 +169,21 @@ def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
     return uvloop.Loop
 
 
-def _listen(host: str, port: int) -> list[socket.socket]:
+def _listen(settings: Settings) -> list[socket.socket]:
     try:
-        return addresses.listen(addresses.split_hosts(host), port)
+        listeners = addresses.listen(settings.hosts(), settings.port)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise SettingsInvalid(f"Cannot listen on {host}:{port}: {reason}.") from error
+        raise SettingsInvalid(
+            f"Cannot listen on {settings.host}:{settings.port}: {reason}."
+        ) from error
+    path = settings.unix_socket
+    if path is not None:
+        try:
+            listeners.append(unix_socket.listen_unix(path, int(settings.unix_socket_mode, 8)))
+        except OSError as error:
+            raise SettingsInvalid(f"Cannot listen on {path}: {error.strerror or error}.") from error
+    return listeners
 
 
 async def _serve(settings: Settings, listeners: list[socket.socket], lines: logs.LineQueue) -> int:
@@ -183,8 +211,7 @@ async def _serve(settings: Settings, listeners: list[socket.socket], lines: logs
     serving = asyncio.create_task(server.serve(listeners))
     serving.add_done_callback(partial(_report_death, server, service))
     for listener in listeners:
-        host, port = listener.getsockname()[:2]
-        log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        log.info("listening on %s", addresses.url_of(listener))
     code = await _live(service, signals, settings.drain_delay_s, server.begin_drain)
     server.should_exit = True
     if code != EXIT_FAILED:

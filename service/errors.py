@@ -4,7 +4,7 @@
     ├── RequestError              the client can correct it
     │   ├── BadRequest · NotFound · Unauthorized · Forbidden · ReloadRefused
     │   ├── UploadTooLarge · UploadTimeout · ImageTooLarge
-    │   ├── UnsupportedImageType · UndecodableImage
+    │   ├── UnsupportedImageType · UnsupportedEncoding · UndecodableImage
     │   └── QuotaExceeded
     ├── ServiceError              the client may try again
     │   ├── Overloaded · Draining · NotReady      with retry_after_s
@@ -85,6 +85,10 @@ class ImageTooLarge(RequestError):
 
 class UnsupportedImageType(RequestError):
     """The content is not an image format that the service decodes."""
+
+
+class UnsupportedEncoding(RequestError):
+    """The body has a Content-Encoding that the service does not decode."""
 
 
 class UndecodableImage(RequestError):

@@ -264,10 +264,9 @@ class Metrics:
         GCCollector(registry=self.registry)
         declared = _Declared(self.registry)
         self._requests = declared.counter("requests")
-        for route in CLASSIFY_ROUTES:  # start at 0, so that the first error is an increase
-            for status in (200, 500, 503, 504):
-                self._requests.labels(route, status)
-        self._durations = _children(declared.histogram("request_duration_seconds"), ROUTES)
+        self._duration = declared.histogram("request_duration_seconds")
+        self._durations: dict[str, Histogram] = {}  # by route
+        self.serve_routes(ROUTES, CLASSIFY_ROUTES)
         self.stages = _children(declared.histogram("stage_duration_seconds"), STAGES)
         self.batch_size = declared.histogram("batch_size")
         self._parts = _children(declared.histogram("batch_duration_seconds"), BATCH_PARTS)
@@ -289,10 +288,20 @@ class Metrics:
         self.registry.register(self._models)
         self._exposition = Exposition(self.registry)
 
+    def serve_routes(self, routes: Sequence[str], classifying: Sequence[str]) -> None:
+        """Declare routes; the counters of those that answer images start at 0.
+
+        Otherwise their first error would not be an increase.
+        """
+        self._durations |= _children(self._duration, routes)
+        for route in classifying:
+            for status in (200, 500, 503, 504):
+                self._requests.labels(route, status)
+
     def request(
         self, route: str, status: int, duration_s: float, trace_id: str | None = None
     ) -> None:
-        """Record one answered request; routes not in ROUTES count as `other`.
+        """Record one answered request; routes that were not declared count as `other`.
 
         A trace becomes the exemplar of its bucket.
         """

@@ -21,7 +21,7 @@ from tidegate.service.bundle.store import Bundle
 from tidegate.service.drift.duplicates import Fingerprint, fingerprint
 from tidegate.service.drift.input_sampler import InputSampler
 from tidegate.service.drift.monitor import Monitor
-from tidegate.service.errors import DeadlineMissed
+from tidegate.service.errors import DeadlineMissed, TidegateError
 from tidegate.service.imaging.decoder_pool import DecoderPool
 from tidegate.service.imaging.header import Header
 from tidegate.service.imaging.preprocess import inspect_upload, preprocess
@@ -32,17 +32,21 @@ from tidegate.service.ood.gates import Verdict
 from tidegate.service.progress import Progress
 from tidegate.service.types import Float32, Outputs, Pixels, Priority
 
+Probabilities = np.ndarray[tuple[int], np.dtype[np.float64]]  # [classes]
+_DECODED = DecodeCost(decoded=True)
+
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A validated request for one image."""
+    """A validated request for one image, either encoded or as pixels."""
 
-    image: bytes
+    image: bytes  # b"" if there are pixels
     received: float  # time.monotonic() when the last byte had arrived
     deadline: float  # on the same clock
     top_k: int
     priority: Priority = Priority.INTERACTIVE
     client: str = ""  # the client's address
+    pixels: Pixels | None = None  # preprocessed by the client, of the size that the model has
     progress: Progress = field(default_factory=Progress)
 
 
@@ -74,6 +78,7 @@ class Classification:
     """The answer for one image; the API decides how to respond to a rejected one."""
 
     predictions: tuple[Prediction, ...]
+    probabilities: Probabilities  # of all classes
     verdict: Verdict
     scores: Mapping[str, float]  # in the order of the graph's columns
     nearest_class: int
@@ -87,7 +92,7 @@ class Decided:
     """What a version makes of one image's outputs."""
 
     class_id: int
-    probabilities: np.ndarray[tuple[int], np.dtype[np.float64]]  # [classes]
+    probabilities: Probabilities
     verdict: Verdict
 
 
@@ -106,6 +111,8 @@ class Submit(Protocol):
     ) -> Ticket: ...
 
     def run(self, ticket: Ticket, decode: Callable[[], Pixels]) -> Awaitable[Answer]: ...
+
+    def submit(self, ticket: Ticket, image: Pixels) -> Awaitable[Answer]: ...
 
     def leave(self, ticket: Ticket) -> None: ...
 
@@ -144,12 +151,18 @@ class Pipeline:
         Raises Overloaded or Draining before any decoding, an image error, DeadlineMissed at the
         deadline, or EngineFailed. On cancellation the image leaves the queue.
         """
+        try:
+            return await self._classify(upload, keep)
+        except TidegateError:
+            self._lane.statistics.failed.add(time.monotonic() - upload.received)
+            raise
+
+    async def _classify(
+        self, upload: Upload, keep: Callable[[Pixels], None] | None
+    ) -> Classification:
         progress = upload.progress
         progress.received = upload.received
-        spec = self.bundle.manifest.preprocess
-        header = inspect_upload(upload.image, spec, self._max_image_pixels)
-        self._trim.note(header.work.peak_bytes)
-        cost = self._cost(header)
+        header, cost = self._inspect(upload)
         ticket = self._scheduler.admit(
             self._lane, upload.deadline, upload.priority, cost, upload.client
         )
@@ -158,8 +171,12 @@ class Pipeline:
         alarm = asyncio.get_running_loop().call_later(left_s, self._too_late, ticket)
         try:
             seen: list[Fingerprint] = []  # one, once the image is decoded
-            decode = self._preprocess(upload.image, header, cost, seen, keep)
-            answer = await self._scheduler.run(ticket, decode)
+            if upload.pixels is not None:
+                answering = self._scheduler.submit(ticket, _look(upload.pixels, seen, keep))
+            else:
+                decode = self._preprocess(upload.image, header, cost, seen, keep)
+                answering = self._scheduler.run(ticket, decode)
+            answer = await answering
             return self._respond(upload, ticket.predicted_s, answer, seen[0])
         finally:
             alarm.cancel()
@@ -184,15 +201,22 @@ class Pipeline:
             late = DeadlineMissed("The deadline passed before the answer was ready.")
             ticket.answer.set_exception(late)
 
-    def _cost(self, header: Header) -> DecodeCost:
+    def _inspect(self, upload: Upload) -> tuple[Header | None, DecodeCost]:
+        """Return an encoded image's header, and its cost. Raises image errors."""
+        if upload.pixels is not None:
+            return None, _DECODED
+        header = inspect_upload(
+            upload.image, self.bundle.manifest.preprocess, self._max_image_pixels
+        )
         work = header.work
+        self._trim.note(work.peak_bytes)
         large = work.seconds > _LARGE_S or work.interpreter_s > _LARGE_INTERPRETER_S
-        return DecodeCost(header.kind, work.seconds, large and self._pool is not None)
+        return header, DecodeCost(header.kind, work.seconds, large and self._pool is not None)
 
     def _preprocess(
         self,
         image: bytes,
-        header: Header,
+        header: Header | None,
         cost: DecodeCost,
         seen: list[Fingerprint],
         keep: Callable[[Pixels], None] | None,
@@ -222,7 +246,9 @@ class Pipeline:
         outputs = answer.outputs
         scores = outputs.scores[0].tolist()
         started = time.monotonic()
-        predictions = self._predictions(outputs.logits[0], upload.top_k)
+        temperature = self.bundle.manifest.calibration.temperature
+        probabilities = softmax(outputs.logits[0], temperature)
+        predictions = self._predictions(outputs.logits[0], probabilities, upload.top_k)
         verdict = self.bundle.gate.judge(scores, predictions[0].class_id)
         now = time.monotonic()
         total = now - upload.received
@@ -230,6 +256,7 @@ class Pipeline:
         timing = Timing(answer.decode_s, waited, answer.engine_s, total, predicted_s)
         classification = Classification(
             predictions=predictions,
+            probabilities=probabilities,
             verdict=verdict,
             scores=dict(zip(self.bundle.gate.folds_a, scores, strict=True)),
             nearest_class=int(outputs.nearest_class[0]),
@@ -256,12 +283,12 @@ class Pipeline:
             self._monitor.observe_inputs(sample)
         return classification
 
-    def _predictions(self, logits: Float32, top_k: int) -> tuple[Prediction, ...]:
-        temperature = self.bundle.manifest.calibration.temperature
+    def _predictions(
+        self, logits: Float32, probabilities: Probabilities, top_k: int
+    ) -> tuple[Prediction, ...]:
         k = min(top_k, len(logits))
         best = logits.argpartition(-k)[-k:]
-        probabilities = softmax(logits, temperature)[best]
-        ranked = sorted(zip((-probabilities).tolist(), best.tolist(), strict=True))
+        ranked = sorted(zip((-probabilities[best]).tolist(), best.tolist(), strict=True))
         labels = self.bundle.labels
         return tuple([Prediction(c, labels[c], -minus_p) for minus_p, c in ranked])
 
@@ -271,11 +298,22 @@ class Pipeline:
         stages["queue"].observe(timing.queue)
         stages["engine"].observe(timing.engine)
         stages["gates"].observe(gates_s)
+        statistics = self._lane.statistics
+        statistics.answer(timing.total, timing.queue, timing.decode, timing.engine)
+        statistics.gates.add(gates_s)
         verdict = result.verdict
         self._model_metrics.decided(verdict.decision, verdict.p_value, result.scores)
         top = result.predictions[0]
         if verdict.decision != "reject":
             self._model_metrics.predicted(top.class_id, top.probability)
+
+
+def _look(pixels: Pixels, seen: list[Fingerprint], keep: Callable[[Pixels], None] | None) -> Pixels:
+    """Do with a client's pixels what decoding does with an image's."""
+    seen.append(fingerprint(pixels))
+    if keep is not None:
+        keep(pixels)
+    return pixels
 
 
 def _note(ticket: Ticket, progress: Progress) -> None:
@@ -284,7 +322,7 @@ def _note(ticket: Ticket, progress: Progress) -> None:
     progress.batch = ticket.run
 
 
-def softmax(logits: Float32, temperature: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def softmax(logits: Float32, temperature: float) -> Probabilities:
     """Return calibrated probabilities, float64 [classes]: softmax(logits / T) (Guo et al. 2017)."""
     scaled = np.divide(logits, temperature, dtype=np.float64)
     scaled -= scaled.max()

@@ -82,7 +82,8 @@ class Rollout:
         `key` is "" if it was chosen by the request's id.
         """
         kept: list[Pixels] = []
-        shadowing = self._shadowing_of(served, request_id)
+        # A shadow may preprocess in another way, which it cannot do with pixels.
+        shadowing = None if upload.pixels is not None else self._shadowing_of(served, request_id)
         try:
             keep = None if shadowing is None else kept.append
             result = await served.pipeline.classify(upload, keep)

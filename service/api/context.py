@@ -30,6 +30,8 @@ _REQUEST_ID = re.compile(rb"^[A-Za-z0-9._:/+=@-]{1,128}$")
 _KEY = "tidegate"
 # Ids must be unique but not unguessable, so they need no system call each.
 _ids = random.Random(secrets.randbits(256))  # noqa: S311
+# From a problem document to the status and the JSON body that a protocol's clients expect.
+ErrorForm = Callable[[dict[str, Any]], tuple[int, bytes]]
 
 
 @dataclass(slots=True)
@@ -39,6 +41,7 @@ class RequestContext:
     request_id: str
     content_length: str | None = None
     content_type: str = ""
+    content_encoding: str = ""
     timeout_ms: str | None = None  # X-Request-Timeout-Ms
     canary_key: str = ""  # X-Canary-Key
     version: str = ""  # X-Tidegate-Version
@@ -50,6 +53,7 @@ class RequestContext:
     state: str = ""  # from tracestate
     span: TraceParent | None = None  # its own, if the request is traced
     route: str | None = None
+    error_form: ErrorForm | None = None  # of the route's protocol; None: problem+json
     chosen: Choice | None = None  # the version that answers; the route sets it
     started: float = 0.0  # on time.monotonic()
     log: dict[str, Any] = field(default_factory=dict)
@@ -74,6 +78,11 @@ class RequestContext:
             if context.tracestate and context.parent is not None:
                 context.state = parse_tracestate(context.tracestate)
         return context
+
+    def use_request_id(self, given: str) -> None:
+        """Take a request id from a protocol's own header, if it is a valid one."""
+        if _REQUEST_ID.match(encoded := given.encode("latin-1", "replace")):
+            self.request_id = encoded.decode("ascii")
 
     @property
     def trace_id(self) -> str | None:
@@ -110,6 +119,11 @@ def _take_content_length(context: RequestContext, value: bytes) -> None:
 
 def _take_content_type(context: RequestContext, value: bytes) -> None:
     context.content_type = context.content_type or value.decode("latin-1")
+
+
+def _take_content_encoding(context: RequestContext, value: bytes) -> None:
+    coding = value.decode("latin-1")
+    context.content_encoding += f", {coding}" if context.content_encoding else coding
 
 
 def _take_timeout(context: RequestContext, value: bytes) -> None:
@@ -151,6 +165,7 @@ def _take_force_trace(context: RequestContext, value: bytes) -> None:
 _TAKES = {
     b"content-length": _take_content_length,
     b"content-type": _take_content_type,
+    b"content-encoding": _take_content_encoding,
     b"x-request-timeout-ms": _take_timeout,
     b"x-canary-key": _take_canary_key,
     b"x-tidegate-version": _take_version,

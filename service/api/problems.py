@@ -13,9 +13,12 @@ from starlette.exceptions import HTTPException
 
 from tidegate.service import errors
 from tidegate.service.api.connection import ClientGone
+from tidegate.service.api.content_encoding import ACCEPTED
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.methods import allow
-from tidegate.service.api.schemas import as_json
+from tidegate.service.api.schemas import as_json, ood_body
+from tidegate.service.bundle.store import Bundle
+from tidegate.service.pipeline import Classification
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,7 @@ TABLE: dict[type[errors.TidegateError], tuple[int, str, str]] = {
     errors.UploadTooLarge: (413, "upload-too-large", "The upload is too large"),
     errors.ImageTooLarge: (413, "image-too-large", "The image has too many pixels"),
     errors.UnsupportedImageType: (415, "unsupported-image-type", "Not a supported image type"),
+    errors.UnsupportedEncoding: (415, "unsupported-encoding", "Content-Encoding not supported"),
     errors.UndecodableImage: (422, "undecodable-image", "The image cannot be decoded"),
     errors.ReloadRefused: (422, "reload-refused", "The reload is refused"),
     errors.QuotaExceeded: (429, "quota-exceeded", "Client quota exceeded"),
@@ -91,9 +95,36 @@ def make_problem(
     }
 
 
-def respond(problem: ProblemBody, retry_after_s: float | None = None) -> Json:
-    """Return a problem as a response, with Retry-After in whole seconds."""
-    response = Json(as_json(problem), problem["status"], content_type=MEDIA_TYPE.encode("ascii"))
+def rejection(
+    result: Classification, bundle: Bundle, model: dict[str, str], context: RequestContext
+) -> ProblemBody:
+    """Return the problem document of a rejected image; it has no predictions.
+
+    `model` has the fields of ModelRef.
+    """
+    p_value, alpha = result.verdict.p_value, bundle.gate.alpha_reject
+    return make_problem(
+        *OUT_OF_DISTRIBUTION,
+        f"p = {p_value:.4g} is at most alpha_reject = {alpha:g}.",
+        context,
+        model=model,
+        ood=ood_body(result, bundle),
+    )
+
+
+def respond(
+    problem: ProblemBody, context: RequestContext, retry_after_s: float | None = None
+) -> Json:
+    """Return a problem as a response, with Retry-After in whole seconds.
+
+    It is problem+json, unless the route's protocol has an error form of its own.
+    """
+    if context.error_form is not None:
+        status, body = context.error_form(problem)
+        response = Json(body, status)
+    else:
+        body = as_json(problem)
+        response = Json(body, problem["status"], content_type=MEDIA_TYPE.encode("ascii"))
     if retry_after_s is not None:
         wait = str(math.ceil(retry_after_s)).encode("ascii")
         response.raw_headers.append((b"retry-after", wait))
@@ -105,7 +136,10 @@ def response_to(error: Exception, context: RequestContext) -> Response:
     if isinstance(error, errors.TidegateError):
         problem = problem_of(error, context)
         context.log["code"] = problem["code"]
-        return respond(problem, error.retry_after_s)
+        response = respond(problem, context, error.retry_after_s)
+        if isinstance(error, errors.UnsupportedEncoding):
+            response.headers["Accept-Encoding"] = ACCEPTED  # RFC 9110, 15.5.16
+        return response
     context.log["shed"] = "client-gone"
     return Response(status_code=_CLIENT_CLOSED)  # ClientGone
 
@@ -116,7 +150,7 @@ def response_to_unexpected_error(error: BaseException, context: RequestContext) 
         cut = errors.Draining("The service shut down before this request was answered.")
         return response_to(cut, context)
     context.log["code"] = "internal-error"
-    return respond(unexpected_problem(error, context))
+    return respond(unexpected_problem(error, context), context)
 
 
 def unexpected_problem(error: BaseException, context: RequestContext) -> ProblemBody:
@@ -148,7 +182,7 @@ async def _http(request: Request, error: Exception) -> Response:
     code, title, detail = _BY_STATUS.get(error.status_code, _OTHER)
     detail = detail.format(request.method, _shown(request.scope["path"]))
     context.log["code"] = code
-    response = respond(make_problem(error.status_code, code, title, detail, context))
+    response = respond(make_problem(error.status_code, code, title, detail, context), context)
     if error.status_code == _METHOD_NOT_ALLOWED:
         response.headers["Allow"] = allow(request.app, request.scope["path"])
     return response

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -336,7 +337,7 @@ def classify_body(
     }
 
 
-def as_json(body: dict[str, Any]) -> bytes:
+def as_json(body: dict[str, Any] | Sequence[dict[str, Any]]) -> bytes:
     """Return a body as JSON; NaN and infinity become null."""
     return to_json(body, inf_nan_mode="null")
 

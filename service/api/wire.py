@@ -76,7 +76,7 @@ class Wire:
 
 def _answer(refusal: Refusal, context: RequestContext, fields: Iterable[Field]) -> bytes:
     code, title = _PROBLEMS[refusal.status]
-    response = respond(make_problem(refusal.status, code, title, str(refusal), context))
+    response = respond(make_problem(refusal.status, code, title, str(refusal), context), context)
     head = [
         *fields,
         *response.raw_headers,

@@ -306,6 +306,7 @@ class Scheduler:
     ) -> None:
         """Record a batch's metrics and resolve the futures of its tickets. On the event loop."""
         self._metrics.batch_size.observe(len(batch))
+        batch[0].lane.statistics.run(result.ran, result.engine_s)
         self._metrics.batch_parts(result.parts_s)
         self._metrics.slot_busy.inc(result.engine_s + sum(result.decode_s))
         self._drop_late(late)

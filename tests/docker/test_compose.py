@@ -227,7 +227,7 @@ def test_prometheus_scrapes_the_service_on_the_port_that_the_image_exposes() -> 
     assert job["job_name"] == "tidegate"  # the rules select on it
     assert host in SERVICES
     assert ("EXPOSE", port) in _final_stage()
-    assert _environment()["TIDEGATE_PORT"] == port
+    assert str(Settings.model_fields["port"].default) == port
     assert SERVICES[host]["ports"] == [f"127.0.0.1:8000:{port}"]
 
 
@@ -282,8 +282,9 @@ def test_the_final_stage_only_copies_what_the_first_built() -> None:
 
 def test_the_command_is_in_exec_form_so_that_signals_reach_it() -> None:
     [entrypoint] = [rest for name, rest in _final_stage() if name == "ENTRYPOINT"]
+    [command] = [rest for name, rest in _final_stage() if name == "CMD"]
 
-    assert json.loads(entrypoint) == ["tidegate", "serve"]
+    assert (json.loads(entrypoint), json.loads(command)) == (["tidegate"], ["serve"])
 
 
 def _allowed(path: str) -> bool:

@@ -18,6 +18,12 @@ from tidegate.service.errors import TidegateError
 
 PATH = "/classify"
 _IMAGE = {"type": "string", "format": "binary"}
+_BASE64 = {
+    "type": "object",
+    "properties": {"image": {"type": "string", "format": "byte", "description": "base64"}},
+    "required": ["image"],
+    "additionalProperties": False,
+}
 _TYPES = ("jpeg", "png", "webp", "bmp", "gif", "tiff")
 _PARAMETERS = [
     {
@@ -57,7 +63,7 @@ _PROBLEMS = {
     400: "bad-request",
     408: "upload-timeout",
     413: "upload-too-large · image-too-large",
-    415: "unsupported-image-type",
+    415: "unsupported-image-type · unsupported-encoding",
     422: "undecodable-image · out-of-distribution",
     429: "quota-exceeded",
     500: "engine-failed · internal-error",
@@ -67,6 +73,7 @@ _PROBLEMS = {
 _BATCH_PROBLEMS = {  # the problem of a single image is in its item
     **{status: _PROBLEMS[status] for status in (400, 408, 429, 503)},
     413: "upload-too-large",
+    415: "unsupported-encoding",
     500: "internal-error",
 }
 
@@ -103,6 +110,7 @@ def router(handler: ClassifyHandler) -> APIRouter:
     files = {"type": "array", "items": _IMAGE, "minItems": 1, "maxItems": most}
 
     one = {f"image/{kind}": {"schema": _IMAGE} for kind in _TYPES} | _form("file", _IMAGE)
+    one["application/json"] = {"schema": _BASE64}
 
     def add(prefix: str, whose: str, not_found: dict[int, str]) -> None:
         """Add the two routes of the default model, of a model or of a version."""
@@ -115,7 +123,10 @@ def router(handler: ClassifyHandler) -> APIRouter:
             openapi_extra=_takes(one),
         )
         async def classify(request: Request) -> Response:
-            """Send the image as the raw body (fastest) or as multipart part `file`."""
+            """Send the image as the raw body (fastest), as a file of a form, or as base64 in JSON.
+
+            The content decides which image format it is. `Content-Encoding` may be gzip or deflate.
+            """
             return await handler.single(request, **request.path_params)
 
         @routes.post(

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
 from tidegate.service.api.problems import MEDIA_TYPE, PROBLEM_REF
+from tidegate.service.api.readiness import check_ready
 from tidegate.service.api.routes.drift import DriftBody, drift_body
 from tidegate.service.api.routes.rollout import RolloutBody, rollout_body
 from tidegate.service.api.schemas import (
@@ -17,8 +18,7 @@ from tidegate.service.api.schemas import (
     model_body,
     models_body,
 )
-from tidegate.service.errors import Draining, NotReady
-from tidegate.service.lifecycle import Phase, Service
+from tidegate.service.lifecycle import Service
 from tidegate.service.served import Served
 
 _PROBLEM = {MEDIA_TYPE: {"schema": PROBLEM_REF}}
@@ -33,7 +33,7 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Tidegate<
 <h1>Tidegate</h1>
 <p>Send an image to <code>POST /classify</code>.
 <ul><li><a href="/openapi.json">OpenAPI document</a>
-<li><a href="/docs">API documentation</a> (loads its scripts from a CDN)
+<li><a href="/docs">API documentation</a>
 <li><a href="/models">Served models</a><li><a href="/drift">Drift</a>
 <li><a href="/metrics">Metrics</a></ul>
 """
@@ -49,12 +49,7 @@ def probes(service: Service) -> APIRouter:
 
     @routes.get("/readyz", summary="Is the model ready for traffic?", responses=_UNAVAILABLE)
     async def readyz() -> StatusBody:
-        if service.phase is Phase.DRAINING:
-            raise Draining("The service is shutting down.")
-        if service.phase is not Phase.READY:
-            raise NotReady(service.failure or "The model is still warming up.")
-        if reason := service.unready_reason:
-            raise NotReady(reason)
+        check_ready(service)
         return StatusBody(status="ready")
 
     return routes
