@@ -120,6 +120,16 @@ def test_a_line_is_formatted_again_only_if_its_series_changed(
     assert formatted == [2.0]
 
 
+def test_a_function_that_is_set_after_a_scrape_is_called() -> None:
+    world = World()
+    exposition = Exposition(world.registry)
+    exposition.render(openmetrics=False)
+
+    world.plain.set_function(lambda: 7.0)
+
+    assert b"\np 7.0\n" in exposition.render(openmetrics=False)
+
+
 def test_the_event_loop_runs_while_1000_classes_are_formatted() -> None:
     metrics, turns = Metrics("0"), 0
     metrics.show_model(model_of(1000))
