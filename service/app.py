@@ -34,7 +34,16 @@ from tidegate.service.api.dialects.base import Dialects, Parts
 from tidegate.service.api.intake import Intake
 from tidegate.service.api.methods import Methods
 from tidegate.service.api.root_path import RootPath
-from tidegate.service.api.routes import admin, classify, feedback, operations, reference
+from tidegate.service.api.routes import (
+    admin,
+    calibration,
+    classify,
+    feedback,
+    inspection,
+    operations,
+    page,
+    reference,
+)
 from tidegate.service.api.routes import metrics as metrics_route
 from tidegate.service.api.server import Server
 from tidegate.service.api.uploads import ByteBudget
@@ -94,11 +103,14 @@ def build(
         Parts(intake, settings.ood_action, version(), settings.platform_facts()),
     )
     app.include_router(classify.router(handler))
+    app.include_router(inspection.router(intake, settings.ood_action))
     for dialect in dialects:
         app.include_router(dialect.router)
         metrics.serve_routes(dialect.routes, dialect.classifying)
     app.include_router(feedback.router(service, limits, budget))
     app.include_router(operations.models(service))
+    app.include_router(calibration.router(service))
+    app.include_router(page.router(with_page=settings.page == "on"))
     app.include_router(admin.router(service, Access(settings.admin_token())))
     app.include_router(operations.probes(service))
     app.include_router(metrics_route.router(metrics))

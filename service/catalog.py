@@ -25,7 +25,7 @@ class Choice:
 
     served: Served
     rollout: Rollout | None = None  # None without one, or if the client chose the version
-    key: str = ""  # by which the version was chosen; "" if by the request's id
+    key: str = ""  # by which the version was chosen; "" if no other image was chosen by the same
     progress: list[Progress] = field(default_factory=list)  # of the request's images, in order
 
     async def classify(self, upload: Upload, request_id: str) -> Classification:
@@ -52,17 +52,19 @@ class Model:
         """Return the version that answers by default."""
         return self.versions[self.aliases[STABLE]]
 
-    def choose(self, version: str, key: str, request_id: str) -> Choice:
+    def choose(self, version: str, key: str, request_id: str, *, has_own_id: bool) -> Choice:
         """Return the version for a request: the one it names ("" for none), or by its key.
 
-        Without a key ("") the request's id decides. Raises NotFound if this model has no such
-        version or alias.
+        Without a key ("") the request's id decides, which other images have too unless
+        `has_own_id`. Raises NotFound if this model has no such version or alias.
         """
         if version:
             return Choice(self.version(version))
         if self.rollout is None:
             return Choice(self.stable)
-        return Choice(self.rollout.choose(key or request_id), self.rollout, key)
+        chosen_by = key or request_id
+        shared = "" if has_own_id and not key else chosen_by
+        return Choice(self.rollout.choose(chosen_by), self.rollout, shared)
 
     def version(self, name: str) -> Served:
         """Return a version by its name or an alias. Raises NotFound."""

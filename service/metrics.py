@@ -35,6 +35,15 @@ CLASSIFY_ROUTES = (
 )
 ROUTES = (
     *CLASSIFY_ROUTES,
+    "/preprocess",
+    "/explain",
+    "/models/{name}/preprocess",
+    "/models/{name}/explain",
+    "/models/{name}/versions/{version}/preprocess",
+    "/models/{name}/versions/{version}/explain",
+    "/models/{name}/calibration",
+    "/models/{name}/versions/{version}/calibration",
+    "/page/{file}",
     "/models",
     "/models/{name}",
     "/models/{name}/rollout",
@@ -284,6 +293,7 @@ class Metrics:
         self._shadow = declared.counter("shadow_images")
         self._steps = declared.counter("rollout_steps")
         self._aliases = declared.gauge("model_alias")
+        self._shown_aliases: set[tuple[str, str, str, str]] = set()
         self._models = ModelRegistries()
         self.registry.register(self._models)
         self._exposition = Exposition(self.registry)
@@ -336,10 +346,15 @@ class Metrics:
         self._models.remove(model_metrics.registry)
 
     def set_aliases(self, aliases: Iterable[tuple[str, str, str, str]]) -> None:
-        """Publish what is served: model, version, digest and alias."""
-        self._aliases.clear()
-        for labels in aliases:
+        """Publish what is served: model, version, digest and alias.
+
+        Scrapes run on a thread, so what stays is there all the time.
+        """
+        before, self._shown_aliases = self._shown_aliases, set(aliases)
+        for labels in self._shown_aliases:
             self._aliases.labels(*labels).set(1)
+        for labels in before - self._shown_aliases:
+            self._aliases.remove(*labels)
 
     def reloaded(self, model: str, outcome: str) -> None:
         """Record what a reload did with one model."""

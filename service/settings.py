@@ -208,6 +208,9 @@ class Settings(BaseSettings):
         default="reject",
         description="response to a rejected image: reject = 422 problem, flag = 200 answer",
     )
+    page: Literal["on", "off"] = Field(
+        default="on", description="whether browsers get the page at `/`"
+    )
     max_class_series: int = Field(
         default=100,
         ge=1,

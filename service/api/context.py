@@ -39,6 +39,7 @@ class RequestContext:
     """The headers of a request that the service uses, and the fields of its log line."""
 
     request_id: str
+    has_own_id: bool = False  # made here, so that no other request has it
     content_length: str | None = None
     content_type: str = ""
     content_encoding: str = ""
@@ -72,7 +73,8 @@ class RequestContext:
             take = _TAKES.get(name)
             if take is not None:
                 take(context, value)
-        context.request_id = context.request_id or f"{_ids.getrandbits(128):032x}"
+        if not context.request_id:
+            context.request_id, context.has_own_id = f"{_ids.getrandbits(128):032x}", True
         if context.traceparent:
             context.parent = parse_traceparent(context.traceparent)
             if context.tracestate and context.parent is not None:
@@ -82,7 +84,7 @@ class RequestContext:
     def use_request_id(self, given: str) -> None:
         """Take a request id from a protocol's own header, if it is a valid one."""
         if _REQUEST_ID.match(encoded := given.encode("latin-1", "replace")):
-            self.request_id = encoded.decode("ascii")
+            self.request_id, self.has_own_id = encoded.decode("ascii"), False
 
     @property
     def trace_id(self) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
 from tidegate.service.batching.latency import LatencyModel
@@ -46,6 +46,12 @@ class Lane:
             yield
         finally:
             self.requests -= 1
+
+    def close(self) -> None:
+        """Release the engines. The scheduler must have forgotten the lane."""
+        with ExitStack() as closing:  # both, also if one fails
+            for engine in filter(None, (self.engine, self.all_cores_engine)):
+                closing.callback(engine.close)
 
     def limit_batches(self, largest: int) -> None:
         """Lower the largest batch size."""

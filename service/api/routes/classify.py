@@ -25,6 +25,13 @@ _BASE64 = {
     "additionalProperties": False,
 }
 _TYPES = ("jpeg", "png", "webp", "bmp", "gif", "tiff")
+TIMEOUT = {
+    "name": "X-Request-Timeout-Ms",
+    "in": "header",
+    "description": "deadline in milliseconds, from the last byte of the request; "
+    "503 or 504 if it cannot be met",
+    "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT_MS},
+}
 _PARAMETERS = [
     {
         "name": "top_k",
@@ -33,12 +40,19 @@ _PARAMETERS = [
         "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": TOP_K},
     },
     {
-        "name": "X-Request-Timeout-Ms",
-        "in": "header",
-        "description": "deadline in milliseconds, from the last byte of the request; "
-        "503 or 504 if it cannot be met",
-        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT_MS},
+        "name": "min_probability",
+        "in": "query",
+        "description": "classes below this probability are left out",
+        "schema": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
     },
+    {
+        "name": "features",
+        "in": "query",
+        "description": "true: also return the input of the last layer, as a list of numbers; "
+        "base64: its float32 bytes, little-endian",
+        "schema": {"type": "string", "enum": ["true", "base64", "false"], "default": "false"},
+    },
+    TIMEOUT,
     {
         "name": "X-Canary-Key",
         "in": "header",
@@ -88,6 +102,13 @@ def _responses(problems: dict[int, str]) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def responses_of(*more: int) -> dict[int | str, dict[str, Any]]:
+    """Return the problems of a route that receives one image, and `more` statuses."""
+    known = _PROBLEMS | {422: "undecodable-image"} | _UNKNOWN
+    known |= {422: _PROBLEMS[422]} if 422 in more else {}
+    return _responses({s: text for s, text in known.items() if s != 404 or s in more})
+
+
 def _with_examples(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
     responses[200] = {"content": {"application/json": {"example": EXAMPLE_ANSWER}}}
     responses[422]["content"][MEDIA_TYPE]["example"] = EXAMPLE_REFUSAL
@@ -103,14 +124,16 @@ def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"multipart/form-data": {"schema": form}}
 
 
+_ONE = {f"image/{kind}": {"schema": _IMAGE} for kind in _TYPES} | _form("file", _IMAGE)
+_ONE["application/json"] = {"schema": _BASE64}
+IMAGE_BODY = {"requestBody": {"required": True, "content": _ONE}}
+
+
 def router(handler: ClassifyHandler) -> APIRouter:
     """Return the routes that classify."""
     routes = APIRouter(tags=["classify"])
     most = handler.limits.max_files
     files = {"type": "array", "items": _IMAGE, "minItems": 1, "maxItems": most}
-
-    one = {f"image/{kind}": {"schema": _IMAGE} for kind in _TYPES} | _form("file", _IMAGE)
-    one["application/json"] = {"schema": _BASE64}
 
     def add(prefix: str, whose: str, not_found: dict[int, str]) -> None:
         """Add the two routes of the default model, of a model or of a version."""
@@ -120,7 +143,7 @@ def router(handler: ClassifyHandler) -> APIRouter:
             summary=f"Classify one image{whose}",
             response_model=ClassifyBody,
             responses=_with_examples(_responses(_PROBLEMS | not_found)),
-            openapi_extra=_takes(one),
+            openapi_extra=_takes(_ONE),
         )
         async def classify(request: Request) -> Response:
             """Send the image as the raw body (fastest), as a file of a form, or as base64 in JSON.
