@@ -410,7 +410,8 @@ def _shadow_rows(found: dict[str, float]) -> Iterable[Sequence[str]]:
 def overheads() -> str:
     """Return a row for each measured addition: what grew, and its ratio."""
     head = ("addition", "figure", "without", "with", "ratio")
-    return _table(head, [_overhead(path) for path in sorted(RESULTS.glob("*-overhead-*.json"))])
+    results = sorted(RESULTS.glob("*-overhead-*.json"))
+    return _table(head, [_overhead(path) for path in results]) if results else "Not measured yet."
 
 
 _ADDITIONS = {
