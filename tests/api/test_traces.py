@@ -109,6 +109,21 @@ def test_successes_are_left_out_of_the_log_and_counted(
     assert float(left_out) >= 1
 
 
+def test_requests_of_other_protocols_are_traced_and_timed(
+    client: httpx.Client, collector: Collector
+) -> None:
+    answer = client.post(
+        "/v2/models/efficientnet-lite0/infer",
+        content=(PHOTOS / "coffee.png").read_bytes(),
+        headers={"Inference-Header-Content-Length": "0", "X-Force-Trace": "1"},
+    )
+
+    spans = collector.trace(answer.headers["traceparent"].split("-")[1])
+    assert "POST /v2/models/{name}/infer" in spans
+    assert {"read", "queue", "decode", "engine", "gates"} < set(spans)
+    assert "engine;dur=" in answer.headers["Server-Timing"]
+
+
 def test_the_images_of_a_batch_are_below_spans_of_their_own(
     client: httpx.Client, collector: Collector
 ) -> None:
