@@ -14,14 +14,13 @@ from tidegate.service.api.limits import client_of
 from tidegate.service.api.multipart import is_multipart
 from tidegate.service.api.parameters import USUAL, Wanted, parse_wanted
 from tidegate.service.api.problems import (
-    OUT_OF_DISTRIBUTION,
     Json,
-    make_problem,
     problem_of,
+    rejection,
     respond,
     unexpected_problem,
 )
-from tidegate.service.api.schemas import as_json, classify_body, model_ref, ood_body
+from tidegate.service.api.schemas import as_json, classify_body, model_ref
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.errors import BadRequest, TidegateError
 from tidegate.service.pipeline import Classification, Upload
@@ -42,7 +41,7 @@ class ClassifyHandler:
     async def single(self, request: Request, name: str = "", version: str = "") -> Response:
         """Handle POST /classify and the same of one model or version."""
         context, intake = RequestContext.of(request.scope), self._intake
-        chosen = intake.choose(context, name, version)
+        chosen = intake.choose(context, name, version, single=True)
         bundle = chosen.served.bundle
         client = client_of(request.scope)
         wanted, timeout_s = self._parameters(request, context)  # invalid ones cost no quota
@@ -55,10 +54,7 @@ class ClassifyHandler:
                 result = await intake.classify(chosen, upload, context.request_id)
         log_outcomes(context, [result])
         answer = self._body(result, bundle, wanted, context)
-        response = respond(answer, context) if _is_problem(answer) else Json(as_json(answer))
-        predicted = b"predicted;dur=%.2f" % (1000 * result.timing.predicted)
-        response.raw_headers.append((b"server-timing", predicted))
-        return response
+        return respond(answer, context) if _is_problem(answer) else Json(as_json(answer))
 
     async def batch(self, request: Request, name: str = "", version: str = "") -> Response:
         """Handle POST /classify/batch and the same of one model or version."""
@@ -109,15 +105,8 @@ class ClassifyHandler:
         self, result: Classification, bundle: Bundle, wanted: Wanted, context: RequestContext
     ) -> dict[str, Any]:
         """Return the answer, or a problem without predictions if the image is rejected."""
-        verdict, alpha = result.verdict, bundle.gate.alpha_reject
-        if verdict.decision == "reject" and not self._flag:
-            return make_problem(
-                *OUT_OF_DISTRIBUTION,
-                f"p = {verdict.p_value:.4g} is at most alpha_reject = {alpha:g}.",
-                context,
-                model=self._ref(bundle),
-                ood=ood_body(result, bundle),
-            )
+        if result.verdict.decision == "reject" and not self._flag:
+            return rejection(result, bundle, self._ref(bundle), context)
         return classify_body(result, bundle, self._ref(bundle), context.request_id, wanted)
 
     def _ref(self, bundle: Bundle) -> dict[str, str]:
@@ -138,7 +127,7 @@ def _upload(
     client: str,
 ) -> Upload:
     deadline, features = received + timeout_s, wanted.features != ""
-    return Upload(image, received, deadline, wanted.top_k, priority, client, features)
+    return Upload(image, received, deadline, wanted.top_k, priority, client, features=features)
 
 
 def _is_problem(answer: dict[str, Any]) -> bool:

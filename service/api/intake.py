@@ -55,14 +55,22 @@ class Intake:
         self._metrics = metrics
         self._quota = ClientQuota(limits.client_rate, limits.client_burst)
 
-    def choose(self, context: RequestContext, name: str = "", version: str = "") -> Choice:
+    def choose(
+        self, context: RequestContext, name: str = "", version: str = "", *, single: bool = False
+    ) -> Choice:
         """Return the version that the caller names, or that the headers choose; log it.
 
-        Without a name the default model is chosen. Raises NotFound, NotReady or Draining.
+        Without a name the default model is chosen. `single` is a request that can have only one
+        image. Raises NotFound, NotReady or Draining.
         """
         chosen = self.service.choose(
-            name, version or context.version, context.canary_key, context.request_id
+            name,
+            version or context.version,
+            context.canary_key,
+            context.request_id,
+            has_own_id=single and context.has_own_id,
         )
+        context.chosen = chosen
         context.log["model"], context.log["version"] = chosen.served.name, chosen.served.version
         return chosen
 
@@ -95,7 +103,7 @@ class Intake:
 
         Raises BadRequest for an empty image, or what `Pipeline.classify` raises.
         """
-        if not upload.image:
+        if not upload.image and upload.pixels is None:
             raise BadRequest("The body or part is empty; send the bytes of an image.")
         result = await chosen.classify(upload, image_id)
         self.service.remember(image_id, upload.image, result, chosen.served.bundle)

@@ -16,7 +16,9 @@ from tidegate.service.api.connection import ClientGone
 from tidegate.service.api.content_encoding import ACCEPTED
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.methods import allow
-from tidegate.service.api.schemas import as_json
+from tidegate.service.api.schemas import as_json, ood_body
+from tidegate.service.bundle.store import Bundle
+from tidegate.service.pipeline import Classification
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +75,8 @@ ProblemBody = dict[str, Any]  # the fields of schemas.Problem without those that
 def problem_of(error: errors.TidegateError, context: RequestContext) -> ProblemBody:
     """Return the problem document of an expected error."""
     status, code, title = TABLE[type(error)]
+    if error.shed_reason:
+        context.log["shed"] = error.shed_reason
     return make_problem(status, code, title, str(error), context)
 
 
@@ -89,6 +93,23 @@ def make_problem(
         "request_id": context.request_id,
         **more,
     }
+
+
+def rejection(
+    result: Classification, bundle: Bundle, model: dict[str, str], context: RequestContext
+) -> ProblemBody:
+    """Return the problem document of a rejected image; it has no predictions.
+
+    `model` has the fields of ModelRef.
+    """
+    p_value, alpha = result.verdict.p_value, bundle.gate.alpha_reject
+    return make_problem(
+        *OUT_OF_DISTRIBUTION,
+        f"p = {p_value:.4g} is at most alpha_reject = {alpha:g}.",
+        context,
+        model=model,
+        ood=ood_body(result, bundle),
+    )
 
 
 def respond(
@@ -119,6 +140,7 @@ def response_to(error: Exception, context: RequestContext) -> Response:
         if isinstance(error, errors.UnsupportedEncoding):
             response.headers["Accept-Encoding"] = ACCEPTED  # RFC 9110, 15.5.16
         return response
+    context.log["shed"] = "client-gone"
     return Response(status_code=_CLIENT_CLOSED)  # ClientGone
 
 

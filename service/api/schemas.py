@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -359,7 +360,7 @@ def _features(features: Float32, form: FeatureForm) -> list[float] | str:
     return values
 
 
-def as_json(body: dict[str, Any]) -> bytes:
+def as_json(body: dict[str, Any] | Sequence[dict[str, Any]]) -> bytes:
     """Return a body as JSON; NaN and infinity become null."""
     return to_json(body, inf_nan_mode="null")
 

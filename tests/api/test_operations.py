@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import jsonschema
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tests.server import PATIENCE_S, PHOTOS, running
 from tidegate.service.bundle.store import open_bundle
@@ -37,6 +38,8 @@ CONTRACT_METRICS = {
     "tidegate_feedback": "counter",
     "tidegate_feedback_probability": "counter",
     "tidegate_log_lines_dropped": "counter",
+    "tidegate_log_lines_left_out": "counter",
+    "tidegate_traces": "counter",
     "tidegate_drift_evidence_ratio": "gauge",
     "tidegate_drift_design_effect_ratio": "gauge",
     "tidegate_drift_learned_days": "gauge",
@@ -77,6 +80,22 @@ def test_every_metric_of_the_contract_is_exported_with_its_type(scrape: str) -> 
     }
 
     assert ours == CONTRACT_METRICS
+
+
+def test_a_scraper_gets_openmetrics_and_gzip_if_it_accepts_them(client: httpx.Client) -> None:
+    accepting = {"Accept": "application/openmetrics-text; version=1.0.0", "Accept-Encoding": "gzip"}
+    compressed = client.get("/metrics", headers=accepting)
+    plain = client.get("/metrics", headers={"Accept-Encoding": "identity"})
+
+    parsed = text_string_to_metric_families(compressed.text)  # type: ignore[no-untyped-call]
+    families = {family.name for family in parsed}
+    assert {name.removesuffix("_total") for name in CONTRACT_METRICS} <= families
+    assert compressed.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert compressed.headers["Content-Encoding"] == "gzip"
+    assert compressed.headers["Vary"] == "Accept, Accept-Encoding"
+    assert int(compressed.headers["Content-Length"]) < int(plain.headers["Content-Length"]) / 5
+    assert "Content-Encoding" not in plain.headers
+    assert plain.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
 
 
 def test_every_class_has_a_series_from_the_start(scrape: str) -> None:

@@ -34,6 +34,12 @@ NOT_RUN = {
     "kubectl exec deploy/tidegate -- tidegate serving show": "needs a cluster",
     "MODELS=/srv/bundles docker compose -f docker-compose.yml -f docker-compose.models.yml "
     "up --build": "needs a Docker engine",
+    "docker compose -f docker-compose.yml -f docker-compose.traces.yml up --build": (
+        "needs a Docker engine"
+    ),
+    "pip install py-spy": "installs into the environment",
+    "py-spy record --pid PID --native --duration 30 --output OUT": "needs the right to trace",
+    "perf record -g --pid PID -- sleep 30": "needs the right to trace",
     "systemctl reload tidegate": "needs systemd",
     "mkdir -p build/trusted": "for the lines after it",
     "openssl ecparam -name prime256v1 -genkey -noout -out build/signing-key.pem": "makes a key",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
@@ -13,8 +13,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tidegate.service.api import problems
 from tidegate.service.api.connection import ClientGone
 from tidegate.service.api.context import ErrorForm, RequestContext
-from tidegate.service.api.intake import Intake
+from tidegate.service.api.intake import ImageFailed, Intake
 from tidegate.service.errors import TidegateError
+from tidegate.service.platforms import Facts
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -26,6 +27,7 @@ class Parts:
     intake: Intake
     ood_action: Literal["reject", "flag"]  # of images that the gate rejects
     version: str  # of Tidegate
+    facts: Facts = field(default_factory=Facts)  # what the platform says
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +93,16 @@ class Dialects:
 
     def _owner(self, path: str) -> Dialect | None:
         return next((dialect for dialect in self._dialects if dialect.owns(path)), None)
+
+
+def failed_image(failed: ImageFailed, context: RequestContext) -> Response:
+    """Return the response to a request of several images of which one failed.
+
+    The problem has the member `image`, counted from 0. Raises the error if it is a bug.
+    """
+    error = failed.error
+    if not isinstance(error, TidegateError):
+        raise error
+    problem = problems.problem_of(error, context) | {"image": failed.index}
+    context.log["code"] = problem["code"]
+    return problems.respond(problem, context, error.retry_after_s)

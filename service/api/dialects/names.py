@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 
-V2 = "v2"
-NAMES = (V2,)
+V2, V1 = "v2", "v1"
+SAGEMAKER, VERTEX = "sagemaker", "vertex"
+HUGGINGFACE, TORCHSERVE = "huggingface", "torchserve"
+NAMES = (V2, V1, SAGEMAKER, VERTEX, HUGGINGFACE, TORCHSERVE)
 NONE = "none"
 
 

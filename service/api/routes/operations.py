@@ -1,14 +1,13 @@
-"""Probes, metrics, the served model and drift."""
+"""Probes, the served model and drift."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
-from fastapi import APIRouter, Response
-from prometheus_client import CONTENT_TYPE_LATEST
+from fastapi import APIRouter
 
 from tidegate.service.api.problems import MEDIA_TYPE, PROBLEM_REF
+from tidegate.service.api.readiness import check_ready
 from tidegate.service.api.routes.drift import DriftBody, drift_body
 from tidegate.service.api.routes.rollout import RolloutBody, rollout_body
 from tidegate.service.api.schemas import (
@@ -18,9 +17,7 @@ from tidegate.service.api.schemas import (
     model_body,
     models_body,
 )
-from tidegate.service.errors import Draining, NotReady
-from tidegate.service.lifecycle import Phase, Service
-from tidegate.service.metrics import Metrics
+from tidegate.service.lifecycle import Service
 from tidegate.service.served import Served
 
 _PROBLEM = {MEDIA_TYPE: {"schema": PROBLEM_REF}}
@@ -32,10 +29,9 @@ _NOT_FOUND: dict[int | str, dict[str, Any]] = {
 }
 
 
-def probes(service: Service, metrics: Metrics) -> APIRouter:
-    """Return the routes for orchestrators and Prometheus."""
+def probes(service: Service) -> APIRouter:
+    """Return the routes for orchestrators."""
     routes = APIRouter(tags=["operations"])
-    one_at_a_time = asyncio.Lock()
 
     @routes.get("/livez", summary="Is the event loop running?")
     async def livez() -> StatusBody:
@@ -43,19 +39,8 @@ def probes(service: Service, metrics: Metrics) -> APIRouter:
 
     @routes.get("/readyz", summary="Is the model ready for traffic?", responses=_UNAVAILABLE)
     async def readyz() -> StatusBody:
-        if service.phase is Phase.DRAINING:
-            raise Draining("The service is shutting down.")
-        if service.phase is not Phase.READY:
-            raise NotReady(service.failure or "The model is still warming up.")
-        if reason := service.unready_reason:
-            raise NotReady(reason)
+        check_ready(service)
         return StatusBody(status="ready")
-
-    @routes.get("/metrics", summary="Prometheus text", response_class=Response)
-    async def scrape() -> Response:
-        async with one_at_a_time:  # rendering keeps the interpreter lock for milliseconds
-            content = await asyncio.to_thread(metrics.render)
-        return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return routes
 

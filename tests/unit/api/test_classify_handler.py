@@ -36,7 +36,8 @@ async def classify(upload: Upload, request_id: str) -> None:
 def handler() -> ClassifyHandler:
     lane = SimpleNamespace(receiving=nullcontext)
     served = SimpleNamespace(name="m", version="1", bundle=None, lane=lane)
-    service = SimpleNamespace(choose=lambda *_: SimpleNamespace(served=served, classify=classify))
+    chosen = SimpleNamespace(served=served, classify=classify)
+    service = SimpleNamespace(choose=lambda *_, **__: chosen)
     budget = ByteBudget(1000, 1000, lambda: None)
     return ClassifyHandler(Intake(cast("Service", service), LIMITS, budget, Metrics("0")), "reject")
 

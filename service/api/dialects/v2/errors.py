@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tidegate.service.api.dialects.v2.request import NO_SHARED_MEMORY
+from tidegate.service.api.problems import Json
 from tidegate.service.api.schemas import as_json
 
 # An image that cannot be decoded is an invalid argument, as for Triton.
@@ -19,3 +21,8 @@ def error_form(problem: dict[str, Any]) -> tuple[int, bytes]:
     where = f"image {problem['image']}: " if "image" in problem else ""
     error = f"{where}{problem['code']}: {problem['detail']}"
     return status, as_json({"error": error, **problem, "status": status})
+
+
+async def no_shared_memory() -> Json:
+    """Answer a request about shared memory, which no extension of ours offers."""
+    return Json(as_json({"error": NO_SHARED_MEMORY}), 400)
