@@ -89,18 +89,17 @@ def test_the_page_is_small_and_names_no_host() -> None:
 
 
 def test_every_text_is_in_both_languages() -> None:
-    text = (FOLDER / "strings.js").read_text("utf-8")
-    english, german = text.split("const de = {")
-
-    def keys(part: str) -> set[str]:
-        return set(re.findall(r"^  (\w+):", part, re.M))
+    def keys(name: str) -> list[str]:
+        return re.findall(r"^ +(?:\"([\w-]+)\"|(\w+)):", (FOLDER / name).read_text("utf-8"), re.M)
 
     used = {
         key
-        for path in FOLDER.iterdir()
-        for key in re.findall(r"\bt\.(\w+)|data-t(?:-label)?=\"(\w+)\"", path.read_text("utf-8"))
-        for key in key
+        for name in FILES
+        for found in re.findall(
+            r"\bt\.(\w+)|data-t(?:-label)?=\"(\w+)\"", (FOLDER / name).read_text("utf-8")
+        )
+        for key in found
         if key
     }
-    assert keys(english.split("const en = {")[1]) == keys(german.split("const german")[0])
-    assert used <= keys(german.split("const german")[0])
+    assert keys("english.js") == keys("german.js")
+    assert used <= {plain for _, plain in keys("german.js")}
