@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -31,13 +31,23 @@ from tidegate.service.api.cors import allow_origins
 from tidegate.service.api.crowd import Connections
 from tidegate.service.api.dialects import catalogue
 from tidegate.service.api.dialects.base import Dialects, Parts
+from tidegate.service.api.dialects.v2.rpc.start import rpc_dialect, start_rpc
 from tidegate.service.api.guard import Guard
 from tidegate.service.api.html_headers import HtmlHeaders
 from tidegate.service.api.intake import Intake
 from tidegate.service.api.methods import Methods
 from tidegate.service.api.openapi_access import describe_access
 from tidegate.service.api.root_path import RootPath
-from tidegate.service.api.routes import admin, classify, feedback, operations, reference
+from tidegate.service.api.routes import (
+    admin,
+    calibration,
+    classify,
+    feedback,
+    inspection,
+    operations,
+    page,
+    reference,
+)
 from tidegate.service.api.routes import metrics as metrics_route
 from tidegate.service.api.server import Server
 from tidegate.service.api.uploads import ByteBudget
@@ -98,16 +108,19 @@ def build(
     )
     intake = Intake(service, limits, budget, metrics, guard.quota, guard.audit)
     handler = ClassifyHandler(intake, settings.ood_action)
-    dialects = catalogue.build(
-        settings.dialect_names(),
-        Parts(intake, settings.ood_action, version(), settings.platform_facts()),
-    )
+    parts = Parts(intake, settings.ood_action, version(), settings.platform_facts())
+    dialects = catalogue.build(settings.dialect_names(), parts)
+    if settings.grpc_port is not None:
+        dialects.append(rpc_dialect(parts))
     app.include_router(classify.router(handler))
+    app.include_router(inspection.router(intake, settings.ood_action))
     for dialect in dialects:
         app.include_router(dialect.router)
         metrics.serve_routes(dialect.routes, dialect.classifying)
     app.include_router(feedback.router(service, limits, budget, guard.audit))
     app.include_router(operations.models(service))
+    app.include_router(calibration.router(service))
+    app.include_router(page.router(with_page=settings.page == "on"))
     app.include_router(admin.router(service))
     app.include_router(operations.probes(service))
     app.include_router(metrics_route.router(metrics))
@@ -161,6 +174,7 @@ def run(settings: Settings) -> NoReturn:
         log.info("%s", looks_like)
     _dump_stacks_on_sigusr1()
     memory.give_back_large_blocks()
+    memory.limit_arenas(max(2, usable_cores()))
     bound_pillow(settings.max_image_pixels)
     if settings.drift_state is not None:
         state.check_path(settings.drift_state)
@@ -238,6 +252,9 @@ async def _serve(
     )
     signals = _listen_to_signals()
     _reload_on_hangup(service)
+    stop_rpc = await start_rpc(
+        app, service, settings.http_limits(), settings.hosts(), settings.grpc_port
+    )
     serving = asyncio.create_task(server.serve([*listeners, *admin_listeners]))
     serving.add_done_callback(partial(_report_death, server, service))
     for listener in listeners:
@@ -249,7 +266,8 @@ async def _serve(
     server.should_exit = True
     if code != EXIT_FAILED:
         deadline = time.monotonic() + settings.drain_timeout_s
-        code = await _finish(service, serving, settings.drain_timeout_s) or code
+        stopping = asyncio.gather(serving, stop_rpc(settings.drain_timeout_s))
+        code = await _finish(service, stopping, settings.drain_timeout_s) or code
         await _flush(tracing, deadline)
     log.info("stopped")
     return code
@@ -301,7 +319,7 @@ def _exit_code_of(error: BaseException) -> int:
     return EXIT_FAILED  # a restart may succeed
 
 
-async def _finish(service: Service, serving: asyncio.Task[None], timeout_s: float) -> int:
+async def _finish(service: Service, serving: asyncio.Future[Any], timeout_s: float) -> int:
     """Wait until the admitted requests are answered, then close the service; return an exit code.
 
     `timeout_s` limits both together.

@@ -35,6 +35,15 @@ CLASSIFY_ROUTES = (
 )
 ROUTES = (
     *CLASSIFY_ROUTES,
+    "/preprocess",
+    "/explain",
+    "/models/{name}/preprocess",
+    "/models/{name}/explain",
+    "/models/{name}/versions/{version}/preprocess",
+    "/models/{name}/versions/{version}/explain",
+    "/models/{name}/calibration",
+    "/models/{name}/versions/{version}/calibration",
+    "/page/{file}",
     "/models",
     "/models/{name}",
     "/models/{name}/rollout",

@@ -33,6 +33,7 @@ from tidegate.service.progress import Progress
 from tidegate.service.types import Float32, Outputs, Pixels, Priority
 
 Probabilities = np.ndarray[tuple[int], np.dtype[np.float64]]  # [classes]
+Start = Callable[[Ticket], Awaitable[Answer]]  # hands an admitted image to the scheduler
 _DECODED = DecodeCost(decoded=True)
 
 
@@ -48,6 +49,7 @@ class Upload:
     client: str = ""  # the client's address
     pixels: Pixels | None = None  # preprocessed by the client, of the size that the model has
     progress: Progress = field(default_factory=Progress)
+    features: bool = False  # whether the answer has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class Classification:
     timing: Timing
     batch_size: int
     fingerprint: Fingerprint
+    features: Float32 | None = None  # [D], if the upload asked for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +163,59 @@ class Pipeline:
     async def _classify(
         self, upload: Upload, keep: Callable[[Pixels], None] | None
     ) -> Classification:
+        upload.progress.received = upload.received
+        seen: list[Fingerprint] = []  # one, once the image is decoded
+        if upload.pixels is not None:
+            cost, pixels = _DECODED, upload.pixels
+
+            def start(ticket: Ticket) -> Awaitable[Answer]:
+                return self._scheduler.submit(ticket, _look(pixels, seen, keep))
+        else:
+            header, cost = self._inspect(upload.image)
+
+            def start(ticket: Ticket) -> Awaitable[Answer]:
+                decode = self._observed_decode(upload.image, header, cost, seen, keep)
+                return self._scheduler.run(ticket, decode)
+
+        predicted_s, answer = await self._run(upload, cost, start)
+        return self._respond(upload, predicted_s, answer, seen[0])
+
+    async def look(self, upload: Upload) -> tuple[Pixels, Outputs]:
+        """Return what the network sees of an image and what it computes, which nothing counts.
+
+        Raises the same errors as `classify`.
+        """
+        header, cost = self._inspect(upload.image)
+        seen: list[Pixels] = []
+        to_pixels = self._decode(upload.image, header, cost)
+
+        def decode() -> Pixels:
+            pixels = to_pixels()
+            seen.append(pixels)
+            return pixels
+
+        _, answer = await self._run(
+            upload, cost, lambda ticket: self._scheduler.run(ticket, decode)
+        )
+        return seen[0], answer.outputs
+
+    async def compute(self, upload: Upload, pixels: Callable[[], Pixels]) -> Outputs:
+        """Return what the network computes for these pixels, which nothing counts.
+
+        `upload` says for whom and by when; its image is not used. Raises the same errors as
+        `classify`, except those of images.
+        """
+        _, answer = await self._run(
+            upload, DecodeCost(), partial(self._scheduler.run, decode=pixels)
+        )
+        return answer.outputs
+
+    async def _run(self, upload: Upload, cost: DecodeCost, start: Start) -> tuple[float, Answer]:
+        """Return the duration that was predicted at admission, and the answer.
+
+        `start` is called once the image is admitted.
+        """
         progress = upload.progress
-        progress.received = upload.received
-        header, cost = self._inspect(upload)
         ticket = self._scheduler.admit(
             self._lane, upload.deadline, upload.priority, cost, upload.client
         )
@@ -170,14 +223,7 @@ class Pipeline:
         left_s = upload.deadline - time.monotonic()
         alarm = asyncio.get_running_loop().call_later(left_s, self._too_late, ticket)
         try:
-            seen: list[Fingerprint] = []  # one, once the image is decoded
-            if upload.pixels is not None:
-                answering = self._scheduler.submit(ticket, _look(upload.pixels, seen, keep))
-            else:
-                decode = self._preprocess(upload.image, header, cost, seen, keep)
-                answering = self._scheduler.run(ticket, decode)
-            answer = await answering
-            return self._respond(upload, ticket.predicted_s, answer, seen[0])
+            return ticket.predicted_s, await start(ticket)
         finally:
             alarm.cancel()
             _note(ticket, progress)
@@ -201,32 +247,32 @@ class Pipeline:
             late = DeadlineMissed("The deadline passed before the answer was ready.")
             ticket.answer.set_exception(late)
 
-    def _inspect(self, upload: Upload) -> tuple[Header | None, DecodeCost]:
+    def _inspect(self, image: bytes) -> tuple[Header, DecodeCost]:
         """Return an encoded image's header, and its cost. Raises image errors."""
-        if upload.pixels is not None:
-            return None, _DECODED
-        header = inspect_upload(
-            upload.image, self.bundle.manifest.preprocess, self._max_image_pixels
-        )
+        header = inspect_upload(image, self.bundle.manifest.preprocess, self._max_image_pixels)
         work = header.work
         self._trim.note(work.peak_bytes)
         large = work.seconds > _LARGE_S or work.interpreter_s > _LARGE_INTERPRETER_S
         return header, DecodeCost(header.kind, work.seconds, large and self._pool is not None)
 
-    def _preprocess(
+    def _decode(self, image: bytes, header: Header, cost: DecodeCost) -> Callable[[], Pixels]:
+        """Return a function for the decoder's thread."""
+        spec = self.bundle.manifest.preprocess
+        if cost.large and self._pool is not None:
+            return partial(self._pool.preprocess, image, spec)
+        return partial(preprocess, image, spec, self._max_image_pixels, header)
+
+    def _observed_decode(
         self,
         image: bytes,
-        header: Header | None,
+        header: Header,
         cost: DecodeCost,
         seen: list[Fingerprint],
         keep: Callable[[Pixels], None] | None,
     ) -> Callable[[], Pixels]:
         """Return a function for the decoder's thread, which also appends the fingerprint."""
         spec = self.bundle.manifest.preprocess
-        if cost.large and self._pool is not None:
-            to_pixels = partial(self._pool.preprocess, image, spec)
-        else:
-            to_pixels = partial(preprocess, image, spec, self._max_image_pixels, header)
+        to_pixels = self._decode(image, header, cost)
         sampled = self._monitor.watches_inputs and self._sampler.wants(time.monotonic())
 
         def decode() -> Pixels:
@@ -263,6 +309,7 @@ class Pipeline:
             timing=timing,
             batch_size=answer.batch_size,
             fingerprint=seen,
+            features=outputs.features[0].copy() if upload.features else None,
         )
         progress = upload.progress
         progress.gates_at, progress.gates_s, progress.ended = started, now - started, now

@@ -140,6 +140,13 @@ class Settings(BaseSettings):
         description="TCP port on which alone /metrics, /drift, /models and /admin answer, besides "
         "the probes; unset = the same port",
     )
+    grpc_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="TCP port of the Open Inference Protocol over gRPC, for which the extra grpc "
+        "is needed; 0 = any free port, unset = disabled",
+    )
     unix_socket: Path | None = Field(
         default=None,
         description="path of a unix socket to listen on, too; its clients share one quota, because "
@@ -257,6 +264,9 @@ class Settings(BaseSettings):
     ood_action: Literal["reject", "flag"] = Field(
         default="reject",
         description="response to a rejected image: reject = 422 problem, flag = 200 answer",
+    )
+    page: Literal["on", "off"] = Field(
+        default="on", description="whether browsers get the page at `/`"
     )
     max_class_series: int = Field(
         default=100,

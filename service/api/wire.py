@@ -54,7 +54,9 @@ class Wire:
         """Return whether a connection comes from a trusted proxy."""
         return self.proxies is not None and self.proxies.trust(peer[0] if peer else None)
 
-    def refuse(self, refusal: Refusal, fields: Fields, default_fields: Iterable[Field]) -> bytes:
+    def refuse(
+        self, refusal: Refusal, fields: Fields, default_fields: Iterable[Field], client: str = ""
+    ) -> bytes:
         """Return the response to a request that cannot reach a handler; log and count it."""
         context = RequestContext.from_headers(fields)
         self.on_refused(_ROUTE, refusal.status)
@@ -64,6 +66,7 @@ class Wire:
             "status": refusal.status,
             "code": _PROBLEMS[refusal.status][0],
             "detail": str(refusal),
+            "client": client,
         }
         log.info("request", extra={"fields": logged})
         return _answer(refusal, context, default_fields)

@@ -1,11 +1,10 @@
-"""Probes, the served model, drift and the front page."""
+"""Probes, the served model and drift."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.responses import HTMLResponse
 
 from tidegate.service.api.problems import MEDIA_TYPE, PROBLEM_REF
 from tidegate.service.api.readiness import check_ready
@@ -28,15 +27,6 @@ _UNAVAILABLE: dict[int | str, dict[str, Any]] = {
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"description": "not-found", "content": _PROBLEM}
 }
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Tidegate</title>
-<meta name="viewport" content="width=device-width">
-<h1>Tidegate</h1>
-<p>Send an image to <code>POST /classify</code>.
-<ul><li><a href="/openapi.json">OpenAPI document</a>
-<li><a href="/docs">API documentation</a>
-<li><a href="/models">Served models</a><li><a href="/drift">Drift</a>
-<li><a href="/metrics">Metrics</a></ul>
-"""
 
 
 def probes(service: Service) -> APIRouter:
@@ -109,9 +99,5 @@ def models(service: Service) -> APIRouter:
         """Takes a version or an alias."""
         served = service.catalog.model(name).version(version)
         return drift_body(served.bundle, served.monitor.report())
-
-    @routes.get("/", include_in_schema=False, response_class=HTMLResponse)
-    async def front_page() -> str:
-        return _PAGE
 
     return routes
