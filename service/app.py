@@ -253,7 +253,7 @@ async def _serve(
     signals = _listen_to_signals()
     _reload_on_hangup(service)
     stop_rpc = await start_rpc(
-        app, service, settings.http_limits(), settings.hosts(), settings.grpc_port
+        app, service, settings.http_limits(), settings.hosts(), settings.grpc_port, wire.tls
     )
     serving = asyncio.create_task(server.serve([*listeners, *admin_listeners]))
     serving.add_done_callback(partial(_report_death, server, service))

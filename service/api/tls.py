@@ -40,6 +40,15 @@ class TlsFiles:
         return [path for path in (self.certificate, self.key, self.client_ca) if path is not None]
 
 
+@dataclass(frozen=True, slots=True)
+class Pem:
+    """The content of the files, for gRPC, which has a TLS library of its own."""
+
+    certificate: bytes
+    key: bytes
+    client_ca: bytes | None
+
+
 class Tls:
     """The contexts of new connections."""
 
@@ -51,13 +60,16 @@ class Tls:
         self._files = files
         self._admin_port = admin_port
         self._context = self._admin_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.pem = Pem(b"", b"", None)
 
     def load(self) -> None:
-        """Read the files. Raises ValueError, and changes nothing, if they cannot be used."""
-        context = _make_context(self._files)
-        admin = _make_context(self._files)
-        if self._files.client_ca is not None:
-            _require_certificates(context, self._files.client_ca)
+        """Read the files. Raises ValueError or OSError, and changes nothing, if one is unusable."""
+        files, authorities = self._files, None
+        context, admin = _make_context(files), _make_context(files)
+        if files.client_ca is not None:
+            _require_certificates(context, files.client_ca)
+            authorities = files.client_ca.read_bytes()
+        self.pem = Pem(files.certificate.read_bytes(), files.key.read_bytes(), authorities)
         self._context, self._admin_context = context, admin
 
     def context_of(self, port: int) -> ssl.SSLContext:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import grpc
 import httpx
 import pytest
 
@@ -83,6 +84,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         admin_token_file=folder / "token",
         trusted_proxies="127.0.0.1",
         admin_port=0,
+        grpc_port=0,
         cors_origins=ORIGIN,
         audit_log=folder / "audit.jsonl",
         ood_action="flag",
@@ -292,14 +294,38 @@ def test_a_page_of_an_allowed_origin_may_use_the_service(guarded: Guarded) -> No
 
 
 def test_no_response_is_sniffed_and_pages_have_a_policy(guarded: Guarded) -> None:
-    page = send(guarded.url, "/", None, "GET", accept="text/html")
+    pages = [send(guarded.url, path, None, "GET", accept="text/html") for path in ("/", "/docs")]
 
-    assert page.headers["content-type"].startswith("text/html")
-    assert "default-src 'self'" in page.headers["content-security-policy"]
-    assert page.headers["referrer-policy"] == "no-referrer"
-    assert page.headers["cross-origin-resource-policy"] == "same-origin"
-    for response in (page, send(guarded.url), send(guarded.url, key=None)):
+    for page in pages:
+        assert page.headers["content-type"].startswith("text/html")
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+        assert page.headers["referrer-policy"] == "no-referrer"
+        assert page.headers["cross-origin-resource-policy"] == "same-origin"
+    for response in (*pages, send(guarded.url), send(guarded.url, key=None)):
         assert response.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "status"),
+    [
+        ((), grpc.StatusCode.UNAUTHENTICATED),
+        ((("x-api-key", "guess"),), grpc.StatusCode.UNAUTHENTICATED),
+        ((("authorization", "Bearer metrics"),), grpc.StatusCode.PERMISSION_DENIED),
+        ((("authorization", "Bearer classify"),), grpc.StatusCode.NOT_FOUND),  # of no model
+    ],
+)
+def test_calls_over_grpc_need_the_same_keys(
+    guarded: Guarded, metadata: tuple[tuple[str, str], ...], status: grpc.StatusCode
+) -> None:
+    line = guarded.server.wait_for("serving gRPC on")["message"]
+    with grpc.insecure_channel(line.removeprefix("serving gRPC on ")) as channel:
+        live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+        assert live(b"", timeout=PATIENCE_S) == b"\x08\x01"
+        metadata_of = channel.unary_unary("/inference.GRPCInferenceService/ModelMetadata")
+        with pytest.raises(grpc.RpcError) as refused:
+            metadata_of(b"\x0a\x04none", metadata=metadata, timeout=PATIENCE_S)
+    assert refused.value.code() is status
 
 
 def test_keys_are_replaced_while_requests_are_answered(guarded: Guarded) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import grpc
 import httpx
 import pytest
 from cryptography import x509
@@ -51,6 +52,7 @@ def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encrypted]:
         tls_key=issued.key,
         tls_client_ca=authority.path,
         admin_port=0,
+        grpc_port=0,
     ) as server:
         yield Encrypted(
             server, authority, issued, authority.client_context(authority.issue("camera-7"))
@@ -88,6 +90,30 @@ def test_the_admin_port_needs_no_certificate(
 
     command = [sys.executable, "-m", "tidegate.service", "health"]
     assert "ready" in subprocess.check_output(command, cwd=ROOT, text=True, timeout=PATIENCE_S)
+
+
+def test_calls_over_grpc_need_a_certificate_too(encrypted: Encrypted) -> None:
+    line = encrypted.server.wait_for("serving gRPC on")["message"]
+    address = line.removeprefix("serving gRPC on ")
+    issued = encrypted.authority.issue("camera-8")
+    own = {
+        "private_key": issued.key.read_bytes(),
+        "certificate_chain": issued.certificate.read_bytes(),
+    }
+    trusted = encrypted.authority.path.read_bytes()
+
+    def is_live(**certificate: bytes) -> bytes:
+        credentials = grpc.ssl_channel_credentials(trusted, **certificate)
+        with grpc.secure_channel(address, credentials) as channel:
+            live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+            return bytes(live(b"", timeout=PATIENCE_S))
+
+    assert is_live(**own) == b"\x08\x01"
+    logged = encrypted.server.wait_for("request", certificate="camera-8")
+    assert logged["route"] == "/inference.GRPCInferenceService/ServerLive"
+    with pytest.raises(grpc.RpcError) as refused:
+        is_live()
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 def test_a_new_certificate_is_used_without_closing_a_connection(encrypted: Encrypted) -> None:
