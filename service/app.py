@@ -152,7 +152,10 @@ def build(
 
 
 def _connections(per_client: int) -> Connections:
-    """Return the limits of connections: all together at most half of the file descriptors."""
+    """Return the limits of connections, so that no client, and no proxy, uses every descriptor.
+
+    An address may use half of them, and all addresses nine tenths.
+    """
     if sys.platform == "win32":
         return Connections(per_client)
     import resource  # noqa: PLC0415 - not on Windows
@@ -160,8 +163,7 @@ def _connections(per_client: int) -> Connections:
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if descriptors == resource.RLIM_INFINITY:
         return Connections(per_client)
-    most = max(1, descriptors // 2)
-    return Connections(min(per_client, most), most)
+    return Connections(max(1, min(per_client, descriptors // 2)), max(1, descriptors * 9 // 10))
 
 
 def run(settings: Settings) -> NoReturn:

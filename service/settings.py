@@ -437,8 +437,6 @@ class Settings(BaseSettings):
             max_files=self.max_files,
             deadline_s=self.deadline_ms / 1000,
             max_deadline_s=self.max_deadline_ms / 1000,
-            client_rate=self.client_rate,
-            client_burst=self.client_burst,
         )
 
     def service_config(self) -> ServiceConfig:

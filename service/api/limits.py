@@ -29,8 +29,6 @@ class HttpLimits:
     max_files: int  # images in one /classify/batch
     deadline_s: float  # if the client sets none
     max_deadline_s: float
-    client_rate: float  # images per second per client; 0 = no limit
-    client_burst: int
 
 
 SUBJECT = "tidegate.subject"  # in the scope: what the request of a known client is counted for

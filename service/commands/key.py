@@ -39,17 +39,10 @@ def _new(arguments: argparse.Namespace) -> int:
     from tidegate.service.api.keys import hash_of, new_key, parse_line
 
     key = new_key()
-    columns = (
-        arguments.name,
-        hash_of(key),
-        arguments.scopes,
-        arguments.rate,
-        arguments.burst,
-        arguments.concurrent,
-        arguments.weight,
-    )
+    limits = (arguments.rate, arguments.burst, arguments.concurrent, arguments.weight)
+    columns = [arguments.name, hash_of(key), arguments.scopes, *limits]
     while columns[-1] == "-":
-        columns = columns[:-1]
+        columns.pop()
     try:
         parse_line(columns)
     except ValueError as error:

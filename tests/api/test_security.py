@@ -63,10 +63,10 @@ class Guarded:
     def audit(self, **fields: object) -> dict[str, object]:
         """Wait for a line of the audit log with these fields."""
         end = time.monotonic() + PATIENCE_S
+        text = ""
         while time.monotonic() < end:
             text = (self.folder / "audit.jsonl").read_text()
-            lines = [json.loads(one) for one in text.split("\n")[:-1]]
-            for one in lines:
+            for one in map(json.loads, text.split("\n")[:-1]):
                 if fields.items() <= one.items():
                     return dict(one)
             time.sleep(0.02)

@@ -94,12 +94,12 @@ def test_with_the_file_of_keys_the_service_and_prometheus_have_them(
     more = yaml.safe_load((ROOT / "docker-compose.keys.yml").read_text(encoding="utf-8"))
     parts = {part: more[part] for part in ("services", "secrets")}
     compose_spec.PyCompose.from_json(json.dumps(parts))
-    for name in ("tidegate", "tidegate-gpu"):
-        service = more["services"][name]
-        for variable, value in service["environment"].items():
-            monkeypatch.setenv(variable, value)
-        settings = Settings.read()
-        assert [f"/run/secrets/{secret}" for secret in service["secrets"]] == [str(settings.keys)]
+    service = more["services"]["tidegate"]
+    assert service == more["services"]["tidegate-gpu"]
+    for variable, value in service["environment"].items():
+        monkeypatch.setenv(variable, value)
+    settings = Settings.read()
+    assert [f"/run/secrets/{secret}" for secret in service["secrets"]] == [str(settings.keys)]
 
     text = (ROOT / "docker/prometheus/prometheus.keys.yml").read_text(encoding="utf-8")
     scraping = yaml.safe_load(text)
