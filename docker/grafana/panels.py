@@ -13,6 +13,8 @@ REPLICA_ROLLOUT = f'{REPLICA},model="$model"'  # of metrics that are not about o
 MODEL = 'job="$job",model="$model",version=~"$version"'
 REPLICA_MODEL = f'{REPLICA},model="$model",version=~"$version"'
 CLASSIFY = f'{REPLICA},route=~".*/classify"'
+# The routes that answer images, of every protocol; the same in prometheus/rules/service.yml.
+CLASSIFYING = ".*(/classify(/batch)?|/infer|/ModelInfer|/invocations|[/:]predict|/predictions/.*)"
 RATE = "[$__rate_interval]"
 
 

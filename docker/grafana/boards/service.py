@@ -1,6 +1,19 @@
 """The service dashboard: traffic, latency, queue and processes."""
 
-from panels import CLASSIFY, RATE, REPLICA, Board, Panel, Query, Row, heat, mean, quantile, stat
+from panels import (
+    CLASSIFY,
+    CLASSIFYING,
+    RATE,
+    REPLICA,
+    Board,
+    Panel,
+    Query,
+    Row,
+    heat,
+    mean,
+    quantile,
+    stat,
+)
 
 BOARD = Board(
     "tidegate-service",
@@ -57,7 +70,7 @@ BOARD = Board(
                     [
                         Query(
                             "sum by (status) "
-                            f'(rate(tidegate_requests_total{{{REPLICA},route=~".*/classify(/batch)?"}}'
+                            f'(rate(tidegate_requests_total{{{REPLICA},route=~"{CLASSIFYING}"}}'
                             f"{RATE}))",
                             "{{status}}",
                         )

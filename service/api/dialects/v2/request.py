@@ -31,6 +31,8 @@ from tidegate.service.types import Pixels, Priority
 
 NO_SHARED_MEMORY = "shared memory is not supported"
 _LENGTH_DIGITS = 18
+_JSON_COPIES = 4  # in memory at once: the body, a text of its data, and images while decoded
+_BINARY_COPIES = 2  # the body and its images
 _SHOWN = 100  # characters of a client's text
 _BULK_FROM = 2  # the lowest priority value that is bulk
 
@@ -111,15 +113,14 @@ async def parse_infer(
     view = memoryview(body)
     text = body if json_bytes is None else view[:json_bytes]
     binary = view[len(text) :]
-    # The body, and of JSON the text of its data and the images, of binary data the images.
-    reservation.grow_to(3 * len(text) + 2 * len(binary))
+    reservation.grow_to(_JSON_COPIES * len(text) + _BINARY_COPIES * len(binary))
     request = parse(text)
     tensor, count = check_input(request, spec)
     if len(binary) or tensor.parameters.binary_data_size:
         _check_binary(tensor, len(binary))
         images, pixels = from_binary(binary, count, spec)
     else:
-        images, pixels = await _from_json(bytes(memoryview(tensor.data)), count, spec)
+        images, pixels = await _from_json(memoryview(tensor.data), count, spec)
     return infer(request, spec.model, images, pixels)
 
 
@@ -229,7 +230,7 @@ def _check_binary(tensor: Input, binary_bytes: int) -> None:
 
 
 async def _from_json(
-    data: bytes, count: int, spec: InputSpec
+    data: memoryview, count: int, spec: InputSpec
 ) -> tuple[Sequence[bytes], Sequence[Pixels]]:
     name = spec.model.input_name
     if not data:
