@@ -156,6 +156,7 @@ def run(settings: Settings) -> NoReturn:
         log.info("%s", looks_like)
     _dump_stacks_on_sigusr1()
     memory.give_back_large_blocks()
+    memory.limit_arenas(max(2, usable_cores()))
     bound_pillow(settings.max_image_pixels)
     if settings.drift_state is not None:
         state.check_path(settings.drift_state)

@@ -38,7 +38,12 @@ def _environment(script: str, requirement: str) -> Path:
     done = folder / ".installed"
     if not done.exists() or done.read_text("utf-8") != requirement:
         venv.create(folder, clear=True, with_pip=True)
-        install = [folder / "bin" / "pip", "install", "--quiet", *requirement.split()]
+        install: list[str | Path] = [
+            folder / "bin" / "pip",
+            "install",
+            "--quiet",
+            *requirement.split(),
+        ]
         output(install, ROOT, os.environ, _INSTALL_S)
         done.write_text(requirement, "utf-8")
     return folder

@@ -218,7 +218,7 @@ def test_sagemaker_answers_lines_of_json_in_lines(api: httpx.Client, classified:
     lines = [json.dumps({"b64": b64(ACCEPTED)}), "", json.dumps({"image": b64(REJECTED)})]
     headers = {"Content-Type": "application/jsonlines"}
 
-    answer = api.post("/invocations", content="\n".join(lines), headers=headers)
+    answer = api.post("/invocations", content="\r\n".join(lines), headers=headers)
 
     assert answer.headers["content-type"] == "application/jsonlines"
     first, second = [json.loads(line) for line in answer.text.splitlines()]
@@ -321,7 +321,7 @@ def test_every_route_does_what_its_openapi_description_says(
     platform_server: Server, tmp_path: Path, phases: str, examples: int
 ) -> None:
     """Schemathesis sends what the document allows and what it does not."""
-    command = [
+    command: list[str | Path] = [
         Path(sys.executable).with_name("schemathesis"),
         f"--config-file={ROOT / 'tests/api/schemathesis.toml'}",
         *("run", f"{platform_server.url}/openapi.json", "--no-color", "--continue-on-failure"),

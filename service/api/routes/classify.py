@@ -66,6 +66,12 @@ _PARAMETERS = [
         "description": "a version or an alias of the model, such as canary, that must answer",
         "schema": {"type": "string"},
     },
+    {
+        "name": "X-Force-Trace",
+        "in": "header",
+        "description": "1 traces this request, whatever the sampler says, if traces are exported",
+        "schema": {"type": "string"},
+    },
 ]
 _PROBLEMS = {
     400: "bad-request",
@@ -97,7 +103,7 @@ def _responses(problems: dict[int, str]) -> dict[int | str, dict[str, Any]]:
 def responses_of(*more: int) -> dict[int | str, dict[str, Any]]:
     """Return the problems of a route that receives one image, and `more` statuses."""
     known = _PROBLEMS if 422 in more else _PROBLEMS | {422: "undecodable-image"}
-    return _responses({s: text for s, text in known.items() if s != 404 or s in more})
+    return _responses(known)
 
 
 def _with_examples(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:

@@ -14,14 +14,19 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 
 
+def refused(client: Any, photo: str) -> Any:
+    try:
+        client.image_classification(photo)
+    except HfHubHTTPError as error:
+        return error
+    raise SystemExit("not refused")
+
+
 def main(url: str, accepted: str, rejected: str) -> dict[str, Any]:
     client = InferenceClient(model=url)
     raw = client.image_classification(Path(accepted).read_bytes())
     few = client.image_classification(accepted, top_k=2, function_to_apply="softmax")
-    try:
-        client.image_classification(rejected)
-    except HfHubHTTPError as error:
-        refusal = error
+    refusal = refused(client, rejected)
     return {
         "raw": [(one.label, one.score) for one in raw],
         "few": [(one.label, one.score) for one in few],
