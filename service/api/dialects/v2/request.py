@@ -24,7 +24,7 @@ from tidegate.service.api.dialects.v2.infer_json import (
     RequestedOutput,
     parse,
 )
-from tidegate.service.api.dialects.v2.model import OUTPUTS, ModelName, Output
+from tidegate.service.api.dialects.v2.model import FEATURES, OUTPUTS, ModelName, Output
 from tidegate.service.api.uploads import Reservation
 from tidegate.service.errors import BadRequest
 from tidegate.service.types import Pixels, Priority
@@ -79,6 +79,11 @@ class Infer:
         """Return the class of the images: 1 is interactive, 2 and above bulk."""
         bulk = self.priority >= _BULK_FROM if self.priority else self.count > 1
         return Priority.BULK if bulk else Priority.INTERACTIVE
+
+    @property
+    def wants_features(self) -> bool:
+        """Return whether the answer has the features of the images."""
+        return any(one.output.name == FEATURES for one in self.outputs)
 
     @property
     def classes(self) -> int:
@@ -261,5 +266,7 @@ def _one_wanted(requested: RequestedOutput, model: ModelName, *, binary: bool) -
         )
     if parameters.shared_memory_region is not None:
         raise BadRequest(NO_SHARED_MEMORY)
+    if parameters.classification and output.name == FEATURES:
+        raise BadRequest("features are not classes: request them without classification")
     is_binary = binary if parameters.binary_data is None else parameters.binary_data
     return Wanted(output, is_binary, parameters.classification)
