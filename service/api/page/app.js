@@ -143,6 +143,7 @@ function acceptDrops() {
     else if (!event.target.closest?.("input, textarea")) announce(t.noImages);
   });
   drop.addEventListener("click", (event) => event.target === drop && $("file").click());
+  $("choose").addEventListener("click", () => $("file").click());
   $("file").addEventListener("change", (event) => {
     take([...event.target.files]);
     event.target.value = "";
