@@ -35,7 +35,8 @@ def data(folder: Path, downloads: Path = DOWNLOADS) -> Data:
             path = folder / _split(code) / category / f"{code}-{vendor}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(picture)
-    return Data(*(folder / split for split in _SHARES))
+    train, calibrate, test = (folder / split for split in _SHARES)
+    return Data(train, calibrate, test)
 
 
 def _archive(vendor: str, sha256: str) -> Archive:
