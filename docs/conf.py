@@ -41,11 +41,15 @@ html_last_updated_fmt = None
 
 NAVIGATION = {
     "Use": [
-        "README", "docs/getting-started", "docs/guides/own-model", "docs/guides/examples",
+        "README", "docs/getting-started", "docs/guides/page", "docs/guides/own-model",
+        "docs/guides/examples",
     ],
     "Operate": [
         "docs/guides/deploy", "docs/guides/distribute", "docs/guides/models",
-        "docs/guides/rollouts", "docs/guides/gpu",
+        "docs/guides/rollouts", "docs/guides/gpu", "docs/guides/platforms",
+        "docs/guides/platforms/sagemaker", "docs/guides/platforms/vertex",
+        "docs/guides/platforms/kserve", "docs/guides/platforms/huggingface",
+        "docs/guides/platforms/azure-ml", "docs/guides/platforms/torchserve",
         "docs/guides/monitoring", "docker/RUNBOOK",
         "docs/guides/drift-and-retraining", "docs/guides/limits", "CHANGELOG",
     ],
@@ -54,7 +58,8 @@ NAVIGATION = {
         "docs/concepts/bundles", "docs/concepts/drift", "docs/concepts/glossary",
     ],
     "Reference": [
-        "docs/reference/http-api", "docs/reference/errors", "docs/reference/settings",
+        "docs/reference/http-api", "docs/reference/dialects", "docs/reference/errors",
+        "docs/reference/settings",
         "docs/reference/cli", "docs/reference/metrics", "docs/reference/bundle-format",
         "docs/reference/preprocess-spec", "docs/reference/architectures",
     ],

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator, Sequence
 
 ANY_IPV4, ANY_IPV6 = "0.0.0.0", "::"  # noqa: S104 - recognised here, bound only if configured
+NO_HOST = "none"
 _LOOPBACK = {ANY_IPV4: ("127.0.0.1",), ANY_IPV6: ("::1", "127.0.0.1")}
 _BACKLOG = 2048
 _FREE_PORT_TRIES = 20
@@ -19,10 +20,12 @@ _Address = tuple[int, tuple[str, int]]  # family; host and port, with flow and s
 
 
 def split_hosts(text: str) -> tuple[str, ...]:
-    """Return the hosts of a comma-separated list, without brackets.
+    """Return the hosts of a comma-separated list, without brackets; no host for `none`.
 
     Raises ValueError if one of them is empty.
     """
+    if text.strip() == NO_HOST:
+        return ()
     hosts = tuple(host.strip().removeprefix("[").removesuffix("]") for host in text.split(","))
     if "" in hosts:
         raise ValueError("the list has an empty address")
@@ -36,6 +39,15 @@ def hosts_to_probe(text: str) -> tuple[str, ...]:
     """
     hosts = (_LOOPBACK.get(host, (host,)) for host in split_hosts(text))
     return tuple(dict.fromkeys(address for addresses in hosts for address in addresses))
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the URL of a listening socket; of a unix socket, unix: and its path."""
+    name = listener.getsockname()
+    if isinstance(name, str):
+        return f"unix:{name}"
+    host, port = name[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def listen(hosts: Sequence[str], port: int) -> list[socket.socket]:

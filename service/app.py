@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import faulthandler
 import gc
 import importlib.metadata
 import logging
@@ -14,20 +16,36 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from tidegate.service import addresses, logs, memory
+from tidegate.service import addresses, logs, memory, platforms, unix_socket
 from tidegate.service.api import problems
 from tidegate.service.api.access import Access
+from tidegate.service.api.access_log import AccessLog
 from tidegate.service.api.classify_handler import ClassifyHandler
 from tidegate.service.api.context import ContextMiddleware
 from tidegate.service.api.crowd import Connections
+from tidegate.service.api.dialects import catalogue
+from tidegate.service.api.dialects.base import Dialects, Parts
+from tidegate.service.api.dialects.v2.rpc.start import rpc_dialect, start_rpc
+from tidegate.service.api.intake import Intake
 from tidegate.service.api.methods import Methods
-from tidegate.service.api.routes import admin, classify, feedback, operations
+from tidegate.service.api.root_path import RootPath
+from tidegate.service.api.routes import (
+    admin,
+    calibration,
+    classify,
+    feedback,
+    inspection,
+    operations,
+    page,
+    reference,
+)
+from tidegate.service.api.routes import metrics as metrics_route
 from tidegate.service.api.server import Server
 from tidegate.service.api.uploads import ByteBudget
 from tidegate.service.api.wire import Wire
@@ -38,11 +56,14 @@ from tidegate.service.imaging.decode import bound_pillow
 from tidegate.service.lifecycle import Service
 from tidegate.service.metrics import Metrics
 from tidegate.service.settings import Settings
+from tidegate.service.tracing.request import Tracer
+from tidegate.service.tracing.start import Tracing, start_tracing
 
 log = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_REFUSED, EXIT_FAILED = 0, 1, 70
 _BODY_STALL_S = 30  # added to the upload timeout, so that its 408 comes first
+_FLUSH_TRACES_S = 5.0
 _EXECUTOR_EXTRA = 4  # as in asyncio's default executor, which counts the cores of the host
 
 
@@ -51,12 +72,17 @@ def version() -> str:
     return importlib.metadata.version("tidegate")
 
 
-def build(settings: Settings, lines: logs.LineQueue | None = None) -> tuple[ASGIApp, Service, Wire]:
+def build(
+    settings: Settings,
+    lines: logs.LineQueue | None = None,
+    metrics: Metrics | None = None,
+    tracer: Tracer | None = None,
+) -> tuple[ASGIApp, Service, Wire]:
     """Create the service's objects without starting them.
 
     If `lines` is given, the log lines that it drops are counted in the metrics.
     """
-    metrics = Metrics(version())
+    metrics = metrics or Metrics(version())
     if lines is not None:
         lines.report_drops_to(metrics.log_lines_dropped.inc)
     service = Service(settings.service_config(), metrics)
@@ -65,26 +91,47 @@ def build(settings: Settings, lines: logs.LineQueue | None = None) -> tuple[ASGI
         version=version(),
         summary="Image classification that rejects out-of-distribution images.",
         redirect_slashes=False,  # one path per route, so that proxy rules match it
+        openapi_url=None,  # routes/reference.py, because the framework's pages need other hosts
     )
     limits = settings.http_limits()
     budget = ByteBudget(
         limits.max_inflight_bytes, limits.max_upload_bytes, lambda: metrics.shed("upload-bytes")
     )
-    handler = ClassifyHandler(service, limits, budget, metrics, settings.ood_action)
+    intake = Intake(service, limits, budget, metrics)
+    handler = ClassifyHandler(intake, settings.ood_action)
+    parts = Parts(intake, settings.ood_action, version(), settings.platform_facts())
+    dialects = catalogue.build(settings.dialect_names(), parts)
+    if settings.grpc_port is not None:
+        dialects.append(rpc_dialect(parts))
     app.include_router(classify.router(handler))
+    app.include_router(inspection.router(intake, settings.ood_action))
+    for dialect in dialects:
+        app.include_router(dialect.router)
+        metrics.serve_routes(dialect.routes, dialect.classifying)
     app.include_router(feedback.router(service, limits, budget))
     app.include_router(operations.models(service))
+    app.include_router(calibration.router(service))
+    app.include_router(page.router(with_page=settings.page == "on"))
     app.include_router(admin.router(service, Access(settings.admin_token())))
-    app.include_router(operations.probes(service, metrics))
+    app.include_router(operations.probes(service))
+    app.include_router(metrics_route.router(metrics))
+    app.include_router(reference.router(app, settings.root_path))
     problems.install(app)
-    fast = classify.FastPath(Methods(app), handler)
+    fast = classify.FastPath(Dialects(Methods(app), dialects), handler)
     wire = Wire(
         on_refused=lambda route, status: metrics.request(route, status, 0.0),
         on_shed=lambda: metrics.shed("client-connections"),
+        keep_alive_s=settings.keep_alive_s,
         body_stall_s=settings.upload_timeout_s + _BODY_STALL_S,
         connections=Connections(_connections_per_client(settings.max_client_connections)),
     )
-    return ContextMiddleware(fast, metrics, problems.response_to_unexpected_error), service, wire
+    access_log = AccessLog(settings.log_share, metrics.log_lines_left_out.inc)
+    road: ASGIApp = ContextMiddleware(
+        fast, metrics, problems.response_to_unexpected_error, access_log, tracer
+    )
+    if settings.root_path:
+        road = RootPath(road, settings.root_path)
+    return road, service, wire
 
 
 def _connections_per_client(configured: int) -> int:
@@ -105,16 +152,27 @@ def run(settings: Settings) -> NoReturn:
     Raises SettingsInvalid if an address cannot be listened on or the drift state cannot be saved.
     """
     lines = logs.configure(settings.log_level, settings.log_format)
+    if settings.platform is None and (looks_like := platforms.hint(os.environ)):
+        log.info("%s", looks_like)
+    _dump_stacks_on_sigusr1()
     memory.give_back_large_blocks()
+    memory.limit_arenas(max(2, usable_cores()))
     bound_pillow(settings.max_image_pixels)
     if settings.drift_state is not None:
         state.check_path(settings.drift_state)
-    listeners = _listen(settings.host, settings.port)
+    listeners = _listen(settings)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         code = runner.run(_serve(settings, listeners, lines))
         logging.shutdown()  # waits at most a second for the last lines
         # Do not wait for threads: a decoder, a warm-up or a hung engine may be running C code.
         os._exit(code)
+
+
+def _dump_stacks_on_sigusr1() -> None:
+    """Let SIGUSR1 write the stacks of all threads to stderr, even if the event loop hangs."""
+    if sys.platform != "win32":
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # stderr is closed
+            faulthandler.register(signal.SIGUSR1, sys.stderr, all_threads=True)
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
@@ -125,16 +183,27 @@ def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
     return uvloop.Loop
 
 
-def _listen(host: str, port: int) -> list[socket.socket]:
+def _listen(settings: Settings) -> list[socket.socket]:
     try:
-        return addresses.listen(addresses.split_hosts(host), port)
+        listeners = addresses.listen(settings.hosts(), settings.port)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise SettingsInvalid(f"Cannot listen on {host}:{port}: {reason}.") from error
+        raise SettingsInvalid(
+            f"Cannot listen on {settings.host}:{settings.port}: {reason}."
+        ) from error
+    path = settings.unix_socket
+    if path is not None:
+        try:
+            listeners.append(unix_socket.listen_unix(path, int(settings.unix_socket_mode, 8)))
+        except OSError as error:
+            raise SettingsInvalid(f"Cannot listen on {path}: {error.strerror or error}.") from error
+    return listeners
 
 
 async def _serve(settings: Settings, listeners: list[socket.socket], lines: logs.LineQueue) -> int:
-    app, service, wire = build(settings, lines)
+    metrics = Metrics(version())
+    tracing = start_tracing(os.environ, version(), metrics.traced)
+    app, service, wire = build(settings, lines, metrics, tracing)
     server = Server(
         uvicorn.Config(
             app,
@@ -153,15 +222,20 @@ async def _serve(settings: Settings, listeners: list[socket.socket], lines: logs
     )
     signals = _listen_to_signals()
     _reload_on_hangup(service)
+    stop_rpc = await start_rpc(
+        app, service, settings.http_limits(), settings.hosts(), settings.grpc_port
+    )
     serving = asyncio.create_task(server.serve(listeners))
     serving.add_done_callback(partial(_report_death, server, service))
     for listener in listeners:
-        host, port = listener.getsockname()[:2]
-        log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        log.info("listening on %s", addresses.url_of(listener))
     code = await _live(service, signals, settings.drain_delay_s, server.begin_drain)
     server.should_exit = True
     if code != EXIT_FAILED:
-        code = await _finish(service, serving, settings.drain_timeout_s) or code
+        deadline = time.monotonic() + settings.drain_timeout_s
+        stopping = asyncio.gather(serving, stop_rpc(settings.drain_timeout_s))
+        code = await _finish(service, stopping, settings.drain_timeout_s) or code
+        await _flush(tracing, deadline)
     log.info("stopped")
     return code
 
@@ -212,7 +286,7 @@ def _exit_code_of(error: BaseException) -> int:
     return EXIT_FAILED  # a restart may succeed
 
 
-async def _finish(service: Service, serving: asyncio.Task[None], timeout_s: float) -> int:
+async def _finish(service: Service, serving: asyncio.Future[Any], timeout_s: float) -> int:
     """Wait until the admitted requests are answered, then close the service; return an exit code.
 
     `timeout_s` limits both together.
@@ -227,6 +301,13 @@ async def _finish(service: Service, serving: asyncio.Task[None], timeout_s: floa
         return EXIT_FAILED
     ended = await service.close(max(1.0, deadline - time.monotonic()))
     return EXIT_OK if ended else EXIT_FAILED
+
+
+async def _flush(tracing: Tracing | None, deadline: float) -> None:
+    """Export the last traces within the drain."""
+    if tracing is not None:
+        left_s = min(max(0.0, deadline - time.monotonic()), _FLUSH_TRACES_S)
+        await asyncio.to_thread(tracing.close, left_s)
 
 
 def _reload_on_hangup(service: Service) -> None:

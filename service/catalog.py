@@ -6,10 +6,11 @@ A snapshot is never changed. A reload replaces it, so that every request sees on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tidegate.service.errors import NotFound
 from tidegate.service.pipeline import Classification, Upload
+from tidegate.service.progress import Progress
 from tidegate.service.rollouts import Rollout
 from tidegate.service.served import Served
 from tidegate.service.serving.plan import ModelPlan
@@ -24,10 +25,12 @@ class Choice:
 
     served: Served
     rollout: Rollout | None = None  # None without one, or if the client chose the version
-    key: str = ""  # by which the version was chosen; "" if by the request's id
+    key: str = ""  # by which the version was chosen; "" if no other image was chosen by the same
+    progress: list[Progress] = field(default_factory=list)  # of the request's images, in order
 
     async def classify(self, upload: Upload, request_id: str) -> Classification:
         """Classify an image; see `Pipeline.classify`."""
+        self.progress.append(upload.progress)
         if self.rollout is None:
             return await self.served.pipeline.classify(upload)
         return await self.rollout.classify(self.served, upload, request_id, self.key)
@@ -49,17 +52,19 @@ class Model:
         """Return the version that answers by default."""
         return self.versions[self.aliases[STABLE]]
 
-    def choose(self, version: str, key: str, request_id: str) -> Choice:
+    def choose(self, version: str, key: str, request_id: str, *, has_own_id: bool) -> Choice:
         """Return the version for a request: the one it names ("" for none), or by its key.
 
-        Without a key ("") the request's id decides. Raises NotFound if this model has no such
-        version or alias.
+        Without a key ("") the request's id decides, which other images have too unless
+        `has_own_id`. Raises NotFound if this model has no such version or alias.
         """
         if version:
             return Choice(self.version(version))
         if self.rollout is None:
             return Choice(self.stable)
-        return Choice(self.rollout.choose(key or request_id), self.rollout, key)
+        chosen_by = key or request_id
+        shared = "" if has_own_id and not key else chosen_by
+        return Choice(self.rollout.choose(chosen_by), self.rollout, shared)
 
     def version(self, name: str) -> Served:
         """Return a version by its name or an alias. Raises NotFound."""

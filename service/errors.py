@@ -4,7 +4,7 @@
     ├── RequestError              the client can correct it
     │   ├── BadRequest · NotFound · Unauthorized · Forbidden · ReloadRefused
     │   ├── UploadTooLarge · UploadTimeout · ImageTooLarge
-    │   ├── UnsupportedImageType · UndecodableImage
+    │   ├── UnsupportedImageType · UnsupportedEncoding · UndecodableImage
     │   └── QuotaExceeded
     ├── ServiceError              the client may try again
     │   ├── Overloaded · Draining · NotReady      with retry_after_s
@@ -44,6 +44,7 @@ class TidegateError(Exception):
     """An expected failure. Its message may be shown to the client or operator who caused it."""
 
     retry_after_s: float | None = None
+    shed_reason: str = ""  # the reason in tidegate_shed_total, if the image was shed
 
 
 class RequestError(TidegateError):
@@ -86,6 +87,10 @@ class UnsupportedImageType(RequestError):
     """The content is not an image format that the service decodes."""
 
 
+class UnsupportedEncoding(RequestError):
+    """The body has a Content-Encoding that the service does not decode."""
+
+
 class UndecodableImage(RequestError):
     """The image has a supported format, but is truncated or corrupt."""
 
@@ -105,15 +110,17 @@ class ServiceError(TidegateError):
 class Overloaded(ServiceError):
     """The answer would be too late, or a limit is reached; raised before any decoding."""
 
-    def __init__(self, message: str, retry_after_s: float) -> None:
+    def __init__(self, message: str, retry_after_s: float, shed_reason: str = "") -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.shed_reason = shed_reason
 
 
 class Draining(ServiceError):
     """The service is shutting down and admits nothing new."""
 
     retry_after_s = 1.0
+    shed_reason = "draining"
 
 
 class NotReady(ServiceError):
@@ -124,6 +131,10 @@ class NotReady(ServiceError):
 
 class DeadlineMissed(ServiceError):
     """The deadline passed after admission, or it is shorter than one image takes when idle."""
+
+    def __init__(self, message: str, shed_reason: str = "deadline") -> None:
+        super().__init__(message)
+        self.shed_reason = shed_reason
 
 
 class EngineFailed(ServiceError):

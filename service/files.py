@@ -16,19 +16,25 @@ def sha256_of(path: Path) -> str:
 
 
 def write_atomically(
-    path: Path, content: bytes, temporary_folder: Path | None = None, mode: int | None = None
+    path: Path,
+    content: bytes,
+    temporary_folder: Path | None = None,
+    like: os.stat_result | None = None,
 ) -> None:
     """Replace a file; after a crash it has the old content or the new one. Raises OSError.
 
     The content is written to a temporary file in the same folder, or in another one of the same
-    file system, flushed to disk, and renamed. `mode` is its permissions, if not the usual ones.
+    file system, flushed to disk, and renamed. With `like` it gets that owner, if this user may give
+    it, and those permissions.
     """
     folder = temporary_folder or path.parent
     temporary = folder / f".{path.name}.{secrets.token_hex(8)}"
     try:
         with temporary.open("xb") as file:
-            if mode is not None:
-                os.fchmod(file.fileno(), mode)
+            if like is not None:
+                with contextlib.suppress(PermissionError):
+                    os.fchown(file.fileno(), like.st_uid, like.st_gid)
+                os.fchmod(file.fileno(), like.st_mode & 0o777)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -77,6 +77,7 @@ class Service:
         self._steps: Steps | None = None  # the same
         self._tasks: list[asyncio.Task[None]] = []
         self._reloading: set[asyncio.Task[None]] = set()
+        self._reload_wanted = False  # requested during the start
         self._refusal = ""  # of the serving file, as it was logged last
         self._config = config
         self._metrics = metrics
@@ -131,6 +132,8 @@ class Service:
             self._tasks.append(task)
         if self.phase is Phase.STARTING:
             self.phase = Phase.READY
+        if self._reload_wanted:
+            self.request_reload()
 
     @property
     def catalog(self) -> Catalog:
@@ -153,15 +156,22 @@ class Service:
         return () if self._steps is None else self._steps.events(name)
 
     def choose(
-        self, model: str = "", version: str = "", key: str = "", request_id: str = ""
+        self,
+        model: str = "",
+        version: str = "",
+        key: str = "",
+        request_id: str = "",
+        *,
+        has_own_id: bool = True,
     ) -> Choice:
         """Return the version for a request.
 
         `model` is "" for the default, `version` a version, an alias or "" for the model's choice,
-        which a canary's share makes by `key`, or by `request_id` if that is "". Raises NotFound,
-        NotReady or Draining.
+        which a canary's share makes by `key`, or by `request_id` if that is "". `has_own_id` says
+        whether no other image has that id. Raises NotFound, NotReady or Draining.
         """
-        return self.catalog.model(model).choose(version, key, request_id)
+        chooser = self.catalog.model(model)
+        return chooser.choose(version, key, request_id, has_own_id=has_own_id)
 
     def observe_feedback(self, answered: Answered, *, correct: bool) -> None:
         """Count a true class for the version that answered, and for the judge of a canary."""
@@ -172,7 +182,7 @@ class Service:
                 served.metrics.feedback(answered.probability, correct=correct)
         model = self._reloader.catalog.models.get(answered.model)
         if model is not None and model.rollout is not None:
-            model.rollout.observe_feedback(answered.digest, agrees=correct)
+            model.rollout.observe_feedback(answered.request_id, answered.digest, agrees=correct)
 
     async def reload(self) -> dict[str, Reloaded]:
         """Read what shall be served, and serve it; return what was done, by model.
@@ -183,15 +193,18 @@ class Service:
             self.catalog  # noqa: B018 - raises
             raise Draining("The service is shutting down.")
         try:
-            wanted = await asyncio.to_thread(self._config.source.read)
+            done = await self._reloader.reload(self._config.source.read)
         except StartupError:
             self._metrics.reloaded("", "refused")
             raise
         self._refusal = ""
-        return await self._reloader.reload(wanted)
+        return done
 
     def request_reload(self) -> None:
-        """Reload in the background, and log what is wrong: for SIGHUP."""
+        """Reload in the background, once started, and log what is wrong: for SIGHUP."""
+        if self.phase is Phase.STARTING:
+            self._reload_wanted = True
+            return
         task = asyncio.create_task(self._reload_and_log())
         self._reloading.add(task)  # otherwise the loop has the only reference, a weak one
         task.add_done_callback(self._reloading.discard)
@@ -217,10 +230,8 @@ class Service:
 
     async def _follow(self, reloader: Reloader) -> None:
         """Serve what the serving file says, and unload what was kept long enough."""
-        wanted = await asyncio.to_thread(self._config.source.poll)
-        if wanted is not None:
+        if await reloader.reload(self._config.source.poll):
             self._refusal = ""
-            await reloader.reload(wanted)
         await reloader.tidy()
 
     async def _judge(self, steps: Steps) -> None:
@@ -309,7 +320,7 @@ class Service:
         ended = await asyncio.to_thread(self.workers.close, _left_s(deadline))
         if ended and self._reloader is not None:
             for served in self._reloader.loaded():
-                served.close()
+                served.lane.close()
         return ended
 
 

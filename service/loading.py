@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from tidegate.service.batching.scheduler import Scheduler
 from tidegate.service.batching.slots import BatchResult
 from tidegate.service.bundle.golden import check_golden
 from tidegate.service.bundle.signature import open_trusted
-from tidegate.service.bundle.store import Bundle
+from tidegate.service.bundle.store import Bundle, check_files
 from tidegate.service.bundle_reference import drift_reference
 from tidegate.service.cpu import lower_priority
 from tidegate.service.drift.monitor import Monitor
@@ -67,7 +68,7 @@ class Loader:
     trusted_keys: Path | None
     drift_run_length: int
 
-    async def load(self, path: Path, scheduler: Scheduler, known: Lane, weight: float) -> Loaded:
+    async def load(self, path: Path, scheduler: Scheduler, known: Lane) -> Loaded:
         """Open and verify the bundle at `path`, and warm it up in the turns of idle slots.
 
         Raises BundleRefused, KeyUnusable or EngineUnavailable.
@@ -75,24 +76,23 @@ class Loader:
         turns = _Turns(scheduler, asyncio.get_running_loop(), known)
         thread = ThreadPoolExecutor(1, "load", initializer=partial(lower_priority, _NICE))
         try:
-            work = partial(self._load, path, turns, known, weight)
+            work = partial(self._load, path, turns, known)
             return await asyncio.get_running_loop().run_in_executor(thread, work)
         finally:
             thread.shutdown(wait=False)
 
-    def _load(self, path: Path, turns: _Turns, known: Lane, weight: float) -> Loaded:
+    def _load(self, path: Path, turns: _Turns, known: Lane) -> Loaded:
         started = time.monotonic()
         bundle = open_trusted(path, self.trusted_keys)
         _check_memory(bundle, known)
         reference = drift_reference(bundle)
-        lane = self._open(bundle, turns, known, weight)
-        try:
+        with ExitStack() as opened:
+            lane = self._open(bundle, turns, known, opened)
             for engine in filter(None, (lane.engine, lane.all_cores_engine)):
                 check_golden(bundle, partial(turns.outputs, engine), golden_tolerance(engine))
+            check_files(path, bundle.manifest)  # the runtime has read them since they were checked
             monitor = Monitor(reference, self.drift_run_length)
-        except BaseException:
-            _close(lane)
-            raise
+            opened.pop_all()
         manifest = bundle.manifest
         log.info(
             "loaded %s %s, digest %s, in %.1f s beside the traffic",
@@ -103,32 +103,33 @@ class Loader:
         )
         return Loaded(bundle, lane, monitor)
 
-    def _open(self, bundle: Bundle, turns: _Turns, known: Lane, weight: float) -> Lane:
+    def _open(self, bundle: Bundle, turns: _Turns, known: Lane, opened: ExitStack) -> Lane:
         """Open the engines of a bundle, and learn how long they take."""
         manifest = bundle.manifest
         sizes = list(known.latency.buckets)
-        open_engine = partial(
-            open_like, known.engine, bundle.model_path, self.config, precision=manifest.precision
-        )
-        engine = open_engine(buckets=sizes)
+
+        def open_engine(like: Engine, buckets: Sequence[int]) -> Engine:
+            model, precision = bundle.model_path, manifest.precision
+            engine = open_like(like, model, self.config, buckets, precision)
+            opened.callback(engine.close)
+            return engine
+
+        engine = open_engine(known.engine, sizes)
         check_input_size(bundle, engine)
-        ratios = [turns.ratio(engine, size) for size in sizes]
-        if all(1 / _SAME < ratio < _SAME for ratio in ratios):
+        if all(1 / _SAME < turns.ratio(engine, size) < _SAME for size in sizes):
             latency = known.latency.renewed()
         else:
-            engine.close()
+            opened.close()
             buckets = buckets_for(self.config.max_batch_size, manifest.engine.buckets)
-            engine = open_engine(buckets=buckets)
+            engine = open_engine(known.engine, buckets)
             latency_s = turns.measure(engine, buckets, all_sizes=bool(self.config.max_batch_size))
             busy = known.latency.predict(1) / max(1e-9, turns.alone_s(known.engine, 1))
             latency = LatencyModel({size: busy * alone for size, alone in latency_s.items()})
         all_cores_engine = None
         if known.all_cores_engine is not None:
-            all_cores_engine = open_like(
-                known.all_cores_engine, bundle.model_path, self.config, (1,), manifest.precision
-            )
+            all_cores_engine = open_engine(known.all_cores_engine, (1,))
         limits = replace(known.limits, max_batch_size=max(latency.buckets))
-        return Lane(engine, latency, limits, all_cores_engine, manifest.name, weight)
+        return Lane(engine, latency, limits, all_cores_engine, manifest.name)
 
 
 class _Turns:
@@ -209,8 +210,3 @@ def _check_memory(bundle: Bundle, known: Lane) -> None:
             f"{available >> 20} MiB are available. Remove a version from the serving file first, "
             "or raise the memory limit."
         )
-
-
-def _close(lane: Lane) -> None:
-    for engine in filter(None, (lane.engine, lane.all_cores_engine)):
-        engine.close()

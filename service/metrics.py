@@ -16,14 +16,13 @@ from prometheus_client import (
     Gauge,
     Histogram,
     disable_created_metrics,
-    generate_latest,
 )
-from prometheus_client.core import Metric
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
+
+from tidegate.service.exposition import Exposition, ModelRegistries
 
 PREFIX = "tidegate_"
 CLASSIFY_ROUTES = (
@@ -36,6 +35,15 @@ CLASSIFY_ROUTES = (
 )
 ROUTES = (
     *CLASSIFY_ROUTES,
+    "/preprocess",
+    "/explain",
+    "/models/{name}/preprocess",
+    "/models/{name}/explain",
+    "/models/{name}/versions/{version}/preprocess",
+    "/models/{name}/versions/{version}/explain",
+    "/models/{name}/calibration",
+    "/models/{name}/versions/{version}/calibration",
+    "/page/{file}",
     "/models",
     "/models/{name}",
     "/models/{name}/rollout",
@@ -73,6 +81,7 @@ BATCH_PARTS = ("copy_in", "compute", "copy_out")
 REVIEW_OUTCOMES = ("stored", "over-rate", "disk-busy", "failed")
 SHADOW_OUTCOMES = ("compared", "dropped", "failed")
 ROLLOUT_STEPS = ("promote", "promote-shadow", "rollback")
+TRACE_OUTCOMES = ("exported", "dropped", "failed")
 RELOAD_OUTCOMES = ("loaded", "unchanged", "refused", "unloaded")
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 # fmt: off
@@ -117,6 +126,11 @@ COUNTERS = {
     ),
     "reload": ("Reloads of a model, by outcome.", ("model", "outcome")),
     "log_lines_dropped": ("Log lines dropped because stderr was not read in time.", ()),
+    "log_lines_left_out": (
+        "Successful requests that were not logged, because of TIDEGATE_LOG_SHARE.",
+        (),
+    ),
+    "traces": ("Traced requests, by what became of their spans.", ("outcome",)),
     "predictions": ("Images not rejected, by predicted class id.", (*MODEL, "class")),
     "ood_decisions": ("Decisions of the gate.", (*MODEL, "decision")),
     "drift_near_duplicates": (
@@ -259,10 +273,9 @@ class Metrics:
         GCCollector(registry=self.registry)
         declared = _Declared(self.registry)
         self._requests = declared.counter("requests")
-        for route in CLASSIFY_ROUTES:  # start at 0, so that the first error is an increase
-            for status in (200, 500, 503, 504):
-                self._requests.labels(route, status)
-        self._durations = _children(declared.histogram("request_duration_seconds"), ROUTES)
+        self._duration = declared.histogram("request_duration_seconds")
+        self._durations: dict[str, Histogram] = {}  # by route
+        self.serve_routes(ROUTES, CLASSIFY_ROUTES)
         self.stages = _children(declared.histogram("stage_duration_seconds"), STAGES)
         self.batch_size = declared.histogram("batch_size")
         self._parts = _children(declared.histogram("batch_duration_seconds"), BATCH_PARTS)
@@ -272,20 +285,40 @@ class Metrics:
         self.slot_busy = declared.counter("slot_busy_seconds")
         self._review = _children(declared.counter("review_images"), REVIEW_OUTCOMES)
         self.log_lines_dropped = declared.counter("log_lines_dropped")
+        self.log_lines_left_out = declared.counter("log_lines_left_out")
+        self._traces = _children(declared.counter("traces"), TRACE_OUTCOMES)
         declared.gauge("build_info").labels(version).set(1)
         self._reloads = declared.counter("reload")
         self._reloads.labels("", "refused")  # starts at 0: the serving file names no model then
         self._shadow = declared.counter("shadow_images")
         self._steps = declared.counter("rollout_steps")
         self._aliases = declared.gauge("model_alias")
-        self._models = _ModelRegistries()
+        self._shown_aliases: set[tuple[str, str, str, str]] = set()
+        self._models = ModelRegistries()
         self.registry.register(self._models)
+        self._exposition = Exposition(self.registry)
 
-    def request(self, route: str, status: int, duration_s: float) -> None:
-        """Record one answered request; routes not in ROUTES count as `other`."""
+    def serve_routes(self, routes: Sequence[str], classifying: Sequence[str]) -> None:
+        """Declare routes; the counters of those that answer images start at 0.
+
+        Otherwise their first error would not be an increase.
+        """
+        self._durations |= _children(self._duration, routes)
+        for route in classifying:
+            for status in (200, 500, 503, 504):
+                self._requests.labels(route, status)
+
+    def request(
+        self, route: str, status: int, duration_s: float, trace_id: str | None = None
+    ) -> None:
+        """Record one answered request; routes that were not declared count as `other`.
+
+        A trace becomes the exemplar of its bucket.
+        """
         route = route if route in self._durations else "other"
         self._requests.labels(route, status).inc()
-        self._durations[route].observe(duration_s)
+        exemplar = None if trace_id is None else {"trace_id": trace_id}
+        self._durations[route].observe(duration_s, exemplar)
 
     def shed(self, reason: str) -> None:
         """Record one image refused or dropped."""
@@ -300,6 +333,10 @@ class Metrics:
         """Record the outcome of one image selected for review."""
         self._review[outcome].inc()
 
+    def traced(self, outcome: str, requests: int) -> None:
+        """Record what became of the spans of traced requests. On any thread."""
+        self._traces[outcome].inc(requests)
+
     def show_model(self, model_metrics: ModelMetrics) -> None:
         """Render the series of a version from now on."""
         self._models.add(model_metrics.registry)
@@ -309,10 +346,15 @@ class Metrics:
         self._models.remove(model_metrics.registry)
 
     def set_aliases(self, aliases: Iterable[tuple[str, str, str, str]]) -> None:
-        """Publish what is served: model, version, digest and alias."""
-        self._aliases.clear()
-        for labels in aliases:
+        """Publish what is served: model, version, digest and alias.
+
+        Scrapes run on a thread, so what stays is there all the time.
+        """
+        before, self._shown_aliases = self._shown_aliases, set(aliases)
+        for labels in self._shown_aliases:
             self._aliases.labels(*labels).set(1)
+        for labels in before - self._shown_aliases:
+            self._aliases.remove(*labels)
 
     def reloaded(self, model: str, outcome: str) -> None:
         """Record what a reload did with one model."""
@@ -339,9 +381,13 @@ class Metrics:
         """Read the queue's depth at every scrape."""
         self.queue_depth.set_function(depth)
 
-    def render(self) -> bytes:
-        """Return the exposition text. Takes milliseconds with many classes; call it on a thread."""
-        return generate_latest(self.registry)
+    def render(self, *, openmetrics: bool = False) -> bytes:
+        """Return the text of a scrape, in Prometheus's format or as OpenMetrics."""
+        return self._exposition.render(openmetrics=openmetrics)
+
+    async def render_in_slices(self, *, openmetrics: bool) -> bytes:
+        """Return the same without keeping the event loop from answering requests."""
+        return await self._exposition.render_in_slices(openmetrics=openmetrics)
 
 
 class ModelMetrics:
@@ -388,35 +434,6 @@ class ModelMetrics:
         self._p_value.observe(p_value)
         for score, value in scores.items():
             self._scores[score].observe(value)
-
-
-class _ModelRegistries(Collector):
-    """One registry per loaded version, whose families are merged by name at a scrape.
-
-    A version is then removed at once with all its series, and its histograms of scores can have
-    buckets of their own.
-    """
-
-    def __init__(self) -> None:
-        self._registries: tuple[CollectorRegistry, ...] = ()  # replaced: scrapes run on a thread
-
-    def add(self, registry: CollectorRegistry) -> None:
-        self._registries += (registry,)
-
-    def remove(self, registry: CollectorRegistry) -> None:
-        self._registries = tuple(other for other in self._registries if other is not registry)
-
-    def describe(self) -> Iterable[Metric]:
-        return ()
-
-    def collect(self) -> Iterable[Metric]:
-        families: dict[str, Metric] = {}
-        for registry in self._registries:
-            for family in registry.collect():
-                known = families.setdefault(family.name, family)
-                if known is not family:
-                    known.samples.extend(family.samples)
-        return families.values()
 
 
 class DriftGauges:

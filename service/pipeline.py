@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from tidegate.service.bundle.store import Bundle
 from tidegate.service.drift.duplicates import Fingerprint, fingerprint
 from tidegate.service.drift.input_sampler import InputSampler
 from tidegate.service.drift.monitor import Monitor
-from tidegate.service.errors import DeadlineMissed
+from tidegate.service.errors import DeadlineMissed, TidegateError
 from tidegate.service.imaging.decoder_pool import DecoderPool
 from tidegate.service.imaging.header import Header
 from tidegate.service.imaging.preprocess import inspect_upload, preprocess
@@ -29,19 +29,27 @@ from tidegate.service.imaging.statistics import input_sample
 from tidegate.service.memory import TrimWhenQuiet
 from tidegate.service.metrics import Metrics, ModelMetrics
 from tidegate.service.ood.gates import Verdict
+from tidegate.service.progress import Progress
 from tidegate.service.types import Float32, Outputs, Pixels, Priority
+
+Probabilities = np.ndarray[tuple[int], np.dtype[np.float64]]  # [classes]
+Start = Callable[[Ticket], Awaitable[Answer]]  # hands an admitted image to the scheduler
+_DECODED = DecodeCost(decoded=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A validated request for one image."""
+    """A validated request for one image, either encoded or as pixels."""
 
-    image: bytes
+    image: bytes  # b"" if there are pixels
     received: float  # time.monotonic() when the last byte had arrived
     deadline: float  # on the same clock
     top_k: int
     priority: Priority = Priority.INTERACTIVE
     client: str = ""  # the client's address
+    pixels: Pixels | None = None  # preprocessed by the client, of the size that the model has
+    progress: Progress = field(default_factory=Progress)
+    features: bool = False  # whether the answer has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +80,14 @@ class Classification:
     """The answer for one image; the API decides how to respond to a rejected one."""
 
     predictions: tuple[Prediction, ...]
+    probabilities: Probabilities  # of all classes
     verdict: Verdict
     scores: Mapping[str, float]  # in the order of the graph's columns
     nearest_class: int
     timing: Timing
     batch_size: int
     fingerprint: Fingerprint
+    features: Float32 | None = None  # [D], if the upload asked for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +95,7 @@ class Decided:
     """What a version makes of one image's outputs."""
 
     class_id: int
-    probabilities: np.ndarray[tuple[int], np.dtype[np.float64]]  # [classes]
+    probabilities: Probabilities
     verdict: Verdict
 
 
@@ -104,6 +114,8 @@ class Submit(Protocol):
     ) -> Ticket: ...
 
     def run(self, ticket: Ticket, decode: Callable[[], Pixels]) -> Awaitable[Answer]: ...
+
+    def submit(self, ticket: Ticket, image: Pixels) -> Awaitable[Answer]: ...
 
     def leave(self, ticket: Ticket) -> None: ...
 
@@ -142,22 +154,79 @@ class Pipeline:
         Raises Overloaded or Draining before any decoding, an image error, DeadlineMissed at the
         deadline, or EngineFailed. On cancellation the image leaves the queue.
         """
-        spec = self.bundle.manifest.preprocess
-        header = inspect_upload(upload.image, spec, self._max_image_pixels)
-        self._trim.note(header.work.peak_bytes)
-        cost = self._cost(header)
+        try:
+            return await self._classify(upload, keep)
+        except TidegateError:
+            self._lane.statistics.failed.add(time.monotonic() - upload.received)
+            raise
+
+    async def _classify(
+        self, upload: Upload, keep: Callable[[Pixels], None] | None
+    ) -> Classification:
+        upload.progress.received = upload.received
+        seen: list[Fingerprint] = []  # one, once the image is decoded
+        if upload.pixels is not None:
+            cost, pixels = _DECODED, upload.pixels
+
+            def start(ticket: Ticket) -> Awaitable[Answer]:
+                return self._scheduler.submit(ticket, _look(pixels, seen, keep))
+        else:
+            header, cost = self._inspect(upload.image)
+
+            def start(ticket: Ticket) -> Awaitable[Answer]:
+                decode = self._observed_decode(upload.image, header, cost, seen, keep)
+                return self._scheduler.run(ticket, decode)
+
+        predicted_s, answer = await self._run(upload, cost, start)
+        return self._respond(upload, predicted_s, answer, seen[0])
+
+    async def look(self, upload: Upload) -> tuple[Pixels, Outputs]:
+        """Return what the network sees of an image and what it computes, which nothing counts.
+
+        Raises the same errors as `classify`.
+        """
+        header, cost = self._inspect(upload.image)
+        seen: list[Pixels] = []
+        to_pixels = self._decode(upload.image, header, cost)
+
+        def decode() -> Pixels:
+            pixels = to_pixels()
+            seen.append(pixels)
+            return pixels
+
+        _, answer = await self._run(
+            upload, cost, lambda ticket: self._scheduler.run(ticket, decode)
+        )
+        return seen[0], answer.outputs
+
+    async def compute(self, upload: Upload, pixels: Callable[[], Pixels]) -> Outputs:
+        """Return what the network computes for these pixels, which nothing counts.
+
+        `upload` says for whom and by when; its image is not used. Raises the same errors as
+        `classify`, except those of images.
+        """
+        _, answer = await self._run(
+            upload, DecodeCost(), partial(self._scheduler.run, decode=pixels)
+        )
+        return answer.outputs
+
+    async def _run(self, upload: Upload, cost: DecodeCost, start: Start) -> tuple[float, Answer]:
+        """Return the duration that was predicted at admission, and the answer.
+
+        `start` is called once the image is admitted.
+        """
+        progress = upload.progress
         ticket = self._scheduler.admit(
             self._lane, upload.deadline, upload.priority, cost, upload.client
         )
+        progress.predicted_s = ticket.predicted_s
         left_s = upload.deadline - time.monotonic()
         alarm = asyncio.get_running_loop().call_later(left_s, self._too_late, ticket)
         try:
-            seen: list[Fingerprint] = []  # one, once the image is decoded
-            decode = self._preprocess(upload.image, header, cost, seen, keep)
-            answer = await self._scheduler.run(ticket, decode)
-            return self._respond(upload, ticket.predicted_s, answer, seen[0])
+            return ticket.predicted_s, await start(ticket)
         finally:
             alarm.cancel()
+            _note(ticket, progress)
             self._scheduler.leave(ticket)
             del ticket  # breaks a cycle: error → traceback → this frame → ticket → error
 
@@ -178,12 +247,22 @@ class Pipeline:
             late = DeadlineMissed("The deadline passed before the answer was ready.")
             ticket.answer.set_exception(late)
 
-    def _cost(self, header: Header) -> DecodeCost:
+    def _inspect(self, image: bytes) -> tuple[Header, DecodeCost]:
+        """Return an encoded image's header, and its cost. Raises image errors."""
+        header = inspect_upload(image, self.bundle.manifest.preprocess, self._max_image_pixels)
         work = header.work
+        self._trim.note(work.peak_bytes)
         large = work.seconds > _LARGE_S or work.interpreter_s > _LARGE_INTERPRETER_S
-        return DecodeCost(header.kind, work.seconds, large and self._pool is not None)
+        return header, DecodeCost(header.kind, work.seconds, large and self._pool is not None)
 
-    def _preprocess(
+    def _decode(self, image: bytes, header: Header, cost: DecodeCost) -> Callable[[], Pixels]:
+        """Return a function for the decoder's thread."""
+        spec = self.bundle.manifest.preprocess
+        if cost.large and self._pool is not None:
+            return partial(self._pool.preprocess, image, spec)
+        return partial(preprocess, image, spec, self._max_image_pixels, header)
+
+    def _observed_decode(
         self,
         image: bytes,
         header: Header,
@@ -193,10 +272,7 @@ class Pipeline:
     ) -> Callable[[], Pixels]:
         """Return a function for the decoder's thread, which also appends the fingerprint."""
         spec = self.bundle.manifest.preprocess
-        if cost.large and self._pool is not None:
-            to_pixels = partial(self._pool.preprocess, image, spec)
-        else:
-            to_pixels = partial(preprocess, image, spec, self._max_image_pixels, header)
+        to_pixels = self._decode(image, header, cost)
         sampled = self._monitor.watches_inputs and self._sampler.wants(time.monotonic())
 
         def decode() -> Pixels:
@@ -216,7 +292,9 @@ class Pipeline:
         outputs = answer.outputs
         scores = outputs.scores[0].tolist()
         started = time.monotonic()
-        predictions = self._predictions(outputs.logits[0], upload.top_k)
+        temperature = self.bundle.manifest.calibration.temperature
+        probabilities = softmax(outputs.logits[0], temperature)
+        predictions = self._predictions(outputs.logits[0], probabilities, upload.top_k)
         verdict = self.bundle.gate.judge(scores, predictions[0].class_id)
         now = time.monotonic()
         total = now - upload.received
@@ -224,13 +302,18 @@ class Pipeline:
         timing = Timing(answer.decode_s, waited, answer.engine_s, total, predicted_s)
         classification = Classification(
             predictions=predictions,
+            probabilities=probabilities,
             verdict=verdict,
             scores=dict(zip(self.bundle.gate.folds_a, scores, strict=True)),
             nearest_class=int(outputs.nearest_class[0]),
             timing=timing,
             batch_size=answer.batch_size,
             fingerprint=seen,
+            features=outputs.features[0].copy() if upload.features else None,
         )
+        progress = upload.progress
+        progress.gates_at, progress.gates_s, progress.ended = started, now - started, now
+        progress.decision, progress.p_value = verdict.decision, verdict.p_value
         self._count(classification, now - started)
         top = predictions[0]
         self._monitor.observe(
@@ -247,12 +330,12 @@ class Pipeline:
             self._monitor.observe_inputs(sample)
         return classification
 
-    def _predictions(self, logits: Float32, top_k: int) -> tuple[Prediction, ...]:
-        temperature = self.bundle.manifest.calibration.temperature
+    def _predictions(
+        self, logits: Float32, probabilities: Probabilities, top_k: int
+    ) -> tuple[Prediction, ...]:
         k = min(top_k, len(logits))
         best = logits.argpartition(-k)[-k:]
-        probabilities = softmax(logits, temperature)[best]
-        ranked = sorted(zip((-probabilities).tolist(), best.tolist(), strict=True))
+        ranked = sorted(zip((-probabilities[best]).tolist(), best.tolist(), strict=True))
         labels = self.bundle.labels
         return tuple([Prediction(c, labels[c], -minus_p) for minus_p, c in ranked])
 
@@ -262,6 +345,9 @@ class Pipeline:
         stages["queue"].observe(timing.queue)
         stages["engine"].observe(timing.engine)
         stages["gates"].observe(gates_s)
+        statistics = self._lane.statistics
+        statistics.answer(timing.total, timing.queue, timing.decode, timing.engine)
+        statistics.gates.add(gates_s)
         verdict = result.verdict
         self._model_metrics.decided(verdict.decision, verdict.p_value, result.scores)
         top = result.predictions[0]
@@ -269,7 +355,21 @@ class Pipeline:
             self._model_metrics.predicted(top.class_id, top.probability)
 
 
-def softmax(logits: Float32, temperature: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _look(pixels: Pixels, seen: list[Fingerprint], keep: Callable[[Pixels], None] | None) -> Pixels:
+    """Do with a client's pixels what decoding does with an image's."""
+    seen.append(fingerprint(pixels))
+    if keep is not None:
+        keep(pixels)
+    return pixels
+
+
+def _note(ticket: Ticket, progress: Progress) -> None:
+    """Note the steps that a ticket has passed, whatever its outcome."""
+    progress.decode_at, progress.decode_s = ticket.decode_at, ticket.decode_s
+    progress.batch = ticket.run
+
+
+def softmax(logits: Float32, temperature: float) -> Probabilities:
     """Return calibrated probabilities, float64 [classes]: softmax(logits / T) (Guo et al. 2017)."""
     scaled = np.divide(logits, temperature, dtype=np.float64)
     scaled -= scaled.max()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from tidegate.service import memory
 from tidegate.service.building import Builder
+from tidegate.service.bundle.manifest import Manifest
 from tidegate.service.bundle.store import read_manifest
 from tidegate.service.catalog import STABLE, Catalog, Model
 from tidegate.service.errors import BundleRefused, StartupError
@@ -78,19 +80,29 @@ class Reloader:
         """
         async with self._turn:
             self._unused[first.bundle.digest] = _Unused(first)
-            await self._apply(wanted, starting=True)
+            await self._apply(wanted, self._steps, starting=True)
 
-    async def reload(self, wanted: Wanted) -> dict[str, Reloaded]:
-        """Serve the plan. If a version of a model is refused, that model stays as it was."""
+    async def reload(self, read: Callable[[], Wanted | None]) -> dict[str, Reloaded]:
+        """Serve what `read` returns, if anything; it blocks, and may raise.
+
+        It is called when no other reload runs, so that a later reload never serves an earlier plan.
+        If a version of a model is refused, that model stays as it was.
+        """
         async with self._turn:
-            return await self._apply(wanted, starting=False)
+            steps = self._steps
+            wanted = await asyncio.to_thread(read)
+            if wanted is None:
+                return {}
+            return await self._apply(wanted, steps)
 
     async def serve_now(self, name: str, plan: ModelPlan) -> bool:
         """Serve another plan of a model at once, if all its versions are loaded.
 
         It does not wait for a reload that loads something; that one is dropped.
         """
-        loaded = {one.version: one for one in self.loaded() if one.name == name}
+        # Of two bundles of one version, the one in use: the other was replaced in its folder.
+        kept = (unused.served for unused in self._unused.values())
+        loaded = {one.version: one for one in (*kept, *self._used.values()) if one.name == name}
         if not set(plan.named.values()) <= loaded.keys():
             return False
         versions = {version: loaded[version] for version in plan.named.values()}
@@ -110,34 +122,33 @@ class Reloader:
 
     async def close(self, timeout_s: float) -> None:
         """Stop the drift monitors of all versions; their states are saved."""
-        stopping = []
-        for served in self.loaded():
-            if served.watching is not None:
-                served.watching.remove_done_callback(self._on_watch_end)
-            stopping.append(served.stop_watching(min(_SAVE_S, timeout_s)))
-        await asyncio.gather(*stopping)
+        await _ended(map(self._stop_watching, self.loaded()), min(_SAVE_S, timeout_s))
 
     def loaded(self) -> Iterator[Served]:
         """Yield every loaded version, also those that answer no requests."""
         yield from self._used.values()
         yield from (unused.served for unused in self._unused.values())
 
-    async def _apply(self, wanted: Wanted, *, starting: bool) -> dict[str, Reloaded]:
+    async def _apply(
+        self, wanted: Wanted, steps: int, *, starting: bool = False
+    ) -> dict[str, Reloaded]:
+        """Serve a plan that was read after `steps` steps, unless there has been another one."""
         models: dict[str, Model] = {}
         done: dict[str, Reloaded] = {}
-        steps = self._steps
         self._needed.clear()
         for name, plan in wanted.plan.models.items():
             self._builder.metrics.start_reloads(name)
             model, done[name] = await self._next(name, plan, wanted, starting=starting)
             if model is not None:
                 models[name] = model
-        for name in self.catalog.models.keys() - done.keys():
-            done[name] = Reloaded("unloaded", "no longer in the serving file")
         default = wanted.plan.default
         if default not in models:  # it was refused
             default = self.catalog.default
             models.setdefault(default, self.catalog.models[default])
+        for name in self.catalog.models.keys() - done.keys():
+            done[name] = Reloaded("unloaded", "no longer in the serving file")
+            if name in models:
+                done[name] = Reloaded("unchanged", f"{wanted.plan.default} cannot replace it")
         if steps != self._steps:
             return dict.fromkeys(done, Reloaded("unchanged", "another step was taken meanwhile"))
         await self._swap(Catalog(default, models))
@@ -169,21 +180,25 @@ class Reloader:
         refused: dict[str, str] = {}
         for version in dict.fromkeys(plan.named.values()):
             try:
-                versions[version] = await self._version(name, version, plan.weight, wanted)
+                versions[version] = await self._version(name, version, wanted)
             except StartupError as error:
                 refused[version] = str(error)
         return versions, refused
 
-    async def _version(self, name: str, version: str, weight: float, wanted: Wanted) -> Served:
+    async def _version(self, name: str, version: str, wanted: Wanted) -> Served:
         folder = wanted.folders[name, version]
         manifest = await asyncio.to_thread(read_manifest, folder)
+        if (manifest.name, manifest.version) != (name, version):
+            raise BundleRefused(
+                f"{folder} is now {manifest.name} {manifest.version}: move it to where it belongs."
+            )
         known = self._used.get(manifest.digest)
         if known is None and (unused := self._unused.get(manifest.digest)) is not None:
             known = unused.served
         if known is None:
             await self._make_room(version)
             try:
-                known = await self._load(name, version, weight, wanted)
+                known = await self._load(folder, manifest, wanted)
             except StartupError:
                 raise
             except Exception as error:  # the runtimes' exceptions share no base class
@@ -192,19 +207,20 @@ class Reloader:
                     f"{folder} cannot be loaded: {type(error).__name__}: {error}"
                 ) from error
         self._needed.add(manifest.digest)
-        known.lane.weight = weight
         return known
 
-    async def _load(self, name: str, version: str, weight: float, wanted: Wanted) -> Served:
-        folder, scheduler = wanted.folders[name, version], self._builder.workers.scheduler
-        loaded = await self._loader.load(folder, scheduler, self._beside(name).lane, weight)
-        sealed = loaded.bundle.manifest
-        if (sealed.name, sealed.version) != (name, version):
-            raise BundleRefused(f"{folder} is now {sealed.name} {sealed.version}.")
-        served = await self._builder.build(
-            loaded.bundle, loaded.lane, loaded.monitor, wanted.drift_states.get((name, version))
-        )
-        scheduler.open_lane(loaded.lane)
+    async def _load(self, folder: Path, manifest: Manifest, wanted: Wanted) -> Served:
+        scheduler = self._builder.workers.scheduler
+        loaded = await self._loader.load(folder, scheduler, self._beside(manifest.name).lane)
+        try:
+            if loaded.bundle.digest != manifest.digest:
+                raise BundleRefused(f"{folder} has changed while it was read: reload again.")
+            state = wanted.drift_states.get((manifest.name, manifest.version))
+            served = await self._builder.build(loaded.bundle, loaded.lane, loaded.monitor, state)
+            scheduler.open_lane(loaded.lane)
+        except Exception:
+            await asyncio.to_thread(loaded.lane.close)
+            raise
         self._unused[loaded.bundle.digest] = _Unused(served)
         return served
 
@@ -269,6 +285,9 @@ class Reloader:
             for model in catalog.models.values()
             for served in model.versions.values()
         }
+        for model in catalog.models.values():
+            for served in model.versions.values():
+                served.lane.weight = model.plan.weight
         dropped = [served for digest, served in self._used.items() if digest not in used]
         for digest, served in used.items():
             self._unused.pop(digest, None)
@@ -288,10 +307,16 @@ class Reloader:
             for model in catalog.models.values()
             for alias, version in model.aliases.items()
         )
-        for served in dropped:
-            if served.watching is not None:
-                served.watching.remove_done_callback(self._on_watch_end)
-            await served.stop_watching(_SAVE_S)
+        # All are stopped before the first wait, in which another step may use them again.
+        await _ended([self._stop_watching(served) for served in dropped], _SAVE_S)
+
+    def _stop_watching(self, served: Served) -> asyncio.Task[None] | None:
+        """Cancel the evaluation of the drift monitors; the task ends once their state is saved."""
+        watching, served.watching = served.watching, None
+        if watching is not None:
+            watching.remove_done_callback(self._on_watch_end)
+            watching.cancel()
+        return watching
 
     async def _unload(self, digest: str) -> bool:
         """Unload a version; return False if something waits or runs there."""
@@ -301,10 +326,15 @@ class Reloader:
         if not self._builder.workers.scheduler.close_lane(served.lane):
             return False
         del self._unused[digest]
-        await asyncio.to_thread(served.close)
+        await asyncio.to_thread(served.lane.close)
         await asyncio.to_thread(memory.give_back_free_memory)
         log.info("unloaded %s", served)
         return True
+
+
+async def _ended(tasks: Iterable[asyncio.Task[None] | None], timeout_s: float) -> None:
+    if waiting := set(filter(None, tasks)):
+        await asyncio.wait(waiting, timeout=timeout_s)
 
 
 def _changes(old: Model | None, new: Model) -> Reloaded:

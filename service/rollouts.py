@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from tidegate.service.batching.scheduler import Scheduler
 from tidegate.service.drift.duplicates import Duplicates
-from tidegate.service.errors import DeadlineMissed, EngineFailed
+from tidegate.service.errors import DeadlineMissed, EngineFailed, TidegateError
 from tidegate.service.pipeline import Classification, Upload
+from tidegate.service.review.recent_answers import MAX_ANSWERS
 from tidegate.service.rollout.judge import Judge
 from tidegate.service.rollout.outcomes import Arm, Kind, Outcome
 from tidegate.service.rollout.routing import chooses_canary, chooses_shadow
@@ -17,6 +19,8 @@ from tidegate.service.rollout.rules import JudgeRules
 from tidegate.service.served import Served
 from tidegate.service.shadowing import Answered, Shadowing
 from tidegate.service.types import Pixels
+
+_FAILURES: dict[type[TidegateError], Kind] = {DeadlineMissed: "late", EngineFailed: "error"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,14 @@ class Rollout:
         self.judge: Judge | None = None
         self.shadowing: Shadowing | None = None
         if canary is not None:
-            self.judge = Judge(rules, stable.bundle.manifest.task.classes, time.time())
+            self.judge = Judge(rules, stable.bundle.manifest.task.classes, time.monotonic())
         if shadow is not None:
-            self.shadowing = Shadowing(stable, shadow.served, scheduler, on_shadow, on_difference)
+            self.shadowing = Shadowing(
+                stable, shadow.served, rules, scheduler, on_shadow, on_difference
+            )
         self._duplicates = Duplicates()
+        # Ids of images that the judge has counted: other answers were not assigned by chance.
+        self._counted: OrderedDict[str, None] = OrderedDict()
         self._canary_salt, self._shadow_salt = _salt(canary), _salt(shadow)
 
     def follow(
@@ -79,42 +87,35 @@ class Rollout:
     ) -> Classification:
         """Classify an image with the version that was chosen by `key`, and observe the answer.
 
-        `key` is "" if it was chosen by the request's id.
+        `key` is "" if no other image was chosen by the same.
         """
         kept: list[Pixels] = []
-        shadowing = self._shadowing_of(served, request_id)
+        # A shadow may preprocess in another way, which it cannot do with pixels.
+        shadowing = None if upload.pixels is not None else self._shadowing_of(served, request_id)
         try:
             keep = None if shadowing is None else kept.append
             result = await served.pipeline.classify(upload, keep)
-        except DeadlineMissed:
-            self._observe_failure(served, "late", upload, key)
+        except TidegateError as error:
+            if (kind := _FAILURES.get(type(error))) is not None:
+                self._observe_failure(served, kind, upload, key)
             raise
-        except EngineFailed:
+        except Exception:  # a bug, answered 500
             self._observe_failure(served, "error", upload, key)
             raise
         is_new = self._duplicates.is_new(result.fingerprint, upload.client, upload.received)
         if self.judge is not None:
             outcome = _outcome(upload, result, is_duplicate=not is_new)
-            self.judge.observe(self._arm(served), outcome, key)
+            if self.judge.observe(self._arm(served), outcome, key) and is_new:
+                self._remember_counted(request_id)
         if shadowing is not None:
             shadowing.repeat(
                 Answered(request_id, upload.image, kept[0], result, is_duplicate=not is_new)
             )
         return result
 
-    @property
-    def compared(self) -> int:
-        """Return how many images the shadow has computed again."""
-        return 0 if self.shadowing is None else self.shadowing.report.images
-
-    @property
-    def may_promote_shadow(self) -> bool:
-        """Return whether the rules make the shadow a canary now."""
-        return self.rules.promote_shadow and self.compared >= self.rules.least_images
-
-    def observe_feedback(self, digest: str, *, agrees: bool) -> None:
-        """Add the true class of an image that one of the two versions had answered."""
-        if self.judge is None or self.canary is None:
+    def observe_feedback(self, request_id: str, digest: str, *, agrees: bool) -> None:
+        """Add the true class of an image, if the judge has counted the image."""
+        if self.judge is None or self.canary is None or request_id not in self._counted:
             return
         if digest == self.canary.served.bundle.digest:
             self.judge.observe_feedback("canary", agrees=agrees)
@@ -125,6 +126,11 @@ class Rollout:
         """Drop the shadow's images that wait."""
         if self.shadowing is not None:
             self.shadowing.close()
+
+    def _remember_counted(self, request_id: str) -> None:
+        self._counted[request_id] = None
+        if len(self._counted) > MAX_ANSWERS:
+            self._counted.popitem(last=False)
 
     def _arm(self, served: Served) -> Arm:
         return "stable" if served is self.stable else "canary"

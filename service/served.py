@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import dataclass, field
 
 from tidegate.service.batching.lanes import Lane
@@ -38,17 +37,3 @@ class Served:
 
     def __str__(self) -> str:
         return f"{self.name} {self.version} ({self.bundle.digest[:12]})"
-
-    async def stop_watching(self, timeout_s: float) -> None:
-        """End the evaluation of the drift monitors; their state is saved once more."""
-        watching, self.watching = self.watching, None
-        if watching is not None:
-            watching.cancel()
-            await asyncio.wait({watching}, timeout=timeout_s)
-
-    def close(self) -> None:
-        """Release the engine. Its lane must be closed."""
-        self.lane.engine.close()
-        if self.lane.all_cores_engine is not None:
-            with contextlib.suppress(Exception):
-                self.lane.all_cores_engine.close()

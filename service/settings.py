@@ -15,12 +15,16 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tidegate.service import platforms
 from tidegate.service.addresses import split_hosts
+from tidegate.service.api.dialects.names import NAMES, parse_names
 from tidegate.service.api.limits import HttpLimits
+from tidegate.service.api.root_path import is_prefix
 from tidegate.service.engines.config import EngineConfig
 from tidegate.service.engines.open_gpu import GpuConfig
 from tidegate.service.errors import SettingsInvalid
 from tidegate.service.lifecycle import ServiceConfig
+from tidegate.service.platforms import Platform
 from tidegate.service.review.image_store import ReviewConfig
 from tidegate.service.serving.serving_file import Place
 from tidegate.service.startup import ServingConfig
@@ -78,13 +82,46 @@ class Settings(BaseSettings):
         description="folder of public keys (PEM); a bundle that none of them signed is rejected; "
         "unset = signatures are not checked",
     )
+    platform: Platform | None = Field(
+        default=None,
+        description="platform that runs the container: its port, bundle folder, dialects and drain "
+        "times become the defaults of these settings; unset = none",
+    )
     host: str = Field(
         default="127.0.0.1",
         max_length=1000,
         description="addresses or host names to listen on, for example 127.0.0.1,::1; "
-        ":: = all IPv4 and IPv6 addresses",
+        ":: = all IPv4 and IPv6 addresses; none = only the unix socket",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port; 0 = any free port")
+    grpc_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="TCP port of the Open Inference Protocol over gRPC, for which the extra grpc "
+        "is needed; 0 = any free port, unset = disabled",
+    )
+    unix_socket: Path | None = Field(
+        default=None,
+        description="path of a unix socket to listen on, too; its clients share one quota, because "
+        "they have no address; unset = disabled",
+    )
+    unix_socket_mode: str = Field(
+        default="660", pattern=r"^[0-7]{3}$", description="permissions of that socket, octal"
+    )
+    root_path: str = Field(
+        default="",
+        max_length=200,
+        description="path prefix at which a proxy serves Tidegate, such as /vision; requests may "
+        "have it or not; if blank, links follow X-Forwarded-Prefix",
+    )
+    keep_alive_s: float = Field(
+        default=75,
+        gt=0,
+        le=3600,
+        description="time after which an idle connection is closed; longer than that of the load "
+        "balancer in front, which must not reuse a closed connection",
+    )
 
     engine: Literal[
         "auto", "tensorrt", "tensorrt-rtx", "onnx-tensorrt", "onnx-cuda", "onnx-cpu"
@@ -168,9 +205,18 @@ class Settings(BaseSettings):
         default=32, ge=1, le=1_000_000, description="images a client may send in one burst"
     )
 
+    dialects: str = Field(
+        default="v2",
+        max_length=200,
+        description="other protocols to answer, in a comma-separated list: "
+        f"{', '.join(NAMES)}; none = only /classify",
+    )
     ood_action: Literal["reject", "flag"] = Field(
         default="reject",
         description="response to a rejected image: reject = 422 problem, flag = 200 answer",
+    )
+    page: Literal["on", "off"] = Field(
+        default="on", description="whether browsers get the page at `/`"
     )
     max_class_series: int = Field(
         default=100,
@@ -215,6 +261,13 @@ class Settings(BaseSettings):
         default="auto", description="log format; auto = text on a terminal, JSON otherwise"
     )
 
+    log_share: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="share of the successful requests that are logged; errors always are",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _blank_is_unset(cls, given: dict[str, Any]) -> dict[str, Any]:
@@ -225,6 +278,20 @@ class Settings(BaseSettings):
     @classmethod
     def _every_address_is_one(cls, value: str) -> str:
         split_hosts(value)
+        return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _root_path_is_a_prefix(cls, value: str) -> str:
+        value = value.rstrip("/")
+        if value and not is_prefix(value):
+            raise ValueError("a path prefix starts with /, such as /vision")
+        return value
+
+    @field_validator("dialects")
+    @classmethod
+    def _every_dialect_is_known(cls, value: str) -> str:
+        parse_names(value)
         return value
 
     @field_validator("devices")
@@ -240,6 +307,12 @@ class Settings(BaseSettings):
             raise ValueError("TIDEGATE_MODELS and TIDEGATE_BUNDLE exclude each other: unset one")
         if self.serving is not None and self.models is None:
             raise ValueError("TIDEGATE_SERVING needs TIDEGATE_MODELS")
+        return self
+
+    @model_validator(mode="after")
+    def _listens_somewhere(self) -> Self:
+        if not self.hosts() and self.unix_socket is None:
+            raise ValueError("TIDEGATE_HOST=none needs TIDEGATE_UNIX_SOCKET")
         return self
 
     @model_validator(mode="after")
@@ -259,10 +332,9 @@ class Settings(BaseSettings):
         """
         known = {PREFIX + name.upper() for name in cls.model_fields}
         _refuse_unknown(os.environ, known)
+        explicit = {name: value for name, value in (given or {}).items() if not _is_blank(value)}
         try:
-            return cls(
-                **{name: value for name, value in (given or {}).items() if not _is_blank(value)}
-            )
+            return cls(**(_preset(os.environ) | explicit))
         except ValidationError as error:
             first = error.errors()[0]
             if not first["loc"]:
@@ -270,6 +342,21 @@ class Settings(BaseSettings):
             name = PREFIX + str(first["loc"][0]).upper()
             hint = _KUBERNETES if str(first["input"]).startswith("tcp://") else ""
             raise SettingsInvalid(f"{name}={first['input']}: {first['msg']}.{hint}") from error
+
+    def hosts(self) -> tuple[str, ...]:
+        """Return the hosts to listen on."""
+        return split_hosts(self.host)
+
+    def dialect_names(self) -> tuple[str, ...]:
+        """Return the names of the dialects that are on."""
+        return parse_names(self.dialects)
+
+    def platform_facts(self) -> platforms.Facts:
+        """Return what the platform's variables say. Raises SettingsInvalid."""
+        try:
+            return platforms.facts(os.environ)
+        except ValueError as error:
+            raise SettingsInvalid(f"{error}.") from error
 
     def http_limits(self) -> HttpLimits:
         """Return the limits on requests."""
@@ -353,6 +440,21 @@ def _home(path: Path) -> Path | None:
         return path.expanduser()
     except RuntimeError:
         return None
+
+
+def _preset(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the defaults of the chosen platform for the settings that the environment leaves."""
+    given = {name.upper(): value for name, value in environment.items() if not _is_blank(value)}
+    platform = given.get(f"{PREFIX}PLATFORM", "").strip()
+    values: dict[str, Any] = {
+        name: value
+        for name, value in platforms.preset(platform, environment).items()
+        if PREFIX + name.upper() not in given
+    }
+    bundle = platforms.bundle_of(platform, environment)
+    if bundle is not None and f"{PREFIX}MODELS" not in given:
+        values["bundle"] = bundle  # also instead of TIDEGATE_BUNDLE, which images set
+    return values
 
 
 def _is_blank(value: object) -> bool:

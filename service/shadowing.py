@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from tidegate.service.batching.idle_work import IdleWork
 from tidegate.service.batching.scheduler import Scheduler
 from tidegate.service.batching.slots import BatchResult, Image
 from tidegate.service.pipeline import Classification, Decided
+from tidegate.service.rollout.rules import JudgeRules
 from tidegate.service.rollout.shadow import AnswerPair, ShadowReport
+from tidegate.service.rollout.shadow_judge import ShadowJudge
 from tidegate.service.served import Served
 from tidegate.service.types import Pixels
 
@@ -39,6 +42,7 @@ class Shadowing:
         self,
         stable: Served,
         shadow: Served,
+        rules: JudgeRules,
         scheduler: Scheduler,
         on_outcome: Callable[[str], object],
         on_difference: Callable[[str, bytes], object],
@@ -47,7 +51,8 @@ class Shadowing:
 
         `on_difference` gets the image's id and bytes if the classes or the decisions differ.
         """
-        self.report = ShadowReport()
+        self.judge = ShadowJudge(rules)
+        self._report = ShadowReport()
         self._shadow = shadow
         specs = [version.bundle.manifest.preprocess for version in (stable, shadow)]
         self._same_pixels = specs[0] == specs[1]
@@ -76,6 +81,10 @@ class Shadowing:
         self._waiting[number] = now + _LATE_S, work
         self._scheduler.when_idle(work)
 
+    def report(self) -> dict[str, Any]:
+        """Return the comparison, and what a promotion still needs."""
+        return {**self._report.report(), "promotion": self.judge.report()}
+
     def close(self) -> None:
         """Drop the images that wait, and take no more."""
         self._closed = True
@@ -96,11 +105,13 @@ class Shadowing:
         outputs = computed.rows[0]
         if isinstance(outputs, Exception):
             self._on_outcome("failed")
+            self.judge.observe_failure()
             return
         pair = _compared(answered, self._shadow.pipeline.decide(outputs))
         if not pair.is_same:
             self._on_difference(answered.image_id, answered.image)
-        self.report.observe(pair)
+        self._report.observe(pair)
+        self.judge.observe(pair)
         self._on_outcome("compared")
 
 
@@ -116,4 +127,6 @@ def _compared(answered: Answered, decided: Decided) -> AnswerPair:
         top.probability,
         float(decided.probabilities[top.class_id]) if known else 0.0,
         duplicate=answered.is_duplicate,
+        stable_p_value=answered.result.verdict.p_value,
+        shadow_p_value=decided.verdict.p_value,
     )

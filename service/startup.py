@@ -23,7 +23,7 @@ from tidegate.service.batching.policy import Limits
 from tidegate.service.batching.scheduler import Scheduler
 from tidegate.service.bundle.golden import REDUCED_TOLERANCE, TOLERANCE, check_golden
 from tidegate.service.bundle.signature import open_trusted
-from tidegate.service.bundle.store import Bundle
+from tidegate.service.bundle.store import Bundle, check_files
 from tidegate.service.bundle_reference import drift_reference
 from tidegate.service.cpu import usable_cores
 from tidegate.service.drift.reference import Reference
@@ -106,6 +106,7 @@ def prepare(path: Path, trusted_keys: Path | None, config: EngineConfig) -> Prep
     probes = pass_golden(bundle, warm.engine)
     if warm.all_cores_engine is not None:
         pass_golden(bundle, warm.all_cores_engine)
+    check_files(path, manifest)  # the runtime has read them since they were checked
     memory.use_huge_pages()
     _log_warm(warm, probes)
     return Prepared(bundle, reference, warm)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from tidegate.service.bundle.store import read_manifest
+from tidegate.service.serving.edit import Change
 from tidegate.service.serving.plan import ModelPlan, ServingPlan
-from tidegate.service.serving.repository import Repository
-from tidegate.service.serving.serving_file import Place, find
+from tidegate.service.serving.repository import LATEST
+from tidegate.service.serving.serving_file import Found, Place, find
 from tidegate.service.serving.watch import Watch
 
 
@@ -55,6 +56,14 @@ class OneBundle:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """Plans in memory, as they would be written, and the content of the file that they replace."""
+
+    content: bytes | None
+    plans: Mapping[str, ModelPlan]
+
+
 class ModelFolder:
     """The folder of TIDEGATE_MODELS and its serving file."""
 
@@ -62,14 +71,13 @@ class ModelFolder:
         self.place = place
         self._drift_state = drift_state
         self._watch: Watch | None = None
-        self._repository = Repository(place.models, {}, {})
+        self._held = _Held(None, {})
 
     def read(self) -> Wanted:
         """Read the folder and the serving file. Raises ServingInvalid."""
         found = find(self.place)
         self._watch = Watch(found)
-        self._repository = found.repository
-        return self.wanted(found.plan())
+        return self._wanted(found)
 
     def poll(self) -> Wanted | None:
         """Return what shall be served if the file or the folder has changed.
@@ -77,17 +85,38 @@ class ModelFolder:
         Raises ServingInvalid.
         """
         found = None if self._watch is None else self._watch.poll()
-        if found is None:
-            return None
-        self._repository = found.repository
-        return self.wanted(found.plan())
+        return None if found is None else self._wanted(found)
 
-    def versions(self, name: str) -> tuple[str, ...]:
-        """Return the versions of a model when the folder was read, from the oldest on."""
-        return self._repository.versions[name]
+    @property
+    def holds_plans(self) -> bool:
+        """Return whether another plan than the file's is served."""
+        return bool(self._held.plans)
 
-    def wanted(self, plan: ServingPlan) -> Wanted:
-        """Return a resolved plan with the folders of its versions."""
+    def hold(self, name: str, change: Change) -> None:
+        """Change the plan of model `name` in memory, until the file's content changes.
+
+        For a file that cannot be written. Raises ServingInvalid.
+        """
+        found = find(self.place)
+        written = self._written(found)
+        after = change(written.models.get(name), found.repository.versions.get(name, ()))
+        self._held = _Held(found.content, {**self._held.plans, name: after})
+
+    def _written(self, found: Found) -> ServingPlan:
+        """Return the plan of the file, with what is held of it. Raises ServingInvalid."""
+        written, there = found.written(), found.repository.versions
+        if self._held.content != found.content:
+            self._held = _Held(found.content, {})
+        held = {
+            name: plan
+            for name, plan in self._held.plans.items()
+            if {*plan.named.values()} - {LATEST} <= {*there.get(name, ())}
+        }
+        return replace(written, models={**written.models, **held})
+
+    def _wanted(self, found: Found) -> Wanted:
+        """Return the resolved plan with the folders of its versions. Raises ServingInvalid."""
+        plan = self._written(found).resolve(found.repository)
         versions = {
             (name, version)
             for name, model in plan.models.items()
@@ -96,8 +125,8 @@ class ModelFolder:
         state = self._drift_state
         return Wanted(
             plan,
-            {(name, version): self._repository.path(name, version) for name, version in versions},
+            {(name, version): found.repository.path(name, version) for name, version in versions},
             {}
             if state is None
-            else {(n, v): state.with_name(f"{state.name}.{n}.{v}") for n, v in versions},
+            else {(n, v): state.with_name(f"{state.name}.{n}@{v}") for n, v in versions},
         )

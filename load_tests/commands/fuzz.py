@@ -14,6 +14,7 @@ from load_tests.fuzz.summary import as_record, as_text, leaks
 from load_tests.report.json_file import keep
 
 BUNDLE = Path("models/bundles/efficientnet-lite0/1")
+_DEADLINE_SHARE = 0.8  # of the limit for one answer
 _UNLIMITED = 10**9  # mutants, so that only time bounds the campaign
 
 
@@ -54,7 +55,10 @@ def parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace, command_line: str) -> int:
     """Run the campaign, print and save; 1 if a rule was violated."""
     plan = _plan(options)
-    start = launch(options.bundle, {"TIDEGATE_REVIEW_DIR": "review"})
+    # Long enough for several large images at once, so that a 503 or 504 is no ordinary overload.
+    deadline_ms = str(int(_DEADLINE_SHARE * 1000 * options.slow_s))
+    env = {"TIDEGATE_REVIEW_DIR": "review", "TIDEGATE_DEADLINE_MS": deadline_ms}
+    start = launch(options.bundle, env)
     failures = Failures(options.failures)
     if options.replay is not None:
         return _replay(Campaign(plan, start, failures, Comparison(None, failures)), options)

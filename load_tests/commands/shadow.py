@@ -52,6 +52,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--window-s", type=positive, default=30.0, help="length of a window (default: %(default)s)"
     )
+    options.add_argument(
+        "--capacity", type=positive, metavar="R", help="per second, instead of measuring it"
+    )
     options.add_argument("--json", type=Path, metavar="OUT", help="save the result")
     return options
 
@@ -78,8 +81,9 @@ async def _measure(options: argparse.Namespace, prepared: Prepared) -> tuple[flo
         # Loaded once; afterwards it stays in memory, with and without being the shadow.
         await switch(prepared.models, started, STABLE, OTHER, options.share)
         await switch(prepared.models, started, STABLE, "", 0.0)
+        requests = partial(prepared.requests, target)
         most = await capacity(
-            Setting(target, started.main_pid, partial(prepared.requests, target), shown)
+            Setting(target, started.main_pid, requests, shown, capacity=options.capacity)
         )
         findings: list[Finding] = []
         for name, share in BELOW.items():

@@ -19,7 +19,7 @@ from load_tests.fuzz.failures import Failures
 from load_tests.fuzz.http_seeds import http_seeds
 from load_tests.fuzz.memory import Memory, until_idle
 from load_tests.fuzz.mutants import Mutant, mutant, of_image
-from load_tests.fuzz.oracles import Violation, is_answer, judge, judge_same
+from load_tests.fuzz.oracles import Violation, detail_of, is_answer, judge, judge_same
 from load_tests.fuzz.seeds import image_seeds
 from load_tests.fuzz.server import Launch, good_request
 from load_tests.server.process_tree import alive
@@ -57,6 +57,7 @@ class Ledger:
 
     sent: Counter[str] = field(default_factory=Counter)  # by kind
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)  # by kind and status
+    refused: Counter[str] = field(default_factory=Counter)  # 503 and 504, by origin and detail
     slowest_s: float = 0.0
     slowest: str = ""
     deaths: int = 0
@@ -224,6 +225,8 @@ class Campaign:
         else:
             found, status = judge(response), str(response.status)
             self._compare(sent, response)
+            if response.status >= 500:
+                self.ledger.refused[f"{sent.origin}: {detail_of(response)}"] += 1
         self._count(sent, status, time.monotonic() - begun, found)
         if connection is None:
             used.close()

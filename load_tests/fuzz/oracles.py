@@ -49,6 +49,11 @@ def is_answer(response: Response) -> bool:
     )
 
 
+def detail_of(response: Response) -> str:
+    """Return the detail of a problem."""
+    return str(_document(response).get("detail"))
+
+
 def _server_error(response: Response) -> Iterator[Violation]:
     status = response.status
     if status < 500:

@@ -14,6 +14,7 @@ from load_tests.server.sampling import Sample
 MEMORY_SHARE, MEMORY_MB = 0.10, 64.0  # the larger is the allowed growth after the first third
 FILLING_MB = 256.0  # allowed growth of the whole campaign, for the caches of allocators
 LONG_S = 600.0  # in a shorter campaign the allocators' caches are still growing
+REFUSALS = 5  # listed with their reasons
 STRAYS = 8  # allowed growth of descriptors and of threads
 
 
@@ -68,6 +69,7 @@ def as_text(ledger: Ledger, failures: Failures, comparison: Comparison) -> str:
     rows = [
         ["mutants", f"{ledger.mutants:,} in {ledger.seconds:.0f} s, {rate:.0f} per second"],
         *([f"answers to {kind}", _statuses(ledger, kind)] for kind in sorted(ledger.sent)),
+        *([f"refused × {n}", text[:110]] for text, n in ledger.refused.most_common(REFUSALS)),
         ["deaths", str(ledger.deaths)],
         ["slowest answer", f"{ledger.slowest_s:.2f} s ({ledger.slowest})"],
         ["peak memory of one image", f"{ledger.peak_mb:.0f} MB ({ledger.peak})"],
@@ -97,6 +99,7 @@ def as_record(
         "mutants": ledger.mutants,
         "seconds": ledger.seconds,
         "outcomes": {f"{kind} {status}": n for (kind, status), n in ledger.outcomes.items()},
+        "refused": dict(ledger.refused),
         "deaths": ledger.deaths,
         "slowest_s": ledger.slowest_s,
         "slowest": ledger.slowest,

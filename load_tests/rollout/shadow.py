@@ -15,6 +15,7 @@ from load_tests.server.start import Started, send_request
 
 P99_RATIO = 1.05  # with a shadow, to without
 GOODPUT_RATIO = 0.98  # the same; less is more than a window's measurement error
+REFUSED = "the serving file is refused"  # as the service logs it
 LOAD_S = 300.0  # for loading the shadow beside traffic
 _METRICS_S = 60.0  # two versions of 1,000 classes have many series
 _IMAGES = "tidegate_shadow_images_total{"
@@ -70,9 +71,7 @@ async def switch(
     log = Log(started.log)
     if not models.serve(version, shadow, share):
         return
-    message = await log.message(
-        f"reload of {models.model}: ", "what shall be served is refused", timeout_s=LOAD_S
-    )
+    message = await log.message(f"reload of {models.model}: ", REFUSED, timeout_s=LOAD_S)
     if "refused" in message:
         raise MeasurementFailed(message)
 

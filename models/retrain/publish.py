@@ -17,13 +17,18 @@ from tempfile import TemporaryDirectory
 
 from tidegate.models.retrain.errors import NotPublished, OptionRefused
 from tidegate.models.retrain.folder import RequestFolder, read
+from tidegate.service.bundle.manifest import SLUG
 from tidegate.service.bundle.store import MANIFEST, Bundle, open_bundle
 from tidegate.service.distribution.transfer import pull
 from tidegate.service.distribution.uri import Address
 from tidegate.service.errors import BundleRefused, TransferFailed
+from tidegate.service.files import write_atomically
 from tidegate.service.serving.order import age
+from tidegate.service.serving.repository import RESERVED
 
 _MAKING = ".making-"
+_NEWEST = ".newest-version"  # of a model, although it may have been deleted since
+_LONGEST = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,7 @@ class Publisher:
         drifted = model / filed.version
         if not (drifted / MANIFEST).is_file():
             raise NotPublished(f"There is no bundle {drifted}.")
-        version = next_version(path.name for path in model.iterdir() if path.name[0] != ".")
+        version = next_version(self._remember(model))
         with TemporaryDirectory(
             prefix=_MAKING, dir=self.requests.path.resolve(), ignore_cleanup_errors=True
         ) as out:
@@ -97,10 +102,30 @@ class Publisher:
                     f"The command made {manifest.name} {manifest.version} instead of {task.model} "
                     f"{task.version}. It must use RETRAIN_MODEL and RETRAIN_VERSION."
                 )
+            self._remember(self.models.resolve() / task.model, task.version)
             address = Address("", "", str(made[0]), manifest.digest)
             return pull(address, self.models, None, lambda *_: None)
         except (BundleRefused, TransferFailed) as error:
             raise NotPublished(f"{error}") from error
+
+    @staticmethod
+    def _remember(model: Path, *more: str) -> list[str]:
+        """Return all known versions of a model, and remember the newest: none is made again.
+
+        `more` are versions that will be there. Raises OSError.
+        """
+        versions = [path.name for path in model.iterdir() if path.is_dir()]
+        newest = model / _NEWEST
+        remembered = newest.read_text("ascii", "replace")[:_LONGEST] if newest.exists() else ""
+        known = [name for name in (*versions, remembered.strip(), *more) if _is_version(name)]
+        content = f"{max(known, key=age)}\n"
+        if content != remembered:
+            write_atomically(newest, content.encode())
+        return known
+
+
+def _is_version(name: str) -> bool:
+    return re.fullmatch(SLUG, name) is not None and name not in RESERVED
 
 
 def next_version(versions: Iterable[str]) -> str:

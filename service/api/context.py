@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import re
 import secrets
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tidegate.service.api.access_log import AccessLog
+from tidegate.service.api.server_timing import server_timing
+from tidegate.service.api.traced import UNTRACED, traced_request
+from tidegate.service.catalog import Choice
 from tidegate.service.metrics import Metrics
-
-log = logging.getLogger("tidegate.service.access")
+from tidegate.service.progress import Progress
+from tidegate.service.tracing.request import Tracer
+from tidegate.service.tracing.trace_context import (
+    TraceParent,
+    parse_traceparent,
+    parse_tracestate,
+)
 
 _REQUEST_ID = re.compile(rb"^[A-Za-z0-9._:/+=@-]{1,128}$")
-_TRACEPARENT = re.compile(
-    rb"^00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})$"
-)  # W3C Trace Context, version 00
-_QUIET = {"/livez", "/readyz", "/metrics"}
 _KEY = "tidegate"
 # Ids must be unique but not unguessable, so they need no system call each.
 _ids = random.Random(secrets.randbits(256))  # noqa: S311
+# From a problem document to the status and the JSON body that a protocol's clients expect.
+ErrorForm = Callable[[dict[str, Any]], tuple[int, bytes]]
 
 
 @dataclass(slots=True)
@@ -33,14 +39,24 @@ class RequestContext:
     """The headers of a request that the service uses, and the fields of its log line."""
 
     request_id: str
+    has_own_id: bool = False  # made here, so that no other request has it
     content_length: str | None = None
     content_type: str = ""
+    content_encoding: str = ""
     timeout_ms: str | None = None  # X-Request-Timeout-Ms
     canary_key: str = ""  # X-Canary-Key
     version: str = ""  # X-Tidegate-Version
-    trace_id: str | None = None
-    traceparent: str | None = None
+    user_agent: bytes = b""
+    traceparent: bytes | None = None
+    tracestate: bytes = b""
+    force_trace: bool = False  # X-Force-Trace
+    parent: TraceParent | None = None  # from traceparent: the caller's span
+    state: str = ""  # from tracestate
+    span: TraceParent | None = None  # its own, if the request is traced
     route: str | None = None
+    error_form: ErrorForm | None = None  # of the route's protocol; None: problem+json
+    chosen: Choice | None = None  # the version that answers; the route sets it
+    started: float = 0.0  # on time.monotonic()
     log: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
@@ -57,14 +73,45 @@ class RequestContext:
             take = _TAKES.get(name)
             if take is not None:
                 take(context, value)
-        context.request_id = context.request_id or f"{_ids.getrandbits(128):032x}"
+        if not context.request_id:
+            context.request_id, context.has_own_id = f"{_ids.getrandbits(128):032x}", True
+        if context.traceparent:
+            context.parent = parse_traceparent(context.traceparent)
+            if context.tracestate and context.parent is not None:
+                context.state = parse_tracestate(context.tracestate)
         return context
+
+    def use_request_id(self, given: str) -> None:
+        """Take a request id from a protocol's own header, if it is a valid one."""
+        if _REQUEST_ID.match(encoded := given.encode("latin-1", "replace")):
+            self.request_id, self.has_own_id = encoded.decode("ascii"), False
+
+    @property
+    def trace_id(self) -> str | None:
+        """Return the id of the trace that the request belongs to."""
+        trace = self.span or self.parent
+        return None if trace is None else trace.trace_id
+
+    @property
+    def sampled_trace_id(self) -> str | None:
+        """Return the same if the trace is recorded, here or by the caller."""
+        trace = self.span or self.parent
+        return trace.trace_id if trace is not None and trace.sampled else None
+
+    @property
+    def images(self) -> Sequence[Progress]:
+        """Return what happened to the request's images."""
+        return () if self.chosen is None else self.chosen.progress
 
     def response_headers(self) -> list[tuple[bytes, bytes]]:
         """Return the headers that every response has."""
         headers = [(b"x-request-id", self.request_id.encode("ascii"))]
-        if self.traceparent:
-            headers.append((b"traceparent", self.traceparent.encode("ascii")))
+        if (trace := self.span or self.parent) is not None:
+            headers.append((b"traceparent", trace.header()))
+        if self.state:
+            headers.append((b"tracestate", self.state.encode("ascii")))
+        if images := self.images:
+            headers.append((b"server-timing", server_timing(self.started, images)))
         return headers
 
 
@@ -74,6 +121,11 @@ def _take_content_length(context: RequestContext, value: bytes) -> None:
 
 def _take_content_type(context: RequestContext, value: bytes) -> None:
     context.content_type = context.content_type or value.decode("latin-1")
+
+
+def _take_content_encoding(context: RequestContext, value: bytes) -> None:
+    coding = value.decode("latin-1")
+    context.content_encoding += f", {coding}" if context.content_encoding else coding
 
 
 def _take_timeout(context: RequestContext, value: bytes) -> None:
@@ -96,21 +148,34 @@ def _take_request_id(context: RequestContext, value: bytes) -> None:
         context.request_id = value.decode("ascii")
 
 
+def _take_user_agent(context: RequestContext, value: bytes) -> None:
+    context.user_agent = value
+
+
 def _take_traceparent(context: RequestContext, value: bytes) -> None:
-    if match := _TRACEPARENT.match(value):
-        context.trace_id = match[1].decode("ascii")
-        flags = match[2].decode("ascii")
-        context.traceparent = f"00-{context.trace_id}-{_ids.getrandbits(64):016x}-{flags}"
+    context.traceparent = value if context.traceparent is None else b""  # repeated: invalid
+
+
+def _take_tracestate(context: RequestContext, value: bytes) -> None:
+    context.tracestate += b"," + value  # a list that may be spread over several fields
+
+
+def _take_force_trace(context: RequestContext, value: bytes) -> None:
+    context.force_trace = value.lower() not in (b"", b"0", b"false")
 
 
 _TAKES = {
     b"content-length": _take_content_length,
     b"content-type": _take_content_type,
+    b"content-encoding": _take_content_encoding,
     b"x-request-timeout-ms": _take_timeout,
     b"x-canary-key": _take_canary_key,
     b"x-tidegate-version": _take_version,
     b"x-request-id": _take_request_id,
+    b"user-agent": _take_user_agent,
     b"traceparent": _take_traceparent,
+    b"tracestate": _take_tracestate,
+    b"x-force-trace": _take_force_trace,
 }
 
 OnUnexpectedError = Callable[[BaseException, RequestContext], ASGIApp]
@@ -120,11 +185,19 @@ class ContextMiddleware:
     """Creates each request's context, responds to unexpected errors, and records every request."""
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, on_unexpected_error: OnUnexpectedError
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        on_unexpected_error: OnUnexpectedError,
+        access_log: AccessLog,
+        tracer: Tracer | None = None,
     ) -> None:
+        """Without a tracer no request is traced."""
         self._app = app
         self._metrics = metrics
         self._on_unexpected_error = on_unexpected_error
+        self._access_log = access_log
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -132,6 +205,11 @@ class ContextMiddleware:
             await self._app(scope, receive, send)
             return
         context = scope[_KEY] = RequestContext.from_headers(scope["headers"])
+        context.started = time.monotonic()
+        if self._tracer is not None and scope["path"] not in UNTRACED:
+            context.span = self._tracer.decide(
+                context.parent, context.state, forced=context.force_trace
+            )
         started = time.perf_counter()
         status = 0
 
@@ -158,17 +236,7 @@ class ContextMiddleware:
         self, scope: Scope, context: RequestContext, status: int, duration_s: float
     ) -> None:
         route = context.route or str(getattr(scope.get("route"), "path", "other"))
-        self._metrics.request(route, status, duration_s)
-        level = logging.DEBUG if route in _QUIET else logging.INFO
-        if log.isEnabledFor(level):
-            fields = {
-                "request_id": context.request_id,
-                "method": scope["method"],
-                "route": route,
-                "status": status,
-                "duration_ms": round(1000 * duration_s, 3),
-                **context.log,
-            }
-            if context.trace_id:
-                fields["trace_id"] = context.trace_id
-            log.log(level, "request", extra={"fields": fields})
+        self._metrics.request(route, status, duration_s, context.sampled_trace_id)
+        if self._tracer is not None and context.span is not None:
+            self._tracer.record(traced_request(scope, context, context.span, route, status))
+        self._access_log.record(scope, context, route, status, duration_s)

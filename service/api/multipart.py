@@ -23,7 +23,10 @@ def is_multipart(content_type: str) -> bool:
 
 
 class FormFiles:
-    """The parts named `field` of a multipart/form-data body, at most `max_files` of them."""
+    """The parts named `field` of a multipart/form-data body, at most `max_files` of them.
+
+    If no part has that name, the parts with a file name are taken instead.
+    """
 
     def __init__(self, content_type: str, field: str, max_files: int) -> None:
         """Raises BadRequest if the Content-Type is not multipart/form-data with a boundary."""
@@ -34,8 +37,10 @@ class FormFiles:
         )
         self._field = field
         self._max_files = max_files
-        self._files: list[bytes] = []
+        self._named: list[bytes] = []
+        self._others: list[bytes] = []  # files with other names, until the first named part
         self._part: Pieces | None = None  # of the file that is being parsed
+        self._is_named = False  # whether that part has the name
 
     def add(self, chunk: bytes) -> None:
         """Parse the next piece of the body. Raises BadRequest if it is malformed."""
@@ -51,16 +56,22 @@ class FormFiles:
             self._parser.close()
         except MultipartError as error:
             raise _malformed(error) from None
-        if not self._files:
-            raise BadRequest(f'The multipart body has no part named "{self._field}".')
-        return self._files
+        files = self._named or self._others
+        if not files:
+            raise BadRequest(f'The multipart body has no part named "{self._field}", and no file.')
+        if len(files) > self._max_files:
+            raise BadRequest(
+                f'The multipart body has {len(files)} files and none is named "{self._field}"; '
+                f"at most {self._max_files} can be sent."
+            )
+        return files
 
     def _on(self, event: MultipartSegment | bytes | None) -> None:
         if isinstance(event, MultipartSegment):
             self._part = self._start(event)
         elif self._part is not None:
             if event is None:
-                self._files.append(self._part.joined())
+                (self._named if self._is_named else self._others).append(self._part.joined())
                 self._part = None
             else:
                 self._part.add(event)
@@ -68,9 +79,12 @@ class FormFiles:
     def _start(self, segment: MultipartSegment) -> Pieces | None:
         if not segment.name:
             raise BadRequest("A part of the multipart body has no name.")
-        if segment.name != self._field:
+        self._is_named = segment.name == self._field
+        if self._is_named:
+            self._others.clear()
+        elif segment.filename is None or self._named:
             return None
-        if len(self._files) == self._max_files:
+        if len(self._named) == self._max_files:
             parts = "part" if self._max_files == 1 else "parts"
             raise BadRequest(f'At most {self._max_files} {parts} named "{self._field}".')
         encoding = segment.header("Content-Transfer-Encoding", "binary").strip().lower()

@@ -9,13 +9,17 @@ from typing import Any
 from urllib.parse import quote
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from tidegate.service import errors
 from tidegate.service.api.connection import ClientGone
+from tidegate.service.api.content_encoding import ACCEPTED
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.methods import allow
-from tidegate.service.api.schemas import as_json
+from tidegate.service.api.schemas import as_json, ood_body
+from tidegate.service.bundle.store import Bundle
+from tidegate.service.pipeline import Classification
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +36,7 @@ TABLE: dict[type[errors.TidegateError], tuple[int, str, str]] = {
     errors.UploadTooLarge: (413, "upload-too-large", "The upload is too large"),
     errors.ImageTooLarge: (413, "image-too-large", "The image has too many pixels"),
     errors.UnsupportedImageType: (415, "unsupported-image-type", "Not a supported image type"),
+    errors.UnsupportedEncoding: (415, "unsupported-encoding", "Content-Encoding not supported"),
     errors.UndecodableImage: (422, "undecodable-image", "The image cannot be decoded"),
     errors.ReloadRefused: (422, "reload-refused", "The reload is refused"),
     errors.QuotaExceeded: (429, "quota-exceeded", "Client quota exceeded"),
@@ -71,6 +76,8 @@ ProblemBody = dict[str, Any]  # the fields of schemas.Problem without those that
 def problem_of(error: errors.TidegateError, context: RequestContext) -> ProblemBody:
     """Return the problem document of an expected error."""
     status, code, title = TABLE[type(error)]
+    if error.shed_reason:
+        context.log["shed"] = error.shed_reason
     return make_problem(status, code, title, str(error), context)
 
 
@@ -89,9 +96,36 @@ def make_problem(
     }
 
 
-def respond(problem: ProblemBody, retry_after_s: float | None = None) -> Json:
-    """Return a problem as a response, with Retry-After in whole seconds."""
-    response = Json(as_json(problem), problem["status"], content_type=MEDIA_TYPE.encode("ascii"))
+def rejection(
+    result: Classification, bundle: Bundle, model: dict[str, str], context: RequestContext
+) -> ProblemBody:
+    """Return the problem document of a rejected image; it has no predictions.
+
+    `model` has the fields of ModelRef.
+    """
+    p_value, alpha = result.verdict.p_value, bundle.gate.alpha_reject
+    return make_problem(
+        *OUT_OF_DISTRIBUTION,
+        f"p = {p_value:.4g} is at most alpha_reject = {alpha:g}.",
+        context,
+        model=model,
+        ood=ood_body(result, bundle),
+    )
+
+
+def respond(
+    problem: ProblemBody, context: RequestContext, retry_after_s: float | None = None
+) -> Json:
+    """Return a problem as a response, with Retry-After in whole seconds.
+
+    It is problem+json, unless the route's protocol has an error form of its own.
+    """
+    if context.error_form is not None:
+        status, body = context.error_form(problem)
+        response = Json(body, status)
+    else:
+        body = as_json(problem)
+        response = Json(body, problem["status"], content_type=MEDIA_TYPE.encode("ascii"))
     if retry_after_s is not None:
         wait = str(math.ceil(retry_after_s)).encode("ascii")
         response.raw_headers.append((b"retry-after", wait))
@@ -103,7 +137,11 @@ def response_to(error: Exception, context: RequestContext) -> Response:
     if isinstance(error, errors.TidegateError):
         problem = problem_of(error, context)
         context.log["code"] = problem["code"]
-        return respond(problem, error.retry_after_s)
+        response = respond(problem, context, error.retry_after_s)
+        if isinstance(error, errors.UnsupportedEncoding):
+            response.headers["Accept-Encoding"] = ACCEPTED  # RFC 9110, 15.5.16
+        return response
+    context.log["shed"] = "client-gone"
     return Response(status_code=_CLIENT_CLOSED)  # ClientGone
 
 
@@ -113,7 +151,7 @@ def response_to_unexpected_error(error: BaseException, context: RequestContext) 
         cut = errors.Draining("The service shut down before this request was answered.")
         return response_to(cut, context)
     context.log["code"] = "internal-error"
-    return respond(unexpected_problem(error, context))
+    return respond(unexpected_problem(error, context), context)
 
 
 def unexpected_problem(error: BaseException, context: RequestContext) -> ProblemBody:
@@ -128,6 +166,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.TidegateError, _expected)
     app.add_exception_handler(ClientGone, _expected)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _bug)
 
 
@@ -139,13 +178,21 @@ async def _bug(request: Request, error: Exception) -> Response:
     return response_to_unexpected_error(error, RequestContext.of(request.scope))
 
 
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class
+    first = error.errors()[0]
+    where = " ".join(str(part) for part in first["loc"])
+    invalid = errors.BadRequest(f"{where}: {first['msg']}.")
+    return response_to(invalid, RequestContext.of(request.scope))
+
+
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
     context = RequestContext.of(request.scope)
     code, title, detail = _BY_STATUS.get(error.status_code, _OTHER)
     detail = detail.format(request.method, _shown(request.scope["path"]))
     context.log["code"] = code
-    response = respond(make_problem(error.status_code, code, title, detail, context))
+    response = respond(make_problem(error.status_code, code, title, detail, context), context)
     if error.status_code == _METHOD_NOT_ALLOWED:
         response.headers["Allow"] = allow(request.app, request.scope["path"])
     return response

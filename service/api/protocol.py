@@ -165,7 +165,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Start the handler."""
         request = self._requests
         self._dropped = 0
-        self._connection.body_is_here = False
+        self._connection.body_is_here, self._connection.body_bytes = False, 0
         self.scope = scope_of(request, self, self._connection)
         self.cycle = Exchange(
             self._is_last_answer,
@@ -187,6 +187,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Pass a piece of the body to the handler, or drop it if the response is complete."""
         cycle = self.cycle
+        self._connection.body_bytes += len(body)
         if not self._unanswered:
             self._dropped += len(body)
             return
@@ -263,7 +264,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._due = math.inf
         elif self._requests.in_head:
             fields, defaults = self._requests.headers, self.server_state.default_headers
-            self.transport.write(self.wire.refuse(refusal, fields, defaults))
+            self.transport.write(self.wire.refuse(refusal, fields, defaults, self._address))
             self._close(more_may_come=True)
         else:  # in a body that is dropped
             self._close()

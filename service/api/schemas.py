@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
+from tidegate.service.api.parameters import USUAL, FeatureForm, Wanted
 from tidegate.service.bundle.evidence import Coverage, Parity
 from tidegate.service.bundle.manifest import Calibration, GateFit, Manifest
 from tidegate.service.bundle.store import Bundle
@@ -14,7 +17,7 @@ from tidegate.service.catalog import Catalog
 from tidegate.service.engines.base import EngineInfo
 from tidegate.service.imaging.spec import PreprocessSpec
 from tidegate.service.pipeline import Classification
-from tidegate.service.types import ENERGY, MAHALANOBIS, Decision
+from tidegate.service.types import ENERGY, MAHALANOBIS, Decision, Float32
 
 
 class Body(BaseModel):
@@ -98,6 +101,12 @@ class ClassifyBody(Body):
     ood: OodBody
     timing_ms: TimingBody
     batch_size: int
+    features: list[float] | str | None = Field(
+        default=None,
+        exclude_if=lambda features: features is None,
+        description="only with features=true: the input of the last layer, a list of float32; with "
+        "features=base64 their bytes, little-endian",
+    )
 
 
 class Problem(Body):
@@ -310,20 +319,25 @@ def ood_body(result: Classification, bundle: Bundle) -> dict[str, Any]:
 
 
 def classify_body(
-    result: Classification, bundle: Bundle, model: dict[str, str], request_id: str
+    result: Classification,
+    bundle: Bundle,
+    model: dict[str, str],
+    request_id: str,
+    wanted: Wanted = USUAL,
 ) -> dict[str, Any]:
     """Return the answer for one image, with the fields of ClassifyBody.
 
     `model` has the fields of ModelRef.
     """
     timing = result.timing
-    return {
+    body = {
         "request_id": request_id,
         "model": model,
         "decision": result.verdict.decision,
         "predictions": [
             {"class_id": p.class_id, "label": p.label, "probability": p.probability}
             for p in result.predictions
+            if p.probability >= wanted.min_probability
         ],
         "ood": ood_body(result, bundle),
         "timing_ms": {
@@ -334,9 +348,19 @@ def classify_body(
         },
         "batch_size": result.batch_size,
     }
+    if result.features is not None:
+        body["features"] = _features(result.features, wanted.features)
+    return body
 
 
-def as_json(body: dict[str, Any]) -> bytes:
+def _features(features: Float32, form: FeatureForm) -> list[float] | str:
+    if form == "base64":
+        return base64.b64encode(features.astype("<f4").tobytes()).decode("ascii")
+    values: list[float] = features.tolist()
+    return values
+
+
+def as_json(body: dict[str, Any] | Sequence[dict[str, Any]]) -> bytes:
     """Return a body as JSON; NaN and infinity become null."""
     return to_json(body, inf_nan_mode="null")
 

@@ -13,6 +13,7 @@ import uvicorn
 
 from tidegate.service.api.protocol import BoundedHttpProtocol, bounded_http
 from tidegate.service.api.wire import Wire
+from tidegate.service.unix_socket import remove_unix
 
 _CHECK_EVERY_S = 0.25
 _HANDSHAKE_S = 0.2  # for TCP handshakes in progress when the listener stops accepting new ones
@@ -55,6 +56,7 @@ class Server(uvicorn.Server):
         self._wire.draining = self._wire.stopping = True
         for listener in sockets or ():
             refuse_connections(listener)
+            remove_unix(listener)
         await asyncio.sleep(_HANDSHAKE_S)  # accepts the connections in the backlog
         await super().shutdown(sockets)
 

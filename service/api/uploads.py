@@ -119,7 +119,7 @@ class ByteBudget:
             freed_own += victim.held if victim.client == asker.client else 0
         if not self._fits(asker.client, count, freed_own, freed):
             self._on_shed()
-            raise Overloaded("The memory for request bodies is full.", 1)
+            raise Overloaded("The memory for request bodies is full.", 1, "upload-bytes")
 
     def release(self, reservation: Reservation) -> None:
         """Release a body's bytes."""

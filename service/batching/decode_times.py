@@ -25,6 +25,7 @@ class DecodeCost:
     kind: str = ""
     seconds: float = 0.0  # estimated, to decode and preprocess on the reference core
     large: bool = False  # decoded separately, so that other images do not wait for it
+    decoded: bool = False  # the client sent pixels
 
 
 class FadingMedian:

@@ -107,8 +107,8 @@ class Dispatch:
         Also returns the tickets that were dropped because they would be late.
         """
         late: list[Ticket] = []
-        if self._idle_work and self._idle_work[0].overdue_at <= self._clock():
-            return self._idle_batch(slot), late
+        if (overdue := self._overdue()) is not None:
+            return self._idle_batch(slot, overdue), late
         while (lane := self._next_lane()) is not None:
             now, ready, limits = self._clock(), self._ready[lane], lane.limits
             together = ready.not_overtaken(limits.max_batch_size)
@@ -118,7 +118,7 @@ class Dispatch:
                 return self._batch(slot, lane, decided.dispatch, now), late
         self._admission.running[slot.index] = None
         if self._may_run_idle_work():
-            return self._idle_batch(slot), late
+            return self._idle_batch(slot, self._idle_work[0]), late
         self._idle.append(slot)
         return None, late
 
@@ -147,11 +147,18 @@ class Dispatch:
     def _may_run_idle_work(self) -> bool:
         """Return whether idle work may start: it must leave the other slots to requests."""
         return bool(self._idle_work) and (
-            not any(self._admission.running) or self._idle_work[0].overdue_at <= self._clock()
+            not any(self._admission.running) or self._overdue() is not None
         )
 
-    def _idle_batch(self, slot: Slot) -> Batch:
-        work = self._idle_work.popleft()
+    def _overdue(self) -> IdleWork | None:
+        """Return the first work that must not wait longer; work without such a time may precede."""
+        if not self._idle_work:
+            return None
+        now = self._clock()
+        return next((work for work in self._idle_work if work.overdue_at <= now), None)
+
+    def _idle_batch(self, slot: Slot, work: IdleWork) -> Batch:
+        self._idle_work.remove(work)
         work.lane.batches += 1
         self._admission.running[slot.index] = Running(
             work.lane, self._clock(), len(work.images), work.decode_s

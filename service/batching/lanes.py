@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
 from tidegate.service.batching.latency import LatencyModel
 from tidegate.service.batching.policy import Limits
+from tidegate.service.batching.statistics import Statistics
 from tidegate.service.engines.base import Engine
 
 # A lane may be this far ahead of its share of the slots, so that deadlines decide in between.
@@ -26,6 +27,7 @@ class Lane:
     all_cores_engine: Engine | None = None  # for a single image while nothing else runs
     model: str = ""  # lanes of one model share its weight
     weight: float = 1.0
+    statistics: Statistics = field(default_factory=Statistics, init=False)
     used_s: float = field(default=0.0, init=False)  # predicted slot time, divided by the weight
     tickets: int = field(default=0, init=False)  # admitted and not released
     batches: int = field(default=0, init=False)  # that run
@@ -44,6 +46,12 @@ class Lane:
             yield
         finally:
             self.requests -= 1
+
+    def close(self) -> None:
+        """Release the engines. The scheduler must have forgotten the lane."""
+        with ExitStack() as closing:  # both, also if one fails
+            for engine in filter(None, (self.engine, self.all_cores_engine)):
+                closing.callback(engine.close)
 
     def limit_batches(self, largest: int) -> None:
         """Lower the largest batch size."""

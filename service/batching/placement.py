@@ -100,7 +100,9 @@ class DecodePlacement:
         self.large = None if large_decoders is None else OnDecoders(large_decoders)
 
     def of(self, cost: DecodeCost) -> OnSlot | OnDecoders:
-        """Return where an image of this cost is decoded."""
+        """Return where an image of this cost is decoded; pixels wait only for a slot."""
+        if cost.decoded:
+            return self.slot
         return self.large if cost.large and self.large is not None else self.usual
 
     @property

@@ -30,6 +30,7 @@ from tidegate.service.batching.watchdog import Watchdog
 from tidegate.service.engines.faults import Fault, fault_of
 from tidegate.service.errors import DeadlineMissed, Draining, EngineFailed, Overloaded, ServiceError
 from tidegate.service.metrics import Metrics
+from tidegate.service.progress import BatchRun
 from tidegate.service.types import Pixels, Priority
 
 log = logging.getLogger(__name__)
@@ -218,6 +219,8 @@ class Scheduler:
         return ticket
 
     def _decoded(self, ticket: Ticket, result: Pixels | Exception, decode_s: float) -> None:
+        if ticket.job is not None:
+            ticket.decode_at = ticket.job.started
         ticket.job = None
         with self._lock:
             if not isinstance(result, Exception):
@@ -246,7 +249,9 @@ class Scheduler:
         for ticket in late:
             self._metrics.shed("early-drop")
             if not ticket.answer.done():
-                ticket.answer.set_exception(DeadlineMissed("The deadline can no longer be met."))
+                ticket.answer.set_exception(
+                    DeadlineMissed("The deadline can no longer be met.", "early-drop")
+                )
 
     def _finish(
         self, slot: Slot, batch: Sequence[Ticket], on_all_cores: bool, result: BatchResult
@@ -301,11 +306,15 @@ class Scheduler:
     ) -> None:
         """Record a batch's metrics and resolve the futures of its tickets. On the event loop."""
         self._metrics.batch_size.observe(len(batch))
+        batch[0].lane.statistics.run(result.ran, result.engine_s)
         self._metrics.batch_parts(result.parts_s)
         self._metrics.slot_busy.inc(result.engine_s + sum(result.decode_s))
         self._drop_late(late)
+        run = BatchRun(result.engine_at, result.engine_s, result.ran)
         for index, ticket in enumerate(batch):
+            ticket.decode_at = ticket.decode_at or result.decode_at[index]
             ticket.decode_s = ticket.decode_s or result.decode_s[index]
+            ticket.run = None if index in result.undecoded else run
             if ticket.answer.done():
                 continue  # the request left or its deadline passed
             row = result.rows[index]
@@ -322,7 +331,11 @@ class Scheduler:
         """Return the error for the client of an image that the engine did not compute."""
         if fault_of(error) is Fault.MEMORY:
             self._metrics.shed("device-memory")
-            return Overloaded("The device does not have enough memory to compute this image.", 1.0)
+            return Overloaded(
+                "The device does not have enough memory to compute this image.",
+                1.0,
+                "device-memory",
+            )
         return EngineFailed("The engine could not compute this image.")
 
     def _fail_from_thread(self, reason: str) -> None:
@@ -333,11 +346,14 @@ class Scheduler:
 def _refused(refusal: Refusal, left_ms: float, lane: Lane) -> ServiceError:
     if refusal.retry_after_s is not None:
         return Overloaded(
-            f"Queue too long to answer within {left_ms:.0f} ms.", refusal.retry_after_s
+            f"Queue too long to answer within {left_ms:.0f} ms.",
+            refusal.retry_after_s,
+            refusal.reason,
         )
     if left_ms <= 0:
-        return DeadlineMissed("The deadline has already passed.")
+        return DeadlineMissed("The deadline has already passed.", refusal.reason)
     return DeadlineMissed(
         f"The deadline is {left_ms:.0f} ms from now, but one image takes "
-        f"{1000 * lane.latency.unloaded_s:.1f} ms on an idle engine."
+        f"{1000 * lane.latency.unloaded_s:.1f} ms on an idle engine.",
+        refusal.reason,
     )

@@ -37,6 +37,8 @@ class BatchResult:
     clean: bool  # the first run succeeded, so that engine_s is a measurement of ℓ(b)
     parts_s: Mapping[str, float] = field(default_factory=dict)  # of engine_s; empty if unknown
     device_fault: DeviceFault = field(default_factory=DeviceFault)
+    decode_at: Sequence[float | None] = ()  # when each image's decoding began, on time.monotonic()
+    engine_at: float = 0.0  # the same of the engine
 
     @property
     def ran(self) -> int:
@@ -104,12 +106,13 @@ class Slot:
         images = batch.images
         rows: list[RowResult | None] = [None] * len(images)
         decode_s = [0.0] * len(images)
+        decode_at: list[float | None] = [None] * len(images)
         ready: list[tuple[int, Pixels]] = []
         for index, image in enumerate(images):
             if isinstance(image, np.ndarray):
                 ready.append((index, image))
                 continue
-            started = time.perf_counter()
+            decode_at[index], started = time.monotonic(), time.perf_counter()
             try:
                 ready.append((index, image()))
             except Exception as error:  # noqa: BLE001 - only this request fails
@@ -117,18 +120,27 @@ class Slot:
             decode_s[index] = time.perf_counter() - started
         undecoded = frozenset(index for index, row in enumerate(rows) if row is not None)
         device_fault = DeviceFault()
-        started = time.perf_counter()
+        engine_at, started = time.monotonic(), time.perf_counter()
         ran = self._run_engine([image for _, image in ready], batch, device_fault)
         engine_s = time.perf_counter() - started if ran else 0.0
         for (index, _), row in zip(ready, ran, strict=False):
             rows[index] = row
         rows += ran[len(ready) :]  # images from top_up
         decode_s += [0.0] * (len(rows) - len(images))
+        decode_at += [None] * (len(rows) - len(images))
         clean = bool(ran) and not any(isinstance(row, Exception) for row in ran)
         clean = clean and device_fault == DeviceFault()
         parts_s = batch.engine.parts_s(batch.engine_slot) if clean else {}
         return BatchResult(
-            _whole(rows), decode_s, undecoded, engine_s, clean, parts_s, device_fault
+            _whole(rows),
+            decode_s,
+            undecoded,
+            engine_s,
+            clean,
+            parts_s,
+            device_fault,
+            decode_at,
+            engine_at,
         )
 
     def _run_engine(

@@ -11,6 +11,7 @@ from tidegate.service.batching.lanes import Lane
 from tidegate.service.batching.placement import Placement
 from tidegate.service.batching.policy import Waiting
 from tidegate.service.batching.slots import Image
+from tidegate.service.progress import BatchRun
 from tidegate.service.types import Outputs
 
 
@@ -39,7 +40,9 @@ class Ticket(Waiting):
     placement: Placement  # where the image is decoded; the slot afterwards
     job: Job | None = None  # while the image waits for a decoder or is on one
     image: Image | None = None  # set when it is ready for a slot
+    decode_at: float | None = None  # when decoding began, on time.monotonic()
     decode_s: float = 0.0  # measured
+    run: BatchRun | None = None  # once the engine has run its batch
     ready_at: float = 0.0
     dispatched_at: float = 0.0
     queued: bool = field(default=True)  # counted as waiting: admitted but not dispatched

@@ -60,7 +60,7 @@ def open_bundle(path: Path) -> Bundle:
     Raises BundleRefused, with the file's name, if one is missing, changed or not listed.
     """
     manifest = read_manifest(path)
-    _check_files(path, manifest)
+    check_files(path, manifest)
     return Bundle(
         path=path,
         manifest=manifest,
@@ -164,7 +164,8 @@ def _read_small(path: Path, name: str, most_bytes: int) -> bytes:
     return content
 
 
-def _check_files(path: Path, manifest: Manifest) -> None:
+def check_files(path: Path, manifest: Manifest) -> None:
+    """Compare every file in folder `path` with the manifest. Raises BundleRefused."""
     try:
         _check_signature_file(path, manifest)
         _compare_files(path, manifest)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 
-from tidegate.service.addresses import split_hosts
 from tidegate.service.commands import Commands
 
 
@@ -45,8 +44,10 @@ def _run(arguments: argparse.Namespace) -> int:
     for name, model in wanted.plan.models.items() if settings.models else ():
         aliases = ", ".join(f"{alias} {version}" for alias, version in model.named.items())
         print(f"model     {name}: {aliases}")
-    for host in split_hosts(settings.host):
+    for host in settings.hosts():
         print(f"at        http://{f'[{host}]' if ':' in host else host}:{settings.port}")
+    if settings.unix_socket is not None:
+        print(f"at        unix:{settings.unix_socket}")
     print(
         f"classes   {manifest.task.classes}, input {manifest.task.height} × {manifest.task.width}"
     )

@@ -6,11 +6,13 @@ import argparse
 import contextlib
 import http.client
 import os
+import socket
 import sys
 import time
 
 from tidegate.service.addresses import hosts_to_probe
 from tidegate.service.commands import Commands
+from tidegate.service.platforms import preset
 
 _TIMEOUT_S = 2.0
 _MOST_BYTES = 4096
@@ -26,13 +28,18 @@ def add(commands: Commands) -> None:
 
 def _run(_: argparse.Namespace) -> int:
     names = {name.upper(): value.strip() for name, value in os.environ.items()}
-    port = names.get("TIDEGATE_PORT") or "8000"
+    usual = preset(names.get("TIDEGATE_PLATFORM", ""), os.environ)
+    port = names.get("TIDEGATE_PORT") or usual.get("port", "8000")
+    path = names.get("TIDEGATE_UNIX_SOCKET")
     end = time.monotonic() + _TIMEOUT_S
     failed = ""
     try:
-        for host in hosts_to_probe(names.get("TIDEGATE_HOST") or "127.0.0.1"):
+        hosts = hosts_to_probe(names.get("TIDEGATE_HOST") or usual.get("host", "127.0.0.1"))
+        clients = [http.client.HTTPConnection(host, int(port)) for host in hosts]
+        for client in [*clients, *([_UnixConnection(path)] if path else [])]:
+            client.timeout = max(0.1, end - time.monotonic())
             try:
-                status, text = _probe(host, int(port), max(0.1, end - time.monotonic()))
+                status, text = _probe(client)
             except (OSError, http.client.HTTPException) as error:
                 failed = failed or f"{error}"
             else:
@@ -44,9 +51,22 @@ def _run(_: argparse.Namespace) -> int:
     return 1
 
 
-def _probe(host: str, port: int, timeout_s: float) -> tuple[int, str]:
+class _UnixConnection(http.client.HTTPConnection):
+    """A connection to a unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost")
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the path instead of an address."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _probe(client: http.client.HTTPConnection) -> tuple[int, str]:
     """Return status and body of `/readyz`, whatever the status is."""
-    client = http.client.HTTPConnection(host, port, timeout=timeout_s)
     with contextlib.closing(client) as connection:
         connection.request("GET", "/readyz")
         answer = connection.getresponse()

@@ -28,8 +28,13 @@ class RecentAnswers:
         self._answers: OrderedDict[str, _Remembered] = OrderedDict()
 
     def remember(self, image: bytes, answered: Answered, classes: int) -> None:
-        """Add an answer of a model with this many classes, and offer its image to the store."""
-        stored = None if self._images is None else self._images.offer(image, answered)
+        """Add an answer of a model with this many classes, and offer its image to the store.
+
+        `image` is b"" if the client sent pixels, which are not stored.
+        """
+        stored = None
+        if image and self._images is not None:
+            stored = self._images.offer(image, answered)
         self._answers[answered.request_id] = _Remembered(answered, classes, stored)
         if len(self._answers) > MAX_ANSWERS:
             self._answers.popitem(last=False)

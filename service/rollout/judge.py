@@ -81,8 +81,8 @@ class Judge:
         self.repeated_keys = self.duplicates = 0
         self._step: Verdict | None = None  # a step that was decided stays
 
-    def observe(self, arm: Arm, outcome: Outcome, key: str = "") -> None:
-        """Add one image.
+    def observe(self, arm: Arm, outcome: Outcome, key: str = "") -> bool:
+        """Add one image; return whether it counts.
 
         `key` is what the version was chosen by, unless each image has its own: of the images with
         one key only the first counts, for the others go to the same version. Images whose version
@@ -90,10 +90,11 @@ class Judge:
         """
         if key and self._is_repeated(key):
             self.repeated_keys += 1
-            return
+            return False
         self._waiting.append((arm, outcome))
         if len(self._waiting) >= _WAITING:
             self._evaluate_waiting()
+        return True
 
     def observe_all(self, images: Images) -> None:
         """Add images, each with a key of its own."""

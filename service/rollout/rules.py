@@ -11,10 +11,12 @@ class JudgeRules(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     promote: bool = Field(default=False, description="make a canary stable")
-    promote_shadow: bool = Field(default=False, description="make a shadow a canary")
+    promote_shadow: bool = Field(
+        default=False, description="make a shadow a canary once the evidence suffices"
+    )
     rollback: bool = Field(default=True, description="end a canary at the first alarm")
     least_images: int = Field(
-        default=1000, ge=100, le=10_000_000, description="canary images before a promotion"
+        default=1000, ge=100, le=10_000_000, description="images of a trial before a promotion"
     )
     alpha: float = Field(
         default=0.01,
@@ -31,6 +33,12 @@ class JudgeRules(BaseModel):
     )
     rejections: float = Field(
         default=0.01, ge=0, le=0.5, description="margin of the share of rejected images"
+    )
+    disagreements: float = Field(
+        default=0.2,
+        gt=0,
+        le=1,
+        description="largest share of images with another class by a shadow; 1: any",
     )
     p_values: bool = Field(
         default=True, description="compare how uniform the p-values of the gates are"

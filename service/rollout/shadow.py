@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ class AnswerPair:
     stable_probability: float  # of the stable version's class
     shadow_probability: float  # of the same class
     duplicate: bool = False  # a near-duplicate of a recent image
+    stable_p_value: float = math.nan
+    shadow_p_value: float = math.nan
 
     @property
     def is_same(self) -> bool:

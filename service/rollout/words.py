@@ -24,7 +24,7 @@ def row(one: Comparison, rules: JudgeRules, mix: ClassMix) -> dict[str, Any]:
         "test": one.name,
         "images": {"stable": one.images[0], "canary": one.images[1]},
         "margin": rules.latency if one.name == "latency" else one.margin,
-        "e_value": _e_value(one.log_evidence),
+        "e_value": e_value(one.log_evidence),
         "bound": one.bound,
         "alarm": one.alarm,
         "design_effect": round(one.design_effect, 2),
@@ -36,7 +36,7 @@ def row(one: Comparison, rules: JudgeRules, mix: ClassMix) -> dict[str, Any]:
         found["stable"], found["canary"] = _value(one, 0), _value(one, 1)
     if one.required:
         found["not_worse"] = {
-            "e_value": _e_value(one.log_not_worse),
+            "e_value": e_value(one.log_not_worse),
             "bound": 1 / NON_INFERIORITY,
             "shown": one.shown,
         }
@@ -69,5 +69,6 @@ def _value(one: Comparison, arm: int) -> float | None:
     return math.exp(mean) if mean is not None and one.name == "latency" else mean
 
 
-def _e_value(log: float) -> float:
+def e_value(log: float) -> float:
+    """Return an e-value for the report, from its logarithm."""
     return float(f"{math.exp(min(log, _LARGEST_LOG)):.4g}")

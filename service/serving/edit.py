@@ -79,8 +79,8 @@ def update(
             return False
         with _disk_errors(path):
             _remove_leftovers(path)
-            mode = None if found.content is None else path.stat().st_mode & 0o777
-            write_atomically(path, proposal.content, mode=mode)
+            like = None if found.content is None else path.stat()
+            write_atomically(path, proposal.content, like=like)
         return True
 
 

@@ -21,8 +21,9 @@ from tidegate.service.serving.order import age
 from tidegate.service.serving.repository import LATEST, NO_MODEL, RESERVED, Repository
 from tidegate.service.serving.wording import describe, did_you_mean, quoted, sentence
 
-MAX_SERVING_BYTES = 1 << 20  # of serving.toml
+MAX_SERVING_BYTES = 256 << 10  # of serving.toml
 MAX_MODELS = 64
+_MOST_PROBLEMS = 20  # that are described
 MAX_ALIASES = 16  # of one model, besides stable, canary and shadow
 MAX_WEIGHT = 1000.0
 
@@ -169,7 +170,7 @@ def parse_plan(content: bytes, where: str, repository: Repository | None) -> Ser
     names = [name for name, table in tables.items() if isinstance(table, dict)]
     problems: list[str] = []
     models: dict[str, ModelPlan] = {}
-    for name, table in tables.items():
+    for name, table in tables.items() if len(names) <= MAX_MODELS else ():
         try:
             models[name] = _parse_model(name, table, repository)
         except ValidationError as error:
@@ -179,6 +180,8 @@ def parse_plan(content: bytes, where: str, repository: Repository | None) -> Ser
     problems += _check_names(names, default)
     if not tables and not problems:
         problems.append("no model is named: write a table such as [parts] for each")
+    if more := problems[_MOST_PROBLEMS:]:
+        problems[_MOST_PROBLEMS:] = [f"{len(more)} or more further problems"]
     if problems:
         raise ServingInvalid("\n".join(f"{where}: {sentence(problem)}" for problem in problems))
     return ServingPlan(default or next(iter(models)), models)
@@ -224,7 +227,8 @@ def _check_names(names: list[str], default: Any) -> list[str]:
     if isinstance(default, dict):
         problems.append(f"{NO_MODEL}: no model can have this name")
     elif default is None and len(names) > 1:
-        problems.append(f"{NO_MODEL} is missing: {' or '.join(map(quoted, names))}")
+        some = [quoted(name) for name in names[:5]]
+        problems.append(f"{NO_MODEL} is missing: {' or '.join(some)}")
     elif default is not None and not isinstance(default, str):
         problems.append(f"{NO_MODEL}: expected a model's name in quotes, not {quoted(default)}")
     elif default is not None and default not in names:

@@ -10,13 +10,14 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+_MOST = 100  # errors of one table that are described
 _LONGEST = 60  # characters of a value in a message
 _VERSIONS = {"stable", "version", "after"}
 
 
 def describe(error: ValidationError, model: type[BaseModel], at: tuple[str, ...]) -> list[str]:
-    """Return what is wrong and where, for each error; `sentence` completes it."""
-    return [_describe_one(found, model, at) for found in error.errors()]
+    """Return what is wrong and where, for the first errors; `sentence` completes it."""
+    return [_describe_one(found, model, at) for found in error.errors()[:_MOST]]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -157,6 +157,26 @@ def test_a_canary_is_promoted_and_rolled_back_by_request(
     assert [event["step"] for event in events] == ["rollback", "promote"]
 
 
+def test_the_judge_counts_one_image_of_a_request_and_of_an_id_that_a_client_chose(
+    served: tuple[Server, Path, dict[str, str]],
+) -> None:
+    server, root, _ = served
+    put_file(root, f'[{MODEL}]\nstable = "1"\ncanary = {{ version = "2", share = 0.0 }}\n')
+    assert reload(server.url).status_code == 200
+    files = [("files", PHOTO)] * 3
+
+    batch = httpx.post(f"{server.url}/classify/batch", files=files, timeout=PATIENCE_S)
+    assert [one["status"] for one in batch.json()["results"]] == [200] * 3
+    for _ in range(2):
+        classify(server.url, **{"x-request-id": "always-the-same"})
+    classify(server.url)
+    classify(server.url)
+
+    judge = httpx.get(f"{server.url}/models/{MODEL}/rollout").json()["judge"]
+    assert judge["images"] == {"stable": 4, "canary": 0}
+    assert judge["not_counted"]["repeated_keys"] == 3
+
+
 def test_without_a_token_there_is_no_administration() -> None:
     with running() as server:
         response = reload(server.url)

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -100,7 +100,11 @@ def free_port() -> int:
 
 @contextmanager
 def prometheus(
-    folder: Path, *targets: str, alertmanager: str | None = None, for_s: int | None = None
+    folder: Path,
+    *targets: str,
+    alertmanager: str | None = None,
+    for_s: int | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[Process]:
     """Run Prometheus on a free port with the committed configuration and rules.
 
@@ -128,6 +132,7 @@ def prometheus(
         f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'metrics'}",
         "--web.listen-address=127.0.0.1:0",
+        *options,
         cwd=folder,
         listening=LISTENING,
     ) as process:

@@ -88,6 +88,21 @@ def test_with_the_second_file_a_folder_of_models_is_served(
         assert mount == f"/srv/bundles:{Settings.read().models}"
 
 
+def test_with_the_file_for_traces_the_service_exports_them_to_a_collector() -> None:
+    text = (ROOT / "docker-compose.traces.yml").read_text(encoding="utf-8")
+    more: dict[str, Any] = yaml.safe_load(text.replace("${TRACES_SHARE:-0.01}", "0.01"))["services"]
+    compose_spec.PyCompose.from_json(json.dumps({"services": more}))
+    collector = more.pop("jaeger")
+
+    assert more.keys() == {"tidegate", "tidegate-gpu"}
+    for service in more.values():
+        assert service["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://jaeger:4318"
+        assert service["environment"]["OTEL_TRACES_SAMPLER"] == "parentbased_traceidratio"
+    assert collector["read_only"]
+    assert collector["cap_drop"] == ["ALL"]
+    assert all(port.startswith("127.0.0.1:") for port in collector["ports"])
+
+
 def test_only_the_service_and_grafana_publish_a_port_and_only_on_loopback() -> None:
     ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
 
@@ -212,7 +227,7 @@ def test_prometheus_scrapes_the_service_on_the_port_that_the_image_exposes() -> 
     assert job["job_name"] == "tidegate"  # the rules select on it
     assert host in SERVICES
     assert ("EXPOSE", port) in _final_stage()
-    assert _environment()["TIDEGATE_PORT"] == port
+    assert str(Settings.model_fields["port"].default) == port
     assert SERVICES[host]["ports"] == [f"127.0.0.1:8000:{port}"]
 
 
@@ -239,7 +254,7 @@ def test_every_declared_dependency_is_pinned_within_its_range() -> None:
 
     extras = [
         text
-        for name in ("models", "remote", "oci", "signing")
+        for name in ("models", "remote", "oci", "otel", "signing")
         for text in project["optional-dependencies"][name]
     ]
     declared = [
@@ -267,8 +282,9 @@ def test_the_final_stage_only_copies_what_the_first_built() -> None:
 
 def test_the_command_is_in_exec_form_so_that_signals_reach_it() -> None:
     [entrypoint] = [rest for name, rest in _final_stage() if name == "ENTRYPOINT"]
+    [command] = [rest for name, rest in _final_stage() if name == "CMD"]
 
-    assert json.loads(entrypoint) == ["tidegate", "serve"]
+    assert (json.loads(entrypoint), json.loads(command)) == (["tidegate"], ["serve"])
 
 
 def _allowed(path: str) -> bool:

@@ -1,6 +1,9 @@
 """The reference confidences have the same `le` labels as the histogram, so that rules match."""
 
+from collections.abc import Callable
+
 import numpy as np
+import pytest
 
 from tidegate.models.fitting.drift_reference import reference_fit
 from tidegate.service.bundle.manifest import Histogram
@@ -96,3 +99,28 @@ def test_the_series_of_two_versions_are_merged_and_those_of_a_hidden_one_are_gon
 
     assert 'digest="111"' not in metrics.render().decode()
     assert 'digest="222",le="7.0"' in metrics.render().decode()
+
+
+def test_an_alias_that_stays_is_there_while_others_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = Metrics("0")
+    names = ("model", "version", "digest", "alias")
+    stays, goes, comes = [("m", v, "d", f"alias-{v}") for v in "123"]
+
+    def shown(labels: tuple[str, ...]) -> float | None:
+        return metrics.registry.get_sample_value(
+            "tidegate_model_alias", dict(zip(names, labels, strict=True))
+        )
+
+    metrics.set_aliases([stays, goes])
+    for method in ("clear", "remove", "labels"):
+        change = getattr(metrics._aliases, method)
+
+        def checked(*labels: str, change: Callable[..., object] = change) -> object:
+            result = change(*labels)
+            assert shown(stays) == 1.0
+            return result
+
+        monkeypatch.setattr(metrics._aliases, method, checked)
+    metrics.set_aliases([stays, comes])
+
+    assert (shown(goes), shown(comes)) == (None, 1.0)

@@ -3,145 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import threading
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.bundle.tiny_bundle import (
-    Files,
-    golden_arrays,
-    npz,
-    put,
-    sound_files,
+from tests.unit.bundle.tiny_bundle import Files, golden_arrays, npz, sound_files
+from tests.unit.stage import (
+    CANARY,
+    PATIENCE_S,
+    Stage,
+    folder_of_models,
+    play,
+    seal,
+    serving,
+    until,
 )
-from tidegate.service import lifecycle, memory, steps
+from tidegate.service import lifecycle, loading, memory
+from tidegate.service.building import Builder
 from tidegate.service.bundle.store import GOLDEN, LABELS
-from tidegate.service.engines.config import EngineConfig
+from tidegate.service.drift import state
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
-from tidegate.service.errors import (
-    BundleRefused,
-    NotFound,
-    ServingInvalid,
-    ServingNotWritable,
-)
-from tidegate.service.lifecycle import Service, ServiceConfig
+from tidegate.service.engines.open_like import open_like
+from tidegate.service.errors import BundleRefused, NotFound, ServingInvalid
+from tidegate.service.lifecycle import Service
 from tidegate.service.loading import Loader
-from tidegate.service.metrics import Metrics
-from tidegate.service.pipeline import Classification, Upload
-from tidegate.service.rollout.outcomes import Outcome
+from tidegate.service.pipeline import Upload
 from tidegate.service.serving.serving_file import Place
-from tidegate.service.startup import ServingConfig
-from tidegate.service.wanted import ModelFolder, OneBundle, Source
+from tidegate.service.wanted import ModelFolder, OneBundle, Wanted
 
 pytestmark = pytest.mark.process
-PATIENCE_S = 60.0
-
-
-def seal(root: Path, version: str, files: Files | None = None, name: str = "tiny") -> Path:
-    """Write a version whose labels name it."""
-    files = files or {**sound_files(), LABELS: f"{version}a\n{version}b\n{version}c\nd\n".encode()}
-
-    def change(fields: dict[str, Any]) -> None:
-        fields["name"], fields["version"] = name, version
-
-    return put(root / name / version, files, change)
-
-
-def serving(root: Path, text: str) -> None:
-    (root / "serving.toml").write_text(text)
-
-
-CANARY = '[tiny]\nstable = "1"\ncanary = { version = "2", share = 0.3 }\n'
-
-
-@dataclass
-class Stage:
-    """A started service and what a test needs to look at it."""
-
-    root: Path
-    service: Service
-    metrics: Metrics
-
-    async def serve(self, text: str) -> dict[str, str]:
-        """Write the serving file, reload, and return each model's outcome."""
-        serving(self.root, text)
-        return {name: done.outcome for name, done in (await self.service.reload()).items()}
-
-    async def classify(self, **how: str) -> tuple[str, Classification]:
-        """Classify one image; return the version that answered, too."""
-        chosen = self.service.choose(**how)
-        image = (self.root / "tiny/1/golden/grey.png").read_bytes()
-        now = time.monotonic()
-        result = await chosen.classify(Upload(image, now, now + PATIENCE_S, 1), "r1")
-        assert result.predictions[0].label[:-1] in (chosen.served.version, "")
-        return chosen.served.version, result
-
-    def value(self, name: str, **labels: str) -> float | None:
-        return self.metrics.registry.get_sample_value(name, labels)
-
-
-def config(source: Source, **changes: Any) -> ServiceConfig:
-    given = {
-        "serving": ServingConfig(
-            engine=EngineConfig("onnx-cpu", slots=2, threads_per_slot=1, max_batch_size=2),
-            max_queue=100,
-            default_deadline_s=PATIENCE_S,
-            decode_threads=0,
-            max_image_pixels=10**6,
-            engine_timeout_s=PATIENCE_S,
-        ),
-        "max_class_series": 10,
-        "drift_run_length": 10**6,
-        "review": None,
-        **changes,
-    }
-    return ServiceConfig(source=source, **given)
-
-
-@pytest.fixture(autouse=True)
-def _no_decoder_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Starting them takes a second each, and these images are small."""
-    monkeypatch.setattr(lifecycle, "start_decoder_pool", lambda max_image_pixels: None)
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A folder with versions 1 and 2 of one model, of which 1 is stable."""
-    for version in ("1", "2"):
-        seal(tmp_path, version)
-    serving(tmp_path, '[tiny]\nstable = "1"\n')
-    return tmp_path
-
-
-async def until(done: Callable[[], bool]) -> None:
-    """Wait for something that happens on another thread."""
-    while not done():  # noqa: ASYNC110 - the service has no event for tests
-        await asyncio.sleep(0.01)
-
-
-def play(
-    root: Path,
-    scenario: Callable[[Stage], Awaitable[None]],
-    source: Source | None = None,
-    **changes: Any,
-) -> None:
-    """Start a service, run the scenario, and close the service."""
-
-    async def main() -> None:
-        metrics = Metrics("test")
-        service = Service(config(source or ModelFolder(Place(root), None), **changes), metrics)
-        async with asyncio.timeout(2 * PATIENCE_S):
-            await service.start()
-            try:
-                await scenario(Stage(root, service, metrics))
-            finally:
-                assert await service.close(PATIENCE_S)
-
-    asyncio.run(main())
+    return folder_of_models(tmp_path)
 
 
 def test_a_reload_serves_the_version_that_the_file_names(root: Path) -> None:
@@ -192,11 +91,9 @@ def test_a_version_without_an_alias_has_no_series_and_is_unloaded_later(root: Pa
 
         assert f'digest="{before.bundle.short_digest}"' not in on.metrics.render().decode()
         assert before.watching is None
-        reloader = on.service._reloader
-        assert reloader is not None
-        assert [str(served) for served in reloader.loaded()] != []
-        await reloader.tidy()
-        assert before not in list(reloader.loaded())
+        assert [str(served) for served in on.reloader.loaded()] != []
+        await on.reloader.tidy()
+        assert before not in list(on.reloader.loaded())
         assert isinstance(before.lane.engine, OnnxEngine)
         assert before.lane.engine._sessions == []  # its memory is free
 
@@ -257,9 +154,7 @@ def test_at_most_so_many_versions_are_loaded(root: Path) -> None:
         assert await on.serve(both) == {"tiny": "refused"}
         assert await on.serve('[tiny]\nstable = "2"\n') == {"tiny": "loaded"}
         assert await on.serve('[tiny]\nstable = "3"\n') == {"tiny": "loaded"}  # unloads 1
-        reloader = on.service._reloader
-        assert reloader is not None
-        assert {served.version for served in reloader.loaded()} == {"2", "3"}
+        assert {served.version for served in on.reloader.loaded()} == {"2", "3"}
 
     play(root, scenario, max_loaded_versions=2)
 
@@ -284,35 +179,18 @@ def test_room_is_not_made_by_a_version_that_the_plan_needs(root: Path) -> None:
 def test_a_version_is_not_unloaded_while_a_request_for_it_is_received(root: Path) -> None:
     async def scenario(on: Stage) -> None:
         chosen = on.service.choose()
-        reloader = on.service._reloader
-        assert reloader is not None
         with chosen.served.lane.receiving():
             await on.serve('[tiny]\nstable = "2"\n')
-            await reloader.tidy()
+            await on.reloader.tidy()
             now = time.monotonic()
             image = (root / "tiny/1/golden/grey.png").read_bytes()
             result = await chosen.classify(Upload(image, now, now + PATIENCE_S, 1), "r1")
 
         assert result.predictions[0].label[:-1] in ("1", "")
-        await reloader.tidy()
-        assert chosen.served not in list(reloader.loaded())
+        await on.reloader.tidy()
+        assert chosen.served not in list(on.reloader.loaded())
 
     play(root, scenario, rollback_s=0.0)
-
-
-def test_a_step_on_a_canary_that_is_another_one_now_changes_nothing(root: Path) -> None:
-    seal(root, "3")
-    serving(root, CANARY)
-
-    async def scenario(on: Stage) -> None:
-        serving(root, CANARY.replace('"2"', '"3"'))
-
-        with pytest.raises(ServingInvalid, match="canary is version 3, not 2"):
-            await on.service.require_steps().roll_back("tiny", "judge", expected="2")
-
-        assert on.service.catalog.model("tiny").aliases == {"stable": "1", "canary": "3"}
-
-    play(root, scenario)
 
 
 def test_a_stable_version_that_is_refused_at_the_start_prevents_it(root: Path) -> None:
@@ -369,65 +247,6 @@ def test_a_canary_answers_its_share_and_a_key_always_gets_the_same_version(root:
     play(root, scenario)
 
 
-def test_the_judge_ends_a_canary_that_fails_and_the_file_says_so(root: Path) -> None:
-    serving(root, CANARY)
-
-    async def scenario(on: Stage) -> None:
-        rollout = on.service.catalog.model("tiny").rollout
-        assert rollout is not None
-        assert rollout.judge is not None
-        for n in range(4000):
-            outcome = Outcome("error" if n % 2 else "answered", float(n), 0.01, 0, 0.5)
-            rollout.judge.observe("canary" if n % 2 else "stable", outcome)
-        await on.service.require_steps().judge()
-
-        assert {on.service.choose(request_id=f"r{n}").served.version for n in range(99)} == {"1"}
-        assert (root / "serving.toml").read_text() == '[tiny]\nstable = "1"\n'
-        (event,) = on.service.events("tiny")
-        assert (event.step, event.by, event.version, event.kept) == ("rollback", "judge", "2", True)
-        assert "error" in event.why[0]
-        assert on.value("tidegate_rollout_steps_total", model="tiny", step="rollback") == 1.0
-
-    play(root, scenario)
-
-
-def test_an_operator_promotes_the_canary_and_goes_back(root: Path) -> None:
-    serving(root, CANARY)
-
-    async def scenario(on: Stage) -> None:
-        by = on.service.require_steps()
-        await by.promote("tiny", "canary", "operator")
-        assert (await on.classify())[0] == "2"
-        assert (await on.classify(version="previous"))[0] == "1"
-        await by.roll_back("tiny", "operator")
-        assert (await on.classify())[0] == "1"
-        with pytest.raises(ServingInvalid, match="nothing to roll back"):
-            await by.roll_back("tiny", "operator")
-        assert [event.step for event in on.service.events("tiny")] == ["rollback", "promote"]
-
-    play(root, scenario)
-
-
-def test_a_step_holds_in_memory_if_the_file_cannot_be_written(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    serving(root, CANARY)
-
-    def refuse(*arguments: Any) -> bool:
-        raise ServingNotWritable("serving.toml cannot be written: Read-only file system.")
-
-    monkeypatch.setattr(steps, "update", refuse)
-
-    async def scenario(on: Stage) -> None:
-        event = await on.service.require_steps().promote("tiny", "canary", "operator")
-
-        assert not event.kept
-        assert (await on.classify())[0] == "2"
-        assert (root / "serving.toml").read_text() == CANARY
-
-    play(root, scenario)
-
-
 def test_the_judge_keeps_its_evidence_when_only_the_share_changes(root: Path) -> None:
     serving(root, CANARY)
 
@@ -451,10 +270,10 @@ def test_a_shadow_computes_the_same_images_and_answers_none(root: Path) -> None:
         rollout = on.service.catalog.model("tiny").rollout
         assert rollout is not None
         assert (await on.classify())[0] == "1"
-        await until(lambda: rollout.compared > 0)
+        await until(lambda: rollout.shadowing is not None and rollout.shadowing.judge.images > 0)
 
         assert rollout.shadowing is not None
-        report = rollout.shadowing.report.report()
+        report = rollout.shadowing.report()
         assert report["same_class"]["share"] == 1.0
         assert on.value("tidegate_shadow_images_total", model="tiny", outcome="compared") == 1.0
 
@@ -491,3 +310,211 @@ def test_one_bundle_is_read_again_after_its_folder_has_changed(tmp_path: Path) -
             await on.service.require_steps().promote("tiny", "canary", "operator")
 
     play(tmp_path, scenario, OneBundle(folder, state))
+
+
+def test_a_version_that_was_replaced_in_its_folder_does_not_return_with_a_rollback(
+    root: Path,
+) -> None:
+    serving(root, CANARY)
+
+    async def scenario(on: Stage) -> None:
+        replace_version(root, "1")
+        await on.service.reload()
+        now = on.service.choose(version="stable").served
+        plan = on.service.catalog.model("tiny").plan.model_copy(update={"canary": None})
+
+        assert await on.reloader.serve_now("tiny", plan)
+
+        assert on.service.choose().served is now
+
+    play(root, scenario)
+
+
+def replace_version(root: Path, version: str) -> None:
+    shutil.rmtree(root / "tiny" / version)
+    labels = f"{version}x\n{version}y\n{version}z\nd\n".encode()
+    seal(root, version, {**sound_files(), LABELS: labels})
+
+
+def test_a_reload_that_read_the_file_before_a_step_does_not_undo_it(root: Path) -> None:
+    serving(root, CANARY)
+
+    async def scenario(on: Stage) -> None:
+        source = ModelFolder(Place(root), None)
+        read_old, stepped = threading.Event(), threading.Event()
+
+        def read() -> Wanted:
+            wanted = source.read()
+            read_old.set()
+            assert stepped.wait(PATIENCE_S)
+            return wanted
+
+        reload = asyncio.create_task(on.reloader.reload(read))
+        await asyncio.to_thread(read_old.wait, PATIENCE_S)
+        plan = on.service.catalog.model("tiny").plan.model_copy(update={"canary": None})
+        assert await on.reloader.serve_now("tiny", plan)
+        stepped.set()
+        await reload
+
+        assert "canary" not in on.service.catalog.model("tiny").aliases
+
+    play(root, scenario)
+
+
+def test_a_version_that_is_used_again_while_another_one_saves_its_drift_state_is_watched(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seal(root, "3")
+    serving(root, CANARY)
+    saving, saved = threading.Event(), threading.Event()
+
+    def save(*arguments: Any) -> None:  # as a slow disk
+        saving.set()
+        assert saved.wait(PATIENCE_S)
+
+    monkeypatch.setattr(state, "save", save)
+
+    async def scenario(on: Stage) -> None:
+        plan = on.service.catalog.model("tiny").plan
+        await asyncio.sleep(0)  # the watches start
+        serving(root, '[tiny]\nstable = "3"\n')
+        reload = asyncio.create_task(on.service.reload())
+        await asyncio.to_thread(saving.wait, PATIENCE_S)
+        back = asyncio.create_task(on.reloader.serve_now("tiny", plan))
+        await until(lambda: on.service.choose(version="stable").served.version == "1")
+        saved.set()
+        await asyncio.gather(reload, back)
+
+        for version in ("1", "2"):
+            assert on.service.choose(version=version).served.watching is not None
+        text = on.metrics.render().decode()
+        assert text.count("tidegate_model_info{") == 2
+
+    play(root, scenario, ModelFolder(Place(root), root / "drift"))
+
+
+@pytest.mark.parametrize("when", ["sized", "probed", "built", "moved"])
+def test_a_version_that_is_refused_late_leaves_no_engine(
+    root: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    opened: list[Any] = []
+
+    def noted(*arguments: Any) -> Any:
+        opened.append(open_like(*arguments))
+        return opened[-1]
+
+    def refuse(*arguments: Any) -> None:
+        raise BundleRefused("no")
+
+    monkeypatch.setattr(loading, "open_like", noted)
+    target = {"sized": "check_input_size", "probed": "check_golden", "moved": "check_files"}
+    if when in target:
+        monkeypatch.setattr(loading, target[when], refuse)
+
+    async def scenario(on: Stage) -> None:
+        if when == "built":
+            monkeypatch.setattr(Builder, "build", refuse)
+
+        assert await on.serve('[tiny]\nstable = "2"\n') == {"tiny": "refused"}
+
+        assert opened
+        assert all(engine._sessions == [] for engine in opened)
+
+    play(root, scenario)
+
+
+def test_a_file_that_changes_while_it_is_loaded_is_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swapped(like: Any, model: Path, *more: Any) -> Any:
+        model.write_bytes(b"another graph, which was not checked")
+        shutil.copy(root / "tiny/1/model.onnx", root / "copy.onnx")
+        return open_like(like, root / "copy.onnx", *more)
+
+    monkeypatch.setattr(loading, "open_like", swapped)
+
+    async def scenario(on: Stage) -> None:
+        assert await on.serve('[tiny]\nstable = "2"\n') == {"tiny": "refused"}
+
+        (why,) = on.service.catalog.model("tiny").refused.values()
+        assert "model.onnx has changed" in why
+
+    play(root, scenario)
+
+
+def test_a_bundle_that_replaces_another_one_while_it_is_loaded_is_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Loader.load
+
+    async def replaced(self: Loader, path: Path, *more: Any) -> Any:
+        replace_version(root, "2")
+        return await load(self, path, *more)
+
+    monkeypatch.setattr(Loader, "load", replaced)
+
+    async def scenario(on: Stage) -> None:
+        assert await on.serve('[tiny]\nstable = "2"\n') == {"tiny": "refused"}
+        (why,) = on.service.catalog.model("tiny").refused.values()
+        assert "has changed while it was read" in why
+
+        assert {served.version for served in on.reloader.loaded()} == {"1"}
+
+    play(root, scenario)
+
+
+def test_a_default_model_that_cannot_be_replaced_is_not_told_as_unloaded(root: Path) -> None:
+    seal(root, "7", broken("other answers"), name="other")
+
+    async def scenario(on: Stage) -> None:
+        assert await on.serve('[other]\nstable = "7"\n') == {
+            "other": "refused",
+            "tiny": "unchanged",
+        }
+        assert (await on.classify())[0] == "1"
+
+    play(root, scenario)
+
+
+def test_the_weight_of_a_refused_plan_is_not_used(root: Path) -> None:
+    seal(root, "3", broken("other answers"))
+
+    async def scenario(on: Stage) -> None:
+        canary = 'canary = { version = "3", share = 0.1 }'
+        assert await on.serve(f'[tiny]\nstable = "1"\nweight = 5.0\n{canary}\n') == {
+            "tiny": "refused"
+        }
+        assert on.service.choose().served.lane.weight == 1.0
+        await on.serve('[tiny]\nstable = "1"\nweight = 5.0\n')
+        assert on.service.choose().served.lane.weight == 5.0
+
+    play(root, scenario)
+
+
+def test_a_reload_that_is_requested_during_the_start_is_done_after_it(root: Path) -> None:
+    async def scenario(on: Stage) -> None:
+        done = {"model": "tiny", "outcome": "unchanged"}
+        await until(lambda: on.value("tidegate_reload_total", **done) == 1.0)
+
+    play(root, scenario, before=Service.request_reload)
+
+
+def test_a_version_of_another_duration_is_recognised_at_its_first_batch_size(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[int] = []
+
+    def ratio(turns: object, engine: OnnxEngine, size: int) -> float:
+        compared.append(size)
+        return 2.0
+
+    monkeypatch.setattr(loading._Turns, "ratio", ratio)
+
+    async def scenario(on: Stage) -> None:
+        assert len(on.service.choose().served.lane.latency.buckets) > 1
+        assert await on.serve('[tiny]\nstable = "2"\n') == {"tiny": "loaded"}
+
+        assert compared == [1]
+        assert (await on.classify())[0] == "2"
+
+    play(root, scenario)

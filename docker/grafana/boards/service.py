@@ -219,14 +219,32 @@ BOARD = Board(
                     "stacked",
                 ),
                 Panel(
-                    "Log lines dropped",
-                    "Lines not written because the reader of stderr was too slow or gone.",
+                    "Log lines not written",
+                    "Dropped because the reader of stderr was too slow or gone; left out because "
+                    "of TIDEGATE_LOG_SHARE.",
                     [
                         Query(
                             f"rate(tidegate_log_lines_dropped_total{{{REPLICA}}}{RATE})",
-                            "{{instance}}",
+                            "{{instance}} dropped",
+                        ),
+                        Query(
+                            f"rate(tidegate_log_lines_left_out_total{{{REPLICA}}}{RATE})",
+                            "{{instance}} left out",
+                        ),
+                    ],
+                ),
+                Panel(
+                    "Traced requests",
+                    "By outcome. failed: the collector did not take them. dropped: too many "
+                    "waited.",
+                    [
+                        Query(
+                            f"sum by (outcome) (rate(tidegate_traces_total{{{REPLICA}}}{RATE}))",
+                            "{{outcome}}",
                         )
                     ],
+                    "reqps",
+                    "stacked",
                 ),
             ],
         ),

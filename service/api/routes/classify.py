@@ -18,7 +18,20 @@ from tidegate.service.errors import TidegateError
 
 PATH = "/classify"
 _IMAGE = {"type": "string", "format": "binary"}
+_BASE64 = {
+    "type": "object",
+    "properties": {"image": {"type": "string", "format": "byte", "description": "base64"}},
+    "required": ["image"],
+    "additionalProperties": False,
+}
 _TYPES = ("jpeg", "png", "webp", "bmp", "gif", "tiff")
+TIMEOUT = {
+    "name": "X-Request-Timeout-Ms",
+    "in": "header",
+    "description": "deadline in milliseconds, from the last byte of the request; "
+    "503 or 504 if it cannot be met",
+    "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT_MS},
+}
 _PARAMETERS = [
     {
         "name": "top_k",
@@ -27,12 +40,19 @@ _PARAMETERS = [
         "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": TOP_K},
     },
     {
-        "name": "X-Request-Timeout-Ms",
-        "in": "header",
-        "description": "deadline in milliseconds, from the last byte of the request; "
-        "503 or 504 if it cannot be met",
-        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT_MS},
+        "name": "min_probability",
+        "in": "query",
+        "description": "classes below this probability are left out",
+        "schema": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
     },
+    {
+        "name": "features",
+        "in": "query",
+        "description": "true: also return the input of the last layer, as a list of numbers; "
+        "base64: its float32 bytes, little-endian",
+        "schema": {"type": "string", "enum": ["true", "base64", "false"], "default": "false"},
+    },
+    TIMEOUT,
     {
         "name": "X-Canary-Key",
         "in": "header",
@@ -46,12 +66,19 @@ _PARAMETERS = [
         "description": "a version or an alias of the model, such as canary, that must answer",
         "schema": {"type": "string"},
     },
+    {
+        "name": "X-Force-Trace",
+        "in": "header",
+        "description": "1 traces this request, whatever the sampler says, if traces are exported",
+        "schema": {"type": "string"},
+    },
 ]
 _PROBLEMS = {
     400: "bad-request",
+    404: "not-found: no such model, version or alias",
     408: "upload-timeout",
     413: "upload-too-large · image-too-large",
-    415: "unsupported-image-type",
+    415: "unsupported-image-type · unsupported-encoding",
     422: "undecodable-image · out-of-distribution",
     429: "quota-exceeded",
     500: "engine-failed · internal-error",
@@ -59,13 +86,11 @@ _PROBLEMS = {
     504: "deadline-missed",
 }
 _BATCH_PROBLEMS = {  # the problem of a single image is in its item
-    **{status: _PROBLEMS[status] for status in (400, 408, 429, 503)},
+    **{status: _PROBLEMS[status] for status in (400, 404, 408, 429, 503)},
     413: "upload-too-large",
+    415: "unsupported-encoding",
     500: "internal-error",
 }
-
-
-_UNKNOWN = {404: "not-found: no such model or version"}
 
 
 def _responses(problems: dict[int, str]) -> dict[int | str, dict[str, Any]]:
@@ -73,6 +98,12 @@ def _responses(problems: dict[int, str]) -> dict[int | str, dict[str, Any]]:
         status: {"description": codes, "content": {MEDIA_TYPE: {"schema": PROBLEM_REF}}}
         for status, codes in problems.items()
     }
+
+
+def responses_of(*more: int) -> dict[int | str, dict[str, Any]]:
+    """Return the problems of a route that receives one image, and `more` statuses."""
+    known = _PROBLEMS if 422 in more else _PROBLEMS | {422: "undecodable-image"}
+    return _responses(known)
 
 
 def _with_examples(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
@@ -90,42 +121,48 @@ def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"multipart/form-data": {"schema": form}}
 
 
+_ONE = {f"image/{kind}": {"schema": _IMAGE} for kind in _TYPES} | _form("file", _IMAGE)
+_ONE["application/json"] = {"schema": _BASE64}
+IMAGE_BODY = {"requestBody": {"required": True, "content": _ONE}}
+
+
 def router(handler: ClassifyHandler) -> APIRouter:
     """Return the routes that classify."""
     routes = APIRouter(tags=["classify"])
     most = handler.limits.max_files
     files = {"type": "array", "items": _IMAGE, "minItems": 1, "maxItems": most}
 
-    one = {f"image/{kind}": {"schema": _IMAGE} for kind in _TYPES} | _form("file", _IMAGE)
-
-    def add(prefix: str, whose: str, not_found: dict[int, str]) -> None:
+    def add(prefix: str, whose: str) -> None:
         """Add the two routes of the default model, of a model or of a version."""
 
         @routes.post(
             prefix + PATH,
             summary=f"Classify one image{whose}",
             response_model=ClassifyBody,
-            responses=_with_examples(_responses(_PROBLEMS | not_found)),
-            openapi_extra=_takes(one),
+            responses=_with_examples(_responses(_PROBLEMS)),
+            openapi_extra=_takes(_ONE),
         )
         async def classify(request: Request) -> Response:
-            """Send the image as the raw body (fastest) or as multipart part `file`."""
+            """Send the image as the raw body (fastest), as a file of a form, or as base64 in JSON.
+
+            The content decides which image format it is. `Content-Encoding` may be gzip or deflate.
+            """
             return await handler.single(request, **request.path_params)
 
         @routes.post(
             f"{prefix}{PATH}/batch",
             summary=f"Classify several images{whose}",
             response_model=BatchBody,
-            responses=_responses(_BATCH_PROBLEMS | not_found),
+            responses=_responses(_BATCH_PROBLEMS),
             openapi_extra=_takes(_form("files", files)),
         )
         async def classify_batch(request: Request) -> Response:
             """Send multipart parts `files`. Returns one result or problem per image, in order."""
             return await handler.batch(request, **request.path_params)
 
-    add("", "", {})
-    add("/models/{name}", " with a model", _UNKNOWN)
-    add("/models/{name}/versions/{version}", " with a version or an alias", _UNKNOWN)
+    add("", "")
+    add("/models/{name}", " with a model")
+    add("/models/{name}/versions/{version}", " with a version or an alias")
     return routes
 
 

@@ -1,15 +1,13 @@
-"""Probes, metrics, the served model, drift and the front page."""
+"""Probes, the served model and drift."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
-from fastapi import APIRouter, Response
-from fastapi.responses import HTMLResponse
-from prometheus_client import CONTENT_TYPE_LATEST
+from fastapi import APIRouter
 
 from tidegate.service.api.problems import MEDIA_TYPE, PROBLEM_REF
+from tidegate.service.api.readiness import check_ready
 from tidegate.service.api.routes.drift import DriftBody, drift_body
 from tidegate.service.api.routes.rollout import RolloutBody, rollout_body
 from tidegate.service.api.schemas import (
@@ -19,9 +17,7 @@ from tidegate.service.api.schemas import (
     model_body,
     models_body,
 )
-from tidegate.service.errors import Draining, NotReady
-from tidegate.service.lifecycle import Phase, Service
-from tidegate.service.metrics import Metrics
+from tidegate.service.lifecycle import Service
 from tidegate.service.served import Served
 
 _PROBLEM = {MEDIA_TYPE: {"schema": PROBLEM_REF}}
@@ -31,21 +27,11 @@ _UNAVAILABLE: dict[int | str, dict[str, Any]] = {
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"description": "not-found", "content": _PROBLEM}
 }
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Tidegate</title>
-<meta name="viewport" content="width=device-width">
-<h1>Tidegate</h1>
-<p>Send an image to <code>POST /classify</code>.
-<ul><li><a href="/openapi.json">OpenAPI document</a>
-<li><a href="/docs">API documentation</a> (loads its scripts from a CDN)
-<li><a href="/models">Served models</a><li><a href="/drift">Drift</a>
-<li><a href="/metrics">Metrics</a></ul>
-"""
 
 
-def probes(service: Service, metrics: Metrics) -> APIRouter:
-    """Return the routes for orchestrators and Prometheus."""
+def probes(service: Service) -> APIRouter:
+    """Return the routes for orchestrators."""
     routes = APIRouter(tags=["operations"])
-    one_at_a_time = asyncio.Lock()
 
     @routes.get("/livez", summary="Is the event loop running?")
     async def livez() -> StatusBody:
@@ -53,19 +39,8 @@ def probes(service: Service, metrics: Metrics) -> APIRouter:
 
     @routes.get("/readyz", summary="Is the model ready for traffic?", responses=_UNAVAILABLE)
     async def readyz() -> StatusBody:
-        if service.phase is Phase.DRAINING:
-            raise Draining("The service is shutting down.")
-        if service.phase is not Phase.READY:
-            raise NotReady(service.failure or "The model is still warming up.")
-        if reason := service.unready_reason:
-            raise NotReady(reason)
+        check_ready(service)
         return StatusBody(status="ready")
-
-    @routes.get("/metrics", summary="Prometheus text", response_class=Response)
-    async def scrape() -> Response:
-        async with one_at_a_time:  # rendering keeps the interpreter lock for milliseconds
-            content = await asyncio.to_thread(metrics.render)
-        return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return routes
 
@@ -124,9 +99,5 @@ def models(service: Service) -> APIRouter:
         """Takes a version or an alias."""
         served = service.catalog.model(name).version(version)
         return drift_body(served.bundle, served.monitor.report())
-
-    @routes.get("/", include_in_schema=False, response_class=HTMLResponse)
-    async def front_page() -> str:
-        return _PAGE
 
     return routes

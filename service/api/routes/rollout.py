@@ -50,7 +50,7 @@ class RolloutBody(Body):
 
 def rollout_body(model: Model, events: tuple[Event, ...]) -> RolloutBody:
     """Describe the rollout of a model."""
-    rollout, now = model.rollout, time.time()
+    rollout, now = model.rollout, time.monotonic()
     judge = None if rollout is None else rollout.judge
     shadowing = None if rollout is None else rollout.shadowing
     return RolloutBody(
@@ -59,7 +59,7 @@ def rollout_body(model: Model, events: tuple[Event, ...]) -> RolloutBody:
         canary=None if rollout is None else _trial_body(rollout.canary),
         shadow=None if rollout is None else _trial_body(rollout.shadow),
         judge=None if judge is None else judge.report(now),
-        shadow_report=None if shadowing is None else shadowing.report.report(),
+        shadow_report=None if shadowing is None else shadowing.report(),
         events=[event_body(event) for event in events],
     )
 

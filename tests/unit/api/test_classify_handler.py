@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from tidegate.service.api.classify_handler import ClassifyHandler
 from tidegate.service.api.context import RequestContext
+from tidegate.service.api.intake import Intake
 from tidegate.service.api.limits import HttpLimits
 from tidegate.service.api.uploads import ByteBudget
 from tidegate.service.errors import BadRequest, DeadlineMissed
@@ -35,9 +36,10 @@ async def classify(upload: Upload, request_id: str) -> None:
 def handler() -> ClassifyHandler:
     lane = SimpleNamespace(receiving=nullcontext)
     served = SimpleNamespace(name="m", version="1", bundle=None, lane=lane)
-    service = SimpleNamespace(choose=lambda *_: SimpleNamespace(served=served, classify=classify))
+    chosen = SimpleNamespace(served=served, classify=classify)
+    service = SimpleNamespace(choose=lambda *_, **__: chosen)
     budget = ByteBudget(1000, 1000, lambda: None)
-    return ClassifyHandler(cast("Service", service), LIMITS, budget, Metrics("0"), "reject")
+    return ClassifyHandler(Intake(cast("Service", service), LIMITS, budget, Metrics("0")), "reject")
 
 
 def request(body: bytes, query: bytes = b"", content_type: str = "") -> Request:

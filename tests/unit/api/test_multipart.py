@@ -129,3 +129,24 @@ def test_the_limit_on_files_is_named_in_the_right_number() -> None:
         parse(two, most=1)
     with pytest.raises(BadRequest, match='At most 2 parts named "files"'):
         parse(two, most=2)
+
+
+FILE = b'; filename="photo.jpg"'
+
+
+def test_without_a_part_of_that_name_the_files_are_taken_whatever_their_names() -> None:
+    body = part(b"a", "x", FILE) + part(b"no file", "y") + part(b"b", "y", FILE) + b"--x--"
+
+    assert parse(body) == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("named_first", [True, False])
+def test_a_part_of_that_name_excludes_other_files(named_first: bool) -> None:
+    parts = [part(b"a"), part(b"b", "other", FILE)]
+
+    assert parse(b"".join(parts if named_first else reversed(parts)) + b"--x--") == [b"a"]
+
+
+def test_more_files_of_other_names_than_allowed_are_rejected() -> None:
+    with pytest.raises(BadRequest, match='2 files and none is named "files"; at most 1'):
+        parse(part(b"a", "x", FILE) + part(b"b", "y", FILE) + b"--x--", most=1)

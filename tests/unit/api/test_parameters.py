@@ -3,7 +3,13 @@ from __future__ import annotations
 import pytest
 
 from tidegate.service.api.context import RequestContext
-from tidegate.service.api.parameters import MAX_TIMEOUT_MS, parse_timeout_s, parse_top_k
+from tidegate.service.api.parameters import (
+    MAX_TIMEOUT_MS,
+    Wanted,
+    parse_timeout_s,
+    parse_top_k,
+    parse_wanted,
+)
 from tidegate.service.errors import BadRequest
 
 
@@ -39,6 +45,38 @@ def test_any_other_top_k_is_a_bad_request_without_the_clients_text(query: bytes)
         parse_top_k(query)
 
     assert len(str(refusal.value)) < 100
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [
+        (b"other=1", Wanted()),
+        (b"features=true&top_k=2", Wanted(2, 0.0, "list")),
+        (b"features=base64", Wanted(features="base64")),
+        (b"features=false", Wanted()),
+        (b"min_probability=0.25", Wanted(min_probability=0.25)),
+        (b"min_probability=1e-3", Wanted(min_probability=0.001)),
+    ],
+)
+def test_what_is_wanted_is_read(query: bytes, wanted: Wanted) -> None:
+    assert parse_wanted(query) == wanted
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        b"features=yes",
+        b"features=true&features=true",
+        b"min_probability=",
+        b"min_probability=nan",
+        b"min_probability=1.01",
+        b"min_probability=-0.1",
+        b"min_probability=" + b"9" * 9_000,
+    ],
+)
+def test_anything_else_that_is_wanted_is_a_bad_request(query: bytes) -> None:
+    with pytest.raises(BadRequest, match=r"features|min_probability"):
+        parse_wanted(query)
 
 
 def test_a_timeout_is_milliseconds() -> None:

@@ -22,6 +22,7 @@ DESIGNED = {
     "upload-too-large": 413,
     "image-too-large": 413,
     "unsupported-image-type": 415,
+    "unsupported-encoding": 415,
     "undecodable-image": 422,
     "out-of-distribution": 422,
     "quota-exceeded": 429,
@@ -82,7 +83,8 @@ def test_a_problem_has_status_detail_and_request_id() -> None:
 
 @pytest.mark.parametrize(("wait_s", "header"), [(0.2, "1"), (3, "3"), (3.01, "4")])
 def test_retry_after_is_whole_seconds_rounded_up(wait_s: float, header: str) -> None:
-    response = respond(make_problem(503, "overloaded", "t", "d", RequestContext("x")), wait_s)
+    context = RequestContext("x")
+    response = respond(make_problem(503, "overloaded", "t", "d", context), context, wait_s)
 
     assert response.headers["retry-after"] == header
 

@@ -162,6 +162,30 @@ def test_overdue_work_for_idle_slots_runs_before_requests() -> None:
     on_stage(play, engine, max_batch_size=1)
 
 
+def test_overdue_work_does_not_wait_behind_work_that_may_wait() -> None:
+    engine = FakeEngine(held=True, max_batch_size=1)
+
+    async def play(on: Stage) -> None:
+        done: asyncio.Future[BatchResult] = asyncio.get_running_loop().create_future()
+        answers = [on.send(1)[1]]
+        await on.started(1)
+        spare = FakeEngine()
+        on.scheduler.when_idle(IdleWork((picture(6),), spare, on.lane, print))
+        work = IdleWork((picture(7),), spare, on.lane, done.set_result, overdue_at=on.clock() + 1)
+        on.scheduler.when_idle(work)
+        answers.append(on.send(2)[1])
+        on.clock.advance(2.0)
+        engine.release(1)
+
+        await done
+
+        assert not answers[1].done()
+        engine.release(1)
+        await asyncio.gather(*answers)
+
+    on_stage(play, engine, max_batch_size=1)
+
+
 def test_withdrawn_work_for_idle_slots_does_not_run() -> None:
     engine = FakeEngine(held=True)
 

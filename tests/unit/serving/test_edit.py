@@ -215,7 +215,7 @@ def test_a_place_that_cannot_be_written_has_an_error_of_its_own(models: Path) ->
 
 
 def test_a_mounted_file_cannot_be_replaced(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def busy(path: Path, content: bytes, mode: int | None) -> None:
+    def busy(path: Path, content: bytes, like: os.stat_result | None) -> None:
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), f"{path}")
 
     monkeypatch.setattr(edit, "write_atomically", busy)
@@ -379,3 +379,15 @@ def test_a_version_that_was_taken_out_is_kept_out_by_the_file(models: Path) -> N
         'new_versions = { alias = "shadow", share = 0.5, after = "5"}  # each month\n'
     )
     assert "shadow" not in find(Place(models)).plan().models["parts"].named
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file to another user")
+def test_the_file_keeps_its_owner_and_its_permissions(models: Path) -> None:
+    serving = models / "serving.toml"
+    os.chown(serving, 10001, 10002)
+    serving.chmod(0o600)
+
+    changed(models, "parts", promoting)
+
+    now = serving.stat()
+    assert (now.st_uid, now.st_gid, now.st_mode & 0o777) == (10001, 10002, 0o600)

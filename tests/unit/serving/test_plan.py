@@ -220,7 +220,7 @@ def test_a_wrong_model_is_refused(text: str, problem: str) -> None:
         (b"a = " + b"[" * 10_000, "nested too deeply"),
         (b"a = " + b"9" * 5_000, "Exceeds the limit"),
         (b'[parts]\nstable = "\xff"', "byte 19 is not UTF-8"),
-        (b"#" * (MAX_SERVING_BYTES + 1), "larger than 1,048,576 bytes"),
+        (b"#" * (MAX_SERVING_BYTES + 1), "larger than 262,144 bytes"),
     ],
 )
 def test_a_damaged_file_is_refused_with_the_place(content: bytes, problem: str) -> None:
@@ -234,10 +234,20 @@ def test_models_and_aliases_are_bounded() -> None:
     tables = "".join(f"[cats{n}]\n" for n in range(MAX_MODELS + 1))
     aliases = ", ".join(f'a{n} = "1"' for n in range(MAX_ALIASES + 1))
 
-    assert f"names 65 models; at most {MAX_MODELS} are possible." in problems(tables)
+    assert problems(tables)[0] == f"names 65 models; at most {MAX_MODELS} are possible."
     assert problems(f'[cats]\nstable = "1"\naliases = {{ {aliases} }}') == [
         "cats.aliases: at most 16 are possible."
     ]
+
+
+def test_of_very_many_problems_the_first_are_described() -> None:
+    keys = "".join(f"key{n} = 1\n" for n in range(15_000))
+
+    found = problems(f'[cats]\nstable = "1"\n{keys}')
+
+    assert found[0].startswith("cats.key0 is not a setting.")
+    assert found[-1] == "80 or more further problems."
+    assert len(found) == 21
 
 
 WORDS = st.sampled_from(

@@ -6,9 +6,10 @@ import pytest
 
 from load_tests.client.connection import Response
 from load_tests.generator.loops import Outcome
-from load_tests.rollout.shadow import Arm, of_goodput, of_latency, order, parse
+from load_tests.rollout.shadow import REFUSED, Arm, of_goodput, of_latency, order, parse
 from load_tests.scenarios.findings import Finding
 from tests.unit.load_tests.rollout.outcomes import answered, failed
+from tidegate.service import lifecycle
 
 
 def arm(outcomes: Sequence[Outcome], seconds: float = 1.0, compared: int = 0) -> Arm:
@@ -23,6 +24,10 @@ def missed(findings: Sequence[Finding]) -> list[str]:
 
 def test_the_windows_alternate_and_each_pair_begins_with_the_other() -> None:
     assert order(3) == [False, True, True, False, False, True]
+
+
+def test_a_refusal_is_noticed_as_the_service_logs_it() -> None:
+    assert lifecycle._REFUSED.startswith(REFUSED)
 
 
 def test_equal_traffic_meets_the_limits() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -95,7 +96,7 @@ class World:
         return listed
 
     def versions(self) -> list[str]:
-        return sorted(path.name for path in (self.models / "m").iterdir())
+        return sorted(path.name for path in (self.models / "m").glob("[!.]*"))
 
 
 @pytest.fixture
@@ -112,6 +113,28 @@ def test_the_bundle_of_the_command_is_published_as_the_next_version(world: World
     assert listed["bundle"] == {"name": "m", "version": "2", "digest": made.digest}
     assert (made.manifest.name, made.manifest.version) == ("m", "2")
     assert world.versions() == ["1", "2"]
+
+
+@pytest.mark.parametrize("deleted", ["2", "3-by-hand"])
+def test_the_number_of_a_deleted_version_is_not_used_again(world: World, deleted: str) -> None:
+    if deleted == "2":
+        assert world.run(*RESEAL)["bundle"]["version"] == "2"
+    else:
+        world.seal(world.models, deleted)
+        world.run(sys.executable, "-c", "pass")  # makes nothing
+    shutil.rmtree(world.models / "m" / deleted)
+
+    listed = world.run(*RESEAL)
+
+    assert listed["bundle"]["version"] == ("3" if deleted == "2" else "4")
+
+
+def test_folders_that_are_no_versions_do_not_count(world: World) -> None:
+    for name in ("lost+found", "latest", ".pulling-0"):
+        (world.models / "m" / name).mkdir()
+    (world.models / "m" / "notes.txt").write_text("")
+
+    assert world.run(*RESEAL)["bundle"]["version"] == "2"
 
 
 def test_a_bundle_that_is_not_the_requested_one_is_refused(world: World) -> None:

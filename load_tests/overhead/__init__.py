@@ -1,0 +1,1 @@
+"""What an addition to a server costs: the same load with and without it, interleaved."""
