@@ -46,7 +46,10 @@ NAVIGATION = {
     ],
     "Operate": [
         "docs/guides/deploy", "docs/guides/distribute", "docs/guides/models",
-        "docs/guides/rollouts", "docs/guides/gpu",
+        "docs/guides/rollouts", "docs/guides/gpu", "docs/guides/platforms",
+        "docs/guides/platforms/sagemaker", "docs/guides/platforms/vertex",
+        "docs/guides/platforms/kserve", "docs/guides/platforms/huggingface",
+        "docs/guides/platforms/azure-ml", "docs/guides/platforms/torchserve",
         "docs/guides/monitoring", "docker/RUNBOOK",
         "docs/guides/drift-and-retraining", "docs/guides/limits", "CHANGELOG",
     ],
@@ -55,7 +58,8 @@ NAVIGATION = {
         "docs/concepts/bundles", "docs/concepts/drift", "docs/concepts/glossary",
     ],
     "Reference": [
-        "docs/reference/http-api", "docs/reference/errors", "docs/reference/settings",
+        "docs/reference/http-api", "docs/reference/dialects", "docs/reference/errors",
+        "docs/reference/settings",
         "docs/reference/cli", "docs/reference/metrics", "docs/reference/bundle-format",
         "docs/reference/preprocess-spec", "docs/reference/architectures",
     ],

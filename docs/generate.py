@@ -17,8 +17,12 @@ from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from tidegate.service import cli, makers, metrics, nvml
+from fastapi.routing import APIRoute
+
+from tidegate.service import cli, makers, metrics, nvml, platforms
 from tidegate.service.api import problems
+from tidegate.service.api.dialects import catalogue, names
+from tidegate.service.api.dialects.base import Parts
 from tidegate.service.settings import PREFIX, Settings
 
 DOCS = Path(__file__).parent
@@ -77,6 +81,8 @@ LABELS = {
     "part": metrics.BATCH_PARTS,
     "outcome": metrics.REVIEW_OUTCOMES,
 }
+
+_PRESET_SETTINGS = ("host", "port", "dialects", "drain_delay_s", "drain_timeout_s")
 
 _BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _HEADING = re.compile(r"# (\d+)\. (.+)")
@@ -155,6 +161,38 @@ def metric_names() -> str:
         for name, kind, labels, text in _metrics()
     ]
     return _table(("metric", "type", "labels", "meaning"), rows)
+
+
+def dialect_routes() -> str:
+    """Return a row for each route of each dialect."""
+    rows = [
+        (f"`{name}`", f"`{method} {route.path}`", route.summary or "")
+        for name in names.NAMES
+        for route in _routes_of(name)
+        for method in sorted(route.methods or ())
+        if route.include_in_schema
+    ]
+    return _table(("dialect", "route", "purpose"), rows)
+
+
+def _routes_of(name: str) -> list[APIRoute]:
+    limits = Settings().http_limits()
+    intake: Any = SimpleNamespace(limits=limits, service=None)  # only used by requests
+    [dialect] = catalogue.build([name], Parts(intake, "reject", ""))
+    return [route for route in dialect.router.routes if isinstance(route, APIRoute)]
+
+
+def presets() -> str:
+    """Return a row for each platform: what its preset makes the default of which setting."""
+    rows = [
+        (
+            f"`{platform}`",
+            *(f"`{platforms.preset(platform, {})[name]}`" for name in _PRESET_SETTINGS),
+        )
+        for platform in platforms.PLATFORMS
+    ]
+    head = ("platform", *(f"`{PREFIX}{name.upper()}`" for name in _PRESET_SETTINGS))
+    return _table(head, rows)
 
 
 def label_values() -> str:
@@ -407,6 +445,33 @@ def _shadow_rows(found: dict[str, float]) -> Iterable[Sequence[str]]:
         )
 
 
+def overheads() -> str:
+    """Return a row for each measured addition: what grew, and its ratio."""
+    head = ("addition", "figure", "without", "with", "ratio")
+    results = sorted(RESULTS.glob("*-overhead-*.json"))
+    return _table(head, [_overhead(path) for path in results]) if results else "Not measured yet."
+
+
+_ADDITIONS = {
+    "scrapes": "a scrape each second, 1,000 classes",
+    "traces": "traces of 1 % of the requests",
+    "change": "metrics, traces and logs as they are now, all off, to the version before",
+}
+
+
+def _overhead(path: Path) -> Sequence[str]:
+    found = _findings(json.loads(path.read_text("utf-8")))
+    of = path.name.partition("-overhead-")[2].partition("-")[0]
+    name = f"[{_ADDITIONS[of]}](../load_tests/results/{path.name})"
+    if of == "scrapes":
+        times = (f"{found[f'p99 {which}']:.1f} ms" for which in ("without", "with"))
+        return (name, "p99", *times, f"{found['p99, ratio']:.3f}")
+    cpu = "CPU per image"
+    times = (f"{found[f'{cpu} {which}, mean of windows']:.2f} ms" for which in ("without", "with"))
+    low, high = (found[f"{cpu}, ratio: {end} end of 95 %"] for end in ("lower", "upper"))
+    return (name, cpu, *times, f"{found[f'{cpu}, ratio']:.4f} ({low:.4f}–{high:.4f})")
+
+
 def _findings(result: dict[str, Any]) -> dict[str, float]:
     return {finding["quantity"]: finding["value"] for finding in result["findings"]}
 
@@ -431,6 +496,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "settings": settings,
     "errors": errors,
+    "dialect-routes": dialect_routes,
+    "presets": presets,
     "metrics": metric_names,
     "metric-labels": label_values,
     "commands": commands,
@@ -441,6 +508,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "worse-canaries": worse_canaries,
     "reload-costs": reload_costs,
     "shadow-costs": shadow_costs,
+    "overheads": overheads,
 }
 
 

@@ -20,7 +20,7 @@ def output(
         timeout=timeout_s,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr or done.stdout
     return done.stdout
 
 

@@ -20,6 +20,7 @@ T = TypeVar("T")
 _STEP = 64 * 1024  # characters between two turns of other requests; a multiple of four
 _COPIES = 3  # in memory at once: the body, its text and the decoded bytes, which are shorter
 _DATA_URL = "data:"
+_STARTS = (b"{", b" ", b"\t", b"\r", b"\n")
 
 
 class ImageBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -33,7 +34,7 @@ _IMAGE = msgspec.json.Decoder(ImageBody)
 
 def is_json_object(body: bytes) -> bool:
     """Return whether a body begins as a JSON object does, as no image format does."""
-    return body[:1] == b"{"
+    return body.startswith(_STARTS) and body.lstrip()[:1] == b"{"
 
 
 async def image_of(body: bytes, reservation: Reservation) -> bytes:

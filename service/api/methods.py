@@ -55,7 +55,7 @@ def allow(app: FastAPI, path: str) -> str:
     if path in ("*", "/*"):  # the server as a whole
         return "GET, HEAD, OPTIONS, POST"
     scope = {"type": "http", "path": path, "root_path": "", "headers": []}
-    found = {method for method in ("GET", "POST") if _has(app, {**scope, "method": method})}
+    found = {method for method in ("GET", "POST", "PUT") if _has(app, {**scope, "method": method})}
     if "GET" in found:
         found.add("HEAD")
     return ", ".join(sorted({*found, "OPTIONS"})) if found else ""

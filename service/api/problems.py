@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from tidegate.service import errors
@@ -165,6 +166,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.TidegateError, _expected)
     app.add_exception_handler(ClientGone, _expected)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _bug)
 
 
@@ -174,6 +176,14 @@ async def _expected(request: Request, error: Exception) -> Response:
 
 async def _bug(request: Request, error: Exception) -> Response:
     return response_to_unexpected_error(error, RequestContext.of(request.scope))
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class
+    first = error.errors()[0]
+    where = " ".join(str(part) for part in first["loc"])
+    invalid = errors.BadRequest(f"{where}: {first['msg']}.")
+    return response_to(invalid, RequestContext.of(request.scope))
 
 
 async def _http(request: Request, error: Exception) -> Response:

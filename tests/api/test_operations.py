@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import jsonschema
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from tests.server import PATIENCE_S, PHOTOS, running
+from tests.server import PATIENCE_S, PHOTOS, Server, running
 from tidegate.service.bundle.store import open_bundle
 
 CONTRACT_METRICS = {
@@ -299,3 +301,14 @@ def test_openapi_examples_and_real_answers_fit_their_schemas(
         (client.post("/classify", content=b"x").json(), bad["schema"]),
     ):
         jsonschema.validate(document, {**schema, **components})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
+def test_sigusr1_writes_the_stacks_of_all_threads_and_the_server_goes_on(
+    server: Server, client: httpx.Client
+) -> None:
+    server.process.send_signal(signal.SIGUSR1)
+
+    server.wait_for("Thread 0x")
+    server.wait_for("Current thread 0x")
+    assert client.get("/readyz").status_code == 200

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.server import PATIENCE_S, PHOTOS, Server, running
+from tests.processes import output
+from tests.server import PATIENCE_S, PHOTOS, ROOT, Server, running
+from tidegate.service.api.dialects.names import NAMES
 
 ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 JSON = {"Content-Type": "application/json"}
@@ -33,7 +38,7 @@ def b64(image: bytes) -> str:
 
 @pytest.fixture(scope="module")
 def platform_server(demo_bundle: Any) -> Iterator[Server]:
-    names = "v1,sagemaker,vertex,huggingface,torchserve"
+    names = ",".join(NAMES)
     with running(demo_bundle, dialects=names, max_files=4, max_upload_bytes=4 << 20) as started:
         yield started
 
@@ -213,7 +218,7 @@ def test_sagemaker_answers_lines_of_json_in_lines(api: httpx.Client, classified:
     lines = [json.dumps({"b64": b64(ACCEPTED)}), "", json.dumps({"image": b64(REJECTED)})]
     headers = {"Content-Type": "application/jsonlines"}
 
-    answer = api.post("/invocations", content="\n".join(lines), headers=headers)
+    answer = api.post("/invocations", content="\r\n".join(lines), headers=headers)
 
     assert answer.headers["content-type"] == "application/jsonlines"
     first, second = [json.loads(line) for line in answer.text.splitlines()]
@@ -267,7 +272,9 @@ def test_torchserve_s_labels_stay_apart_if_classes_share_them(api: httpx.Client)
     raw = api.post("/predictions/efficientnet-lite0", content=rocket)
     form = api.post("/predictions/efficientnet-lite0/1", files={"data": rocket})
 
-    assert raw.json() == form.json()
+    put = api.put("/predictions/efficientnet-lite0", content=rocket)  # curl -T
+
+    assert raw.json() == form.json() == put.json()
     assert list(raw.json().values()) == [p["probability"] for p in expected]
     assert {"missile (657)", "missile (744)"} <= raw.json().keys()
 
@@ -275,11 +282,11 @@ def test_torchserve_s_labels_stay_apart_if_classes_share_them(api: httpx.Client)
 def test_torchserve_s_errors_have_its_form(api: httpx.Client) -> None:
     rejected = api.post("/predictions/efficientnet-lite0", content=REJECTED)
     unknown = api.post("/predictions/none", content=ACCEPTED)
-    put = api.put("/predictions/efficientnet-lite0", content=ACCEPTED)
+    delete = api.delete("/predictions/efficientnet-lite0")
 
     assert (rejected.status_code, rejected.json()["type"]) == (422, "out-of-distribution")
     assert (unknown.status_code, unknown.json()["code"]) == (404, 404)
-    assert (put.status_code, put.headers["allow"]) == (405, "OPTIONS, POST")
+    assert (delete.status_code, delete.headers["allow"]) == (405, "OPTIONS, POST, PUT")
 
 
 def test_metrics_count_patterns_and_not_paths(api: httpx.Client) -> None:
@@ -294,3 +301,32 @@ def test_metrics_count_patterns_and_not_paths(api: httpx.Client) -> None:
 def test_dialects_that_are_off_are_not_there(client: httpx.Client) -> None:
     for path in ("/invocations", "/predictions/efficientnet-lite0", "/v1/models/m:predict"):
         assert client.post(path, content=ACCEPTED).status_code == 404
+
+
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "unsupported_method",
+)
+
+
+@pytest.mark.parametrize(
+    ("phases", "examples"),
+    [("fuzzing", 2), pytest.param("coverage,fuzzing", 50, marks=pytest.mark.slow)],
+)
+def test_every_route_does_what_its_openapi_description_says(
+    platform_server: Server, tmp_path: Path, phases: str, examples: int
+) -> None:
+    """Schemathesis sends what the document allows and what it does not."""
+    command: list[str | Path] = [
+        Path(sys.executable).with_name("schemathesis"),
+        f"--config-file={ROOT / 'tests/api/schemathesis.toml'}",
+        *("run", f"{platform_server.url}/openapi.json", "--no-color", "--continue-on-failure"),
+        *(f"--checks={','.join(CHECKS)}", f"--phases={phases}", f"--max-examples={examples}"),
+        *("--suppress-health-check=all", "--seed=1", "--generation-database=none"),
+    ]
+
+    output(command, tmp_path, os.environ, 10 * PATIENCE_S)

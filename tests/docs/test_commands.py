@@ -5,12 +5,15 @@ What can be neither is listed with its reason.
 
 from __future__ import annotations
 
+import base64
 import importlib
+import json
 import os
 import re
 import shlex
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,8 @@ from docs.generate import parsers
 from load_tests.__main__ import COMMANDS
 from tests.docs.pages import PAGES, commands, name_of
 from tests.processes import output
-from tests.server import PATIENCE_S, PHOTOS, ROOT, Server, launched
+from tests.server import PATIENCE_S, PHOTOS, ROOT, Server, launched, running
+from tidegate.service.api.dialects.names import NAMES
 
 NOT_RUN = {
     "docker compose up --build": "needs a Docker engine",
@@ -34,6 +38,10 @@ NOT_RUN = {
     "kubectl exec deploy/tidegate -- tidegate serving show": "needs a cluster",
     "MODELS=/srv/bundles docker compose -f docker-compose.yml -f docker-compose.models.yml "
     "up --build": "needs a Docker engine",
+    "docker run --rm tidegate:local describe": "needs a Docker engine",
+    "tar --create --gzip --file model.tar.gz --directory models/bundles/efficientnet-lite0/1 .": (
+        "writes the bundle again"
+    ),
     "docker compose -f docker-compose.yml -f docker-compose.traces.yml up --build": (
         "needs a Docker engine"
     ),
@@ -100,11 +108,25 @@ def words(line: str) -> list[str]:
     return shlex.split(re.sub(r"^([A-Z_]+=\S+ )+", "", line), comments=True)
 
 
+@pytest.fixture(scope="module")
+def server(demo_bundle: Path) -> Iterator[Server]:
+    """A server with every dialect, because each has a guide."""
+    with running(demo_bundle, dialects=",".join(NAMES)) as started:
+        yield started
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A working directory with the repository's models and a photo of a user."""
+    """A working directory with the repository's models, and with a user's photo and requests."""
     (tmp_path / "models").symlink_to(ROOT / "models")
     (tmp_path / "photo.jpg").symlink_to(PHOTOS / "rocket.jpg")
+    text = base64.b64encode((PHOTOS / "rocket.jpg").read_bytes()).decode()
+    for name, request in (
+        ("instances", {"instances": [{"b64": text}]}),
+        ("image", {"image": text}),
+        ("inputs", {"inputs": text, "parameters": {"top_k": 3}}),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(request), "utf-8")
     return tmp_path
 
 

@@ -84,7 +84,7 @@ def test_every_field_of_a_problem_is_described() -> None:
 
 
 def test_every_route_is_described(client: httpx.Client) -> None:
-    page = read(REFERENCE / "http-api.md")
+    page = read(REFERENCE / "http-api.md") + read(REFERENCE / "dialects.md")
     routes = {
         f"`{method.upper()} {path}`"
         for path, methods in client.get("/openapi.json").json()["paths"].items()

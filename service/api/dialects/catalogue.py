@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from fastapi.routing import APIRoute
+
 from tidegate.service.api.dialects import huggingface, sagemaker, torchserve, v1, vertex
 from tidegate.service.api.dialects.base import Dialect, Parts
 from tidegate.service.api.dialects.names import (
@@ -27,5 +29,16 @@ _BUILDERS: Mapping[str, Callable[[Parts], Dialect]] = {
 
 
 def build(names: Iterable[str], parts: Parts) -> list[Dialect]:
-    """Return the dialects with these names; of routes that two have, the first one's answers."""
-    return [_BUILDERS[name](parts) for name in names]
+    """Return the dialects with these names; a route that several have is the first one's."""
+    dialects = [_BUILDERS[name](parts) for name in names]
+    seen: set[tuple[str, str]] = set()
+    for dialect in dialects:
+        kept = []
+        for route in dialect.router.routes:
+            assert isinstance(route, APIRoute)  # noqa: S101 - dialects have no others
+            own = {(route.path, method) for method in route.methods or ()}
+            if not own & seen:
+                kept.append(route)
+                seen |= own
+        dialect.router.routes[:] = kept
+    return dialects

@@ -48,11 +48,11 @@ def takes(content: dict[str, Any], *parameters: dict[str, Any]) -> dict[str, Any
     }
 
 
-def answers(content: dict[str, Any], error: dict[str, Any], *without: int) -> Responses:
+def answers(content: dict[str, Any], error: dict[str, Any]) -> Responses:
     """Return the responses of a route that classifies; `error` is the schema of a failure."""
     return {
         200: {"description": "the answer", "content": content},
-        **failures(error, *(status for status in _ERRORS if status not in without)),
+        **failures(error, *_ERRORS),
     }
 
 

@@ -59,7 +59,7 @@ class _Task:
     async def predict(self, request: Request) -> Response:
         """Handle POST: labels and scores, the best one first; none for an image that is flagged."""
         context, intake = RequestContext.of(request.scope), self._intake
-        chosen = intake.choose(context)
+        chosen = intake.choose(context, single=True)
         result = await answer_single(intake, request, chosen, self._read)
         if result.verdict.decision == "reject":
             if self._ood_action == "flag":
@@ -94,7 +94,7 @@ def dialect(parts: Parts) -> Dialect:
             methods=["POST"],
             summary="Classify one image",
             response_class=Response,
-            responses=answers(json_content(_SCORES), ERROR_SCHEMA, 404),
+            responses=answers(json_content(_SCORES), ERROR_SCHEMA),
             openapi_extra=takes(IMAGE | json_content(_REQUEST)),
         )
 

@@ -59,7 +59,7 @@ class Body(Struct):
 
 
 _BODY = Decoder(Body)
-_INSTANCE = Decoder(Instance)
+_LINES = Decoder(list[Instance])
 
 
 class InstanceReader:
@@ -91,8 +91,9 @@ class InstanceReader:
         if max(body.count(b"{"), body.count(b"\n")) > _PER_INSTANCE * most + _OTHERS:
             raise BadRequest(f"The body has too many objects or lines for {most} instances.")
         if is_json_lines(context.content_type):
-            lines = [line for line in body.splitlines() if line.strip()]
-            return Call(await _images([parse(_INSTANCE, line, reservation) for line in lines]))
+            lines = b"[" + b",".join(line for line in body.split(b"\n") if line.strip()) + b"]"
+            instances: list[Instance] = parse(_LINES, lines, reservation)
+            return Call(await _images(instances))
         found = parse(_BODY, body, reservation)
         asked = found.parameters or Parameters()
         return Call(

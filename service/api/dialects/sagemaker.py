@@ -154,7 +154,7 @@ def dialect(parts: Parts) -> Dialect:
         summary="Classify one image, or instances",
         response_class=Response,
         responses=answers(
-            json_content({"anyOf": [_CLASSIFY_REF, PREDICTIONS_SCHEMA]}), PROBLEM_REF, 404
+            json_content({"anyOf": [_CLASSIFY_REF, PREDICTIONS_SCHEMA]}), PROBLEM_REF
         ),
         openapi_extra=takes(
             IMAGE | json_content(body_schema(intake.limits.max_files)), _ATTRIBUTES_HEADER

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import lru_cache
+from itertools import product
 
 from fastapi import APIRouter, Request, Response
 
@@ -41,10 +42,10 @@ def dialect(parts: Parts) -> Dialect:
             images = [await intake.reader.body(request, context, reservation)]
         return Call(images, is_single=True)
 
-    async def predict(request: Request, name: str, version: str = "") -> Response:
+    async def predict(request: Request) -> Response:
         """Probabilities by label; a label that several classes have is followed by its class id."""
         context = RequestContext.of(request.scope)
-        chosen = intake.choose(context, name, version)
+        chosen = intake.choose(context, **request.path_params, single=True)
         result = await answer_single(intake, request, chosen, read)
         bundle = chosen.served.bundle
         if result.verdict.decision == "reject":
@@ -54,12 +55,13 @@ def dialect(parts: Parts) -> Dialect:
             return respond(rejection(result, bundle, model, context), context)
         return Json(as_json(_by_label(result, bundle.labels)))
 
-    for path, whose in zip(_ROUTES, ("a model", "a version"), strict=True):
+    # PUT is what `curl -T` sends, as TorchServe's documentation shows it.
+    for method, path in product(("POST", "PUT"), _ROUTES):
         routes.add_api_route(
             path,
             predict,
-            methods=["POST"],
-            summary=f"Classify one image with {whose}",
+            methods=[method],
+            summary=f"Classify one image with {'a version' if 'version' in path else 'a model'}",
             response_class=Response,
             responses=answers(json_content(_PROBABILITIES), _ERROR),
             openapi_extra=takes(IMAGE | _FORM),

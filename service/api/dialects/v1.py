@@ -27,6 +27,7 @@ from tidegate.service.api.dialects.names import V1
 from tidegate.service.api.problems import Json
 from tidegate.service.api.readiness import check_ready
 from tidegate.service.api.schemas import as_json
+from tidegate.service.catalog import STABLE
 
 _MODEL = "/v1/models/{name}"
 _VERSIONS = (_MODEL, _MODEL + "/versions/{version}", _MODEL + "/labels/{version}")
@@ -55,24 +56,28 @@ def _add_model(routes: APIRouter, parts: Parts, prefix: str, whose: str) -> None
     @routes.post(
         f"{prefix}:predict",
         summary=f"Classify images with {whose}",
-        responses=answers(json_content(PREDICTIONS_SCHEMA), ERROR_SCHEMA, 422),
+        responses=answers(json_content(PREDICTIONS_SCHEMA), ERROR_SCHEMA),
         openapi_extra=takes(json_content(body_schema(intake.limits.max_files))),
     )
-    async def predict(request: Request, name: str, version: str = "") -> Response:
+    async def predict(request: Request) -> Response:
         """An image that fails or is rejected is an element of the answer, not a failed call."""
         context = RequestContext.of(request.scope)
-        chosen = intake.choose(context, name, version)
+        chosen = intake.choose(context, **request.path_params)
         _, outcomes = await answer(intake, request, chosen, reader.read)
         return Json(as_json(predictions(outcomes, context)))
 
     @routes.get(prefix, summary=f"Is {whose} ready?", responses=_UNAVAILABLE)
-    async def status(name: str, version: str = "") -> Response:
+    async def status(request: Request) -> Response:
         """The fields of KServe and of TensorFlow Serving in one object."""
-        service = parts.intake.service
-        model = service.catalog.model(name)
-        served = model.version(version) if version else model.stable
-        check_ready(service)
-        return Json(as_json(_status(name, served.version)))
+        served = intake.service.choose(request.path_params["name"], _version(request)).served
+        check_ready(intake.service)
+        return Json(as_json(_status(served.name, served.version)))
+
+
+def _version(request: Request) -> str:
+    """Return the version that the path names, the stable one by default."""
+    version: str = request.path_params.get("version", STABLE)
+    return version
 
 
 def _status(name: str, version: str) -> dict[str, Any]:

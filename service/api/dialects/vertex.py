@@ -60,7 +60,7 @@ def dialect(parts: Parts) -> Dialect:
         methods=["POST"],
         summary="Classify images",
         response_class=Response,
-        responses=answers(json_content(PREDICTIONS_SCHEMA), ERROR_SCHEMA, 404),
+        responses=answers(json_content(PREDICTIONS_SCHEMA), ERROR_SCHEMA),
         openapi_extra=takes(json_content(body_schema(parts.intake.limits.max_files)) | IMAGE),
     )
 

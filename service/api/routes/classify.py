@@ -66,9 +66,16 @@ _PARAMETERS = [
         "description": "a version or an alias of the model, such as canary, that must answer",
         "schema": {"type": "string"},
     },
+    {
+        "name": "X-Force-Trace",
+        "in": "header",
+        "description": "1 traces this request, whatever the sampler says, if traces are exported",
+        "schema": {"type": "string"},
+    },
 ]
 _PROBLEMS = {
     400: "bad-request",
+    404: "not-found: no such model, version or alias",
     408: "upload-timeout",
     413: "upload-too-large · image-too-large",
     415: "unsupported-image-type · unsupported-encoding",
@@ -79,14 +86,11 @@ _PROBLEMS = {
     504: "deadline-missed",
 }
 _BATCH_PROBLEMS = {  # the problem of a single image is in its item
-    **{status: _PROBLEMS[status] for status in (400, 408, 429, 503)},
+    **{status: _PROBLEMS[status] for status in (400, 404, 408, 429, 503)},
     413: "upload-too-large",
     415: "unsupported-encoding",
     500: "internal-error",
 }
-
-
-_UNKNOWN = {404: "not-found: no such model or version"}
 
 
 def _responses(problems: dict[int, str]) -> dict[int | str, dict[str, Any]]:
@@ -98,9 +102,8 @@ def _responses(problems: dict[int, str]) -> dict[int | str, dict[str, Any]]:
 
 def responses_of(*more: int) -> dict[int | str, dict[str, Any]]:
     """Return the problems of a route that receives one image, and `more` statuses."""
-    known = _PROBLEMS | {422: "undecodable-image"} | _UNKNOWN
-    known |= {422: _PROBLEMS[422]} if 422 in more else {}
-    return _responses({s: text for s, text in known.items() if s != 404 or s in more})
+    known = _PROBLEMS if 422 in more else _PROBLEMS | {422: "undecodable-image"}
+    return _responses(known)
 
 
 def _with_examples(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
@@ -129,14 +132,14 @@ def router(handler: ClassifyHandler) -> APIRouter:
     most = handler.limits.max_files
     files = {"type": "array", "items": _IMAGE, "minItems": 1, "maxItems": most}
 
-    def add(prefix: str, whose: str, not_found: dict[int, str]) -> None:
+    def add(prefix: str, whose: str) -> None:
         """Add the two routes of the default model, of a model or of a version."""
 
         @routes.post(
             prefix + PATH,
             summary=f"Classify one image{whose}",
             response_model=ClassifyBody,
-            responses=_with_examples(_responses(_PROBLEMS | not_found)),
+            responses=_with_examples(_responses(_PROBLEMS)),
             openapi_extra=_takes(_ONE),
         )
         async def classify(request: Request) -> Response:
@@ -150,16 +153,16 @@ def router(handler: ClassifyHandler) -> APIRouter:
             f"{prefix}{PATH}/batch",
             summary=f"Classify several images{whose}",
             response_model=BatchBody,
-            responses=_responses(_BATCH_PROBLEMS | not_found),
+            responses=_responses(_BATCH_PROBLEMS),
             openapi_extra=_takes(_form("files", files)),
         )
         async def classify_batch(request: Request) -> Response:
             """Send multipart parts `files`. Returns one result or problem per image, in order."""
             return await handler.batch(request, **request.path_params)
 
-    add("", "", {})
-    add("/models/{name}", " with a model", _UNKNOWN)
-    add("/models/{name}/versions/{version}", " with a version or an alias", _UNKNOWN)
+    add("", "")
+    add("/models/{name}", " with a model")
+    add("/models/{name}/versions/{version}", " with a version or an alias")
     return routes
 
 

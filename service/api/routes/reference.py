@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic_core import to_json
 
 from tidegate.service.api import reference_page
+from tidegate.service.api.openapi import describe
 from tidegate.service.api.root_path import prefix_of
 
 _PREFIXES_KEPT = 16
@@ -20,12 +20,12 @@ def router(app: FastAPI, root_path: str) -> APIRouter:
 
     @lru_cache(_PREFIXES_KEPT)
     def document(prefix: str) -> bytes:
-        described: dict[str, Any] = app.openapi()
+        described = describe(app)
         return to_json(described | {"servers": [{"url": prefix}]} if prefix else described)
 
     @lru_cache(1)
     def page() -> str:
-        return reference_page.render(app.openapi())
+        return reference_page.render(describe(app))
 
     @routes.get("/openapi.json")
     async def openapi(request: Request) -> Response:

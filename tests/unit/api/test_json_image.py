@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.service.api.json_image import decode_base64, image_of
+from tidegate.service.api.json_image import decode_base64, image_of, is_json_object
 from tidegate.service.api.uploads import ByteBudget, Reservation
 from tidegate.service.errors import BadRequest, Overloaded
 
@@ -28,6 +28,14 @@ def image(body: bytes, room: int = ROOM) -> bytes:
 
 def text_of(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
+
+
+@pytest.mark.parametrize(
+    ("body", "is_one"),
+    [(b"{}", True), (b" \r\n\t{", True), (b" text", False), (b"", False), (b"\xff\xd8", False)],
+)
+def test_an_object_is_known_by_its_first_bytes(body: bytes, is_one: bool) -> None:
+    assert is_json_object(body) == is_one
 
 
 @given(st.binary(max_size=200))

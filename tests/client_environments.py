@@ -1,0 +1,49 @@
+"""Unmodified clients of other projects, each in an environment of its own, kept in build/clients.
+
+Their packages are large and exclude one another, so they are not in the tests' environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import venv
+from pathlib import Path
+from typing import Any
+
+from tests.processes import output
+from tests.server import PATIENCE_S, ROOT
+
+SCRIPTS = ROOT / "tests" / "api" / "clients"
+_INSTALL_S = 900
+
+
+def run_client(script: str, requirement: str, *arguments: str | Path) -> Any:
+    """Run a script of `tests/api/clients` with packages, and return the JSON that it prints.
+
+    `requirement` is one package, or several with spaces between them.
+    """
+    python = _environment(script, requirement) / "bin" / "python"
+    variables = {name: value for name, value in os.environ.items() if "PYTHON" not in name}
+    printed = output([python, SCRIPTS / f"{script}.py", *arguments], ROOT, variables, PATIENCE_S)
+    return json.loads(printed.splitlines()[-1])
+
+
+def _environment(script: str, requirement: str) -> Path:
+    """Return the environment, installed before or now."""
+    folder = (
+        ROOT / "build" / "clients" / f"{script}-{sys.version_info.major}.{sys.version_info.minor}"
+    )
+    done = folder / ".installed"
+    if not done.exists() or done.read_text("utf-8") != requirement:
+        venv.create(folder, clear=True, with_pip=True)
+        install: list[str | Path] = [
+            folder / "bin" / "pip",
+            "install",
+            "--quiet",
+            *requirement.split(),
+        ]
+        output(install, ROOT, os.environ, _INSTALL_S)
+        done.write_text(requirement, "utf-8")
+    return folder
