@@ -24,6 +24,7 @@ class Query:
 
     expr: str
     legend: str = ""
+    exemplars: bool = False  # shown as points that lead to traces
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,9 @@ class Board:
     rows: Sequence[Row]
 
 
-def quantile(q: float, metric: str, select: str) -> Query:
+def quantile(q: float, metric: str, select: str, *, exemplars: bool = False) -> Query:
     rate = f"sum by (le) (rate({metric}_bucket{{{select}}}{RATE}))"
-    return Query(f"histogram_quantile({q}, {rate})", f"p{q * 100:g}")
+    return Query(f"histogram_quantile({q}, {rate})", f"p{q * 100:g}", exemplars)
 
 
 def mean(metric: str, select: str, by: str = "") -> str:

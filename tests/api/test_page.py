@@ -89,7 +89,7 @@ def test_the_page_is_small_and_names_no_host() -> None:
 
 
 def test_every_text_is_in_both_languages() -> None:
-    def keys(name: str) -> list[str]:
+    def keys(name: str) -> list[tuple[str, str]]:
         return re.findall(r"^ +(?:\"([\w-]+)\"|(\w+)):", (FOLDER / name).read_text("utf-8"), re.M)
 
     used = {

@@ -251,11 +251,26 @@ def test_the_code_does_what_the_page_did(open_page: Open, images: Images) -> Non
 
 
 @pytest.mark.slow
+def test_tritonclients_code_gets_the_same_answer(open_page: Open, images: Images) -> None:
+    pytest.importorskip("tritonclient.http", reason="tritonclient[http] is not installed")
+    with open_page() as opened:
+        opened.choose(images["review"])
+        opened.answered()
+        label = opened.text(".verdict-label").rpartition(" ")[0]
+        opened.find(".tabs button >> nth=3").click()
+        code = opened.text("#code code")
+
+    said = output([sys.executable, "-c", code], images["review"].parent, os.environ, PATIENCE_S)
+    assert "b'review'" in said
+    assert label in said
+
+
+@pytest.mark.slow
 def test_a_key_is_asked_for_once_and_kept_in_memory_only(open_page: Open, images: Images) -> None:
     """The keys are fakes: the browser's requests are answered here unless they have the key."""
     with open_page() as opened:
         opened.page.route(
-            re.compile(r"/(classify|preprocess|feedback)|/models/"),
+            re.compile(r"/(classify|preprocess|feedback|models)"),
             lambda route: (
                 route.continue_()
                 if route.request.headers.get("authorization") == "Bearer s3cret"
@@ -263,6 +278,9 @@ def test_a_key_is_asked_for_once_and_kept_in_memory_only(open_page: Open, images
             ),
         )
         opened.choose(images["coffee"], images["chelsea"])
+        opened.find("#key").fill("wrong")
+        opened.page.keyboard.press("Enter")
+        opened.find("#key-error").filter(has_text="did not accept").wait_for()
         opened.find("#key").fill("s3cret")
         opened.page.keyboard.press("Enter")
         opened.answered()

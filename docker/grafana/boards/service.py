@@ -107,9 +107,12 @@ BOARD = Board(
             [
                 Panel(
                     "Latency of /classify",
-                    "From the headers to the last byte of the answer, measured by the server.",
+                    "From the headers to the last byte of the answer, measured by the server. "
+                    "Points are traced requests.",
                     [
-                        quantile(q, "tidegate_request_duration_seconds", CLASSIFY)
+                        quantile(
+                            q, "tidegate_request_duration_seconds", CLASSIFY, exemplars=q == 0.99
+                        )
                         for q in (0.5, 0.9, 0.99)
                     ],
                     "s",
