@@ -87,8 +87,9 @@ fix: $(DEV) ## format the code and fix lint errors automatically
 	$(BIN)/ruff format $(ONLY)
 	$(BIN)/ruff check --fix $(ONLY)
 
-tools: ## fetch Prometheus and Alertmanager for the rules' tests (needs apt-get; otherwise they are skipped)
+tools: ## fetch Prometheus, Alertmanager and Chromium for the tests that use them (needs apt-get; otherwise they are skipped)
 	@sh docker/fetch_prometheus.sh || true
+	@sh tests/page/fetch_chromium.sh || true
 
 stores: $(DEV) ## fetch the object stores and the registry for the tests of bundle push and pull (0.6 GB)
 	@sh tests/distribution/fetch_servers.sh

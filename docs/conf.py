@@ -41,7 +41,8 @@ html_last_updated_fmt = None
 
 NAVIGATION = {
     "Use": [
-        "README", "docs/getting-started", "docs/guides/own-model", "docs/guides/examples",
+        "README", "docs/getting-started", "docs/guides/page", "docs/guides/own-model",
+        "docs/guides/examples",
     ],
     "Operate": [
         "docs/guides/deploy", "docs/guides/distribute", "docs/guides/models",

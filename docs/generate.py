@@ -445,6 +445,33 @@ def _shadow_rows(found: dict[str, float]) -> Iterable[Sequence[str]]:
         )
 
 
+def overheads() -> str:
+    """Return a row for each measured addition: what grew, and its ratio."""
+    head = ("addition", "figure", "without", "with", "ratio")
+    results = sorted(RESULTS.glob("*-overhead-*.json"))
+    return _table(head, [_overhead(path) for path in results]) if results else "Not measured yet."
+
+
+_ADDITIONS = {
+    "scrapes": "a scrape each second, 1,000 classes",
+    "traces": "traces of 1 % of the requests",
+    "change": "metrics, traces and logs as they are now, all off, to the version before",
+}
+
+
+def _overhead(path: Path) -> Sequence[str]:
+    found = _findings(json.loads(path.read_text("utf-8")))
+    of = path.name.partition("-overhead-")[2].partition("-")[0]
+    name = f"[{_ADDITIONS[of]}](../load_tests/results/{path.name})"
+    if of == "scrapes":
+        times = (f"{found[f'p99 {which}']:.1f} ms" for which in ("without", "with"))
+        return (name, "p99", *times, f"{found['p99, ratio']:.3f}")
+    cpu = "CPU per image"
+    times = (f"{found[f'{cpu} {which}, mean of windows']:.2f} ms" for which in ("without", "with"))
+    low, high = (found[f"{cpu}, ratio: {end} end of 95 %"] for end in ("lower", "upper"))
+    return (name, cpu, *times, f"{found[f'{cpu}, ratio']:.4f} ({low:.4f}–{high:.4f})")
+
+
 def _findings(result: dict[str, Any]) -> dict[str, float]:
     return {finding["quantity"]: finding["value"] for finding in result["findings"]}
 
@@ -481,6 +508,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "worse-canaries": worse_canaries,
     "reload-costs": reload_costs,
     "shadow-costs": shadow_costs,
+    "overheads": overheads,
 }
 
 

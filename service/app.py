@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -31,6 +31,7 @@ from tidegate.service.api.context import ContextMiddleware
 from tidegate.service.api.crowd import Connections
 from tidegate.service.api.dialects import catalogue
 from tidegate.service.api.dialects.base import Dialects, Parts
+from tidegate.service.api.dialects.v2.rpc.start import rpc_dialect, start_rpc
 from tidegate.service.api.intake import Intake
 from tidegate.service.api.methods import Methods
 from tidegate.service.api.root_path import RootPath
@@ -98,10 +99,10 @@ def build(
     )
     intake = Intake(service, limits, budget, metrics)
     handler = ClassifyHandler(intake, settings.ood_action)
-    dialects = catalogue.build(
-        settings.dialect_names(),
-        Parts(intake, settings.ood_action, version(), settings.platform_facts()),
-    )
+    parts = Parts(intake, settings.ood_action, version(), settings.platform_facts())
+    dialects = catalogue.build(settings.dialect_names(), parts)
+    if settings.grpc_port is not None:
+        dialects.append(rpc_dialect(parts))
     app.include_router(classify.router(handler))
     app.include_router(inspection.router(intake, settings.ood_action))
     for dialect in dialects:
@@ -155,6 +156,7 @@ def run(settings: Settings) -> NoReturn:
         log.info("%s", looks_like)
     _dump_stacks_on_sigusr1()
     memory.give_back_large_blocks()
+    memory.limit_arenas(max(2, usable_cores()))
     bound_pillow(settings.max_image_pixels)
     if settings.drift_state is not None:
         state.check_path(settings.drift_state)
@@ -220,6 +222,9 @@ async def _serve(settings: Settings, listeners: list[socket.socket], lines: logs
     )
     signals = _listen_to_signals()
     _reload_on_hangup(service)
+    stop_rpc = await start_rpc(
+        app, service, settings.http_limits(), settings.hosts(), settings.grpc_port
+    )
     serving = asyncio.create_task(server.serve(listeners))
     serving.add_done_callback(partial(_report_death, server, service))
     for listener in listeners:
@@ -228,7 +233,8 @@ async def _serve(settings: Settings, listeners: list[socket.socket], lines: logs
     server.should_exit = True
     if code != EXIT_FAILED:
         deadline = time.monotonic() + settings.drain_timeout_s
-        code = await _finish(service, serving, settings.drain_timeout_s) or code
+        stopping = asyncio.gather(serving, stop_rpc(settings.drain_timeout_s))
+        code = await _finish(service, stopping, settings.drain_timeout_s) or code
         await _flush(tracing, deadline)
     log.info("stopped")
     return code
@@ -280,7 +286,7 @@ def _exit_code_of(error: BaseException) -> int:
     return EXIT_FAILED  # a restart may succeed
 
 
-async def _finish(service: Service, serving: asyncio.Task[None], timeout_s: float) -> int:
+async def _finish(service: Service, serving: asyncio.Future[Any], timeout_s: float) -> int:
     """Wait until the admitted requests are answered, then close the service; return an exit code.
 
     `timeout_s` limits both together.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import cast
 
@@ -193,16 +194,20 @@ class _Series:
 
 def _reader(child: Declared) -> Callable[[], list[float]]:
     """Return a function that reads the values of a child's lines, in the library's order."""
-    if "_child_samples" in vars(child):  # a gauge with a function
-        return lambda: [sample.value for sample in child._child_samples()]
-    if not isinstance(child, Histogram):
-        return lambda: [child._value.get()]
+    if isinstance(child, Histogram):
+        return partial(_read_histogram, child)
+    return partial(_read_number, child)
 
-    def histogram() -> list[float]:
-        cumulative = list(accumulate(bucket.get() for bucket in child._buckets))
-        return [*cumulative, cumulative[-1], child._sum.get()]
 
-    return histogram
+def _read_histogram(child: Histogram) -> list[float]:
+    cumulative = list(accumulate(bucket.get() for bucket in child._buckets))
+    return [*cumulative, cumulative[-1], child._sum.get()]
+
+
+def _read_number(child: Counter | Gauge) -> list[float]:
+    if "_child_samples" in vars(child):  # a gauge with a function, since whenever it was set
+        return [sample.value for sample in child._child_samples()]
+    return [child._value.get()]
 
 
 def _exemplary(child: Declared) -> list[MutexValue]:

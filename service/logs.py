@@ -9,6 +9,7 @@ import copy
 import itertools
 import logging
 import os
+import re
 import select
 import sys
 import threading
@@ -30,6 +31,7 @@ _GATHER_S = 0.1  # every wake-up takes the interpreter lock from other threads
 _RESTART_S = 0.1
 _POLL_S = 1.0
 _CHUNK_BYTES = 1 << 16
+_SEVERAL_WORDS = re.compile(r'[\s"=]')
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
@@ -67,11 +69,18 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of one record."""
         clock = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
-        fields = " ".join(f"{key}={value}" for key, value in _fields(record).items())
+        fields = " ".join(f"{key}={_as_word(value)}" for key, value in _fields(record).items())
         line = f"{clock} {record.levelname.lower():7} {record.getMessage()} {fields}".rstrip()
         if exception := _exception(record):
             line += "\n" + exception
         return line
+
+
+def _as_word(value: object) -> str:
+    """Return a value as text; a text with spaces is quoted, so that it cannot pass for fields."""
+    if isinstance(value, str) and _SEVERAL_WORDS.search(value):
+        return to_json(value).decode()
+    return str(value)
 
 
 class LineQueue:

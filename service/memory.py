@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # mallopt(3)
 _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # madvise(2)
 _LARGE_BLOCK_BYTES = 32 << 20  # an image of 8 megapixels, in Pillow's four bytes each
 _KEPT_BYTES = 64 << 20
@@ -30,6 +31,17 @@ def give_back_large_blocks() -> None:
         # Setting only the first one fixes the other at 128 kB: every image would return its memory
         # to the kernel, and the next one would request it again.
         libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def limit_arenas(most: int) -> None:
+    """Make glibc use at most so many heaps for all threads, unless MALLOC_ARENA_MAX says how many.
+
+    Otherwise it uses eight per core. What a version leaves is then spread over many of them, and
+    memory grows over reloads. Call it before threads start.
+    """
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").mallopt(_M_ARENA_MAX, most)
 
 
 def give_back_free_memory() -> None:

@@ -94,6 +94,13 @@ class Settings(BaseSettings):
         ":: = all IPv4 and IPv6 addresses; none = only the unix socket",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port; 0 = any free port")
+    grpc_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="TCP port of the Open Inference Protocol over gRPC, for which the extra grpc "
+        "is needed; 0 = any free port, unset = disabled",
+    )
     unix_socket: Path | None = Field(
         default=None,
         description="path of a unix socket to listen on, too; its clients share one quota, because "

@@ -20,7 +20,10 @@ _INSTALL_S = 900
 
 
 def run_client(script: str, requirement: str, *arguments: str | Path) -> Any:
-    """Run a script of `tests/api/clients` with a package, and return the JSON that it prints."""
+    """Run a script of `tests/api/clients` with packages, and return the JSON that it prints.
+
+    `requirement` is one package, or several with spaces between them.
+    """
     python = _environment(script, requirement) / "bin" / "python"
     variables = {name: value for name, value in os.environ.items() if "PYTHON" not in name}
     printed = output([python, SCRIPTS / f"{script}.py", *arguments], ROOT, variables, PATIENCE_S)
@@ -35,7 +38,12 @@ def _environment(script: str, requirement: str) -> Path:
     done = folder / ".installed"
     if not done.exists() or done.read_text("utf-8") != requirement:
         venv.create(folder, clear=True, with_pip=True)
-        install: list[str | Path] = [folder / "bin" / "pip", "install", "--quiet", requirement]
+        install: list[str | Path] = [
+            folder / "bin" / "pip",
+            "install",
+            "--quiet",
+            *requirement.split(),
+        ]
         output(install, ROOT, os.environ, _INSTALL_S)
         done.write_text(requirement, "utf-8")
     return folder

@@ -50,7 +50,7 @@ def demo_bundle() -> Path:
 @pytest.fixture(scope="session")
 def server(demo_bundle: Path) -> Iterator[Server]:
     """One real server, shared by all tests that do not change its state."""
-    with running(demo_bundle) as started:
+    with running(demo_bundle, grpc_port=0) as started:
         yield started
 
 

@@ -1,4 +1,4 @@
-"""`python -m load_tests overhead`: what scrapes, traces or a change of the code cost."""
+"""`python -m load_tests overhead`: what scrapes, traces, v2 or a change of the code cost."""
 
 import argparse
 import shlex
@@ -18,13 +18,14 @@ from load_tests.fuzz.server import SERVE, launch
 from load_tests.generator.run import Load, Run, drive
 from load_tests.overhead.beside import collector, scraped
 from load_tests.overhead.pairs import Arm, of_cpu, of_latency, order
+from load_tests.overhead.v2 import v2_requests
 from load_tests.report.json_file import keep
 from load_tests.report.progress_bar import shown
 from load_tests.scenarios.findings import Finding, as_lines, fact
 from load_tests.server.process_tree import pause, resume
 from load_tests.server.start import ROOT, Started, running
 
-P99_RATIO, CPU_RATIO = 1.10, 1.01
+P99_RATIO, CPU_RATIO, V2_RATIO = 1.10, 1.01, 1.05
 _CLIENTS = 4
 _IMAGES = 18
 _WARM_UP = Load(2.0, clients=_CLIENTS)
@@ -43,9 +44,9 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument(
         "of",
-        choices=("scrapes", "traces", "change"),
-        help="a scrape each second (p99), traces of 1 %% of the requests, or another server "
-        "(CPU per image)",
+        choices=("scrapes", "traces", "v2", "change"),
+        help="a scrape each second (p99), traces of 1 %% of the requests, the binary form of the "
+        "Open Inference Protocol instead of /classify, or another server (CPU per image)",
     )
     options.add_argument("--bundle", type=Path, default=BUNDLE, help="what is served")
     options.add_argument(
@@ -75,7 +76,7 @@ def run(options: argparse.Namespace, command_line: str) -> int:
     if (options.of == "change") != (options.before is not None):
         raise ValueError("--before belongs to `change`, which needs it")
     pictures = list(turned(find_images(options.images or _PHOTOGRAPHS), _IMAGES))
-    measure = _scrapes if options.of == "scrapes" else _cpu
+    measure = {"scrapes": _scrapes, "v2": _v2}.get(options.of, _cpu)
     findings = uvloop.run(measure(options, pictures))
     print(as_lines(findings))
     kept: dict[str, object] = {"findings": [asdict(finding) for finding in findings]}
@@ -98,6 +99,25 @@ async def _scrapes(options: argparse.Namespace, pictures: Sequence[Picture]) -> 
                     arms[1].add(await _window(server, pictures, load))
                 scrapes += len(sizes)
     return [*of_latency(*arms, P99_RATIO), fact("scrapes", scrapes, "")]
+
+
+async def _v2(options: argparse.Namespace, pictures: Sequence[Picture]) -> list[Finding]:
+    """One server gets the same images in both forms, in turns."""
+    arms = (Arm(), Arm())
+    load = Load(options.window_s, clients=_CLIENTS)
+    for _ in range(options.starts):
+        async with _served(options.bundle, SERVE, {}) as server:
+            target = Target.parse(server.url)
+            forms = (
+                requests_of(pictures, target, None),
+                v2_requests(pictures, target, options.bundle),
+            )
+            for requests in forms:
+                await _window(server, pictures, _WARM_UP, requests)
+            for pair in order(options.rounds):
+                for which in pair:
+                    arms[which].add(await _window(server, pictures, load, forms[which]))
+    return of_cpu(*arms, V2_RATIO)
 
 
 async def _cpu(options: argparse.Namespace, pictures: Sequence[Picture]) -> list[Finding]:
@@ -143,12 +163,18 @@ def _served(
     return running(start.command, start.env, start.url, _READY)
 
 
-async def _window(server: Started, pictures: Sequence[Picture], load: Load) -> Run:
+async def _window(
+    server: Started,
+    pictures: Sequence[Picture],
+    load: Load,
+    requests: Sequence[bytes] | None = None,
+) -> Run:
+    """Measure one window, of requests to /classify unless others are given."""
     target = Target.parse(server.url)
     with shown(load.duration_s) as on_progress:
         return await drive(
             target,
-            requests_of(pictures, target, None),
+            requests or requests_of(pictures, target, None),
             load,
             server_pid=server.main_pid,
             on_progress=on_progress,

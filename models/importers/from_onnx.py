@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # comes with onnx
+from google.protobuf.message import DecodeError  # comes with onnx
 from onnx.external_data_helper import uses_external_data
 
 from tidegate.models.errors import BuildRefused

@@ -91,8 +91,12 @@ class Intake:
     @contextmanager
     def receiving(self, client: str, chosen: Choice) -> Iterator[Reservation]:
         """Keep the version loaded and hold the memory of a request until it is answered."""
-        with chosen.served.lane.receiving(), self._budget.reserve(client) as reservation:
+        with chosen.served.lane.receiving(), self.reserve(client) as reservation:
             yield reservation
+
+    def reserve(self, client: str) -> Reservation:
+        """Return the memory of a request, a context manager, before its version is known."""
+        return self._budget.reserve(client)
 
     def until_disconnect(self, request: Request) -> UntilDisconnect:
         """Return a context manager that cancels the work inside if the client disconnects."""
@@ -195,7 +199,7 @@ def log_outcomes(context: RequestContext, outcomes: Sequence[Outcome]) -> None:
 
 
 def _outcome(outcome: Classification | BaseException) -> Outcome:
-    return outcome if isinstance(outcome, Classification) else _exception(outcome)
+    return _exception(outcome) if isinstance(outcome, BaseException) else outcome
 
 
 def _exception(error: BaseException) -> Exception:

@@ -264,7 +264,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._due = math.inf
         elif self._requests.in_head:
             fields, defaults = self._requests.headers, self.server_state.default_headers
-            self.transport.write(self.wire.refuse(refusal, fields, defaults))
+            self.transport.write(self.wire.refuse(refusal, fields, defaults, self._address))
             self._close(more_may_come=True)
         else:  # in a body that is dropped
             self._close()

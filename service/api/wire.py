@@ -42,7 +42,9 @@ class Wire:
     connections: Connections = field(default_factory=Connections)
     half_closed: HalfClosed = field(default_factory=HalfClosed)
 
-    def refuse(self, refusal: Refusal, fields: Fields, default_fields: Iterable[Field]) -> bytes:
+    def refuse(
+        self, refusal: Refusal, fields: Fields, default_fields: Iterable[Field], client: str = ""
+    ) -> bytes:
         """Return the response to a request that cannot reach a handler; log and count it."""
         context = RequestContext.from_headers(fields)
         self.on_refused(_ROUTE, refusal.status)
@@ -52,6 +54,7 @@ class Wire:
             "status": refusal.status,
             "code": _PROBLEMS[refusal.status][0],
             "detail": str(refusal),
+            "client": client,
         }
         log.info("request", extra={"fields": logged})
         return _answer(refusal, context, default_fields)

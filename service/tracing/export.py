@@ -102,4 +102,4 @@ class Export:
         elif self._failing and not failing:
             log.info("the collector takes traces again")
         self._failing = failing
-        _sdk_log.setLevel(logging.CRITICAL if failing else logging.ERROR)
+        _sdk_log.setLevel(logging.CRITICAL if failing else logging.NOTSET)

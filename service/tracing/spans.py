@@ -53,23 +53,22 @@ class Spans:
         )
         provider.add_span_processor(self._ended)
         self._tracer = provider.get_tracer("tidegate", version)
+        self._open: dict[BatchRun, tuple[Span, float]] = {}  # with its epoch
         self._batches: OrderedDict[BatchRun, SpanContext] = OrderedDict()
 
     def of(self, requests: Iterable[TracedRequest]) -> list[ReadableSpan]:
         """Return the spans of requests and of the batches that ran their images."""
-        open_batches: dict[BatchRun, tuple[Span, float]] = {}
         for request in requests:
-            self._add(request, open_batches)
-        for run, (span, epoch) in open_batches.items():
+            self._add(request)
+        for run, (span, epoch) in self._open.items():
             span.end(_ns(run.started + run.engine_s, epoch))
             self._batches[run] = span.get_span_context()
+        self._open.clear()
         while len(self._batches) > _BATCHES_KEPT:
             self._batches.popitem(last=False)
         return self._ended.take()
 
-    def _add(
-        self, request: TracedRequest, open_batches: dict[BatchRun, tuple[Span, float]]
-    ) -> None:
+    def _add(self, request: TracedRequest) -> None:
         only = of_image(request.images[0]) if len(request.images) == 1 else {}
         self._ids.next = request.span
         server = self._tracer.start_span(
@@ -86,7 +85,7 @@ class Spans:
             self._step("read", request.started, request.images[0].received, below, epoch)
         for index, image in enumerate(request.images[:MOST_IMAGES]):
             if len(request.images) == 1:
-                self._add_image(image, below, epoch, open_batches)
+                self._add_image(image, below, epoch)
                 continue
             span = self._tracer.start_span(
                 "image",
@@ -94,17 +93,11 @@ class Spans:
                 attributes={"tidegate.image.index": index, **of_image(image)},
                 start_time=_ns(image.received, epoch),
             )
-            self._add_image(image, set_span_in_context(span, Context()), epoch, open_batches)
+            self._add_image(image, set_span_in_context(span, Context()), epoch)
             span.end(_ns(image.ended, epoch))
         server.end(_ns(request.ended, epoch))
 
-    def _add_image(
-        self,
-        image: Progress,
-        below: Context,
-        epoch: float,
-        open_batches: dict[BatchRun, tuple[Span, float]],
-    ) -> None:
+    def _add_image(self, image: Progress, below: Context, epoch: float) -> None:
         for started, ended in _waits(image):
             self._step("queue", started, ended, below, epoch)
         if image.decode_at is not None:
@@ -115,29 +108,28 @@ class Spans:
                 "engine",
                 below,
                 attributes={"tidegate.batch_size": run.images},
-                links=[Link(self._context_of(run, epoch, open_batches))],
+                links=[Link(self._batch_of(run, epoch))],
                 start_time=_ns(run.started, epoch),
             )
             engine.end(_ns(run.started + run.engine_s, epoch))
-            if run in open_batches:
-                open_batches[run][0].add_link(engine.get_span_context())
+            if run in self._open:
+                self._open[run][0].add_link(engine.get_span_context())
         if image.gates_at is not None:
             self._step("gates", image.gates_at, image.gates_at + image.gates_s, below, epoch)
 
-    def _context_of(
-        self, run: BatchRun, epoch: float, open_batches: dict[BatchRun, tuple[Span, float]]
-    ) -> SpanContext:
+    def _batch_of(self, run: BatchRun, epoch: float) -> SpanContext:
+        """Return the span of a batch; the first image of the batch opens it."""
         if run in self._batches:
             return self._batches[run]
-        if run not in open_batches:
+        if run not in self._open:
             span = self._tracer.start_span(
                 "batch",
                 Context(),
                 attributes={"tidegate.batch_size": run.images},
                 start_time=_ns(run.started, epoch),
             )
-            open_batches[run] = span, epoch
-        return open_batches[run][0].get_span_context()
+            self._open[run] = span, epoch
+        return self._open[run][0].get_span_context()
 
     def _step(self, name: str, started: float, ended: float, below: Context, epoch: float) -> None:
         span = self._tracer.start_span(name, below, start_time=_ns(started, epoch))

@@ -67,10 +67,16 @@ def test_the_service_is_ready_only_after_warm_up_and_golden_probes(
         early = client.get("/readyz")
         alive = client.get("/livez")
         refused = client.post("/classify", content=chelsea)
+        v2_early = client.get("/v2/health/ready")
+        v2_refused = client.post("/v2/models/efficientnet-lite0/infer", content=chelsea)
         gate.write_bytes(b"")
         server.wait_for("ready")
         late = client.get("/readyz")
 
+    assert (v2_early.status_code, v2_early.json()) == (503, {"live": True, "ready": False})
+    assert v2_refused.json()["error"].startswith("not-ready: ")
+    assert v2_refused.headers["content-type"] == "application/json"
+    assert v2_refused.headers["retry-after"] == "1"
     assert (alive.status_code, late.status_code) == (200, 200)
     assert late.json() == {"status": "ready"}
     assert (early.status_code, early.json()["code"]) == (503, "not-ready")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import re
-from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
-from tests.server import PATIENCE_S, ROOT, running
+from tidegate.service.api.routes import page
 from tidegate.service.api.routes.page import FOLDER
+from tidegate.service.settings import Settings
 
 HTML = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 FILES = sorted(path.name for path in FOLDER.iterdir())
@@ -18,22 +20,32 @@ MOST_BYTES = 60_000
 
 
 def test_a_browser_gets_the_page_and_another_client_links(client: httpx.Client) -> None:
-    page, links = client.get("/", headers=HTML), client.get("/")
+    html, links = client.get("/", headers=HTML), client.get("/")
 
-    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert html.headers["content-type"] == "text/html; charset=utf-8"
     assert links.json()["status"] == "alive"
     for path in links.json()["links"].values():
         assert client.get(f"/{path}").status_code in {200, 405}
-    assert {page.headers["vary"], links.headers["vary"]} == {"Accept, Accept-Encoding", "Accept"}
+    assert {html.headers["vary"], links.headers["vary"]} == {"Accept, Accept-Encoding", "Accept"}
 
 
-def test_without_the_page_a_browser_gets_links(demo_bundle: Path) -> None:
-    with (
-        running(demo_bundle, page="off") as server,
-        httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client,
-    ):
-        assert client.get("/", headers=HTML).json()["status"] == "alive"
-        assert client.get("/page/app.js").status_code == 404
+async def get(app: FastAPI, path: str) -> httpx.Response:
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        return await client.get(path, headers=HTML)
+
+
+def test_without_the_page_a_browser_gets_links() -> None:
+    app = FastAPI()
+    app.include_router(page.router(with_page=False))
+
+    assert asyncio.run(get(app, "/")).json()["status"] == "alive"
+    assert asyncio.run(get(app, "/page/app.js")).status_code == 404
+
+
+def test_the_page_is_a_setting() -> None:
+    assert Settings().page == "on"
+    assert Settings(page="off").page == "off"
 
 
 def test_the_page_may_load_only_from_its_own_origin(client: httpx.Client) -> None:
@@ -77,19 +89,17 @@ def test_the_page_is_small_and_names_no_host() -> None:
 
 
 def test_every_text_is_in_both_languages() -> None:
-    text = (FOLDER / "strings.js").read_text("utf-8")
-    english, german = text.split("const de = {")
-
-    def keys(part: str) -> set[str]:
-        return set(re.findall(r"^  (\w+):", part, re.M))
+    def keys(name: str) -> list[tuple[str, str]]:
+        return re.findall(r"^ +(?:\"([\w-]+)\"|(\w+)):", (FOLDER / name).read_text("utf-8"), re.M)
 
     used = {
         key
-        for path in FOLDER.iterdir()
-        for key in re.findall(r"\bt\.(\w+)|data-t(?:-label)?=\"(\w+)\"", path.read_text("utf-8"))
-        for key in key
+        for name in FILES
+        for found in re.findall(
+            r"\bt\.(\w+)|data-t(?:-label)?=\"(\w+)\"", (FOLDER / name).read_text("utf-8")
+        )
+        for key in found
         if key
     }
-    assert keys(english.split("const en = {")[1]) == keys(german.split("const german")[0])
-    assert used <= keys(german.split("const german")[0])
-    assert ROOT in FOLDER.parents
+    assert keys("english.js") == keys("german.js")
+    assert used <= {plain for _, plain in keys("german.js")}

@@ -1,5 +1,6 @@
 """Traces of a real server in a real collector's protocol."""
 
+import re
 import signal
 from collections.abc import Iterator
 
@@ -28,7 +29,7 @@ def traced(collector: Collector) -> Iterator[Server]:
         environment.setenv("OTEL_TRACES_SAMPLER_ARG", "0")
         environment.setenv("OTEL_SERVICE_NAME", "sorter")
         environment.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
-        with running(log_level="debug") as server:
+        with running(log_share=0) as server:
             yield server
 
 
@@ -93,6 +94,34 @@ def test_only_sampled_and_forced_requests_are_traced(
     assert "traceparent" not in undecided.headers
     assert of(collector.spans, OTHER) == []
     assert traced.wait_for("request", trace_id=trace_id)["status"] == 415
+
+
+def test_successes_are_left_out_of_the_log_and_counted(
+    client: httpx.Client, traced: Server
+) -> None:
+    answers = [client.get("/models"), client.get("/nowhere")]
+    [left_out] = re.findall(
+        r"^tidegate_log_lines_left_out_total (\S+)", client.get("/metrics").text, re.M
+    )
+
+    assert traced.wait_for("request", request_id=answers[1].headers["x-request-id"])
+    assert not [line for line in traced.lines if line.get("status") == 200]
+    assert float(left_out) >= 1
+
+
+def test_requests_of_other_protocols_are_traced_and_timed(
+    client: httpx.Client, collector: Collector
+) -> None:
+    answer = client.post(
+        "/v2/models/efficientnet-lite0/infer",
+        content=(PHOTOS / "coffee.png").read_bytes(),
+        headers={"Inference-Header-Content-Length": "0", "X-Force-Trace": "1"},
+    )
+
+    spans = collector.trace(answer.headers["traceparent"].split("-")[1])
+    assert "POST /v2/models/{name}/infer" in spans
+    assert {"read", "queue", "decode", "engine", "gates"} < set(spans)
+    assert "engine;dur=" in answer.headers["Server-Timing"]
 
 
 def test_the_images_of_a_batch_are_below_spans_of_their_own(

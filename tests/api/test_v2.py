@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.server import PATIENCE_S, PHOTOS, launched, running
+from tests.server import PHOTOS, running
 
 MODEL = "/v2/models/efficientnet-lite0"
 INFER = f"{MODEL}/infer"
@@ -137,6 +137,16 @@ def test_the_classes_in_order(client: httpx.Client, chelsea: bytes) -> None:
     assert texts["decision"] == ["1:0:accept"]
 
 
+def test_features_are_returned_on_request(client: httpx.Client, chelsea: bytes) -> None:
+    expected = client.post("/classify?features=true", content=chelsea).json()["features"]
+
+    body = as_json([chelsea, chelsea], outputs=[{"name": "features"}])
+    answer = client.post(INFER, json=body).json()["outputs"][0]
+
+    assert answer["shape"] == [2, len(expected)]
+    assert answer["data"] == pytest.approx([*expected, *expected], rel=1e-5, abs=1e-5)
+
+
 def test_the_id_is_echoed_also_if_it_is_empty(client: httpx.Client, chelsea: bytes) -> None:
     assert client.post(INFER, json=as_json([chelsea], id="")).json()["id"] == ""
     assert client.post(INFER, json=as_json([chelsea], id="7")).json()["id"] == "7"
@@ -169,10 +179,8 @@ def test_pixels_are_classified_as_they_are(client: httpx.Client) -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (1, 224, 224, 3), np.uint8)
     tensor = {"name": "pixels", "datatype": "UINT8", "shape": pixels.shape}
-    fields = {
-        "parameters": {"ood_action": "flag"},
-        "outputs": [{"name": name} for name in ("probabilities", "nearest_class", "p_value")],
-    }
+    names = ("probabilities", "nearest_class", "decision", "p_value")
+    fields: dict[str, Any] = {"outputs": [{"name": name} for name in names]}
     text = json.dumps({"inputs": [tensor], **fields}).encode()
     encoded = client.post("/classify", content=_bmp(pixels[0])).json()
 
@@ -184,6 +192,15 @@ def test_pixels_are_classified_as_they_are(client: httpx.Client) -> None:
     assert outputs(sent) == outputs(listed)
     assert encoded["code"] == "out-of-distribution"  # the same decision on nearly the same pixels
     assert outputs(sent)["p_value"] == pytest.approx([encoded["ood"]["p_value"]], abs=0.01)
+    assert outputs(sent)["decision"] == ["reject"]
+    refused = client.post(
+        PIXELS,
+        json={
+            "inputs": [{**tensor, "data": pixels.ravel().tolist()}],
+            "parameters": {"ood_action": "reject"},
+        },
+    )
+    assert refused.status_code == 422
 
 
 def _bmp(pixels: np.ndarray) -> bytes:
@@ -366,17 +383,6 @@ def test_requests_are_counted_by_their_pattern(client: httpx.Client, chelsea: by
     binary(client, [chelsea])
 
     assert count() == before + 1
-
-
-def test_before_the_model_is_ready(demo_bundle: object) -> None:
-    with launched() as server, httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client:
-        ready, infer = client.get("/v2/health/ready"), client.post(INFER)
-        server.wait_for("ready")
-
-    assert (ready.status_code, ready.json()) == (503, {"live": True, "ready": False})
-    assert (infer.status_code, infer.headers["content-type"]) == (503, "application/json")
-    assert infer.json()["error"].startswith("not-ready: ")
-    assert infer.headers["retry-after"] == "1"
 
 
 @pytest.mark.slow

@@ -60,6 +60,8 @@ class Replica:
             ),
         )
         self.metrics.show_model(self.model)
+        self.metrics.start_reloads("m")
+        self.metrics.set_aliases([("m", "1", digest, "stable")])
         self.metrics.registry.register(GpuCollector(FakeNvml(gpus=1)))
         self.scrapes = 0
 

@@ -16,9 +16,9 @@ from tests.server import PHOTOS, Server
 Open = Callable[..., AbstractContextManager[Visit]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One Chromium for all tests."""
+    """One Chromium for a module. While it runs, `asyncio.run` fails in its thread."""
     program = find_chromium()
     if program is None:
         pytest.skip("no Chromium: run tests/page/fetch_chromium.sh, or set CHROMIUM")

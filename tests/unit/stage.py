@@ -56,7 +56,7 @@ class Stage:
         serving(self.root, text)
         return {name: done.outcome for name, done in (await self.service.reload()).items()}
 
-    async def classify(self, **how: str) -> tuple[str, Classification]:
+    async def classify(self, **how: Any) -> tuple[str, Classification]:
         """Classify one image; return the version that answered, too."""
         chosen = self.service.choose(**how)
         image = (self.root / "tiny/1/golden/grey.png").read_bytes()

@@ -120,6 +120,43 @@ def test_a_line_is_formatted_again_only_if_its_series_changed(
     assert formatted == [2.0]
 
 
+def test_a_histogram_agrees_with_itself_while_threads_observe() -> None:
+    world, stop = World(), threading.Event()
+    child = world.seconds.labels("")
+
+    def observe() -> None:
+        while not stop.is_set():
+            for seconds in (0.001, 0.3, 20.0):
+                child.observe(seconds)
+
+    threads = [threading.Thread(target=observe) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    exposition, last = Exposition(world.registry), 0.0
+    try:
+        for _ in range(200):
+            lines = exposition.render(openmetrics=False).decode().splitlines()
+            found = [line.rpartition(" ")[2] for line in lines if line.startswith("s_seconds_")]
+            *buckets, count, _ = map(float, found)
+            assert buckets == sorted(buckets)
+            assert last <= buckets[-1] == count
+            last = count
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_function_that_is_set_after_a_scrape_is_called() -> None:
+    world = World()
+    exposition = Exposition(world.registry)
+    exposition.render(openmetrics=False)
+
+    world.plain.set_function(lambda: 7.0)
+
+    assert b"\np 7.0\n" in exposition.render(openmetrics=False)
+
+
 def test_the_event_loop_runs_while_1000_classes_are_formatted() -> None:
     metrics, turns = Metrics("0"), 0
     metrics.show_model(model_of(1000))

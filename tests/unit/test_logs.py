@@ -23,6 +23,12 @@ def record(message: str, **extra: object) -> logging.LogRecord:
     return made
 
 
+def test_a_text_of_a_client_cannot_pass_for_other_fields_of_a_text_line() -> None:
+    line = TextFormatter().format(record("request", fields={"agent": 'a" status=200', "n": [1, 2]}))
+
+    assert line.endswith('request agent="a\\" status=200" n=[1, 2]')
+
+
 def test_a_json_line_carries_the_records_fields() -> None:
     line = json.loads(JsonFormatter().format(record("request", fields={"status": 200, "a": "é"})))
 

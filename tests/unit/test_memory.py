@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -103,3 +105,34 @@ def test_the_available_memory_is_the_least_of_the_machine_and_its_groups(
     tmp_path: Path, files: dict[str, str], available: int | None
 ) -> None:
     assert memory.available_bytes(_host(tmp_path, files)) == available
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
+@pytest.mark.parametrize(("environment", "most"), [({}, 2), ({"MALLOC_ARENA_MAX": "5"}, 5)])
+def test_all_threads_share_a_limited_number_of_heaps(
+    environment: dict[str, str], most: int
+) -> None:
+    allocate = """
+import ctypes, threading
+from tidegate.service import memory
+memory.limit_arenas(2)
+libc = ctypes.CDLL("libc.so.6")
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
+heaps, together = set(), threading.Barrier(20)
+def use():
+    heaps.add(libc.malloc(4096) >> 26)  # a heap of a thread is 64 MiB
+    together.wait()
+threads = [threading.Thread(target=use) for _ in range(20)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(heaps))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", allocate],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert int(ran.stdout) <= most

@@ -22,10 +22,12 @@ from tests.unit.stage import (
     serving,
     until,
 )
-from tidegate.service import drift_watch, lifecycle, loading, memory
+from tidegate.service import lifecycle, loading, memory
 from tidegate.service.building import Builder
 from tidegate.service.bundle.store import GOLDEN, LABELS
+from tidegate.service.drift import state
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
+from tidegate.service.engines.open_like import open_like
 from tidegate.service.errors import BundleRefused, NotFound, ServingInvalid
 from tidegate.service.lifecycle import Service
 from tidegate.service.loading import Loader
@@ -370,7 +372,7 @@ def test_a_version_that_is_used_again_while_another_one_saves_its_drift_state_is
         saving.set()
         assert saved.wait(PATIENCE_S)
 
-    monkeypatch.setattr(drift_watch.state, "save", save)
+    monkeypatch.setattr(state, "save", save)
 
     async def scenario(on: Stage) -> None:
         plan = on.service.catalog.model("tiny").plan
@@ -395,11 +397,10 @@ def test_a_version_that_is_used_again_while_another_one_saves_its_drift_state_is
 def test_a_version_that_is_refused_late_leaves_no_engine(
     root: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    opened: list[OnnxEngine] = []
-    open_like = loading.open_like
+    opened: list[Any] = []
 
     def noted(*arguments: Any) -> Any:
-        opened.append(open_like(*arguments))  # type: ignore[arg-type]
+        opened.append(open_like(*arguments))
         return opened[-1]
 
     def refuse(*arguments: Any) -> None:
@@ -425,8 +426,6 @@ def test_a_version_that_is_refused_late_leaves_no_engine(
 def test_a_file_that_changes_while_it_is_loaded_is_refused(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    open_like = loading.open_like
-
     def swapped(like: Any, model: Path, *more: Any) -> Any:
         model.write_bytes(b"another graph, which was not checked")
         shutil.copy(root / "tiny/1/model.onnx", root / "copy.onnx")

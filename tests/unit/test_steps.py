@@ -12,7 +12,7 @@ from tidegate.service import steps
 from tidegate.service.errors import ServingInvalid, ServingNotWritable
 from tidegate.service.rollout.judge import Verdict
 from tidegate.service.rollout.outcomes import Outcome
-from tidegate.service.serving.edit import Change
+from tidegate.service.serving.edit import Change, update
 from tidegate.service.serving.serving_file import Place
 
 pytestmark = pytest.mark.process
@@ -209,13 +209,14 @@ def test_a_step_that_fails_does_not_keep_other_models_from_theirs(
 ) -> None:
     with_other_model(root)
 
+    def roll_back() -> Verdict:
+        return Verdict("rollback", ())
+
     async def scenario(on: Stage) -> None:
         for model in on.service.catalog.models.values():
             assert model.rollout is not None
             assert model.rollout.judge is not None
-            verdict = Verdict("rollback", ())
-            monkeypatch.setattr(model.rollout.judge, "decide", lambda verdict=verdict: verdict)
-        update = steps.update
+            monkeypatch.setattr(model.rollout.judge, "decide", roll_back)
 
         def refuse_one(place: Place, name: str, change: Change) -> bool:
             if name == "tiny":

@@ -98,11 +98,22 @@ class Dialects:
 def failed_image(failed: ImageFailed, context: RequestContext) -> Response:
     """Return the response to a request of several images of which one failed.
 
-    The problem has the member `image`, counted from 0. Raises the error if it is a bug.
+    Raises the image's error if it is a bug.
+    """
+    problem, retry_after_s = problem_of_image(failed, context)
+    return problems.respond(problem, context, retry_after_s)
+
+
+def problem_of_image(
+    failed: ImageFailed, context: RequestContext
+) -> tuple[problems.ProblemBody, float | None]:
+    """Return the problem of the image, which is its member `image`, and when to try again.
+
+    Images are counted from 0. Raises the image's error if it is a bug.
     """
     error = failed.error
     if not isinstance(error, TidegateError):
         raise error
     problem = problems.problem_of(error, context) | {"image": failed.index}
     context.log["code"] = problem["code"]
-    return problems.respond(problem, context, error.retry_after_s)
+    return problem, error.retry_after_s

@@ -4,7 +4,7 @@ import { $, announce, h, icon } from "./dom.js";
 import { answerState, busyState, decisionOf, emptyState, problemState, problemWords } from "./answer.js";
 import { startCamera } from "./camera.js";
 import { askForKey } from "./key.js";
-import { connectionLost, pathPrefix, startStatus } from "./status.js";
+import { connectionLost, pathPrefix, startStatus, updateReady } from "./status.js";
 import { t, translate } from "./strings.js";
 import * as api from "./api.js";
 
@@ -143,6 +143,7 @@ function acceptDrops() {
     else if (!event.target.closest?.("input, textarea")) announce(t.noImages);
   });
   drop.addEventListener("click", (event) => event.target === drop && $("file").click());
+  $("choose").addEventListener("click", () => $("file").click());
   $("file").addEventListener("change", (event) => {
     take([...event.target.files]);
     event.target.value = "";
@@ -150,7 +151,11 @@ function acceptDrops() {
 }
 
 translate();
-api.onKeyNeeded(askForKey);
+api.onKeyNeeded(async (wasRefused) => {
+  const key = await askForKey(wasRefused);
+  setTimeout(updateReady); // once the key is in use
+  return key;
+});
 acceptDrops();
 startCamera(take);
 show(null);

@@ -66,6 +66,12 @@ _PARAMETERS = [
         "description": "a version or an alias of the model, such as canary, that must answer",
         "schema": {"type": "string"},
     },
+    {
+        "name": "X-Force-Trace",
+        "in": "header",
+        "description": "1 traces this request, whatever the sampler says, if traces are exported",
+        "schema": {"type": "string"},
+    },
 ]
 _PROBLEMS = {
     400: "bad-request",

@@ -18,9 +18,13 @@ def error_form(problem: dict[str, Any]) -> tuple[int, bytes]:
     Its Content-Type is exactly application/json: KServe's client compares the text.
     """
     status = _STATUS.get(problem["code"], problem["status"])
+    return status, as_json({"error": error_text(problem), **problem, "status": status})
+
+
+def error_text(problem: dict[str, Any]) -> str:
+    """Return a problem in one line: the image that it is about, the code and the detail."""
     where = f"image {problem['image']}: " if "image" in problem else ""
-    error = f"{where}{problem['code']}: {problem['detail']}"
-    return status, as_json({"error": error, **problem, "status": status})
+    return f"{where}{problem['code']}: {problem['detail']}"
 
 
 async def no_shared_memory() -> Json:

@@ -10,7 +10,7 @@ from tidegate.service.api.dialects.v2.model import (
     input_dims,
 )
 from tidegate.service.batching.statistics import Statistics, Total
-from tidegate.service.catalog import Model
+from tidegate.service.catalog import Catalog, Model
 from tidegate.service.served import Served
 
 # What is listed is implemented: perf_analyzer fails if a listed extension does not answer.
@@ -57,7 +57,7 @@ def model_body(name: ModelName, model: Model, served: Served) -> dict[str, Any]:
     }
 
 
-def config_body(name: ModelName, model: Model, served: Served, max_images: int) -> dict[str, Any]:
+def config_body(name: ModelName, _: Model, served: Served, max_images: int) -> dict[str, Any]:
     """Return a version's configuration with the fields of Triton's that apply."""
     bundle = served.bundle
     pixels = name.takes_pixels
@@ -65,7 +65,7 @@ def config_body(name: ModelName, model: Model, served: Served, max_images: int) 
         "name": name.given,
         "platform": _PLATFORM,
         "backend": _NAME,
-        "version_policy": {"specific": {"versions": sorted(model.versions)}},
+        "version_policy": {"all": {}},
         "max_batch_size": max_images,
         "input": [
             {
@@ -112,6 +112,15 @@ def stats_body(name: str, served: Served) -> dict[str, Any]:
             for size, total in sorted(statistics.batches.items())
         ],
     }
+
+
+def all_stats(catalog: Catalog) -> list[dict[str, Any]]:
+    """Return the same of every version."""
+    return [
+        stats_body(model.name, served)
+        for model in catalog.models.values()
+        for served in model.versions.values()
+    ]
 
 
 def _image_stats(statistics: Statistics) -> dict[str, dict[str, int]]:

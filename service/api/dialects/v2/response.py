@@ -98,20 +98,16 @@ def _values(
 ) -> NDArray[Any] | list[str]:
     """Return an output's elements. With `top_k`, the outputs about classes have k columns."""
     match output.name:
-        case "probabilities" if top_k is None:
-            rows = np.zeros((len(results), bundle.manifest.task.classes), np.float32)
-            for row, result in zip(rows, results, strict=True):
-                if not is_rejected(result):
-                    row[:] = result.probabilities
-            return rows
         case "probabilities":
-            return np.array([_probabilities(one, top_k) for one in results], np.float32)
+            return _all_probabilities(results, top_k, bundle.manifest.task.classes)
         case "class_id":
             return np.array([_class_ids(one, top_k or 1) for one in results], np.int32)
         case "label":
             return [label for one in results for label in _labels(one, top_k or 1)]
         case "decision":
             return [str(one.verdict.decision) for one in results]
+        case "features":
+            return np.array([one.features for one in results], np.float32)
         case _:
             dtype = np.int32 if output.datatype == "INT32" else np.float32
             return np.array([[_NUMBERS[output.name](one)] for one in results], dtype)
@@ -123,6 +119,18 @@ _NUMBERS: dict[str, Callable[[Classification], float]] = {
     "mahalanobis_p_value": lambda result: result.verdict.score_p_values[MAHALANOBIS],
     "nearest_class": lambda result: result.nearest_class,
 }
+
+
+def _all_probabilities(
+    results: Sequence[Classification], top_k: int | None, classes: int
+) -> NDArray[np.float32]:
+    if top_k is not None:
+        return np.array([_probabilities(one, top_k) for one in results], np.float32)
+    rows = np.zeros((len(results), classes), np.float32)
+    for row, result in zip(rows, results, strict=True):
+        if not is_rejected(result):
+            row[:] = result.probabilities
+    return rows
 
 
 def _probabilities(result: Classification, k: int) -> list[float]:

@@ -12,6 +12,7 @@ from tidegate.service.api.dialects.v2 import documents
 from tidegate.service.api.dialects.v2.errors import error_form, no_shared_memory
 from tidegate.service.api.dialects.v2.handler import InferHandler
 from tidegate.service.api.dialects.v2.metadata import (
+    all_stats,
     config_body,
     model_body,
     server_body,
@@ -21,7 +22,7 @@ from tidegate.service.api.dialects.v2.model import ModelName, model_name, model_
 from tidegate.service.api.problems import Json
 from tidegate.service.api.readiness import check_ready, is_ready
 from tidegate.service.api.schemas import as_json
-from tidegate.service.catalog import Catalog, Model
+from tidegate.service.catalog import Model
 from tidegate.service.served import Served
 
 _MODEL = "/v2/models/{name}"
@@ -71,7 +72,7 @@ def _add_server(routes: APIRouter, parts: Parts) -> None:
 
     @get("/v2/models/stats", "Count the images and batches of every version", _UNAVAILABLE)
     async def stats() -> Response:
-        return _json({"model_stats": _all_stats(service.catalog)})
+        return _json({"model_stats": all_stats(service.catalog)})
 
 
 def _add_model(
@@ -125,14 +126,6 @@ def _add_shared_memory(routes: APIRouter) -> None:
                 methods=[method],
                 include_in_schema=False,
             )
-
-
-def _all_stats(catalog: Catalog) -> list[dict[str, Any]]:
-    return [
-        stats_body(model.name, served)
-        for model in catalog.models.values()
-        for served in model.versions.values()
-    ]
 
 
 def _short_cut(path: str, handler: InferHandler) -> ShortCut | None:

@@ -1,0 +1,1 @@
+"""The same protocol over gRPC: the extra `grpc`."""
