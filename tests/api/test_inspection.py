@@ -146,6 +146,7 @@ def test_a_bad_parameter_of_a_map_is_a_bad_request(client: httpx.Client, query: 
     assert (answer.status_code, answer.json()["code"]) == (400, "bad-request")
 
 
+@pytest.mark.slow  # starts a server
 def test_the_quota_counts_every_run_and_an_explanation_waits_for_it(demo_bundle: Path) -> None:
     with (
         running(demo_bundle, client_rate=4, client_burst=6) as server,
