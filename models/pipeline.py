@@ -143,7 +143,7 @@ def _make(
         )
     spec = imported.spec.model_copy(update=dict(options.overrides))
     labels = _labels(imported, data, options)
-    splits = _splits(data, labels, options.fit.target)
+    splits = read_splits(data, labels, options.fit.target)
     check_export(imported, spec, splits.calibrate)
     precision = options.precision or imported.precision
     if imported.precision not in ("fp32", precision):
@@ -208,8 +208,11 @@ def _classes(backbone: onnx.ModelProto) -> int:
     return int(logits.type.tensor_type.shape.dim[1].dim_value)
 
 
-def _splits(data: Data, labels: tuple[str, ...], target: GateTarget) -> Splits:
-    """Read the folders, which are named by class label, or by class id if labels repeat."""
+def read_splits(data: Data, labels: tuple[str, ...], target: GateTarget) -> Splits:
+    """Read the folders, which are named by class label, or by class id if labels repeat.
+
+    Raises BuildRefused if an image is in two of them, or if there are too few for `target`.
+    """
     keys = labels if len(set(labels)) == len(labels) else tuple(map(str, range(len(labels))))
     splits = Splits(
         train=labelled("train", data.train, keys),

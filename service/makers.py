@@ -19,6 +19,10 @@ COMMANDS = {
     "digits": ("digits", "train, fit and seal a small network on handwritten digits"),
     "export-plain": ("export_plain", "write a bundle's backbone for servers without a gate"),
     "gate-cost": ("gate_cost", "measure what the gate costs: scores in the graph, p-values"),
+    "gate-scores": (
+        "gate_scores",
+        "compare the scores that decide with each alone, on five models",
+    ),
     "architectures": ("architectures", "export, seal and time every architecture in the table"),
     "gpu-report": ("gpu_report", "run the GPU tests and measure every engine on this GPU"),
     "retrain-request": ("retrain_request", "file a request for retraining when drift alerts fire"),

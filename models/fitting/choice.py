@@ -87,8 +87,8 @@ def choose(
         weights.append(int(outside.sum()))
     groups = Counter(map(group_of, synthetic))  # every group counts the same
     return Choice(
-        synthetic=_mean(of_kinds, [1 / groups[group_of(kind)] for kind in synthetic]),
-        removed_classes=_mean(of_removed, weights) if of_removed else {},
+        synthetic=weighted_mean(of_kinds, [1 / groups[group_of(kind)] for kind in synthetic]),
+        removed_classes=weighted_mean(of_removed, weights) if of_removed else {},
     )
 
 
@@ -150,9 +150,10 @@ def _aurocs(
     return {c: auroc(combine(tails, c, inside), combine(tails, c, outside)) for c in candidates}
 
 
-def _mean(
-    found: list[dict[Combination, float]], weights: Sequence[float]
+def weighted_mean(
+    found: Sequence[Mapping[Combination, float]], weights: Sequence[float]
 ) -> dict[Combination, float]:
+    """Return the mean AUROC of each candidate over several sets of images."""
     return {
         c: float(np.average([aurocs[c] for aurocs in found], weights=weights)) for c in found[0]
     }

@@ -71,6 +71,7 @@ class FittedModel:
     sealed: bytes
     spec: PreprocessSpec
     head: GateHead
+    every: GateHead  # with all scores among which was chosen
     gate: Gate
     gate_file: bytes  # calibration.npz
     candidates: dict[str, float]  # the criterion of each distance and combination of scores
@@ -117,6 +118,7 @@ def fit(
         sealed=seal(backbone, spec, head),
         spec=spec,
         head=head,
+        every=chosen.every,
         gate=gate,
         gate_file=gate_file(
             gate, options.target, embedding_mean=embedding.mean, embedding_axes=embedding.axes
@@ -162,6 +164,7 @@ class _ChosenScores:
     """The head with the scores that are needed, those that decide, and all criteria."""
 
     head: GateHead
+    every: GateHead
     distance: DistanceFit
     combination: Combination
     candidates: dict[str, float]
@@ -198,6 +201,7 @@ def _choose(
     say(f"The scores that decide: {' + '.join(choice.combination)} ({distance.name}).")
     return _ChosenScores(
         head=every.with_scores(choice.combination),
+        every=every,
         distance=distance,
         combination=choice.combination,
         candidates={name: round(value, 4) for name, value in alone.items()} | choice.named,

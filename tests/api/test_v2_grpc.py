@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -230,7 +231,7 @@ def test_calls_are_counted_by_their_path(server: Server, call: Call) -> None:
 
 
 @pytest.mark.slow
-def test_a_drain_answers_the_calls_in_progress(demo_bundle: object, chelsea: bytes) -> None:
+def test_a_drain_answers_the_calls_in_progress(demo_bundle: Path, chelsea: bytes) -> None:
     with running(demo_bundle, grpc_port=0) as server:
         address = server.wait_for("serving gRPC on")["message"].removeprefix("serving gRPC on ")
         with grpc.insecure_channel(address) as channel:

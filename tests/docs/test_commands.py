@@ -68,6 +68,13 @@ NOT_RUN = {
     '/opt/tidegate/bin/pip install ".[cpu]"': "installs into the system",
     "cp docker/systemd/tidegate.service /etc/systemd/system/": "installs into the system",
     "systemctl enable --now tidegate": "needs systemd",
+    'pip install "tidegate[grpc]"': "installs into the environment",
+    "perf_analyzer -m efficientnet-lite0 -u 127.0.0.1:8000 --input-data images.json": (
+        "needs the program, which has tests of its own"
+    ),
+    "perf_analyzer -m efficientnet-lite0.pixels -u 127.0.0.1:8000 -b 4": (
+        "needs the program, which has tests of its own"
+    ),
     ". .venv/bin/activate": "changes the shell that runs it",
     ".venv/bin/python -m pytest -m slow": "runs the slow tests",
     ".venv/bin/python -m pytest tests/unit/ood -k p_value": "runs tests that run anyway",

@@ -1,6 +1,19 @@
 """The service dashboard: traffic, latency, queue and processes."""
 
-from panels import CLASSIFY, RATE, REPLICA, Board, Panel, Query, Row, heat, mean, quantile, stat
+from panels import (
+    CLASSIFY,
+    CLASSIFYING,
+    RATE,
+    REPLICA,
+    Board,
+    Panel,
+    Query,
+    Row,
+    heat,
+    mean,
+    quantile,
+    stat,
+)
 
 BOARD = Board(
     "tidegate-service",
@@ -57,7 +70,7 @@ BOARD = Board(
                     [
                         Query(
                             "sum by (status) "
-                            f'(rate(tidegate_requests_total{{{REPLICA},route=~".*/classify(/batch)?"}}'
+                            f'(rate(tidegate_requests_total{{{REPLICA},route=~"{CLASSIFYING}"}}'
                             f"{RATE}))",
                             "{{status}}",
                         )
@@ -94,9 +107,12 @@ BOARD = Board(
             [
                 Panel(
                     "Latency of /classify",
-                    "From the headers to the last byte of the answer, measured by the server.",
+                    "From the headers to the last byte of the answer, measured by the server. "
+                    "Points are traced requests.",
                     [
-                        quantile(q, "tidegate_request_duration_seconds", CLASSIFY)
+                        quantile(
+                            q, "tidegate_request_duration_seconds", CLASSIFY, exemplars=q == 0.99
+                        )
                         for q in (0.5, 0.9, 0.99)
                     ],
                     "s",

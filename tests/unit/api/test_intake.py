@@ -69,12 +69,14 @@ def test_several_images_have_ids_of_their_own(intake: Intake) -> None:
 def test_one_failure_ends_the_others_and_names_the_image(intake: Intake) -> None:
     fake = FakeChoice()
 
-    with pytest.raises(ImageFailed) as caught:
-        asyncio.run(intake.classify_all(chosen(fake), uploads(b"slow", b"late", b"slow"), "r"))
+    async def fail() -> None:
+        with pytest.raises(ImageFailed) as caught:
+            await intake.classify_all(chosen(fake), uploads(b"slow", b"late", b"slow"), "r")
+        assert caught.value.index == 1
+        assert isinstance(caught.value.error, DeadlineMissed)
+        assert fake.cancelled == ["r.0", "r.2"]
 
-    assert caught.value.index == 1
-    assert isinstance(caught.value.error, DeadlineMissed)
-    assert fake.cancelled == ["r.0", "r.2"]
+    asyncio.run(fail())
 
 
 def test_a_client_that_leaves_ends_all(intake: Intake) -> None:
@@ -89,10 +91,9 @@ def test_a_client_that_leaves_ends_all(intake: Intake) -> None:
         working.cancel()
         with pytest.raises(asyncio.CancelledError):
             await working
+        assert fake.cancelled == ["r.0", "r.1"]
 
     asyncio.run(leave())
-
-    assert fake.cancelled == ["r.0", "r.1"]
 
 
 def test_each_image_has_its_outcome(intake: Intake) -> None:

@@ -14,6 +14,8 @@ import pytest
 
 from tests.unit.models import tiny
 from tests.unit.models.colour_folders import LABELS, backbone, folders
+from tidegate.models.benchmarks.gates import probe
+from tidegate.models.benchmarks.gates.measure import CAUGHT, measure, tables
 from tidegate.models.commands import fitting as fitting_options
 from tidegate.models.commands import import_model
 from tidegate.models.importers.torch_runtime import require
@@ -180,6 +182,33 @@ def test_the_gate_s_cost_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gate-cost", "--features", "16", "--classes", "4", "--rank", "8"]) == 0
 
     assert capsys.readouterr().out.count("per image") == 21
+
+
+def test_a_frozen_network_becomes_a_bundle_with_a_row_of_the_comparison(
+    data: Data, tmp_path: Path
+) -> None:
+    encoder = backbone()
+    del encoder.graph.output[0], encoder.graph.node[-1]  # logits
+    arguments = probe.write(encoder, tiny.SPEC, data.train, tmp_path)
+    splits = [f"--{name}={getattr(data, name)}" for name in ("train", "calibrate", "test")]
+    named = ["--name=colours", "--version=1", f"--out={tmp_path}"]
+    assert main(["import", *arguments, *splits, *named]) == 0
+
+    row = measure(tmp_path / "colours/1", data)
+
+    assert row.accuracy is not None
+    assert row.accuracy.value > 0.9
+    assert row.flagged is not None
+    assert row.flagged.low < 0.05 < row.flagged.high
+    assert row.separation.removed_classes[row.combination] > 0.5
+    assert set(row.caught) == set(CAUGHT)
+    assert "| colours | 9" in tables([row])
+
+
+def test_an_unknown_model_of_the_comparison_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gate-scores", "demo", "resnet"]) == 1
+
+    assert "No model 'resnet': give some of demo, digits," in capsys.readouterr().err
 
 
 def test_missing_extras_are_named(

@@ -1,0 +1,1 @@
+"""Measure, on five models, whether the scores that were chosen separate better than any other."""
