@@ -150,7 +150,7 @@ def _type(schema: Json) -> str:
     if "const" in schema or "enum" in schema:
         choices = schema.get("enum") or [schema["const"]]
         return " | ".join(f"<code>{_json(choice)}</code>" for choice in choices)
-    kind = _FORMATS.get(schema.get("format", ""), schema.get("type", "any"))
+    kind = _FORMATS.get(schema.get("format", "")) or str(schema.get("type", "any"))
     return _text(kind) + _bounds(schema)
 
 
