@@ -16,7 +16,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tidegate.service.access")
 
-_QUIET = {"/livez", "/readyz", "/metrics"}
+# Routes and paths of probes and scrapes: not traced, and logged at level debug.
+QUIET = {
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/ping",
+    "/health",
+    "/v2/health/live",
+    "/v2/health/ready",
+}
 _FIRST_ERROR = 400
 _RANDOM_DIGITS = 14  # at the end of a trace id
 _TRACES = float(16**_RANDOM_DIGITS)
@@ -41,7 +50,7 @@ class AccessLog:
         duration_s: float,
     ) -> None:
         """Log one answered request, or count it as left out."""
-        level = logging.DEBUG if route in _QUIET else logging.INFO
+        level = logging.DEBUG if route in QUIET else logging.INFO
         if not log.isEnabledFor(level):
             return
         if status < _FIRST_ERROR and self._share < 1 and not self._is_drawn(context.trace_id):

@@ -13,9 +13,9 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tidegate.service.api.access_log import AccessLog
+from tidegate.service.api.access_log import QUIET, AccessLog
 from tidegate.service.api.server_timing import server_timing
-from tidegate.service.api.traced import UNTRACED, traced_request
+from tidegate.service.api.traced import traced_request
 from tidegate.service.catalog import Choice
 from tidegate.service.metrics import Metrics
 from tidegate.service.progress import Progress
@@ -211,7 +211,7 @@ class ContextMiddleware:
             return
         context = scope[_KEY] = RequestContext.from_headers(scope["headers"])
         context.started = time.monotonic()
-        if self._tracer is not None and scope["path"] not in UNTRACED:
+        if self._tracer is not None and scope["path"] not in QUIET:
             context.span = self._tracer.decide(
                 context.parent, context.state, forced=context.force_trace
             )

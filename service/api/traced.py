@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from tidegate.service.api.context import RequestContext
     from tidegate.service.tracing.trace_context import TraceParent
 
-UNTRACED = {"/livez", "/readyz", "/metrics"}  # paths of probes and scrapes
 _SERVER_ERROR = 500
 _LOGGED = {  # field of the log line → attribute
     "code": "tidegate.problem",
     "shed": "tidegate.shed_reason",
+    "key": "tidegate.client",  # the name of an API key
 }
 
 
