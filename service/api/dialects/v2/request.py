@@ -123,7 +123,7 @@ async def parse_infer(
     reservation.grow_to(_JSON_COPIES * len(text) + _BINARY_COPIES * len(binary))
     request = parse(text)
     tensor, count = check_input(request, spec)
-    announced = tensor.parameters and tensor.parameters.binary_data_size
+    announced = None if tensor.parameters is None else tensor.parameters.binary_data_size
     if len(binary) or announced:
         _check_binary(tensor, announced, len(binary))
         images, pixels = from_binary(binary, count, spec)
