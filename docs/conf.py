@@ -45,7 +45,8 @@ NAVIGATION = {
         "docs/guides/examples",
     ],
     "Operate": [
-        "docs/guides/deploy", "docs/guides/distribute", "docs/guides/models",
+        "docs/guides/deploy", "docs/guides/security", "docs/guides/distribute",
+        "docs/guides/models",
         "docs/guides/rollouts", "docs/guides/gpu", "docs/guides/platforms",
         "docs/guides/platforms/sagemaker", "docs/guides/platforms/vertex",
         "docs/guides/platforms/kserve", "docs/guides/platforms/huggingface",
