@@ -25,6 +25,7 @@ from tidegate.service.lifecycle import Service
 
 _HEADERS_BYTES = 64 * 1024  # of a message besides its data
 _MAX_STREAMS = 1000  # calls at once on one connection
+_CANCELLED_S = 0.05  # the end of a cancelled call's messages arrives before its cancellation
 _OK = 200
 _TIMEOUT = b"x-request-timeout-ms"
 _GIVEN = {b"x-request-id", b"traceparent", b"server-timing"}  # headers that become metadata
@@ -131,11 +132,13 @@ class _Call:
         """Return the only message of the call, or the disconnect."""
         async with self._arriving:
             content = await self._rpc.read()
+        if not isinstance(content, bytes):  # grpc.aio.EOF: there is none, or the call is cancelled
+            await asyncio.sleep(_CANCELLED_S)
+            content = b""
         if self.connection.lost:
             return {"type": "http.disconnect"}
-        body = content if isinstance(content, bytes) else b""  # grpc.aio.EOF: there is none
-        self.connection.body_bytes += len(body)
-        return {"type": "http.request", "body": body, "more_body": False}
+        self.connection.body_bytes += len(content)
+        return {"type": "http.request", "body": content, "more_body": False}
 
     async def send(self, message: Message) -> None:
         """Take the response."""
