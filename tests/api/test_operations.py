@@ -59,6 +59,10 @@ CONTRACT_METRICS = {
     "tidegate_reload": "counter",
     "tidegate_shadow_images": "counter",
     "tidegate_rollout_steps": "counter",
+    # Not in the design: API keys and files that are followed.
+    "tidegate_client_requests": "counter",
+    "tidegate_configuration_refused": "gauge",
+    "tidegate_audit_lines_dropped": "counter",
 }
 
 

@@ -38,6 +38,12 @@ NOT_RUN = {
     "kubectl exec deploy/tidegate -- tidegate serving show": "needs a cluster",
     "MODELS=/srv/bundles docker compose -f docker-compose.yml -f docker-compose.models.yml "
     "up --build": "needs a Docker engine",
+    "docker compose -f docker-compose.yml -f docker-compose.keys.yml up --build": (
+        "needs a Docker engine"
+    ),
+    "kubectl create secret generic tidegate-keys --from-file=keys": "needs a cluster",
+    "kubectl create secret generic tidegate-metrics-key --from-file=key": "needs a cluster",
+    "kubectl apply -k docker/kubernetes/overlays/keys": "needs a cluster",
     "docker run --rm tidegate:local describe": "needs a Docker engine",
     "tar --create --gzip --file model.tar.gz --directory models/bundles/efficientnet-lite0/1 .": (
         "writes the bundle again"

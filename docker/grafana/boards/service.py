@@ -79,6 +79,19 @@ BOARD = Board(
                     "stacked",
                 ),
                 Panel(
+                    "Requests by client",
+                    "Of the clients with API keys; 429 is a client beyond its quota.",
+                    [
+                        Query(
+                            "sum by (client, status) "
+                            f"(rate(tidegate_client_requests_total{{{REPLICA}}}{RATE}))",
+                            "{{client}} {{status}}",
+                        )
+                    ],
+                    "reqps",
+                    "stacked",
+                ),
+                Panel(
                     "Images shed",
                     "By reason. predicted-late: the image could not have been answered in time.",
                     [
@@ -236,8 +249,8 @@ BOARD = Board(
                 ),
                 Panel(
                     "Log lines not written",
-                    "Dropped because the reader of stderr was too slow or gone; left out because "
-                    "of TIDEGATE_LOG_SHARE.",
+                    "Dropped because the reader of stderr, or the disk of the audit log, was too "
+                    "slow or gone; left out because of TIDEGATE_LOG_SHARE.",
                     [
                         Query(
                             f"rate(tidegate_log_lines_dropped_total{{{REPLICA}}}{RATE})",
@@ -246,6 +259,10 @@ BOARD = Board(
                         Query(
                             f"rate(tidegate_log_lines_left_out_total{{{REPLICA}}}{RATE})",
                             "{{instance}} left out",
+                        ),
+                        Query(
+                            f"rate(tidegate_audit_lines_dropped_total{{{REPLICA}}}{RATE})",
+                            "{{instance}} dropped from the audit log",
                         ),
                     ],
                 ),

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from tidegate.service.api.intake import ImageFailed, Intake
-from tidegate.service.api.limits import HttpLimits
+from tidegate.service.api.limits import ClientQuota, HttpLimits, Quota
 from tidegate.service.api.uploads import ByteBudget
 from tidegate.service.catalog import Choice
 from tidegate.service.errors import BadRequest, DeadlineMissed
@@ -17,7 +17,7 @@ from tidegate.service.lifecycle import Service
 from tidegate.service.metrics import Metrics
 from tidegate.service.pipeline import Upload
 
-LIMITS = HttpLimits(1000, 1000, 30, 4, 2, 60, client_rate=0, client_burst=2)
+LIMITS = HttpLimits(1000, 1000, 30, 4, 2, 60)
 
 
 class FakeChoice:
@@ -43,7 +43,8 @@ class FakeChoice:
 def intake() -> Intake:
     service = SimpleNamespace(remember=lambda *_: None)
     budget = ByteBudget(1000, 1000, lambda: None)
-    return Intake(cast("Service", service), LIMITS, budget, Metrics("0"))
+    quota = ClientQuota(lambda _: Quota(rate=0, burst=2))
+    return Intake(cast("Service", service), LIMITS, budget, Metrics("0"), quota)
 
 
 def uploads(*images: bytes) -> list[Upload]:
