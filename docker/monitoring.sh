@@ -51,7 +51,7 @@ trap 'exit 0' HUP INT TERM
 ) &
 children=$!
 "$tools/prometheus/usr/bin/prometheus" --config.file="$data/prometheus.yml" \
-    --storage.tsdb.path="$data/prometheus" --log.level=warn \
+    --storage.tsdb.path="$data/prometheus" --enable-feature=exemplar-storage --log.level=warn \
     --web.listen-address="127.0.0.1:$prometheus_port" &
 children="$children $!"
 

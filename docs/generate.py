@@ -35,8 +35,8 @@ RESULTS = DOCS.parent / "load_tests" / "results"
 WHEN = {
     "bad-request": "malformed HTTP, an empty body or part, malformed multipart or JSON, or a bad "
     "parameter",
-    "unauthorized": "the administrator's token is missing or wrong",
-    "forbidden": "`/admin` is not available, because no token is set",
+    "unauthorized": "the API key or the administrator's token is missing or wrong",
+    "forbidden": "the key does not have the scope of the route; for `/admin`, also that nobody has",
     "not-found": "no such route, model, version or recent answer",
     "method-not-allowed": "the route has other methods; `Allow` lists them",
     "upload-timeout": "the body did not arrive in time, or it stalled: fewer than 8 KiB in 10 s, "
@@ -53,7 +53,7 @@ WHEN = {
     "out-of-distribution": "the gate rejects the image; the body has `ood` and `model`, and no "
     "predictions",
     "reload-refused": "the serving file or a version is refused; what was served still is",
-    "quota-exceeded": "this client exceeds its quota (`TIDEGATE_CLIENT_RATE`)",
+    "quota-exceeded": "this client exceeds its quota (`TIDEGATE_CLIENT_RATE`, or that of its key)",
     "head-too-large": "the request head has more than 64 KiB or 128 fields",
     "engine-failed": "the engine could not compute this image",
     "internal-error": "a bug; the log has the traceback under the `request_id`",

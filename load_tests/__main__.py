@@ -21,7 +21,7 @@ COMMANDS = {
     "hostile": ("hostile", "normal clients before, during and after a share of hostile images"),
     "reload": ("reload", "change the served version under load, again and again"),
     "shadow": ("shadow", "the effect of a shadow on live traffic"),
-    "overhead": ("overhead", "what scrapes, traces, v2 or a change of the code cost"),
+    "overhead": ("overhead", "what scrapes, traces, keys, v2 or a change of the code cost"),
     "bad-input": ("bad_input", "behaviour of servers on broken, huge and empty uploads"),
 }
 

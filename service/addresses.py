@@ -41,13 +41,14 @@ def hosts_to_probe(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(address for addresses in hosts for address in addresses))
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, is_encrypted: bool = False) -> str:
     """Return the URL of a listening socket; of a unix socket, unix: and its path."""
     name = listener.getsockname()
     if isinstance(name, str):
         return f"unix:{name}"
     host, port = name[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if is_encrypted else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def listen(hosts: Sequence[str], port: int) -> list[socket.socket]:

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NoReturn
@@ -22,18 +22,21 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from tidegate.service import addresses, logs, memory, platforms, unix_socket
+from tidegate.service import addresses, logs, memory, platforms, security, unix_socket
 from tidegate.service.api import problems
-from tidegate.service.api.access import Access
 from tidegate.service.api.access_log import AccessLog
 from tidegate.service.api.classify_handler import ClassifyHandler
 from tidegate.service.api.context import ContextMiddleware
+from tidegate.service.api.cors import allow_origins
 from tidegate.service.api.crowd import Connections
 from tidegate.service.api.dialects import catalogue
 from tidegate.service.api.dialects.base import Dialects, Parts
 from tidegate.service.api.dialects.v2.rpc.start import rpc_dialect, start_rpc
+from tidegate.service.api.guard import Guard
+from tidegate.service.api.html_headers import HtmlHeaders
 from tidegate.service.api.intake import Intake
 from tidegate.service.api.methods import Methods
+from tidegate.service.api.openapi_access import describe_access
 from tidegate.service.api.root_path import RootPath
 from tidegate.service.api.routes import (
     admin,
@@ -77,15 +80,18 @@ def build(
     lines: logs.LineQueue | None = None,
     metrics: Metrics | None = None,
     tracer: Tracer | None = None,
+    admin_port: int | None = None,
 ) -> tuple[ASGIApp, Service, Wire]:
     """Create the service's objects without starting them.
 
-    If `lines` is given, the log lines that it drops are counted in the metrics.
+    If `lines` is given, the log lines that it drops are counted in the metrics. `admin_port` is
+    the one that is listened on. Raises SettingsInvalid if a file cannot be used.
     """
     metrics = metrics or Metrics(version())
     if lines is not None:
         lines.report_drops_to(metrics.log_lines_dropped.inc)
-    service = Service(settings.service_config(), metrics)
+    guard = security.build(settings, metrics, admin_port)
+    service = Service(settings.service_config(), metrics, guard.clients.weight_of, guard.followed)
     app = FastAPI(
         title="Tidegate",
         version=version(),
@@ -95,9 +101,12 @@ def build(
     )
     limits = settings.http_limits()
     budget = ByteBudget(
-        limits.max_inflight_bytes, limits.max_upload_bytes, lambda: metrics.shed("upload-bytes")
+        limits.max_inflight_bytes,
+        limits.max_upload_bytes,
+        lambda: metrics.shed("upload-bytes"),
+        weight_of=guard.clients.weight_of,
     )
-    intake = Intake(service, limits, budget, metrics)
+    intake = Intake(service, limits, budget, metrics, guard.quota, guard.audit)
     handler = ClassifyHandler(intake, settings.ood_action)
     parts = Parts(intake, settings.ood_action, version(), settings.platform_facts())
     dialects = catalogue.build(settings.dialect_names(), parts)
@@ -108,22 +117,30 @@ def build(
     for dialect in dialects:
         app.include_router(dialect.router)
         metrics.serve_routes(dialect.routes, dialect.classifying)
-    app.include_router(feedback.router(service, limits, budget))
+    app.include_router(feedback.router(service, limits, budget, guard.audit))
     app.include_router(operations.models(service))
     app.include_router(calibration.router(service))
     app.include_router(page.router(with_page=settings.page == "on"))
-    app.include_router(admin.router(service, Access(settings.admin_token())))
+    app.include_router(admin.router(service))
     app.include_router(operations.probes(service))
     app.include_router(metrics_route.router(metrics))
     app.include_router(reference.router(app, settings.root_path))
+    if settings.keys is not None:
+        describe_access(app)
     problems.install(app)
-    fast = classify.FastPath(Dialects(Methods(app), dialects), handler)
+    spoken = Dialects(HtmlHeaders(Methods(app)), dialects)
+    guarded = Guard(spoken, guard.access, metrics.routes, spoken.error_form_of)
+    fast: ASGIApp = classify.FastPath(guarded, handler, guard.access)
+    if origins := settings.origins():
+        fast = allow_origins(fast, origins)
     wire = Wire(
         on_refused=lambda route, status: metrics.request(route, status, 0.0),
         on_shed=lambda: metrics.shed("client-connections"),
         keep_alive_s=settings.keep_alive_s,
         body_stall_s=settings.upload_timeout_s + _BODY_STALL_S,
-        connections=Connections(_connections_per_client(settings.max_client_connections)),
+        connections=_connections(settings.max_client_connections),
+        proxies=guard.proxies,
+        tls=guard.tls,
     )
     access_log = AccessLog(settings.log_share, metrics.log_lines_left_out.inc)
     road: ASGIApp = ContextMiddleware(
@@ -134,16 +151,19 @@ def build(
     return road, service, wire
 
 
-def _connections_per_client(configured: int) -> int:
-    """Return the connection limit of one address: at most half of the file descriptors."""
+def _connections(per_client: int) -> Connections:
+    """Return the limits of connections, so that no client, and no proxy, uses every descriptor.
+
+    An address may use half of them, and all addresses nine tenths.
+    """
     if sys.platform == "win32":
-        return configured
+        return Connections(per_client)
     import resource  # noqa: PLC0415 - not on Windows
 
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if descriptors == resource.RLIM_INFINITY:
-        return configured
-    return max(1, min(configured, descriptors // 2))
+        return Connections(per_client)
+    return Connections(max(1, min(per_client, descriptors // 2)), max(1, descriptors * 9 // 10))
 
 
 def run(settings: Settings) -> NoReturn:
@@ -160,9 +180,9 @@ def run(settings: Settings) -> NoReturn:
     bound_pillow(settings.max_image_pixels)
     if settings.drift_state is not None:
         state.check_path(settings.drift_state)
-    listeners = _listen(settings)
+    listeners, admin = _listen(settings), _listen_for_operators(settings)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        code = runner.run(_serve(settings, listeners, lines))
+        code = runner.run(_serve(settings, listeners, admin, lines))
         logging.shutdown()  # waits at most a second for the last lines
         # Do not wait for threads: a decoder, a warm-up or a hung engine may be running C code.
         os._exit(code)
@@ -184,13 +204,7 @@ def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
 
 
 def _listen(settings: Settings) -> list[socket.socket]:
-    try:
-        listeners = addresses.listen(settings.hosts(), settings.port)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SettingsInvalid(
-            f"Cannot listen on {settings.host}:{settings.port}: {reason}."
-        ) from error
+    listeners = _listen_at(settings.hosts(), settings.port)
     path = settings.unix_socket
     if path is not None:
         try:
@@ -200,10 +214,28 @@ def _listen(settings: Settings) -> list[socket.socket]:
     return listeners
 
 
-async def _serve(settings: Settings, listeners: list[socket.socket], lines: logs.LineQueue) -> int:
+def _listen_for_operators(settings: Settings) -> list[socket.socket]:
+    return [] if settings.admin_port is None else _listen_at(settings.hosts(), settings.admin_port)
+
+
+def _listen_at(hosts: Sequence[str], port: int) -> list[socket.socket]:
+    try:
+        return addresses.listen(hosts, port)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsInvalid(f"Cannot listen on {','.join(hosts)}:{port}: {reason}.") from error
+
+
+async def _serve(
+    settings: Settings,
+    listeners: list[socket.socket],
+    admin_listeners: list[socket.socket],
+    lines: logs.LineQueue,
+) -> int:
     metrics = Metrics(version())
     tracing = start_tracing(os.environ, version(), metrics.traced)
-    app, service, wire = build(settings, lines, metrics, tracing)
+    admin_port = admin_listeners[0].getsockname()[1] if admin_listeners else None
+    app, service, wire = build(settings, lines, metrics, tracing, admin_port)
     server = Server(
         uvicorn.Config(
             app,
@@ -223,12 +255,15 @@ async def _serve(settings: Settings, listeners: list[socket.socket], lines: logs
     signals = _listen_to_signals()
     _reload_on_hangup(service)
     stop_rpc = await start_rpc(
-        app, service, settings.http_limits(), settings.hosts(), settings.grpc_port
+        app, service, settings.http_limits(), settings.hosts(), settings.grpc_port, wire.tls
     )
-    serving = asyncio.create_task(server.serve(listeners))
+    serving = asyncio.create_task(server.serve([*listeners, *admin_listeners]))
     serving.add_done_callback(partial(_report_death, server, service))
     for listener in listeners:
-        log.info("listening on %s", addresses.url_of(listener))
+        log.info("listening on %s", addresses.url_of(listener, wire.tls is not None))
+    for listener in admin_listeners:
+        log.info("operators' routes are on %s", addresses.url_of(listener, wire.tls is not None))
+    security.warn_if_exposed(settings, listeners)
     code = await _live(service, signals, settings.drain_delay_s, server.begin_drain)
     server.should_exit = True
     if code != EXIT_FAILED:

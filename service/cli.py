@@ -16,6 +16,7 @@ from tidegate.service.commands import (
     describe,
     engine,
     health,
+    key,
     review,
     serve,
     serving,
@@ -58,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     )
     tidegate.add_argument("--version", action="version", version=f"%(prog)s {version('tidegate')}")
     commands = tidegate.add_subparsers(metavar="COMMAND", required=True)
-    for command in (serve, health, describe, engine, bundle, serving, review):
+    for command in (serve, health, describe, engine, bundle, serving, key, review):
         command.add(commands)
     completion.add(commands, tidegate)
     for name, (_, text) in makers.COMMANDS.items():

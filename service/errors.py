@@ -60,11 +60,11 @@ class NotFound(RequestError):
 
 
 class Unauthorized(RequestError):
-    """The administrator's token is missing or wrong."""
+    """The API key, or the administrator's token, is missing or wrong."""
 
 
 class Forbidden(RequestError):
-    """The route is not available to anyone, because no token is set."""
+    """The key does not have the scope of the route, or nobody has one."""
 
 
 class ReloadRefused(RequestError):
@@ -162,7 +162,7 @@ class ServingNotWritable(StartupError):
 
 
 class KeyUnusable(StartupError):
-    """A key file, or the folder of trusted keys, cannot be used."""
+    """A file of keys, or the folder of trusted keys, cannot be used."""
 
 
 class TransferFailed(StartupError):

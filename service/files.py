@@ -1,4 +1,4 @@
-"""Digests of files, and atomic writes."""
+"""Digests of files, bounded reads and atomic writes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import stat
 from pathlib import Path
 
 
@@ -13,6 +14,25 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 of a file's content, in hexadecimal. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_small(path: Path, most: int) -> bytes:
+    """Return the content of a file of at most `most` bytes, such as a secret.
+
+    It may be a link, but its target must be a regular file. Raises OSError, or ValueError with the
+    reason.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # it could be a pipe
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError(f"{path} is not a regular file")
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(most + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > most:
+        raise ValueError(f"{path} has more than {most:,} bytes")
+    return content
 
 
 def write_atomically(

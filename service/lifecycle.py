@@ -6,17 +6,19 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
 
+from tidegate.service.batching.client_shares import equal_weight
 from tidegate.service.building import Builder
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.catalog import Catalog, Choice
 from tidegate.service.drift.monitor import Monitor
 from tidegate.service.errors import Draining, NotReady, StartupError, TidegateError
+from tidegate.service.followed_files import FollowedFiles
 from tidegate.service.loading import Loader
 from tidegate.service.metrics import Metrics
 from tidegate.service.nvml import watch_gpus
@@ -38,7 +40,7 @@ from tidegate.service.wanted import Source
 
 log = logging.getLogger(__name__)
 
-_POLL_S = 2.0  # between two looks at the serving file
+_POLL_S = 2.0  # between two looks at the serving file and the other files that are followed
 _REFUSED = "the serving file is refused, so nothing changes: %s"
 
 
@@ -68,7 +70,19 @@ class ServiceConfig:
 class Service:
     """The served models, from warm-up to drain."""
 
-    def __init__(self, config: ServiceConfig, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        config: ServiceConfig,
+        metrics: Metrics,
+        weight_of: Callable[[str], float] = equal_weight,
+        followed: Sequence[FollowedFiles] = (),
+    ) -> None:
+        """`weight_of` returns the weight of a client in the shares of the queue.
+
+        `followed` are files to load again whenever they change.
+        """
+        self._weight_of = weight_of
+        self._followed = followed
         self.phase = Phase.STARTING
         self.failure = ""
         self.failed = asyncio.Event()
@@ -110,7 +124,9 @@ class Service:
             watch_gpus(self._metrics.registry)
         monitor = await asyncio.to_thread(Monitor, prepared.reference, config.drift_run_length)
         lane = lane_of(prepared, config.serving, plan.weight)
-        self.workers = start_workers(lane, pool, config.serving, self._metrics, self)
+        self.workers = start_workers(
+            lane, pool, config.serving, self._metrics, self, self._weight_of
+        )
         builder = Builder(self.workers, self._metrics, config.max_class_series, max_image_pixels)
         first = await builder.build(
             prepared.bundle, lane, monitor, wanted.drift_states.get((name, plan.stable))
@@ -126,7 +142,11 @@ class Service:
         await reloader.start(first, wanted)
         self._reloader = reloader
         self._steps = Steps(config.source, reloader, self._metrics)
-        for work in (partial(self._follow, reloader), partial(self._judge, self._steps)):
+        for work in (
+            partial(self._follow, reloader),
+            partial(self._judge, self._steps),
+            self._follow_files,
+        ):
             task = asyncio.create_task(self._repeat(work))
             task.add_done_callback(self._on_task_end)
             self._tasks.append(task)
@@ -226,13 +246,17 @@ class Service:
             except TidegateError as error:
                 self._refuse(str(error))
             except Exception:
-                log.exception("following the serving file failed; trying again")
+                log.exception("following the files failed; trying again")
 
     async def _follow(self, reloader: Reloader) -> None:
         """Serve what the serving file says, and unload what was kept long enough."""
         if await reloader.reload(self._config.source.poll):
             self._refusal = ""
         await reloader.tidy()
+
+    async def _follow_files(self) -> None:
+        for files in self._followed:
+            await asyncio.to_thread(files.poll)
 
     async def _judge(self, steps: Steps) -> None:
         """Apart from `_follow`, so that a canary is ended while another version is loading."""
@@ -307,7 +331,7 @@ class Service:
 
     def _on_task_end(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
-        self.fail(f"following the serving file ended unexpectedly: {error!r}")
+        self.fail(f"following the files ended unexpectedly: {error!r}")
 
     async def _close_models(self, deadline: float) -> bool:
         for task in self._tasks:

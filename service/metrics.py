@@ -104,6 +104,10 @@ MONITOR = (*MODEL, "monitor")
 
 COUNTERS = {
     "requests": ("HTTP requests answered, by status.", ("route", "status")),
+    "client_requests": (
+        "HTTP requests answered for each client with an API key, by status.",
+        ("client", "status"),
+    ),
     "shed": ("Images refused or dropped, by reason.", ("reason",)),
     "slot_busy_seconds": ("Time engine slots spent running batches, summed over slots.", ()),
     "review_images": ("Images selected for review, by outcome.", ("outcome",)),
@@ -126,6 +130,7 @@ COUNTERS = {
     ),
     "reload": ("Reloads of a model, by outcome.", ("model", "outcome")),
     "log_lines_dropped": ("Log lines dropped because stderr was not read in time.", ()),
+    "audit_lines_dropped": ("Lines of the audit log dropped because they were not written.", ()),
     "log_lines_left_out": (
         "Successful requests that were not logged, because of TIDEGATE_LOG_SHARE.",
         (),
@@ -174,6 +179,11 @@ HISTOGRAMS = {
 GAUGES = {
     "queue_depth": ("Images admitted and waiting for the engine.", ()),
     "inflight_requests": ("Requests in progress.", ()),
+    "configuration_refused": (
+        "1 while the content of a file on disk is not usable and what was loaded before it is "
+        "still in use: the API keys, or the TLS certificate.",
+        ("file",),
+    ),
     "build_info": ("The running version of Tidegate.", ("version",)),
     "model_info": (
         "The served model and the engine that runs it.",
@@ -273,6 +283,9 @@ class Metrics:
         GCCollector(registry=self.registry)
         declared = _Declared(self.registry)
         self._requests = declared.counter("requests")
+        self._client_requests = declared.counter("client_requests")
+        self._clients: frozenset[str] = frozenset()
+        self._configuration_refused = declared.gauge("configuration_refused")
         self._duration = declared.histogram("request_duration_seconds")
         self._durations: dict[str, Histogram] = {}  # by route
         self.serve_routes(ROUTES, CLASSIFY_ROUTES)
@@ -285,6 +298,7 @@ class Metrics:
         self.slot_busy = declared.counter("slot_busy_seconds")
         self._review = _children(declared.counter("review_images"), REVIEW_OUTCOMES)
         self.log_lines_dropped = declared.counter("log_lines_dropped")
+        self.audit_lines_dropped = declared.counter("audit_lines_dropped")
         self.log_lines_left_out = declared.counter("log_lines_left_out")
         self._traces = _children(declared.counter("traces"), TRACE_OUTCOMES)
         declared.gauge("build_info").labels(version).set(1)
@@ -319,6 +333,27 @@ class Metrics:
         self._requests.labels(route, status).inc()
         exemplar = None if trace_id is None else {"trace_id": trace_id}
         self._durations[route].observe(duration_s, exemplar)
+
+    def client_request(self, client: str, status: int) -> None:
+        """Record one answered request of a client whose name is configured."""
+        if client in self._clients:
+            self._client_requests.labels(client, status).inc()
+
+    def set_clients(self, names: frozenset[str]) -> None:
+        """Forget the series of clients that are no longer configured, so that they are bounded."""
+        self._clients = names
+        for client, status in list(self._client_requests._metrics):
+            if client not in names:
+                self._client_requests.remove(client, status)
+
+    def refused_configuration(self, file: str, refused: bool) -> None:
+        """Publish whether the content of a configuration file is refused."""
+        self._configuration_refused.labels(file).set(refused)
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """Return the patterns of the routes that are counted by name."""
+        return tuple(self._durations)
 
     def shed(self, reason: str) -> None:
         """Record one image refused or dropped."""

@@ -17,9 +17,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tidegate.service import platforms
 from tidegate.service.addresses import split_hosts
+from tidegate.service.api.cors import parse_origins
 from tidegate.service.api.dialects.names import NAMES, parse_names
 from tidegate.service.api.limits import HttpLimits
+from tidegate.service.api.proxies import Proxies, parse_proxies
 from tidegate.service.api.root_path import is_prefix
+from tidegate.service.api.tls import TlsFiles
 from tidegate.service.engines.config import EngineConfig
 from tidegate.service.engines.open_gpu import GpuConfig
 from tidegate.service.errors import SettingsInvalid
@@ -75,7 +78,43 @@ class Settings(BaseSettings):
     )
     admin_token_file: Path | None = Field(
         default=None,
-        description="file with the bearer token for /admin; unset = /admin is not available",
+        description="file with a bearer token for /admin; without it, /admin needs an API key with "
+        "the scope admin",
+    )
+    keys: Path | None = Field(
+        default=None,
+        description="file with the API keys of the clients, which is followed; "
+        "unset = every client may use every route but /admin",
+    )
+    trusted_proxies: str | None = Field(
+        default=None,
+        max_length=4000,
+        description="networks of reverse proxies, for example 10.0.0.0/8,unix, whose "
+        "X-Forwarded-For or Forwarded names the client; unset = the peer is the client",
+    )
+    tls_certificate: Path | None = Field(
+        default=None,
+        description="PEM file with the certificate and its chain, which is followed; "
+        "unset = plain HTTP",
+    )
+    tls_key: Path | None = Field(
+        default=None, description="PEM file with the key of the certificate, which is followed"
+    )
+    tls_client_ca: Path | None = Field(
+        default=None,
+        description="PEM file with the authorities of clients' certificates; with it every "
+        "connection but those to the admin port needs one",
+    )
+    cors_origins: str | None = Field(
+        default=None,
+        max_length=4000,
+        description="origins whose pages may use the service from a browser, for example "
+        "https://app.example.com; * = all; unset = none",
+    )
+    audit_log: Path | None = Field(
+        default=None,
+        description="file that gets a JSON line for each decision, without the image; "
+        "- = stderr; unset = disabled",
     )
     trusted_keys: Path | None = Field(
         default=None,
@@ -94,6 +133,13 @@ class Settings(BaseSettings):
         ":: = all IPv4 and IPv6 addresses; none = only the unix socket",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port; 0 = any free port")
+    admin_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="TCP port on which alone /metrics, /drift, /models and /admin answer, besides "
+        "the probes; unset = the same port",
+    )
     grpc_port: int | None = Field(
         default=None,
         ge=0,
@@ -199,7 +245,11 @@ class Settings(BaseSettings):
         "capped at half of the process's file descriptors",
     )
     client_rate: float = Field(
-        default=0, ge=0, le=1e6, description="images per second per client address; 0 = no limit"
+        default=0,
+        ge=0,
+        le=1e6,
+        description="images per second per client: an address, or an API key without "
+        "a rate of its own; 0 = no limit",
     )
     client_burst: int = Field(
         default=32, ge=1, le=1_000_000, description="images a client may send in one burst"
@@ -280,6 +330,20 @@ class Settings(BaseSettings):
         split_hosts(value)
         return value
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _every_proxy_is_a_network(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_proxies(value)
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _every_origin_is_one(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_origins(value)
+        return value
+
     @field_validator("root_path")
     @classmethod
     def _root_path_is_a_prefix(cls, value: str) -> str:
@@ -310,9 +374,15 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _listens_somewhere(self) -> Self:
+    def _listeners_fit_together(self) -> Self:
         if not self.hosts() and self.unix_socket is None:
             raise ValueError("TIDEGATE_HOST=none needs TIDEGATE_UNIX_SOCKET")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("TIDEGATE_TLS_CERTIFICATE and TIDEGATE_TLS_KEY need each other")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("TIDEGATE_TLS_CLIENT_CA needs TIDEGATE_TLS_CERTIFICATE")
+        if self.admin_port and self.admin_port == self.port:
+            raise ValueError("TIDEGATE_ADMIN_PORT is the same as TIDEGATE_PORT")
         return self
 
     @model_validator(mode="after")
@@ -367,8 +437,6 @@ class Settings(BaseSettings):
             max_files=self.max_files,
             deadline_s=self.deadline_ms / 1000,
             max_deadline_s=self.max_deadline_ms / 1000,
-            client_rate=self.client_rate,
-            client_burst=self.client_burst,
         )
 
     def service_config(self) -> ServiceConfig:
@@ -395,6 +463,20 @@ class Settings(BaseSettings):
         if self.models is None:
             return OneBundle(self.bundle, self.drift_state)
         return ModelFolder(Place(self.models, self.serving), self.drift_state)
+
+    def tls_files(self) -> TlsFiles | None:
+        """Return the files of the certificate; None for plain HTTP."""
+        if self.tls_certificate is None or self.tls_key is None:
+            return None
+        return TlsFiles(self.tls_certificate, self.tls_key, self.tls_client_ca)
+
+    def proxies(self) -> Proxies | None:
+        """Return the trusted proxies; None if there are none."""
+        return None if self.trusted_proxies is None else parse_proxies(self.trusted_proxies)
+
+    def origins(self) -> tuple[str, ...]:
+        """Return the origins that may use the service from a browser."""
+        return () if self.cors_origins is None else parse_origins(self.cors_origins)
 
     def admin_token(self) -> bytes | None:
         """Return the administrator's token; None if none is set. Raises SettingsInvalid."""

@@ -136,10 +136,11 @@ def start_workers(
     config: ServingConfig,
     metrics: Metrics,
     owner: Owner,
+    weight_of: Callable[[str], float],
 ) -> Workers:
     """Start the threads that serve the first lane and all later ones.
 
-    Their failures are reported to `owner`.
+    Their failures are reported to `owner`; `weight_of` returns a client's share of the queue.
     """
     decoders = _decoders(config.decode_threads, lane.engine, owner.fail_from_thread)
     large_decoders = _large_decoders(pool, owner.fail_from_thread)
@@ -149,6 +150,7 @@ def start_workers(
         engine_timeout_s=config.engine_timeout_s,
         metrics=metrics,
         on_failure=owner.fail,
+        weight_of=weight_of,
     )
     metrics.follow_queue(lambda: scheduler.waiting)
     return Workers(scheduler, decoders, large_decoders, pool)

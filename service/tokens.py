@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
 
+from tidegate.service.files import read_small
+
 _MAX_TOKEN_BYTES = 4096
+_MAX_FILE_BYTES = 1 << 16
 
 
 def read_token(path: Path) -> bytes:
@@ -16,11 +17,7 @@ def read_token(path: Path) -> bytes:
     be a regular file.
     """
     try:
-        # Without waiting, as the file could be a pipe.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ValueError("it is not a regular file")
-            token = file.read(_MAX_TOKEN_BYTES + 1).strip()
+        token = read_small(path, _MAX_FILE_BYTES).strip()
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
     if not token:

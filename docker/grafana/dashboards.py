@@ -126,6 +126,8 @@ def _target(panel: Panel, place: int) -> prometheus.Dataquery:
         return target.format(PromQueryFormat.TABLE).instant()
     if panel.kind == "heatmap":
         target = target.format(PromQueryFormat.HEATMAP)
+    if query.exemplars:
+        target = target.exemplar(True)
     return target.range().legend_format(query.legend or "__auto")
 
 

@@ -13,6 +13,8 @@ REPLICA_ROLLOUT = f'{REPLICA},model="$model"'  # of metrics that are not about o
 MODEL = 'job="$job",model="$model",version=~"$version"'
 REPLICA_MODEL = f'{REPLICA},model="$model",version=~"$version"'
 CLASSIFY = f'{REPLICA},route=~".*/classify"'
+# The routes that answer images, of every protocol; the same in prometheus/rules/service.yml.
+CLASSIFYING = ".*(/classify(/batch)?|/infer|/ModelInfer|/invocations|[/:]predict|/predictions/.*)"
 RATE = "[$__rate_interval]"
 
 
@@ -22,6 +24,7 @@ class Query:
 
     expr: str
     legend: str = ""
+    exemplars: bool = False  # shown as points that lead to traces
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,9 @@ class Board:
     rows: Sequence[Row]
 
 
-def quantile(q: float, metric: str, select: str) -> Query:
+def quantile(q: float, metric: str, select: str, *, exemplars: bool = False) -> Query:
     rate = f"sum by (le) (rate({metric}_bucket{{{select}}}{RATE}))"
-    return Query(f"histogram_quantile({q}, {rate})", f"p{q * 100:g}")
+    return Query(f"histogram_quantile({q}, {rate})", f"p{q * 100:g}", exemplars)
 
 
 def mean(metric: str, select: str, by: str = "") -> str:

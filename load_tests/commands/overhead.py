@@ -1,7 +1,8 @@
-"""`python -m load_tests overhead`: what scrapes, traces, v2 or a change of the code cost."""
+"""`python -m load_tests overhead`: what scrapes, traces, keys, v2 or a change of the code cost."""
 
 import argparse
 import shlex
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from load_tests.fuzz import wire
 from load_tests.fuzz.server import SERVE, launch
 from load_tests.generator.run import Load, Run, drive
 from load_tests.overhead.beside import collector, scraped
+from load_tests.overhead.keys import with_key, write_keys
 from load_tests.overhead.pairs import Arm, of_cpu, of_latency, order
 from load_tests.overhead.v2 import v2_requests
 from load_tests.report.json_file import keep
@@ -25,7 +27,7 @@ from load_tests.scenarios.findings import Finding, as_lines, fact
 from load_tests.server.process_tree import pause, resume
 from load_tests.server.start import ROOT, Started, running
 
-P99_RATIO, CPU_RATIO, V2_RATIO = 1.10, 1.01, 1.05
+P99_RATIO, CPU_RATIO, KEYS_RATIO, V2_RATIO = 1.10, 1.01, 1.02, 1.05
 _CLIENTS = 4
 _IMAGES = 18
 _WARM_UP = Load(2.0, clients=_CLIENTS)
@@ -44,9 +46,10 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument(
         "of",
-        choices=("scrapes", "traces", "v2", "change"),
-        help="a scrape each second (p99), traces of 1 %% of the requests, the binary form of the "
-        "Open Inference Protocol instead of /classify, or another server (CPU per image)",
+        choices=("scrapes", "traces", "keys", "v2", "change"),
+        help="a scrape each second (p99), traces of 1 %% of the requests, API keys, the binary "
+        "form of the Open Inference Protocol instead of /classify, or another server (CPU per "
+        "image)",
     )
     options.add_argument("--bundle", type=Path, default=BUNDLE, help="what is served")
     options.add_argument(
@@ -66,6 +69,9 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument(
         "--window-s", type=positive, default=6.0, help="length of a window (default: %(default)s)"
+    )
+    options.add_argument(
+        "--keys", type=count, default=10, help="with `keys`: how many (default: %(default)s)"
     )
     options.add_argument("--json", type=Path, metavar="OUT", help="save the result")
     return options
@@ -127,7 +133,7 @@ async def _cpu(options: argparse.Namespace, pictures: Sequence[Picture]) -> list
     """
     arms = (Arm(), Arm())
     load = Load(options.window_s, clients=_CLIENTS)
-    async with collector() as (url, exported):
+    async with collector() as (url, exported), AsyncExitStack() as folders:
         env: dict[str, str] = {}
         if options.of == "traces":
             env = {
@@ -135,6 +141,9 @@ async def _cpu(options: argparse.Namespace, pictures: Sequence[Picture]) -> list
                 "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
                 "OTEL_TRACES_SAMPLER_ARG": _SHARE,
             }
+        elif options.of == "keys":
+            folder = folders.enter_context(tempfile.TemporaryDirectory(prefix="load-tests-"))
+            env = {"TIDEGATE_KEYS": str(write_keys(Path(folder) / "keys", options.keys))}
         for _ in range(options.starts):
             async with AsyncExitStack() as stack:
                 servers = []
@@ -148,8 +157,8 @@ async def _cpu(options: argparse.Namespace, pictures: Sequence[Picture]) -> list
                         resume(servers[which].pid)
                         arms[which].add(await _window(servers[which], pictures, load))
                         pause(servers[which].pid)
-        findings = of_cpu(*arms, CPU_RATIO)
-        return findings if options.of == "change" else [*findings, _exports(exported)]
+        findings = of_cpu(*arms, KEYS_RATIO if options.of == "keys" else CPU_RATIO)
+        return [*findings, _exports(exported)] if options.of == "traces" else findings
 
 
 def _exports(sizes: Sequence[int]) -> Finding:
@@ -169,12 +178,15 @@ async def _window(
     load: Load,
     requests: Sequence[bytes] | None = None,
 ) -> Run:
-    """Measure one window, of requests to /classify unless others are given."""
+    """Measure one window, of requests to /classify unless others are given.
+
+    All have a key, so that heads are the same with and without keys.
+    """
     target = Target.parse(server.url)
     with shown(load.duration_s) as on_progress:
         return await drive(
             target,
-            requests or requests_of(pictures, target, None),
+            [with_key(one) for one in requests or requests_of(pictures, target, None)],
             load,
             server_pid=server.main_pid,
             on_progress=on_progress,

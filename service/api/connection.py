@@ -17,13 +17,14 @@ class ClientGone(Exception):
 class Connection:
     """One client connection; its requests are handled one after another."""
 
-    __slots__ = ("body_bytes", "body_is_here", "lost", "on_loss")
+    __slots__ = ("body_bytes", "body_is_here", "certificate", "lost", "on_loss")
 
     KEY = "tidegate.connection"
 
     def __init__(self) -> None:
         self.body_is_here = False  # all bytes of the current request have arrived
         self.body_bytes = 0  # how many of them have
+        self.certificate = ""  # the name in the client's certificate
         self.lost = False
         self.on_loss: set[Callable[[], None]] = set()
 

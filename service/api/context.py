@@ -7,7 +7,7 @@ import random
 import re
 import secrets
 import time
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,7 @@ from tidegate.service.tracing.trace_context import (
 
 _REQUEST_ID = re.compile(rb"^[A-Za-z0-9._:/+=@-]{1,128}$")
 _KEY = "tidegate"
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 # Ids must be unique but not unguessable, so they need no system call each.
 _ids = random.Random(secrets.randbits(256))  # noqa: S311
 # From a problem document to the status and the JSON body that a protocol's clients expect.
@@ -54,6 +55,8 @@ class RequestContext:
     state: str = ""  # from tracestate
     span: TraceParent | None = None  # its own, if the request is traced
     route: str | None = None
+    client: str = ""  # the name of the client whose key the request has
+    rate_limit: Callable[[], Iterable[tuple[bytes, bytes]]] | None = None  # its response fields
     error_form: ErrorForm | None = None  # of the route's protocol; None: problem+json
     chosen: Choice | None = None  # the version that answers; the route sets it
     started: float = 0.0  # on time.monotonic()
@@ -105,11 +108,13 @@ class RequestContext:
 
     def response_headers(self) -> list[tuple[bytes, bytes]]:
         """Return the headers that every response has."""
-        headers = [(b"x-request-id", self.request_id.encode("ascii"))]
+        headers = [(b"x-request-id", self.request_id.encode("ascii")), _NO_SNIFFING]
         if (trace := self.span or self.parent) is not None:
             headers.append((b"traceparent", trace.header()))
         if self.state:
             headers.append((b"tracestate", self.state.encode("ascii")))
+        if self.rate_limit is not None:
+            headers += self.rate_limit()
         if images := self.images:
             headers.append((b"server-timing", server_timing(self.started, images)))
         return headers
@@ -237,6 +242,8 @@ class ContextMiddleware:
     ) -> None:
         route = context.route or str(getattr(scope.get("route"), "path", "other"))
         self._metrics.request(route, status, duration_s, context.sampled_trace_id)
+        if context.client:
+            self._metrics.client_request(context.client, status)
         if self._tracer is not None and context.span is not None:
             self._tracer.record(traced_request(scope, context, context.span, route, status))
         self._access_log.record(scope, context, route, status, duration_s)

@@ -17,19 +17,23 @@ class Connections:
         self._max_per_client = max_per_client
         self._max_in_all = max_in_all
         self._open: Counter[str] = Counter()
-        self._in_all = 0
+        self.in_all = 0
 
-    def open(self, client: str) -> bool:
-        """Count a new connection; beyond the limit, return False and do not count it."""
-        if self._open.get(client, 0) >= self._max_per_client or self._in_all >= self._max_in_all:
+    def open(self, client: str, is_proxy: bool = False) -> bool:
+        """Count a new connection; beyond the limit, return False and do not count it.
+
+        A trusted proxy is many clients, so only the limit of all connections applies to it.
+        """
+        most = math.inf if is_proxy else self._max_per_client
+        if self._open.get(client, 0) >= most or self.in_all >= self._max_in_all:
             return False
         self._open[client] += 1
-        self._in_all += 1
+        self.in_all += 1
         return True
 
     def close(self, client: str) -> None:
         """Remove a closed connection from the count."""
-        self._in_all -= 1
+        self.in_all -= 1
         self._open[client] -= 1
         if not self._open[client]:
             del self._open[client]

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 
 from starlette.requests import Request
 
+from tidegate.service.api.audit import Audit
 from tidegate.service.api.body import BodyLimits
 from tidegate.service.api.connection import ClientGone, Connection
 from tidegate.service.api.context import RequestContext
@@ -43,7 +44,13 @@ class Intake:
     """Takes requests for any protocol. Used on the event loop."""
 
     def __init__(
-        self, service: Service, limits: HttpLimits, budget: ByteBudget, metrics: Metrics
+        self,
+        service: Service,
+        limits: HttpLimits,
+        budget: ByteBudget,
+        metrics: Metrics,
+        quota: ClientQuota,
+        audit: Audit | None = None,
     ) -> None:
         self.service = service
         self.limits = limits
@@ -53,7 +60,8 @@ class Intake:
         )
         self._budget = budget
         self._metrics = metrics
-        self._quota = ClientQuota(limits.client_rate, limits.client_burst)
+        self._quota = quota
+        self._audit = audit
 
     def choose(
         self, context: RequestContext, name: str = "", version: str = "", *, single: bool = False
@@ -105,12 +113,18 @@ class Intake:
     async def classify(self, chosen: Choice, upload: Upload, image_id: str) -> Classification:
         """Classify one image, and remember the answer for feedback and review under `image_id`.
 
-        Raises BadRequest for an empty image, or what `Pipeline.classify` raises.
+        Raises BadRequest for an empty image, QuotaExceeded, or what `Pipeline.classify` raises.
         """
+        with self._quota.running(upload.client, 1):
+            return await self._classify(chosen, upload, image_id)
+
+    async def _classify(self, chosen: Choice, upload: Upload, image_id: str) -> Classification:
         if not upload.image and upload.pixels is None:
             raise BadRequest("The body or part is empty; send the bytes of an image.")
         result = await chosen.classify(upload, image_id)
         self.service.remember(image_id, upload.image, result, chosen.served.bundle)
+        if self._audit is not None:
+            self._audit.decided(image_id, upload, result, chosen.served.bundle)
         return result
 
     async def classify_each(
@@ -118,13 +132,14 @@ class Intake:
     ) -> list[Outcome]:
         """Classify several images; the error of one does not affect the others.
 
-        Image i has the id `request_id.i`.
+        Image i has the id `request_id.i`. Raises QuotaExceeded if they are too many at once.
         """
         work = (
-            self.classify(chosen, upload, f"{request_id}.{index}")
+            self._classify(chosen, upload, f"{request_id}.{index}")
             for index, upload in enumerate(uploads)
         )
-        outcomes = await asyncio.gather(*work, return_exceptions=True)
+        with self._running(uploads):
+            outcomes = await asyncio.gather(*work, return_exceptions=True)
         return [_outcome(outcome) for outcome in outcomes]
 
     async def classify_all(
@@ -133,12 +148,22 @@ class Intake:
         """Classify all images of a request that fails with its first bad image.
 
         A single image has the request's id, image i of several `request_id.i`. Raises the single
-        image's error, or ImageFailed; the other images then leave the queue.
+        image's error, or ImageFailed; the other images then leave the queue. Raises QuotaExceeded
+        if they are too many at once.
         """
         if len(uploads) == 1:
             return [await self.classify(chosen, uploads[0], request_id)]
+        with self._running(uploads):
+            return await self._classify_all(chosen, uploads, request_id)
+
+    def _running(self, uploads: Sequence[Upload]) -> AbstractContextManager[None]:
+        return self._quota.running(uploads[0].client if uploads else "", len(uploads))
+
+    async def _classify_all(
+        self, chosen: Choice, uploads: Sequence[Upload], request_id: str
+    ) -> list[Classification]:
         tasks = [
-            asyncio.ensure_future(self.classify(chosen, upload, f"{request_id}.{index}"))
+            asyncio.ensure_future(self._classify(chosen, upload, f"{request_id}.{index}"))
             for index, upload in enumerate(uploads)
         ]
         try:

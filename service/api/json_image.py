@@ -18,7 +18,7 @@ from tidegate.service.errors import BadRequest
 T = TypeVar("T")
 
 _STEP = 64 * 1024  # characters between two turns of other requests; a multiple of four
-_COPIES = 3  # in memory at once: the body, its text and the decoded bytes, which are shorter
+_COPIES = 4  # in memory at once: the body, its text and, while they grow, the decoded bytes
 _DATA_URL = "data:"
 _STARTS = (b"{", b" ", b"\t", b"\r", b"\n")
 

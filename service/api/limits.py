@@ -1,17 +1,22 @@
-"""The limits on HTTP requests, and the quota of each client address."""
+"""The limits on HTTP requests, and the quota of each client."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections import OrderedDict
-from collections.abc import MutableMapping
+import math
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from tidegate.service.api.rate_limit import QuotaState, rate_limit_fields
 from tidegate.service.errors import BadRequest, QuotaExceeded
 
 _CLIENTS_REMEMBERED = 10_000
+_RETRY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +29,19 @@ class HttpLimits:
     max_files: int  # images in one /classify/batch
     deadline_s: float  # if the client sets none
     max_deadline_s: float
-    client_rate: float  # images per second per client address; 0 = no limit
-    client_burst: int
+
+
+SUBJECT = "tidegate.subject"  # in the scope: what the request of a known client is counted for
 
 
 def client_of(scope: MutableMapping[str, Any]) -> str:
-    """Return the address that a request's quota and shares are counted for.
+    """Return what a request's quota and shares are counted for: its key, or else its address.
 
     An IPv6 client can use any address of its /64 network, so the network counts as one client. Not
     so for link-local addresses: every host of every attached network is in fe80::/64.
     """
-    return address_of(scope.get("client"))
+    subject: str = scope.get(SUBJECT) or address_of(scope.get("client"))
+    return subject
 
 
 def address_of(client: tuple[str, int] | None) -> str:
@@ -53,6 +60,15 @@ def _network(host: str) -> str:
     return str(ipaddress.IPv6Network((int(address), 64), strict=False))
 
 
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What one client may send."""
+
+    rate: float  # images per second; 0 = no limit
+    burst: int  # images
+    concurrent: int | None = None  # images in progress
+
+
 class ClientQuota:
     """A limit on images per second and client, with a burst: the generic cell rate algorithm.
 
@@ -60,27 +76,61 @@ class ClientQuota:
     `_CLIENTS_REMEMBERED` clients, the least recently seen one is dropped.
     """
 
-    def __init__(self, rate: float, burst: int) -> None:
-        self._interval_s = 1 / rate if rate else 0.0
-        self._burst = burst
+    def __init__(self, quota_of: Callable[[str], Quota]) -> None:
+        """`quota_of` returns the quota of a client."""
+        self._quota_of = quota_of
         self._full_at: OrderedDict[str, float] = OrderedDict()
+        self._running: Counter[str] = Counter()  # images of the clients with a limit on them
 
     def spend(self, client: str, images: int, now: float) -> None:
         """Count images against a client.
 
         Raises QuotaExceeded if too few are left, or BadRequest if there are more than the burst.
         """
-        if not self._interval_s:
+        quota = self._quota_of(client)
+        if not quota.rate:
             return
-        if images > self._burst:
-            raise BadRequest(f"A client may send at most {self._burst} images in one request.")
-        full_at = max(now, self._full_at.get(client, now)) + images * self._interval_s
-        wait_s = full_at - now - self._burst * self._interval_s
+        if images > quota.burst:
+            raise BadRequest(f"This client may send at most {quota.burst} images in one request.")
+        interval_s = 1 / quota.rate
+        full_at = max(now, self._full_at.get(client, now)) + images * interval_s
+        wait_s = full_at - now - quota.burst * interval_s
         if wait_s > 1e-9:
             raise QuotaExceeded(
-                f"A client may send at most {1 / self._interval_s:g} images per second.", wait_s
+                f"This client may send at most {quota.rate:g} images per second.", wait_s
             )
         self._full_at[client] = full_at
         self._full_at.move_to_end(client)
         if len(self._full_at) > _CLIENTS_REMEMBERED:
             self._full_at.popitem(last=False)
+
+    def fields(self, client: str) -> list[tuple[bytes, bytes]]:
+        """Return the response fields that tell a client what is left of its rate, if it has one."""
+        quota = self._quota_of(client)
+        if not quota.rate:
+            return []
+        full_in_s = max(0.0, self._full_at.get(client, 0.0) - time.monotonic())
+        left = math.floor(quota.burst - full_in_s * quota.rate + 1e-9)
+        state = QuotaState("images", quota.burst, quota.rate, max(0, left), full_in_s)
+        return rate_limit_fields([state])
+
+    @contextmanager
+    def running(self, client: str, images: int) -> Iterator[None]:
+        """Count images as in progress. Raises QuotaExceeded or BadRequest beyond the limit."""
+        most = self._quota_of(client).concurrent
+        if most is None:
+            yield
+            return
+        if images > most:
+            raise BadRequest(f"This client may have at most {most} images in progress.")
+        if self._running[client] + images > most:
+            raise QuotaExceeded(
+                f"This client may have at most {most} images in progress.", _RETRY_S
+            )
+        self._running[client] += images
+        try:
+            yield
+        finally:
+            self._running[client] -= images
+            if not self._running[client]:
+                del self._running[client]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
@@ -29,8 +30,8 @@ PROBLEM_REF = {"$ref": "#/components/schemas/Problem"}  # in OpenAPI because of 
 
 TABLE: dict[type[errors.TidegateError], tuple[int, str, str]] = {
     errors.BadRequest: (400, "bad-request", "The request is malformed"),
-    errors.Unauthorized: (401, "unauthorized", "The token is missing or wrong"),
-    errors.Forbidden: (403, "forbidden", "Not available"),
+    errors.Unauthorized: (401, "unauthorized", "The API key is missing or wrong"),
+    errors.Forbidden: (403, "forbidden", "Access is denied"),
     errors.NotFound: (404, "not-found", "Not found"),
     errors.UploadTimeout: (408, "upload-timeout", "The upload timed out"),
     errors.UploadTooLarge: (413, "upload-too-large", "The upload is too large"),
@@ -129,6 +130,8 @@ def respond(
     if retry_after_s is not None:
         wait = str(math.ceil(retry_after_s)).encode("ascii")
         response.raw_headers.append((b"retry-after", wait))
+    if response.status_code == HTTPStatus.UNAUTHORIZED:
+        response.raw_headers.append((b"www-authenticate", b"Bearer"))
     return response
 
 

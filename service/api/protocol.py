@@ -20,6 +20,7 @@ from tidegate.service.api.framing import Refusal
 from tidegate.service.api.limits import address_of
 from tidegate.service.api.parser import RequestParser
 from tidegate.service.api.scope import scope_of
+from tidegate.service.api.tls import certificate_name
 from tidegate.service.api.wire import Wire
 from tidegate.service.errors import BadRequest
 
@@ -60,7 +61,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it too
         """Wait for the first head, or reject the connection if it is beyond the limit."""
         super().connection_made(transport)
-        if self.wire.connections.open(address := address_of(self.client)):
+        self._connection.certificate = certificate_name(transport)
+        is_proxy = self.wire.is_proxy(self.client)
+        if self.wire.connections.open(address := address_of(self.client), is_proxy):
             self._address = address
         else:
             self._deaf = True
@@ -99,9 +102,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         A client that has disconnected and one that has shut down its sending side look the same
         until something is written. If the input ends right after a whole request, the client is
         assumed to read, and is answered. If it ends later, or if the address has too many such
-        connections, the client is assumed to have disconnected.
+        connections, the client is assumed to have disconnected. TLS closes both sides.
         """
         self._input_ended = True
+        if self.scheme == "https":
+            return False
         now = self.loop.time()
         is_whole = self._answering or (self._unanswered and self.cycle.fault is not None)
         if not is_whole or now - self._heard > HALF_CLOSE_S:
@@ -274,12 +279,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
         Bytes that arrive at a closed socket reset the connection, and a reset destroys what the
         client has not read yet. So we read and drop them until the client closes or times out.
+        TLS cannot close one side: there the response says `connection: close`.
         """
         now = self.loop.time()
         self._due, self._drop_due = now + SILENCE_TIMEOUT_S, now + DROP_TIMEOUT_S
         more_may_come = more_may_come or bool(self._ahead) or self.flow.read_paused
         self._deaf, self._ahead = True, bytearray()
-        if more_may_come and not self._input_ended and self.transport.can_write_eof():
+        if more_may_come and not self._input_ended and self.scheme == "https":
+            self.flow.resume_reading()
+        elif more_may_come and not self._input_ended and self.transport.can_write_eof():
             self.transport.write_eof()
             self.flow.resume_reading()
         else:

@@ -12,14 +12,21 @@ from typing import Any
 
 Json = Mapping[str, Any]
 
+_FORMATS = {"binary": "bytes", "byte": "base64 text"}
 _METHODS = ("get", "post", "put", "delete")
 _STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }
+html { background: Canvas; color: CanvasText }
 body { max-width: 62rem; margin: 0 auto; padding: 1rem }
 code, pre { font: .9em/1.4 ui-monospace, monospace }
 pre { overflow-x: auto; padding: .75rem; border: 1px solid GrayText; border-radius: .4rem }
 table { border-collapse: collapse; width: 100%; margin: .5rem 0 }
 th, td { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0 }
+code { overflow-wrap: anywhere }
+@media (max-width: 40rem) {
+  thead { position: absolute; left: -100vw }
+  td { display: block }
+}
 tr { border-bottom: 1px solid color-mix(in srgb, GrayText 40%, transparent) }
 section { border-top: 1px solid GrayText; margin-top: 1.5rem }
 h3 { overflow-wrap: anywhere }
@@ -143,8 +150,8 @@ def _type(schema: Json) -> str:
     if "const" in schema or "enum" in schema:
         choices = schema.get("enum") or [schema["const"]]
         return " | ".join(f"<code>{_json(choice)}</code>" for choice in choices)
-    kind = " ".join(str(schema[k]) for k in ("type", "format") if k in schema)
-    return _text(kind or "any") + _bounds(schema)
+    kind = _FORMATS.get(schema.get("format", "")) or str(schema.get("type", "any"))
+    return _text(kind) + _bounds(schema)
 
 
 def _bounds(schema: Json) -> str:

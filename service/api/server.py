@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import uvicorn
 
 from tidegate.service.api.protocol import BoundedHttpProtocol, bounded_http
+from tidegate.service.api.tls import over_tls
 from tidegate.service.api.wire import Wire
 from tidegate.service.unix_socket import remove_unix
 
@@ -32,6 +33,8 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, wire: Wire) -> None:
         config.http = bounded_http(wire)
+        if wire.tls is not None:  # uvicorn only calls it
+            config.http = over_tls(wire.tls, wire, config.http)  # type: ignore[assignment]
         super().__init__(config)
         self._wire = wire
 

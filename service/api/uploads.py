@@ -1,7 +1,7 @@
-"""The memory for request bodies, shared between client addresses. No tasks and no timers.
+"""The memory for request bodies, shared between clients. No tasks and no timers.
 
 A body that arrives too slowly is *stalled*. When the memory is full, stalled bodies are evicted
-(the longest stalled first), then the bodies of addresses that use more than an equal share.
+(the longest stalled first), then the bodies of clients that use more than their share.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ from tidegate.service.errors import Overloaded
 PROGRESS_BYTES = 8 * 1024  # fewer bytes than this are no progress
 STALL_S = 10.0  # a body without progress for this long times out
 SHED_AFTER_S = 1.0  # the same while other requests need its memory
-_CLIENT_SHARE = 0.75  # most memory of one address; it may be a proxy for many clients
+_CLIENT_SHARE = 0.75  # most memory of one client; its address may be a proxy for many
+
+
+def _equal(_: str) -> float:
+    return 1.0
 
 
 class Reservation:
@@ -75,7 +79,7 @@ class Reservation:
 
 
 class ByteBudget:
-    """The bytes of all bodies, in total and per client address. Used on the event loop."""
+    """The bytes of all bodies, in total and per client. Used on the event loop."""
 
     def __init__(
         self,
@@ -83,8 +87,13 @@ class ByteBudget:
         max_body_bytes: int,
         on_shed: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        weight_of: Callable[[str], float] = _equal,
     ) -> None:
-        """`on_shed` is called for each body that is rejected or evicted for lack of memory."""
+        """`on_shed` is called for each body that is rejected or evicted for lack of memory.
+
+        `weight_of` returns a client's weight in the shares of the memory.
+        """
+        self._weight_of = weight_of
         self._max_bytes = max_bytes
         self._max_client_bytes = max(max_body_bytes, int(_CLIENT_SHARE * max_bytes))
         self._on_shed = on_shed
@@ -174,10 +183,12 @@ class ByteBudget:
                 yield body, "stalled"
             else:
                 moving.append(body)
-        share = self._max_bytes / len({*self._by_client, asker.client})
-        if left.get(asker.client, 0) + count > share:
+        clients = {*self._by_client, asker.client}
+        per_weight = self._max_bytes / sum(map(self._weight_of, clients))
+        if left.get(asker.client, 0) + count > per_weight * self._weight_of(asker.client):
             return
         for body in moving:
+            share = per_weight * self._weight_of(body.client)
             if body.client != asker.client and left[body.client] > share:
                 left[body.client] -= body.held
                 yield body, "share"

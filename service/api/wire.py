@@ -7,11 +7,16 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.crowd import Connections, HalfClosed
 from tidegate.service.api.framing import Refusal
 from tidegate.service.api.problems import make_problem, respond
+from tidegate.service.api.proxies import Proxies
+
+if TYPE_CHECKING:
+    from tidegate.service.api.tls import Tls
 
 Field = tuple[bytes, bytes]
 Fields = list[Field]
@@ -39,8 +44,15 @@ class Wire:
     body_stall_s: float = 60.0  # longest pause between two reads while a handler waits for a body
     draining: bool = False  # every response closes its connection
     stopping: bool = False  # idle connections are closed
+    proxies: Proxies | None = None
+    tls: Tls | None = None  # None: connections are not encrypted
+    handshakes: set[asyncio.Task[None]] = field(default_factory=set)  # of TLS, in progress
     connections: Connections = field(default_factory=Connections)
     half_closed: HalfClosed = field(default_factory=HalfClosed)
+
+    def is_proxy(self, peer: tuple[str, int] | None) -> bool:
+        """Return whether a connection comes from a trusted proxy."""
+        return self.proxies is not None and self.proxies.trust(peer[0] if peer else None)
 
     def refuse(
         self, refusal: Refusal, fields: Fields, default_fields: Iterable[Field], client: str = ""

@@ -6,11 +6,11 @@ The owner calls it under one lock, because the slots' threads and the event loop
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tidegate.service.batching.client_places import ClientPlaces
-from tidegate.service.batching.client_shares import ClientShares
+from tidegate.service.batching.client_shares import ClientShares, equal_weight
 from tidegate.service.batching.decode_times import DecodeCost, DecodeTimes
 from tidegate.service.batching.lanes import Lane, ModelShares
 from tidegate.service.batching.placement import DecodePlacement, OnDecoders, Placement
@@ -31,7 +31,7 @@ class Arrival:
     deadline: float  # on the owner's clock
     priority: Priority
     cost: DecodeCost
-    client: str  # address
+    client: str  # address or key
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +70,17 @@ class _Waiting:
 class Admission:
     """Counts what waits and runs, learns decode times, and decides on arrivals."""
 
-    def __init__(self, slots: int, placement: DecodePlacement) -> None:
+    def __init__(
+        self,
+        slots: int,
+        placement: DecodePlacement,
+        weight_of: Callable[[str], float] = equal_weight,
+    ) -> None:
+        """`weight_of` returns the weight of a client in the shares of the queue."""
         self.running: list[Running | None] = [None] * slots  # None: the slot is idle
         self._placement = placement
         self._decode_times = DecodeTimes()
-        self._shares = ClientShares()
+        self._shares = ClientShares(weight_of)
         self._model_shares = ModelShares()
         self._waiting: dict[Lane, _Waiting] = {}
         self._places = ClientPlaces()  # of all requests that wait
@@ -104,7 +110,8 @@ class Admission:
         share, reason = self._shares.share(arrival.client, work_s, now), "client-share"
         if (of_model := self._model_shares.share(lane, work_s, now)) < share:
             share, reason = of_model, "model-share"
-        has_place = self._places.are_free(arrival.client, limits.max_queue, self._shares.active)
+        part = self._shares.part(arrival.client)
+        has_place = self._places.are_free(arrival.client, limits.max_queue, part)
         refusal = refuse(
             arrival.deadline - now,
             backlog,
@@ -164,7 +171,7 @@ class Admission:
     def _refuse_large(self, client: str, decoders: OnDecoders, backlog: Backlog) -> Refusal | None:
         """Return why a large image that the queue would admit is rejected, or None."""
         places = _LARGE_WAITING * decoders.workers
-        if self._large_places.are_free(client, places, self._shares.active):
+        if self._large_places.are_free(client, places, self._shares.part(client)):
             return None
         reason = "queue-full" if self._large_places.taken >= places else "client-share"
         return Refusal(reason, max(1, math.ceil(backlog.decoders_free_in_s)))

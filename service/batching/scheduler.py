@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from tidegate.service.batching.admission import Admission, Admitted, Arrival
+from tidegate.service.batching.client_shares import equal_weight
 from tidegate.service.batching.decode_times import DecodeCost
 from tidegate.service.batching.dispatch import Dispatch
 from tidegate.service.batching.idle_work import IdleWork
@@ -51,12 +52,13 @@ class Scheduler:
         metrics: Metrics,
         on_failure: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
+        weight_of: Callable[[str], float] = equal_weight,
     ) -> None:
         """Start one thread per slot of the first lane's engine, for all lanes.
 
         `on_failure` is called on the loop, with the reason, if a batch takes longer than
         `engine_timeout_s`, a device is lost or a slot's thread dies. `placement` chooses where
-        images are decoded.
+        images are decoded, `weight_of` returns a client's weight in the shares of the queue.
         """
         self.slots = slots = lane.engine.slots
         self.draining = False
@@ -69,7 +71,7 @@ class Scheduler:
         # Guards the fields below, ℓ and Ticket.queued, because slots' threads form batches too.
         self._lock = threading.Lock()
         self._closed = False
-        self._admission = Admission(slots, placement)
+        self._admission = Admission(slots, placement, weight_of)
         self._slots = [
             Slot(index, core, on_death=self._fail_from_thread)
             for index, core in enumerate(placement.cores_of(slots))
@@ -116,9 +118,9 @@ class Scheduler:
     ) -> Ticket:
         """Admit an arrival to a lane, before it is decoded; `deadline` is on the scheduler's clock.
 
-        `cost` comes from the image's header; `client` is the sender's address. Raises Draining,
-        Overloaded with the seconds after which to retry, or DeadlineMissed if the deadline could
-        not be met even without load. Every ticket must be released with `leave`.
+        `cost` comes from the image's header; `client` is the sender's key or address. Raises
+        Draining, Overloaded with the seconds after which to retry, or DeadlineMissed if the
+        deadline could not be met even without load. Every ticket must be released with `leave`.
         """
         if self.draining:
             self._metrics.shed("draining")

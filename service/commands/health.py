@@ -29,13 +29,17 @@ def add(commands: Commands) -> None:
 def _run(_: argparse.Namespace) -> int:
     names = {name.upper(): value.strip() for name, value in os.environ.items()}
     usual = preset(names.get("TIDEGATE_PLATFORM", ""), os.environ)
-    port = names.get("TIDEGATE_PORT") or usual.get("port", "8000")
+    # The admin port needs no client's certificate.
+    port = (
+        names.get("TIDEGATE_ADMIN_PORT") or names.get("TIDEGATE_PORT") or usual.get("port", "8000")
+    )
     path = names.get("TIDEGATE_UNIX_SOCKET")
+    is_encrypted = bool(names.get("TIDEGATE_TLS_CERTIFICATE"))
     end = time.monotonic() + _TIMEOUT_S
     failed = ""
     try:
         hosts = hosts_to_probe(names.get("TIDEGATE_HOST") or usual.get("host", "127.0.0.1"))
-        clients = [http.client.HTTPConnection(host, int(port)) for host in hosts]
+        clients = [_connection(host, int(port), is_encrypted) for host in hosts]
         for client in [*clients, *([_UnixConnection(path)] if path else [])]:
             client.timeout = max(0.1, end - time.monotonic())
             try:
@@ -49,6 +53,17 @@ def _run(_: argparse.Namespace) -> int:
         failed = f"{error}"
     print(f"tidegate: not reachable: {failed}", file=sys.stderr)
     return 1
+
+
+def _connection(host: str, port: int, is_encrypted: bool) -> http.client.HTTPConnection:
+    if not is_encrypted:
+        return http.client.HTTPConnection(host, port)
+    import ssl
+
+    # The address is this machine's own, and its certificate is for the name that others use.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return http.client.HTTPSConnection(host, port, context=context)
 
 
 class _UnixConnection(http.client.HTTPConnection):

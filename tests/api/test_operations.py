@@ -59,6 +59,10 @@ CONTRACT_METRICS = {
     "tidegate_reload": "counter",
     "tidegate_shadow_images": "counter",
     "tidegate_rollout_steps": "counter",
+    # Not in the design: API keys and files that are followed.
+    "tidegate_client_requests": "counter",
+    "tidegate_configuration_refused": "gauge",
+    "tidegate_audit_lines_dropped": "counter",
 }
 
 
@@ -301,6 +305,26 @@ def test_openapi_examples_and_real_answers_fit_their_schemas(
         (client.post("/classify", content=b"x").json(), bad["schema"]),
     ):
         jsonschema.validate(document, {**schema, **components})
+
+
+def test_the_log_line_of_an_image_says_who_sent_it_and_where_its_time_went(
+    server: Server, client: httpx.Client
+) -> None:
+    coffee = (PHOTOS / "coffee.png").read_bytes()
+    headers = {"X-Request-Id": "log-1", "User-Agent": "a camera/1.0"}
+    body = client.post("/classify", content=coffee, headers=headers).json()
+    late = {"X-Request-Id": "log-2", "X-Request-Timeout-Ms": "1"}
+    client.post("/classify", content=coffee, headers=late)
+
+    line = server.wait_for("request", request_id="log-1")
+    assert (line["client"], line["user_agent"]) == ("127.0.0.1", "a camera/1.0")
+    assert line["bytes_in"] == len(coffee)
+    assert (line["model"], line["version"]) == ("efficientnet-lite0", "1")
+    assert line["batch_size"] == body["batch_size"]
+    assert line["queue_ms"] == body["timing_ms"]["queue"]
+    assert line["engine_ms"] == body["timing_ms"]["engine"]
+    refused = server.wait_for("request", request_id="log-2")
+    assert (refused["code"], refused["shed"]) == ("deadline-missed", "infeasible-deadline")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")

@@ -89,17 +89,12 @@ def test_the_page_is_small_and_names_no_host() -> None:
 
 
 def test_every_text_is_in_both_languages() -> None:
-    def keys(name: str) -> list[str]:
-        return re.findall(r"^ +(?:\"([\w-]+)\"|(\w+)):", (FOLDER / name).read_text("utf-8"), re.M)
+    def names(pattern: str, *files: str) -> list[str]:
+        text = "".join((FOLDER / file).read_text("utf-8") for file in files)
+        return re.findall(pattern, text, re.M)
 
-    used = {
-        key
-        for name in FILES
-        for found in re.findall(
-            r"\bt\.(\w+)|data-t(?:-label)?=\"(\w+)\"", (FOLDER / name).read_text("utf-8")
-        )
-        for key in found
-        if key
-    }
-    assert keys("english.js") == keys("german.js")
-    assert used <= {plain for _, plain in keys("german.js")}
+    key = r"^ +\"?([\w-]+)\"?:"
+    used = names(r"\bt\.(\w+)", *FILES) + names(r"data-t(?:-label)?=\"(\w+)\"", "index.html")
+
+    assert names(key, "english.js") == names(key, "german.js")
+    assert {*used} <= {*names(key, "english.js")}

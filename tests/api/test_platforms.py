@@ -315,7 +315,7 @@ CHECKS = (
 
 @pytest.mark.parametrize(
     ("phases", "examples"),
-    [("fuzzing", 2), pytest.param("coverage,fuzzing", 50, marks=pytest.mark.slow)],
+    [("fuzzing", 2), pytest.param("coverage,fuzzing", 10, marks=pytest.mark.slow)],
 )
 def test_every_route_does_what_its_openapi_description_says(
     platform_server: Server, tmp_path: Path, phases: str, examples: int

@@ -137,6 +137,16 @@ def test_the_classes_in_order(client: httpx.Client, chelsea: bytes) -> None:
     assert texts["decision"] == ["1:0:accept"]
 
 
+def test_features_are_returned_on_request(client: httpx.Client, chelsea: bytes) -> None:
+    expected = client.post("/classify?features=true", content=chelsea).json()["features"]
+
+    body = as_json([chelsea, chelsea], outputs=[{"name": "features"}])
+    answer = client.post(INFER, json=body).json()["outputs"][0]
+
+    assert answer["shape"] == [2, len(expected)]
+    assert answer["data"] == pytest.approx([*expected, *expected], rel=1e-5, abs=1e-5)
+
+
 def test_the_id_is_echoed_also_if_it_is_empty(client: httpx.Client, chelsea: bytes) -> None:
     assert client.post(INFER, json=as_json([chelsea], id="")).json()["id"] == ""
     assert client.post(INFER, json=as_json([chelsea], id="7")).json()["id"] == "7"

@@ -153,11 +153,20 @@ def perf_analyzer() -> tuple[Path, dict[str, str]]:
     folder = ROOT / "build" / "clients" / "perf_analyzer"
     program = folder / "tritonclient-2.50.0.data" / "data" / "bin" / "perf_analyzer"
     if not program.exists():
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder]
+        pip: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--dest",
+            folder,
+        ]
         for wheel in ("tritonclient==2.50.0", "nvidia-cuda-runtime-cu12"):
             output([*pip, wheel], ROOT, os.environ, 300)
-        for wheel in folder.glob("*.whl"):
-            with zipfile.ZipFile(wheel) as archive:
+        for downloaded_wheel in folder.glob("*.whl"):
+            with zipfile.ZipFile(downloaded_wheel) as archive:
                 archive.extractall(folder)
         downloaded = subprocess.run(
             ["apt-get", "download", "libb64-0d"], cwd=folder, capture_output=True, check=False
@@ -181,15 +190,15 @@ def test_perf_analyzer(
     data = tmp_path / "images.json"
     data.write_text(json.dumps({"data": [{"image": {"b64": element, "shape": [1]}}]}))
     address = served.url.removeprefix("http://")
-    options = {
+    ways: dict[str, list[str | Path]] = {
         "http": ["-m", MODEL, "-u", address, "--input-data", data],
         "grpc": ["-m", MODEL, "-i", "grpc", "-u", rpc_address(served), "--input-data", data],
         "pixels": ["-m", f"{MODEL}.pixels", "-u", address, "-b", "4"],  # random ones
-    }[way]
+    }
     brief = ["--measurement-mode", "count_windows", "--measurement-request-count", "5"]
 
     report = output(
-        [program, *options, *brief, "-s", "1000", "-r", "3"],
+        [program, *ways[way], *brief, "-s", "1000", "-r", "3"],
         ROOT,
         {**os.environ, **variables},
         PATIENCE_S,

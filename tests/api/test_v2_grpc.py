@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -221,6 +223,26 @@ def test_a_call_that_is_cancelled_is_logged_as_one(
     assert line["status"] in (200, 499)  # 200: all images were answered before
 
 
+def test_a_call_without_its_message(server: Server, channel: grpc.Channel) -> None:
+    method = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+    held = threading.Event()
+
+    def never() -> Iterator[bytes]:
+        held.wait(PATIENCE_S)
+        yield from ()
+
+    calling = method.future(never(), metadata=[("x-request-id", "unfinished-1")])
+    wait_until_in_progress(server, calling)
+    calling.cancel()
+    line = server.wait_for("request", request_id="unfinished-1")
+    held.set()
+    with pytest.raises(grpc.RpcError) as caught:
+        method(iter(()), timeout=PATIENCE_S)
+
+    assert line["status"] == 499
+    assert caught.value.code() is Status.INVALID_ARGUMENT
+
+
 def test_calls_are_counted_by_their_path(server: Server, call: Call) -> None:
     call("ServerLive")
 
@@ -230,7 +252,7 @@ def test_calls_are_counted_by_their_path(server: Server, call: Call) -> None:
 
 
 @pytest.mark.slow
-def test_a_drain_answers_the_calls_in_progress(demo_bundle: object, chelsea: bytes) -> None:
+def test_a_drain_answers_the_calls_in_progress(demo_bundle: Path, chelsea: bytes) -> None:
     with running(demo_bundle, grpc_port=0) as server:
         address = server.wait_for("serving gRPC on")["message"].removeprefix("serving gRPC on ")
         with grpc.insecure_channel(address) as channel:

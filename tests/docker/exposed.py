@@ -14,6 +14,9 @@ def exposed(classes: int, max_class_series: int) -> list[Sample]:
     """Return every sample of one replica."""
     metrics = Metrics("0")
     metrics.request("/classify", 200, 0.1)  # its labels appear with the first request
+    metrics.set_clients(frozenset({"client"}))
+    metrics.client_request("client", 200)
+    metrics.refused_configuration("keys", False)
     alphas = {"reject": 0.005, "review": 0.05}
     served = ServedModel(
         name="m",

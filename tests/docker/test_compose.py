@@ -88,6 +88,29 @@ def test_with_the_second_file_a_folder_of_models_is_served(
         assert mount == f"/srv/bundles:{Settings.read().models}"
 
 
+def test_with_the_file_of_keys_the_service_and_prometheus_have_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    more = yaml.safe_load((ROOT / "docker-compose.keys.yml").read_text(encoding="utf-8"))
+    parts = {part: more[part] for part in ("services", "secrets")}
+    compose_spec.PyCompose.from_json(json.dumps(parts))
+    service = more["services"]["tidegate"]
+    assert service == more["services"]["tidegate-gpu"]
+    for variable, value in service["environment"].items():
+        monkeypatch.setenv(variable, value)
+    settings = Settings.read()
+    assert [f"/run/secrets/{secret}" for secret in service["secrets"]] == [str(settings.keys)]
+
+    text = (ROOT / "docker/prometheus/prometheus.keys.yml").read_text(encoding="utf-8")
+    scraping = yaml.safe_load(text)
+    [job] = scraping["scrape_configs"]
+    assert job["static_configs"] == [{"targets": [f"tidegate:{settings.admin_port}"]}]
+    secret = job.pop("authorization")["credentials_file"]
+    assert secret == f"/run/secrets/{more['services']['prometheus']['secrets'][0]}"
+    job["static_configs"] = PROMETHEUS["scrape_configs"][0]["static_configs"]
+    assert scraping == PROMETHEUS
+
+
 def test_with_the_file_for_traces_the_service_exports_them_to_a_collector() -> None:
     text = (ROOT / "docker-compose.traces.yml").read_text(encoding="utf-8")
     more: dict[str, Any] = yaml.safe_load(text.replace("${TRACES_SHARE:-0.01}", "0.01"))["services"]

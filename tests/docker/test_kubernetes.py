@@ -284,3 +284,26 @@ def test_kserve_mounts_a_writable_folder_of_models(monkeypatch: pytest.MonkeyPat
     assert _settings(container, monkeypatch).models == Path("/mnt/models")
     assert service["spec"]["predictor"]["model"]["storageUri"] == "pvc://tidegate-models"
     assert service["metadata"]["annotations"]["storage.kserve.io/readonly"] == "false"
+
+
+def test_with_keys_probes_stay_and_operators_have_a_port_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pod = _patched("Deployment", "overlays/keys")["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    for variable in container["env"]:
+        monkeypatch.setenv(variable["name"], variable["value"])
+    settings = Settings.read()
+
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"http": settings.port, "admin": settings.admin_port}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
+    mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert f"{settings.keys.parent if settings.keys else None}" in mounts
+    service = _patched("Service", "overlays/keys")["spec"]["ports"]
+    assert {port["targetPort"] for port in service} == ports.keys()
+    [rule] = _patched("NetworkPolicy", "overlays/keys")["spec"]["ingress"]
+    assert {port["port"] for port in rule["ports"]} == ports.keys()
+    [endpoint] = _patched("ServiceMonitor", "overlays/keys")["spec"]["endpoints"]
+    assert endpoint["port"] == "admin"
+    assert endpoint["authorization"]["credentials"]["key"]

@@ -38,6 +38,12 @@ NOT_RUN = {
     "kubectl exec deploy/tidegate -- tidegate serving show": "needs a cluster",
     "MODELS=/srv/bundles docker compose -f docker-compose.yml -f docker-compose.models.yml "
     "up --build": "needs a Docker engine",
+    "docker compose -f docker-compose.yml -f docker-compose.keys.yml up --build": (
+        "needs a Docker engine"
+    ),
+    "kubectl create secret generic tidegate-keys --from-file=keys": "needs a cluster",
+    "kubectl create secret generic tidegate-metrics-key --from-file=key": "needs a cluster",
+    "kubectl apply -k docker/kubernetes/overlays/keys": "needs a cluster",
     "docker run --rm tidegate:local describe": "needs a Docker engine",
     "tar --create --gzip --file model.tar.gz --directory models/bundles/efficientnet-lite0/1 .": (
         "writes the bundle again"
@@ -68,6 +74,13 @@ NOT_RUN = {
     '/opt/tidegate/bin/pip install ".[cpu]"': "installs into the system",
     "cp docker/systemd/tidegate.service /etc/systemd/system/": "installs into the system",
     "systemctl enable --now tidegate": "needs systemd",
+    'pip install "tidegate[grpc]"': "installs into the environment",
+    "perf_analyzer -m efficientnet-lite0 -u 127.0.0.1:8000 --input-data images.json": (
+        "needs the program, which has tests of its own"
+    ),
+    "perf_analyzer -m efficientnet-lite0.pixels -u 127.0.0.1:8000 -b 4": (
+        "needs the program, which has tests of its own"
+    ),
     ". .venv/bin/activate": "changes the shell that runs it",
     ".venv/bin/python -m pytest -m slow": "runs the slow tests",
     ".venv/bin/python -m pytest tests/unit/ood -k p_value": "runs tests that run anyway",

@@ -18,12 +18,13 @@ from tidegate.service.settings import PREFIX, Settings
 
 PAGE = ROOT / "docs" / "guides" / "limits.md"
 TEXT = PAGE.read_text("utf-8")
-ROWS = re.findall(r"^\| `([A-Za-z_.]+)` \| ([^|]+?) \|", TEXT, re.MULTILINE)
+ROWS = re.findall(r"^\| `([A-Za-z0-9_.]+)` \| ([^|]+?) \|", TEXT, re.MULTILINE)
 NAMED = [name for name, _ in ROWS]
 UNITS = {"": 1, "B": 1, "s": 1, "ms": 1, "KiB": 1 << 10, "MiB": 1 << 20}
 # Settings whose names match bound something that a client can reach.
 BOUNDING = re.compile(r"MAX_|TIMEOUT|DEADLINE|CLIENT_|DRAIN_|REVIEW_(?!DIR)")
-NO_BOUND = {"TIDEGATE_MAX_CLASS_SERIES"}  # of the operator's own labels
+# Of the operator's own labels; a file.
+NO_BOUND = {"TIDEGATE_MAX_CLASS_SERIES", "TIDEGATE_TLS_CLIENT_CA"}
 
 
 def number(written: str) -> float:

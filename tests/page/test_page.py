@@ -93,9 +93,9 @@ def test_an_unusual_image_is_to_be_checked(open_page: Open, images: Images) -> N
     ("name", "title"),
     [
         ("broken", "The image is broken"),
-        ("text", "Not an image that can be read"),
+        pytest.param("text", "Not an image that can be read", marks=pytest.mark.slow),
         ("huge", "The file is too large"),
-        ("many-pixels", "The image has too many pixels"),
+        pytest.param("many-pixels", "The image has too many pixels", marks=pytest.mark.slow),
     ],
 )
 def test_an_image_that_cannot_be_used_says_why(
@@ -158,7 +158,7 @@ def test_several_images_each_have_a_mark_and_can_be_chosen(open_page: Open, imag
         assert "The image is broken" in opened.text(".problem .verdict-word")
 
 
-@pytest.mark.parametrize("how", ["paste", "drop"])
+@pytest.mark.parametrize("how", ["paste", pytest.param("drop", marks=pytest.mark.slow)])
 def test_an_image_can_be_pasted_and_dropped(open_page: Open, images: Images, how: str) -> None:
     content = list(images["review"].read_bytes())
     with open_page() as opened:
@@ -251,11 +251,26 @@ def test_the_code_does_what_the_page_did(open_page: Open, images: Images) -> Non
 
 
 @pytest.mark.slow
+def test_tritonclients_code_gets_the_same_answer(open_page: Open, images: Images) -> None:
+    pytest.importorskip("tritonclient.http", reason="tritonclient[http] is not installed")
+    with open_page() as opened:
+        opened.choose(images["review"])
+        opened.answered()
+        label = opened.text(".verdict-label").rpartition(" ")[0]
+        opened.find(".tabs button >> nth=3").click()
+        code = opened.text("#code code")
+
+    said = output([sys.executable, "-c", code], images["review"].parent, os.environ, PATIENCE_S)
+    assert "b'review'" in said
+    assert label in said
+
+
+@pytest.mark.slow
 def test_a_key_is_asked_for_once_and_kept_in_memory_only(open_page: Open, images: Images) -> None:
     """The keys are fakes: the browser's requests are answered here unless they have the key."""
     with open_page() as opened:
         opened.page.route(
-            re.compile(r"/(classify|preprocess|feedback)|/models/"),
+            re.compile(r"/(classify|preprocess|feedback|models)"),
             lambda route: (
                 route.continue_()
                 if route.request.headers.get("authorization") == "Bearer s3cret"
@@ -263,6 +278,9 @@ def test_a_key_is_asked_for_once_and_kept_in_memory_only(open_page: Open, images
             ),
         )
         opened.choose(images["coffee"], images["chelsea"])
+        opened.find("#key").fill("wrong")
+        opened.page.keyboard.press("Enter")
+        opened.find("#key-error").filter(has_text="did not accept").wait_for()
         opened.find("#key").fill("s3cret")
         opened.page.keyboard.press("Enter")
         opened.answered()
@@ -307,9 +325,8 @@ def test_a_german_browser_gets_german(open_page: Open, images: Images) -> None:
         assert re.search(r"99,\d\s%", opened.text(".verdict-label"))
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_in_an_answer(open_page: Open, images: Images, scheme: str) -> None:
-    with open_page(scheme=scheme) as opened:
+def test_axe_finds_nothing_in_an_answer(open_page: Open, images: Images) -> None:
+    with open_page(scheme="dark", width=360) as opened:
         opened.choose(images["coffee"])
         opened.answered()
 

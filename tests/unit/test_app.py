@@ -17,7 +17,7 @@ from tidegate.service.app import (
     EXIT_FAILED,
     EXIT_OK,
     EXIT_REFUSED,
-    _connections_per_client,
+    _connections,
     _live,
     _report_death,
 )
@@ -125,4 +125,15 @@ def test_one_address_never_has_more_than_half_of_the_descriptors(
 ) -> None:
     monkeypatch.setattr("resource.getrlimit", lambda _: (descriptors, descriptors))
 
-    assert _connections_per_client(1000) == allowed
+    connections = _connections(1000)
+
+    assert sum(connections.open("192.0.2.1") for _ in range(1001)) == allowed
+    assert connections.open("192.0.2.2")
+
+
+def test_a_trusted_proxy_may_have_nine_tenths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (100, 100))
+
+    connections = _connections(10)
+
+    assert sum(connections.open("10.0.0.1", is_proxy=True) for _ in range(100)) == 90

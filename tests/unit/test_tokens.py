@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tidegate.service.api.access import Access, has_token
-from tidegate.service.errors import Forbidden, SettingsInvalid, Unauthorized
+from tidegate.service.api.access import has_token
+from tidegate.service.errors import SettingsInvalid
 from tidegate.service.settings import Settings
 from tidegate.service.tokens import read_token
 
@@ -59,11 +59,3 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 )
 def test_only_the_same_bearer_token_has_access(values: list[str], has: bool) -> None:
     assert has_token(scope(*values), b"secret") is has
-
-
-def test_without_a_token_nobody_has_access() -> None:
-    with pytest.raises(Forbidden, match="TIDEGATE_ADMIN_TOKEN_FILE"):
-        Access(None).check(scope("Bearer "))
-    with pytest.raises(Unauthorized):
-        Access(b"secret").check(scope("Bearer "))
-    Access(b"secret").check(scope("Bearer secret"))

@@ -1,6 +1,19 @@
 """The service dashboard: traffic, latency, queue and processes."""
 
-from panels import CLASSIFY, RATE, REPLICA, Board, Panel, Query, Row, heat, mean, quantile, stat
+from panels import (
+    CLASSIFY,
+    CLASSIFYING,
+    RATE,
+    REPLICA,
+    Board,
+    Panel,
+    Query,
+    Row,
+    heat,
+    mean,
+    quantile,
+    stat,
+)
 
 BOARD = Board(
     "tidegate-service",
@@ -57,9 +70,22 @@ BOARD = Board(
                     [
                         Query(
                             "sum by (status) "
-                            f'(rate(tidegate_requests_total{{{REPLICA},route=~".*/classify(/batch)?"}}'
+                            f'(rate(tidegate_requests_total{{{REPLICA},route=~"{CLASSIFYING}"}}'
                             f"{RATE}))",
                             "{{status}}",
+                        )
+                    ],
+                    "reqps",
+                    "stacked",
+                ),
+                Panel(
+                    "Requests by client",
+                    "Of the clients with API keys; 429 is a client beyond its quota.",
+                    [
+                        Query(
+                            "sum by (client, status) "
+                            f"(rate(tidegate_client_requests_total{{{REPLICA}}}{RATE}))",
+                            "{{client}} {{status}}",
                         )
                     ],
                     "reqps",
@@ -94,9 +120,12 @@ BOARD = Board(
             [
                 Panel(
                     "Latency of /classify",
-                    "From the headers to the last byte of the answer, measured by the server.",
+                    "From the headers to the last byte of the answer, measured by the server. "
+                    "Points are traced requests.",
                     [
-                        quantile(q, "tidegate_request_duration_seconds", CLASSIFY)
+                        quantile(
+                            q, "tidegate_request_duration_seconds", CLASSIFY, exemplars=q == 0.99
+                        )
                         for q in (0.5, 0.9, 0.99)
                     ],
                     "s",
@@ -220,8 +249,8 @@ BOARD = Board(
                 ),
                 Panel(
                     "Log lines not written",
-                    "Dropped because the reader of stderr was too slow or gone; left out because "
-                    "of TIDEGATE_LOG_SHARE.",
+                    "Dropped because the reader of stderr, or the disk of the audit log, was too "
+                    "slow or gone; left out because of TIDEGATE_LOG_SHARE.",
                     [
                         Query(
                             f"rate(tidegate_log_lines_dropped_total{{{REPLICA}}}{RATE})",
@@ -230,6 +259,10 @@ BOARD = Board(
                         Query(
                             f"rate(tidegate_log_lines_left_out_total{{{REPLICA}}}{RATE})",
                             "{{instance}} left out",
+                        ),
+                        Query(
+                            f"rate(tidegate_audit_lines_dropped_total{{{REPLICA}}}{RATE})",
+                            "{{instance}} dropped from the audit log",
                         ),
                     ],
                 ),

@@ -91,6 +91,11 @@ class Dialects:
             response = problems.response_to(error, context)
         await response(scope, receive, send)
 
+    def error_form_of(self, path: str) -> ErrorForm | None:
+        """Return the error form of a path; None if it belongs to no dialect."""
+        dialect = self._owner(path)
+        return None if dialect is None else dialect.error_form
+
     def _owner(self, path: str) -> Dialect | None:
         return next((dialect for dialect in self._dialects if dialect.owns(path)), None)
 

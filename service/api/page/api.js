@@ -3,7 +3,7 @@
 export const url = (path) => new URL(path, document.baseURI).href;
 
 let key = ""; // in memory only
-let askForKey = async () => "";
+let askForKey = async () => ""; // called with whether the last key was refused
 
 export const hasKey = () => key !== "";
 export const onKeyNeeded = (ask) => (askForKey = ask);
@@ -31,16 +31,17 @@ function parsed(text) {
   }
 }
 
-// Repeat a request once with a key, if the service wants one.
+// Repeat a request with a key if the service wants one, until it is accepted or not given.
 async function withKey(send) {
-  const used = key;
-  try {
-    return await send();
-  } catch (problem) {
-    if (problem.status !== 401) throw problem;
-    if (key === used) key = await askForKey();
-    if (!key) throw problem;
-    return send();
+  for (;;) {
+    const used = key;
+    try {
+      return await send();
+    } catch (problem) {
+      if (problem.status !== 401) throw problem;
+      if (key === used) key = await askForKey(used !== "");
+      if (!key) throw problem;
+    }
   }
 }
 

@@ -4,7 +4,7 @@ import { $, announce, h, icon } from "./dom.js";
 import { answerState, busyState, decisionOf, emptyState, problemState, problemWords } from "./answer.js";
 import { startCamera } from "./camera.js";
 import { askForKey } from "./key.js";
-import { connectionLost, pathPrefix, startStatus } from "./status.js";
+import { connectionLost, pathPrefix, startStatus, updateReady } from "./status.js";
 import { t, translate } from "./strings.js";
 import * as api from "./api.js";
 
@@ -151,7 +151,11 @@ function acceptDrops() {
 }
 
 translate();
-api.onKeyNeeded(askForKey);
+api.onKeyNeeded(async (wasRefused) => {
+  const key = await askForKey(wasRefused);
+  setTimeout(updateReady); // once the key is in use
+  return key;
+});
 acceptDrops();
 startCamera(take);
 show(null);

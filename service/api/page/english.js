@@ -22,6 +22,7 @@ export const english = {
   keyTitle: "This server needs a key",
   keyText: "It is kept in memory until this page is closed, and sent to this server only.",
   key: "API key",
+  keyRefused: "The server did not accept this key.",
   useKey: "Use this key",
   cancel: "Cancel",
   camera: "Camera",

@@ -22,6 +22,7 @@ export const german = {
   keyTitle: "Dieser Server verlangt einen Schlüssel",
   keyText: "Er bleibt im Speicher, bis diese Seite geschlossen wird, und geht nur an diesen Server.",
   key: "API-Schlüssel",
+  keyRefused: "Der Server hat diesen Schlüssel nicht angenommen.",
   useKey: "Schlüssel verwenden",
   cancel: "Abbrechen",
   camera: "Kamera",

@@ -1,16 +1,18 @@
 // Ask for an API key, which is kept in memory only. One dialog for all requests that need it.
 
 import { $ } from "./dom.js";
+import { t } from "./strings.js";
 
 let asking = null;
 
-export function askForKey() {
-  asking ??= ask().finally(() => (asking = null));
+export function askForKey(wasRefused) {
+  asking ??= ask(wasRefused).finally(() => (asking = null));
   return asking;
 }
 
-function ask() {
+function ask(wasRefused) {
   const [dialog, field] = [$("key-dialog"), $("key")];
+  $("key-error").textContent = wasRefused ? t.keyRefused : "";
   return new Promise((resolve) => {
     const done = () => {
       resolve(dialog.returnValue === "used" ? field.value.trim() : "");

@@ -61,14 +61,20 @@ function setState(kind, text) {
   state.title = text;
 }
 
-async function updateReady() {
+const STATES = { draining: "draining", lost: "lost", unauthorized: "locked", forbidden: "locked" };
+
+export async function updateReady() {
   try {
     await api.peek("readyz");
-    setState("good", t.states.ready);
-    if (!models.length) await loadModels();
   } catch (problem) {
-    const states = { "not-ready": "unready", draining: "draining", lost: "lost", unauthorized: "locked", forbidden: "locked" };
-    setState("bad", t.states[states[problem.code] ?? "unready"]);
+    return setState("bad", t.states[STATES[problem.code] ?? "unready"]);
+  }
+  setState("good", t.states.ready);
+  if (models.length) return;
+  try {
+    await loadModels();
+  } catch (problem) {
+    if (problem.status === 401 || problem.status === 403) setState("bad", t.states.locked);
   }
 }
 
@@ -88,7 +94,7 @@ async function updateDrift() {
 }
 
 async function loadModels() {
-  models = (await api.get("models")).models;
+  models = (await api.peek("models")).models; // asks for no key: nobody has sent an image yet
   await show();
 }
 

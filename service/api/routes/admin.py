@@ -1,4 +1,4 @@
-"""/admin: reload, promote and roll back. Every route needs the administrator's token."""
+"""/admin: reload, promote and roll back. `api/access.py` requires the scope `admin`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import Field
 
-from tidegate.service.api.access import Access
 from tidegate.service.api.problems import MEDIA_TYPE, PROBLEM_REF
 from tidegate.service.api.routes.rollout import EventBody, event_body
 from tidegate.service.api.schemas import Body
@@ -20,7 +19,7 @@ OPERATOR = "operator"
 _PROBLEM = {"content": {MEDIA_TYPE: {"schema": PROBLEM_REF}}}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     401: {"description": "unauthorized", **_PROBLEM},
-    403: {"description": "forbidden: no token is set", **_PROBLEM},
+    403: {"description": "forbidden: no scope `admin`, or nobody has it", **_PROBLEM},
     422: {"description": "reload-refused: what was served is still served", **_PROBLEM},
     503: {"description": "draining · not-ready", **_PROBLEM},
 }
@@ -40,7 +39,7 @@ class ReloadBody(Body):
     models: list[ReloadedBody] = Field(description="by name")
 
 
-def router(service: Service, access: Access) -> APIRouter:
+def router(service: Service) -> APIRouter:
     """Return the routes for administrators."""
     routes = APIRouter(tags=["admin"], prefix="/admin")
     refusals = _RESPONSES | {404: {"description": "not-found: no such model", **_PROBLEM}}
@@ -50,9 +49,8 @@ def router(service: Service, access: Access) -> APIRouter:
         summary="Serve what the serving file says now",
         responses=_RESPONSES,
     )
-    async def reload(request: Request) -> ReloadBody:
+    async def reload() -> ReloadBody:
         """Returns once every version is loaded, or one is refused. Other requests do not wait."""
-        access.check(request.scope)
         with _refusing():
             done = await service.reload()
         if refused := [one.detail for one in done.values() if one.outcome == "refused"]:
@@ -65,18 +63,14 @@ def router(service: Service, access: Access) -> APIRouter:
         )
 
     @routes.post("/models/{name}/promote", summary="Make the canary stable", responses=refusals)
-    async def promote(
-        request: Request, name: str, alias: Literal["canary", "shadow"] = "canary"
-    ) -> EventBody:
+    async def promote(name: str, alias: Literal["canary", "shadow"] = "canary") -> EventBody:
         """With `alias=shadow`, make the shadow the canary. The serving file is changed."""
-        access.check(request.scope)
         with _refusing():
             return event_body(await service.require_steps().promote(name, alias, OPERATOR))
 
     @routes.post("/models/{name}/rollback", summary="Go back", responses=refusals)
-    async def roll_back(request: Request, name: str) -> EventBody:
+    async def roll_back(name: str) -> EventBody:
         """End the canary; without one, make the version before stable again."""
-        access.check(request.scope)
         with _refusing():
             return event_body(await service.require_steps().roll_back(name, OPERATOR))
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tidegate.service.api import problems
+from tidegate.service.api.access import Access
 from tidegate.service.api.classify_handler import ClassifyHandler
 from tidegate.service.api.connection import ClientGone
 from tidegate.service.api.context import RequestContext
@@ -75,6 +76,8 @@ _PARAMETERS = [
 ]
 _PROBLEMS = {
     400: "bad-request",
+    401: "unauthorized",
+    403: "forbidden",
     404: "not-found: no such model, version or alias",
     408: "upload-timeout",
     413: "upload-too-large · image-too-large",
@@ -86,7 +89,7 @@ _PROBLEMS = {
     504: "deadline-missed",
 }
 _BATCH_PROBLEMS = {  # the problem of a single image is in its item
-    **{status: _PROBLEMS[status] for status in (400, 404, 408, 429, 503)},
+    **{status: _PROBLEMS[status] for status in (400, 401, 403, 404, 408, 429, 503)},
     413: "upload-too-large",
     415: "unsupported-encoding",
     500: "internal-error",
@@ -173,9 +176,11 @@ class FastPath:
     cold, so each layer of Python costs several times what a benchmark of the layer shows.
     """
 
-    def __init__(self, app: ASGIApp, handler: ClassifyHandler) -> None:
+    def __init__(self, app: ASGIApp, handler: ClassifyHandler, access: Access) -> None:
+        """`app` must check access by itself."""
         self._app = app
         self._handler = handler
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -185,6 +190,7 @@ class FastPath:
         context = RequestContext.of(scope)
         context.route = PATH
         try:
+            self._access.admit(scope, context)
             response = await self._handler.single(Request(scope, receive))
         except (TidegateError, ClientGone) as error:
             response = problems.response_to(error, context)

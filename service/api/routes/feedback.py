@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import Field, ValidationError
 
+from tidegate.service.api.audit import Audit
 from tidegate.service.api.body import BodyLimits, read_body
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.limits import HttpLimits, client_of
@@ -41,7 +42,9 @@ class FeedbackTaken(Body):
     correct: bool
 
 
-def router(service: Service, limits: HttpLimits, budget: ByteBudget) -> APIRouter:
+def router(
+    service: Service, limits: HttpLimits, budget: ByteBudget, audit: Audit | None = None
+) -> APIRouter:
     """Return the route that accepts feedback."""
     routes = APIRouter(tags=["feedback"])
     body_limits = BodyLimits(MAX_BYTES, limits.upload_timeout_s)
@@ -51,6 +54,8 @@ def router(service: Service, limits: HttpLimits, budget: ByteBudget) -> APIRoute
         summary="Report the true class of an image",
         responses={
             400: {"description": "bad-request", **_PROBLEM},
+            401: {"description": "unauthorized", **_PROBLEM},
+            403: {"description": "forbidden", **_PROBLEM},
             404: {"description": "not-found: not a recent answer", **_PROBLEM},
             408: {"description": "upload-timeout", **_PROBLEM},
             413: {"description": f"upload-too-large: more than {MAX_BYTES} bytes", **_PROBLEM},
@@ -79,6 +84,8 @@ def router(service: Service, limits: HttpLimits, budget: ByteBudget) -> APIRoute
         correct = answered.class_id == sent.class_id
         if is_new:
             service.observe_feedback(answered, correct=correct)
+            if audit is not None:
+                audit.reported(answered, sent.class_id)
         return FeedbackTaken(
             request_id=sent.request_id, predicted_class_id=answered.class_id, correct=correct
         )

@@ -176,11 +176,13 @@ async def _spend_in_time(intake: Intake, upload: Upload) -> None:
 async def _see(chosen: Choice, upload: Upload) -> Response:
     pixels, _ = await chosen.served.pipeline.look(upload)
     spec = chosen.served.bundle.manifest.preprocess
-    return _picture(picture(pixels, spec))
+    return await _png_response(lambda: picture(pixels, spec))
 
 
-def _picture(rgb: Pixels) -> Response:
-    return Response(png(rgb), media_type=_PNG, headers={"Cache-Control": "no-store"})
+async def _png_response(draw: Callable[[], Pixels]) -> Response:
+    """Draw and encode on a thread, as it takes milliseconds."""
+    content = await asyncio.to_thread(lambda: png(draw()))
+    return Response(content, media_type=_PNG, headers={"Cache-Control": "no-store"})
 
 
 class _Explaining:
@@ -214,7 +216,7 @@ class _Explaining:
             self._options.grid,
             lambda: _spend_in_time(self._intake, upload),
         )
-        return self._answer(
+        return await self._answer(
             chosen, pixels, class_id, float(decided.probabilities[class_id]), covered
         )
 
@@ -229,14 +231,14 @@ class _Explaining:
         )
         return respond(problem, self._context)
 
-    def _answer(
+    async def _answer(
         self, chosen: Choice, pixels: Pixels, class_id: int, probability: float, covered: Grid
     ) -> Response:
         bundle = chosen.served.bundle
         spec = bundle.manifest.preprocess
         falls = fall_of_log_odds(probability, covered)
         if self._as_png:
-            return _picture(heat_map(pixels, falls, spec))
+            return await _png_response(lambda: heat_map(pixels, falls, spec))
         height, width, _ = pixels.shape
         body = ExplanationBody(
             request_id=self._context.request_id,

@@ -38,7 +38,6 @@ POLICY = "; ".join(
     )
 )
 _SAFE = {
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }

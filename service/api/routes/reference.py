@@ -40,8 +40,6 @@ def router(app: FastAPI, root_path: str) -> APIRouter:
     async def docs() -> Response:
         headers = {
             "Content-Security-Policy": reference_page.POLICY,
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
         }
         return Response(page(), media_type="text/html", headers=headers)
 

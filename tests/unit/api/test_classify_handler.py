@@ -14,14 +14,15 @@ from starlette.requests import Request
 from tidegate.service.api.classify_handler import ClassifyHandler
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.intake import Intake
-from tidegate.service.api.limits import HttpLimits
+from tidegate.service.api.limits import ClientQuota, HttpLimits, Quota
 from tidegate.service.api.uploads import ByteBudget
 from tidegate.service.errors import BadRequest, DeadlineMissed
 from tidegate.service.lifecycle import Service
 from tidegate.service.metrics import Metrics
 from tidegate.service.pipeline import Upload
 
-LIMITS = HttpLimits(1000, 1000, 30, 4, 2, 60, client_rate=0.001, client_burst=2)
+LIMITS = HttpLimits(1000, 1000, 30, 4, 2, 60)
+BURST = 2
 FORM = "multipart/form-data; boundary=x"
 PART = b'--x\r\nContent-Disposition: form-data; name="files"\r\n\r\n%b\r\n'
 
@@ -39,7 +40,9 @@ def handler() -> ClassifyHandler:
     chosen = SimpleNamespace(served=served, classify=classify)
     service = SimpleNamespace(choose=lambda *_, **__: chosen)
     budget = ByteBudget(1000, 1000, lambda: None)
-    return ClassifyHandler(Intake(cast("Service", service), LIMITS, budget, Metrics("0")), "reject")
+    quota = ClientQuota(lambda _: Quota(rate=0.001, burst=BURST))
+    intake = Intake(cast("Service", service), LIMITS, budget, Metrics("0"), quota)
+    return ClassifyHandler(intake, "reject")
 
 
 def request(body: bytes, query: bytes = b"", content_type: str = "") -> Request:
@@ -67,7 +70,7 @@ def test_a_bug_with_one_image_of_a_batch_does_not_fail_the_others(
 
 def test_an_invalid_parameter_costs_no_quota() -> None:
     classifier = handler()
-    for _ in range(LIMITS.client_burst):
+    for _ in range(BURST):
         with pytest.raises(BadRequest, match="top_k"):
             asyncio.run(classifier.single(request(b"image", b"top_k=0")))
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from tidegate.service.api.intake import ImageFailed, Intake
-from tidegate.service.api.limits import HttpLimits
+from tidegate.service.api.limits import ClientQuota, HttpLimits, Quota
 from tidegate.service.api.uploads import ByteBudget
 from tidegate.service.catalog import Choice
 from tidegate.service.errors import BadRequest, DeadlineMissed
@@ -17,7 +17,7 @@ from tidegate.service.lifecycle import Service
 from tidegate.service.metrics import Metrics
 from tidegate.service.pipeline import Upload
 
-LIMITS = HttpLimits(1000, 1000, 30, 4, 2, 60, client_rate=0, client_burst=2)
+LIMITS = HttpLimits(1000, 1000, 30, 4, 2, 60)
 
 
 class FakeChoice:
@@ -43,7 +43,8 @@ class FakeChoice:
 def intake() -> Intake:
     service = SimpleNamespace(remember=lambda *_: None)
     budget = ByteBudget(1000, 1000, lambda: None)
-    return Intake(cast("Service", service), LIMITS, budget, Metrics("0"))
+    quota = ClientQuota(lambda _: Quota(rate=0, burst=2))
+    return Intake(cast("Service", service), LIMITS, budget, Metrics("0"), quota)
 
 
 def uploads(*images: bytes) -> list[Upload]:
@@ -69,12 +70,14 @@ def test_several_images_have_ids_of_their_own(intake: Intake) -> None:
 def test_one_failure_ends_the_others_and_names_the_image(intake: Intake) -> None:
     fake = FakeChoice()
 
-    with pytest.raises(ImageFailed) as caught:
-        asyncio.run(intake.classify_all(chosen(fake), uploads(b"slow", b"late", b"slow"), "r"))
+    async def fail() -> None:
+        with pytest.raises(ImageFailed) as caught:
+            await intake.classify_all(chosen(fake), uploads(b"slow", b"late", b"slow"), "r")
+        assert caught.value.index == 1
+        assert isinstance(caught.value.error, DeadlineMissed)
+        assert fake.cancelled == ["r.0", "r.2"]
 
-    assert caught.value.index == 1
-    assert isinstance(caught.value.error, DeadlineMissed)
-    assert fake.cancelled == ["r.0", "r.2"]
+    asyncio.run(fail())
 
 
 def test_a_client_that_leaves_ends_all(intake: Intake) -> None:
@@ -89,10 +92,9 @@ def test_a_client_that_leaves_ends_all(intake: Intake) -> None:
         working.cancel()
         with pytest.raises(asyncio.CancelledError):
             await working
+        assert fake.cancelled == ["r.0", "r.1"]
 
     asyncio.run(leave())
-
-    assert fake.cancelled == ["r.0", "r.1"]
 
 
 def test_each_image_has_its_outcome(intake: Intake) -> None:

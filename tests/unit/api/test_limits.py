@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from tidegate.service.api.limits import ClientQuota, client_of
+from tidegate.service.api.limits import ClientQuota, Quota, client_of
 from tidegate.service.errors import BadRequest, QuotaExceeded
 
 
+def quota_of(rate: float, burst: int) -> ClientQuota:
+    return ClientQuota(lambda _: Quota(rate, burst))
+
+
 def test_a_quota_refills_at_its_rate() -> None:
-    quota = ClientQuota(rate=2, burst=3)
+    quota = quota_of(rate=2, burst=3)
     for _ in range(3):
         quota.spend("a", 1, now=0.0)
 
@@ -20,7 +26,7 @@ def test_a_quota_refills_at_its_rate() -> None:
 
 
 def test_every_client_has_a_separate_quota() -> None:
-    quota = ClientQuota(rate=1, burst=1)
+    quota = quota_of(rate=1, burst=1)
     quota.spend("a", 1, now=0.0)
 
     quota.spend("b", 1, now=0.0)
@@ -28,17 +34,17 @@ def test_every_client_has_a_separate_quota() -> None:
 
 def test_more_images_than_the_burst_are_always_rejected() -> None:
     with pytest.raises(BadRequest):
-        ClientQuota(rate=100, burst=3).spend("a", 4, now=0.0)
+        quota_of(rate=100, burst=3).spend("a", 4, now=0.0)
 
 
 def test_no_rate_is_no_limit() -> None:
-    quota = ClientQuota(rate=0, burst=1)
+    quota = quota_of(rate=0, burst=1)
     for _ in range(1000):
         quota.spend("a", 50, now=0.0)
 
 
 def test_the_number_of_remembered_clients_is_limited() -> None:
-    quota = ClientQuota(rate=1, burst=1)
+    quota = quota_of(rate=1, burst=1)
     for client in range(10_001):
         quota.spend(str(client), 1, now=0.0)
 
@@ -67,3 +73,32 @@ def test_an_ipv6_network_is_one_client(one: str, other: str, same: bool) -> None
 
 def test_a_client_without_an_address_is_counted_too() -> None:
     assert client_of({"client": None}) == "unknown"
+
+
+def test_a_client_is_told_what_is_left_of_its_rate() -> None:
+    quota = quota_of(rate=0.001, burst=3)
+    fresh = dict(quota.fields("a"))
+    assert fresh == {b"ratelimit-policy": b'"images";q=3;w=3000', b"ratelimit": b'"images";r=3;t=1'}
+
+    quota.spend("a", 2, now=time.monotonic())
+
+    assert dict(quota.fields("a"))[b"ratelimit"] == b'"images";r=1;t=2000'
+    assert quota_of(rate=0, burst=3).fields("a") == []
+
+
+def test_images_in_progress_are_limited_and_released() -> None:
+    quota = ClientQuota(lambda _: Quota(rate=0, burst=1, concurrent=3))
+    with quota.running("a", 2):
+        with pytest.raises(QuotaExceeded) as refusal:
+            quota.running("a", 2).__enter__()
+        assert refusal.value.retry_after_s == 1.0
+        with quota.running("a", 1), quota.running("b", 3):
+            pass
+    with pytest.raises(BadRequest, match="at most 3 images in progress"), quota.running("a", 4):
+        pass
+    with pytest.raises(RuntimeError), quota.running("a", 3):
+        raise RuntimeError
+
+    with quota.running("a", 3):
+        pass
+    assert not quota._running

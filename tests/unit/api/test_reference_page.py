@@ -78,7 +78,7 @@ def test_everything_of_the_document_is_on_the_page() -> None:
         "top_k",
         "integer (≥ 1, ≤ 9, default 5)",
         "image/png",
-        "string binary",
+        "bytes",
         "list of string (at most 16)",
         '"a" | "b"',
         "Answer or null",

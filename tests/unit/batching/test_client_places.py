@@ -31,22 +31,32 @@ def flood(on: Stage, client: str, cost: DecodeCost, within_s: float = LONG_S) ->
 def test_the_only_active_client_may_use_every_place() -> None:
     places = ClientPlaces()
     for _ in range(8):
-        assert places.are_free(GREEDY, 8, active=1)
+        assert places.are_free(GREEDY, 8, part=1.0)
         places.add(GREEDY)
 
-    assert not places.are_free(GREEDY, 8, active=1)
+    assert not places.are_free(GREEDY, 8, part=1.0)
 
 
 def test_clients_beyond_their_fair_share_fill_half_of_the_places_together() -> None:
     places = ClientPlaces()
     for client in (GREEDY, SECOND) * 100:
-        if places.are_free(client, 100, active=3):
+        if places.are_free(client, 100, part=1 / 3):
             places.add(client)
 
     assert places.taken == 50
     for _ in range(25):
-        assert places.are_free(MODEST, 100, active=3)
+        assert places.are_free(MODEST, 100, part=1 / 3)
         places.add(MODEST)
+
+
+def test_a_weight_is_a_larger_share_of_the_places() -> None:
+    places = ClientPlaces()
+    parts = {GREEDY: 0.25, SECOND: 0.75}
+    for client in (GREEDY, SECOND) * 100:
+        if places.are_free(client, 100, parts[client]):
+            places.add(client)
+
+    assert places._taken == {GREEDY: 25, SECOND: 75}
 
 
 def test_a_client_without_a_place_gets_one_while_any_is_free() -> None:
@@ -54,8 +64,8 @@ def test_a_client_without_a_place_gets_one_while_any_is_free() -> None:
     for _ in range(60):
         places.add(GREEDY)
 
-    assert places.are_free(MODEST, 100, active=1000)
-    assert not places.are_free(GREEDY, 100, active=1000)
+    assert places.are_free(MODEST, 100, part=0.001)
+    assert not places.are_free(GREEDY, 100, part=0.001)
 
 
 def test_a_removed_place_leaves_no_record() -> None:

@@ -21,6 +21,33 @@ def test_among_several_a_client_above_its_fair_share_may_fill_half_of_its_time()
     assert shares.share(GREEDY, 0.1, 0.0) == 0.5
 
 
+def test_a_weight_is_a_larger_share_of_the_work() -> None:
+    shares = ClientShares({GREEDY: 3.0, MODEST: 1.0}.__getitem__)
+    for client in (GREEDY, MODEST):
+        shares.share(client, 0.0, 0.0)
+    shares.add(GREEDY, 2.9)
+    shares.add(MODEST, 1.0)
+
+    assert shares.part(GREEDY) == 0.75
+    assert shares.share(GREEDY, 0.05, 0.0) == 1.0
+    assert shares.share(MODEST, 0.05, 0.0) == 0.5
+    assert shares.share(GREEDY, 0.5, 0.0) == 0.5
+
+
+def test_a_weight_that_changes_counts_from_the_next_request() -> None:
+    weights = {GREEDY: 1.0, MODEST: 1.0}
+    shares = ClientShares(weights.__getitem__)
+    for client in (GREEDY, MODEST):
+        shares.share(client, 0.0, 0.0)
+
+    weights[GREEDY] = 3.0
+    shares.share(GREEDY, 0.0, 1.0)
+
+    assert (shares.part(GREEDY), shares.part(MODEST)) == (0.75, 0.25)
+    shares.share(GREEDY, 0.0, 10.5)  # the other one is no longer active
+    assert shares.part(GREEDY) == 1.0
+
+
 def test_a_client_whose_work_is_done_is_not_limited() -> None:
     shares = ClientShares()
     shares.share(MODEST, 0.1, 0.0)

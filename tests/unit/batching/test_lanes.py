@@ -155,7 +155,7 @@ def test_overdue_work_for_idle_slots_runs_before_requests() -> None:
 
         await done
 
-        assert engine.seen == [1, 2]
+        assert not answers[2].done()
         engine.release(1)
         await asyncio.gather(*answers)
 

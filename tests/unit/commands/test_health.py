@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import http.client
+
 import pytest
 
 from tests.http_server import QuietHandler, serving
@@ -49,17 +51,26 @@ def test_health_connects_to_the_address_of_the_service(
     assert capsys.readouterr().out == "ready\n"
 
 
-def test_health_uses_the_default_port_if_the_setting_is_blank(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("variables", "probed"),
+    [
+        ({"TIDEGATE_PORT": " "}, [("127.0.0.1", 8000)]),
+        ({"TIDEGATE_PLATFORM": "kserve"}, [("127.0.0.1", 8080)]),
+        ({"TIDEGATE_PLATFORM": "sagemaker", "TIDEGATE_PORT": "9000"}, [("127.0.0.1", 9000)]),
+    ],
+)
+def test_health_uses_the_port_that_the_service_uses(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], probed: list[tuple[str, int]]
 ) -> None:
-    probed = []
+    seen = []
 
-    def probe(host: str, port: int, _: float) -> tuple[int, str]:
-        probed.append((host, port))
+    def probe(client: http.client.HTTPConnection) -> tuple[int, str]:
+        seen.append((client.host, client.port))
         return 200, "ready"
 
     monkeypatch.setattr(health, "_probe", probe)
-    monkeypatch.setenv("TIDEGATE_PORT", " ")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
 
     assert main(["health"]) == 0
-    assert probed == [("127.0.0.1", 8000)]
+    assert seen == probed

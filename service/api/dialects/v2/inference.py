@@ -15,6 +15,7 @@ from tidegate.service.api.problems import ProblemBody, rejection
 from tidegate.service.api.schemas import model_ref
 from tidegate.service.catalog import Choice
 from tidegate.service.pipeline import Classification, Upload
+from tidegate.service.types import Pixels
 
 OodAction = Literal["reject", "flag"]
 _ID_LOGGED = 128  # characters
@@ -55,12 +56,21 @@ def uploads(
         context.log["id"] = asked.id[:_ID_LOGGED]
     intake.spend(client, asked.count)
     deadline = received + intake.timeout_s(context, asked.timeout_s)
-    priority, top_k = asked.batching_priority, asked.classes
-    encoded = [Upload(image, received, deadline, top_k, priority, client) for image in asked.images]
-    decoded = [
-        Upload(b"", received, deadline, top_k, priority, client, pixels) for pixels in asked.pixels
+    images: list[tuple[bytes, Pixels | None]] = [(image, None) for image in asked.images]
+    images += [(b"", pixels) for pixels in asked.pixels]
+    return [
+        Upload(
+            image,
+            received,
+            deadline,
+            asked.classes,
+            asked.batching_priority,
+            client,
+            pixels,
+            features=asked.wants_features,
+        )
+        for image, pixels in images
     ]
-    return encoded + decoded
 
 
 def refusal(

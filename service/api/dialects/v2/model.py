@@ -23,6 +23,7 @@ class Output:
     per_class: bool = False  # a column for each class, instead of one
 
 
+FEATURES = "features"
 # Clients that read only the first output get the probabilities.
 OUTPUTS = {
     output.name: output
@@ -35,6 +36,7 @@ OUTPUTS = {
         Output("energy_p_value", "FP32"),
         Output("mahalanobis_p_value", "FP32"),
         Output("nearest_class", "INT32"),
+        Output(FEATURES, "FP32"),  # [images, features], only if it is requested by name
     )
 }
 PROBABILITIES = OUTPUTS["probabilities"]
@@ -64,7 +66,9 @@ class ModelName:
 
         Triton's image_client accepts only models with one output.
         """
-        return (PROBABILITIES,) if self.takes_pixels else tuple(OUTPUTS.values())
+        if self.takes_pixels:
+            return (PROBABILITIES,)
+        return tuple(output for output in OUTPUTS.values() if output.name != FEATURES)
 
 
 def model_name(given: str, catalog: Catalog) -> ModelName:

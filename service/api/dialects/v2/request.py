@@ -24,13 +24,15 @@ from tidegate.service.api.dialects.v2.infer_json import (
     RequestedOutput,
     parse,
 )
-from tidegate.service.api.dialects.v2.model import OUTPUTS, ModelName, Output
+from tidegate.service.api.dialects.v2.model import FEATURES, OUTPUTS, ModelName, Output
 from tidegate.service.api.uploads import Reservation
 from tidegate.service.errors import BadRequest
 from tidegate.service.types import Pixels, Priority
 
 NO_SHARED_MEMORY = "shared memory is not supported"
 _LENGTH_DIGITS = 18
+_JSON_COPIES = 4  # in memory at once: the body, a text of its data, and images while decoded
+_BINARY_COPIES = 2  # the body and its images
 _SHOWN = 100  # characters of a client's text
 _BULK_FROM = 2  # the lowest priority value that is bulk
 
@@ -79,6 +81,11 @@ class Infer:
         return Priority.BULK if bulk else Priority.INTERACTIVE
 
     @property
+    def wants_features(self) -> bool:
+        """Return whether the answer has the features of the images."""
+        return any(one.output.name == FEATURES for one in self.outputs)
+
+    @property
     def classes(self) -> int:
         """Return how many classes the answer needs in order."""
         return max([self.top_k or 1, *(one.classification for one in self.outputs)])
@@ -111,15 +118,14 @@ async def parse_infer(
     view = memoryview(body)
     text = body if json_bytes is None else view[:json_bytes]
     binary = view[len(text) :]
-    # The body, and of JSON the text of its data and the images, of binary data the images.
-    reservation.grow_to(3 * len(text) + 2 * len(binary))
+    reservation.grow_to(_JSON_COPIES * len(text) + _BINARY_COPIES * len(binary))
     request = parse(text)
     tensor, count = check_input(request, spec)
     if len(binary) or tensor.parameters.binary_data_size:
         _check_binary(tensor, len(binary))
         images, pixels = from_binary(binary, count, spec)
     else:
-        images, pixels = await _from_json(bytes(memoryview(tensor.data)), count, spec)
+        images, pixels = await _from_json(memoryview(tensor.data), count, spec)
     return infer(request, spec.model, images, pixels)
 
 
@@ -229,7 +235,7 @@ def _check_binary(tensor: Input, binary_bytes: int) -> None:
 
 
 async def _from_json(
-    data: bytes, count: int, spec: InputSpec
+    data: memoryview, count: int, spec: InputSpec
 ) -> tuple[Sequence[bytes], Sequence[Pixels]]:
     name = spec.model.input_name
     if not data:
@@ -260,5 +266,7 @@ def _one_wanted(requested: RequestedOutput, model: ModelName, *, binary: bool) -
         )
     if parameters.shared_memory_region is not None:
         raise BadRequest(NO_SHARED_MEMORY)
+    if parameters.classification and output.name == FEATURES:
+        raise BadRequest("features are not classes: request them without classification")
     is_binary = binary if parameters.binary_data is None else parameters.binary_data
     return Wanted(output, is_binary, parameters.classification)

@@ -106,6 +106,8 @@ def _values(
             return [label for one in results for label in _labels(one, top_k or 1)]
         case "decision":
             return [str(one.verdict.decision) for one in results]
+        case "features":
+            return np.array([one.features for one in results], np.float32)
         case _:
             dtype = np.int32 if output.datatype == "INT32" else np.float32
             return np.array([[_NUMBERS[output.name](one)] for one in results], dtype)

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from tidegate.service.api.intake import Intake
-from tidegate.service.api.limits import ClientQuota
+from tidegate.service.api.limits import ClientQuota, Quota
 from tidegate.service.api.routes.inspection import MAX_GRID, Options, _spend_in_time
 from tidegate.service.errors import BadRequest, QuotaExceeded
 from tidegate.service.pipeline import Upload
@@ -18,7 +18,7 @@ from tidegate.service.pipeline import Upload
 
 def an_intake(rate: float, burst: int) -> Intake:
     """Return the only part of an intake that is used here: its quota."""
-    quota = ClientQuota(rate, burst)
+    quota = ClientQuota(lambda _: Quota(rate, burst))
     spend = lambda client, images: quota.spend(client, images, time.monotonic())  # noqa: E731
     return cast("Intake", SimpleNamespace(spend=spend))
 

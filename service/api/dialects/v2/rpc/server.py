@@ -19,11 +19,13 @@ from tidegate.service.api.dialects.v2.rpc.health import health_handlers
 from tidegate.service.api.dialects.v2.rpc.messages import CALLS, HEALTH, SERVICE
 from tidegate.service.api.dialects.v2.rpc.status import retry_metadata, status_of
 from tidegate.service.api.limits import HttpLimits
+from tidegate.service.api.tls import Tls
 from tidegate.service.errors import SettingsInvalid
 from tidegate.service.lifecycle import Service
 
 _HEADERS_BYTES = 64 * 1024  # of a message besides its data
 _MAX_STREAMS = 1000  # calls at once on one connection
+_CANCELLED_S = 0.05  # the end of a cancelled call's messages arrives before its cancellation
 _OK = 200
 _TIMEOUT = b"x-request-timeout-ms"
 _GIVEN = {b"x-request-id", b"traceparent", b"server-timing"}  # headers that become metadata
@@ -56,15 +58,19 @@ class RpcServer:
             generic = grpc.method_handlers_generic_handler(name, handlers)
             self._server.add_generic_rpc_handlers([generic])
 
-    async def start(self, hosts: Sequence[str], port: int) -> int:
+    async def start(self, hosts: Sequence[str], port: int, tls: Tls | None = None) -> int:
         """Listen on a port of every host, and return it; 0 is any free port.
 
-        Raises SettingsInvalid if an address cannot be listened on.
+        With `tls`, calls are encrypted, with the certificate of the moment. Raises
+        SettingsInvalid if an address cannot be listened on.
         """
         for host in hosts:
             address = f"[{host}]" if ":" in host else host
             try:
-                port = self._server.add_insecure_port(f"{address}:{port}")
+                if tls is None:
+                    port = self._server.add_insecure_port(f"{address}:{port}")
+                else:
+                    port = self._server.add_secure_port(f"{address}:{port}", _credentials(tls))
             except RuntimeError as error:
                 raise SettingsInvalid(f"Cannot listen on {address}:{port}: {error}.") from error
         await self._server.start()
@@ -101,6 +107,7 @@ class _Call:
         self._arriving = arriving
         self._headers: list[tuple[bytes, bytes]] = []
         self.connection = Connection()
+        self.connection.certificate = _certificate_name(rpc)
         self.status = 0
         self.body = b""
         self.scope: Scope = {
@@ -125,11 +132,13 @@ class _Call:
         """Return the only message of the call, or the disconnect."""
         async with self._arriving:
             content = await self._rpc.read()
+        if not isinstance(content, bytes):  # grpc.aio.EOF: there is none, or the call is cancelled
+            await asyncio.sleep(_CANCELLED_S)
+            content = b""
         if self.connection.lost:
             return {"type": "http.disconnect"}
-        body = content if isinstance(content, bytes) else b""  # grpc.aio.EOF: there is none
-        self.connection.body_bytes += len(body)
-        return {"type": "http.request", "body": body, "more_body": False}
+        self.connection.body_bytes += len(content)
+        return {"type": "http.request", "body": content, "more_body": False}
 
     async def send(self, message: Message) -> None:
         """Take the response."""
@@ -149,6 +158,23 @@ class _Call:
             for name, value in self._headers
             if name in _GIVEN
         )
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    def current() -> grpc.ServerCertificateConfiguration:
+        pem = tls.pem
+        return grpc.ssl_server_certificate_configuration(
+            [(pem.key, pem.certificate)], root_certificates=pem.client_ca
+        )
+
+    return grpc.dynamic_ssl_server_credentials(
+        current(), current, require_client_authentication=tls.pem.client_ca is not None
+    )
+
+
+def _certificate_name(rpc: Any) -> str:
+    names = rpc.auth_context().get("x509_common_name", ())
+    return b"".join(names).decode("utf-8", "replace")
 
 
 def _headers(rpc: Any) -> list[tuple[bytes, bytes]]:

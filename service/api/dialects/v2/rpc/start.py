@@ -9,6 +9,7 @@ from starlette.types import ASGIApp
 
 from tidegate.service.api.dialects.base import Dialect, Parts
 from tidegate.service.api.limits import HttpLimits
+from tidegate.service.api.tls import Tls
 from tidegate.service.errors import SettingsInvalid
 from tidegate.service.lifecycle import Service
 
@@ -32,11 +33,17 @@ def rpc_dialect(parts: Parts) -> Dialect:
 
 
 async def start_rpc(
-    app: ASGIApp, service: Service, limits: HttpLimits, hosts: Sequence[str], port: int | None
+    app: ASGIApp,
+    service: Service,
+    limits: HttpLimits,
+    hosts: Sequence[str],
+    port: int | None,
+    tls: Tls | None,
 ) -> Stop:
     """Serve gRPC on every address of `hosts`, and return what stops it.
 
-    Does nothing without a port. Raises SettingsInvalid if an address cannot be listened on.
+    Without `tls` it is not encrypted. Does nothing without a port. Raises SettingsInvalid if an
+    address cannot be listened on.
     """
     if port is None:
         return _nothing
@@ -45,7 +52,7 @@ async def start_rpc(
     if not hosts:
         raise SettingsInvalid("TIDEGATE_GRPC_PORT needs an address, but TIDEGATE_HOST is none.")
     server = RpcServer(app, service, limits)
-    port = await server.start(hosts, port)
+    port = await server.start(hosts, port, tls)
     for host in hosts:
         log.info("serving gRPC on %s:%d", f"[{host}]" if ":" in host else host, port)
     return server.stop

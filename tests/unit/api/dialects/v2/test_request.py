@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import struct
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from tidegate.service.api.dialects.v2.request import (
     header_length,
     parse_infer,
 )
-from tidegate.service.api.uploads import ByteBudget
+from tidegate.service.api.uploads import ByteBudget, Reservation
 from tidegate.service.errors import BadRequest, Overloaded
 from tidegate.service.types import Priority
 
@@ -224,6 +225,41 @@ def test_the_memory_of_the_images_counts() -> None:
 
     with pytest.raises(Overloaded):
         parse(body, memory=2 * len(body))
+
+
+def big(form: str) -> tuple[bytes, int | None, InputSpec]:
+    """Return a body of some megabytes in one of its forms."""
+    if form == "binary":
+        head = request([4])
+        return head + packed(*[bytes(1 << 20)] * 4), len(head), IMAGES
+    if form == "json":
+        return request([4], data=[base64.b64encode(bytes(1 << 20)).decode()] * 4), None, IMAGES
+    if form == "one image":
+        return request([1], data=[base64.b64encode(bytes(4 << 20)).decode()]), None, IMAGES
+    large = InputSpec(PIXELS.model, (500, 600, 3), is_bgr=False, max_images=4)
+    numbers = "7," * (4 * 500 * 600 * 3)
+    tensor = request([4, 500, 600, 3], name="pixels", datatype="UINT8", data=[])
+    return tensor.replace(b"[]", f"[{numbers[:-1]}]".encode()), None, large
+
+
+@pytest.mark.parametrize("form", ["binary", "json", "one image", "pixels"])
+def test_no_more_memory_is_used_than_was_reserved(form: str) -> None:
+    body, json_bytes, spec = big(form)
+    budget = ByteBudget(1 << 30, 1 << 30, lambda: None)
+
+    async def parse_it(reservation: Reservation) -> None:
+        """Return nothing: asyncio.run makes a text of the result."""
+        await parse_infer(body, json_bytes, spec, reservation)
+
+    with budget.reserve("client") as reservation:
+        tracemalloc.start()
+        asyncio.run(parse_it(reservation))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        reserved = budget.used
+
+    assert reserved <= 4 * len(body)
+    assert len(body) + peak <= reserved + 100_000
 
 
 @pytest.mark.parametrize("values", [[b"1", b"1"], [b"-1"], [b""], [b"1" * 30], [b"1.0"]])

@@ -1,0 +1,46 @@
+"""What the OpenAPI document says about access, if the service has API keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from tidegate.service.api.access import scopes_of
+from tidegate.service.api.problems import MEDIA_TYPE, PROBLEM_REF
+
+_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "an API key"},
+    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+_METHODS = ("get", "post")
+
+
+def describe_access(app: FastAPI) -> None:
+    """Add the two ways to send a key, the scopes and the refusals to every route that needs one."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = plain()
+        if "securitySchemes" not in document.setdefault("components", {}):
+            document["components"]["securitySchemes"] = _SCHEMES
+            for path, operations in document["paths"].items():
+                for method in _METHODS:
+                    if method in operations:
+                        _describe(method.upper(), path, operations[method])
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation does
+
+
+def _describe(method: str, path: str, operation: dict[str, Any]) -> None:
+    scopes = sorted(scopes_of(method, path))
+    if not scopes:
+        return
+    operation["security"] = [{scheme: []} for scheme in _SCHEMES]
+    operation["description"] = (
+        f"{operation.get('description', '')}\n\nScope: {' or '.join(scopes)}."
+    ).strip()
+    content = {MEDIA_TYPE: {"schema": PROBLEM_REF}}
+    for status, code in (("401", "unauthorized"), ("403", "forbidden")):
+        operation["responses"].setdefault(status, {"description": code, "content": content})

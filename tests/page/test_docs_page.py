@@ -1,0 +1,28 @@
+"""The page /docs in a real browser: its policy holds, and everyone can read it."""
+
+from __future__ import annotations
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser
+
+from tests.page.browser import visit
+from tests.server import Server
+
+pytestmark = pytest.mark.process
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_the_reference_is_readable_and_breaks_no_policy(
+    browser: Browser, server: Server, width: int, scheme: str
+) -> None:
+    """`visit` checks that the policy is kept and that nothing comes from another host."""
+    with visit(browser, f"{server.url}/docs", width=width, scheme=scheme, ready=False) as docs:
+        wrong = Axe().run(docs.page)
+        borders = "getComputedStyle(document.querySelector('table')).borderCollapse"
+        applied = docs.page.evaluate(borders)
+        wide = docs.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+
+    assert wrong.violations_count == 0, wrong.generate_report()
+    assert applied == "collapse"  # the style was not blocked
+    assert wide <= 0

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from tidegate.service.api.openapi_access import describe_access
+
+
+def test_every_route_that_needs_a_key_says_so_once() -> None:
+    app = FastAPI()
+
+    @app.get("/livez")
+    async def livez() -> None: ...
+
+    @app.post("/classify")
+    async def classify() -> None:
+        """Send an image."""
+
+    @app.get("/models/{name}")
+    async def model(name: str) -> None: ...
+
+    describe_access(app)
+    document = app.openapi()
+
+    assert document is app.openapi()
+    paths = document["paths"]
+    assert "security" not in paths["/livez"]["get"]
+    assert paths["/classify"]["post"]["security"] == [{"bearer": []}, {"apiKey": []}]
+    assert paths["/classify"]["post"]["description"] == "Send an image.\n\nScope: classify."
+    assert paths["/models/{name}"]["get"]["description"] == "Scope: classify or metrics."
+    assert {"401", "403"} <= paths["/models/{name}"]["get"]["responses"].keys()
+    assert document["components"]["securitySchemes"].keys() == {"bearer", "apiKey"}
