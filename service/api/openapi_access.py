@@ -13,7 +13,7 @@ _SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "an API key"},
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
-_METHODS = ("get", "post")
+_METHODS = ("get", "post", "put")
 
 
 def describe_access(app: FastAPI) -> None:

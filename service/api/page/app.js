@@ -14,11 +14,12 @@ const MOST_IMAGES = 24;
 const entries = []; // {file, preview, state: waiting | busy | done | failed, …}
 let shown = null;
 
+const note = (text) => ($("note").textContent = text);
+
 function take(files) {
   const images = files.filter((file) => file.size || file.name);
-  if (!images.length) return announce(t.noImages);
   const room = MOST_IMAGES - entries.length;
-  if (images.length > room) announce(t.tooMany(MOST_IMAGES));
+  note(images.length === 0 ? t.noImages : images.length > room ? t.tooMany(MOST_IMAGES) : "");
   const added = images.slice(0, room).map(makeEntry);
   entries.push(...added);
   if (added.length) show(added[0]);
@@ -85,7 +86,13 @@ function remove(entry) {
   entry.item.remove();
   URL.revokeObjectURL(entry.preview);
   show(entries[Math.min(index, entries.length - 1)] ?? null);
+  (shown?.button ?? $("choose")).focus(); // what had the focus is gone
   sendWaiting();
+}
+
+function retry(entry) {
+  $("result").focus();
+  send(entry);
 }
 
 function show(entry) {
@@ -113,7 +120,7 @@ function renderShown() {
 }
 
 function bodyOf(entry) {
-  if (entry.state === "failed") return problemState(entry.problem, () => send(entry));
+  if (entry.state === "failed") return problemState(entry.problem, () => retry(entry));
   if (entry.state === "done") return (entry.done ??= answerState(entry));
   entry.busy = busyState(() => remove(entry));
   entry.busy.update(entry);
@@ -140,7 +147,7 @@ function acceptDrops() {
   addEventListener("paste", (event) => {
     const files = [...(event.clipboardData?.files ?? [])];
     if (files.length) take(files);
-    else if (!event.target.closest?.("input, textarea")) announce(t.noImages);
+    else if (!event.target.closest?.("input, textarea")) note(t.noImages);
   });
   drop.addEventListener("click", (event) => event.target === drop && $("file").click());
   $("choose").addEventListener("click", () => $("file").click());

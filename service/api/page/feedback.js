@@ -8,7 +8,7 @@ const MOST_SHOWN = 8;
 
 export function feedbackPanel(answer, labelsOf) {
   const top = answer.predictions?.[0];
-  const result = h("p", { class: "feedback-result", role: "status" });
+  const result = h("p", { class: "feedback-result", tabindex: "-1" });
   const matches = h("ul", { class: "matches" });
   const count = h("p", { class: "quiet", role: "status" });
   const search = h("input", { type: "search", autocomplete: "off", spellcheck: "false", oninput: find });
@@ -38,16 +38,19 @@ export function feedbackPanel(answer, labelsOf) {
 
   async function send(classId, label, right) {
     let words;
+    let done = false;
     try {
       await api.post("feedback", JSON.stringify({ request_id: answer.request_id, class_id: classId }), { "Content-Type": "application/json" });
       words = right ? t.thanksRight : t.thanksWrong(label);
       buttons?.remove();
       form.remove();
+      done = true;
     } catch (problem) {
       words = problem.code === "not-found" ? t.forgotten : `${t.feedbackFailed} ${(t.problems[problem.code] ?? t.problems.other)[0]}.`;
     }
     result.textContent = words;
-    announce(words);
+    if (done) result.focus(); // the button that had the focus is gone
+    else announce(words);
   }
 
   return panel;

@@ -27,7 +27,7 @@ function inWords(map) {
   return t.mapText(map.label, t.places[third(best[0])][third(best[1])]);
 }
 
-export function seenPanel(image, answer, headers, labelsOf) {
+export function seenPanel(image, answer, labelsOf) {
   const picture = h("img", { class: "seen", alt: t.seenAlt, width: 224, height: 224 });
   const canvas = h("canvas", { class: "heat", role: "img", hidden: true });
   const frame = h("div", { class: "frame loading" }, picture, canvas);
@@ -39,7 +39,7 @@ export function seenPanel(image, answer, headers, labelsOf) {
 
   async function load() {
     try {
-      const png = await api.postForBlob(pathOf(answer.model, "preprocess"), image, headers);
+      const png = await api.postForBlob(pathOf(answer.model, "preprocess"), image);
       picture.src = URL.createObjectURL(png);
       await picture.decode();
       URL.revokeObjectURL(picture.src);
@@ -62,7 +62,7 @@ export function seenPanel(image, answer, headers, labelsOf) {
     message.textContent = t.explaining(50);
     const started = performance.now();
     try {
-      const map = await api.post(`${pathOf(answer.model, "explain")}?class_id=${classes.value}`, image, { ...headers, Accept: "application/json" });
+      const map = await api.post(`${pathOf(answer.model, "explain")}?class_id=${classes.value}`, image, { Accept: "application/json" });
       paint(canvas, map);
       canvas.hidden = false;
       frame.classList.add("mapped");

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
-from tests.fakes import FakeEngine, identity_in
+from tests.fakes import FakeEngine, identity_in, picture
 from tests.unit.batching.running import Stage, on_stage, outcome
+from tidegate.service.batching.decode_times import DecodeCost
+from tidegate.service.batching.placement import OnSlot
 from tidegate.service.batching.tickets import Answer
 from tidegate.service.errors import DeadlineMissed, EngineFailed, Overloaded
+from tidegate.service.types import Pixels
 
 
 def identities(results: Sequence[object]) -> list[int]:
@@ -35,6 +40,36 @@ def test_a_batch_grows_by_the_images_that_are_ready_before_its_turn() -> None:
         assert on.scheduler.waiting == 0
 
     on_stage(play, FakeEngine(waits_its_turn=True))
+
+
+def test_pixels_from_a_client_join_a_batch_without_waiting_for_a_decoder() -> None:
+    async def play(on: Stage) -> None:
+        busy = threading.Event()
+        decoding = []  # more images than decoder threads
+        for _ in range(3):
+            ticket = on.admit(cost=DecodeCost("JPEG", 0.01))
+            decoding.append(on.run(ticket, partial(_after, busy)))
+        ticket = on.admit(cost=DecodeCost(decoded=True))
+
+        answer = on.submit(ticket, 7)
+        result = await outcome(answer)
+        busy.set()
+
+        assert identities([result]) == [7]
+        assert isinstance(result, Answer)
+        assert result.decode_s == 0
+        assert isinstance(ticket.placement, OnSlot)  # it was predicted without them, too
+        for one in decoding:
+            await outcome(one)
+        assert on.scheduler.waiting == 0
+        assert [total.count for total in on.lane.statistics.batches.values()]
+
+    on_stage(play)
+
+
+def _after(event: threading.Event) -> Pixels:
+    event.wait()
+    return picture(1)
 
 
 def test_a_batch_grows_up_to_the_maximum_size() -> None:

@@ -61,7 +61,7 @@ from PIL import Image
 from tidegate.service import app
 from tidegate.service.settings import Settings
 
-def listen(host, port):
+def listen(settings):
     print(Image.MAX_IMAGE_PIXELS)
     raise SystemExit
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import Meta, Struct
 
 from tidegate.service.errors import BadRequest
 
@@ -35,14 +35,14 @@ class Input(Struct):
     name: str
     shape: Annotated[list[_Natural], Meta(max_length=_MAX_RANK)]
     datatype: str
-    parameters: InputParameters = msgspec.field(default_factory=InputParameters)
+    parameters: InputParameters | None = None
     data: msgspec.Raw = msgspec.Raw()
 
 
 class OutputParameters(Struct):
     """The parameters of a requested output."""
 
-    classification: _Natural = 0  # 0: the values themselves
+    classification: _Natural | None = None  # 0 or null: the values themselves
     binary_data: bool | None = None
     shared_memory_region: str | None = None
 
@@ -51,25 +51,25 @@ class RequestedOutput(Struct):
     """An output that the client wants."""
 
     name: str
-    parameters: OutputParameters = msgspec.field(default_factory=OutputParameters)
+    parameters: OutputParameters | None = None
 
 
 class Parameters(Struct):
     """The parameters of a request."""
 
-    timeout: _Natural = 0  # microseconds; 0: the default
-    priority: _Natural = 0
-    binary_data_output: bool = False
+    timeout: _Natural | None = None  # microseconds; 0: the default
+    priority: _Natural | None = None
+    binary_data_output: bool | None = None
     top_k: Annotated[int, Meta(ge=1, le=10_000)] | None = None
     ood_action: Literal["reject", "flag"] | None = None
 
 
 class InferRequest(Struct):
-    """The JSON object of an inference request."""
+    """The JSON object of an inference request. Some clients write null for what they leave out."""
 
     inputs: list[Input]
-    id: str | UnsetType = UNSET
-    parameters: Parameters = msgspec.field(default_factory=Parameters)
+    id: str | None = None
+    parameters: Parameters | None = None
     outputs: list[RequestedOutput] | None = None
 
 

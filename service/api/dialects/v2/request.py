@@ -21,6 +21,8 @@ from tidegate.service.api.dialects.v2.elements import (
 from tidegate.service.api.dialects.v2.infer_json import (
     InferRequest,
     Input,
+    OutputParameters,
+    Parameters,
     RequestedOutput,
     parse,
 )
@@ -121,8 +123,9 @@ async def parse_infer(
     reservation.grow_to(_JSON_COPIES * len(text) + _BINARY_COPIES * len(binary))
     request = parse(text)
     tensor, count = check_input(request, spec)
-    if len(binary) or tensor.parameters.binary_data_size:
-        _check_binary(tensor, len(binary))
+    announced = None if tensor.parameters is None else tensor.parameters.binary_data_size
+    if len(binary) or announced:
+        _check_binary(tensor, announced, len(binary))
         images, pixels = from_binary(binary, count, spec)
     else:
         images, pixels = await _from_json(memoryview(tensor.data), count, spec)
@@ -133,15 +136,15 @@ def infer(
     request: InferRequest, model: ModelName, images: Sequence[bytes], pixels: Sequence[Pixels]
 ) -> Infer:
     """Return the images of a request together with its options. Raises BadRequest."""
-    parameters = request.parameters
+    parameters = request.parameters or Parameters()
     return Infer(
         images,
         pixels,
         _wanted(request, model),
-        id=request.id if isinstance(request.id, str) else None,
+        id=request.id,
         top_k=parameters.top_k,
         timeout_s=parameters.timeout / 1e6 if parameters.timeout else None,
-        priority=parameters.priority,
+        priority=parameters.priority or 0,
         ood_action=parameters.ood_action,
     )
 
@@ -159,7 +162,7 @@ def check_input(request: InferRequest, spec: InputSpec) -> tuple[Input, int]:
             f"unexpected inference input {tensor.name[:_SHOWN]!r} for model {model.given!r}; "
             f"its input is {model.input_name!r}"
         )
-    if tensor.parameters.shared_memory_region is not None:
+    if tensor.parameters is not None and tensor.parameters.shared_memory_region is not None:
         raise BadRequest(NO_SHARED_MEMORY)
     if tensor.datatype != model.input_datatype:
         raise BadRequest(
@@ -219,12 +222,11 @@ def _raw(body: bytes, spec: InputSpec) -> Infer:
     return Infer(images, pixels, [Wanted(output, binary=True) for output in spec.model.outputs])
 
 
-def _check_binary(tensor: Input, binary_bytes: int) -> None:
+def _check_binary(tensor: Input, announced: int | None, binary_bytes: int) -> None:
     """Raise BadRequest unless the binary data is exactly this input's.
 
     Without `binary_data_size` it is all of it, as OpenVINO Model Server does.
     """
-    announced = tensor.parameters.binary_data_size
     if len(memoryview(tensor.data)):
         raise BadRequest(f"Input {tensor.name!r} has both data and binary data.")
     if announced is not None and announced != binary_bytes:
@@ -248,7 +250,7 @@ async def _from_json(
 
 def _wanted(request: InferRequest, model: ModelName) -> list[Wanted]:
     """Return the outputs of the answer, all of them by default. Raises BadRequest."""
-    binary = request.parameters.binary_data_output
+    binary = bool(request.parameters and request.parameters.binary_data_output)
     if not request.outputs:
         return [Wanted(output, binary) for output in model.outputs]
     wanted = [_one_wanted(one, model, binary=binary) for one in request.outputs]
@@ -258,7 +260,7 @@ def _wanted(request: InferRequest, model: ModelName) -> list[Wanted]:
 
 
 def _one_wanted(requested: RequestedOutput, model: ModelName, *, binary: bool) -> Wanted:
-    output, parameters = OUTPUTS.get(requested.name), requested.parameters
+    output, parameters = OUTPUTS.get(requested.name), requested.parameters or OutputParameters()
     if output is None:
         raise BadRequest(
             f"unexpected inference output {requested.name[:_SHOWN]!r} for model {model.given!r}; "
@@ -269,4 +271,4 @@ def _one_wanted(requested: RequestedOutput, model: ModelName, *, binary: bool) -
     if parameters.classification and output.name == FEATURES:
         raise BadRequest("features are not classes: request them without classification")
     is_binary = binary if parameters.binary_data is None else parameters.binary_data
-    return Wanted(output, is_binary, parameters.classification)
+    return Wanted(output, is_binary, parameters.classification or 0)

@@ -19,7 +19,22 @@ def text(**fields: Any) -> bytes:
 def test_unknown_parameters_are_ignored() -> None:
     request = parse(text(id="7", parameters={"sequence_id": 3, "top_k": 2}, model="x"))
 
+    assert request.parameters is not None
     assert (request.id, request.parameters.top_k) == ("7", 2)
+
+
+def test_null_is_absent() -> None:
+    tensor = {**INPUT, "parameters": None, "data": ["AAAA"]}
+    outputs = [{"name": "label", "parameters": None}]
+    nothing = dict.fromkeys(
+        ("timeout", "priority", "top_k", "ood_action", "binary_data_output"), None
+    )
+
+    first = parse(text(id=None, parameters=None, outputs=None, inputs=[tensor]))
+    second = parse(text(parameters=nothing, outputs=outputs))
+
+    assert (first.id, first.parameters, first.outputs) == (None, None, None)
+    assert second.outputs is not None
 
 
 @pytest.mark.parametrize(

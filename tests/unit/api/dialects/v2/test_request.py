@@ -82,6 +82,13 @@ def test_json_images() -> None:
     assert not any(one.binary for one in asked.outputs)
 
 
+def test_null_is_absent() -> None:
+    nothing = dict.fromkeys(("timeout", "priority", "top_k", "binary_data_output"), None)
+    asked = parse(request([1], data=["AAAA"], id=None, parameters=nothing, outputs=None))
+
+    assert (asked.id, asked.timeout_s, asked.priority, asked.top_k) == (None, None, 0, None)
+
+
 def test_a_raw_image_is_answered_in_binary() -> None:
     asked = parse(b"\xff\xd8 jpeg", 0)
 
