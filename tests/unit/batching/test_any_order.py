@@ -95,11 +95,11 @@ class Crowd:
     def _go(self) -> None:
         identity = int(self._rng.integers(len(self.tickets)))
         ticket = self.tickets[identity]
-        if ticket.queued:
-            self.left_early.add(identity)
         if identity in self._decoding:
             self._decoding.remove(identity)
         self._on.scheduler.leave(ticket)
+        if not ticket.dispatched_at:  # known only now: a slot may take it at any moment
+            self.left_early.add(identity)
 
     async def settle(self) -> None:
         for identity in self._decoding:
