@@ -36,7 +36,7 @@ docs: $(DEV) ## update the generated reference and build the documentation site 
 	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs . build/docs
 	@echo "build/docs/index.html"
 
-# One more than the cores, because many tests wait for a server: it saves a fifth of the time.
+# One more than the cores, because many tests wait for a server.
 WORKERS = $(shell $(BIN)/python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
 # In the order of collection: the slow tests first, so that no worker ends long after the others.
 TESTS = -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder

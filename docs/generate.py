@@ -455,7 +455,9 @@ def overheads() -> str:
 _ADDITIONS = {
     "scrapes": "a scrape each second, 1,000 classes",
     "traces": "traces of 1 % of the requests",
-    "change": "metrics, traces and logs as they are now, all off, to the version before",
+    "keys": "API keys, ten of them",
+    "v2": "the binary form of the Open Inference Protocol instead of `/classify`",
+    "change": "protocols, keys, traces and the page, all unused, to the version before",
 }
 
 
