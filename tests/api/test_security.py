@@ -321,7 +321,8 @@ def test_schemathesis_finds_no_route_that_ignores_keys(guarded: Guarded, tmp_pat
             *("--phases=examples,fuzzing", "--max-examples=10", "--seed=1"),
             *("--suppress-health-check=all", "--generation-database=none"),
         ]
-        assert "No issues found" in output(command, tmp_path, os.environ, 10 * PATIENCE_S)
+        report = output(command, tmp_path, os.environ, 10 * PATIENCE_S)  # it fails on an issue
+        assert " passed" in report, report
 
 
 @pytest.mark.parametrize(
