@@ -1,4 +1,4 @@
-"""What the protocol tells about the server and its models: metadata, configuration, statistics."""
+"""What the protocol says about the server and its models: metadata, configuration, statistics."""
 
 from __future__ import annotations
 
