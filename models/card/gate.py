@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tidegate.models.card.card_data import AUROC, SCORES, CardData
-from tidegate.models.card.markdown import count, measured, number, percent, picture, table
+from tidegate.models.card.markdown import count, measured, number, picture, table
 from tidegate.models.evaluation.expected_share import Range
 from tidegate.service.bundle.evidence import OodReport
 from tidegate.service.bundle.manifest import GateFit
@@ -41,8 +41,7 @@ def gate(data: CardData) -> str:
         f"{_guarantee(data)}\n"
         "There is no guarantee for other images; the OOD sets below show measured rates.\n"
         f"\nMeasured on the test split: {measured(found.false_rejection)} rejected, "
-        f"{measured(found.false_review)} marked for review.\n{_verdict(data)}\n"
-        + _choice(fit)
+        f"{measured(found.false_review)} marked for review.\n{_verdict(data)}\n" + _choice(fit)
     )
 
 

@@ -42,9 +42,7 @@ class ExpectedShares:
         )
 
 
-def expected_share(
-    gate: Gate, predicted: NDArray[np.int64], above: float, up_to: float
-) -> Range:
+def expected_share(gate: Gate, predicted: NDArray[np.int64], above: float, up_to: float) -> Range:
     """Return the 95 % range of the share of images with `above` < p ≤ `up_to`.
 
     The images, of the classes `predicted` [m], are taken to be like those of fold B, independent

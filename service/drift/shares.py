@@ -18,7 +18,7 @@ from tidegate.service.drift.state_arrays import State, named, part_of
 
 # Hours that are compared → their part of the budget of false alarms. The longer window sees small
 # changes, the shorter one sees those that the longer one dilutes with the hours before.
-_WINDOWS = {32: 0.6, 20: 0.4}
+_WINDOWS = {36: 0.6, 20: 0.4}
 LONGEST_H = max(_WINDOWS)
 _MOST_AT_ONCE = 1_000  # images between two comparisons, in their budget of false alarms
 _LEARNED = 0.8  # of that budget is for the comparison with what was learned, if anything was

@@ -66,7 +66,7 @@ def test_one_of_a_thousand_classes_that_triples_is_noticed_within_20_000_images(
                     NEEDED,
                     alarmed=False,
                 )
-                for window_h in (32, 20)
+                for window_h in (36, 20)
             ]
             moved = [one for one in found if len(one.moved)]
             if moved:
@@ -87,7 +87,7 @@ def test_a_class_that_vanishes_is_noticed_only_if_shrinking_counts() -> None:
 
     found = [
         known.compare(
-            MONDAY + 276, 32, known.baseline(), 1.0, NEEDED, fewer, alarmed=False
+            MONDAY + 276, 36, known.baseline(), 1.0, NEEDED, fewer, alarmed=False
         ).moved.tolist()
         for fewer in (NEEDED, np.inf)
     ]
@@ -97,7 +97,7 @@ def test_a_class_that_vanishes_is_noticed_only_if_shrinking_counts() -> None:
 
 @pytest.mark.parametrize("swing", [0.0, 0.2, 0.5])
 @pytest.mark.parametrize("classes", [10, 300])
-@pytest.mark.parametrize("window_h", [20, 32])
+@pytest.mark.parametrize("window_h", [20, 36])
 def test_a_daily_rhythm_is_no_change(window_h: int, classes: int, swing: float) -> None:
     known = fed(14, np.full(classes, 1 / classes), swing=swing)
 
@@ -155,11 +155,11 @@ def test_hours_with_an_alarm_are_not_learned_and_neither_are_later_than_28_days(
 def test_hours_without_traffic_leave_the_window() -> None:
     known = fed(2, np.full(4, 0.25))
 
-    assert known.window_images(MONDAY + 48, 32) == 32 * 600
+    assert known.window_images(MONDAY + 48, 36) == 36 * 600
     assert known.window_images(MONDAY + 48, 20) == 20 * 600
-    assert known.window_images(MONDAY + 48 + 30, 32) == 2 * 600
+    assert known.window_images(MONDAY + 48 + 30, 36) == 6 * 600
     known.add(np.array([1, 0, 0, 0]), 1, MONDAY + 500, clean=True)
-    assert known.window_images(MONDAY + 501, 32) == 1
+    assert known.window_images(MONDAY + 501, 36) == 1
 
 
 @pytest.mark.parametrize("other", [0, 1, 5, 100, 3000])
