@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tidegate.service.api.schemas import as_json
+from tidegate.service.api.bodies import as_json
 
 
 def error_text(problem: dict[str, Any]) -> tuple[int, bytes]:
