@@ -13,17 +13,12 @@ from numpy.typing import NDArray
 
 from tidegate.service.imaging.geometry import Box, Size
 
-try:
-    from tidegate.service.imaging import _jpeg
-except ImportError:  # installed without a C compiler or without the headers of libjpeg-turbo
-    _jpeg = None  # type: ignore[assignment]
-
 
 def _open() -> bool:
     """Open the library of Pillow's wheel; False if Pillow was installed in another way."""
     libraries = Path(PIL.__file__).parents[1] / "pillow.libs"
     found = sorted(libraries.glob("libjpeg-*.so.62*"))
-    if _jpeg is None or len(found) != 1:
+    if len(found) != 1:
         return False
     try:
         _jpeg.open(str(found[0]))
@@ -32,7 +27,12 @@ def _open() -> bool:
     return True
 
 
-AVAILABLE = _open()
+try:
+    from tidegate.service.imaging import _jpeg
+except ImportError:  # installed without a C compiler or without the headers of libjpeg-turbo
+    AVAILABLE = False
+else:
+    AVAILABLE = _open()
 
 
 def decode_window(data: bytes, size: Size, window: Box) -> tuple[NDArray[np.uint8], str]:
