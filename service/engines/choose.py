@@ -19,6 +19,7 @@ from tidegate.service.engines.open_gpu import (
     GPU_ENGINES,
     EngineRequest,
     choose_all_graphs,
+    devices_of,
     open_gpu_engine,
 )
 from tidegate.service.engines.tensorrt.build import Progress
@@ -92,10 +93,23 @@ def _open(model: Path, config: EngineConfig, buckets: Sequence[int], precision: 
 
 def _warm_on_gpu(engine: Engine, buckets: Sequence[int], *, stop_early: bool) -> WarmEngine:
     latency_s = warm_up.measure_batch_sizes(engine, buckets, stop_early=stop_early)
-    if chosen := choose_all_graphs(engine, list(latency_s)):
+    largest, devices = max(latency_s), devices_of(engine)
+    for device in devices:
+        device.keep(largest)
+    between = [size for device in devices[:1] for size in device.buckets if size not in latency_s]
+    latency_s |= warm_up.measure_batch_sizes(engine, between, stop_early=False)
+    if chosen := choose_all_graphs(engine, sorted(latency_s)):
         log.info("using CUDA graphs for batch sizes %s", ", ".join(map(str, chosen)))
         latency_s = warm_up.measure_batch_sizes(engine, list(latency_s), stop_early=False)
-    return WarmEngine(engine, latency_s)
+    for device in devices:
+        free, total = device.memory()
+        log.info(
+            "%s: %d of %d MB in use after warm-up, by all processes",
+            device.info.device,
+            (total - free) // 10**6,
+            total // 10**6,
+        )
+    return WarmEngine(engine, dict(sorted(latency_s.items())))
 
 
 def _log_progress() -> Progress:
