@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from tidegate.service.api.bodies import classify_body, model_ref
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.intake import Outcome
 from tidegate.service.api.problems import rejection
-from tidegate.service.api.schemas import classify_body, model_ref
 from tidegate.service.catalog import Choice
 from tidegate.service.pipeline import Classification
 

@@ -7,14 +7,14 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tidegate.service.api import problems
+from tidegate.service.api import examples, problems
 from tidegate.service.api.access import Access
 from tidegate.service.api.classify_handler import ClassifyHandler
 from tidegate.service.api.connection import ClientGone
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.parameters import MAX_TIMEOUT_MS, MAX_TOP_K, TOP_K
 from tidegate.service.api.problems import MEDIA_TYPE, PROBLEM_REF
-from tidegate.service.api.schemas import EXAMPLE_ANSWER, EXAMPLE_REFUSAL, BatchBody, ClassifyBody
+from tidegate.service.api.schemas import BatchBody, ClassifyBody
 from tidegate.service.errors import TidegateError
 
 PATH = "/classify"
@@ -110,8 +110,8 @@ def responses_of(*more: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _with_examples(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
-    responses[200] = {"content": {"application/json": {"example": EXAMPLE_ANSWER}}}
-    responses[422]["content"][MEDIA_TYPE]["example"] = EXAMPLE_REFUSAL
+    responses[200] = {"content": {"application/json": {"example": examples.ANSWER}}}
+    responses[422]["content"][MEDIA_TYPE]["example"] = examples.REFUSAL
     return responses
 
 

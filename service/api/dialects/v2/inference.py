@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from tidegate.service.api.bodies import model_ref
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.dialects.v2.model import ModelName, model_name
 from tidegate.service.api.dialects.v2.request import Infer, InputSpec
 from tidegate.service.api.dialects.v2.response import is_rejected
 from tidegate.service.api.intake import Intake, log_outcomes
 from tidegate.service.api.problems import ProblemBody, rejection
-from tidegate.service.api.schemas import model_ref
 from tidegate.service.catalog import Choice
 from tidegate.service.pipeline import Classification, Upload
 from tidegate.service.types import Pixels
