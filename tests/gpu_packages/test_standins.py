@@ -88,6 +88,7 @@ def test_a_batch_is_copied_once_each_way(observe: Observe) -> None:
 def test_graphs_captured_in_warm_up_serve_other_threads(observe: Observe) -> None:
     calls = observe("graphs", DEMO, (1, 8))
 
+    assert calls["can_capture"]
     assert calls["captured"]["captures_ended"] == 2 * calls["slots"]
     for replayed in calls["replayed"]:
         assert replayed["graph_launches"] == 1
@@ -112,23 +113,23 @@ def test_graphs_of_one_session_have_the_same_memory(observe: Observe) -> None:
 
 
 def test_slots_compute_on_streams_of_their_own(observe: Observe) -> None:
-    assert observe("streams", DEMO) == 3
+    assert observe("streams", DEMO) >= 3  # of four slots, three compute at once
 
 
 @pytest.mark.parametrize("engine", ["onnx-cuda", "auto"])
 def test_a_batch_size_that_does_not_fit_ends_the_warm_up_and_the_others_serve(
     engine: str, observe: Observe
 ) -> None:
-    warm = observe("warm", DEMO, engine, 800)
+    warm = observe("warm", DEMO, engine, 300)
 
     assert warm.get("engine") == "onnx-cuda", warm
-    assert warm["batches"] == [1, 2, 4, 8, 16]
-    assert warm["largest"] == 16
-    assert any("device memory low: using batches of at most 16" in line for line in warm["log"])
+    assert warm["batches"] == [1, 2, 4, 8]
+    assert warm["largest"] == 8
+    assert any("device memory low: using batches of at most 8" in line for line in warm["log"])
 
 
 def test_a_device_that_is_too_small_for_one_image_is_refused(observe: Observe) -> None:
-    assert "Lower TIDEGATE_MAX_BATCH_SIZE" in observe("warm", DEMO, "onnx-cuda", 120)["refused"]
+    assert "Lower TIDEGATE_MAX_BATCH_SIZE" in observe("warm", DEMO, "onnx-cuda", 30)["refused"]
 
 
 def test_a_bounded_arena_stays_below_its_bound(observe: Observe) -> None:
@@ -142,7 +143,7 @@ def test_errors_after_which_a_process_is_lost_are_recognised(observe: Observe) -
     found = observe("faults", DEMO, LOST)
 
     assert {code: kind for code, (kind, _) in found.items()} == {str(code): "LOST" for code in LOST}
-    assert all("RuntimeException" in text or "Fail" in text for _, text in found.values()), found
+    assert all("Status Message: CUDA error" in text for _, text in found.values()), found
 
 
 def test_a_change_of_the_batch_size_plans_no_convolution_again(observe: Observe) -> None:

@@ -92,6 +92,7 @@ def graphs(standin: StandIn, model: str, buckets: Sequence[int]) -> dict[str, An
     for bucket in buckets:
         engine.forget(bucket)
     return {
+        "can_capture": engine.can_capture,
         "captured": captured,
         "replayed": replayed,
         "live": live,

@@ -166,14 +166,15 @@ def test_a_captured_bucket_runs_as_a_graph_and_gives_the_same() -> None:
     device = FakeDevice()
     engine = engine_on(device)
     engine.capture(4)
+    before = steps(device).count("launch")
 
     assert answered(engine, [1, 2, 3]) == [1, 2, 3]
     assert answered(engine, [4, 5, 6, 7], slot=1) == [4, 5, 6, 7]
-    assert steps(device).count("launch") == 2
+    assert steps(device).count("launch") == before + 2
     assert answered(engine, [8]) == [8]
     engine.release(4)
     assert answered(engine, [9, 9, 9]) == [9, 9, 9]
-    assert steps(device).count("launch") == 2
+    assert steps(device).count("launch") == before + 2
 
 
 def test_too_little_memory_gives_fewer_slots_and_a_warning(

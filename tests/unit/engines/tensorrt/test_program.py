@@ -529,7 +529,7 @@ def test_the_command_builds_a_plan_for_every_gpu_and_prints_its_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRt())
-    monkeypatch.setattr(open_gpu, "open_cuda", lambda binding: FakeCuda(devices=2))
+    monkeypatch.setattr(open_gpu, "open_cuda", lambda binding, **options: FakeCuda(devices=2))
     monkeypatch.setenv("TIDEGATE_PLAN_CACHE", str(tmp_path / "plans"))
     monkeypatch.setenv("TIDEGATE_DEVICES", "0,1")
     bundle = put(tmp_path / "tiny" / "1", sound_files())
