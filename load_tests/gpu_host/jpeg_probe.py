@@ -62,13 +62,14 @@ def main() -> None:
 
     reference = classified(expected)
     report: dict[str, Any] = {"images": len(files)}
-    for name, opened in {
+    decoders: dict[str, Callable[[], Decode]] = {
         "libjpeg-turbo": lambda: on_all_cores,
         "nvjpeg": lambda: nvimgcodec(":fancy_upsampling=0"),
         "nvjpeg_fancy_upsampling": lambda: nvimgcodec(":fancy_upsampling=1"),
-    }.items():
+    }
+    for name, opened in decoders.items():
         try:
-            decode: Decode = opened()
+            decode = opened()
             images = decode(files)
             report[name] = {
                 **_pixels(images, expected),
