@@ -92,7 +92,7 @@ lint: $(DEV)
 	$(BIN)/hadolint docker/Dockerfile docker/Dockerfile.gpu
 	$(BIN)/codespell $(ONLY) *.md
 	@mkdir -p build/typing/tidegate && ln -sfn ../../../service ../../../models build/typing/tidegate/
-	$(BIN)/mypy --num-workers auto
+	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 fix: $(DEV) ## format the code and fix lint errors automatically
