@@ -108,7 +108,8 @@ class Exposition:
             elif isinstance(collector, Declared):
                 yield from self._merged([collector], kept, openmetrics)
             elif collector in host:
-                yield _format(host[collector], openmetrics).encode()
+                for family in host[collector]:
+                    yield _format([family], openmetrics).encode()
         if openmetrics:
             yield _END
 
