@@ -36,7 +36,7 @@ WHEN = {
     "bad-request": "malformed HTTP, an empty body or part, malformed multipart or JSON, or a bad "
     "parameter",
     "unauthorized": "the API key or the administrator's token is missing or wrong",
-    "forbidden": "the key does not have the scope of the route; for `/admin`, also that nobody has",
+    "forbidden": "the key does not have the scope of the route; for `/admin`, also: no key has it",
     "not-found": "no such route, model, version or recent answer",
     "method-not-allowed": "the route has other methods; `Allow` lists them",
     "upload-timeout": "the body did not arrive in time, or it stalled: fewer than 8 KiB in 10 s, "

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tidegate.service.api.bodies import as_json, classify_body
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.intake import Intake, Outcome, log_outcomes
 from tidegate.service.api.limits import client_of
@@ -20,7 +21,6 @@ from tidegate.service.api.problems import (
     respond,
     unexpected_problem,
 )
-from tidegate.service.api.schemas import as_json, classify_body
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.errors import BadRequest, TidegateError
 from tidegate.service.pipeline import Classification, Upload

@@ -14,11 +14,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from tidegate.service import errors
+from tidegate.service.api.bodies import as_json, model_fields, ood_body
 from tidegate.service.api.connection import ClientGone
 from tidegate.service.api.content_encoding import ACCEPTED
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.methods import allow
-from tidegate.service.api.schemas import as_json, model_fields, ood_body
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.pipeline import Classification
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
+from tidegate.service.api.bodies import as_json
 from tidegate.service.api.dialects.descriptions import failures
 from tidegate.service.api.problems import Json
 from tidegate.service.api.readiness import check_ready
-from tidegate.service.api.schemas import as_json
 from tidegate.service.lifecycle import Service
 
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from msgspec import Struct
 from msgspec.json import Decoder
 
+from tidegate.service.api.bodies import as_json
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.dialects.base import Dialect, Parts, ShortCut
 from tidegate.service.api.dialects.calls import Call, answer_single, check_top_k
@@ -24,7 +25,6 @@ from tidegate.service.api.dialects.names import HUGGINGFACE
 from tidegate.service.api.json_image import decode_base64, is_json_object, parse
 from tidegate.service.api.parameters import MAX_TOP_K, TOP_K
 from tidegate.service.api.problems import Json, rejection, respond
-from tidegate.service.api.schemas import as_json
 from tidegate.service.api.uploads import Reservation
 from tidegate.service.errors import BadRequest
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from tidegate.service.api.bodies import as_json
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.dialects.base import Dialect, Parts, ShortCut
 from tidegate.service.api.dialects.calls import Call, answer, check_top_k, element
@@ -36,7 +37,6 @@ from tidegate.service.api.intake import Outcome
 from tidegate.service.api.parameters import parse_timeout_s
 from tidegate.service.api.problems import PROBLEM_REF, Json, problem_of
 from tidegate.service.api.readiness import is_ready
-from tidegate.service.api.schemas import as_json
 from tidegate.service.api.uploads import Reservation
 from tidegate.service.errors import (
     BadRequest,

@@ -8,6 +8,7 @@ from itertools import product
 
 from fastapi import APIRouter, Request, Response
 
+from tidegate.service.api.bodies import as_json
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.dialects.base import Dialect, Parts
 from tidegate.service.api.dialects.calls import Call, answer_single
@@ -22,7 +23,6 @@ from tidegate.service.api.dialects.health import add_health
 from tidegate.service.api.dialects.names import TORCHSERVE
 from tidegate.service.api.multipart import is_multipart
 from tidegate.service.api.problems import Json, rejection, respond
-from tidegate.service.api.schemas import as_json
 from tidegate.service.api.uploads import Reservation
 from tidegate.service.pipeline import Classification
 

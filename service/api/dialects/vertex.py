@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
+from tidegate.service.api.bodies import as_json
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.dialects.base import Dialect, Parts, ShortCut
 from tidegate.service.api.dialects.calls import answer
@@ -25,7 +26,6 @@ from tidegate.service.api.dialects.instances import (
 from tidegate.service.api.dialects.names import VERTEX
 from tidegate.service.api.dialects.whole_answer import respond_whole
 from tidegate.service.api.problems import Json
-from tidegate.service.api.schemas import as_json
 
 
 class _Prediction:

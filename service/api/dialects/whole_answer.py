@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from tidegate.service.api.bodies import as_json, classify_body
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.intake import Outcome
 from tidegate.service.api.problems import Json, rejection, respond
-from tidegate.service.api.schemas import as_json, classify_body
 from tidegate.service.catalog import Choice
 from tidegate.service.pipeline import Classification
 

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tidegate.service.api import problems
+from tidegate.service.api import examples, problems
 from tidegate.service.api.access import Access
 from tidegate.service.api.classify_handler import ClassifyHandler
 from tidegate.service.api.connection import ClientGone
@@ -15,7 +15,7 @@ from tidegate.service.api.context import RequestContext
 from tidegate.service.api.described_failures import CLASSIFYING, Responses, as_problems
 from tidegate.service.api.parameters import MAX_TIMEOUT_MS, MAX_TOP_K, TOP_K
 from tidegate.service.api.problems import MEDIA_TYPE, PROBLEM_REF
-from tidegate.service.api.schemas import EXAMPLE_ANSWER, EXAMPLE_REFUSAL, BatchBody, ClassifyBody
+from tidegate.service.api.schemas import BatchBody, ClassifyBody
 from tidegate.service.errors import TidegateError
 
 PATH = "/classify"
@@ -84,8 +84,8 @@ _OF_A_BATCH = {  # the problem of a single image is in its item
 
 
 def _with_examples(responses: Responses) -> Responses:
-    answer = {"content": {"application/json": {"example": EXAMPLE_ANSWER}}}
-    refusal = {MEDIA_TYPE: {"schema": PROBLEM_REF, "example": EXAMPLE_REFUSAL}}
+    answer = {"content": {"application/json": {"example": examples.ANSWER}}}
+    refusal = {MEDIA_TYPE: {"schema": PROBLEM_REF, "example": examples.REFUSAL}}
     return {**responses, 200: answer, 422: {**responses[422], "content": refusal}}
 
 

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from tidegate.service.api.accept import prefers
+from tidegate.service.api.bodies import model_fields, model_ref
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.described_failures import CLASSIFYING, as_problems
 from tidegate.service.api.intake import Intake
@@ -19,7 +20,7 @@ from tidegate.service.api.limits import client_of
 from tidegate.service.api.parameters import query_fields, whole_number
 from tidegate.service.api.problems import OUT_OF_DISTRIBUTION, make_problem, respond
 from tidegate.service.api.routes.classify import IMAGE_BODY, TIMEOUT
-from tidegate.service.api.schemas import Body, ModelRef, model_fields, model_ref
+from tidegate.service.api.schemas import Body, ModelRef
 from tidegate.service.catalog import Choice
 from tidegate.service.errors import BadRequest, QuotaExceeded
 from tidegate.service.explaining import cover_each_part
