@@ -6,6 +6,7 @@ DEV := .venv/.dev-installed
 ONLY := service models load_tests tests docker docs
 TORCH_ENV := .venv-torch/.installed
 GPU_ENV := .venv-gpu/.installed
+COMPILED := service/imaging/_resample.c service/imaging/_jpeg.c
 # Also runs on data-centre GPUs, which tensorrt-rtx does not support.
 GPU_EXTRA ?= tensorrt
 FUZZ_S ?= 60
@@ -16,7 +17,12 @@ MEASURED := $(foreach name,resnet-50-torchvision convnext-t-timm vit-s-16-timm,$
 PHOTOS ?= build/photos
 TORCH ?= torch torchvision
 
-.PHONY: help serve monitoring bundle docs test coverage unit fuzz chaos test-torch test-gpu-packages gpu-report check lint fix tools stores audit clean
+# A file is compiled when it is first imported: most files of the packages never are, and the tests
+# start the service a hundred times.
+export PIP_COMPILE := 0
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help serve monitoring bundle docs prepared test coverage unit fuzz chaos test-torch test-gpu-packages gpu-report check lint fix tools stores audit clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -41,10 +47,14 @@ WORKERS = $(shell $(BIN)/python -c 'import os; print(min(4, 1 + (os.cpu_count() 
 # In the order of collection: the slow tests first, so that no worker ends long after the others.
 TESTS = -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test: $(DEV) bundle tools ## run the tests
+# Side by side, because the installation uses one core.
+prepared:
+	@$(MAKE) --no-print-directory --jobs=3 $(DEV) bundle tools
+
+test: prepared ## run the tests
 	@$(BIN)/python $(TESTS)
 
-coverage: $(DEV) bundle tools ## run the tests and report which lines they reach; half as long again
+coverage: prepared ## run the tests and report which lines they reach; half as long again
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run $(TESTS)
 	@$(BIN)/coverage combine --quiet
@@ -104,7 +114,7 @@ audit: $(DEV) ## report known vulnerabilities and the licences of the images' pa
 clean: ## remove the environments and the built bundles, but not the downloads
 	rm -rf .venv .venv-torch .venv-gpu models/bundles
 
-$(SERVE): pyproject.toml setup.py service/imaging/_resample.c
+$(SERVE): pyproject.toml setup.py $(COMPILED)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Tidegate needs Python 3.11 or newer: make serve PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -118,7 +128,7 @@ $(DEV): $(SERVE) dev-constraints.txt
 	@$(BIN)/python -m pip install --quiet --constraint dev-constraints.txt --group test --group check
 	@touch $@
 
-$(TORCH_ENV): pyproject.toml setup.py service/imaging/_resample.c
+$(TORCH_ENV): pyproject.toml setup.py $(COMPILED)
 	@test -x .venv-torch/bin/python || $(PYTHON) -m venv .venv-torch
 	@.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@echo "installing torch and the importers' libraries into .venv-torch: some gigabytes"
@@ -132,7 +142,7 @@ $(GRAPHS)/.made: $(TORCH_ENV)
 	@.venv-torch/bin/tidegate architectures ResNet-50 ConvNeXt-T ViT-S/16 --keep $(GRAPHS)
 	@touch $@
 
-$(GPU_ENV)-%: pyproject.toml setup.py service/imaging/_resample.c
+$(GPU_ENV)-%: pyproject.toml setup.py $(COMPILED)
 	@test -x .venv-gpu/bin/python || $(PYTHON) -m venv .venv-gpu
 	@.venv-gpu/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@echo "installing ONNX Runtime for CUDA and the extra $* into .venv-gpu: some gigabytes"

@@ -1,7 +1,8 @@
-"""The packages, the compiled module and the README; everything else is in pyproject.toml.
+"""The packages, the compiled modules and the README; everything else is in pyproject.toml.
 
 The folders service/ and models/ are imported as tidegate.service and tidegate.models.
-The compiled module is optional: without a C compiler it is skipped, and Pillow resizes.
+The compiled modules are optional. Without a C compiler Pillow resizes, and without the headers of
+libjpeg-turbo (Debian: libjpeg62-turbo-dev) JPEGs are always decoded whole: slower, the same pixels.
 """
 
 import re
@@ -27,6 +28,12 @@ setup(
             # A fused multiply-add rounds once, but Pillow's build rounds twice.
             extra_compile_args=["-O3", "-std=c11", "-D_GNU_SOURCE", "-ffp-contract=off"],
             optional=True,
-        )
+        ),
+        Extension(
+            "tidegate.service.imaging._jpeg",
+            ["service/imaging/_jpeg.c"],
+            extra_compile_args=["-O2", "-std=c11", "-D_GNU_SOURCE"],
+            optional=True,
+        ),
     ],
 )

@@ -64,7 +64,7 @@ class Unauthorized(RequestError):
 
 
 class Forbidden(RequestError):
-    """The key does not have the scope of the route, or nobody has one."""
+    """The key does not have the scope of the route, or no key has it."""
 
 
 class ReloadRefused(RequestError):

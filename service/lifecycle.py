@@ -104,7 +104,7 @@ class Service:
         self.answers = RecentAnswers(self._images)
 
     async def start(self) -> None:
-        """Warm up the default model, load the other versions beside it, and become ready.
+        """Warm up the default model, load the other versions, and become ready.
 
         Raises BundleRefused, ServingInvalid, KeyUnusable or EngineUnavailable.
         """

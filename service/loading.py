@@ -1,4 +1,4 @@
-"""Load a further version beside traffic, on a thread of the lowest priority.
+"""Load a further version during traffic, on a thread of the lowest priority.
 
 Nothing is timed while all slots are busy, as the first warm-up does: every batch of the new engine
 runs in the turn of an idle slot, next to a batch of an engine that is known, so that a busy machine
@@ -95,7 +95,7 @@ class Loader:
             opened.pop_all()
         manifest = bundle.manifest
         log.info(
-            "loaded %s %s, digest %s, in %.1f s beside the traffic",
+            "loaded %s %s, digest %s, in %.1f s during traffic",
             manifest.name,
             manifest.version,
             bundle.short_digest,

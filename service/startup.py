@@ -31,6 +31,7 @@ from tidegate.service.engines.base import Engine
 from tidegate.service.engines.choose import open_engine
 from tidegate.service.engines.config import EngineConfig, WarmEngine
 from tidegate.service.errors import BundleRefused
+from tidegate.service.imaging import jpeg_window
 from tidegate.service.imaging.decoder_pool import DecoderPool
 from tidegate.service.imaging.pillow_resize import RESIZES_BY
 from tidegate.service.metrics import Metrics
@@ -160,7 +161,7 @@ def _log_warm(warm: WarmEngine, probes: int) -> None:
     info = warm.engine.info
     log.info(
         "warm-up done: %s on %s, %d slots × %d threads%s, batches up to %d, "
-        "%d golden probes passed, resize %s",
+        "%d golden probes passed, resize %s, JPEGs decoded %s",
         info.runtime,
         info.device,
         warm.engine.slots,
@@ -171,6 +172,7 @@ def _log_warm(warm: WarmEngine, probes: int) -> None:
         max(warm.latency_s),
         probes,
         RESIZES_BY,
+        "in part" if jpeg_window.AVAILABLE else "whole",
     )
     if RESIZES_BY == "pillow":
         log.warning(

@@ -90,7 +90,7 @@ def refusals(reasons: Mapping[str, str], traffic: Traffic, note: str = "") -> Ou
 
 
 async def killed_loading(setting: Setting) -> Outcome:
-    """SIGKILL while a version is loaded beside traffic; then start again."""
+    """SIGKILL while a version is loaded during traffic; then start again."""
     right = 0
     with _models(setting.bundle) as models:
         retrained(setting.bundle, models.path("2"), "2")

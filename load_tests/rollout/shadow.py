@@ -16,7 +16,7 @@ from load_tests.server.start import Started, send_request
 P99_RATIO = 1.05  # with a shadow, to without
 GOODPUT_RATIO = 0.98  # the same; less is more than a window's measurement error
 REFUSED = "the serving file is refused"  # as the service logs it
-LOAD_S = 300.0  # for loading the shadow beside traffic
+LOAD_S = 300.0  # for loading the shadow during traffic
 _METRICS_S = 60.0  # two versions of 1,000 classes have many series
 _IMAGES = "tidegate_shadow_images_total{"
 OUTCOMES = ("compared", "dropped", "failed")

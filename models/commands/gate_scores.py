@@ -24,8 +24,9 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         prog="tidegate gate-scores",
         description="Build five bundles, and measure how well the scores that decide separate OOD "
-        "images that took no part in the choice, beside each score alone. Fetches images and "
-        "networks with apt-get, npm and pip. A bundle that exists is measured again, not built.",
+        "images that took no part in the choice, compared with each score alone. Fetches images "
+        "and networks with apt-get, npm and pip. A bundle that exists is measured again, "
+        "not built.",
     )
     options.add_argument(
         "models",

@@ -12,7 +12,7 @@ from collections.abc import Iterator, MutableMapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-UNIX = "unix"  # in the setting: whoever connects through a unix socket
+UNIX = "unix"  # in the setting: every client of the unix socket
 _MAX_BYTES = 2048  # of the header; a longer one is not read
 _MAX_HOPS = 32
 

@@ -1,4 +1,4 @@
-"""Open a further engine beside one that runs: of the same kind, with as many slots and threads."""
+"""Open a further engine while another runs: of the same kind, with as many slots and threads."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 
 # All six are imported here, so that the first request of a format does not wait for its codec.
 from PIL import (  # noqa: F401
@@ -33,6 +34,7 @@ from tidegate.service.errors import (
 )
 from tidegate.service.imaging.codec_output import silence_codecs
 from tidegate.service.imaging.completeness import check_rows, check_tiles, stored_size
+from tidegate.service.imaging.geometry import Box
 from tidegate.service.imaging.geometry import Size as Size  # re-exported
 from tidegate.service.imaging.header import Header, SizeCheck, inspect_whole
 from tidegate.service.imaging.jpeg import (
@@ -53,6 +55,8 @@ from tidegate.service.imaging.structure import BoundedReads, check_exif, check_s
 Image.MAX_IMAGE_PIXELS = None
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 silence_codecs()
+
+Needs = Callable[[Size], Box | None]  # the pixels of an upright image that are used; None: all
 
 _ORIENTATION = 0x0112
 _EXIF_KEYS = ("exif", "Raw profile type exif")  # the second: ImageMagick's text chunk in a PNG
@@ -89,12 +93,14 @@ def decode_source(
     check_size: SizeCheck,
     limit_s: float = math.inf,
     header: Header | None = None,
+    needs: Needs | None = None,
 ) -> Source:
     """Decode the first frame to an upright RGB image, in its decoder's memory layout.
 
     `check_size` is called with every (width, height) that the file declares before it is opened,
     and with the upright size before any pixel is decoded. `header` is the result of `inspect` with
-    the same `check_size` and `limit_s`, if it was called. Raises UnsupportedImageType,
+    the same `check_size` and `limit_s`, if it was called. If `needs` is given, pixels that it does
+    not need may have no meaning. Raises UnsupportedImageType,
     UndecodableImage, ImageTooLarge if decoding would take more than `limit_s` CPU seconds, or what
     `check_size` raises. These errors have no cause.
     """
@@ -102,7 +108,7 @@ def decode_source(
     try:
         if header is None or header.estimated:
             header = inspect_whole(kind, data, check_size, limit_s)
-        return _decode(header, data, spec, check_size, limit_s)
+        return _decode(header, data, spec, check_size, limit_s, needs)
     except (ImageTooLarge, UnsupportedImageType, UndecodableImage) as error:
         refusal: RequestError = error.with_traceback(None)
         refusal.__context__ = refusal.__cause__ = None
@@ -122,7 +128,12 @@ def decode_source(
 
 
 def _decode(
-    header: Header, data: bytes, spec: PreprocessSpec, check_size: SizeCheck, limit_s: float
+    header: Header,
+    data: bytes,
+    spec: PreprocessSpec,
+    check_size: SizeCheck,
+    limit_s: float,
+    needs: Needs | None,
 ) -> Source:
     check_structure(header.kind, data)
     with Image.open(BoundedReads(header.kind, data), formats=(header.kind,)) as image:
@@ -134,7 +145,7 @@ def _decode(
             _forget_directories(image)
         if isinstance(image, JpegImageFile):
             again = _DECODES * header.work.seconds <= limit_s
-            return _decode_jpeg(image, data, orientation, spec, again=again)
+            return _decode_jpeg(image, data, orientation, spec, needs, again=again)
         image.load()
         if isinstance(image, WebPImageFile):
             _forget_canvases(image)
@@ -147,10 +158,17 @@ def _decode(
 
 
 def _decode_jpeg(
-    image: JpegImageFile, data: bytes, orientation: int, spec: PreprocessSpec, *, again: bool
+    image: JpegImageFile,
+    data: bytes,
+    orientation: int,
+    spec: PreprocessSpec,
+    needs: Needs | None,
+    *,
+    again: bool,
 ) -> Source:
     """Decode once, and again if libjpeg warns and `again` is true."""
-    pixels = decode_straight(data, image.mode, image.size, again=again)
+    window = needs(image.size) if needs is not None and orientation == 1 else None
+    pixels = decode_straight(data, image.mode, image.size, window, again=again)
     if pixels is None:
         load_by_pillow(image, data, again=again)
         return to_rgb(_turn(image, orientation), spec)

@@ -18,7 +18,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from tidegate.service.errors import UndecodableImage
 from tidegate.service.imaging.completeness import with_filler
-from tidegate.service.imaging.geometry import Size
+from tidegate.service.imaging.geometry import Box, Size
+from tidegate.service.imaging.jpeg_window import AVAILABLE, decode_window
 
 Rgba = NDArray[np.uint8]  # [height, width, 4]; the fourth channel is 255
 Source = Image.Image | Rgba  # an upright RGB image, in its decoder's memory layout
@@ -26,7 +27,7 @@ Source = Image.Image | Rgba  # an upright RGB image, in its decoder's memory lay
 # Pillow's mode → (simplejpeg's name of the layout, Pillow's name of it, channels)
 _LAYOUTS = {"RGB": ("RGBA", "RGBX", 4), "L": ("GRAY", "L", 1), "CMYK": ("CMYK", "CMYK;I", 4)}
 # Warnings after which libjpeg fills missing or corrupt pixels with grey.
-_DAMAGE = re.compile("premature end|bad Huffman code|instead of RST", re.IGNORECASE)
+DAMAGE = re.compile("premature end|bad Huffman code|instead of RST", re.IGNORECASE)
 # The other warnings, with which no pixel is lost. simplejpeg reports only a file's first warning.
 _HARMLESS = re.compile(
     "extraneous bytes before marker|unknown JFIF revision|Unknown Adobe color transform"
@@ -36,18 +37,22 @@ _BAND_ROWS = 64
 
 
 def decode_straight(
-    data: bytes, mode: str, size: Size, *, again: bool = True
+    data: bytes, mode: str, size: Size, window: Box | None = None, *, again: bool = True
 ) -> NDArray[np.uint8] | None:
     """Decode the first image of a JPEG of `size` (width, height) and of Pillow's `mode`.
 
+    With `window` the pixels outside may have no meaning.
     Returns [height, width, channels], or None if libjpeg fails, reports another size, or gives a
     harmless warning: then the caller uses `load_by_pillow`. Raises UndecodableImage if pixels are
     missing or corrupt. `again=False` means that the data may not be decoded a second time.
     """
-    pixels, warning = _decode(data, mode, size)
+    if window is None or mode != "RGB" or not AVAILABLE:
+        pixels, warning = _decode(data, mode, size)
+    else:
+        pixels, warning = decode_window(data, size, window)
     if not warning:
         return pixels
-    if _DAMAGE.search(warning):
+    if DAMAGE.search(warning):
         raise UndecodableImage("The JPEG data is truncated or corrupt.")
     if again or _stopped_at_header(data):
         return None

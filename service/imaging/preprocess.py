@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from PIL import Image
 from tidegate.service.errors import ImageTooLarge
 from tidegate.service.imaging import pillow_resize, torch_resize
 from tidegate.service.imaging.decode import Size, decode_source
-from tidegate.service.imaging.geometry import Cut, Scale, plan, steps
+from tidegate.service.imaging.geometry import Box, Cut, Scale, plan, steps
 from tidegate.service.imaging.header import Header, SizeCheck, inspect
 from tidegate.service.imaging.jpeg import Source, as_image, size_of
 from tidegate.service.imaging.spec import PreprocessSpec
@@ -36,7 +37,7 @@ def preprocess(
 
     check_size = size_check(spec, max_image_pixels)
     limit_s = max_work_s(max_image_pixels)
-    return apply(decode_source(data, spec, check_size, limit_s, header), spec)
+    return apply(decode_source(data, spec, check_size, limit_s, header, partial(_used, spec)), spec)
 
 
 def inspect_upload(data: bytes, spec: PreprocessSpec, max_image_pixels: int) -> Header:
@@ -70,6 +71,12 @@ def apply(source: Source, spec: PreprocessSpec) -> Pixels:
     if spec.channel_order == "bgr":
         pixels = np.ascontiguousarray(pixels[..., ::-1])
     return Pixels(pixels)
+
+
+def _used(spec: PreprocessSpec, size: Size) -> Box | None:
+    """Return the part of an upright image of `size` that `apply` reads; None if it reads all."""
+    first = next(iter(plan(spec, size)), None)
+    return pillow_resize.reads(first, size) if isinstance(first, Scale) else None
 
 
 def _by_torch(image: Image.Image, to: Scale) -> NDArray[np.uint8]:

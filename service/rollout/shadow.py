@@ -12,7 +12,7 @@ from typing import Any
 from tidegate.service.rollout.intervals import clopper_pearson
 from tidegate.service.types import Decision
 
-DIFFERENCE_EDGES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # of the histogram, beside 0 and 1
+DIFFERENCE_EDGES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # of the histogram, between 0 and 1
 _PAIRS = 1000  # of classes that are counted at once
 _SHOWN_PAIRS = 20
 _KEPT_IMAGES = 20

@@ -53,7 +53,7 @@ class Export:
         self._thread = start_owned(self._run, "traces", lambda reason: None)  # it was logged
 
     def put(self, request: TracedRequest) -> None:
-        """Queue a request, or drop it; never blocks, and wakes nobody up."""
+        """Queue a request, or drop it; never blocks, and wakes no thread."""
         if len(self._waiting) >= MOST_WAITING or self._closing.is_set():
             self._on_outcome(DROPPED, 1)
         else:

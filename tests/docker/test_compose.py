@@ -269,15 +269,19 @@ def test_all_stages_share_one_pinned_base() -> None:
     assert bases == ["python:3.11-slim-bookworm"] * 3  # the environments link to its Python
 
 
-def test_every_declared_dependency_is_pinned_within_its_range() -> None:
+def _pinned() -> dict[str, str]:
     lines = (ROOT / "docker" / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+def test_every_declared_dependency_is_pinned_within_its_range() -> None:
+    pinned = _pinned()
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]
 
     extras = [
         text
-        for name in ("models", "remote", "oci", "otel", "signing")
+        for name in ("models", "remote", "oci", "otel", "signing", "gpu")
         for text in project["optional-dependencies"][name]
     ]
     declared = [
@@ -288,6 +292,15 @@ def test_every_declared_dependency_is_pinned_within_its_range() -> None:
     assert declared
     for requirement in declared:
         assert pinned[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+def test_what_the_cuda_provider_loads_is_pinned() -> None:
+    """Its wheel accepts any minor version of them."""
+    pinned = _pinned()
+
+    for name in ("cuda-nvrtc", "cuda-runtime", "cufft", "curand", "cublas"):
+        assert f"nvidia-{name}" in pinned
+    assert pinned["nvidia-cudnn-cu13"].startswith("9.14.")  # what it was compiled with
 
 
 def test_the_image_runs_as_a_numeric_user_that_is_not_root() -> None:
@@ -379,19 +392,24 @@ def test_the_health_check_tests_readiness_and_ignores_proxies(status: int, healt
     assert (done.returncode == 0) is healthy, done.stderr.decode()
 
 
-def test_the_fetch_script_is_executable_and_parses() -> None:
-    script = ROOT / "docker" / "fetch_prometheus.sh"
-
-    assert os.access(script, os.X_OK)
-    subprocess.run(["sh", "-n", script], check=True, timeout=PATIENCE_S)
+FETCHING = ("docker/fetch_prometheus.sh", "docker/fetch_proxies.sh", "tests/page/fetch_chromium.sh")
 
 
-def test_without_apt_the_fetch_script_reports_what_is_missing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", FETCHING)
+def test_a_fetch_script_is_executable_and_parses(name: str) -> None:
+    assert os.access(ROOT / name, os.X_OK)
+    for script in (ROOT / name, ROOT / "docker" / "debian_packages.sh"):
+        subprocess.run(["sh", "-n", script], check=True, timeout=PATIENCE_S)
+
+
+@pytest.mark.parametrize("name", FETCHING)
+def test_without_apt_a_fetch_script_reports_what_is_missing(name: str, tmp_path: Path) -> None:
     for tool in ("sh", "dirname", "rm"):
         (tmp_path / tool).symlink_to(f"/usr/bin/{tool}")
-    script = tmp_path / "docker" / "fetch_prometheus.sh"  # a copy without .tools next to it
-    script.parent.mkdir()
-    script.write_text((ROOT / "docker" / "fetch_prometheus.sh").read_text(encoding="utf-8"))
+    for part in (name, "docker/debian_packages.sh"):  # copies without .tools next to them
+        (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / part).write_text((ROOT / part).read_text(encoding="utf-8"))
+    script = tmp_path / name
 
     done = subprocess.run(
         ["/usr/bin/env", "sh", script],

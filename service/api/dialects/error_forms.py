@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tidegate.service.api.schemas import as_json
+from tidegate.service.api.bodies import as_json
 
 
 def error_text(problem: dict[str, Any]) -> tuple[int, bytes]:
-    """`{"error": "code: detail"}`, with the members of the problem beside it."""
+    """`{"error": "code: detail"}`, with the other members of the problem."""
     error = f"{problem['code']}: {problem['detail']}"
     return problem["status"], as_json({"error": error, **problem})
 

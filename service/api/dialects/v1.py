@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from tidegate.service.api.bodies import as_json
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.dialects.base import Dialect, Parts
 from tidegate.service.api.dialects.calls import answer
@@ -26,7 +27,6 @@ from tidegate.service.api.dialects.instances import (
 from tidegate.service.api.dialects.names import V1
 from tidegate.service.api.problems import Json
 from tidegate.service.api.readiness import check_ready
-from tidegate.service.api.schemas import as_json
 from tidegate.service.catalog import STABLE
 
 _MODEL = "/v1/models/{name}"

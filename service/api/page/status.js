@@ -94,7 +94,7 @@ async function updateDrift() {
 }
 
 async function loadModels() {
-  models = (await api.peek("models")).models; // asks for no key: nobody has sent an image yet
+  models = (await api.peek("models")).models; // asks for no key: no image was sent yet
   await show();
 }
 

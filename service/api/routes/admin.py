@@ -19,7 +19,7 @@ OPERATOR = "operator"
 _PROBLEM = {"content": {MEDIA_TYPE: {"schema": PROBLEM_REF}}}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     401: {"description": "unauthorized", **_PROBLEM},
-    403: {"description": "forbidden: no scope `admin`, or nobody has it", **_PROBLEM},
+    403: {"description": "forbidden: no scope `admin`, or no key has it", **_PROBLEM},
     422: {"description": "reload-refused: what was served is still served", **_PROBLEM},
     503: {"description": "draining · not-ready", **_PROBLEM},
 }

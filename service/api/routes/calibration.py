@@ -8,9 +8,10 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from pydantic import Field
 
+from tidegate.service.api.bodies import model_ref
 from tidegate.service.api.parameters import query_fields, whole_number
 from tidegate.service.api.problems import MEDIA_TYPE, PROBLEM_REF
-from tidegate.service.api.schemas import Body, ModelRef, model_ref
+from tidegate.service.api.schemas import Body, ModelRef
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.lifecycle import Service
 from tidegate.service.ood.histograms import CalibrationHistograms, Histogram, calibration_histograms

@@ -6,7 +6,8 @@ from dataclasses import asdict
 
 from pydantic import Field
 
-from tidegate.service.api.schemas import Body, ModelRef, model_ref
+from tidegate.service.api.bodies import model_ref
+from tidegate.service.api.schemas import Body, ModelRef
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.drift.monitor import Report
 from tidegate.service.drift.words import findings, outlook

@@ -6,17 +6,12 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from tidegate.service.api.bodies import model_body, models_body
 from tidegate.service.api.problems import MEDIA_TYPE, PROBLEM_REF
 from tidegate.service.api.readiness import check_ready
 from tidegate.service.api.routes.drift import DriftBody, drift_body
 from tidegate.service.api.routes.rollout import RolloutBody, rollout_body
-from tidegate.service.api.schemas import (
-    ModelBody,
-    ModelsBody,
-    StatusBody,
-    model_body,
-    models_body,
-)
+from tidegate.service.api.schemas import ModelBody, ModelsBody, StatusBody
 from tidegate.service.lifecycle import Service
 from tidegate.service.served import Served
 

@@ -12,7 +12,8 @@ from pydantic import Field
 from starlette.exceptions import HTTPException
 
 from tidegate.service.api.accept import prefers
-from tidegate.service.api.schemas import Body, as_json
+from tidegate.service.api.bodies import as_json
+from tidegate.service.api.schemas import Body
 
 FOLDER = Path(__file__).parents[1] / "page"
 INDEX = "index.html"

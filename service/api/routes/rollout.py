@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tidegate.service.api.schemas import Body, ModelRef, model_ref
+from tidegate.service.api.bodies import model_ref
+from tidegate.service.api.schemas import Body, ModelRef
 from tidegate.service.catalog import Model
 from tidegate.service.rollouts import Trial
 from tidegate.service.steps import Event

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.unit.bundle.tiny_bundle import put, sound_files
-from tidegate.service.api.schemas import MAX_CLASSES_NAMED, model_body
+from tidegate.service.api.bodies import model_body
+from tidegate.service.api.schemas import MAX_CLASSES_NAMED
 from tidegate.service.bundle.store import Bundle, open_bundle
 from tidegate.service.engines.base import EngineInfo
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tidegate.service.api.bodies import as_json
 from tidegate.service.api.dialects.v2.request import NO_SHARED_MEMORY
 from tidegate.service.api.problems import Json
-from tidegate.service.api.schemas import as_json
 
 # An image that cannot be decoded is an invalid argument, as for Triton.
 _STATUS = {"undecodable-image": 400, "unsupported-image-type": 400}

@@ -12,7 +12,6 @@ from tidegate.service.api.dialects.v2.request import Infer, InputSpec
 from tidegate.service.api.dialects.v2.response import is_rejected
 from tidegate.service.api.intake import Intake, log_outcomes
 from tidegate.service.api.problems import ProblemBody, rejection
-from tidegate.service.api.schemas import model_ref
 from tidegate.service.catalog import Choice
 from tidegate.service.pipeline import Classification, Upload
 from tidegate.service.types import Pixels
@@ -91,5 +90,4 @@ def refusal(
     usual = "flag" if target.model.takes_pixels else ood_action
     if (asked.ood_action or usual) == "flag":
         return None
-    bundle = target.chosen.served.bundle
-    return rejection(results[0], bundle, model_ref(bundle).model_dump(), context)
+    return rejection(results[0], target.chosen.served.bundle, context)

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from tidegate.service.api.bodies import as_json
 from tidegate.service.api.dialects.base import Dialect, Parts, ShortCut
 from tidegate.service.api.dialects.names import V2
 from tidegate.service.api.dialects.v2 import documents
@@ -21,7 +22,6 @@ from tidegate.service.api.dialects.v2.metadata import (
 from tidegate.service.api.dialects.v2.model import ModelName, model_name, model_names
 from tidegate.service.api.problems import Json
 from tidegate.service.api.readiness import check_ready, is_ready
-from tidegate.service.api.schemas import as_json
 from tidegate.service.catalog import Model
 from tidegate.service.served import Served
 

@@ -27,7 +27,8 @@ pytestmark = [
 def project(tmp_path: Path) -> Path:
     """Return a folder for the targets, with everything installed except the GPU packages."""
     shutil.copy(ROOT / "Makefile", tmp_path)
-    for name in ("pyproject.toml", "setup.py", "service/imaging/_resample.c"):
+    compiled = ("service/imaging/_resample.c", "service/imaging/_jpeg.c")
+    for name in ("pyproject.toml", "setup.py", *compiled):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     for environment in (".venv", ".venv-gpu", ".venv-torch"):
