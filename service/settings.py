@@ -184,6 +184,17 @@ class Settings(BaseSettings):
     cuda_binding: Literal["cuda-bindings", "pycuda"] = Field(
         default="cuda-bindings", description="CUDA Python binding"
     )
+    gpu_wait: Literal["block", "spin"] = Field(
+        default="block",
+        description="how a slot waits for its batch on a GPU: block frees the core, spin wakes up "
+        "sooner and uses a core for each batch that runs",
+    )
+    gpu_arena_mb: int = Field(
+        default=0,
+        ge=0,
+        description="bounds the device memory that `onnx-cuda` computes in, in MB; 0 = no bound. "
+        "With a bound there are no CUDA graphs, whose memory is separate",
+    )
     plan_cache: Path = Field(
         default=Path("~/.cache/tidegate/plans"),
         description="private folder for TensorRT plans, which are built once per GPU",
@@ -500,6 +511,8 @@ class Settings(BaseSettings):
                 tuple(int(device) for device in self.devices.split(",")),
                 self.cuda_binding,
                 self.plan_cache,
+                self.gpu_arena_mb * 10**6,
+                self.gpu_wait == "spin",
             ),
             None if self.warm_up_cache is None else _home(self.warm_up_cache),
         )

@@ -40,6 +40,7 @@ class FakeCuda:
 
     name: str = "fake-cuda 1"
     version: str = "0.0 (driver 0.0)"
+    major: int = 0
 
     def device_count(self) -> int:
         if not self.devices:
@@ -142,6 +143,10 @@ class FakeDevice:
                 step()
 
         self._put("launch", stream, replay)
+
+    def discard(self, graph: Any) -> None:
+        self._check("discard")
+        graph.clear()
 
     def close(self) -> None:
         self.closed = True

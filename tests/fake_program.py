@@ -10,7 +10,7 @@ from tests.fake_cuda import FakeDevice
 from tests.fakes import CLASSES, FEATURES, SIDE, FakeEngine
 from tidegate.service.engines.cuda.base import Address, Device, StreamHandle
 from tidegate.service.engines.faults import OutOfDeviceMemory
-from tidegate.service.engines.gpu_engine import Tensor
+from tidegate.service.engines.gpu_program import DeviceGraph, Tensor
 from tidegate.service.types import Pixels
 
 OUTPUTS = {
@@ -28,7 +28,7 @@ class FakeProgram:
     identities loses the device.
     """
 
-    capturable = True
+    in_stream_order = True
     input_size = (SIDE, SIDE)
     outputs: Mapping[str, Tensor] = OUTPUTS
 
@@ -43,17 +43,29 @@ class FakeProgram:
     ) -> None:
         self.device = device
         self.execution_bytes = execution_bytes
+        self.workspaces: list[Address] = []  # of each execution
+        self.kept: int | None = None  # the largest batch size that is still used
         self.batches: list[int] = []  # sizes of the enqueued batches, including padding
         self.on_enqueue: Callable[[], None] = lambda: None
         self._executions = executions
         self._largest_batch = largest_batch
         self._losing = frozenset(losing)
 
-    def execution(self, device: Device) -> FakeProgram:
+    def execution(self, device: Device, workspace: Address) -> FakeProgram:
         if not self._executions:
             raise OutOfDeviceMemory("no more executions")
         self._executions -= 1
+        self.workspaces.append(workspace)
         return self
+
+    def can_capture(self, device: Device) -> bool:
+        return device.can_capture
+
+    def graph(self, device: Device, workspace: Address) -> DeviceGraph:
+        return DeviceGraph(device, self.execution(device, workspace))
+
+    def keep(self, largest: int) -> None:
+        self.kept = largest
 
     def enqueue(
         self, batch: int, pixels: Address, outputs: Mapping[str, Address], stream: StreamHandle

@@ -1,7 +1,9 @@
-"""Decoder threads and their queue, ordered by class, then deadline. Used on the event loop.
+"""Decoder threads and their queue, ordered by class, then deadline.
 
-A thread counts as busy until it has finished its image, even if the request was withdrawn in the
-meantime. A request that is withdrawn before its turn frees its job and its bytes at once.
+A thread that finishes an image takes the next one itself, so that it does not wait for a busy event
+loop in between; the results are handed over on the loop. A thread counts as busy until it has
+finished its image, even if the request was withdrawn in the meantime. A request that is withdrawn
+before its turn frees its job and its bytes at once.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,8 +58,10 @@ class Decoders:
         self.workers = workers
         self._nice = nice
         self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()  # guards the next three
         self._waiting: DeadlineQueue[Job] = DeadlineQueue()
         self._running: set[Job] = set()
+        self._closed = False
         self._inbox: SimpleQueue[Job | None] = SimpleQueue()
         self._threads = [
             start_owned(self._work, f"{name}-{index}", on_death) for index in range(workers)
@@ -65,17 +70,19 @@ class Decoders:
     @property
     def load(self) -> int:
         """Return how many images are decoding or wait, including those withdrawn while decoding."""
-        return len(self._running) + len(self._waiting)
+        with self._lock:
+            return len(self._running) + len(self._waiting)
 
     def free_in_s(self, priority: Priority, deadline: float) -> float:
         """Return the seconds until a thread would start an arrival of this class and deadline."""
-        if len(self._running) < self.workers:
-            return 0.0
-        now = time.monotonic()
-        ahead_s = sum(job.predicted_s for job in self._waiting.before(priority, deadline))
-        for job in self._running:
-            elapsed_s = now - job.started if job.started is not None else 0.0
-            ahead_s += max(0.0, job.predicted_s - elapsed_s)
+        with self._lock:
+            if len(self._running) < self.workers:
+                return 0.0
+            now = time.monotonic()
+            ahead_s = sum(job.predicted_s for job in self._waiting.before(priority, deadline))
+            for job in self._running:
+                elapsed_s = now - job.started if job.started is not None else 0.0
+                ahead_s += max(0.0, job.predicted_s - elapsed_s)
         return max(ahead_s / self.workers, 1e-9)  # never 0 while all are busy, even if overdue
 
     def start(
@@ -90,45 +97,49 @@ class Decoders:
         `done` is called on the loop with the result, or the exception, and the seconds it took.
         """
         job = Job(request.priority, request.deadline, request.arrival, work, done, predicted_s)
-        if len(self._running) < self.workers:
-            self._give(job)
-        else:
-            self._waiting.insert(job)
+        with self._lock:
+            if len(self._running) < self.workers:
+                self._running.add(job)
+                self._inbox.put(job)
+            else:
+                self._waiting.insert(job)
         return job
 
     def withdraw(self, job: Job) -> None:
         """Remove a job that has not started; one that runs is not interrupted."""
-        if job not in self._running:
+        with self._lock, contextlib.suppress(KeyError):  # it runs, or its result is on its way
             self._waiting.remove(job)
 
     def close(self) -> None:
         """End the threads after the jobs that they run; queued jobs do not start."""
+        with self._lock:
+            self._closed = True
         for _ in self._threads:
             self._inbox.put(None)
 
-    def _give(self, job: Job) -> None:
-        self._running.add(job)
-        self._inbox.put(job)
-
     def _work(self) -> None:
         lower_priority(self._nice)
-        while (job := self._inbox.get()) is not None:
+        following: Job | None = None
+        while (job := following or self._inbox.get()) is not None:
             job.started = time.monotonic()
             try:
                 result = job.work()
             except Exception as error:  # noqa: BLE001 - only this request fails
                 result = decode_failure(error)
             elapsed = time.monotonic() - job.started
+            following = self._next_after(job)
             with contextlib.suppress(RuntimeError):  # the loop is closed: the process is exiting
-                self._loop.call_soon_threadsafe(partial(self._finish, job, result, elapsed))
+                self._loop.call_soon_threadsafe(partial(job.done, result, elapsed))
             del job, result  # otherwise this frame keeps the pixels alive until the next image
 
-    def _finish(self, job: Job, result: Any, elapsed_s: float) -> None:
-        self._running.discard(job)
-        for following in self._waiting.take():
-            self._give(following)
-            break
-        job.done(result, elapsed_s)
+    def _next_after(self, job: Job) -> Job | None:
+        """Return the job that a thread runs after `job`; None if nothing waits."""
+        with self._lock:
+            self._running.discard(job)
+            for following in () if self._closed else self._waiting.take():
+                self._running.add(following)
+                return following
+            return None
 
 
 def decode_failure(error: Exception) -> Exception:

@@ -12,6 +12,7 @@ from queue import SimpleQueue
 import numpy as np
 
 from tidegate.service.batching.decoders import decode_failure
+from tidegate.service.batching.failures import Failures
 from tidegate.service.batching.isolate import DeviceFault, RowResult, run_isolating
 from tidegate.service.cpu import lower_priority, pin_to_core
 from tidegate.service.engines.base import Engine, TopUp
@@ -74,6 +75,7 @@ class Slot:
         self.index = index
         self._core = core
         self._engine_since: float | None = None
+        self._failures = Failures()
         self._inbox: SimpleQueue[Batch | None] = SimpleQueue()
         self._thread = start_owned(self._work, f"slot-{index}", on_death)
 
@@ -151,7 +153,9 @@ class Slot:
         run = partial(batch.engine.run, batch.engine_slot)
         self._engine_since = time.perf_counter()
         try:
-            return run_isolating(run, images, batch.top_up, device_fault)
+            rows = run_isolating(run, images, batch.top_up, device_fault)
+            self._failures.observe(batch.engine, batch.engine_slot, rows, device_fault)
+            return rows
         finally:
             self._engine_since = None
 

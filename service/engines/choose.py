@@ -19,6 +19,7 @@ from tidegate.service.engines.open_gpu import (
     GPU_ENGINES,
     EngineRequest,
     choose_all_graphs,
+    devices_of,
     open_gpu_engine,
 )
 from tidegate.service.engines.tensorrt.build import Progress
@@ -92,10 +93,32 @@ def _open(model: Path, config: EngineConfig, buckets: Sequence[int], precision: 
 
 def _warm_on_gpu(engine: Engine, buckets: Sequence[int], *, stop_early: bool) -> WarmEngine:
     latency_s = warm_up.measure_batch_sizes(engine, buckets, stop_early=stop_early)
-    if chosen := choose_all_graphs(engine, list(latency_s)):
-        log.info("using CUDA graphs for batch sizes %s", ", ".join(map(str, chosen)))
-        latency_s = warm_up.measure_batch_sizes(engine, list(latency_s), stop_early=False)
-    return WarmEngine(engine, latency_s)
+    smallest, largest, devices = min(latency_s), max(latency_s), devices_of(engine)
+    for device in devices:
+        device.keep(largest)
+    # The smallest size frees what larger ones needed, and the largest allocates its memory again,
+    # before graphs can take it.
+    between = [size for device in devices[:1] for size in device.buckets if size not in latency_s]
+    again = sorted({smallest, *between, largest})
+    latency_s |= warm_up.measure_batch_sizes(engine, again, stop_early=False)
+    if chosen := choose_all_graphs(engine, sorted(latency_s)):
+        with_graphs = warm_up.measure_batch_sizes(engine, sorted(latency_s), stop_early=False)
+        if with_graphs.keys() == latency_s.keys():
+            log.info("using CUDA graphs for batch sizes %s", ", ".join(map(str, chosen)))
+            latency_s = with_graphs
+        else:  # their memory is missing elsewhere
+            for device in devices:
+                for size in device.captured:
+                    device.forget(size)
+    for device in devices:
+        free, total = device.memory()
+        log.info(
+            "%s: %d of %d MB in use after warm-up, by all processes",
+            device.info.device,
+            (total - free) // 10**6,
+            total // 10**6,
+        )
+    return WarmEngine(engine, dict(sorted(latency_s.items())))
 
 
 def _log_progress() -> Progress:

@@ -26,44 +26,63 @@ class OutOfDeviceMemory(Exception):
     """A runtime could not allocate device memory."""
 
 
-# From NVIDIA's list of cudaError_t, whose codes the driver's CUresult shares. After one of _LOST
-# (sticky errors) every further call fails until the process ends.
-_MEMORY = frozenset({2})
-_LOST = frozenset(
-    {
-        46,  # devices unavailable
-        100,  # no device
-        101,  # invalid device
-        214,  # uncorrectable ECC error
-        220,  # NVLink error
-        226,  # contained error
-        700,  # illegal address
-        702,  # launch timeout
-        709,  # context destroyed
-        710,  # assertion
-        714,  # hardware stack error
-        715,  # illegal instruction
-        716,  # misaligned address
-        717,  # invalid address space
-        718,  # invalid program counter
-        719,  # launch failure
-        721,  # tensor memory leak
-        999,  # unknown error
-    }
-)
-# ONNX Runtime and TensorRT expose no error code, only text.
+# NVIDIA's cudaError_t, whose codes the driver's CUresult shares, with its name and its text. After
+# one of _LOST every further call fails until the process ends. MPS shares a GPU among processes.
+_MEMORY = 2
+_LOST = {
+    3: ("InitializationError", "initialization error"),
+    4: ("CudartUnloading", "driver shutting down"),
+    46: ("DevicesUnavailable", "CUDA-capable device(s) is/are busy or unavailable"),
+    100: ("NoDevice", "no CUDA-capable device is detected"),
+    101: ("InvalidDevice", "invalid device ordinal"),
+    201: ("DeviceUninitialized", "invalid device context"),
+    214: ("ECCUncorrectable", "uncorrectable ECC error encountered"),
+    220: ("NvlinkUncorrectable", "uncorrectable NVLink error detected during the execution"),
+    226: ("Contained", "Invalid access of peer GPU memory over nvlink or a hardware error"),
+    304: ("OperatingSystem", "OS call failed or operation not supported on this OS"),
+    700: ("IllegalAddress", "an illegal memory access was encountered"),
+    702: ("LaunchTimeout", "the launch timed out and was terminated"),
+    709: ("ContextIsDestroyed", "context is destroyed"),
+    710: ("Assert", "device-side assert triggered"),
+    714: ("HardwareStackError", "hardware stack error"),
+    715: ("IllegalInstruction", "an illegal instruction was encountered"),
+    716: ("MisalignedAddress", "misaligned address"),
+    717: ("InvalidAddressSpace", "operation not supported on global/shared address space"),
+    718: ("InvalidPc", "invalid program counter"),
+    719: ("LaunchFailure", "unspecified launch failure"),
+    721: ("TensorMemoryLeak", "tensor memory not completely freed"),
+    802: ("SystemNotReady", "system not yet initialized"),
+    803: (
+        "SystemDriverMismatch",
+        "system has unsupported display driver / cuda driver combination",
+    ),
+    805: (
+        "MpsConnectionFailed",
+        "MPS client failed to connect to the MPS control daemon or the MPS server",
+    ),
+    806: (
+        "MpsRpcFailure",
+        "the remote procedural call between the MPS server and the MPS client failed",
+    ),
+    807: ("MpsServerNotReady", "MPS server is not ready to accept new MPS client requests"),
+    810: ("MpsClientTerminated", "the MPS client has been terminated by the server"),
+    999: ("Unknown", "unknown error"),
+}
+_VAGUE = frozenset({3, 999})  # others use the same text
+# ONNX Runtime and TensorRT expose no code. They write the code, the name, or only the text.
 _CODE = re.compile(r"CUDA (?:failure|error)\D{0,3}(\d+)\b", re.IGNORECASE)
+_LOST_NAME = re.compile(rf"cudaError(?:{'|'.join(name for name, _ in _LOST.values())})\b")
+_LOST_TEXT = re.compile(
+    "|".join(re.escape(text) for code, (_, text) in _LOST.items() if code not in _VAGUE),
+    re.IGNORECASE,
+)
+_LOST_VAGUE = re.compile(r"Cuda Runtime \((?:initialization|unknown) error\)")
 _MEMORY_TEXT = re.compile(
     r"out of memory|failed to allocate memory|_ALLOC_FAILED|DEVICE_ALLOCATION_FAILED"
-    r"|smaller than requested bytes|OutOfMemory",
+    r"|smaller than requested bytes|OutOfMemory|cudaErrorMemoryAllocation",
     re.IGNORECASE,
 )
-_LOST_TEXT = re.compile(
-    r"illegal (?:memory access|instruction)|misaligned address|unspecified launch failure"
-    r"|device-side assert|uncorrectable|launch timed out|hardware stack error"
-    r"|context is destroyed|invalid program counter|no CUDA-capable device",
-    re.IGNORECASE,
-)
+_LOST_PATTERNS = (_LOST_NAME, _LOST_TEXT, _LOST_VAGUE)
 
 
 def fault_of(error: BaseException) -> Fault:
@@ -74,7 +93,7 @@ def fault_of(error: BaseException) -> Fault:
     match = None if isinstance(error, CudaError) else _CODE.search(text)
     code = error.code if isinstance(error, CudaError) else int(match.group(1)) if match else None
     if code is not None:
-        return Fault.MEMORY if code in _MEMORY else Fault.LOST if code in _LOST else Fault.BATCH
-    if _LOST_TEXT.search(text):
+        return Fault.MEMORY if code == _MEMORY else Fault.LOST if code in _LOST else Fault.BATCH
+    if any(pattern.search(text) for pattern in _LOST_PATTERNS):
         return Fault.LOST
     return Fault.MEMORY if _MEMORY_TEXT.search(text) else Fault.BATCH

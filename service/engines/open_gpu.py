@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from tidegate.service.engines.base import Engine, EngineInfo
 from tidegate.service.engines.cuda.base import Cuda, Device
 from tidegate.service.engines.cuda.open import open_cuda, open_devices
-from tidegate.service.engines.gpu_engine import DeviceEngine, Program
+from tidegate.service.engines.gpu_engine import DeviceEngine
+from tidegate.service.engines.gpu_program import Program
 from tidegate.service.engines.multi_device import Fleet
+from tidegate.service.engines.onnxruntime.arena import USE_SHARED, share_arena
 from tidegate.service.engines.onnxruntime.gpu import (
     OnnxGpuProgram,
     cuda_providers,
@@ -44,6 +47,8 @@ class GpuConfig:
     devices: tuple[int, ...] = (0,)
     cuda_binding: str = "cuda-bindings"
     plan_cache: Path = Path("~/.cache/tidegate/plans")
+    arena_bytes: int = 0  # bounds ONNX Runtime's device memory; 0: no bound
+    spin: bool = False  # wait for a batch on the CPU, instead of blocking
 
     def plans(self) -> PlanCache:
         """Return the folder of TensorRT plans. Raises EngineUnavailable."""
@@ -67,7 +72,7 @@ def open_gpu_engine(request: EngineRequest, config: GpuConfig, slots: int = 0) -
     Raises EngineUnavailable if there is no GPU, or the engine does not load.
     """
     refuse_tf32()
-    cuda = open_cuda(config.cuda_binding)
+    cuda = open_cuda(config.cuda_binding, spin=config.spin)
     with contextlib.ExitStack() as opened:  # closes the devices if a later one fails
         engines = []
         devices = open_devices(cuda, config.devices)
@@ -83,8 +88,9 @@ def open_gpu_engine(request: EngineRequest, config: GpuConfig, slots: int = 0) -
                 precision=request.precision,
                 threads_per_slot=1,
             )
+            buckets = batch_sizes(request.engine, request.buckets)
             engines.append(
-                DeviceEngine(device, program, info, slots=slots or _SLOTS, buckets=request.buckets)
+                DeviceEngine(device, program, info, slots=slots or _SLOTS, buckets=buckets)
             )
         opened.pop_all()
     return engines[0] if len(engines) == 1 else Fleet(engines)
@@ -100,7 +106,7 @@ def build_plans(request: EngineRequest, config: GpuConfig) -> list[Path]:
             f"Engine {request.engine} has no plans to build; only {' and '.join(PRODUCTS)} have."
         )
     toolkit, cache = open_toolkit(request.engine), config.plans()
-    cuda = open_cuda(config.cuda_binding)
+    cuda = open_cuda(config.cuda_binding, spin=config.spin)
     paths = []
     for device in open_devices(cuda, config.devices):
         device.use()
@@ -121,13 +127,30 @@ def refuse_device(engine: str, device: Device) -> None:
         )
 
 
+def batch_sizes(engine: str, buckets: Sequence[int]) -> list[int]:
+    """Return the batch sizes that an engine runs: the bundle's, and for TensorRT those between.
+
+    A batch of 17 is then padded to 24 instead of 32. A plan is for all sizes, and the executions
+    of a slot share their memory, whereas ONNX Runtime would need a further session for each size.
+    """
+    if engine not in PRODUCTS:
+        return list(buckets)
+    between = [(low + high) // 2 for low, high in pairwise(buckets) if high - low > 1]
+    return sorted({*buckets, *between})
+
+
+def devices_of(engine: Engine) -> list[DeviceEngine]:
+    """Return the engine of each device."""
+    engines = engine.engines if isinstance(engine, Fleet) else (engine,)
+    return [device for device in engines if isinstance(device, DeviceEngine)]
+
+
 def choose_all_graphs(engine: Engine, buckets: Sequence[int]) -> list[int]:
     """Use CUDA graphs for the batch sizes they make faster; return those of the first device."""
-    devices = engine.engines if isinstance(engine, Fleet) else (engine,)
     chosen = [
         choose_graphs(device, device, buckets)
-        for device in devices
-        if isinstance(device, DeviceEngine) and device.can_capture
+        for device in devices_of(engine)
+        if device.can_capture
     ]
     return chosen[0] if chosen else []
 
@@ -154,7 +177,15 @@ def open_program_for(
         providers = tensorrt_providers(
             device.index, request.buckets, size, folder, request.precision
         )
+    if on_cuda:
+        share_arena(device.index, config.arena_bytes)
     in_onnx = OnnxGpuProgram(
-        request.model, request.engine, providers, device, session_per_batch=on_cuda
+        request.model,
+        request.engine,
+        providers,
+        device,
+        session_per_batch=on_cuda,
+        entries=USE_SHARED if on_cuda else {},
+        graphs=on_cuda and not config.arena_bytes,
     )
     return in_onnx, runtime()

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from tidegate.service.engines.base import Engine
+from tidegate.service.engines.faults import Fault, fault_of
 from tidegate.service.types import Pixels
 
 log = logging.getLogger(__name__)
@@ -49,26 +50,41 @@ def measure_batch_sizes(
 
     The least disturbed round counts. With `stop_early`, stops at the first bucket that gives too
     little throughput over the previous one. The two are measured in alternation, so that a change
-    of the machine's speed affects both.
+    of the machine's speed affects both. Always stops at a bucket that the device lacks memory for,
+    unless that is the first; logs a warning then.
     """
     image = random_image(engine)
-    latency_s = {}
-    for bucket in buckets[: 1 if stop_early else None]:
-        took_s = [time_all_slots(engine, (image,) * bucket) for _ in range(_LEAST_RUNS)]
-        latency_s[bucket] = _least_disturbed(took_s)
-    for before, bucket in pairwise(buckets if stop_early else ()):
-        rounds = [
-            (time_all_slots(engine, (image,) * before), time_all_slots(engine, (image,) * bucket))
-            for _ in range(ROUNDS)
-        ]
-        rates = [
-            (images_per_s(before, small_s, _AROUND_S), images_per_s(bucket, large_s, _AROUND_S))
-            for small_s, large_s in rounds
-        ]
-        if not clearly_faster(rates, _WORTH_IT):
-            break
-        latency_s[bucket] = _least_disturbed([large_s for _, large_s in rounds])
+    latency_s: dict[int, float] = {}
+    try:
+        for bucket in buckets[: 1 if stop_early else None]:
+            took_s = [time_all_slots(engine, (image,) * bucket) for _ in range(_LEAST_RUNS)]
+            latency_s[bucket] = _least_disturbed(took_s)
+        for before, bucket in pairwise(buckets if stop_early else ()):
+            large_s = _if_worth_it(engine, image, before, bucket)
+            if large_s is None:
+                break
+            latency_s[bucket] = large_s
+    except Exception as error:  # the runtimes' exceptions share no base class
+        if not latency_s or fault_of(error) is not Fault.MEMORY:
+            raise
+        largest = max(latency_s)
+        log.warning("device memory low: using batches of at most %d: %s", largest, error)
     return latency_s
+
+
+def _if_worth_it(engine: Engine, image: Pixels, before: int, bucket: int) -> float | None:
+    """Return the seconds of a batch of `bucket`; None if it hardly increases the throughput."""
+    rounds = [
+        (time_all_slots(engine, (image,) * before), time_all_slots(engine, (image,) * bucket))
+        for _ in range(ROUNDS)
+    ]
+    rates = [
+        (images_per_s(before, small_s, _AROUND_S), images_per_s(bucket, large_s, _AROUND_S))
+        for small_s, large_s in rounds
+    ]
+    if not clearly_faster(rates, _WORTH_IT):
+        return None
+    return _least_disturbed([large_s for _, large_s in rounds])
 
 
 def measure_batch_sizes_once(engine: Engine, buckets: Sequence[int]) -> dict[int, float]:

@@ -269,15 +269,19 @@ def test_all_stages_share_one_pinned_base() -> None:
     assert bases == ["python:3.11-slim-bookworm"] * 3  # the environments link to its Python
 
 
-def test_every_declared_dependency_is_pinned_within_its_range() -> None:
+def _pinned() -> dict[str, str]:
     lines = (ROOT / "docker" / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+def test_every_declared_dependency_is_pinned_within_its_range() -> None:
+    pinned = _pinned()
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]
 
     extras = [
         text
-        for name in ("models", "remote", "oci", "otel", "signing")
+        for name in ("models", "remote", "oci", "otel", "signing", "gpu")
         for text in project["optional-dependencies"][name]
     ]
     declared = [
@@ -288,6 +292,15 @@ def test_every_declared_dependency_is_pinned_within_its_range() -> None:
     assert declared
     for requirement in declared:
         assert pinned[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+def test_what_the_cuda_provider_loads_is_pinned() -> None:
+    """Its wheel accepts any minor version of them."""
+    pinned = _pinned()
+
+    for name in ("cuda-nvrtc", "cuda-runtime", "cufft", "curand", "cublas"):
+        assert f"nvidia-{name}" in pinned
+    assert pinned["nvidia-cudnn-cu13"].startswith("9.14.")  # what it was compiled with
 
 
 def test_the_image_runs_as_a_numeric_user_that_is_not_root() -> None:

@@ -55,6 +55,11 @@ def test_an_execution_has_the_methods_that_are_used(toolkit: Toolkit) -> None:
     assert toolkit.trt.DynamicShapesKernelSpecializationStrategy.EAGER is not None
     assert hasattr(toolkit.trt.ICudaEngine, "create_runtime_config")
     assert hasattr(toolkit.trt.IRuntimeConfig, "dynamic_shapes_kernel_specialization_strategy")
+    assert hasattr(toolkit.trt.IRuntimeConfig, "set_execution_context_allocation_strategy")
+    assert toolkit.trt.ExecutionContextAllocationStrategy.USER_MANAGED is not None
+    assert hasattr(toolkit.trt.IExecutionContext, "set_device_memory")
+    assert hasattr(toolkit.trt.IExecutionContext, "set_optimization_profile_async")
+    assert hasattr(toolkit.trt.ICudaEngine, "get_tensor_profile_shape")
 
 
 def as_it_is(backbone: onnx.ModelProto, photos: Floats) -> onnx.ModelProto:
@@ -97,7 +102,12 @@ def demo_sized_head() -> GateHead:
 
 def test_the_module_has_the_names_that_the_build_uses(toolkit: Toolkit) -> None:
     assert toolkit.version.startswith("TensorRT-RTX 1.")
-    assert build_flags(toolkit.trt) == ("no-tf32", "optimisation=3", "strongly-typed")
+    assert build_flags(toolkit.trt) == (
+        "no-tf32",
+        "optimisation=3",
+        "small-batches=4",
+        "strongly-typed",
+    )
 
 
 @pytest.mark.parametrize("change", [as_it_is, in_fp16, in_int8])

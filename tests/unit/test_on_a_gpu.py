@@ -16,7 +16,7 @@ from tidegate.service.bundle.store import Bundle
 from tidegate.service.engines import choose, open_gpu
 from tidegate.service.engines.config import EngineConfig
 from tidegate.service.engines.cuda.base import Cuda, Device
-from tidegate.service.engines.gpu_engine import Program
+from tidegate.service.engines.gpu_program import Program
 from tidegate.service.engines.onnxruntime.gpu import OnnxGpuProgram
 from tidegate.service.engines.onnxruntime.session import Provider
 from tidegate.service.engines.open_gpu import EngineRequest, GpuConfig
@@ -50,7 +50,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     monkeypatch.setattr(open_gpu, "open_program_for", program)
     monkeypatch.setattr("tidegate.service.engines.warm_up._TRIAL_S", 0.0005)
     for module in (open_gpu, choose):
-        monkeypatch.setattr(module, "open_cuda", lambda binding: fake)
+        monkeypatch.setattr(module, "open_cuda", lambda binding, **options: fake)
     return fake
 
 

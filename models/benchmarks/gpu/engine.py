@@ -19,7 +19,8 @@ from tidegate.service.engines.base import EngineInfo
 from tidegate.service.engines.choose import buckets_for
 from tidegate.service.engines.config import WarmEngine
 from tidegate.service.engines.cuda.base import Cuda, Device
-from tidegate.service.engines.gpu_engine import DeviceEngine, Program
+from tidegate.service.engines.gpu_engine import DeviceEngine
+from tidegate.service.engines.gpu_program import Program
 from tidegate.service.engines.open_gpu import EngineRequest, choose_all_graphs, open_program_for
 from tidegate.service.engines.warm_up import measure_batch_sizes
 from tidegate.service.imaging.preprocess import preprocess

@@ -31,7 +31,7 @@ def before(command: Sequence[str]) -> dict[str, object]:
         "command": " ".join(command),
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _output_of("git", "rev-parse", "HEAD"),
-        "dirty": bool(_output_of("git", "status", "--porcelain", "--untracked-files=no")),
+        "dirty": _dirty(),
         "nvidia_smi": _output_of("nvidia-smi"),
         "tf32_override": os.environ.get("NVIDIA_TF32_OVERRIDE"),
         "cpu": _cpu(),
@@ -63,6 +63,12 @@ def _output_of(*command: str) -> str | None:
     except subprocess.TimeoutExpired:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _dirty() -> bool | None:
+    """Return whether tracked files were changed; None if git does not know."""
+    changed = _output_of("git", "status", "--porcelain", "--untracked-files=no")
+    return None if changed is None else bool(changed)
 
 
 def _packages() -> dict[str, str]:

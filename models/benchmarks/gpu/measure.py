@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tidegate.service.engines.base import PARTS
-from tidegate.service.engines.cuda.base import Device
-from tidegate.service.engines.gpu_engine import DeviceEngine, Program
+from tidegate.service.engines.cuda.base import Address, Device
+from tidegate.service.engines.gpu_engine import DeviceEngine
+from tidegate.service.engines.gpu_program import Program
 from tidegate.service.types import Pixels
 
 OpenEngine = Callable[
@@ -149,7 +150,9 @@ def bare_loop(
     outputs = {
         name: device.allocate(tensor.bytes_of(images)) for name, tensor in program.outputs.items()
     }
-    execution, stream = program.execution(device), device.stream()
+    size = program.execution_bytes
+    workspace = device.allocate(size) if size else Address(0)
+    execution, stream = program.execution(device, workspace), device.stream()
 
     def measure() -> float:
         device.use()

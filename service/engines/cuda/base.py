@@ -62,7 +62,7 @@ class Device(Protocol):
         ...
 
     def event(self) -> Any:
-        """Return an event with timing, on which `wait` blocks without spinning."""
+        """Return an event with timing, on which `wait` blocks as the binding was told to."""
         ...
 
     def copy_in(self, to: Address, source: Bytes, stream: StreamHandle) -> None:
@@ -97,6 +97,10 @@ class Device(Protocol):
         """Launch a captured graph on the stream."""
         ...
 
+    def discard(self, graph: Any) -> None:
+        """Free a captured graph, which must not be running."""
+        ...
+
     def close(self) -> None:
         """Free everything. No work may be running."""
         ...
@@ -113,6 +117,11 @@ class Cuda(Protocol):
     @property
     def version(self) -> str:
         """Return the CUDA versions of the runtime and of the driver."""
+        ...
+
+    @property
+    def major(self) -> int:
+        """Return the major CUDA version of the binding, which its runtimes share."""
         ...
 
     def device_count(self) -> int:

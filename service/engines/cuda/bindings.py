@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Callable
 from importlib.metadata import version
@@ -18,6 +19,9 @@ from tidegate.service.errors import EngineUnavailable
 class CudaBindings:
     """The default binding."""
 
+    def __init__(self, *, spin: bool = False) -> None:
+        self._spin = spin
+
     @property
     def name(self) -> str:
         return f"cuda-bindings {version('cuda-bindings')}"
@@ -27,6 +31,10 @@ class CudaBindings:
         runtime, driver = _call("cudaRuntimeGetVersion"), _call("cudaDriverGetVersion")
         return f"{_dotted(runtime)} (driver {_dotted(driver)})"
 
+    @property
+    def major(self) -> int:
+        return int(_call("cudaRuntimeGetVersion")) // 1000
+
     def device_count(self) -> int:
         try:
             return int(_call("cudaGetDeviceCount"))
@@ -34,7 +42,7 @@ class CudaBindings:
             raise EngineUnavailable(f"There is no GPU to use: {error}.") from error
 
     def device(self, index: int) -> BindingsDevice:
-        return BindingsDevice(index)
+        return BindingsDevice(index, spin=self._spin)
 
 
 class BindingsDevice:
@@ -42,8 +50,9 @@ class BindingsDevice:
 
     can_capture = True
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, *, spin: bool = False) -> None:
         self.index = index
+        self._event_flags = cudart.cudaEventDefault if spin else cudart.cudaEventBlockingSync
         self._addresses: list[int] = []
         self._pinned: list[int] = []
         self._streams: list[Any] = []
@@ -77,7 +86,7 @@ class BindingsDevice:
         return StreamHandle(int(stream))
 
     def event(self) -> Any:
-        event = _call("cudaEventCreateWithFlags", cudart.cudaEventBlockingSync)
+        event = _call("cudaEventCreateWithFlags", self._event_flags)
         self._events.append(event)
         return event
 
@@ -107,15 +116,25 @@ class BindingsDevice:
         _call("cudaStreamBeginCapture", stream, mode)
         try:
             enqueue()
+        except BaseException:
+            # The end of a capture that failed is an error of its own, which says less.
+            with contextlib.suppress(CudaError):
+                _call("cudaGraphDestroy", _call("cudaStreamEndCapture", stream))
+            raise
+        graph = _call("cudaStreamEndCapture", stream)
+        try:
+            executable = _call("cudaGraphInstantiate", graph, 0)
         finally:
-            graph = _call("cudaStreamEndCapture", stream)
-        executable = _call("cudaGraphInstantiate", graph, 0)
-        _call("cudaGraphDestroy", graph)
+            _call("cudaGraphDestroy", graph)
         self._graphs.append(executable)
         return executable
 
     def launch(self, graph: Any, stream: StreamHandle) -> None:
         _call("cudaGraphLaunch", graph, stream)
+
+    def discard(self, graph: Any) -> None:
+        self._graphs.remove(graph)
+        _call("cudaGraphExecDestroy", graph)
 
     def close(self) -> None:
         self.use()

@@ -9,9 +9,10 @@ from tidegate.service.engines.cuda.base import Cuda, Device
 from tidegate.service.errors import EngineUnavailable
 
 
-def open_cuda(binding: str) -> Cuda:
+def open_cuda(binding: str, *, spin: bool = False) -> Cuda:
     """Return the binding named `binding`. Raises EngineUnavailable if it does not load.
 
+    `spin`: waiting for an event uses the CPU, instead of blocking until the driver wakes it.
     Devices are numbered by PCI bus, as in NVML, unless CUDA_DEVICE_ORDER is set.
     """
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # read when CUDA starts
@@ -21,10 +22,10 @@ def open_cuda(binding: str) -> Cuda:
         if module == "bindings":
             from tidegate.service.engines.cuda.bindings import CudaBindings
 
-            return CudaBindings()
+            return CudaBindings(spin=spin)
         from tidegate.service.engines.cuda.pycuda import PyCuda
 
-        return PyCuda()
+        return PyCuda(spin=spin)
     except ImportError as error:
         raise EngineUnavailable(
             f"{binding} failed to load ({error}). It needs NVIDIA's driver and "

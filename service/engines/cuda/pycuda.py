@@ -26,6 +26,9 @@ _threads = threading.local()  # .pushed: the only PyCUDA context on this thread'
 class PyCuda:
     """The alternative binding."""
 
+    def __init__(self, *, spin: bool = False) -> None:
+        self._spin = spin
+
     @property
     def name(self) -> str:
         return f"pycuda {version('pycuda')}"
@@ -36,6 +39,10 @@ class PyCuda:
         number = driver.get_driver_version()
         return f"{major}.{minor} (driver {number // 1000}.{number % 1000 // 10})"
 
+    @property
+    def major(self) -> int:
+        return int(driver.get_version()[0])
+
     def device_count(self) -> int:
         try:
             with _cuda_errors():
@@ -45,7 +52,7 @@ class PyCuda:
             raise EngineUnavailable(f"There is no GPU to use: {error}.") from error
 
     def device(self, index: int) -> PyCudaDevice:
-        return PyCudaDevice(index)
+        return PyCudaDevice(index, spin=self._spin)
 
 
 class PyCudaDevice:
@@ -53,8 +60,10 @@ class PyCudaDevice:
 
     can_capture = False
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, *, spin: bool = False) -> None:
         self.index = index
+        flags = driver.event_flags
+        self._event_flags = flags.DEFAULT if spin else flags.BLOCKING_SYNC
         # PyCUDA frees a resource with its Python object, while its context must be current.
         self._kept: list[Any] = []
         self._streams: dict[int, Any] = {}
@@ -99,7 +108,7 @@ class PyCudaDevice:
 
     def event(self) -> Any:
         with _cuda_errors():
-            event = driver.Event(driver.event_flags.BLOCKING_SYNC)
+            event = driver.Event(self._event_flags)
         self._kept.append(event)
         return event
 
@@ -131,6 +140,9 @@ class PyCudaDevice:
         raise NotImplementedError("PyCUDA has no graphs")
 
     def launch(self, graph: Any, stream: StreamHandle) -> None:
+        raise NotImplementedError("PyCUDA has no graphs")
+
+    def discard(self, graph: Any) -> None:
         raise NotImplementedError("PyCUDA has no graphs")
 
     def close(self) -> None:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import os
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from tidegate.service.engines.cuda.base import Address, Device, StreamHandle
-from tidegate.service.engines.gpu_engine import Tensor
-from tidegate.service.engines.onnxruntime.session import Provider, load_runtime, open_session
+from tidegate.service.engines.gpu_program import Tensor
+from tidegate.service.engines.onnxruntime.graphs import OnnxGraph, OnnxGraphs
+from tidegate.service.engines.onnxruntime.session import (
+    Provider,
+    load_runtime,
+    open_session,
+    preload,
+)
 from tidegate.service.errors import EngineUnavailable
 
 log = logging.getLogger(__name__)
@@ -25,6 +31,7 @@ log = logging.getLogger(__name__)
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _TENSORRT = "TensorrtExecutionProvider"
 _TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+_NO_ENTRIES: Mapping[str, str] = MappingProxyType({})
 # The operators that take a classifier's time. The runtime rightly places small integer work
 # (shapes, indices) on the CPU, but one of these operators on the CPU would be a fallback.
 _WORK = frozenset({"Conv", "Gemm", "MatMul", "FusedMatMul", "FusedConv", "Attention", "Softmax"})
@@ -85,11 +92,12 @@ class OnnxGpuProgram:
     """A sealed graph in sessions that all slots share; each slot has its own bindings.
 
     `session_per_batch`: one session for each batch size. The CUDA provider plans its convolutions
-    again whenever the shape changes, which takes many times as long as the convolutions.
+    again whenever the shape changes, which takes many times as long as the convolutions. `entries`
+    are their session config entries. `graphs`: CUDA graphs may be captured, in further sessions.
     """
 
-    capturable = False  # the runtime synchronises within a run
-    execution_bytes = 0  # unknown: the runtime's arena grows during warm-up
+    execution_bytes = 0  # the runtime allocates its own memory, during warm-up
+    in_stream_order = False  # the sessions have their own streams
 
     def __init__(
         self,
@@ -100,20 +108,24 @@ class OnnxGpuProgram:
         memory: str = "cuda",
         *,
         session_per_batch: bool = False,
+        entries: Mapping[str, str] = _NO_ENTRIES,
+        graphs: bool = False,
     ) -> None:
         """Load `model`. `memory` is ONNX Runtime's name for the device type of the addresses.
 
         Raises EngineUnavailable if the provider does not load, or leaves work to the CPU.
         """
-        _preload()
-        record = {"session.record_ep_graph_assignment_info": "1"}
+        preload()
+        record = {"session.record_ep_graph_assignment_info": "1", **entries}
         first = open_session(model, engine, providers, record)
-        self._open_another = partial(open_session, model, engine, providers, {})
+        self._open_another = partial(open_session, model, engine, providers, entries)
         self._unused = [first]
-        self._sessions: dict[int, Any] = {}
+        self._sessions: dict[int, _Session] = {}
         self._opening = threading.Lock()
         self._session_per_batch = session_per_batch
-        self.where = memory, device.index
+        self._may_capture = graphs
+        self._shrink = False  # whether the next run frees unused memory of the arena
+        self._where = memory, device.index
         self.nodes = nodes_of(first)
         refuse_strays(engine, self.nodes)
         _, height, width, _ = first.get_inputs()[0].shape
@@ -122,11 +134,38 @@ class OnnxGpuProgram:
             output.name: Tensor(_TYPES[output.type], tuple(output.shape[1:]))
             for output in first.get_outputs()
         }
+        open_with_graphs = partial(open_session, model, engine, _with_graphs(providers), {})
+        self._graphs = OnnxGraphs(open_with_graphs, self.bind)
 
-    def execution(self, device: Device) -> OnnxGpuExecution:
-        return OnnxGpuExecution(self, device)
+    def execution(self, device: Device, workspace: Address) -> OnnxGpuExecution:
+        return OnnxGpuExecution(self)
 
-    def session(self, batch: int) -> Any:
+    def can_capture(self, device: Device) -> bool:
+        """Return whether ONNX Runtime can capture: it requires all nodes on CUDA."""
+        return self._may_capture and {provider for provider, _ in self.nodes} == {_CUDA}
+
+    def graph(self, device: Device, workspace: Address) -> OnnxGraph:
+        return self._graphs.graph(device)
+
+    def keep(self, largest: int) -> None:
+        with self._opening:
+            if self._session_per_batch:
+                for batch in [batch for batch in self._sessions if batch > largest]:
+                    del self._sessions[batch]
+                    self._shrink = True
+
+    def run_options(self) -> Any:
+        """Return the options of the next run; None, or that the arena frees what is unused."""
+        if not self._shrink:
+            return None
+        self._shrink = False
+        options = load_runtime().RunOptions()
+        where, index = self._where
+        shrunk = f"gpu:{index}" if where == "cuda" else "cpu:0"
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", shrunk)
+        return options
+
+    def session(self, batch: int) -> _Session:
         """Return the session for batches of this size; open it on the first call.
 
         Raises EngineUnavailable.
@@ -134,38 +173,46 @@ class OnnxGpuProgram:
         key = batch if self._session_per_batch else 0
         with self._opening:
             if key not in self._sessions:
-                self._sessions[key] = self._unused.pop() if self._unused else self._open_another()
+                opened = self._unused.pop() if self._unused else self._open_another()
+                self._sessions[key] = _Session(opened)
             return self._sessions[key]
+
+    def bind(
+        self, session: Any, batch: int, pixels: Address, outputs: Mapping[str, Address]
+    ) -> Any:
+        """Return a session's bindings to device memory."""
+        binding = session.io_binding()
+        shape = (batch, *self.input_size, 3)
+        binding.bind_input("pixels", *self._where, np.uint8, shape, pixels)
+        for name, address in outputs.items():
+            tensor = self.outputs[name]
+            binding.bind_output(name, *self._where, tensor.dtype, (batch, *tensor.row), address)
+        return binding
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """A session, and its bindings to the memory of each execution, by batch size."""
+
+    session: Any
+    bound: dict[tuple[OnnxGpuExecution, int], Any] = field(default_factory=dict)
 
 
 class OnnxGpuExecution:
-    """One slot's bindings to its device memory, kept per bucket: the addresses never change."""
+    """One slot's part of a program. The addresses of a batch size never change."""
 
-    def __init__(self, program: OnnxGpuProgram, device: Device) -> None:
+    def __init__(self, program: OnnxGpuProgram) -> None:
         self._program = program
-        self._device = device
-        self._bound: dict[int, tuple[Any, Any]] = {}  # batch → its session, its bindings
 
     def enqueue(
         self, batch: int, pixels: Address, outputs: Mapping[str, Address], stream: StreamHandle
     ) -> None:
-        if batch not in self._bound:
-            self._bound[batch] = self._bind(batch, pixels, outputs)
-        session, binding = self._bound[batch]
-        # The session computes on its own streams, so the copy of its input must be complete. It
-        # returns when the batch is computed; other slots' copies continue meanwhile.
-        self._device.synchronize(stream)
-        session.run_with_iobinding(binding)
-
-    def _bind(self, batch: int, pixels: Address, outputs: Mapping[str, Address]) -> tuple[Any, Any]:
-        session, where = self._program.session(batch), self._program.where
-        binding = session.io_binding()
-        shape = (batch, *self._program.input_size, 3)
-        binding.bind_input("pixels", *where, np.uint8, shape, pixels)
-        for name, address in outputs.items():
-            tensor = self._program.outputs[name]
-            binding.bind_output(name, *where, tensor.dtype, (batch, *tensor.row), address)
-        return session, binding
+        """Compute a batch; return when it is computed. Other slots' copies continue meanwhile."""
+        shared = self._program.session(batch)
+        if (binding := shared.bound.get((self, batch))) is None:
+            binding = self._program.bind(shared.session, batch, pixels, outputs)
+            shared.bound[self, batch] = binding
+        shared.session.run_with_iobinding(binding, self._program.run_options())
 
 
 def sealed_size(model: Path) -> tuple[int, int]:
@@ -195,10 +242,7 @@ def refuse_strays(engine: str, nodes: Sequence[tuple[str, str]]) -> None:
     log.info("nodes by provider: %s", dict(by_provider))
 
 
-def _preload() -> None:
-    """Load CUDA and cuDNN from NVIDIA's wheels, if they are installed."""
-    ort = load_runtime()
-    with contextlib.redirect_stdout(io.StringIO()) as printed:  # it prints missing libraries
-        ort.preload_dlls()
-    if text := printed.getvalue().strip():
-        log.info("%s", text)
+def _with_graphs(providers: Sequence[Provider]) -> list[Provider]:
+    """Return providers of which the first captures CUDA graphs."""
+    (name, options), *others = providers
+    return [(name, {**options, "enable_cuda_graph": "1"}), *others]

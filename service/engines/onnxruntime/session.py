@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tidegate.service.errors import EngineUnavailable
+
+log = logging.getLogger(__name__)
 
 Provider = tuple[str, Mapping[str, str]]  # its name and its options
 
@@ -25,6 +31,16 @@ def load_runtime() -> Any:
             f"ONNX Runtime failed to load ({error}): pip install 'tidegate[cpu]' or [gpu]."
         ) from error
     return onnxruntime
+
+
+@cache
+def preload() -> None:
+    """Load CUDA and cuDNN from NVIDIA's wheels, if they are installed."""
+    ort = load_runtime()
+    with contextlib.redirect_stdout(io.StringIO()) as printed:  # it prints missing libraries
+        ort.preload_dlls()
+    if text := printed.getvalue().strip():
+        log.info("%s", text)
 
 
 def open_session(

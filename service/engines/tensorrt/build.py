@@ -1,4 +1,4 @@
-"""Build a TensorRT plan from a sealed graph: strongly typed, one profile, every output.
+"""Build a TensorRT plan from a sealed graph: strongly typed, two profiles, every output.
 
 The same code serves TensorRT 10.16 and 11 and TensorRT-RTX, which share a Python API.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,7 @@ _MODULES = {
     "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
 }
 _OPTIMISATION_LEVEL = 3
+_SMALL_BATCH = 4  # batches up to this size have kernels that are chosen for a single image
 Progress = Callable[[str, int, int], None]  # phase, steps done, total steps
 
 
@@ -48,19 +50,30 @@ def logger_for(trt: ModuleType) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc, name-defined]  # known when it is loaded
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.errors: list[str] = []
+            self._lock = threading.Lock()  # guards _errors: TensorRT logs from any thread
+            self._errors: dict[int, list[str]] = {}  # by thread
 
         def log(self, severity: Any, message: str) -> None:
             if severity <= trt.ILogger.ERROR:
-                del self.errors[:-4]
-                self.errors.append(message)
+                with self._lock:
+                    errors = self._errors.setdefault(threading.get_ident(), [])
+                    del errors[:-4]
+                    errors.append(message)
                 log.error("%s", message)
             elif severity <= trt.ILogger.WARNING:
                 log.info("%s", message)
 
         def recent_errors(self) -> str:
-            """Return the errors since the last call, at most five, and clear them."""
-            errors, self.errors = self.errors, []
+            """Return this thread's errors since the last call, at most five, and clear them."""
+            with self._lock:
+                errors = self._errors.pop(threading.get_ident(), [])
+            return "; ".join(errors) or "no reason given"
+
+        def errors_of_all_threads(self) -> str:
+            """Return the same of all threads, for a build, which has threads of its own."""
+            with self._lock:
+                errors = [error for of_thread in self._errors.values() for error in of_thread]
+                self._errors.clear()
             return "; ".join(errors) or "no reason given"
 
     return Logger()
@@ -71,7 +84,9 @@ def create(kind: Callable[[Any], Any], logger: Any) -> Any:
     try:
         return kind(logger)
     except TypeError as error:  # the bindings raise it for a null pointer
-        raise EngineUnavailable(f"TensorRT failed to start: {logger.recent_errors()}") from error
+        raise EngineUnavailable(
+            f"TensorRT failed to start: {logger.errors_of_all_threads()}"
+        ) from error
 
 
 def build_flags(trt: ModuleType) -> tuple[str, ...]:
@@ -80,11 +95,24 @@ def build_flags(trt: ModuleType) -> tuple[str, ...]:
         sorted(
             [
                 f"optimisation={_OPTIMISATION_LEVEL}",
+                f"small-batches={_SMALL_BATCH}",
                 "strongly-typed",
                 *(["no-tf32"] if hasattr(trt.BuilderFlag, "TF32") else []),
             ]
         )
     )
+
+
+def profiles_of(buckets: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Return (smallest, tuned for, largest) batch of each profile.
+
+    Kernels are chosen for one size of a profile: for a single image, and for full batches.
+    """
+    smallest, largest = buckets[0], buckets[-1]
+    small = min(_SMALL_BATCH, largest)
+    if smallest > small or small == largest:
+        return [(smallest, largest, largest)]
+    return [(smallest, smallest, small), (small + 1, largest, largest)]
 
 
 def build_plan(
@@ -109,16 +137,16 @@ def build_plan(
     config.clear_flag(trt.BuilderFlag.TF32)  # the gate was not calibrated with its 10-bit mantissa
     pixels = network.get_input(0)
     _, *image = pixels.shape
-    profile = builder.create_optimization_profile()
-    shapes = [(images, *image) for images in (buckets[0], buckets[-1], buckets[-1])]
-    profile.set_shape(pixels.name, *shapes)
-    config.add_optimization_profile(profile)
+    for sizes in profiles_of(buckets):
+        profile = builder.create_optimization_profile()
+        profile.set_shape(pixels.name, *((images, *image) for images in sizes))
+        config.add_optimization_profile(profile)
     cache = None if timing is None else _timing_cache(config, timing)
     if progress is not None:
         config.progress_monitor = _monitor(trt, progress)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineUnavailable(f"TensorRT cannot build {model}: {logger.recent_errors()}")
+        raise EngineUnavailable(f"TensorRT cannot build {model}: {logger.errors_of_all_threads()}")
     return bytes(plan), bytes(cache.serialize()) if cache is not None else b""
 
 

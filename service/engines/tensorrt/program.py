@@ -1,4 +1,4 @@
-"""A sealed graph on TensorRT or TensorRT-RTX: one copy of the weights, one context per slot."""
+"""A sealed graph on TensorRT or TensorRT-RTX: one copy of the weights for all slots."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from tidegate.service.engines.cuda.base import Address, Cuda, Device, StreamHandle
 from tidegate.service.engines.faults import OutOfDeviceMemory
-from tidegate.service.engines.gpu_engine import Tensor
+from tidegate.service.engines.gpu_program import DeviceGraph, Tensor
 from tidegate.service.engines.tensorrt.build import (
     PRODUCTS,
     Progress,
@@ -67,7 +67,7 @@ def plan_key(
     return PlanKey(
         model_sha256=sha256_of(model),
         tensorrt=toolkit.version,
-        cuda=cuda.version,
+        cuda=str(cuda.major),
         gpu=device.name,
         compute_capability=f"{major}.{minor}",
         precision=precision,
@@ -116,7 +116,7 @@ def open_program(
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is not None:
             return TensorRtProgram(toolkit, runtime, engine)
-        errors = toolkit.logger.recent_errors()
+        errors = toolkit.logger.errors_of_all_threads()
         cache.drop(key)
         if not last:
             log.warning("cannot load the cached plan (%s); rebuilding it", errors)
@@ -126,9 +126,9 @@ def open_program(
 class TensorRtProgram:
     """An engine with its weights on the device."""
 
+    in_stream_order = True
+
     def __init__(self, toolkit: Toolkit, runtime: Any, engine: Any) -> None:
-        # RTX captures only plans built without run-time allocation, which these are not.
-        self.capturable = toolkit.engine == "tensorrt"
         self._toolkit = toolkit
         self._runtime = runtime  # must outlive its engine
         self._engine = engine
@@ -141,53 +141,101 @@ class TensorRtProgram:
         }
         height, width, _ = self._row("pixels")
         self.input_size: tuple[int, int] = height, width
-        self.execution_bytes = int(engine.device_memory_size_v2)
+        self.execution_bytes = int(engine.device_memory_size_v2)  # the most of all profiles
+        self._largest = [
+            int(engine.get_tensor_profile_shape("pixels", profile)[2][0])
+            for profile in range(engine.num_optimization_profiles)
+        ]
 
-    def execution(self, device: Device) -> TensorRtExecution:
-        context = self._engine.create_execution_context(*self._settings())
+    def execution(self, device: Device, workspace: Address) -> TensorRtExecution:
+        return TensorRtExecution(self, workspace)
+
+    def can_capture(self, device: Device) -> bool:
+        """Return whether it has CUDA graphs.
+
+        RTX captures only plans built without run-time allocation, which these are not.
+        """
+        return self._toolkit.engine == "tensorrt" and device.can_capture
+
+    def graph(self, device: Device, workspace: Address) -> DeviceGraph:
+        return DeviceGraph(device, self.execution(device, workspace))
+
+    def keep(self, largest: int) -> None:
+        """Do nothing: a context is for all batch sizes of its profile."""
+
+    def profile_of(self, batch: int) -> int:
+        """Return the index of the profile for a batch size."""
+        return next(index for index, largest in enumerate(self._largest) if batch <= largest)
+
+    def context(self, profile: int, workspace: Address, stream: StreamHandle) -> Any:
+        """Return a new context that computes in the block at `workspace`.
+
+        Raises OutOfDeviceMemory or EngineError.
+        """
+        context = self._engine.create_execution_context(self._settings())
         if context is None:
             errors = self._toolkit.logger.recent_errors()
             raise OutOfDeviceMemory(f"TensorRT could not create an execution context: {errors}")
-        return TensorRtExecution(self._toolkit.logger, context, self.input_size)
+        if self.execution_bytes:
+            context.set_device_memory(workspace, self.execution_bytes)
+        if len(self._largest) > 1:
+            chosen = context.set_optimization_profile_async(profile, stream)
+            self.check(chosen, f"the profile {profile}")
+        return context
 
-    def _settings(self) -> tuple[Any, ...]:
-        """Return RTX's settings: compile the kernels of a shape on its first run, in warm-up.
+    def check(self, done: bool, what: str) -> None:
+        """Raise EngineError with TensorRT's errors if a call returned False."""
+        if not done:
+            errors = self._toolkit.logger.recent_errors()
+            raise EngineError(f"TensorRT rejected {what}: {errors}")
 
-        By default they are compiled in the background, while batches run slower kernels.
+    def _settings(self) -> Any:
+        """Return how a context is created: in memory that the slot owns.
+
+        RTX compiles the kernels of a shape on its first run, in warm-up. By default it compiles
+        them in the background, while batches run slower kernels.
         """
+        trt = self._toolkit.trt
+        in_a_workspace = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if self._toolkit.engine == "tensorrt":
-            return ()
-        strategy = self._toolkit.trt.DynamicShapesKernelSpecializationStrategy
+            return in_a_workspace
+        strategy = trt.DynamicShapesKernelSpecializationStrategy
         settings = self._engine.create_runtime_config()
+        settings.set_execution_context_allocation_strategy(in_a_workspace)
         settings.dynamic_shapes_kernel_specialization_strategy = strategy.EAGER
-        return (settings,)
+        return settings
 
     def _row(self, name: str) -> tuple[int, ...]:
         return tuple(self._engine.get_tensor_shape(name))[1:]
 
 
 class TensorRtExecution:
-    """An execution context, bound again whenever the batch size changes."""
+    """An execution context for each profile, bound again whenever the batch size changes.
 
-    def __init__(self, logger: Any, context: Any, size: tuple[int, int]) -> None:
-        self._logger = logger
-        self._context = context
-        self._size = size
-        self._bound = 0
+    A context is created by the first batch of its profile. Several contexts may use one profile at
+    once: TensorRT shares profiles since version 10, although a comment in its header still denies
+    it.
+    """
+
+    def __init__(self, program: TensorRtProgram, workspace: Address) -> None:
+        self._program = program
+        self._workspace = workspace
+        self._contexts: dict[int, Any] = {}  # by profile
+        self._bound: dict[int, int] = {}  # profile → batch size
 
     def enqueue(
         self, batch: int, pixels: Address, outputs: Mapping[str, Address], stream: StreamHandle
     ) -> None:
-        if batch != self._bound:
-            self._bound = 0  # in case a call below fails
-            shape = (batch, *self._size, 3)
-            self._check(self._context.set_input_shape("pixels", shape), f"the shape {shape}")
+        program, profile = self._program, self._program.profile_of(batch)
+        if profile not in self._contexts:
+            self._contexts[profile] = program.context(profile, self._workspace, stream)
+        context = self._contexts[profile]
+        if batch != self._bound.get(profile):
+            self._bound[profile] = 0  # in case a call below fails
+            shape = (batch, *program.input_size, 3)
+            program.check(context.set_input_shape("pixels", shape), f"the shape {shape}")
             for name, address in {"pixels": pixels, **outputs}.items():
-                self._check(self._context.set_tensor_address(name, address), f"the tensor {name}")
-            self._bound = batch
-        self._check(self._context.execute_async_v3(stream), f"a batch of {batch}")
-
-    def _check(self, done: bool, what: str) -> None:
-        """Raise EngineError with TensorRT's errors if a call returned False."""
-        if not done:
-            raise EngineError(f"TensorRT rejected {what}: {self._logger.recent_errors()}")
+                bound = context.set_tensor_address(name, address)
+                program.check(bound, f"the tensor {name}")
+            self._bound[profile] = batch
+        program.check(context.execute_async_v3(stream), f"a batch of {batch}")

@@ -158,3 +158,41 @@ def test_no_thread_is_lost_in_any_order_of_starts_and_withdrawals(seed: int) -> 
         assert (await run(decoders, request(), lambda: 7))[0] == 7
 
     play(scene, workers=2)
+
+
+def test_threads_take_the_next_image_while_the_loop_is_busy() -> None:
+    decoded, results = threading.Semaphore(0), []
+
+    async def scene(decoders: Decoders) -> None:
+        for _ in range(20):
+            decoders.start(request(), decoded.release, lambda result, s: results.append(result))
+        for number in range(20):  # the loop does nothing else meanwhile
+            assert decoded.acquire(timeout=PATIENCE_S), f"image {number} waits for the loop"
+
+        assert results == []
+        await until(lambda: len(results) == 20)
+        assert decoders.load == 0
+
+    play(scene, workers=2)
+
+
+def test_queued_jobs_do_not_start_after_the_end() -> None:
+    done: list[int] = []
+
+    async def scene(decoders: Decoders) -> None:
+        gate, started = threading.Event(), threading.Event()
+
+        def until_opened() -> None:
+            started.set()
+            gate.wait(PATIENCE_S)
+
+        first = asyncio.create_task(run(decoders, request(), until_opened))
+        await until(started.is_set)
+        decoders.start(request(), partial(done.append, 1), lambda result, seconds: None)
+        decoders.close()
+        gate.set()
+        await first
+
+    play(scene)
+
+    assert done == []

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fakes import FakeEngine, identity_in, picture
+from tests.fakes import FakeEngine, identity_in, identity_of, picture
 from tidegate.service.batching.isolate import run_isolating
 from tidegate.service.batching.slots import Batch, BatchResult, Slot
 from tidegate.service.engines.base import TopUp
+from tidegate.service.engines.warm_up import random_image
 from tidegate.service.types import Outputs, Pixels
 
 PATIENCE_S = 30.0
@@ -149,3 +150,48 @@ def test_a_slot_runs_the_batch_that_done_returns() -> None:
     assert slot.join(PATIENCE_S)
     assert engine.batches == [[0], [1, 2]]
     assert [result.ran for result in (results.get(), results.get())] == [1, 2]
+
+
+def on_one_slot(engine: FakeEngine, batches: list[list[int]]) -> list[BatchResult]:
+    slot, results = Slot(0, on_death=_unexpected), SimpleQueue[BatchResult]()
+    for identities in batches:
+        slot.run(Batch([picture(identity) for identity in identities], results.put, engine, 0))
+    slot.stop()
+    assert slot.join(PATIENCE_S)
+    return [results.get() for _ in batches]
+
+
+def test_an_engine_that_fails_every_batch_and_the_warm_up_s_has_lost_its_device() -> None:
+    engine = FakeEngine()
+    warm_up_s = identity_of(random_image(engine))
+    engine = FakeEngine(breaking=[*range(100), warm_up_s])
+
+    results = on_one_slot(engine, [[number] for number in range(1, 6)])
+
+    assert [bool(result.device_fault.lost) for result in results] == [False] * 4 + [True]
+    assert "5 batches in a row failed" in results[-1].device_fault.lost
+    assert f"[{warm_up_s}] break the engine" in results[-1].device_fault.lost
+
+
+def test_images_that_the_engine_rejects_do_not_end_the_service() -> None:
+    engine = FakeEngine(breaking=range(1, 50), blind=range(50, 100))
+
+    results = on_one_slot(engine, [[number] for number in range(1, 100)])
+
+    assert not any(result.device_fault.lost for result in results)
+
+
+def test_one_success_in_between_starts_the_count_again() -> None:
+    engine = FakeEngine(breaking=[0, 1])
+
+    results = on_one_slot(engine, [[1], [1], [1], [1], [2], [1], [1], [1, 2], [1], [1]])
+
+    assert not any(result.device_fault.lost for result in results)
+
+
+def test_lack_of_memory_is_not_a_lost_device() -> None:
+    engine = FakeEngine(largest_batch=0)
+
+    results = on_one_slot(engine, [[number] for number in range(1, 20)])
+
+    assert not any(result.device_fault.lost for result in results)

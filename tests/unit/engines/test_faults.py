@@ -43,3 +43,27 @@ ORT = "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returne
 )
 def test_every_error_is_a_batch_memory_or_device_fault(error: Exception, fault: Fault) -> None:
     assert fault_of(error) is fault
+
+
+# From the descriptions of cudaError_t: the process has to be started again, or the device is gone.
+LOST = (3, 4, 46, 100, 101, 201, 214, 220, 226, 304, 700, 702, 709, 710, 714, 715, 716, 717, 718,
+        719, 721, 802, 803, 805, 806, 807, 810, 999)  # fmt: skip
+
+
+@pytest.mark.parametrize("code", LOST)
+def test_a_lost_device_is_recognised_by_code_name_and_the_real_text(code: int) -> None:
+    cudart = pytest.importorskip(
+        "cuda.bindings.runtime", reason="cuda-bindings is for x86-64 Linux"
+    )
+    error = cudart.cudaError_t(code)
+    name, text = (
+        read(error)[1].decode() for read in (cudart.cudaGetErrorName, cudart.cudaGetErrorString)
+    )
+
+    for wording in (
+        CudaError("cudaStreamSynchronize", code, text),
+        RuntimeError(f"CUDA failure {code}: {text} ; GPU=0 ; hostname=h"),
+        RuntimeError(f"{ORT}Conv node. Status Message: CUDA error {name}:{text}"),
+        RuntimeError(f"Error Code 1: Cuda Runtime ({text})"),
+    ):
+        assert fault_of(wording) is Fault.LOST, wording

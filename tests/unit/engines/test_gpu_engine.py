@@ -14,7 +14,7 @@ from tests.fake_cuda import FakeDevice
 from tests.fake_program import FakeProgram
 from tests.fakes import identity_in, picture
 from tidegate.service.engines.base import EngineInfo
-from tidegate.service.engines.cuda.base import Device
+from tidegate.service.engines.cuda.base import Address, Device
 from tidegate.service.engines.faults import CudaError, Fault, OutOfDeviceMemory, fault_of
 from tidegate.service.engines.gpu_engine import DeviceEngine
 from tidegate.service.engines.warm_up import choose_graphs
@@ -166,14 +166,15 @@ def test_a_captured_bucket_runs_as_a_graph_and_gives_the_same() -> None:
     device = FakeDevice()
     engine = engine_on(device)
     engine.capture(4)
+    before = steps(device).count("launch")
 
     assert answered(engine, [1, 2, 3]) == [1, 2, 3]
     assert answered(engine, [4, 5, 6, 7], slot=1) == [4, 5, 6, 7]
-    assert steps(device).count("launch") == 2
+    assert steps(device).count("launch") == before + 2
     assert answered(engine, [8]) == [8]
     engine.release(4)
     assert answered(engine, [9, 9, 9]) == [9, 9, 9]
-    assert steps(device).count("launch") == 2
+    assert steps(device).count("launch") == before + 2
 
 
 def test_too_little_memory_gives_fewer_slots_and_a_warning(
@@ -206,7 +207,7 @@ def test_other_errors_are_not_treated_as_lack_of_memory() -> None:
     device = FakeDevice()
     program = FakeProgram(device)
 
-    def broken(device: Device) -> Any:
+    def broken(device: Device, workspace: Address) -> Any:
         raise ValueError("another thing")
 
     program.execution = broken  # type: ignore[method-assign]
@@ -286,7 +287,55 @@ def test_a_graph_has_its_own_execution_and_frees_it_when_dropped() -> None:
 
     engine.forget(4)
     assert engine.captured == frozenset()
+    assert steps(device).count("discard") == engine.slots
     assert answered(engine, [7, 8, 9]) == [7, 8, 9]
+
+
+def test_all_executions_and_graphs_of_a_slot_compute_in_its_workspace() -> None:
+    device = FakeDevice()
+    program = FakeProgram(device, execution_bytes=4096)
+    before, _ = device.memory()
+    engine = engine_on(device, program, slots=3)
+    opened, _ = device.memory()
+    for bucket in (2, 4, 8):
+        engine.capture(bucket)
+
+    assert len(program.workspaces) == 3 + 3 * 3
+    assert len(set(program.workspaces)) == 3
+    assert before - opened >= 3 * 4096
+    assert device.memory()[0] == opened  # graphs need no memory of their own
+
+
+def test_sizes_that_are_given_up_are_not_run_and_their_graphs_are_freed() -> None:
+    device = FakeDevice()
+    program = FakeProgram(device)
+    engine = engine_on(device, program)
+    engine.capture(8)
+
+    engine.keep(4)
+
+    assert (engine.max_batch_size, engine.buckets, program.kept) == (4, (1, 2, 4), 4)
+    assert engine.captured == frozenset()
+    assert answered(engine, [1, 2, 3]) == [1, 2, 3]
+    assert program.batches[-1] == 4
+
+
+def test_a_runtime_with_its_own_streams_gets_complete_images_before_its_turn() -> None:
+    device = FakeDevice()
+    program = FakeProgram(device)
+    program.in_stream_order = False
+    engine = engine_on(device, program, slots=1)
+    asked: list[list[str]] = []
+
+    def more(room: int) -> list[Pixels]:
+        asked.append(steps(device))
+        return pictures(3)
+
+    engine.run(0, pictures(1, 2), more)
+
+    assert asked[0][-1] == "synchronize"
+    calls = steps(device)
+    assert calls[calls.index("compute") - 2 : calls.index("compute")] == ["synchronize", "record"]
 
 
 def test_a_size_that_cannot_be_captured_runs_eagerly() -> None:

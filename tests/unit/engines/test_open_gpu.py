@@ -21,7 +21,8 @@ from tidegate.service.engines.config import EngineConfig
 from tidegate.service.engines.cuda.base import Cuda, Device
 from tidegate.service.engines.cuda.open import open_cuda, open_devices
 from tidegate.service.engines.faults import OutOfDeviceMemory
-from tidegate.service.engines.gpu_engine import DeviceEngine, Program
+from tidegate.service.engines.gpu_engine import DeviceEngine
+from tidegate.service.engines.gpu_program import Program
 from tidegate.service.engines.multi_device import Fleet
 from tidegate.service.engines.open_gpu import EngineRequest, GpuConfig, build_plans, open_gpu_engine
 from tidegate.service.errors import EngineUnavailable
@@ -57,7 +58,7 @@ def with_gpus(
 
     monkeypatch.setattr(open_gpu, "open_program_for", program)
     for module in (open_gpu, choose):
-        monkeypatch.setattr(module, "open_cuda", lambda binding: cuda)
+        monkeypatch.setattr(module, "open_cuda", lambda binding, **options: cuda)
 
 
 def test_auto_uses_the_first_engine_that_loads_and_logs_the_others(

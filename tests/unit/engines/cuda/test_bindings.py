@@ -180,7 +180,36 @@ def test_a_capture_is_thread_local_and_always_ended(
 
     with pytest.raises(RuntimeError, match="no"):
         device.capture(stream, broken)
-    assert asked(runtime)[-1] == "cudaStreamEndCapture"
+    assert asked(runtime)[-2:] == ["cudaStreamEndCapture", "cudaGraphDestroy"]
+
+
+def test_a_capture_that_fails_half_way_raises_the_first_error(runtime: FakeRuntime) -> None:
+    """CUDA then ends the capture with an error of its own, 901."""
+    device = open_cuda("cuda-bindings").device(0)
+    stream = device.stream()
+    runtime.failing["cudaStreamEndCapture"] = 901
+
+    def broken() -> None:
+        raise CudaError("cudaMalloc", 900, "operation not permitted when stream is capturing")
+
+    with pytest.raises(CudaError, match="cudaMalloc"):
+        device.capture(stream, broken)
+
+
+def test_a_discarded_graph_is_freed_at_once_and_only_once(runtime: FakeRuntime) -> None:
+    device = open_cuda("cuda-bindings").device(0)
+    graph = device.capture(device.stream(), lambda: None)
+
+    device.discard(graph)
+    device.close()
+
+    assert runtime.calls.count(("cudaGraphExecDestroy", (graph,))) == 1
+
+
+def test_waiting_threads_spin_if_the_operator_prefers_that(runtime: FakeRuntime) -> None:
+    open_cuda("cuda-bindings", spin=True).device(0).event()
+
+    assert ("cudaEventCreateWithFlags", (cudart.cudaEventDefault,)) in runtime.calls
 
 
 @pytest.mark.parametrize(

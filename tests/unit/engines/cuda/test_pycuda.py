@@ -36,7 +36,7 @@ class FakeDriver(ModuleType):
         self.gpus = 2
         self.Context = SimpleNamespace(pop=self._pop)
         self.Device = device_class(self)
-        self.event_flags = SimpleNamespace(BLOCKING_SYNC=1)
+        self.event_flags = SimpleNamespace(DEFAULT=0, BLOCKING_SYNC=1)
 
     def _pop(self) -> None:
         self.stacks[threading.get_ident()].pop()

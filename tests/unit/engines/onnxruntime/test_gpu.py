@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,22 @@ def test_each_batch_size_has_a_session_if_shape_changes_are_slow(own: bool, mode
     )
 
     assert program.session(2) is program.session(2)
+    assert not program.can_capture(FakeDevice())
     assert (program.session(2) is not program.session(8)) is own
+
+
+def test_the_sessions_of_sizes_that_are_given_up_are_closed(model: Path) -> None:
+    cpu: list[tuple[str, dict[str, str]]] = [(CPU, {})]
+    program = OnnxGpuProgram(
+        model, "onnx-cpu", cpu, FakeDevice(), memory="cpu", session_per_batch=True
+    )
+    closed = weakref.ref(program.session(8).session)
+    small = program.session(2)
+
+    program.keep(4)
+
+    assert closed() is None
+    assert program.session(2) is small
 
 
 def test_tensorrt_has_one_profile_for_all_batches_and_cuda_as_fallback() -> None:

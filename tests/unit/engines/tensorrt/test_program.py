@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -19,6 +22,7 @@ from tidegate.service.cli import main
 from tidegate.service.engines import open_gpu
 from tidegate.service.engines.cuda.base import Address, StreamHandle
 from tidegate.service.engines.faults import OutOfDeviceMemory
+from tidegate.service.engines.tensorrt.build import profiles_of
 from tidegate.service.engines.tensorrt.plan_cache import PlanCache, PlanKey
 from tidegate.service.engines.tensorrt.program import (
     EngineError,
@@ -45,6 +49,8 @@ class FakeContext:
 
     calls: list[tuple[str, Any]] = field(default_factory=list)
     failing: str = ""
+    memory: tuple[int, int] | None = None  # address, size
+    profile: tuple[int, int] | None = None  # index, stream
 
     def _take(self, call: str, value: Any) -> bool:
         self.calls.append((call, value))
@@ -59,6 +65,13 @@ class FakeContext:
     def execute_async_v3(self, stream: int) -> bool:
         return self._take("execute", stream)
 
+    def set_device_memory(self, memory: int, size: int) -> None:
+        self.memory = memory, size
+
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        self.profile = profile, stream
+        return self.failing != "profile"
+
 
 class FakeEnginePlan:
     """A deserialised plan."""
@@ -67,8 +80,17 @@ class FakeEnginePlan:
     num_io_tensors = len(SHAPES)
 
     def __init__(self) -> None:
-        self.context: FakeContext | None = FakeContext()
-        self.settings: tuple[SimpleNamespace, ...] | None = None
+        self.contexts: list[FakeContext] = []
+        self.fits = True
+        self.settings: Any = None
+        self.profiles = [(1, 1, 4), (5, 8, 8)]
+
+    @property
+    def num_optimization_profiles(self) -> int:
+        return len(self.profiles)
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        return [(images, *SHAPES[name][1:]) for images in self.profiles[profile]]
 
     def get_tensor_name(self, index: int) -> str:
         return [*SHAPES][index]
@@ -83,11 +105,16 @@ class FakeEnginePlan:
         return "in" if name == "pixels" else "out"
 
     def create_runtime_config(self) -> SimpleNamespace:
-        return SimpleNamespace()
+        made = SimpleNamespace()
+        made.set_execution_context_allocation_strategy = partial(setattr, made, "allocation")
+        return made
 
-    def create_execution_context(self, *settings: SimpleNamespace) -> FakeContext | None:
+    def create_execution_context(self, settings: Any) -> FakeContext | None:
         self.settings = settings
-        return self.context
+        if not self.fits:
+            return None
+        self.contexts.append(FakeContext())
+        return self.contexts[-1]
 
 
 def report_progress(monitor: Any) -> None:
@@ -130,6 +157,7 @@ class FakeTensorRt(ModuleType):
     TensorIOMode = SimpleNamespace(OUTPUT="out")
     BuilderFlag = SimpleNamespace(TF32="tf32")
     NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
+    ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user")
     DynamicShapesKernelSpecializationStrategy = SimpleNamespace(LAZY="lazy", EAGER="eager")
 
     class ILogger:
@@ -159,7 +187,8 @@ class FakeTensorRt(ModuleType):
 
     def Builder(self, logger: Any) -> Any:
         asked = self.asked
-        profile = SimpleNamespace(set_shape=lambda name, *s: asked.update(profile=(name, *s)))
+        asked["shapes"] = []
+        profile = SimpleNamespace(set_shape=lambda name, *s: asked["shapes"].append((name, *s)))
         config = FakeConfig(asked)
 
         def build(network: Any, config: Any) -> bytes | None:
@@ -217,10 +246,10 @@ def test_the_key_contains_the_model_s_digest_the_versions_and_the_gpu(
     _, key = with_tensorrt(monkeypatch, model, FakeTensorRt())
 
     assert key.model_sha256 == hashlib.sha256(b"a sealed graph").hexdigest()
-    assert (key.tensorrt, key.cuda) == ("TensorRT 10.16.1.11", "0.0 (driver 0.0)")
+    assert (key.tensorrt, key.cuda) == ("TensorRT 10.16.1.11", "0")
     assert (key.gpu, key.compute_capability, key.precision) == ("Fake GPU", "9.0", "fp16")
     assert key.buckets == (1, 2, 8)
-    assert key.flags == ("no-tf32", "optimisation=3", "strongly-typed")
+    assert key.flags == ("no-tf32", "optimisation=3", "small-batches=4", "strongly-typed")
 
 
 def test_a_plan_is_strongly_typed_without_tf32_for_one_to_the_largest_batch(
@@ -235,8 +264,11 @@ def test_a_plan_is_strongly_typed_without_tf32_for_one_to_the_largest_batch(
     assert plan == b"good plan"
     assert fake.asked["network"] == 1 << 1
     assert fake.asked["cleared"] == "tf32"
-    assert fake.asked["profiles"] == 1
-    assert fake.asked["profile"] == ("pixels", (1, 4, 4, 3), (8, 4, 4, 3), (8, 4, 4, 3))
+    assert fake.asked["profiles"] == 2
+    assert fake.asked["shapes"] == [
+        ("pixels", (1, 4, 4, 3), (1, 4, 4, 3), (4, 4, 4, 3)),
+        ("pixels", (5, 4, 4, 3), (8, 4, 4, 3), (8, 4, 4, 3)),
+    ]
     assert fake.asked["config"].max_aux_streams == 0
     assert fake.asked["config"].builder_optimization_level == 3
     assert steps == [
@@ -334,13 +366,12 @@ def test_an_execution_is_bound_once_for_a_batch_size(
 ) -> None:
     fake = FakeTensorRt()
     toolkit, key = with_tensorrt(monkeypatch, model, fake)
-    execution = open_program(toolkit, cache, key, model).execution(FakeDevice())
-    context = fake.engine.context
-    assert context is not None
+    execution = open_program(toolkit, cache, key, model).execution(FakeDevice(), Address(512))
 
-    for batch in (2, 2, 8):
+    for batch in (2, 2, 3):
         execution.enqueue(batch, Address(99), ADDRESSES, StreamHandle(7))
 
+    [context] = fake.engine.contexts
     calls = [call for call, _ in context.calls]
     bound = ["shape", *["address"] * 5]
     assert calls == [*bound, "execute", "execute", *bound, "execute"]
@@ -355,19 +386,19 @@ def test_a_call_that_returns_false_raises_an_error(
 ) -> None:
     fake = FakeTensorRt()
     toolkit, key = with_tensorrt(monkeypatch, model, fake)
-    execution = open_program(toolkit, cache, key, model).execution(FakeDevice())
-    assert fake.engine.context is not None
+    execution = open_program(toolkit, cache, key, model).execution(FakeDevice(), Address(512))
     execution.enqueue(4, Address(99), ADDRESSES, StreamHandle(7))
-    fake.engine.context.failing = call
+    [context] = fake.engine.contexts
+    context.failing = call
 
     with pytest.raises(EngineError, match="TensorRT rejected"):
         execution.enqueue(2, Address(99), ADDRESSES, StreamHandle(7))
 
-    fake.engine.context.failing = ""
-    fake.engine.context.calls.clear()
+    context.failing = ""
+    context.calls.clear()
     # After a failed binding everything is bound again, also for the previous size.
     execution.enqueue(4 if call != "execute" else 2, Address(99), ADDRESSES, StreamHandle(7))
-    bound_again = fake.engine.context.calls[0][0] == "shape"
+    bound_again = context.calls[0][0] == "shape"
     assert bound_again is (call != "execute")
 
 
@@ -377,16 +408,92 @@ def test_rtx_compiles_its_kernels_in_warm_up_and_is_not_captured(
     fake = FakeTensorRt()
     toolkit, key = with_tensorrt(monkeypatch, model, fake)
     tensorrt = open_program(toolkit, cache, key, model)
-    tensorrt.execution(FakeDevice())
-    assert (tensorrt.capturable, fake.engine.settings) == (True, ())
+    tensorrt.context(0, Address(512), StreamHandle(7))
+    assert (tensorrt.can_capture(FakeDevice()), fake.engine.settings) == (True, "user")
 
     rtx = open_program(replace(toolkit, engine="tensorrt-rtx"), cache, key, model)
-    rtx.execution(FakeDevice())
+    rtx.context(0, Address(512), StreamHandle(7))
 
-    assert not rtx.capturable
-    assert fake.engine.settings is not None
-    [settings] = fake.engine.settings
-    assert settings.dynamic_shapes_kernel_specialization_strategy == "eager"
+    assert not rtx.can_capture(FakeDevice())
+    assert fake.engine.settings.allocation == "user"
+    assert fake.engine.settings.dynamic_shapes_kernel_specialization_strategy == "eager"
+
+
+def test_contexts_of_both_profiles_compute_in_the_slot_s_memory(
+    cache: PlanCache, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeTensorRt()
+    toolkit, key = with_tensorrt(monkeypatch, model, fake)
+    execution = open_program(toolkit, cache, key, model).execution(FakeDevice(), Address(512))
+
+    for batch in (1, 8, 4, 5):
+        execution.enqueue(batch, Address(99), ADDRESSES, StreamHandle(7))
+
+    small, large = fake.engine.contexts
+    assert (small.profile, large.profile) == ((0, 7), (1, 7))
+    assert small.memory == large.memory == (512, 12345)
+    assert [value[1][0] for call, value in large.calls if call == "shape"] == [8, 5]
+
+
+def test_a_plan_of_one_profile_keeps_it(
+    cache: PlanCache, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeTensorRt()
+    toolkit, key = with_tensorrt(monkeypatch, model, fake)
+    fake.engine.profiles = [(1, 4, 4)]
+    execution = open_program(toolkit, cache, key, model).execution(FakeDevice(), Address(512))
+
+    execution.enqueue(2, Address(99), ADDRESSES, StreamHandle(7))
+
+    [context] = fake.engine.contexts
+    assert context.profile is None
+
+
+def test_slots_that_fail_together_have_their_own_reasons(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toolkit, _ = with_tensorrt(monkeypatch, model, FakeTensorRt())
+    logger, both = toolkit.logger, threading.Barrier(2, timeout=30)
+
+    def fail(reason: str) -> str:
+        both.wait()
+        logger.log(1, reason)
+        both.wait()
+        return str(logger.recent_errors())
+
+    with ThreadPoolExecutor(2) as pool:
+        reasons = list(pool.map(fail, ["out of memory", "bad shape"]))
+
+    assert reasons == ["out of memory", "bad shape"]
+    assert logger.recent_errors() == "no reason given"
+
+
+@pytest.mark.parametrize(
+    ("buckets", "profiles"),
+    [
+        ((1,), [(1, 1, 1)]),
+        ((1, 2, 4), [(1, 4, 4)]),
+        ((1, 2, 4, 8), [(1, 1, 4), (5, 8, 8)]),
+        ((8, 64), [(8, 64, 64)]),
+    ],
+)
+def test_single_images_and_full_batches_have_a_profile_each(
+    buckets: tuple[int, ...], profiles: list[tuple[int, int, int]]
+) -> None:
+    assert profiles_of(buckets) == profiles
+
+
+def test_a_new_driver_or_binding_does_not_rebuild_a_plan(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toolkit, _ = with_tensorrt(monkeypatch, model, FakeTensorRt())
+
+    before, after = (
+        plan_key(toolkit, FakeCuda(version=version, major=13), FakeDevice(), model, (1, 8), "fp32")
+        for version in ("13.0 (driver 13.0)", "13.5 (driver 13.9)")
+    )
+
+    assert before.digest == after.digest
 
 
 @pytest.mark.parametrize("part", ["Builder", "Runtime"])
@@ -411,18 +518,18 @@ def test_a_missing_context_means_too_little_memory(
 ) -> None:
     fake = FakeTensorRt()
     toolkit, key = with_tensorrt(monkeypatch, model, fake)
-    program = open_program(toolkit, cache, key, model)
-    fake.engine.context = None
+    execution = open_program(toolkit, cache, key, model).execution(FakeDevice(), Address(512))
+    fake.engine.fits = False
 
     with pytest.raises(OutOfDeviceMemory):
-        program.execution(FakeDevice())
+        execution.enqueue(1, Address(99), ADDRESSES, StreamHandle(7))
 
 
 def test_the_command_builds_a_plan_for_every_gpu_and_prints_its_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRt())
-    monkeypatch.setattr(open_gpu, "open_cuda", lambda binding: FakeCuda(devices=2))
+    monkeypatch.setattr(open_gpu, "open_cuda", lambda binding, **options: FakeCuda(devices=2))
     monkeypatch.setenv("TIDEGATE_PLAN_CACHE", str(tmp_path / "plans"))
     monkeypatch.setenv("TIDEGATE_DEVICES", "0,1")
     bundle = put(tmp_path / "tiny" / "1", sound_files())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -77,6 +79,33 @@ def test_the_tests_get_the_number_of_batches(instead_of_python: Stand) -> None:
     assert counts == {"returncode": 1, "skipped": 1, "not_passed": {"a::one": "7 batches"}}
 
 
+def test_only_the_gpu_tests_are_collected(instead_of_python: Stand, tmp_path: Path) -> None:
+    instead_of_python(TESTED.replace("exit 1", f'echo "$*" > {tmp_path}/asked'))
+
+    suite.run_tests(7)
+
+    assert "-m pytest tests/gpu -m gpu" in (tmp_path / "asked").read_text()
+
+
+def test_the_gpu_tests_need_none_of_the_packages_of_others() -> None:
+    """A GPU host without a network has few packages; these are examples of what it lacks."""
+    without = "import sys; sys.modules |= dict.fromkeys(sys.argv.pop(1).split(','))"
+    lacking = "jsonschema,compose_spec,kubernetes_validate,playwright,schemathesis,grpc,sphinx"
+    collect = "import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", f"{without}; {collect}", lacking, "tests/gpu", "-m", "gpu"]
+
+    done = subprocess.run(
+        [*command, "--collect-only", "-q", "-p", "no:cacheprovider"],
+        cwd=Path(__file__).parents[5],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout
+    assert "test_on_a_gpu.py::" in done.stdout
+
+
 def test_tests_without_results_raise_with_their_output(instead_of_python: Stand) -> None:
     instead_of_python(MISUSED)
 
@@ -97,6 +126,47 @@ def test_the_service_is_loaded_over_http(bundle: Path, photos: Path) -> None:
     assert list(figures) == ["engine", "closed_loop", "at_80_percent"]
     assert figures["engine"]["name"] == "onnx-cpu"  # type: ignore[index]
     assert figures["closed_loop"]["throughput"] > 0  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("rates", "most", "tried", "processes", "limited"),
+    [
+        ([100, 190, 195], 16, [1, 2, 4], 4, False),
+        ([100, 190, 150], 16, [1, 2, 4], 2, False),
+        ([100, 200, 400], 4, [1, 2, 4], 4, True),
+        ([100], 1, [1], 1, True),
+    ],
+)
+def test_clients_are_added_until_they_are_not_the_limit(
+    rates: list[float], most: int, tried: list[int], processes: int, limited: bool
+) -> None:
+    measured: list[int] = []
+
+    def load(processes: int) -> dict[str, Any]:
+        measured.append(processes)
+        return {"processes": processes, "throughput": rates[len(measured) - 1]}
+
+    best = http.until_no_gain(load, most)
+
+    assert measured == tried
+    assert (best["processes"], best["client_is_the_limit"]) == (processes, limited)
+
+
+def test_the_figures_of_several_clients_are_added_up() -> None:
+    def report(rate: float, p99: float) -> dict[str, Any]:
+        return {
+            **dict.fromkeys(("requests", "answered", "throughput", "client_cores"), rate),
+            "latency_ms": {"p99": p99},
+            "generator_lag_ms": {},
+            "statuses": {"200": 3},
+        }
+
+    figures = http.together([report(10.0, 5.0), report(20.0, 9.0)])
+
+    assert figures["processes"] == 2
+    assert figures["throughput"] == 30.0
+    assert figures["latency_ms"] == {"p99": 9.0}
+    assert figures["statuses"] == {"200": 6}
 
 
 def test_a_service_that_does_not_start_raises_with_the_reason(tmp_path: Path, photos: Path) -> None:

@@ -22,7 +22,7 @@ from tidegate.models.probes.photographs import PHOTOS
 from tidegate.service.cli import main
 from tidegate.service.engines.cuda.base import Address, Cuda, Device, StreamHandle
 from tidegate.service.engines.faults import CudaError
-from tidegate.service.engines.gpu_engine import Execution, Program
+from tidegate.service.engines.gpu_program import DeviceGraph, Execution, Program
 from tidegate.service.engines.onnxruntime.gpu import OnnxGpuProgram
 from tidegate.service.engines.onnxruntime.session import Provider
 from tidegate.service.engines.open_gpu import EngineRequest, GpuConfig
@@ -76,14 +76,24 @@ class FailingProgram:
     fail: Callable[[int], None]  # called with each batch's size
     capturable: bool = False
     execution_bytes: int = 0
+    in_stream_order: bool = False
     input_size: tuple[int, int] = field(init=False)
     outputs: Mapping[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
         self.input_size, self.outputs = self.real.input_size, self.real.outputs
 
-    def execution(self, device: Device) -> Execution:
-        return FailingExecution(self.real.execution(device), self.fail)
+    def execution(self, device: Device, workspace: Address) -> Execution:
+        return FailingExecution(self.real.execution(device, workspace), self.fail)
+
+    def can_capture(self, device: Device) -> bool:
+        return self.capturable
+
+    def graph(self, device: Device, workspace: Address) -> DeviceGraph:
+        return DeviceGraph(device, self.execution(device, workspace))
+
+    def keep(self, largest: int) -> None:
+        self.real.keep(largest)
 
 
 @dataclass
@@ -121,7 +131,7 @@ class FakeGpu:
 @pytest.fixture
 def on_a_fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
     gpu = FakeGpu(StickyCuda(), {"onnx-cuda": lambda real: real})
-    monkeypatch.setattr(report, "open_cuda", lambda binding: gpu.cuda)
+    monkeypatch.setattr(report, "open_cuda", lambda binding, **options: gpu.cuda)
     monkeypatch.setattr(engine, "open_program_for", gpu.open_program)
     monkeypatch.setattr("tidegate.service.engines.warm_up._TRIAL_S", 0.0005)
     yield gpu
@@ -472,6 +482,17 @@ def test_the_environment_names_the_commit_and_the_packages_that_do_the_work() ->
     assert known["command"] == "gpu-report"
     assert "numpy" in known["packages"]  # type: ignore[operator]
     assert known["cores"]
+
+
+def test_without_git_nobody_knows_whether_the_code_was_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "_ROOT", tmp_path)  # an archive without .git
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+
+    known = environment.before(["gpu-report"])
+
+    assert (known["commit"], known["dirty"]) == (None, None)
 
 
 def test_the_environment_does_without_what_is_broken_or_does_not_answer(

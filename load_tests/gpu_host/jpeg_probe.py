@@ -1,0 +1,106 @@
+"""How nvJPEG differs from libjpeg-turbo, in pixels and answers, and how fast both decode.
+
+jpeg_probe.py BUNDLE PHOTOS OUT. A decoder whose pixels differ needs a bundle proved with it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from tidegate.models.benchmarks.gpu.parity import answers, differences
+from tidegate.service.bundle.store import open_bundle
+from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
+from tidegate.service.imaging.preprocess import preprocess
+
+Image8 = NDArray[np.uint8]
+Decode = Callable[[Sequence[bytes]], Sequence[Image8]]
+SECONDS = 3.0
+
+
+def on_all_cores(files: Sequence[bytes]) -> Sequence[Image8]:
+    """Decode as the service does, on a thread for each core."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(simplejpeg.decode_jpeg, files))
+
+
+def nvimgcodec(options: str) -> Decode:
+    """Return nvImageCodec's decoder; raises if it is missing."""
+    from nvidia import nvimgcodec as codec  # noqa: PLC0415 - may be missing
+
+    decoder = codec.Decoder(options=options, max_num_cpu_threads=os.cpu_count())
+    return lambda files: [np.asarray(image.cpu()) for image in decoder.decode(list(files))]
+
+
+def main() -> None:
+    bundle = open_bundle(Path(sys.argv[1]))
+    files = [path.read_bytes() for path in sorted(Path(sys.argv[2]).rglob("*.jp*g"))]
+    out = Path(sys.argv[3])
+    engine = OnnxEngine(bundle.model_path, buckets=(1, 8))
+    expected = on_all_cores(files)
+
+    def classified(images: Sequence[Image8]) -> Any:
+        spec = bundle.manifest.preprocess
+        pngs = []
+        for image in images:
+            png = io.BytesIO()
+            Image.fromarray(image).save(png, "PNG", compress_level=1)
+            pngs.append(preprocess(png.getvalue(), spec, 10**9))
+        return answers(engine, pngs)
+
+    reference = classified(expected)
+    report: dict[str, Any] = {"images": len(files)}
+    decoders: dict[str, Callable[[], Decode]] = {
+        "libjpeg-turbo": lambda: on_all_cores,
+        "nvjpeg": lambda: nvimgcodec(":fancy_upsampling=0"),
+        "nvjpeg_fancy_upsampling": lambda: nvimgcodec(":fancy_upsampling=1"),
+    }
+    for name, opened in decoders.items():
+        try:
+            decode = opened()
+            images = decode(files)
+            report[name] = {
+                **_pixels(images, expected),
+                **differences(classified(images), reference, bundle.gate),
+                "images_per_s": {size: _rate(decode, files, size) for size in (1, 16, 64)},
+            }
+        except Exception as error:  # noqa: BLE001 - the other decoders are still measured
+            report[name] = f"{type(error).__name__}: {error}"
+        print(name, json.dumps(report[name]), flush=True)
+        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def _pixels(images: Sequence[Image8], expected: Sequence[Image8]) -> dict[str, float]:
+    pairs = zip(images, expected, strict=True)
+    apart = [np.abs(one.astype(np.int16) - other) for one, other in pairs]
+    return {
+        "largest_difference": float(max(each.max() for each in apart)),
+        "mean_difference": float(np.mean([each.mean() for each in apart])),
+        "share_that_differs": float(np.mean([(each > 0).mean() for each in apart])),
+    }
+
+
+def _rate(decode: Decode, files: Sequence[bytes], size: int) -> float:
+    batch = [files[index % len(files)] for index in range(size)]
+    decode(batch)
+    done, started = 0, time.perf_counter()
+    while time.perf_counter() - started < SECONDS:
+        decode(batch)
+        done += size
+    return done / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()
