@@ -128,7 +128,8 @@ def p50_ms(run: Callable[[], object], seconds: float = 1.0) -> float:
     """Return the median milliseconds of `run`, after five runs."""
     for _ in range(5):
         run()
-    took, end = [], time.perf_counter() + seconds
+    took: list[float] = []
+    end = time.perf_counter() + seconds
     while len(took) < 20 or time.perf_counter() < end:
         started = time.perf_counter()
         run()

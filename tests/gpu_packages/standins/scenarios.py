@@ -78,7 +78,7 @@ def graphs(standin: StandIn, model: str, buckets: Sequence[int]) -> dict[str, An
     for bucket in buckets:
         _on_all_slots(engine, bucket)
     standin.reset()
-    warming = threading.Thread(target=lambda: [engine.capture(bucket) for bucket in buckets])
+    warming = threading.Thread(target=lambda: list(map(engine.capture, buckets)))
     warming.start()
     warming.join()
     captured = standin.counts()
