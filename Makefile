@@ -17,7 +17,12 @@ MEASURED := $(foreach name,resnet-50-torchvision convnext-t-timm vit-s-16-timm,$
 PHOTOS ?= build/photos
 TORCH ?= torch torchvision
 
-.PHONY: help serve monitoring bundle docs test coverage unit fuzz chaos test-torch test-gpu-packages gpu-report check lint fix tools stores audit clean
+# A file is compiled when it is first imported: most files of the packages never are, and the tests
+# start the service a hundred times.
+export PIP_COMPILE := 0
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help serve monitoring bundle docs prepared test coverage unit fuzz chaos test-torch test-gpu-packages gpu-report check lint fix tools stores audit clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -42,10 +47,14 @@ WORKERS = $(shell $(BIN)/python -c 'import os; print(min(4, 1 + (os.cpu_count() 
 # In the order of collection: the slow tests first, so that no worker ends long after the others.
 TESTS = -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test: $(DEV) bundle tools ## run the tests
+# Side by side, because the installation uses one core.
+prepared:
+	@$(MAKE) --no-print-directory --jobs=3 $(DEV) bundle tools
+
+test: prepared ## run the tests
 	@$(BIN)/python $(TESTS)
 
-coverage: $(DEV) bundle tools ## run the tests and report which lines they reach; half as long again
+coverage: prepared ## run the tests and report which lines they reach; half as long again
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run $(TESTS)
 	@$(BIN)/coverage combine --quiet

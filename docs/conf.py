@@ -73,14 +73,17 @@ NAVIGATION = {
 
 
 def add_navigation(app: Any, name: str, content: list[str]) -> None:
-    """Append the navigation to the pages that carry it."""
-    trees = NAVIGATION if name == root_doc else {}
-    if name == "docs/decisions/index":
-        decisions = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
-        trees = {"Decisions": [f"docs/decisions/{path.stem}" for path in decisions]}
-    for caption, pages in trees.items():
-        entries = "\n".join(f"/{page}" for page in pages)
-        content[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{entries}\n```\n"
+    """Append the navigation to the first page.
+
+    Decisions are reached from the table in their index: with a hundred of them in the navigation,
+    which is on every page, a build takes three times as long.
+    """
+    if name == root_doc:
+        for caption, pages in NAVIGATION.items():
+            entries = "\n".join(f"/{page}" for page in pages)
+            content[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{entries}\n```\n"
+    elif name.startswith("docs/decisions/") and not name.endswith("/index"):
+        content[0] = f"---\norphan: true\n---\n\n{content[0]}"
 
 
 def add_front_page(app: Any, error: Exception | None) -> None:

@@ -26,8 +26,10 @@ def open_on_cpu(
     """Open and warm up ONNX Runtime on the CPU. Raises EngineUnavailable if it does not load.
 
     An earlier choice for the same graph, settings and machine is used again if a short measurement
-    agrees with it.
+    agrees with it. If everything is set, nothing is chosen or kept.
     """
+    if config.slots and config.threads_per_slot and config.max_batch_size:
+        return _open_as_set(model, config, buckets, precision)
     kept, key = KeptChoices(config.warm_up_cache), _key(model, config, buckets, precision)
     choice = kept.get(key)
     if choice is not None and (warm := _open_as_chosen(model, choice, precision)) is not None:
@@ -56,6 +58,19 @@ def _key(model: Path, config: EngineConfig, buckets: Sequence[int], precision: s
         cores=usable_cores(),
         cpu=cpu_model(),
     )
+
+
+def _open_as_set(
+    model: Path, config: EngineConfig, buckets: Sequence[int], precision: str
+) -> WarmEngine:
+    engine = OnnxEngine(
+        model,
+        slots=config.slots,
+        threads_per_slot=config.threads_per_slot,
+        buckets=buckets,
+        precision=precision,
+    )
+    return WarmEngine(engine, warm_up.measure_batch_sizes_once(engine, buckets))
 
 
 def _open_as_chosen(model: Path, choice: Choice, precision: str) -> WarmEngine | None:

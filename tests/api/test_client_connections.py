@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from pathlib import Path
 
 from tests.server import PATIENCE_S, Server, running
 
@@ -21,8 +22,10 @@ def answered(connection: socket.socket) -> bytes:
     return connection.recv(1 << 16)
 
 
-def test_a_connection_beyond_the_limit_gets_503_and_the_others_work() -> None:
-    with running(max_client_connections=ALLOWED) as server:
+def test_a_connection_beyond_the_limit_gets_503_and_the_others_work(
+    small_bundle: Path,
+) -> None:
+    with running(small_bundle, max_client_connections=ALLOWED) as server:
         ours = [connect(server, "127.0.0.2") for _ in range(ALLOWED)]
         assert all(answered(connection).startswith(b"HTTP/1.1 200 ") for connection in ours)
 

@@ -60,9 +60,9 @@ class PersistentClient(threading.Thread):
 
 @pytest.mark.parametrize("drain_delay_s", [0, 0.5])
 def test_persistent_clients_lose_no_request_in_a_drain(
-    demo_bundle: Path, chelsea: bytes, drain_delay_s: float
+    small_bundle: Path, chelsea: bytes, drain_delay_s: float
 ) -> None:
-    with running(demo_bundle, drain_delay_s=drain_delay_s) as server:
+    with running(small_bundle, drain_delay_s=drain_delay_s) as server:
         clients = [
             *(PersistentClient(server, "/livez", None) for _ in range(4)),
             *(PersistentClient(server, "/classify", chelsea) for _ in range(4)),
@@ -81,9 +81,9 @@ def test_persistent_clients_lose_no_request_in_a_drain(
     assert all(client.closes for client in clients)
 
 
-def test_each_answer_after_sigterm_closes_and_idle_connections_are_kept(demo_bundle: Path) -> None:
+def test_each_answer_after_sigterm_closes_and_idle_connections_are_kept(small_bundle: Path) -> None:
     request = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
-    with running(demo_bundle, drain_delay_s=3600) as server:
+    with running(small_bundle, drain_delay_s=3600) as server:
         host, port = server.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as idle:
             idle.sendall(request)
@@ -99,8 +99,8 @@ def test_each_answer_after_sigterm_closes_and_idle_connections_are_kept(demo_bun
     assert b"connection: close" in after
 
 
-def test_an_idle_connection_does_not_delay_the_exit(demo_bundle: Path) -> None:
-    with running(demo_bundle, drain_timeout_s=3600) as server:
+def test_an_idle_connection_does_not_delay_the_exit(small_bundle: Path) -> None:
+    with running(small_bundle, drain_timeout_s=3600) as server:
         host, port = server.url.removeprefix("http://").split(":")
         with socket.create_connection(
             (host, int(port)), timeout=60

@@ -30,9 +30,12 @@ def cut_short(format: str) -> bytes:
     return file.getvalue()[: len(file.getvalue()) // 2]
 
 
-def test_the_memory_of_40_large_images_that_fail_is_released() -> None:
+def test_the_memory_of_40_large_images_that_fail_is_released(small_bundle: Path) -> None:
     """A reference cycle through the error once kept the pixels: 95 MB for 25 megapixels."""
-    with running() as server, httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client:
+    with (
+        running(small_bundle) as server,
+        httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client,
+    ):
         bodies = [cut_short("JPEG"), cut_short("PNG")]
 
         def send(count: int) -> set[int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.docker.programs import wait_for
 from tests.server import PATIENCE_S, Server, launched, running
 
 
@@ -87,9 +88,9 @@ def test_the_service_is_ready_only_after_warm_up_and_golden_probes(
     assert warm < messages.index("ready")
 
 
-def test_after_sigterm_it_is_not_ready_but_serves(demo_bundle: Path, chelsea: bytes) -> None:
+def test_after_sigterm_it_is_not_ready_but_serves(small_bundle: Path, chelsea: bytes) -> None:
     with (
-        running(demo_bundle, drain_delay_s=3600) as server,
+        running(small_bundle, drain_delay_s=3600) as server,
         httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client,
     ):
         client.get("/readyz").raise_for_status()
@@ -103,23 +104,20 @@ def test_after_sigterm_it_is_not_ready_but_serves(demo_bundle: Path, chelsea: by
 
 
 def test_admitted_requests_are_answered_after_sigterm(
-    demo_bundle: Path, chelsea: bytes, gate: Path
+    small_bundle: Path, chelsea: bytes, gate: Path
 ) -> None:
     patient = {"deadline_ms": 600_000, "max_deadline_ms": 600_000, "engine_timeout_s": 3600}
     with (
-        launched(demo_bundle, held(HELD_ENGINE, gate), **patient) as server,
+        launched(small_bundle, held(HELD_ENGINE, gate), **patient) as server,
         httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client,
         ThreadPoolExecutor(40) as clients,
     ):
         server.wait_for("ready")
-        answers = [
-            clients.submit(
-                httpx.post, f"{server.url}/classify", content=chelsea, timeout=PATIENCE_S
-            )
-            for _ in range(40)
-        ]
-        while "tidegate_inflight_requests 41.0" not in client.get("/metrics").text:
-            assert server.process.poll() is None
+        answers = [clients.submit(client.post, "/classify", content=chelsea) for _ in range(40)]
+        wait_for(
+            lambda: "tidegate_inflight_requests 41.0" in client.get("/metrics").text,
+            "40 requests are in flight",
+        )
         server.process.send_signal(signal.SIGTERM)
         server.wait_for("draining")
         with gate.open("w"):
@@ -129,8 +127,8 @@ def test_admitted_requests_are_answered_after_sigterm(
         assert exit_code(server) == 0
 
 
-def test_a_second_sigterm_exits_at_once(demo_bundle: Path) -> None:
-    with running(demo_bundle, drain_delay_s=3600) as server:
+def test_a_second_sigterm_exits_at_once(small_bundle: Path) -> None:
+    with running(small_bundle, drain_delay_s=3600) as server:
         server.process.send_signal(signal.SIGTERM)
         server.wait_for("draining")
         server.process.send_signal(signal.SIGTERM)
@@ -180,9 +178,9 @@ def test_a_misspelt_setting_stops_the_start_and_suggests_the_right_one(demo_bund
     assert "TIDEGATE_DEADLINE_MS?" in refusal["message"]
 
 
-def test_a_hung_engine_ends_the_process(demo_bundle: Path, chelsea: bytes) -> None:
-    """With an engine timeout of a millisecond, every real batch counts as hung."""
-    with running(demo_bundle, engine_timeout_s=0.001) as server:
+def test_a_hung_engine_ends_the_process(small_bundle: Path, chelsea: bytes, gate: Path) -> None:
+    with launched(small_bundle, held(HELD_ENGINE, gate), engine_timeout_s=0.2) as server:
+        server.wait_for("ready")
         with (
             httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client,
             contextlib.suppress(httpx.TransportError),  # the process ends under the request
@@ -192,13 +190,15 @@ def test_a_hung_engine_ends_the_process(demo_bundle: Path, chelsea: bytes) -> No
         assert exit_code(server) == 70
         line = server.wait_for("service failed")
 
-    assert "has not finished a batch in 0.001 s" in line["message"]
+    assert "has not finished a batch in 0.2 s" in line["message"]
 
 
 def test_a_hung_engine_during_the_drain_gives_exit_code_70(
-    demo_bundle: Path, chelsea: bytes
+    small_bundle: Path, chelsea: bytes, gate: Path
 ) -> None:
-    with running(demo_bundle, engine_timeout_s=0.001, drain_delay_s=3600) as server:
+    hanging = {"engine_timeout_s": 0.2, "drain_delay_s": 3600}
+    with launched(small_bundle, held(HELD_ENGINE, gate), **hanging) as server:
+        server.wait_for("ready")
         server.process.send_signal(signal.SIGTERM)
         server.wait_for("draining")
         with contextlib.suppress(httpx.TransportError):
@@ -207,8 +207,8 @@ def test_a_hung_engine_during_the_drain_gives_exit_code_70(
         assert exit_code(server) == 70
 
 
-def test_an_upload_interrupted_by_the_end_of_the_drain_gets_a_problem(demo_bundle: Path) -> None:
-    with running(demo_bundle, drain_timeout_s=0.3) as server:
+def test_an_upload_interrupted_by_the_end_of_the_drain_gets_a_problem(small_bundle: Path) -> None:
+    with running(small_bundle, drain_timeout_s=0.3) as server:
         host, port = server.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as slow:
             slow.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\nhalf")

@@ -106,8 +106,8 @@ def test_overload_is_shed_with_a_realistic_retry_after(demo_bundle: Path, chelse
     assert after.status_code == 200
 
 
-def test_a_clients_quota_is_enforced(demo_bundle: Path, chelsea: bytes) -> None:
-    with running(demo_bundle, client_rate=0.01, client_burst=2) as server:
+def test_a_clients_quota_is_enforced(small_bundle: Path, chelsea: bytes) -> None:
+    with running(small_bundle, client_rate=0.01, client_burst=2) as server:
         answers = [
             httpx.post(f"{server.url}/classify", content=chelsea, timeout=PATIENCE_S)
             for _ in range(3)
@@ -118,9 +118,9 @@ def test_a_clients_quota_is_enforced(demo_bundle: Path, chelsea: bytes) -> None:
     assert 1 <= int(answers[2].headers["retry-after"]) <= 100
 
 
-def test_bytes_in_flight_are_bounded(demo_bundle: Path, chelsea: bytes) -> None:
+def test_bytes_in_flight_are_bounded(small_bundle: Path, chelsea: bytes) -> None:
     """While half an upload is in progress, a whole one does not fit; afterwards it does."""
-    with running(demo_bundle, max_inflight_bytes=300_000, max_upload_bytes=300_000) as server:
+    with running(small_bundle, max_inflight_bytes=300_000, max_upload_bytes=300_000) as server:
         host, port = server.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as slow:
             slow.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n")

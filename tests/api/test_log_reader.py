@@ -22,8 +22,8 @@ def free_port() -> int:
         return port
 
 
-def environment(demo_bundle: Path, port: int) -> dict[str, str]:
-    given = {**QUICK, "bundle": demo_bundle, "port": port, "log_format": "json"}
+def environment(small_bundle: Path, port: int) -> dict[str, str]:
+    given = {**QUICK, "bundle": small_bundle, "port": port, "log_format": "json"}
     kept = {k: v for k, v in os.environ.items() if not k.startswith("TIDEGATE_")}
     return kept | {f"TIDEGATE_{name.upper()}": str(value) for name, value in given.items()}
 
@@ -69,11 +69,11 @@ def serves_and_ends(process: subprocess.Popen[bytes], port: int, requests: int) 
     return metrics
 
 
-def test_a_reader_that_never_reads_does_not_block_the_service(demo_bundle: Path) -> None:
+def test_a_reader_that_never_reads_does_not_block_the_service(small_bundle: Path) -> None:
     port = free_port()
     reader, writer = os.pipe()
     with subprocess.Popen(
-        SERVE, cwd=ROOT, env=environment(demo_bundle, port), stderr=writer
+        SERVE, cwd=ROOT, env=environment(small_bundle, port), stderr=writer
     ) as process:
         os.close(writer)
         metrics = serves_and_ends(process, port, 6000)  # more than fit into a pipe and the queue
@@ -85,10 +85,10 @@ def test_a_reader_that_never_reads_does_not_block_the_service(demo_bundle: Path)
 
 
 @pytest.mark.parametrize("shell", ["exec {} 2>&-", "exec {} 2>/dev/full", "exec {} >&- 2>&- <&-"])
-def test_a_closed_or_full_stderr_does_not_stop_the_service(demo_bundle: Path, shell: str) -> None:
+def test_a_closed_or_full_stderr_does_not_stop_the_service(small_bundle: Path, shell: str) -> None:
     port = free_port()
     command = shell.format(" ".join(SERVE))
     with subprocess.Popen(
-        ["sh", "-c", command], cwd=ROOT, env=environment(demo_bundle, port)
+        ["sh", "-c", command], cwd=ROOT, env=environment(small_bundle, port)
     ) as process:
         serves_and_ends(process, port, 50)

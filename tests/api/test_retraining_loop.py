@@ -107,7 +107,7 @@ def test_a_drift_alert_becomes_a_promoted_version(tmp_path: Path) -> None:
         assert main(["serving", "set", "m", "canary=2:0.5", "--models", str(models)]) == 0
         traffic.until(lambda now: bool(now["stable"]["version"] == "2"))
 
-        [listed] = httpx.get(f"{receiving.url}/requests").json()["requests"]
+        [listed] = httpx.get(f"{receiving.url}/requests", timeout=PATIENCE_S).json()["requests"]
         events = traffic.rollout()["events"]
     assert listed["bundle"]["version"] == "2"
     assert [(event["step"], event["by"], event["kept"]) for event in events] == [

@@ -91,9 +91,9 @@ def test_the_schema_has_the_limits_on_files_and_classes(
         assert answer.status_code == status
 
 
-def test_large_feedback_is_rejected(tmp_path: Path) -> None:
+def test_large_feedback_is_rejected(small_bundle: Path, tmp_path: Path) -> None:
     with (
-        running(review_dir=tmp_path) as server,
+        running(small_bundle, review_dir=tmp_path) as server,
         httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client,
     ):
         json = {"Content-Type": "application/json"}
@@ -121,12 +121,13 @@ def statuses(client: httpx.Client, image: bytes) -> Iterator[int]:
         yield answer.status_code
 
 
-def test_uploads_without_their_last_byte_do_not_block_other_clients(chelsea: bytes) -> None:
+def test_uploads_without_their_last_byte_do_not_block_other_clients(
+    small_bundle: Path, chelsea: bytes
+) -> None:
     size = 1 << 20
+    limits = {"max_upload_bytes": size, "max_inflight_bytes": 8 * size, "upload_timeout_s": 3600}
     with (
-        running(
-            max_upload_bytes=size, max_inflight_bytes=8 * size, upload_timeout_s=3600
-        ) as server,
+        running(small_bundle, **limits) as server,
         httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client,
         contextlib.ExitStack() as connections,
     ):

@@ -79,14 +79,18 @@ def test_a_client_without_a_certificate_of_the_authority_is_not_answered(
     impostor = encrypted.authority.client_context(stranger)
 
     for context in (encrypted.authority.client_context(), impostor):
-        with pytest.raises(httpx.TransportError), httpx.Client(verify=context) as client:
+        with (
+            pytest.raises(httpx.TransportError),
+            httpx.Client(verify=context, timeout=PATIENCE_S) as client,
+        ):
             client.get(encrypted.server.url + "/livez")
 
 
 def test_the_admin_port_needs_no_certificate(
     encrypted: Encrypted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with httpx.Client(verify=encrypted.authority.client_context()) as client:
+    context = encrypted.authority.client_context()
+    with httpx.Client(verify=context, timeout=PATIENCE_S) as client:
         assert client.get(encrypted.admin_url + "/readyz").status_code == 200
         assert client.get(encrypted.admin_url + "/metrics").status_code == 200
     monkeypatch.setenv("TIDEGATE_ADMIN_PORT", str(urlsplit(encrypted.admin_url).port))

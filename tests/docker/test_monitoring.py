@@ -32,7 +32,7 @@ pytestmark = [
 
 
 def asked(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - loopback
+    with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:  # noqa: S310 - loopback
         return json.load(answer)
 
 
@@ -79,7 +79,7 @@ def monitoring(
     )
     yield process
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
+    assert process.wait(PATIENCE_S) == 0
 
 
 def test_a_running_service_is_scraped_and_its_alerts_are_routed(

@@ -22,7 +22,7 @@ PATIENCE_S = 170.0
 
 def run(*command: str | Path, cwd: Path = ROOT, **variables: str) -> str:
     """Run a command without the environment's TIDEGATE_* and PYTHONPATH; return its stdout."""
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), **variables}
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "PIP_COMPILE": "0", **variables}
     return output(command, cwd, environment, PATIENCE_S)
 
 

@@ -1,4 +1,7 @@
-"""A real headless Chromium, and visits to the page that record what the browser does."""
+"""A real headless Chromium, and visits to the page that record what the browser does.
+
+Playwright is imported only by what uses it, because every worker reads the files of all tests.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from typing import TYPE_CHECKING, Any
 
 from tests.server import PATIENCE_S, ROOT
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Page
 
 FETCHED = ROOT / ".tools/chromium/chromium"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -38,6 +42,8 @@ def find_chromium() -> Path | None:
 @contextmanager
 def chromium(program: Path) -> Iterator[Browser]:
     """Start a browser, and close it at the end."""
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
         try:
@@ -71,6 +77,13 @@ class Visit:
 
     def text(self, selector: str) -> str:
         return self.find(selector).inner_text()
+
+    def violations_of_axe(self) -> str:
+        """Return what axe-core finds wrong, in words."""
+        from axe_playwright_python.sync_playwright import Axe
+
+        results = Axe().run(self.page)
+        return str(results.generate_report()) if results.violations_count else ""
 
     def violations(self) -> list[str]:
         found: list[str] = self.page.evaluate("() => window.violations")

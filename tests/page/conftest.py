@@ -5,13 +5,16 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser
 
 from tests.page.browser import Visit, chromium, find_chromium, visit
 from tests.server import PHOTOS, Server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 Open = Callable[..., AbstractContextManager[Visit]]
 

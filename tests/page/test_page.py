@@ -7,16 +7,18 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser
 
-from tests.page.browser import Visit, visit
+from tests.page.browser import visit
 from tests.page.conftest import Open
 from tests.page.proxy import below
 from tests.processes import output
 from tests.server import PATIENCE_S, Server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.process
 Images = dict[str, Path]
@@ -39,12 +41,6 @@ async (bytes) => {
   return logged;
 }
 """
-
-
-def violations_of_axe(opened: Visit) -> str:
-    """Return what axe-core finds wrong, in words."""
-    results = Axe().run(opened.page)
-    return str(results.generate_report()) if results.violations_count else ""
 
 
 def test_an_accepted_image_has_its_class_its_place_and_its_crop(
@@ -349,7 +345,7 @@ def test_axe_finds_nothing_in_an_answer(open_page: Open, images: Images) -> None
         opened.choose(images["coffee"])
         opened.answered()
 
-        assert violations_of_axe(opened) == ""
+        assert opened.violations_of_axe() == ""
 
 
 @pytest.mark.slow
@@ -360,7 +356,7 @@ def test_axe_finds_nothing_in_any_state(
 ) -> None:
     found = {}
     with open_page(scheme=scheme, width=width) as opened:
-        found["empty"] = violations_of_axe(opened)
+        found["empty"] = opened.violations_of_axe()
         opened.find("#options summary").click()
         opened.choose(images["coffee"], images["grass"], images["review"], images["broken"])
         opened.answered()
@@ -373,7 +369,7 @@ def test_axe_finds_nothing_in_any_state(
         for index, kind in enumerate(("accept", "reject", "review", "broken")):
             opened.find(f".thumb >> nth={index}").click()
             opened.answered()
-            found[kind] = violations_of_axe(opened)
+            found[kind] = opened.violations_of_axe()
             overflow = "() => document.documentElement.scrollWidth - innerWidth"
             assert opened.page.evaluate(overflow) <= 0, kind
 
@@ -385,11 +381,11 @@ def test_axe_finds_nothing_in_the_dialogs(open_page: Open, images: Images) -> No
     with open_page() as opened:
         opened.find("#camera").click()
         opened.find("#shoot:enabled").wait_for()
-        camera = violations_of_axe(opened)
+        camera = opened.violations_of_axe()
         opened.find("#camera-cancel").click()
         opened.page.route("**/classify", lambda route: route.fulfill(status=401, json={}))
         opened.choose(images["coffee"])
         opened.find("#key").wait_for()
 
-        assert [camera, violations_of_axe(opened)] == ["", ""]
+        assert [camera, opened.violations_of_axe()] == ["", ""]
         opened.find("#key-cancel").click()

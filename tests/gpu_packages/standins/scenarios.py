@@ -78,7 +78,12 @@ def graphs(standin: StandIn, model: str, buckets: Sequence[int]) -> dict[str, An
     for bucket in buckets:
         _on_all_slots(engine, bucket)
     standin.reset()
-    warming = threading.Thread(target=lambda: list(map(engine.capture, buckets)))
+
+    def capture_all() -> None:
+        for bucket in buckets:
+            engine.capture(bucket)
+
+    warming = threading.Thread(target=capture_all)
     warming.start()
     warming.join()
     captured = standin.counts()

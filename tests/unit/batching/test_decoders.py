@@ -182,11 +182,11 @@ def test_queued_jobs_do_not_start_after_the_end() -> None:
     async def scene(decoders: Decoders) -> None:
         gate, started = threading.Event(), threading.Event()
 
-        def work() -> None:
+        def until_opened() -> None:
             started.set()
             gate.wait(PATIENCE_S)
 
-        first = asyncio.create_task(run(decoders, request(), work))
+        first = asyncio.create_task(run(decoders, request(), until_opened))
         await until(started.is_set)
         decoders.start(request(), partial(done.append, 1), lambda result, seconds: None)
         decoders.close()

@@ -43,7 +43,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def opened(model: Path, folder: Path | None) -> WarmEngine:
-    config = EngineConfig(slots=1, threads_per_slot=1, max_batch_size=2, warm_up_cache=folder)
+    config = EngineConfig(slots=1, max_batch_size=2, warm_up_cache=folder)
     warm = open_on_cpu(model, config, [1, 2], "fp32")
     warm.engine.close()
     return warm
@@ -158,6 +158,19 @@ def test_a_choice_that_the_machine_contradicts_is_measured_again(
     opened(model, tmp_path)
 
     assert measured == [model, model]
+
+
+def test_if_everything_is_set_each_batch_size_runs_in_one_round_and_nothing_is_kept(
+    model: Path, tmp_path: Path, timed: list[int], measured: list[Path]
+) -> None:
+    folder = tmp_path / "cache"
+    config = EngineConfig(slots=2, threads_per_slot=1, max_batch_size=2, warm_up_cache=folder)
+
+    warm = open_on_cpu(model, config, [1, 2], "fp32")
+
+    assert (warm.engine.slots, sorted(warm.latency_s)) == (2, [1, 2])
+    assert (timed, measured) == ([1, 2], [])
+    assert not folder.exists()
 
 
 def test_without_a_folder_each_start_measures(model: Path, measured: list[Path]) -> None:

@@ -84,6 +84,7 @@ def test_the_same_folders_give_the_same_bundle(bundle: Bundle, data: Data, tmp_p
     assert make(imported(), data, choices(), tmp_path).digest == bundle.digest
 
 
+@pytest.mark.usefixtures("fake_plots")
 def test_a_bundle_is_replaced_only_on_request(bundle: Bundle, data: Data, tmp_path: Path) -> None:
     shutil.copytree(bundle.path, tmp_path / "colours/1")
 
@@ -126,6 +127,7 @@ def test_what_the_gate_catches_is_sealed_and_in_the_card(bundle: Bundle) -> None
     assert "## What the gate catches" in card
 
 
+@pytest.mark.usefixtures("fake_plots")
 def test_a_gate_that_catches_too_little_is_not_sealed_unless_accepted(
     data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +142,7 @@ def test_a_gate_that_catches_too_little_is_not_sealed_unless_accepted(
     assert accepted.manifest.coverage.accepted_although_weak
 
 
+@pytest.mark.usefixtures("fake_plots")
 @pytest.mark.parametrize(
     "options",
     [
@@ -159,6 +162,7 @@ def test_every_kind_of_gate_is_sealed_and_probed(
     assert check_golden(made, lambda images: engine.run(0, images)) >= 10
 
 
+@pytest.mark.usefixtures("fake_plots")
 def test_classes_with_enough_images_get_their_own_threshold(tmp_path: Path) -> None:
     made = make(
         imported(), folders(tmp_path / "images", calibrate=150), choices(), tmp_path / "bundles"
@@ -168,6 +172,7 @@ def test_classes_with_enough_images_get_their_own_threshold(tmp_path: Path) -> N
     assert open_bundle(made.path).gate.own_folds_b.keys() == {0, 1, 2, 3, 4}
 
 
+@pytest.mark.usefixtures("fake_plots")
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_variant_is_fitted_with_itself_and_compared_with_fp32(
     data: Data, tmp_path: Path, precision: Any
@@ -189,6 +194,7 @@ def test_a_variant_that_loses_too_much_is_not_sealed(data: Data, tmp_path: Path)
     assert not (tmp_path / "colours/1").exists()
 
 
+@pytest.mark.usefixtures("fake_plots")
 def test_another_gate_is_fitted_on_the_model_of_a_bundle(bundle: Bundle, data: Data) -> None:
     sealed = bundle.model_path.read_bytes()
     backbone = unseal(sealed)
@@ -284,6 +290,7 @@ def test_a_model_that_mixes_the_images_of_a_batch_is_refused(data: Data, tmp_pat
         make(imported(backbone=mixing), data, choices(), tmp_path)
 
 
+@pytest.mark.usefixtures("fake_plots")
 def test_overridden_rules_are_in_the_card(data: Data, tmp_path: Path) -> None:
     made = make(imported(), data, choices(overrides={"alpha": "drop"}), tmp_path)
 

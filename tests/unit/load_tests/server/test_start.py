@@ -17,6 +17,7 @@ from load_tests.server.start import ROOT, Started, free_port, running, send_requ
 pytestmark = pytest.mark.process
 
 TOY = Path(__file__).parents[1] / "toy_server.py"
+PATIENCE_S = 150
 GOOD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n\xff\xd9"
 
 
@@ -29,7 +30,7 @@ def test_a_server_is_yielded_once_it_answers_and_is_gone_afterwards() -> None:
     async def run() -> tuple[Started, list[int], int | None]:
         command, url = _toy()
         async with running(command, {}, url, GOOD) as server:
-            return server, server.processes(), await _status(url, 5.0)
+            return server, server.processes(), await _status(url, PATIENCE_S)
 
     server, processes, status = asyncio.run(run())
 
@@ -71,7 +72,7 @@ def test_a_paused_server_uses_no_cpu_and_answers_again_once_resumed() -> None:
             paused = await _status(url, 0.2)
             states = {_state(pid) for pid in descendants(server.pid)}
             resume(server.pid)
-            return paused, states, await _status(url, 10.0)
+            return paused, states, await _status(url, PATIENCE_S)
 
     assert asyncio.run(run()) == (None, {"T"}, 200)
 
@@ -134,7 +135,7 @@ asyncio.run(main())
         process.kill()
     assert len(pids) == 2
 
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + PATIENCE_S
     while alive(pids) and time.monotonic() < deadline:
         time.sleep(0.01)
 

@@ -163,6 +163,7 @@ def test_labels_that_do_not_fit_are_refused(
     assert "has 5 classes, but there are 2 labels (from --labels)" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("fake_plots")
 def test_repeated_labels_are_distinguished_by_folders_named_by_id(
     source: Path, tmp_path: Path
 ) -> None:
@@ -184,6 +185,7 @@ def test_the_gate_s_cost_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count("per image") == 21
 
 
+@pytest.mark.usefixtures("fake_plots")
 def test_a_frozen_network_becomes_a_bundle_with_a_row_of_the_comparison(
     data: Data, tmp_path: Path
 ) -> None:

