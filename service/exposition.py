@@ -71,6 +71,7 @@ class Exposition:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
         self._families: dict[Declared, _Family] = {}
+        self._host: dict[tuple[str, bool], tuple[Metric, bytes]] = {}  # by name and format
 
     def render(self, *, openmetrics: bool) -> bytes:
         """Return the text at once."""
@@ -109,9 +110,17 @@ class Exposition:
                 yield from self._merged([collector], kept, openmetrics)
             elif collector in host:
                 for family in host[collector]:
-                    yield _format([family], openmetrics).encode()
+                    yield self._of_host(family, openmetrics)
         if openmetrics:
             yield _END
+
+    def _of_host(self, family: Metric, openmetrics: bool) -> bytes:
+        """Return the text of a family that is not declared here; most of them never change."""
+        key = family.name, openmetrics
+        kept = self._host.get(key)
+        if kept is None or kept[0] != family:
+            kept = self._host[key] = family, _format([family], openmetrics).encode()
+        return kept[1]
 
     def _merged(
         self, metrics: Sequence[Declared], kept: dict[Declared, _Family], openmetrics: bool

@@ -5,7 +5,7 @@ import csv
 import io
 import json
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -50,13 +50,13 @@ def parse(report: str, cpu_ms: float) -> Analysed:
     rows = list(csv.DictReader(io.StringIO(report)))
     try:
         row = rows[-1]
-        latencies = (float(row[f"{name} latency"]) / 1e3 for name in ("p50", "p99"))
-        return Analysed(float(row["Inferences/Second"]), *latencies, cpu_ms)
+        p50_ms, p99_ms = (float(row[f"{name} latency"]) / 1e3 for name in ("p50", "p99"))
+        return Analysed(float(row["Inferences/Second"]), p50_ms, p99_ms, cpu_ms)
     except (IndexError, KeyError, ValueError) as error:
         raise MeasurementFailed(f"perf_analyzer reported no figures: {report[:500]!r}") from error
 
 
-def compare(analysed: dict[str, Sequence[Analysed]]) -> list[Finding]:
+def compare(analysed: Mapping[str, Sequence[Analysed]]) -> list[Finding]:
     """Return the median of every figure of two servers, and the median of the rounds' ratios."""
     (ours, mine), (peer, others) = analysed.items()
     findings = []

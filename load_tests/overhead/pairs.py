@@ -100,10 +100,11 @@ def _latencies_s(window: Window) -> NDArray[np.float64]:
 
 def _ratio_of_p99(latencies: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> float:
     without, with_it = (np.concatenate([pair[arm] for pair in latencies]) for arm in (0, 1))
-    method = "inverted_cdf"
-    return float(
-        np.quantile(with_it, _P99, method=method) / np.quantile(without, _P99, method=method)
-    )
+    return _p99_s(with_it) / _p99_s(without)
+
+
+def _p99_s(latencies: NDArray[np.float64]) -> float:
+    return float(np.quantile(latencies, _P99, method="inverted_cdf"))
 
 
 def _answered(window: Window) -> list[Outcome]:
