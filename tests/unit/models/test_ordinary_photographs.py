@@ -1,4 +1,4 @@
-"""An imported convnet reviews ordinary photographs at the declared rate.
+"""An imported transformer reviews ordinary photographs at the declared rate.
 
 The photographs are those of the demo, from twelve packages, in six classes by their paths.
 """
@@ -11,19 +11,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import betabinom
 
-from tidegate.models.benchmarks import efficientnet_lite
-from tidegate.models.benchmarks.gates import probe
-from tidegate.models.benchmarks.gates.measure import measure
+from tidegate.models.benchmarks.gates import probe, transformer
 from tidegate.models.commands import import_model
-from tidegate.models.data.outputs import extract
+from tidegate.models.data.folders import cut
+from tidegate.models.data.outputs import load_pixels
 from tidegate.models.demo.photographs import Photograph, photographs
 from tidegate.models.evaluation.expected_share import ExpectedShares
-from tidegate.models.fitting.conformal import GateTarget, Scores, calibrate, combine, final_p_values
-from tidegate.models.fitting.fit import FitOptions, fit, score_rows
+from tidegate.models.fitting.conformal import (
+    PARTS,
+    GateTarget,
+    Scores,
+    calibrate,
+    combine,
+    final_p_values,
+)
+from tidegate.models.graphs.session import quiet_session
 from tidegate.models.package_files import DOWNLOADS
 from tidegate.models.pipeline import Data, read_splits
-from tidegate.models.sealing.unseal import unseal
 from tidegate.service.bundle.store import Bundle, open_bundle
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -37,7 +43,7 @@ CLASSES = {
     "scenes": "",
 }
 SHARES = {"train": 0.4, "calibrate": 0.8, "test": 1.0}  # cumulative
-PARTITIONS = 200
+PARTITIONS, ALPHA = 200, 0.05
 
 
 def class_of(item: Photograph) -> str:
@@ -61,48 +67,53 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 @pytest.fixture(scope="module")
 def bundle(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    folder = tmp_path_factory.mktemp("lite1")
-    encoder, spec = efficientnet_lite.encoder("lite1"), efficientnet_lite.spec("lite1")
-    words = probe.write(encoder, spec, data.train, folder)
+    folder = tmp_path_factory.mktemp("bundles")
+    words = probe.write(transformer.encoder(), transformer.SPEC, data.train, folder)
     splits = [f"--{split}={getattr(data, split)}" for split in SHARES]
     named = ["--name=photographs", "--version=1", f"--out={folder}"]
     import_model.run(import_model.parser().parse_args([*words, *splits, *named]))
     return open_bundle(folder / "photographs" / "1")
 
 
-def test_new_photographs_are_flagged_at_the_declared_rate(bundle: Bundle, data: Data) -> None:
-    row = measure(bundle.path, data)
+def test_new_photographs_are_flagged_at_the_declared_rate(bundle: Bundle) -> None:
+    gate, evaluation = bundle.manifest.gate, bundle.manifest.evaluation
+    assert evaluation is not None
+    assert not gate.own_threshold
 
-    assert row.flagged is not None
-    assert row.expected is not None
-    assert row.flagged.images >= 170
-    assert row.expected.low <= row.flagged.value <= row.expected.high
+    flagged = evaluation.false_rejection.value + evaluation.false_review.value
+
+    k = int(ALPHA * (gate.fold_b + 1))
+    low, high = betabinom(evaluation.images, k, gate.fold_b + 1 - k).interval(0.95)
+    assert low <= round(flagged * evaluation.images) <= high
 
 
 def test_over_partitions_photographs_are_flagged_at_the_declared_rate_on_average(
-    bundle: Bundle, data: Data, tmp_path: Path
+    bundle: Bundle, data: Data
 ) -> None:
-    """The scores are chosen once, on the selection images; the other images change places."""
-    spec, options = bundle.manifest.preprocess, FitOptions()
-    splits = read_splits(data, bundle.labels, options.target)
-    backbone = unseal(bundle.model_path.read_bytes())
-    fitted = fit(backbone, spec, splits, bundle.labels, options, tmp_path)
-    test = extract(fitted.graph, splits.test, spec, tmp_path)
-    parts = [score_rows(fitted.head, part) for part in (*fitted.folds, test)]
-    pool = Scores(
-        {name: np.concatenate([p.values[name] for p in parts]) for name in fitted.head.names},
-        np.concatenate([p.predicted for p in parts]),
-    )
-    bounds = np.cumsum([len(part) for part in parts])[:-1]
+    """The scores were chosen on the selection images; the other ones change places."""
+    names = bundle.manifest.gate.scores
+    splits = read_splits(data, bundle.labels, GateTarget())
+    held_out = splits.calibrate.items[cut(len(splits.calibrate.items), PARTS)["selection"].stop :]
+    session = quiet_session(bundle.model_path.read_bytes())
+    rows = [
+        session.run(
+            ["scores", "logits"],
+            {"pixels": load_pixels(item.path, bundle.manifest.preprocess)[None]},
+        )
+        for item in (*held_out, *splits.test.items)
+    ]
+    values, logits = (np.concatenate(column) for column in zip(*rows, strict=True))
+    pool = Scores(dict(zip(names, values.astype(np.float64).T, strict=True)), logits.argmax(axis=1))
+    bounds = (len(held_out) // 2, len(held_out))
     rng = np.random.default_rng(0)
     shares, inside = [], 0
     for _ in range(PARTITIONS):
-        a, b, new = (pool.part(r) for r in np.split(rng.permutation(len(pool)), bounds))
-        gate = calibrate(a, b, len(CLASSES), GateTarget(), fitted.gate.combination)
+        a, b, new = (pool.part(rows) for rows in np.split(rng.permutation(len(pool)), bounds))
+        gate = calibrate(a, b, len(CLASSES), GateTarget(), bundle.manifest.gate.combination)
         p = final_p_values(gate, combine(gate.folds_a, gate.combination, new.values), new.predicted)
         expected = ExpectedShares.of(gate, new.predicted).flagged
-        shares.append(float((p <= gate.alpha_review).mean()))
+        shares.append(float((p <= ALPHA).mean()))
         inside += expected.low <= shares[-1] <= expected.high
 
-    assert 0.045 <= np.mean(shares) <= 0.055
+    assert np.mean(shares) == pytest.approx(ALPHA, abs=0.006)
     assert inside >= 0.93 * PARTITIONS
