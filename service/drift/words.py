@@ -75,8 +75,8 @@ def outlook(report: Report, labels: Sequence[str]) -> list[str]:
     )
     total = len(labels)
     say.append(
-        f"With the {reach.window_images:,} images of the last {LONGEST_H} hours, a class with three "
-        f"times its share would be noticed for {reach.tripled:,} of {total:,} classes."
+        f"With the {reach.window_images:,} images of the last {LONGEST_H} hours, a class with "
+        f"three times its share would be noticed for {reach.tripled:,} of {total:,} classes."
     )
     learned = report.learned
     if learned.days < 7:
