@@ -1,38 +1,20 @@
 #!/bin/sh
-# Download the Debian packages of Prometheus and Alertmanager and unpack promtool, prometheus, amtool
-# and alertmanager under .tools/, for the tests of the rules and the routes. Needs no root and
-# installs nothing. Can be run from any folder; skips programs that are already present.
+# Fetch promtool, prometheus, amtool and alertmanager into .tools/, for the tests of the rules and
+# the routes. Can be run from any folder; skips programs that are already present.
 set -eu
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
-work=
-trap 'rm -rf "$work"' EXIT
-trap 'exit 1' HUP INT TERM
+. "$root/docker/debian_packages.sh"
 
-# fetch PACKAGE FOLDER TOOL: unpack into a temporary folder and rename it, so that an interrupted run
-# leaves nothing incomplete.
+# fetch PACKAGE FOLDER TOOL
 fetch() {
     target=$root/.tools/$2
     if [ -x "$target/usr/bin/$3" ]; then
         echo "already present: $target/usr/bin/$3"
         return
     fi
-    for tool in apt-get dpkg; do
-        if ! command -v "$tool" >/dev/null 2>&1; then
-            echo "$tool not found: this script needs Debian or Ubuntu." >&2
-            echo "On other systems install Prometheus and Alertmanager; the tests find them on PATH." >&2
-            exit 1
-        fi
-    done
-    work=$(mktemp -d)
-    cd "$work"
-    if ! apt-get download "$1"; then
-        echo "apt-get download $1 failed: run apt-get update if the package lists are missing" >&2
-        exit 1
-    fi
-    mkdir -p "$root/.tools"
-    rm -rf "$target" "$target.new"
-    dpkg -x "$1"_*.deb "$target.new"
+    need_debian "install Prometheus and Alertmanager; the tests find them on PATH."
+    unpack "$target" "$1"
     # Debian's Alertmanager reads its templates from /usr/share, but nothing is installed there. A
     # relative path of the same length makes it read the package's templates.
     if [ -e "$target.new/usr/bin/prometheus-alertmanager" ]; then
@@ -40,8 +22,6 @@ fetch() {
             "$target.new/usr/bin/prometheus-alertmanager"
     fi
     mv "$target.new" "$target"
-    cd "$root"
-    rm -rf "$work"
     "$target/usr/bin/$3" --version
 }
 

@@ -467,11 +467,32 @@ def _overhead(path: Path) -> Sequence[str]:
     name = f"[{_ADDITIONS[of]}](../load_tests/results/{path.name})"
     if of == "scrapes":
         times = (f"{found[f'p99 {which}']:.1f} ms" for which in ("without", "with"))
-        return (name, "p99", *times, f"{found['p99, ratio']:.3f}")
+        return (name, "p99", *times, _interval(found, "p99", 2))
     cpu = "CPU per image"
     times = (f"{found[f'{cpu} {which}, mean of windows']:.2f} ms" for which in ("without", "with"))
-    low, high = (found[f"{cpu}, ratio: {end} end of 95 %"] for end in ("lower", "upper"))
-    return (name, cpu, *times, f"{found[f'{cpu}, ratio']:.4f} ({low:.4f}–{high:.4f})")
+    return (name, cpu, *times, _interval(found, cpu, 3))
+
+
+def _interval(found: dict[str, float], figure: str, digits: int) -> str:
+    """Return a ratio with its 95 % interval, if there is one."""
+    ratio = f"{found[f'{figure}, ratio']:.{digits}f}"
+    ends = [found.get(f"{figure}, ratio: {end} end of 95 %") for end in ("lower", "upper")]
+    known = [f"{end:.{digits}f}" for end in ends if end is not None]
+    return f"{ratio} ({'–'.join(known)})" if known else ratio
+
+
+def perf_analyzer() -> str:
+    """Return a row for each figure of perf_analyzer on our server and on PyTriton."""
+    results = sorted(RESULTS.glob("*-perf-analyzer-*.json"))
+    if not results:
+        return "Not measured yet."
+    found = _findings(json.loads(results[-1].read_text("utf-8")))
+    names = [name.removesuffix(", ratio") for name in found if name.endswith(", ratio")]
+    rows = [
+        (name, *(f"{found[f'{name}, {of}']:.3g}" for of in ("tidegate", "pytriton", "ratio")))
+        for name in names
+    ]
+    return _table(("median of the rounds", "Tidegate", "PyTriton", "ratio"), rows)
 
 
 def _findings(result: dict[str, Any]) -> dict[str, float]:
@@ -511,6 +532,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "reload-costs": reload_costs,
     "shadow-costs": shadow_costs,
     "overheads": overheads,
+    "perf-analyzer": perf_analyzer,
 }
 
 

@@ -15,6 +15,7 @@ COMMANDS = {
     "scenarios": ("scenarios", "overload, bursts, slow and disconnecting clients, a long soak"),
     "sweep": ("sweep", "measure the capacity, then plot loads of 0.1 to 3 times the capacity"),
     "compare": ("compare", "compare the server with its peers and a bare loop, interleaved"),
+    "perf-analyzer": ("perf_analyzer", "Triton's load generator on our server and PyTriton"),
     "peers-install": ("peers_install", "install each peer in a separate virtual environment"),
     "fuzz": ("fuzz", "send mutated images and damaged HTTP, and check every answer"),
     "chaos": ("chaos", "signals, stalls, full disks and hostile clients, one row per scenario"),

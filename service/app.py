@@ -53,6 +53,7 @@ from tidegate.service.api.server import Server
 from tidegate.service.api.uploads import ByteBudget
 from tidegate.service.api.wire import Wire
 from tidegate.service.cpu import usable_cores
+from tidegate.service.descriptors import ConnectionLimits
 from tidegate.service.drift import state
 from tidegate.service.errors import SettingsInvalid, StartupError
 from tidegate.service.imaging.decode import bound_pillow
@@ -138,7 +139,7 @@ def build(
         on_shed=lambda: metrics.shed("client-connections"),
         keep_alive_s=settings.keep_alive_s,
         body_stall_s=settings.upload_timeout_s + _BODY_STALL_S,
-        connections=_connections(settings.max_client_connections),
+        connections=_connections(_connection_limits(settings)),
         proxies=guard.proxies,
         tls=guard.tls,
     )
@@ -151,19 +152,13 @@ def build(
     return road, service, wire
 
 
-def _connections(per_client: int) -> Connections:
-    """Return the limits of connections, so that no client, and no proxy, uses every descriptor.
+def _connections(limits: ConnectionLimits) -> Connections:
+    return Connections(limits.per_client, limits.in_all)
 
-    An address may use half of them, and all addresses nine tenths.
-    """
-    if sys.platform == "win32":
-        return Connections(per_client)
-    import resource  # noqa: PLC0415 - not on Windows
 
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if descriptors == resource.RLIM_INFINITY:
-        return Connections(per_client)
-    return Connections(max(1, min(per_client, descriptors // 2)), max(1, descriptors * 9 // 10))
+def _connection_limits(settings: Settings) -> ConnectionLimits:
+    with_rpc = settings.grpc_port is not None
+    return ConnectionLimits.of(settings.max_client_connections, with_rpc=with_rpc)
 
 
 def run(settings: Settings) -> NoReturn:
@@ -245,7 +240,7 @@ async def _serve(
             lifespan="off",
             proxy_headers=False,  # otherwise a client could claim any address
             server_header=False,
-            timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
+            timeout_graceful_shutdown=_whole_seconds(settings.drain_timeout_s),
         ),
         wire,
     )
@@ -255,7 +250,13 @@ async def _serve(
     signals = _listen_to_signals()
     _reload_on_hangup(service)
     stop_rpc = await start_rpc(
-        app, service, settings.http_limits(), settings.hosts(), settings.grpc_port, wire.tls
+        app,
+        service,
+        settings.http_limits(),
+        settings.hosts(),
+        settings.grpc_port,
+        wire,
+        _connection_limits(settings).rpc,
     )
     serving = asyncio.create_task(server.serve([*listeners, *admin_listeners]))
     serving.add_done_callback(partial(_report_death, server, service))
@@ -329,13 +330,17 @@ async def _finish(service: Service, serving: asyncio.Future[Any], timeout_s: flo
     deadline = time.monotonic() + timeout_s
     failed = asyncio.create_task(service.failed.wait())
     # uvicorn cancels the remaining requests at the deadline; they get one second to respond.
-    await asyncio.wait(
-        {serving, failed}, timeout=timeout_s + 1, return_when=asyncio.FIRST_COMPLETED
-    )
+    left_s = _whole_seconds(timeout_s) + 1
+    await asyncio.wait({serving, failed}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
     if failed.done():
         return EXIT_FAILED
     ended = await service.close(max(1.0, deadline - time.monotonic()))
     return EXIT_OK if ended else EXIT_FAILED
+
+
+def _whole_seconds(timeout_s: float) -> int:
+    """Return the duration that uvicorn waits for, which it takes in whole seconds."""
+    return max(1, round(timeout_s))
 
 
 async def _flush(tracing: Tracing | None, deadline: float) -> None:

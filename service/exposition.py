@@ -1,8 +1,9 @@
 """The text of a scrape; lines of series that did not change are kept from the last one.
 
 With 1,000 classes the library formats 3,700 lines in tens of milliseconds, and holds the
-interpreter meanwhile. Here a series with the same value is not formatted again, and a scrape is
-made in slices, so that the event loop can answer requests in between.
+interpreter meanwhile. Here all values of a metric are read in one go, a series with the same values
+is not formatted again, and a scrape is made in slices with pauses, in which the event loop answers
+requests and other threads get the interpreter.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from itertools import accumulate
 from typing import cast
 
@@ -22,8 +22,8 @@ from prometheus_client.utils import floatToGoString
 from prometheus_client.values import MutexValue
 
 SLICE_S = 0.0005  # how long a scrape may keep the event loop
-_CHECK_EVERY = 16  # series between two looks at the clock
-_END = "# EOF\n"  # of OpenMetrics
+PAUSE_S = 0.001  # after each slice; without one no other thread would get the interpreter
+_END = b"# EOF\n"  # of OpenMetrics
 
 Declared = Counter | Gauge | Histogram
 _number = cast(Callable[[float], str], floatToGoString)  # it has no types
@@ -71,25 +71,26 @@ class Exposition:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
         self._families: dict[Declared, _Family] = {}
+        self._host: dict[tuple[str, bool], tuple[Metric, bytes]] = {}  # by name and format
 
     def render(self, *, openmetrics: bool) -> bytes:
         """Return the text at once."""
-        return "".join(self._pieces(self._read_host(), openmetrics)).encode()
+        return b"".join(self._pieces(self._read_host(), openmetrics))
 
     async def render_in_slices(self, *, openmetrics: bool) -> bytes:
-        """Return the text, and give way to the event loop after every SLICE_S.
+        """Return the text, and give way for PAUSE_S after every SLICE_S.
 
         A thread reads what belongs to the host (/proc, GPUs), because that may block.
         """
         host = await asyncio.to_thread(self._read_host)
-        pieces: list[str] = []
+        pieces: list[bytes] = []
         started = time.perf_counter()
         for piece in self._pieces(host, openmetrics):
             pieces.append(piece)
-            if len(pieces) % _CHECK_EVERY == 0 and time.perf_counter() - started > SLICE_S:
-                await asyncio.sleep(0)
+            if time.perf_counter() - started > SLICE_S:
+                await asyncio.sleep(PAUSE_S)
                 started = time.perf_counter()
-        return "".join(pieces).encode()
+        return b"".join(pieces)
 
     def _read_host(self) -> dict[Collector, list[Metric]]:
         """Collect what is not declared here: the process, the platform, the GPUs."""
@@ -99,7 +100,7 @@ class Exposition:
             if not isinstance(collector, Declared | ModelRegistries)
         }
 
-    def _pieces(self, host: dict[Collector, list[Metric]], openmetrics: bool) -> Iterator[str]:
+    def _pieces(self, host: dict[Collector, list[Metric]], openmetrics: bool) -> Iterator[bytes]:
         kept, self._families = self._families, {}  # those of hidden versions are forgotten
         for collector in _collectors(self._registry):
             if isinstance(collector, ModelRegistries):
@@ -108,20 +109,29 @@ class Exposition:
             elif isinstance(collector, Declared):
                 yield from self._merged([collector], kept, openmetrics)
             elif collector in host:
-                yield _format(host[collector], openmetrics)
+                for family in host[collector]:
+                    yield self._of_host(family, openmetrics)
         if openmetrics:
             yield _END
 
+    def _of_host(self, family: Metric, openmetrics: bool) -> bytes:
+        """Return the text of a family that is not declared here; most of them never change."""
+        key = family.name, openmetrics
+        kept = self._host.get(key)
+        if kept is None or kept[0] != family:
+            kept = self._host[key] = family, _format([family], openmetrics).encode()
+        return kept[1]
+
     def _merged(
         self, metrics: Sequence[Declared], kept: dict[Declared, _Family], openmetrics: bool
-    ) -> Iterator[str]:
+    ) -> Iterator[bytes]:
         """Yield the header of a family, and the series of every metric with its name."""
         for place, metric in enumerate(metrics):
             family = kept.get(metric) or _Family(metric)
             self._families[metric] = family
             if place == 0:
                 yield family.headers[openmetrics]
-            yield from family.series(openmetrics)
+            yield from family.pieces(openmetrics)
 
 
 class _Family:
@@ -129,100 +139,123 @@ class _Family:
 
     def __init__(self, metric: Declared) -> None:
         self._metric = metric
-        self._series: dict[Sequence[str], _Series] = {}  # by label values
+        self._children: list[Declared] = []
+        self._series: list[_Series] = []  # of the children, in their order
+        self._cells: list[MutexValue] = []  # of all children, as many of each
+        self._values: list[float] = []  # of the cells
+        self._text = b""
         described = list(metric.describe())
-        self.headers = {form: _format(described, form) for form in (False, True)}
+        self.headers = {form: _format(described, form).encode() for form in (False, True)}
 
-    def series(self, openmetrics: bool) -> Iterator[str]:
+    def pieces(self, openmetrics: bool) -> Iterator[bytes]:
+        """Yield the text of all series, after nothing for each one that must be formatted."""
+        for _ in self._follow_children():
+            yield b""
+        values = self._read()
+        if values != self._values:
+            for series, row in self._changed(values):
+                series.format(row)
+                yield b""
+            self._values = values
+            self._text = "".join([series.text for series in self._series]).encode()
+        yield self._in_openmetrics() if openmetrics else self._text
+
+    def _follow_children(self) -> Iterator[None]:
+        """Create the series of new children; yields after each."""
         children = _children(self._metric)
-        if len(self._series) > len(children):
-            self._series = {key: self._series[key] for key, _ in children if key in self._series}
-        for key, child in children:
-            series = self._series.get(key)
-            if series is None or series.child is not child:  # new, or cleared and set again
-                series = self._series[key] = _Series(self._metric, child)
-            yield series.text(openmetrics)
+        if children == self._children:
+            return
+        known = dict(zip(self._children, self._series, strict=True))
+        series = []
+        for child in children:
+            series.append(known.get(child) or _Series(self._metric, child))
+            yield
+        self._children, self._series = children, series
+        self._cells = [cell for child in children for cell in _cells(child)]
+        self._values, self._text = [], b""
+
+    def _read(self) -> list[float]:
+        """Return the values of all cells, or what the functions of gauges return."""
+        own = [vars(child) for child in self._children] if isinstance(self._metric, Gauge) else ()
+        if any("_child_samples" in names for names in own):
+            return [s.value for child in self._children for s in child._child_samples()]
+        # Without their locks, which would take ten times as long: a reference is read at once.
+        return [cell._value for cell in self._cells]
+
+    def _changed(self, values: list[float]) -> Iterator[tuple[_Series, list[float]]]:
+        """Yield the series of which a value is new, with their values."""
+        width = len(values) // len(self._series)
+        if self._values:
+            both = enumerate(zip(values, self._values, strict=True))
+            places = sorted({place // width for place, (new, old) in both if new != old})
+        else:  # some children are new
+            places = list(range(len(self._series)))
+        for place in places:
+            yield self._series[place], values[place * width : (place + 1) * width]
+
+    def _in_openmetrics(self) -> bytes:
+        if isinstance(self._metric, Gauge) or not self._series:
+            return self._text
+        # A list, because a generator takes twice as long.
+        exemplars = any([cell._exemplar for cell in self._cells])  # noqa: C419
+        if not (exemplars or self._series[0].counts_alone):
+            return self._text
+        return "".join([series.in_openmetrics() for series in self._series]).encode()
 
 
 class _Series:
     """The lines of one child, which for a histogram are its buckets, count and sum."""
 
-    __slots__ = (
-        "_count_alone",
-        "_exemplary",
-        "_labels",
-        "_read",
-        "_starts",
-        "_text",
-        "_values",
-        "child",
-    )
+    __slots__ = ("_cells", "_child", "_labels", "_starts", "counts_alone", "text")
 
     def __init__(self, metric: Declared, child: Declared) -> None:
-        self.child = child
+        self._child = child
+        self._cells = _cells(child)
         self._labels = dict(zip(metric._labelnames, child._labelvalues, strict=False))
-        self._read: Callable[[], list[float]] = _reader(child)
-        self._exemplary = _exemplary(child)
-        self._count_alone = isinstance(child, Histogram) and child._upper_bounds[0] < 0
+        self.counts_alone = isinstance(child, Histogram) and child._upper_bounds[0] < 0
         lines = self._format(openmetrics=False).removesuffix("\n").split("\n")
         self._starts = [line.rpartition(" ")[0] + " " for line in lines]  # without the value
-        self._values: list[float] = []
-        self._text = ""
+        self.text = ""
 
-    def text(self, openmetrics: bool) -> str:
-        values = self._read()
-        if values != self._values:
-            lines = zip(self._starts, values, strict=False)  # a histogram may have no sum
-            self._text = "".join([f"{start}{_number(value)}\n" for start, value in lines])
-            self._values = values
-        if not openmetrics:
-            return self._text
-        exemplars = any(value._exemplar for value in self._exemplary)
-        text = self._format(openmetrics=True) if exemplars else self._text
+    def format(self, values: Sequence[float]) -> None:
+        """Set the text to the lines with these values of the cells."""
+        if isinstance(self._child, Histogram):
+            *buckets, total = values
+            cumulative = list(accumulate(buckets))
+            values = [*cumulative, cumulative[-1], total]
+        lines = zip(self._starts, values, strict=False)  # a histogram may have no sum
+        self.text = "".join([f"{start}{_number(value)}\n" for start, value in lines])
+
+    def in_openmetrics(self) -> str:
+        """Return the text with exemplars, and without a count that has no sum."""
+        exemplars = any(cell._exemplar for cell in self._cells)
+        text = self._format(openmetrics=True) if exemplars else self.text
         # OpenMetrics has no count without a sum, and no sum with negative buckets. The library
         # writes the count, and its parser then rejects the whole scrape.
-        return text[: text.rindex("\n", 0, -1) + 1] if self._count_alone else text
+        return text[: text.rindex("\n", 0, -1) + 1] if self.counts_alone else text
 
     def _format(self, *, openmetrics: bool) -> str:
         """Return the lines as the library formats them."""
-        [family] = self.child.collect()
+        [family] = self._child.collect()
         for place, sample in enumerate(family.samples):
             family.samples[place] = sample._replace(labels=self._labels | sample.labels)
         text = _format([family], openmetrics)
         return "".join(line + "\n" for line in text.split("\n") if line and line[0] != "#")
 
 
-def _reader(child: Declared) -> Callable[[], list[float]]:
-    """Return a function that reads the values of a child's lines, in the library's order."""
+def _cells(child: Declared) -> list[MutexValue]:
+    """Return where a child keeps its values: buckets and sum, or one number."""
     if isinstance(child, Histogram):
-        return partial(_read_histogram, child)
-    return partial(_read_number, child)
+        return [*child._buckets, child._sum]
+    return [child._value]
 
 
-def _read_histogram(child: Histogram) -> list[float]:
-    cumulative = list(accumulate(bucket.get() for bucket in child._buckets))
-    return [*cumulative, cumulative[-1], child._sum.get()]
-
-
-def _read_number(child: Counter | Gauge) -> list[float]:
-    if "_child_samples" in vars(child):  # a gauge with a function, since whenever it was set
-        return [sample.value for sample in child._child_samples()]
-    return [child._value.get()]
-
-
-def _exemplary(child: Declared) -> list[MutexValue]:
-    """Return the values that may have an exemplar."""
-    if isinstance(child, Histogram):
-        return list(child._buckets)
-    return [child._value] if isinstance(child, Counter) else []
-
-
-def _children(metric: Declared) -> list[tuple[Sequence[str], Declared]]:
-    """Return the children by label values; without labels, the metric itself."""
+def _children(metric: Declared) -> list[Declared]:
+    """Return the children; without labels, the metric itself."""
     if not metric._labelnames:
-        return [((), metric)]
+        return [metric]
     with metric._lock:
-        return list(metric._metrics.items())  # type: ignore[arg-type]  # they have its class
+        return list(metric._metrics.values())  # type: ignore[arg-type]  # they have its class
 
 
 def _collectors(registry: CollectorRegistry) -> list[Collector]:
@@ -241,7 +274,7 @@ def _by_name(registries: Iterable[CollectorRegistry]) -> Iterable[list[Declared]
 def _format(families: list[Metric], openmetrics: bool) -> str:
     """Return families as the library formats them, without the end mark."""
     form = generate_openmetrics if openmetrics else generate_latest
-    return form(_These(families)).decode().removesuffix(_END)
+    return form(_These(families)).removesuffix(_END).decode()
 
 
 class _These(Collector):

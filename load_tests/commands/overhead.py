@@ -1,10 +1,9 @@
 """`python -m load_tests overhead`: what scrapes, traces, keys, v2 or a change of the code cost."""
 
 import argparse
+import random
 import shlex
-import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,35 +13,31 @@ from load_tests.client.requests import Target, find_images, requests_of
 from load_tests.client.synthetic_images import Picture, turned
 from load_tests.commands.arguments import count, positive
 from load_tests.commands.fuzz import BUNDLE
-from load_tests.fuzz import wire
-from load_tests.fuzz.server import SERVE, launch
-from load_tests.generator.run import Load, Run, drive
-from load_tests.overhead.beside import collector, scraped
-from load_tests.overhead.keys import with_key, write_keys
-from load_tests.overhead.pairs import Arm, of_cpu, of_latency, order
-from load_tests.overhead.v2 import v2_requests
+from load_tests.errors import MeasurementFailed
+from load_tests.generator.run import Load, drive
+from load_tests.overhead.additions import addition, both_served, served
+from load_tests.overhead.beside import scraped
+from load_tests.overhead.pairs import Pair, mean_of, of_cpu, of_latency
+from load_tests.overhead.side_by_side import Window, side_by_side
 from load_tests.report.json_file import keep
 from load_tests.report.progress_bar import shown
 from load_tests.scenarios.findings import Finding, as_lines, fact
-from load_tests.server.process_tree import pause, resume
-from load_tests.server.start import ROOT, Started, running
+from load_tests.server.start import ROOT, Started
 
-P99_RATIO, CPU_RATIO, KEYS_RATIO, V2_RATIO = 1.10, 1.01, 1.02, 1.05
-_CLIENTS = 4
+P99_RATIO = 1.10
+CPU_RATIO = {"traces": 1.01, "keys": 1.02, "v2": 1.05, "change": 1.01}
+_CLIENTS = 8  # of two servers, so four at each
 _IMAGES = 18
-_WARM_UP = Load(2.0, clients=_CLIENTS)
-_READY = wire.get(b"/readyz")
+_WARM_UP_S = 2.0
 _PHOTOGRAPHS = ROOT / "models" / "probes" / "photos"
-_SETTINGS = {"TIDEGATE_LOG_LEVEL": "info", "TIDEGATE_LOG_FORMAT": "json"}
-_SHARE = "0.01"  # of the requests that are traced
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
         prog="python -m load_tests overhead",
-        description="Compare a server with and without an addition, in interleaved windows. Exit "
-        "code 1 if a limit is exceeded.",
+        description="Compare a server with and without an addition, side by side or in alternating "
+        "windows. Exit code 1 if a limit is exceeded.",
     )
     options.add_argument(
         "of",
@@ -62,14 +57,18 @@ def parser() -> argparse.ArgumentParser:
         "--rate", type=positive, help="with `scrapes`: requests per second (default: 30)"
     )
     options.add_argument(
-        "--starts", type=count, default=3, help="how often both start (default: %(default)s)"
+        "--pairs",
+        type=count,
+        default=10,
+        help="pairs of servers, or with `scrapes` of windows (default: %(default)s)",
     )
     options.add_argument(
-        "--rounds", type=count, default=4, help="pairs of windows per start (default: %(default)s)"
+        "--window-s",
+        type=positive,
+        default=14.0,
+        help="length of the measurement of a pair, or of a window (default: %(default)s)",
     )
-    options.add_argument(
-        "--window-s", type=positive, default=6.0, help="length of a window (default: %(default)s)"
-    )
+    options.add_argument("--seed", type=int, default=0, help="of every order")
     options.add_argument(
         "--keys", type=count, default=10, help="with `keys`: how many (default: %(default)s)"
     )
@@ -82,7 +81,7 @@ def run(options: argparse.Namespace, command_line: str) -> int:
     if (options.of == "change") != (options.before is not None):
         raise ValueError("--before belongs to `change`, which needs it")
     pictures = list(turned(find_images(options.images or _PHOTOGRAPHS), _IMAGES))
-    measure = {"scrapes": _scrapes, "v2": _v2}.get(options.of, _cpu)
+    measure = _scrapes if options.of == "scrapes" else _cpu
     findings = uvloop.run(measure(options, pictures))
     print(as_lines(findings))
     kept: dict[str, object] = {"findings": [asdict(finding) for finding in findings]}
@@ -91,103 +90,58 @@ def run(options: argparse.Namespace, command_line: str) -> int:
 
 
 async def _scrapes(options: argparse.Namespace, pictures: Sequence[Picture]) -> list[Finding]:
-    """One server is scraped in every second window."""
-    arms, scrapes = (Arm(), Arm()), 0
-    load = Load(options.window_s, rate=options.rate or 30.0)
-    async with _served(options.bundle, SERVE, {}) as server:
-        await _window(server, pictures, _WARM_UP)
-        for pair in order(options.starts * options.rounds):
-            for is_scraped in pair:
+    """One server is scraped in one window of each pair; both have the same arrivals."""
+    rng, pairs, scrapes = random.Random(options.seed), list[Pair](), 0
+    async with served(options.bundle) as server:
+        await _window(server, pictures, Load(_WARM_UP_S, clients=_CLIENTS // 2))
+        for number in range(options.pairs):
+            load = Load(options.window_s, rate=options.rate or 30.0, seed=options.seed + number)
+            windows: dict[bool, Window] = {}
+            for is_scraped in rng.sample((False, True), 2):
                 if not is_scraped:
-                    arms[0].add(await _window(server, pictures, load))
+                    windows[False] = await _window(server, pictures, load)
                     continue
                 async with scraped(Target.parse(server.url)) as sizes:
-                    arms[1].add(await _window(server, pictures, load))
+                    windows[True] = await _window(server, pictures, load)
                 scrapes += len(sizes)
-    return [*of_latency(*arms, P99_RATIO), fact("scrapes", scrapes, "")]
-
-
-async def _v2(options: argparse.Namespace, pictures: Sequence[Picture]) -> list[Finding]:
-    """One server gets the same images in both forms, in turns."""
-    arms = (Arm(), Arm())
-    load = Load(options.window_s, clients=_CLIENTS)
-    for _ in range(options.starts):
-        async with _served(options.bundle, SERVE, {}) as server:
-            target = Target.parse(server.url)
-            forms = (
-                requests_of(pictures, target, None),
-                v2_requests(pictures, target, options.bundle),
-            )
-            for requests in forms:
-                await _window(server, pictures, _WARM_UP, requests)
-            for pair in order(options.rounds):
-                for which in pair:
-                    arms[which].add(await _window(server, pictures, load, forms[which]))
-    return of_cpu(*arms, V2_RATIO)
+            pairs.append((windows[False], windows[True]))
+    return [*of_latency(pairs, P99_RATIO), fact("scrapes", scrapes, "")]
 
 
 async def _cpu(options: argparse.Namespace, pictures: Sequence[Picture]) -> list[Finding]:
-    """Two servers; the one that is not measured is stopped meanwhile.
-
-    Both are started again and again, because two processes of the same code differ too.
-    """
-    arms = (Arm(), Arm())
-    load = Load(options.window_s, clients=_CLIENTS)
-    async with collector() as (url, exported), AsyncExitStack() as folders:
-        env: dict[str, str] = {}
-        if options.of == "traces":
-            env = {
-                "OTEL_EXPORTER_OTLP_ENDPOINT": url,
-                "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
-                "OTEL_TRACES_SAMPLER_ARG": _SHARE,
-            }
-        elif options.of == "keys":
-            folder = folders.enter_context(tempfile.TemporaryDirectory(prefix="load-tests-"))
-            env = {"TIDEGATE_KEYS": str(write_keys(Path(folder) / "keys", options.keys))}
-        for _ in range(options.starts):
-            async with AsyncExitStack() as stack:
-                servers = []
-                for command, more in ((shlex.split(options.before or ""), {}), (SERVE, env)):
-                    served = _served(options.bundle, command or SERVE, more)
-                    servers.append(await stack.enter_async_context(served))
-                    await _window(servers[-1], pictures, _WARM_UP)
-                    pause(servers[-1].pid)
-                for pair in order(options.rounds):
-                    for which in pair:
-                        resume(servers[which].pid)
-                        arms[which].add(await _window(servers[which], pictures, load))
-                        pause(servers[which].pid)
-        findings = of_cpu(*arms, KEYS_RATIO if options.of == "keys" else CPU_RATIO)
-        return [*findings, _exports(exported)] if options.of == "traces" else findings
+    """Two servers side by side, again and again: two processes of the same code differ, too."""
+    rng, pairs = random.Random(options.seed), list[Pair]()
+    async with addition(options.of, options.keys, shlex.split(options.before or "")) as compared:
+        for number in range(options.pairs):
+            async with both_served(compared, options.bundle, rng) as servers:
+                # If each server can have both kinds of requests, it has them in turns.
+                turns = (servers, servers[::-1]) if compared.is_of_requests else (servers,)
+                windows = []
+                for turn in turns:
+                    sides = compared.sides(turn, pictures, options.bundle)
+                    await side_by_side(sides, _CLIENTS, _WARM_UP_S, options.seed)
+                    measured_s = options.window_s / len(turns)
+                    seed = options.seed + number
+                    windows.append(await side_by_side(sides, _CLIENTS, measured_s, seed))
+            pairs.append((mean_of([a for a, _ in windows]), mean_of([b for _, b in windows])))
+    findings = of_cpu(pairs, CPU_RATIO[options.of])
+    if compared.exported is not None:
+        findings.append(fact("bytes of exported traces", float(sum(compared.exported)), ""))
+    return findings
 
 
-def _exports(sizes: Sequence[int]) -> Finding:
-    return fact("bytes of exported traces", float(sum(sizes)), "")
-
-
-def _served(
-    bundle: Path, command: Sequence[str], env: Mapping[str, str]
-) -> AbstractAsyncContextManager[Started]:
-    start = launch(bundle, {**_SETTINGS, **env}, command=command)
-    return running(start.command, start.env, start.url, _READY)
-
-
-async def _window(
-    server: Started,
-    pictures: Sequence[Picture],
-    load: Load,
-    requests: Sequence[bytes] | None = None,
-) -> Run:
-    """Measure one window, of requests to /classify unless others are given.
-
-    All have a key, so that heads are the same with and without keys.
-    """
+async def _window(server: Started, pictures: Sequence[Picture], load: Load) -> Window:
+    """Measure one window of one server."""
     target = Target.parse(server.url)
     with shown(load.duration_s) as on_progress:
-        return await drive(
+        run = await drive(
             target,
-            [with_key(one) for one in requests or requests_of(pictures, target, None)],
+            requests_of(pictures, target, None),
             load,
             server_pid=server.main_pid,
             on_progress=on_progress,
         )
+    cpu_ms = run.report.server_cpu_ms_per_image
+    if cpu_ms is None:
+        raise MeasurementFailed("a window answered nothing, or its server's CPU is not known")
+    return Window(run.outcomes, cpu_ms)

@@ -1,93 +1,121 @@
-"""Figures of interleaved windows with and without an addition, and their ratios. Pure."""
+"""Figures of pairs of windows without and with an addition, and their ratios. Pure."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from load_tests.errors import MeasurementFailed
+import numpy as np
+from numpy.typing import NDArray
+
 from load_tests.generator.loops import Outcome
-from load_tests.generator.run import Run
 from load_tests.generator.statistics import quantiles_ms
+from load_tests.overhead.side_by_side import Window
 from load_tests.scenarios.findings import Finding, at_most, fact, ratio
 
-_T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
-_Z_95 = 2.1  # of more pairs; Student's t for 20
+# Student's t for 95 %, of 2, 3 and so on pairs.
+_T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13)
+_Z_95 = 2.12  # of more pairs
+_P99 = 0.99
+_RESAMPLES = 1000
 
-
-@dataclass
-class Arm:
-    """All windows with the addition, or without it."""
-
-    outcomes: list[Outcome] = field(default_factory=list)
-    cpu_ms: list[float] = field(default_factory=list)  # per image, one for each window
-
-    def add(self, run: Run) -> None:
-        """Add a window. Raises MeasurementFailed if it answered nothing."""
-        if run.report.server_cpu_ms_per_image is None:
-            raise MeasurementFailed("a window answered nothing, or its server's CPU is not known")
-        self.outcomes += run.outcomes
-        self.cpu_ms.append(run.report.server_cpu_ms_per_image)
-
-    def quantile_ms(self, name: str) -> float | None:
-        """Return a quantile of the answered requests' latency."""
-        return quantiles_ms([o.latency_s for o in self.outcomes if o.answered]).get(name)
+Pair = tuple[Window, Window]  # without and with the addition, at the same time or one by one
 
 
 @dataclass(frozen=True)
 class Interval:
-    """The mean of the logarithms of the pairs' ratios, as a ratio, with its 95 % interval."""
+    """A ratio and its 95 % interval, which one pair does not have."""
 
     ratio: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
 
     @classmethod
-    def of(cls, without: Sequence[float], with_it: Sequence[float]) -> "Interval":
-        """Compare pairs of windows that were measured one right after the other."""
-        logs = [math.log(b / a) for a, b in zip(without, with_it, strict=True)]
+    def of(cls, pairs: Sequence[tuple[float, float]]) -> "Interval":
+        """Return the mean of the logarithms of the pairs' ratios, as a ratio."""
+        logs = [math.log(b / a) for a, b in pairs]
         mean = fmean(logs)
-        half = 0.0
-        if len(logs) > 1:
-            half = _T_95.get(len(logs), _Z_95) * stdev(logs) / math.sqrt(len(logs))
+        if len(logs) == 1:
+            return cls(math.exp(mean))
+        t = _T_95[len(logs) - 2] if len(logs) < len(_T_95) + 2 else _Z_95
+        half = t * stdev(logs) / math.sqrt(len(logs))
         return cls(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
 
+    @classmethod
+    def of_p99(cls, pairs: Sequence[Pair]) -> "Interval":
+        """Return the ratio of the p99 over all pairs; the interval is of resampled pairs."""
+        latencies = [(_latencies_s(a), _latencies_s(b)) for a, b in pairs]
+        whole = _ratio_of_p99(latencies)
+        if len(pairs) == 1:
+            return cls(whole)
+        draw = np.random.default_rng(0).integers(len(pairs), size=(_RESAMPLES, len(pairs)))
+        resampled = [_ratio_of_p99([latencies[index] for index in drawn]) for drawn in draw]
+        low, high = np.quantile(resampled, (0.025, 0.975))
+        return cls(whole, float(low), float(high))
 
-def of_cpu(without: Arm, with_it: Arm, most: float) -> list[Finding]:
+
+def of_cpu(pairs: Sequence[Pair], most: float) -> list[Finding]:
     """Compare the CPU time per image; `most` is the highest ratio that is aimed at."""
-    interval = Interval.of(without.cpu_ms, with_it.cpu_ms)
+    interval = Interval.of([(a.cpu_ms, b.cpu_ms) for a, b in pairs])
     return [
-        fact("CPU per image without, mean of windows", fmean(without.cpu_ms), "ms"),
-        fact("CPU per image with, mean of windows", fmean(with_it.cpu_ms), "ms"),
+        fact("CPU per image without, mean of windows", fmean(a.cpu_ms for a, _ in pairs), "ms"),
+        fact("CPU per image with, mean of windows", fmean(b.cpu_ms for _, b in pairs), "ms"),
         at_most("CPU per image, ratio", interval.ratio, most, "×"),
         fact("CPU per image, ratio: lower end of 95 %", interval.low, "×"),
         fact("CPU per image, ratio: upper end of 95 %", interval.high, "×"),
-        *_failures(without, with_it),
+        *_counts(pairs),
     ]
 
 
-def of_latency(without: Arm, with_it: Arm, most: float) -> list[Finding]:
+def of_latency(pairs: Sequence[Pair], most: float) -> list[Finding]:
     """Compare the latencies; `most` is the highest ratio of p99 that is aimed at."""
-    p50, p50_with = without.quantile_ms("p50"), with_it.quantile_ms("p50")
-    p99, p99_with = without.quantile_ms("p99"), with_it.quantile_ms("p99")
+    without, with_it = (_quantiles_ms([pair[arm] for pair in pairs]) for arm in (0, 1))
+    interval = Interval.of_p99(pairs)
     return [
-        fact("p50 without", p50, "ms"),
-        fact("p50 with", p50_with, "ms"),
-        fact("p99 without", p99, "ms"),
-        fact("p99 with", p99_with, "ms"),
-        at_most("p99, ratio", ratio(p99_with, p99), most, "×"),
-        *_failures(without, with_it),
+        fact("p50 without", without["p50"], "ms"),
+        fact("p50 with", with_it["p50"], "ms"),
+        fact("p50, ratio", ratio(with_it["p50"], without["p50"]), "×"),
+        fact("p99 without", without["p99"], "ms"),
+        fact("p99 with", with_it["p99"], "ms"),
+        at_most("p99, ratio", interval.ratio, most, "×"),
+        fact("p99, ratio: lower end of 95 %", interval.low, "×"),
+        fact("p99, ratio: upper end of 95 %", interval.high, "×"),
+        *_counts(pairs),
     ]
 
 
-def order(rounds: int) -> list[tuple[bool, bool]]:
-    """Return for each pair of windows which one has the addition; a drift affects both alike."""
-    return [(False, True) if number % 2 == 0 else (True, False) for number in range(rounds)]
+def mean_of(windows: Sequence[Window]) -> Window:
+    """Join windows of one side; the CPU time is their geometric mean."""
+    outcomes = [outcome for window in windows for outcome in window.outcomes]
+    return Window(outcomes, math.exp(fmean(math.log(window.cpu_ms) for window in windows)))
 
 
-def _failures(without: Arm, with_it: Arm) -> list[Finding]:
-    failed = [sum(not o.answered for o in arm.outcomes) for arm in (without, with_it)]
+def _quantiles_ms(windows: Sequence[Window]) -> dict[str, float]:
+    return quantiles_ms([o.latency_s for window in windows for o in _answered(window)])
+
+
+def _latencies_s(window: Window) -> NDArray[np.float64]:
+    return np.array([outcome.latency_s for outcome in _answered(window)])
+
+
+def _ratio_of_p99(latencies: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> float:
+    without, with_it = (np.concatenate([pair[arm] for pair in latencies]) for arm in (0, 1))
+    return _p99_s(with_it) / _p99_s(without)
+
+
+def _p99_s(latencies: NDArray[np.float64]) -> float:
+    return float(np.quantile(latencies, _P99, method="inverted_cdf"))
+
+
+def _answered(window: Window) -> list[Outcome]:
+    return [outcome for outcome in window.outcomes if outcome.answered]
+
+
+def _counts(pairs: Sequence[Pair]) -> list[Finding]:
+    outcomes = [[o for pair in pairs for o in pair[arm].outcomes] for arm in (0, 1)]
+    failed = [sum(not outcome.answered for outcome in arm) for arm in outcomes]
     return [
-        fact("requests", float(len(without.outcomes) + len(with_it.outcomes)), ""),
+        fact("pairs of windows", float(len(pairs)), ""),
+        fact("requests", float(len(outcomes[0]) + len(outcomes[1])), ""),
         at_most("failed, more than without", failed[1] - failed[0], 0, ""),
     ]

@@ -1,12 +1,14 @@
-"""CPU time and memory of a process and its descendants, read from Linux's /proc."""
+"""CPU time and memory of a process and its descendants, from Linux's /proc and CPU clocks."""
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 PROC = Path("/proc")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_SCHEDULED = 2  # CPUCLOCK_SCHED of Linux's posix-timers.h: user and system time, in nanoseconds
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,7 @@ class Usage:
     """CPU seconds so far, and the current memory, threads and files of a process tree.
 
     `rss_mb` is the sum over the processes, so memory shared between them counts more than once.
-    CPU has a resolution of 10 ms: measure over seconds.
+    The CPU time of children that have ended has a resolution of 10 ms, all other of nanoseconds.
     """
 
     cpu_s: float
@@ -42,17 +44,42 @@ def usage(pid: int) -> Usage:
     statuses = [_status(p) for p in tree]
     files = [_open_files(p) for p in tree]
     return Usage(
-        cpu_s=sum(stats[p][1] for p in tree),
+        cpu_s=sum(_cpu_s(p, stats[p]) for p in tree),
         rss_mb=sum(status.get("VmRSS", 0) for status in statuses) / 1024,
         peak_rss_mb=sum(status.get("VmHWM", 0) for status in statuses) / 1024,
         threads=sum(status.get("Threads", 0) for status in statuses),
         open_files=None if None in files else sum(n for n in files if n is not None),
-        main_thread_cpu_s=(_stat(PROC / str(pid) / "task" / str(pid)) or (0, 0.0))[1],
+        main_thread_cpu_s=_main_thread_cpu_s(pid),
     )
 
 
-def _all_stats() -> dict[int, tuple[int, float]]:
-    """pid → (parent, CPU seconds with those of its reaped children)."""
+@dataclass(frozen=True)
+class _Stat:
+    """What /proc/PID/stat says; the times have a resolution of 10 ms."""
+
+    parent: int
+    own_s: float
+    reaped_children_s: float
+
+
+def _cpu_s(pid: int, stat: _Stat) -> float:
+    try:
+        return _clock_s(pid) + stat.reaped_children_s
+    except OSError:  # it ended in the meantime
+        return stat.own_s + stat.reaped_children_s
+
+
+def _main_thread_cpu_s(pid: int) -> float:
+    stat = _stat(PROC / str(pid) / "task" / str(pid))
+    return 0.0 if stat is None else stat.own_s
+
+
+def _clock_s(pid: int) -> float:
+    """Read the CPU clock of a process, whose number clock_getcpuclockid(3) makes so."""
+    return time.clock_gettime((~pid << 3) | _SCHEDULED)
+
+
+def _all_stats() -> dict[int, _Stat]:
     found = {}
     for entry in PROC.iterdir():
         if entry.name.isdecimal() and (stat := _stat(entry)) is not None:
@@ -60,21 +87,21 @@ def _all_stats() -> dict[int, tuple[int, float]]:
     return found
 
 
-def _stat(entry: Path) -> tuple[int, float] | None:
+def _stat(entry: Path) -> _Stat | None:
     try:
         text = (entry / "stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):  # it ended in the meantime
         return None
     # The command name, in parentheses, may contain parentheses itself: split after the last one.
     fields = text.rpartition(")")[2].split()
-    parent, ticks = int(fields[1]), sum(int(f) for f in fields[11:15])  # u, s, cu, cs
-    return parent, ticks / _TICKS_PER_S
+    user, system, children_user, children_system = (int(f) / _TICKS_PER_S for f in fields[11:15])
+    return _Stat(int(fields[1]), user + system, children_user + children_system)
 
 
-def _descendants(pid: int, stats: dict[int, tuple[int, float]]) -> Iterator[int]:
+def _descendants(pid: int, stats: dict[int, _Stat]) -> Iterator[int]:
     yield pid
-    for child, (parent, _) in stats.items():
-        if parent == pid:
+    for child, stat in stats.items():
+        if stat.parent == pid:
             yield from _descendants(child, stats)
 
 

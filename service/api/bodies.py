@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from pydantic_core import to_json
@@ -33,6 +34,16 @@ def model_ref(bundle: Bundle) -> ModelRef:
     return ModelRef(
         name=bundle.manifest.name, version=bundle.manifest.version, digest=bundle.digest
     )
+
+
+def model_fields(bundle: Bundle) -> dict[str, str]:
+    """Return the same as a dict, which is shared and must not be changed."""
+    return _model_fields(bundle.manifest.name, bundle.manifest.version, bundle.digest)
+
+
+@lru_cache(maxsize=100)
+def _model_fields(name: str, version: str, digest: str) -> dict[str, str]:
+    return {"name": name, "version": version, "digest": digest}
 
 
 def models_body(catalog: Catalog) -> ModelsBody:
@@ -129,20 +140,13 @@ def ood_body(result: Classification, bundle: Bundle) -> dict[str, Any]:
 
 
 def classify_body(
-    result: Classification,
-    bundle: Bundle,
-    model: dict[str, str],
-    request_id: str,
-    wanted: Wanted = USUAL,
+    result: Classification, bundle: Bundle, request_id: str, wanted: Wanted = USUAL
 ) -> dict[str, Any]:
-    """Return the answer for one image, with the fields of ClassifyBody.
-
-    `model` has the fields of ModelRef.
-    """
+    """Return the answer for one image, with the fields of ClassifyBody."""
     timing = result.timing
     body = {
         "request_id": request_id,
-        "model": model,
+        "model": model_fields(bundle),
         "decision": result.verdict.decision,
         "predictions": [
             {"class_id": p.class_id, "label": p.label, "probability": p.probability}

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tidegate.service.api.bodies import as_json, classify_body, model_ref
+from tidegate.service.api.bodies import as_json, classify_body
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.intake import Intake, Outcome, log_outcomes
 from tidegate.service.api.limits import client_of
@@ -26,8 +26,6 @@ from tidegate.service.errors import BadRequest, TidegateError
 from tidegate.service.pipeline import Classification, Upload
 from tidegate.service.types import Priority
 
-_REFS_KEPT = 100
-
 
 class ClassifyHandler:
     """Handles the classify routes."""
@@ -36,7 +34,6 @@ class ClassifyHandler:
         self._intake = intake
         self.limits = intake.limits
         self._flag = ood_action == "flag"
-        self._models: dict[str, dict[str, str]] = {}  # ModelRef by digest
 
     async def single(self, request: Request, name: str = "", version: str = "") -> Response:
         """Handle POST /classify and the same of one model or version."""
@@ -106,16 +103,8 @@ class ClassifyHandler:
     ) -> dict[str, Any]:
         """Return the answer, or a problem without predictions if the image is rejected."""
         if result.verdict.decision == "reject" and not self._flag:
-            return rejection(result, bundle, self._ref(bundle), context)
-        return classify_body(result, bundle, self._ref(bundle), context.request_id, wanted)
-
-    def _ref(self, bundle: Bundle) -> dict[str, str]:
-        found = self._models.get(bundle.digest)
-        if found is None:
-            if len(self._models) >= _REFS_KEPT:
-                self._models.clear()
-            found = self._models[bundle.digest] = model_ref(bundle).model_dump()
-        return found
+            return rejection(result, bundle, context)
+        return classify_body(result, bundle, context.request_id, wanted)
 
 
 def _upload(

@@ -41,6 +41,15 @@ def _describe(method: str, path: str, operation: dict[str, Any]) -> None:
     operation["description"] = (
         f"{operation.get('description', '')}\n\nScope: {' or '.join(scopes)}."
     ).strip()
-    content = {MEDIA_TYPE: {"schema": PROBLEM_REF}}
+    responses = operation["responses"]
+    content = _form_of_errors(responses)
     for status, code in (("401", "unauthorized"), ("403", "forbidden")):
-        operation["responses"].setdefault(status, {"description": code, "content": content})
+        responses.setdefault(status, {"description": code, "content": content})
+
+
+def _form_of_errors(responses: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a route's other errors: each protocol has its own form."""
+    # 422 may be the framework's description of invalid parameters.
+    others = (responses[status] for status in responses if status[0] in "45" and status != "422")
+    problem = {MEDIA_TYPE: {"schema": PROBLEM_REF}}
+    return next((other["content"] for other in others if "content" in other), problem)

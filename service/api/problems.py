@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from tidegate.service import errors
-from tidegate.service.api.bodies import as_json, ood_body
+from tidegate.service.api.bodies import as_json, model_fields, ood_body
 from tidegate.service.api.connection import ClientGone
 from tidegate.service.api.content_encoding import ACCEPTED
 from tidegate.service.api.context import RequestContext
@@ -97,19 +97,14 @@ def make_problem(
     }
 
 
-def rejection(
-    result: Classification, bundle: Bundle, model: dict[str, str], context: RequestContext
-) -> ProblemBody:
-    """Return the problem document of a rejected image; it has no predictions.
-
-    `model` has the fields of ModelRef.
-    """
+def rejection(result: Classification, bundle: Bundle, context: RequestContext) -> ProblemBody:
+    """Return the problem document of a rejected image; it has no predictions."""
     p_value, alpha = result.verdict.p_value, bundle.gate.alpha_reject
     return make_problem(
         *OUT_OF_DISTRIBUTION,
         f"p = {p_value:.4g} is at most alpha_reject = {alpha:g}.",
         context,
-        model=model,
+        model=model_fields(bundle),
         ood=ood_body(result, bundle),
     )
 

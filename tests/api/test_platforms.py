@@ -329,4 +329,5 @@ def test_every_route_does_what_its_openapi_description_says(
         *("--suppress-health-check=all", "--seed=1", "--generation-database=none"),
     ]
 
-    output(command, tmp_path, os.environ, 10 * PATIENCE_S)
+    environment = {**os.environ, "TIDEGATE_TEST_MODEL": "efficientnet-lite0"}
+    output(command, tmp_path, environment, 10 * PATIENCE_S)

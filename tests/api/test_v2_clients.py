@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import os
-import struct
-import subprocess
-import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from load_tests.client.synthetic_images import Picture
+from load_tests.comparison.perf_analyzer import input_data
+from load_tests.peers.perf_analyzer import PerfAnalyzer, fetch
 from tests.client_environments import run_client
 from tests.processes import output
 from tests.server import PATIENCE_S, PHOTOS, ROOT, Server, running
@@ -148,47 +144,19 @@ def test_the_messages_are_those_of_the_official_definition() -> None:
 
 
 @pytest.fixture(scope="module")
-def perf_analyzer() -> tuple[Path, dict[str, str]]:
-    """The program in an older wheel of tritonclient, and the libraries that it needs."""
-    folder = ROOT / "build" / "clients" / "perf_analyzer"
-    program = folder / "tritonclient-2.50.0.data" / "data" / "bin" / "perf_analyzer"
-    if not program.exists():
-        pip: list[str | Path] = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--dest",
-            folder,
-        ]
-        for wheel in ("tritonclient==2.50.0", "nvidia-cuda-runtime-cu12"):
-            output([*pip, wheel], ROOT, os.environ, 300)
-        for downloaded_wheel in folder.glob("*.whl"):
-            with zipfile.ZipFile(downloaded_wheel) as archive:
-                archive.extractall(folder)
-        downloaded = subprocess.run(
-            ["apt-get", "download", "libb64-0d"], cwd=folder, capture_output=True, check=False
-        )
-        if downloaded.returncode:
-            pytest.skip("perf_analyzer needs libb64.so.0d, from Debian's package libb64-0d")
-        [package] = folder.glob("libb64-0d*.deb")
-        output(["dpkg", "-x", package, folder], ROOT, os.environ, 60)
-        program.chmod(0o755)
-    libraries = [next(folder.rglob(name)).parent for name in ("libb64.so.0d", "libcudart.so.12")]
-    return program, {"LD_LIBRARY_PATH": ":".join(map(str, libraries))}
+def perf_analyzer() -> PerfAnalyzer:
+    try:
+        return fetch(ROOT / "build" / "clients" / "perf_analyzer")
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("way", ["http", "grpc", "pixels"])
 def test_perf_analyzer(
-    served: Server, perf_analyzer: tuple[Path, dict[str, str]], tmp_path: Path, way: str
+    served: Server, perf_analyzer: PerfAnalyzer, tmp_path: Path, way: str
 ) -> None:
-    program, variables = perf_analyzer
-    image = ACCEPTED[2].read_bytes()
-    element = base64.b64encode(struct.pack("<I", len(image)) + image).decode()
     data = tmp_path / "images.json"
-    data.write_text(json.dumps({"data": [{"image": {"b64": element, "shape": [1]}}]}))
+    data.write_text(input_data([Picture(ACCEPTED[2].name, ACCEPTED[2].read_bytes())]))
     address = served.url.removeprefix("http://")
     ways: dict[str, list[str | Path]] = {
         "http": ["-m", MODEL, "-u", address, "--input-data", data],
@@ -198,9 +166,9 @@ def test_perf_analyzer(
     brief = ["--measurement-mode", "count_windows", "--measurement-request-count", "5"]
 
     report = output(
-        [program, *ways[way], *brief, "-s", "1000", "-r", "3"],
+        [perf_analyzer.program, *ways[way], *brief, "-s", "1000", "-r", "3"],
         ROOT,
-        {**os.environ, **variables},
+        perf_analyzer.env,
         PATIENCE_S,
     )
 

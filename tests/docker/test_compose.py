@@ -392,19 +392,24 @@ def test_the_health_check_tests_readiness_and_ignores_proxies(status: int, healt
     assert (done.returncode == 0) is healthy, done.stderr.decode()
 
 
-def test_the_fetch_script_is_executable_and_parses() -> None:
-    script = ROOT / "docker" / "fetch_prometheus.sh"
-
-    assert os.access(script, os.X_OK)
-    subprocess.run(["sh", "-n", script], check=True, timeout=PATIENCE_S)
+FETCHING = ("docker/fetch_prometheus.sh", "docker/fetch_proxies.sh", "tests/page/fetch_chromium.sh")
 
 
-def test_without_apt_the_fetch_script_reports_what_is_missing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", FETCHING)
+def test_a_fetch_script_is_executable_and_parses(name: str) -> None:
+    assert os.access(ROOT / name, os.X_OK)
+    for script in (ROOT / name, ROOT / "docker" / "debian_packages.sh"):
+        subprocess.run(["sh", "-n", script], check=True, timeout=PATIENCE_S)
+
+
+@pytest.mark.parametrize("name", FETCHING)
+def test_without_apt_a_fetch_script_reports_what_is_missing(name: str, tmp_path: Path) -> None:
     for tool in ("sh", "dirname", "rm"):
         (tmp_path / tool).symlink_to(f"/usr/bin/{tool}")
-    script = tmp_path / "docker" / "fetch_prometheus.sh"  # a copy without .tools next to it
-    script.parent.mkdir()
-    script.write_text((ROOT / "docker" / "fetch_prometheus.sh").read_text(encoding="utf-8"))
+    for part in (name, "docker/debian_packages.sh"):  # copies without .tools next to them
+        (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / part).write_text((ROOT / part).read_text(encoding="utf-8"))
+    script = tmp_path / name
 
     done = subprocess.run(
         ["/usr/bin/env", "sh", script],

@@ -17,7 +17,6 @@ from tidegate.service.app import (
     EXIT_FAILED,
     EXIT_OK,
     EXIT_REFUSED,
-    _connections,
     _live,
     _report_death,
 )
@@ -117,23 +116,3 @@ def test_the_service_fails_if_the_http_server_ends(
 
     assert asyncio.run(scenario()) == ["the HTTP server ended unexpectedly"]
     assert "the clock of the connections broke" in caplog.text
-
-
-@pytest.mark.parametrize(("descriptors", "allowed"), [(80, 40), (1024, 512), (65536, 1000)])
-def test_one_address_never_has_more_than_half_of_the_descriptors(
-    descriptors: int, allowed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("resource.getrlimit", lambda _: (descriptors, descriptors))
-
-    connections = _connections(1000)
-
-    assert sum(connections.open("192.0.2.1") for _ in range(1001)) == allowed
-    assert connections.open("192.0.2.2")
-
-
-def test_a_trusted_proxy_may_have_nine_tenths(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resource.getrlimit", lambda _: (100, 100))
-
-    connections = _connections(10)
-
-    assert sum(connections.open("10.0.0.1", is_proxy=True) for _ in range(100)) == 90

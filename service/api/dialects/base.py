@@ -60,17 +60,16 @@ class Dialect:
         paths = (route.path for route in self.router.routes if isinstance(route, APIRoute))
         return tuple(dict.fromkeys(paths))
 
-    def owns(self, path: str) -> bool:
-        """Return whether this path belongs to the dialect."""
-        return any(path == prefix or path.startswith(f"{prefix}/") for prefix in self.prefixes)
-
 
 class Dialects:
     """Hands requests to the framework, with the error form of their path."""
 
     def __init__(self, app: ASGIApp, dialects: Sequence[Dialect]) -> None:
         self._app = app
-        self._dialects = tuple(dialects)
+        self._dialects = [
+            (dialect, frozenset(dialect.prefixes), tuple(f"{one}/" for one in dialect.prefixes))
+            for dialect in dialects
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -97,7 +96,10 @@ class Dialects:
         return None if dialect is None else dialect.error_form
 
     def _owner(self, path: str) -> Dialect | None:
-        return next((dialect for dialect in self._dialects if dialect.owns(path)), None)
+        for dialect, prefixes, folders in self._dialects:
+            if path in prefixes or path.startswith(folders):
+                return dialect
+        return None
 
 
 def failed_image(failed: ImageFailed, context: RequestContext) -> Response:

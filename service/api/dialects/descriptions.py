@@ -4,21 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-Responses = dict[int | str, dict[str, Any]]
+from tidegate.service.api.described_failures import CLASSIFYING, Responses, in_form
 
 _BYTES = {"type": "string", "format": "binary"}
-_ERRORS = {
-    400: "bad-request",
-    404: "not-found: no such model or version",
-    408: "upload-timeout",
-    413: "upload-too-large · image-too-large",
-    415: "unsupported-image-type · unsupported-encoding",
-    422: "undecodable-image · out-of-distribution",
-    429: "quota-exceeded",
-    500: "engine-failed · internal-error",
-    503: "overloaded · draining · not-ready, with Retry-After",
-    504: "deadline-missed",
-}
 ERROR_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["error"],
@@ -52,13 +40,10 @@ def answers(content: dict[str, Any], error: dict[str, Any]) -> Responses:
     """Return the responses of a route that classifies; `error` is the schema of a failure."""
     return {
         200: {"description": "the answer", "content": content},
-        **failures(error, *_ERRORS),
+        **failures(error, *CLASSIFYING),
     }
 
 
 def failures(error: dict[str, Any], *statuses: int) -> Responses:
     """Return the responses to requests that fail."""
-    return {
-        status: {"description": _ERRORS[status], "content": json_content(error)}
-        for status in statuses
-    }
+    return in_form({status: CLASSIFYING[status] for status in statuses}, json_content(error))

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from msgspec import Struct
 from msgspec.json import Decoder
 
-from tidegate.service.api.bodies import as_json, model_ref
+from tidegate.service.api.bodies import as_json
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.dialects.base import Dialect, Parts, ShortCut
 from tidegate.service.api.dialects.calls import Call, answer_single, check_top_k
@@ -16,16 +16,15 @@ from tidegate.service.api.dialects.descriptions import (
     ERROR_SCHEMA,
     IMAGE,
     answers,
-    failures,
     json_content,
     takes,
 )
 from tidegate.service.api.dialects.error_forms import error_text
+from tidegate.service.api.dialects.health import add_health
 from tidegate.service.api.dialects.names import HUGGINGFACE
 from tidegate.service.api.json_image import decode_base64, is_json_object, parse
 from tidegate.service.api.parameters import MAX_TOP_K, TOP_K
 from tidegate.service.api.problems import Json, rejection, respond
-from tidegate.service.api.readiness import check_ready
 from tidegate.service.api.uploads import Reservation
 from tidegate.service.errors import BadRequest
 
@@ -64,9 +63,7 @@ class _Task:
         if result.verdict.decision == "reject":
             if self._ood_action == "flag":
                 return Json(b"[]")
-            bundle = chosen.served.bundle
-            model = model_ref(bundle).model_dump()
-            return respond(rejection(result, bundle, model, context), context)
+            return respond(rejection(result, chosen.served.bundle, context), context)
         scores = [{"label": p.label, "score": p.probability} for p in result.predictions]
         return Json(as_json(scores))
 
@@ -98,11 +95,7 @@ def dialect(parts: Parts) -> Dialect:
             openapi_extra=takes(IMAGE | json_content(_REQUEST)),
         )
 
-    @routes.get("/health", summary="Is the model ready?", responses=failures(ERROR_SCHEMA, 503))
-    async def health() -> Response:
-        check_ready(parts.intake.service)
-        return Json(b'{"status":"ready"}')
-
+    add_health(routes, "/health", parts.intake.service, ERROR_SCHEMA)
     fast = {path: ShortCut(path, task.predict) for path in _PREDICT}
     return Dialect(HUGGINGFACE, (*_PREDICT, "/health"), error_text, routes, _PREDICT, fast.get)
 

@@ -32,10 +32,10 @@ from tidegate.service.api.dialects.instances import (
     is_json_lines,
 )
 from tidegate.service.api.dialects.names import SAGEMAKER
-from tidegate.service.api.dialects.whole_answer import whole_answer
+from tidegate.service.api.dialects.whole_answer import respond_whole
 from tidegate.service.api.intake import Outcome
 from tidegate.service.api.parameters import parse_timeout_s
-from tidegate.service.api.problems import PROBLEM_REF, Json, problem_of, respond
+from tidegate.service.api.problems import PROBLEM_REF, Json, problem_of
 from tidegate.service.api.readiness import is_ready
 from tidegate.service.api.uploads import Reservation
 from tidegate.service.errors import (
@@ -121,10 +121,8 @@ class _Invocations:
             wanted = context.content_type if accept == "*/*" else accept
             return _instances(outcomes, context, in_lines=is_json_lines(wanted))
         flag = self._flag if given.ood_action is None else given.ood_action == "flag"
-        body, is_problem = whole_answer(outcomes[0], chosen, context, flag=flag)
-        if is_problem:
-            return _with_attributes(respond(body, context), context, "reject")
-        return _answer(body, context, body["decision"])
+        response, decision = respond_whole(outcomes[0], chosen, context, flag=flag)
+        return _with_attributes(response, context, decision)
 
 
 def _instances(outcomes: Sequence[Outcome], context: RequestContext, *, in_lines: bool) -> Response:

@@ -8,22 +8,21 @@ from itertools import product
 
 from fastapi import APIRouter, Request, Response
 
-from tidegate.service.api.bodies import as_json, model_ref
+from tidegate.service.api.bodies import as_json
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.dialects.base import Dialect, Parts
 from tidegate.service.api.dialects.calls import Call, answer_single
 from tidegate.service.api.dialects.descriptions import (
     IMAGE,
     answers,
-    failures,
     json_content,
     takes,
 )
 from tidegate.service.api.dialects.error_forms import torchserve_error
+from tidegate.service.api.dialects.health import add_health
 from tidegate.service.api.dialects.names import TORCHSERVE
 from tidegate.service.api.multipart import is_multipart
 from tidegate.service.api.problems import Json, rejection, respond
-from tidegate.service.api.readiness import check_ready
 from tidegate.service.api.uploads import Reservation
 from tidegate.service.pipeline import Classification
 
@@ -51,8 +50,7 @@ def dialect(parts: Parts) -> Dialect:
         if result.verdict.decision == "reject":
             if parts.ood_action == "flag":
                 return Json(b"{}")
-            model = model_ref(bundle).model_dump()
-            return respond(rejection(result, bundle, model, context), context)
+            return respond(rejection(result, bundle, context), context)
         return Json(as_json(_by_label(result, bundle.labels)))
 
     # PUT is what `curl -T` sends, as TorchServe's documentation shows it.
@@ -67,12 +65,8 @@ def dialect(parts: Parts) -> Dialect:
             openapi_extra=takes(IMAGE | _FORM),
         )
 
-    @routes.get("/ping", summary="Is the model ready?", responses=failures(_ERROR, 503))
-    async def ping() -> Response:
-        """With the dialect sagemaker this route is SageMaker's, with an empty body."""
-        check_ready(intake.service)
-        return Json(b'{"status":"Healthy"}')
-
+    # With the dialect sagemaker this route is SageMaker's, with an empty body.
+    add_health(routes, "/ping", intake.service, _ERROR, "Healthy")
     return Dialect(TORCHSERVE, ("/predictions", "/ping"), torchserve_error, routes, _ROUTES)
 
 

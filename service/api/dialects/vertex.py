@@ -12,11 +12,11 @@ from tidegate.service.api.dialects.descriptions import (
     ERROR_SCHEMA,
     IMAGE,
     answers,
-    failures,
     json_content,
     takes,
 )
 from tidegate.service.api.dialects.error_forms import error_text
+from tidegate.service.api.dialects.health import add_health
 from tidegate.service.api.dialects.instances import (
     PREDICTIONS_SCHEMA,
     InstanceReader,
@@ -24,9 +24,8 @@ from tidegate.service.api.dialects.instances import (
     predictions,
 )
 from tidegate.service.api.dialects.names import VERTEX
-from tidegate.service.api.dialects.whole_answer import whole_answer
-from tidegate.service.api.problems import Json, respond
-from tidegate.service.api.readiness import check_ready
+from tidegate.service.api.dialects.whole_answer import respond_whole
+from tidegate.service.api.problems import Json
 
 
 class _Prediction:
@@ -44,8 +43,8 @@ class _Prediction:
         call, outcomes = await answer(intake, request, chosen, self._reader.read_any)
         if not call.is_single:
             return Json(as_json(predictions(outcomes, context)))
-        body, is_problem = whole_answer(outcomes[0], chosen, context, flag=self._flag)
-        return respond(body, context) if is_problem else Json(as_json(body))
+        response, _ = respond_whole(outcomes[0], chosen, context, flag=self._flag)
+        return response
 
 
 def dialect(parts: Parts) -> Dialect:
@@ -64,11 +63,7 @@ def dialect(parts: Parts) -> Dialect:
         openapi_extra=takes(json_content(body_schema(parts.intake.limits.max_files)) | IMAGE),
     )
 
-    @routes.get(health_path, summary="Is the model ready?", responses=failures(ERROR_SCHEMA, 503))
-    async def health() -> Response:
-        check_ready(parts.intake.service)
-        return Json(b'{"status":"ready"}')
-
+    add_health(routes, health_path, parts.intake.service, ERROR_SCHEMA)
     fast = ShortCut(path, prediction.predict)
     return Dialect(
         VERTEX,

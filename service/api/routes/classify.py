@@ -12,6 +12,7 @@ from tidegate.service.api.access import Access
 from tidegate.service.api.classify_handler import ClassifyHandler
 from tidegate.service.api.connection import ClientGone
 from tidegate.service.api.context import RequestContext
+from tidegate.service.api.described_failures import CLASSIFYING, Responses, as_problems
 from tidegate.service.api.parameters import MAX_TIMEOUT_MS, MAX_TOP_K, TOP_K
 from tidegate.service.api.problems import MEDIA_TYPE, PROBLEM_REF
 from tidegate.service.api.schemas import BatchBody, ClassifyBody
@@ -74,45 +75,18 @@ _PARAMETERS = [
         "schema": {"type": "string"},
     },
 ]
-_PROBLEMS = {
-    400: "bad-request",
-    401: "unauthorized",
-    403: "forbidden",
-    404: "not-found: no such model, version or alias",
-    408: "upload-timeout",
-    413: "upload-too-large · image-too-large",
-    415: "unsupported-image-type · unsupported-encoding",
-    422: "undecodable-image · out-of-distribution",
-    429: "quota-exceeded",
-    500: "engine-failed · internal-error",
-    503: "overloaded · draining · not-ready, with Retry-After",
-    504: "deadline-missed",
-}
-_BATCH_PROBLEMS = {  # the problem of a single image is in its item
-    **{status: _PROBLEMS[status] for status in (400, 401, 403, 404, 408, 429, 503)},
+_OF_A_BATCH = {  # the problem of a single image is in its item
+    **{status: CLASSIFYING[status] for status in (400, 404, 408, 429, 503)},
     413: "upload-too-large",
     415: "unsupported-encoding",
     500: "internal-error",
 }
 
 
-def _responses(problems: dict[int, str]) -> dict[int | str, dict[str, Any]]:
-    return {
-        status: {"description": codes, "content": {MEDIA_TYPE: {"schema": PROBLEM_REF}}}
-        for status, codes in problems.items()
-    }
-
-
-def responses_of(*more: int) -> dict[int | str, dict[str, Any]]:
-    """Return the problems of a route that receives one image, and `more` statuses."""
-    known = _PROBLEMS if 422 in more else _PROBLEMS | {422: "undecodable-image"}
-    return _responses(known)
-
-
-def _with_examples(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
-    responses[200] = {"content": {"application/json": {"example": examples.ANSWER}}}
-    responses[422]["content"][MEDIA_TYPE]["example"] = examples.REFUSAL
-    return responses
+def _with_examples(responses: Responses) -> Responses:
+    answer = {"content": {"application/json": {"example": examples.ANSWER}}}
+    refusal = {MEDIA_TYPE: {"schema": PROBLEM_REF, "example": examples.REFUSAL}}
+    return {**responses, 200: answer, 422: {**responses[422], "content": refusal}}
 
 
 def _takes(content: dict[str, Any]) -> dict[str, Any]:
@@ -142,7 +116,7 @@ def router(handler: ClassifyHandler) -> APIRouter:
             prefix + PATH,
             summary=f"Classify one image{whose}",
             response_model=ClassifyBody,
-            responses=_with_examples(_responses(_PROBLEMS)),
+            responses=_with_examples(as_problems(CLASSIFYING)),
             openapi_extra=_takes(_ONE),
         )
         async def classify(request: Request) -> Response:
@@ -156,7 +130,7 @@ def router(handler: ClassifyHandler) -> APIRouter:
             f"{prefix}{PATH}/batch",
             summary=f"Classify several images{whose}",
             response_model=BatchBody,
-            responses=_responses(_BATCH_PROBLEMS),
+            responses=as_problems(_OF_A_BATCH),
             openapi_extra=_takes(_form("files", files)),
         )
         async def classify_batch(request: Request) -> Response:

@@ -54,8 +54,6 @@ def router(
         summary="Report the true class of an image",
         responses={
             400: {"description": "bad-request", **_PROBLEM},
-            401: {"description": "unauthorized", **_PROBLEM},
-            403: {"description": "forbidden", **_PROBLEM},
             404: {"description": "not-found: not a recent answer", **_PROBLEM},
             408: {"description": "upload-timeout", **_PROBLEM},
             413: {"description": f"upload-too-large: more than {MAX_BYTES} bytes", **_PROBLEM},

@@ -12,13 +12,14 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from tidegate.service.api.accept import prefers
-from tidegate.service.api.bodies import model_ref
+from tidegate.service.api.bodies import model_fields, model_ref
 from tidegate.service.api.context import RequestContext
+from tidegate.service.api.described_failures import CLASSIFYING, as_problems
 from tidegate.service.api.intake import Intake
 from tidegate.service.api.limits import client_of
 from tidegate.service.api.parameters import query_fields, whole_number
 from tidegate.service.api.problems import OUT_OF_DISTRIBUTION, make_problem, respond
-from tidegate.service.api.routes.classify import IMAGE_BODY, TIMEOUT, responses_of
+from tidegate.service.api.routes.classify import IMAGE_BODY, TIMEOUT
 from tidegate.service.api.schemas import Body, ModelRef
 from tidegate.service.catalog import Choice
 from tidegate.service.errors import BadRequest, QuotaExceeded
@@ -39,6 +40,7 @@ GRID, MIN_GRID, MAX_GRID = 7, 2, 14
 _ANY = 10**9  # a class_id that some model may have
 EXPLAIN_S = 30.0  # least default deadline of an explanation, which runs the network many times
 Use = Callable[[Choice, Upload], Awaitable[Response]]
+_NEVER_REJECTS = CLASSIFYING | {422: "undecodable-image"}
 _PNG = "image/png"
 _PNG_BODY = {_PNG: {"schema": {"type": "string", "format": "binary"}}}
 _PARAMETERS = [
@@ -103,14 +105,14 @@ def router(intake: Intake, ood_action: Literal["reject", "flag"]) -> APIRouter:
     """Return the routes that show how an image is seen."""
     routes = APIRouter(tags=["inspect"])
 
-    def add(prefix: str, whose: str, not_found: tuple[int, ...]) -> None:
+    def add(prefix: str, whose: str) -> None:
         """Add the two routes of the default model, of a model or of a version."""
 
         @routes.post(
             f"{prefix}/preprocess",
             summary=f"Show what the network sees of an image{whose}",
             response_class=Response,
-            responses={200: {"content": _PNG_BODY}, **responses_of(*not_found)},
+            responses={200: {"content": _PNG_BODY}, **as_problems(_NEVER_REJECTS)},
             openapi_extra={"parameters": [TIMEOUT], **IMAGE_BODY},
         )
         async def preprocess(request: Request) -> Response:
@@ -121,7 +123,7 @@ def router(intake: Intake, ood_action: Literal["reject", "flag"]) -> APIRouter:
             f"{prefix}/explain",
             summary=f"Show which parts of an image a class depends on{whose}",
             response_model=ExplanationBody,
-            responses={200: {"content": _PNG_BODY}, **responses_of(422, *not_found)},
+            responses={200: {"content": _PNG_BODY}, **as_problems(CLASSIFYING)},
             openapi_extra={"parameters": [*_PARAMETERS, TIMEOUT], **IMAGE_BODY},
         )
         async def explain(request: Request) -> Response:
@@ -133,9 +135,9 @@ def router(intake: Intake, ood_action: Literal["reject", "flag"]) -> APIRouter:
             explaining = _Explaining(intake, request, options, flags=ood_action == "flag")
             return await _with_image(intake, request, EXPLAIN_S, explaining.respond)
 
-    add("", "", ())
-    add("/models/{name}", " with a model", (404,))
-    add("/models/{name}/versions/{version}", " with a version or an alias", (404,))
+    add("", "")
+    add("/models/{name}", " with a model")
+    add("/models/{name}/versions/{version}", " with a version or an alias")
     return routes
 
 
@@ -228,7 +230,7 @@ class _Explaining:
             f"p = {decided.verdict.p_value:.4g} is at most alpha_reject = "
             f"{bundle.gate.alpha_reject:g}: there is no predicted class. Name one with class_id.",
             self._context,
-            model=model_ref(bundle).model_dump(),
+            model=model_fields(bundle),
         )
         return respond(problem, self._context)
 

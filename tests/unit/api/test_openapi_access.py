@@ -18,6 +18,9 @@ def test_every_route_that_needs_a_key_says_so_once() -> None:
     @app.get("/models/{name}")
     async def model(name: str) -> None: ...
 
+    @app.post("/v2/models/{name}/infer", responses={400: {"content": {"application/json": {}}}})
+    async def infer(name: str) -> None: ...
+
     describe_access(app)
     document = app.openapi()
 
@@ -27,5 +30,10 @@ def test_every_route_that_needs_a_key_says_so_once() -> None:
     assert paths["/classify"]["post"]["security"] == [{"bearer": []}, {"apiKey": []}]
     assert paths["/classify"]["post"]["description"] == "Send an image.\n\nScope: classify."
     assert paths["/models/{name}"]["get"]["description"] == "Scope: classify or metrics."
-    assert {"401", "403"} <= paths["/models/{name}"]["get"]["responses"].keys()
+    responses = paths["/models/{name}"]["get"]["responses"]
+    assert responses["401"]["content"] == responses["403"]["content"]
+    assert responses["401"]["content"].keys() == {"application/problem+json"}
     assert document["components"]["securitySchemes"].keys() == {"bearer", "apiKey"}
+    # A protocol's refusals have the form of its other errors.
+    refusal = paths["/v2/models/{name}/infer"]["post"]["responses"]["401"]
+    assert refusal["content"].keys() == {"application/json"}

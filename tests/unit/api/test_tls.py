@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import shutil
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -140,6 +142,33 @@ def test_an_answer_before_the_end_of_the_body_is_not_lost(
                 answer = await reader.readuntil(b"no")
                 assert answer.startswith(b"HTTP/1.1 401 ")
                 writer.transport.abort()
+
+    run(scene())
+
+
+def test_a_client_that_sends_on_after_an_early_answer_can_read_it(
+    run: Callable[[Coroutine[Any, Any, None]], None], authority: Authority, issued: Issued
+) -> None:
+    context = authority.client_context()
+    # TLS 1.3 sends tickets after the handshake, so that something arrives before the answer.
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+
+    def send_on(port: int) -> bytes:
+        """Send the body once the answer has arrived, and only then read it."""
+        with (
+            socket.create_connection(("127.0.0.1", port), PATIENCE_S) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+        ):
+            connection.sendall(upload(bytes(4 * MIB))[:1000])
+            select.select([connection], [], [], PATIENCE_S)
+            for _ in range(3):
+                connection.sendall(bytes(MIB))
+            return connection.recv(1 << 16)
+
+    async def scene() -> None:
+        async with serving(refuse, Wire(tls=loaded(issued), draining=True)) as port:
+            answer = await asyncio.to_thread(send_on, port)
+            assert answer.startswith(b"HTTP/1.1 401 ")
 
     run(scene())
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from tidegate.service.api.described_failures import CLASSIFYING, Responses, in_form
+
 Handle = Callable[..., Any]
 Decorator = Callable[[Handle], Handle]
 
@@ -15,17 +17,11 @@ class Getter(Protocol):
     def __call__(self, path: str, summary: str, *errors: int) -> Decorator: ...
 
 
-_ERRORS = {
+# An image that cannot be decoded is an invalid argument, as for Triton (`errors.py`).
+_ERRORS = CLASSIFYING | {
     400: "bad-request · undecodable-image · unsupported-image-type",
-    404: "not-found: no such model or version",
-    408: "upload-timeout",
-    413: "upload-too-large · image-too-large",
     415: "unsupported-encoding",
     422: "out-of-distribution: the only image is rejected",
-    429: "quota-exceeded",
-    500: "engine-failed · internal-error",
-    503: "overloaded · draining · not-ready, with Retry-After",
-    504: "deadline-missed",
 }
 _ERROR = {
     "type": "object",
@@ -99,18 +95,13 @@ INFER_REQUEST: dict[str, Any] = {
 }
 
 
-def responses(*errors: int) -> dict[int | str, dict[str, Any]]:
+def responses(*errors: int) -> Responses:
     """Return the error responses with these statuses."""
-    return {
-        status: {
-            "description": _ERRORS[status],
-            "content": {"application/json": {"schema": _ERROR}},
-        }
-        for status in errors
-    }
+    content = {"application/json": {"schema": _ERROR}}
+    return in_form({status: _ERRORS[status] for status in errors}, content)
 
 
-INFER_RESPONSES: dict[int | str, dict[str, Any]] = {
+INFER_RESPONSES: Responses = {
     200: {
         "description": "the outputs",
         "content": {"application/json": {"schema": _RESPONSE}, "application/octet-stream": _BYTES},

@@ -12,6 +12,7 @@ from tidegate.service.api.dialects.base import failed_image
 from tidegate.service.api.dialects.v2.inference import OodAction, find_target, refusal, uploads
 from tidegate.service.api.dialects.v2.request import header_length, parse_infer
 from tidegate.service.api.dialects.v2.response import render, tensors
+from tidegate.service.api.dialects.v2.usual import render_usual
 from tidegate.service.api.intake import ImageFailed, Intake
 from tidegate.service.api.limits import client_of
 from tidegate.service.api.problems import respond
@@ -46,5 +47,8 @@ class InferHandler:
         problem = refusal(results, asked, target, self._ood_action, context)
         if problem is not None:
             return respond(problem, context)
+        usual = render_usual(asked, target.model, target.version, results)
+        if usual is not None:
+            return usual
         outputs = tensors(results, asked, target.chosen.served.bundle)
         return render(asked, target.model.given, target.version, outputs)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tidegate.service.api.bodies import model_ref
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.dialects.v2.model import ModelName, model_name
 from tidegate.service.api.dialects.v2.request import Infer, InputSpec
@@ -91,5 +90,4 @@ def refusal(
     usual = "flag" if target.model.takes_pixels else ood_action
     if (asked.ood_action or usual) == "flag":
         return None
-    bundle = target.chosen.served.bundle
-    return rejection(results[0], bundle, model_ref(bundle).model_dump(), context)
+    return rejection(results[0], target.chosen.served.bundle, context)

@@ -40,6 +40,8 @@ OUTPUTS = {
     )
 }
 PROBABILITIES = OUTPUTS["probabilities"]
+_OF_IMAGES = tuple(output for output in OUTPUTS.values() if output.name != FEATURES)
+_OF_PIXELS = (PROBABILITIES,)  # Triton's image_client accepts only models with one output
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +64,8 @@ class ModelName:
 
     @property
     def outputs(self) -> tuple[Output, ...]:
-        """Return the outputs of a request that names none.
-
-        Triton's image_client accepts only models with one output.
-        """
-        if self.takes_pixels:
-            return (PROBABILITIES,)
-        return tuple(output for output in OUTPUTS.values() if output.name != FEATURES)
+        """Return the outputs of a request that names none."""
+        return _OF_PIXELS if self.takes_pixels else _OF_IMAGES
 
 
 def model_name(given: str, catalog: Catalog) -> ModelName:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -219,7 +220,7 @@ def _raw(body: bytes, spec: InputSpec) -> Infer:
         images, pixels = from_binary(memoryview(body), 1, spec)
     else:
         images, pixels = [body], ()
-    return Infer(images, pixels, [Wanted(output, binary=True) for output in spec.model.outputs])
+    return Infer(images, pixels, all_outputs(spec.model.outputs, binary=True))
 
 
 def _check_binary(tensor: Input, announced: int | None, binary_bytes: int) -> None:
@@ -248,11 +249,17 @@ async def _from_json(
     return (), to_pixels(values, count, spec)
 
 
-def _wanted(request: InferRequest, model: ModelName) -> list[Wanted]:
+@lru_cache(maxsize=8)
+def all_outputs(outputs: tuple[Output, ...], *, binary: bool) -> tuple[Wanted, ...]:
+    """Return each output as it is; always the same tuple."""
+    return tuple(Wanted(output, binary) for output in outputs)
+
+
+def _wanted(request: InferRequest, model: ModelName) -> Sequence[Wanted]:
     """Return the outputs of the answer, all of them by default. Raises BadRequest."""
     binary = bool(request.parameters and request.parameters.binary_data_output)
     if not request.outputs:
-        return [Wanted(output, binary) for output in model.outputs]
+        return all_outputs(model.outputs, binary=binary)
     wanted = [_one_wanted(one, model, binary=binary) for one in request.outputs]
     if len({one.output.name for one in wanted}) < len(wanted):
         raise BadRequest("An output is requested more than once.")

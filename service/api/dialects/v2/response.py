@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from tidegate.service.api.dialects.v2.model import Output
+from tidegate.service.api.dialects.v2.model import Datatype, Output
 from tidegate.service.api.dialects.v2.request import Infer, Wanted
 from tidegate.service.api.problems import Json
 from tidegate.service.bundle.store import Bundle
@@ -20,25 +20,39 @@ from tidegate.service.types import ENERGY, MAHALANOBIS
 
 NO_CLASS, NO_LABEL = -1, ""  # of a rejected image
 _LENGTH = struct.Struct("<I")
+_FORMATS = {"FP32": "f", "INT32": "i"}  # of struct
+_DTYPES = {"FP32": np.float32, "INT32": np.int32}
 _BINARY = b"application/octet-stream"
 
 
-@dataclass(frozen=True, slots=True)
+Values = NDArray[np.float32] | list[float] | list[int] | list[str]
+
+
+@dataclass(slots=True)  # not frozen, which takes three times as long to create
 class Tensor:
-    """One output: numbers [images, columns], or as many texts in that order."""
+    """One output: the elements [images, columns], in that order; an array has that shape."""
 
     name: str
-    datatype: str
+    datatype: Datatype
     shape: tuple[int, int]
-    values: NDArray[Any] | list[str]
+    values: Values
     binary: bool
 
     def to_bytes(self) -> bytes:
         """Return the elements in the binary form: little-endian numbers, or lengths and texts."""
-        if isinstance(self.values, np.ndarray):
-            return self.values.tobytes()
-        encoded = [text.encode("utf-8") for text in self.values]
-        return b"".join(_LENGTH.pack(len(one)) + one for one in encoded)
+        values = self.values
+        if isinstance(values, np.ndarray):
+            return values.tobytes()
+        if self.datatype == "BYTES":
+            encoded = [str(text).encode("utf-8") for text in values]
+            return b"".join([_LENGTH.pack(len(one)) + one for one in encoded])
+        return struct.pack(f"<{len(values)}{_FORMATS[self.datatype]}", *values)
+
+    def to_json(self) -> NDArray[Any] | list[str]:
+        """Return the elements for `orjson`, which writes numbers as short as their type allows."""
+        if self.datatype == "BYTES":
+            return [str(text) for text in self.values]
+        return np.asarray(self.values, _DTYPES[self.datatype]).ravel()
 
 
 def tensors(results: Sequence[Classification], request: Infer, bundle: Bundle) -> list[Tensor]:
@@ -60,8 +74,7 @@ def render(request: Infer, model: str, version: str, outputs: Sequence[Tensor]) 
             parts.append(tensor.to_bytes())
             entry["parameters"] = {"binary_data_size": len(parts[-1])}
         else:
-            values = tensor.values
-            entry["data"] = values.ravel() if isinstance(values, np.ndarray) else values
+            entry["data"] = tensor.to_json()
         described.append(entry)
     head: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": described}
     if request.id is not None:
@@ -69,8 +82,13 @@ def render(request: Infer, model: str, version: str, outputs: Sequence[Tensor]) 
     text = orjson.dumps(head, option=orjson.OPT_SERIALIZE_NUMPY)
     if not parts:
         return Json(text)
-    response = Json(b"".join([text, *parts]), content_type=_BINARY)
-    length = str(len(text)).encode("ascii")
+    return binary_response(text, parts)
+
+
+def binary_response(head: bytes, parts: Sequence[bytes]) -> Json:
+    """Return the response of a JSON head and the binary outputs."""
+    response = Json(b"".join([head, *parts]), content_type=_BINARY)
+    length = str(len(head)).encode("ascii")
     response.raw_headers.append((b"inference-header-content-length", length))
     return response
 
@@ -89,19 +107,19 @@ def _tensor(
         texts = [text for row in rows for text in row]
         return Tensor(output.name, "BYTES", (len(rows), len(rows[0])), texts, wanted.binary)
     values = _values(output, results, request.top_k, bundle)
-    columns = len(values) // len(results) if isinstance(values, list) else values.shape[1]
+    columns = values.shape[1] if isinstance(values, np.ndarray) else len(values) // len(results)
     return Tensor(output.name, output.datatype, (len(results), columns), values, wanted.binary)
 
 
 def _values(
     output: Output, results: Sequence[Classification], top_k: int | None, bundle: Bundle
-) -> NDArray[Any] | list[str]:
+) -> Values:
     """Return an output's elements. With `top_k`, the outputs about classes have k columns."""
     match output.name:
         case "probabilities":
             return _all_probabilities(results, top_k, bundle.manifest.task.classes)
         case "class_id":
-            return np.array([_class_ids(one, top_k or 1) for one in results], np.int32)
+            return [class_id for one in results for class_id in _class_ids(one, top_k or 1)]
         case "label":
             return [label for one in results for label in _labels(one, top_k or 1)]
         case "decision":
@@ -109,8 +127,8 @@ def _values(
         case "features":
             return np.array([one.features for one in results], np.float32)
         case _:
-            dtype = np.int32 if output.datatype == "INT32" else np.float32
-            return np.array([[_NUMBERS[output.name](one)] for one in results], dtype)
+            number = _NUMBERS[output.name]
+            return [number(one) for one in results]
 
 
 _NUMBERS: dict[str, Callable[[Classification], float]] = {

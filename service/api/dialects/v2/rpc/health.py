@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from tidegate.service.api.dialects.v2.rpc.messages import HEALTH, HEALTH_MESSAGES, SERVICE
+from tidegate.service.api.dialects.v2.rpc.peers import Peers
 from tidegate.service.api.readiness import is_ready
 from tidegate.service.lifecycle import Service
 
@@ -16,8 +17,8 @@ _WATCH_EVERY_S = 1.0
 _UNKNOWN = "SERVICE_UNKNOWN"
 
 
-def health_handlers(service: Service) -> dict[str, grpc.RpcMethodHandler]:
-    """Return Check and Watch. They need no key and are not counted, like the probes of HTTP."""
+def health_handlers(service: Service, peers: Peers) -> dict[str, grpc.RpcMethodHandler]:
+    """Return Check and Watch, which need no key, like the probes of HTTP."""
     request, response = (HEALTH_MESSAGES[f"HealthCheck{part}"] for part in ("Request", "Response"))
     codec = (request.FromString, response.SerializeToString)
 
@@ -27,18 +28,20 @@ def health_handlers(service: Service) -> dict[str, grpc.RpcMethodHandler]:
         return "SERVING" if is_ready(service) else "NOT_SERVING"
 
     async def check(asked: Any, rpc: Any) -> Any:
-        found = status(asked.service)
-        if found == _UNKNOWN:
-            await rpc.abort(grpc.StatusCode.NOT_FOUND, "There is no such service.")
-        return response(status=found)
+        async with peers.calling(rpc):
+            found = status(asked.service)
+            if found == _UNKNOWN:
+                await rpc.abort(grpc.StatusCode.NOT_FOUND, "There is no such service.")
+            return response(status=found)
 
     async def watch(asked: Any, rpc: Any) -> AsyncIterator[Any]:
         last = ""
-        while True:
-            if (found := status(asked.service)) != last:
-                yield response(status=found)
-                last = found
-            await asyncio.sleep(_WATCH_EVERY_S)
+        async with peers.calling(rpc):
+            while True:
+                if (found := status(asked.service)) != last:
+                    yield response(status=found)
+                    last = found
+                await asyncio.sleep(_WATCH_EVERY_S)
 
     return {
         "Check": grpc.unary_unary_rpc_method_handler(check, *codec),

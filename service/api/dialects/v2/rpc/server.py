@@ -7,7 +7,6 @@ import math
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
-from urllib.parse import unquote
 
 import grpc
 import msgspec
@@ -17,9 +16,11 @@ from tidegate.service.api.connection import Connection
 from tidegate.service.api.dialects.v2.rpc.calls import CONTENT_TYPE, KEY
 from tidegate.service.api.dialects.v2.rpc.health import health_handlers
 from tidegate.service.api.dialects.v2.rpc.messages import CALLS, HEALTH, SERVICE
+from tidegate.service.api.dialects.v2.rpc.peers import Peers, peer_of
 from tidegate.service.api.dialects.v2.rpc.status import retry_metadata, status_of
 from tidegate.service.api.limits import HttpLimits
-from tidegate.service.api.tls import Tls
+from tidegate.service.api.tls import HANDSHAKE_TIMEOUT_S, Tls
+from tidegate.service.api.wire import Wire
 from tidegate.service.errors import SettingsInvalid
 from tidegate.service.lifecycle import Service
 
@@ -36,9 +37,17 @@ _DROPPED = {b"content-length", b"content-encoding", b"content-type", b"transfer-
 class RpcServer:
     """Serves the protocol, and the standard health service, on a port of its own."""
 
-    def __init__(self, app: ASGIApp, service: Service, limits: HttpLimits) -> None:
-        """`app` is the road: the ASGI application with its middleware."""
+    def __init__(
+        self, app: ASGIApp, service: Service, limits: HttpLimits, wire: Wire, most_connections: int
+    ) -> None:
+        """`app` is the road: the ASGI application with its middleware.
+
+        `wire` counts the connections that have calls, and has the certificates;
+        `most_connections` is the limit of all, for each address that is listened on.
+        """
         self._app = app
+        self._tls = wire.tls
+        self._peers = Peers(wire)
         # A message arrives as a whole before its bytes can be counted, so few may arrive at once.
         most = limits.max_inflight_bytes // limits.max_upload_bytes // 2
         self._arriving = asyncio.Semaphore(max(1, most))
@@ -46,6 +55,9 @@ class RpcServer:
             options=[
                 ("grpc.max_receive_message_length", limits.max_upload_bytes + _HEADERS_BYTES),
                 ("grpc.max_concurrent_streams", _MAX_STREAMS),
+                ("grpc.max_allowed_incoming_connections", most_connections),
+                ("grpc.max_connection_idle_ms", int(1000 * wire.keep_alive_s)),  # without a call
+                ("grpc.server_handshake_timeout_ms", int(1000 * HANDSHAKE_TIMEOUT_S)),
                 ("grpc.so_reuseport", 0),  # a second process on the port is an error
             ]
         )
@@ -54,23 +66,24 @@ class RpcServer:
             name: grpc.stream_unary_rpc_method_handler(partial(self._call, f"/{SERVICE}/{name}"))
             for name in CALLS
         }
-        for name, handlers in ((SERVICE, calls), (HEALTH, health_handlers(service))):
+        for name, handlers in ((SERVICE, calls), (HEALTH, health_handlers(service, self._peers))):
             generic = grpc.method_handlers_generic_handler(name, handlers)
             self._server.add_generic_rpc_handlers([generic])
 
-    async def start(self, hosts: Sequence[str], port: int, tls: Tls | None = None) -> int:
+    async def start(self, hosts: Sequence[str], port: int) -> int:
         """Listen on a port of every host, and return it; 0 is any free port.
 
-        With `tls`, calls are encrypted, with the certificate of the moment. Raises
+        With certificates, calls are encrypted, with the one of the moment. Raises
         SettingsInvalid if an address cannot be listened on.
         """
         for host in hosts:
             address = f"[{host}]" if ":" in host else host
             try:
-                if tls is None:
+                if self._tls is None:
                     port = self._server.add_insecure_port(f"{address}:{port}")
                 else:
-                    port = self._server.add_secure_port(f"{address}:{port}", _credentials(tls))
+                    credentials = _credentials(self._tls)
+                    port = self._server.add_secure_port(f"{address}:{port}", credentials)
             except RuntimeError as error:
                 raise SettingsInvalid(f"Cannot listen on {address}:{port}: {error}.") from error
         await self._server.start()
@@ -82,6 +95,10 @@ class RpcServer:
 
     async def _call(self, path: str, _: AsyncIterator[bytes], rpc: Any) -> bytes:
         """Answer one call, or end it with the status of its problem."""
+        async with self._peers.calling(rpc):
+            return await self._answer(path, rpc)
+
+    async def _answer(self, path: str, rpc: Any) -> bytes:
         call = _Call(path, rpc, self._arriving)
         answering = asyncio.ensure_future(self._app(call.scope, call.receive, call.send))
         try:
@@ -121,7 +138,7 @@ class _Call:
             "root_path": "",
             "query_string": b"",
             "headers": _headers(rpc),
-            "client": _peer(rpc.peer()),
+            "client": peer_of(rpc.peer()),
             "server": None,
             "state": {},
             Connection.KEY: self.connection,
@@ -189,11 +206,3 @@ def _headers(rpc: Any) -> list[tuple[bytes, bytes]]:
     if left_s is not None and all(name != _TIMEOUT for name, _ in headers):
         headers.append((_TIMEOUT, b"%d" % max(1, math.ceil(1000 * left_s))))
     return [*headers, (b"content-type", CONTENT_TYPE)]
-
-
-def _peer(peer: str) -> tuple[str, int] | None:
-    """Return the host and port of `ipv4:127.0.0.1:5000` or `ipv6:%5B::1%5D:5000`."""
-    kind, _, address = unquote(peer).partition(":")
-    host, _, port = address.rpartition(":")
-    is_ip = kind in ("ipv4", "ipv6") and port.isdigit()
-    return (host.strip("[]"), int(port)) if is_ip else None

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 
 from tidegate.service.api.dialects.base import Dialect, Parts
 from tidegate.service.api.limits import HttpLimits
-from tidegate.service.api.tls import Tls
+from tidegate.service.api.wire import Wire
 from tidegate.service.errors import SettingsInvalid
 from tidegate.service.lifecycle import Service
 
@@ -38,12 +38,13 @@ async def start_rpc(
     limits: HttpLimits,
     hosts: Sequence[str],
     port: int | None,
-    tls: Tls | None,
+    wire: Wire,
+    most_connections: int,
 ) -> Stop:
     """Serve gRPC on every address of `hosts`, and return what stops it.
 
-    Without `tls` it is not encrypted. Does nothing without a port. Raises SettingsInvalid if an
-    address cannot be listened on.
+    `wire` is the one of HTTP; `most_connections` is for all addresses. Does nothing without a port.
+    Raises SettingsInvalid if an address cannot be listened on.
     """
     if port is None:
         return _nothing
@@ -51,8 +52,8 @@ async def start_rpc(
 
     if not hosts:
         raise SettingsInvalid("TIDEGATE_GRPC_PORT needs an address, but TIDEGATE_HOST is none.")
-    server = RpcServer(app, service, limits)
-    port = await server.start(hosts, port, tls)
+    server = RpcServer(app, service, limits, wire, max(1, most_connections // len(hosts)))
+    port = await server.start(hosts, port)
     for host in hosts:
         log.info("serving gRPC on %s:%d", f"[{host}]" if ":" in host else host, port)
     return server.stop

@@ -5,7 +5,7 @@ import pytest
 
 from tidegate.service.api import problems
 from tidegate.service.api.context import RequestContext
-from tidegate.service.api.dialects.v2.rpc.server import _peer
+from tidegate.service.api.dialects.v2.rpc.peers import peer_of
 from tidegate.service.api.dialects.v2.rpc.status import retry_metadata, status_of
 from tidegate.service.errors import (
     BadRequest,
@@ -66,4 +66,4 @@ def test_the_pushback_is_in_milliseconds() -> None:
     ],
 )
 def test_the_address_of_a_peer(peer: str, client: tuple[str, int] | None) -> None:
-    assert _peer(peer) == client
+    assert peer_of(peer) == client
