@@ -49,7 +49,7 @@ TESTS = -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reord
 
 # Side by side, because the installation uses one core.
 prepared:
-	@$(MAKE) --no-print-directory --jobs=3 $(DEV) bundle tools
+	@$(MAKE) --no-print-directory $(if $(findstring --jobserver,$(MAKEFLAGS)),,--jobs=3) $(DEV) bundle tools
 
 test: prepared ## run the tests
 	@$(BIN)/python $(TESTS)

@@ -240,7 +240,7 @@ async def _serve(
             lifespan="off",
             proxy_headers=False,  # otherwise a client could claim any address
             server_header=False,
-            timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
+            timeout_graceful_shutdown=_whole_seconds(settings.drain_timeout_s),
         ),
         wire,
     )
@@ -330,13 +330,17 @@ async def _finish(service: Service, serving: asyncio.Future[Any], timeout_s: flo
     deadline = time.monotonic() + timeout_s
     failed = asyncio.create_task(service.failed.wait())
     # uvicorn cancels the remaining requests at the deadline; they get one second to respond.
-    await asyncio.wait(
-        {serving, failed}, timeout=timeout_s + 1, return_when=asyncio.FIRST_COMPLETED
-    )
+    left_s = _whole_seconds(timeout_s) + 1
+    await asyncio.wait({serving, failed}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
     if failed.done():
         return EXIT_FAILED
     ended = await service.close(max(1.0, deadline - time.monotonic()))
     return EXIT_OK if ended else EXIT_FAILED
+
+
+def _whole_seconds(timeout_s: float) -> int:
+    """Return the duration that uvicorn waits for, which it takes in whole seconds."""
+    return max(1, round(timeout_s))
 
 
 async def _flush(tracing: Tracing | None, deadline: float) -> None:

@@ -5,6 +5,7 @@ jpeg_probe.py BUNDLE PHOTOS OUT. A decoder whose pixels differ needs a bundle pr
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -38,8 +39,7 @@ def on_all_cores(files: Sequence[bytes]) -> Sequence[Image8]:
 
 def nvimgcodec(options: str) -> Decode:
     """Return nvImageCodec's decoder; raises if it is missing."""
-    from nvidia import nvimgcodec as codec  # noqa: PLC0415 - may be missing
-
+    codec = importlib.import_module("nvidia.nvimgcodec")
     decoder = codec.Decoder(options=options, max_num_cpu_threads=os.cpu_count())
     return lambda files: [np.asarray(image.cpu()) for image in decoder.decode(list(files))]
 
@@ -62,14 +62,13 @@ def main() -> None:
 
     reference = classified(expected)
     report: dict[str, Any] = {"images": len(files)}
-    decoders: dict[str, Callable[[], Decode]] = {
-        "libjpeg-turbo": lambda: on_all_cores,
-        "nvjpeg": lambda: nvimgcodec(":fancy_upsampling=0"),
-        "nvjpeg_fancy_upsampling": lambda: nvimgcodec(":fancy_upsampling=1"),
-    }
-    for name, opened in decoders.items():
+    for name, options in {
+        "libjpeg-turbo": None,
+        "nvjpeg": ":fancy_upsampling=0",
+        "nvjpeg_fancy_upsampling": ":fancy_upsampling=1",
+    }.items():
         try:
-            decode = opened()
+            decode = on_all_cores if options is None else nvimgcodec(options)
             images = decode(files)
             report[name] = {
                 **_pixels(images, expected),

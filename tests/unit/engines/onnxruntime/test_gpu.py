@@ -58,9 +58,8 @@ def test_each_batch_size_has_a_session_if_shape_changes_are_slow(own: bool, mode
 
 
 def test_the_sessions_of_sizes_that_are_given_up_are_closed(model: Path) -> None:
-    cpu: list[tuple[str, dict[str, str]]] = [(CPU, {})]
     program = OnnxGpuProgram(
-        model, "onnx-cpu", cpu, FakeDevice(), memory="cpu", session_per_batch=True
+        model, "onnx-cpu", [(CPU, {})], FakeDevice(), memory="cpu", session_per_batch=True
     )
     closed = weakref.ref(program.session(8).session)
     small = program.session(2)

@@ -175,15 +175,23 @@ def test_a_damaged_bundle_is_built_again_with_the_same_bytes(
 
 
 def test_a_bundle_whose_probes_are_decoded_otherwise_is_built_again(
-    wheel: Wheel,
+    demo: Bundle,
     built: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    asked: list[Path] = []
+
+    def fake_build(model_dir: Path, *_: object) -> Bundle:
+        asked.append(model_dir)
+        return demo
+
     monkeypatch.setattr("tidegate.models.demo.build.pixels_digest", lambda _pixels: "0" * 64)
+    monkeypatch.setattr("tidegate.models.demo.build._build", fake_build)
 
-    build(built, wheel.path)
+    build(built, None)
 
+    assert asked == [built / NAME]
     assert "was built with another libjpeg. Building" in capsys.readouterr().err
 
 

@@ -28,6 +28,7 @@ from tidegate.models.evaluation.ood_metrics import (
     fpr95_keeping_inside,
 )
 from tidegate.models.fitting import synthetic_ood
+from tidegate.models.fitting.mahalanobis import RANKS
 from tidegate.models.probes.photographs import PHOTOS
 from tidegate.service.types import Outputs, Pixels
 
@@ -89,6 +90,7 @@ def test_the_whole_recipe_runs(
     known = {("invented", name.rpartition(".")[0]): c for name, c in CLASSES.items()}
     monkeypatch.setattr(temperature, "class_ids_by_photograph", lambda: known)
     monkeypatch.setattr(fit, "SHRINKAGES", (0.3,))
+    monkeypatch.setattr(fit, "RANKS", RANKS[:2])
 
     calibration = calibrate(
         invented_photographs(248), weights, picture_folders(tmp_path), MeasurementBudget(4, 6, 5)

@@ -131,7 +131,7 @@ class FakeGpu:
 @pytest.fixture
 def on_a_fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
     gpu = FakeGpu(StickyCuda(), {"onnx-cuda": lambda real: real})
-    monkeypatch.setattr(report, "open_cuda", lambda binding, **options: gpu.cuda)
+    monkeypatch.setattr(report, "open_cuda", lambda binding: gpu.cuda)
     monkeypatch.setattr(engine, "open_program_for", gpu.open_program)
     monkeypatch.setattr("tidegate.service.engines.warm_up._TRIAL_S", 0.0005)
     yield gpu
