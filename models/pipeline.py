@@ -269,6 +269,7 @@ def _card_data(
         reference=fitted.reference,
         splits=used.sizes,
         evaluation=evaluated.evaluation,
+        expected=evaluated.expected,
         coverage=evaluated.coverage,
         precision=options.precision or imported.precision,
         comparison=comparison,

@@ -70,12 +70,12 @@ for module in _resample _jpeg; do # with the options of setup.py; both are optio
     || echo "$module is left out: decoding or resizing will be slower" >&2
 done
 
-tar -C "$stage" --sort=name --mtime=@0 --owner=0 --group=0 -cf - . | xz -T0 -2 > "$work/all.tar.xz"
+tar -C "$stage" --sort=name --mtime=@0 --owner=0 --group=0 -cf - . | gzip -1 > "$work/all.tar.gz"
 for half in 1 2; do rm -rf "$target/.gpu$half"; mkdir "$target/.gpu$half"; done
-split --number=2 --numeric-suffixes=1 --suffix-length=1 "$work/all.tar.xz" "$work/half."
+split --number=2 --numeric-suffixes=1 --suffix-length=1 "$work/all.tar.gz" "$work/half."
 mv "$work/half.1" "$target/.gpu1/"
 mv "$work/half.2" "$target/.gpu2/"
-(cd "$work" && sha256sum all.tar.xz) > "$target/.gpu2/sha256"
+(cd "$work" && sha256sum all.tar.gz) > "$target/.gpu2/sha256"
 cp "$here/run_1.sh" "$target/.gpu1/"
 cp "$here/run_2.sh" "$target/.gpu2/"
 for half in 1 2; do

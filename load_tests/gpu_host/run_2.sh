@@ -3,9 +3,9 @@
 set -u
 TG=${TG:-/var/tmp/tg}
 test -f "$TG/half.1" || { echo "this is another machine: start with step 1" >&2; exit 3; }
-cat "$TG/half.1" .gpu2/half.2 > "$TG/all.tar.xz"
+cat "$TG/half.1" .gpu2/half.2 > "$TG/all.tar.gz"
 (cd "$TG" && sha256sum --check -) < .gpu2/sha256 || exit 4
-tar -xJ -C "$TG" -f "$TG/all.tar.xz" || exit 5
+tar -xz -C "$TG" -f "$TG/all.tar.gz" || exit 5
 cd "$TG" || exit 5
 mkdir -p site names/tidegate
 ln -sfn ../../app/service ../../app/models names/tidegate/

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tidegate.models.evaluation.expected_share import ExpectedShares
 from tidegate.service.bundle.evidence import (
     ALL_CONFUSIONS_UP_TO,
     Comparison,
@@ -45,6 +46,7 @@ class CardData:
     reference: ReferenceFit
     splits: Mapping[str, int]  # split name → images used
     evaluation: Evaluation
+    expected: ExpectedShares  # of the evaluation, if nothing but chance decides
     coverage: Coverage
     precision: Precision = "fp32"
     comparison: Comparison | None = None  # with fp32, for a variant

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tidegate.models.card.card_data import AUROC, SCORES, CardData
-from tidegate.models.card.markdown import count, measured, number, percent, picture, table
+from tidegate.models.card.markdown import count, measured, number, picture, table
+from tidegate.models.evaluation.expected_share import Range
 from tidegate.service.bundle.evidence import OodReport
 from tidegate.service.bundle.manifest import GateFit
 
@@ -19,7 +20,7 @@ _FEW = 20  # images, below which a class's numbers are unreliable
 
 def gate(data: CardData) -> str:
     """Return the section on the gate: its scores, its guarantee and its measured rates."""
-    fit, found = data.gate, data.evaluation.false_rejection
+    fit, found = data.gate, data.evaluation
     distance = fit.mahalanobis
     shrunk = "" if distance.shrinkage is None else f", shrunk by {distance.shrinkage:.3g}"
     rank = "" if distance.rank is None else f" of rank {distance.rank}"
@@ -39,8 +40,8 @@ def gate(data: CardData) -> str:
         "(alpha_review): answered and marked for review.\n\n"
         f"{_guarantee(data)}\n"
         "There is no guarantee for other images; the OOD sets below show measured rates.\n"
-        f"\nMeasured on the test split: {measured(found)} rejected.\n{_verdict(data)}\n"
-        + _choice(fit)
+        f"\nMeasured on the test split: {measured(found.false_rejection)} rejected, "
+        f"{measured(found.false_review)} marked for review.\n{_verdict(data)}\n" + _choice(fit)
     )
 
 
@@ -163,15 +164,31 @@ def _sharing(data: CardData) -> str:
 
 
 def _verdict(data: CardData) -> str:
-    alpha, found = data.gate.alpha_reject, data.evaluation.false_rejection
-    if alpha < found.low:
-        return (
-            f"That is **above alpha_reject, {percent(alpha)}**: the test split has another "
-            "distribution than the calibration images, or this calibration set is unlucky."
-        )
-    if alpha > found.high:
-        return f"That is below alpha_reject, {percent(alpha)}: the gate is conservative here."
-    return f"alpha_reject, {percent(alpha)}, is in that interval."
+    """Compare the measured shares with what chance explains."""
+    found, expected = data.evaluation, data.expected
+    text = (
+        f"The calibration set is a sample as well. If {count(data.gate.fold_b, 'image')} of fold B "
+        f"and {count(found.images, 'test image')} have the same distribution, "
+        f"{_range(expected.rejected)} are rejected and {_range(expected.reviewed)} are marked for "
+        "review, each in 95 % of cases."
+    )
+    shares = (
+        ("rejected", found.false_rejection.value, expected.rejected),
+        ("marked for review", found.false_review.value, expected.reviewed),
+    )
+    for what, share, usual in shares:
+        if share > usual.high:
+            text += (
+                f" **More are {what} than that**: the test split has another distribution than the "
+                "calibration images, or has groups of similar images."
+            )
+        elif share < usual.low:
+            text += f" Fewer are {what} than that: the gate is conservative here."
+    return text
+
+
+def _range(found: Range) -> str:
+    return f"{100 * found.low:.2f} to {100 * found.high:.2f} %"
 
 
 def _weakest(sets: tuple[OodReport, ...]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tidegate.models.data.folders import Splits
 from tidegate.models.data.outputs import Extracted, ImagesUsed, extract, load_pixels
 from tidegate.models.evaluation.evaluate import Scored, evaluate
+from tidegate.models.evaluation.expected_share import ExpectedShares
 from tidegate.models.evaluation.score_histograms import score_histograms
 from tidegate.models.fitting.conformal import combine, final_p_values
 from tidegate.models.fitting.coverage import (
@@ -29,6 +30,7 @@ class EvaluatedModel:
 
     fitted: FittedModel
     evaluation: Evaluation
+    expected: ExpectedShares  # of rejected and reviewed test images, if only chance decides
     coverage: Coverage
     test_classes: tuple[int, ...]  # predicted classes, in the order of the test split
     score_histograms: dict[str, dict[str, Histogram]]  # for the card
@@ -70,6 +72,7 @@ def evaluate_model(fitted: FittedModel, splits: Splits, scratch: Path) -> Evalua
     return EvaluatedModel(
         fitted=fitted,
         evaluation=evaluation,
+        expected=ExpectedShares.of(fitted.gate, test.predicted),
         coverage=_coverage(fitted, test),
         test_classes=tuple(test.predicted.tolist()),
         score_histograms=score_histograms(of_test, of_ood),

@@ -16,17 +16,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tidegate.service.drift.share_evidence import Baseline, share_evidence
+
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
-WINDOW_H = 36
+WAIT_H = 36  # before an hour is learned
 LEARNING_DAYS = 7  # before: every share may swing by MAX_SWING
 LEARNED_DAYS = 28
 MAX_SWING = 0.5  # of a share within a day or a week; more than that is not ordinary
 _UNKNOWN_SPREAD = MAX_SWING**2 / 2  # the mean square of a sine of that amplitude
 _UPPER = 1.28  # standard errors: spreads are upper limits at 90 %
-_PHASE = 1 / 16  # 36 hours are not whole days: the part of the daily rhythm's square that is left
-_PLACES = WINDOW_H + 1
+# Of windows that are not whole days: the part of the square of a daily rhythm that is left, at
+# least (sin x / x)², x = π · hours / 24, for 20 to 36 hours.
+_PHASE = 1 / 16
+_PLACES = WAIT_H + 1
 _NONE = -1  # an hour or a day that was not seen yet
 
 
@@ -39,15 +43,6 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True)
-class Baseline:
-    """A sample that the last hours are compared with."""
-
-    counts: Float64  # [columns]
-    images: float
-    days: int = 0  # from which it was learned; 0 for a sample of independent images
-
-
-@dataclass(frozen=True, slots=True)
 class Comparison:
     """The shares of the last hours compared with a baseline's."""
 
@@ -56,13 +51,14 @@ class Comparison:
     shares: Float64  # in the last hours, [columns]
     before: Float64
     since: float  # when the first one's change began, as a Unix time; 0 if there is none
+    window_h: int  # the number of hours
 
 
 class Days:
     """Counts per hour of the last hours, and what was learned from the hours before."""
 
     def __init__(self, columns: int) -> None:
-        # Of hour h at h % _PLACES: the window, and the hour that is not over yet.
+        # Of hour h at h % _PLACES: the hours that wait, and the one that is not over yet.
         self.recent = np.zeros((_PLACES, columns), np.int32)
         self.recent_images = np.zeros(_PLACES, np.int64)
         self.recent_hour = np.full(_PLACES, _NONE, np.int64)
@@ -89,7 +85,7 @@ class Days:
         """Add images of one hour; `clean` is whether no monitor alarms."""
         place = hour % _PLACES
         if self.recent_hour[place] != hour:
-            for old in np.flatnonzero(self.recent_hour < hour - WINDOW_H):
+            for old in np.flatnonzero(self.recent_hour < hour - WAIT_H):
                 self._learn(int(old))
             self.recent_hour[place] = hour
         self.recent[place] += counts.astype(np.int32)
@@ -137,7 +133,7 @@ class Days:
         if self.learned:
             known = self.baseline()
             return float(known.counts[0]) / max(known.images, 1.0)
-        window = self._window(hour)
+        window = self._window(hour, WAIT_H)
         if int(window.sum()) < 24:
             return 0.0
         return int(self.recent[window, 0].sum()) / max(int(self.recent_images[window].sum()), 1)
@@ -167,7 +163,7 @@ class Days:
         )
 
     def day_spread(self, design_effect: float) -> float:
-        """Return the mean square by which 36 hours of a share usually differ from its mean."""
+        """Return the mean square by which a share of 20 to 36 hours differs from its mean."""
         if not self.learned:
             return _UNKNOWN_SPREAD
         known = self.baseline()
@@ -179,6 +175,7 @@ class Days:
     def compare(
         self,
         hour: int,
+        window_h: int,
         against: Baseline,
         design_effect: float,
         more: float,
@@ -186,50 +183,61 @@ class Days:
         *,
         alarmed: bool,
     ) -> Comparison:
-        """Compare the shares of the 36 hours before `hour` with a baseline's.
+        """Compare the shares of the `window_h` hours before `hour` with a baseline's.
 
         `more` and `fewer` are the evidence that a share needs which has grown or shrunk: if nothing
         changed, each column is returned with a probability of at most exp(−more) + exp(−fewer). If
         `alarmed`, half of the evidence suffices.
         """
-        window = self._window(hour)
+        window = self._window(hour, window_h)
         images = float(self.recent_images[window].sum())
         counts = self.recent[window].sum(axis=0).astype(np.float64)
         shares, before = counts / max(images, 1.0), against.counts / max(against.images, 1.0)
         if images == 0 or against.images == 0:
-            return Comparison(0.0, np.zeros(0, np.int64), shares, before, 0.0)
+            return Comparison(0.0, np.zeros(0, np.int64), shares, before, 0.0, window_h)
         needed = np.where(shares > before, more, fewer)
-        evidence = self.weigh(counts, images, against, design_effect) / needed
+        evidence = self.weigh(counts, images, window_h, against, design_effect) / needed
         large = (shares > (1 + MAX_SWING) * before) | (shares < (1 - MAX_SWING) * before)
         moved = np.flatnonzero(large & (evidence >= (0.5 if alarmed else 1.0)))
         moved = moved[np.argsort(-evidence[moved])]
         since = self._since(window, int(moved[0]), before) if len(moved) else 0.0
-        return Comparison(float(evidence.max()), moved, shares, before, since)
+        return Comparison(float(evidence.max()), moved, shares, before, since, window_h)
 
-    def window_images(self, hour: int) -> int:
-        """Return the number of images in the last hours."""
-        return int(self.recent_images[self._window(hour)].sum())
+    def window_images(self, hour: int, window_h: int) -> int:
+        """Return the number of images in the `window_h` hours before `hour`."""
+        return int(self.recent_images[self._window(hour, window_h)].sum())
 
-    def _window(self, hour: int) -> NDArray[np.bool_]:
-        """Return the places of the 36 hours before `hour`."""
-        return (self.recent_hour >= hour - WINDOW_H) & (self.recent_hour < hour)
+    def _window(self, hour: int, window_h: int) -> NDArray[np.bool_]:
+        """Return the places of the hours before `hour`."""
+        return (self.recent_hour >= hour - window_h) & (self.recent_hour < hour)
 
     def visible(
-        self, hour: int, factor: float, sealed: Baseline, design_effect: float, needed: float
+        self,
+        hour: int,
+        window_h: int,
+        factor: float,
+        sealed: Baseline,
+        design_effect: float,
+        needed: float,
     ) -> int:
         """Return for how many columns a share `factor` times as large would be noticed.
 
         In the last hours, compared with what was learned or, before that, with `sealed`.
         """
         against = self.baseline() if self.learned else sealed
-        images = float(self.window_images(hour))
+        images = float(self.window_images(hour, window_h))
         if images == 0:
             return 0
         counts = np.minimum(factor * against.counts / against.images, 1.0) * images
-        return int((self.weigh(counts, images, against, design_effect) >= needed).sum())
+        return int((self.weigh(counts, images, window_h, against, design_effect) >= needed).sum())
 
     def weigh(
-        self, counts: Float64, images: float, against: Baseline, design_effect: float
+        self,
+        counts: Float64,
+        images: float,
+        window_h: int,
+        against: Baseline,
+        design_effect: float,
     ) -> Float64:
         """Return −ln P of each count if nothing changed, in ordinary traffic, [columns].
 
@@ -240,7 +248,7 @@ class Days:
         ordinary = design_effect + spread * expected
         learned: Float64 | float = 1.0
         if against.days:
-            learned = design_effect + spread * against.counts * WINDOW_H / (24 * against.days)
+            learned = design_effect + spread * against.counts * window_h / (24 * against.days)
         return share_evidence(counts / ordinary, images / ordinary, against, learned)
 
     def _since(self, window: NDArray[np.bool_], column: int, before: Float64) -> float:
@@ -260,29 +268,6 @@ class Days:
         """Restore the state of an earlier process."""
         for name, array in vars(self).items():
             array[...] = state[name]
-
-
-def share_evidence(
-    counts: Float64, images: Float64 | float, against: Baseline, divisor: Float64 | float = 1.0
-) -> Float64:
-    """Return −ln P of counts as extreme as these if the shares are equal, at least, [columns].
-
-    The baseline is divided by `divisor`. Given the sum T of both counts, one of them, o, is
-    binomial, for shares that are small, and hypergeometric otherwise, which is less variable. P(o)
-    is at most exp(−H)·√(T/(2π·o·(T − o))), where H is Hoeffding's (1963) exponent, and each further
-    term is at most r times the one before. exp(−H) alone is a bound, too; the rules of Prometheus
-    use it.
-    """
-    other, samples = against.counts / divisor, against.images / divisor
-    pooled = counts + other
-    share = (images + samples) / np.maximum(pooled, 1e-9)
-    exponent = counts * np.log(np.maximum(counts, 1e-9) * share / images)
-    exponent += other * np.log(np.maximum(other, 1e-9) * share / samples)
-    odds = images / samples
-    r = np.where(counts > other * odds, other * odds / (counts + 1), counts / odds / (other + 1))
-    sharper = 0.5 * np.log(np.maximum(2 * math.pi * counts * other / pooled.clip(1e-9), 1e-9))
-    sharper += np.log1p(-np.minimum(r, 1 - 1e-9))
-    return np.asarray(exponent + np.maximum(sharper, 0.0))
 
 
 def _spread(sums: Int64, images: Int64, share: Float64, design_effect: float) -> float:

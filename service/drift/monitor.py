@@ -2,9 +2,9 @@
 
 There are three kinds. Sequential detectors may alarm after any image. Histograms of the last
 images, and their mean features, alarm if the difference is both significant and large. Shares of
-single classes are compared over 36 hours. All of them take into account how dependent the images
-are, and each declares how rarely it alarms without a change. Rejected images count only towards
-the rejection rate and the p-values.
+single classes are compared over 20 and 36 hours. All of them take into account how dependent the
+images are, and each declares how rarely it alarms without a change. Rejected images count only
+towards the rejection rate and the p-values.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class EmbeddingFinding:
 
 @dataclass(frozen=True, slots=True)
 class ShareFinding:
-    """Shares of the last 36 hours compared with the reference or with what was learned."""
+    """Shares of the last hours compared with the reference or with what was learned."""
 
     comparison: Comparison | None  # None before the first hour is over
 
@@ -69,7 +69,7 @@ class Reach:
     rejections: tuple[tuple[float, float], ...]  # (share of rejected images, images)
     typical_class: int  # of the median share
     fifth: float  # images until a fifth of them in the typical class is noticed
-    window_images: int  # in the last 36 hours
+    window_images: int  # in the last hours, as many as the longest window of the shares has
     tripled: int  # classes whose tripled share the window would show
 
 

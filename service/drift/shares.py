@@ -1,4 +1,4 @@
-"""Shares of the last 36 hours, compared with the calibration and with what was learned since.
+"""Shares of the last hours, compared with the calibration and with what was learned since.
 
 They are the share of rejected images, and each class's share of the answered ones.
 """
@@ -10,11 +10,16 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from tidegate.service.drift.days import Baseline, Days, Profile
+from tidegate.service.drift.days import Days, Profile
 from tidegate.service.drift.reference import Reference
 from tidegate.service.drift.report import ShareFinding
+from tidegate.service.drift.share_evidence import Baseline
 from tidegate.service.drift.state_arrays import State, named, part_of
 
+# Hours that are compared → their part of the budget of false alarms. The longer window sees small
+# changes, the shorter one sees those that the longer one dilutes with the hours before.
+_WINDOWS = {36: 0.6, 20: 0.4}
+LONGEST_H = max(_WINDOWS)
 _MOST_AT_ONCE = 1_000  # images between two comparisons, in their budget of false alarms
 _LEARNED = 0.8  # of that budget is for the comparison with what was learned, if anything was
 _FEWER = 0.1  # of a comparison's budget is for shares that shrink
@@ -46,8 +51,8 @@ class Shares:
         return self._rejected.learned_days
 
     def window_images(self, hour: int) -> int:
-        """Return how many answered images the 36 hours before this one had."""
-        return self._classes.window_images(hour)
+        """Return how many answered images the LONGEST_H hours before this one had."""
+        return self._classes.window_images(hour, LONGEST_H)
 
     def add(
         self, rejected: int, images: int, class_counts: NDArray[np.int64], hour: int, *, clean: bool
@@ -73,7 +78,7 @@ class Shares:
         return self._rejected.usual_share(hour)
 
     def compare(self, hour: int, ood_effect: float, class_effect: float) -> None:
-        """Compare the 36 hours before this one; the results are in `findings`."""
+        """Compare the hours before this one; the results are in `findings`."""
         for name, days, effect in (
             ("rejected-share", self._rejected, ood_effect),
             ("class-share", self._classes, class_effect),
@@ -85,12 +90,14 @@ class Shares:
             found = [
                 days.compare(
                     hour,
+                    window_h,
                     baseline,
                     effect,
-                    self._needed(name, weight * (1 - fewer)),
-                    self._needed(name, weight * fewer),
+                    self._needed(name, part * weight * (1 - fewer)),
+                    self._needed(name, part * weight * fewer),
                     alarmed=self._alarms[name],
                 )
+                for window_h, part in _WINDOWS.items()
                 for baseline, weight in baselines
             ]
             best = max(found, key=lambda one: (len(one.moved) > 0, one.evidence))
@@ -99,13 +106,13 @@ class Shares:
 
     def visible_classes(self, hour: int, factor: float, class_effect: float) -> int:
         """Return in how many classes a share times `factor` would be noticed."""
-        needed = self._needed("class-share", _LEARNED * (1 - _FEWER))
+        needed = self._needed("class-share", _WINDOWS[LONGEST_H] * _LEARNED * (1 - _FEWER))
         return self._classes.visible(
-            hour, factor, self._sealed["class-share"], class_effect, needed
+            hour, LONGEST_H, factor, self._sealed["class-share"], class_effect, needed
         )
 
     def _needed(self, name: str, weight: float) -> float:
-        """Return the evidence that a column of 36 hours needs for an alarm.
+        """Return the evidence that a column of some hours needs for an alarm.
 
         Each hour may spend its images over the run length, and a comparison `weight` of that.
         """

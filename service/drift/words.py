@@ -11,6 +11,7 @@ import numpy as np
 
 from tidegate.service.drift.dependence import MAX_DESIGN_EFFECT
 from tidegate.service.drift.report import Report
+from tidegate.service.drift.shares import LONGEST_H
 
 MAX_NAMED_CLASSES = 5  # in a sentence
 
@@ -74,8 +75,8 @@ def outlook(report: Report, labels: Sequence[str]) -> list[str]:
     )
     total = len(labels)
     say.append(
-        f"With the {reach.window_images:,} images of the last 36 hours, a class with three times "
-        f"its share would be noticed for {reach.tripled:,} of {total:,} classes."
+        f"With the {reach.window_images:,} images of the last {LONGEST_H} hours, a class with "
+        f"three times its share would be noticed for {reach.tripled:,} of {total:,} classes."
     )
     learned = report.learned
     if learned.days < 7:
@@ -139,8 +140,9 @@ def _of_shares(report: Report, name: str, labels: Sequence[str]) -> Finding:
     )
     if name == "rejected-share":
         text = (
-            f"{_percent(float(comparison.shares[0]))} of the images of the last 36 hours were "
-            f"rejected, {_percent(float(comparison.before[0]))} before. Since about {since}. {sure}"
+            f"{_percent(float(comparison.shares[0]))} of the images of the last "
+            f"{comparison.window_h} hours were rejected, "
+            f"{_percent(float(comparison.before[0]))} before. Since about {since}. {sure}"
         )
         return Finding(name, text, since, None)
     changes = tuple(
@@ -152,7 +154,7 @@ def _of_shares(report: Report, name: str, labels: Sequence[str]) -> Finding:
     more = len(changes) - MAX_NAMED_CLASSES
     rest = f" and {more:,} more" if more > 0 else ""
     text = (
-        f"Shares of single classes have changed over the last 36 hours: "
+        f"Shares of single classes have changed over the last {comparison.window_h} hours: "
         f"{_listed(changes[:MAX_NAMED_CLASSES])}{rest}. Since about {since}. {sure}"
     )
     return Finding(name, text, since, None, changes[:MAX_NAMED_CLASSES])

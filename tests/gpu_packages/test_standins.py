@@ -60,7 +60,7 @@ def test_every_node_of_the_demo_is_on_cuda(observe: Observe) -> None:
 
 
 def test_all_sessions_share_one_arena(observe: Observe) -> None:
-    """With an arena for each session it was 6.5 GB, as this count says."""
+    """It was 6.4 GB, by the same count, when each session had an arena."""
     used = observe("memory", DEMO, BUCKETS)
 
     assert used["64"] < 4500 * MB

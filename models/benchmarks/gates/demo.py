@@ -41,6 +41,7 @@ def row(downloads: Path) -> Row:
         bundle="demo",
         accuracy=None,
         flagged=None,
+        expected=None,
         combination=calibration.gate.combination,
         separation=separation(
             every,

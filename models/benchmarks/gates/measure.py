@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tidegate.models.data.outputs import extract, load_pixels
+from tidegate.models.evaluation.expected_share import ExpectedShares, Range
 from tidegate.models.evaluation.intervals import beta_share
 from tidegate.models.fitting.choice import Choice
 from tidegate.models.fitting.conformal import Combination, combine, final_p_values
@@ -30,6 +31,7 @@ class Row:
     bundle: str
     accuracy: Share | None
     flagged: Share | None  # share of test images with p ≤ alpha_review
+    expected: Range | None  # of that share, if the test images are like those of fold B
     combination: Combination
     separation: Choice
     caught: Mapping[str, float]  # kind of synthetic image → rejected or marked for review
@@ -67,6 +69,7 @@ def measure(path: Path, data: Data) -> Row:
         bundle=manifest.name,
         accuracy=None if manifest.evaluation is None else manifest.evaluation.accuracy,
         flagged=beta_share(int((p <= gate.alpha_review).sum()), len(p)),
+        expected=ExpectedShares.of(gate, scores.predicted).flagged,
         combination=gate.combination,
         separation=found,
         caught={} if manifest.coverage is None else caught(manifest.coverage),
@@ -82,17 +85,18 @@ def caught(coverage: Coverage) -> dict[str, float]:
 def tables(rows: Sequence[Row]) -> str:
     """Return the rows as two Markdown tables."""
     lines = [
-        "| bundle | accuracy | p ≤ 0.05 on test images | scores that decide | AUROC | "
-        "best single score | its AUROC | difference |",
-        "|" + " --- |" * 8,
+        "| bundle | accuracy | p ≤ 0.05 on test images | expected of them | scores that decide | "
+        "AUROC | best single score | its AUROC | difference |",
+        "|" + " --- |" * 9,
     ]
     for row in rows:
         criterion, single = row.separation.criterion, row.best_single
         difference = criterion[row.combination] - criterion[single]
         lines.append(
             f"| {row.bundle} | {_share(row.accuracy)} | {_share(row.flagged)} | "
-            f"{' + '.join(row.combination)} | {_parts(row, row.combination)} | {single[0]} | "
-            f"{_parts(row, single)} | {difference:+.4f} |"
+            f"{_range(row.expected)} | {' + '.join(row.combination)} | "
+            f"{_parts(row, row.combination)} | {single[0]} | {_parts(row, single)} | "
+            f"{difference:+.4f} |"
         )
     lines += ["", f"| bundle | {' | '.join(CAUGHT)} |", "|" + " --- |" * (1 + len(CAUGHT))]
     for row in rows:
@@ -112,3 +116,7 @@ def _share(share: Share | None) -> str:
     if share is None:
         return "–"
     return f"{100 * share.value:.1f} % ({100 * share.low:.1f} to {100 * share.high:.1f})"
+
+
+def _range(found: Range | None) -> str:
+    return "–" if found is None else f"{100 * found.low:.1f} to {100 * found.high:.1f} %"

@@ -54,7 +54,7 @@ class DetectorBody(Body):
 
 
 class ShareBody(Body):
-    """Shares of the last 36 hours, compared every hour."""
+    """Shares of the last 20 and 36 hours, compared every hour."""
 
     alarm: bool
     evidence: float = Field(description="the alarm starts at 1")

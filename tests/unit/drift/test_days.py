@@ -1,4 +1,4 @@
-"""The shares of 36 hours: single classes are noticed, rhythms are learned, incidents are not."""
+"""Shares of the last hours: single classes are noticed, rhythms are learned, incidents are not."""
 
 from __future__ import annotations
 
@@ -7,13 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from tidegate.service.drift.days import (
-    LEARNED_DAYS,
-    MAX_SWING,
-    Baseline,
-    Days,
-    share_evidence,
-)
+from tidegate.service.drift.days import LEARNED_DAYS, MAX_SWING, Days
+from tidegate.service.drift.share_evidence import Baseline, share_evidence
 
 NEEDED = 15.0
 MONDAY = 491_000 // 24 * 24  # an hour since 1970 at which a day begins
@@ -61,17 +56,22 @@ def test_one_of_a_thousand_classes_that_triples_is_noticed_within_20_000_images(
         known = fed(21, shares, seed=seed)
         for hour in range(33):  # 19,800 images
             feed(known, rng, tripled, 600, MONDAY + 21 * 24 + hour)
-            found = known.compare(
-                MONDAY + 21 * 24 + hour + 1,
-                known.baseline(),
-                1.0,
-                NEEDED,
-                NEEDED,
-                alarmed=False,
-            )
-            if len(found.moved):
-                assert found.moved.tolist() == [7]
-                assert found.since >= 3600 * (MONDAY + 20 * 24)
+            found = [
+                known.compare(
+                    MONDAY + 21 * 24 + hour + 1,
+                    window_h,
+                    known.baseline(),
+                    1.0,
+                    NEEDED,
+                    NEEDED,
+                    alarmed=False,
+                )
+                for window_h in (36, 20)
+            ]
+            moved = [one for one in found if len(one.moved)]
+            if moved:
+                assert moved[0].moved.tolist() == [7]
+                assert moved[0].since >= 3600 * (MONDAY + 20 * 24)
                 noticed += 1
                 break
 
@@ -87,7 +87,7 @@ def test_a_class_that_vanishes_is_noticed_only_if_shrinking_counts() -> None:
 
     found = [
         known.compare(
-            MONDAY + 276, known.baseline(), 1.0, NEEDED, fewer, alarmed=False
+            MONDAY + 276, 36, known.baseline(), 1.0, NEEDED, fewer, alarmed=False
         ).moved.tolist()
         for fewer in (NEEDED, np.inf)
     ]
@@ -97,12 +97,14 @@ def test_a_class_that_vanishes_is_noticed_only_if_shrinking_counts() -> None:
 
 @pytest.mark.parametrize("swing", [0.0, 0.2, 0.5])
 @pytest.mark.parametrize("classes", [10, 300])
-def test_a_daily_rhythm_is_no_change(classes: int, swing: float) -> None:
+@pytest.mark.parametrize("window_h", [20, 36])
+def test_a_daily_rhythm_is_no_change(window_h: int, classes: int, swing: float) -> None:
     known = fed(14, np.full(classes, 1 / classes), swing=swing)
 
     for hour in range(24):
         found = known.compare(
             MONDAY + 14 * 24 - hour,
+            window_h,
             known.baseline(),
             1.0,
             NEEDED,
@@ -153,10 +155,11 @@ def test_hours_with_an_alarm_are_not_learned_and_neither_are_later_than_28_days(
 def test_hours_without_traffic_leave_the_window() -> None:
     known = fed(2, np.full(4, 0.25))
 
-    assert known.window_images(MONDAY + 48) == 36 * 600
-    assert known.window_images(MONDAY + 48 + 30) == 6 * 600
+    assert known.window_images(MONDAY + 48, 36) == 36 * 600
+    assert known.window_images(MONDAY + 48, 20) == 20 * 600
+    assert known.window_images(MONDAY + 48 + 30, 36) == 6 * 600
     known.add(np.array([1, 0, 0, 0]), 1, MONDAY + 500, clean=True)
-    assert known.window_images(MONDAY + 501) == 1
+    assert known.window_images(MONDAY + 501, 36) == 1
 
 
 @pytest.mark.parametrize("other", [0, 1, 5, 100, 3000])

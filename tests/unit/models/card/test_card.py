@@ -18,6 +18,7 @@ from tidegate.models.card.markdown import measured, number, percent
 from tidegate.models.card.plots import plots
 from tidegate.models.card.preprocessing import describe
 from tidegate.models.evaluation.evaluate import Scored, evaluate
+from tidegate.models.evaluation.expected_share import ExpectedShares, Range
 from tidegate.models.evaluation.intervals import wilson_share
 from tidegate.models.evaluation.score_histograms import TEST, score_histograms
 from tidegate.service.bundle import manifest as m
@@ -120,6 +121,7 @@ def card_data(classes: int = 6) -> CardData:
         evaluation=evaluate(
             test, ood, classes=classes, temperature=0.7, alpha_reject=0.01, alpha_review=0.05
         ),
+        expected=ExpectedShares(Range(0.0, 0.03), Range(0.01, 0.08), Range(0.02, 0.1)),
         coverage=Coverage(kinds=(PAGES,), groups={"documents": PAGES}, synthetic=PAGES),
         score_histograms=score_histograms(test, ood),
     )
@@ -243,13 +245,22 @@ def test_classes_without_a_threshold_of_their_own_are_named_with_what_they_lack(
 
 
 @pytest.mark.parametrize(
-    ("alpha", "says"),
-    [(1e-5, "**above alpha_reject"), (0.01, "is in that interval"), (0.9, "below alpha_reject")],
+    ("low", "high", "says"),
+    [
+        (0.0, 0.001, "**More are rejected than that**"),
+        (0.0, 0.9, "0.00 to 90.00 % are rejected"),
+        (0.8, 0.9, "Fewer are rejected than that"),
+    ],
 )
-def test_the_measured_false_rejection_is_compared_with_its_alpha(alpha: float, says: str) -> None:
-    gate = card_data().gate.model_copy(update={"alpha_reject": alpha})
+def test_the_measured_false_rejection_is_compared_with_what_chance_explains(
+    low: float, high: float, says: str
+) -> None:
+    expected = replace(card_data().expected, rejected=Range(low, high))
 
-    assert says in section(model_card(replace(card_data(), gate=gate)), "Gate")
+    text = section(model_card(replace(card_data(), expected=expected)), "Gate")
+
+    assert says in text
+    assert text.count("than that") == (high < 0.01) + (low > 0.01)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def test_the_difference_is_to_the_best_single_score_over_both_kinds_of_images() 
         removed_classes={("energy",): 0.9, ("drawn",): 0.5, both: 0.89},
     )
 
-    text = tables([Row("x", None, None, both, found, {})])
+    text = tables([Row("x", None, None, None, both, found, {})])
 
     assert re.search(
         r"\| energy \+ drawn \| 0\.9200 .* \| energy \| 0\.8500 .* \| \+0\.0700 \|", text
