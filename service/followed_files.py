@@ -46,6 +46,11 @@ class FollowedFiles:
         load()
         on_refused(False)
 
+    @property
+    def known(self) -> bytes:
+        """Return what identifies the content that was loaded, or refused, last."""
+        return self._known
+
     def poll(self) -> None:
         """Load the files if they have changed. What was loaded before stays if that fails."""
         try:

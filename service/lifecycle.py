@@ -106,21 +106,21 @@ class Service:
             )
         self.answers = RecentAnswers(self._images)
         self._on_catalog: Callable[[Scheduler, Catalog], object] = lambda *_: None
-        self._on_polled: Callable[[], object] = bool
+        self._on_files: Callable[[], object] = bool
         self._unready: Callable[[], str] = str
 
     def tell(
         self,
         on_catalog: Callable[[Scheduler, Catalog], object],
-        on_polled: Callable[[], object],
+        on_files: Callable[[], object],
         unready: Callable[[], str],
     ) -> None:
-        """Call `on_catalog` whenever what is served changes, and `on_polled` after each look at
-        the files that are followed.
+        """Call `on_catalog` whenever what is served changes.
 
+        `on_files` is called once a file that is followed was loaded again, or refused.
         `unready` returns a further reason not to receive traffic, or "".
         """
-        self._on_catalog, self._on_polled, self._unready = on_catalog, on_polled, unready
+        self._on_catalog, self._on_files, self._unready = on_catalog, on_files, unready
 
     async def start(self) -> None:
         """Warm up the default model, load the other versions, and become ready.
@@ -285,9 +285,11 @@ class Service:
         await reloader.tidy()
 
     async def _follow_files(self) -> None:
+        before = [files.known for files in self._followed]
         for files in self._followed:
             await asyncio.to_thread(files.poll)
-        self._on_polled()
+        if before != [files.known for files in self._followed]:
+            self._on_files()
 
     async def _judge(self, steps: Steps) -> None:
         """Apart from `_follow`, so that a canary is ended while another version is loading."""

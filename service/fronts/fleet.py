@@ -137,11 +137,11 @@ class Fleet:
             return ""
         return f"Only {up} of {self.count} front ends run."
 
-    def poll_files(self) -> None:
-        """Let the front ends look at the files that this process has just looked at."""
+    def load_files(self) -> None:
+        """Let the front ends load the files that this process has just loaded, or refused."""
         for worker in self._workers.values():
             if worker.is_up:
-                worker.poll_files()
+                worker.load_files()
 
     def begin_drain(self) -> None:
         """Let each response close its connection."""

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, cast
 
-from tidegate.service import logs, security
+from tidegate.service import followed_files, logs, security
 from tidegate.service.api.server import config_of
 from tidegate.service.batching.board import BoardView
 from tidegate.service.batching.decoders import Decoders
@@ -80,7 +80,7 @@ class FrontEnd:
             "catalog": self._follow_catalog,
             "change": self._change_lanes,
             "draining": self._drain,
-            "poll": self._poll_files,
+            "files": self._load_files,
             "count": self._count,
             "stop": self._stop,
         }
@@ -138,6 +138,8 @@ class FrontEnd:
         bound_pillow(settings.max_image_pixels)
         self._metrics = Metrics(version())
         lines.share()
+        # What is loaded again, or refused, is logged by the process that looks at it first.
+        logging.getLogger(followed_files.__name__).setLevel(logging.CRITICAL)
         lines.report_drops_to(self._metrics.log_lines_dropped.inc)
         table = SharedTable(hello.shared, hello.front_ends + 1, hello.index)
         self._guard = security.build(settings, self._metrics, hello.admin_port, table)
@@ -230,10 +232,15 @@ class FrontEnd:
     def _drain(self, _: dict[str, Any], __: bytes) -> None:
         self._server.begin_drain()
 
-    def _poll_files(self, _: dict[str, Any], __: bytes) -> None:
-        """Look at the files after the other process has: it reports whether they are refused."""
-        for files in self._guard.followed:
-            self._loop.run_in_executor(None, files.poll)
+    def _load_files(self, _: dict[str, Any], __: bytes) -> None:
+        """Load files after the other process has, which waits until their content is settled."""
+
+        def load() -> None:
+            for files in self._guard.followed:
+                files.poll()
+                files.poll()  # a change counts once it is the same in two polls
+
+        self._loop.run_in_executor(None, load)
 
     def _count(self, fields: dict[str, Any], _: bytes) -> None:
         if self._reports is None:

@@ -153,9 +153,9 @@ class Worker:
         """Ask for what was counted; `answered_count` becomes the number of the question."""
         self._channel.send("count", asked=question)
 
-    def poll_files(self) -> None:
-        """Let it look at the files of keys and certificates."""
-        self._channel.send("poll")
+    def load_files(self) -> None:
+        """Let it load the files of keys and certificates if they have changed."""
+        self._channel.send("files")
 
     def drain(self) -> None:
         """Let each response close its connection."""
