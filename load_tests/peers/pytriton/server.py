@@ -18,7 +18,7 @@ from PIL import UnidentifiedImageError
 from pytriton.decorators import batch
 from pytriton.exceptions import PyTritonRuntimeError
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
-from pytriton.triton import Triton, TritonConfig
+from pytriton.triton import Triton, TritonConfig, TritonSecurityConfig
 
 from load_tests.peers.plain_classifier import Classifier
 
@@ -49,7 +49,11 @@ if __name__ == "__main__":
         allow_grpc=False,
         allow_metrics=False,
     )
-    with Triton(config=config) as triton:
+    # perf_analyzer reads the statistics, which otherwise need a token.
+    security = TritonSecurityConfig(
+        restricted_endpoints=["shared-memory", "model-repository", "trace", "logging"]
+    )
+    with Triton(config=config, security_config=security) as triton:
         triton.bind(
             model_name="classifier",
             infer_func=[instance(Path(os.environ["MODEL_DIR"])) for _ in range(2)],
