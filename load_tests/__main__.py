@@ -23,6 +23,7 @@ COMMANDS = {
     "reload": ("reload", "change the served version under load, again and again"),
     "shadow": ("shadow", "the effect of a shadow on live traffic"),
     "overhead": ("overhead", "what scrapes, traces, keys, v2 or a change of the code cost"),
+    "fronts": ("fronts", "what front ends bring, with a fake engine that takes no CPU"),
     "bad-input": ("bad_input", "behaviour of servers on broken, huge and empty uploads"),
 }
 

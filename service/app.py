@@ -6,59 +6,37 @@ import asyncio
 import contextlib
 import faulthandler
 import gc
-import importlib.metadata
 import logging
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
-import uvicorn
-from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from tidegate.service import addresses, logs, memory, platforms, security, unix_socket
-from tidegate.service.api import problems
-from tidegate.service.api.access_log import AccessLog
-from tidegate.service.api.classify_handler import ClassifyHandler
-from tidegate.service.api.context import ContextMiddleware
-from tidegate.service.api.cors import allow_origins
 from tidegate.service.api.crowd import Connections
-from tidegate.service.api.dialects import catalogue
-from tidegate.service.api.dialects.base import Dialects, Parts
-from tidegate.service.api.dialects.v2.rpc.start import rpc_dialect, start_rpc
-from tidegate.service.api.guard import Guard
-from tidegate.service.api.html_headers import HtmlHeaders
-from tidegate.service.api.intake import Intake
-from tidegate.service.api.methods import Methods
-from tidegate.service.api.openapi_access import describe_access
-from tidegate.service.api.root_path import RootPath
-from tidegate.service.api.routes import (
-    admin,
-    calibration,
-    classify,
-    feedback,
-    inspection,
-    operations,
-    page,
-    reference,
-)
-from tidegate.service.api.routes import metrics as metrics_route
-from tidegate.service.api.server import Server
-from tidegate.service.api.uploads import ByteBudget
+from tidegate.service.api.dialects.v2.rpc.start import start_rpc
+from tidegate.service.api.limits import QuotaTable
+from tidegate.service.api.server import Server, config_of, whole_seconds
 from tidegate.service.api.wire import Wire
 from tidegate.service.cpu import usable_cores
-from tidegate.service.descriptors import ConnectionLimits
+from tidegate.service.descriptors import ConnectionLimits, use_all_descriptors
 from tidegate.service.drift import state
 from tidegate.service.errors import SettingsInvalid, StartupError
+from tidegate.service.fronts.fleet import Fleet
+from tidegate.service.fronts.shared import SharedTable
+from tidegate.service.fronts.shares import front_ends_for
 from tidegate.service.imaging.decode import bound_pillow
 from tidegate.service.lifecycle import Service
 from tidegate.service.metrics import Metrics
+from tidegate.service.road import Road, make_wire, version
 from tidegate.service.settings import Settings
 from tidegate.service.tracing.request import Tracer
 from tidegate.service.tracing.start import Tracing, start_tracing
@@ -66,14 +44,8 @@ from tidegate.service.tracing.start import Tracing, start_tracing
 log = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_REFUSED, EXIT_FAILED = 0, 1, 70
-_BODY_STALL_S = 30  # added to the upload timeout, so that its 408 comes first
 _FLUSH_TRACES_S = 5.0
 _EXECUTOR_EXTRA = 4  # as in asyncio's default executor, which counts the cores of the host
-
-
-def version() -> str:
-    """Return the installed version of Tidegate."""
-    return importlib.metadata.version("tidegate")
 
 
 def build(
@@ -82,78 +54,26 @@ def build(
     metrics: Metrics | None = None,
     tracer: Tracer | None = None,
     admin_port: int | None = None,
+    quotas: QuotaTable | None = None,
+    before_scrape: Callable[[], Awaitable[None]] | None = None,
 ) -> tuple[ASGIApp, Service, Wire]:
     """Create the service's objects without starting them.
 
     If `lines` is given, the log lines that it drops are counted in the metrics. `admin_port` is
-    the one that is listened on. Raises SettingsInvalid if a file cannot be used.
+    the one that is listened on. `quotas` are shared with front ends, and `before_scrape` gathers
+    what they have counted. Raises SettingsInvalid if a file cannot be used.
     """
     metrics = metrics or Metrics(version())
     if lines is not None:
         lines.report_drops_to(metrics.log_lines_dropped.inc)
-    guard = security.build(settings, metrics, admin_port)
+    guard = security.build(settings, metrics, admin_port, quotas)
     service = Service(settings.service_config(), metrics, guard.clients.weight_of, guard.followed)
-    app = FastAPI(
-        title="Tidegate",
-        version=version(),
-        summary="Image classification that rejects out-of-distribution images.",
-        redirect_slashes=False,  # one path per route, so that proxy rules match it
-        openapi_url=None,  # routes/reference.py, because the framework's pages need other hosts
-    )
-    limits = settings.http_limits()
-    budget = ByteBudget(
-        limits.max_inflight_bytes,
-        limits.max_upload_bytes,
-        lambda: metrics.shed("upload-bytes"),
-        weight_of=guard.clients.weight_of,
-    )
-    intake = Intake(service, limits, budget, metrics, guard.quota, guard.audit)
-    handler = ClassifyHandler(intake, settings.ood_action)
-    parts = Parts(intake, settings.ood_action, version(), settings.platform_facts())
-    dialects = catalogue.build(settings.dialect_names(), parts)
-    if settings.grpc_port is not None:
-        dialects.append(rpc_dialect(parts))
-    app.include_router(classify.router(handler))
-    app.include_router(inspection.router(intake, settings.ood_action))
-    for dialect in dialects:
-        app.include_router(dialect.router)
-        metrics.serve_routes(dialect.routes, dialect.classifying)
-    app.include_router(feedback.router(service, limits, budget, guard.audit))
-    app.include_router(operations.models(service))
-    app.include_router(calibration.router(service))
-    app.include_router(page.router(with_page=settings.page == "on"))
-    app.include_router(admin.router(service))
-    app.include_router(operations.probes(service))
-    app.include_router(metrics_route.router(metrics))
-    app.include_router(reference.router(app, settings.root_path))
-    if settings.keys is not None:
-        describe_access(app)
-    problems.install(app)
-    spoken = Dialects(HtmlHeaders(Methods(app)), dialects)
-    guarded = Guard(spoken, guard.access, metrics.routes, spoken.error_form_of)
-    fast: ASGIApp = classify.FastPath(guarded, handler, guard.access)
-    if origins := settings.origins():
-        fast = allow_origins(fast, origins)
-    wire = Wire(
-        on_refused=lambda route, status: metrics.request(route, status, 0.0),
-        on_shed=lambda: metrics.shed("client-connections"),
-        keep_alive_s=settings.keep_alive_s,
-        body_stall_s=settings.upload_timeout_s + _BODY_STALL_S,
-        connections=_connections(_connection_limits(settings)),
-        proxies=guard.proxies,
-        tls=guard.tls,
-    )
-    access_log = AccessLog(settings.log_share, metrics.log_lines_left_out.inc)
-    road: ASGIApp = ContextMiddleware(
-        fast, metrics, problems.response_to_unexpected_error, access_log, tracer
-    )
-    if settings.root_path:
-        road = RootPath(road, settings.root_path)
-    return road, service, wire
-
-
-def _connections(limits: ConnectionLimits) -> Connections:
-    return Connections(limits.per_client, limits.in_all)
+    road = Road(settings, service, metrics, guard)
+    road.add_others(before_scrape)
+    limits = _connection_limits(settings)
+    connections = Connections(limits.per_client, limits.in_all)
+    wire = make_wire(settings, metrics, guard, connections)
+    return road.finish(tracer), service, wire
 
 
 def _connection_limits(settings: Settings) -> ConnectionLimits:
@@ -230,20 +150,17 @@ async def _serve(
     metrics = Metrics(version())
     tracing = start_tracing(os.environ, version(), metrics.traced)
     admin_port = admin_listeners[0].getsockname()[1] if admin_listeners else None
-    app, service, wire = build(settings, lines, metrics, tracing, admin_port)
-    server = Server(
-        uvicorn.Config(
-            app,
-            ws="none",
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            proxy_headers=False,  # otherwise a client could claim any address
-            server_header=False,
-            timeout_graceful_shutdown=_whole_seconds(settings.drain_timeout_s),
-        ),
-        wire,
+    fleet = _fleet(settings, listeners, admin_port, metrics)
+    app, service, wire = build(
+        settings,
+        lines,
+        metrics,
+        tracing,
+        admin_port,
+        None if fleet is None else fleet.shared,
+        None if fleet is None else fleet.count_all,
     )
+    server = Server(config_of(app, settings.drain_timeout_s), wire)
     asyncio.get_running_loop().set_default_executor(
         ThreadPoolExecutor(usable_cores() + _EXECUTOR_EXTRA, "executor")
     )
@@ -258,22 +175,50 @@ async def _serve(
         wire,
         _connection_limits(settings).rpc,
     )
-    serving = asyncio.create_task(server.serve([*listeners, *admin_listeners]))
+    if fleet is not None:
+        lines.share()
+        service.tell(fleet.follow, fleet.poll_files, lambda: fleet.unready_reason)
+        await fleet.start(service, app, wire)
+    own = admin_listeners if fleet is not None else [*listeners, *admin_listeners]
+    serving = asyncio.create_task(server.serve(own))
     serving.add_done_callback(partial(_report_death, server, service))
     for listener in listeners:
         log.info("listening on %s", addresses.url_of(listener, wire.tls is not None))
     for listener in admin_listeners:
         log.info("operators' routes are on %s", addresses.url_of(listener, wire.tls is not None))
     security.warn_if_exposed(settings, listeners)
-    code = await _live(service, signals, settings.drain_delay_s, server.begin_drain)
+
+    def begin_drain() -> None:
+        server.begin_drain()
+        if fleet is not None:
+            fleet.begin_drain()
+
+    code = await _live(service, signals, settings.drain_delay_s, begin_drain)
     server.should_exit = True
     if code != EXIT_FAILED:
         deadline = time.monotonic() + settings.drain_timeout_s
-        stopping = asyncio.gather(serving, stop_rpc(settings.drain_timeout_s))
+        ending: list[Awaitable[None]] = [serving, stop_rpc(settings.drain_timeout_s)]
+        if fleet is not None:
+            ending.append(fleet.stop(settings.drain_timeout_s))
+        stopping = asyncio.gather(*ending)
         code = await _finish(service, stopping, settings.drain_timeout_s) or code
         await _flush(tracing, deadline)
     log.info("stopped")
     return code
+
+
+def _fleet(
+    settings: Settings, listeners: list[socket.socket], admin_port: int | None, metrics: Metrics
+) -> Fleet | None:
+    """Return the front ends, which are not started; None if this process answers by itself."""
+    has_gpu = settings.engine != "onnx-cpu" and any(Path("/dev").glob("nvidia[0-9]*"))
+    count = front_ends_for(settings.front_ends, usable_cores(), has_gpu=has_gpu)
+    if not count:
+        return None
+    if sys.platform != "linux":
+        raise SettingsInvalid("TIDEGATE_FRONT_ENDS needs Linux: set it to -1.")
+    use_all_descriptors()
+    return Fleet(settings, count, listeners, admin_port, metrics, SharedTable.create(count + 1))
 
 
 def _report_death(server: Server, service: Service, serving: asyncio.Task[None]) -> None:
@@ -330,17 +275,12 @@ async def _finish(service: Service, serving: asyncio.Future[Any], timeout_s: flo
     deadline = time.monotonic() + timeout_s
     failed = asyncio.create_task(service.failed.wait())
     # uvicorn cancels the remaining requests at the deadline; they get one second to respond.
-    left_s = _whole_seconds(timeout_s) + 1
+    left_s = whole_seconds(timeout_s) + 1
     await asyncio.wait({serving, failed}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
     if failed.done():
         return EXIT_FAILED
     ended = await service.close(max(1.0, deadline - time.monotonic()))
     return EXIT_OK if ended else EXIT_FAILED
-
-
-def _whole_seconds(timeout_s: float) -> int:
-    """Return the duration that uvicorn waits for, which it takes in whole seconds."""
-    return max(1, round(timeout_s))
 
 
 async def _flush(tracing: Tracing | None, deadline: float) -> None:

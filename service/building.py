@@ -12,6 +12,7 @@ from tidegate.service.bundle_reference import served_model
 from tidegate.service.drift.monitor import Monitor
 from tidegate.service.drift_watch import DriftWatch
 from tidegate.service.metrics import Metrics, ModelMetrics
+from tidegate.service.observing import VersionObserver
 from tidegate.service.pipeline import Pipeline
 from tidegate.service.served import Served
 from tidegate.service.startup import Workers
@@ -33,17 +34,18 @@ class Builder:
         model_metrics = await asyncio.to_thread(self._model_metrics, bundle, lane)
         watch = DriftWatch(monitor, model_metrics.drift, bundle.labels, bundle.digest, drift_state)
         await asyncio.to_thread(watch.restore)
+        scores = tuple(bundle.gate.folds_a)
+        observer = VersionObserver(lane.statistics, model_metrics, monitor, scores)
         pipeline = Pipeline(
             bundle,
             lane,
             self.workers.scheduler,
+            observer,
             self.metrics,
-            model_metrics,
-            monitor,
             self.max_image_pixels,
             self.workers.pool,
         )
-        return Served(bundle, lane, pipeline, monitor, model_metrics, watch)
+        return Served(bundle, lane, pipeline, observer, monitor, model_metrics, watch)
 
     def _model_metrics(self, bundle: Bundle, lane: Lane) -> ModelMetrics:
         """Takes a tenth of a second with 1,000 classes."""

@@ -7,24 +7,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 from tidegate.service.errors import NotFound
+from tidegate.service.observing import Tag
 from tidegate.service.pipeline import Classification, Upload
 from tidegate.service.progress import Progress
 from tidegate.service.rollouts import Rollout
-from tidegate.service.served import Served
+from tidegate.service.served import Served, Version
 from tidegate.service.serving.plan import ModelPlan
 
 STABLE = "stable"
 _SHOWN = 100  # characters of a name that a client sent
 
 
+V = TypeVar("V", bound=Version, contravariant=True)
+
+
+class Trying(Protocol[V]):
+    """A rollout, for an image that it has chosen the version of."""
+
+    async def classify(
+        self, served: V, upload: Upload, request_id: str, key: str
+    ) -> Classification:
+        """Classify the image with that version, and observe the answer."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """The version that answers a request, and what observes the answer."""
 
-    served: Served
-    rollout: Rollout | None = None  # None without one, or if the client chose the version
+    served: Version
+    rollout: Trying[Any] | None = None  # None without one, or if the client chose the version
     key: str = ""  # by which the version was chosen; "" if no other image was chosen by the same
     progress: list[Progress] = field(default_factory=list)  # of the request's images, in order
 
@@ -32,7 +47,7 @@ class Choice:
         """Classify an image; see `Pipeline.classify`."""
         self.progress.append(upload.progress)
         if self.rollout is None:
-            return await self.served.pipeline.classify(upload)
+            return await self.served.pipeline.classify(upload, Tag(request_id))
         return await self.rollout.classify(self.served, upload, request_id, self.key)
 
 

@@ -36,3 +36,12 @@ class ConnectionLimits:
             max(1, round(descriptors * (_IN_ALL - rpc))),
             max(1, round(descriptors * rpc)),
         )
+
+
+def use_all_descriptors() -> None:
+    """Raise the soft limit on descriptors to the hard one, for this process and its children."""
+    import resource  # noqa: PLC0415 - not on Windows
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
 
 from tidegate.service.batching.client_shares import equal_weight
+from tidegate.service.batching.scheduler import Scheduler
 from tidegate.service.building import Builder
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.catalog import Catalog, Choice
@@ -22,11 +23,13 @@ from tidegate.service.followed_files import FollowedFiles
 from tidegate.service.loading import Loader
 from tidegate.service.metrics import Metrics
 from tidegate.service.nvml import watch_gpus
+from tidegate.service.observing import Observation
 from tidegate.service.pipeline import Classification
 from tidegate.service.reload import Reloaded, Reloader
 from tidegate.service.review.answered import Answered
 from tidegate.service.review.image_store import ImageStore, ReviewConfig
 from tidegate.service.review.recent_answers import RecentAnswers
+from tidegate.service.served import Served
 from tidegate.service.startup import (
     ServingConfig,
     Workers,
@@ -102,6 +105,22 @@ class Service:
                 config.review, metrics.reviewed, on_death=self.fail_from_thread
             )
         self.answers = RecentAnswers(self._images)
+        self._on_catalog: Callable[[Scheduler, Catalog], object] = lambda *_: None
+        self._on_polled: Callable[[], object] = bool
+        self._unready: Callable[[], str] = str
+
+    def tell(
+        self,
+        on_catalog: Callable[[Scheduler, Catalog], object],
+        on_polled: Callable[[], object],
+        unready: Callable[[], str],
+    ) -> None:
+        """Call `on_catalog` whenever what is served changes, and `on_polled` after each look at
+        the files that are followed.
+
+        `unready` returns a further reason not to receive traffic, or "".
+        """
+        self._on_catalog, self._on_polled, self._unready = on_catalog, on_polled, unready
 
     async def start(self) -> None:
         """Warm up the default model, load the other versions, and become ready.
@@ -138,9 +157,11 @@ class Service:
             most_loaded=config.max_loaded_versions,
             on_watch_end=self._on_watch_end,
             on_difference=self.answers.keep,
+            on_catalog=self._announce,
         )
         await reloader.start(first, wanted)
         self._reloader = reloader
+        self._announce()
         self._steps = Steps(config.source, reloader, self._metrics)
         for work in (
             partial(self._follow, reloader),
@@ -163,6 +184,15 @@ class Service:
                 raise Draining("The service is shutting down.")
             raise NotReady("The model is still warming up.")
         return self._reloader.catalog
+
+    def _announce(self) -> None:
+        if self._reloader is not None and self.workers is not None:
+            self._on_catalog(self.workers.scheduler, self._reloader.catalog)
+
+    def loaded(self) -> Iterator[Served]:
+        """Yield every loaded version, also those that answer no requests."""
+        if self._reloader is not None:
+            yield from self._reloader.loaded()
 
     def require_steps(self) -> Steps:
         """Return what promotes and rolls back. Raises NotReady or Draining."""
@@ -197,7 +227,7 @@ class Service:
         """Count a true class for the version that answered, and for the judge of a canary."""
         if self._reloader is None:
             return
-        for served in self._reloader.loaded():
+        for served in self.loaded():
             if served.bundle.digest == answered.digest:
                 served.metrics.feedback(answered.probability, correct=correct)
         model = self._reloader.catalog.models.get(answered.model)
@@ -257,6 +287,7 @@ class Service:
     async def _follow_files(self) -> None:
         for files in self._followed:
             await asyncio.to_thread(files.poll)
+        self._on_polled()
 
     async def _judge(self, steps: Steps) -> None:
         """Apart from `_follow`, so that a canary is ended while another version is loading."""
@@ -273,19 +304,31 @@ class Service:
         self, request_id: str, image: bytes, result: Classification, bundle: Bundle
     ) -> None:
         """Keep an answer for feedback, and its image if it is selected for review."""
-        manifest, top = bundle.manifest, result.predictions[0]
+        self.remember_observed(request_id, image, result.observation, bundle)
+
+    def remember_observed(
+        self,
+        request_id: str,
+        image: bytes,
+        seen: Observation,
+        bundle: Bundle,
+        *,
+        is_wanted: bool = False,
+    ) -> None:
+        """Do the same for what was observed; with `is_wanted` the image was selected before."""
+        manifest = bundle.manifest
         answered = Answered(
             request_id=request_id,
-            decision=result.verdict.decision,
-            class_id=top.class_id,
-            label=top.label,
-            probability=top.probability,
-            p_value=result.verdict.p_value,
+            decision=seen.decision,
+            class_id=seen.class_id,
+            label=bundle.labels[seen.class_id],
+            probability=seen.probability,
+            p_value=seen.p_value,
             model=manifest.name,
             version=manifest.version,
             digest=bundle.digest,
         )
-        self.answers.remember(image, answered, manifest.task.classes)
+        self.answers.remember(image, answered, manifest.task.classes, is_wanted=is_wanted)
 
     @property
     def unready_reason(self) -> str:
@@ -294,7 +337,7 @@ class Service:
             return ""
         models = self._reloader.catalog.models.values()
         failures = [one.watch.failure for model in models for one in model.versions.values()]
-        return next(filter(None, failures), "")
+        return next(filter(None, failures), "") or self._unready()
 
     def begin_drain(self) -> None:
         """Report not ready, and keep serving while traffic moves to other replicas."""

@@ -14,7 +14,7 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,13 +31,17 @@ _GATHER_S = 0.1  # every wake-up takes the interpreter lock from other threads
 _RESTART_S = 0.1
 _POLL_S = 1.0
 _CHUNK_BYTES = 1 << 16
+_ATOMIC_BYTES = 4096  # written to a pipe at once or not at all: PIPE_BUF of Linux
+_common: dict[str, object] = {}  # fields of every line of this process
 _SEVERAL_WORDS = re.compile(r'[\s"=]')
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     fields: dict[str, Any] = getattr(record, "fields", {})
     request_id = getattr(record, "request_id", None)
-    return {"request_id": request_id, **fields} if request_id else fields
+    if request_id:
+        fields = {"request_id": request_id, **fields}
+    return {**_common, **fields} if _common else fields
 
 
 def _exception(record: logging.LogRecord) -> str:
@@ -104,6 +108,7 @@ class LineQueue:
         self._writing = False
         self._fails = False  # the last write failed
         self._torn = False  # the last write ended in the middle of a line
+        self._is_shared = False  # other processes write to the descriptor
         self._start()
 
     @property
@@ -180,12 +185,22 @@ class LineQueue:
         ends = itertools.accumulate(map(len, lines))
         self.drop(len(lines) - sum(end <= done for end in ends))
 
+    def share(self) -> None:
+        """Write whole lines at a time, because other processes write to the same pipe."""
+        self._is_shared = True
+
+    def _end_of_write(self, data: bytes, start: int) -> int:
+        if not self._is_shared:
+            return start + _CHUNK_BYTES
+        end = data.rfind(b"\n", start, start + _ATOMIC_BYTES) + 1  # of the lines that fit
+        return end or data.find(b"\n", start) + 1 or len(data)
+
     def _write_some(self, data: bytes) -> int:
         """Write until all is written or a write fails; return the number of bytes written."""
         view, done = memoryview(data), 0
         while done < len(data):
             try:
-                done += os.write(self._descriptor, view[done : done + _CHUNK_BYTES])
+                done += os.write(self._descriptor, view[done : self._end_of_write(data, done)])
             except BlockingIOError:  # another process made the pipe non-blocking
                 select.select([], [self._descriptor], [], _POLL_S)
             except OSError:  # the pipe or descriptor is closed, or the disk is full
@@ -228,11 +243,13 @@ class QueuedHandler(logging.Handler):
         return self._line(made)
 
 
-def configure(level: str, style: str) -> LineQueue:
+def configure(level: str, style: str, fields: Mapping[str, object] | None = None) -> LineQueue:
     """Send all logging to stderr; `style` is json, text, or auto (text on a terminal).
 
-    Returns the queue of log lines.
+    Every line has these further `fields`. Returns the queue of log lines.
     """
+    _common.clear()
+    _common.update(fields or {})
     descriptor = _stderr()
     as_text = style == "text" or (style == "auto" and os.isatty(descriptor))
     handler = QueuedHandler(TextFormatter() if as_text else JsonFormatter(), descriptor)

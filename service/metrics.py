@@ -135,6 +135,7 @@ COUNTERS = {
         "Successful requests that were not logged, because of TIDEGATE_LOG_SHARE.",
         (),
     ),
+    "front_ends_replaced": ("Front-end processes that ended and were replaced.", ()),
     "traces": ("Traced requests, by what became of their spans.", ("outcome",)),
     "predictions": ("Images not rejected, by predicted class id.", (*MODEL, "class")),
     "ood_decisions": ("Decisions of the gate.", (*MODEL, "decision")),
@@ -179,6 +180,7 @@ HISTOGRAMS = {
 GAUGES = {
     "queue_depth": ("Images admitted and waiting for the engine.", ()),
     "inflight_requests": ("Requests in progress.", ()),
+    "front_ends": ("Front-end processes that run; 0 if one process does everything.", ()),
     "configuration_refused": (
         "1 while the content of a file on disk is not usable and what was loaded before it is "
         "still in use: the API keys, or the TLS certificate.",
@@ -278,9 +280,8 @@ class Metrics:
         # A creation time per class would double the series.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client has no types
         self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
-        GCCollector(registry=self.registry)
+        for collect in (ProcessCollector, PlatformCollector, GCCollector):
+            collect(registry=self.registry)
         declared = _Declared(self.registry)
         self._requests = declared.counter("requests")
         self._client_requests = declared.counter("client_requests")
@@ -289,18 +290,24 @@ class Metrics:
         self._duration = declared.histogram("request_duration_seconds")
         self._durations: dict[str, Histogram] = {}  # by route
         self.serve_routes(ROUTES, CLASSIFY_ROUTES)
-        self.stages = _children(declared.histogram("stage_duration_seconds"), STAGES)
+        self._stages = declared.histogram("stage_duration_seconds")
+        self.stages = _children(self._stages, STAGES)
         self.batch_size = declared.histogram("batch_size")
         self._parts = _children(declared.histogram("batch_duration_seconds"), BATCH_PARTS)
         self.queue_depth = declared.gauge("queue_depth")
         self.inflight = declared.gauge("inflight_requests")
-        self._shed = _children(declared.counter("shed"), SHED_REASONS)
+        self._front_ends = declared.gauge("front_ends")
+        self.front_ends_replaced = declared.counter("front_ends_replaced")
+        self._shed_images = declared.counter("shed")
+        self._shed = _children(self._shed_images, SHED_REASONS)
         self.slot_busy = declared.counter("slot_busy_seconds")
-        self._review = _children(declared.counter("review_images"), REVIEW_OUTCOMES)
+        self._review_images = declared.counter("review_images")
+        self._review = _children(self._review_images, REVIEW_OUTCOMES)
         self.log_lines_dropped = declared.counter("log_lines_dropped")
         self.audit_lines_dropped = declared.counter("audit_lines_dropped")
         self.log_lines_left_out = declared.counter("log_lines_left_out")
-        self._traces = _children(declared.counter("traces"), TRACE_OUTCOMES)
+        self._traced_requests = declared.counter("traces")
+        self._traces = _children(self._traced_requests, TRACE_OUTCOMES)
         declared.gauge("build_info").labels(version).set(1)
         self._reloads = declared.counter("reload")
         self._reloads.labels("", "refused")  # starts at 0: the serving file names no model then
@@ -415,6 +422,26 @@ class Metrics:
     def follow_queue(self, depth: Callable[[], int]) -> None:
         """Read the queue's depth at every scrape."""
         self.queue_depth.set_function(depth)
+
+    def follow_front_ends(self, running: Callable[[], int]) -> None:
+        """Read the number of front ends at every scrape."""
+        self._front_ends.set_function(running)
+
+    def shared(self) -> list[Counter | Gauge | Histogram]:
+        """Return what front ends count as well, and what is added up over all of them."""
+        return [
+            self._requests,
+            self._client_requests,
+            self._duration,
+            self._stages,
+            self.inflight,
+            self._shed_images,
+            self._review_images,
+            self.log_lines_dropped,
+            self.audit_lines_dropped,
+            self.log_lines_left_out,
+            self._traced_requests,
+        ]
 
     def render(self, *, openmetrics: bool = False) -> bytes:
         """Return the text of a scrape, in Prometheus's format or as OpenMetrics."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -20,20 +20,21 @@ from tidegate.service.batching.tickets import Answer, Ticket
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.drift.duplicates import Fingerprint, fingerprint
 from tidegate.service.drift.input_sampler import InputSampler
-from tidegate.service.drift.monitor import Monitor
 from tidegate.service.errors import DeadlineMissed, TidegateError
 from tidegate.service.imaging.decoder_pool import DecoderPool
 from tidegate.service.imaging.header import Header
 from tidegate.service.imaging.preprocess import inspect_upload, preprocess
 from tidegate.service.imaging.statistics import input_sample
 from tidegate.service.memory import TrimWhenQuiet
-from tidegate.service.metrics import Metrics, ModelMetrics
+from tidegate.service.metrics import Metrics
+from tidegate.service.observing import UNTAGGED, Observation, Observer, Tag
 from tidegate.service.ood.gates import Verdict
 from tidegate.service.progress import Progress
 from tidegate.service.types import Float32, Outputs, Pixels, Priority
 
 Probabilities = np.ndarray[tuple[int], np.dtype[np.float64]]  # [classes]
 Start = Callable[[Ticket], Awaitable[Answer]]  # hands an admitted image to the scheduler
+T = TypeVar("T")
 _DECODED = DecodeCost(decoded=True)
 
 
@@ -86,7 +87,7 @@ class Classification:
     nearest_class: int
     timing: Timing
     batch_size: int
-    fingerprint: Fingerprint
+    observation: Observation  # what an observer learned from it
     features: Float32 | None = None  # [D], if the upload asked for them
 
 
@@ -103,11 +104,11 @@ class Decided:
 # interpreter lock for longer. In seconds of the reference core; a JPEG of 25 megapixels is below.
 _LARGE_S = 0.1
 _LARGE_INTERPRETER_S = 0.03
-_SAMPLE_EVERY_S = 0.25  # a sample takes a millisecond, an answer about ten
+SAMPLE_EVERY_S = 0.25  # a sample takes a millisecond, an answer about ten
 
 
 class Submit(Protocol):
-    """Admits requests and runs the engine on their pixels."""
+    """Admits requests and runs the engine on their pixels, in this process or in another one."""
 
     def admit(
         self, lane: Lane, deadline: float, priority: Priority, cost: DecodeCost, client: str
@@ -117,7 +118,7 @@ class Submit(Protocol):
 
     def submit(self, ticket: Ticket, image: Pixels) -> Awaitable[Answer]: ...
 
-    def leave(self, ticket: Ticket) -> None: ...
+    def leave(self, ticket: Ticket) -> object: ...
 
 
 class Pipeline:
@@ -127,41 +128,47 @@ class Pipeline:
         self,
         bundle: Bundle,
         lane: Lane,
-        scheduler: Submit,
+        submit: Submit,
+        observer: Observer,
         metrics: Metrics,
-        model_metrics: ModelMetrics,
-        monitor: Monitor,
         max_image_pixels: int,
         pool: DecoderPool | None = None,
+        sample_every_s: float = SAMPLE_EVERY_S,
     ) -> None:
-        """`pool` decodes large images; without it they are decoded like the others."""
+        """`pool` decodes large images; without it they are decoded like the others.
+
+        The observer gets the input statistics of at most one image per `sample_every_s`.
+        """
         self.bundle = bundle
         self._lane = lane
-        self._scheduler = scheduler
+        self._submit = submit
+        self._observer = observer
         self._metrics = metrics
-        self._model_metrics = model_metrics
-        self._monitor = monitor
         self._max_image_pixels = max_image_pixels
         self._pool = pool
-        self._sampler = InputSampler(_SAMPLE_EVERY_S)
+        self._sampler = InputSampler(sample_every_s)
         self._trim = TrimWhenQuiet()
 
     async def classify(
-        self, upload: Upload, keep: Callable[[Pixels], None] | None = None
+        self,
+        upload: Upload,
+        tag: Tag = UNTAGGED,
+        keep: Callable[[Pixels], None] | None = None,
     ) -> Classification:
         """Classify one image by its deadline. `keep` gets its pixels, on the decoder's thread.
 
+        `tag` is for the observer.
         Raises Overloaded or Draining before any decoding, an image error, DeadlineMissed at the
         deadline, or EngineFailed. On cancellation the image leaves the queue.
         """
         try:
-            return await self._classify(upload, keep)
+            return await self._classify(upload, tag, keep)
         except TidegateError:
-            self._lane.statistics.failed.add(time.monotonic() - upload.received)
+            self._observer.failed(time.monotonic() - upload.received)
             raise
 
     async def _classify(
-        self, upload: Upload, keep: Callable[[Pixels], None] | None
+        self, upload: Upload, tag: Tag, keep: Callable[[Pixels], None] | None
     ) -> Classification:
         upload.progress.received = upload.received
         seen: list[Fingerprint] = []  # one, once the image is decoded
@@ -169,16 +176,18 @@ class Pipeline:
             cost, pixels = _DECODED, upload.pixels
 
             def start(ticket: Ticket) -> Awaitable[Answer]:
-                return self._scheduler.submit(ticket, _look(pixels, seen, keep))
+                return self._submit.submit(ticket, _look(pixels, seen, keep))
         else:
             header, cost = self._inspect(upload.image)
 
             def start(ticket: Ticket) -> Awaitable[Answer]:
                 decode = self._observed_decode(upload.image, header, cost, seen, keep)
-                return self._scheduler.run(ticket, decode)
+                return self._submit.run(ticket, decode)
 
-        predicted_s, answer = await self._run(upload, cost, start)
-        return self._respond(upload, predicted_s, answer, seen[0])
+        def respond(ticket: Ticket, answer: Answer) -> Classification:
+            return self._respond(upload, tag, ticket, answer, seen[0])
+
+        return await self._run(upload, cost, start, respond)
 
     async def look(self, upload: Upload) -> tuple[Pixels, Outputs]:
         """Return what the network sees of an image and what it computes, which nothing counts.
@@ -194,10 +203,9 @@ class Pipeline:
             seen.append(pixels)
             return pixels
 
-        _, answer = await self._run(
-            upload, cost, lambda ticket: self._scheduler.run(ticket, decode)
-        )
-        return seen[0], answer.outputs
+        start = partial(self._submit.run, decode=decode)
+        outputs = await self._run(upload, cost, start, _outputs)
+        return seen[0], outputs
 
     async def compute(self, upload: Upload, pixels: Callable[[], Pixels]) -> Outputs:
         """Return what the network computes for these pixels, which nothing counts.
@@ -205,29 +213,30 @@ class Pipeline:
         `upload` says for whom and by when; its image is not used. Raises the same errors as
         `classify`, except those of images.
         """
-        _, answer = await self._run(
-            upload, DecodeCost(), partial(self._scheduler.run, decode=pixels)
-        )
-        return answer.outputs
+        start = partial(self._submit.run, decode=pixels)
+        return await self._run(upload, DecodeCost(), start, _outputs)
 
-    async def _run(self, upload: Upload, cost: DecodeCost, start: Start) -> tuple[float, Answer]:
-        """Return the duration that was predicted at admission, and the answer.
-
-        `start` is called once the image is admitted.
-        """
+    async def _run(
+        self,
+        upload: Upload,
+        cost: DecodeCost,
+        start: Start,
+        use: Callable[[Ticket, Answer], T],
+    ) -> T:
+        """Return what `use` makes of the answer. `start` is called once the image is admitted."""
         progress = upload.progress
-        ticket = self._scheduler.admit(
+        ticket = self._submit.admit(
             self._lane, upload.deadline, upload.priority, cost, upload.client
         )
         progress.predicted_s = ticket.predicted_s
         left_s = upload.deadline - time.monotonic()
         alarm = asyncio.get_running_loop().call_later(left_s, self._too_late, ticket)
         try:
-            return ticket.predicted_s, await start(ticket)
+            return use(ticket, await start(ticket))
         finally:
             alarm.cancel()
             _note(ticket, progress)
-            self._scheduler.leave(ticket)
+            self._submit.leave(ticket)
             del ticket  # breaks a cycle: error → traceback → this frame → ticket → error
 
     def decide(self, outputs: Outputs) -> Decided:
@@ -273,7 +282,7 @@ class Pipeline:
         """Return a function for the decoder's thread, which also appends the fingerprint."""
         spec = self.bundle.manifest.preprocess
         to_pixels = self._decode(image, header, cost)
-        sampled = self._monitor.watches_inputs and self._sampler.wants(time.monotonic())
+        sampled = self._observer.watches_inputs and self._sampler.wants(time.monotonic())
 
         def decode() -> Pixels:
             pixels = to_pixels()
@@ -287,7 +296,7 @@ class Pipeline:
         return decode
 
     def _respond(
-        self, upload: Upload, predicted_s: float, answer: Answer, seen: Fingerprint
+        self, upload: Upload, tag: Tag, ticket: Ticket, answer: Answer, seen: Fingerprint
     ) -> Classification:
         outputs = answer.outputs
         scores = outputs.scores[0].tolist()
@@ -299,7 +308,26 @@ class Pipeline:
         now = time.monotonic()
         total = now - upload.received
         waited = total - answer.decode_s - answer.engine_s
-        timing = Timing(answer.decode_s, waited, answer.engine_s, total, predicted_s)
+        timing = Timing(answer.decode_s, waited, answer.engine_s, total, ticket.predicted_s)
+        top = predictions[0]
+        observation = Observation(
+            tag=tag,
+            client=upload.client,
+            received=upload.received,
+            time=time.time(),
+            class_id=top.class_id,
+            probability=top.probability,
+            decision=verdict.decision,
+            p_value=verdict.p_value,
+            scores=tuple(scores),
+            fingerprint=seen,
+            features=outputs.features[0],
+            total_s=total,
+            queue_s=waited,
+            decode_s=answer.decode_s,
+            engine_s=answer.engine_s,
+            gates_s=now - started,
+        )
         classification = Classification(
             predictions=predictions,
             probabilities=probabilities,
@@ -308,26 +336,16 @@ class Pipeline:
             nearest_class=int(outputs.nearest_class[0]),
             timing=timing,
             batch_size=answer.batch_size,
-            fingerprint=seen,
+            observation=observation,
             features=outputs.features[0].copy() if upload.features else None,
         )
         progress = upload.progress
         progress.gates_at, progress.gates_s, progress.ended = started, now - started, now
         progress.decision, progress.p_value = verdict.decision, verdict.p_value
-        self._count(classification, now - started)
-        top = predictions[0]
-        self._monitor.observe(
-            top.class_id,
-            top.probability,
-            verdict.p_value,
-            outputs.features[0],
-            rejected=verdict.decision == "reject",
-            time=time.time(),
-            client=upload.client,
-            fingerprint=seen,
-        )
+        self._count(timing, now - started)
+        self._observer.answered(ticket, upload.image, observation)
         for sample in self._sampler.take():
-            self._monitor.observe_inputs(sample)
+            self._observer.sampled(sample)
         return classification
 
     def _predictions(
@@ -339,20 +357,16 @@ class Pipeline:
         labels = self.bundle.labels
         return tuple([Prediction(c, labels[c], -minus_p) for minus_p, c in ranked])
 
-    def _count(self, result: Classification, gates_s: float) -> None:
-        stages, timing = self._metrics.stages, result.timing
+    def _count(self, timing: Timing, gates_s: float) -> None:
+        stages = self._metrics.stages
         stages["decode"].observe(timing.decode)
         stages["queue"].observe(timing.queue)
         stages["engine"].observe(timing.engine)
         stages["gates"].observe(gates_s)
-        statistics = self._lane.statistics
-        statistics.answer(timing.total, timing.queue, timing.decode, timing.engine)
-        statistics.gates.add(gates_s)
-        verdict = result.verdict
-        self._model_metrics.decided(verdict.decision, verdict.p_value, result.scores)
-        top = result.predictions[0]
-        if verdict.decision != "reject":
-            self._model_metrics.predicted(top.class_id, top.probability)
+
+
+def _outputs(_: Ticket, answer: Answer) -> Outputs:
+    return answer.outputs
 
 
 def _look(pixels: Pixels, seen: list[Fingerprint], keep: Callable[[Pixels], None] | None) -> Pixels:

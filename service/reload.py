@@ -57,6 +57,7 @@ class Reloader:
         most_loaded: int,
         on_watch_end: Callable[[asyncio.Task[None]], None],
         on_difference: Callable[[str, bytes], object],
+        on_catalog: Callable[[], object],
     ) -> None:
         """Keep versions without an alias for `rollback_s`; load at most `most_loaded` in all."""
         self.catalog = Catalog("", {})
@@ -66,6 +67,7 @@ class Reloader:
         self._most_loaded = most_loaded
         self._on_watch_end = on_watch_end
         self._on_difference = on_difference
+        self._on_catalog = on_catalog
         self._used: dict[str, Served] = {}  # by digest
         self._unused: dict[str, _Unused] = {}
         self._turn = asyncio.Lock()
@@ -302,6 +304,7 @@ class Reloader:
         for served in dropped:
             self._unused[served.bundle.digest] = _Unused(served)
             self._builder.metrics.hide_model(served.metrics)
+        self._on_catalog()
         self._builder.metrics.set_aliases(
             (model.name, version, model.versions[version].bundle.short_digest, alias)
             for model in catalog.models.values()

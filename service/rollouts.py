@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from tidegate.service.batching.scheduler import Scheduler
 from tidegate.service.drift.duplicates import Duplicates
 from tidegate.service.errors import DeadlineMissed, EngineFailed, TidegateError
+from tidegate.service.observing import Observation, Tag
 from tidegate.service.pipeline import Classification, Upload
 from tidegate.service.review.recent_answers import MAX_ANSWERS
 from tidegate.service.rollout.judge import Judge
 from tidegate.service.rollout.outcomes import Arm, Kind, Outcome
 from tidegate.service.rollout.routing import chooses_canary, chooses_shadow
 from tidegate.service.rollout.rules import JudgeRules
-from tidegate.service.served import Served
+from tidegate.service.served import Served, Version
 from tidegate.service.shadowing import Answered, Shadowing
 from tidegate.service.types import Pixels
 
@@ -57,7 +58,9 @@ class Rollout:
         self._duplicates = Duplicates()
         # Ids of images that the judge has counted: other answers were not assigned by chance.
         self._counted: OrderedDict[str, None] = OrderedDict()
-        self._canary_salt, self._shadow_salt = _salt(canary), _salt(shadow)
+        self._canary_salt, self._shadow_salt = (
+            "" if one is None else salt_of(one.served) for one in (canary, shadow)
+        )
 
     def follow(
         self, stable: Served, canary: Trial | None, shadow: Trial | None, rules: JudgeRules
@@ -94,24 +97,39 @@ class Rollout:
         shadowing = None if upload.pixels is not None else self._shadowing_of(served, request_id)
         try:
             keep = None if shadowing is None else kept.append
-            result = await served.pipeline.classify(upload, keep)
+            result = await served.pipeline.classify(upload, Tag(request_id, key), keep)
         except TidegateError as error:
-            if (kind := _FAILURES.get(type(error))) is not None:
-                self._observe_failure(served, kind, upload, key)
+            if (kind := failure_of(error)) is not None:
+                self.observe_failure(served, kind, upload.received, key)
             raise
         except Exception:  # a bug, answered 500
-            self._observe_failure(served, "error", upload, key)
+            self.observe_failure(served, "error", upload.received, key)
             raise
-        is_new = self._duplicates.is_new(result.fingerprint, upload.client, upload.received)
-        if self.judge is not None:
-            outcome = _outcome(upload, result, is_duplicate=not is_new)
-            if self.judge.observe(self._arm(served), outcome, key) and is_new:
-                self._remember_counted(request_id)
-        if shadowing is not None:
-            shadowing.repeat(
-                Answered(request_id, upload.image, kept[0], result, is_duplicate=not is_new)
-            )
+        pixels = None if shadowing is None else kept[0]
+        self.observe(served, result.observation, upload.image, pixels)
         return result
+
+    def observe(
+        self, served: Served, seen: Observation, image: bytes = b"", pixels: Pixels | None = None
+    ) -> None:
+        """Observe an answer of a version; with `pixels` the shadow computes the image again."""
+        is_new = self._duplicates.is_new(seen.fingerprint, seen.client, seen.received)
+        if self.judge is not None:
+            outcome = _outcome(seen, is_duplicate=not is_new)
+            counted = self.judge.observe(self._arm(served), outcome, seen.tag.key or "")
+            if counted and is_new:
+                self._remember_counted(seen.tag.image_id)
+        if self.shadowing is None:
+            return
+        if pixels is not None:
+            self.shadowing.repeat(Answered(image, pixels, seen, is_duplicate=not is_new))
+        elif seen.tag.is_shadowed:  # another process could not send it in time
+            self.shadowing.drop()
+
+    def observe_failure(self, served: Served, kind: Kind, received: float, key: str) -> None:
+        """Observe that a version did not answer an image for the judge."""
+        if self.judge is not None:
+            self.judge.observe(self._arm(served), Outcome(kind, received), key)
 
     def observe_feedback(self, request_id: str, digest: str, *, agrees: bool) -> None:
         """Add the true class of an image, if the judge has counted the image."""
@@ -135,10 +153,6 @@ class Rollout:
     def _arm(self, served: Served) -> Arm:
         return "stable" if served is self.stable else "canary"
 
-    def _observe_failure(self, served: Served, kind: Kind, upload: Upload, key: str) -> None:
-        if self.judge is not None:
-            self.judge.observe(self._arm(served), Outcome(kind, upload.received), key)
-
     def _shadowing_of(self, served: Served, request_id: str) -> Shadowing | None:
         """Return the shadow that computes this image again, if one does."""
         shadow = self.shadow
@@ -148,18 +162,23 @@ class Rollout:
         return self.shadowing if chosen else None
 
 
-def _outcome(upload: Upload, result: Classification, *, is_duplicate: bool) -> Outcome:
-    timing, verdict = result.timing, result.verdict
+def _outcome(seen: Observation, *, is_duplicate: bool) -> Outcome:
     return Outcome(
         "answered",
-        upload.received,
-        timing.queue + timing.engine,
-        result.predictions[0].class_id,
-        verdict.p_value,
-        rejected=verdict.decision == "reject",
+        seen.received,
+        seen.queue_s + seen.engine_s,
+        seen.class_id,
+        seen.p_value,
+        rejected=seen.decision == "reject",
         duplicate=is_duplicate,
     )
 
 
-def _salt(trial: Trial | None) -> str:
-    return "" if trial is None else f"{trial.served.name}/{trial.served.version}"
+def salt_of(version: Version) -> str:
+    """Return what makes the choices of one trial independent of another's."""
+    return f"{version.name}/{version.version}"
+
+
+def failure_of(error: TidegateError) -> Kind | None:
+    """Return what an error says about the version; None if it says nothing."""
+    return _FAILURES.get(type(error))

@@ -13,7 +13,7 @@ from pathlib import Path
 from tidegate.service.api.access import Access
 from tidegate.service.api.audit import Audit, open_audit
 from tidegate.service.api.clients import Clients
-from tidegate.service.api.limits import ClientQuota, Quota
+from tidegate.service.api.limits import ClientQuota, Quota, QuotaTable
 from tidegate.service.api.proxies import Proxies
 from tidegate.service.api.tls import Tls
 from tidegate.service.errors import SettingsInvalid
@@ -37,11 +37,19 @@ class Security:
     followed: list[FollowedFiles]  # to be polled
 
 
-def build(settings: Settings, metrics: Metrics, admin_port: int | None) -> Security:
-    """Read the files of keys and certificates. Raises SettingsInvalid if one cannot be used."""
+def build(
+    settings: Settings,
+    metrics: Metrics,
+    admin_port: int | None,
+    quotas: QuotaTable | None = None,
+) -> Security:
+    """Read the files of keys and certificates. Raises SettingsInvalid if one cannot be used.
+
+    `quotas` are shared with other processes; None: this one answers all clients.
+    """
     usual = Quota(settings.client_rate, settings.client_burst)
     clients = Clients(usual, metrics.set_clients)
-    quota = ClientQuota(clients.quota_of)
+    quota = ClientQuota(clients.quota_of, quotas)
     followed = []
     if (keys := settings.keys) is not None:
         load = partial(clients.load, keys)

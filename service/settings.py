@@ -224,6 +224,14 @@ class Settings(BaseSettings):
         "(CPU with one thread per slot) or one per core",
     )
 
+    front_ends: int = Field(
+        default=0,
+        ge=-1,
+        le=256,
+        description="processes that answer HTTP and decode, around one that runs the engine; "
+        "0 = one per core with a GPU and more than 4 cores, otherwise none; -1 = none: one process "
+        "does everything",
+    )
     deadline_ms: int = Field(
         default=2000, ge=1, le=600_000, description="deadline if the client sets none"
     )

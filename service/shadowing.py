@@ -12,7 +12,8 @@ from typing import Any
 from tidegate.service.batching.idle_work import IdleWork
 from tidegate.service.batching.scheduler import Scheduler
 from tidegate.service.batching.slots import BatchResult, Image
-from tidegate.service.pipeline import Classification, Decided
+from tidegate.service.observing import Observation
+from tidegate.service.pipeline import Decided
 from tidegate.service.rollout.rules import JudgeRules
 from tidegate.service.rollout.shadow import AnswerPair, ShadowReport
 from tidegate.service.rollout.shadow_judge import ShadowJudge
@@ -28,10 +29,9 @@ _LATE_S = 2.0  # an image that has waited longer is dropped
 class Answered:
     """An image that the stable version has answered."""
 
-    image_id: str  # the request's
     image: bytes
     pixels: Pixels  # as the stable version's preprocessing made them
-    result: Classification
+    seen: Observation
     is_duplicate: bool  # a near-duplicate of a recent image
 
 
@@ -81,6 +81,10 @@ class Shadowing:
         self._waiting[number] = now + _LATE_S, work
         self._scheduler.when_idle(work)
 
+    def drop(self) -> None:
+        """Count an image that is not computed again."""
+        self._on_outcome("dropped")
+
     def report(self) -> dict[str, Any]:
         """Return the comparison, and what a promotion still needs."""
         return {**self._report.report(), "promotion": self.judge.report()}
@@ -109,24 +113,24 @@ class Shadowing:
             return
         pair = _compared(answered, self._shadow.pipeline.decide(outputs))
         if not pair.is_same:
-            self._on_difference(answered.image_id, answered.image)
+            self._on_difference(answered.seen.tag.image_id, answered.image)
         self._report.observe(pair)
         self.judge.observe(pair)
         self._on_outcome("compared")
 
 
 def _compared(answered: Answered, decided: Decided) -> AnswerPair:
-    top = answered.result.predictions[0]
-    known = top.class_id < len(decided.probabilities)  # a shadow may have fewer classes
+    seen = answered.seen
+    known = seen.class_id < len(decided.probabilities)  # a shadow may have fewer classes
     return AnswerPair(
-        answered.image_id,
-        top.class_id,
+        seen.tag.image_id,
+        seen.class_id,
         decided.class_id,
-        answered.result.verdict.decision,
+        seen.decision,
         decided.verdict.decision,
-        top.probability,
-        float(decided.probabilities[top.class_id]) if known else 0.0,
+        seen.probability,
+        float(decided.probabilities[seen.class_id]) if known else 0.0,
         duplicate=answered.is_duplicate,
-        stable_p_value=answered.result.verdict.p_value,
+        stable_p_value=seen.p_value,
         shadow_p_value=decided.verdict.p_value,
     )

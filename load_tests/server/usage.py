@@ -25,6 +25,7 @@ class Usage:
     threads: int = 0
     open_files: int | None = None  # descriptors; None if a process of another user hides them
     main_thread_cpu_s: float = 0.0  # of the process itself: in an asyncio server, its event loop
+    own_cpu_s: float = 0.0  # of the process without its descendants that still run
 
     def since(self, earlier: "Usage") -> "Usage":
         """Return the CPU time since `earlier`; the other fields keep their current values."""
@@ -32,6 +33,7 @@ class Usage:
             self,
             cpu_s=self.cpu_s - earlier.cpu_s,
             main_thread_cpu_s=self.main_thread_cpu_s - earlier.main_thread_cpu_s,
+            own_cpu_s=self.own_cpu_s - earlier.own_cpu_s,
         )
 
 
@@ -49,6 +51,7 @@ def usage(pid: int) -> Usage:
         peak_rss_mb=sum(status.get("VmHWM", 0) for status in statuses) / 1024,
         threads=sum(status.get("Threads", 0) for status in statuses),
         open_files=None if None in files else sum(n for n in files if n is not None),
+        own_cpu_s=_cpu_s(pid, stats[pid]),
         main_thread_cpu_s=_main_thread_cpu_s(pid),
     )
 

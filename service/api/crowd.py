@@ -31,6 +31,10 @@ class Connections:
         self.in_all += 1
         return True
 
+    def of(self, client: str) -> int:
+        """Return how many connections a client has."""
+        return self._open.get(client, 0)
+
     def close(self, client: str) -> None:
         """Remove a closed connection from the count."""
         self.in_all -= 1

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from tidegate.service.api.protocol import BoundedHttpProtocol, bounded_http
 from tidegate.service.api.tls import over_tls
@@ -26,6 +27,25 @@ _DROP_SYN = (
     (0x06, 0, 0, 0),  # drop
     (0x06, 0, 0, 0xFFFFFFFF),  # pass
 )
+
+
+def config_of(app: ASGIApp, drain_timeout_s: float) -> uvicorn.Config:
+    """Return the configuration of a server for an app."""
+    return uvicorn.Config(
+        app,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        proxy_headers=False,  # otherwise a client could claim any address
+        server_header=False,
+        timeout_graceful_shutdown=whole_seconds(drain_timeout_s),
+    )
+
+
+def whole_seconds(timeout_s: float) -> int:
+    """Return the duration that uvicorn waits for, which it takes in whole seconds."""
+    return max(1, round(timeout_s))
 
 
 class Server(uvicorn.Server):

@@ -79,11 +79,15 @@ class Wire:
         It is closed at once, even though the client may not receive the response: a connection that
         stays open for longer would exceed the limit too.
         """
+        transport.write(self.refusal_of_connection(default_fields))
+        transport.close()
+
+    def refusal_of_connection(self, default_fields: Iterable[Field] = ()) -> bytes:
+        """Count a connection beyond the limit, and return the response that it gets."""
         self.on_shed()
         refusal = Refusal("Too many open connections.", 503)
         fields = [*default_fields, (b"retry-after", b"1")]
-        transport.write(_answer(refusal, RequestContext.from_headers([]), fields))
-        transport.close()
+        return _answer(refusal, RequestContext.from_headers([]), fields)
 
 
 def _answer(refusal: Refusal, context: RequestContext, fields: Iterable[Field]) -> bytes:

@@ -6,8 +6,9 @@ The owner calls it under one lock, because the slots' threads and the event loop
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from tidegate.service.batching.client_places import ClientPlaces
 from tidegate.service.batching.client_shares import ClientShares, equal_weight
@@ -39,9 +40,9 @@ class Admitted:
     """The predictions for an arrival that is admitted, in seconds."""
 
     predicted_s: float  # until the answer; the usual time
-    decode_s: float  # with a margin
-    work_s: float  # decoding and engine; counted against the client
-    slot_decode_s: float  # decode_s if the slot decodes the image, otherwise 0
+    typical_decode_s: float
+    work_s: float  # decoding and engine, with a margin; counted against the client
+    slot_decode_s: float  # decoding, with a margin, if the slot does it; otherwise 0
     placement: Placement  # where the image is decoded
 
 
@@ -53,6 +54,27 @@ class Running:
     started: float  # on the owner's clock
     images: int
     decode_s: float  # predicted, on the slot, for all images
+
+
+class EngineElsewhere(Protocol):
+    """What runs and waits in another process, which has the engine."""
+
+    def free_in_s(self, now: float, *, typical: bool) -> list[float]:
+        """Return the seconds until each slot is free; 0 for an idle slot."""
+        ...
+
+    def ahead(self, lane: Lane, priority: Priority) -> int:
+        """Return how many images of a lane wait there, in this class or a higher one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """What runs and waits: when each slot is free, and how many images of each class wait."""
+
+    free_at: tuple[float, ...]  # on the owner's clock, with a margin; in the past: idle
+    usually_free_at: tuple[float, ...]
+    waiting: Mapping[Lane, tuple[int, int]]  # interactive and bulk
 
 
 @dataclass(slots=True)
@@ -75,10 +97,16 @@ class Admission:
         slots: int,
         placement: DecodePlacement,
         weight_of: Callable[[str], float] = equal_weight,
+        elsewhere: EngineElsewhere | None = None,
     ) -> None:
-        """`weight_of` returns the weight of a client in the shares of the queue."""
+        """`weight_of` returns the weight of a client in the shares of the queue.
+
+        `elsewhere` is the engine's process if it is another one: then what waits here waits only
+        for a decoder.
+        """
         self.running: list[Running | None] = [None] * slots  # None: the slot is idle
         self._placement = placement
+        self._elsewhere = elsewhere
         self._decode_times = DecodeTimes()
         self._shares = ClientShares(weight_of)
         self._model_shares = ModelShares()
@@ -126,7 +154,8 @@ class Admission:
         if refusal is not None:
             return refusal
         predicted_s = self._predict_s(arrival, now, placement)
-        return Admitted(predicted_s, decode_s, work_s, backlog.own_slot_decode_s, placement)
+        typical_s = self._decode_times.typical_s(arrival.cost, now)
+        return Admitted(predicted_s, typical_s, work_s, backlog.own_slot_decode_s, placement)
 
     def add(self, ticket: Ticket) -> None:
         """Count a ticket as waiting: for a large decoder, or otherwise for the engine."""
@@ -199,12 +228,14 @@ class Admission:
     ) -> Backlog:
         """Return the work ahead of an arrival whose image takes `decode_s` to decode."""
         priority, deadline = arrival.priority, arrival.deadline
-        decoding = placement.wait(priority, deadline, decode_s)
+        decoding = placement.wait(priority, deadline, decode_s, typical=typical)
         own = self._waiting[arrival.lane]
         return Backlog(
-            slots_free_in_s=_free_in_s(self.running, now, typical=typical),
+            slots_free_in_s=_free_in_s(self.running, now, typical=typical)
+            if self._elsewhere is None
+            else self._elsewhere.free_in_s(now, typical=typical),
             waiting=self.waiting,
-            ahead=own.keys.before(priority, deadline),
+            ahead=self._ahead(arrival.lane, arrival),
             slot_decode_s=own.decode_s_each,
             own_slot_decode_s=decoding.on_slot_s,
             decoders_free_in_s=decoding.decoders_free_in_s,
@@ -214,12 +245,27 @@ class Admission:
             else 0.0,
         )
 
+    def _ahead(self, lane: Lane, arrival: Arrival) -> int:
+        """Return how many requests of a lane run before an arrival."""
+        here = self._waiting[lane].keys.before(arrival.priority, arrival.deadline)
+        if self._elsewhere is None:
+            return here
+        return here + self._elsewhere.ahead(lane, arrival.priority)
+
+    def publish(self, now: float) -> EngineLoad:
+        """Return what runs and waits, for the other processes that admit."""
+        return EngineLoad(
+            tuple(now + left for left in _free_in_s(self.running, now, typical=False)),
+            tuple(now + left for left in _free_in_s(self.running, now, typical=True)),
+            {lane: waiting.keys.by_class() for lane, waiting in self._waiting.items()},
+        )
+
     def _other_lanes_s(self, arrival: Arrival, *, typical: bool) -> float:
         """Return the slot time, per slot, of other lanes' requests that run before an arrival."""
         seconds = 0.0
         for lane, waiting in self._waiting.items():
-            images = waiting.keys.before(arrival.priority, arrival.deadline)
-            if images and lane is not arrival.lane:
+            images = 0 if lane is arrival.lane else self._ahead(lane, arrival)
+            if images:
                 latency, largest = _latency(lane, typical=typical), lane.limits.max_batch_size
                 full, rest = divmod(images, largest)
                 seconds += full * latency.predict(largest) + images * waiting.decode_s_each

@@ -14,13 +14,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from tidegate.service.batching.decode_queue import DecodeQueue, Job
 from tidegate.service.batching.policy import Waiting
-from tidegate.service.batching.queue import DeadlineQueue
 from tidegate.service.cpu import lower_priority
 from tidegate.service.errors import TidegateError, without_frames
 from tidegate.service.owned_thread import start_owned
@@ -31,16 +30,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 # Lower priority than the engine's threads: a decoded image has to wait for an engine anyway.
 NICE = 4
-
-
-@dataclass(slots=True, eq=False)
-class Job(Waiting):
-    """One image to decode, and the callback for the result."""
-
-    work: Callable[[], Any]
-    done: Callable[[Any, float], None]
-    predicted_s: float = 0.0
-    started: float | None = None  # on time.monotonic; None until a thread starts it
 
 
 class Decoders:
@@ -58,9 +47,8 @@ class Decoders:
         self.workers = workers
         self._nice = nice
         self._loop = asyncio.get_running_loop()
-        self._lock = threading.Lock()  # guards the next three
-        self._waiting: DeadlineQueue[Job] = DeadlineQueue()
-        self._running: set[Job] = set()
+        self._lock = threading.Lock()  # guards the next two
+        self._queue = DecodeQueue(workers)
         self._closed = False
         self._inbox: SimpleQueue[Job | None] = SimpleQueue()
         self._threads = [
@@ -71,44 +59,35 @@ class Decoders:
     def load(self) -> int:
         """Return how many images are decoding or wait, including those withdrawn while decoding."""
         with self._lock:
-            return len(self._running) + len(self._waiting)
+            return self._queue.load
 
-    def free_in_s(self, priority: Priority, deadline: float) -> float:
-        """Return the seconds until a thread would start an arrival of this class and deadline."""
+    def free_in_s(self, priority: Priority, deadline: float, *, typical: bool = False) -> float:
+        """Return the seconds until a thread would start an arrival; see `DecodeQueue`."""
         with self._lock:
-            if len(self._running) < self.workers:
-                return 0.0
-            now = time.monotonic()
-            ahead_s = sum(job.predicted_s for job in self._waiting.before(priority, deadline))
-            for job in self._running:
-                elapsed_s = now - job.started if job.started is not None else 0.0
-                ahead_s += max(0.0, job.predicted_s - elapsed_s)
-        return max(ahead_s / self.workers, 1e-9)  # never 0 while all are busy, even if overdue
+            return self._queue.free_in_s(priority, deadline, time.monotonic(), typical=typical)
 
     def start(
         self,
         request: Waiting,
         work: Callable[[], T],
         done: Callable[[T | Exception, float], None],
-        predicted_s: float = 0.0,
+        typical_s: float = 0.0,
     ) -> Job:
         """Queue `work` for a thread.
 
-        `done` is called on the loop with the result, or the exception, and the seconds it took.
+        `done` is called on the loop with the result, or the exception, and the seconds it took;
+        `typical_s` is how long that usually is.
         """
-        job = Job(request.priority, request.deadline, request.arrival, work, done, predicted_s)
+        job = Job(request.priority, request.deadline, request.arrival, work, done, typical_s)
         with self._lock:
-            if len(self._running) < self.workers:
-                self._running.add(job)
+            if self._queue.add(job):
                 self._inbox.put(job)
-            else:
-                self._waiting.insert(job)
         return job
 
     def withdraw(self, job: Job) -> None:
         """Remove a job that has not started; one that runs is not interrupted."""
         with self._lock, contextlib.suppress(KeyError):  # it runs, or its result is on its way
-            self._waiting.remove(job)
+            self._queue.withdraw(job)
 
     def close(self) -> None:
         """End the threads after the jobs that they run; queued jobs do not start."""
@@ -135,11 +114,7 @@ class Decoders:
     def _next_after(self, job: Job) -> Job | None:
         """Return the job that a thread runs after `job`; None if nothing waits."""
         with self._lock:
-            self._running.discard(job)
-            for following in () if self._closed else self._waiting.take():
-                self._running.add(following)
-                return following
-            return None
+            return self._queue.finish(job, is_closing=self._closed)
 
 
 def decode_failure(error: Exception) -> Exception:

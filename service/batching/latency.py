@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 _WINDOW = 64  # batches per bucket: about half a second of a busy slot
 _QUANTILE = 0.9
@@ -36,6 +37,16 @@ class RunningQuantile:
         return self._ordered[len(self._ordered) // 2]
 
 
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """ℓ(b) as values, in seconds by bucket."""
+
+    buckets: tuple[int, ...]
+    predictions: tuple[float, ...]
+    medians: tuple[float, ...]
+    unloaded_s: float
+
+
 class MedianLatency:
     """ℓ(b) by medians, non-decreasing in b: the usual duration, without a margin."""
 
@@ -47,6 +58,11 @@ class MedianLatency:
     def learn(self, buckets: tuple[int, ...], medians: list[float]) -> None:
         """Set the medians per bucket, which must be non-decreasing."""
         self._buckets, self._medians, self.unloaded_s = buckets, medians, medians[0]
+
+    @property
+    def medians(self) -> tuple[float, ...]:
+        """Return the medians per bucket."""
+        return tuple(self._medians)
 
     def predict(self, images: int) -> float:
         """Return how long a batch of `images` usually takes, in seconds."""
@@ -76,6 +92,18 @@ class LatencyModel:
         return LatencyModel(
             {bucket: quantile.value for bucket, quantile in seeds}, self._single_image.median
         )
+
+    def learned(self) -> Learned:
+        """Return what another process needs to predict the same."""
+        return Learned(
+            self.buckets, tuple(self._predictions), self.typical.medians, self.unloaded_s
+        )
+
+    def adopt(self, learned: Learned) -> None:
+        """Predict what another model of the same buckets has learned."""
+        self._predictions[:] = learned.predictions
+        self.typical.learn(learned.buckets, list(learned.medians))
+        self.unloaded_s = learned.unloaded_s
 
     def bucket(self, images: int) -> int:
         """Return the smallest warmed batch size that fits `images`."""

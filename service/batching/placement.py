@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from tidegate.service.batching.decode_queue import Job
 from tidegate.service.batching.decode_times import DecodeCost
-from tidegate.service.batching.decoders import Decoders, Job
+from tidegate.service.batching.decoders import Decoders
 from tidegate.service.batching.policy import Waiting
 from tidegate.service.batching.slots import Decode
 from tidegate.service.cpu import cores_to_pin
@@ -34,12 +35,17 @@ class DecodeWait:
 class Placement(Protocol):
     """One place to decode images."""
 
-    def wait(self, priority: Priority, deadline: float, decode_s: float) -> DecodeWait:
-        """Return what decoding adds for an arrival whose image takes `decode_s`."""
+    def wait(
+        self, priority: Priority, deadline: float, decode_s: float, *, typical: bool
+    ) -> DecodeWait:
+        """Return what decoding adds for an arrival whose image takes `decode_s`.
+
+        With `typical`, images ahead count without a margin.
+        """
         ...
 
     def start(
-        self, request: Waiting, decode: Decode, submit: Submit, decoded: Decoded, predicted_s: float
+        self, request: Waiting, decode: Decode, submit: Submit, decoded: Decoded, typical_s: float
     ) -> Job | None:
         """Call `submit` now, or queue the image and call `decoded` later, on the event loop."""
         ...
@@ -52,12 +58,14 @@ class Placement(Protocol):
 class OnSlot:
     """The slot that runs an image decodes it."""
 
-    def wait(self, priority: Priority, deadline: float, decode_s: float) -> DecodeWait:
+    def wait(
+        self, priority: Priority, deadline: float, decode_s: float, *, typical: bool
+    ) -> DecodeWait:
         """Return the decode time, which adds to the engine's."""
         return DecodeWait(on_slot_s=decode_s)
 
     def start(
-        self, request: Waiting, decode: Decode, submit: Submit, decoded: Decoded, predicted_s: float
+        self, request: Waiting, decode: Decode, submit: Submit, decoded: Decoded, typical_s: float
     ) -> None:
         """Submit the image undecoded."""
         submit(decode)
@@ -73,17 +81,18 @@ class OnDecoders:
         self._decoders = decoders
         self.workers = decoders.workers
 
-    def wait(self, priority: Priority, deadline: float, decode_s: float) -> DecodeWait:
+    def wait(
+        self, priority: Priority, deadline: float, decode_s: float, *, typical: bool
+    ) -> DecodeWait:
         """Return the wait for a thread and the decode time."""
-        return DecodeWait(
-            decoders_free_in_s=self._decoders.free_in_s(priority, deadline), on_decoder_s=decode_s
-        )
+        free_in_s = self._decoders.free_in_s(priority, deadline, typical=typical)
+        return DecodeWait(decoders_free_in_s=free_in_s, on_decoder_s=decode_s)
 
     def start(
-        self, request: Waiting, decode: Decode, submit: Submit, decoded: Decoded, predicted_s: float
+        self, request: Waiting, decode: Decode, submit: Submit, decoded: Decoded, typical_s: float
     ) -> Job:
         """Queue the image for a decoder thread."""
-        return self._decoders.start(request, decode, decoded, predicted_s)
+        return self._decoders.start(request, decode, decoded, typical_s)
 
     def withdraw(self, job: Job) -> None:
         """Remove a job that has not started; one that runs is not interrupted."""

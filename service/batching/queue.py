@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from typing import Generic, TypeVar
@@ -85,6 +86,11 @@ class AdmittedKeys:
         at = bisect_left(self._keys, request.key)
         if at < len(self._keys) and self._keys[at] == request.key:
             del self._keys[at]
+
+    def by_class(self) -> tuple[int, int]:
+        """Return how many requests are interactive, and how many are bulk."""
+        interactive = bisect_left(self._keys, (Priority.BULK, -math.inf, 0))
+        return interactive, len(self._keys) - interactive
 
     def before(self, priority: Priority, deadline: float) -> int:
         """Return how many requests run before an arrival of this class and deadline."""

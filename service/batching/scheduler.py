@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
-from tidegate.service.batching.admission import Admission, Admitted, Arrival
+from tidegate.service.batching.admission import Admission, EngineLoad
+from tidegate.service.batching.admitting import Admitting
 from tidegate.service.batching.client_shares import equal_weight
 from tidegate.service.batching.decode_times import DecodeCost
 from tidegate.service.batching.dispatch import Dispatch
@@ -24,23 +22,21 @@ from tidegate.service.batching.idle_work import IdleWork
 from tidegate.service.batching.isolate import DeviceFault
 from tidegate.service.batching.lanes import Lane
 from tidegate.service.batching.placement import DecodePlacement
-from tidegate.service.batching.policy import Refusal
-from tidegate.service.batching.slots import Batch, BatchResult, Decode, Image, Slot
+from tidegate.service.batching.slots import Batch, BatchResult, Image, Slot
 from tidegate.service.batching.tickets import Answer, Ticket
 from tidegate.service.batching.watchdog import Watchdog
 from tidegate.service.engines.faults import Fault, fault_of
-from tidegate.service.errors import DeadlineMissed, Draining, EngineFailed, Overloaded, ServiceError
+from tidegate.service.errors import DeadlineMissed, EngineFailed, Overloaded, ServiceError
 from tidegate.service.metrics import Metrics
 from tidegate.service.progress import BatchRun
 from tidegate.service.types import Pixels, Priority
 
 log = logging.getLogger(__name__)
 
+_NO_COST = DecodeCost(decoded=True)
 
-_NO_COST = DecodeCost()
 
-
-class Scheduler:
+class Scheduler(Admitting):
     """Admits requests, forms batches for idle slots, and learns how long batches take."""
 
     def __init__(
@@ -61,17 +57,9 @@ class Scheduler:
         images are decoded, `weight_of` returns a client's weight in the shares of the queue.
         """
         self.slots = slots = lane.engine.slots
-        self.draining = False
-        self._metrics = metrics
+        super().__init__(Admission(slots, placement, weight_of), placement, metrics, clock)
         self._on_failure = on_failure
-        self._clock = clock
-        self._loop = asyncio.get_running_loop()
-        self._placement = placement
-        self._arrivals = itertools.count()
-        # Guards the fields below, ℓ and Ticket.queued, because slots' threads form batches too.
-        self._lock = threading.Lock()
         self._closed = False
-        self._admission = Admission(slots, placement, weight_of)
         self._slots = [
             Slot(index, core, on_death=self._fail_from_thread)
             for index, core in enumerate(placement.cores_of(slots))
@@ -103,51 +91,36 @@ class Scheduler:
             self._dispatch.close(lane)
             return True
 
-    @property
-    def waiting(self) -> int:
-        """Return how many requests are admitted but not dispatched."""
-        return self._admission.waiting
-
-    def admit(
-        self,
-        lane: Lane,
-        deadline: float,
-        priority: Priority,
-        cost: DecodeCost = _NO_COST,
-        client: str = "",
+    def take(
+        self, lane: Lane, deadline: float, priority: Priority, answer: asyncio.Future[Answer]
     ) -> Ticket:
-        """Admit an arrival to a lane, before it is decoded; `deadline` is on the scheduler's clock.
+        """Return a ticket for an image that another process has admitted and decoded.
 
-        `cost` comes from the image's header; `client` is the sender's key or address. Raises
-        Draining, Overloaded with the seconds after which to retry, or DeadlineMissed if the
-        deadline could not be met even without load. Every ticket must be released with `leave`.
+        Submit it next. Of `answer` only `done`, `cancel`, `set_result` and `set_exception` are
+        used.
         """
-        if self.draining:
-            self._metrics.shed("draining")
-            raise Draining("The service is shutting down.")
-        arrival = Arrival(lane, deadline, priority, cost, client)
-        with self._lock:
-            now = self._clock()
-            decided = self._admission.decide(arrival, now)
-            if isinstance(decided, Admitted):
-                return self._issue(arrival, decided)
-        self._metrics.shed(decided.reason)
-        raise _refused(decided, 1000 * (deadline - now), lane)
-
-    def run(self, ticket: Ticket, decode: Decode) -> asyncio.Future[Answer]:
-        """Queue a ticket's image for decoding, then for the engine.
-
-        The future returns the answer, or raises what `decode` raised, DeadlineMissed, Overloaded
-        if the device lacks memory, or EngineFailed.
-        """
-        ticket.job = ticket.placement.start(
-            ticket,
-            decode,
-            submit=partial(self.submit, ticket),
-            decoded=partial(self._decoded, ticket),
-            predicted_s=ticket.predicted_decode_s,
+        ticket = Ticket(
+            priority,
+            deadline,
+            next(self._arrivals),
+            lane=lane,
+            answer=answer,
+            predicted_s=0.0,
+            cost=_NO_COST,
+            client="",
+            work_s=0.0,
+            typical_decode_s=0.0,
+            placement=self._placement.slot,
         )
-        return ticket.answer
+        with self._lock:
+            self._admission.charge(ticket)
+            self._admission.add(ticket)
+        return ticket
+
+    def load(self) -> EngineLoad:
+        """Return what runs and waits, for the processes that admit images for this engine."""
+        with self._lock:
+            return self._admission.publish(self._clock())
 
     def submit(self, ticket: Ticket, image: Image) -> asyncio.Future[Answer]:
         """Queue a ticket's image for the engine; return the same future as `run`."""
@@ -160,10 +133,14 @@ class Scheduler:
         self._drop_late(dispatched.late)
         return ticket.answer
 
-    def leave(self, ticket: Ticket) -> None:
-        """Release a ticket in any state: answered, failed, or abandoned by its client."""
+    def leave(self, ticket: Ticket) -> bool:
+        """Release a ticket in any state: answered, failed, or abandoned by its client.
+
+        Returns whether its image was still waiting, so that no slot uses it.
+        """
         with self._lock:
-            if ticket.queued:
+            waited = ticket.queued
+            if waited:
                 self._admission.remove(ticket)
                 if ticket.image is not None:
                     self._dispatch.remove(ticket)
@@ -173,6 +150,7 @@ class Scheduler:
             self._admission.discharge(ticket)
         if not ticket.answer.done():
             ticket.answer.cancel()
+        return waited
 
     def when_idle(self, work: IdleWork) -> None:
         """Run a batch once no slot runs anything. `work.done` is called on the event loop."""
@@ -199,45 +177,6 @@ class Scheduler:
             slot.stop()
         ended = [slot.join(deadline - time.monotonic()) for slot in self._slots]
         return all(ended)
-
-    def _issue(self, arrival: Arrival, admitted: Admitted) -> Ticket:
-        """Create the ticket of an admitted arrival. The caller holds the lock."""
-        ticket = Ticket(
-            arrival.priority,
-            arrival.deadline,
-            next(self._arrivals),
-            lane=arrival.lane,
-            answer=self._loop.create_future(),
-            predicted_s=admitted.predicted_s,
-            cost=arrival.cost,
-            client=arrival.client,
-            work_s=admitted.work_s,
-            predicted_decode_s=admitted.decode_s,
-            placement=admitted.placement,
-            slot_decode_s=admitted.slot_decode_s,
-        )
-        self._admission.charge(ticket)
-        self._admission.add(ticket)
-        return ticket
-
-    def _decoded(self, ticket: Ticket, result: Pixels | Exception, decode_s: float) -> None:
-        if ticket.job is not None:
-            ticket.decode_at = ticket.job.started
-        ticket.job = None
-        with self._lock:
-            if not isinstance(result, Exception):
-                self._admission.observe_decode(ticket.cost, decode_s, self._clock())
-            if not ticket.queued or ticket.answer.done():
-                return  # the request left or its deadline passed while its image was decoded
-            self._admission.remove(ticket)
-            ticket.decode_s = decode_s
-            if not isinstance(result, Exception):
-                ticket.placement = self._placement.slot  # it now waits only for a slot
-                self._admission.add(ticket)
-        if isinstance(result, Exception):
-            ticket.answer.set_exception(result)
-        else:
-            self.submit(ticket, result)
 
     def _top_up(self, slot: Slot, tickets: list[Ticket], room: int) -> list[Pixels]:
         """Add newly ready images to a slot's batch. Called on the slot's thread."""
@@ -343,19 +282,3 @@ class Scheduler:
     def _fail_from_thread(self, reason: str) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process is exiting
             self._loop.call_soon_threadsafe(self._on_failure, reason)
-
-
-def _refused(refusal: Refusal, left_ms: float, lane: Lane) -> ServiceError:
-    if refusal.retry_after_s is not None:
-        return Overloaded(
-            f"Queue too long to answer within {left_ms:.0f} ms.",
-            refusal.retry_after_s,
-            refusal.reason,
-        )
-    if left_ms <= 0:
-        return DeadlineMissed("The deadline has already passed.", refusal.reason)
-    return DeadlineMissed(
-        f"The deadline is {left_ms:.0f} ms from now, but one image takes "
-        f"{1000 * lane.latency.unloaded_s:.1f} ms on an idle engine.",
-        refusal.reason,
-    )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from tidegate.service.batching.decode_queue import Job
 from tidegate.service.batching.decode_times import DecodeCost
-from tidegate.service.batching.decoders import Job
 from tidegate.service.batching.lanes import Lane
 from tidegate.service.batching.placement import Placement
 from tidegate.service.batching.policy import Waiting
@@ -36,7 +36,7 @@ class Ticket(Waiting):
     cost: DecodeCost  # from the image's header
     client: str  # address; `work_s` counts against it until the ticket is released
     work_s: float  # decoding and engine, as predicted at admission
-    predicted_decode_s: float  # the part of work_s for decoding
+    typical_decode_s: float  # how long decoding usually takes
     placement: Placement  # where the image is decoded; the slot afterwards
     job: Job | None = None  # while the image waits for a decoder or is on one
     image: Image | None = None  # set when it is ready for a slot

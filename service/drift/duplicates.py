@@ -8,6 +8,7 @@ the answers, so it does not favour a class or a decision.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -53,7 +54,12 @@ def fingerprint(pixels: Pixels) -> Fingerprint:
     cells = sums.sum(axis=2).ravel() / _SAMPLES**2
     apart = cells - cells.sum() / cells.size
     contrast = math.sqrt(float(apart @ apart) / cells.size)
-    return Fingerprint(hash(some.tobytes()), cells, contrast)
+    return Fingerprint(_digest(some.tobytes()), cells, contrast)
+
+
+def _digest(pixels: bytes) -> int:
+    """Return the same number in every process, unlike hash()."""
+    return int.from_bytes(hashlib.blake2b(pixels, digest_size=8).digest(), "little")
 
 
 @lru_cache(maxsize=8)

@@ -90,10 +90,11 @@ class _Process:
 class DecoderPool:
     """A fixed number of decoder processes; each serves one calling thread at a time."""
 
-    def __init__(self, processes: int, max_image_pixels: int) -> None:
+    def __init__(self, processes: int, max_image_pixels: int, *, at_once: bool = True) -> None:
         """Start the processes and wait until they are ready. Blocks for 1 to 2 s.
 
-        Raises OSError if they cannot be started.
+        If not `at_once`, each is started by the first image that needs it. Raises OSError if they
+        cannot be started.
         """
         self.processes = processes
         self._settings = json.dumps(
@@ -103,7 +104,7 @@ class DecoderPool:
             }
         ).encode()
         self._idle: SimpleQueue[_Process | None] = SimpleQueue()  # None: must be restarted
-        for process in _start(processes, self._settings):
+        for process in _start(processes, self._settings) if at_once else [None] * processes:
             self._idle.put(process)
 
     def preprocess(self, data: bytes, spec: PreprocessSpec) -> Pixels:

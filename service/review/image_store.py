@@ -58,6 +58,31 @@ class StoredImage:
         return sidecar.written({**fields, "time": self.time, "file": self.entry.file, **label})
 
 
+class Selection:
+    """Chooses the images to keep: by their decisions, and so many per second."""
+
+    def __init__(self, config: ReviewConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        self._config = config
+        self._clock = clock
+        self._random = random.Random(0)  # noqa: S311 - which images are kept is no secret
+        self._tokens, self._filled_at = max(1.0, config.per_s), clock()
+
+    def is_wanted(self, decision: Decision) -> bool:
+        """Return whether an image with this decision is to be kept."""
+        return decision != "accept" or self._random.random() < self._config.accepted_share
+
+    def take_token(self) -> bool:
+        """Return whether one more image may be kept now, and count it."""
+        now = self._clock()
+        earned = (now - self._filled_at) * self._config.per_s
+        self._tokens = min(max(1.0, self._config.per_s), self._tokens + earned)
+        self._filled_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
 class ImageStore:
     """Accepts images on the event loop, and writes them on its own thread."""
 
@@ -78,8 +103,7 @@ class ImageStore:
         self._config = config
         self._on_outcome = on_outcome
         self._clock = clock
-        self._random = random.Random(0)  # noqa: S311 - which images are kept is no secret
-        self._tokens, self._filled_at = max(1.0, config.per_s), clock()
+        self._selection = Selection(config, clock)
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(_QUEUED)
         self._folder = ReviewFolder(config.root, config.max_bytes)
         self._scanned_at: float | None = None
@@ -94,9 +118,9 @@ class ImageStore:
 
         With `is_wanted` it is selected whatever the decision is.
         """
-        if not is_wanted and not self._is_wanted(answered.decision):
+        if not is_wanted and not self._selection.is_wanted(answered.decision):
             return None
-        if not self._take_token():
+        if not self._selection.take_token():
             self._on_outcome("over-rate")
             return None
         return self._keep(image, answered)
@@ -114,19 +138,6 @@ class ImageStore:
         except queue.Full:
             return
         self._thread.join(max(0.0, deadline - time.monotonic()))
-
-    def _is_wanted(self, decision: Decision) -> bool:
-        return decision != "accept" or self._random.random() < self._config.accepted_share
-
-    def _take_token(self) -> bool:
-        now = self._clock()
-        earned = (now - self._filled_at) * self._config.per_s
-        self._tokens = min(max(1.0, self._config.per_s), self._tokens + earned)
-        self._filled_at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
 
     def _keep(self, image: bytes, answered: Answered) -> StoredImage | None:
         now = datetime.now(UTC)

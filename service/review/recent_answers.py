@@ -27,14 +27,17 @@ class RecentAnswers:
         self._images = images
         self._answers: OrderedDict[str, _Remembered] = OrderedDict()
 
-    def remember(self, image: bytes, answered: Answered, classes: int) -> None:
+    def remember(
+        self, image: bytes, answered: Answered, classes: int, *, is_wanted: bool = False
+    ) -> None:
         """Add an answer of a model with this many classes, and offer its image to the store.
 
-        `image` is b"" if the client sent pixels, which are not stored.
+        `image` is b"" if the client sent pixels, which are not stored. With `is_wanted` it was
+        selected for review before.
         """
         stored = None
         if image and self._images is not None:
-            stored = self._images.offer(image, answered)
+            stored = self._images.offer(image, answered, is_wanted=is_wanted)
         self._answers[answered.request_id] = _Remembered(answered, classes, stored)
         if len(self._answers) > MAX_ANSWERS:
             self._answers.popitem(last=False)

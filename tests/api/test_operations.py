@@ -63,6 +63,9 @@ CONTRACT_METRICS = {
     "tidegate_client_requests": "counter",
     "tidegate_configuration_refused": "gauge",
     "tidegate_audit_lines_dropped": "counter",
+    # Not in the design: processes that answer HTTP.
+    "tidegate_front_ends": "gauge",
+    "tidegate_front_ends_replaced": "counter",
 }
 
 

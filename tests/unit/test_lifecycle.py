@@ -136,7 +136,7 @@ def test_a_drift_watch_that_ends_fails_the_service_and_a_failing_one_makes_it_no
     async def scenario() -> None:
         service = service_with(Noted(bundle / "model.onnx"), bundle, monkeypatch)
         await service.start()
-        served = service.choose().served
+        served = service.catalog.model("").stable
         watch, watching = served.watch, served.watching
         assert watching is not None
 

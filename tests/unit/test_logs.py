@@ -174,6 +174,23 @@ def test_a_flush_writes_every_line() -> None:
         assert os.read(reader, 1 << 16).splitlines() == [b"%d" % index for index in range(100)]
 
 
+def test_lines_of_several_processes_on_one_pipe_stay_whole() -> None:
+    reader, writer = os.pipe()
+    queues = [LineQueue(writer, lambda dropped: b"") for _ in range(3)]
+    sent = [b"%d" % number * length + b"\n" for number, length in ((1, 90), (2, 700), (3, 4000))]
+    for queue in queues:
+        queue.share()
+    for queue, line in zip(queues, sent, strict=True):
+        for _ in range(200):
+            queue.put(line)
+
+    with os.fdopen(reader, "rb") as stream:
+        read = [stream.readline() for _ in range(600)]
+    os.close(writer)
+
+    assert set(read) == set(sent)
+
+
 def test_a_closed_pipe_does_not_raise_and_its_lines_are_counted() -> None:
     with piped() as (reader, lines):
         os.close(reader)

@@ -82,7 +82,7 @@ def test_going_back_loads_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_version_without_an_alias_has_no_series_and_is_unloaded_later(root: Path) -> None:
     async def scenario(on: Stage) -> None:
-        before = on.service.choose().served
+        before = on.service.catalog.model("").stable
         await on.classify()
         text = on.metrics.render().decode()
         assert f'digest="{before.bundle.short_digest}"' in text
@@ -386,7 +386,7 @@ def test_a_version_that_is_used_again_while_another_one_saves_its_drift_state_is
         await asyncio.gather(reload, back)
 
         for version in ("1", "2"):
-            assert on.service.choose(version=version).served.watching is not None
+            assert on.service.catalog.model("").version(version).watching is not None
         text = on.metrics.render().decode()
         assert text.count("tidegate_model_info{") == 2
 

@@ -235,6 +235,18 @@ BOARD = Board(
                     [Query(f"process_open_fds{{{REPLICA}}}", "{{instance}}")],
                 ),
                 Panel(
+                    "Front ends",
+                    "Processes that answer HTTP around the process of the engine, and those that "
+                    "ended and were replaced. None if one process does everything.",
+                    [
+                        Query(f"tidegate_front_ends{{{REPLICA}}}", "{{instance}}"),
+                        Query(
+                            f"rate(tidegate_front_ends_replaced_total{{{REPLICA}}}{RATE})",
+                            "{{instance}} replaced",
+                        ),
+                    ],
+                ),
+                Panel(
                     "Images for review",
                     "By outcome. over-rate, disk-busy and failed were not stored.",
                     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, Request, Response
 
@@ -14,8 +15,8 @@ _LEVEL = 1  # of gzip: 20 times smaller in a millisecond
 _GZIP = 16 + zlib.MAX_WBITS
 
 
-def router(metrics: Metrics) -> APIRouter:
-    """Return the route that Prometheus scrapes."""
+def router(metrics: Metrics, before: Callable[[], Awaitable[None]] | None = None) -> APIRouter:
+    """Return the route that Prometheus scrapes. `before` is awaited before each scrape."""
     routes = APIRouter(tags=["operations"])
     one_at_a_time = asyncio.Lock()  # further scrapers would only slow each other down
 
@@ -25,6 +26,8 @@ def router(metrics: Metrics) -> APIRouter:
         content_type = content_type_of(",".join(request.headers.getlist("accept")))
         headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
         async with one_at_a_time:
+            if before is not None:
+                await before()
             content = await metrics.render_in_slices(openmetrics="openmetrics" in content_type)
         if accepts_gzip(",".join(request.headers.getlist("accept-encoding"))):
             headers["Content-Encoding"] = "gzip"

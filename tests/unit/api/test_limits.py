@@ -101,4 +101,4 @@ def test_images_in_progress_are_limited_and_released() -> None:
 
     with quota.running("a", 3):
         pass
-    assert not quota._running
+    assert not quota._table.running("a")

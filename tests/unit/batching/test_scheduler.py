@@ -537,6 +537,46 @@ def test_the_engine_s_time_does_not_count_as_decode_time() -> None:
     on_stage(play, own_decoders=False, large_decoders=1)
 
 
+def test_an_interactive_image_is_not_refused_for_bulk_images_that_it_overtakes() -> None:
+    photo = DecodeCost("JPEG", 0.05)
+
+    async def play(on: Stage) -> None:
+        gate = threading.Event()
+
+        def slow() -> Pixels:
+            gate.wait(PATIENCE_S)
+            return picture(1)
+
+        bulk = [on.run(on.admit(60, Priority.BULK, photo), slow) for _ in range(400)]
+
+        interactive = on.run(on.admit(0.5, cost=photo), slow)
+        gate.set()
+        await asyncio.gather(interactive, *bulk)
+
+    on_stage(play)
+
+
+def test_the_usual_wait_for_a_decoder_is_predicted_without_a_margin() -> None:
+    photo = DecodeCost("JPEG", 1.0)
+
+    async def play(on: Stage) -> None:
+        gate = threading.Event()
+
+        def slow() -> Pixels:
+            gate.wait(PATIENCE_S)
+            return picture(1)
+
+        answers = [on.run(on.admit(cost=photo), slow) for _ in range(8)]
+        last = on.admit(cost=photo)
+
+        assert last.predicted_s == pytest.approx(8 / 2 + 1, abs=0.2)  # two decoders
+        on.scheduler.leave(last)
+        gate.set()
+        await asyncio.gather(*answers)
+
+    on_stage(play)
+
+
 @pytest.mark.parametrize("decoders", ["slots", "own", "large"])
 def test_an_idle_service_admits_after_any_decode_times(decoders: str) -> None:
     """14 images of four seconds each once made all later deadlines infeasible, permanently."""

@@ -14,7 +14,7 @@ from tidegate.service.api.dialects.v2.request import Infer, all_outputs
 from tidegate.service.api.dialects.v2.response import render, tensors
 from tidegate.service.api.dialects.v2.usual import render_usual
 from tidegate.service.bundle.store import Bundle, open_bundle
-from tidegate.service.drift.duplicates import Fingerprint
+from tidegate.service.observing import Observation
 from tidegate.service.ood.gates import Verdict
 from tidegate.service.pipeline import Classification, Prediction, Timing
 from tidegate.service.types import ENERGY, MAHALANOBIS, Decision
@@ -39,7 +39,7 @@ def answer(bundle: Bundle, decision: Decision) -> Classification:
         nearest_class=1,
         timing=Timing(0, 0, 0, 0, 0),
         batch_size=1,
-        fingerprint=cast("Fingerprint", None),
+        observation=cast("Observation", None),
     )
 
 

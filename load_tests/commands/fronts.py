@@ -1,0 +1,144 @@
+"""`python -m load_tests fronts`: what front ends bring, with a fake engine that takes no CPU."""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import time
+from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict
+from pathlib import Path
+
+import uvloop
+
+from load_tests.client.requests import Target, requests_of
+from load_tests.client.synthetic_images import Picture, generated
+from load_tests.commands.arguments import count, positive
+from load_tests.commands.fuzz import BUNDLE
+from load_tests.errors import MeasurementFailed
+from load_tests.fronts.shapes import Shape, Window, findings_of, findings_of_floods
+from load_tests.fuzz import wire
+from load_tests.fuzz.server import launch
+from load_tests.generator.loops import Outcome
+from load_tests.generator.run import Load, drive
+from load_tests.report.json_file import keep
+from load_tests.report.progress_bar import shown
+from load_tests.scenarios.findings import Finding, as_lines
+from load_tests.server.process_tree import descendants
+from load_tests.server.start import ROOT, Started, running
+from load_tests.server.usage import usage
+
+_FAKE = ROOT / "load_tests" / "fronts" / "fake"
+_READY = wire.get(b"/readyz")
+_IMAGES = 16
+_ALONE_S = 2.0
+_FLOOD_S = 3.0
+_WARM_UP_S = 1.5
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
+    options = argparse.ArgumentParser(
+        prog="python -m load_tests fronts",
+        description="Compare one process with front ends, in turns. The engine is a fake that "
+        "takes time but no CPU. Exit code 1 if an aim is missed.",
+    )
+    options.add_argument("--bundle", type=Path, default=BUNDLE, help="what is served")
+    options.add_argument(
+        "--front-ends",
+        type=count,
+        nargs="+",
+        default=[1, 2],
+        help="besides one process (default: 1 2)",
+    )
+    options.add_argument(
+        "--decode", action="store_true", help="decode the images; otherwise nothing is decoded"
+    )
+    options.add_argument(
+        "--clients", type=count, default=32, help="requests at a time (default: %(default)s)"
+    )
+    options.add_argument(
+        "--rounds", type=count, default=3, help="windows of each shape (default: %(default)s)"
+    )
+    options.add_argument(
+        "--window-s", type=positive, default=5.0, help="length of a window (default: %(default)s)"
+    )
+    options.add_argument("--json", type=Path, metavar="OUT", help="save the result")
+    return options
+
+
+def run(options: argparse.Namespace, command_line: str) -> int:
+    """Measure, print and save; 1 if an aim is missed."""
+    findings = uvloop.run(_measure(options))
+    print(as_lines(findings))
+    keep(options.json, command_line, {"findings": [asdict(finding) for finding in findings]})
+    return 1 if any(finding.met is False for finding in findings) else 0
+
+
+async def _measure(options: argparse.Namespace) -> list[Finding]:
+    pictures = list(generated(_IMAGES))
+    shapes = [Shape(0), *map(Shape, options.front_ends)]
+    for _ in range(options.rounds):
+        for shape in shapes:
+            async with _served(options, shape) as server:
+                await _drive(server, pictures, Load(_WARM_UP_S, clients=options.clients))
+                shape.alone += (await _drive(server, pictures, Load(_ALONE_S, clients=1)))[0]
+                load = Load(options.window_s, clients=options.clients)
+                shape.add(*await _drive(server, pictures, load))
+    floods = [await _flood(options) for _ in range(options.rounds)]
+    return [
+        *findings_of(shapes, "decoding" if options.decode else "without decoding"),
+        *findings_of_floods(floods, options.clients),
+    ]
+
+
+async def _flood(options: argparse.Namespace) -> dict[str, float]:
+    """Return how many images the process of the engine takes without HTTP, and what they cost."""
+    command = [_FAKE / "flood.py", options.bundle.resolve(), _FLOOD_S, options.clients]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *map(str, command),
+        env={**os.environ, "PYTHONPATH": f"{_FAKE}:{ROOT}"},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    if not output:
+        raise MeasurementFailed("the flood ended without a result")
+    result: dict[str, float] = json.loads(output)
+    return result
+
+
+def _served(options: argparse.Namespace, shape: Shape) -> AbstractAsyncContextManager[Started]:
+    env = {
+        "PYTHONPATH": f"{_FAKE}:{ROOT}",
+        "FAKE_ENGINE": "1",
+        "FAKE_DECODING": "" if options.decode else "1",
+        "TIDEGATE_FRONT_ENDS": str(shape.front_ends or -1),
+        "TIDEGATE_LOG_LEVEL": "info",
+        "TIDEGATE_LOG_FORMAT": "json",
+    }
+    start = launch(options.bundle, env)
+    return running(start.command, start.env, start.url, _READY)
+
+
+async def _drive(
+    server: Started, pictures: list[Picture], load: Load
+) -> tuple[list[Outcome], Window]:
+    target = Target.parse(server.url)
+    before = _cpu(server)
+    started = time.monotonic()
+    with shown(load.duration_s) as on_progress:
+        done = await drive(
+            target, requests_of(pictures, target, None), load, on_progress=on_progress
+        )
+    seconds, after = time.monotonic() - started, _cpu(server)
+    engine_s, loop_s, fronts_s = (b - a for a, b in zip(before, after, strict=True))
+    return done.outcomes, Window(seconds, engine_s, loop_s, fronts_s)
+
+
+def _cpu(server: Started) -> tuple[float, float, float]:
+    """Return the CPU seconds of the first process, of its event loop, and of its descendants."""
+    whole = usage(server.main_pid)
+    others = sum(usage(pid).own_cpu_s for pid in descendants(server.main_pid))
+    return whole.own_cpu_s, whole.main_thread_cpu_s, others

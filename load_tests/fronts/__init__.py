@@ -1,0 +1,1 @@
+"""What front ends bring: one process against one and two front ends, with a fake engine."""

@@ -1,0 +1,94 @@
+"""Windows of servers of several shapes, and what their processes cost. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, median
+
+from load_tests.generator.loops import Outcome
+from load_tests.generator.statistics import quantiles_ms
+from load_tests.scenarios.findings import Finding, at_least, at_most, fact
+
+GAIN, LOOP_MS, P50_MORE_MS, FLOOD = 1.6, 0.060, 0.3, 8000.0
+
+
+@dataclass
+class Shape:
+    """One number of front ends; 0 is one process that does everything."""
+
+    front_ends: int
+    rates: list[float] = field(default_factory=list)  # answers/s, one per window
+    engine_ms: list[float] = field(default_factory=list)  # CPU of the first process, per image
+    loop_ms: list[float] = field(default_factory=list)  # of its event loop
+    fronts_ms: list[float] = field(default_factory=list)  # of all front ends
+    alone: list[Outcome] = field(default_factory=list)  # of one client
+    failed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Return its name in the report."""
+        if not self.front_ends:
+            return "one process"
+        return f"{self.front_ends} front end{'s' * (self.front_ends > 1)}"
+
+    @property
+    def p50_ms(self) -> float | None:
+        """Return the median latency of one client."""
+        return quantiles_ms([one.latency_s for one in self.alone if one.answered]).get("p50")
+
+    def add(self, outcomes: Sequence[Outcome], window: "Window") -> None:
+        """Add a window under load."""
+        answered = sum(one.answered for one in outcomes)
+        self.failed += len(outcomes) - answered
+        self.rates.append(answered / window.seconds)
+        self.engine_ms.append(1e3 * window.engine_s / answered)
+        self.loop_ms.append(1e3 * window.loop_s / answered)
+        self.fronts_ms.append(1e3 * window.fronts_s / answered)
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a window took, and the CPU seconds that the processes used in it."""
+
+    seconds: float
+    engine_s: float
+    loop_s: float
+    fronts_s: float
+
+
+def findings_of(shapes: Sequence[Shape], what: str) -> list[Finding]:
+    """Return the figures of every shape, and whether the aims are met."""
+    findings = []
+    for shape in shapes:
+        named = f"{what}, {shape.name}: "
+        findings += [
+            fact(f"{named}answers, median of windows", median(shape.rates), "/s"),
+            fact(f"{named}CPU per image of the first process", fmean(shape.engine_ms), "ms"),
+            fact(f"{named}of which its event loop", fmean(shape.loop_ms), "ms"),
+            fact(f"{named}CPU per image of the front ends", fmean(shape.fronts_ms), "ms"),
+            fact(f"{named}p50 of one client", shape.p50_ms, "ms"),
+            at_most(f"{named}failed", shape.failed, 0, ""),
+        ]
+    one, last = shapes[0], shapes[-1]
+    gain = median(last.rates) / median(one.rates)
+    findings.append(at_least(f"{what}: {last.name} against {one.name}", gain, GAIN, "×"))
+    findings.append(
+        at_most(f"{what}: loop of the engine's process", fmean(last.loop_ms), LOOP_MS, "ms")
+    )
+    if last.p50_ms is not None and one.p50_ms is not None:
+        more = last.p50_ms - one.p50_ms
+        findings.append(at_most(f"{what}: p50 of one client, more", more, P50_MORE_MS, "ms"))
+    return findings
+
+
+def findings_of_floods(floods: Sequence[Mapping[str, float]], in_flight: int) -> list[Finding]:
+    """Return what the process of the engine does without HTTP around it."""
+
+    def of(name: str) -> float:
+        return median(flood[name] for flood in floods)
+
+    named = f"flood, {in_flight} in flight: "
+    return [
+        at_least(f"{named}images, median", of("images_per_s"), FLOOD, "/s"),
+        fact(f"{named}CPU per image of the engine's process", of("cpu_us_per_image"), "µs"),
+        fact(f"{named}of which its event loop", of("loop_us_per_image"), "µs"),
+    ]

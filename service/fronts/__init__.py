@@ -1,0 +1,1 @@
+"""Front-end processes around the process of the engine."""

@@ -1,0 +1,300 @@
+"""All front ends: start them, replace those that end, and tell them what is served.
+
+The process of the engine owns the listeners, the models and their metrics; see `worker` for one
+front end, and `dealer` for their connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import subprocess
+import time
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from functools import partial
+from typing import Any
+
+from starlette.types import ASGIApp
+
+from tidegate.service.api.wire import Wire
+from tidegate.service.batching.board import Board
+from tidegate.service.batching.scheduler import Scheduler
+from tidegate.service.catalog import Catalog
+from tidegate.service.fronts.dealer import Dealer
+from tidegate.service.fronts.observations import Observations
+from tidegate.service.fronts.published import Hello
+from tidegate.service.fronts.publishing import Publishing
+from tidegate.service.fronts.shared import SharedTable
+from tidegate.service.fronts.shares import settings_of_each, share_of
+from tidegate.service.fronts.worker import Worker, reap
+from tidegate.service.lifecycle import Service
+from tidegate.service.metrics import Metrics
+from tidegate.service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_PUBLISH_S = 0.001  # between two publications of what waits, at most so often
+_TICK_S = 0.05
+_CHANGE_S = 0.25
+_SILENT_S = 1.0  # a front end that shows no life for so long gets no connections
+_DEAD_S = 5.0  # and is ended after so long
+_PAUSE_S = 0.5  # between two ticks: longer, and this process itself was stopped
+_COUNT_TIMEOUT_S = 1.0
+_LAST_LINES_S = 1.5
+_SPARE_S = 1.0  # they end what is left at their own timeout
+_DEATHS, _WITHIN_S = 5, 60.0
+_BACK_OFF_S, _LONGEST_BACK_OFF_S = 0.1, 5.0
+
+
+class Fleet:
+    """The front ends of a service. Used on the event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        count: int,
+        listeners: Sequence[socket.socket],
+        admin_port: int | None,
+        metrics: Metrics,
+        shared: SharedTable,
+    ) -> None:
+        """`settings` are those of the whole service, `shared` is its table of quotas."""
+        self.count = count
+        self._settings = settings_of_each(settings, count)
+        self._admin_port = admin_port
+        self._metrics = metrics
+        self.shared = shared
+        self._listeners = listeners
+        self._board = Board()
+        self._workers: dict[int, Worker] = {}
+        self._scheduler: Scheduler | None = None
+        self._slots = 0
+        self._catalog: Catalog | None = None
+        self._deaths: deque[float] = deque(maxlen=_DEATHS)
+        self._draining = self._stopping = False
+        self._questions = 0
+        self._published_at = 0.0
+        self._publish_soon: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._service: Service
+        self._app: ASGIApp
+        self._observed: Observations
+        self._publishing: Publishing
+        self._dealer: Dealer
+
+    async def start(self, service: Service, app: ASGIApp, wire: Wire) -> None:
+        """Start all front ends; connections are accepted as soon as one of them is up."""
+        self._service, self._app = service, app
+        self._observed, self._publishing = Observations(service), Publishing(service)
+        self._dealer = Dealer(self._listeners, wire, self._taking)
+        self._metrics.follow_front_ends(lambda: self.up)
+        for index in range(self.count):
+            await self._start(index)
+        self._begin(self._tick())
+
+    def follow(self, scheduler: Scheduler, catalog: Catalog) -> None:
+        """Let the front ends use the engine, and serve a catalog; called whenever it changes."""
+        if self._scheduler is None:
+            self._scheduler = scheduler
+            running = scheduler.slots * catalog.model("").stable.lane.limits.max_batch_size
+            self._slots = self._settings.max_queue + share_of(running, self.count, 1)
+            self._metrics.follow_queue(lambda: scheduler.waiting + self.waiting)
+        self._catalog = catalog
+        for worker in self._workers.values():
+            if worker.is_up:
+                self._bring_up_to_date(worker)
+
+    async def count_all(self) -> None:
+        """Add up what the front ends have counted, for a scrape; one that is silent is left out."""
+        self._questions += 1
+        asked = [worker for worker in self._workers.values() if worker.is_up]
+        for worker in asked:
+            worker.ask_counts(self._questions)
+        until = time.monotonic() + _COUNT_TIMEOUT_S
+        while any(w.answered_count < self._questions and w.is_up for w in asked):
+            if time.monotonic() > until:
+                return
+            await asyncio.sleep(0.001)
+
+    @property
+    def waiting(self) -> int:
+        """Return how many images wait for a decoder of a front end, as they said last."""
+        return sum(worker.waiting for worker in self._workers.values())
+
+    @property
+    def up(self) -> int:
+        """Return how many front ends can be given connections."""
+        return sum(worker.is_up for worker in self._workers.values())
+
+    @property
+    def unready_reason(self) -> str:
+        """Return why the service should not receive traffic; "" if it should."""
+        up = self.up
+        if 2 * up >= self.count:
+            return ""
+        return f"Only {up} of {self.count} front ends run."
+
+    def poll_files(self) -> None:
+        """Let the front ends look at the files that this process has just looked at."""
+        for worker in self._workers.values():
+            if worker.is_up:
+                worker.poll_files()
+
+    def begin_drain(self) -> None:
+        """Let each response close its connection."""
+        self._draining = True
+        for worker in self._workers.values():
+            if worker.is_up:
+                worker.drain()
+
+    async def stop(self, timeout_s: float) -> None:
+        """Accept nothing more, and end the front ends once their requests are answered."""
+        await self._dealer.close()
+        self._stopping = True
+        for worker in self._workers.values():
+            if worker.is_up:
+                worker.stop()
+            else:
+                worker.kill()
+        ends = [asyncio.ensure_future(worker.gone.wait()) for worker in self._workers.values()]
+        if ends:
+            await asyncio.wait(ends, timeout=timeout_s + _SPARE_S)
+        await asyncio.to_thread(_wait_for, [one.process for one in self._workers.values()])
+        for worker in self._workers.values():
+            worker.kill()
+
+    # Called by the workers
+
+    def on_up(self, worker: Worker) -> None:
+        """Bring a front end up to date, and give it connections."""
+        log.info("front end %d is up (pid %d)", worker.index, worker.process.pid)
+        if self._draining:
+            worker.drain()
+        self._bring_up_to_date(worker)
+        self._dealer.open()
+
+    def on_closed(self, address: str) -> None:
+        """Count a connection as closed."""
+        self._dealer.closed(address)
+
+    def on_records(self, worker: Worker) -> None:
+        """Show what waits, at most once per `_PUBLISH_S`."""
+        if worker.peer is not None:
+            self._board.count_read(worker.index, worker.peer.images_read)
+        if self._publish_soon is None:
+            delay = max(0.0, self._published_at + _PUBLISH_S - time.monotonic())
+            loop = asyncio.get_running_loop()
+            self._publish_soon = loop.call_later(delay, self._publish)
+
+    def on_lane_closed(self, worker: Worker, number: int) -> None:
+        """Open the lane again if the catalog has it meanwhile."""
+        if number in self._publishing.places.values():
+            self._bring_up_to_date(worker)
+
+    def on_lost(self, worker: Worker) -> None:
+        """Take back what a front end had, and replace it unless it was told to stop."""
+        for address in worker.connections.values():
+            self._dealer.closed(address)
+        worker.connections.clear()
+        self.shared.forget(worker.index)
+        self._board.count_read(worker.index, 0)
+        if not any(one.is_up for one in self._workers.values()):
+            self._dealer.pause()
+        self._begin(self._replace(worker))
+
+    # Inside
+
+    async def _start(self, index: int) -> None:
+        hello = Hello(
+            self._settings,
+            index,
+            self.count,
+            self._admin_port,
+            self._board.descriptor,
+            self.shared.descriptor,
+        )
+        self.shared.alive_at[index] = time.monotonic()
+        worker = self._workers[index] = Worker(hello, self, self._metrics, self._observed)
+        await worker.open(self._app)
+
+    async def _replace(self, worker: Worker) -> None:
+        how = await asyncio.to_thread(reap, worker.process)
+        if self._stopping:
+            return
+        now = time.monotonic()
+        self._deaths.append(now)
+        log.error("front end %d has ended (%s); another one is started", worker.index, how)
+        if len(self._deaths) == _DEATHS and now - self._deaths[0] < _WITHIN_S:
+            self._service.fail(f"{_DEATHS} front ends have ended within {_WITHIN_S:g} s")
+            return
+        recent = sum(now - death < _WITHIN_S for death in self._deaths)
+        await asyncio.sleep(min(_LONGEST_BACK_OFF_S, _BACK_OFF_S * 2 ** (recent - 1)))
+        if not self._stopping:
+            self._metrics.front_ends_replaced.inc()
+            await self._start(worker.index)
+
+    def _bring_up_to_date(self, worker: Worker) -> None:
+        if self._scheduler is None or self._catalog is None:
+            return
+        if worker.peer is None:
+            worker.open_engine(self._scheduler, self._slots)
+        try:
+            worker.publish(*self._publishing.catalog(self._catalog))
+        except OSError as error:
+            self._service.fail(f"no slots for front end {worker.index}: {error.strerror or error}")
+
+    def _publish(self) -> None:
+        self._publish_soon = None
+        self._published_at = time.monotonic()
+        if self._scheduler is not None:
+            self._board.publish(self._scheduler.load(), self._publishing.places)
+
+    async def _tick(self) -> None:
+        """Show what waits, tell what has changed, and end front ends that hang."""
+        changed_at = ticked_at = time.monotonic()
+        while not self._stopping:
+            await asyncio.sleep(_TICK_S)
+            now = time.monotonic()
+            self._publish()
+            if now - changed_at >= _CHANGE_S:
+                changed_at = now
+                changes = self._publishing.changes()
+                for worker in self._workers.values():
+                    if worker.is_up:
+                        worker.change(changes)
+            if now - ticked_at > _PAUSE_S:  # this process was stopped, and they perhaps too
+                self.shared.alive_at[: self.count] = now
+            ticked_at = now
+            for worker in self._workers.values():
+                if worker.is_up and now - self.shared.alive_at[worker.index] > _DEAD_S:
+                    log.error("front end %d shows no life for %g s", worker.index, _DEAD_S)
+                    worker.kill()
+
+    def _taking(self) -> list[Worker]:
+        """Return the front ends that take connections."""
+        now = time.monotonic()
+        up = [worker for worker in self._workers.values() if worker.is_up]
+        alive = [one for one in up if now - self.shared.alive_at[one.index] < _SILENT_S]
+        return alive or up
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._end, task))
+
+    def _end(self, task: asyncio.Task[None], _: object) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("the front ends are no longer looked after", exc_info=error)
+            self._service.fail("the front ends are no longer looked after")
+
+
+def _wait_for(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Give processes that end the time to write their last log lines. Blocks."""
+    until = time.monotonic() + _LAST_LINES_S
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, until - time.monotonic()))
