@@ -384,9 +384,7 @@ def test_keys_are_replaced_while_requests_are_answered(guarded: Guarded) -> None
         guarded.replace_keys(line("new", ANY))
         guarded.server.wait_for("keys reloaded")
         deadline = time.monotonic() + PATIENCE_S
-        while (
-            send(guarded.url, key="new").status_code != 200
-        ):  # front ends load them a moment later
+        while send(guarded.url, key="new").status_code != 200:  # front ends load it a moment later
             assert time.monotonic() < deadline
         while send(guarded.url, key="classify").status_code != 401:
             assert time.monotonic() < deadline
