@@ -177,7 +177,7 @@ async def _serve(
     )
     if fleet is not None:
         lines.share()
-        service.tell(fleet.follow, fleet.load_files, lambda: fleet.unready_reason)
+        service.attach_front_ends(fleet.follow, fleet.load_files, lambda: fleet.unready_reason)
         await fleet.start(service, app, wire)
     own = admin_listeners if fleet is not None else [*listeners, *admin_listeners]
     serving = asyncio.create_task(server.serve(own))

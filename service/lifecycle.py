@@ -109,7 +109,7 @@ class Service:
         self._on_files: Callable[[], object] = bool
         self._unready: Callable[[], str] = str
 
-    def tell(
+    def attach_front_ends(
         self,
         on_catalog: Callable[[Scheduler, Catalog], object],
         on_files: Callable[[], object],

@@ -31,7 +31,7 @@ UNTAGGED = Tag()
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What an answer tells about the model and its traffic. Durations in seconds."""
+    """What is learned from an answer about the model and its traffic. Durations in seconds."""
 
     tag: Tag
     client: str

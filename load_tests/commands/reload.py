@@ -110,7 +110,7 @@ async def _both(
     try:
         async with asyncio.TaskGroup() as tasks:
             running, changing = tasks.create_task(load), tasks.create_task(changes)
-    except ExceptionGroup as failed:
+    except ExceptionGroup as failed:  # the command reports one failure, not a group
         raise failed.exceptions[0] from None
     return running.result(), changing.result()
 

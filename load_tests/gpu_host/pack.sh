@@ -80,5 +80,5 @@ cp "$here/run_1.sh" "$target/.gpu1/"
 cp "$here/run_2.sh" "$target/.gpu2/"
 for half in 1 2; do
   mib=$(($(du -sb "$target/.gpu$half" | cut -f1) / 1048576 + 1))
-  echo ".gpu$half: $mib of $limit_mib MiB, beside the working tree"
+  echo ".gpu$half: $mib of $limit_mib MiB, in addition to the working tree"
 done

@@ -26,7 +26,7 @@ class State(Enum):
     """Of a slot that is not free."""
 
     SENT = "sent"  # it waits, or runs
-    LEFT = "left"  # the same, and nobody waits for the answer
+    LEFT = "left"  # the same, and the request has left
     DONE = "done"
 
 

@@ -19,7 +19,7 @@ class Kind(IntEnum):
     """What a record says. The first four go to the engine's process, the last comes from it."""
 
     READY = 1  # the pixels are in the slot
-    CANCEL = 2  # nobody waits for the answer any longer
+    CANCEL = 2  # the request has left
     RELEASE = 3  # the answer was read; `code` is 1 if the slot has a note
     CLOSED = 4  # a connection was closed; `slot` is its number
     DONE = 5  # the engine has finished with the slot

@@ -1,8 +1,8 @@
 """Admit and decode here, and have another process run the engine: what a front end does.
 
 A slot is written here only between its allocation and READY, and there only between READY and
-DONE. Each READY gets exactly one DONE, and a slot is free again after it: at once if nobody waits
-for the answer any longer, otherwise when the ticket is released.
+DONE. Each READY gets exactly one DONE, and a slot is free again after it: at once if the
+request has left, otherwise when the ticket is released.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Remote(Admitting):
         self._free: list[list[int]] = []  # by ring: the slots that no image has
         self._to: dict[Lane, Destination] = {}
         self._slots: dict[Ticket, int] = {}  # of every ticket that is not released
-        self._sent: dict[int, Ticket | None] = {}  # by slot; None once nobody waits for it
+        self._sent: dict[int, Ticket | None] = {}  # by slot; None once the request has left
         self._noted: set[Ticket] = set()
         self.images_sent = 0
 

@@ -1,4 +1,4 @@
-"""All front ends: start them, replace those that end, and tell them what is served.
+"""All front ends: start them, replace those that end, and send them what is served.
 
 The process of the engine owns the listeners, the models and their metrics; see `worker` for one
 front end, and `dealer` for their connections.
@@ -195,7 +195,7 @@ class Fleet:
             self._bring_up_to_date(worker)
 
     def on_lost(self, worker: Worker) -> None:
-        """Take back what a front end had, and replace it unless it was told to stop."""
+        """Take back what a front end had, and replace it unless it was asked to stop."""
         for address in worker.connections.values():
             self._dealer.closed(address)
         worker.connections.clear()
@@ -253,7 +253,7 @@ class Fleet:
             self._board.publish(self._scheduler.load(), self._publishing.places)
 
     async def _tick(self) -> None:
-        """Show what waits, tell what has changed, and end front ends that hang."""
+        """Publish what waits, send what has changed, and end front ends that hang."""
         changed_at = ticked_at = time.monotonic()
         while not self._stopping:
             await asyncio.sleep(_TICK_S)

@@ -168,7 +168,7 @@ class FrontEnd:
             self._tasks.append(task)
 
     async def _serve(self) -> None:
-        """Serve connections until told to stop; then send what was counted last."""
+        """Serve connections until asked to stop; then send what was counted last."""
         self._is_serving = True
         await self._server.serve([])
         if self._tracing is not None:

@@ -1,7 +1,7 @@
 """Messages between a front end and the process of the engine, for everything that is not hot.
 
 A message has a kind, fields as JSON, and bytes. On the wire: the lengths of JSON and bytes as
-little-endian 32-bit numbers, then both. A descriptor travels beside a message on another socket.
+little-endian 32-bit numbers, then both. The descriptor of a message is sent on another socket.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def _unpack(note: memoryview, features: Float32) -> Observation:
 
 
 def _short(text: str) -> bytes:
-    """Return a text's bytes; a long one, which only has to be told from others, becomes a hash."""
+    """Return a text's bytes, or the hash of a long one, which is only compared with others."""
     encoded = text.encode("utf-8", "surrogatepass")
     if len(encoded) <= LONGEST_TEXT:
         return encoded

@@ -1,4 +1,4 @@
-"""What the process of the engine tells a front end of the models. Values only.
+"""What the process of the engine sends a front end about the models. Values only.
 
 They are pickled, which is safe in this direction alone: a front end trusts the process that
 started it, but it reads what clients send, so nothing that comes from it is unpickled.

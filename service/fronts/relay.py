@@ -40,7 +40,7 @@ class RelayClient:
             exchange.arrived.put_nowait((kind, fields, content))
 
     def lost(self) -> None:
-        """End all requests: nobody answers them any longer."""
+        """End all requests, which cannot be answered."""
         for exchange in self._exchanges.values():
             exchange.leave()
 

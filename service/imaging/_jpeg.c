@@ -72,8 +72,8 @@ static void note(j_common_ptr info) {
     e->base.format_message(info, e->message);
 }
 
-/* The columns beside the window whose neighbours the decoder needs, because at the edge of what it
- * decodes it invents them: one chroma sample to upsample, and where a scan may be missing, two
+/* The further columns on each side of the window, because at the edge of what it decodes the decoder
+ * has no neighbours of a sample: one chroma sample to upsample, and where a scan may be missing, two
  * blocks to smooth. */
 static unsigned margin(j_decompress_ptr info) {
     const int widest = info->max_h_samp_factor; /* columns of a sample */

@@ -49,7 +49,7 @@ class FakeEngine:
         for index, image in enumerate(images):
             staging[index] = image
         size = len(images)
-        time.sleep(0.0003 + 0.000013 * size)
+        time.sleep(0.0003 + 0.000013 * size)  # a GPU computes that long, and uses no CPU
         return self._outputs(*(rows[:size] for rows in self._rows), self._nearest[:size])
 
     def parts_s(self, slot: int) -> dict[str, float]:

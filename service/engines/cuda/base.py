@@ -62,7 +62,7 @@ class Device(Protocol):
         ...
 
     def event(self) -> Any:
-        """Return an event with timing, on which `wait` blocks as the binding was told to."""
+        """Return an event with timing, on which `wait` sleeps or spins, as configured."""
         ...
 
     def copy_in(self, to: Address, source: Bytes, stream: StreamHandle) -> None:

@@ -115,7 +115,7 @@ async def _served(root: Path, front_ends: int, **changes: Any) -> AsyncIterator[
         settings, front_ends, listeners, None, metrics, SharedTable.create(front_ends + 1)
     )
     app, service, wire = build(settings, None, metrics, None, None, fleet.shared, fleet.count_all)
-    service.tell(fleet.follow, fleet.load_files, lambda: fleet.unready_reason)
+    service.attach_front_ends(fleet.follow, fleet.load_files, lambda: fleet.unready_reason)
     url = url_of(listeners[0])
     await fleet.start(service, app, wire)
     await service.start()
