@@ -36,6 +36,7 @@ class FollowedFiles:
 
         `on_refused` is called with whether what is on disk is refused. Raises the same errors.
         """
+        self.is_logging = True  # set to False where another process logs the same
         self._what = what
         self._paths = paths
         self._load = load
@@ -71,12 +72,13 @@ class FollowedFiles:
             self._load()
         except (ValueError, OSError) as error:
             return f"{error}"
-        log.info("%s reloaded", self._what)
+        if self.is_logging:
+            log.info("%s reloaded", self._what)
         return ""
 
     def _report(self, problem: str) -> None:
         """Log a problem once, however often it is found."""
-        if problem and problem != self._reported:
+        if problem and problem != self._reported and self.is_logging:
             log.error("%s not reloaded, what was loaded before stays: %s", self._what, problem)
         self._reported = problem
         self._on_refused(bool(problem))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -50,6 +51,24 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"--require-gpu, but: {report.longrepr}"
     return report
+
+
+@pytest.fixture(autouse=True, scope="module")
+def loggers_stay_as_they_were() -> Iterator[None]:
+    """Fail a file of tests that leaves Tidegate's loggers changed for the tests after it."""
+    before = _changed_loggers()
+    yield
+    assert _changed_loggers() == before, "a test of this file leaves loggers changed"
+
+
+def _changed_loggers() -> dict[str, tuple[int, bool, bool]]:
+    """Return the level of each of Tidegate's loggers that is not as Python makes it."""
+    made = (logging.NOTSET, False, True)
+    found = {"": (logging.root.level, logging.root.disabled, logging.root.propagate)}
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("tidegate") and isinstance(logger, logging.Logger):
+            found[name] = (logger.level, logger.disabled, logger.propagate)
+    return {name: state for name, state in found.items() if state != made}
 
 
 @pytest.fixture(scope="session")

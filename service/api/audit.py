@@ -100,13 +100,14 @@ def open_audit(path: Path, on_dropped: Callable[[int], object]) -> Audit:
 
     `on_dropped` is called with the number of lines that could not be written.
     """
-    _logger.setLevel(logging.INFO)
-    _logger.propagate = path == STDERR
-    _logger.handlers.clear()
+    handlers = []
     if path != STDERR:
         lines = LineFile(path, _notice)
         lines.report_drops_to(on_dropped)
-        _logger.addHandler(_FileHandler(lines))
+        handlers = [_FileHandler(lines)]
+    _logger.setLevel(logging.INFO)
+    _logger.propagate = not handlers
+    _logger.handlers[:] = handlers
     return Audit()
 
 

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, cast
 
-from tidegate.service import followed_files, logs, security
+from tidegate.service import logs, security
 from tidegate.service.api.server import config_of
 from tidegate.service.batching.board import BoardView
 from tidegate.service.batching.decoders import Decoders
@@ -138,11 +138,11 @@ class FrontEnd:
         bound_pillow(settings.max_image_pixels)
         self._metrics = Metrics(version())
         lines.share()
-        # What is loaded again, or refused, is logged by the process that looks at it first.
-        logging.getLogger(followed_files.__name__).setLevel(logging.CRITICAL)
         lines.report_drops_to(self._metrics.log_lines_dropped.inc)
         table = SharedTable(hello.shared, hello.front_ends + 1, hello.index)
         self._guard = security.build(settings, self._metrics, hello.admin_port, table)
+        for files in self._guard.followed:
+            files.is_logging = False  # the process of the engine reads them first, and logs it
         self._tracing = start_tracing(os.environ, version(), self._metrics.traced)
         # The routes here ask it only for the models.
         service = cast(Service, self._models)
