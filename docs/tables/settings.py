@@ -10,12 +10,20 @@ from typing import Any, Literal, Union, get_args, get_origin
 from docs.tables.markdown import table
 from tidegate.service import platforms
 from tidegate.service.settings import PREFIX, Settings
+from tidegate.service.settings.theme import Theme
 
 _PRESET_SETTINGS = ("host", "port", "dialects", "drain_delay_s", "drain_timeout_s")
 
 
 def settings() -> str:
-    """Return a row for each setting: name, default, accepted values, meaning."""
+    """Return a section for each theme, with a row for each setting."""
+    themes = [base for base in Settings.__bases__ if issubclass(base, Theme)]
+    return "\n\n".join(
+        f"## {(theme.__doc__ or '').rstrip('.')}\n\n{_rows(theme)}" for theme in themes
+    )
+
+
+def _rows(theme: type[Theme]) -> str:
     rows = [
         (
             f"`{PREFIX}{name.upper()}`",
@@ -23,7 +31,7 @@ def settings() -> str:
             _values(field.annotation, field.metadata),
             field.description or "",
         )
-        for name, field in Settings.model_fields.items()
+        for name, field in theme.model_fields.items()
     ]
     return table(("variable", "default", "values", "meaning"), rows)
 
