@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, compress
+from operator import attrgetter, ne
 from typing import cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -27,6 +28,9 @@ _END = b"# EOF\n"  # of OpenMetrics
 
 Declared = Counter | Gauge | Histogram
 _number = cast(Callable[[float], str], floatToGoString)  # it has no types
+# Thousands of cells are read with `map`, which takes a third of the time of a loop.
+_value_of = attrgetter("_value")
+_exemplar_of = attrgetter("_exemplar")
 
 
 class ModelRegistries(Collector):
@@ -153,7 +157,9 @@ class _Family:
             yield b""
         values = self._read()
         if values != self._values:
-            for series, row in self._changed(values):
+            changed = self._changed(values)
+            self._values = []  # a scrape that ends early leaves some lines new and some old
+            for series, row in changed:
                 series.format(row)
                 yield b""
             self._values = values
@@ -175,30 +181,29 @@ class _Family:
         self._values, self._text = [], b""
 
     def _read(self) -> list[float]:
-        """Return the values of all cells, or what the functions of gauges return."""
-        own = [vars(child) for child in self._children] if isinstance(self._metric, Gauge) else ()
-        if any("_child_samples" in names for names in own):
-            return [s.value for child in self._children for s in child._child_samples()]
-        # Without their locks, which would take ten times as long: a reference is read at once.
-        return [cell._value for cell in self._cells]
+        """Return the values of all cells, or what the function of a gauge returns.
 
-    def _changed(self, values: list[float]) -> Iterator[tuple[_Series, list[float]]]:
-        """Yield the series of which a value is new, with their values."""
+        Only gauges without labels have functions here.
+        """
+        if "_child_samples" in vars(self._metric):
+            return [sample.value for sample in self._metric._child_samples()]
+        # Without their locks, which would take ten times as long: a reference is read at once.
+        return list(map(_value_of, self._cells))
+
+    def _changed(self, values: list[float]) -> list[tuple[_Series, list[float]]]:
+        """Return the series of which a value is new, with their values."""
         width = len(values) // len(self._series)
         if self._values:
-            both = enumerate(zip(values, self._values, strict=True))
-            places = sorted({place // width for place, (new, old) in both if new != old})
+            cells = compress(range(len(values)), map(ne, values, self._values))
+            places = sorted({cell // width for cell in cells})
         else:  # some children are new
             places = list(range(len(self._series)))
-        for place in places:
-            yield self._series[place], values[place * width : (place + 1) * width]
+        return [(self._series[n], values[n * width : (n + 1) * width]) for n in places]
 
     def _in_openmetrics(self) -> bytes:
         if isinstance(self._metric, Gauge) or not self._series:
             return self._text
-        # A list, because a generator takes twice as long.
-        exemplars = any([cell._exemplar for cell in self._cells])  # noqa: C419
-        if not (exemplars or self._series[0].counts_alone):
+        if not (any(map(_exemplar_of, self._cells)) or self._series[0].counts_alone):
             return self._text
         return "".join([series.in_openmetrics() for series in self._series]).encode()
 

@@ -24,16 +24,16 @@ def run_client(script: str, requirement: str, *arguments: str | Path) -> Any:
 
     `requirement` is one package, or several with spaces between them.
     """
-    python = _environment(script, requirement) / "bin" / "python"
+    python = environment(script, requirement) / "bin" / "python"
     variables = {name: value for name, value in os.environ.items() if "PYTHON" not in name}
     printed = output([python, SCRIPTS / f"{script}.py", *arguments], ROOT, variables, PATIENCE_S)
     return json.loads(printed.splitlines()[-1])
 
 
-def _environment(script: str, requirement: str) -> Path:
-    """Return the environment, installed before or now."""
+def environment(name: str, requirement: str) -> Path:
+    """Return the environment with these packages, installed before or now."""
     folder = (
-        ROOT / "build" / "clients" / f"{script}-{sys.version_info.major}.{sys.version_info.minor}"
+        ROOT / "build" / "clients" / f"{name}-{sys.version_info.major}.{sys.version_info.minor}"
     )
     done = folder / ".installed"
     if not done.exists() or done.read_text("utf-8") != requirement:

@@ -298,6 +298,30 @@ def test_metrics_count_patterns_and_not_paths(api: httpx.Client) -> None:
     assert "/v1/models/efficientnet-lite0:predict" not in metrics
 
 
+def test_every_route_names_its_methods_to_those_who_use_another(api: httpx.Client) -> None:
+    paths = api.get("/openapi.json").json()["paths"]
+    closed = [pattern for pattern in paths if pattern.startswith("/admin")]
+    assert len(paths) - len(closed) > 40
+
+    for pattern in paths.keys() - closed:
+        operations = paths[pattern]
+        path = pattern.format(name="efficientnet-lite0", version="stable", file="app.js")
+        methods = {name.upper() for name in operations} | {"OPTIONS"}
+        methods |= {"HEAD"} & {name.replace("GET", "HEAD") for name in methods}
+        allowed = ", ".join(sorted(methods))
+        for method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE"} - methods:
+            answer = api.request(method, path)
+            assert (answer.status_code, answer.headers.get("allow")) == (405, allowed), path
+        assert api.options(path).headers["allow"] == allowed
+
+
+@pytest.mark.parametrize("verb", ["explain", "Predict", "predict:predict", ""])
+def test_a_verb_that_does_not_exist_is_not_found(api: httpx.Client, verb: str) -> None:
+    for method in ("GET", "POST", "OPTIONS"):
+        path = f"/v1/models/efficientnet-lite0:{verb}"
+        assert api.request(method, path).status_code == 404
+
+
 def test_dialects_that_are_off_are_not_there(client: httpx.Client) -> None:
     for path in ("/invocations", "/predictions/efficientnet-lite0", "/v1/models/m:predict"):
         assert client.post(path, content=ACCEPTED).status_code == 404
