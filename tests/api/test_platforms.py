@@ -6,6 +6,8 @@ Answers are compared with those of /classify.
 from __future__ import annotations
 
 import base64
+import gzip
+import io
 import json
 import os
 import sys
@@ -16,6 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from tests.processes import output
 from tests.server import PATIENCE_S, PHOTOS, ROOT, Server, running
@@ -149,6 +152,37 @@ def test_a_bad_image_has_its_status(
 
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/json"
+
+
+def bomb() -> bytes:
+    """Return a small PNG of 36 million pixels."""
+    made = io.BytesIO()
+    Image.new("1", (6000, 6000)).save(made, "PNG")
+    return made.getvalue()
+
+
+@pytest.mark.parametrize(
+    "path", ["/invocations", "/predict", "/", "/predictions/efficientnet-lite0"]
+)
+def test_a_bomb_is_too_large(api: httpx.Client, path: str) -> None:
+    inflated = {"Content-Encoding": "gzip"}
+
+    pixels = api.post(path, content=bomb())
+    packed = api.post(path, content=gzip.compress(bytes(5 << 20)), headers=inflated)
+
+    assert (pixels.status_code, packed.status_code) == (413, 413)
+    assert "pixels" in pixels.text
+    assert "bytes" in packed.text
+
+
+@EVERY_ROUTE
+def test_a_bomb_among_instances_is_an_element(api: httpx.Client, route: Route) -> None:
+    instances = [{"b64": b64(bomb())}, {"b64": b64(ACCEPTED)}]
+
+    answer = api.post(route.path, json={"instances": instances})
+
+    bad, fine = answer.json()["predictions"]
+    assert (bad["error"]["code"], fine["decision"]) == ("image-too-large", "accept")
 
 
 @pytest.mark.parametrize(
