@@ -459,7 +459,7 @@ _ADDITIONS = {
     "traces": "traces of 1 % of the requests",
     "keys": "API keys, ten of them",
     "v2": "the binary form of the Open Inference Protocol instead of `/classify`",
-    "change": "protocols, keys, traces and the page, all unused, to the version before",
+    "change": "all that is new since 28 November (commit e8e2055), if none of it is used",
 }
 
 
