@@ -42,9 +42,7 @@ def b64(image: bytes) -> str:
 
 
 @pytest.fixture(scope="module")
-def platform_server(
-    demo_bundle: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
+def platform_server(demo_bundle: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     token = tmp_path_factory.mktemp("admin") / "token"
     token.write_text(ADMIN)
     with running(
