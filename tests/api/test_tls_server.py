@@ -156,7 +156,7 @@ def test_sslyze_finds_no_weakness(encrypted: Encrypted, tmp_path: Path) -> None:
     address = f"127.0.0.1:{urlsplit(encrypted.admin_url).port}"
     command = [program, f"--json_out={found}", "--mozilla_config=disable", *SCANS, address]
 
-    print(output(command, tmp_path, os.environ, 4 * PATIENCE_S))
+    output(command, tmp_path, os.environ, 4 * PATIENCE_S)
 
     [result] = json.loads(found.read_text())["server_scan_results"]
     scans = {name: scan["result"] for name, scan in result["scan_result"].items()}
