@@ -382,6 +382,7 @@ CHECKS = (
     ("phases", "examples"),
     [("fuzzing", 2), pytest.param("coverage,fuzzing", 10, marks=pytest.mark.slow)],
 )
+@pytest.mark.timeout(10 * PATIENCE_S)
 def test_every_route_does_what_its_openapi_description_says(
     platform_server: Server, tmp_path: Path, phases: str, examples: int
 ) -> None:
