@@ -151,7 +151,7 @@ def test_a_new_certificate_is_used_without_closing_a_connection(encrypted: Encry
 @pytest.mark.slow
 def test_sslyze_finds_no_weakness(encrypted: Encrypted, tmp_path: Path) -> None:
     """On the admin port, which needs no client certificate."""
-    program = environment("sslyze", "sslyze>=6,<7") / "bin" / "sslyze"
+    program = environment("sslyze>=6,<7") / "bin" / "sslyze"
     found = tmp_path / "found.json"
     address = f"127.0.0.1:{urlsplit(encrypted.admin_url).port}"
     command = [program, f"--json_out={found}", "--mozilla_config=disable", *SCANS, address]
