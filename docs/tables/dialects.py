@@ -16,7 +16,7 @@ from tidegate.service.settings import Settings
 def dialect_routes() -> str:
     """Return a row for each route of each dialect."""
     rows = [
-        (f"`{name}`", f"`{method} {route.path}`", route.summary or "")
+        (f"`{name}`", f"`{method} {route.path_format}`", route.summary or "")
         for name in names.NAMES
         for route in _routes_of(name)
         for method in sorted(route.methods or ())

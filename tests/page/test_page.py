@@ -102,6 +102,7 @@ def test_an_image_that_cannot_be_used_says_why(
 
         assert title in opened.text(".problem .verdict-word")
         assert "The server says:" in opened.text(".said")
+        assert opened.find(".problem .button.primary").count() == 0  # it would fail again
         assert title in opened.text("#live")
 
 

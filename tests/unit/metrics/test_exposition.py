@@ -2,9 +2,11 @@
 
 import asyncio
 import gc
+import itertools
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -179,6 +181,37 @@ def test_the_event_loop_runs_while_1000_classes_are_formatted() -> None:
 
     assert text.count(b"\ntidegate_predictions_total{") == 1000
     assert turns > 20  # the first scrape takes at least 20 ms, a slice 0.5
+
+
+@pytest.mark.parametrize("pieces", range(1, 12))
+def test_a_scrape_that_is_aborted_leaves_no_old_line(
+    monkeypatch: pytest.MonkeyPatch, pieces: int
+) -> None:
+    world = World()
+    exposition = Exposition(world.registry)
+
+    def put(first: float, second: float) -> None:
+        world.gauge.labels("a").set(first)
+        world.gauge.labels("b").set(second)
+
+    put(1, 1)
+    exposition.render(openmetrics=False)
+    put(2, 2)
+    with monkeypatch.context() as patch:
+        after = itertools.count(1)
+
+        async def pause(seconds: float) -> None:
+            if next(after) == pieces:
+                raise asyncio.CancelledError
+
+        patch.setattr(exposition_module, "SLICE_S", -1.0)
+        patch.setattr(asyncio, "sleep", pause)
+        with suppress(asyncio.CancelledError):
+            asyncio.run(exposition.render_in_slices(openmetrics=False))
+
+    for first, second in ((1.0, 1.0), (1.0, 3.0)):  # one changes back, then the other
+        put(first, second)
+        assert exposition.render(openmetrics=False) == generate_latest(world.registry)
 
 
 def test_what_blocks_is_read_on_a_thread() -> None:
