@@ -6,9 +6,12 @@ used by requests are looked up once, because a lookup costs more than the increm
 
 from __future__ import annotations
 
+from collections import Counter as Counted
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
+
+import numpy as np
 
 from prometheus_client import (
     CollectorRegistry,
@@ -95,6 +98,7 @@ P_VALUE_BUCKETS = (
 # fmt: on
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+_CHUNK = 64  # images of a model, that are counted together
 _LABEL_CHARACTERS = 100  # of a class; a longer label is cut
 
 # With the digest, because two bundles may have one name and version.
@@ -316,6 +320,7 @@ class Metrics:
         self._aliases = declared.gauge("model_alias")
         self._shown_aliases: set[tuple[str, str, str, str]] = set()
         self._models = ModelRegistries()
+        self._shown: list[ModelMetrics] = []
         self.registry.register(self._models)
         self._exposition = Exposition(self.registry)
 
@@ -382,10 +387,12 @@ class Metrics:
     def show_model(self, model_metrics: ModelMetrics) -> None:
         """Render the series of a version from now on."""
         self._models.add(model_metrics.registry)
+        self._shown.append(model_metrics)
 
     def hide_model(self, model_metrics: ModelMetrics) -> None:
         """Stop rendering the series of a version that answers no requests any longer."""
         self._models.remove(model_metrics.registry)
+        self._shown.remove(model_metrics)
 
     def set_aliases(self, aliases: Iterable[tuple[str, str, str, str]]) -> None:
         """Publish what is served: model, version, digest and alias.
@@ -445,11 +452,17 @@ class Metrics:
 
     def render(self, *, openmetrics: bool = False) -> bytes:
         """Return the text of a scrape, in Prometheus's format or as OpenMetrics."""
+        self._count_models()
         return self._exposition.render(openmetrics=openmetrics)
 
     async def render_in_slices(self, *, openmetrics: bool) -> bytes:
         """Return the same without keeping the event loop from answering requests."""
+        self._count_models()
         return await self._exposition.render_in_slices(openmetrics=openmetrics)
+
+    def _count_models(self) -> None:
+        for model_metrics in self._shown:
+            model_metrics.count()
 
 
 class ModelMetrics:
@@ -472,9 +485,10 @@ class ModelMetrics:
         ]
         self._decisions = _children(declared.counter("ood_decisions"), DECISIONS, model)
         self._p_value = declared.histogram("ood_p_value").labels(*model)
-        self._scores = _children(
-            declared.histogram("ood_score", served.score_bounds), served.scores, model
-        )
+        scores = declared.histogram("ood_score", served.score_bounds)
+        self._scores = [scores.labels(*model, score) for score in served.scores]
+        self._decided: list[tuple[str, float, tuple[float, ...]]] = []  # and not counted yet
+        self._predicted: list[tuple[int, float]] = []
         self._feedback = _children(declared.counter("feedback"), ("true", "false"), model)
         self._feedback_probability = declared.counter("feedback_probability").labels(*model)
         _set_reference(declared, model, served)
@@ -482,20 +496,35 @@ class ModelMetrics:
 
     def predicted(self, class_id: int, confidence: float) -> None:
         """Record the class of one image that was not rejected."""
-        self._predictions[class_id].inc()
-        self._confidence[class_id].observe(confidence)
+        self._predicted.append((class_id, confidence))
+        if len(self._predicted) == _CHUNK:
+            self.count()
 
     def feedback(self, probability: float, *, correct: bool) -> None:
         """Record one reported class, and the probability of the class that was predicted."""
         self._feedback[str(correct).lower()].inc()
         self._feedback_probability.inc(probability)
 
-    def decided(self, decision: str, p_value: float, scores: Mapping[str, float]) -> None:
-        """Record the gate's decision on one image and the scores behind it."""
-        self._decisions[decision].inc()
-        self._p_value.observe(p_value)
-        for score, value in scores.items():
-            self._scores[score].observe(value)
+    def decided(self, decision: str, p_value: float, scores: Sequence[float]) -> None:
+        """Record the gate's decision on one image and the scores behind it, in their order."""
+        self._decided.append((decision, p_value, tuple(scores)))
+        if len(self._decided) == _CHUNK:
+            self.count()
+
+    def count(self) -> None:
+        """Count what was recorded since the last time; together it takes a tenth of the time."""
+        decided, self._decided = self._decided, []
+        if decided:
+            decisions, p_values, scores = zip(*decided, strict=True)
+            for decision, images in Counted(decisions).items():
+                self._decisions[decision].inc(images)
+            _observe_all(self._p_value, p_values)
+            for histogram, values in zip(self._scores, zip(*scores, strict=True), strict=True):
+                _observe_all(histogram, values)
+        predicted, self._predicted = self._predicted, []
+        for class_id, confidence in predicted:
+            self._predictions[class_id].inc()
+            self._confidence[class_id].observe(confidence)
 
 
 class DriftGauges:
@@ -577,6 +606,16 @@ def _set_reference(declared: _Declared, model: tuple[str, str, str], served: Ser
 
 
 M = TypeVar("M", Counter, Histogram)
+
+
+def _observe_all(histogram: Histogram, values: Sequence[float]) -> None:
+    """Observe values: as `observe` of each, without exemplars."""
+    buckets = histogram._buckets
+    places = np.searchsorted(histogram._upper_bounds, values)  # a bucket includes its upper bound
+    for place, images in Counted(places.tolist()).items():
+        if place < len(buckets):  # NaN is in none
+            buckets[place].inc(images)
+    histogram._sum.inc(sum(values))
 
 
 def _children(

@@ -89,7 +89,7 @@ def test_the_series_of_two_versions_are_merged_and_those_of_a_hidden_one_are_gon
     ]
     for model in models:
         metrics.show_model(model)
-        model.decided("accept", 0.5, {"energy": 1.0})
+        model.decided("accept", 0.5, (1.0,))
     both = metrics.render().decode()
     assert both.count("# TYPE tidegate_ood_score histogram") == 1
     assert 'digest="111",le="0.5"' in both
