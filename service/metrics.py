@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-
 from prometheus_client import (
     CollectorRegistry,
     Counter,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tidegate.service.batching.statistics import Statistics
 from tidegate.service.batching.tickets import Ticket
@@ -29,9 +29,11 @@ class Tag:
 UNTAGGED = Tag()
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """What is learned from an answer about the model and its traffic. Durations in seconds."""
+class Observation(NamedTuple):
+    """What is learned from an answer about the model and its traffic. Durations in seconds.
+
+    A tuple, because one is made per image, and a frozen class takes three times as long to make.
+    """
 
     tag: Tag
     client: str

@@ -18,9 +18,7 @@ from tidegate.service.errors import DeadlineMissed, Overloaded
 from tidegate.service.types import Priority
 
 # Plain numbers: a member of an enumeration takes longer to look up than the rest of a record.
-_READY, _RELEASE, _CANCEL, _CLOSED = map(
-    int, (Kind.READY, Kind.RELEASE, Kind.CANCEL, Kind.CLOSED)
-)
+_READY, _RELEASE, _CANCEL, _CLOSED = map(int, (Kind.READY, Kind.RELEASE, Kind.CANCEL, Kind.CLOSED))
 _PRIORITIES = {int(priority): priority for priority in Priority}
 
 

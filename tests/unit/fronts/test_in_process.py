@@ -70,7 +70,9 @@ def test_the_drift_state_is_that_of_one_process(run: Run, root: Path) -> None:
     async def with_front_ends(on: Fronted) -> None:
         for image in images(40):
             assert (await on.classify(image)).status_code in ANSWERED
-        states.append(version(on.service, "1").monitor.state())
+        monitor = version(on.service, "1").monitor
+        await until(lambda: int(monitor.state()["totals"][0]) == 40)  # the note follows the answer
+        states.append(monitor.state())
 
     async def alone(on: Stage) -> None:
         for image in images(40):
