@@ -28,7 +28,7 @@ from tidegate.service.lifecycle import Service
 from tidegate.service.metrics import Metrics
 from tidegate.service.settings import Settings
 
-PATIENCE_S = 60.0
+PATIENCE_S = 150.0
 _pids = itertools.count(1)
 
 
