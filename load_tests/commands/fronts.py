@@ -77,13 +77,13 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace, command_line: str) -> int:
     """Measure, print and save; 1 if an aim is missed."""
-    findings = uvloop.run(_measure(options))
+    findings = uvloop.run(_measure(options, options.bundle.resolve()))
     print(as_lines(findings))
     keep(options.json, command_line, {"findings": [asdict(finding) for finding in findings]})
     return 1 if any(finding.met is False for finding in findings) else 0
 
 
-async def _measure(options: argparse.Namespace) -> list[Finding]:
+async def _measure(options: argparse.Namespace, bundle: Path) -> list[Finding]:
     pictures = list(generated(_IMAGES))
     shapes = [Shape(0), *map(Shape, options.front_ends)]
     for _ in range(options.rounds):
@@ -95,8 +95,8 @@ async def _measure(options: argparse.Namespace) -> list[Finding]:
                 shape.add(*await _drive(server, pictures, load))
     floods, observed = [], []
     for _ in range(options.rounds):
-        floods.append(await _flood(options.bundle, options.clients))
-        observed.append(await _flood(options.bundle, _OBSERVED_IN_FLIGHT, "observed"))
+        floods.append(await _flood(bundle, options.clients))
+        observed.append(await _flood(bundle, _OBSERVED_IN_FLIGHT, "observed"))
     return [
         *findings_of(shapes, "decoding" if options.decode else "without decoding"),
         *findings_of_floods(floods, options.clients),
@@ -106,7 +106,7 @@ async def _measure(options: argparse.Namespace) -> list[Finding]:
 
 async def _flood(bundle: Path, in_flight: int, *observed: str) -> dict[str, float]:
     """Return how many images the process of the engine takes without HTTP, and what they cost."""
-    command = [_FAKE / "flood.py", bundle.resolve(), _FLOOD_S, in_flight, *observed]
+    command = [_FAKE / "flood.py", bundle, _FLOOD_S, in_flight, *observed]
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *map(str, command),

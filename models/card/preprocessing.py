@@ -34,8 +34,9 @@ def describe(spec: PreprocessSpec) -> list[str]:
 def _decoding(spec: PreprocessSpec) -> str:
     turned = "applied" if spec.exif_orientation == "apply" else "ignored"
     return (
-        f"Decode with {_DECODERS[spec.decoder]}; the EXIF orientation is {turned} and colour profiles are ignored; "
-        f"transparency {_ALPHA[spec.alpha]}; 16 bits are {_SIXTEEN_BIT[spec.sixteen_bit]}; grey "
+        f"Decode with {_DECODERS[spec.decoder]}; the EXIF orientation is {turned} and colour "
+        f"profiles are ignored; transparency {_ALPHA[spec.alpha]}; 16 bits are "
+        f"{_SIXTEEN_BIT[spec.sixteen_bit]}; grey "
         "is replicated to three channels."
     )
 

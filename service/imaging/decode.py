@@ -102,9 +102,9 @@ def decode_source(
     `check_size` is called with every (width, height) that the file declares before it is opened,
     and with the upright size before any pixel is decoded. `header` is the result of `inspect` with
     the same `check_size` and `limit_s`, if it was called. If `needs` is given, pixels that it does
-    not need may have no meaning. Raises UnsupportedImageType,
-    UndecodableImage, ImageTooLarge if decoding would take more than `limit_s` CPU seconds,
-    EngineFailed if a GPU that decodes fails, or what `check_size` raises. These errors have no cause.
+    not need may have no meaning. Raises UnsupportedImageType, UndecodableImage, ImageTooLarge if
+    decoding would take more than `limit_s` CPU seconds, EngineFailed if a GPU that decodes fails,
+    or what `check_size` raises. These errors have no cause.
     """
     kind = sniff(data) if header is None else header.kind
     try:
