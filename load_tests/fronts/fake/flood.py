@@ -8,6 +8,7 @@ per batch, and the CPU of the process and of its event loop per image.
 """
 
 import asyncio
+import gc
 import importlib
 import itertools
 import json
@@ -159,6 +160,8 @@ async def _engine(
     await link.open(ours)
     while peer.images_read < 1000:  # noqa: ASYNC110 - records change it
         await asyncio.sleep(0.05)
+    gc.collect()
+    gc.freeze()  # as the service does when it is ready
     images, cpu, loop = peer.images_read, time.process_time(), time.thread_time()
     batches = sum(total.count for total in lane.statistics.batches.values())
     started = time.monotonic()
