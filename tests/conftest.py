@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -21,6 +22,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--require-gpu", action="store_true", help="a GPU test that would be skipped fails instead"
     )
+    parser.addoption("--front-ends", metavar="N", help="start every server with N front ends")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if (front_ends := config.getoption("--front-ends")) is not None:
+        os.environ["TIDEGATE_FRONT_ENDS"] = front_ends  # `tests.server` passes it on
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

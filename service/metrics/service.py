@@ -75,6 +75,7 @@ class Metrics:
         self._aliases = declared.gauge("model_alias")
         self._shown_aliases: set[tuple[str, str, str, str]] = set()
         self._models = ModelRegistries()
+        self._shown: list[ModelMetrics] = []
         self.registry.register(self._models)
         self._exposition = Exposition(self.registry)
 
@@ -141,10 +142,12 @@ class Metrics:
     def show_model(self, model_metrics: ModelMetrics) -> None:
         """Render the series of a version from now on."""
         self._models.add(model_metrics.registry)
+        self._shown.append(model_metrics)
 
     def hide_model(self, model_metrics: ModelMetrics) -> None:
         """Stop rendering the series of a version that answers no requests any longer."""
         self._models.remove(model_metrics.registry)
+        self._shown.remove(model_metrics)
 
     def set_aliases(self, aliases: Iterable[tuple[str, str, str, str]]) -> None:
         """Publish what is served: model, version, digest and alias.
@@ -204,8 +207,14 @@ class Metrics:
 
     def render(self, *, openmetrics: bool = False) -> bytes:
         """Return the text of a scrape, in Prometheus's format or as OpenMetrics."""
+        self._count_models()
         return self._exposition.render(openmetrics=openmetrics)
 
     async def render_in_slices(self, *, openmetrics: bool) -> bytes:
         """Return the same without keeping the event loop from answering requests."""
+        self._count_models()
         return await self._exposition.render_in_slices(openmetrics=openmetrics)
+
+    def _count_models(self) -> None:
+        for model_metrics in self._shown:
+            model_metrics.count()
