@@ -41,7 +41,9 @@ from tidegate.service.types import Outputs, Pixels
 
 log = logging.getLogger(__name__)
 
-_NICE = 19
+# Lower priority than every other thread. With a still lower one the event loop would wait for this
+# thread to run whenever it is its turn to have the interpreter lock.
+_NICE = 10
 _PATIENCE_S = 3.0  # after this a batch runs before requests
 _TURN_TIMEOUT_S = 600.0
 _ROUNDS = 3  # ROUNDS for a decision that noise must not change
