@@ -236,6 +236,8 @@ class ContextMiddleware:
         finally:
             self._metrics.inflight.dec()
             self._record(scope, context, status, time.perf_counter() - started)
+            # An open connection refers to its last request, and a version may be unloaded by now.
+            context.chosen = None
 
     def _record(
         self, scope: Scope, context: RequestContext, status: int, duration_s: float

@@ -161,7 +161,7 @@ def test_warm_up_is_described_with_its_constants() -> None:
         f"There are {warm_up.ROUNDS} rounds",
         f"in at least {warm_up._CLEARLY} of them",
         f"must give {100 * (cpu_warm_up._WORTH_SHARING - 1):.0f} % more images per second",
-        f"must give {100 * (warm_up._WORTH_IT - 1):.0f} % more images per second",
+        f"must give {100 * (warm_up.WORTH_IT - 1):.0f} % more images per second",
         f"with {1000 * warm_up._AROUND_S:g} ms added to every batch",
         f"({', '.join(map(str, buckets))})",
         f"(at most {cpu_warm_up._MOST_FOR_ONE} threads)",
