@@ -15,7 +15,8 @@ import pytest
 from tests.unit.models import tiny
 from tests.unit.models.colour_folders import LABELS, backbone, folders
 from tidegate.models.benchmarks.gates import probe
-from tidegate.models.benchmarks.gates.measure import CAUGHT, measure, tables
+from tidegate.models.benchmarks.gates.measure import CAUGHT, measure
+from tidegate.models.benchmarks.gates.report import figures, tables
 from tidegate.models.commands import fitting as fitting_options
 from tidegate.models.commands import import_model
 from tidegate.models.importers.torch_runtime import require
@@ -204,7 +205,7 @@ def test_a_frozen_network_becomes_a_bundle_with_a_row_of_the_comparison(
     assert row.flagged.low < 0.05 < row.flagged.high
     assert row.separation.removed_classes[row.combination] > 0.5
     assert set(row.caught) == set(CAUGHT)
-    assert "| colours | 9" in tables([row])
+    assert "| colours | 9" in tables([figures(row)])
 
 
 def test_an_unknown_model_of_the_comparison_is_named(capsys: pytest.CaptureFixture[str]) -> None:
