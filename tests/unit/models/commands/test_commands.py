@@ -188,7 +188,7 @@ def test_the_gate_s_cost_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("fake_plots")
 def test_a_frozen_network_becomes_a_bundle_with_a_row_of_the_comparison(
-    data: Data, tmp_path: Path
+    data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     encoder = backbone()
     del encoder.graph.output[0], encoder.graph.node[-1]  # logits
@@ -206,6 +206,8 @@ def test_a_frozen_network_becomes_a_bundle_with_a_row_of_the_comparison(
     assert row.separation.removed_classes[row.combination] > 0.5
     assert set(row.caught) == set(CAUGHT)
     assert "| colours | 9" in tables([figures(row)])
+    assert main(["gate-cost", "--bundle", str(tmp_path / "colours/1")]) == 0
+    assert capsys.readouterr().out.count(" % of the network (") == 4
 
 
 def test_an_unknown_model_of_the_comparison_is_named(capsys: pytest.CaptureFixture[str]) -> None:
