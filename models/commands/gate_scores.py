@@ -10,11 +10,11 @@ from pathlib import Path
 from tidegate.models.benchmarks import efficientnet_lite
 from tidegate.models.benchmarks.gates import demo, emoji, probe, small, transformer
 from tidegate.models.benchmarks.gates.measure import Row, measure, tables
+from tidegate.models.build_request import Data
 from tidegate.models.commands import arguments, digits, import_model
 from tidegate.models.digits.images import data as digit_images
 from tidegate.models.errors import BuildRefused
 from tidegate.models.package_files import DOWNLOADS
-from tidegate.models.pipeline import Data
 
 _FOLDER = DOWNLOADS / "gate-scores"
 
