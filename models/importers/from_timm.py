@@ -23,6 +23,7 @@ from tidegate.service.imaging.spec import PreprocessSpec
 
 # What training often uses instead of a model's default.
 _SIZES = (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 384)
+_FILTERS = ("bilinear", "bicubic", "nearest")
 _NORMALISATIONS = (
     ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -220,6 +221,8 @@ def _rivals(source: Source, model: Any, options: _Options) -> tuple[Rival, ...]:
     if not {"crop_pct", "crop_mode"} & {*options.stated}:
         changes["--crop-pct 1"] = {"crop_pct": 1.0}
         changes["--crop-pct 1 --crop-mode squash"] = {"crop_pct": 1.0, "crop_mode": "squash"}
+    if "interpolation" not in options.stated:
+        changes |= {f"--interpolation {name}": {"interpolation": name} for name in _FILTERS}
     if not {"mean", "std"} & {*options.stated}:
         for mean, std in _NORMALISATIONS:
             words = f"--mean {' '.join(map(str, mean))} --std {' '.join(map(str, std))}"

@@ -111,7 +111,11 @@ def choose(
     choice among several; without it, averaged weights are preferred. Raises BuildRefused if no
     weights fit, or if the choice is not clear.
     """
-    fits = [fit for entry, tensors in sets.items() for fit in _fits(entry, tensors, shapes)]
+    fits = [
+        fit
+        for entry, tensors in sets.items()
+        for fit in _fits(entry, tensors, shapes, is_stated=key is not None)
+    ]
     fitting = [fit.place for fit in fits if not fit.problems]
     places = fitting
     if key is not None:
@@ -125,8 +129,9 @@ def choose(
     if not places:
         raise BuildRefused(
             f"The checkpoint does not match this {kind}: "
-            f"{min(fits, key=lambda fit: fit.problems)}. Give the model that was trained, and "
-            "--classes if the number of classes differs."
+            f"{min(fits, key=lambda fit: fit.problems)}. Give the model that was trained, "
+            "--classes if the number of classes differs, and --state-dict PREFIX if what is "
+            "unexpected is no part of the network."
         )
     averaged = [place for place in places if place.is_averaged]
     if len(places) > 1 and len(averaged) != 1:
@@ -163,34 +168,42 @@ def _tensors(content: Mapping[Any, Any]) -> Tensors:
     return kept if is_named else {}
 
 
-def _fits(entry: str, tensors: Tensors, shapes: Shapes) -> list[_Fit]:
-    """Return how the tensors fit under each prefix that they may have."""
+def _fits(entry: str, tensors: Tensors, shapes: Shapes, *, is_stated: bool) -> list[_Fit]:
+    """Return how the tensors fit under each prefix that they may have.
+
+    Tensors beside the network that are not known to be a loss, a metric or the like could be a
+    part of it, such as its real head: they are unexpected unless the user states the prefix.
+    """
     anchor = max(shapes, key=len)  # the longest name is in one place only
     prefixes = _prefixes(tensors, anchor) or [""]
     complete = [prefix for prefix in prefixes if not _missing(tensors, shapes, prefix)]
     found = []
     for prefix in complete or prefixes:
         copies = tuple(other for other in complete if other != prefix)
-        mine = [
-            name
-            for name in tensors
-            if name.startswith(prefix)
-            and not (name.startswith(copies) and name.removeprefix(prefix) not in shapes)
-            and (prefix or name in shapes or not _BESIDE.match(name.partition(".")[0]))
-        ]
-        beside = tuple(
-            name for name in tensors if name not in {*mine} and not name.startswith(copies)
-        )
-        inner = {name.removeprefix(prefix): tuple(tensors[name].shape) for name in mine}
+        inner: dict[str, tuple[int, ...]] = {}
+        beside: list[str] = []
+        unexpected: list[str] = []
+        for name, tensor in tensors.items():
+            short = name.removeprefix(prefix)
+            if name.startswith(prefix) and short in shapes:
+                inner[short] = tuple(tensor.shape)
+            elif name.startswith(copies):
+                continue
+            elif _BESIDE.match(name.partition(".")[0]) or (
+                is_stated and prefix and not name.startswith(prefix)
+            ):
+                beside.append(name)
+            else:
+                unexpected.append(name)
         found.append(
             _Fit(
-                Place(entry, prefix, beside),
+                Place(entry, prefix, tuple(beside)),
                 _missing(tensors, shapes, prefix),
-                [name for name in inner if name not in shapes],
+                unexpected,
                 [
                     f"{name} {shape} for {shapes[name]}"
                     for name, shape in inner.items()
-                    if name in shapes and shape != shapes[name]
+                    if shape != shapes[name]
                 ],
             )
         )
