@@ -26,7 +26,7 @@ def only_output(graph: onnx.GraphProto, features: str | None, notes: list[str]) 
 
     `features` is what the user states to be the features, and no candidate.
     """
-    outputs = [output for output in graph.output if output.name != features]
+    outputs = [o for o in graph.output if o.name != features] or list(graph.output)
     if len(outputs) > 1:
         table = [o for o in outputs if len(o.type.tensor_type.shape.dim) == 2]
         named = [o for o in table if o.name == "logits"]

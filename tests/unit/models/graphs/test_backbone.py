@@ -339,7 +339,7 @@ def test_two_tables_are_refused_by_name_and_what_only_one_needs_is_dropped() -> 
     sketch = plain().weights("w2", WIDTH, 4).node("MatMul", ["flat", "w2"], "extra")
     sketch.output("extra", "n", 4)
 
-    with pytest.raises(BuildRefused, match=r"2 \(scores \[n, 5\], extra \[n, 4\]\)"):
+    with pytest.raises(BuildRefused, match=r"2 \(scores \[batch, 5\], extra \[batch, 4\]\)"):
         to_backbone(sketch.model())
 
     renamed = classifier(last="logits").weights("w2", WIDTH, 4)
