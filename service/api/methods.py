@@ -11,7 +11,7 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from tidegate.service.api.context import RequestContext
-from tidegate.service.metrics import ROUTES
+from tidegate.service.metrics.tables import ROUTES
 
 OF_THE_SERVER = "GET, HEAD, OPTIONS, POST"  # the methods of its routes
 _NO_CONTENT = 204

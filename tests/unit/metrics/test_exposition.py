@@ -23,9 +23,10 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
-from tidegate.service import exposition as exposition_module
-from tidegate.service.exposition import Exposition, ModelRegistries
-from tidegate.service.metrics import MODEL_INFO, Metrics, ModelMetrics, ServedModel
+from tidegate.service.metrics import Metrics, ModelMetrics, ServedModel
+from tidegate.service.metrics import exposition as exposition_module
+from tidegate.service.metrics.exposition import Exposition, ModelRegistries
+from tidegate.service.metrics.tables import MODEL_INFO
 
 LABELS = ("", 'a "b"', "back\\slash", "two\nlines", "é # x 1.0")
 FLOATS = st.floats(-1e9, 1e9) | st.sampled_from([0.0, float("inf"), float("nan")])
