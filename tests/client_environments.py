@@ -17,6 +17,7 @@ from tests.processes import output
 from tests.server import PATIENCE_S, ROOT
 
 SCRIPTS = ROOT / "tests" / "api" / "clients"
+TRITON_HTTP = "tritonclient[http]==2.73.*"
 _INSTALL_S = 900
 
 

@@ -154,7 +154,13 @@ def test_sslyze_finds_no_weakness(encrypted: Encrypted, tmp_path: Path) -> None:
     program = environment("sslyze>=6,<7") / "bin" / "sslyze"
     found = tmp_path / "found.json"
     address = f"127.0.0.1:{urlsplit(encrypted.admin_url).port}"
-    command = [program, f"--json_out={found}", "--mozilla_config=disable", *SCANS, address]
+    command: list[str | Path] = [
+        program,
+        f"--json_out={found}",
+        "--mozilla_config=disable",
+        *SCANS,
+        address,
+    ]
 
     output(command, tmp_path, os.environ, 4 * PATIENCE_S)
 
