@@ -106,7 +106,7 @@ async def _served(root: Path, front_ends: int, **changes: Any) -> AsyncIterator[
         threads_per_slot=1,
         max_batch_size=2,
         max_queue=20,
-        deadline_ms=int(1000 * PATIENCE_S),
+        deadline_ms=60_000,
         engine="onnx-cpu",
         warm_up_cache=None,
         **changes,
