@@ -69,7 +69,8 @@ def the_process_stays_as_it_was() -> Iterator[None]:
     yield
     Image.MAX_IMAGE_PIXELS = bound
     after = process_state()
-    changed = {what: (before[what], after[what]) for what in before if before[what] != after[what]}
+    changed = {what: (before.get(what), after.get(what)) for what in before.keys() | after.keys()}
+    changed = {what: states for what, states in changed.items() if states[0] != states[1]}
     assert not changed, "a test of this file leaves the process changed"
 
 

@@ -21,9 +21,9 @@ _LIMITS = ("RLIMIT_AS", "RLIMIT_CORE", "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_NOF
 
 def process_state() -> dict[str, object]:
     """Return what each file of tests must leave as it was, by what it is."""
-    return {
+    variables = {f"${k}": v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
+    return variables | {
         "loggers": _changed_loggers(),
-        "environment": {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"},
         "working directory": Path.cwd(),
         "umask": _umask(),
         "signal handlers": {name: signal.getsignal(name) for name in _SIGNALS},
