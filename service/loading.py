@@ -24,7 +24,7 @@ from tidegate.service.batching.lanes import Lane
 from tidegate.service.batching.latency import LatencyModel
 from tidegate.service.batching.scheduler import Scheduler
 from tidegate.service.batching.slots import BatchResult
-from tidegate.service.bundle.golden import check_golden
+from tidegate.service.bundle.golden import check_decoder, check_golden
 from tidegate.service.bundle.signature import open_trusted
 from tidegate.service.bundle.store import Bundle, check_files
 from tidegate.service.bundle_reference import drift_reference
@@ -96,6 +96,7 @@ class Loader:
     def _load(self, path: Path, turns: _Turns, known: Lane) -> Loaded:
         started = time.monotonic()
         bundle = open_trusted(path, self.trusted_keys)
+        check_decoder(bundle)
         _check_memory(bundle, known)
         reference = drift_reference(bundle)
         with memory.blocks_apart(), ExitStack() as opened:

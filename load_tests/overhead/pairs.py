@@ -7,6 +7,7 @@ from statistics import fmean
 from load_tests.generator.intervals import Interval, latencies
 from load_tests.generator.loops import Outcome
 from load_tests.generator.statistics import quantiles_ms
+from load_tests.overhead.beside import ScrapeCost
 from load_tests.overhead.side_by_side import Window
 from load_tests.scenarios.findings import Finding, at_most, fact, ratio
 
@@ -40,6 +41,20 @@ def of_latency(pairs: Sequence[Pair], most: float) -> list[Finding]:
         fact("p99, ratio: lower end of 95 %", interval.low, "×"),
         fact("p99, ratio: upper end of 95 %", interval.high, "×"),
         *_counts(pairs),
+    ]
+
+
+def of_scrape(pairs: Sequence[Pair], cost: ScrapeCost, most: float) -> list[Finding]:
+    """Say what a scrape costs, and how long p99 is if its request waits for a whole scrape.
+
+    But for colder caches, a scrape delays no request by more than its CPU time, on any number of
+    cores. `most` is the highest ratio that is aimed at.
+    """
+    p99_ms = _quantiles_ms([without for without, _ in pairs])["p99"]
+    return [
+        fact("CPU of a scrape", cost.cpu_ms, "ms"),
+        fact("duration of a scrape without load", cost.duration_ms, "ms"),
+        at_most("p99 and a whole scrape, ratio", (p99_ms + cost.cpu_ms) / p99_ms, most, "×"),
     ]
 
 

@@ -242,7 +242,7 @@ class ContextMiddleware:
     def _record(
         self, scope: Scope, context: RequestContext, status: int, duration_s: float
     ) -> None:
-        route = context.route or str(getattr(scope.get("route"), "path", "other"))
+        route = context.route or str(getattr(scope.get("route"), "path_format", "other"))
         self._metrics.request(route, status, duration_s, context.sampled_trace_id)
         if context.client:
             self._metrics.client_request(context.client, status)

@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from docs import generate
+from docs.tables.commands import parsers
 from tests.docs.pages import read
 from tests.server import ROOT
 from tidegate.models.importers.keras_rules import KerasForm
@@ -23,7 +24,7 @@ from tidegate.service.bundle.manifest import FORMAT, EngineHints, Manifest
 from tidegate.service.bundle.store import CALIBRATION, GOLDEN, REQUIRED
 from tidegate.service.engines import cpu_warm_up, warm_up
 from tidegate.service.imaging.spec import Backend, Filter, Offset, PreprocessSpec, Step
-from tidegate.service.metrics import SHED_REASONS
+from tidegate.service.metrics.tables import SHED_REASONS
 from tidegate.service.types import OUTPUT_NAMES
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -127,7 +128,7 @@ def test_every_spelling_of_a_flag_is_listed() -> None:
     page = read(REFERENCE / "cli.md")
     flags = {
         spelling
-        for parser in generate.parsers().values()
+        for parser in parsers().values()
         for action in parser._actions
         if action.nargs == 0 and action.dest != "help"
         for spelling in action.option_strings

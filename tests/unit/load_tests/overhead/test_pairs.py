@@ -3,7 +3,8 @@
 import pytest
 
 from load_tests.generator.loops import Outcome
-from load_tests.overhead.pairs import mean_of, of_cpu, of_latency
+from load_tests.overhead.beside import ScrapeCost
+from load_tests.overhead.pairs import mean_of, of_cpu, of_latency, of_scrape
 from load_tests.overhead.side_by_side import Window
 
 
@@ -29,3 +30,12 @@ def test_the_aims_are_judged() -> None:
     assert latency["p99, ratio: upper end of 95 %"].value == pytest.approx(1.09)
     assert latency["p99, ratio"].met is True
     assert latency["failed, more than without"].met is True
+
+
+def test_a_scrape_is_compared_with_p99() -> None:
+    cost = ScrapeCost(cpu_ms=2.0, duration_ms=9.0)
+
+    found = {f.quantity: f for f in of_scrape([(_window(), _window())], cost, 1.1)}
+
+    assert found["p99 and a whole scrape, ratio"].value == pytest.approx(1.2)
+    assert found["p99 and a whole scrape, ratio"].met is False
