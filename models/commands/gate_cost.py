@@ -108,8 +108,8 @@ def _of_bundle(path: Path, rng: np.random.Generator) -> None:
     sessions = [quiet_session(graph) for graph in (without_gate(unseal(sealed), spec), sealed)]
     for batch in _BATCHES:
         pixels = rng.integers(0, 256, (batch, *spec.output_size, 3), np.uint8)
-        runs = [partial(session.run, None, {"pixels": pixels}) for session in sessions]
-        ratios = sorted(_ratio(*runs, first=turn % 2) for turn in range(_ROUNDS))
+        network, whole = (partial(session.run, None, {"pixels": pixels}) for session in sessions)
+        ratios = sorted(_ratio(network, whole, turn % 2) for turn in range(_ROUNDS))
         # The median of independent values is between these with a probability of 95 %.
         margin = math.ceil(0.98 * math.sqrt(_ROUNDS))
         middle = [ratios[_ROUNDS // 2 + place] for place in (0, -margin, margin)]
