@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import re
 import resource
 import signal
@@ -21,8 +20,7 @@ _LIMITS = ("RLIMIT_AS", "RLIMIT_CORE", "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_NOF
 
 def process_state() -> dict[str, object]:
     """Return what each file of tests must leave as it was, by what it is."""
-    variables = {f"${k}": v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
-    return variables | {
+    return {
         "loggers": _changed_loggers(),
         "working directory": Path.cwd(),
         "umask": _umask(),
