@@ -22,7 +22,7 @@ TORCH ?= torch torchvision
 export PIP_COMPILE := 0
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve monitoring bundle docs prepared test coverage unit fuzz chaos test-torch test-gpu-packages gpu-report check lint fix tools stores audit clean
+.PHONY: help serve monitoring bundle docs prepared test coverage unit fuzz chaos test-front-ends test-torch test-gpu-packages gpu-report check lint fix tools stores audit clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -59,6 +59,10 @@ coverage: prepared ## run the tests and report which lines they reach; half as l
 	@$(BIN)/coverage run $(TESTS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
+
+test-front-ends: prepared ## run the tests of the API and of engines with two front ends, and the chaos scenarios
+	@$(BIN)/python $(TESTS) --front-ends 2 tests/api tests/contract
+	@TIDEGATE_FRONT_ENDS=2 $(BIN)/python -m load_tests chaos
 
 test-torch: bundle $(TORCH_ENV) ## run the tests that need torch, in a separate environment
 	@.venv-torch/bin/python -m pytest -m torch
@@ -146,6 +150,6 @@ $(GPU_ENV)-%: pyproject.toml setup.py $(COMPILED)
 	@test -x .venv-gpu/bin/python || $(PYTHON) -m venv .venv-gpu
 	@.venv-gpu/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@echo "installing ONNX Runtime for CUDA and the extra $* into .venv-gpu: some gigabytes"
-	@.venv-gpu/bin/python -m pip install --quiet --editable '.[$*,models]'
+	@.venv-gpu/bin/python -m pip install --quiet --editable '.[$*,models,nvjpeg]'
 	@.venv-gpu/bin/python -m pip install --quiet --group test
 	@touch $@

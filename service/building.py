@@ -34,8 +34,7 @@ class Builder:
         model_metrics = await asyncio.to_thread(self._model_metrics, bundle, lane)
         watch = DriftWatch(monitor, model_metrics.drift, bundle.labels, bundle.digest, drift_state)
         await asyncio.to_thread(watch.restore)
-        scores = tuple(bundle.gate.folds_a)
-        observer = VersionObserver(lane.statistics, model_metrics, monitor, scores)
+        observer = VersionObserver(lane.statistics, model_metrics, monitor)
         pipeline = Pipeline(
             bundle,
             lane,

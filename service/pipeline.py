@@ -262,6 +262,8 @@ class Pipeline:
         work = header.work
         self._trim.note(work.peak_bytes)
         large = work.seconds > _LARGE_S or work.interpreter_s > _LARGE_INTERPRETER_S
+        if self.bundle.manifest.preprocess.decoder == "nvjpeg" and header.kind == "JPEG":
+            large = False  # the GPU is used from this process alone
         return header, DecodeCost(header.kind, work.seconds, large and self._pool is not None)
 
     def _decode(self, image: bytes, header: Header, cost: DecodeCost) -> Callable[[], Pixels]:

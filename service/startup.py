@@ -21,7 +21,7 @@ from tidegate.service.batching.latency import LatencyModel
 from tidegate.service.batching.placement import DecodePlacement
 from tidegate.service.batching.policy import Limits
 from tidegate.service.batching.scheduler import Scheduler
-from tidegate.service.bundle.golden import REDUCED_TOLERANCE, TOLERANCE, check_golden
+from tidegate.service.bundle.golden import REDUCED_TOLERANCE, TOLERANCE, check_decoder, check_golden
 from tidegate.service.bundle.signature import open_trusted
 from tidegate.service.bundle.store import Bundle, check_files
 from tidegate.service.bundle_reference import drift_reference
@@ -102,8 +102,10 @@ def prepare(path: Path, trusted_keys: Path | None, config: EngineConfig) -> Prep
     bundle = open_trusted(path, trusted_keys)
     manifest = bundle.manifest
     log.info("opened bundle %s %s, digest %s", manifest.name, manifest.version, bundle.short_digest)
+    check_decoder(bundle)
     reference = drift_reference(bundle)
-    warm = open_engine(bundle.model_path, config, manifest.engine.buckets, manifest.precision)
+    with memory.blocks_apart():
+        warm = open_engine(bundle.model_path, config, manifest.engine.buckets, manifest.precision)
     probes = pass_golden(bundle, warm.engine)
     if warm.all_cores_engine is not None:
         pass_golden(bundle, warm.all_cores_engine)

@@ -18,7 +18,7 @@ from tidegate.service.engines.faults import CudaError
 from tidegate.service.errors import EngineUnavailable
 
 _current = threading.local()  # as in CUDA, each thread has one current device
-_PATIENCE_S = 30.0  # longer than any test
+_PATIENCE_S = 150.0  # longer than any test
 _TICK_S = 0.001  # between two events, on the fake's clock
 
 

@@ -19,7 +19,7 @@ from tidegate.service.types import Outputs, Pixels
 SIDE = 4
 CLASSES = 5
 FEATURES = 3
-_PATIENCE_S = 30.0  # longer than any test; a test that reaches it lacks a release
+_PATIENCE_S = 150.0  # longer than any test; a test that reaches it lacks a release
 
 
 class FakeClock:
@@ -136,6 +136,9 @@ class FakeEngine:
         if broken := self._breaking.intersection(identities):
             raise RuntimeError(f"images {sorted(broken)} break the engine")
         return self._outputs(images, identities)
+
+    def keep(self, largest: int) -> None:
+        self._max_batch_size = largest
 
     def close(self) -> None:
         self.closed = True

@@ -17,7 +17,13 @@ from load_tests.client.synthetic_images import Picture, generated
 from load_tests.commands.arguments import count, positive
 from load_tests.commands.fuzz import BUNDLE
 from load_tests.errors import MeasurementFailed
-from load_tests.fronts.shapes import Shape, Window, findings_of, findings_of_floods
+from load_tests.fronts.shapes import (
+    Shape,
+    Window,
+    findings_of,
+    findings_of_floods,
+    findings_of_observed,
+)
 from load_tests.fuzz import wire
 from load_tests.fuzz.server import launch
 from load_tests.generator.loops import Outcome
@@ -34,6 +40,7 @@ _READY = wire.get(b"/readyz")
 _IMAGES = 16
 _ALONE_S = 2.0
 _FLOOD_S = 3.0
+_OBSERVED_IN_FLIGHT = 48  # batches of 16 on three slots
 _WARM_UP_S = 1.5
 
 
@@ -70,13 +77,13 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace, command_line: str) -> int:
     """Measure, print and save; 1 if an aim is missed."""
-    findings = uvloop.run(_measure(options))
+    findings = uvloop.run(_measure(options, options.bundle.resolve()))
     print(as_lines(findings))
     keep(options.json, command_line, {"findings": [asdict(finding) for finding in findings]})
     return 1 if any(finding.met is False for finding in findings) else 0
 
 
-async def _measure(options: argparse.Namespace) -> list[Finding]:
+async def _measure(options: argparse.Namespace, bundle: Path) -> list[Finding]:
     pictures = list(generated(_IMAGES))
     shapes = [Shape(0), *map(Shape, options.front_ends)]
     for _ in range(options.rounds):
@@ -86,16 +93,20 @@ async def _measure(options: argparse.Namespace) -> list[Finding]:
                 shape.alone += (await _drive(server, pictures, Load(_ALONE_S, clients=1)))[0]
                 load = Load(options.window_s, clients=options.clients)
                 shape.add(*await _drive(server, pictures, load))
-    floods = [await _flood(options) for _ in range(options.rounds)]
+    floods, observed = [], []
+    for _ in range(options.rounds):
+        floods.append(await _flood(bundle, options.clients))
+        observed.append(await _flood(bundle, _OBSERVED_IN_FLIGHT, "observed"))
     return [
         *findings_of(shapes, "decoding" if options.decode else "without decoding"),
         *findings_of_floods(floods, options.clients),
+        *findings_of_observed(observed, _OBSERVED_IN_FLIGHT),
     ]
 
 
-async def _flood(options: argparse.Namespace) -> dict[str, float]:
+async def _flood(bundle: Path, in_flight: int, *observed: str) -> dict[str, float]:
     """Return how many images the process of the engine takes without HTTP, and what they cost."""
-    command = [_FAKE / "flood.py", options.bundle.resolve(), _FLOOD_S, options.clients]
+    command = [_FAKE / "flood.py", bundle, _FLOOD_S, in_flight, *observed]
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *map(str, command),

@@ -1,6 +1,8 @@
 """How nvJPEG differs from libjpeg-turbo, in pixels and answers, and how fast both decode.
 
-jpeg_probe.py BUNDLE PHOTOS OUT. A decoder whose pixels differ needs a bundle proved with it.
+jpeg_probe.py BUNDLE PHOTOS OUT. A decoder whose pixels differ needs a bundle proved with it. The
+last part preprocesses as the service does for such a bundle, and shows what becomes of damaged
+files.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tidegate.models.benchmarks.gpu.parity import answers, differences
-from tidegate.service.bundle.store import open_bundle
+from tidegate.service.bundle.store import Bundle, open_bundle
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
 from tidegate.service.imaging.preprocess import preprocess
 
@@ -42,6 +45,31 @@ def nvimgcodec(options: str) -> Decode:
     codec = importlib.import_module("nvidia.nvimgcodec")
     decoder = codec.Decoder(options=options, max_num_cpu_threads=os.cpu_count())
     return lambda files: [np.asarray(image.cpu()) for image in decoder.decode(list(files))]
+
+
+def as_the_service_does(bundle: Bundle, decoder: str) -> Decode:
+    """Return preprocessing with this decoder in the spec, on two threads for each core."""
+    spec = bundle.manifest.preprocess.model_copy(update={"decoder": decoder})
+    threads = ThreadPoolExecutor(2 * (os.cpu_count() or 1))  # kept: each has its own decoder
+    return lambda files: list(threads.map(lambda data: preprocess(data, spec, 10**9), files))
+
+
+def damaged(bundle: Bundle, decoder: str, files: Sequence[bytes]) -> dict[str, int]:
+    """Count the errors for files that were cut, with an end marker, or overwritten in one place."""
+    preprocessed = as_the_service_does(bundle, decoder)
+    found: Counter[str] = Counter()
+    for data in files:
+        half = len(data) // 2
+        for kind, changed in {
+            "cut": data[:half] + data[-2:],
+            "overwritten": data[:half] + bytes(32) + data[half + 32 :],
+        }.items():
+            try:
+                preprocessed([changed])
+                found[f"{kind}: answered"] += 1
+            except Exception as error:  # noqa: BLE001 - its name is the result
+                found[f"{kind}: {type(error).__name__}"] += 1
+    return dict(found)
 
 
 def main() -> None:
@@ -76,6 +104,21 @@ def main() -> None:
                 "images_per_s": {size: _rate(decode, files, size) for size in (1, 16, 64)},
             }
         except Exception as error:  # noqa: BLE001 - the other decoders are still measured
+            report[name] = f"{type(error).__name__}: {error}"
+        print(name, json.dumps(report[name]), flush=True)
+        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    for decoder in ("pillow", "nvjpeg"):
+        name = f"service_{decoder}"
+        try:
+            decode = as_the_service_does(bundle, decoder)
+            pixels = decode(files)
+            report[name] = {
+                **_pixels(pixels, as_the_service_does(bundle, "pillow")(files)),
+                **differences(answers(engine, pixels), reference, bundle.gate),
+                "images_per_s": {size: _rate(decode, files, size) for size in (1, 16, 64)},
+                "damaged": damaged(bundle, decoder, files),
+            }
+        except Exception as error:  # noqa: BLE001 - the other decoder is still measured
             report[name] = f"{type(error).__name__}: {error}"
         print(name, json.dumps(report[name]), flush=True)
         out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

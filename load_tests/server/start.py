@@ -21,6 +21,7 @@ from load_tests.server.process_tree import alive, descendants, kill, resident_mb
 ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
+FRONT_ENDS = "TIDEGATE_FRONT_ENDS"
 LINGER_S = 1.0  # for processes that the main process leaves behind
 _POLL_S = 0.05
 _LOG_LINES = 12
@@ -55,6 +56,8 @@ async def running(
     start_timeout_s: float = START_TIMEOUT_S,
 ) -> AsyncIterator[Started]:
     """Run `command` in a temporary folder, with `env` added to ours and `TIDEGATE_…` removed.
+
+    `TIDEGATE_FRONT_ENDS` stays, so that every command can measure that shape.
 
     The repository is on its PYTHONPATH; the folder is deleted at the end.
 
@@ -115,7 +118,11 @@ async def send_request(target: Target, request: bytes, timeout_s: float) -> Resp
 async def _start(
     command: Sequence[str], env: Mapping[str, str], log: Path
 ) -> asyncio.subprocess.Process:
-    ours = {k: v for k, v in os.environ.items() if not k.startswith("TIDEGATE_")}
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if name == FRONT_ENDS or not name.startswith("TIDEGATE_")
+    }
     subreaper = [sys.executable, "-m", "load_tests.server.subreaper", *command]
     with log.open("wb") as output:
         return await asyncio.create_subprocess_exec(

@@ -12,6 +12,7 @@ from tidegate.service.imaging.spec import (
 )
 
 _BACKENDS = {"pillow": "Pillow", "torch": "torch on uint8 tensors"}
+_DECODERS = {"pillow": "Pillow", "nvjpeg": "nvJPEG (colour JPEGs) and Pillow (all else)"}
 _ALPHA = {
     "drop": "is dropped",
     "composite-white": "is composited on white",
@@ -33,8 +34,9 @@ def describe(spec: PreprocessSpec) -> list[str]:
 def _decoding(spec: PreprocessSpec) -> str:
     turned = "applied" if spec.exif_orientation == "apply" else "ignored"
     return (
-        f"Decode with Pillow; the EXIF orientation is {turned} and colour profiles are ignored; "
-        f"transparency {_ALPHA[spec.alpha]}; 16 bits are {_SIXTEEN_BIT[spec.sixteen_bit]}; grey "
+        f"Decode with {_DECODERS[spec.decoder]}; the EXIF orientation is {turned} and colour "
+        f"profiles are ignored; transparency {_ALPHA[spec.alpha]}; 16 bits are "
+        f"{_SIXTEEN_BIT[spec.sixteen_bit]}; grey "
         "is replicated to three channels."
     )
 

@@ -20,11 +20,11 @@ from tidegate.models.benchmarks.gates import (
 )
 from tidegate.models.benchmarks.gates.measure import Row, measure
 from tidegate.models.benchmarks.gates.report import Figures, figures, tables
+from tidegate.models.build_request import Data
 from tidegate.models.commands import arguments, digits, import_model
 from tidegate.models.digits.images import data as digit_images
 from tidegate.models.errors import BuildRefused
 from tidegate.models.package_files import DOWNLOADS
-from tidegate.models.pipeline import Data
 
 _FOLDER = DOWNLOADS / "gate-scores"
 _Write = Callable[[Path, Path], list[str]]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NoReturn
@@ -23,6 +24,7 @@ from tidegate.models.errors import BuildRefused
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 MAX_BYTES = 1 << 30
+_REMEMBERING = ("PUT", "BINPUT", "LONG_BINPUT")
 _TYPES = {
     "FloatStorage": np.dtype("<f4"),
     "DoubleStorage": np.dtype("<f8"),
@@ -119,8 +121,18 @@ class _AllowListedObjects(_AllowListed):
 
 
 def _load(stream: BinaryIO, *, objects: bool = False) -> Any:
+    _check_memo(stream)
     reader = _AllowListedObjects if objects else _AllowListed
     return reader(stream).load()
+
+
+def _check_memo(stream: BinaryIO) -> None:
+    """Check that no object is remembered under a large number: the list is allocated up to it."""
+    start = stream.tell()
+    for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
+        if operation.name in _REMEMBERING and argument > count:
+            raise BuildRefused("The checkpoint numbers its objects in another way than pickle.")
+    stream.seek(start)
 
 
 def _rebuild(

@@ -182,6 +182,8 @@ class Admission:
     def charge(self, ticket: Ticket) -> None:
         """Count a ticket's work against its client and its model."""
         ticket.lane.tickets += 1
+        if not ticket.work_s:
+            return  # another process has admitted it, and counts its work
         self._shares.add(ticket.client, ticket.work_s)
         self._model_shares.add(ticket.lane.model, ticket.work_s)
 
@@ -190,6 +192,8 @@ class Admission:
         if not ticket.released:
             ticket.released = True
             ticket.lane.tickets -= 1
+            if not ticket.work_s:
+                return
             self._shares.remove(ticket.client, ticket.work_s)
             self._model_shares.remove(ticket.lane.model, ticket.work_s)
 

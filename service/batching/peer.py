@@ -17,6 +17,10 @@ from tidegate.service.batching.tickets import Answer, Ticket
 from tidegate.service.errors import DeadlineMissed, Overloaded
 from tidegate.service.types import Priority
 
+# Plain numbers: a member of an enumeration takes longer to look up than the rest of a record.
+_READY, _RELEASE, _CANCEL, _CLOSED = map(int, (Kind.READY, Kind.RELEASE, Kind.CANCEL, Kind.CLOSED))
+_PRIORITIES = {int(priority): priority for priority in Priority}
+
 
 class ProtocolError(Exception):
     """A front end sent what it must not send; it is ended like one that crashed."""
@@ -67,6 +71,7 @@ class Peer:
         self._on_note = on_note
         self._on_closed = on_closed
         self._places: dict[int, Place] = {}
+        self._arrived: list[Ticket] = []  # in this call of `take`, and not queued yet
         self._gone = False
 
     @property
@@ -76,17 +81,22 @@ class Peer:
 
     def take(self, records: Iterable[Record]) -> None:
         """Handle records. Raises ProtocolError for one that the front end must not send."""
-        for record in records:
-            if record.kind == Kind.READY:
-                self._ready(record)
-            elif record.kind == Kind.RELEASE:
-                self._release(record)
-            elif record.kind == Kind.CANCEL:
-                self._cancel(record.slot)
-            elif record.kind == Kind.CLOSED:
-                self._on_closed(record.slot)
-            else:
-                raise ProtocolError(f"a record of kind {record.kind}")
+        try:
+            for record in records:
+                kind = record.kind
+                if kind == _READY:
+                    self._ready(record)
+                elif kind == _RELEASE:
+                    self._release(record)
+                elif kind == _CANCEL:
+                    self._submit()  # it may be one of them
+                    self._cancel(record.slot)
+                elif kind == _CLOSED:
+                    self._on_closed(record.slot)
+                else:
+                    raise ProtocolError(f"a record of kind {kind}")
+        finally:
+            self._submit()
 
     def lost(self) -> None:
         """Drop the images that wait. A batch that runs keeps the memory until it ends."""
@@ -108,7 +118,8 @@ class Peer:
 
     def _ready(self, record: Record) -> None:
         found = self._lane_of(record.number)
-        if found is None or record.slot in self._places or record.code not in tuple(Priority):
+        priority = _PRIORITIES.get(record.code)
+        if found is None or record.slot in self._places or priority is None:
             raise ProtocolError(f"READY of slot {record.slot} for lane {record.number}")
         lane, layout = found
         try:
@@ -117,10 +128,16 @@ class Peer:
             raise ProtocolError(str(error)) from error
         place = self._places[record.slot] = Place(lane, views)
         outcome = cast("asyncio.Future[Answer]", _Outcome(self, record.slot, place))
-        priority = Priority(record.code)
-        place.ticket = self._scheduler.take(lane, record.first, priority, outcome)
-        self.images_read += 1
-        self._scheduler.submit(place.ticket, views.pixels)
+        place.ticket = self._scheduler.ticket(lane, record.first, priority, outcome, views.pixels)
+        self._arrived.append(place.ticket)
+
+    def _submit(self) -> None:
+        """Queue what has arrived, together: the slots' threads are woken once."""
+        if not self._arrived:
+            return
+        arrived, self._arrived = self._arrived, []
+        self.images_read += len(arrived)
+        self._scheduler.take(arrived)
 
     def _cancel(self, slot: int) -> None:
         place = self._places.get(slot)

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from tidegate.service.batching.admission import Admission, EngineLoad
 from tidegate.service.batching.admitting import Admitting
@@ -91,15 +91,19 @@ class Scheduler(Admitting):
             self._dispatch.close(lane)
             return True
 
-    def take(
-        self, lane: Lane, deadline: float, priority: Priority, answer: asyncio.Future[Answer]
+    def ticket(
+        self,
+        lane: Lane,
+        deadline: float,
+        priority: Priority,
+        answer: asyncio.Future[Answer],
+        pixels: Pixels,
     ) -> Ticket:
-        """Return a ticket for an image that another process has admitted and decoded.
+        """Return a ticket for an image that another process has admitted and decoded; see `take`.
 
-        Submit it next. Of `answer` only `done`, `cancel`, `set_result` and `set_exception` are
-        used.
+        Of `answer` only `done`, `cancel`, `set_result` and `set_exception` are used.
         """
-        ticket = Ticket(
+        return Ticket(
             priority,
             deadline,
             next(self._arrivals),
@@ -111,11 +115,19 @@ class Scheduler(Admitting):
             work_s=0.0,
             typical_decode_s=0.0,
             placement=self._placement.slot,
+            image=pixels,
+            ready_at=self._clock(),
         )
+
+    def take(self, tickets: Iterable[Ticket]) -> None:
+        """Queue the images of tickets from `ticket`, together: each slot is woken once."""
         with self._lock:
-            self._admission.charge(ticket)
-            self._admission.add(ticket)
-        return ticket
+            for ticket in tickets:
+                self._admission.charge(ticket)
+                self._admission.add(ticket)
+                self._dispatch.add(ticket)
+            late = self._run_idle_slots()
+        self._drop_late(late)
 
     def load(self) -> EngineLoad:
         """Return what runs and waits, for the processes that admit images for this engine."""
@@ -127,10 +139,8 @@ class Scheduler(Admitting):
         ticket.image, ticket.ready_at = image, self._clock()
         with self._lock:
             self._dispatch.add(ticket)
-            dispatched = self._dispatch.fill_idle_slots()
-            for slot, batch in dispatched.batches:
-                slot.run(batch)
-        self._drop_late(dispatched.late)
+            late = self._run_idle_slots()
+        self._drop_late(late)
         return ticket.answer
 
     def leave(self, ticket: Ticket) -> bool:
@@ -156,10 +166,8 @@ class Scheduler(Admitting):
         """Run a batch once no slot runs anything. `work.done` is called on the event loop."""
         with self._lock:
             self._dispatch.add_idle_work(work)
-            dispatched = self._dispatch.fill_idle_slots()
-            for slot, batch in dispatched.batches:
-                slot.run(batch)
-        self._drop_late(dispatched.late)
+            late = self._run_idle_slots()
+        self._drop_late(late)
 
     def withdraw(self, work: IdleWork) -> bool:
         """Remove work for an idle slot; return False if it has started."""
@@ -177,6 +185,13 @@ class Scheduler(Admitting):
             slot.stop()
         ended = [slot.join(deadline - time.monotonic()) for slot in self._slots]
         return all(ended)
+
+    def _run_idle_slots(self) -> list[Ticket]:
+        """Start batches; return the tickets that would be late. The caller holds the lock."""
+        dispatched = self._dispatch.fill_idle_slots()
+        for slot, batch in dispatched.batches:
+            slot.run(batch)
+        return dispatched.late
 
     def _top_up(self, slot: Slot, tickets: list[Ticket], room: int) -> list[Pixels]:
         """Add newly ready images to a slot's batch. Called on the slot's thread."""

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidegate.service.bundle.store import GOLDEN, Bundle, read_arrays
-from tidegate.service.errors import BundleRefused, RequestError
+from tidegate.service.errors import BundleRefused, EngineFailed, RequestError
+from tidegate.service.imaging import nvjpeg
 from tidegate.service.imaging.preprocess import preprocess
 from tidegate.service.types import Outputs, Pixels
 
@@ -41,23 +42,34 @@ def pixels_digest(pixels: Pixels) -> str:
     return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
+def check_decoder(bundle: Bundle) -> None:
+    """Raise BundleRefused if the decoder with which a bundle was sealed cannot be used here."""
+    spec = bundle.manifest.preprocess
+    if why := nvjpeg.why_unavailable(spec):
+        raise BundleRefused(
+            f"{bundle.path}: it was sealed with the decoder {spec.decoder}, whose pixels no other "
+            f"decoder gives, and {why}."
+        )
+
+
 def check_golden(bundle: Bundle, run: Run, tolerance: float = TOLERANCE) -> int:
     """Preprocess and run every probe, one at a time; return the number of probes.
 
     Raises BundleRefused, with the probe's name, if any pixel differs, or if an output differs by
     more than `tolerance` times the largest expected magnitude; each score has its own.
     """
+    check_decoder(bundle)
     golden = _read(bundle)
     for index, name in enumerate(golden.names):
         try:
             data = (bundle.path / name).read_bytes()
             pixels = preprocess(data, bundle.manifest.preprocess, PROBE_MAX_PIXELS)
-        except (RequestError, OSError) as error:
+        except (RequestError, EngineFailed, OSError) as error:
             raise BundleRefused(f"{bundle.path}: {name} cannot be decoded: {error}") from error
         if pixels_digest(pixels) != golden.pixels_sha256[index]:
             raise BundleRefused(
                 f"{bundle.path}: preprocessing {name} gives different pixels than when the bundle "
-                f"was sealed. Check the versions of Pillow and libjpeg."
+                f"was sealed. Check the versions of Pillow and libjpeg{_advice_on_decoder(bundle)}."
             )
         _compare(bundle, golden, index, run([pixels]), tolerance)
     return len(golden.names)
@@ -75,6 +87,10 @@ def _read(bundle: Bundle) -> Golden:
     if not names or not set(names) <= bundle.manifest.files.keys():
         raise BundleRefused(f"{bundle.path}: {GOLDEN} lists no probes, or some that are missing.")
     return Golden(names, digests, expected)
+
+
+def _advice_on_decoder(bundle: Bundle) -> str:
+    return " or of nvJPEG" * (bundle.manifest.preprocess.decoder == "nvjpeg")
 
 
 def _advice_on_int8(bundle: Bundle) -> str:

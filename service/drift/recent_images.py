@@ -66,9 +66,11 @@ class RecentImages:
         self._predicted.add(images.classes[answered])
         confidences = images.confidences[answered]
         self.add_value("confidence", confidences)
+        count, mean = self.answered, self.confidence
         for confidence in confidences.tolist():
-            self.answered += 1
-            self.confidence += (confidence - self.confidence) / min(self.answered, WINDOW)
+            count += 1
+            mean += (confidence - mean) / (count if count < WINDOW else WINDOW)
+        self.answered, self.confidence = count, mean
 
     def add_value(self, name: str, values: NDArray[np.float64]) -> None:
         """Count values of the histogram with this name, if the bundle has a reference for it."""

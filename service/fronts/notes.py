@@ -64,29 +64,30 @@ def _unpack(note: memoryview, features: Float32) -> Observation:
     at += cells.nbytes
     values = struct.unpack_from(f"<{scores}d", note, at)
     at += 8 * scores
-    image_id, key, client = (
-        bytes(note[at + start : at + start + length]).decode("utf-8", "surrogatepass")
-        for start, length in ((0, i), (i, j), (i + j, k))
-    )
+    key = _text(note, at + i, j) if flags & _JUDGED else None
     received, moment, probability, p_value, total_s, queue_s, decode_s, engine_s, gates_s = numbers
     return Observation(
-        tag=Tag(image_id, key if flags & _JUDGED else None, bool(flags & _SHADOWED)),
-        client=client,
-        received=received,
-        time=moment,
-        class_id=class_id,
-        probability=probability,
-        decision=_DECISIONS[decision],
-        p_value=p_value,
-        scores=values,
-        fingerprint=Fingerprint(pixels, cells, contrast),
-        features=features.copy(),
-        total_s=total_s,
-        queue_s=queue_s,
-        decode_s=decode_s,
-        engine_s=engine_s,
-        gates_s=gates_s,
+        Tag(_text(note, at, i), key, bool(flags & _SHADOWED)),
+        _text(note, at + i + j, k),
+        received,
+        moment,
+        class_id,
+        probability,
+        _DECISIONS[decision],
+        p_value,
+        values,
+        Fingerprint(pixels, cells, contrast),
+        features.copy(),
+        total_s,
+        queue_s,
+        decode_s,
+        engine_s,
+        gates_s,
     )
+
+
+def _text(note: memoryview, start: int, length: int) -> str:
+    return str(note[start : start + length], "utf-8", "surrogatepass")
 
 
 def _short(text: str) -> bytes:

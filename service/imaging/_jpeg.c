@@ -92,7 +92,7 @@ static void read_rows(j_decompress_ptr info, unsigned from, unsigned to, unsigne
         for (unsigned i = 0; i < count; i++)
             rows[i] = image +
                       ((size_t)(info->output_scanline + i) * info->image_width + left) * PIXEL;
-        lib.jpeg_read_scanlines(info, rows, count);
+        if (!lib.jpeg_read_scanlines(info, rows, count)) return; /* jpeg_finish_decompress fails */
     }
 }
 

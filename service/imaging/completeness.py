@@ -12,7 +12,8 @@ Not detected:
   warning (8 of 34,000 random cuts; 237 if an earlier warning hid that of the cut);
 - a cut that such a warning hides, in a JPEG too expensive to be decoded three times;
 - codes of a JPEG that were replaced by other valid codes;
-- cuts of JPEGs inside TIFF, because libtiff does not pass on libjpeg's warnings.
+- cuts of JPEGs inside TIFF, because libtiff does not pass on libjpeg's warnings;
+- damage of a JPEG that nvJPEG decodes, unless nvJPEG rejects it or the end marker is missing.
 """
 
 from __future__ import annotations
@@ -96,6 +97,12 @@ def with_filler(data: bytes) -> bytes | None:
             return b"".join((data[: end - 2].rstrip(b"\xff"), *parts, _FILLER, data[end - 2 :]))
         at = end
     return None
+
+
+def has_end(data: bytes) -> bool:
+    """Return whether a JPEG has an end marker after its first scan begins."""
+    at = next((end for marker, _, end in header_segments(data) if marker == SOS), len(data))
+    return any(marker == EOI for marker, _, _ in later_segments(data, at))
 
 
 def _raw_bytes(data: bytes) -> int:

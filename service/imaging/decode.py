@@ -27,11 +27,13 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from tidegate.service.errors import (
+    EngineFailed,
     ImageTooLarge,
-    RequestError,
+    TidegateError,
     UndecodableImage,
     UnsupportedImageType,
 )
+from tidegate.service.imaging import nvjpeg
 from tidegate.service.imaging.codec_output import silence_codecs
 from tidegate.service.imaging.completeness import check_rows, check_tiles, stored_size
 from tidegate.service.imaging.geometry import Box
@@ -100,17 +102,17 @@ def decode_source(
     `check_size` is called with every (width, height) that the file declares before it is opened,
     and with the upright size before any pixel is decoded. `header` is the result of `inspect` with
     the same `check_size` and `limit_s`, if it was called. If `needs` is given, pixels that it does
-    not need may have no meaning. Raises UnsupportedImageType,
-    UndecodableImage, ImageTooLarge if decoding would take more than `limit_s` CPU seconds, or what
-    `check_size` raises. These errors have no cause.
+    not need may have no meaning. Raises UnsupportedImageType, UndecodableImage, ImageTooLarge if
+    decoding would take more than `limit_s` CPU seconds, EngineFailed if a GPU that decodes fails,
+    or what `check_size` raises. These errors have no cause.
     """
     kind = sniff(data) if header is None else header.kind
     try:
         if header is None or header.estimated:
             header = inspect_whole(kind, data, check_size, limit_s)
         return _decode(header, data, spec, check_size, limit_s, needs)
-    except (ImageTooLarge, UnsupportedImageType, UndecodableImage) as error:
-        refusal: RequestError = error.with_traceback(None)
+    except (ImageTooLarge, UnsupportedImageType, UndecodableImage, EngineFailed) as error:
+        refusal: TidegateError = error.with_traceback(None)
         refusal.__context__ = refusal.__cause__ = None
     except MemoryError:
         refusal = ImageTooLarge("The image does not fit into memory.")
@@ -167,6 +169,8 @@ def _decode_jpeg(
     again: bool,
 ) -> Source:
     """Decode once, and again if libjpeg warns and `again` is true."""
+    if spec.decoder == "nvjpeg" and image.mode == "RGB":
+        return _turn(Image.fromarray(nvjpeg.decode(data, image.size)), orientation)
     window = needs(image.size) if needs is not None and orientation == 1 else None
     pixels = decode_straight(data, image.mode, image.size, window, again=again)
     if pixels is None:

@@ -95,7 +95,8 @@ class PreprocessSpec(Closed):
     does everything before.
     """
 
-    decoder: Literal["pillow"] = "pillow"
+    # Of colour JPEGs: Pillow's libjpeg-turbo, or nvJPEG on a GPU. Pillow decodes everything else.
+    decoder: Literal["pillow", "nvjpeg"] = "pillow"
     icc_profile: Literal["ignore"] = "ignore"
     # `apply` equals Pillow's `ImageOps.exif_transpose`: the orientation of EXIF; that of XMP if
     # EXIF has no such tag or there is no EXIF; none if EXIF cannot be read or the value is not 1 to

@@ -25,7 +25,8 @@ from tidegate.models.retrain.alerts import Notification, drifts
 from tidegate.models.retrain.evidence import gather, serving_state
 from tidegate.models.retrain.prometheus import Prometheus
 from tidegate.service.bundle.manifest import SMOOTHING
-from tidegate.service.metrics import MODEL_INFO, Metrics, ModelMetrics, ServedModel
+from tidegate.service.metrics import Metrics, ModelMetrics, ServedModel
+from tidegate.service.metrics.tables import MODEL_INFO
 from tidegate.service.nvml import GpuCollector
 
 ROOT = Path(__file__).parents[2]
@@ -68,14 +69,14 @@ class Replica:
     def predict(self, classes: Sequence[int]) -> None:
         for c in classes:
             self.model.predicted(c, 0.75)
-            self.model.decided("accept", 0.5, {})
+            self.model.decided("accept", 0.5, (-9.0, 1.0))
 
     def serve(self, images: int) -> None:
         """Record the metrics of a replica that answers `images` images and rejects one."""
         metrics, drift = self.metrics, self.model.drift
         for place in range(images):
             self.predict([place % CLASSES])
-            self.model.decided("review", 0.02, {"energy": -9.0, "mahalanobis": 1.0})
+            self.model.decided("review", 0.02, (-9.0, 1.0))
             metrics.request("/classify", 200, 0.02)
             for stage in metrics.stages.values():
                 stage.observe(0.002)

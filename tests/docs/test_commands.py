@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.generate import parsers
+from docs.tables.commands import parsers
 from load_tests.__main__ import COMMANDS
 from tests.docs.pages import PAGES, commands, name_of
 from tests.processes import output

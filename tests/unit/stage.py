@@ -23,7 +23,7 @@ from tidegate.service.serving.serving_file import Place
 from tidegate.service.startup import ServingConfig
 from tidegate.service.wanted import ModelFolder, Source
 
-PATIENCE_S = 60.0
+PATIENCE_S = 150.0
 
 
 def seal(root: Path, version: str, files: Files | None = None, name: str = "tiny") -> Path:

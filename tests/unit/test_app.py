@@ -23,7 +23,7 @@ from tidegate.service.app import (
 from tidegate.service.errors import BundleRefused
 from tidegate.service.lifecycle import Service
 
-PATIENCE_S = 30.0
+PATIENCE_S = 150.0
 
 
 class FakeService:

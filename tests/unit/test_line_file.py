@@ -6,7 +6,7 @@ import pytest
 
 from tidegate.service.line_file import LineFile
 
-PATIENCE_S = 30.0
+PATIENCE_S = 150.0
 
 
 def notice(dropped: int) -> bytes:

@@ -14,7 +14,7 @@ import pytest
 from tidegate.service import logs
 from tidegate.service.logs import JsonFormatter, LineQueue, QueuedHandler, TextFormatter
 
-PATIENCE_S = 60.0
+PATIENCE_S = 150.0
 
 
 def record(message: str, **extra: object) -> logging.LogRecord:

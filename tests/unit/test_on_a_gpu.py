@@ -29,7 +29,7 @@ from tidegate.service.wanted import OneBundle
 
 pytestmark = pytest.mark.process
 
-PATIENCE_S = 60.0
+PATIENCE_S = 150.0
 CPU: list[Provider] = [("CPUExecutionProvider", {})]
 
 

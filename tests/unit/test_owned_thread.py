@@ -6,7 +6,7 @@ import pytest
 
 from tidegate.service.owned_thread import start_owned
 
-PATIENCE_S = 30.0
+PATIENCE_S = 150.0
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), SystemExit(0), MemoryError()])

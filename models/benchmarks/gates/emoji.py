@@ -11,8 +11,8 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tidegate.models.build_request import Data
 from tidegate.models.package_files import DOWNLOADS, Archive, find
-from tidegate.models.pipeline import Data
 
 _SHARES = {"train": 0.5, "calibrate": 0.75, "test": 1.0}  # cumulative
 _VENDORS = {

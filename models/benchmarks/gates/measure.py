@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tidegate.models.build_request import Data, read_splits
 from tidegate.models.data.outputs import extract, load_pixels, run_pixels
 from tidegate.models.evaluation.expected_share import ExpectedShares, Range
 from tidegate.models.evaluation.intervals import beta_share
@@ -23,7 +24,6 @@ from tidegate.models.fitting.conformal import (
 from tidegate.models.fitting.coverage import PER_KIND, LabelledOutputs
 from tidegate.models.fitting.fit import FitOptions, fit, score_rows
 from tidegate.models.fitting.separation import separation, unseen_synthetic
-from tidegate.models.pipeline import Data, read_splits
 from tidegate.models.sealing.unseal import unseal
 from tidegate.service.bundle.evidence import Coverage, Share
 from tidegate.service.bundle.store import open_bundle

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from tidegate.models.build_request import Data
 from tidegate.models.demo.photographs import Photograph
 from tidegate.models.demo.photographs import photographs as found_in
 from tidegate.models.package_files import DOWNLOADS
-from tidegate.models.pipeline import Data
 
 _SHARES = {"train": 0.4, "calibrate": 0.8, "test": 1.0}  # cumulative
 _CLASSES = {

@@ -13,7 +13,7 @@ from uvicorn.server import ServerState
 from tidegate.service.api.protocol import BoundedHttpProtocol, bounded_http
 from tidegate.service.api.wire import Wire
 
-PATIENCE_S = 30.0
+PATIENCE_S = 150.0
 
 
 class FakeTransport(asyncio.Transport):

@@ -23,7 +23,7 @@ from tidegate.service.errors import TidegateError
 from tidegate.service.metrics import Metrics
 from tidegate.service.types import Priority
 
-PATIENCE_S = 30.0  # much longer than any test; reached only if something hangs
+PATIENCE_S = 150.0  # much longer than any test; reached only if something hangs
 SINGLE_IMAGE_S = 0.004
 FREE = DecodeCost()
 SEEDS = {1: 0.010, 2: 0.010, 4: 0.010, 8: 0.010}

@@ -14,7 +14,7 @@ from tidegate.service.batching.decoders import Decoders
 from tidegate.service.batching.policy import Waiting
 from tidegate.service.types import Priority
 
-PATIENCE_S = 30.0
+PATIENCE_S = 150.0
 arrivals = itertools.count()
 
 

@@ -52,8 +52,10 @@ class FakeScheduler:
         self.running: list[Ticket] = []
         self.held: Counter[Ticket] = Counter()
 
-    def take(self, lane: Lane, deadline: float, priority: Priority, answer: Any) -> Ticket:
-        ticket = Ticket(
+    def ticket(
+        self, lane: Lane, deadline: float, priority: Priority, answer: Any, image: Any
+    ) -> Ticket:
+        return Ticket(
             priority,
             deadline,
             0,
@@ -65,13 +67,12 @@ class FakeScheduler:
             work_s=0.0,
             typical_decode_s=0.0,
             placement=cast(Any, None),
+            image=image,
         )
-        self.held[ticket] = 1
-        return ticket
 
-    def submit(self, ticket: Ticket, image: Any) -> None:
-        ticket.image = image
-        self.waiting.append(ticket)
+    def take(self, tickets: list[Ticket]) -> None:
+        self.held.update(tickets)
+        self.waiting += tickets
 
     def leave(self, ticket: Ticket) -> bool:
         self.held.pop(ticket, None)
@@ -190,10 +191,8 @@ class SlotMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.crashed)
     @rule(most=st.integers(1, 5))
     def engine_reads(self, most: int) -> None:
-        while self.to_engine and most:
-            record = self.to_engine.popleft()
-            self.run(partial(self.peer.take, [record]))
-            most -= 1
+        read = [self.to_engine.popleft() for _ in range(min(most, len(self.to_engine)))]
+        self.run(partial(self.peer.take, read))
 
     @precondition(lambda self: self.engine.waiting)
     @rule(images=st.integers(1, 3))

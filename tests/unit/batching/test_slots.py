@@ -18,7 +18,7 @@ from tidegate.service.engines.base import TopUp
 from tidegate.service.engines.warm_up import random_image
 from tidegate.service.types import Outputs, Pixels
 
-PATIENCE_S = 30.0
+PATIENCE_S = 150.0
 
 
 def _unexpected(reason: str) -> None:

@@ -7,7 +7,7 @@ from tests.fakes import FakeEngine, picture
 from tidegate.service.batching.slots import Batch, BatchResult, Slot
 from tidegate.service.batching.watchdog import Watchdog
 
-PATIENCE_S = 30.0
+PATIENCE_S = 150.0
 
 
 async def until(condition: Callable[[], bool]) -> None:

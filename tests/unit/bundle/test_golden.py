@@ -15,6 +15,7 @@ from tidegate.service.bundle.golden import check_golden
 from tidegate.service.bundle.store import GOLDEN, Bundle, open_bundle
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
 from tidegate.service.errors import BundleRefused
+from tidegate.service.imaging import nvjpeg
 from tidegate.service.types import Outputs, Pixels
 
 Run = Callable[[Sequence[Pixels]], Outputs]
@@ -42,6 +43,17 @@ def sealed_with(folder: Path, **changes: Any) -> Bundle:
 
 def expected(field: str) -> Any:
     return golden_arrays(sound_files())[field].copy()
+
+
+def test_a_bundle_of_another_decoder_needs_that_decoder(
+    bundle: Bundle, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvjpeg, "why_unavailable", lambda spec: "there is no GPU")
+    spec = bundle.manifest.preprocess.model_copy(update={"decoder": "nvjpeg"})
+    manifest = bundle.manifest.model_copy(update={"preprocess": spec})
+
+    with pytest.raises(BundleRefused, match=r"the decoder nvjpeg.*there is no GPU"):
+        check_golden(replace(bundle, manifest=manifest), run)
 
 
 def test_sound_probes_pass_and_are_counted(bundle: Bundle, run: Run) -> None:

@@ -23,7 +23,7 @@ from tidegate.service.types import Pixels
 
 INFO = EngineInfo("fake-gpu", "fake 1", "fake:0", "fp32", 1)
 BUCKETS = (1, 2, 4, 8)
-PATIENCE_S = 30.0
+PATIENCE_S = 150.0
 
 
 def engine_on(

@@ -28,7 +28,7 @@ from tidegate.service.lifecycle import Service
 from tidegate.service.metrics import Metrics
 from tidegate.service.settings import Settings
 
-PATIENCE_S = 60.0
+PATIENCE_S = 150.0
 _pids = itertools.count(1)
 
 
@@ -106,7 +106,7 @@ async def _served(root: Path, front_ends: int, **changes: Any) -> AsyncIterator[
         threads_per_slot=1,
         max_batch_size=2,
         max_queue=20,
-        deadline_ms=int(1000 * PATIENCE_S),
+        deadline_ms=60_000,
         engine="onnx-cpu",
         warm_up_cache=None,
         **changes,

@@ -15,7 +15,7 @@ from tidegate.service.fronts.dealer import Dealer
 from tidegate.service.fronts.handover import DealtConnections, Kind, hand_over, take_over
 from tidegate.service.fronts.worker import Worker
 
-PATIENCE_S = 30.0
+PATIENCE_S = 150.0
 
 
 @dataclass

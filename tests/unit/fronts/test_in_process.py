@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,20 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         yield started
 
 
+@pytest.fixture
+def guarded(root: Path, tmp_path: Path) -> Iterator[tuple[Run, Path]]:
+    """One that asks for keys, and the file with them."""
+    keys = tmp_path / "keys"
+    keys.write_text(key_line("old"))
+    with running(root, keys=keys) as started:
+        yield started, keys
+
+
+def key_line(name: str) -> str:
+    """Return the line of a client whose key is its name."""
+    return f"{name} {hashlib.sha256(name.encode()).hexdigest()} classify\n"
+
+
 def images(count: int, seed: int = 7) -> list[bytes]:
     rng = np.random.default_rng(seed)
     made = []
@@ -70,7 +85,9 @@ def test_the_drift_state_is_that_of_one_process(run: Run, root: Path) -> None:
     async def with_front_ends(on: Fronted) -> None:
         for image in images(40):
             assert (await on.classify(image)).status_code in ANSWERED
-        states.append(version(on.service, "1").monitor.state())
+        monitor = version(on.service, "1").monitor
+        await until(lambda: int(monitor.state()["totals"][0]) == 40)  # the note follows the answer
+        states.append(monitor.state())
 
     async def alone(on: Stage) -> None:
         for image in images(40):
@@ -84,6 +101,34 @@ def test_the_drift_state_is_that_of_one_process(run: Run, root: Path) -> None:
     for name, array in states[0].items():
         assert np.allclose(array, states[1][name], equal_nan=True), name
     assert int(states[0]["totals"][0]) == 40
+
+
+def test_every_front_end_loads_the_keys_that_the_other_process_has_loaded(
+    guarded: tuple[Run, Path],
+) -> None:
+    run, keys = guarded
+    (image,) = images(1)
+
+    async def statuses(on: Fronted, key: str) -> set[int]:
+        """Two connections, which go to two front ends."""
+        return {
+            (await on.classify(image, Authorization=f"Bearer {key}")).status_code for _ in range(2)
+        }
+
+    async def scenario(on: Fronted) -> None:
+        assert await statuses(on, "old") <= set(ANSWERED)
+        keys.write_text("not a line of keys\n")
+        on.fleet.load_files()
+        assert await statuses(on, "old") <= set(ANSWERED)
+
+        keys.write_text(key_line("new"))
+        on.fleet.load_files()
+        while not await statuses(on, "new") <= set(ANSWERED):
+            pass
+        while await statuses(on, "old") != {401}:
+            pass
+
+    run(scenario)
 
 
 def test_what_is_counted_is_the_sum(run: Run) -> None:

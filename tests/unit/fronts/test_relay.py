@@ -15,7 +15,7 @@ from tidegate.service.api.connection import Connection
 from tidegate.service.fronts.messages import Channel
 from tidegate.service.fronts.relay import LocalRoutes, RelayClient, RelayServer
 
-PATIENCE_S = 30.0
+PATIENCE_S = 150.0
 
 
 def scope(path: str = "/x", **changes: Any) -> Scope:

@@ -15,6 +15,7 @@ CROP = {"op": "centre-crop", "height": 224, "width": 224, "offset": "floor"}
 FRACTION = {"op": "centre-crop-fraction", "numerator": 7, "denominator": 8, "offset": "ceil"}
 
 CHANGES: dict[str, Any] = {
+    "decoder": "nvjpeg",
     "exif_orientation": "ignore",
     "alpha": "composite-white",
     "sixteen_bit": "clip",
@@ -67,7 +68,7 @@ def test_the_digest_does_not_depend_on_how_the_spec_was_written_down() -> None:
 
 def test_every_open_field_changes_the_digest() -> None:
     plain = spec()
-    closed = {"decoder", "icc_profile", "palette", "cmyk", "grey"}  # one allowed value each
+    closed = {"icc_profile", "palette", "cmyk", "grey"}  # one allowed value each
 
     digests = {spec(**{field: value}).digest for field, value in CHANGES.items()}
 
@@ -90,7 +91,7 @@ def test_a_spec_that_cannot_be_implemented_exactly_is_rejected(changes: dict[str
         spec(**changes)
 
 
-@pytest.mark.parametrize("field", sorted(CHANGES))
+@pytest.mark.parametrize("field", sorted(CHANGES.keys() - {"decoder"}))
 def test_no_rule_is_implied(field: str) -> None:
     fields = spec().model_dump()
     del fields[field]

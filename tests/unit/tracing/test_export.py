@@ -16,7 +16,7 @@ from tidegate.service.tracing import export as export_module
 from tidegate.service.tracing.export import MOST_WAITING, Export
 from tidegate.service.tracing.request import TracedRequest
 
-PATIENCE_S = 30
+PATIENCE_S = 150
 
 
 class FakeSpans:

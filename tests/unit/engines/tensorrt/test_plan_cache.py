@@ -28,7 +28,7 @@ KEY = PlanKey(
     buckets=(1, 2, 4),
     flags=("strongly-typed",),
 )
-PATIENCE_S = 30.0
+PATIENCE_S = 150.0
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from tests.unit.models.colour_folders import LABELS, backbone, folders
 from tidegate.models.benchmarks.gates import probe
 from tidegate.models.benchmarks.gates.measure import CAUGHT, measure
 from tidegate.models.benchmarks.gates.report import figures, tables
+from tidegate.models.build_request import Data
 from tidegate.models.commands import fitting as fitting_options
 from tidegate.models.commands import import_model
 from tidegate.models.importers.torch_runtime import require
-from tidegate.models.pipeline import Data
 from tidegate.models.probes.photographs import PHOTOS
 from tidegate.service.bundle.store import open_bundle
 from tidegate.service.cli import main

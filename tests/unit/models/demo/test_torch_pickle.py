@@ -142,6 +142,14 @@ def test_another_file_is_refused() -> None:
         read_checkpoint(b"PK\x03\x04 a zip")
 
 
+def test_an_object_with_a_large_number_takes_no_memory() -> None:
+    content = checkpoint(state(tensor()))
+    at = content.index(b"q\x01")  # the second object is remembered as number 1
+
+    with pytest.raises(BuildRefused, match="numbers its objects"):
+        read_checkpoint(content[:at] + b"r\xff\xff\xff\x7f" + content[at + 2 :])
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_a_damaged_file_is_refused_or_read_but_never_crashes(data: st.DataObject) -> None:

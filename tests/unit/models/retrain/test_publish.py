@@ -210,8 +210,9 @@ def test_the_folder_of_models_must_be_writable(world: World, tmp_path: Path) -> 
 
 
 def test_models_without_a_command_is_an_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tidegate.service.logs.configure", lambda *_: None)
     given = ["retrain-request", "--out", str(tmp_path), "--models", str(tmp_path)]
 
     assert main(given) == 1

@@ -22,7 +22,7 @@ from tidegate.service.lifecycle import Service
 
 HOST = "127.0.0.1"
 LIMITS = HttpLimits(1 << 20, 4 << 20, 30, 4, 2, 60)
-PATIENCE_S = 30.0
+PATIENCE_S = 150.0
 # The start of HTTP/2 (RFC 9113, 3.4), with empty settings.
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 

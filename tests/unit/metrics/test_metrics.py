@@ -1,5 +1,6 @@
 """The reference confidences have the same `le` labels as the histogram, so that rules match."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -9,13 +10,8 @@ from tidegate.models.fitting.drift_reference import reference_fit
 from tidegate.service.bundle.manifest import Histogram
 from tidegate.service.bundle_reference import shares_at_most
 from tidegate.service.drift.reference import INPUTS
-from tidegate.service.metrics import (
-    CONFIDENCE_BUCKETS,
-    MODEL_INFO,
-    Metrics,
-    ModelMetrics,
-    ServedModel,
-)
+from tidegate.service.metrics import Metrics, ModelMetrics, ServedModel
+from tidegate.service.metrics.tables import CONFIDENCE_BUCKETS, MODEL_INFO
 
 
 def _les(confidence_at_most: dict[float, float], metric: str) -> dict[str, float]:
@@ -89,7 +85,7 @@ def test_the_series_of_two_versions_are_merged_and_those_of_a_hidden_one_are_gon
     ]
     for model in models:
         metrics.show_model(model)
-        model.decided("accept", 0.5, {"energy": 1.0})
+        model.decided("accept", 0.5, (1.0,))
     both = metrics.render().decode()
     assert both.count("# TYPE tidegate_ood_score histogram") == 1
     assert 'digest="111",le="0.5"' in both
@@ -99,6 +95,51 @@ def test_the_series_of_two_versions_are_merged_and_those_of_a_hidden_one_are_gon
 
     assert 'digest="111"' not in metrics.render().decode()
     assert 'digest="222",le="7.0"' in metrics.render().decode()
+
+
+@pytest.mark.parametrize("images", [1, 63, 64, 200])
+def test_what_is_counted_in_chunks_is_all_there_at_a_scrape(images: int) -> None:
+    rng = np.random.default_rng(images)
+    p_values = [*rng.random(images - 1).tolist(), 0.05]  # the last one is a bucket's upper bound
+    scores = [*rng.normal(size=images - 1).tolist(), math.nan]  # which is in no bucket
+    metrics, model = Metrics("0"), ModelMetrics(_two_classes())
+    metrics.show_model(model)
+    for place, (p_value, score) in enumerate(zip(p_values, scores, strict=True)):
+        model.decided("accept", p_value, (score,))
+        model.predicted(place % 2, p_value)
+
+    metrics.render()
+
+    def value(name: str, **labels: str) -> float | None:
+        model_labels = {"model": "m", "version": "1", "digest": "d"}
+        return model.registry.get_sample_value(f"tidegate_{name}", model_labels | labels)
+
+    assert value("ood_decisions_total", decision="accept") == images
+    assert value("ood_p_value_count") == images
+    assert value("ood_p_value_bucket", le="0.05") == sum(p <= 0.05 for p in p_values)
+    assert value("ood_p_value_sum") == pytest.approx(sum(p_values))
+    assert value("ood_score_bucket", score="energy", le="0.5") == sum(s <= 0.5 for s in scores)
+    assert value("ood_score_count", score="energy") == images - 1
+    assert value("predictions_total", **{"class": "1"}) == images // 2
+    assert value("prediction_confidence_count", **{"class": "0"}) == images - images // 2
+
+
+def _two_classes() -> ServedModel:
+    return ServedModel(
+        name="m",
+        version="1",
+        digest="d",
+        info=dict.fromkeys(MODEL_INFO, "x"),
+        labels=["a", "b"],
+        class_fraction=[0.5, 0.5],
+        reference_samples=1,
+        alphas={},
+        calibration_samples=1,
+        scores=("energy",),
+        score_bounds=[0.5],
+        max_class_series=2,
+        confidence_at_most={},
+    )
 
 
 def test_an_alias_that_stays_is_there_while_others_change(monkeypatch: pytest.MonkeyPatch) -> None:
