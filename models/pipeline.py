@@ -5,77 +5,49 @@ import → prove preprocessing → read splits → (convert) → fit → evaluat
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import onnx
 
+from tidegate.models.build_request import (
+    BuildOptions,
+    Data,
+    check_data,
+    check_destination,
+    check_new,
+    read_splits,
+)
 from tidegate.models.card.card import model_card
 from tidegate.models.card.card_data import CardData
 from tidegate.models.card.coverage import coverage_lines
 from tidegate.models.card.plots import plots
 from tidegate.models.data.folders import (
     Splits,
-    check_disjoint,
     class_names,
-    labelled,
-    shuffled,
-    unlabelled,
 )
 from tidegate.models.errors import BuildRefused
-from tidegate.models.fitting.conformal import PARTS, GateTarget, check_sizes
+from tidegate.models.evaluation.expected_accuracy import check_expected
 from tidegate.models.fitting.coverage_floor import check_coverage
 from tidegate.models.fitting.evaluated import EvaluatedModel, evaluate_model
-from tidegate.models.fitting.fit import FitOptions, FittedModel, fit
+from tidegate.models.fitting.fit import FittedModel, fit
 from tidegate.models.importers.base import Imported
+from tidegate.models.importers.class_words import check_order
 from tidegate.models.parity import preprocessing
 from tidegate.models.parity.export import check_export
+from tidegate.models.parity.rivals import check_rivals
 from tidegate.models.precision.comparison import check_drop, compare
 from tidegate.models.precision.convert import convert
-from tidegate.models.precision.int8 import RunsOn
 from tidegate.models.progress import say
 from tidegate.models.sealing.assemble import Draft, SealedModel, assemble
-from tidegate.models.sealing.write import check_writable, locked, scratch
+from tidegate.models.sealing.write import locked, scratch
 from tidegate.service.bundle import manifest as m
 from tidegate.service.bundle.evidence import Comparison, Parity
 from tidegate.service.bundle.golden import check_golden
-from tidegate.service.bundle.manifest import Precision
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
 from tidegate.service.imaging.spec import PreprocessSpec
-
-_OWN_SPLITS = {"train", "calibrate", "test", *PARTS}
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """Three ImageFolders, and sets of images that the gate should reject, by name."""
-
-    train: Path
-    calibrate: Path
-    test: Path
-    ood: Mapping[str, Path] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class BuildOptions:
-    """The user's choices."""
-
-    name: str
-    version: str
-    recipe: str  # the command, for the provenance
-    fit: FitOptions = field(default_factory=FitOptions)
-    precision: Precision | None = None  # of the backbone; None: as imported
-    int8_for: RunsOn = "cpu"
-    max_drop: float = 1.0  # percentage points that a variant may lose
-    allow_difference: bool = False  # from the source's preprocessing
-    overrides: Mapping[str, str] = field(default_factory=dict)  # of the spec's mode rules
-    labels: tuple[str, ...] | None = None
-    replace: bool = False
-    accept_weak_gate: bool = False  # that catches hardly any synthetic OOD image
 
 
 def make(
@@ -91,51 +63,18 @@ def make(
     if a check on the way fails.
     """
     check_destination(options, bundles_dir)
-    check_data(data)
+    check_data(data, options)
     model_dir = bundles_dir / options.name
     with locked(model_dir, lambda: say(f"Another build of {options.name} is running; waiting.")):
-        _check_new(model_dir / options.version, options)
+        check_new(model_dir / options.version, options)
         return _make(imported, data, options, model_dir, proved)
-
-
-def check_destination(options: BuildOptions, bundles_dir: Path) -> None:
-    """Raise BuildRefused if no bundle of this name and version can be written.
-
-    Writes nothing: a command that trains or exports calls it first.
-    """
-    for option, name in (("--name", options.name), ("--version", options.version)):
-        if not re.fullmatch(m.SLUG, name):
-            raise BuildRefused(
-                f"{option} {name!r}: use lower-case letters, digits, '.', '_' and '-', at most 64."
-            )
-    _check_new(bundles_dir / options.name / options.version, options)
-    check_writable(bundles_dir / options.name)
-
-
-def check_data(data: Data) -> None:
-    """Raise BuildRefused if a folder of images is missing or has a name that is not allowed."""
-    for name in data.ood:
-        if name in _OWN_SPLITS or "/" in name or name.startswith("."):
-            raise BuildRefused(
-                f"--ood {name}=…: choose another name; {', '.join(sorted(_OWN_SPLITS))} are "
-                "reserved, and a name must not be a path."
-            )
-    for folder in (data.train, data.calibrate, data.test, *data.ood.values()):
-        if not folder.is_dir():
-            raise BuildRefused(f"The folder {folder} does not exist.")
-
-
-def _check_new(bundle: Path, options: BuildOptions) -> None:
-    if bundle.exists() and not options.replace:
-        raise BuildRefused(
-            f"{bundle} already exists, and bundles do not change: choose another --version, or "
-            "replace it with --replace."
-        )
 
 
 def _make(
     imported: Imported, data: Data, options: BuildOptions, model_dir: Path, proof: Parity | None
 ) -> Bundle:
+    for note in imported.notes:
+        say(f"Note: {note}")
     if imported.transform is not None:
         say(f"Proving the preprocessing against {imported.transform.library}.")
         proof = preprocessing.prove(
@@ -145,6 +84,7 @@ def _make(
     labels = _labels(imported, data, options)
     splits = read_splits(data, labels, options.fit.target)
     check_export(imported, spec, splits.calibrate)
+    check_rivals(imported, splits.calibrate)
     precision = options.precision or imported.precision
     if imported.precision not in ("fp32", precision):
         raise BuildRefused(
@@ -152,6 +92,9 @@ def _make(
         )
     say(f"Fitting in {imported.precision}.")
     evaluated = _fit_and_evaluate(imported.backbone, spec, splits, labels, options, model_dir)
+    check_expected(evaluated.evaluation.accuracy, options.expect_accuracy)
+    for line in evaluated.near_duplicates:
+        say(line)
     comparison = None
     if precision != imported.precision:
         say(f"Converting to {precision} and fitting again.")
@@ -190,6 +133,8 @@ def _fit_and_evaluate(
 
 def _labels(imported: Imported, data: Data, options: BuildOptions) -> tuple[str, ...]:
     """Return one label per class: the given ones, the checkpoint's, or the folders' names."""
+    if options.labels:
+        check_order(imported.labels, options.labels)
     labels = options.labels or imported.labels or class_names(data.train)
     classes = _classes(imported.backbone)
     if len(labels) != classes:
@@ -206,24 +151,6 @@ def _labels(imported: Imported, data: Data, options: BuildOptions) -> tuple[str,
 def _classes(backbone: onnx.ModelProto) -> int:
     logits = next(value for value in backbone.graph.output if value.name == "logits")
     return int(logits.type.tensor_type.shape.dim[1].dim_value)
-
-
-def read_splits(data: Data, labels: tuple[str, ...], target: GateTarget) -> Splits:
-    """Read the folders, which are named by class label, or by class id if labels repeat.
-
-    Raises BuildRefused if an image is in two of them, or if there are too few for `target`.
-    """
-    keys = labels if len(set(labels)) == len(labels) else tuple(map(str, range(len(labels))))
-    splits = Splits(
-        train=labelled("train", data.train, keys),
-        calibrate=shuffled(labelled("calibrate", data.calibrate, keys)),
-        test=labelled("test", data.test, keys),
-        ood={name: unlabelled(name, folder) for name, folder in data.ood.items()},
-    )
-    check_disjoint(splits.every())
-    n = len(splits.calibrate.items)
-    check_sizes(round(PARTS["fold_a"] * n), round(PARTS["fold_b"] * n), target)
-    return splits
 
 
 def _card_data(
@@ -273,7 +200,7 @@ def _card_data(
         coverage=evaluated.coverage,
         precision=options.precision or imported.precision,
         comparison=comparison,
-        notes=(*imported.notes, *overridden),
+        notes=(*imported.notes, *overridden, *evaluated.near_duplicates),
         left_out=used.left_out,
         score_histograms=evaluated.score_histograms,
     )

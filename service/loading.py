@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -34,21 +34,23 @@ from tidegate.service.engines.base import Engine
 from tidegate.service.engines.choose import buckets_for
 from tidegate.service.engines.config import EngineConfig
 from tidegate.service.engines.open_like import open_like
-from tidegate.service.engines.warm_up import random_image
+from tidegate.service.engines.warm_up import ROUNDS, WORTH_IT, clearly_faster, random_image
 from tidegate.service.errors import BundleRefused
 from tidegate.service.startup import check_input_size, golden_tolerance
 from tidegate.service.types import Outputs, Pixels
 
 log = logging.getLogger(__name__)
 
-_NICE = 19
+# Lower priority than every other thread. With a still lower one the event loop would wait for this
+# thread to run whenever it is its turn to have the interpreter lock.
+_NICE = 10
 _PATIENCE_S = 3.0  # after this a batch runs before requests
 _TURN_TIMEOUT_S = 600.0
-_ROUNDS = 3
+_ROUNDS = 3  # ROUNDS for a decision that noise must not change
 # A graph whose batches take this factor longer or shorter than the known ones is another shape.
 _SAME = 1.25
-_WORTH_IT = 1.02  # a larger batch must give 2 % more images/s
 _SPARE_BYTES = 64 << 20
+_MOST_REMEMBERED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,16 @@ class Loader:
     config: EngineConfig
     trusted_keys: Path | None
     drift_run_length: int
+    # Of unloaded versions, by the digest of the graph.
+    durations: dict[str, LatencyModel] = field(default_factory=dict, init=False)
+
+    def remember(self, bundle: Bundle, latency: LatencyModel) -> None:
+        """Keep what is known of a version that is unloaded, for when its graph is loaded again."""
+        graph = bundle.manifest.gate.calibrated_for_model
+        self.durations.pop(graph, None)
+        self.durations[graph] = latency
+        for oldest in list(self.durations)[:-_MOST_REMEMBERED]:
+            del self.durations[oldest]
 
     async def load(self, path: Path, scheduler: Scheduler, known: Lane) -> Loaded:
         """Open and verify the bundle at `path`, and warm it up in the turns of idle slots.
@@ -87,7 +99,7 @@ class Loader:
         check_decoder(bundle)
         _check_memory(bundle, known)
         reference = drift_reference(bundle)
-        with ExitStack() as opened:
+        with memory.blocks_apart(), ExitStack() as opened:
             lane = self._open(bundle, turns, known, opened)
             for engine in filter(None, (lane.engine, lane.all_cores_engine)):
                 check_golden(bundle, partial(turns.outputs, engine), golden_tolerance(engine))
@@ -107,7 +119,8 @@ class Loader:
     def _open(self, bundle: Bundle, turns: _Turns, known: Lane, opened: ExitStack) -> Lane:
         """Open the engines of a bundle, and learn how long they take."""
         manifest = bundle.manifest
-        sizes = list(known.latency.buckets)
+        remembered = self.durations.get(manifest.gate.calibrated_for_model)
+        sizes = list((remembered or known.latency).buckets)
 
         def open_engine(like: Engine, buckets: Sequence[int]) -> Engine:
             model, precision = bundle.model_path, manifest.precision
@@ -117,13 +130,20 @@ class Loader:
 
         engine = open_engine(known.engine, sizes)
         check_input_size(bundle, engine)
-        if all(1 / _SAME < turns.ratio(engine, size) < _SAME for size in sizes):
+        if remembered is not None:
+            latency = remembered.renewed()
+            for size in sizes:
+                turns.on_every_slot(engine, size)
+        elif all(turns.is_like_known(engine, size) for size in sizes):
             latency = known.latency.renewed()
         else:
             opened.close()
             buckets = buckets_for(self.config.max_batch_size, manifest.engine.buckets)
             engine = open_engine(known.engine, buckets)
             latency_s = turns.measure(engine, buckets, all_sizes=bool(self.config.max_batch_size))
+            engine.keep(max(latency_s))
+            for size in latency_s:
+                turns.on_every_slot(engine, size)
             busy = known.latency.predict(1) / max(1e-9, turns.alone_s(known.engine, 1))
             latency = LatencyModel({size: busy * alone for size, alone in latency_s.items()})
         all_cores_engine = None
@@ -145,19 +165,27 @@ class _Turns:
         """Return the outputs of one image."""
         return self._run(engine, images, slot)[0]
 
+    def on_every_slot(self, engine: Engine, size: int) -> None:
+        """Run a batch on each slot, one after the other."""
+        for slot in range(engine.slots):
+            self._run(engine, (random_image(engine),) * size, slot)
+
     def alone_s(self, engine: Engine, size: int, slot: int | None = None) -> float:
         """Return how long a batch takes while nothing else runs."""
         return self._run(engine, (random_image(engine),) * size, slot)[1]
 
-    def ratio(self, engine: Engine, size: int) -> float:
-        """Run a batch size on every slot; return its duration relative to the known engine's."""
-        for slot in range(engine.slots):  # the first run of a shape is slower
-            self.alone_s(engine, size, slot)
-        pairs = [
-            (self.alone_s(engine, size, 0), self.alone_s(self._known.engine, size))
-            for _ in range(_ROUNDS)
-        ]
-        return median(new / known for new, known in pairs)
+    def is_like_known(self, engine: Engine, size: int) -> bool:
+        """Return whether a batch takes as long as the known engine's; if in doubt, repeat it."""
+        self.on_every_slot(engine, size)  # the first run of a shape is slower
+        ratios: list[float] = []
+        while len(ratios) < ROUNDS:
+            ratios += [
+                self.alone_s(engine, size, 0) / self.alone_s(self._known.engine, size)
+                for _ in range(_ROUNDS)
+            ]
+            if 1 / _SAME < median(ratios) < _SAME:
+                return True
+        return False
 
     def measure(
         self, engine: Engine, buckets: Sequence[int], *, all_sizes: bool
@@ -165,14 +193,19 @@ class _Turns:
         """Return the seconds of each batch size that is worth it, while nothing else runs."""
         latency_s: dict[int, float] = {}
         for size in buckets:
-            for slot in range(engine.slots):
-                self.alone_s(engine, size, slot)
-            took_s = min(self.alone_s(engine, size, 0) for _ in range(_ROUNDS))
-            if latency_s and not all_sizes:
-                before = max(latency_s)
-                if size / took_s < _WORTH_IT * before / latency_s[before]:
-                    break
-            latency_s[size] = took_s
+            self.on_every_slot(engine, size)
+            if not latency_s or all_sizes:
+                latency_s[size] = min(self.alone_s(engine, size, 0) for _ in range(_ROUNDS))
+                continue
+            before = max(latency_s)
+            took_s = [
+                (self.alone_s(engine, before, 0), self.alone_s(engine, size, 0))
+                for _ in range(ROUNDS)
+            ]
+            rates = [(before / small_s, size / large_s) for small_s, large_s in took_s]
+            if not clearly_faster(rates, WORTH_IT):
+                break
+            latency_s[size] = min(large_s for _, large_s in took_s)
         return latency_s
 
     def _run(

@@ -21,7 +21,7 @@ COMMANDS = {
     "gate-cost": ("gate_cost", "measure what the gate costs: scores in the graph, p-values"),
     "gate-scores": (
         "gate_scores",
-        "compare the scores that decide with each alone, on five models",
+        "compare the scores that decide with each alone, on seven models",
     ),
     "architectures": ("architectures", "export, seal and time every architecture in the table"),
     "gpu-report": ("gpu_report", "run the GPU tests and measure every engine on this GPU"),

@@ -13,6 +13,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # mallopt(3)
 _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # madvise(2)
 _LARGE_BLOCK_BYTES = 32 << 20  # an image of 8 megapixels, in Pillow's four bytes each
 _KEPT_BYTES = 64 << 20
+_BLOCK_APART_BYTES = 1 << 20
 _PEAK_BYTES = 32 << 20  # a JPEG of 3 megapixels
 _QUIET_S = 10.0
 _HUGE_PAGE = 2 << 20
@@ -31,6 +32,21 @@ def give_back_large_blocks() -> None:
         # Setting only the first one fixes the other at 128 kB: every image would return its memory
         # to the kernel, and the next one would request it again.
         libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+@contextlib.contextmanager
+def blocks_apart() -> Iterator[None]:
+    """Meanwhile, make glibc get blocks of a megabyte from the kernel, and each by itself.
+
+    For the weights of a version: all their memory is returned when it is unloaded. In a heap they
+    would leave holes, whose pages come back one by one as images are decoded.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, _BLOCK_APART_BYTES)
+    try:
+        yield
+    finally:
+        give_back_large_blocks()
 
 
 def limit_arenas(most: int) -> None:

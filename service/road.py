@@ -91,7 +91,7 @@ class Road:
         ]
         #: The patterns of the routes that run the network.
         self.classifying = [
-            *(route.path for one in routers for route in one.routes if isinstance(route, APIRoute)),
+            *(r.path_format for one in routers for r in one.routes if isinstance(r, APIRoute)),
             *(route for dialect in self._dialects for route in dialect.classifying),
         ]
         for router in (*routers, *(dialect.router for dialect in self._dialects)):

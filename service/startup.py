@@ -104,7 +104,8 @@ def prepare(path: Path, trusted_keys: Path | None, config: EngineConfig) -> Prep
     log.info("opened bundle %s %s, digest %s", manifest.name, manifest.version, bundle.short_digest)
     check_decoder(bundle)
     reference = drift_reference(bundle)
-    warm = open_engine(bundle.model_path, config, manifest.engine.buckets, manifest.precision)
+    with memory.blocks_apart():
+        warm = open_engine(bundle.model_path, config, manifest.engine.buckets, manifest.precision)
     probes = pass_golden(bundle, warm.engine)
     if warm.all_cores_engine is not None:
         pass_golden(bundle, warm.all_cores_engine)

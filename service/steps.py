@@ -28,7 +28,7 @@ class Event:
     """One step of a rollout."""
 
     at: str  # UTC
-    step: str  # one of metrics.ROLLOUT_STEPS
+    step: str  # one of metrics.tables.ROLLOUT_STEPS
     by: str  # operator or judge
     version: str  # that was promoted or rolled back
     why: tuple[str, ...]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import venv
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.processes import output
 from tests.server import PATIENCE_S, ROOT
 
 SCRIPTS = ROOT / "tests" / "api" / "clients"
+TRITON_HTTP = "tritonclient[http]==2.73.*"
 _INSTALL_S = 900
 
 
@@ -24,19 +26,19 @@ def run_client(script: str, requirement: str, *arguments: str | Path) -> Any:
 
     `requirement` is one package, or several with spaces between them.
     """
-    python = _environment(script, requirement) / "bin" / "python"
+    python = environment(requirement) / "bin" / "python"
     variables = {name: value for name, value in os.environ.items() if "PYTHON" not in name}
     printed = output([python, SCRIPTS / f"{script}.py", *arguments], ROOT, variables, PATIENCE_S)
     return json.loads(printed.splitlines()[-1])
 
 
-def _environment(script: str, requirement: str) -> Path:
-    """Return the environment, installed before or now."""
-    folder = (
-        ROOT / "build" / "clients" / f"{script}-{sys.version_info.major}.{sys.version_info.minor}"
-    )
+def environment(requirement: str) -> Path:
+    """Return the environment with these packages, installed before or now."""
+    name = re.sub("[^a-z0-9]+", "-", requirement.lower()).strip("-")
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    folder = ROOT / "build" / "clients" / f"{name}-{python}"
     done = folder / ".installed"
-    if not done.exists() or done.read_text("utf-8") != requirement:
+    if not done.exists():
         venv.create(folder, clear=True, with_pip=True)
         install: list[str | Path] = [
             folder / "bin" / "pip",
@@ -45,5 +47,5 @@ def _environment(script: str, requirement: str) -> Path:
             *requirement.split(),
         ]
         output(install, ROOT, os.environ, _INSTALL_S)
-        done.write_text(requirement, "utf-8")
+        done.touch()
     return folder

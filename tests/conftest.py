@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -9,7 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 from hypothesis import HealthCheck, settings
+from PIL import Image
 
+from tests.process_state import process_state
 from tests.server import DEMO_BUNDLE, PATIENCE_S, PHOTOS, Server, running
 
 # On a busy machine an example may take long, which is no failure.
@@ -61,21 +62,15 @@ def pytest_runtest_makereport(
 
 
 @pytest.fixture(autouse=True, scope="module")
-def loggers_stay_as_they_were() -> Iterator[None]:
-    """Fail a file of tests that leaves Tidegate's loggers changed for the tests after it."""
-    before = _changed_loggers()
+def the_process_stays_as_it_was() -> Iterator[None]:
+    """Fail a file of tests that leaves the process changed for the tests after it."""
+    before = process_state()
+    bound = Image.MAX_IMAGE_PIXELS  # whoever starts a service sets it
     yield
-    assert _changed_loggers() == before, "a test of this file leaves loggers changed"
-
-
-def _changed_loggers() -> dict[str, tuple[int, bool, bool]]:
-    """Return the level of each of Tidegate's loggers that is not as Python makes it."""
-    made = (logging.NOTSET, False, True)
-    found = {"": (logging.root.level, logging.root.disabled, logging.root.propagate)}
-    for name, logger in logging.root.manager.loggerDict.items():
-        if name.startswith("tidegate") and isinstance(logger, logging.Logger):
-            found[name] = (logger.level, logger.disabled, logger.propagate)
-    return {name: state for name, state in found.items() if state != made}
+    Image.MAX_IMAGE_PIXELS = bound
+    after = process_state()
+    changed = {what: (before[what], after[what]) for what in before if before[what] != after[what]}
+    assert not changed, "a test of this file leaves the process changed"
 
 
 @pytest.fixture(scope="session")

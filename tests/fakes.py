@@ -137,6 +137,9 @@ class FakeEngine:
             raise RuntimeError(f"images {sorted(broken)} break the engine")
         return self._outputs(images, identities)
 
+    def keep(self, largest: int) -> None:
+        self._max_batch_size = largest
+
     def close(self) -> None:
         self.closed = True
 

@@ -16,8 +16,8 @@ from load_tests.commands.fuzz import BUNDLE
 from load_tests.errors import MeasurementFailed
 from load_tests.generator.run import Load, drive
 from load_tests.overhead.additions import addition, both_served, served
-from load_tests.overhead.beside import scraped
-from load_tests.overhead.pairs import Pair, mean_of, of_cpu, of_latency
+from load_tests.overhead.beside import SCRAPE_EVERY_S, scrape_cost, scraped
+from load_tests.overhead.pairs import Pair, mean_of, of_cpu, of_latency, of_scrape
 from load_tests.overhead.side_by_side import Window, side_by_side
 from load_tests.report.json_file import keep
 from load_tests.report.progress_bar import shown
@@ -92,20 +92,29 @@ def run(options: argparse.Namespace, command_line: str) -> int:
 async def _scrapes(options: argparse.Namespace, pictures: Sequence[Picture]) -> list[Finding]:
     """One server is scraped in one window of each pair; both have the same arrivals."""
     rng, pairs, scrapes = random.Random(options.seed), list[Pair](), 0
+    rate = options.rate or 30.0
     async with served(options.bundle) as server:
+        target = Target.parse(server.url)
         await _window(server, pictures, Load(_WARM_UP_S, clients=_CLIENTS // 2))
         for number in range(options.pairs):
-            load = Load(options.window_s, rate=options.rate or 30.0, seed=options.seed + number)
+            load = Load(options.window_s, rate=rate, seed=options.seed + number)
             windows: dict[bool, Window] = {}
             for is_scraped in rng.sample((False, True), 2):
                 if not is_scraped:
                     windows[False] = await _window(server, pictures, load)
                     continue
-                async with scraped(Target.parse(server.url)) as sizes:
+                async with scraped(target) as sizes:
                     windows[True] = await _window(server, pictures, load)
                 scrapes += len(sizes)
             pairs.append((windows[False], windows[True]))
-    return [*of_latency(pairs, P99_RATIO), fact("scrapes", scrapes, "")]
+        requests = requests_of(pictures, target, None)
+        images = round(rate * SCRAPE_EVERY_S)
+        cost = await scrape_cost(target, server.main_pid, requests, images)
+    return [
+        *of_latency(pairs, P99_RATIO),
+        *of_scrape(pairs, cost, P99_RATIO),
+        fact("scrapes", scrapes, ""),
+    ]
 
 
 async def _cpu(options: argparse.Namespace, pictures: Sequence[Picture]) -> list[Finding]:

@@ -24,6 +24,7 @@ from load_tests.server.start import Started
 
 BELOW = {"50 %": 0.5, "80 %": 0.8}  # of the capacity
 BEYOND, FACTOR = "2 × capacity", 2.0
+LOADS = (*BELOW, BEYOND)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,6 +52,14 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument(
         "--window-s", type=positive, default=30.0, help="length of a window (default: %(default)s)"
+    )
+    options.add_argument(
+        "--loads",
+        nargs="+",
+        choices=LOADS,
+        default=LOADS,
+        metavar="LOAD",
+        help=f"of {', '.join(LOADS)} (default: all)".replace("%", "%%"),
     )
     options.add_argument(
         "--capacity", type=positive, metavar="R", help="per second, instead of measuring it"
@@ -87,11 +96,14 @@ async def _measure(options: argparse.Namespace, prepared: Prepared) -> tuple[flo
         )
         findings: list[Finding] = []
         for name, share in BELOW.items():
+            if name not in options.loads:
+                continue
             load = Load(options.window_s, rate=share * most)
             findings += of_latency(name, *await _arms(options, prepared, started, name, load))
-        load = Load(options.window_s, rate=FACTOR * most, deadline_ms=DEADLINE_MS)
-        arms = await _arms(options, prepared, started, BEYOND, load)
-        findings += of_goodput(BEYOND, *arms, DEADLINE_MS / 1000)
+        if BEYOND in options.loads:
+            load = Load(options.window_s, rate=FACTOR * most, deadline_ms=DEADLINE_MS)
+            arms = await _arms(options, prepared, started, BEYOND, load)
+            findings += of_goodput(BEYOND, *arms, DEADLINE_MS / 1000)
     return most, findings
 
 

@@ -2,56 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 
-import numpy as np
-from numpy.typing import NDArray
-
+from load_tests.generator.intervals import Interval, latencies
 from load_tests.generator.loops import Outcome
 from load_tests.generator.statistics import quantiles_ms
+from load_tests.overhead.beside import ScrapeCost
 from load_tests.overhead.side_by_side import Window
 from load_tests.scenarios.findings import Finding, at_most, fact, ratio
 
-# Student's t for 95 %, of 2, 3 and so on pairs.
-_T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13)
-_Z_95 = 2.12  # of more pairs
-_P99 = 0.99
-_RESAMPLES = 1000
-
 Pair = tuple[Window, Window]  # without and with the addition, at the same time or one by one
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A ratio and its 95 % interval, which one pair does not have."""
-
-    ratio: float
-    low: float | None = None
-    high: float | None = None
-
-    @classmethod
-    def of(cls, pairs: Sequence[tuple[float, float]]) -> "Interval":
-        """Return the mean of the logarithms of the pairs' ratios, as a ratio."""
-        logs = [math.log(b / a) for a, b in pairs]
-        mean = fmean(logs)
-        if len(logs) == 1:
-            return cls(math.exp(mean))
-        t = _T_95[len(logs) - 2] if len(logs) < len(_T_95) + 2 else _Z_95
-        half = t * stdev(logs) / math.sqrt(len(logs))
-        return cls(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
-
-    @classmethod
-    def of_p99(cls, pairs: Sequence[Pair]) -> "Interval":
-        """Return the ratio of the p99 over all pairs; the interval is of resampled pairs."""
-        latencies = [(_latencies_s(a), _latencies_s(b)) for a, b in pairs]
-        whole = _ratio_of_p99(latencies)
-        if len(pairs) == 1:
-            return cls(whole)
-        draw = np.random.default_rng(0).integers(len(pairs), size=(_RESAMPLES, len(pairs)))
-        resampled = [_ratio_of_p99([latencies[index] for index in drawn]) for drawn in draw]
-        low, high = np.quantile(resampled, (0.025, 0.975))
-        return cls(whole, float(low), float(high))
 
 
 def of_cpu(pairs: Sequence[Pair], most: float) -> list[Finding]:
@@ -70,7 +30,7 @@ def of_cpu(pairs: Sequence[Pair], most: float) -> list[Finding]:
 def of_latency(pairs: Sequence[Pair], most: float) -> list[Finding]:
     """Compare the latencies; `most` is the highest ratio of p99 that is aimed at."""
     without, with_it = (_quantiles_ms([pair[arm] for pair in pairs]) for arm in (0, 1))
-    interval = Interval.of_p99(pairs)
+    interval = Interval.of_p99([(latencies(a.outcomes), latencies(b.outcomes)) for a, b in pairs])
     return [
         fact("p50 without", without["p50"], "ms"),
         fact("p50 with", with_it["p50"], "ms"),
@@ -84,6 +44,20 @@ def of_latency(pairs: Sequence[Pair], most: float) -> list[Finding]:
     ]
 
 
+def of_scrape(pairs: Sequence[Pair], cost: ScrapeCost, most: float) -> list[Finding]:
+    """Say what a scrape costs, and how long p99 is if its request waits for a whole scrape.
+
+    But for colder caches, a scrape delays no request by more than its CPU time, on any number of
+    cores. `most` is the highest ratio that is aimed at.
+    """
+    p99_ms = _quantiles_ms([without for without, _ in pairs])["p99"]
+    return [
+        fact("CPU of a scrape", cost.cpu_ms, "ms"),
+        fact("duration of a scrape without load", cost.duration_ms, "ms"),
+        at_most("p99 and a whole scrape, ratio", (p99_ms + cost.cpu_ms) / p99_ms, most, "×"),
+    ]
+
+
 def mean_of(windows: Sequence[Window]) -> Window:
     """Join windows of one side; the CPU time is their geometric mean."""
     outcomes = [outcome for window in windows for outcome in window.outcomes]
@@ -92,19 +66,6 @@ def mean_of(windows: Sequence[Window]) -> Window:
 
 def _quantiles_ms(windows: Sequence[Window]) -> dict[str, float]:
     return quantiles_ms([o.latency_s for window in windows for o in _answered(window)])
-
-
-def _latencies_s(window: Window) -> NDArray[np.float64]:
-    return np.array([outcome.latency_s for outcome in _answered(window)])
-
-
-def _ratio_of_p99(latencies: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> float:
-    without, with_it = (np.concatenate([pair[arm] for pair in latencies]) for arm in (0, 1))
-    return _p99_s(with_it) / _p99_s(without)
-
-
-def _p99_s(latencies: NDArray[np.float64]) -> float:
-    return float(np.quantile(latencies, _P99, method="inverted_cdf"))
 
 
 def _answered(window: Window) -> list[Outcome]:

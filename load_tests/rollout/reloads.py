@@ -1,9 +1,11 @@
 """Reloads under load: the stable version changes again and again while clients send."""
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from load_tests.generator.run import Run
 from load_tests.rollout.answers import Checker
@@ -15,10 +17,11 @@ from load_tests.server.start import Started
 # Unloaded as soon as it is replaced, so that every reload loads a bundle.
 ENV = {"TIDEGATE_ROLLBACK_S": "0"}
 P99_RATIO = 1.3  # in reload windows, to that in the control windows
-GROWN = 1.05  # resident memory, the largest after SETTLED reloads to that at the fifth
 SETTLED = 5  # reloads, after which memory, threads and descriptors should not grow
+GROWN = 1.05  # resident memory of a version after that, to the last one until then
 _FIRST_S = 2.0  # before the first reload
 _SPARE_S = 0.2  # before the next reload
+_SAMPLE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Reload:
 
     version: str
     window: Window
-    after: Resources  # just before the next change
+    after: Resources  # from then to the next change
 
 
 async def change_versions(
@@ -48,9 +51,25 @@ async def change_versions(
         await log.message(f"reload of {models.model}: loaded", timeout_s=end - time.monotonic())
         await log.message("unloaded", timeout_s=end - time.monotonic())
         window = Window(changed, time.monotonic())
-        await _until(begun + (number + 1) * every_s - _SPARE_S)
-        done.append(Reload(version, window, resources(started.main_pid)))
+        after = await _usual(started.main_pid, begun + (number + 1) * every_s - _SPARE_S)
+        done.append(Reload(version, window, after))
     return done
+
+
+async def _usual(pid: int, end_s: float) -> Resources:
+    """Sample a process until `end_s`; return its median memory, most threads and descriptors.
+
+    Memory goes up and down by what the images in flight need.
+    """
+    samples = [resources(pid)]
+    while (left_s := end_s - time.monotonic()) > 0:
+        await asyncio.sleep(min(_SAMPLE_S, left_s))
+        samples.append(resources(pid))
+    return Resources(
+        resident_mb=median(one.resident_mb for one in samples),
+        threads=max(one.threads for one in samples),
+        descriptors=max(one.descriptors for one in samples),
+    )
 
 
 async def _until(at_s: float) -> None:
@@ -87,38 +106,50 @@ def measured(run: Run, reloads: Sequence[Reload], checker: Checker, every_s: flo
         fact("p99 in reload windows", inside.p99_ms, "ms"),
         fact("p99 in control windows", control.p99_ms, "ms"),
         at_most("p99, ratio", ratio(inside.p99_ms, control.p99_ms), P99_RATIO, "×"),
-        *of_resources([reload.after for reload in reloads]),
+        *of_resources(reloads),
         *of_answers(checker),
     ]
     return Measured(inside, control, anywhere, findings, run.report.warnings)
 
 
-def of_resources(after: Sequence[Resources]) -> list[Finding]:
-    """Compare what the process has after each reload with what it had after the fifth."""
-    if len(after) <= SETTLED:
+def of_resources(reloads: Sequence[Reload]) -> list[Finding]:
+    """Compare what the process has after each reload with what it had until the fifth.
+
+    Memory is compared with that of the same version, because each needs its own amount.
+    """
+    settled, later = reloads[:SETTLED], reloads[SETTLED:]
+    if not later:
+        last = reloads[-1].after if reloads else None
         return [
-            fact(f"{name} at the end", value, unit) for name, value, unit in _values(after[-1:])
+            fact("memory at the end", last and last.resident_mb, "MB"),
+            fact("threads at the end", last and last.threads, ""),
+            fact("descriptors at the end", last and last.descriptors, ""),
         ]
-    settled, later = after[:SETTLED], after[SETTLED:]
+    memory = {reload.version: reload.after.resident_mb for reload in settled}
+    most = {
+        version: max(one.after.resident_mb for one in later if one.version == version)
+        for version in sorted({one.version for one in later})
+    }
     return [
-        fact("memory at the fifth reload", settled[-1].resident_mb, "MB"),
-        at_most(
-            "memory afterwards, at most",
-            max(one.resident_mb for one in later),
-            GROWN * settled[-1].resident_mb,
-            "MB",
+        *(
+            fact(f"memory of version {version}: {when}", found.get(version), "MB")
+            for version in most
+            for when, found in (("settled", memory), ("afterwards, at most", most))
         ),
         at_most(
-            "threads afterwards, at most",
-            max(one.threads for one in later),
-            max(one.threads for one in settled),
-            "",
+            "memory afterwards, to the same version's",
+            max(most[version] / memory.get(version, math.nan) for version in most),
+            GROWN,
+            "×",
         ),
-        at_most(
-            "descriptors afterwards, at most",
-            max(one.descriptors for one in later),
-            max(one.descriptors for one in settled),
-            "",
+        *(
+            at_most(
+                f"{name} afterwards, at most",
+                max(number(one.after) for one in later),
+                max(number(one.after) for one in settled),
+                "",
+            )
+            for name, number in (("threads", _threads), ("descriptors", _descriptors))
         ),
     ]
 
@@ -133,13 +164,9 @@ def of_answers(checker: Checker) -> list[Finding]:
     ]
 
 
-def _values(last: Sequence[Resources]) -> list[tuple[str, float, str]]:
-    return [
-        value
-        for one in last
-        for value in (
-            ("memory", one.resident_mb, "MB"),
-            ("threads", one.threads, ""),
-            ("descriptors", one.descriptors, ""),
-        )
-    ]
+def _threads(after: Resources) -> int:
+    return after.threads
+
+
+def _descriptors(after: Resources) -> int:
+    return after.descriptors

@@ -7,6 +7,7 @@ from load_tests.client.connection import Response
 from load_tests.client.requests import Target
 from load_tests.errors import MeasurementFailed
 from load_tests.fuzz import wire
+from load_tests.generator.intervals import Interval, latencies
 from load_tests.generator.loops import Outcome
 from load_tests.generator.statistics import quantiles_ms
 from load_tests.rollout.models_folder import Log, ModelsFolder
@@ -26,16 +27,21 @@ OUTCOMES = ("compared", "dropped", "failed")
 class Arm:
     """All windows under one load, with or without a shadow."""
 
-    outcomes: list[Outcome] = field(default_factory=list)
+    windows: list[Sequence[Outcome]] = field(default_factory=list)
     seconds: float = 0.0
     shadowed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
 
     def add(self, outcomes: Sequence[Outcome], seconds: float, shadowed: dict[str, int]) -> None:
         """Add a window; `shadowed` is how many images the shadow computed, by outcome."""
-        self.outcomes += outcomes
+        self.windows.append(outcomes)
         self.seconds += seconds
         for name, number in shadowed.items():
             self.shadowed[name] += number
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Return the requests of all windows."""
+        return [outcome for window in self.windows for outcome in window]
 
     @property
     def failed(self) -> int:
@@ -48,8 +54,14 @@ class Arm:
 
     def goodput(self, deadline_s: float) -> float:
         """Return the answers within a deadline, per second."""
-        good = sum(o.answered and o.latency_s <= deadline_s for o in self.outcomes)
-        return good / self.seconds
+        return sum(self.good(deadline_s)) / self.seconds
+
+    def good(self, deadline_s: float) -> list[int]:
+        """Return how many answers within a deadline each window has."""
+        return [
+            sum(outcome.answered and outcome.latency_s <= deadline_s for outcome in window)
+            for window in self.windows
+        ]
 
 
 def order(rounds: int) -> list[bool]:
@@ -99,12 +111,15 @@ def parse(response: Response) -> dict[str, int]:
 def of_latency(name: str, without: Arm, with_one: Arm) -> list[Finding]:
     """Compare the latencies below the capacity."""
     p99, p99_with = without.quantile_ms("p99"), with_one.quantile_ms("p99")
+    pairs = zip(without.windows, with_one.windows, strict=True)
+    interval = Interval.of_p99([(latencies(a), latencies(b)) for a, b in pairs])
     return [
         fact(f"{name}: p50 without", without.quantile_ms("p50"), "ms"),
         fact(f"{name}: p50 with a shadow", with_one.quantile_ms("p50"), "ms"),
         fact(f"{name}: p99 without", p99, "ms"),
         fact(f"{name}: p99 with a shadow", p99_with, "ms"),
-        at_most(f"{name}: p99, ratio", ratio(p99_with, p99), P99_RATIO, "×"),
+        at_most(f"{name}: p99, ratio", interval.ratio, P99_RATIO, "×"),
+        *_ends(f"{name}: p99, ratio", interval),
         at_most(f"{name}: failed, more than without", with_one.failed - without.failed, 0, ""),
         *of_shadow(name, with_one),
     ]
@@ -113,10 +128,12 @@ def of_latency(name: str, without: Arm, with_one: Arm) -> list[Finding]:
 def of_goodput(name: str, without: Arm, with_one: Arm, deadline_s: float) -> list[Finding]:
     """Compare the goodput beyond the capacity."""
     good, good_with = without.goodput(deadline_s), with_one.goodput(deadline_s)
+    pairs = list(zip(without.good(deadline_s), with_one.good(deadline_s), strict=True))
     return [
         fact(f"{name}: goodput without", good, "/s"),
         fact(f"{name}: goodput with a shadow", good_with, "/s"),
         at_least(f"{name}: goodput, ratio", ratio(good_with, good), GOODPUT_RATIO, "×"),
+        *(_ends(f"{name}: goodput, ratio", Interval.of(pairs)) if all(map(all, pairs)) else ()),
         *of_shadow(name, with_one),
     ]
 
@@ -126,4 +143,11 @@ def of_shadow(name: str, with_one: Arm) -> list[Finding]:
     return [
         fact(f"{name}: {outcome} by the shadow", number, "images")
         for outcome, number in with_one.shadowed.items()
+    ]
+
+
+def _ends(quantity: str, interval: Interval) -> list[Finding]:
+    return [
+        fact(f"{quantity}: lower end of 95 %", interval.low, "×"),
+        fact(f"{quantity}: upper end of 95 %", interval.high, "×"),
     ]

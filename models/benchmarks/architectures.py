@@ -18,6 +18,7 @@ import onnx
 from PIL import Image
 
 from tidegate.models.benchmarks import efficientnet_lite
+from tidegate.models.build_request import Data
 from tidegate.models.data.folders import Split, labelled, shuffled
 from tidegate.models.data.outputs import extract, load_pixels
 from tidegate.models.evaluation.speed import cpu_ms_per_image
@@ -29,7 +30,6 @@ from tidegate.models.importers import from_timm, from_torchvision
 from tidegate.models.importers.base import Imported
 from tidegate.models.parity.export import check_export
 from tidegate.models.parity.preprocessing import golden_probes, prove
-from tidegate.models.pipeline import Data
 from tidegate.models.probes.photographs import PHOTOS
 from tidegate.models.progress import say
 from tidegate.models.sealing.assemble import Draft, SealedModel, assemble

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tidegate.models.build_request import BuildOptions, Data, check_destination
 from tidegate.models.commands import arguments
 from tidegate.models.digits.images import data
 from tidegate.models.digits.model import NAME, VERSION, load
 from tidegate.models.importers.torch_export import check_exporter
-from tidegate.models.pipeline import BuildOptions, Data, check_destination, make
+from tidegate.models.pipeline import make
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tidegate.models.build_request import BuildOptions, Data
 from tidegate.models.commands import arguments
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting.conformal import GateTarget
 from tidegate.models.fitting.fit import FitOptions
 from tidegate.models.fitting.mahalanobis import DistanceOptions
-from tidegate.models.pipeline import BuildOptions, Data
 
 
 def add_options(options: argparse.ArgumentParser) -> None:
@@ -40,6 +40,18 @@ def add_options(options: argparse.ArgumentParser) -> None:
     )
     data.add_argument(
         "--labels", type=Path, metavar="FILE", help="one class label per line, in the model's order"
+    )
+    data.add_argument(
+        "--expect-accuracy",
+        type=float,
+        metavar="SHARE",
+        help="accuracy on --test that training reported, such as 0.93: refuse to seal if it is not "
+        "reached",
+    )
+    data.add_argument(
+        "--accept-label-order",
+        action="store_true",
+        help="seal even if the network recognises classes as each other, as with exchanged labels",
     )
     bundle = options.add_argument_group("bundle")
     bundle.add_argument(
@@ -122,7 +134,7 @@ def build_options(options: argparse.Namespace, recipe: str) -> BuildOptions:
 
     Raises BuildRefused for values out of bounds.
     """
-    for name in ("alpha_reject", "alpha_review", "pac"):
+    for name in ("alpha_reject", "alpha_review", "pac", "expect_accuracy"):
         value = getattr(options, name)
         if value is not None and not 0 < value < 1:
             raise BuildRefused(f"--{name.replace('_', '-')} {value:g}: give a number in (0, 1).")
@@ -138,6 +150,7 @@ def build_options(options: argparse.Namespace, recipe: str) -> BuildOptions:
                 relative=options.relative,
             ),
             GateTarget(options.alpha_reject, options.alpha_review, options.pac),
+            accept_label_order=options.accept_label_order,
         ),
         precision=options.precision,
         int8_for=options.int8_for,
@@ -145,6 +158,7 @@ def build_options(options: argparse.Namespace, recipe: str) -> BuildOptions:
         labels=_labels(options.labels),
         replace=options.replace,
         accept_weak_gate=options.accept_weak_gate,
+        expect_accuracy=options.expect_accuracy,
     )
 
 
@@ -152,6 +166,10 @@ def _labels(path: Path | None) -> tuple[str, ...] | None:
     if path is None:
         return None
     try:
-        return tuple(path.read_text("utf-8").removesuffix("\n").split("\n"))
+        # utf-8-sig: some editors begin a file with an invisible byte order mark.
+        lines = path.read_text("utf-8-sig").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise BuildRefused(f"{path} is not UTF-8 text.") from error
+    except OSError as error:
+        raise BuildRefused(f"--labels {path} cannot be read: {error.strerror}.") from error
+    return tuple(line.removesuffix("\r") for line in lines)

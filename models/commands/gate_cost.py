@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -15,11 +17,15 @@ from tidegate.models.graphs.last_layer import LastLayer
 from tidegate.models.graphs.session import quiet_session
 from tidegate.models.sealing.gate_head import GateHead, head_graph
 from tidegate.models.sealing.score_heads import Linear
+from tidegate.models.sealing.seal import without_gate
+from tidegate.models.sealing.unseal import unseal
+from tidegate.service.bundle.store import open_bundle
 from tidegate.service.ood.conformal import TailedFold
 from tidegate.service.ood.gates import FinalFold, Gate
 
 _ROUNDS = 200
 _FOLD = 10_000
+_BATCHES = (1, 2, 4, 8)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,12 +43,20 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--rank", type=int, default=256, help="rank of the reduced distance (default: %(default)s)"
     )
+    options.add_argument(
+        "--bundle",
+        type=Path,
+        help="time the whole gate of this bundle, in turns with its network alone, instead",
+    )
     return options
 
 
 def run(options: argparse.Namespace) -> None:
     """Print the median time per image for each batch size, and for one decision."""
     rng = np.random.default_rng(0)
+    if options.bundle is not None:
+        _of_bundle(options.bundle, rng)
+        return
     features, classes = options.features, options.classes
     full = GateHead(
         energy_temperature=1.0,
@@ -61,7 +75,7 @@ def run(options: argparse.Namespace) -> None:
     )
     layer = LastLayer(rng.normal(size=(classes, features)), np.zeros(classes))
     every = with_candidates(head, 1.0, layer, Linear(rng.normal(size=features)))
-    for batch in (1, 2, 4, 8):
+    for batch in _BATCHES:
         given = {
             "logits": rng.normal(size=(batch, classes)).astype(np.float32),
             "features": rng.normal(size=(batch, features)).astype(np.float32),
@@ -85,6 +99,32 @@ def run(options: argparse.Namespace) -> None:
             gate.judge(scores, 0)
 
     print(f"p-values and decision: {1e6 * _median_s(verdicts) / _ROUNDS:.1f} µs per image")
+
+
+def _of_bundle(path: Path, rng: np.random.Generator) -> None:
+    """Print what part of the network's CPU time the gate takes, in the graph."""
+    bundle = open_bundle(path)
+    sealed, spec = bundle.model_path.read_bytes(), bundle.manifest.preprocess
+    sessions = [quiet_session(graph) for graph in (without_gate(unseal(sealed), spec), sealed)]
+    for batch in _BATCHES:
+        pixels = rng.integers(0, 256, (batch, *spec.output_size, 3), np.uint8)
+        runs = [partial(session.run, None, {"pixels": pixels}) for session in sessions]
+        ratios = sorted(_ratio(*runs, first=turn % 2) for turn in range(_ROUNDS))
+        # The median of independent values is between these with a probability of 95 %.
+        margin = math.ceil(0.98 * math.sqrt(_ROUNDS))
+        middle = [ratios[_ROUNDS // 2 + place] for place in (0, -margin, margin)]
+        part, low, high = (100 * (ratio - 1) for ratio in middle)
+        print(f"batch of {batch}: {part:.1f} % of the network ({low:.1f} to {high:.1f})")
+
+
+def _ratio(network: Callable[[], object], whole: Callable[[], object], first: int) -> float:
+    """Return the CPU time of `whole` divided by that of `network`, run in turns."""
+    took = [0, 0]
+    for place in (first, 1 - first, 1 - first, first):
+        started = time.thread_time_ns()
+        (network, whole)[place]()
+        took[place] += time.thread_time_ns() - started
+    return took[1] / took[0]
 
 
 def _median_s(work: Callable[[], object]) -> float:

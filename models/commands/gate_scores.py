@@ -1,29 +1,40 @@
-"""`tidegate gate-scores`: compare the scores that decide with each single one, on five models."""
+"""`tidegate gate-scores`: compare the scores that decide with each single one, on seven models."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from tidegate.models.benchmarks import efficientnet_lite
-from tidegate.models.benchmarks.gates import demo, emoji, probe, small, transformer
-from tidegate.models.benchmarks.gates.measure import Row, measure, tables
+from tidegate.models.benchmarks.gates import (
+    demo,
+    drawn,
+    emoji,
+    photographs,
+    probe,
+    small,
+    transformer,
+)
+from tidegate.models.benchmarks.gates.measure import Row, measure
+from tidegate.models.benchmarks.gates.report import Figures, figures, tables
+from tidegate.models.build_request import Data
 from tidegate.models.commands import arguments, digits, import_model
 from tidegate.models.digits.images import data as digit_images
 from tidegate.models.errors import BuildRefused
 from tidegate.models.package_files import DOWNLOADS
-from tidegate.models.pipeline import Data
 
 _FOLDER = DOWNLOADS / "gate-scores"
+_Write = Callable[[Path, Path], list[str]]
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     options = argparse.ArgumentParser(
         prog="tidegate gate-scores",
-        description="Build five bundles, and measure how well the scores that decide separate OOD "
+        description="Build seven bundles, and measure how well the scores that decide separate OOD "
         "images that took no part in the choice, compared with each score alone. Fetches images "
         "and networks with apt-get, npm and pip. A bundle that exists is measured again, "
         "not built.",
@@ -35,19 +46,30 @@ def parser() -> argparse.ArgumentParser:
         help=f"{', '.join(_ROWS)} (default: all); small and digits need torch",
     )
     arguments.add_out(options)
+    options.add_argument(
+        "--json", type=Path, help="a file for the results; those of other models stay in it"
+    )
     return options
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the two tables."""
+    """Print the tables, and write the results."""
     names = options.models or list(_ROWS)
     if unknown := set(names) - set(_ROWS):
         raise BuildRefused(f"No model {min(unknown)!r}: give some of {', '.join(_ROWS)}.")
-    print(tables([_ROWS[name](options.out) for name in names]))
+    measured: dict[str, Figures] = {}
+    if options.json and options.json.exists():
+        measured = json.loads(options.json.read_text("utf-8"))
+    for name in names:
+        measured[name] = figures(_ROWS[name](options.out))
+        if options.json:
+            every = {name: measured[name] for name in _ROWS if name in measured}
+            options.json.write_text(json.dumps(every, indent=1) + "\n", "utf-8")
+    print(tables([measured[name] for name in names]))
 
 
 def _demo(_: Path) -> Row:
-    return demo.row(DOWNLOADS)
+    return demo.row(DOWNLOADS, drawn.data(_FOLDER / "drawn"))
 
 
 def _digits(out: Path) -> Row:
@@ -58,16 +80,30 @@ def _digits(out: Path) -> Row:
     return measure(bundle, Data(folders.train, folders.calibrate, folders.test))
 
 
-def _imported(name: str, write: Callable[[Path, Path], list[str]], out: Path) -> Row:
-    """Measure a network for emoji; `write` makes its files and returns the import's arguments."""
-    images, bundle = emoji.data(_FOLDER / "emoji"), out / f"emoji-{name}" / "1"
+def _emoji(name: str, write: _Write, out: Path) -> Row:
+    images = emoji.data(_FOLDER / "emoji")
+    return measure(_imported(f"emoji-{name}", write, images, out), images)
+
+
+def _photographs(name: str, write: _Write, out: Path) -> Row:
+    images = photographs.data(_FOLDER / "photographs")
+    bundle = _imported(f"photographs-{name}", write, images, out)
+    return measure(bundle, images, drawn.data(_FOLDER / "drawn"))
+
+
+def _imported(name: str, write: _Write, images: Data, out: Path) -> Path:
+    """Return a bundle, imported if it does not exist yet.
+
+    `write` makes the network's files from the training images, and returns the arguments to import
+    them.
+    """
+    bundle, folder = out / name / "1", _FOLDER / name
     if not bundle.exists():
-        folder = _FOLDER / name
         folder.mkdir(parents=True, exist_ok=True)
         splits = [f"--{split}={getattr(images, split)}" for split in ("train", "calibrate", "test")]
-        words = [*write(images.train, folder), *splits, f"--name=emoji-{name}", "--version=1"]
+        words = [*write(images.train, folder), *splits, f"--name={name}", "--version=1"]
         import_model.run(import_model.parser().parse_args([*words, f"--out={out}"]))
-    return measure(bundle, images)
+    return bundle
 
 
 def _convnet(train: Path, folder: Path) -> list[str]:
@@ -82,7 +118,9 @@ def _transformer(train: Path, folder: Path) -> list[str]:
 _ROWS: dict[str, Callable[[Path], Row]] = {
     "demo": _demo,
     "digits": _digits,
-    "convnet": partial(_imported, "convnet", _convnet),
-    "transformer": partial(_imported, "transformer", _transformer),
-    "small": partial(_imported, "small", small.write),
+    "convnet": partial(_emoji, "convnet", _convnet),
+    "transformer": partial(_emoji, "transformer", _transformer),
+    "small": partial(_emoji, "small", small.write),
+    "photographs-convnet": partial(_photographs, "convnet", _convnet),
+    "photographs-transformer": partial(_photographs, "transformer", _transformer),
 }

@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tidegate.models.build_request import check_data, check_destination
 from tidegate.models.commands import fitting
 from tidegate.models.errors import BuildRefused
 from tidegate.models.importers.base import Imported
-from tidegate.models.pipeline import check_data, check_destination, make
+from tidegate.models.pipeline import make
 
 _EPILOG = """SOURCE is one of
   timm:NAME            a timm model with --checkpoint, or timm:local-dir:FOLDER
@@ -31,6 +32,7 @@ _ONLY_FOR = {
     **dict.fromkeys(("features", "spec"), ("keras", "onnx")),
     "backend": (*_TORCH, "huggingface"),
     "weights": ("torchvision",),
+    "transforms": _TORCH,
 }
 
 
@@ -57,7 +59,8 @@ def _add_model_options(model: argparse._ArgumentGroup) -> None:
     model.add_argument(
         "--state-dict",
         metavar="KEY",
-        help="entry of the checkpoint with the weights, if there are several",
+        help="entry or prefix of the checkpoint's weights, if there are several (default: the "
+        "averaged ones, ema or swa)",
     )
     model.add_argument(
         "--classes", type=int, metavar="N", help="number of classes, if the weights do not show it"
@@ -78,6 +81,12 @@ def _add_model_options(model: argparse._ArgumentGroup) -> None:
 def _add_preprocessing_options(spec: argparse._ArgumentGroup) -> None:
     spec.add_argument(
         "--weights", metavar="ENTRY", help="torchvision: weights entry, such as IMAGENET1K_V2"
+    )
+    spec.add_argument(
+        "--transforms",
+        metavar="FILE.py:NAME",
+        help="timm, torchvision: your own torchvision transforms of the evaluation, a Compose or a "
+        "function that returns one; the file is run",
     )
     spec.add_argument(
         "--spec", type=Path, metavar="JSON", help="keras, onnx: file that states the preprocessing"
@@ -147,11 +156,25 @@ def run(options: argparse.Namespace) -> None:
         },
     )
     check_destination(chosen, options.out)
-    check_data(data)
+    check_data(data, chosen)
+    _check_files(options)
     imported = load(options)
     if options.licence:
         imported = replace(imported, licence=options.licence)
     print(make(imported, data, chosen, options.out).path)
+
+
+def _check_files(options: argparse.Namespace) -> None:
+    """Raise BuildRefused for a file that is missing, before a library is imported."""
+    kind, _, name = options.source.partition(":")
+    files = [options.checkpoint, options.spec]
+    if kind in ("keras", "onnx", "huggingface"):
+        files.append(Path(name))
+    elif name.startswith("local-dir:"):
+        files.append(Path(name.removeprefix("local-dir:")))
+    for file in filter(None, files):
+        if not file.exists():
+            raise BuildRefused(f"{file} does not exist.")
 
 
 def load(options: argparse.Namespace) -> Imported:
@@ -228,6 +251,7 @@ def _torch(options: argparse.Namespace) -> dict[str, Any]:
         "classes": options.classes,
         "backend": options.backend,
         "random_weights": options.random_weights,
+        "compose": options.transforms and _importer("user_transforms").load(options.transforms),
     }
 
 

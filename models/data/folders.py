@@ -76,6 +76,24 @@ def class_names(folder: Path) -> tuple[str, ...]:
     return names
 
 
+def folder_names(labels: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the class folders: the labels, or the class ids if labels repeat."""
+    if len(set(labels)) == len(labels):
+        return tuple(labels)
+    return tuple(map(str, range(len(labels))))
+
+
+def count_images(folder: Path, classes: Sequence[str]) -> dict[str, int]:
+    """Return the number of image files of each class in an ImageFolder, 0 without a folder.
+
+    Raises BuildRefused for a folder that is not a class. No file is read.
+    """
+    counts = dict.fromkeys(classes, 0)
+    for entry in _class_folders(folder, classes):
+        counts[entry.name] = len(_images(entry))
+    return counts
+
+
 def labelled(name: str, folder: Path, classes: Sequence[str]) -> Split:
     """Read the ImageFolder `folder`; its folders are named as in `classes`, the list by class id.
 
@@ -83,14 +101,7 @@ def labelled(name: str, folder: Path, classes: Sequence[str]) -> Split:
     """
     ids = {label: index for index, label in enumerate(classes)}
     found: list[tuple[Path, int]] = []
-    for entry in sorted(_entries(folder)):
-        if not entry.is_dir():
-            continue
-        if entry.name not in ids:
-            raise BuildRefused(
-                f"{folder} has a folder {entry.name!r}, which is not a class of the model "
-                f"({', '.join(list(classes)[:5])}{', …' if len(classes) > 5 else ''})."
-            )
+    for entry in _class_folders(folder, classes):
         found += [(path, ids[entry.name]) for path in _images(entry)]
     return _split(name, folder, found)
 
@@ -133,6 +144,18 @@ def _split(name: str, folder: Path, found: Sequence[tuple[Path, int]]) -> Split:
     if not once:
         raise BuildRefused(f"{folder} contains no image ({', '.join(sorted(SUFFIXES))}).")
     return Split(name, tuple(once.values()), len(found) - len(once))
+
+
+def _class_folders(folder: Path, classes: Sequence[str]) -> list[Path]:
+    found = sorted(entry for entry in _entries(folder) if entry.is_dir())
+    known = {*classes}
+    for entry in found:
+        if entry.name not in known:
+            raise BuildRefused(
+                f"{folder} has a folder {entry.name!r}, which is not a class of the model "
+                f"({', '.join(list(classes)[:5])}{', …' if len(classes) > 5 else ''})."
+            )
+    return found
 
 
 def _images(folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tidegate.models.data.duplicates import Mark, Marked
 from tidegate.models.data.folders import Item, Split
 from tidegate.models.data.rows import Float32, Float64, RowWriter, chunks
 from tidegate.models.errors import BuildRefused
@@ -59,6 +60,7 @@ class Extracted:
     features: Float32  # [n, D], memory-mapped
     inputs: Float64  # [n, len(INPUTS)]
     left_out: int  # files that could not be decoded
+    marks: Sequence[Mark]
 
     def __len__(self) -> int:
         return len(self.split.items)
@@ -76,7 +78,19 @@ class Extracted:
     def part(self, name: str, rows: slice) -> Extracted:
         """Return a subset of the images, as a split called `name`."""
         split = replace(self.split, name=name, items=self.split.items[rows], repeated=0)
-        return Extracted(split, self.logits[rows], self.features[rows], self.inputs[rows], 0)
+        return Extracted(
+            split,
+            self.logits[rows],
+            self.features[rows],
+            self.inputs[rows],
+            0,
+            self.marks[rows],
+        )
+
+    @property
+    def marked(self) -> Marked:
+        """Return the split with the marks of its images."""
+        return Marked(self.split, self.marks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +132,15 @@ def extract(graph: bytes, split: Split, spec: PreprocessSpec, folder: Path) -> E
     )
     inputs: list[list[float]] = []
     kept: list[Item] = []
+    marks: list[Mark] = []
 
-    def work(item: Item) -> tuple[Float32, Float32, list[float]] | None:
+    def work(item: Item) -> tuple[Float32, Float32, list[float], Mark] | None:
         try:
             pixels, statistics = _load(item.path, spec)
         except RequestError:
             return None
         rows = session.run(["logits", "features"], {"pixels": pixels[None]})
-        return rows[0][0], rows[1][0], statistics
+        return rows[0][0], rows[1][0], statistics, Mark.of(pixels)
 
     results = _in_order(work, follow(split.items, f"Running {split.name}"))
     with logits, features:
@@ -134,6 +149,7 @@ def extract(graph: bytes, split: Split, spec: PreprocessSpec, folder: Path) -> E
                 logits.append(result[0])
                 features.append(result[1])
                 inputs.append(result[2])
+                marks.append(result[3])
                 kept.append(item)
     _check_left_out(split, kept)
     return Extracted(
@@ -142,6 +158,7 @@ def extract(graph: bytes, split: Split, spec: PreprocessSpec, folder: Path) -> E
         features=features.rows(),
         inputs=np.array(inputs, np.float64).reshape(-1, len(INPUTS)),
         left_out=len(split.items) - len(kept),
+        marks=marks,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tidegate.models.data.duplicates import check_pixels_disjoint, nearly_same
 from tidegate.models.data.folders import Splits
 from tidegate.models.data.outputs import Extracted, ImagesUsed, extract, load_pixels
 from tidegate.models.evaluation.evaluate import Scored, evaluate
@@ -35,6 +36,7 @@ class EvaluatedModel:
     test_classes: tuple[int, ...]  # predicted classes, in the order of the test split
     score_histograms: dict[str, dict[str, Histogram]]  # for the card
     used: ImagesUsed  # by the fit and by the evaluation
+    near_duplicates: tuple[str, ...]  # sentences on images that are nearly in two splits
 
     @property
     def calibration(self) -> Calibration:
@@ -58,6 +60,8 @@ def evaluate_model(fitted: FittedModel, splits: Splits, scratch: Path) -> Evalua
         name: extract(fitted.graph, split, fitted.spec, scratch)
         for name, split in splits.ood.items()
     }
+    for found in (test, *ood.values()):
+        check_pixels_disjoint(fitted.seen, found.marked)
     of_test = _scored(test, fitted, labelled=True)
     of_ood = {name: _scored(found, fitted, labelled=False) for name, found in ood.items()}
     evaluation = evaluate(
@@ -77,7 +81,14 @@ def evaluate_model(fitted: FittedModel, splits: Splits, scratch: Path) -> Evalua
         test_classes=tuple(test.predicted.tolist()),
         score_histograms=score_histograms(of_test, of_ood),
         used=fitted.used.and_also(ImagesUsed.of(held_out, held_out)),
+        near_duplicates=_near_duplicates(fitted, test),
     )
+
+
+def _near_duplicates(fitted: FittedModel, test: Extracted) -> tuple[str, ...]:
+    train, calibrate = fitted.seen
+    found = [nearly_same(train, calibrate), nearly_same(train, test.marked)]
+    return tuple(sentence for sentence in found if sentence)
 
 
 def _coverage(fitted: FittedModel, test: Extracted) -> Coverage:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from tidegate.models.data.duplicates import Marked, check_pixels_disjoint
 from tidegate.models.data.folders import Splits, cut
 from tidegate.models.data.outputs import (
     Extracted,
@@ -37,6 +38,7 @@ from tidegate.models.fitting.conformal import (
 from tidegate.models.fitting.detector import drawn_features, fit_detector
 from tidegate.models.fitting.drift_reference import reference_fit
 from tidegate.models.fitting.feature_axes import embedding_fit
+from tidegate.models.fitting.label_order import check_label_order
 from tidegate.models.fitting.mahalanobis import DistanceFit, DistanceOptions, fit_distances
 from tidegate.models.fitting.synthetic_outputs import synthetic_outputs
 from tidegate.models.graphs.last_layer import last_layer
@@ -61,6 +63,7 @@ class FitOptions:
 
     distance: DistanceOptions = field(default_factory=DistanceOptions)
     target: GateTarget = field(default_factory=GateTarget)
+    accept_label_order: bool = False  # although the network recognises classes as each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ class FittedModel:
     used: ImagesUsed
     target: GateTarget
     folds: tuple[Extracted, Extracted]  # A and B, whose outputs are in the scratch folder
+    seen: tuple[Marked, Marked]  # the images of training and calibration
 
 
 def fit(
@@ -101,6 +105,9 @@ def fit(
     graph = without_gate(backbone, spec)
     train = extract(graph, splits.train, spec, scratch)
     held_out = extract(graph, splits.calibrate, spec, scratch)
+    check_pixels_disjoint([train.marked], held_out.marked)
+    if not options.accept_label_order:
+        check_label_order(held_out.split.class_ids, held_out.predicted, labels)
     distances = fit_distances(train.features, train.split.class_ids, labels, options.distance)
     ceiling = ceiling_of(train.features)
     bounds = cut(len(held_out), PARTS)
@@ -133,6 +140,7 @@ def fit(
         used=ImagesUsed.of({"train": train, **parts}, {"train": train, "calibrate": held_out}),
         target=options.target,
         folds=(parts["fold_a"], parts["fold_b"]),
+        seen=(train.marked, held_out.marked),
     )
 
 

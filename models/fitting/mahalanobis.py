@@ -145,7 +145,7 @@ def fit_statistics(
     Ledoit and Wolf's intensity (2004, lemma 3.3), at least SHRINKAGE_FLOOR. Raises BuildRefused if
     a class has too few images.
     """
-    _check_classes(class_ids, labels)
+    check_classes(zip(labels, np.bincount(class_ids, minlength=len(labels)), strict=True))
     moments = ClassMoments(len(labels), features.shape[1])
     for rows, ids in chunks(features, class_ids):
         moments.add(_seen(rows, normalise), ids)
@@ -271,9 +271,9 @@ def _seen(rows: NDArray[np.floating], normalise: bool) -> Float64:
     return exact.unit_rows(rows) if normalise else np.asarray(rows, np.float64)
 
 
-def _check_classes(class_ids: NDArray[np.int64], labels: tuple[str, ...]) -> None:
-    counts = np.bincount(class_ids, minlength=len(labels))
-    if few := [labels[c] for c in np.flatnonzero(counts < LEAST_PER_CLASS)]:
+def check_classes(images: Iterable[tuple[str, int]]) -> None:
+    """Raise BuildRefused if a class, given by its label and number, has too few images."""
+    if few := [label for label, count in images if count < LEAST_PER_CLASS]:
         raise BuildRefused(
             f"{len(few)} classes have fewer than {LEAST_PER_CLASS} training images, such as "
             f"{few[0]!r}: their means cannot be fitted. Add images, or train without these classes."

@@ -38,6 +38,7 @@ from tidegate.models.graphs.session import (
     outputs_of,
     run_once,
 )
+from tidegate.models.graphs.two_classes import NOTE, add_two_classes, two_classes
 
 # A batch against its images one by one, relative to the largest value: their rounding differs.
 BATCH_TOLERANCE = 1e-5
@@ -51,6 +52,12 @@ class Backbone:
 
     model: onnx.ModelProto  # input [batch, 3, H, W] → logits [batch, C], features [batch, D]
     notes: tuple[str, ...]
+
+    @property
+    def classes(self) -> int:
+        """Return the number of classes, C."""
+        logits = next(value for value in self.model.graph.output if value.name == "logits")
+        return int(logits.type.tensor_type.shape.dim[1].dim_value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +90,15 @@ def to_backbone(
         _free_batch(work, source)
         notes.append(f"the batch axis, exported as {source.batch}, was made dynamic")
     _declare_batch(work.graph, source)
-    last = only_output(work.graph, notes)
+    last = only_output(work.graph, features, notes)
     by_output = producers(work.graph)
-    strip_softmax(last, by_output, notes)
+    strip_softmax(work.graph, last, by_output, notes)
     penultimate = find_features(work.graph, last, by_output, features, notes)
     values = _run_batch(work, (last, penultimate), source)
+    if values[0].size == _PROBE_BATCH:
+        last = add_two_classes(work.graph, last)
+        values[0] = two_classes(values[0].reshape(_PROBE_BATCH, 1))
+        notes.append(NOTE)
     _check_values(last, penultimate, values)
     _assemble(work, source, last, penultimate, values, notes)
     _check_singles(work, values, source)
@@ -237,8 +248,6 @@ def _check_values(last: str, penultimate: str, values: Sequence[Array]) -> None:
         if not np.isfinite(value).all():
             raise BuildRefused(f"The graph's values in {name!r} are not finite.")
     logits = values[0].reshape(_PROBE_BATCH, -1).astype(np.float64)
-    if logits.shape[1] < 2:
-        raise BuildRefused("The graph has one class score: export it with one score per class.")
     shares = logits if logits.min() >= 0 else np.exp(np.minimum(logits, 1))
     if np.allclose(shares.sum(axis=1), 1, atol=1e-4):
         raise BuildRefused(

@@ -42,6 +42,14 @@ class SourceTransform(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Rival:
+    """Another preprocessing that training may have used, as the source does not state its own."""
+
+    options: str  # that choose it: "--size 224"
+    spec: PreprocessSpec
+
+
+@dataclass(frozen=True, slots=True)
 class Imported:
     """A trained classifier, ready to be fitted and sealed."""
 
@@ -55,3 +63,4 @@ class Imported:
     labels: tuple[str, ...] | None  # by class id, if the checkpoint has them
     precision: Precision = "fp32"  # of `backbone`
     notes: tuple[str, ...] = ()  # what was changed or assumed, for the model card
+    rivals: tuple[Rival, ...] = ()  # of `spec`; none if it is stated

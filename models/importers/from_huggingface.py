@@ -96,7 +96,7 @@ def _json(file: Path) -> dict[str, Any]:
             f"{file} does not exist: the folder needs {_CONFIG} and {_PREPROCESSOR}."
         )
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text("utf-8-sig"))
     except ValueError as error:
         raise BuildRefused(f"{file} is not JSON: {error}.") from error
     return content if isinstance(content, dict) else {}

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tidegate.models.errors import BuildRefused
 from tidegate.models.graphs.backbone import to_backbone
+from tidegate.models.graphs.two_classes import two_classes
 from tidegate.models.importers import spec_file as stated_spec
 from tidegate.models.importers.base import Imported
 from tidegate.models.importers.keras_runtime import require
@@ -140,11 +141,15 @@ def _check_one(path: Path, inputs: int, outputs: int) -> None:
 
 
 def _before_softmax(frozen: Any) -> tuple[Any, tuple[str, ...]]:
-    """Return the function without a trailing Softmax, and a note if one was removed."""
+    """Return the function without a trailing Softmax, and a note if one was removed.
+
+    The Sigmoid of a single score is removed likewise.
+    """
     last = frozen.outputs[0].op
     while last.type in _KEEP_VALUES:
         last = last.inputs[0].op
-    if last.type not in ("Softmax", "LogSoftmax"):
+    single = frozen.outputs[0].shape.as_list()[1:] == [1]
+    if last.type not in ("Softmax", "LogSoftmax", *(["Sigmoid"] if single else [])):
         return frozen, ()
     cut = frozen.prune(frozen.inputs, last.inputs[0])
     return cut, (f"a trailing {last.type} was removed",)
@@ -179,12 +184,15 @@ def _caller(function: Any) -> Callable[[Any], Any]:
 
 
 def _forward(function: Any, *, channels_last: bool) -> Callable[[Array], Array]:
-    """Return TensorFlow's own logits: float32 [batch, 3, H, W] → float32 [batch, C]."""
+    """Return TensorFlow's own logits: float32 [batch, 3, H, W] → float32 [batch, C].
+
+    A single logit is returned as those of two classes.
+    """
     call = _caller(function)
 
     def logits(batch: Array) -> Array:
         images = batch.transpose(0, 2, 3, 1) if channels_last else batch
-        return np.asarray(call(require("tensorflow").constant(images)), np.float32)
+        return two_classes(np.asarray(call(require("tensorflow").constant(images)), np.float32))
 
     return logits
 

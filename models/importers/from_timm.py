@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tidegate.models.errors import BuildRefused
 from tidegate.models.graphs.backbone import to_backbone
 from tidegate.models.importers import timm_rules, torch_checkpoint
-from tidegate.models.importers.base import Imported
+from tidegate.models.importers.base import Imported, Rival
+from tidegate.models.importers.class_words import check_order
 from tidegate.models.importers.composed import Composed
+from tidegate.models.importers.timm_arguments import training_arguments
+from tidegate.models.importers.timm_source import Source, find
 from tidegate.models.importers.torch_checkpoint import Checkpoint
 from tidegate.models.importers.torch_export import export, forward
 from tidegate.models.importers.torch_runtime import require, version
+from tidegate.models.importers.torchvision_transforms import translate
+from tidegate.service.imaging.spec import PreprocessSpec
 
-LOCAL = "local-dir:"
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+# What training often uses instead of a model's default.
+_SIZES = (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 384)
+_FILTERS = ("bilinear", "bicubic", "nearest")
+_NORMALISATIONS = (
+    ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    ((0, 0, 0), (1, 1, 1)),
+)
 
 
 @dataclass(frozen=True)
@@ -45,16 +55,6 @@ class Overrides:
         return {name: value for name, value in options.items() if value is not None}
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A model's name and the content of a `config.json` next to its weights."""
-
-    name: str
-    checkpoint: Path | None
-    pretrained_cfg: Mapping[str, Any] | None = None
-    model_args: Mapping[str, Any] = field(default_factory=dict)
-
-
 def load(
     name: str,
     *,
@@ -64,112 +64,98 @@ def load(
     backend: str | None = None,
     random_weights: bool = False,
     overrides: Overrides | None = None,
+    compose: object | None = None,
 ) -> Imported:
     """Import `name` ("resnet50.a1_in1k", or "local-dir:FOLDER") with the weights of a checkpoint.
 
-    The preprocessing is that of timm's own validate.py: the model's test size, if it has one and
-    no other is given. Raises BuildRefused if the weights, name or preprocessing are ambiguous.
+    The preprocessing is that of `compose`, a torchvision `Compose`; else that of the training
+    script's arguments, if it saved them; else that of timm's validate.py: the model's test size, if
+    it has one and no other is given. Raises BuildRefused if the weights, name or preprocessing are
+    ambiguous.
     """
-    if backend not in (None, "pillow"):
+    if backend not in (None, "pillow") and compose is None:
         raise BuildRefused(f"timm resizes with Pillow, not with {backend}: omit --backend.")
-    overrides = overrides or Overrides()
-    source = _source(name, checkpoint)
-    model, weights = _filled(source, state_dict, classes, random_weights, overrides)
-    config = require("timm.data").resolve_input_data_config(
-        model, overrides.stated(), use_test_size=True
-    )
-    spec = timm_rules.translate(config)
+    source = find(name, checkpoint)
+    weights = None
+    if source.checkpoint is not None:
+        weights = torch_checkpoint.read(source.checkpoint, state_dict)
+    elif not random_weights:
+        raise BuildRefused(
+            f"timm:{source.name} needs weights: give --checkpoint FILE; none are downloaded. "
+            "To try the import without a checkpoint, give --random-weights."
+        )
+    options = _Options((overrides or Overrides()).stated(), _trained(source, weights))
+    own = None if compose is None else translate(compose, backend)
+    if own is not None:
+        if options.stated:
+            raise BuildRefused("Give the preprocessing as --transforms or as timm's options.")
+        options = _Options({"img_size": own[0].output_size[0]}, {})
+    model, notes = _filled(source, weights, classes, options)
+    weights = weights or torch_checkpoint.random(model, _input_size(model))
+    spec, transform = own or _default(options.config(model))
     found = to_backbone(export(model, spec.output_size))
     return Imported(
         backbone=found.model,
         spec=spec,
-        transform=_transform(config),
+        transform=transform,
         forward=forward(model),
         source=f"{version('timm')} {source.name}",
         licence=_licence(source, random_weights),
         checkpoint_sha256=weights.sha256,
-        labels=None if random_weights else _labels(source.pretrained_cfg, model.num_classes),
-        notes=(*_notes(model, spec.output_size, weights), *found.notes),
+        labels=_labels(source.pretrained_cfg, weights, found.classes),
+        notes=(*notes, *(() if own else _notes(model, spec, options)), *found.notes),
+        rivals=() if random_weights or own else _rivals(source, model, options),
     )
 
 
-def _source(name: str, checkpoint: Path | None) -> _Source:
-    """Return the model of a name, a folder, or a checkpoint next to a `config.json`."""
-    if name.startswith(LOCAL):
-        folder = Path(name.removeprefix(LOCAL))
-        return _with_config(folder / "config.json", checkpoint or _weights_in(folder))
-    if ":" in name:
-        raise BuildRefused(
-            f"timm:{name} is on a hub, and nothing is downloaded: save it with "
-            f"timm.models.save_for_hf on a machine with network access, and import "
-            f"timm:{LOCAL}FOLDER."
+@dataclass(frozen=True)
+class _Options:
+    """What states the preprocessing, under timm's names."""
+
+    stated: Mapping[str, Any]  # by the user
+    trained: Mapping[str, Any] | None  # by training; None: unknown
+
+    def config(self, model: Any, **changes: Any) -> dict[str, Any]:
+        """Return timm's data configuration of the model.
+
+        Without the arguments of training it is that of timm's validate.py, with the test size.
+        """
+        config: dict[str, Any] = require("timm.data").resolve_input_data_config(
+            model,
+            {**(self.trained or {}), **self.stated, **changes},
+            use_test_size=self.trained is None,
         )
-    timm = require("timm")
-    if not timm.is_model(name.partition(".")[0]):
-        near = ", ".join(timm.list_models(f"*{name.partition('.')[0]}*")[:5])
-        raise BuildRefused(f"timm has no model {name!r}{f'; similar: {near}' if near else ''}.")
-    config_file = checkpoint.parent / "config.json" if checkpoint else None
-    if config_file is None or not config_file.is_file() or "architecture" not in _json(config_file):
-        return _Source(name, checkpoint)
-    source = _with_config(config_file, checkpoint)
-    if source.name.partition(".")[0] != name.partition(".")[0]:
-        raise BuildRefused(f"{config_file} describes a {source.name}, not a {name}.")
-    return source
+        return config
+
+    @property
+    def size(self) -> int | None:
+        """Return the input size that is stated, if it is square."""
+        size = self.stated.get("img_size") or (self.trained or {}).get("img_size")
+        return None if size is None else int(size)
 
 
-def _with_config(file: Path, checkpoint: Path | None) -> _Source:
-    if not file.is_file():
-        raise BuildRefused(f"{file} does not exist, so the folder's model is unknown.")
-    if "architecture" not in _json(file):
-        raise BuildRefused(
-            f"{file} has no timm `architecture`. Import a transformers model as huggingface:FOLDER."
-        )
-    cfg, name, model_args = require("timm.models._hub").load_model_config_from_path(file.parent)
-    return _Source(name, checkpoint, cfg, model_args)
+def _trained(source: Source, weights: Checkpoint | None) -> dict[str, Any] | None:
+    if weights is None or source.checkpoint is None:
+        return None
+    return training_arguments(source.checkpoint, weights.arguments, source.name)
 
 
-def _weights_in(folder: Path) -> Path:
-    for name in _WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
-    raise BuildRefused(f"{folder} has no weights ({' or '.join(_WEIGHTS)}).")
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text())
-    except ValueError as error:
-        raise BuildRefused(f"{file} is not JSON: {error}.") from error
-    return content if isinstance(content, dict) else {}
+def _input_size(model: Any) -> tuple[int, int]:
+    return tuple(require("timm.models").get_model_input_config(model)["input_size"][1:])
 
 
 def _filled(
-    source: _Source,
-    state_dict: str | None,
-    classes: int | None,
-    random_weights: bool,
-    overrides: Overrides,
-) -> tuple[Any, Checkpoint]:
-    """Return the model with loaded weights, and the checkpoint."""
-    if source.checkpoint is None:
-        if not random_weights:
-            raise BuildRefused(
-                f"timm:{source.name} needs weights: give --checkpoint FILE; none are downloaded. "
-                "To try the import without a checkpoint, give --random-weights."
-            )
+    source: Source, weights: Checkpoint | None, classes: int | None, options: _Options
+) -> tuple[Any, tuple[str, ...]]:
+    """Return the model with its weights, and notes on which were loaded."""
+    if weights is None:
         require("torch").manual_seed(0)
-        model = _create(source, classes, overrides)
-        size = require("timm.models").get_model_input_config(model)["input_size"][1:]
-        return model, torch_checkpoint.random(model, size)
-    weights = torch_checkpoint.read(source.checkpoint, state_dict)
-    if classes is None:
-        classes = _classes(source, weights)
-    model = _create(source, classes, overrides)
-    weights.fill(model)
-    return model, weights
+        return _create(source, classes, options), (torch_checkpoint.RANDOM,)
+    model = _create(source, _classes(source, weights) if classes is None else classes, options)
+    return model, weights.fill(model)
 
 
-def _classes(source: _Source, weights: Checkpoint) -> int:
+def _classes(source: Source, weights: Checkpoint) -> int:
     """Return how many classes the checkpoint's classifier has."""
     layer = (source.pretrained_cfg or {}).get("classifier") or require(
         "timm"
@@ -184,9 +170,9 @@ def _classes(source: _Source, weights: Checkpoint) -> int:
     return found
 
 
-def _create(source: _Source, classes: int | None, overrides: Overrides) -> Any:
+def _create(source: Source, classes: int | None, options: _Options) -> Any:
     timm_models = require("timm.models")
-    stated = {"img_size": overrides.size} if overrides.size is not None else {}
+    stated = {} if options.size is None else {"img_size": options.size}
     try:
         arguments = timm_models.resolve_model_input_args(
             source.name,
@@ -201,32 +187,66 @@ def _create(source: _Source, classes: int | None, overrides: Overrides) -> Any:
         raise BuildRefused(f"timm cannot create {source.name}: {error}.") from error
 
 
-def _transform(config: Mapping[str, Any]) -> Composed:
+def _default(config: Mapping[str, Any]) -> tuple[PreprocessSpec, Composed]:
+    """Return the spec of timm's data configuration, and timm's own transforms."""
     chain = require("timm.data").create_transform(**config, is_training=False).transforms
     kinds = [type(transform).__name__ for transform in chain]
     cut = kinds.index("MaybeToTensor")
-    return Composed(version("timm"), "pillow", chain[:cut], chain[cut:])
+    own = Composed(version("timm"), "pillow", chain[:cut], chain[cut:])
+    return timm_rules.translate(config), own
 
 
-def _notes(model: Any, size: tuple[int, int], weights: Checkpoint) -> tuple[str, ...]:
-    notes = [weights.note] if weights.note else []
+def _notes(model: Any, spec: PreprocessSpec, options: _Options) -> tuple[str, ...]:
+    if options.trained is not None:
+        return ("The preprocessing is that of timm's training script, by its saved arguments.",)
+    size = spec.output_size
     trained = tuple(model.pretrained_cfg.get("input_size", (3, *size))[-2:])
-    if trained != size:
-        notes.append(
-            f"Evaluated at {size[0]} × {size[1]} as timm's validate.py does, not at the "
-            f"{trained[0]} × {trained[1]} of timm's training recipe."
-        )
-    return tuple(notes)
+    if trained == size:
+        return ()
+    return (
+        f"Evaluated at {size[0]} × {size[1]} as timm's validate.py does, not at the "
+        f"{trained[0]} × {trained[1]} of timm's training recipe.",
+    )
 
 
-def _licence(source: _Source, random_weights: bool) -> str:
+def _rivals(source: Source, model: Any, options: _Options) -> tuple[Rival, ...]:
+    """Return other usual preprocessings; none for what the user, training or the folder states."""
+    if options.trained is not None or source.pretrained_cfg is not None:
+        return ()
+    own = timm_rules.translate(options.config(model))
+    changes: dict[str, dict[str, Any]] = {}
+    if "img_size" not in options.stated and not model.pretrained_cfg.get("fixed_input_size"):
+        longest = 1.5 * own.output_size[0]
+        changes |= {f"--size {size}": {"img_size": size} for size in _SIZES if size < longest}
+    if not {"crop_pct", "crop_mode"} & {*options.stated}:
+        changes["--crop-pct 1"] = {"crop_pct": 1.0}
+        changes["--crop-pct 1 --crop-mode squash"] = {"crop_pct": 1.0, "crop_mode": "squash"}
+    if "interpolation" not in options.stated:
+        changes |= {f"--interpolation {name}": {"interpolation": name} for name in _FILTERS}
+    if not {"mean", "std"} & {*options.stated}:
+        for mean, std in _NORMALISATIONS:
+            words = f"--mean {' '.join(map(str, mean))} --std {' '.join(map(str, std))}"
+            changes[words] = {"mean": mean, "std": std}
+    rivals = {
+        words: timm_rules.translate(options.config(model, **change))
+        for words, change in changes.items()
+    }
+    return tuple(Rival(words, spec) for words, spec in rivals.items() if spec != own)
+
+
+def _licence(source: Source, random_weights: bool) -> str:
     if random_weights and source.checkpoint is None:
         return "none: random weights"
     return str((source.pretrained_cfg or {}).get("license") or "unstated")
 
 
-def _labels(cfg: Mapping[str, Any] | None, classes: int) -> tuple[str, ...] | None:
+def _labels(
+    cfg: Mapping[str, Any] | None, weights: Checkpoint, classes: int
+) -> tuple[str, ...] | None:
+    """Return the class names of the folder's configuration, or those in the checkpoint."""
     names = (cfg or {}).get("label_names")
     if not isinstance(names, list | tuple) or len(names) != classes:
-        return None
-    return tuple(str(name) for name in names)
+        return weights.labels
+    stated = tuple(str(name) for name in names)
+    check_order(weights.labels, stated)
+    return stated

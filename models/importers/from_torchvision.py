@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tidegate.models.errors import BuildRefused
 from tidegate.models.graphs.backbone import to_backbone
-from tidegate.models.importers import torch_checkpoint, torchvision_rules
-from tidegate.models.importers.base import Imported
-from tidegate.models.importers.composed import Composed
-from tidegate.models.importers.spec_rules import PILLOW_FILTERS, three
+from tidegate.models.importers import torch_checkpoint
+from tidegate.models.importers.base import Imported, Rival
+from tidegate.models.importers.similar import similar
 from tidegate.models.importers.torch_checkpoint import Checkpoint
 from tidegate.models.importers.torch_export import export, forward
 from tidegate.models.importers.torch_runtime import require, version
-from tidegate.models.importers.torchvision_rules import (
-    API,
-    Cropping,
-    Normalising,
-    Resizing,
-    Stage,
-    ToBytes,
-    ToFloats,
-    Translation,
+from tidegate.models.importers.torchvision_transforms import translate
+from tidegate.service.imaging.spec import (
+    CentreCropFraction,
+    PreprocessSpec,
+    ResizeShortestEdge,
+    Step,
 )
 
-_V1, _V2 = "torchvision.transforms.transforms", "torchvision.transforms.v2."
 _DIGEST = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # at the end of torchvision's file names
+
+
+# Sizes that training often uses instead of those of a weights entry.
+_SIZES = (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 384)
 
 
 def load(
@@ -46,33 +44,30 @@ def load(
     """Import `name` ("resnet50") with the weights of a checkpoint.
 
     The preprocessing is that of a weights entry (`weights` "IMAGENET1K_V2"; only its transforms
-    are used, nothing is downloaded) or a `Compose` of either API. If `backend` is given, the
-    transforms must resize with it. Raises BuildRefused if the weights, name or preprocessing are
-    ambiguous.
+    are used, nothing is downloaded) or of `compose`, a `Compose` of either API. If `backend` is
+    given, the transforms must resize with it. Raises BuildRefused if the weights, name or
+    preprocessing are ambiguous.
     """
     entry = _entry(name, weights) if compose is None else None
     if weights is not None and compose is not None:
-        raise BuildRefused("Give the weights entry or the transforms, not both.")
-    stages, chain = _described(compose if entry is None else entry.transforms())
-    translation = torchvision_rules.translate(stages)
-    if backend not in (None, translation.backend):
-        raise BuildRefused(
-            f"These transforms resize with {translation.backend}, not with {backend}: omit "
-            "--backend, or give the transforms that were used in training."
-        )
-    size = translation.spec.output_size
-    model, filled = _filled(name, size, checkpoint, state_dict, classes, random_weights)
+        raise BuildRefused("Give --weights or --transforms, not both.")
+    spec, transform = translate(compose if entry is None else entry.transforms(), backend)
+    size = spec.output_size
+    model, filled, notes = _filled(name, size, checkpoint, state_dict, classes, random_weights)
     found = to_backbone(export(model, size))
+    labels = _labels(entry, filled)
     return Imported(
         backbone=found.model,
-        spec=translation.spec,
-        transform=_transform(translation, chain),
+        spec=spec,
+        transform=transform,
         forward=forward(model),
         source=f"{version('torchvision')} {name}",
         licence="none: random weights" if checkpoint is None else "unstated",
         checkpoint_sha256=filled.sha256,
-        labels=_labels(entry, filled) if checkpoint is not None else None,
-        notes=((filled.note,) if filled.note else ()) + found.notes,
+        labels=filled.labels or labels,
+        notes=notes + found.notes,
+        # The entry's own weights were trained with its transforms; others perhaps were not.
+        rivals=() if checkpoint is None or entry is None or labels else _rivals(spec),
     )
 
 
@@ -82,8 +77,9 @@ def _entry(name: str, weights: str | None) -> Any:
     entries = {entry.name: entry for entry in models.get_model_weights(name)}
     if weights is None:
         raise BuildRefused(
-            f"torchvision:{name} has several weights entries with different transforms: give "
-            f"--weights, one of {', '.join(entries)}."
+            f"torchvision:{name} has several weights entries with different transforms: give the "
+            f"one of its training as --weights ({', '.join(entries)}), or your own transforms as "
+            "--transforms FILE.py:NAME."
         )
     entry = entries.get(weights.rpartition(".")[2])
     if entry is None:
@@ -97,11 +93,7 @@ def _models(name: str) -> Any:
     models = require("torchvision.models")
     known = models.list_models(module=models)
     if name not in known:
-        stem = name.rstrip("0123456789_")
-        near = ", ".join([other for other in known if stem in other][:5])
-        raise BuildRefused(
-            f"torchvision has no classifier {name!r}{f'; similar: {near}' if near else ''}."
-        )
+        raise BuildRefused(f"torchvision has no classifier {name!r}{similar(name, known)}.")
     return models
 
 
@@ -112,8 +104,8 @@ def _filled(
     state_dict: str | None,
     classes: int | None,
     random_weights: bool,
-) -> tuple[Any, Checkpoint]:
-    """Return the model with loaded weights, and the checkpoint."""
+) -> tuple[Any, Checkpoint, tuple[str, ...]]:
+    """Return the model with loaded weights, the checkpoint, and notes on which were loaded."""
     if checkpoint is None and not random_weights:
         raise BuildRefused(
             f"torchvision:{name} needs weights: give --checkpoint FILE; none are downloaded. "
@@ -122,7 +114,7 @@ def _filled(
     require("torch").manual_seed(0)
     if checkpoint is None:
         model = _create(name, classes)
-        return model, torch_checkpoint.random(model, size)
+        return model, torch_checkpoint.random(model, size), (torch_checkpoint.RANDOM,)
     weights = torch_checkpoint.read(checkpoint, state_dict)
     model = _create(name, classes)
     if classes is None:
@@ -132,8 +124,7 @@ def _filled(
         found = weights.classes(weight) if weight else None
         if found is not None and found != 1000:
             model = _create(name, found)
-    weights.fill(model)
-    return model, weights
+    return model, weights, weights.fill(model)
 
 
 def _create(name: str, classes: int | None) -> Any:
@@ -141,11 +132,6 @@ def _create(name: str, classes: int | None) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about slow initialisation; the weights are replaced
         return _models(name).get_model(name, weights=None, **options)
-
-
-def _transform(translation: Translation, chain: Sequence[Any]) -> Composed:
-    cut = translation.to_pixels
-    return Composed(version("torchvision"), translation.backend, chain[:cut], chain[cut:])
 
 
 def _labels(entry: Any, weights: Checkpoint) -> tuple[str, ...] | None:
@@ -156,93 +142,21 @@ def _labels(entry: Any, weights: Checkpoint) -> tuple[str, ...] | None:
     return tuple(entry.meta["categories"])
 
 
-def _described(transforms: Any) -> tuple[list[Stage], list[Any]]:
-    """Describe every transform of a `Compose` of either API or of a weights entry."""
-    chain = list(_flat(transforms))
-    return [_stage(transform) for transform in chain], chain
+def _rivals(spec: PreprocessSpec) -> tuple[Rival, ...]:
+    """Return the same preprocessing for other sizes, with a crop in the same proportion."""
+    side = spec.output_size[0]
+    rivals = []
+    for size in _SIZES:
+        if size == side or size > 1.5 * side:
+            continue
+        steps = tuple(_scaled(step, size / side) for step in spec.steps)
+        options = f"--transforms of {size} × {size} pixels"
+        rivals.append(Rival(options, spec.model_copy(update={"steps": steps})))
+    return tuple(rivals)
 
 
-def _flat(transform: Any) -> Iterator[Any]:
-    match type(transform).__name__:
-        case "Compose":
-            for part in transform.transforms:
-                yield from _flat(part)
-        case "ImageClassification":
-            yield from _preset(transform)
-        case _:
-            yield transform
-
-
-def _preset(preset: Any) -> Iterator[Any]:
-    """Yield the single transforms that a weights entry applies to a Pillow image."""
-    transforms = require("torchvision.transforms")
-    yield transforms.Resize(preset.resize_size, preset.interpolation, antialias=preset.antialias)
-    yield transforms.CenterCrop(preset.crop_size)
-    yield transforms.PILToTensor()
-    yield transforms.ConvertImageDtype(require("torch").float32)
-    yield transforms.Normalize(preset.mean, preset.std)
-
-
-def _stage(transform: Any) -> Stage:
-    """Describe one transform. Raises BuildRefused with its name if it is not supported."""
-    api = _api(transform)
-    match type(transform).__name__ if api else None:
-        case "Resize":
-            return _resizing(transform, api or "v1")
-        case "CenterCrop":
-            size = _sequence(transform.size)
-            return Cropping((size[0], size[-1]))
-        case "PILToTensor" | "ToImage":
-            return ToBytes(takes_images=True)
-        case "ToTensor":
-            return ToFloats(1 / 255, takes_images=True)
-        case "ConvertImageDtype" | "ToDtype":
-            return _converting(transform)
-        case "Normalize":
-            return Normalising(
-                three("Normalize", "mean", transform.mean), three("Normalize", "std", transform.std)
-            )
-    raise BuildRefused(
-        f"The transform {transform!r} is not supported: remove it if it only augments training. "
-        "Supported are Resize, CenterCrop, the conversions to tensors, and Normalize."
-    )
-
-
-def _api(transform: Any) -> API | None:
-    module = type(transform).__module__
-    if module == _V1:
-        return "v1"
-    return "v2" if module.startswith(_V2) else None
-
-
-def _resizing(transform: Any, api: API) -> Resizing:
-    if transform.size is None:
-        raise BuildRefused("Resize(size=None) is not supported: give a size.")
-    return Resizing(
-        size=_sequence(transform.size),
-        interpolation=_interpolation(transform.interpolation),
-        antialias=transform.antialias,
-        max_size=transform.max_size,
-        api=api,
-    )
-
-
-def _interpolation(given: Any) -> str:
-    if isinstance(given, int):
-        return PILLOW_FILTERS.get(int(given), str(given))
-    return str(getattr(given, "value", given))
-
-
-def _sequence(size: Any) -> tuple[int, ...]:
-    return (int(size),) if isinstance(size, int) else tuple(int(side) for side in size)
-
-
-def _converting(transform: Any) -> Stage:
-    torch = require("torch")
-    name = type(transform).__name__
-    if transform.dtype == torch.uint8:
-        return ToBytes(takes_images=False)
-    if transform.dtype != torch.float32:
-        raise BuildRefused(f"{name}({transform.dtype}) is not supported; use torch.float32.")
-    scales = name == "ConvertImageDtype" or transform.scale
-    return ToFloats(1 / 255 if scales else 1.0, takes_images=False)
+def _scaled(step: Step, by: float) -> Step:
+    names = ("size",) if isinstance(step, ResizeShortestEdge) else ("height", "width")
+    if not isinstance(step, CentreCropFraction):
+        return step.model_copy(update={name: round(getattr(step, name) * by) for name in names})
+    return step

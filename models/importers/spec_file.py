@@ -32,7 +32,7 @@ def read(path: Path) -> Stated:
     is unknown, missing or invalid.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise BuildRefused(f"The spec {path} cannot be read: {error.strerror}.") from error
     except ValueError as error:  # not UTF-8, or not JSON

@@ -4,87 +4,79 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tidegate.models.errors import BuildRefused
+from tidegate.models.importers.class_words import class_words
 from tidegate.models.importers.torch_runtime import require
+from tidegate.models.importers.weight_sets import choose, first, rows_of, weight_sets
 
-# Entries under which training programs store weights. If a file has several, the user must choose:
-# averaged and last weights are two models.
-_NESTS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state", "model_state_dict")
-# Data-parallel wrappers, compiled modules, and Lightning, which calls the network `model`.
-_PREFIXES = ("module.", "_orig_mod.", "model.")
-_LISTED = 5
+RANDOM = "The weights are random, not trained."  # a note for the card
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of one model, and the sha256 of the file (of the tensors, if random)."""
+    """The tensors of a file, and the sha256 of the file (of the tensors, if random)."""
 
-    tensors: Mapping[str, Any]
+    sets: Mapping[str, Mapping[str, Any]]  # by the entry that holds them, "" for the top level
     sha256: str
-    note: str | None = None
+    key: str | None = None  # the user's choice among them
+    labels: tuple[str, ...] | None = None  # the class names in the file, by class id
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the training program
 
     def classes(self, weight: str) -> int | None:
         """Return the number of classes of the classifier `weight`, or None if it is absent."""
-        tensor = self.tensors.get(weight)
-        return None if tensor is None else int(tensor.shape[0])
+        return rows_of(self.sets, weight)
 
-    def fill(self, module: Any) -> None:
-        """Load the tensors into a module with exactly the same names and shapes.
+    def fill(self, module: Any) -> tuple[str, ...]:
+        """Load the tensors into a module with the same names and shapes; return what was chosen.
 
-        Raises BuildRefused with the first missing, unexpected or differently shaped tensors.
+        The names may have a prefix, and the file may hold other tensors besides. Raises
+        BuildRefused with the first missing, unexpected or differently shaped tensors, or if it is
+        not clear which of several sets of weights is meant.
         """
-        expected = module.state_dict()
-        shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
-        # Old files lack these counters. Evaluation never reads them, and torch initialises them.
-        missing = [
-            name
-            for name in shapes
-            if name not in self.tensors and not name.endswith("num_batches_tracked")
-        ]
-        unexpected = [name for name in self.tensors if name not in shapes]
-        other = [
-            f"{name} {tuple(tensor.shape)} for {shapes[name]}"
-            for name, tensor in self.tensors.items()
-            if name in shapes and tuple(tensor.shape) != shapes[name]
-        ]
-        problems = [
-            f"{what}: {_first(names)}"
-            for what, names in (
-                ("missing", missing),
-                ("unexpected", unexpected),
-                ("of another shape", other),
+        shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+        place, others = choose(self.sets, shapes, self.key, type(module).__name__)
+        tensors = self.sets[place.entry]
+        inner = {name: tensors.get(place.prefix + name) for name in shapes}
+        filled = {name: tensor for name, tensor in inner.items() if tensor is not None}
+        # `choose` allows only counters to be missing; those of the module itself stay.
+        module.load_state_dict({**module.state_dict(), **filled}, strict=True)
+        notes = []
+        if place.name:
+            notes.append(f"The weights are the checkpoint's entry `{place.name}`.")
+        if others:
+            notes.append(
+                f"Other weights in the checkpoint were not used: {', '.join(others)}; "
+                "--state-dict chooses others."
             )
-            if names
-        ]
-        if problems:
-            raise BuildRefused(
-                f"The checkpoint does not match this {type(module).__name__}: "
-                f"{'; '.join(problems)}. Give the model that was trained, and --classes if the "
-                "number of classes differs."
+        if place.beside:
+            notes.append(
+                "Tensors of the checkpoint that are no part of the network were left out: "
+                f"{first(place.beside)}."
             )
-        module.load_state_dict(dict(self.tensors), strict=True)
+        return tuple(notes)
 
 
 def read(path: Path, key: str | None = None) -> Checkpoint:
-    """Read a .safetensors file or a torch file of plain tensors, and unwrap the usual nesting.
+    """Read a .safetensors file or a torch file of plain tensors.
 
-    `key` names the entry to use if a file has several sets of weights.
-    Raises BuildRefused if the file is missing or damaged, contains objects that can only be
-    loaded by running code, or has several sets of weights without `key`.
+    `key` names the weights to use if a file has several sets of them. Raises BuildRefused if the
+    file is missing or damaged, contains objects that can only be loaded by running code, or has no
+    weights.
     """
     if not path.is_file():
         raise BuildRefused(f"The checkpoint {path} does not exist.")
     content = _safetensors(path) if path.suffix == ".safetensors" else _torch_file(path)
-    tensors, entry = _unwrap(content, key, path)
+    sets = weight_sets(content)
+    if not sets:
+        raise BuildRefused(f"{path} is not a state dict: it contains {_entries(content)}.")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    note = f"The weights are the checkpoint's entry `{entry}`." if entry else None
-    return Checkpoint(tensors, digest, note)
+    return Checkpoint(sets, digest, key, class_words(content), _arguments(content))
 
 
 def random(module: Any, size: tuple[int, int]) -> Checkpoint:
@@ -99,7 +91,7 @@ def random(module: Any, size: tuple[int, int]) -> Checkpoint:
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return Checkpoint(tensors, digest.hexdigest(), "The weights are random, not trained.")
+    return Checkpoint({"": tensors}, digest.hexdigest())
 
 
 def classifier_weight(module: Any, classes: int) -> str | None:
@@ -158,56 +150,15 @@ def _torch_file(path: Path) -> Any:
         ) from error
 
 
-def _unwrap(content: Any, key: str | None, path: Path) -> tuple[dict[str, Any], str | None]:
-    """Return the tensors by name, and the entry they are in (None: the file's top level)."""
-    found = content
-    if key is not None:
-        if not isinstance(content, Mapping) or key not in content:
-            raise BuildRefused(f"{path} has no entry {key!r}; it contains {_entries(content)}.")
-        found = content[key]
-    elif isinstance(content, Mapping) and not _is_weights(content):
-        held = [nest for nest in _NESTS if _is_weights(content.get(nest))]
-        if len(held) > 1:
-            raise BuildRefused(
-                f"{path} contains several sets of weights: choose one with --state-dict "
-                f"({', '.join(held)})."
-            )
-        if held:
-            key, found = held[0], content[held[0]]
-    if not _is_weights(found):
-        raise BuildRefused(
-            f"{path} is not a state dict: it contains {_entries(content)}. Give the entry with the "
-            "weights as --state-dict."
-        )
-    return _without_prefixes(found), key
-
-
-def _is_weights(content: Any) -> bool:
-    tensor = require("torch").Tensor
-    return (
-        isinstance(content, Mapping)
-        and bool(content)
-        and all(isinstance(value, tensor) for value in content.values())
-    )
-
-
-def _without_prefixes(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Remove the prefixes that all names share, outermost first."""
-    plain = dict(tensors)
-    while True:
-        shared = [prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in plain)]
-        if not shared:
-            return plain
-        plain = {name.removeprefix(shared[0]): tensor for name, tensor in plain.items()}
+def _arguments(content: Any) -> Mapping[str, Any]:
+    """Return the command line that timm saves with the weights."""
+    saved = content.get("args") if isinstance(content, Mapping) else None
+    if isinstance(saved, argparse.Namespace):
+        return vars(saved)
+    return saved if isinstance(saved, Mapping) else {}
 
 
 def _entries(content: Any) -> str:
     if isinstance(content, Mapping):
-        return _first([str(name) for name in content]) or "nothing"
+        return first(str(name) for name in content) or "nothing"
     return f"a {type(content).__name__}"
-
-
-def _first(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = len(listed) - _LISTED
-    return ", ".join(listed[:_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from tidegate.models.errors import BuildRefused
+from tidegate.models.graphs.two_classes import two_classes
 from tidegate.models.importers.torch_runtime import require
 
 OPSET = 18  # the oldest that torch's exporter writes directly; old opsets run on most runtimes
@@ -65,14 +66,17 @@ def export(module: Any, size: tuple[int, int]) -> onnx.ModelProto:
 
 
 def forward(module: Any) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """Return torch's own logits as a function: float32 [batch, 3, H, W] → float32 [batch, C]."""
+    """Return torch's own logits as a function: float32 [batch, 3, H, W] → float32 [batch, C].
+
+    A single logit is returned as those of two classes.
+    """
     torch = require("torch")
     wrapped = _logits_only(module)
 
     def logits(batch: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
             result: NDArray[np.float32] = wrapped(torch.from_numpy(batch)).numpy()
-        return result
+        return two_classes(result)
 
     return logits
 

@@ -236,11 +236,13 @@ class ContextMiddleware:
         finally:
             self._metrics.inflight.dec()
             self._record(scope, context, status, time.perf_counter() - started)
+            # An open connection refers to its last request, and a version may be unloaded by now.
+            context.chosen = None
 
     def _record(
         self, scope: Scope, context: RequestContext, status: int, duration_s: float
     ) -> None:
-        route = context.route or str(getattr(scope.get("route"), "path", "other"))
+        route = context.route or str(getattr(scope.get("route"), "path_format", "other"))
         self._metrics.request(route, status, duration_s, context.sampled_trace_id)
         if context.client:
             self._metrics.client_request(context.client, status)

@@ -11,8 +11,9 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from tidegate.service.api.context import RequestContext
-from tidegate.service.metrics import ROUTES
+from tidegate.service.metrics.tables import ROUTES
 
+OF_THE_SERVER = "GET, HEAD, OPTIONS, POST"  # the methods of its routes
 _NO_CONTENT = 204
 
 
@@ -53,7 +54,7 @@ class Methods:
 def allow(app: FastAPI, path: str) -> str:
     """Return the Allow header of a path; "" if there is no such path."""
     if path in ("*", "/*"):  # the server as a whole
-        return "GET, HEAD, OPTIONS, POST"
+        return OF_THE_SERVER
     scope = {"type": "http", "path": path, "root_path": "", "headers": []}
     found = {method for method in ("GET", "POST", "PUT") if _has(app, {**scope, "method": method})}
     if "GET" in found:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.crowd import Connections, HalfClosed
 from tidegate.service.api.framing import Refusal
+from tidegate.service.api.methods import OF_THE_SERVER
 from tidegate.service.api.problems import make_problem, respond
 from tidegate.service.api.proxies import Proxies
 
@@ -93,6 +94,8 @@ class Wire:
 def _answer(refusal: Refusal, context: RequestContext, fields: Iterable[Field]) -> bytes:
     code, title = _PROBLEMS[refusal.status]
     response = respond(make_problem(refusal.status, code, title, str(refusal), context), context)
+    if refusal.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        response.headers["Allow"] = OF_THE_SERVER  # RFC 9110, 15.5.6
     head = [
         *fields,
         *response.raw_headers,

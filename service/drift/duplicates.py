@@ -40,9 +40,14 @@ class Fingerprint:
     cells: NDArray[np.float32]  # [64], mean of 16 pixels each
     contrast: float  # the cells' standard deviation
 
+    @property
+    def tolerance(self) -> float:
+        """Return the largest mean difference of cells to an image of this contrast or more."""
+        return _ALIKE * self.contrast + _NOISE
+
     def is_like(self, other: Fingerprint) -> bool:
         """Return whether the two images are nearly the same."""
-        most = _ALIKE * min(self.contrast, other.contrast) + _NOISE
+        most = min(self.tolerance, other.tolerance)
         difference = np.abs(self.cells - other.cells)
         return float(np.add.reduce(difference)) <= most * len(difference)  # `mean` takes twice that
 

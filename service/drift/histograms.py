@@ -32,7 +32,7 @@ class Recent:
         """Count images, by their bins, in the order of their arrival."""
         while len(places):
             if self._in_block == self._block:
-                self.counts = np.roll(self.counts, 1, axis=0)
+                self.counts[1:] = self.counts[:-1]
                 self.counts[0] = self._in_block = 0
             fit = places[: self._block - self._in_block]
             self.counts[0] += np.bincount(fit, minlength=self.counts.shape[1])

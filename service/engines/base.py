@@ -63,6 +63,13 @@ class Engine(Protocol):
         """Return the seconds of each of PARTS in the slot's last run; empty if not measured."""
         ...
 
+    def keep(self, largest: int) -> None:
+        """Never run batches larger than `largest` again, and free what only they need.
+
+        `run` must not be called at the same time.
+        """
+        ...
+
     def close(self) -> None:
         """Release the runtime's resources. `run` must not be called afterwards."""
         ...

@@ -94,8 +94,7 @@ def _open(model: Path, config: EngineConfig, buckets: Sequence[int], precision: 
 def _warm_on_gpu(engine: Engine, buckets: Sequence[int], *, stop_early: bool) -> WarmEngine:
     latency_s = warm_up.measure_batch_sizes(engine, buckets, stop_early=stop_early)
     smallest, largest, devices = min(latency_s), max(latency_s), devices_of(engine)
-    for device in devices:
-        device.keep(largest)
+    engine.keep(largest)
     # The smallest size frees what larger ones needed, and the largest allocates its memory again,
     # before graphs can take it.
     between = [size for device in devices[:1] for size in device.buckets if size not in latency_s]

@@ -103,6 +103,8 @@ def _measure(
     )
     stop_early = not config.max_batch_size
     latency_s = warm_up.measure_batch_sizes(engine, buckets, stop_early=stop_early)
+    engine.keep(max(latency_s))
+    warm_up.run_all_slots(engine, max(latency_s))
     if not config.threads_per_slot and threads == 1 and slots > 1:
         all_cores_engine = _all_cores_engine(model, slots, precision)
         if single_image_s := warm_up.time_single_image(engine, all_cores_engine):

@@ -47,6 +47,10 @@ class Fleet:
         device, own = self._slots[slot]
         return self.engines[device].parts_s(own)
 
+    def keep(self, largest: int) -> None:
+        for engine in self.engines:
+            engine.keep(largest)
+
     def close(self) -> None:
         for engine in self.engines:
             engine.close()

@@ -22,7 +22,7 @@ from tidegate.service.types import Pixels
 log = logging.getLogger(__name__)
 
 # Required gains, as ratios of throughput or of latency:
-_WORTH_IT = 1.02  # a larger batch doubles the latency, so it must give 2 % more images/s
+WORTH_IT = 1.02  # a larger batch doubles the latency, so it must give 2 % more images/s
 _WORTH_CAPTURING = 1.01  # a CUDA graph
 _WORTH_WIDENING = 1.15  # an engine on all cores, which needs a second copy of the weights
 _AROUND_S = 0.0005  # a batch's time outside the engine: waking its slot, notifying the event loop
@@ -82,7 +82,7 @@ def _if_worth_it(engine: Engine, image: Pixels, before: int, bucket: int) -> flo
         (images_per_s(before, small_s, _AROUND_S), images_per_s(bucket, large_s, _AROUND_S))
         for small_s, large_s in rounds
     ]
-    if not clearly_faster(rates, _WORTH_IT):
+    if not clearly_faster(rates, WORTH_IT):
         return None
     return _least_disturbed([large_s for _, large_s in rounds])
 
@@ -164,6 +164,13 @@ def time_all_slots(engine: Engine, images: Sequence[Pixels]) -> list[float]:
         # so that a slot which fails in it raises at once.
         list(pool.map(lambda slot: engine.run(slot, images), slots))
         return list(pool.map(work, slots))
+
+
+def run_all_slots(engine: Engine, size: int) -> None:
+    """Run one batch of `size` on all slots concurrently, so that the runtime has the memory."""
+    images = (random_image(engine),) * size
+    with ThreadPoolExecutor(engine.slots) as pool:
+        list(pool.map(lambda slot: engine.run(slot, images), range(engine.slots)))
 
 
 def images_per_s(images: int, took_s: Sequence[float], around_s: float = 0.0) -> float:

@@ -48,6 +48,9 @@ class EngineElsewhere:
         """Return nothing."""
         return {}
 
+    def keep(self, largest: int) -> None:
+        """Do nothing."""
+
     def close(self) -> None:
         """Do nothing."""
 

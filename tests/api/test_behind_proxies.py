@@ -25,10 +25,10 @@ from tests.unit.bundle.tiny_bundle import put, sound_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]
 TOOLS = ROOT / ".tools" / "proxies"
-QUIET_S = 0.5  # after which a proxy that has not answered waits for more
+QUIET_S = 0.5  # after which a proxy that has not answered an attack may wait for more
+CLOSE = b"Connection: close"
 # The proxies write User-Agent into every request that they see.
 HIDDEN = b"GET /models HTTP/1.1\r\nHost: a\r\nX-API-Key: key\r\nUser-Agent: smuggled\r\n\r\n"
-KEY = b"X-API-Key: key\r\n"
 
 NGINX = """
 daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
@@ -145,11 +145,18 @@ def port(
         yield own
 
 
-def send(port: int, request: bytes, source: str = "127.0.0.1") -> bytes:
+def attack(port: int, request: bytes) -> bytes:
     """Send bytes on a new connection, and return what comes back until it is quiet."""
+    return send(port, request, quiet_s=QUIET_S)
+
+
+def send(
+    port: int, request: bytes, source: str = "127.0.0.1", quiet_s: float = PATIENCE_S
+) -> bytes:
+    """Send a request on a new connection, and return what comes back until its end."""
     with socket.create_connection(("127.0.0.1", port), 30, (source, 0)) as connection:
         connection.sendall(request)
-        connection.settimeout(QUIET_S)
+        connection.settimeout(quiet_s)
         answer = b""
         try:
             while more := connection.recv(1 << 16):
@@ -228,11 +235,11 @@ def test_no_request_is_smuggled_past_a_proxy(
     port: int, server: tuple[Server, Path], name: str
 ) -> None:
     """Every request that the service handles is one that the proxy saw, and has its own answer."""
-    answer = send(port, ATTACKS[name])
+    answer = attack(port, ATTACKS[name])
     victims = [f"{port}-{list(ATTACKS).index(name)}-{index}" for index in range(4)]
 
     for victim in victims:
-        got = send(port, post(b"X-Request-Id: " + victim.encode(), b"Connection: close"))
+        got = send(port, post(b"X-Request-Id: " + victim.encode(), CLOSE))
         assert got.count(b"HTTP/1.1 ") == 1, (answer, got)
         assert got.startswith(b"HTTP/1.1 401 "), (answer, got)
         assert b"x-request-id: " + victim.encode() in got, (answer, got)
@@ -248,7 +255,7 @@ def smuggled(server: Server) -> list[str]:
 
 def test_a_request_that_no_proxy_has_seen_would_be_noticed(server: tuple[Server, Path]) -> None:
     direct = urlsplit(server[0].url).port or 0
-    assert b"HTTP/1.1 200 " in send(direct, HIDDEN)
+    assert b"HTTP/1.1 200 " in send(direct, HIDDEN[:-2] + CLOSE + b"\r\n\r\n")
     server[0].wait_for("request", user_agent="smuggled")
 
     assert len(smuggled(server[0])) == 1
@@ -309,13 +316,15 @@ def test_no_odd_field_is_taken_for_a_key(port: int, field: bytes) -> None:
 
 
 def test_a_key_reaches_the_service(port: int) -> None:
-    assert b"HTTP/1.1 200" in send(port, b"GET /models HTTP/1.1\r\nHost: a\r\n" + KEY + b"\r\n")
+    request = post(b"X-API-Key: key", CLOSE, line=b"GET /models HTTP/1.1")
+
+    assert b"HTTP/1.1 200" in send(port, request)
 
 
 def client_of(port: int, server: tuple[Server, Path], name: str, *fields: bytes) -> str:
     """Send a photograph from 127.0.0.9 with these fields; return the client in the audit log."""
     photo = (PHOTOS / "chelsea.png").read_bytes()
-    own = (b"X-API-Key: key", b"X-Request-Id: " + name.encode(), LENGTH % len(photo))
+    own = (b"X-API-Key: key", b"X-Request-Id: " + name.encode(), LENGTH % len(photo), CLOSE)
     line = b"POST /classify HTTP/1.1"
     send(port, post(*own, *fields, body=photo, line=line), "127.0.0.9")
 

@@ -334,6 +334,7 @@ def test_unsupported_heads_are_rejected_with_the_right_status(
 
     assert statuses(answer) == [status]
     assert b"content-type: application/problem+json" in answer
+    assert (b"\r\nallow: GET, HEAD, OPTIONS, POST\r\n" in answer) is (status == 405)
 
 
 @pytest.mark.parametrize(

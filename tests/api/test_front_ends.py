@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -20,7 +20,6 @@ from tests.server import PATIENCE_S, SERVE, Server, launched
 from tests.unit.stage import folder_of_models
 
 pytestmark = pytest.mark.process
-WAIT_S = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +55,7 @@ def client(server: Server) -> Iterator[httpx.Client]:
 
 
 def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WAIT_S
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true"
         time.sleep(0.01)
@@ -93,6 +92,16 @@ def sockets_of(pid: int, port: int) -> int:
     )
 
 
+@contextmanager
+def connected(server: Server, count: int) -> Iterator[list[socket.socket]]:
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(socket.create_connection((host, int(port)), PATIENCE_S))
+            for _ in range(count)
+        ]
+
+
 def metric(client: httpx.Client, start: str) -> float:
     lines = client.get("/metrics").text.splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(start))
@@ -112,7 +121,7 @@ class Load(threading.Thread):
 
     def run(self) -> None:
         while not self.stopping.is_set():
-            connection = http.client.HTTPConnection(*self._address, timeout=WAIT_S)
+            connection = http.client.HTTPConnection(*self._address, timeout=PATIENCE_S)
             with closing(connection):
                 try:
                     while not self.stopping.is_set():
@@ -141,7 +150,7 @@ def load(server: Server, image: bytes, threads: int = 6) -> Iterator[list[Load]]
         for one in clients:
             one.stopping.set()
         for one in clients:
-            one.join(WAIT_S)
+            one.join(PATIENCE_S)
 
 
 def test_every_route_answers(client: httpx.Client, image: bytes) -> None:
@@ -193,16 +202,12 @@ def test_what_front_ends_count_is_one_sum(client: httpx.Client, image: bytes) ->
 
 
 def test_connections_are_dealt_evenly(server: Server) -> None:
-    host, _, port = server.url.removeprefix("http://").partition(":")
+    port = int(server.url.rpartition(":")[2])
     started = pids(server).values()
-    until(lambda: all(sockets_of(pid, int(port)) == 0 for pid in started))
+    until(lambda: all(sockets_of(pid, port) == 0 for pid in started))
 
-    opened = [socket.create_connection((host, int(port))) for _ in range(8)]
-    try:
-        until(lambda: [sockets_of(pid, int(port)) for pid in started] == [4, 4])
-    finally:
-        for connection in opened:
-            connection.close()
+    with connected(server, 8):
+        until(lambda: [sockets_of(pid, port) for pid in started] == [4, 4])
 
 
 def test_a_front_end_that_is_killed_under_load_disturbs_no_other(
@@ -224,25 +229,20 @@ def test_a_front_end_that_is_killed_under_load_disturbs_no_other(
         assert metric(another, "tidegate_inflight_requests") == 1  # this scrape
     assert {status for one in clients for status in one.statuses} == {200}
     assert sum(one.lost for one in clients) <= len(clients) / 2  # one for each of its connections
-    assert took_s < WAIT_S
+    assert took_s < PATIENCE_S
 
 
-def test_a_front_end_that_hangs_is_replaced(server: Server, image: bytes) -> None:
-    host, _, port = server.url.removeprefix("http://").partition(":")
-    opened = [socket.create_connection((host, int(port))) for _ in range(2)]
+def test_a_front_end_that_hangs_is_replaced(server: Server) -> None:
+    port = int(server.url.rpartition(":")[2])
     victim = pids(server)[1]
-    until(lambda: sockets_of(victim, int(port)) == 1)
-    os.kill(victim, signal.SIGSTOP)
-    try:
+    with connected(server, 2) as opened:
+        until(lambda: sockets_of(victim, port) == 1)
+        os.kill(victim, signal.SIGSTOP)
         until(lambda: not runs(victim))
         until(lambda: pids(server)[1] != victim)
         for connection in opened:
-            connection.settimeout(WAIT_S)
             connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         answers = sorted(_received(connection)[:15] for connection in opened)
-    finally:
-        for connection in opened:
-            connection.close()
 
     assert answers == [b"", b"HTTP/1.1 200 OK"]
 
@@ -301,11 +301,13 @@ def test_64_connections_over_four_front_ends(bundle: Path, image: bytes) -> None
     with fronted(bundle, 4) as server:
         host, _, port = server.url.removeprefix("http://").partition(":")
         started = pids(server).values()
-        opened = [http.client.HTTPConnection(host, int(port)) for _ in range(64)]
-        for connection in opened:
-            connection.request("POST", "/classify", image)
-            response = connection.getresponse()
-            response.read()
-            assert response.status == 200
+        with ExitStack() as stack:
+            for _ in range(64):
+                connection = http.client.HTTPConnection(host, int(port), timeout=PATIENCE_S)
+                stack.enter_context(closing(connection))
+                connection.request("POST", "/classify", image)
+                response = connection.getresponse()
+                response.read()
+                assert response.status == 200
 
-        assert [sockets_of(pid, int(port)) for pid in started] == [16] * 4
+            assert [sockets_of(pid, int(port)) for pid in started] == [16] * 4

@@ -6,6 +6,8 @@ Answers are compared with those of /classify.
 from __future__ import annotations
 
 import base64
+import gzip
+import io
 import json
 import os
 import sys
@@ -16,6 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from tests.processes import output
 from tests.server import PATIENCE_S, PHOTOS, ROOT, Server, running
@@ -23,6 +26,8 @@ from tidegate.service.api.dialects.names import NAMES
 
 ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 JSON = {"Content-Type": "application/json"}
+ADMIN = "the-administrator"
+AS_ADMIN = {"Authorization": f"Bearer {ADMIN}"}
 
 
 def photo(name: str) -> bytes:
@@ -37,9 +42,16 @@ def b64(image: bytes) -> str:
 
 
 @pytest.fixture(scope="module")
-def platform_server(demo_bundle: Any) -> Iterator[Server]:
-    names = ",".join(NAMES)
-    with running(demo_bundle, dialects=names, max_files=4, max_upload_bytes=4 << 20) as started:
+def platform_server(demo_bundle: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    token = tmp_path_factory.mktemp("admin") / "token"
+    token.write_text(ADMIN)
+    with running(
+        demo_bundle,
+        dialects=",".join(NAMES),
+        max_files=4,
+        max_upload_bytes=4 << 20,
+        admin_token_file=token,
+    ) as started:
         yield started
 
 
@@ -149,6 +161,37 @@ def test_a_bad_image_has_its_status(
 
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/json"
+
+
+def bomb() -> bytes:
+    """Return a small PNG of 36 million pixels."""
+    made = io.BytesIO()
+    Image.new("1", (6000, 6000)).save(made, "PNG")
+    return made.getvalue()
+
+
+@pytest.mark.parametrize(
+    "path", ["/invocations", "/predict", "/", "/predictions/efficientnet-lite0"]
+)
+def test_a_bomb_is_too_large(api: httpx.Client, path: str) -> None:
+    inflated = {"Content-Encoding": "gzip"}
+
+    pixels = api.post(path, content=bomb())
+    packed = api.post(path, content=gzip.compress(bytes(5 << 20)), headers=inflated)
+
+    assert (pixels.status_code, packed.status_code) == (413, 413)
+    assert "pixels" in pixels.text
+    assert "bytes" in packed.text
+
+
+@EVERY_ROUTE
+def test_a_bomb_among_instances_is_an_element(api: httpx.Client, route: Route) -> None:
+    instances = [{"b64": b64(bomb())}, {"b64": b64(ACCEPTED)}]
+
+    answer = api.post(route.path, json={"instances": instances})
+
+    bad, fine = answer.json()["predictions"]
+    assert (bad["error"]["code"], fine["decision"]) == ("image-too-large", "accept")
 
 
 @pytest.mark.parametrize(
@@ -298,6 +341,28 @@ def test_metrics_count_patterns_and_not_paths(api: httpx.Client) -> None:
     assert "/v1/models/efficientnet-lite0:predict" not in metrics
 
 
+def test_every_route_names_its_methods_to_those_who_use_another(api: httpx.Client) -> None:
+    paths = api.get("/openapi.json").json()["paths"]
+    assert len(paths) > 40
+
+    for pattern, operations in paths.items():
+        path = pattern.format(name="efficientnet-lite0", version="stable", file="app.js")
+        methods = {name.upper() for name in operations} | {"OPTIONS"}
+        methods |= {"HEAD"} & {name.replace("GET", "HEAD") for name in methods}
+        allowed = ", ".join(sorted(methods))
+        for method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE"} - methods:
+            answer = api.request(method, path, headers=AS_ADMIN)
+            assert (answer.status_code, answer.headers.get("allow")) == (405, allowed), path
+        assert api.options(path).headers["allow"] == allowed
+
+
+@pytest.mark.parametrize("verb", ["explain", "Predict", "predict:predict", ""])
+def test_a_verb_that_does_not_exist_is_not_found(api: httpx.Client, verb: str) -> None:
+    for method in ("GET", "POST", "OPTIONS"):
+        path = f"/v1/models/efficientnet-lite0:{verb}"
+        assert api.request(method, path).status_code == 404
+
+
 def test_dialects_that_are_off_are_not_there(client: httpx.Client) -> None:
     for path in ("/invocations", "/predictions/efficientnet-lite0", "/v1/models/m:predict"):
         assert client.post(path, content=ACCEPTED).status_code == 404
@@ -317,6 +382,7 @@ CHECKS = (
     ("phases", "examples"),
     [("fuzzing", 2), pytest.param("coverage,fuzzing", 10, marks=pytest.mark.slow)],
 )
+@pytest.mark.timeout(10 * PATIENCE_S)
 def test_every_route_does_what_its_openapi_description_says(
     platform_server: Server, tmp_path: Path, phases: str, examples: int
 ) -> None:
@@ -327,6 +393,7 @@ def test_every_route_does_what_its_openapi_description_says(
         *("run", f"{platform_server.url}/openapi.json", "--no-color", "--continue-on-failure"),
         *(f"--checks={','.join(CHECKS)}", f"--phases={phases}", f"--max-examples={examples}"),
         *("--suppress-health-check=all", "--seed=1", "--generation-database=none"),
+        f"--header=Authorization: {AS_ADMIN['Authorization']}",
     ]
 
     environment = {**os.environ, "TIDEGATE_TEST_MODEL": "efficientnet-lite0"}

@@ -12,7 +12,7 @@ import pytest
 from load_tests.client.synthetic_images import Picture
 from load_tests.comparison.perf_analyzer import input_data
 from load_tests.peers.perf_analyzer import PerfAnalyzer, fetch
-from tests.client_environments import run_client
+from tests.client_environments import TRITON_HTTP, run_client
 from tests.processes import output
 from tests.server import PATIENCE_S, PHOTOS, ROOT, Server, running
 from tidegate.service.api.dialects.v2.rpc.messages import HEALTH_MESSAGES, MESSAGES
@@ -70,7 +70,7 @@ def check_classified(texts: Any, answer: Any) -> None:
 def test_tritonclient_over_http(served: Server, answers: list[Any]) -> None:
     address = served.url.removeprefix("http://")
 
-    seen = run_client("tritonclient_http", "tritonclient[http]==2.73.*", address, MODEL, *ACCEPTED)
+    seen = run_client("tritonclient_http", TRITON_HTTP, address, MODEL, *ACCEPTED)
 
     for name in ("live", "ready", "model_ready", "alias_ready"):
         assert seen[name] is True

@@ -6,7 +6,8 @@ from prometheus_client.samples import Sample
 
 from tests.fakes import FakeNvml
 from tidegate.service.drift.reference import INPUTS
-from tidegate.service.metrics import MODEL_INFO, Metrics, ModelMetrics, ServedModel
+from tidegate.service.metrics import Metrics, ModelMetrics, ServedModel
+from tidegate.service.metrics.tables import MODEL_INFO
 from tidegate.service.nvml import GpuCollector
 
 

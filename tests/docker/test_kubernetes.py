@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from docs.generate import parsers
+from docs.tables.commands import parsers
 from tests.server import DEMO_BUNDLE
 from tidegate.service.serving.serving_file import Place, find
 from tidegate.service.settings import Settings

@@ -26,7 +26,7 @@ from tidegate.service.bundle.manifest import SMOOTHING
 DAYS = 30  # the first one without images, so that every window is complete
 HOUR, DAY = 60, 24 * 60  # minutes
 WEEK = 7 * DAY
-EVERY = 2  # minutes between evaluations: promtool loads 10,000 samples at most, a week has 10,080
+EVERY = 10  # minutes between evaluations: with one, promtool takes the better part of an hour
 WINDOWS = {"10m": 10, "1h": HOUR, "1d": DAY}
 UNKNOWN = {"1h": 8.0, "1d": 32.0}  # φ before it can be measured
 CLASS_MIX = ("neighbours", "dispersion", "z", "effect", "effect_usual")

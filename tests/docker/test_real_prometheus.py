@@ -25,7 +25,8 @@ from tidegate.models.retrain.alerts import Notification, drifts
 from tidegate.models.retrain.evidence import gather, serving_state
 from tidegate.models.retrain.prometheus import Prometheus
 from tidegate.service.bundle.manifest import SMOOTHING
-from tidegate.service.metrics import MODEL_INFO, Metrics, ModelMetrics, ServedModel
+from tidegate.service.metrics import Metrics, ModelMetrics, ServedModel
+from tidegate.service.metrics.tables import MODEL_INFO
 from tidegate.service.nvml import GpuCollector
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.generate import parsers
+from docs.tables.commands import parsers
 from load_tests.__main__ import COMMANDS
 from tests.docs.pages import PAGES, commands, name_of
 from tests.processes import output
@@ -84,7 +84,8 @@ NOT_RUN = {
     ". .venv/bin/activate": "changes the shell that runs it",
     ".venv/bin/python -m pytest -m slow": "runs the slow tests",
     ".venv/bin/python -m pytest tests/unit/ood -k p_value": "runs tests that run anyway",
-    ".venv/bin/python -m tests.unit.drift.month --seeds 100": "simulates for an hour",
+    ".venv/bin/python -m tests.unit.drift.months --seeds 100 "
+    "--out tests/unit/drift/months.json": "simulates for hours",
     ".venv/bin/python -m tests.docker.month --seeds 100": "simulates for an hour",
     ".venv/bin/python -m tests.unit.rollout.canaries --runs 1000 "
     "--out tests/unit/rollout/canaries.json": "simulates for minutes",

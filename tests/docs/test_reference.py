@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from docs import generate
+from docs.tables.commands import parsers
 from tests.docs.pages import read
 from tests.server import ROOT
 from tidegate.models.importers.keras_rules import KerasForm
@@ -23,7 +24,7 @@ from tidegate.service.bundle.manifest import FORMAT, EngineHints, Manifest
 from tidegate.service.bundle.store import CALIBRATION, GOLDEN, REQUIRED
 from tidegate.service.engines import cpu_warm_up, warm_up
 from tidegate.service.imaging.spec import Backend, Filter, Offset, PreprocessSpec, Step
-from tidegate.service.metrics import SHED_REASONS
+from tidegate.service.metrics.tables import SHED_REASONS
 from tidegate.service.types import OUTPUT_NAMES
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -127,7 +128,7 @@ def test_every_spelling_of_a_flag_is_listed() -> None:
     page = read(REFERENCE / "cli.md")
     flags = {
         spelling
-        for parser in generate.parsers().values()
+        for parser in parsers().values()
         for action in parser._actions
         if action.nargs == 0 and action.dest != "help"
         for spelling in action.option_strings
@@ -160,7 +161,7 @@ def test_warm_up_is_described_with_its_constants() -> None:
         f"There are {warm_up.ROUNDS} rounds",
         f"in at least {warm_up._CLEARLY} of them",
         f"must give {100 * (cpu_warm_up._WORTH_SHARING - 1):.0f} % more images per second",
-        f"must give {100 * (warm_up._WORTH_IT - 1):.0f} % more images per second",
+        f"must give {100 * (warm_up.WORTH_IT - 1):.0f} % more images per second",
         f"with {1000 * warm_up._AROUND_S:g} ms added to every batch",
         f"({', '.join(map(str, buckets))})",
         f"(at most {cpu_warm_up._MOST_FOR_ONE} threads)",

@@ -17,7 +17,8 @@ from tidegate.service.drift import state
 from tidegate.service.drift.monitor import Monitor
 from tidegate.service.drift.report import Report
 from tidegate.service.drift_watch import DriftWatch
-from tidegate.service.metrics import MODEL_INFO, Metrics, ModelMetrics, ServedModel
+from tidegate.service.metrics import Metrics, ModelMetrics, ServedModel
+from tidegate.service.metrics.tables import MODEL_INFO
 
 SERVED = ServedModel(
     name="m",

@@ -136,3 +136,29 @@ print(len(heaps))
     )
 
     assert int(ran.stdout) <= most
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
+def test_the_blocks_of_a_version_are_apart_and_those_of_images_are_not() -> None:
+    allocate = """
+import ctypes
+from tidegate.service import memory
+class MallInfo(ctypes.Structure):
+    _fields_ = [(f"field_{number}", ctypes.c_size_t) for number in range(10)]
+libc = ctypes.CDLL("libc.so.6")
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
+libc.mallinfo2.restype = MallInfo
+def is_apart():
+    before = libc.mallinfo2().field_3  # hblks, the number of mappings
+    libc.malloc(2 << 20)
+    return libc.mallinfo2().field_3 > before
+memory.give_back_large_blocks()
+with memory.blocks_apart():
+    inside = is_apart()
+print(inside, is_apart())
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", allocate], capture_output=True, text=True, check=True
+    )
+
+    assert ran.stdout.split() == ["True", "False"]

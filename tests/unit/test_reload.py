@@ -504,17 +504,48 @@ def test_a_version_of_another_duration_is_recognised_at_its_first_batch_size(
 ) -> None:
     compared: list[int] = []
 
-    def ratio(turns: object, engine: OnnxEngine, size: int) -> float:
+    def differs(turns: object, engine: OnnxEngine, size: int) -> bool:
         compared.append(size)
-        return 2.0
+        return False
 
-    monkeypatch.setattr(loading._Turns, "ratio", ratio)
+    monkeypatch.setattr(loading._Turns, "is_like_known", differs)
 
     async def scenario(on: Stage) -> None:
         assert len(on.service.choose().served.lane.latency.buckets) > 1
         assert await on.serve('[tiny]\nstable = "2"\n') == {"tiny": "loaded"}
 
         assert compared == [1]
+        lane = on.service.choose().served.lane
+        assert lane.engine.max_batch_size == max(lane.latency.buckets)  # others need no memory
         assert (await on.classify())[0] == "2"
 
     play(root, scenario)
+
+
+def test_a_graph_that_was_loaded_before_keeps_what_is_known_of_its_durations(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[int] = []
+    is_like_known = loading._Turns.is_like_known
+
+    def noted(turns: Any, engine: OnnxEngine, size: int) -> bool:
+        compared.append(size)
+        return is_like_known(turns, engine, size)
+
+    monkeypatch.setattr(loading._Turns, "is_like_known", noted)
+
+    async def scenario(on: Stage) -> None:
+        first = on.service.choose().served.lane.latency
+        await on.serve('[tiny]\nstable = "2"\n')
+        await on.reloader.tidy()
+        assert compared != []
+        compared.clear()
+
+        await on.serve('[tiny]\nstable = "1"\n')
+
+        again = on.service.choose().served.lane.latency
+        assert compared == []
+        assert again.buckets == first.buckets
+        assert again.predict(1) == pytest.approx(first.predict(1), rel=0.5)
+
+    play(root, scenario, rollback_s=0.0)

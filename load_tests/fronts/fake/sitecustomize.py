@@ -55,6 +55,9 @@ class FakeEngine:
     def parts_s(self, slot: int) -> dict[str, float]:
         return {}
 
+    def keep(self, largest: int) -> None:
+        """Do nothing."""
+
     def close(self) -> None:
         """Do nothing."""
 

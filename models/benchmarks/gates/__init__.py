@@ -1,1 +1,1 @@
-"""Measure, on five models, whether the scores that were chosen separate better than any other."""
+"""Measure, on seven models, whether the scores that were chosen separate better than any other."""

@@ -11,8 +11,8 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tidegate.models.build_request import Data
 from tidegate.models.package_files import DOWNLOADS, Archive, find
-from tidegate.models.pipeline import Data
 
 _SHARES = {"train": 0.5, "calibrate": 0.75, "test": 1.0}  # cumulative
 _VENDORS = {
@@ -27,8 +27,8 @@ def data(folder: Path, downloads: Path = DOWNLOADS) -> Data:
     Equal pictures, as of some flags, are written once.
     """
     written: set[bytes] = set()
-    for vendor, sha256 in _VENDORS.items():
-        for code, category, picture in _pictures(find(_archive(vendor, sha256), None, downloads)):
+    for vendor in _VENDORS:
+        for code, category, picture in pictures(find(archive(vendor), None, downloads)):
             if picture in written:
                 continue
             written.add(picture)
@@ -39,20 +39,22 @@ def data(folder: Path, downloads: Path = DOWNLOADS) -> Data:
     return Data(train, calibrate, test)
 
 
-def _archive(vendor: str, sha256: str) -> Archive:
+def archive(vendor: str) -> Archive:
+    """Return the package of a vendor's drawings."""
     package, version = f"emoji-datasource-{vendor}", "15.1.2"
     command = ("npm", "pack", "--silent", f"{package}@{version}", "--pack-destination")
-    return Archive(package, version, f"{package}-{version}.tgz", sha256, "75 MB", command)
+    filename = f"{package}-{version}.tgz"
+    return Archive(package, version, filename, _VENDORS[vendor], "75 MB", command)
 
 
-def _pictures(package: Path) -> Iterator[tuple[str, str, bytes]]:
+def pictures(package: Path) -> Iterator[tuple[str, str, bytes]]:
     """Yield the code points, the category and the PNG of 64 × 64 pixels of every emoji."""
-    with tarfile.open(package) as archive:
+    with tarfile.open(package) as members:
         files = {
             member.name: reader.read()
-            for member in archive
+            for member in members
             if member.name.endswith("/emoji.json") or "/64/" in member.name
-            if (reader := archive.extractfile(member)) is not None
+            if (reader := members.extractfile(member)) is not None
         }
     images = {name.rpartition("/")[2]: content for name, content in files.items()}
     for emoji in json.loads(images.pop("emoji.json")):

@@ -1,27 +1,38 @@
-"""One row of the table: false rejections, AUROC of every score, and what the gate catches."""
+"""One row of the comparison: false rejections, AUROC of every score, and what the gate catches."""
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tidegate.models.data.outputs import extract, load_pixels
+import numpy as np
+
+from tidegate.models.build_request import Data, read_splits
+from tidegate.models.data.outputs import extract, load_pixels, run_pixels
 from tidegate.models.evaluation.expected_share import ExpectedShares, Range
 from tidegate.models.evaluation.intervals import beta_share
 from tidegate.models.fitting.choice import Choice
-from tidegate.models.fitting.conformal import Combination, combine, final_p_values
+from tidegate.models.fitting.conformal import (
+    Combination,
+    Scores,
+    calibrate,
+    combine,
+    final_p_values,
+)
 from tidegate.models.fitting.coverage import PER_KIND, LabelledOutputs
 from tidegate.models.fitting.fit import FitOptions, fit, score_rows
 from tidegate.models.fitting.separation import separation, unseen_synthetic
-from tidegate.models.pipeline import Data, read_splits
 from tidegate.models.sealing.unseal import unseal
 from tidegate.service.bundle.evidence import Coverage, Share
 from tidegate.service.bundle.store import open_bundle
+from tidegate.service.types import ENERGY, MAHALANOBIS
 
 CAUGHT = ("dialogs", "pages", "tables", "pie charts", "scatter plots", "icons", "emoji")
+FORMER: Combination = (ENERGY, MAHALANOBIS)  # decided in every bundle before there was a choice
+USUAL = "photographs"  # the name of the images that a network for photographs was made for
+_PARTITIONS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,7 @@ class Row:
     combination: Combination
     separation: Choice
     caught: Mapping[str, float]  # kind of synthetic image → rejected or marked for review
+    real: Mapping[str, tuple[float, float]] | None = None  # as from `on_real_images`
 
     @property
     def best_single(self) -> Combination:
@@ -43,8 +55,11 @@ class Row:
         return max((c for c in criterion if len(c) == 1), key=lambda c: criterion[c])
 
 
-def measure(path: Path, data: Data) -> Row:
-    """Fit the gate of the bundle at `path` again on its own images, and measure every score."""
+def measure(path: Path, data: Data, drawn: Mapping[str, list[Path]] | None = None) -> Row:
+    """Fit the gate of the bundle at `path` again on its own images, and measure every score.
+
+    `drawn` are sets of real images that are no photographs, for a network for photographs.
+    """
     bundle = open_bundle(path)
     manifest, spec, target = bundle.manifest, bundle.manifest.preprocess, FitOptions().target
     splits = read_splits(data, bundle.labels, target)
@@ -65,6 +80,15 @@ def measure(path: Path, data: Data) -> Row:
         scores, gate = score_rows(fitted.head, test), fitted.gate
         combined = combine(gate.folds_a, gate.combination, scores.values)
         p = final_p_values(gate, combined, scores.predicted)
+        real = None
+        if drawn is not None:
+            usual = [score_rows(fitted.every, part) for part in (*fitted.folds, test)]
+            outputs = {
+                name: run_pixels(fitted.graph, [load_pixels(path, spec) for path in paths])
+                for name, paths in drawn.items()
+            }
+            other = {name: score_rows(fitted.every, found) for name, found in outputs.items()}
+            real = on_real_images(usual, other, gate.combination, len(bundle.labels))
     return Row(
         bundle=manifest.name,
         accuracy=None if manifest.evaluation is None else manifest.evaluation.accuracy,
@@ -73,50 +97,47 @@ def measure(path: Path, data: Data) -> Row:
         combination=gate.combination,
         separation=found,
         caught={} if manifest.coverage is None else caught(manifest.coverage),
+        real=real,
     )
+
+
+def on_real_images(
+    usual: Sequence[Scores], drawn: Mapping[str, Scores], chosen: Combination, classes: int
+) -> dict[str, tuple[float, float]]:
+    """Return what FORMER and the `chosen` scores flag of USUAL images and of sets of `drawn` ones.
+
+    The usual images (fold A, fold B, others) change places _PARTITIONS times, as the share of a
+    single calibration says little. The drawn ones are given to the calibration of the bundle.
+    """
+    target = FitOptions().target
+    every = Scores(
+        {name: np.concatenate([part.values[name] for part in usual]) for name in usual[0].values},
+        np.concatenate([part.predicted for part in usual]),
+    )
+    bounds = np.cumsum([len(part) for part in usual])[:2]
+    rng = np.random.default_rng(0)
+    places = [np.split(rng.permutation(len(every)), bounds) for _ in range(_PARTITIONS)]
+
+    def flagged(combination: Combination, *parts: Scores) -> float:
+        a, b, new = (
+            Scores({name: part.values[name] for name in combination}, part.predicted)
+            for part in parts
+        )
+        gate = calibrate(a, b, classes, target, combination)
+        p = final_p_values(gate, combine(gate.folds_a, combination, new.values), new.predicted)
+        return float((p <= gate.alpha_review).mean())
+
+    def mean_flagged(combination: Combination) -> float:
+        return float(np.mean([flagged(combination, *map(every.part, rows)) for rows in places]))
+
+    a, b = usual[:2]
+    return {USUAL: (mean_flagged(FORMER), mean_flagged(chosen))} | {
+        name: (flagged(FORMER, a, b, new), flagged(chosen, a, b, new))
+        for name, new in drawn.items()
+    }
 
 
 def caught(coverage: Coverage) -> dict[str, float]:
     """Return the share of each kind of CAUGHT that is rejected or marked for review."""
     shares = {kind.name: kind.caught.value for kind in coverage.kinds}
     return {name: shares[name] for name in CAUGHT}
-
-
-def tables(rows: Sequence[Row]) -> str:
-    """Return the rows as two Markdown tables."""
-    lines = [
-        "| bundle | accuracy | p ≤ 0.05 on test images | expected of them | scores that decide | "
-        "AUROC | best single score | its AUROC | difference |",
-        "|" + " --- |" * 9,
-    ]
-    for row in rows:
-        criterion, single = row.separation.criterion, row.best_single
-        difference = criterion[row.combination] - criterion[single]
-        lines.append(
-            f"| {row.bundle} | {_share(row.accuracy)} | {_share(row.flagged)} | "
-            f"{_range(row.expected)} | {' + '.join(row.combination)} | "
-            f"{_parts(row, row.combination)} | {single[0]} | {_parts(row, single)} | "
-            f"{difference:+.4f} |"
-        )
-    lines += ["", f"| bundle | {' | '.join(CAUGHT)} |", "|" + " --- |" * (1 + len(CAUGHT))]
-    for row in rows:
-        shares = " | ".join(f"{100 * row.caught.get(name, math.nan):.0f} %" for name in CAUGHT)
-        lines.append(f"| {row.bundle} | {shares} |")
-    return "\n".join(lines)
-
-
-def _parts(row: Row, scores: Combination) -> str:
-    """Return the criterion, and in parentheses its two parts."""
-    found = row.separation
-    left_out = f"{found.removed_classes[scores]:.3f}" if found.removed_classes else "–"
-    return f"{found.criterion[scores]:.4f} ({found.synthetic[scores]:.3f}, {left_out})"
-
-
-def _share(share: Share | None) -> str:
-    if share is None:
-        return "–"
-    return f"{100 * share.value:.1f} % ({100 * share.low:.1f} to {100 * share.high:.1f})"
-
-
-def _range(found: Range | None) -> str:
-    return "–" if found is None else f"{100 * found.low:.1f} to {100 * found.high:.1f} %"

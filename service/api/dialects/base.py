@@ -57,7 +57,7 @@ class Dialect:
     @property
     def routes(self) -> tuple[str, ...]:
         """Return the pattern of every route, each once."""
-        paths = (route.path for route in self.router.routes if isinstance(route, APIRoute))
+        paths = (route.path_format for route in self.router.routes if isinstance(route, APIRoute))
         return tuple(dict.fromkeys(paths))
 
 

@@ -36,7 +36,7 @@ def build(names: Iterable[str], parts: Parts) -> list[Dialect]:
         kept = []
         for route in dialect.router.routes:
             assert isinstance(route, APIRoute)  # noqa: S101 - dialects have no others
-            own = {(route.path, method) for method in route.methods or ()}
+            own = {(route.path_format, method) for method in route.methods or ()}
             if not own & seen:
                 kept.append(route)
                 seen |= own

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from starlette.convertors import StringConvertor, register_url_convertor
+from starlette.routing import compile_path
 
 from tidegate.service.api.bodies import as_json
 from tidegate.service.api.context import RequestContext
@@ -29,10 +31,19 @@ from tidegate.service.api.problems import Json
 from tidegate.service.api.readiness import check_ready
 from tidegate.service.catalog import STABLE
 
-_MODEL = "/v1/models/{name}"
-_VERSIONS = (_MODEL, _MODEL + "/versions/{version}", _MODEL + "/labels/{version}")
-_WHOSE = ("a model", "a version", "an alias")
 _UNAVAILABLE = failures(ERROR_SCHEMA, 404, 503)
+
+
+class _Slug(StringConvertor):
+    """A part of a path without a verb: `NAME:predict` is not a model of that name."""
+
+    regex = "[^/:]+"
+
+
+register_url_convertor("slug", _Slug())
+_MODEL = "/v1/models/{name:slug}"
+_VERSIONS = (_MODEL, _MODEL + "/versions/{version:slug}", _MODEL + "/labels/{version:slug}")
+_WHOSE = ("a model", "a version", "an alias")
 
 
 def dialect(parts: Parts) -> Dialect:
@@ -45,7 +56,7 @@ def dialect(parts: Parts) -> Dialect:
     async def models() -> Response:
         return Json(as_json({"models": list(parts.intake.service.catalog.models)}))
 
-    classifying = tuple(f"{prefix}:predict" for prefix in _VERSIONS)
+    classifying = tuple(compile_path(f"{prefix}:predict")[1] for prefix in _VERSIONS)
     return Dialect(V1, ("/v1/models",), error_text, routes, classifying)
 
 

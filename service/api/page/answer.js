@@ -38,6 +38,9 @@ export function busyState(cancel) {
   return { element, update };
 }
 
+// The same image would have the same problem again.
+const OF_THE_IMAGE = new Set(["undecodable-image", "unsupported-image-type", "image-too-large", "upload-too-large"]);
+
 export const problemWords = (problem) => t.problems[problem.code] ?? t.problems.other;
 
 export function problemState(problem, retry) {
@@ -51,7 +54,7 @@ export function problemState(problem, retry) {
     said,
     wait,
     problem.requestId ? requestLine(problem.requestId) : null,
-    h("div", { class: "buttons" }, h("button", { type: "button", class: "button primary", onclick: retry }, t.retry)),
+    OF_THE_IMAGE.has(problem.code) ? null : h("div", { class: "buttons" }, h("button", { type: "button", class: "button primary", onclick: retry }, t.retry)),
   );
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tidegate.service.engines.base import EngineInfo, TopUp
-from tidegate.service.engines.onnxruntime.session import open_session, runtime
+from tidegate.service.engines.onnxruntime.session import freeing, open_session, runtime
 from tidegate.service.errors import BundleRefused
 from tidegate.service.types import OUTPUT_NAMES, Outputs, Pixels
 
@@ -77,6 +77,13 @@ class OnnxEngine:
 
     def parts_s(self, slot: int) -> Mapping[str, float]:
         return {}
+
+    def keep(self, largest: int) -> None:
+        self._buckets = tuple(bucket for bucket in self._buckets if bucket <= largest)
+        self._staging = [staging[:largest].copy() for staging in self._staging]
+        pixels = self._staging[0][:1]
+        for session in self._sessions:
+            session.run(OUTPUT_NAMES, {"pixels": pixels}, freeing("cpu:0"))
 
     def close(self) -> None:
         self._sessions.clear()

@@ -20,7 +20,7 @@ from tidegate.service.engines.gpu_program import Tensor
 from tidegate.service.engines.onnxruntime.graphs import OnnxGraph, OnnxGraphs
 from tidegate.service.engines.onnxruntime.session import (
     Provider,
-    load_runtime,
+    freeing,
     open_session,
     preload,
 )
@@ -159,11 +159,8 @@ class OnnxGpuProgram:
         if not self._shrink:
             return None
         self._shrink = False
-        options = load_runtime().RunOptions()
         where, index = self._where
-        shrunk = f"gpu:{index}" if where == "cuda" else "cpu:0"
-        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", shrunk)
-        return options
+        return freeing(f"gpu:{index}" if where == "cuda" else "cpu:0")
 
     def session(self, batch: int) -> _Session:
         """Return the session for batches of this size; open it on the first call.

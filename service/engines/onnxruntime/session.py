@@ -43,6 +43,16 @@ def preload() -> None:
         log.info("%s", text)
 
 
+def freeing(arena: str) -> Any:
+    """Return the options of a run that afterwards frees what an arena does not use.
+
+    `arena` is "cpu:0" or "gpu:INDEX".
+    """
+    options = load_runtime().RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arena)
+    return options
+
+
 def open_session(
     model: Path,
     engine: str,

@@ -152,7 +152,7 @@ def streams(standin: StandIn, model: str) -> int:
 def warm(standin: StandIn, model: str, name: str, megabytes: int) -> dict[str, Any]:
     """Warm up on a device of `megabytes` MB; return what serves, or why nothing does."""
     warm_up._TRIAL_S = 0.001
-    warm_up._WORTH_IT = 0.0  # durations mean nothing here: only memory ends the sweep
+    warm_up.WORTH_IT = 0.0  # durations mean nothing here: only memory ends the sweep
     logged: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: logged.append(record.getMessage())  # type: ignore[method-assign]

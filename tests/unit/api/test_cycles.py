@@ -6,11 +6,16 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 from starlette.types import Receive, Scope, Send
 
 from tests.unit.api.connecting import connected, nothing_in_it, run, until, upload
+from tidegate.service.api.access_log import AccessLog
+from tidegate.service.api.context import ContextMiddleware, RequestContext
+from tidegate.service.catalog import Choice
+from tidegate.service.metrics import Metrics
 
 BODY = bytes(200_000)
 
@@ -86,6 +91,34 @@ def test_the_previous_request_is_freed_on_an_open_connection() -> None:
         await until(lambda: len(transport.written) == 2)
 
         assert first() is None
+        protocol.connection_lost(None)
+
+    run(scene())
+
+
+def test_an_open_connection_does_not_keep_the_version_that_answered_last() -> None:
+    class Version:
+        """Stands in for a loaded version, of which the connection should know nothing."""
+
+    version = Version()
+    gone = weakref.ref(version)
+
+    async def answers(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal version
+        RequestContext.of(scope).chosen = Choice(version)  # type: ignore[arg-type]  # see above
+        del version
+        await nothing_in_it(scope, receive, send)
+
+    def no_error(error: BaseException, context: RequestContext) -> NoReturn:
+        raise error
+
+    async def scene() -> None:
+        app = ContextMiddleware(answers, Metrics("test"), no_error, AccessLog())
+        protocol, transport = connected(app)
+        protocol.data_received(upload(b"1"))
+        await until(lambda: transport.written and not protocol.tasks)
+
+        assert gone() is None
         protocol.connection_lost(None)
 
     run(scene())

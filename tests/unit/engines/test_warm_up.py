@@ -16,7 +16,7 @@ from tidegate.service.engines.warm_up import measure_batch_sizes
 def in_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the measurements; every size is worth it."""
     monkeypatch.setattr(warm_up, "_TRIAL_S", 0.0001)
-    monkeypatch.setattr(warm_up, "_WORTH_IT", 0.0)
+    monkeypatch.setattr(warm_up, "WORTH_IT", 0.0)
 
 
 @pytest.mark.parametrize("stop_early", [True, False])

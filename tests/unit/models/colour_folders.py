@@ -10,8 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from tests.unit.models import tiny
+from tidegate.models.build_request import Data
 from tidegate.models.importers.base import Imported
-from tidegate.models.pipeline import Data
 
 COLOURS = {
     "blue": (40, 60, 200),

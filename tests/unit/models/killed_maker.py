@@ -14,9 +14,10 @@ import time
 from pathlib import Path
 
 from tests.unit.models.colour_folders import folders, imported
+from tidegate.models.build_request import BuildOptions
 from tidegate.models.fitting.conformal import GateTarget
 from tidegate.models.fitting.fit import FitOptions
-from tidegate.models.pipeline import BuildOptions, make
+from tidegate.models.pipeline import make
 from tidegate.service.bundle.store import open_bundle
 from tidegate.service.errors import BundleRefused
 

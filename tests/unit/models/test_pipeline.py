@@ -19,12 +19,13 @@ import pytest
 
 from tests.server import PATIENCE_S, ROOT, running
 from tests.unit.models.colour_folders import COLOURS, LABELS, folders, imported
+from tidegate.models.build_request import BuildOptions, Data
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting import coverage_floor, synthetic_ood
 from tidegate.models.fitting.conformal import GateTarget
 from tidegate.models.fitting.fit import FitOptions
 from tidegate.models.fitting.mahalanobis import DistanceOptions
-from tidegate.models.pipeline import BuildOptions, Data, make
+from tidegate.models.pipeline import make
 from tidegate.models.sealing.unseal import unseal
 from tidegate.service.bundle.golden import check_golden
 from tidegate.service.bundle.store import Bundle, open_bundle

@@ -11,7 +11,7 @@ from tidegate.service.api.dialects import catalogue
 from tidegate.service.api.dialects.base import Dialect, Parts
 from tidegate.service.api.dialects.names import NAMES
 from tidegate.service.api.dialects.v2.rpc import calls
-from tidegate.service.metrics import CLASSIFY_ROUTES
+from tidegate.service.metrics.tables import CLASSIFY_ROUTES
 
 RULES = ROOT / "docker" / "prometheus" / "rules" / "service.yml"
 SHARED = {"/"}  # the page of GET / has this route, too

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +71,42 @@ def test_a_larger_batch_s_pixels_do_not_leak_into_a_smaller_one(
     engine.run(0, [images[7]] * 8)
 
     assert np.array_equal(engine.run(0, images[:3]).logits, before.logits)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
+def test_batches_that_are_not_kept_need_no_memory(model: Path) -> None:
+    engine = OnnxEngine(model, buckets=(1, 512), slots=2)
+    engine.run(0, photos(1))
+    before = allocated_bytes()
+    engine.run(1, photos(1) * 512)
+    grown = allocated_bytes() - before
+
+    engine.keep(1)
+
+    assert grown > 1 << 20
+    assert allocated_bytes() - before < grown / 4
+    assert engine.max_batch_size == 1
+    assert engine.run(1, photos(1)).finite(0)
+
+
+def allocated_bytes() -> int:
+    """Return how much this process has allocated from glibc."""
+    libc = ctypes.CDLL("libc.so.6")
+    libc.mallinfo2.restype = MallInfo
+    found = libc.mallinfo2()
+    return int(found.uordblks + found.hblkhd)
+
+
+class MallInfo(ctypes.Structure):
+    """struct mallinfo2."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
 
 
 def test_buckets_may_be_given_in_any_order(model: Path) -> None:

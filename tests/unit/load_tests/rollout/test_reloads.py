@@ -100,21 +100,34 @@ def test_versions_that_answer_alike_prove_nothing() -> None:
     assert missed(found.findings) == ["images that tell the versions apart"]
 
 
+def after(*found: Resources) -> list[Reload]:
+    """Return a reload for each, of versions 2 and 1 in turn."""
+    window = Window(0.0, 1.0)
+    return [Reload("21"[number % 2], window, one) for number, one in enumerate(found)]
+
+
 @pytest.mark.parametrize(
     ("last", "limit"),
     [
         (replace(SOUND, resident_mb=314.0), []),
-        (replace(SOUND, resident_mb=316.0), ["memory afterwards, at most"]),
+        (replace(SOUND, resident_mb=316.0), ["memory afterwards, to the same version's"]),
         (replace(SOUND, threads=13), ["threads afterwards, at most"]),
         (replace(SOUND, descriptors=21), ["descriptors afterwards, at most"]),
     ],
 )
 def test_growth_after_the_fifth_reload_exceeds_the_limit(last: Resources, limit: list[str]) -> None:
-    assert missed(of_resources([SOUND] * 5 + [SOUND, last, SOUND])) == limit
+    assert missed(of_resources(after(*[SOUND] * 5, SOUND, last, SOUND))) == limit
 
 
 def test_growth_before_the_fifth_reload_is_allowed() -> None:
     grown = replace(SOUND, resident_mb=400.0, threads=14, descriptors=22)
 
-    assert not missed(of_resources([SOUND, SOUND, SOUND, SOUND, grown, grown]))
-    assert not missed(of_resources([SOUND, grown]))
+    assert not missed(of_resources(after(SOUND, SOUND, SOUND, grown, grown, grown)))
+    assert not missed(of_resources(after(SOUND, grown)))
+
+
+def test_memory_is_compared_with_that_of_the_same_version() -> None:
+    small, large = SOUND, replace(SOUND, resident_mb=400.0)
+
+    assert not missed(of_resources(after(*[small, large] * 4)))
+    assert missed(of_resources(after(*[small, large] * 3, large, large)))

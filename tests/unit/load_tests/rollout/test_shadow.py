@@ -72,6 +72,23 @@ def test_windows_of_one_arm_are_added() -> None:
     assert made.shadowed == {"compared": 7, "dropped": 1, "failed": 0}
 
 
+def test_the_ratios_have_intervals_of_the_pairs_of_windows() -> None:
+    without, with_one = Arm(), Arm()
+    for slower in (1.0, 1.1, 1.2):
+        without.add([answered(0.0, 0.1)] * 100, 1.0, {})
+        with_one.add([answered(0.0, 0.1 * slower)] * round(100 / slower), 1.0, {})
+
+    p99 = {one.quantity: one.value for one in of_latency("50 %", without, with_one)}
+    good = {one.quantity: one.value for one in of_goodput("2 ×", without, with_one, 0.25)}
+
+    assert p99["50 %: p99, ratio: lower end of 95 %"] == pytest.approx(1.0)
+    assert p99["50 %: p99, ratio: upper end of 95 %"] == pytest.approx(1.2)
+    low, high = (good[f"2 ×: goodput, ratio: {end} end of 95 %"] for end in ("lower", "upper"))
+    assert low is not None
+    assert high is not None
+    assert low < good["2 ×: goodput, ratio"] < high  # type: ignore[operator]  # it was measured
+
+
 def test_the_counters_of_all_models_are_added() -> None:
     text = (
         b"# TYPE tidegate_shadow_images_total counter\n"

@@ -15,11 +15,12 @@ import pytest
 from tests.unit.models import tiny
 from tests.unit.models.colour_folders import LABELS, backbone, folders
 from tidegate.models.benchmarks.gates import probe
-from tidegate.models.benchmarks.gates.measure import CAUGHT, measure, tables
+from tidegate.models.benchmarks.gates.measure import CAUGHT, measure
+from tidegate.models.benchmarks.gates.report import figures, tables
+from tidegate.models.build_request import Data
 from tidegate.models.commands import fitting as fitting_options
 from tidegate.models.commands import import_model
 from tidegate.models.importers.torch_runtime import require
-from tidegate.models.pipeline import Data
 from tidegate.models.probes.photographs import PHOTOS
 from tidegate.service.bundle.store import open_bundle
 from tidegate.service.cli import main
@@ -187,7 +188,7 @@ def test_the_gate_s_cost_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("fake_plots")
 def test_a_frozen_network_becomes_a_bundle_with_a_row_of_the_comparison(
-    data: Data, tmp_path: Path
+    data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     encoder = backbone()
     del encoder.graph.output[0], encoder.graph.node[-1]  # logits
@@ -204,7 +205,9 @@ def test_a_frozen_network_becomes_a_bundle_with_a_row_of_the_comparison(
     assert row.flagged.low < 0.05 < row.flagged.high
     assert row.separation.removed_classes[row.combination] > 0.5
     assert set(row.caught) == set(CAUGHT)
-    assert "| colours | 9" in tables([row])
+    assert "| colours | 9" in tables([figures(row)])
+    assert main(["gate-cost", "--bundle", str(tmp_path / "colours/1")]) == 0
+    assert capsys.readouterr().out.count(" % of the network (") == 4
 
 
 def test_an_unknown_model_of_the_comparison_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -339,7 +339,7 @@ def test_two_tables_are_refused_by_name_and_what_only_one_needs_is_dropped() -> 
     sketch = plain().weights("w2", WIDTH, 4).node("MatMul", ["flat", "w2"], "extra")
     sketch.output("extra", "n", 4)
 
-    with pytest.raises(BuildRefused, match=r"2 \(scores, extra\)"):
+    with pytest.raises(BuildRefused, match=r"2 \(scores \[batch, 5\], extra \[batch, 4\]\)"):
         to_backbone(sketch.model())
 
     renamed = classifier(last="logits").weights("w2", WIDTH, 4)
@@ -350,20 +350,59 @@ def test_two_tables_are_refused_by_name_and_what_only_one_needs_is_dropped() -> 
 
 @pytest.mark.parametrize(
     ("last", "said"),
-    [("Sigmoid", "ends in a Sigmoid"), ("one", "one class score"), ("ratio", "probabilities")],
+    [("Sigmoid", "ends in a Sigmoid"), ("ratio", "probabilities")],
 )
 def test_what_is_no_choice_among_classes_is_refused(last: str, said: str) -> None:
     sketch = classifier()
     if last == "Sigmoid":
         sketch.node("Sigmoid", ["scores"], "out").output("out", "n", CLASSES)
-    elif last == "one":
-        sketch.weights("w1", WIDTH, 1).node("MatMul", ["flat", "w1"], "out").output("out", "n", 1)
     else:  # a softmax that no node is called after
         sketch.node("Exp", ["scores"], "e").node("ReduceL1", ["e"], "s", axes=[1])
         sketch.node("Div", ["e", "s"], "out").output("out", "n", CLASSES)
 
     with pytest.raises(BuildRefused, match=said):
-        to_backbone(sketch.model(), features=None if last == "one" else "flat")
+        to_backbone(sketch.model(), features="flat")
+
+
+def test_one_of_two_outputs_may_be_named_as_the_features() -> None:
+    sketch = classifier().output("flat", "n", WIDTH).output("scores", "n", CLASSES)
+
+    check(to_backbone(sketch.model(), features="flat"), sketch)
+
+
+def test_tensors_that_may_be_the_features_are_named() -> None:
+    sketch = classifier().node("Relu", ["scores"], "bent").output("bent", "n", CLASSES)
+
+    with pytest.raises(BuildRefused, match=r"--features TENSOR; candidates: scores .*, flat \["):
+        to_backbone(sketch.model())
+    with pytest.raises(BuildRefused, match=r"no tensor 'zzz'; candidates: scores .*, flat \["):
+        to_backbone(sketch.model(), features="zzz")
+
+
+@pytest.mark.parametrize("shape", [("n", 1), ("n",)])
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_a_single_logit_becomes_those_of_two_classes(
+    sigmoid: bool, shape: tuple[str | int, ...]
+) -> None:
+    sketch = pooled().node("Flatten", ["pool"], "flat").weights("w1", WIDTH, 1)
+    last = "column" if len(shape) == 2 else "scores"
+    sketch.node("MatMul", ["flat", "w1"], "column")
+    if len(shape) == 1:
+        sketch.constant("axis", [1], np.int64).node("Squeeze", ["column", "axis"], "scores")
+    if sigmoid:
+        sketch.node("Sigmoid", [last], "probability")
+    sketch.output("probability" if sigmoid else last, *shape)
+
+    found = to_backbone(sketch.model())
+
+    plain = Sketch(**{**sketch.__dict__, "outputs": [("column", ["n", 1])]}).model()
+    logits, features = run(found.model, IMAGES, "logits", "features")
+    assert features.shape == (len(IMAGES), WIDTH)
+    np.testing.assert_array_equal(logits[:, 0], 0)
+    for image, (_, one) in zip(IMAGES, logits, strict=True):
+        np.testing.assert_allclose(one, run(plain, image[None])[0].item(), rtol=1e-5)
+    assert found.classes == 2
+    assert any("two classes" in note for note in found.notes)
 
 
 @settings(max_examples=40, deadline=None)

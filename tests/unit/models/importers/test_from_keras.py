@@ -163,7 +163,7 @@ def test_a_source_that_cannot_be_imported_is_rejected_with_an_explanation(
     small.export(tmp_path / "small", verbose=False)
     (tmp_path / "broken.keras").write_bytes((tmp_path / "small.keras").read_bytes()[:2000])
     (tmp_path / "empty").mkdir()
-    network(require("keras").layers.Dense(1, activation="sigmoid")).save(tmp_path / "two.keras")
+    network(require("keras").layers.Dense(3, activation="sigmoid")).save(tmp_path / "many.keras")
     network(
         require("keras").layers.Dense(CLASSES), require("keras").layers.Lambda(lambda x: x * 2)
     ).save(tmp_path / "code.keras")
@@ -174,7 +174,7 @@ def test_a_source_that_cannot_be_imported_is_rejected_with_an_explanation(
         ("code.keras", SIDE, "Keras cannot load code.keras"),
         ("empty", SIDE, "TensorFlow cannot load the SavedModel empty"),
         ("small.keras", 33, "gives images of 33 × 33"),
-        ("two.keras", SIDE, "Sigmoid"),
+        ("many.keras", SIDE, "Sigmoid"),
     ):
         with pytest.raises(BuildRefused, match=said):
             load(tmp_path / name, spec(tmp_path, side))

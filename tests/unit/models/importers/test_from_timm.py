@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,76 @@ def test_the_number_of_classes_is_the_checkpoints(tmp_path: Path) -> None:
     check_logits(imported)
 
 
+def test_a_single_logit_is_served_as_two_classes(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path / "best.pt", resnet18(classes=1).state_dict())
+
+    imported = from_timm.load(NAME, checkpoint=checkpoint, overrides=SMALL)
+
+    assert imported.backbone.graph.output[0].type.tensor_type.shape.dim[1].dim_value == 2
+    check_logits(imported)
+
+
+ARGUMENTS = {"model": NAME, "img_size": 64, "crop_pct": 1.0, "mean": [0.5, 0.5, 0.5]}
+
+
+@pytest.mark.parametrize("place", ["checkpoint", "file"])
+def test_the_preprocessing_is_that_of_timms_own_training_arguments(
+    tmp_path: Path, place: str
+) -> None:
+    content: dict[str, Any] = {"state_dict": resnet18().state_dict()}
+    if place == "checkpoint":
+        content["args"] = Namespace(**ARGUMENTS, std=None)
+    else:
+        (tmp_path / "args.yaml").write_text(json.dumps(ARGUMENTS))  # JSON is YAML
+    path = saved(tmp_path / "last.pth.tar", content)
+
+    imported = from_timm.load(NAME, checkpoint=path)
+
+    assert imported.spec.output_size == (64, 64)
+    assert imported.spec.mean == (0.5, 0.5, 0.5)
+    assert not imported.rivals
+    assert from_timm.load(NAME, checkpoint=path, overrides=SMALL).spec.mean == (0.5, 0.5, 0.5)
+    with pytest.raises(BuildRefused, match="says that a resnet18 was trained, not a resnet34"):
+        from_timm.load("resnet34", checkpoint=path)
+
+
+def test_usual_preprocessings_are_rivals_of_a_default_that_nobody_stated(tmp_path: Path) -> None:
+    path = saved(tmp_path / "best.pt", resnet18().state_dict())
+
+    options = {rival.options for rival in from_timm.load(NAME, checkpoint=path).rivals}
+
+    assert {"--size 32", "--size 224", "--crop-pct 1", "--mean 0 0 0 --std 1 1 1"} <= options
+    assert "--size 288" not in options  # the default
+    stated = from_timm.load(NAME, checkpoint=path, overrides=SMALL).rivals
+    assert not any("--size" in rival.options for rival in stated)
+
+
+def test_own_transforms_are_served_and_proved_as_they_are(tmp_path: Path) -> None:
+    transforms = require("torchvision.transforms")
+    chain = [transforms.Resize((64, 64)), transforms.ToTensor()]
+    path = saved(tmp_path / "best.pt", resnet18().state_dict())
+
+    imported = from_timm.load(NAME, checkpoint=path, compose=transforms.Compose(chain))
+
+    assert imported.transform is not None
+    check_pixels(imported.spec, imported.transform)
+    assert list(imported.spec.mean) == [0, 0, 0]
+    assert not imported.rivals
+    with pytest.raises(BuildRefused, match="as --transforms or as timm's options"):
+        from_timm.load(NAME, checkpoint=path, compose=transforms.Compose(chain), overrides=SMALL)
+
+
+def test_class_names_in_the_checkpoint_are_the_labels(tmp_path: Path) -> None:
+    names = {"eel": 4, "cat": 0, "dog": 1, "fox": 3, "cow": 2}
+    content = {"model": resnet18().state_dict(), "class_to_idx": names}
+
+    imported = from_timm.load(
+        NAME, checkpoint=saved(tmp_path / "best.pt", content), overrides=SMALL
+    )
+
+    assert imported.labels == ("cat", "dog", "cow", "fox", "eel")
+
+
 def test_timms_test_size_is_used_and_noted() -> None:
     imported = from_timm.load(NAME, random_weights=True)
 
@@ -117,19 +188,30 @@ def test_the_usual_nesting_is_unwrapped(tmp_path: Path, nest: str, prefix: str) 
     weights = {prefix + name: tensor for name, tensor in module.state_dict().items()}
     path = saved(tmp_path / "last.ckpt", {"epoch": 3, nest: weights})
 
-    checkpoint = torch_checkpoint.read(path)
+    other = require("timm").create_model(NAME, num_classes=5)
+    notes = torch_checkpoint.read(path).fill(other)
 
-    checkpoint.fill(module)
-    assert checkpoint.tensors.keys() == module.state_dict().keys()
+    assert nest in notes[0]
+    assert all(map(require("torch").equal, same(module), same(other)))
 
 
-def test_averaged_and_last_weights_in_one_file_are_a_choice_to_state(tmp_path: Path) -> None:
-    weights = resnet18().state_dict()
-    path = saved(tmp_path / "last.pt", {"state_dict": weights, "state_dict_ema": weights})
+def same(module: Any) -> Any:
+    return module.state_dict().values()
 
-    with pytest.raises(BuildRefused, match=r"--state-dict \(state_dict_ema, state_dict\)"):
-        torch_checkpoint.read(path)
-    assert torch_checkpoint.read(path, "state_dict").tensors.keys() == weights.keys()
+
+def test_averaged_weights_are_taken_unless_others_are_chosen(tmp_path: Path) -> None:
+    last, averaged = (resnet18().state_dict() for _ in range(2))
+    averaged["fc.bias"] = averaged["fc.bias"] + 1
+    path = saved(tmp_path / "last.pt", {"state_dict": last, "state_dict_ema": averaged})
+    module = resnet18()
+
+    notes = torch_checkpoint.read(path).fill(module)
+
+    assert require("torch").equal(module.fc.bias, averaged["fc.bias"])
+    assert "`state_dict_ema`" in notes[0]
+    assert "state_dict;" in notes[1]
+    torch_checkpoint.read(path, "state_dict").fill(module)
+    assert require("torch").equal(module.fc.bias, last["fc.bias"])
 
 
 def test_a_checkpoint_of_another_model_names_what_does_not_fit(tmp_path: Path) -> None:

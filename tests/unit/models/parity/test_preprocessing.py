@@ -21,10 +21,8 @@ from tidegate.models.errors import BuildRefused
 from tidegate.models.importers import (
     from_huggingface,
     from_timm,
-    from_torchvision,
     huggingface_rules,
-    timm_rules,
-    torchvision_rules,
+    torchvision_transforms,
 )
 from tidegate.models.importers.base import Backend, SourceTransform
 from tidegate.models.importers.torch_runtime import require
@@ -266,7 +264,7 @@ class TestTheWholeProbeSet:
         config = {"input_size": (3, 224, 224), "interpolation": filter, "crop_pct": 0.9}
         config |= {"crop_mode": mode, "mean": MEAN, "std": STD}
 
-        parity = prove(timm_rules.translate(config), from_timm._transform(config))
+        parity = prove(*from_timm._default(config))
 
         assert parity.exact
 
@@ -294,7 +292,4 @@ class TestTheWholeProbeSet:
 
 def of_torchvision(chain: list[Any]) -> tuple[PreprocessSpec, SourceTransform]:
     """Import this chain and return the result."""
-    compose = require("torchvision.transforms").Compose(chain)
-    stages, flat = from_torchvision._described(compose)
-    translation = torchvision_rules.translate(stages)
-    return translation.spec, from_torchvision._transform(translation, flat)
+    return torchvision_transforms.translate(require("torchvision.transforms").Compose(chain), None)

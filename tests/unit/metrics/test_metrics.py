@@ -10,13 +10,8 @@ from tidegate.models.fitting.drift_reference import reference_fit
 from tidegate.service.bundle.manifest import Histogram
 from tidegate.service.bundle_reference import shares_at_most
 from tidegate.service.drift.reference import INPUTS
-from tidegate.service.metrics import (
-    CONFIDENCE_BUCKETS,
-    MODEL_INFO,
-    Metrics,
-    ModelMetrics,
-    ServedModel,
-)
+from tidegate.service.metrics import Metrics, ModelMetrics, ServedModel
+from tidegate.service.metrics.tables import CONFIDENCE_BUCKETS, MODEL_INFO
 
 
 def _les(confidence_at_most: dict[float, float], metric: str) -> dict[str, float]:

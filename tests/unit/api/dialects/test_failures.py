@@ -1,4 +1,4 @@
-"""Before the model is warm, every dialect says so in its own form."""
+"""Every dialect reports failures in its own form, with the status of /classify."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import logging
 import httpx
 import pytest
 
+from tidegate.service import errors
 from tidegate.service.api.dialects.names import NAMES
+from tidegate.service.api.problems import TABLE
 from tidegate.service.app import build
 from tidegate.service.settings import Settings
 
@@ -58,6 +60,45 @@ def test_a_route_is_503_in_the_form_of_its_protocol(
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["retry-after"] == "1"
     assert "warming up" in answer.json()[member]
+
+
+RETRY_AFTER_S = 7.0
+FAILURES = {
+    errors.QuotaExceeded: errors.QuotaExceeded("why", RETRY_AFTER_S),
+    errors.Overloaded: errors.Overloaded("why", RETRY_AFTER_S),
+}
+ARGUMENTS = ("undecodable-image", "unsupported-image-type")  # that are invalid, for v2
+
+
+@pytest.mark.parametrize(
+    ("path", "member", "text"),
+    [
+        (f"/v1/models/{MODEL}:predict", "error", "{code}: why"),
+        ("/predict", "error", "{code}: why"),
+        ("/", "error", "{code}: why"),
+        ("/invocations", "detail", "why"),
+        (f"/predictions/{MODEL}", "message", "why"),
+        (f"/v2/models/{MODEL}/infer", "error", "{code}: why"),
+        (f"/v2/models/{MODEL}.pixels/versions/1/infer", "error", "{code}: why"),
+    ],
+)
+def test_every_failure_has_the_form_of_the_protocol(
+    app: Unstarted, monkeypatch: pytest.MonkeyPatch, path: str, member: str, text: str
+) -> None:
+    for failure, (status, code, _) in TABLE.items():
+        error = FAILURES.get(failure) or failure("why")
+
+        def fail(*_: object, error: Exception = error, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr("tidegate.service.lifecycle.Service.catalog", property(fail))
+        answer = app.request("POST", path, b"image")
+
+        expected = 400 if path.startswith("/v2") and code in ARGUMENTS else status
+        assert (answer.status_code, code) == (expected, code)
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.json()[member] == text.format(code=code)
+        assert ("retry-after" in answer.headers) is (error.retry_after_s is not None)
 
 
 def test_sagemaker_s_ping_is_503_without_a_body(app: Unstarted) -> None:

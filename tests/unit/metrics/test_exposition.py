@@ -2,9 +2,11 @@
 
 import asyncio
 import gc
+import itertools
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -21,9 +23,10 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
-from tidegate.service import exposition as exposition_module
-from tidegate.service.exposition import Exposition, ModelRegistries
-from tidegate.service.metrics import MODEL_INFO, Metrics, ModelMetrics, ServedModel
+from tidegate.service.metrics import Metrics, ModelMetrics, ServedModel
+from tidegate.service.metrics import exposition as exposition_module
+from tidegate.service.metrics.exposition import Exposition, ModelRegistries
+from tidegate.service.metrics.tables import MODEL_INFO
 
 LABELS = ("", 'a "b"', "back\\slash", "two\nlines", "é # x 1.0")
 FLOATS = st.floats(-1e9, 1e9) | st.sampled_from([0.0, float("inf"), float("nan")])
@@ -178,6 +181,37 @@ def test_the_event_loop_runs_while_1000_classes_are_formatted() -> None:
 
     assert text.count(b"\ntidegate_predictions_total{") == 1000
     assert turns > 20  # the first scrape takes at least 20 ms, a slice 0.5
+
+
+@pytest.mark.parametrize("pieces", range(1, 12))
+def test_a_scrape_that_is_aborted_leaves_no_old_line(
+    monkeypatch: pytest.MonkeyPatch, pieces: int
+) -> None:
+    world = World()
+    exposition = Exposition(world.registry)
+
+    def put(first: float, second: float) -> None:
+        world.gauge.labels("a").set(first)
+        world.gauge.labels("b").set(second)
+
+    put(1, 1)
+    exposition.render(openmetrics=False)
+    put(2, 2)
+    with monkeypatch.context() as patch:
+        after = itertools.count(1)
+
+        async def pause(seconds: float) -> None:
+            if next(after) == pieces:
+                raise asyncio.CancelledError
+
+        patch.setattr(exposition_module, "SLICE_S", -1.0)
+        patch.setattr(asyncio, "sleep", pause)
+        with suppress(asyncio.CancelledError):
+            asyncio.run(exposition.render_in_slices(openmetrics=False))
+
+    for first, second in ((1.0, 1.0), (1.0, 3.0)):  # one changes back, then the other
+        put(first, second)
+        assert exposition.render(openmetrics=False) == generate_latest(world.registry)
 
 
 def test_what_blocks_is_read_on_a_thread() -> None:

@@ -1,0 +1,140 @@
+"""What was measured: a row for each result of the load tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from docs.tables.markdown import table
+from load_tests.rollout.reloads import SETTLED
+
+RESULTS = Path(__file__).parents[2] / "load_tests" / "results"
+
+
+def reload_costs() -> str:
+    """Return a row for each measured pair of versions."""
+    head = (
+        "version 2",
+        "reloads",
+        "requests",
+        "failed: reload, control",
+        "p50: reload, control",
+        "p99: reload, control",
+        "ratio of p99",
+        "memory of version 1: settled, most later",
+        "of version 2",
+        "answers of another version",
+    )
+    return table(head, [_reload_cost(path) for path in sorted(RESULTS.glob("*-reload-*.json"))])
+
+
+def _reload_cost(path: Path) -> Sequence[str]:
+    result = json.loads(path.read_text("utf-8"))
+    found = _findings(result)
+    wrong = found["answers that are not their digest's"]
+    return (
+        f"[{result['second']}](../../load_tests/results/{path.name})",
+        str(len(result["reloads"])),
+        f"{result['anywhere']['requests']:,}",
+        f"{_failed(result['inside'])}, {_failed(result['control'])}",
+        f"{result['inside']['p50_ms']:.1f}, {result['control']['p50_ms']:.1f} ms",
+        f"{result['inside']['p99_ms']:.1f}, {result['control']['p99_ms']:.1f} ms",
+        f"{found['p99, ratio']:.2f}",
+        *(_memory_over_reloads(result["reloads"], version) for version in ("1", "2")),
+        f"{wrong:.0f} of {found['answers checked']:,.0f}",
+    )
+
+
+def _memory_over_reloads(reloads: Sequence[dict[str, Any]], version: str) -> str:
+    """Return the memory of a version when it had settled, and the most later."""
+    settled, later = (
+        [one["after"]["resident_mb"] for one in part if one["version"] == version]
+        for part in (reloads[:SETTLED], reloads[SETTLED:])
+    )
+    return f"{settled[-1]:.0f}, {max(later):.0f} MB"
+
+
+def _failed(tally: dict[str, Any]) -> int:
+    return sum(tally["failures"].values())
+
+
+def shadow_costs() -> str:
+    """Return a row for each load of the measured shadows."""
+    head = ("load", "without a shadow", "with a shadow", "ratio", "images compared", "dropped")
+    results = [json.loads(p.read_text("utf-8")) for p in sorted(RESULTS.glob("*-shadow-*.json"))]
+    return table(head, [row for result in results for row in _shadow_rows(_findings(result))])
+
+
+def _shadow_rows(found: dict[str, float]) -> Iterable[Sequence[str]]:
+    for load in dict.fromkeys(quantity.partition(":")[0] for quantity in found):
+        kind, unit = ("p99", "ms") if f"{load}: p99, ratio" in found else ("goodput", "/s")
+        yield (
+            load,
+            f"{kind} {found[f'{load}: {kind} without']:.1f} {unit}",
+            f"{kind} {found[f'{load}: {kind} with a shadow']:.1f} {unit}",
+            f"{found[f'{load}: {kind}, ratio']:.3f}",
+            f"{found[f'{load}: compared by the shadow']:,.0f}",
+            f"{found[f'{load}: dropped by the shadow']:,.0f}",
+        )
+
+
+def overheads() -> str:
+    """Return a row for each measured addition: what grew, and its ratio."""
+    head = ("addition", "figure", "without", "with", "ratio")
+    results = sorted(RESULTS.glob("*-overhead-*.json"))
+    rows = [row for path in results for row in _overhead(path)]
+    return table(head, rows) if rows else "Not measured yet."
+
+
+_WAITS = "p99, if its request waits for a whole scrape"
+_ADDITIONS = {
+    "scrapes": "a scrape each second, 1,000 classes",
+    "traces": "traces of 1 % of the requests",
+    "keys": "API keys, ten of them",
+    "v2": "the binary form of the Open Inference Protocol instead of `/classify`",
+    "change": "all that is new since 28 November (commit e8e2055), if none of it is used",
+}
+
+
+def _overhead(path: Path) -> Iterator[Sequence[str]]:
+    found = _findings(json.loads(path.read_text("utf-8")))
+    of = path.name.partition("-overhead-")[2].partition("-")[0]
+    name = f"[{_ADDITIONS[of]}](../load_tests/results/{path.name})"
+    if of == "scrapes":
+        without, with_it = (found[f"p99 {which}"] for which in ("without", "with"))
+        waited = without + found["CPU of a scrape"]
+        ratio = f"{found['p99 and a whole scrape, ratio']:.2f}"
+        yield name, "p99", f"{without:.1f} ms", f"{with_it:.1f} ms", _interval(found, "p99", 2)
+        yield name, _WAITS, f"{without:.1f} ms", f"{waited:.1f} ms", ratio
+        return
+    cpu = "CPU per image"
+    times = (f"{found[f'{cpu} {which}, mean of windows']:.2f} ms" for which in ("without", "with"))
+    yield name, cpu, *times, _interval(found, cpu, 3)
+
+
+def _interval(found: dict[str, float], figure: str, digits: int) -> str:
+    """Return a ratio with its 95 % interval, if there is one."""
+    ratio = f"{found[f'{figure}, ratio']:.{digits}f}"
+    ends = [found.get(f"{figure}, ratio: {end} end of 95 %") for end in ("lower", "upper")]
+    known = [f"{end:.{digits}f}" for end in ends if end is not None]
+    return f"{ratio} ({'–'.join(known)})" if known else ratio
+
+
+def perf_analyzer() -> str:
+    """Return a row for each figure of perf_analyzer on our server and on PyTriton."""
+    results = sorted(RESULTS.glob("*-perf-analyzer-*.json"))
+    if not results:
+        return "Not measured yet."
+    found = _findings(json.loads(results[-1].read_text("utf-8")))
+    names = [name.removesuffix(", ratio") for name in found if name.endswith(", ratio")]
+    rows = [
+        (name, *(f"{found[f'{name}, {of}']:.3g}" for of in ("tidegate", "pytriton", "ratio")))
+        for name in names
+    ]
+    return table(("median of the rounds", "Tidegate", "PyTriton", "ratio"), rows)
+
+
+def _findings(result: dict[str, Any]) -> dict[str, float]:
+    return {finding["quantity"]: finding["value"] for finding in result["findings"]}
