@@ -26,7 +26,7 @@ from tidegate.models.probes.photographs import PHOTOS
 from tidegate.models.sealing.check import run
 from tidegate.service.bundle.evidence import Coverage
 from tidegate.service.bundle.golden import check_golden
-from tidegate.service.bundle.store import Bundle
+from tidegate.service.bundle.store import Bundle, open_bundle
 from tidegate.service.cli import main
 from tidegate.service.imaging.preprocess import apply, preprocess
 from tidegate.service.ood.gates import Verdict
@@ -163,15 +163,19 @@ def test_a_second_build_keeps_the_first(demo: Bundle, built: Path) -> None:
     assert (second.path / "manifest.json").stat().st_mtime_ns == written
 
 
-def test_a_damaged_bundle_is_built_again_with_the_same_bytes(
-    demo: Bundle, wheel: Wheel, built: Path
+def test_the_command_builds_a_damaged_bundle_again_with_the_same_bytes(
+    demo: Bundle, wheel: Wheel, built: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (built / NAME / "1" / "model.onnx").write_bytes(b"cut off")
+    folder = built / NAME / "1"
+    (folder / "model.onnx").write_bytes(b"cut off")
 
-    second = build(built, wheel.path)
+    code = main(["demo", "--out", str(built), "--wheel", str(wheel.path)])
 
-    assert second.model_path.read_bytes() == demo.model_path.read_bytes()
-    assert second.digest == demo.digest
+    printed = capsys.readouterr()
+    assert (code, printed.out) == (0, f"{folder}\n")
+    assert "Demo bundle [5/5]: running the golden probes and writing the bundle" in printed.err
+    assert (folder / "model.onnx").read_bytes() == demo.model_path.read_bytes()
+    assert open_bundle(folder).digest == demo.digest
 
 
 def test_a_bundle_whose_probes_are_decoded_otherwise_is_built_again(
@@ -215,16 +219,6 @@ def test_a_model_whose_scores_differ_from_the_calibration_is_rejected() -> None:
 
     with pytest.raises(BuildRefused, match=r"energy score of chelsea\.png"):
         check_witnesses(measured, report)
-
-
-def test_the_command_prints_the_bundles_path(
-    wheel: Wheel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code = main(["demo", "--out", str(tmp_path), "--wheel", str(wheel.path)])
-
-    printed = capsys.readouterr()
-    assert (code, printed.out) == (0, f"{tmp_path / NAME / '1'}\n")
-    assert "Demo bundle [5/5]: running the golden probes and writing the bundle" in printed.err
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,7 @@ def test_the_whole_recipe_runs(
 ) -> None:
     known = {("invented", name.rpartition(".")[0]): c for name, c in CLASSES.items()}
     monkeypatch.setattr(temperature, "class_ids_by_photograph", lambda: known)
+    monkeypatch.setattr(temperature, "_DRAWS", 39)
     monkeypatch.setattr(fit, "SHRINKAGES", (0.3,))
     monkeypatch.setattr(fit, "RANKS", RANKS[:2])
 
