@@ -68,6 +68,7 @@ test-torch: bundle $(TORCH_ENV) ## run the tests that need torch, in a separate 
 	@.venv-torch/bin/python -m pytest -m torch
 
 test-gpu-packages: bundle $(GPU_ENV)-tensorrt-rtx ## run the tests that need the GPU packages, but no GPU
+	@.venv-gpu/bin/python -m pip install --quiet --editable '.[nvjpeg]'
 	@.venv-gpu/bin/python -m pytest -m gpu_packages
 
 gpu-report: bundle ## run the GPU tests and the benchmark on this machine's GPU, and write the report (GPU_EXTRA)
@@ -150,6 +151,6 @@ $(GPU_ENV)-%: pyproject.toml setup.py $(COMPILED)
 	@test -x .venv-gpu/bin/python || $(PYTHON) -m venv .venv-gpu
 	@.venv-gpu/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@echo "installing ONNX Runtime for CUDA and the extra $* into .venv-gpu: some gigabytes"
-	@.venv-gpu/bin/python -m pip install --quiet --editable '.[$*,models,nvjpeg]'
+	@.venv-gpu/bin/python -m pip install --quiet --editable '.[$*,models]'
 	@.venv-gpu/bin/python -m pip install --quiet --group test
 	@touch $@

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import re
 import resource
 import signal
@@ -18,15 +17,11 @@ from PIL import ImageFile
 _SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE)
 _LIMITS = ("RLIMIT_AS", "RLIMIT_CORE", "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_NOFILE")
 
-# pytest's, and those that the service sets for CUDA's libraries before it loads them.
-_OWN_VARIABLES = ("PYTEST_CURRENT_TEST", "CUDA_DEVICE_ORDER", "NVIDIA_TF32_OVERRIDE")
-
 
 def process_state() -> dict[str, object]:
     """Return what each file of tests must leave as it was, by what it is."""
     return {
         "loggers": _changed_loggers(),
-        "environment": {k: v for k, v in os.environ.items() if k not in _OWN_VARIABLES},
         "working directory": Path.cwd(),
         "umask": _umask(),
         "signal handlers": {name: signal.getsignal(name) for name in _SIGNALS},

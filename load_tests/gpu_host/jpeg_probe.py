@@ -28,6 +28,7 @@ from tidegate.models.benchmarks.gpu.parity import answers, differences
 from tidegate.service.bundle.store import Bundle, open_bundle
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
 from tidegate.service.imaging.preprocess import preprocess
+from tidegate.service.types import Pixels
 
 Image8 = NDArray[np.uint8]
 Decode = Callable[[Sequence[bytes]], Sequence[Image8]]
@@ -114,7 +115,7 @@ def main() -> None:
             pixels = decode(files)
             report[name] = {
                 **_pixels(pixels, as_the_service_does(bundle, "pillow")(files)),
-                **differences(answers(engine, pixels), reference, bundle.gate),
+                **differences(answers(engine, [*map(Pixels, pixels)]), reference, bundle.gate),
                 "images_per_s": {size: _rate(decode, files, size) for size in (1, 16, 64)},
                 "damaged": damaged(bundle, decoder, files),
             }
