@@ -65,9 +65,12 @@ def pytest_runtest_makereport(
 def the_process_stays_as_it_was() -> Iterator[None]:
     """Fail a file of tests that leaves the process changed for the tests after it."""
     before = process_state()
-    bound = Image.MAX_IMAGE_PIXELS  # whoever starts a service sets it
+    # These the service sets for good: variables of CUDA, and Pillow's own bound.
+    environment, bound = os.environ.copy(), Image.MAX_IMAGE_PIXELS
     yield
     Image.MAX_IMAGE_PIXELS = bound
+    os.environ.clear()
+    os.environ.update(environment)
     after = process_state()
     changed = {what: (before[what], after[what]) for what in before if before[what] != after[what]}
     assert not changed, "a test of this file leaves the process changed"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import re
 import resource
 import signal
@@ -23,7 +22,6 @@ def process_state() -> dict[str, object]:
     """Return what each file of tests must leave as it was, by what it is."""
     return {
         "loggers": _changed_loggers(),
-        "environment": {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"},
         "working directory": Path.cwd(),
         "umask": _umask(),
         "signal handlers": {name: signal.getsignal(name) for name in _SIGNALS},

@@ -18,6 +18,7 @@ def reload_costs() -> str:
     head = (
         "version 2",
         "reloads",
+        "one every",
         "requests",
         "failed: reload, control",
         "p50: reload, control",
@@ -37,6 +38,7 @@ def _reload_cost(path: Path) -> Sequence[str]:
     return (
         f"[{result['second']}](../../load_tests/results/{path.name})",
         str(len(result["reloads"])),
+        f"{result['every_s']:.0f} s",
         f"{result['anywhere']['requests']:,}",
         f"{_failed(result['inside'])}, {_failed(result['control'])}",
         f"{result['inside']['p50_ms']:.1f}, {result['control']['p50_ms']:.1f} ms",
@@ -74,7 +76,7 @@ def _shadow_rows(found: dict[str, float]) -> Iterable[Sequence[str]]:
             load,
             f"{kind} {found[f'{load}: {kind} without']:.1f} {unit}",
             f"{kind} {found[f'{load}: {kind} with a shadow']:.1f} {unit}",
-            f"{found[f'{load}: {kind}, ratio']:.3f}",
+            _interval(found, f"{load}: {kind}", 3),
             f"{found[f'{load}: compared by the shadow']:,.0f}",
             f"{found[f'{load}: dropped by the shadow']:,.0f}",
         )

@@ -119,11 +119,13 @@ def of_resources(reloads: Sequence[Reload]) -> list[Finding]:
     """
     settled, later = reloads[:SETTLED], reloads[SETTLED:]
     if not later:
-        last = reloads[-1].after if reloads else None
+        if not reloads:
+            return []
+        last = reloads[-1].after
         return [
-            fact("memory at the end", last and last.resident_mb, "MB"),
-            fact("threads at the end", last and last.threads, ""),
-            fact("descriptors at the end", last and last.descriptors, ""),
+            fact("memory at the end", last.resident_mb, "MB"),
+            fact("threads at the end", last.threads, ""),
+            fact("descriptors at the end", last.descriptors, ""),
         ]
     memory = {reload.version: reload.after.resident_mb for reload in settled}
     most = {

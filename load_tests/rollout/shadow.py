@@ -1,5 +1,7 @@
 """Live traffic in interleaved windows with and without a shadow."""
 
+import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -83,6 +85,7 @@ async def switch(
     log = Log(started.log)
     if not models.serve(version, shadow, share):
         return
+    os.kill(started.main_pid, signal.SIGHUP)  # it would take some seconds to notice
     message = await log.message(f"reload of {models.model}: ", REFUSED, timeout_s=LOAD_S)
     if "refused" in message:
         raise MeasurementFailed(message)

@@ -105,11 +105,12 @@ def _of_bundle(path: Path, rng: np.random.Generator) -> None:
     """Print what part of the network's CPU time the gate takes, in the graph."""
     bundle = open_bundle(path)
     sealed, spec = bundle.model_path.read_bytes(), bundle.manifest.preprocess
-    sessions = [quiet_session(graph) for graph in (without_gate(unseal(sealed), spec), sealed)]
+    network = quiet_session(without_gate(unseal(sealed), spec))
+    whole = quiet_session(sealed)
     for batch in _BATCHES:
-        pixels = rng.integers(0, 256, (batch, *spec.output_size, 3), np.uint8)
-        runs = [partial(session.run, None, {"pixels": pixels}) for session in sessions]
-        ratios = sorted(_ratio(*runs, first=turn % 2) for turn in range(_ROUNDS))
+        given = {"pixels": rng.integers(0, 256, (batch, *spec.output_size, 3), np.uint8)}
+        both = partial(network.run, None, given), partial(whole.run, None, given)
+        ratios = sorted(_ratio(both, turn % 2) for turn in range(_ROUNDS))
         # The median of independent values is between these with a probability of 95 %.
         margin = math.ceil(0.98 * math.sqrt(_ROUNDS))
         middle = [ratios[_ROUNDS // 2 + place] for place in (0, -margin, margin)]
@@ -117,12 +118,12 @@ def _of_bundle(path: Path, rng: np.random.Generator) -> None:
         print(f"batch of {batch}: {part:.1f} % of the network ({low:.1f} to {high:.1f})")
 
 
-def _ratio(network: Callable[[], object], whole: Callable[[], object], first: int) -> float:
-    """Return the CPU time of `whole` divided by that of `network`, run in turns."""
+def _ratio(both: tuple[Callable[[], object], Callable[[], object]], first: int) -> float:
+    """Return the CPU time of the second divided by that of the first, run in turns."""
     took = [0, 0]
     for place in (first, 1 - first, 1 - first, first):
         started = time.thread_time_ns()
-        (network, whole)[place]()
+        both[place]()
         took[place] += time.thread_time_ns() - started
     return took[1] / took[0]
 

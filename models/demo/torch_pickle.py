@@ -130,7 +130,7 @@ def _check_memo(stream: BinaryIO) -> None:
     """Check that no object is remembered under a large number: the list is allocated up to it."""
     start = stream.tell()
     for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
-        if operation.name in _REMEMBERING and argument > count:
+        if operation.name in _REMEMBERING and int(argument or 0) > count:
             raise BuildRefused("The checkpoint numbers its objects in another way than pickle.")
     stream.seek(start)
 

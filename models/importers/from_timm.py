@@ -219,7 +219,7 @@ def _rivals(source: Source, model: Any, options: _Options) -> tuple[Rival, ...]:
         longest = 1.5 * own.output_size[0]
         changes |= {f"--size {size}": {"img_size": size} for size in _SIZES if size < longest}
     if not {"crop_pct", "crop_mode"} & {*options.stated}:
-        changes["--crop-pct 1"] = {"crop_pct": 1.0}
+        changes |= {f"--crop-pct {share}": {"crop_pct": share} for share in (0.875, 1)}
         changes["--crop-pct 1 --crop-mode squash"] = {"crop_pct": 1.0, "crop_mode": "squash"}
     if "interpolation" not in options.stated:
         changes |= {f"--interpolation {name}": {"interpolation": name} for name in _FILTERS}

@@ -88,6 +88,8 @@ def test_the_images_of_this_set_have_different_answers(client: httpx.Client) -> 
 
 def test_overload_is_shed_with_a_realistic_retry_after(demo_bundle: Path, chelsea: bytes) -> None:
     with running(demo_bundle, slots=1, threads_per_slot=1) as server:
+        answers: list[httpx.Response] = []
+        statuses: Counter[int] = Counter()
         for deadline_ms in (150, 500, 2000, 8000):  # a busy machine needs a longer one
             deadline = {"X-Request-Timeout-Ms": str(deadline_ms)}
             answers = asyncio.run(post_all(server.url, [chelsea] * 300, 100, deadline))

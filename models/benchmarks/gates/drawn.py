@@ -96,7 +96,8 @@ def _chart(seed: int) -> bytes:
             case 1:
                 axes.bar(names, rng.uniform(1, 9, len(names)))
             case 2:
-                axes.scatter(*rng.normal(size=(2, 200)), c=rng.random(200))
+                x, y, levels = rng.normal(size=(3, 200))
+                axes.scatter(x, y, c=levels)
             case 3:
                 axes.pie(rng.uniform(1, 9, len(names)), labels=names)
             case _:

@@ -141,7 +141,7 @@ class SharesAlone(Monitor):
         super().__init__(reference)
         for detector in (self.ood, self.mix):
             detector.observe = lambda *_: None  # type: ignore[method-assign]
-        self._recent.add = lambda _: None  # type: ignore[method-assign]
+        self._recent.add = lambda images: None  # type: ignore[method-assign]
 
 
 def part(images: Images, chosen: NDArray[np.bool_]) -> Images:

@@ -102,7 +102,7 @@ def test_usual_preprocessings_are_rivals_of_a_default_that_nobody_stated(tmp_pat
 
     options = {rival.options for rival in from_timm.load(NAME, checkpoint=path).rivals}
 
-    assert {"--size 32", "--size 224", "--crop-pct 1", "--mean 0 0 0 --std 1 1 1"} <= options
+    assert {"--size 32", "--size 224", "--crop-pct 0.875", "--mean 0 0 0 --std 1 1 1"} <= options
     assert "--size 288" not in options  # the default
     stated = from_timm.load(NAME, checkpoint=path, overrides=SMALL).rivals
     assert not any("--size" in rival.options for rival in stated)

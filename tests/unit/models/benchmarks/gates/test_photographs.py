@@ -14,10 +14,11 @@ from tidegate.models.benchmarks.gates import drawn, emoji, photographs
 from tidegate.models.demo import debian
 from tidegate.models.demo.photographs import Photograph
 from tidegate.models.package_files import Archive
+from tidegate.service.types import Pixels
 
 
 def photograph(name: str, digest: int) -> Photograph:
-    return Photograph("package", name, np.zeros((4, 4, 3), np.uint8), f"{digest:064x}")
+    return Photograph("package", name, Pixels(np.zeros((4, 4, 3), np.uint8)), f"{digest:064x}")
 
 
 @pytest.mark.parametrize(
