@@ -32,6 +32,7 @@ from tidegate.service.types import Pixels
 
 Image8 = NDArray[np.uint8]
 Decode = Callable[[Sequence[bytes]], Sequence[Image8]]
+Preprocess = Callable[[Sequence[bytes]], Sequence[Pixels]]
 SECONDS = 3.0
 
 
@@ -48,16 +49,15 @@ def nvimgcodec(options: str) -> Decode:
     return lambda files: [np.asarray(image.cpu()) for image in decoder.decode(list(files))]
 
 
-def as_the_service_does(bundle: Bundle, decoder: str) -> Decode:
+def as_the_service_does(bundle: Bundle, decoder: str) -> Preprocess:
     """Return preprocessing with this decoder in the spec, on two threads for each core."""
     spec = bundle.manifest.preprocess.model_copy(update={"decoder": decoder})
     threads = ThreadPoolExecutor(2 * (os.cpu_count() or 1))  # kept: each has its own decoder
     return lambda files: list(threads.map(lambda data: preprocess(data, spec, 10**9), files))
 
 
-def damaged(bundle: Bundle, decoder: str, files: Sequence[bytes]) -> dict[str, int]:
+def damaged(preprocessed: Preprocess, files: Sequence[bytes]) -> dict[str, int]:
     """Count the errors for files that were cut, with an end marker, or overwritten in one place."""
-    preprocessed = as_the_service_does(bundle, decoder)
     found: Counter[str] = Counter()
     for data in files:
         half = len(data) // 2
@@ -111,13 +111,13 @@ def main() -> None:
     for decoder in ("pillow", "nvjpeg"):
         name = f"service_{decoder}"
         try:
-            decode = as_the_service_does(bundle, decoder)
-            pixels = decode(files)
+            preprocessed = as_the_service_does(bundle, decoder)
+            pixels = preprocessed(files)
             report[name] = {
                 **_pixels(pixels, as_the_service_does(bundle, "pillow")(files)),
-                **differences(answers(engine, [*map(Pixels, pixels)]), reference, bundle.gate),
-                "images_per_s": {size: _rate(decode, files, size) for size in (1, 16, 64)},
-                "damaged": damaged(bundle, decoder, files),
+                **differences(answers(engine, pixels), reference, bundle.gate),
+                "images_per_s": {size: _rate(preprocessed, files, size) for size in (1, 16, 64)},
+                "damaged": damaged(preprocessed, files),
             }
         except Exception as error:  # noqa: BLE001 - the other decoder is still measured
             report[name] = f"{type(error).__name__}: {error}"

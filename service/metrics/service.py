@@ -147,7 +147,7 @@ class Metrics:
     def hide_model(self, model_metrics: ModelMetrics) -> None:
         """Stop rendering the series of a version that answers no requests any longer."""
         self._models.remove(model_metrics.registry)
-        self._shown.remove(model_metrics)
+        self._shown = [shown for shown in self._shown if shown is not model_metrics]
 
     def set_aliases(self, aliases: Iterable[tuple[str, str, str, str]]) -> None:
         """Publish what is served: model, version, digest and alias.
