@@ -36,7 +36,7 @@ from tests.unit.distribution.https_server import self_signed
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / ".tools"
-PATIENCE_S = 150
+PATIENCE_S = 600
 # Azurite's account, which is public: it is the same in every installation.
 ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = (
