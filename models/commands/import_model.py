@@ -155,18 +155,29 @@ def run(options: argparse.Namespace) -> None:
             if value
         },
     )
+    _check_source(options)
     check_destination(chosen, options.out)
     check_data(data, chosen)
-    _check_files(options)
     imported = load(options)
     if options.licence:
         imported = replace(imported, licence=options.licence)
     print(make(imported, data, chosen, options.out).path)
 
 
-def _check_files(options: argparse.Namespace) -> None:
-    """Raise BuildRefused for a file that is missing, before a library is imported."""
+def _check_source(options: argparse.Namespace) -> None:
+    """Raise BuildRefused for options or files that do not fit, before a library is imported."""
     kind, _, name = options.source.partition(":")
+    if kind not in _KINDS or not name:
+        raise BuildRefused(
+            f"Unknown source {options.source!r}: use one of {', '.join(f'{k}:…' for k in _KINDS)}."
+        )
+    for option, kinds in _ONLY_FOR.items():
+        if getattr(options, option) and kind not in kinds:
+            raise BuildRefused(
+                f"--{option.replace('_', '-')} is for {' and '.join(kinds)}, not for {kind}."
+            )
+    if kind in ("keras", "onnx"):
+        _spec(options)
     files = [options.checkpoint, options.spec]
     if kind in ("keras", "onnx", "huggingface"):
         files.append(Path(name))
@@ -183,15 +194,6 @@ def load(options: argparse.Namespace) -> Imported:
     Raises BuildRefused for an unknown kind of source, or for an option of another kind.
     """
     kind, _, name = options.source.partition(":")
-    if kind not in _KINDS or not name:
-        raise BuildRefused(
-            f"Unknown source {options.source!r}: use one of {', '.join(f'{k}:…' for k in _KINDS)}."
-        )
-    for option, kinds in _ONLY_FOR.items():
-        if getattr(options, option) and kind not in kinds:
-            raise BuildRefused(
-                f"--{option.replace('_', '-')} is for {' and '.join(kinds)}, not for {kind}."
-            )
     return _KINDS[kind](name, options)
 
 

@@ -161,7 +161,7 @@ def test_labels_that_do_not_fit_are_refused(
 
     (tmp_path / "labels.txt").write_text("one\ntwo\n")
     assert main(binary) == 1
-    assert "has 5 classes, but there are 2 labels (from --labels)" in capsys.readouterr().err
+    assert "'blue', which is not a class of the model (one, two)" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("fake_plots")
