@@ -178,6 +178,10 @@ def _check_source(options: argparse.Namespace) -> None:
             )
     if kind in ("keras", "onnx"):
         _spec(options)
+    _check_files(kind, name, options)
+
+
+def _check_files(kind: str, name: str, options: argparse.Namespace) -> None:
     files = [options.checkpoint, options.spec]
     if kind in ("keras", "onnx", "huggingface"):
         files.append(Path(name))
