@@ -158,6 +158,7 @@ def run(options: argparse.Namespace) -> None:
     _check_source(options)
     check_destination(chosen, options.out)
     check_data(data, chosen)
+    _check_files(options)
     imported = load(options)
     if options.licence:
         imported = replace(imported, licence=options.licence)
@@ -165,7 +166,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _check_source(options: argparse.Namespace) -> None:
-    """Raise BuildRefused for options or files that do not fit, before a library is imported."""
+    """Raise BuildRefused for an unknown kind of source, or for an option of another kind."""
     kind, _, name = options.source.partition(":")
     if kind not in _KINDS or not name:
         raise BuildRefused(
@@ -178,10 +179,11 @@ def _check_source(options: argparse.Namespace) -> None:
             )
     if kind in ("keras", "onnx"):
         _spec(options)
-    _check_files(kind, name, options)
 
 
-def _check_files(kind: str, name: str, options: argparse.Namespace) -> None:
+def _check_files(options: argparse.Namespace) -> None:
+    """Raise BuildRefused for a file that is missing, before a library is imported."""
+    kind, _, name = options.source.partition(":")
     files = [options.checkpoint, options.spec]
     if kind in ("keras", "onnx", "huggingface"):
         files.append(Path(name))
@@ -193,10 +195,7 @@ def _check_files(kind: str, name: str, options: argparse.Namespace) -> None:
 
 
 def load(options: argparse.Namespace) -> Imported:
-    """Return the model that SOURCE names.
-
-    Raises BuildRefused for an unknown kind of source, or for an option of another kind.
-    """
+    """Return the model that SOURCE names."""
     kind, _, name = options.source.partition(":")
     return _KINDS[kind](name, options)
 

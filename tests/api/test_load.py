@@ -128,6 +128,7 @@ def test_bytes_in_flight_are_bounded(small_bundle: Path, chelsea: bytes) -> None
     """While half an upload is in progress, a whole one does not fit; afterwards it does."""
     with running(small_bundle, max_inflight_bytes=300_000, max_upload_bytes=300_000) as server:
         host, port = server.url.removeprefix("http://").split(":")
+        answer = httpx.Response(200)
         for _ in range(20):  # on a busy machine it may be a stalled upload, which gives way
             with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as slow:
                 slow.sendall(

@@ -243,7 +243,7 @@ def break_images(folder: Path) -> None:
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "a class without training images": (
         lambda f: without(f, "train", "red"),
-        "The model has 5 classes, but there are 4 labels",
+        "has a folder .red., which is not a class of the model",
     ),
     "too few of a class": (lambda f: keep(f, "train", "red", 4), "such as 'red'"),
     "too few to calibrate on": (
