@@ -60,5 +60,6 @@ def _replace_validation(operation: Object) -> None:
     schema = content.get("application/json", {}).get("schema", {})
     if schema.get("$ref", "").endswith(_VALIDATION):
         del responses["422"]
-        if any(one["in"] == "query" for one in operation.get("parameters", ())):
-            responses.setdefault("400", _BAD_REQUEST)
+    # A route with a 422 of its own has no description of the framework's rejection.
+    if any(one["in"] == "query" for one in operation.get("parameters", ())):
+        responses.setdefault("400", _BAD_REQUEST)

@@ -278,6 +278,16 @@ def test_openapi_has_every_route_of_the_contract(openapi: dict[str, Any]) -> Non
     }
 
 
+def test_openapi_documents_a_bad_parameter_wherever_there_is_one(openapi: dict[str, Any]) -> None:
+    operations = [one for methods in openapi["paths"].values() for one in methods.values()]
+    with_query = [
+        one for one in operations if any(p["in"] == "query" for p in one.get("parameters", ()))
+    ]
+
+    assert len(with_query) > 5
+    assert all("400" in one["responses"] for one in with_query)
+
+
 def test_openapi_documents_every_problem_of_classify(openapi: dict[str, Any]) -> None:
     responses = openapi["paths"]["/classify"]["post"]["responses"]
 
