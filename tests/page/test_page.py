@@ -238,6 +238,7 @@ def test_feedback_finds_a_class_by_its_words(open_page: Open, images: Images) ->
         opened.find(".feedback .button >> nth=1").click()
         opened.page.keyboard.type("cup")
         opened.find(".match").filter(has_text="tea cup").first.click()
+        opened.find(".feedback-result").filter(has_text="Thank you").wait_for()
 
         assert opened.text(".feedback-result") == "Thank you: counted as “tea cup”."
 
