@@ -16,8 +16,8 @@ from load_tests.commands.fuzz import BUNDLE
 from load_tests.errors import MeasurementFailed
 from load_tests.generator.run import Load, drive
 from load_tests.overhead.additions import addition, both_served, served
-from load_tests.overhead.beside import SCRAPE_EVERY_S, scrape_cost, scraped
 from load_tests.overhead.pairs import Pair, mean_of, of_cpu, of_latency, of_scrape
+from load_tests.overhead.scrape_cost import SCRAPE_EVERY_S, scrape_cost, scraped
 from load_tests.overhead.side_by_side import Window, side_by_side
 from load_tests.report.json_file import keep
 from load_tests.report.progress_bar import shown

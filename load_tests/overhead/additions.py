@@ -11,8 +11,8 @@ from load_tests.client.requests import Target, requests_of
 from load_tests.client.synthetic_images import Picture
 from load_tests.fuzz import wire
 from load_tests.fuzz.server import SERVE, launch
-from load_tests.overhead.beside import collector
 from load_tests.overhead.keys import with_key, write_keys
+from load_tests.overhead.scrape_cost import collector
 from load_tests.overhead.side_by_side import Side
 from load_tests.overhead.v2 import v2_requests
 from load_tests.server.start import Started, running

@@ -7,7 +7,7 @@ from statistics import fmean
 from load_tests.generator.intervals import Interval, latencies
 from load_tests.generator.loops import Outcome
 from load_tests.generator.statistics import quantiles_ms
-from load_tests.overhead.beside import ScrapeCost
+from load_tests.overhead.scrape_cost import ScrapeCost
 from load_tests.overhead.side_by_side import Window
 from load_tests.scenarios.findings import Finding, at_most, fact, ratio
 

@@ -24,12 +24,12 @@ def check_label_order(truth: ClassIds, predicted: ClassIds, labels: tuple[str, .
     and if this cannot be chance.
     """
     for ring in _rings(_taken_for(truth, predicted)):
-        told = [_told(truth, predicted, labels, a, b) for a, b in ring[:_NAMED]]
+        sentences = [_sentence(truth, predicted, labels, a, b) for a, b in ring[:_NAMED]]
         elsewhere = sum(int(np.sum((truth == a) & (predicted == b))) for a, b in ring)
         right = sum(int(np.sum((truth == a) & (predicted == a))) for a, _ in ring)
         if binom.sf(elsewhere - 1, elsewhere + right, 0.5) < _CHANCE:
             raise BuildRefused(
-                f"Labels look exchanged: {'; '.join(told)}"
+                f"Labels look exchanged: {'; '.join(sentences)}"
                 f"{'; …' if len(ring) > _NAMED else ''}. The labels must be in the order of the "
                 "model's outputs. If the folders are right, correct --labels; if the network is "
                 "indeed so often wrong, give --accept-label-order."
@@ -62,7 +62,7 @@ def _rings(taken_for: dict[int, int]) -> Iterator[list[tuple[int, int]]]:
             yield [(a, taken_for[a]) for a in ring]
 
 
-def _told(
+def _sentence(
     truth: ClassIds, predicted: ClassIds, labels: tuple[str, ...], class_id: int, other: int
 ) -> str:
     own = truth == class_id

@@ -18,7 +18,7 @@ def training_arguments(
 ) -> dict[str, Any] | None:
     """Return timm's preprocessing arguments of the training of `checkpoint`; None if unknown.
 
-    They are in the checkpoint (`saved`) or in the `args.yaml` that train.py writes beside it.
+    They are in the checkpoint (`saved`) or in the `args.yaml` that train.py writes to its folder.
     Raises BuildRefused if they are those of another model than `name`.
     """
     arguments, source = saved, "the checkpoint"

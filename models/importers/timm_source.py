@@ -1,4 +1,4 @@
-"""Find a timm model's name, weights and configuration: by name, in a folder, or beside a file."""
+"""Find a timm model's name, weights and configuration: by name or in a folder."""
 
 from __future__ import annotations
 

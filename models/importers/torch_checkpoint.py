@@ -53,10 +53,10 @@ class Checkpoint:
                 f"Other weights in the checkpoint were not used: {', '.join(others)}; "
                 "--state-dict chooses others."
             )
-        if place.beside:
+        if place.left_out:
             notes.append(
                 "Tensors of the checkpoint that are no part of the network were left out: "
-                f"{first(place.beside)}."
+                f"{first(place.left_out)}."
             )
         return tuple(notes)
 

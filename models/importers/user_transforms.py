@@ -30,7 +30,7 @@ def load(word: str) -> object:
     try:
         return transforms()
     except Exception as error:  # a user's code raises anything
-        raise BuildRefused(f"--transforms {word}: {name}() raises {_told(error)}.") from error
+        raise BuildRefused(f"--transforms {word}: {name}() raises {_named(error)}.") from error
 
 
 def _module(where: str) -> ModuleType:
@@ -45,9 +45,9 @@ def _module(where: str) -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     except Exception as error:  # likewise
-        raise BuildRefused(f"--transforms: {where} cannot be imported: {_told(error)}.") from error
+        raise BuildRefused(f"--transforms: {where} cannot be imported: {_named(error)}.") from error
     return module
 
 
-def _told(error: Exception) -> str:
+def _named(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".rstrip(".")

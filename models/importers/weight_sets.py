@@ -1,7 +1,7 @@
 """Find a network's weights in what a training program saved: which entry, under which prefix.
 
 Lightning, DataParallel, torch.compile and averages of weights (EMA, SWA) save the network's tensors
-under other names, and beside tensors that are no part of it.
+under other names, together with tensors that are no part of it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _DEPTH = 3  # of entries within entries
 _LISTED = 5
 _AVERAGED = {"ema", "swa", "avg", "average", "averaged"}
 _NO_WEIGHTS = re.compile(r"optim|sched|scaler|callback|loops|rng", re.IGNORECASE)
-# What training programs keep beside a network that has no prefix of its own.
-_BESIDE = re.compile(
+# What training programs save with a network, although it is no part of it.
+_NO_PART = re.compile(
     r"(criterion|.*loss|.*metrics?|.*acc(uracy)?|.*(auroc|confmat|f1)|(train|val|valid|test)_\w+"
     r"|n_averaged|(.*_)?ema(_.*)?|teacher|mixup|augment\w*)$"
 )
@@ -43,7 +43,7 @@ class Place:
 
     entry: str  # "ema/module" within an entry, "" at the top
     prefix: str = ""  # "model."
-    beside: tuple[str, ...] = ()  # names of the entry that are no part of the network
+    left_out: tuple[str, ...] = ()  # names of the entry that are no part of the network
 
     @property
     def name(self) -> str:
@@ -54,7 +54,7 @@ class Place:
     def is_averaged(self) -> bool:
         """Return whether these are averages over training, which are usually the better ones."""
         words = re.split(r"[^a-z]+", self.name.lower())
-        return bool(_AVERAGED & {*words}) or "n_averaged" in self.beside
+        return bool(_AVERAGED & {*words}) or "n_averaged" in self.left_out
 
     def answers_to(self, key: str) -> bool:
         """Return whether `key` names it: all of its name, its entry, or its prefix."""
@@ -162,7 +162,7 @@ def _walk(content: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, .
 
 
 def _tensors(content: Mapping[Any, Any]) -> Tensors:
-    """Return the content if it is named tensors, without what modules save beside them; else {}."""
+    """Return the content if it is named tensors, without what modules save in addition; else {}."""
     kept = {k: v for k, v in content.items() if not str(k).endswith("_extra_state")}
     is_named = all(isinstance(k, str) and hasattr(v, "shape") for k, v in kept.items())
     return kept if is_named else {}
@@ -171,7 +171,7 @@ def _tensors(content: Mapping[Any, Any]) -> Tensors:
 def _fits(entry: str, tensors: Tensors, shapes: Shapes, *, is_stated: bool) -> list[_Fit]:
     """Return how the tensors fit under each prefix that they may have.
 
-    Tensors beside the network that are not known to be a loss, a metric or the like could be a
+    Tensors outside the network that are not known to be a loss, a metric or the like could be a
     part of it, such as its real head: they are unexpected unless the user states the prefix.
     """
     anchor = max(shapes, key=len)  # the longest name is in one place only
@@ -181,7 +181,7 @@ def _fits(entry: str, tensors: Tensors, shapes: Shapes, *, is_stated: bool) -> l
     for prefix in complete or prefixes:
         copies = tuple(other for other in complete if other != prefix)
         inner: dict[str, tuple[int, ...]] = {}
-        beside: list[str] = []
+        left_out: list[str] = []
         unexpected: list[str] = []
         for name, tensor in tensors.items():
             short = name.removeprefix(prefix)
@@ -189,15 +189,15 @@ def _fits(entry: str, tensors: Tensors, shapes: Shapes, *, is_stated: bool) -> l
                 inner[short] = tuple(tensor.shape)
             elif name.startswith(copies):
                 continue
-            elif _BESIDE.match(name.partition(".")[0]) or (
+            elif _NO_PART.match(name.partition(".")[0]) or (
                 is_stated and prefix and not name.startswith(prefix)
             ):
-                beside.append(name)
+                left_out.append(name)
             else:
                 unexpected.append(name)
         found.append(
             _Fit(
-                Place(entry, prefix, tuple(beside)),
+                Place(entry, prefix, tuple(left_out)),
                 _missing(tensors, shapes, prefix),
                 unexpected,
                 [

@@ -1,4 +1,4 @@
-"""Measure a preprocessing that nobody stated against others that training may have used.
+"""Measure a preprocessing that is not stated against others that training may have used.
 
 A wrong input size, crop or normalisation is proved and sealed like the right one: it is exactly
 what the library does by default. Only its accuracy is lower.

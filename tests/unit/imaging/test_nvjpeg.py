@@ -145,12 +145,12 @@ def test_an_image_that_it_does_not_decode_is_refused(fake: FakeCodec, answer: An
 
 
 def test_a_gpu_that_fails_is_not_the_image_s_fault(fake: FakeCodec) -> None:
-    fake.answer = RuntimeError("CUDA error 700 at /home/somebody/nvjpeg.cpp")
+    fake.answer = RuntimeError("CUDA error 700 in nvjpeg.cpp:12")
 
     with pytest.raises(EngineFailed, match="GPU could not decode") as failed:
         preprocess(encoded(), ON_GPU, 10**6)
 
-    assert "somebody" not in str(failed.value)
+    assert "nvjpeg.cpp" not in str(failed.value)
 
 
 def test_a_file_without_its_end_is_refused_before_it_is_decoded(fake: FakeCodec) -> None:

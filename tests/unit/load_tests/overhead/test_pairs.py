@@ -3,8 +3,8 @@
 import pytest
 
 from load_tests.generator.loops import Outcome
-from load_tests.overhead.beside import ScrapeCost
 from load_tests.overhead.pairs import mean_of, of_cpu, of_latency, of_scrape
+from load_tests.overhead.scrape_cost import ScrapeCost
 from load_tests.overhead.side_by_side import Window
 
 

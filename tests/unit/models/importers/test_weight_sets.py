@@ -33,11 +33,11 @@ def test_the_weights_are_found_in_any_entry_under_any_prefix(entry: str, prefix:
     assert chosen(content) == Place(entry, prefix)
 
 
-def test_what_lightning_keeps_beside_the_network_is_left_out_and_named() -> None:
-    beside = {name: np.zeros(5) for name in ("criterion.weight", "val_acc.confmat")}
+def test_what_lightning_saves_with_the_network_is_left_out_and_named() -> None:
+    left_out = {name: np.zeros(5) for name in ("criterion.weight", "val_acc.confmat")}
 
-    assert chosen({"state_dict": network("model.") | beside}).beside == tuple(beside)
-    assert chosen({"state_dict": network() | beside}).beside == tuple(beside)
+    assert chosen({"state_dict": network("model.") | left_out}).left_out == tuple(left_out)
+    assert chosen({"state_dict": network() | left_out}).left_out == tuple(left_out)
 
 
 def test_a_second_head_is_not_left_out_unless_the_prefix_is_stated() -> None:
@@ -45,7 +45,7 @@ def test_a_second_head_is_not_left_out_unless_the_prefix_is_stated() -> None:
 
     with pytest.raises(BuildRefused, match=r"unexpected: head.weight. .*--state-dict PREFIX"):
         chosen(content)
-    assert chosen(content, "model").beside == ("head.weight",)
+    assert chosen(content, "model").left_out == ("head.weight",)
 
 
 def test_optimiser_states_and_metrics_are_no_weights() -> None:

@@ -1,4 +1,4 @@
-"""A preprocessing that nobody stated, against those that training may have used."""
+"""A preprocessing that is not stated, against those that training may have used."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import pytest
 
 from load_tests.client.requests import Target
 from load_tests.errors import MeasurementFailed
-from load_tests.overhead.beside import ScrapeCost, scrape_cost
+from load_tests.overhead.scrape_cost import ScrapeCost, scrape_cost
 from tests.unit.load_tests.fakes import OK, REQUEST, FakeServer, listening
 
 
