@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from tests.server import PATIENCE_S, ROOT, running
 from tests.unit.models.colour_folders import COLOURS, LABELS, folders, imported
@@ -234,6 +235,11 @@ def leak(folder: Path) -> None:
     shutil.copy(folder / "train/red/0.png", folder / "test/red/leaked.png")
 
 
+def leak_encoded_again(folder: Path, split: str) -> None:
+    with Image.open(folder / "train/red/0.png") as image:
+        image.save(folder / split / "red/again.bmp")
+
+
 def break_images(folder: Path) -> None:
     for path in sorted((folder / "train/red").iterdir())[:5]:
         path.write_bytes(b"no image")
@@ -251,6 +257,14 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
         r"needs 19 images in each calibration fold; there are 16 and 16\. Give 49",
     ),
     "an image in two splits": (leak, r"0\.png \(train\) and .*leaked\.png \(test\)"),
+    "calibration pixels of a training image": (
+        lambda f: leak_encoded_again(f, "calibrate"),
+        r"0\.png \(train\) and .*again\.bmp \(calibrate\) have the same pixels",
+    ),
+    "test pixels of a training image": (
+        lambda f: leak_encoded_again(f, "test"),
+        r"0\.png \(train\) and .*again\.bmp \(test\) have the same pixels",
+    ),
     "many files that are no images": (break_images, r"5 of 100 files of train cannot be decoded"),
 }
 

@@ -163,6 +163,10 @@ def test_labels_that_do_not_fit_are_refused(
     assert main(binary) == 1
     assert "'blue', which is not a class of the model (one, two)" in capsys.readouterr().err
 
+    (tmp_path / "labels.txt").write_bytes("\n".join(("pink", *LABELS[:-1])).encode("utf-8-sig"))
+    assert main(binary) == 1
+    assert "a class of the model (pink, " in capsys.readouterr().err  # without an invisible mark
+
 
 @pytest.mark.usefixtures("fake_plots")
 def test_repeated_labels_are_distinguished_by_folders_named_by_id(
