@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> None:
     """Fit, seal, and print the new bundle's folder."""
+    data = fitting.data(options)
     bundle = open_bundle(options.bundle)
     manifest = bundle.manifest
     imported = Imported(
@@ -41,4 +42,4 @@ def run(options: argparse.Namespace) -> None:
         notes=(f"The backbone is that of bundle {manifest.name} {manifest.version}.",),
     )
     chosen = fitting.build_options(options, f"tidegate fit, of bundle {bundle.digest}")
-    print(make(imported, fitting.data(options), chosen, options.out, manifest.parity).path)
+    print(make(imported, data, chosen, options.out, manifest.parity).path)

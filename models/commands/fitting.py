@@ -7,29 +7,32 @@ from pathlib import Path
 
 from tidegate.models.build_request import BuildOptions, Data
 from tidegate.models.commands import arguments
+from tidegate.models.data import training_data
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting.conformal import GateTarget
 from tidegate.models.fitting.fit import FitOptions
 from tidegate.models.fitting.mahalanobis import DistanceOptions
 
+_SPLITS = {
+    "train": "images to fit the class means on",
+    "calibrate": "images to fit the temperature and the gate's thresholds on; not used in training",
+    "test": "images to evaluate on",
+}
+
 
 def add_options(options: argparse.ArgumentParser) -> None:
     """Add these options to a command's parser."""
     data = options.add_argument_group(
-        "images", "ImageFolders: one folder per class. No image may be in two of them."
+        "images",
+        "ImageFolders, one folder per class, or a list of images. No image may be in two of them.",
     )
+    for split, use in _SPLITS.items():
+        data.add_argument(f"--{split}", type=Path, metavar="DIR", help=use)
     data.add_argument(
-        "--train", type=Path, required=True, metavar="DIR", help="images to fit the class means on"
-    )
-    data.add_argument(
-        "--calibrate",
+        "--splits",
         type=Path,
-        required=True,
-        metavar="DIR",
-        help="images to fit the temperature and the gate's thresholds on; not used in training",
-    )
-    data.add_argument(
-        "--test", type=Path, required=True, metavar="DIR", help="images to evaluate on"
+        metavar="FILE",
+        help="splits.json, which lists the images of the three splits, instead of three folders",
     )
     data.add_argument(
         "--ood",
@@ -119,14 +122,24 @@ def _add_gate_options(gate: argparse._ArgumentGroup) -> None:
 
 
 def data(options: argparse.Namespace) -> Data:
-    """Return the folders. Raises BuildRefused for a malformed or repeated --ood."""
+    """Return the images. Raises BuildRefused if a split is missing or --ood is malformed."""
     ood: dict[str, Path] = {}
     for word in options.ood:
         name, found, folder = word.partition("=")
         if not (found and name and folder) or name in ood:
             raise BuildRefused(f"--ood {word}: give NAME=DIR, each name once.")
         ood[name] = Path(folder)
-    return Data(options.train, options.calibrate, options.test, ood)
+    folders = {split: getattr(options, split) for split in _SPLITS}
+    missing = [f"--{split}" for split, folder in folders.items() if folder is None]
+    if options.splits is None:
+        if missing:
+            raise BuildRefused(
+                f"Give {', '.join(missing)}, or --splits FILE, which lists the images of all three."
+            )
+        return Data(**folders, ood=ood)
+    if len(missing) < len(folders):
+        raise BuildRefused("Give --splits FILE or --train, --calibrate and --test, not both.")
+    return Data.of(training_data.read(options.splits), ood)
 
 
 def build_options(options: argparse.Namespace, recipe: str) -> BuildOptions:
