@@ -15,6 +15,7 @@ COMMANDS = {
     "demo": ("demo", "build the demo bundle, EfficientNet-Lite0 on ImageNet"),
     "demo-calibration": ("demo_calibration", "refit the demo's gate on photographs of packages"),
     "import": ("import_model", "make a sealed bundle from a trained model and image folders"),
+    "train": ("train", "train a classifier on a folder of images and make its sealed bundle"),
     "fit": ("fit_bundle", "make a new bundle from a sealed one and other image folders"),
     "digits": ("digits", "train, fit and seal a small network on handwritten digits"),
     "export-plain": ("export_plain", "write a bundle's backbone for servers without a gate"),
@@ -34,6 +35,7 @@ _EXTRAS = {
     "scipy": "fit",
     "matplotlib": "fit",
     "safetensors": "torch",
+    "sklearn": "train",
 }
 
 

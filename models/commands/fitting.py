@@ -34,6 +34,19 @@ def add_options(options: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="splits.json, which lists the images of the three splits, instead of three folders",
     )
+    add_ood(data)
+    _add_label_options(data)
+    _add_bundle_options(options)
+
+
+def add_build_options(options: argparse.ArgumentParser) -> None:
+    """Add those of them that are not about images with labels."""
+    options.set_defaults(labels=None, expect_accuracy=None, accept_label_order=False)
+    _add_bundle_options(options)
+
+
+def add_ood(data: argparse._ArgumentGroup) -> None:
+    """Add the sets of images that the gate should reject."""
     data.add_argument(
         "--ood",
         action="append",
@@ -41,6 +54,9 @@ def add_options(options: argparse.ArgumentParser) -> None:
         metavar="NAME=DIR",
         help="images that the gate should reject, for the evaluation; may be repeated",
     )
+
+
+def _add_label_options(data: argparse._ArgumentGroup) -> None:
     data.add_argument(
         "--labels", type=Path, metavar="FILE", help="one class label per line, in the model's order"
     )
@@ -56,6 +72,9 @@ def add_options(options: argparse.ArgumentParser) -> None:
         action="store_true",
         help="seal even if the network recognises classes as each other, as with exchanged labels",
     )
+
+
+def _add_bundle_options(options: argparse.ArgumentParser) -> None:
     bundle = options.add_argument_group("bundle")
     bundle.add_argument(
         "--name", required=True, help="name of the bundle: lower-case letters, digits, . _ -"
@@ -123,12 +142,6 @@ def _add_gate_options(gate: argparse._ArgumentGroup) -> None:
 
 def data(options: argparse.Namespace) -> Data:
     """Return the images. Raises BuildRefused if a split is missing or --ood is malformed."""
-    ood: dict[str, Path] = {}
-    for word in options.ood:
-        name, found, folder = word.partition("=")
-        if not (found and name and folder) or name in ood:
-            raise BuildRefused(f"--ood {word}: give NAME=DIR, each name once.")
-        ood[name] = Path(folder)
     folders = {split: getattr(options, split) for split in _SPLITS}
     missing = [f"--{split}" for split, folder in folders.items() if folder is None]
     if options.splits is None:
@@ -136,10 +149,21 @@ def data(options: argparse.Namespace) -> Data:
             raise BuildRefused(
                 f"Give {', '.join(missing)}, or --splits FILE, which lists the images of all three."
             )
-        return Data(**folders, ood=ood)
+        return Data(**folders, ood=ood(options))
     if len(missing) < len(folders):
         raise BuildRefused("Give --splits FILE or --train, --calibrate and --test, not both.")
-    return Data.of(training_data.read(options.splits), ood)
+    return Data.of(training_data.read(options.splits), ood(options))
+
+
+def ood(options: argparse.Namespace) -> dict[str, Path]:
+    """Return the sets of --ood by name. Raises BuildRefused for a malformed or repeated one."""
+    sets: dict[str, Path] = {}
+    for word in options.ood:
+        name, found, folder = word.partition("=")
+        if not (found and name and folder) or name in sets:
+            raise BuildRefused(f"--ood {word}: give NAME=DIR, each name once.")
+        sets[name] = Path(folder)
+    return sets
 
 
 def build_options(options: argparse.Namespace, recipe: str) -> BuildOptions:

@@ -179,8 +179,7 @@ def _create(source: Source, classes: int | None, options: _Options) -> Any:
             stated,
             pretrained_cfg=source.pretrained_cfg,
             pretrained=False,
-            num_classes=classes,
-            **source.model_args,
+            **{**source.model_args, "num_classes": classes},
         )
         return timm_models.create_model(**arguments)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
