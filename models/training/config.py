@@ -9,14 +9,13 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tidegate.models.errors import BuildRefused
 
 Preset = Literal["light", "medium", "heavy"]
-Share = Annotated[float, Field(ge=0, le=1)]
 Loss = Literal["plain", "weighted", "class-balanced", "focal", "logit-adjusted"]
 Sampling = Literal["natural", "square-root", "balanced"]
 
@@ -28,73 +27,109 @@ class _Closed(BaseModel):
 class Augmentation(_Closed):
     """Random changes of each training image."""
 
-    crop: Annotated[float, Field(gt=0, le=1)] = 0.35  # least share of the area that a crop keeps
-    stretch: Annotated[float, Field(ge=1, le=4)] = 4 / 3  # most ratio of the crop's sides
-    flip: Literal["auto"] | bool = "auto"  # left and right; auto: by the names of the classes
-    colour: Share = 0.0  # brightness, contrast and saturation change by at most this share
-    policy: Literal["none", "trivial", "rand"] = "trivial"  # TrivialAugment or RandAugment
-    rand_operations: Annotated[int, Field(ge=1, le=8)] = 2
-    rand_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
-    erasing: Share = 0.0  # probability that a rectangle is erased
+    crop: float = Field(0.35, gt=0, le=1, description="least share of the area that a crop keeps")
+    stretch: float = Field(4 / 3, ge=1, le=4, description="most stretching of a crop's sides")
+    flip: Literal["auto"] | bool = Field(
+        "auto", description="whether to mirror left and right; auto: unless a class has a side"
+    )
+    colour: float = Field(
+        0.0, ge=0, le=1, description="most change of brightness, contrast and saturation"
+    )
+    policy: Literal["none", "trivial", "rand"] = Field(
+        "trivial", description="TrivialAugment, RandAugment, or neither"
+    )
+    rand_operations: int = Field(2, ge=1, le=8, description="RandAugment: changes of an image")
+    rand_magnitude: int = Field(9, ge=0, le=30, description="RandAugment: strength of a change")
+    erasing: float = Field(0.0, ge=0, le=1, description="share of images with an erased rectangle")
 
 
 class Mixing(_Closed):
     """Mixing of two training images and their classes."""
 
-    mixup: Annotated[float, Field(ge=0, le=5)] = 0.0  # alpha of MixUp; 0: none
-    cutmix: Annotated[float, Field(ge=0, le=5)] = 0.0  # alpha of CutMix; 0: none
-    share: Share = 1.0  # of the batches that are mixed
-    least_images: Annotated[int, Field(ge=0)] = 2000  # no mixing below so many training images
+    mixup: float = Field(0.0, ge=0, le=5, description="alpha of MixUp; 0: none")
+    cutmix: float = Field(0.0, ge=0, le=5, description="alpha of CutMix; 0: none")
+    share: float = Field(1.0, ge=0, le=1, description="share of the batches that are mixed")
+    least_images: int = Field(2000, ge=0, description="no image is mixed if fewer are trained on")
 
 
 class Optimisation(_Closed):
     """Optimiser, learning rate and schedule."""
 
-    optimiser: str = "adamw"  # any of timm's
-    rate: Annotated[float, Field(gt=0, le=10)] = 1e-3  # peak rate, of the head
-    backbone_rate: Annotated[float, Field(gt=0, le=1)] = 0.1  # of a pretrained backbone: × rate
-    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None  # None: .75 for transformers
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05
-    schedule: Literal["cosine", "one-cycle"] = "cosine"
-    warm_up: Share = 0.05  # share of the steps in which the rate rises
-    batch: Annotated[int, Field(ge=2, le=4096)] = 64
-    accumulate: Annotated[int, Field(ge=1, le=1024)] = 1  # batches per step
-    clip: Annotated[float, Field(ge=0)] = 1.0  # most norm of the gradient; 0: any
-    average: Annotated[float, Field(ge=0, lt=1)] = 0.999  # decay of the averaged weights; 0: none
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    optimiser: str = Field("adamw", description="any optimiser of timm")
+    rate: float = Field(1e-3, gt=0, le=10, description="highest learning rate, of the last layer")
+    backbone_rate: float = Field(
+        0.1, gt=0, le=1, description="factor of it for a trained backbone that is no transformer"
+    )
+    layer_decay: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="factor of the rate from layer to layer of a trained backbone; unset: 0.75 for "
+        "a transformer, none for others",
+    )
+    weight_decay: float = Field(0.05, ge=0, le=1, description="not of biases and norms")
+    schedule: Literal["cosine", "one-cycle"] = Field(
+        "cosine", description="how the rate falls after the warm-up"
+    )
+    warm_up: float = Field(
+        0.05, ge=0, le=1, description="cosine: share of a stage's steps in which the rate rises"
+    )
+    batch: int = Field(64, ge=2, le=4096, description="images that are run together")
+    accumulate: int = Field(1, ge=1, le=1024, description="batches of a step")
+    clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0: no limit")
+    average: float = Field(
+        0.999, ge=0, lt=1, description="decay of the averaged weights (EMA); 0: no average"
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of the target that is spread over all classes"
+    )
 
 
 class Stages(_Closed):
     """Epochs of the stages, and early stopping."""
 
-    head: Annotated[int, Field(ge=0, le=1000)] = 4  # the head alone, on a pretrained backbone
-    full: Annotated[int, Field(ge=1, le=10_000)] = 30
-    balanced_head: Annotated[int, Field(ge=0, le=1000)] = 10  # if imbalance.two_stage
-    patience: Annotated[int, Field(ge=1)] = 8  # epochs without a better slice
-    slice: Annotated[float, Field(gt=0, le=0.5)] = 0.1  # share of train that chooses the epoch
+    head: int = Field(
+        4, ge=0, le=1000, description="epochs of the last layer alone, on a trained backbone"
+    )
+    full: int = Field(30, ge=1, le=10_000, description="epochs of all layers")
+    balanced_head: int = Field(
+        10, ge=0, le=1000, description="epochs of the balanced last layer of a two-stage training"
+    )
+    patience: int = Field(8, ge=1, description="epochs without a better one that end a stage")
+    slice: float = Field(
+        0.1, gt=0, le=0.5, description="share of train that is held out to choose the epoch"
+    )
 
 
 class Imbalance(_Closed):
     """What is done if classes have different numbers of images."""
 
-    loss: Loss = "plain"
-    beta: Annotated[float, Field(ge=0, lt=1)] = 0.999  # class-balanced: of the effective number
-    gamma: Annotated[float, Field(ge=0, le=10)] = 2.0  # focal
-    tau: Annotated[float, Field(ge=0, le=3)] = 1.0  # logit-adjusted
-    sampling: Sampling = "natural"
-    two_stage: bool = False  # after the natural training, the head alone on balanced samples
+    loss: Loss = Field("plain", description="loss of an image")
+    beta: float = Field(0.999, ge=0, lt=1, description="class-balanced: β of the effective number")
+    gamma: float = Field(2.0, ge=0, le=10, description="focal: γ")
+    tau: float = Field(1.0, ge=0, le=3, description="logit-adjusted: factor of the log priors")
+    sampling: Sampling = Field("natural", description="how often an image of a class is drawn")
+    two_stage: bool = Field(
+        False, description="then train the last layer alone, on equally many images of each class"
+    )
 
 
 class TrainConfig(_Closed):
     """Every setting of a training."""
 
-    preset: Preset = "medium"
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    size: Annotated[int, Field(ge=16, le=2048)] | None = None  # pixels; None: the model's
-    workers: Annotated[int, Field(ge=0, le=64)] | None = None  # that load images; None: by cores
-    threads: Annotated[int, Field(ge=1, le=256)] | None = None  # of torch on a CPU; None: torch's
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    save_every_s: Annotated[float, Field(gt=0)] = 60.0  # between two resume files
+    preset: Preset = Field("medium", description="augmentation and mixing that the others change")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random")
+    size: int | None = Field(
+        None, ge=16, le=2048, description="pixels of the input's sides; unset: the model's"
+    )
+    workers: int | None = Field(
+        None, ge=0, le=64, description="processes that load images; unset: by the cores"
+    )
+    threads: int | None = Field(
+        None, ge=1, le=256, description="threads of torch on a CPU; unset: torch's default"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
+    save_every_s: float = Field(60.0, gt=0, description="time between two files to resume from")
     augmentation: Augmentation = Augmentation()
     mixing: Mixing = Mixing()
     optimisation: Optimisation = Optimisation()

@@ -65,11 +65,8 @@ def batches(images: Images, places: Sequence[Sequence[Any]], workers: int) -> It
 
 def in_order(images: Images, batch: int, workers: int) -> Iterator[Any]:
     """Yield every image once, in order, without random changes."""
-    yield from batches(images, np.array_split(range(len(images)), _parts(images, batch)), workers)
-
-
-def _parts(images: Images, batch: int) -> int:
-    return -(-len(images) // batch)
+    places = [range(at, min(at + batch, len(images))) for at in range(0, len(images), batch)]
+    yield from batches(images, places, workers)
 
 
 def _stay_on_ctrl_c(worker: int) -> None:

@@ -206,7 +206,7 @@ class Loop:
         if best is None:
             return True
         other = self._course.stages[best["stage"]]
-        return other.balanced != self._stage.balanced or nll < best["nll"]
+        return other.balanced != self._stage.balanced or bool(nll < best["nll"])
 
     def _groups(self) -> list[list[list[tuple[int, int]]]]:
         """Return the places of the images of an epoch: by step, batch and image."""
@@ -227,9 +227,11 @@ class Loop:
 
     def _stop(self) -> None:
         best = self._place.best
-        kept = "no epoch is done yet" if best is None else f"the best so far is in {best['file']}"
+        on = "The same command goes on from here"
+        if best is None:
+            raise Stopped(f"stopped in {self._words()}; no epoch is done yet. {on}")
         raise Stopped(
-            f"stopped in {self._words()}; {kept}. The same command goes on from here; with "
+            f"stopped in {self._words()}; the best so far is in {best['file']}. {on}; with "
             "--finish it makes the bundle of the best so far"
         )
 

@@ -64,7 +64,7 @@ class Network:
     def _groups(self, stage: Stage, decay: float) -> Iterator[dict[str, Any]]:
         """Yield head and backbone, each with and without weight decay."""
         head = self.head_parameters()
-        exempt = getattr(self.module, "no_weight_decay", set)()
+        exempt: set[str] = getattr(self.module, "no_weight_decay", set)()
         groups: dict[tuple[bool, bool], list[Any]] = {}
         for name, p in self.module.named_parameters():
             if p.requires_grad:

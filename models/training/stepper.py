@@ -79,11 +79,12 @@ class Stepper:
         return total
 
     def _forward(self, inputs: Any, class_ids: Any) -> Any:
-        if self._mix is None:
-            classes = self._module.num_classes
-            targets = self._torch.nn.functional.one_hot(class_ids, classes).float()
-        else:
+        targets = class_ids
+        if self._mix is not None:
             inputs, targets = self._mix(inputs, class_ids)
+        if targets.ndim == 1:
+            classes = self._module.num_classes
+            targets = self._torch.nn.functional.one_hot(targets, classes).float()
         with self._mixed_precision():
             logits = self._module(inputs)
         return self._loss(logits, targets)

@@ -80,7 +80,7 @@ def _trivial_augment(interpolation: Any) -> Any:
 def mixing(chosen: Mixing, classes: int) -> Callable[[Any, Any], tuple[Any, Any]]:
     """Return what mixes a batch: images [B, 3, H, W], classes [B] → images, targets [B, classes].
 
-    One of MixUp and CutMix, if both are on, by chance.
+    One of MixUp and CutMix, if both are on, by chance. A batch that is not mixed keeps its classes.
     """
     v2 = require("torchvision.transforms.v2")
     kinds = [
@@ -88,5 +88,7 @@ def mixing(chosen: Mixing, classes: int) -> Callable[[Any, Any], tuple[Any, Any]
         for kind, alpha in ((v2.MixUp, chosen.mixup), (v2.CutMix, chosen.cutmix))
         if alpha
     ]
-    choice: Callable[[Any, Any], tuple[Any, Any]] = v2.RandomChoice(kinds)
-    return choice
+    mix: Callable[[Any, Any], tuple[Any, Any]] = v2.RandomApply(
+        [v2.RandomChoice(kinds)], p=chosen.share
+    )
+    return mix
