@@ -35,7 +35,7 @@ _EXTRAS = {
     "scipy": "fit",
     "matplotlib": "fit",
     "safetensors": "torch",
-    "sklearn": "train",
+    "sklearn": "fit",
 }
 
 

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tidegate.models.build_request import BuildOptions, Data, check_data, check_destination
-from tidegate.models.commands import fitting
+from tidegate.models.commands import fitting, train_source
 from tidegate.models.data import training_data
 from tidegate.models.data.training_data import TrainingData
-from tidegate.models.errors import BuildRefused
-from tidegate.models.importers import from_timm, timm_source
-from tidegate.models.importers.torch_export import check_exporter
+from tidegate.models.importers.base import Imported
 from tidegate.models.pipeline import make
 from tidegate.models.progress import say
 from tidegate.models.training import config as settings
 from tidegate.models.training import recipe, split
 from tidegate.models.training.config import TrainConfig
 from tidegate.models.training.division import Shares
-from tidegate.models.training.train import Request, Trained, train
 
 _EPILOG = """Training goes on where it was stopped if the same command is given again.
 All settings of a --config file, and their defaults: docs/guides/training.md.
@@ -69,7 +65,13 @@ def _add_data_options(images: argparse._ArgumentGroup) -> None:
 
 
 def _add_training_options(training: argparse._ArgumentGroup) -> None:
-    training.add_argument("--model", required=True, metavar="timm:NAME", help="model to train")
+    training.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="timm:NAME; or bundle:FOLDER, for a linear layer on the backbone of a bundle, without "
+        "torch",
+    )
     training.add_argument(
         "--weights",
         type=Path,
@@ -119,23 +121,20 @@ def _add_training_options(training: argparse._ArgumentGroup) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train, fit and seal, and print the bundle's folder."""
     config = _config(options)
-    name = _model_name(options.model)
-    chosen = fitting.build_options(options, f"tidegate train {options.model}, seed {config.seed}")
+    source = train_source.find(options, config)
+    chosen = fitting.build_options(options, f"tidegate train {_named(options)}, seed {config.seed}")
     ood = fitting.ood(options)
     check_destination(chosen, options.out)
-    if options.weights is not None and not options.weights.is_file():
-        raise BuildRefused(f"--weights {options.weights} does not exist.")
-    recipe.choose(options.recipe, options.weights is not None, 0)
     shares = None if options.shares is None else Shares(*options.shares)
     split.check(options.data, shares, options.groups)
-    check_exporter()
-    timm_source.find(name, None)
+    source.check()
     folder = options.run or Path("runs") / chosen.name / chosen.version
     divided = _divided(options, folder, shares, config)
     data = Data.of(divided, ood)
     check_data(data, chosen)
-    trained = _train(options, name, config, divided, folder)
-    print(make(_imported(options, trained), data, _described(chosen, trained), options.out).path)
+    made = source.train(divided, folder)
+    described = _described(chosen, made.imported)
+    print(make(made.imported, data, described, options.out, made.proved).path)
 
 
 def _config(options: argparse.Namespace) -> TrainConfig:
@@ -144,13 +143,6 @@ def _config(options: argparse.Namespace) -> TrainConfig:
     short["stages.full"] = options.epochs
     given |= {name: value for name, value in short.items() if value is not None}
     return settings.read(options.config, given)
-
-
-def _model_name(model: str) -> str:
-    kind, _, name = model.partition(":")
-    if kind != "timm" or not name:
-        raise BuildRefused(f"--model {model}: give timm:NAME, such as timm:efficientnet_b0.")
-    return name
 
 
 def _divided(
@@ -168,26 +160,12 @@ def _divided(
     return training_data.read(file)
 
 
-def _train(
-    options: argparse.Namespace, name: str, config: TrainConfig, data: TrainingData, folder: Path
-) -> Trained:
-    counts = Counter(image.class_id for image in data.train)
-    choice = recipe.choose(
-        options.recipe, options.weights is not None, len(data.train) / len(counts)
-    )
-    say(f"Recipe {choice.recipe}: {choice.why}")
-    if choice.recipe == "probe":
-        raise BuildRefused("The recipe probe is not there yet: give --recipe staged or full.")
-    return train(
-        Request(name, options.weights, data, choice, config, folder, options.fresh, options.finish)
-    )
+def _named(options: argparse.Namespace) -> str:
+    """Return --model without the folders of the build machine, for the provenance."""
+    kind, _, name = options.model.partition(":")
+    return f"{kind}:{'/'.join(Path(name).parts[-2:])}"
 
 
-def _imported(options: argparse.Namespace, trained: Trained) -> Any:
-    imported = from_timm.load(f"{timm_source.LOCAL}{trained.model}")
-    licence = options.licence or ("unstated" if options.weights is None else imported.licence)
-    return replace(imported, licence=licence, training=trained.record)
-
-
-def _described(chosen: BuildOptions, trained: Trained) -> BuildOptions:
-    return replace(chosen, recipe=f"{chosen.recipe}, recipe {trained.record.recipe}")
+def _described(chosen: BuildOptions, imported: Imported) -> BuildOptions:
+    made = imported.training.recipe if imported.training else ""
+    return replace(chosen, recipe=f"{chosen.recipe}, recipe {made}")

@@ -12,6 +12,7 @@ import io
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -102,25 +103,18 @@ class _Kept:
         self.rows: dict[str, Float32] = {}
         for path in sorted(folder.glob("*.npz")):
             try:
-                with np.load(path, allow_pickle=False) as file:
+                with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
                     self.rows |= zip(file["sha256"].tolist(), file["features"], strict=True)
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
                 path.unlink(missing_ok=True)  # damaged: they are computed again
 
     def add(self, found: Iterator[tuple[str, Float32 | None]]) -> set[str]:
-        """Keep what `found` yields, in files of some hundred images; return what has no features."""
+        """Keep what `found` yields; return the digests of images without features."""
         broken: set[str] = set()
-        new: dict[str, Float32] = {}
-        for digest, values in found:
-            if values is None:
-                broken.add(digest)
-                continue
-            new[digest] = values
-            if len(new) == _PER_FILE:
+        while some := list(islice(found, _PER_FILE)):
+            broken |= {digest for digest, values in some if values is None}
+            if new := {digest: values for digest, values in some if values is not None}:
                 self._write(new)
-                new = {}
-        if new:
-            self._write(new)
         return broken
 
     def _write(self, rows: Mapping[str, Float32]) -> None:

@@ -12,13 +12,14 @@ from PIL import Image
 def picture(seed: int) -> NDArray[np.uint8]:
     """Return an image of 32 × 32 pixels."""
     patches = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
-    return np.asarray(np.repeat(np.repeat(patches, 4, axis=0), 4, axis=1))
+    whole: NDArray[np.uint8] = np.repeat(np.repeat(patches, 4, axis=0), 4, axis=1)
+    return whole
 
 
 def nearly(pixels: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
     """Return the same image with some noise."""
     noise = np.random.default_rng(seed).integers(-4, 5, pixels.shape)
-    return np.clip(pixels + noise, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(pixels + noise, 0, 255), np.uint8)
 
 
 def put(path: Path, pixels: NDArray[np.uint8]) -> Path:
