@@ -192,6 +192,9 @@ def test_the_best_epoch_so_far_can_be_the_result(
 
     assert len(found.record.epochs) == 1
     assert found.record.kept == "all"
+    assert [(s.name, s.epochs, s.ended) for s in found.record.stages] == [
+        ("all", 1, "ended by --finish")
+    ]
 
 
 def test_a_damaged_file_is_named(divided: TrainingData, tmp_path: Path) -> None:
