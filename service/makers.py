@@ -18,6 +18,7 @@ COMMANDS = {
     "fit": ("fit_bundle", "make a new bundle from a sealed one and other image folders"),
     "digits": ("digits", "train, fit and seal a small network on handwritten digits"),
     "export-plain": ("export_plain", "write a bundle's backbone for servers without a gate"),
+    "probe-images": ("probe_images", "write the images that prove a preprocessing"),
     "gate-cost": ("gate_cost", "measure what the gate costs: scores in the graph, p-values"),
     "gate-scores": (
         "gate_scores",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tidegate.service.bundle.manifest import Precision
 from tidegate.service.imaging.spec import PreprocessSpec
 
-Backend = Literal["pillow", "torch", "tensorflow"]
+Backend = Literal["pillow", "torch", "tensorflow", "cv2"]
 
 
 class SourceTransform(Protocol):
@@ -39,6 +39,14 @@ class SourceTransform(Protocol):
     def floats(self, file: bytes) -> NDArray[np.float32]:
         """Return the network's input for an image file, float32 [3, H, W]."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """A spec, and the code or its results that prove it."""
+
+    spec: PreprocessSpec
+    transform: SourceTransform
 
 
 @dataclass(frozen=True, slots=True)
