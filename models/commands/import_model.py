@@ -112,7 +112,9 @@ def _add_preprocessing_options(spec: argparse._ArgumentGroup) -> None:
         help="timm: crop fraction, instead of the model's",
     )
     spec.add_argument(
-        "--crop-mode", choices=("center", "squash"), help="timm: crop mode, instead of the model's"
+        "--crop-mode",
+        choices=("center", "squash", "border"),
+        help="timm: crop mode, instead of the model's",
     )
     spec.add_argument(
         "--interpolation", metavar="FILTER", help="timm: resize filter, instead of the model's"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import onnx
@@ -41,8 +41,7 @@ class SourceTransform(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Preprocessing:
+class Preprocessing(NamedTuple):
     """A spec, and the code or its results that prove it."""
 
     spec: PreprocessSpec

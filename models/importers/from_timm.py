@@ -67,9 +67,9 @@ def load(
 ) -> Imported:
     """Import `name` ("resnet50.a1_in1k", or "local-dir:FOLDER") with the weights of a checkpoint.
 
-    The preprocessing is `own`; else that of the training script's arguments, if it saved them; else that of timm's validate.py: the model's test size, if
-    it has one and no other is given. Raises BuildRefused if the weights, name or preprocessing are
-    ambiguous.
+    The preprocessing is `own`; else that of the training script's arguments, if it saved them;
+    else that of timm's validate.py: the model's test size, if it has one and no other is given.
+    Raises BuildRefused if the weights, name or preprocessing are ambiguous.
     """
     if backend not in (None, "pillow") and own is None:
         raise BuildRefused(f"timm resizes with Pillow, not with {backend}: omit --backend.")

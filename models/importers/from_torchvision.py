@@ -50,7 +50,7 @@ def load(
     """
     if weights is not None and own is not None:
         raise BuildRefused("Give --weights or your own preprocessing, not both.")
-    entry = None if own is not None else _entry(name, weights)
+    entry: Any = None if own is not None else _entry(name, weights)
     used = own or translate(entry.transforms(), backend)
     size = used.spec.output_size
     model, filled, notes = _filled(name, size, checkpoint, state_dict, classes, random_weights)

@@ -64,7 +64,8 @@ class ProbeTensors:
         spec, tensor = self._spec, self.floats(file).astype(np.float64)
         shape = (3, 1, 1)
         levels = (tensor * np.reshape(spec.std, shape) + np.reshape(spec.mean, shape)) / spec.scale
-        return np.clip(np.rint(levels), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+        whole = np.clip(np.rint(levels), 0, 255)
+        return np.asarray(whole.transpose(1, 2, 0), np.uint8)
 
 
 def preprocessing(path: Path, spec: PreprocessSpec) -> Preprocessing:

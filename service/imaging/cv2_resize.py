@@ -96,7 +96,7 @@ def _rows(
 
 def _nearest(axis: _Axis) -> NDArray[np.int64]:
     positions = np.floor(axis.outputs * axis.scale).astype(np.int64)
-    return np.minimum(positions, axis.before - 1)
+    return np.asarray(np.minimum(positions, axis.before - 1))
 
 
 def _between(axis: _Axis, *, clamps: bool) -> _Pairs:
@@ -127,9 +127,7 @@ def _pairs(
         first = np.clip(first, 0, last)
     weight = np.rint((np.float32(1) - share) * np.float32(_ONE)).astype(np.int64)
     second_weight = np.rint(share * np.float32(_ONE)).astype(np.int64)
-    return _Pairs(
-        np.clip(first, 0, last), np.clip(first + 1, 0, last), weight, second_weight
-    )
+    return _Pairs(np.clip(first, 0, last), np.clip(first + 1, 0, last), weight, second_weight)
 
 
 def _linear(pixels: NDArray[np.uint8], across: _Pairs, down: _Pairs) -> NDArray[np.uint8]:

@@ -61,15 +61,10 @@ def apply(source: Source, spec: PreprocessSpec) -> Pixels:
     for operation in plan(spec, size_of(source)):
         if pixels is not None:
             source, pixels = Image.fromarray(pixels), None
-        match operation:
-            case Cut():
-                source = _cut(as_image(source), operation)
-            case Luminance():
-                pixels = replicated(np.asarray(as_image(source)), operation.backend)
-            case Scale(backend="pillow"):
-                pixels = pillow_resize.resize(source, operation)
-            case Scale():
-                pixels = _by_arrays(as_image(source), operation)
+        if isinstance(operation, Cut):
+            source = _cut(as_image(source), operation)
+        else:
+            pixels = _computed(source, operation)
     if pixels is None:
         pixels = np.asarray(as_image(source))
     if spec.channel_order == "bgr":
@@ -81,6 +76,14 @@ def _used(spec: PreprocessSpec, size: Size) -> Box | None:
     """Return the part of an upright image of `size` that `apply` reads; None if it reads all."""
     first = next(iter(plan(spec, size)), None)
     return pillow_resize.reads(first, size) if isinstance(first, Scale) else None
+
+
+def _computed(source: Source, operation: Scale | Luminance) -> NDArray[np.uint8]:
+    if isinstance(operation, Luminance):
+        return replicated(np.asarray(as_image(source)), operation.backend)
+    if operation.backend == "pillow":
+        return pillow_resize.resize(source, operation)
+    return _by_arrays(as_image(source), operation)
 
 
 def _cut(image: Image.Image, to: Cut) -> Image.Image:
@@ -97,8 +100,8 @@ def _by_arrays(image: Image.Image, to: Scale) -> NDArray[np.uint8]:
     """Resize with the backend torch or cv2."""
     source = image if to.source is None else image.crop(to.source)
     window = to.window or (0, 0, *to.size)
-    by = torch_resize if to.backend == "torch" else cv2_resize
-    return by.resize(np.asarray(source), to.size, to.filter, window)
+    resize = torch_resize.resize if to.backend == "torch" else cv2_resize.resize
+    return resize(np.asarray(source), to.size, to.filter, window)
 
 
 def _check_pixels(size: Size, spec: PreprocessSpec, max_image_pixels: int) -> None:
