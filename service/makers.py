@@ -26,6 +26,7 @@ COMMANDS = {
     ),
     "architectures": ("architectures", "export, seal and time every architecture in the table"),
     "gpu-report": ("gpu_report", "run the GPU tests and measure every engine on this GPU"),
+    "retrain": ("retrain", "make the next version of a model from a request and new labels"),
     "retrain-request": ("retrain_request", "file a request for retraining when drift alerts fire"),
 }
 _PACKAGE = "tidegate.models"
