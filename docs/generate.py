@@ -21,6 +21,7 @@ from docs.tables import (
     measurements,
     metrics,
     settings,
+    training,
 )
 
 DOCS = Path(__file__).parent
@@ -43,6 +44,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "shadow-costs": measurements.shadow_costs,
     "overheads": measurements.overheads,
     "perf-analyzer": measurements.perf_analyzer,
+    "training-settings": training.training_settings,
+    "training-presets": training.training_presets,
 }
 
 

@@ -15,6 +15,7 @@ COMMANDS = {
     "demo": ("demo", "build the demo bundle, EfficientNet-Lite0 on ImageNet"),
     "demo-calibration": ("demo_calibration", "refit the demo's gate on photographs of packages"),
     "import": ("import_model", "make a sealed bundle from a trained model and image folders"),
+    "train": ("train", "train a classifier on a folder of images and make its sealed bundle"),
     "fit": ("fit_bundle", "make a new bundle from a sealed one and other image folders"),
     "digits": ("digits", "train, fit and seal a small network on handwritten digits"),
     "export-plain": ("export_plain", "write a bundle's backbone for servers without a gate"),
@@ -26,6 +27,7 @@ COMMANDS = {
     ),
     "architectures": ("architectures", "export, seal and time every architecture in the table"),
     "gpu-report": ("gpu_report", "run the GPU tests and measure every engine on this GPU"),
+    "retrain": ("retrain", "make the next version of a model from a request and new labels"),
     "retrain-request": ("retrain_request", "file a request for retraining when drift alerts fire"),
 }
 _PACKAGE = "tidegate.models"
@@ -35,6 +37,7 @@ _EXTRAS = {
     "scipy": "fit",
     "matplotlib": "fit",
     "safetensors": "torch",
+    "sklearn": "fit",
 }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from tidegate.models.training_record import TrainingRecord
 from tidegate.service.bundle.manifest import Precision
 from tidegate.service.imaging.spec import PreprocessSpec
 
@@ -71,3 +72,4 @@ class Imported:
     precision: Precision = "fp32"  # of `backbone`
     notes: tuple[str, ...] = ()  # what was changed or assumed, for the model card
     rivals: tuple[Rival, ...] = ()  # of `spec`; none if it is stated
+    training: TrainingRecord | None = None  # of the weights, if Tidegate trained them

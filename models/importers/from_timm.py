@@ -16,7 +16,7 @@ from tidegate.models.importers.composed import Composed
 from tidegate.models.importers.timm_arguments import training_arguments
 from tidegate.models.importers.timm_source import Source, find
 from tidegate.models.importers.torch_checkpoint import Checkpoint
-from tidegate.models.importers.torch_export import export, forward
+from tidegate.models.importers.torch_export import export, forward, with_stand_in
 from tidegate.models.importers.torch_runtime import require, version
 from tidegate.service.imaging.spec import PreprocessSpec
 
@@ -64,12 +64,15 @@ def load(
     random_weights: bool = False,
     overrides: Overrides | None = None,
     own: Preprocessing | None = None,
+    encoder: bool = False,
 ) -> Imported:
     """Import `name` ("resnet50.a1_in1k", or "local-dir:FOLDER") with the weights of a checkpoint.
 
     The preprocessing is `own`; else that of the training script's arguments, if it saved them;
-    else that of timm's validate.py: the model's test size, if it has one and no other is given.
-    Raises BuildRefused if the weights, name or preprocessing are ambiguous.
+    else that of timm's validate.py: the model's test size, if it has one and no other is given. As
+    an `encoder`, whose features alone are wanted, the weights need no classifier; two random
+    classes stand in for it. Raises BuildRefused if the weights, name or preprocessing are
+    ambiguous.
     """
     if backend not in (None, "pillow") and own is None:
         raise BuildRefused(f"timm resizes with Pillow, not with {backend}: omit --backend.")
@@ -87,15 +90,18 @@ def load(
         if options.stated:
             raise BuildRefused("Give your own preprocessing or timm's options, not both.")
         options = _Options({"img_size": own.spec.output_size[0]}, {})
+    if encoder and weights is not None and _found_classes(source, weights) is None:
+        classes = 0
     model, notes = _filled(source, weights, classes, options)
     weights = weights or torch_checkpoint.random(model, _input_size(model))
     used = own or _default(options.config(model))
-    found = to_backbone(export(model, used.spec.output_size))
+    network = with_stand_in(model, model.num_features) if classes == 0 else model
+    found = to_backbone(export(network, used.spec.output_size))
     return Imported(
         backbone=found.model,
         spec=used.spec,
         transform=used.transform,
-        forward=forward(model),
+        forward=forward(network),
         source=f"{version('timm')} {source.name}",
         licence=_licence(source, random_weights),
         checkpoint_sha256=weights.sha256,
@@ -154,17 +160,21 @@ def _filled(
 
 def _classes(source: Source, weights: Checkpoint) -> int:
     """Return how many classes the checkpoint's classifier has."""
+    found = _found_classes(source, weights)
+    if found is None:
+        raise BuildRefused(
+            f"The number of classes is unknown, as the checkpoint has no classifier of "
+            f"timm:{source.name}: give --classes, or the name of the model that was trained."
+        )
+    return found
+
+
+def _found_classes(source: Source, weights: Checkpoint) -> int | None:
     layer = (source.pretrained_cfg or {}).get("classifier") or require(
         "timm"
     ).get_pretrained_cfg_value(source.name, "classifier")
     first = layer[0] if isinstance(layer, list | tuple) else layer
-    found = weights.classes(f"{first}.weight") if first else None
-    if found is None:
-        raise BuildRefused(
-            f"The number of classes is unknown, as the checkpoint has no classifier {first or ''} "
-            f"of timm:{source.name}: give --classes, or the name of the model that was trained."
-        )
-    return found
+    return weights.classes(f"{first}.weight") if first else None
 
 
 def _create(source: Source, classes: int | None, options: _Options) -> Any:
@@ -176,8 +186,7 @@ def _create(source: Source, classes: int | None, options: _Options) -> Any:
             stated,
             pretrained_cfg=source.pretrained_cfg,
             pretrained=False,
-            num_classes=classes,
-            **source.model_args,
+            **{**source.model_args, "num_classes": classes},
         )
         return timm_models.create_model(**arguments)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
