@@ -6,6 +6,7 @@ import pytest
 
 from tidegate.service.engines import cpu_engines
 from tidegate.service.engines.cpu_engines import check_precision, engines_for
+from tidegate.service.engines.openvino import runtime
 from tidegate.service.errors import EngineUnavailable
 
 
@@ -21,7 +22,7 @@ def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def with_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_engines, "find_spec", lambda name: object())
-    monkeypatch.setattr(cpu_engines.openvino, "check_device", lambda device, precision: None)
+    monkeypatch.setattr(runtime, "check_device", lambda device, precision: None)
 
 
 @pytest.mark.usefixtures("without_openvino")
@@ -52,7 +53,7 @@ def test_auto_leaves_out_an_engine_that_cannot_compute_here(
     def refuse(device: str, precision: str) -> None:
         raise EngineUnavailable("no such instructions")
 
-    monkeypatch.setattr(cpu_engines.openvino, "check_device", refuse)
+    monkeypatch.setattr(runtime, "check_device", refuse)
 
     assert names("auto", "fp32") == ["onnx-cpu"]
 
