@@ -33,7 +33,8 @@ from tidegate.service.imaging.occlusion import (
     picture,
     png,
 )
-from tidegate.service.pipeline import Decided, Upload
+from tidegate.service.deciding import Decided
+from tidegate.service.pipeline import Upload
 from tidegate.service.types import Pixels, Priority
 
 GRID, MIN_GRID, MAX_GRID = 7, 2, 14

@@ -10,7 +10,7 @@ import pytest
 
 from tidegate.service import errors
 from tidegate.service.api.dialects.names import NAMES
-from tidegate.service.api.problems import TABLE
+from tidegate.service.problem_codes import TABLE
 from tidegate.service.app import build
 from tidegate.service.settings import Settings
 
