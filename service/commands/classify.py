@@ -47,7 +47,9 @@ def add(commands: Commands) -> None:
         "--column", default="image", help="column of .parquet sources (default: image)"
     )
     running = classify.add_argument_group("how it runs")
-    running.add_argument("--workers", type=_positive, metavar="N", help="processes (default: cores)")
+    running.add_argument(
+        "--workers", type=_positive, metavar="N", help="processes (default: cores)"
+    )
     running.add_argument(
         "--shard", type=_shard, default=(1, 1), metavar="I/N", help="only part I of N of the images"
     )

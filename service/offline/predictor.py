@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +14,17 @@ import numpy as np
 
 from tidegate.service.batching.isolate import RowResult, run_isolating
 from tidegate.service.bundle.store import Bundle, open_bundle
-from tidegate.service.deciding import Prediction, Probabilities, best, decide
+from tidegate.service.deciding import best, decide
 from tidegate.service.engines.choose import open_engine
 from tidegate.service.engines.config import EngineConfig
 from tidegate.service.errors import EngineFailed, TidegateError, UploadTooLarge
 from tidegate.service.imaging.preprocess import preprocess
-from tidegate.service.problem_codes import TABLE
+from tidegate.service.offline.answers import Answer, Problem, problem_of
 from tidegate.service.startup import pass_golden
-from tidegate.service.types import Decision, Float32, Outputs, Pixels
+from tidegate.service.types import Outputs, Pixels
 
 MAX_IMAGE_PIXELS = 25_000_000
 MAX_IMAGE_BYTES = 16 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the bundle says about one image.
-
-    A rejected image is unlike those that the model knows: its predictions mean nothing.
-    """
-
-    decision: Decision
-    predictions: tuple[Prediction, ...]  # the most probable classes, the most probable first
-    p_value: float  # share of calibration images at least as unusual
-    score_p_values: Mapping[str, float]
-    scores: Mapping[str, float]  # raw; higher is more unusual
-    nearest_class: int
-    probabilities: Probabilities  # of all classes, float64 [classes]
-    features: Float32  # the input of the last layer, float32 [D]
-    pixels: Pixels  # what the network saw, uint8 [H, W, 3]
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Why an image has no answer. `code` and `status` are those of `POST /classify`."""
-
-    code: str  # "undecodable-image"
-    title: str
-    status: int  # of HTTP
-    detail: str
 
 
 class Predictor:
@@ -169,12 +140,6 @@ class Predictor:
         if isinstance(row, Exception):
             return problem_of(EngineFailed("The engine could not compute this image."))
         return _said(self._bundle, pixels, row, top_k)
-
-
-def problem_of(error: TidegateError) -> Problem:
-    """Return an expected error as a problem."""
-    status, code, title = TABLE[type(error)]
-    return Problem(code, title, status, str(error))
 
 
 def _said(bundle: Bundle, pixels: Pixels, outputs: Outputs, top_k: int) -> Answer:

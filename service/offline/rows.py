@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tidegate.service.offline.predictor import Answer, Problem
+from tidegate.service.offline.answers import Answer, Problem
 
 Row = dict[str, Any]
 
@@ -61,4 +61,3 @@ def counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
         outcome = str(row["decision"] or row["error"])
         found[outcome] = found.get(outcome, 0) + 1
     return found
-

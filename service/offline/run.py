@@ -75,7 +75,7 @@ def run(options: Options) -> int:
     try:
         with Workers(Work(predictor, columns, options.top_k), _processes(options)) as workers:
             predictor.close()
-            entries = _entries(job.remaining(_shared(options)), predictor.max_image_bytes)
+            entries = _entries(job.remaining(shared(options)), predictor.max_image_bytes)
             for rows in _parts(workers.rows(entries), job.part_images, progress):
                 job.write(rows)
     except KeyboardInterrupt:
@@ -108,7 +108,7 @@ def _processes(options: Options) -> int:
     return options.workers or usable_cores()
 
 
-def _shared(options: Options) -> Iterator[Item]:
+def shared(options: Options) -> Iterator[Item]:
     """Yield the images of this shard: every n-th one."""
     found = sources.items(options.sources, options.listing, options.column)
     first, parts = options.shard
@@ -174,10 +174,10 @@ class _Progress:
 
 
 def _time(seconds: float) -> str:
-    if seconds < 90:  # noqa: PLR2004 - a minute and a half
+    if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"  # noqa: PLR2004 - likewise
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def _summary(

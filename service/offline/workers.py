@@ -14,15 +14,19 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tidegate.service.errors import EngineUnavailable, UploadTooLarge
 from tidegate.service.files import read_small
-from tidegate.service.offline.predictor import Answer, Predictor, Problem, problem_of
+from tidegate.service.offline.answers import Answer, Problem, problem_of
 from tidegate.service.offline.rows import Columns, Row
+
+if TYPE_CHECKING:
+    from tidegate.service.offline.predictor import Predictor
 
 CHUNK_IMAGES = 16
 _CHUNK_BYTES = 32 << 20
-_MOST_DEATHS = 10  # more than the halves of a chunk and its image
+_MOST_DEATHS = 6  # more than one image causes: its chunk and the halves down to it are five
 _AHEAD = 2  # chunks for each worker: one that it computes, and one that waits
 
 Entry = tuple[int, str, Path | bytes | Problem]  # index, name, and the file or its content
@@ -96,7 +100,10 @@ class Workers:
                 return [*self._again(chunk[:half]), *self._again(chunk[half:])]
         index, name, content = chunk[0]
         died = Problem(
-            "engine-failed", "The engine failed", 500, "The process that classified this image died."
+            "engine-failed",
+            "The engine failed",
+            500,
+            "The process that classified this image died.",
         )
         return [self._work.columns.row(index, name, _data(content), died)]
 
