@@ -21,6 +21,7 @@ from tidegate.service.offline.rows import Columns, Row
 from tidegate.service.offline.sources import Item
 from tidegate.service.offline.workers import Entry, Work, Workers, unreadable
 from tidegate.service.offline.writers import writer_for
+from tidegate.service.settings import Settings
 
 _EVERY_S = 1.0  # between two reports on a terminal
 _RARELY_S = 30.0  # in a log
@@ -57,7 +58,7 @@ def run(options: Options) -> int:
     if not options.sources and options.listing is None:
         raise SourceUnreadable("There is nothing to classify: name a SOURCE, or give --list.")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # one process for each core
-    predictor = Predictor(options.bundle, engine=options.engine)
+    predictor = _predictor(options)
     columns = Columns(
         tuple(predictor.bundle.gate.folds_a),
         features=options.features,
@@ -71,7 +72,6 @@ def run(options: Options) -> int:
     job.begin(resume=options.resume, replace=options.replace)
     engine = predictor.engine
     progress = _Progress(_total(options), sum(part.images for part in job.parts))
-    started = time.monotonic()
     try:
         with Workers(Work(predictor, columns, options.top_k), _processes(options)) as workers:
             predictor.close()
@@ -82,11 +82,23 @@ def run(options: Options) -> int:
         done = sum(part.images for part in job.parts)
         _say(f"\n{done:,} images are written; the same command with --resume goes on.")
         raise
-    summary = _summary(options, job, predictor, engine, time.monotonic() - started, progress.done)
+    summary = _summary(options, job, predictor, engine, progress.per_s)
     job.finish(summary, {f"tidegate.{key}": str(summary[key]) for key in ("model", "digest")})
     failed = sum(n for outcome, n in job.outcomes.items() if outcome not in _DECISIONS)
     _say(_words(options.out, job.outcomes))
     return failed
+
+
+def _predictor(options: Options) -> Predictor:
+    """Return a predictor with the bounds that the environment sets for the service."""
+    settings = Settings.read({"bundle": str(options.bundle), "engine": options.engine})
+    return Predictor(
+        options.bundle,
+        engine=options.engine,
+        max_image_pixels=settings.max_image_pixels,
+        max_image_bytes=settings.max_upload_bytes,
+        warm_up_cache=settings.engine_config().warm_up_cache,
+    )
 
 
 def _identity(options: Options, predictor: Predictor) -> dict[str, Any]:
@@ -154,20 +166,28 @@ class _Progress:
         self._total = total
         self._before = before
         self.done = 0
-        self._started = self._said = time.monotonic()
+        self._first = self._last = self._said = time.monotonic()
         self._terminal = sys.stderr.isatty()
+
+    @property
+    def per_s(self) -> float:
+        """Return the images a second since the first one was done: without the start."""
+        passed = self._last - self._first
+        return (self.done - 1) / passed if passed > 0 else 0.0
 
     def step(self) -> None:
         """Count an image."""
         self.done += 1
-        now = time.monotonic()
+        now = self._last = time.monotonic()
+        if self.done == 1:
+            self._first = now
         if now - self._said >= (_EVERY_S if self._terminal else _RARELY_S):
             self._said = now
-            _say(self._line(now), end="\r" if self._terminal else "\n")
+            _say(self._line(), end="\r" if self._terminal else "\n")
 
-    def _line(self, now: float) -> str:
-        images, rate = self._before + self.done, self.done / (now - self._started)
-        if self._total is None:
+    def _line(self) -> str:
+        images, rate = self._before + self.done, self.per_s
+        if self._total is None or not rate:
             return f"{images:,} images, {rate:,.0f} a second   "
         left = max(0, self._total - images) / rate
         return f"{images:,} of {self._total:,} images, {rate:,.0f} a second, {_time(left)} left   "
@@ -181,7 +201,7 @@ def _time(seconds: float) -> str:
 
 
 def _summary(
-    options: Options, job: Job, predictor: Predictor, engine: str, seconds: float, images: int
+    options: Options, job: Job, predictor: Predictor, engine: str, per_s: float
 ) -> dict[str, Any]:
     manifest = predictor.bundle.manifest
     return {
@@ -194,8 +214,7 @@ def _summary(
         "tidegate": version("tidegate"),
         "sources": [*options.sources, *([f"--list {options.listing}"] if options.listing else [])],
         "shard": "/".join(map(str, options.shard)),
-        "seconds_of_the_last_run": round(seconds, 3),
-        "images_per_second": round(images / seconds, 2) if seconds else 0.0,
+        "images_per_second": round(per_s, 2),  # of the last run, without its start
     }
 
 

