@@ -37,9 +37,22 @@ class Job:
         self.out = out
         self.folder = out.with_name(f".{out.name}.parts")
         self._writer = writer
-        self._identity = {**identity, "images in a part": part_images}
+        self.identity = {**identity, "images in a part": part_images}
         self.part_images = part_images
         self.parts: list[Part] = []
+
+    def is_finished(self) -> bool:
+        """Return whether the result of this very job is there, and read its outcomes."""
+        if self.folder.exists() or not self.out.exists():
+            return False
+        try:
+            summary = json.loads(summary_file(self.out).read_bytes())
+        except (OSError, ValueError):
+            return False
+        if not isinstance(summary, dict) or summary.get("job") != self.identity:
+            return False
+        self.parts = [Part(summary["images"], "", "", summary["outcomes"])]
+        return True
 
     def begin(self, *, resume: bool, replace: bool) -> None:
         """Prepare the folder. Raises JobRefused if something is there that the user must decide."""
@@ -60,7 +73,7 @@ class Job:
             self._check_same(json.loads(known.read_bytes()))
             self.parts = list(self._found())
         else:
-            write_atomically(known, json.dumps(self._identity, indent=1).encode())
+            write_atomically(known, json.dumps(self.identity, indent=1).encode())
 
     def remaining(self, items: Iterable[Item]) -> Iterator[tuple[int, Item]]:
         """Skip the images of the whole parts; yield the others with their index.
@@ -108,7 +121,7 @@ class Job:
         return total
 
     def _check_same(self, known: Mapping[str, Any]) -> None:
-        for name, value in self._identity.items():
+        for name, value in self.identity.items():
             if known.get(name) != value:
                 raise JobRefused(
                     f"The unfinished job has another {name} ({known.get(name)}, not {value}): use "

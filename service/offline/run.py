@@ -69,6 +69,9 @@ def run(options: Options) -> int:
         options.out, writer_for(options.out, columns), _identity(options, predictor),
         options.part_images,
     )  # fmt: skip
+    if options.resume and job.is_finished():
+        _say(f"{options.out} is complete already.")
+        return _failed(job.outcomes)
     job.begin(resume=options.resume, replace=options.replace)
     engine = predictor.engine
     progress = _Progress(_total(options), sum(part.images for part in job.parts))
@@ -82,11 +85,15 @@ def run(options: Options) -> int:
         done = sum(part.images for part in job.parts)
         _say(f"\n{done:,} images are written; the same command with --resume goes on.")
         raise
-    summary = _summary(options, job, predictor, engine, progress.per_s)
+    summary = {"job": job.identity, **_summary(job, predictor, engine, progress.per_s)}
     job.finish(summary, {f"tidegate.{key}": str(summary[key]) for key in ("model", "digest")})
-    failed = sum(n for outcome, n in job.outcomes.items() if outcome not in _DECISIONS)
     _say(_words(options.out, job.outcomes))
-    return failed
+    return _failed(job.outcomes)
+
+
+def _failed(outcomes: dict[str, int]) -> int:
+    """Return how many images have no answer."""
+    return sum(images for outcome, images in outcomes.items() if outcome not in _DECISIONS)
 
 
 def _predictor(options: Options) -> Predictor:
@@ -200,9 +207,7 @@ def _time(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
-def _summary(
-    options: Options, job: Job, predictor: Predictor, engine: str, per_s: float
-) -> dict[str, Any]:
+def _summary(job: Job, predictor: Predictor, engine: str, per_s: float) -> dict[str, Any]:
     manifest = predictor.bundle.manifest
     return {
         "images": sum(job.outcomes.values()),
@@ -212,8 +217,6 @@ def _summary(
         "preprocess_digest": manifest.preprocess.digest,
         "engine": engine,
         "tidegate": version("tidegate"),
-        "sources": [*options.sources, *([f"--list {options.listing}"] if options.listing else [])],
-        "shard": "/".join(map(str, options.shard)),
         "images_per_second": round(per_s, 2),  # of the last run, without its start
     }
 

@@ -218,6 +218,15 @@ def test_other_images_are_noticed_when_a_job_goes_on(job: Job, tmp_path: Path) -
         list(again.remaining(items([str(tmp_path / "b.jpg")], None, "image")))
 
 
+def test_a_finished_job_is_known_again(job: Job) -> None:
+    job.finish({"job": job.identity, "images": 1, "outcomes": {"accept": 1}}, {})
+
+    again = Job(job.out, JsonLines(), {"bundle": "d1"}, 2)
+    assert again.is_finished()
+    assert again.outcomes == {"accept": 1}
+    assert not Job(job.out, JsonLines(), {"bundle": "d2"}, 2).is_finished()
+
+
 def test_a_result_is_not_overwritten_unasked(job: Job) -> None:
     job.finish({}, {})
 
