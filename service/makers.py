@@ -19,6 +19,7 @@ COMMANDS = {
     "fit": ("fit_bundle", "make a new bundle from a sealed one and other image folders"),
     "digits": ("digits", "train, fit and seal a small network on handwritten digits"),
     "export-plain": ("export_plain", "write a bundle's backbone for servers without a gate"),
+    "probe-images": ("probe_images", "write the images that prove a preprocessing"),
     "gate-cost": ("gate_cost", "measure what the gate costs: scores in the graph, p-values"),
     "gate-scores": (
         "gate_scores",
@@ -26,6 +27,7 @@ COMMANDS = {
     ),
     "architectures": ("architectures", "export, seal and time every architecture in the table"),
     "gpu-report": ("gpu_report", "run the GPU tests and measure every engine on this GPU"),
+    "retrain": ("retrain", "make the next version of a model from a request and new labels"),
     "retrain-request": ("retrain_request", "file a request for retraining when drift alerts fire"),
 }
 _PACKAGE = "tidegate.models"

@@ -65,6 +65,11 @@ def nearly_same(train: Marked, split: Marked) -> str | None:
     )
 
 
+def like_one_of(known: Sequence[Mark], found: Sequence[Mark]) -> set[int]:
+    """Return the positions of those of `found` that are nearly the same as one of `known`."""
+    return {at for _, at in _pairs(known, found)}
+
+
 def groups_of_like(marks: Sequence[Mark], tolerance: float = 1.0) -> list[list[int]]:
     """Return the positions of the images in groups; an image is in the group of each like one.
 

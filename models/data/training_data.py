@@ -40,13 +40,14 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """A divided set of labelled images. No image is in two of the three splits."""
+    """A divided set of labelled images. No image is in two of its parts."""
 
     classes: tuple[str, ...]  # by class id
     train: tuple[Labelled, ...]
     calibrate: tuple[Labelled, ...]
     test: tuple[Labelled, ...]
     seed: int = 0
+    held_out: tuple[Labelled, ...] = ()  # of retrainings: later images that nothing is fitted on
 
     @classmethod
     def of(
@@ -54,10 +55,16 @@ class TrainingData:
         classes: tuple[str, ...],
         images: Mapping[SplitName, Sequence[Labelled]],
         seed: int = 0,
+        held_out: Sequence[Labelled] = (),
     ) -> TrainingData:
         """Return the images of the three splits."""
         train, calibrate, test = (tuple(images[name]) for name in SPLITS)
-        return cls(classes, train, calibrate, test, seed)
+        return cls(classes, train, calibrate, test, seed, tuple(held_out))
+
+    @property
+    def every(self) -> tuple[Labelled, ...]:
+        """Return all images."""
+        return (*self.train, *self.calibrate, *self.test, *self.held_out)
 
     def images(self, split: SplitName) -> tuple[Labelled, ...]:
         """Return the images of one split."""
@@ -78,6 +85,7 @@ class _File(BaseModel):
     calibrate: tuple[tuple[str, int], ...]
     test: tuple[tuple[str, int], ...]
     seed: int = 0
+    held_out: tuple[tuple[str, int], ...] = ()
 
 
 def read(path: Path) -> TrainingData:
@@ -98,7 +106,7 @@ def read(path: Path) -> TrainingData:
     if not root.is_dir():
         raise BuildRefused(f"The folder {root} does not exist: correct `root` in {path}.")
     rows = {name: _labelled(root, getattr(file, name)) for name in SPLITS}
-    data = TrainingData.of(file.classes, rows, file.seed)
+    data = TrainingData.of(file.classes, rows, file.seed, _labelled(root, file.held_out))
     _check(data, path)
     return data
 
@@ -108,10 +116,9 @@ def write(path: Path, root: Path, data: TrainingData, more: Mapping[str, object]
     root = root.resolve()
     head = {"format": FORMAT, "root": str(root), "classes": data.classes, "seed": data.seed, **more}
     lines = [f"{json.dumps(name)}: {_text(value)}" for name, value in head.items()]
-    for name in SPLITS:
-        rows = ",\n".join(
-            _text((_relative(image.path, root), image.class_id)) for image in data.images(name)
-        )
+    parts = {name: data.images(name) for name in SPLITS}
+    for name, images in (*parts.items(), ("held_out", data.held_out)):
+        rows = ",\n".join(_text((_relative(i.path, root), i.class_id)) for i in images)
         lines.append(f"{json.dumps(name)}: [\n{rows}\n]")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
@@ -133,8 +140,7 @@ def _labelled(root: Path, rows: Sequence[tuple[str, int]]) -> tuple[Labelled, ..
 def _check(data: TrainingData, file: Path) -> None:
     if len(set(data.classes)) < len(data.classes):
         raise BuildRefused(f"{file} names a class twice.")
-    images = [image for name in SPLITS for image in data.images(name)]
-    seen: set[Path] = set()
+    images, seen = data.every, set[Path]()
     for image in images:
         if not 0 <= image.class_id < len(data.classes):
             raise BuildRefused(

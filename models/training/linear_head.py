@@ -76,11 +76,17 @@ def fit_head(
     images = np.asarray(features, np.float32)
     found = _cross_validated(images, class_ids, seed, imbalanced)
     balance = max(found, key=lambda name: found[name].balanced_accuracy)
-    fitted = _Layers(images, class_ids, weighted=balance == "balanced")
-    weights, bias = fitted.fit(found[balance].decay)
-    if balance == "logit-adjusted":
-        bias = bias - _log_shares(class_ids)
+    weights, bias = fit_layer(images, class_ids, found[balance].decay, balance)
     return LinearHead(weights, bias, balance, found)
+
+
+def fit_layer(
+    features: NDArray[np.float32], class_ids: NDArray[np.int64], decay: float, balance: Balance
+) -> tuple[Float64, Float64]:
+    """Return the weights [classes, D] and bias [classes] of one way to fit the layer."""
+    layers = _Layers(features, class_ids, weighted=balance == "balanced")
+    weights, bias = layers.fit(decay)
+    return weights, bias - _log_shares(class_ids) if balance == "logit-adjusted" else bias
 
 
 def _cross_validated(

@@ -25,7 +25,7 @@ from tidegate.models.training.divided import divided_folders, read_divided
 from tidegate.models.training.division import Division, Shares, check_broken, name_below
 from tidegate.models.training.seen import Seen, alike, look_at, same_pixels
 
-__all__ = ["Division", "Shares", "TrainingData", "check", "divide", "make", "read"]
+__all__ = ["Division", "Shares", "TrainingData", "check", "divide", "make", "read", "share_out"]
 
 LEAST: Mapping[SplitName, int] = {"train": LEAST_PER_CLASS, "calibrate": 1, "test": 1}
 _TIGHTER = (1.0, 0.5, 0.25)  # parts of the tolerance for near-duplicates
@@ -89,10 +89,7 @@ def divide(
     copies = same_pixels(seen, classes)
     once = [images[0] for images in copies]
     near = _near(once, shares) if keep_alike else _Near([], 0)
-    together = Together(len(once))
-    for positions in (*near.groups, *_named_groups(folder, copies, groups)):
-        together.join(positions)
-    units = together.sets()
+    units = _units(len(once), (*near.groups, *_named_groups(folder, copies, groups)))
     by_split = _shared_out(once, units, shares.by_split(), seed)
     _check_result(by_split, once, units, classes, shares)
     return Division(
@@ -105,6 +102,22 @@ def divide(
         repeated=tuple(image.path for images in copies for image in images[1:]),
         broken=tuple(broken),
     )
+
+
+def share_out(images: Sequence[Seen], shares: Shares, seed: int = 0) -> dict[SplitName, list[Seen]]:
+    """Return unlike images by split, without asking for a least number of a class.
+
+    Images that are nearly the same are kept together.
+    """
+    units = _units(len(images), _near(images, shares).groups)
+    return _shared_out(images, units, shares.by_split(), seed)
+
+
+def _units(count: int, groups: Iterable[Sequence[int]]) -> list[list[int]]:
+    together = Together(count)
+    for positions in groups:
+        together.join(positions)
+    return together.sets()
 
 
 @dataclass(frozen=True, slots=True)
