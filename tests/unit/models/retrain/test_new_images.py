@@ -97,7 +97,7 @@ def test_an_export_without_news_is_refused(old: TrainingData, tmp_path: Path) ->
         picture(int(image.path.stem) + 1000 * image.class_id),
     )
 
-    with pytest.raises(BuildRefused, match="None of the 1 labelled images .* is new"):
+    with pytest.raises(BuildRefused, match=r"None of the 1 labelled images .* is new"):
         add(old, tmp_path, SHARES, 0)
 
 

@@ -125,7 +125,7 @@ def label(client: httpx.Client, images: list[Path], kept: Path) -> None:
     for image in images:
         answer = client.post("/classify", content=image.read_bytes())
         found = {"request_id": answer.headers["x-request-id"], "class_id": int(image.parent.name)}
-        wait_for(lambda: client.post("/feedback", json=found).status_code == 200, "no feedback")
+        client.post("/feedback", json=found).raise_for_status()
     wait_for(lambda: len(list(kept.rglob("*.json"))) == len(images), "images are not kept")
 
 
