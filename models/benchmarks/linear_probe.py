@@ -3,8 +3,8 @@
     python -m tidegate.models.benchmarks.linear_probe [--json OUT]
 
 Nine categories, two drawings of each emoji (npm); an emoji is in one split. Three divisions. The
-long tails thin the training images out to 1:20, 1:50 and 1:100, evenly on a log scale; the test images
-stay. Accuracies are of the test images.
+long tails thin the training images out to 1:20, 1:50 and 1:100, evenly on a log scale; the test
+images stay. Accuracies are of the test images.
 """
 
 from __future__ import annotations
