@@ -67,7 +67,7 @@ def main() -> None:
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = measure(Path(folder))
-    print(table(result))
+    print(table(result), times(result), sep="\n\n")
     if chosen.json is not None:
         text = json.dumps(result, ensure_ascii=False, indent=1) + "\n"
         chosen.json.write_text(text, encoding="utf-8")
@@ -134,6 +134,15 @@ def table(result: Measured) -> str:
             f"{_shown(one['balanced_accuracy'])} | {chosen} |"
         )
     return "\n".join(lines)
+
+
+def times(result: Measured) -> str:
+    """Return a sentence on the time that it takes."""
+    train = result["images"][0][0]
+    return (
+        f"The features of {train:,} training images took {result['features_s']:.0f} s of CPU time, "
+        f"the layer with its cross-validation {mean(result['layer_s']):.0f} s."
+    )
 
 
 def _fit(
