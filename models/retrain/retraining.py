@@ -22,7 +22,7 @@ from tidegate.models.retrain import new_images
 from tidegate.models.retrain.comparison import Compared, compare
 from tidegate.models.retrain.report import in_words, report
 from tidegate.models.sealing.unseal import reopened
-from tidegate.models.training import probe, split
+from tidegate.models.training import linear_head, probe, split
 from tidegate.models.training.divided import divided_folders
 from tidegate.models.training.division import Shares
 from tidegate.service.bundle.store import Bundle
@@ -68,6 +68,7 @@ class Retraining:
 
 def check(task: Retraining) -> None:
     """Raise BuildRefused for what is known before an image is read."""
+    linear_head.check_installed()
     check_destination(task.build, task.out)
     task.shares.by_split()
     new_images.listed(task.images, task.old.labels)

@@ -42,9 +42,17 @@ def make(
 
 
 def check(folder: Path, shares: Shares | None = None, groups: str | None = None) -> None:
-    """Raise BuildRefused for what `divide` would refuse without reading an image."""
+    """Raise BuildRefused for what `divide` would refuse without reading an image.
+
+    `folder` may be a splits file too, which is read already divided.
+    """
     by_split = (shares or Shares()).by_split()
     _pattern(groups)
+    if folder.is_file():
+        if shares is not None or groups is not None:
+            raise BuildRefused(f"--shares and --groups are for a folder of images, not {folder}.")
+        read(folder)
+        return
     if divided_folders(folder) is not None:
         if groups is not None:
             raise BuildRefused(f"--groups is for a folder that is not divided yet; {folder} is.")
