@@ -41,8 +41,8 @@ html_last_updated_fmt = None
 
 NAVIGATION = {
     "Use": [
-        "README", "docs/getting-started", "docs/guides/page", "docs/guides/own-model",
-        "docs/guides/examples",
+        "README", "docs/getting-started", "docs/guides/page", "docs/guides/training",
+        "docs/guides/own-model", "docs/guides/examples",
     ],
     "Operate": [
         "docs/guides/deploy", "docs/guides/security", "docs/guides/distribute",

@@ -61,8 +61,8 @@ def run(name: str, arguments: list[str]) -> int:
         )
     except OSError as error:  # a full disk, or no permission to write
         return _fail(f"{error.filename or 'file system'}: {error.strerror}")
-    except KeyboardInterrupt:
-        return _fail("interrupted; no partial result was left in place", 130)
+    except KeyboardInterrupt as error:  # a training says how to go on
+        return _fail(str(error) or "interrupted; no partial result was left in place", 130)
     return 0
 
 

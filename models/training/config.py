@@ -27,61 +27,82 @@ class _Closed(BaseModel):
 class Augmentation(_Closed):
     """Random changes of each training image."""
 
-    crop: float = Field(0.35, gt=0, le=1, description="least share of the area that a crop keeps")
-    stretch: float = Field(4 / 3, ge=1, le=4, description="most stretching of a crop's sides")
+    crop: float = Field(
+        default=0.35, gt=0, le=1, description="least share of the area that a crop keeps"
+    )
+    stretch: float = Field(
+        default=4 / 3, ge=1, le=4, description="most stretching of a crop's sides"
+    )
     flip: Literal["auto"] | bool = Field(
-        "auto", description="whether to mirror left and right; auto: unless a class has a side"
+        default="auto",
+        description="whether to mirror left and right; auto: unless a class has a side",
     )
     colour: float = Field(
-        0.0, ge=0, le=1, description="most change of brightness, contrast and saturation"
+        default=0.0, ge=0, le=1, description="most change of brightness, contrast and saturation"
     )
     policy: Literal["none", "trivial", "rand"] = Field(
-        "trivial", description="TrivialAugment, RandAugment, or neither"
+        default="trivial", description="TrivialAugment, RandAugment, or neither"
     )
-    rand_operations: int = Field(2, ge=1, le=8, description="RandAugment: changes of an image")
-    rand_magnitude: int = Field(9, ge=0, le=30, description="RandAugment: strength of a change")
-    erasing: float = Field(0.0, ge=0, le=1, description="share of images with an erased rectangle")
+    rand_operations: int = Field(
+        default=2, ge=1, le=8, description="RandAugment: changes of an image"
+    )
+    rand_magnitude: int = Field(
+        default=9, ge=0, le=30, description="RandAugment: strength of a change"
+    )
+    erasing: float = Field(
+        default=0.0, ge=0, le=1, description="share of images with an erased rectangle"
+    )
 
 
 class Mixing(_Closed):
     """Mixing of two training images and their classes."""
 
-    mixup: float = Field(0.0, ge=0, le=5, description="alpha of MixUp; 0: none")
-    cutmix: float = Field(0.0, ge=0, le=5, description="alpha of CutMix; 0: none")
-    share: float = Field(1.0, ge=0, le=1, description="share of the batches that are mixed")
-    least_images: int = Field(2000, ge=0, description="no image is mixed if fewer are trained on")
+    mixup: float = Field(default=0.0, ge=0, le=5, description="alpha of MixUp; 0: none")
+    cutmix: float = Field(default=0.0, ge=0, le=5, description="alpha of CutMix; 0: none")
+    share: float = Field(default=1.0, ge=0, le=1, description="share of the batches that are mixed")
+    least_images: int = Field(
+        default=2000, ge=0, description="no image is mixed if fewer are trained on"
+    )
 
 
 class Optimisation(_Closed):
     """Optimiser, learning rate and schedule."""
 
-    optimiser: str = Field("adamw", description="any optimiser of timm")
-    rate: float = Field(1e-3, gt=0, le=10, description="highest learning rate, of the last layer")
+    optimiser: str = Field(default="adamw", description="any optimiser of timm")
+    rate: float = Field(
+        default=1e-3, gt=0, le=10, description="highest learning rate, of the last layer"
+    )
     backbone_rate: float = Field(
-        0.1, gt=0, le=1, description="factor of it for a trained backbone that is no transformer"
+        default=0.1,
+        gt=0,
+        le=1,
+        description="factor of it for a trained backbone that is no transformer",
     )
     layer_decay: float | None = Field(
-        None,
+        default=None,
         gt=0,
         le=1,
         description="factor of the rate from layer to layer of a trained backbone; unset: 0.75 for "
         "a transformer, none for others",
     )
-    weight_decay: float = Field(0.05, ge=0, le=1, description="not of biases and norms")
+    weight_decay: float = Field(default=0.05, ge=0, le=1, description="not of biases and norms")
     schedule: Literal["cosine", "one-cycle"] = Field(
-        "cosine", description="how the rate falls after the warm-up"
+        default="cosine", description="how the rate falls after the warm-up"
     )
     warm_up: float = Field(
-        0.05, ge=0, le=1, description="cosine: share of a stage's steps in which the rate rises"
+        default=0.05,
+        ge=0,
+        le=1,
+        description="cosine: share of a stage's steps in which the rate rises",
     )
-    batch: int = Field(64, ge=2, le=4096, description="images that are run together")
-    accumulate: int = Field(1, ge=1, le=1024, description="batches of a step")
-    clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0: no limit")
+    batch: int = Field(default=64, ge=2, le=4096, description="images that are run together")
+    accumulate: int = Field(default=1, ge=1, le=1024, description="batches of a step")
+    clip: float = Field(default=1.0, ge=0, description="largest norm of the gradient; 0: no limit")
     average: float = Field(
-        0.999, ge=0, lt=1, description="decay of the averaged weights (EMA); 0: no average"
+        default=0.999, ge=0, lt=1, description="decay of the averaged weights (EMA); 0: no average"
     )
     label_smoothing: float = Field(
-        0.0, ge=0, lt=1, description="share of the target that is spread over all classes"
+        default=0.0, ge=0, lt=1, description="share of the target that is spread over all classes"
     )
 
 
@@ -89,47 +110,66 @@ class Stages(_Closed):
     """Epochs of the stages, and early stopping."""
 
     head: int = Field(
-        4, ge=0, le=1000, description="epochs of the last layer alone, on a trained backbone"
+        default=4,
+        ge=0,
+        le=1000,
+        description="epochs of the last layer alone, on a trained backbone",
     )
-    full: int = Field(30, ge=1, le=10_000, description="epochs of all layers")
+    full: int = Field(default=30, ge=1, le=10_000, description="epochs of all layers")
     balanced_head: int = Field(
-        10, ge=0, le=1000, description="epochs of the balanced last layer of a two-stage training"
+        default=10,
+        ge=0,
+        le=1000,
+        description="epochs of the balanced last layer of a two-stage training",
     )
-    patience: int = Field(8, ge=1, description="epochs without a better one that end a stage")
+    patience: int = Field(
+        default=8, ge=1, description="epochs without a better one that end a stage"
+    )
     slice: float = Field(
-        0.1, gt=0, le=0.5, description="share of train that is held out to choose the epoch"
+        default=0.1, gt=0, le=0.5, description="share of train that is held out to choose the epoch"
     )
 
 
 class Imbalance(_Closed):
     """What is done if classes have different numbers of images."""
 
-    loss: Loss = Field("plain", description="loss of an image")
-    beta: float = Field(0.999, ge=0, lt=1, description="class-balanced: β of the effective number")
-    gamma: float = Field(2.0, ge=0, le=10, description="focal: γ")
-    tau: float = Field(1.0, ge=0, le=3, description="logit-adjusted: factor of the log priors")
-    sampling: Sampling = Field("natural", description="how often an image of a class is drawn")
+    loss: Loss = Field(default="plain", description="loss of an image")
+    beta: float = Field(
+        default=0.999, ge=0, lt=1, description="class-balanced: β of the effective number"
+    )
+    gamma: float = Field(default=2.0, ge=0, le=10, description="focal: γ")
+    tau: float = Field(
+        default=1.0, ge=0, le=3, description="logit-adjusted: factor of the log priors"
+    )
+    sampling: Sampling = Field(
+        default="natural", description="how often an image of a class is drawn"
+    )
     two_stage: bool = Field(
-        False, description="then train the last layer alone, on equally many images of each class"
+        default=False,
+        description="then train the last layer alone, on equally many images of each class",
     )
 
 
 class TrainConfig(_Closed):
     """Every setting of a training."""
 
-    preset: Preset = Field("medium", description="augmentation and mixing that the others change")
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random")
+    preset: Preset = Field(
+        default="medium", description="augmentation and mixing that the others change"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31, description="seed of everything random")
     size: int | None = Field(
-        None, ge=16, le=2048, description="pixels of the input's sides; unset: the model's"
+        default=None, ge=16, le=2048, description="pixels of the input's sides; unset: the model's"
     )
     workers: int | None = Field(
-        None, ge=0, le=64, description="processes that load images; unset: by the cores"
+        default=None, ge=0, le=64, description="processes that load images; unset: by the cores"
     )
     threads: int | None = Field(
-        None, ge=1, le=256, description="threads of torch on a CPU; unset: torch's default"
+        default=None, ge=1, le=256, description="threads of torch on a CPU; unset: torch's default"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
-    save_every_s: float = Field(60.0, gt=0, description="time between two files to resume from")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where to train")
+    save_every_s: float = Field(
+        default=60.0, gt=0, description="time between two files to resume from"
+    )
     augmentation: Augmentation = Augmentation()
     mixing: Mixing = Mixing()
     optimisation: Optimisation = Optimisation()

@@ -81,8 +81,8 @@ class Loop:
         classes = course.network.module.num_classes
         self._counts = np.bincount(course.images.class_ids, minlength=classes).tolist()
         chosen = course.config.optimisation
-        self._batches = -(-len(course.images) // chosen.batch)
-        self._steps = -(-self._batches // chosen.accumulate)  # per epoch
+        batches_of_epoch = -(-len(course.images) // chosen.batch)
+        self._steps = -(-batches_of_epoch // chosen.accumulate)  # per epoch
         self._remaining = Remaining()
         self._saved_at = time.monotonic()
         self._saved = folder.load()
@@ -110,10 +110,13 @@ class Loop:
             raise BuildRefused(
                 f"No epoch is done in {self._folder.folder}: train without --finish."
             )
+        stages = [*place.stages]
+        if place.stage_best is not None:  # of a stage that was not trained to its end
+            stages.append(self._stage_record("ended by --finish"))
         return Outcome(
             place.best["file"],
             self._course.stages[place.best["stage"]].name,
-            tuple(StageRecord(**{**s, "best": Epoch(**s["best"])}) for s in place.stages),
+            tuple(StageRecord(**{**s, "best": Epoch(**s["best"])}) for s in stages),
             tuple(Epoch(**epoch) for epoch in place.epochs),
         )
 
@@ -140,16 +143,20 @@ class Loop:
             if stop.wanted:
                 self._stop()
         early = place.epoch < stage.epochs
-        record = {
+        ended = f"no better epoch in {patience}" if early else "all epochs done"
+        place.stages.append(self._stage_record(ended))
+        place.stage, place.epoch, place.worse, place.stage_best = place.stage + 1, 0, 0, None
+        self._save(None)
+
+    def _stage_record(self, ended: str) -> dict[str, Any]:
+        place, stage = self._place, self._stage
+        return {
             "name": stage.name,
             "words": stage.words,
             "best": place.stage_best,
             "epochs": place.epoch,
-            "ended": f"no better epoch in {patience}" if early else "all epochs done",
+            "ended": ended,
         }
-        place.stages.append(record)
-        place.stage, place.epoch, place.worse, place.stage_best = place.stage + 1, 0, 0, None
-        self._save(None)
 
     def _run_epoch(self, stepper: Stepper, stop: Stop) -> None:
         place, course = self._place, self._course
@@ -163,12 +170,15 @@ class Loop:
             seconds = time.monotonic() - begun
             place.seconds += seconds
             self._remaining.step(seconds)
-            if place.step == self._steps:
-                break  # the end of the epoch saves
-            if stop.wanted or time.monotonic() - self._saved_at > course.config.save_every_s:
-                self._save(stepper)
-            if stop.wanted:
-                self._stop()
+            if place.step < self._steps:  # the end of the epoch saves too
+                self._save_if_due(stepper, stop)
+
+    def _save_if_due(self, stepper: Stepper, stop: Stop) -> None:
+        since_s = time.monotonic() - self._saved_at
+        if stop.wanted or since_s > self._course.config.save_every_s:
+            self._save(stepper)
+        if stop.wanted:
+            self._stop()
 
     def _end_epoch(self, stepper: Stepper, curves: Curves) -> None:
         """Measure the slice, keep the weights if they are the best so far, and save."""

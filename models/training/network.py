@@ -11,6 +11,7 @@ from typing import Any
 
 from tidegate.models.errors import BuildRefused
 from tidegate.models.importers import torch_checkpoint
+from tidegate.models.importers.similar import similar
 from tidegate.models.importers.timm_source import find
 from tidegate.models.importers.torch_runtime import require
 from tidegate.models.training.config import Optimisation
@@ -103,7 +104,18 @@ def create(name: str, classes: int, size: int | None, weights: Path | None, seed
             module.reset_classifier(classes)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise BuildRefused(f"timm cannot create {name}: {error}.") from error
-    return Network(name, module, _data_config(module, size), weights is not None, notes)
+    config = _data_config(module, size)
+    _check_size(name, module, config["input_size"])
+    return Network(name, module, config, weights is not None, notes)
+
+
+def check_optimiser(name: str) -> None:
+    """Raise BuildRefused if timm has no optimiser of this name."""
+    known = require("timm.optim").list_optimizers()
+    if name not in known:
+        raise BuildRefused(
+            f"optimisation.optimiser is {name!r}, which timm does not have{similar(name, known)}."
+        )
 
 
 def save(network: Network, weights: Mapping[str, Any], classes: Sequence[str], to: Path) -> None:
@@ -123,6 +135,18 @@ def save(network: Network, weights: Mapping[str, Any], classes: Sequence[str], t
     )
     shutil.rmtree(to, ignore_errors=True)
     draft.rename(to)
+
+
+def _check_size(name: str, module: Any, size: tuple[int, int, int]) -> None:
+    torch = require("torch")
+    try:
+        with torch.inference_mode():
+            module.eval()(torch.zeros(1, *size))
+    except Exception as error:  # a network's own checks raise anything
+        raise BuildRefused(
+            f"{name} does not run on images of {size[1]} × {size[2]} pixels: {error}. Give "
+            "another --size."
+        ) from error
 
 
 def _sized(module: Any, size: int | None) -> Any:

@@ -32,7 +32,7 @@ def _half_cosine(part: float) -> float:
 
 
 class Remaining:
-    """Estimates how long the rest takes, from the median of recent steps and of evaluations."""
+    """Estimates how long the rest takes, from the means of recent steps and evaluations."""
 
     def __init__(self) -> None:
         self._steps: deque[float] = deque(maxlen=_RECENT)
@@ -52,7 +52,7 @@ class Remaining:
             return ""
         seconds = steps * statistics.fmean(self._steps)
         if self._evaluations:
-            seconds += evaluations * statistics.median(self._evaluations)
+            seconds += evaluations * statistics.fmean(self._evaluations)
         return f"about {duration(seconds)}"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tidegate.models.data.training_data import TrainingData
+from tidegate.models.errors import BuildRefused
 from tidegate.models.importers.torch_runtime import require, version
 from tidegate.models.progress import say
 from tidegate.models.training import contact_sheet, imbalance, network, transforms
@@ -66,6 +67,7 @@ def train(request: Request) -> Trained:
         return Trained(folder.model, done)
     if request.config.threads is not None:
         require("torch").set_num_threads(request.config.threads)
+    network.check_optimiser(request.config.optimisation.optimiser)
     course, notes = _course(request, folder)
     loop = Loop(course, folder)
     with Stop() as stop:
@@ -138,9 +140,12 @@ def _introduction(course: Course) -> list[str]:
 
 
 def _device(config: TrainConfig) -> str:
-    if config.device != "auto":
-        return config.device
-    return "cuda" if require("torch").cuda.is_available() else "cpu"
+    available = require("torch").cuda.is_available()
+    if config.device == "cuda" and not available:
+        raise BuildRefused("--device cuda: torch finds no GPU here; leave it out for the CPU.")
+    if config.device == "auto":
+        return "cuda" if available else "cpu"
+    return config.device
 
 
 def _workers(config: TrainConfig) -> int:

@@ -78,7 +78,9 @@ def test_two_stage_training_ends_with_a_balanced_head() -> None:
 def test_a_remedy_for_rare_classes_chooses_the_epoch_by_all_classes_equally(
     setting: str, value: str
 ) -> None:
-    assert stages(**{setting: value})[0].balanced
+    given: dict[str, Any] = {setting: value}
+
+    assert stages(**given)[0].balanced
     assert not stages()[0].balanced
 
 

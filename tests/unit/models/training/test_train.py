@@ -192,6 +192,9 @@ def test_the_best_epoch_so_far_can_be_the_result(
 
     assert len(found.record.epochs) == 1
     assert found.record.kept == "all"
+    assert [(s.name, s.epochs, s.ended) for s in found.record.stages] == [
+        ("all", 1, "ended by --finish")
+    ]
 
 
 def test_a_damaged_file_is_named(divided: TrainingData, tmp_path: Path) -> None:
@@ -204,7 +207,11 @@ def test_a_damaged_file_is_named(divided: TrainingData, tmp_path: Path) -> None:
 def test_several_batches_of_a_step_and_mixing_train_too(
     divided: TrainingData, tmp_path: Path
 ) -> None:
-    changes = {"preset": "heavy", "mixing.least_images": 0, "optimisation.accumulate": 3}
+    changes: dict[str, Any] = {
+        "preset": "heavy",
+        "mixing.least_images": 0,
+        "optimisation.accumulate": 3,
+    }
     found = train(
         request(divided, tmp_path, **{k.replace(".", "__"): v for k, v in changes.items()})
     )
@@ -228,6 +235,26 @@ def test_trained_weights_are_the_start_of_another_training(
     assert found.record.epochs[0].accuracy > 0.7  # the last layer alone; chance is 0.5
     with pytest.raises(BuildRefused, match="does not match this ResNet"):
         train(request(two, tmp_path / "wrong", weights=file, model="resnet18"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"optimisation__optimiser": "adamww"},
+            r"'adamww', which timm does not have; similar: adamw",
+        ),
+        ({"device": "cuda"}, "torch finds no GPU here"),
+        ({"model": "mixer_s32_224", "size": 64}, "mixer_s32_224 does not run on images of 64 × 64"),
+    ],
+)
+def test_a_setting_that_does_not_work_here_is_named(
+    divided: TrainingData, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    if "device" in changes and require("torch").cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(BuildRefused, match=message):
+        train(request(divided, tmp_path, **changes))
 
 
 def test_an_unknown_model_names_similar_ones(divided: TrainingData, tmp_path: Path) -> None:
