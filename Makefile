@@ -22,7 +22,7 @@ TORCH ?= torch torchvision
 export PIP_COMPILE := 0
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve monitoring bundle docs prepared test coverage unit fuzz chaos test-front-ends test-torch test-gpu-packages gpu-report check lint fix tools stores audit clean
+.PHONY: help serve monitoring bundle docs prepared test coverage unit fuzz chaos test-front-ends test-openvino test-torch test-gpu-packages gpu-report check lint fix tools stores audit clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -66,6 +66,9 @@ test-front-ends: prepared ## run the tests of the API and of engines with two fr
 
 test-torch: bundle $(TORCH_ENV) ## run the tests that need torch, in a separate environment
 	@.venv-torch/bin/python -m pytest -m torch
+
+test-openvino: bundle .venv-openvino/.installed ## run the tests that need OpenVINO, in a separate environment
+	@.venv-openvino/bin/python -m pytest -m openvino
 
 test-gpu-packages: bundle $(GPU_ENV)-tensorrt-rtx ## run the tests that need the GPU packages, but no GPU
 	@.venv-gpu/bin/python -m pip install --quiet --editable '.[nvjpeg]'
@@ -117,7 +120,7 @@ audit: $(DEV) ## report known vulnerabilities and the licences of the images' pa
 	$(BIN)/pip-licenses --packages $$(sed -n 's/==.*//p' docker/constraints.txt)
 
 clean: ## remove the environments and the built bundles, but not the downloads
-	rm -rf .venv .venv-torch .venv-gpu models/bundles
+	rm -rf .venv .venv-openvino .venv-torch .venv-gpu models/bundles
 
 $(SERVE): pyproject.toml setup.py $(COMPILED)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -140,6 +143,13 @@ $(TORCH_ENV): pyproject.toml setup.py $(COMPILED)
 	@.venv-torch/bin/python -m pip install --quiet $(TORCH)
 	@.venv-torch/bin/python -m pip install --quiet --editable '.[cpu,torch]' $(TORCH)
 	@.venv-torch/bin/python -m pip install --quiet --group test --group oracles $(TORCH)
+	@touch $@
+
+.venv-openvino/.installed: pyproject.toml setup.py $(COMPILED)
+	@test -x .venv-openvino/bin/python || $(PYTHON) -m venv .venv-openvino
+	@.venv-openvino/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@.venv-openvino/bin/python -m pip install --quiet --editable '.[cpu,openvino,fit]'
+	@.venv-openvino/bin/python -m pip install --quiet --group test
 	@touch $@
 
 $(GRAPHS)/.made: $(TORCH_ENV)

@@ -51,6 +51,7 @@ def served_model(bundle: Bundle, info: EngineInfo, max_class_series: int) -> Ser
             "engine": info.name,
             "precision": info.precision,
             "device": info.device,
+            "instructions": info.instructions,
         },
         labels=bundle.labels,
         class_fraction=manifest.reference.class_fraction,

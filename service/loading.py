@@ -24,7 +24,7 @@ from tidegate.service.batching.lanes import Lane
 from tidegate.service.batching.latency import LatencyModel
 from tidegate.service.batching.scheduler import Scheduler
 from tidegate.service.batching.slots import BatchResult
-from tidegate.service.bundle.golden import check_decoder, check_golden
+from tidegate.service.bundle.golden import check_decoder, check_golden, golden_tolerance
 from tidegate.service.bundle.signature import open_trusted
 from tidegate.service.bundle.store import Bundle, check_files
 from tidegate.service.bundle_reference import drift_reference
@@ -36,7 +36,7 @@ from tidegate.service.engines.config import EngineConfig
 from tidegate.service.engines.open_like import open_like
 from tidegate.service.engines.warm_up import ROUNDS, WORTH_IT, clearly_faster, random_image
 from tidegate.service.errors import BundleRefused
-from tidegate.service.startup import check_input_size, golden_tolerance
+from tidegate.service.startup import check_input_size
 from tidegate.service.types import Outputs, Pixels
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class Loader:
         with memory.blocks_apart(), ExitStack() as opened:
             lane = self._open(bundle, turns, known, opened)
             for engine in filter(None, (lane.engine, lane.all_cores_engine)):
-                check_golden(bundle, partial(turns.outputs, engine), golden_tolerance(engine))
+                check_golden(bundle, partial(turns.outputs, engine), golden_tolerance(engine.info))
             check_files(path, bundle.manifest)  # the runtime has read them since they were checked
             monitor = Monitor(reference, self.drift_run_length)
             opened.pop_all()
@@ -233,7 +233,9 @@ class _Turns:
 def _check_memory(bundle: Bundle, known: Lane) -> None:
     """Raise BundleRefused if the host has too little memory for the copies of the weights."""
     info = known.engine.info
-    copies = known.engine.slots if info.device == "cpu" and info.threads_per_slot > 1 else 1
+    copies = 1
+    if info.device == "cpu" and (info.threads_per_slot > 1 or info.name == "openvino"):
+        copies = known.engine.slots * (len(known.latency.buckets) if info.name == "openvino" else 1)
     copies += known.all_cores_engine is not None
     # While it loads, a runtime has the file and the weights.
     needed = (copies + 1) * bundle.model_path.stat().st_size + _SPARE_BYTES

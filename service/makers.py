@@ -19,6 +19,7 @@ COMMANDS = {
     "fit": ("fit_bundle", "make a new bundle from a sealed one and other image folders"),
     "digits": ("digits", "train, fit and seal a small network on handwritten digits"),
     "export-plain": ("export_plain", "write a bundle's backbone for servers without a gate"),
+    "probe-images": ("probe_images", "write the images that prove a preprocessing"),
     "gate-cost": ("gate_cost", "measure what the gate costs: scores in the graph, p-values"),
     "gate-scores": (
         "gate_scores",
@@ -60,8 +61,8 @@ def run(name: str, arguments: list[str]) -> int:
         )
     except OSError as error:  # a full disk, or no permission to write
         return _fail(f"{error.filename or 'file system'}: {error.strerror}")
-    except KeyboardInterrupt:
-        return _fail("interrupted; no partial result was left in place", 130)
+    except KeyboardInterrupt as error:  # a training says how to go on
+        return _fail(str(error) or "interrupted; no partial result was left in place", 130)
     return 0
 
 

@@ -21,7 +21,7 @@ from tidegate.service.batching.latency import LatencyModel
 from tidegate.service.batching.placement import DecodePlacement
 from tidegate.service.batching.policy import Limits
 from tidegate.service.batching.scheduler import Scheduler
-from tidegate.service.bundle.golden import REDUCED_TOLERANCE, TOLERANCE, check_decoder, check_golden
+from tidegate.service.bundle.golden import check_decoder, check_golden, golden_tolerance
 from tidegate.service.bundle.signature import open_trusted
 from tidegate.service.bundle.store import Bundle, check_files
 from tidegate.service.bundle_reference import drift_reference
@@ -190,7 +190,7 @@ def pass_golden(bundle: Bundle, engine: Engine) -> int:
     probes = 0
     for _, slot in sorted(first.items()):
         run = partial(engine.run, slot)
-        probes = check_golden(bundle, run, golden_tolerance(engine))
+        probes = check_golden(bundle, run, golden_tolerance(engine.info))
     return probes
 
 
@@ -201,12 +201,6 @@ def check_input_size(bundle: Bundle, engine: Engine) -> None:
         raise BundleRefused(
             f"{bundle.path}: the graph's input size differs from the manifest's image size."
         )
-
-
-def golden_tolerance(engine: Engine) -> float:
-    """Return by how much the engine's outputs may differ from the sealed ones."""
-    exact = engine.info.device == "cpu" or engine.info.precision == "fp32"
-    return TOLERANCE if exact else REDUCED_TOLERANCE
 
 
 def start_decoder_pool(max_image_pixels: int) -> DecoderPool | None:

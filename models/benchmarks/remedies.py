@@ -47,8 +47,7 @@ _SETTINGS: dict[str, Any] = {
     "augmentation.crop": 0.7,
     "mixing.least_images": 0,
     "optimisation.rate": 0.004,
-    "optimisation.batch": 32,
-    "stages.full": 30,
+    "stages.full": 16,
     "stages.patience": 1000,
 }
 LONG_TAIL: Mapping[str, Mapping[str, Any]] = {
@@ -58,7 +57,6 @@ LONG_TAIL: Mapping[str, Mapping[str, Any]] = {
 }
 MIXING: Mapping[str, Mapping[str, Any]] = {
     "none": {},
-    "MixUp": {"mixing.mixup": 0.2},
     "MixUp or CutMix": {"mixing.mixup": 0.2, "mixing.cutmix": 1.0},
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import onnx
@@ -14,7 +14,7 @@ from tidegate.models.training_record import TrainingRecord
 from tidegate.service.bundle.manifest import Precision
 from tidegate.service.imaging.spec import PreprocessSpec
 
-Backend = Literal["pillow", "torch", "tensorflow"]
+Backend = Literal["pillow", "torch", "tensorflow", "cv2"]
 
 
 class SourceTransform(Protocol):
@@ -40,6 +40,13 @@ class SourceTransform(Protocol):
     def floats(self, file: bytes) -> NDArray[np.float32]:
         """Return the network's input for an image file, float32 [3, H, W]."""
         ...
+
+
+class Preprocessing(NamedTuple):
+    """A spec, and the code or its results that prove it."""
+
+    spec: PreprocessSpec
+    transform: SourceTransform
 
 
 @dataclass(frozen=True, slots=True)

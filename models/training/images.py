@@ -58,7 +58,11 @@ def epoch_batches(
 def batches(images: Images, places: Sequence[Sequence[Any]], workers: int) -> Iterator[Any]:
     """Yield tensors [B, 3, H, W] and classes [B] for the batches of `places`."""
     loader = require("torch.utils.data").DataLoader(
-        images, batch_sampler=places, num_workers=workers, worker_init_fn=_stay_on_ctrl_c
+        images,
+        batch_sampler=places,
+        num_workers=workers,
+        worker_init_fn=_stay_on_ctrl_c,
+        multiprocessing_context="fork" if workers else None,  # transforms cannot be pickled
     )
     yield from loader
 

@@ -170,12 +170,15 @@ class Loop:
             seconds = time.monotonic() - begun
             place.seconds += seconds
             self._remaining.step(seconds)
-            if place.step == self._steps:
-                break  # the end of the epoch saves
-            if stop.wanted or time.monotonic() - self._saved_at > course.config.save_every_s:
-                self._save(stepper)
-            if stop.wanted:
-                self._stop()
+            if place.step < self._steps:  # the end of the epoch saves too
+                self._save_if_due(stepper, stop)
+
+    def _save_if_due(self, stepper: Stepper, stop: Stop) -> None:
+        since_s = time.monotonic() - self._saved_at
+        if stop.wanted or since_s > self._course.config.save_every_s:
+            self._save(stepper)
+        if stop.wanted:
+            self._stop()
 
     def _end_epoch(self, stepper: Stepper, curves: Curves) -> None:
         """Measure the slice, keep the weights if they are the best so far, and save."""

@@ -124,8 +124,9 @@ def save(network: Network, weights: Mapping[str, Any], classes: Sequence[str], t
     It is complete or absent.
     """
     network.module.load_state_dict(weights)
+    for leftover in to.parent.glob(f".{to.name}-*"):  # of a process that was killed
+        shutil.rmtree(leftover)
     draft = to.with_name(f".{to.name}-{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
     require("timm.models").save_for_hf(
         network.module.cpu().eval(),
         str(draft),

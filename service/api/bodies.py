@@ -91,6 +91,7 @@ def model_body(bundle: Bundle, info: EngineInfo, slots: int, max_batch_size: int
             runtime=info.runtime,
             device=info.device,
             precision=info.precision,
+            instructions=info.instructions,
             slots=slots,
             threads_per_slot=info.threads_per_slot,
             max_batch_size=max_batch_size,

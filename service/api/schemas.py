@@ -136,6 +136,10 @@ class EngineBody(Body):
     runtime: str
     device: str
     precision: str
+    instructions: str = Field(
+        description="the instruction set and type of most of the work; empty if the runtime does "
+        "not tell"
+    )
     slots: int
     threads_per_slot: int
     max_batch_size: int

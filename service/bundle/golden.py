@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidegate.service.bundle.store import GOLDEN, Bundle, read_arrays
+from tidegate.service.engines.base import EngineInfo
 from tidegate.service.errors import BundleRefused, EngineFailed, RequestError
 from tidegate.service.imaging import nvjpeg
 from tidegate.service.imaging.preprocess import preprocess
@@ -23,7 +24,8 @@ _KINDS = {
 }
 # fp32: engines may sum in different orders. Relative to the largest expected value.
 TOLERANCE = 1e-4
-# fp16 and int8: engines round at different points (11 bits), and errors add up over the layers.
+# fp16 and int8 on a GPU: engines round at different points (11 bits), and errors add up over the
+# layers. bf16: CPUs sum in different orders (AMX and AVX-512 differ by 7.6e-3 on the demo).
 REDUCED_TOLERANCE = 2e-2
 PROBE_MAX_PIXELS = 100_000_000
 
@@ -50,6 +52,12 @@ def check_decoder(bundle: Bundle) -> None:
             f"{bundle.path}: it was sealed with the decoder {spec.decoder}, whose pixels no other "
             f"decoder gives, and {why}."
         )
+
+
+def golden_tolerance(engine: EngineInfo) -> float:
+    """Return by how much the engine's outputs may differ from the sealed ones."""
+    exact = engine.precision == "fp32" or (engine.device == "cpu" and engine.precision != "bf16")
+    return TOLERANCE if exact else REDUCED_TOLERANCE
 
 
 def check_golden(bundle: Bundle, run: Run, tolerance: float = TOLERANCE) -> int:
@@ -99,7 +107,8 @@ def _advice_on_int8(bundle: Bundle) -> str:
         return ""
     return (
         " An int8 bundle made on a CPU with VNNI needs VNNI, because int8 sums saturate at 16 bits "
-        "without it: make the bundle again on a CPU like this one."
+        "without it: make the bundle again on a CPU like this one. Its gate is calibrated for ONNX "
+        "Runtime, and OpenVINO rounds differently: on a CPU set TIDEGATE_ENGINE=onnx-cpu."
     )
 
 

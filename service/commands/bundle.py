@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 from tidegate.service.commands import Commands
@@ -73,15 +74,17 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from tidegate.service.bundle.golden import check_golden
+    from tidegate.service.bundle.golden import check_golden, golden_tolerance
     from tidegate.service.bundle.signature import describe_signature, open_trusted
-    from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
+    from tidegate.service.engines.cpu_engines import calibrated_on
     from tidegate.service.settings import Settings
 
     trusted_keys = Settings.read().trusted_keys
     bundle = open_trusted(arguments.path, trusted_keys)
-    engine = OnnxEngine(bundle.model_path)
-    probes = check_golden(bundle, lambda images: engine.run(0, images))
+    precision = bundle.manifest.precision
+    engine = calibrated_on(precision).open(bundle.model_path, precision=precision)
+    run = partial(engine.run, 0)
+    probes = check_golden(bundle, run, golden_tolerance(engine.info))
     files = len(bundle.manifest.files)
     print(f"{bundle.path}: valid. {files} files, {probes} golden probes, digest {bundle.digest}")
     print(f"signature: {describe_signature(bundle, trusted_keys)}")

@@ -16,11 +16,12 @@ PARTS = ("copy_in", "compute", "copy_out")  # phases of a batch on a device with
 class EngineInfo:
     """The engine as loaded, which may differ from what was requested."""
 
-    name: str  # onnx-cpu, onnx-cuda, …
+    name: str  # onnx-cpu, openvino, onnx-cuda, …
     runtime: str  # with its version
     device: str
     precision: str
     threads_per_slot: int
+    instructions: str = ""  # that most of the work uses, if the runtime tells
 
 
 class Engine(Protocol):

@@ -12,6 +12,7 @@ from pathlib import Path
 from tidegate.service.engines import warm_up
 from tidegate.service.engines.base import Engine
 from tidegate.service.engines.config import EngineConfig, WarmEngine
+from tidegate.service.engines.cpu_engines import CPU_ENGINES, check_precision, engines_for
 from tidegate.service.engines.cpu_warm_up import open_on_cpu
 from tidegate.service.engines.cuda.open import open_cuda
 from tidegate.service.engines.faults import Fault, fault_of
@@ -22,12 +23,13 @@ from tidegate.service.engines.open_gpu import (
     devices_of,
     open_gpu_engine,
 )
+from tidegate.service.engines.openvino.engine import OpenVinoEngine
 from tidegate.service.engines.tensorrt.build import Progress
 from tidegate.service.errors import EngineUnavailable
 
 log = logging.getLogger(__name__)
 
-ENGINES = ("auto", *GPU_ENGINES, "onnx-cpu")
+ENGINES = ("auto", *GPU_ENGINES, *CPU_ENGINES)
 _PROGRESS_EVERY_S = 5.0
 
 
@@ -44,7 +46,8 @@ def open_engine(
     """Load, measure and warm up the engine for a sealed graph. Blocks for seconds.
 
     `buckets` are the bundle's hints, `precision` is that of its sealed backbone. `auto` uses the
-    first engine of the list that loads. Raises EngineUnavailable if none does.
+    first GPU engine that loads, else the fastest one on the CPU. Raises EngineUnavailable if none
+    loads.
     """
     if config.name not in ENGINES:
         raise EngineUnavailable(f"Engine {config.name} is not one of {', '.join(ENGINES)}.")
@@ -60,10 +63,11 @@ def _open_best(
     try:
         open_cuda(config.gpu.cuda_binding).device_count()
     except EngineUnavailable as error:
-        log.info("using engine onnx-cpu (no GPU available)")
         log.debug("no GPU available: %s", error)
-        return _open(model, replace(config, name="onnx-cpu"), buckets, precision)
-    for name in (*GPU_ENGINES, "onnx-cpu"):
+        opened = _open_fastest_on_cpu(model, config, buckets, precision)
+        log.info("using engine %s (no GPU available)", opened.engine.info.name)
+        return opened
+    for name in GPU_ENGINES:
         try:
             opened = _open(model, replace(config, name=name), buckets, precision)
         except EngineUnavailable as error:
@@ -71,24 +75,50 @@ def _open_best(
         else:
             log.info("using engine %s (first available of %s)", name, ", ".join(ENGINES[1:]))
             return opened
-    raise EngineUnavailable("No engine can load this model; see the log lines above.")
+    try:
+        return _open_fastest_on_cpu(model, config, buckets, precision)
+    except EngineUnavailable as error:
+        raise EngineUnavailable(
+            f"No engine can load this model; see the log lines above. On the CPU: {error}"
+        ) from error
+
+
+def _open_fastest_on_cpu(
+    model: Path, config: EngineConfig, buckets: Sequence[int], precision: str
+) -> WarmEngine:
+    return open_on_cpu(engines_for("auto", precision), model, config, buckets, precision)
 
 
 def _open(model: Path, config: EngineConfig, buckets: Sequence[int], precision: str) -> WarmEngine:
-    stop_early = not config.max_batch_size
-    if config.name != "onnx-cpu":
-        request = EngineRequest(model, config.name, buckets, precision, _log_progress())
-        engine = open_gpu_engine(request, config.gpu, config.slots)
-        try:
-            return _warm_on_gpu(engine, buckets, stop_early=stop_early)
-        except Exception as error:  # the runtimes' exceptions share no base class
-            with contextlib.suppress(Exception):
-                engine.close()
-            hint = " Lower TIDEGATE_MAX_BATCH_SIZE." if fault_of(error) is Fault.MEMORY else ""
-            raise EngineUnavailable(
-                f"Engine {config.name} failed during warm-up: {error}.{hint}"
-            ) from error
-    return open_on_cpu(model, config, buckets, precision)
+    check_precision(config.name, precision)
+    on_intel_device = config.name == "openvino" and config.openvino_device != "CPU"
+    if config.name in CPU_ENGINES and not on_intel_device:
+        return open_on_cpu(engines_for(config.name, precision), model, config, buckets, precision)
+    engine = _open_on_device(model, config, buckets, precision)
+    try:
+        return _warm_on_gpu(engine, buckets, stop_early=not config.max_batch_size)
+    except Exception as error:  # the runtimes' exceptions share no base class
+        with contextlib.suppress(Exception):
+            engine.close()
+        hint = " Lower TIDEGATE_MAX_BATCH_SIZE." if fault_of(error) is Fault.MEMORY else ""
+        raise EngineUnavailable(
+            f"Engine {config.name} failed during warm-up: {error}.{hint}"
+        ) from error
+
+
+def _open_on_device(
+    model: Path, config: EngineConfig, buckets: Sequence[int], precision: str
+) -> Engine:
+    if config.name == "openvino":
+        return OpenVinoEngine(
+            model,
+            slots=config.slots or 2,  # one is copied while the other computes
+            buckets=buckets,
+            precision=precision,
+            device=config.openvino_device,
+        )
+    request = EngineRequest(model, config.name, buckets, precision, _log_progress())
+    return open_gpu_engine(request, config.gpu, config.slots)
 
 
 def _warm_on_gpu(engine: Engine, buckets: Sequence[int], *, stop_early: bool) -> WarmEngine:

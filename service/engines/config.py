@@ -18,6 +18,7 @@ class EngineConfig:
     threads_per_slot: int = 0
     max_batch_size: int = 0
     gpu: GpuConfig = field(default_factory=GpuConfig)
+    openvino_device: str = "CPU"  # CPU, GPU, GPU.N or NPU
     warm_up_cache: Path | None = None  # folder of kept choices; None keeps none
 
 

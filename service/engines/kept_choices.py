@@ -33,7 +33,7 @@ class Key:
 
     model_sha256: str
     precision: str
-    runtime: str  # with its version
+    runtime: str  # with its version; of all engines that were compared
     settings: str
     cores: int
     cpu: str
@@ -45,10 +45,11 @@ class Key:
 
 
 class Choice(BaseModel):
-    """Slots, threads and batch sizes, with the seconds that were measured."""
+    """Engine, slots, threads and batch sizes, with the seconds that were measured."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    engine: str = "onnx-cpu"
     slots: int = Field(ge=1, le=4096)
     threads_per_slot: int = Field(ge=1, le=4096)
     latency_s: dict[int, float] = Field(min_length=1)  # batch size → seconds, all slots busy

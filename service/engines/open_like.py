@@ -7,8 +7,14 @@ from pathlib import Path
 
 from tidegate.service.engines.base import Engine
 from tidegate.service.engines.config import EngineConfig
-from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
+from tidegate.service.engines.cpu_engines import (
+    CPU_ENGINES,
+    CpuEngine,
+    check_precision,
+    engines_for,
+)
 from tidegate.service.engines.open_gpu import EngineRequest, open_gpu_engine
+from tidegate.service.engines.openvino.engine import OpenVinoEngine
 
 
 def open_like(
@@ -16,16 +22,31 @@ def open_like(
 ) -> Engine:
     """Load a sealed graph as `running` loaded its own; `config` is that of the service.
 
-    Raises EngineUnavailable or BundleRefused.
+    On a CPU another engine is used if the one that runs does not compute in `precision` and the
+    settings allow any. Raises EngineUnavailable or BundleRefused.
     """
     info = running.info
     if info.device == "cpu":
-        return OnnxEngine(
+        return _like(info.name, config, precision).open(
             model,
             slots=running.slots,
             threads_per_slot=info.threads_per_slot,
             buckets=buckets,
             precision=precision,
         )
+    check_precision(info.name, precision)
+    if info.name == "openvino":
+        return OpenVinoEngine(
+            model,
+            slots=running.slots,
+            buckets=buckets,
+            precision=precision,
+            device=config.openvino_device,
+        )
     request = EngineRequest(model, info.name, buckets, precision)
     return open_gpu_engine(request, config.gpu, config.slots)
+
+
+def _like(running: str, config: EngineConfig, precision: str) -> CpuEngine:
+    engines = engines_for(config.name if config.name in CPU_ENGINES else "auto", precision)
+    return next((engine for engine in engines if engine.name == running), engines[0])

@@ -25,7 +25,7 @@ class ServedModel:
     name: str
     version: str
     digest: str  # its first digits: as a label it is in every line
-    info: Mapping[str, str]  # preprocess_digest, engine, precision, device
+    info: Mapping[str, str]  # by the names in MODEL_INFO
     labels: Sequence[str]  # by class id
     class_fraction: Sequence[float]  # of the reference, by class id
     reference_samples: int

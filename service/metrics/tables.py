@@ -76,7 +76,7 @@ CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 # With the digest, because two bundles may have one name and version.
 MODEL = ("model", "version", "digest")
-MODEL_INFO = ("preprocess_digest", "engine", "precision", "device")
+MODEL_INFO = ("preprocess_digest", "engine", "precision", "device", "instructions")
 MONITOR = (*MODEL, "monitor")
 
 COUNTERS = {

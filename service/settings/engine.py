@@ -16,11 +16,16 @@ class EngineSettings(Theme):
     """The engine, its devices, processes and threads."""
 
     engine: Literal[
-        "auto", "tensorrt", "tensorrt-rtx", "onnx-tensorrt", "onnx-cuda", "onnx-cpu"
+        "auto", "tensorrt", "tensorrt-rtx", "onnx-tensorrt", "onnx-cuda", "openvino", "onnx-cpu"
     ] = Field(
         default="auto",
-        description="inference engine; auto = the first one that loads, in this order; "
-        "startup fails if a named engine does not load",
+        description="inference engine; auto = the first one that loads, in this order, but of the "
+        "two on a CPU the faster one; startup fails if a named engine does not load",
+    )
+    openvino_device: str = Field(
+        default="CPU",
+        pattern=r"^(CPU|GPU(\.\d{1,2})?|NPU)$",
+        description="what the engine `openvino` computes on: CPU, GPU, GPU.1 or NPU, all of Intel",
     )
     devices: str = Field(
         default="0",
@@ -99,6 +104,7 @@ class EngineSettings(Theme):
                 self.gpu_arena_mb * 10**6,
                 self.gpu_wait == "spin",
             ),
+            self.openvino_device,
             None if self.warm_up_cache is None else _home(self.warm_up_cache),
         )
 

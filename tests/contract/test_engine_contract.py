@@ -24,6 +24,7 @@ from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
 from tidegate.service.engines.onnxruntime.gpu import OnnxGpuProgram
 from tidegate.service.engines.onnxruntime.session import runtime
 from tidegate.service.engines.open_gpu import GPU_ENGINES, EngineRequest, GpuConfig, open_gpu_engine
+from tidegate.service.engines.openvino.engine import OpenVinoEngine
 from tidegate.service.errors import EngineUnavailable
 from tidegate.service.types import Outputs, Pixels
 
@@ -32,6 +33,13 @@ BUCKETS = (1, 2, 4, 8)
 Same = Callable[[Outputs, Outputs], None]
 TOLERANCE = 1e-5  # of the largest |value|: the order of summation depends on the batch size
 GPU_TOLERANCE = 1e-4  # the kernel depends on it as well
+BF16_TOLERANCE = 1e-2  # and a rounding error is 2^-9
+OPENVINO_KINDS = {
+    "fp32": ("fp32", 1),
+    "bf16": ("bf16", 1),
+    "int8": ("int8", 1),
+    "two threads a slot": ("fp32", 2),
+}
 
 
 def fake_engine(folder: Path) -> Engine:
@@ -48,6 +56,27 @@ def threaded_onnx_engine(folder: Path) -> Engine:
     model = folder / "model.onnx"
     model.write_bytes(tiny_graph.sealed())
     return OnnxEngine(model, slots=SLOTS, threads_per_slot=2, buckets=BUCKETS)
+
+
+def on_openvino(precision: str, threads: int = 1) -> Callable[[Path], Engine]:
+    """Return a factory for OpenVINO, which skips the test if it cannot compute in `precision`."""
+
+    def opened(folder: Path) -> Engine:
+        model = folder / "model.onnx"
+        sealed = tiny_graph.sealed_in_int8 if precision == "int8" else tiny_graph.sealed
+        model.write_bytes(sealed())
+        try:
+            return OpenVinoEngine(
+                model,
+                slots=SLOTS,
+                threads_per_slot=threads,
+                buckets=BUCKETS,
+                precision=precision,
+            )
+        except EngineUnavailable as error:
+            pytest.skip(str(error))
+
+    return opened
 
 
 def device_engine(folder: Path) -> Engine:
@@ -103,6 +132,13 @@ ENGINES: dict[str, tuple[Callable[[Path], Engine], tuple[int, int, int]]] = {
         threaded_onnx_engine,
         (tiny_graph.SIDE, tiny_graph.CLASSES, tiny_graph.FEATURES),
     ),
+    **{
+        f"openvino, {kind}": (
+            on_openvino(*given),
+            (tiny_graph.SIDE, tiny_graph.CLASSES, tiny_graph.FEATURES),
+        )
+        for kind, given in OPENVINO_KINDS.items()
+    },
     "fake GPU, fake program": (device_engine, (fakes.SIDE, fakes.CLASSES, fakes.FEATURES)),
     "fake GPU, real ONNX Runtime": (
         onnx_on_a_device,
@@ -115,11 +151,14 @@ ENGINES: dict[str, tuple[Callable[[Path], Engine], tuple[int, int, int]]] = {
     "fleet of two fakes": (fleet, (fakes.SIDE, fakes.CLASSES, fakes.FEATURES)),
 }
 
+MARKS = {
+    **dict.fromkeys(GPU_ENGINES, pytest.mark.gpu),
+    **{f"openvino, {kind}": pytest.mark.openvino for kind in OPENVINO_KINDS},
+}
+
 
 @pytest.fixture(
-    params=[
-        pytest.param(name, marks=pytest.mark.gpu if name in GPU_ENGINES else ()) for name in ENGINES
-    ],
+    params=[pytest.param(name, marks=MARKS.get(name, ())) for name in ENGINES],
     scope="module",
 )
 def kind(request: pytest.FixtureRequest) -> str:
@@ -158,6 +197,8 @@ def assert_same(got: Outputs, expected: Outputs, tolerance: float) -> None:
 @pytest.fixture(scope="module")
 def same(kind: str) -> Same:
     """Return a function that compares two outputs within this engine's tolerance."""
+    if kind == "openvino, bf16":
+        return partial(assert_same, tolerance=BF16_TOLERANCE)
     return partial(assert_same, tolerance=GPU_TOLERANCE if kind in GPU_ENGINES else TOLERANCE)
 
 

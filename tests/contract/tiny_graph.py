@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from tidegate.models.precision.int8 import to_int8
 from tidegate.models.sealing.gate_head import GateHead
 from tidegate.models.sealing.seal import seal
 from tidegate.service.imaging.spec import PreprocessSpec, Resize
@@ -42,6 +43,13 @@ def head(seed: int = 0) -> GateHead:
 def sealed(seed: int = 0) -> bytes:
     """Return the sealed graph's bytes; the same seed gives the same bytes."""
     return seal(_backbone(seed), SPEC, head(seed))
+
+
+def sealed_in_int8() -> bytes:
+    """Return the sealed graph with its convolution in int8."""
+    rng = np.random.default_rng(2)
+    images = rng.uniform(-1, 1, (16, 3, SIDE, SIDE)).astype(np.float32)
+    return seal(to_int8(_backbone(0), [images]), SPEC, head())
 
 
 def _backbone(seed: int) -> onnx.ModelProto:

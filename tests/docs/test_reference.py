@@ -161,13 +161,16 @@ def test_warm_up_is_described_with_its_constants() -> None:
         f"There are {warm_up.ROUNDS} rounds",
         f"in at least {warm_up._CLEARLY} of them",
         f"must give {100 * (cpu_warm_up._WORTH_SHARING - 1):.0f} % more images per second",
+        f"must give {100 * (cpu_warm_up._WORTH_ANOTHER - 1):.0f} % more images per second in "
+        f"batches of {cpu_warm_up._COMPARED}",
         f"must give {100 * (warm_up.WORTH_IT - 1):.0f} % more images per second",
         f"with {1000 * warm_up._AROUND_S:g} ms added to every batch",
         f"({', '.join(map(str, buckets))})",
         f"(at most {cpu_warm_up._MOST_FOR_ONE} threads)",
         f"over {warm_up._SINGLE_IMAGE_S:g} s, the median must be {warm_up._WORTH_WIDENING:g} times",
         f"{100 * (warm_up._WORTH_CAPTURING - 1):.0f} % more images per second",
-        f"within {_power(TOLERANCE)} ({_power(REDUCED_TOLERANCE)} for fp16 and int8 on a GPU)",
+        f"within {_power(TOLERANCE)} ({_power(REDUCED_TOLERANCE)} for bf16, and for fp16 and int8 "
+        "on a GPU)",
     )
 
     assert [text for text in sentences if text not in read(WARM_UP)] == []

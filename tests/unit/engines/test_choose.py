@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 from tests.contract import tiny_graph
 from tests.unit.engines.onnxruntime.test_cpu import without_cuda
 from tidegate.service.cpu import usable_cores
-from tidegate.service.engines import choose, cpu_warm_up, warm_up
+from tidegate.service.engines import cpu_warm_up, warm_up
 from tidegate.service.engines.choose import open_engine
 from tidegate.service.engines.config import EngineConfig
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
+from tidegate.service.engines.open_gpu import GPU_ENGINES
+from tidegate.service.engines.openvino import runtime
 from tidegate.service.errors import EngineUnavailable
 from tidegate.service.types import Outputs, Pixels
 
@@ -88,12 +91,27 @@ def test_an_unknown_engine_is_rejected_with_a_list_of_the_known_ones(model: Path
 
 
 @without_cuda
-@pytest.mark.parametrize("name", choose.ENGINES[1:-1])
+@pytest.mark.parametrize("name", GPU_ENGINES)
 def test_a_named_engine_that_does_not_load_is_not_replaced_by_another(
     model: Path, name: str
 ) -> None:
     with pytest.raises(EngineUnavailable, match=r"no GPU|cuda-bindings failed to load"):
         open_engine(model, EngineConfig(name), HINTS)
+
+
+def test_openvino_without_its_package_says_what_to_install(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)  # importing it raises ImportError
+    runtime.core.cache_clear()
+
+    with pytest.raises(EngineUnavailable, match=r"pip install 'tidegate\[openvino\]'"):
+        open_engine(model, EngineConfig("openvino"), HINTS)
+
+
+def test_a_bundle_in_bf16_is_rejected_by_another_engine(model: Path) -> None:
+    with pytest.raises(EngineUnavailable, match=r"in bf16.*set TIDEGATE_ENGINE=openvino"):
+        open_engine(model, EngineConfig("onnx-cpu"), HINTS, "bf16")
 
 
 def test_a_corrupt_model_is_rejected(tmp_path: Path) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.contract.tiny_graph import sealed
 from tidegate.service.engines import cpu_warm_up, kept_choices, warm_up
-from tidegate.service.engines.base import Engine
+from tidegate.service.engines.base import Engine, EngineInfo
 from tidegate.service.engines.config import EngineConfig, WarmEngine
+from tidegate.service.engines.cpu_engines import ONNX, CpuEngine
 from tidegate.service.engines.cpu_warm_up import open_on_cpu
 from tidegate.service.engines.kept_choices import Choice, KeptChoices, Key, cpu_model
+from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
 from tidegate.service.types import Pixels
 
 KEY = Key("a" * 64, "fp32", "onnxruntime 1", "0,0,0", 2, "a CPU")
@@ -34,9 +37,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     models: list[Path] = []
     measure = cpu_warm_up._measure
 
-    def noted(model: Path, *arguments: object) -> WarmEngine:
-        models.append(model)
-        return measure(model, *arguments)  # type: ignore[arg-type]  # passed on
+    def noted(sealed: cpu_warm_up._Sealed, *arguments: object) -> WarmEngine:
+        models.append(sealed.model)
+        return measure(sealed, *arguments)  # type: ignore[arg-type]  # passed on
 
     monkeypatch.setattr(cpu_warm_up, "_measure", noted)
     return models
@@ -44,7 +47,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def opened(model: Path, folder: Path | None) -> WarmEngine:
     config = EngineConfig(slots=1, max_batch_size=2, warm_up_cache=folder)
-    warm = open_on_cpu(model, config, [1, 2], "fp32")
+    warm = open_on_cpu([ONNX], model, config, [1, 2], "fp32")
     warm.engine.close()
     return warm
 
@@ -166,11 +169,43 @@ def test_if_everything_is_set_each_batch_size_runs_in_one_round_and_nothing_is_k
     folder = tmp_path / "cache"
     config = EngineConfig(slots=2, threads_per_slot=1, max_batch_size=2, warm_up_cache=folder)
 
-    warm = open_on_cpu(model, config, [1, 2], "fp32")
+    warm = open_on_cpu([ONNX], model, config, [1, 2], "fp32")
 
     assert (warm.engine.slots, sorted(warm.latency_s)) == (2, [1, 2])
     assert (timed, measured) == ([1, 2], [])
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(("gain", "engine"), [(1.04, "onnx-cpu"), (1.06, "faster")])
+def test_another_engine_must_be_clearly_faster_and_is_kept(
+    gain: float,
+    engine: str,
+    model: Path,
+    tmp_path: Path,
+    measured: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def took_s(engine: Engine, images: Sequence[Pixels]) -> list[float]:
+        return [0.01 * len(images) / (gain if engine.info.name == "faster" else 1)] * engine.slots
+
+    monkeypatch.setattr(warm_up, "time_all_slots", took_s)
+    engines = [CpuEngine("faster", FasterEngine, lambda: "faster 1"), ONNX]
+    config = EngineConfig(slots=1, threads_per_slot=1, max_batch_size=2, warm_up_cache=tmp_path)
+
+    chosen = [
+        open_on_cpu(engines, model, config, [1, 2], "fp32").engine.info.name for _ in range(2)
+    ]
+
+    assert chosen == [engine, engine]
+    assert measured == [model]
+
+
+class FasterEngine(OnnxEngine):
+    """A fake of another engine: ONNX Runtime under another name."""
+
+    @property
+    def info(self) -> EngineInfo:
+        return replace(super().info, name="faster")
 
 
 def test_without_a_folder_each_start_measures(model: Path, measured: list[Path]) -> None:
