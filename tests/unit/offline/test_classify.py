@@ -77,8 +77,8 @@ def test_a_folder_becomes_a_row_for_each_image_in_order(images: Path, tmp_path: 
     assert not list(tmp_path.glob(".r.jsonl*"))
 
 
-def names(*sources: object, listing: Path | None = None) -> list[str]:
-    found = items([str(source) for source in sources], listing and str(listing), "image")
+def names(*sources: object) -> list[str]:
+    found = items([str(source) for source in sources], None, "image")
     return [item.name for item in found]
 
 

@@ -18,7 +18,11 @@ from tidegate.models.parity.preprocessing import prove
 from tidegate.models.probes.probe_set import probe_set
 from tidegate.service.imaging.cv2_resize import resize
 
-pytestmark = pytest.mark.torch
+pytestmark = [
+    pytest.mark.torch,
+    # Pillow warns of a palette with transparency, as in any loader.
+    pytest.mark.filterwarnings("ignore:Palette images with Transparency"),
+]
 sides = st.integers(1, 300)
 
 
@@ -66,6 +70,7 @@ def _made(chain: Any, folder: Path) -> dict[str, Any]:
     for name, file in probe_set().items():
         path = folder / name
         path.write_bytes(file)
-        image = np.asarray(Image.open(path).convert("RGB"))
+        with Image.open(path) as opened:
+            image = np.asarray(opened.convert("RGB"))
         made[name] = chain(image=image)["image"].astype(np.float32).transpose(2, 0, 1)
     return made
