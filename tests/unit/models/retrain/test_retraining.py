@@ -86,6 +86,3 @@ def test_a_folder_that_is_not_divided_is_refused(
     assert main(words(filed(tmp_path / "request.json", bundle), bundle)) == 1
 
     assert "has no folders train, calibrate and test" in capsys.readouterr().err
-
-
-from tests.api.test_retraining_loop import test_labels_of_a_drift_become_a_retrained_shadow  # noqa: F401, E402
