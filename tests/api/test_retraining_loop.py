@@ -133,13 +133,13 @@ COUNTS = {"train": 90, "calibrate": 40, "test": 25}
 def some_digits(folder: Path) -> Path:
     """Copy some digits as train, calibrate and test, with few sevens in train."""
     source = digits()
-    for split, count in COUNTS.items():
+    for part, count in COUNTS.items():
         for digit in map(str, range(10)):
-            images = sorted((getattr(source, split) / digit).iterdir())
-            few = 12 if (split, digit) == ("train", "7") else count
-            (folder / split / digit).mkdir(parents=True)
+            images = sorted((getattr(source, part) / digit).iterdir())
+            few = 12 if (part, digit) == ("train", "7") else count
+            (folder / part / digit).mkdir(parents=True)
             for image in images[:few]:
-                shutil.copy(image, folder / split / digit)
+                shutil.copy(image, folder / part / digit)
     return folder
 
 
