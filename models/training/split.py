@@ -29,6 +29,7 @@ __all__ = ["Division", "Shares", "TrainingData", "check", "divide", "make", "rea
 
 LEAST: Mapping[SplitName, int] = {"train": LEAST_PER_CLASS, "calibrate": 1, "test": 1}
 _TIGHTER = (1.0, 0.5, 0.25)  # parts of the tolerance for near-duplicates
+_NO_CHAIN = 10  # like images at most that are kept together in any case
 
 
 def make(
@@ -149,7 +150,7 @@ def _near(images: Sequence[Seen], shares: Shares) -> _Near:
         for members in alike([images[i] for i in left], tolerance):
             group = [left[i] for i in members]
             counts = Counter(images[i].class_id for i in group)
-            fits = all(count <= most * per_class[c] for c, count in counts.items())
+            fits = all(count <= max(_NO_CHAIN, most * per_class[c]) for c, count in counts.items())
             if len(group) > 1 and fits:
                 groups.append(group)
             elif len(group) > 1:

@@ -19,12 +19,16 @@ import pytest
 from PIL import Image
 
 from tests.docker.programs import ROOT, started, wait_for
-from tests.server import DEMO_BUNDLE, PATIENCE_S, running
+from tests.server import PATIENCE_S, running
 from tests.unit.bundle.tiny_bundle import put, sound_files
+from tests.unit.models import random_features
 from tests.unit.models.retrain import reseal
 from tests.unit.models.retrain.world import USUAL, payload, prometheus
+from tidegate.models.build_request import BuildOptions, Data
 from tidegate.models.digits.images import data as digits
-from tidegate.service.bundle.store import open_bundle
+from tidegate.models.pipeline import make
+from tidegate.models.training import probe, split
+from tidegate.service.bundle.store import Bundle, open_bundle
 from tidegate.service.cli import main
 
 pytestmark = pytest.mark.process
@@ -129,14 +133,22 @@ COUNTS = {"train": 90, "calibrate": 40, "test": 25}
 def some_digits(folder: Path) -> Path:
     """Copy some digits as train, calibrate and test, with few sevens in train."""
     source = digits()
-    for split, count in COUNTS.items():
+    for part, count in COUNTS.items():
         for digit in map(str, range(10)):
-            images = sorted((getattr(source, split) / digit).iterdir())
-            few = 12 if (split, digit) == ("train", "7") else count
-            (folder / split / digit).mkdir(parents=True)
+            images = sorted((getattr(source, part) / digit).iterdir())
+            few = 12 if (part, digit) == ("train", "7") else count
+            (folder / part / digit).mkdir(parents=True)
             for image in images[:few]:
-                shutil.copy(image, folder / split / digit)
+                shutil.copy(image, folder / part / digit)
     return folder
+
+
+def first_version(images: Path, models: Path, cache: Path) -> Bundle:
+    """Make version 1: a linear layer on random filters, which takes seconds."""
+    data = split.make(images)
+    made = probe.imported(random_features.imported(10), data, why="A test.", seed=0, cache=cache)
+    options = BuildOptions("digits", "1", "a test", accept_weak_gate=True)
+    return make(made, Data.of(data), options, models)
 
 
 def classify_and_label(client: httpx.Client, images: list[Path], kept: Path) -> None:
@@ -156,10 +168,7 @@ def classify_and_label(client: httpx.Client, images: list[Path], kept: Path) -> 
 def test_labels_of_a_drift_become_a_retrained_shadow(tmp_path: Path) -> None:
     """More sevens come than in training, which had few: they are labelled and learned."""
     models, images, kept = (tmp_path / name for name in ("models", "images", "kept"))
-    words = [f"--data={some_digits(images)}", f"--model=bundle:{DEMO_BUNDLE.absolute()}"]
-    words += ["--name=digits", "--version=1", f"--out={models}", f"--run={tmp_path / 'runs/1'}"]
-    assert main(["train", *words, "--alpha-reject=0.02", "--accept-weak-gate"]) == 0
-    first = open_bundle(models / "digits/1")
+    first = first_version(some_digits(images), models, tmp_path / "features")
     settings = '[digits]\nstable = "1"\nnew_versions = { alias = "shadow", share = 1.0 }\n'
     (models / "serving.toml").write_text(settings)
     unseen = digits().calibrate.absolute()

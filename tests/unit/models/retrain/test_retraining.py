@@ -78,6 +78,22 @@ def test_where_the_versions_are_must_be_given_once(
     assert "Give --models DIR, the service's folder, or --bundle" in capsys.readouterr().err
 
 
+def test_a_checkpoint_of_another_model_is_refused(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = filed(tmp_path / "request.json", bundle)
+    checkpoint = tmp_path / "model"
+    checkpoint.mkdir()
+
+    assert main(words(request, bundle, f"--checkpoint={checkpoint}")) == 1
+    assert "has no model.safetensors: give the folder `model`" in capsys.readouterr().err
+    (checkpoint / "model.safetensors").write_bytes(b"other weights")
+    assert main(words(request, bundle, f"--checkpoint={checkpoint}")) == 1
+    assert "is not the checkpoint of" in capsys.readouterr().err
+    assert main(words(request, bundle, "--set=stages.full=2")) == 1
+    assert "--set is for training with --checkpoint" in capsys.readouterr().err
+
+
 def test_a_folder_that_is_not_divided_is_refused(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,6 +102,3 @@ def test_a_folder_that_is_not_divided_is_refused(
     assert main(words(filed(tmp_path / "request.json", bundle), bundle)) == 1
 
     assert "has no folders train, calibrate and test" in capsys.readouterr().err
-
-
-from tests.api.test_retraining_loop import test_labels_of_a_drift_become_a_retrained_shadow  # noqa: F401, E402
