@@ -44,6 +44,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "shadow-costs": measurements.shadow_costs,
     "overheads": measurements.overheads,
     "perf-analyzer": measurements.perf_analyzer,
+    "training-long-tail": training.long_tail,
+    "training-mixing": training.mixing,
     "training-settings": training.training_settings,
     "training-presets": training.training_presets,
 }
