@@ -62,6 +62,12 @@ def _add_data_options(images: argparse._ArgumentGroup) -> None:
         help="images for whose path it finds the same text stay in one split: an object, a "
         "patient, a recording",
     )
+    images.add_argument(
+        "--divide-alike",
+        action="store_true",
+        help="divide images that are nearly the same like all others (default: they stay in one "
+        "split)",
+    )
     fitting.add_ood(images)
 
 
@@ -159,7 +165,9 @@ def _divided(
     if file.is_file() and not options.fresh:
         say(f"The images are divided as in {file}.")
     else:
-        division = split.divide(options.data, shares, config.seed, options.groups)
+        division = split.divide(
+            options.data, shares, config.seed, options.groups, keep_alike=not options.divide_alike
+        )
         for line in division.report():
             say(line)
         division.write(file)

@@ -48,7 +48,6 @@ def check(folder: Path, shares: Shares | None = None, groups: str | None = None)
     `folder` may be a splits file too, which is read already divided.
     """
     by_split = (shares or Shares()).by_split()
-    _pattern(groups)
     if folder.is_file():
         if shares is not None or groups is not None:
             raise BuildRefused(f"--shares and --groups are for a folder of images, not {folder}.")
@@ -66,6 +65,11 @@ def check(folder: Path, shares: Shares | None = None, groups: str | None = None)
             f"{len(few)} classes have fewer than {need} images, such as {few[0]!r} with "
             f"{counts[few[0]]}: each split needs some. Add images, or remove the class."
         )
+    if groups is not None:
+        paths = (path for images in images_by_class(folder, classes).values() for path in images)
+        keys = {_key(groups, name_below(path, folder)) for path in paths}
+        if len(keys) == 1:
+            raise BuildRefused(f"--groups {groups!r} puts every image into one group.")
 
 
 def divide(
@@ -98,7 +102,8 @@ def divide(
     copies = same_pixels(seen, classes)
     once = [images[0] for images in copies]
     near = _near(once, shares) if keep_alike else _Near([], 0)
-    units = _units(len(once), (*near.groups, *_named_groups(folder, copies, groups)))
+    named = () if groups is None else _named_groups(folder, copies, groups)
+    units = _units(len(once), (*near.groups, *named))
     by_split = _shared_out(once, units, shares.by_split(), seed)
     _check_result(by_split, once, units, classes, shares)
     return Division(
@@ -160,33 +165,26 @@ def _near(images: Sequence[Seen], shares: Shares) -> _Near:
     return _Near(groups, len(chained))
 
 
-def _pattern(groups: str | None) -> re.Pattern[str] | None:
-    if groups is None:
-        return None
+def _key(groups: str, name: str) -> tuple[str, ...]:
+    """Return what names the group of an image. Raises BuildRefused if nothing does."""
     try:
-        return re.compile(groups)
+        match = re.search(groups, name)
     except re.error as error:
         raise BuildRefused(f"--groups {groups!r} is not a regular expression: {error}.") from error
+    if match is None:
+        raise BuildRefused(f"--groups {groups!r} matches nothing in {name}.")
+    return tuple(text or "" for text in match.groups()) or (match.group(),)
 
 
 def _named_groups(
-    folder: Path, copies: Sequence[Sequence[Seen]], groups: str | None
+    folder: Path, copies: Sequence[Sequence[Seen]], groups: str
 ) -> Iterable[Sequence[int]]:
     """Return the positions of the images of each group that the user named."""
-    pattern = _pattern(groups)
-    if pattern is None:
-        return ()
     members: dict[tuple[str, ...], list[int]] = {}
     for at, images in enumerate(copies):
         for image in images:
-            name = name_below(image.path, folder)
-            match = pattern.search(name)
-            if match is None:
-                raise BuildRefused(f"--groups {groups!r} matches nothing in {name}.")
-            key = tuple(text or "" for text in match.groups()) or (match.group(),)
+            key = _key(groups, name_below(image.path, folder))
             members.setdefault(key, []).append(at)
-    if len(members) == 1:
-        raise BuildRefused(f"--groups {groups!r} puts every image into one group.")
     return members.values()
 
 
@@ -236,5 +234,5 @@ def _check_result(
                     f"Class {label!r} has {count} images in {len(own)} groups that must be kept "
                     f"together, so {split} gets {counts[class_id]} and needs {least}: add images "
                     f"that show something else; {least_units(shares.by_split(), LEAST)} unlike "
-                    "images are enough."
+                    "images are enough. --divide-alike keeps only the groups of --groups together."
                 )
