@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +154,9 @@ def _check_size(name: str, module: Any, size: tuple[int, int, int]) -> None:
 def _sized(module: Any, size: int | None) -> Any:
     """Return the module for images of `size`; one with learned positions is told, and resampled."""
     if size is not None and hasattr(module, "set_input_size"):
-        module.set_input_size(img_size=(size, size))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of timm's resampling, about torch
+            module.set_input_size(img_size=(size, size))
     return module
 
 
