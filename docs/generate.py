@@ -43,6 +43,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "shadow-costs": measurements.shadow_costs,
     "overheads": measurements.overheads,
     "perf-analyzer": measurements.perf_analyzer,
+    "precisions": measurements.precisions,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -175,7 +176,9 @@ def test_classes_with_enough_images_get_their_own_threshold(tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("fake_plots")
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize(
+    "precision", ["fp16", "int8", pytest.param("bf16", marks=pytest.mark.openvino)]
+)
 def test_a_variant_is_fitted_with_itself_and_compared_with_fp32(
     data: Data, tmp_path: Path, precision: Any
 ) -> None:
@@ -186,7 +189,9 @@ def test_a_variant_is_fitted_with_itself_and_compared_with_fp32(
     assert comparison is not None
     assert comparison.agreement > 0.9
     assert comparison.auroc_change.keys() == {"purple"}
-    assert f"{precision} against fp32" in (made.path / "MODEL_CARD.md").read_text("utf-8")
+    card = (made.path / "MODEL_CARD.md").read_text("utf-8")
+    assert f"{precision} against fp32" in card
+    assert re.search(r"rejected although in-distribution \| [+−-]?[\d.]+ points", card)
 
 
 def test_a_variant_that_loses_too_much_is_not_sealed(data: Data, tmp_path: Path) -> None:
