@@ -41,13 +41,14 @@ html_last_updated_fmt = None
 
 NAVIGATION = {
     "Use": [
-        "README", "docs/getting-started", "docs/guides/page", "docs/guides/own-model",
-        "docs/guides/examples",
+        "README", "docs/getting-started", "docs/guides/page", "docs/guides/training",
+        "docs/guides/own-model", "docs/guides/examples",
     ],
     "Operate": [
         "docs/guides/deploy", "docs/guides/security", "docs/guides/distribute",
         "docs/guides/models", "docs/guides/rollouts", "docs/guides/clients-v2",
-        "docs/guides/cpu", "docs/guides/gpu", "docs/guides/many-cores", "docs/guides/platforms",
+        "docs/guides/bulk", "docs/guides/cpu", "docs/guides/gpu", "docs/guides/many-cores",
+        "docs/guides/platforms",
         "docs/guides/platforms/sagemaker", "docs/guides/platforms/vertex",
         "docs/guides/platforms/kserve", "docs/guides/platforms/huggingface",
         "docs/guides/platforms/azure-ml", "docs/guides/platforms/torchserve",

@@ -21,6 +21,7 @@ from docs.tables import (
     measurements,
     metrics,
     settings,
+    training,
 )
 
 DOCS = Path(__file__).parent
@@ -44,6 +45,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "overheads": measurements.overheads,
     "perf-analyzer": measurements.perf_analyzer,
     "precisions": measurements.precisions,
+    "training-settings": training.training_settings,
+    "training-presets": training.training_presets,
 }
 
 

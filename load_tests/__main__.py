@@ -24,6 +24,7 @@ COMMANDS = {
     "shadow": ("shadow", "the effect of a shadow on live traffic"),
     "overhead": ("overhead", "what scrapes, traces, keys, v2 or a change of the code cost"),
     "fronts": ("fronts", "what front ends bring, with a fake engine that takes no CPU"),
+    "bulk": ("bulk", "`tidegate classify` against a bare loop, in turns"),
     "bad-input": ("bad_input", "behaviour of servers on broken, huge and empty uploads"),
 }
 

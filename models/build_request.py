@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tidegate.models.data.folders import (
+    Source,
     Splits,
     check_disjoint,
     class_names,
@@ -17,6 +18,7 @@ from tidegate.models.data.folders import (
     shuffled,
     unlabelled,
 )
+from tidegate.models.data.training_data import TrainingData
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting.conformal import PARTS, GateTarget, check_sizes
 from tidegate.models.fitting.fit import FitOptions
@@ -32,16 +34,23 @@ _OWN_SPLITS = {"train", "calibrate", "test", *PARTS}
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Three ImageFolders, and sets of images that the gate should reject, by name."""
+    """Three splits of labelled images, and sets that the gate should reject, by name."""
 
-    train: Path
-    calibrate: Path
-    test: Path
+    train: Source
+    calibrate: Source
+    test: Source
     ood: Mapping[str, Path] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, divided: TrainingData, ood: Mapping[str, Path] | None = None) -> Data:
+        """Return the images of a divided set."""
+        return cls(
+            divided.listed("train"), divided.listed("calibrate"), divided.listed("test"), ood or {}
+        )
+
     @property
-    def labelled(self) -> dict[str, Path]:
-        """Return the ImageFolders by the name of their split."""
+    def labelled(self) -> dict[str, Source]:
+        """Return the labelled images by the name of their split."""
         return {"train": self.train, "calibrate": self.calibrate, "test": self.test}
 
 
@@ -91,8 +100,8 @@ def check_data(data: Data, options: BuildOptions) -> None:
                 f"--ood {name}=…: choose another name; {', '.join(sorted(_OWN_SPLITS))} are "
                 "reserved, and a name must not be a path."
             )
-    for folder in (data.train, data.calibrate, data.test, *data.ood.values()):
-        if not folder.is_dir():
+    for folder in (*data.labelled.values(), *data.ood.values()):
+        if isinstance(folder, Path) and not folder.is_dir():
             raise BuildRefused(f"The folder {folder} does not exist.")
     # Every class needs training images, so that without --labels their folders name the classes.
     classes = folder_names(options.labels or class_names(data.train))

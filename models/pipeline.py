@@ -205,6 +205,7 @@ def _card_data(
         notes=(*imported.notes, *overridden, *evaluated.near_duplicates),
         left_out=used.left_out,
         score_histograms=evaluated.score_histograms,
+        training=imported.training,
     )
 
 

@@ -34,8 +34,8 @@ def steps(title: str, total: int) -> Iterator[Steps]:
         progress.update(task, completed=total, description=title)
 
 
-def follow(items: Iterable[T], title: str) -> Iterator[T]:
-    """Yield `items` and show the loop's progress."""
+def follow(items: Iterable[T], title: str, plain_every_s: float = _PLAIN_EVERY_S) -> Iterator[T]:
+    """Yield `items` and show the loop's progress, without a terminal as a line now and then."""
     total = len(items) if isinstance(items, Sized) else None
     if sys.stderr.isatty():
         with _bar() as progress:
@@ -44,7 +44,7 @@ def follow(items: Iterable[T], title: str) -> Iterator[T]:
     last_line = time.monotonic()
     for count, item in enumerate(items, start=1):
         yield item
-        if time.monotonic() - last_line > _PLAIN_EVERY_S:
+        if time.monotonic() - last_line > plain_every_s:
             last_line = time.monotonic()
             say(f"{title}: {count}" + (f" of {total}" if total else ""))
 

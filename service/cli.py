@@ -12,6 +12,7 @@ from importlib.metadata import version
 from tidegate.service import makers
 from tidegate.service.commands import (
     bundle,
+    classify,
     completion,
     describe,
     engine,
@@ -59,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     )
     tidegate.add_argument("--version", action="version", version=f"%(prog)s {version('tidegate')}")
     commands = tidegate.add_subparsers(metavar="COMMAND", required=True)
-    for command in (serve, health, describe, engine, bundle, serving, key, review):
+    for command in (serve, classify, health, describe, engine, bundle, serving, key, review):
         command.add(commands)
     completion.add(commands, tidegate)
     for name, (_, text) in makers.COMMANDS.items():

@@ -18,9 +18,10 @@
         ├── KeyUnusable
         ├── TransferFailed
         ├── ReviewUnreadable
+        ├── SourceUnreadable · JobRefused
         └── EngineUnavailable
 
-`api/problems.py` maps these classes to HTTP statuses and problem codes.
+`problem_codes.py` maps these classes to HTTP statuses and problem codes.
 """
 
 from __future__ import annotations
@@ -171,6 +172,14 @@ class TransferFailed(StartupError):
 
 class ReviewUnreadable(StartupError):
     """The images kept for review cannot be exported."""
+
+
+class SourceUnreadable(StartupError):
+    """A folder, archive, table or list of images to classify cannot be read."""
+
+
+class JobRefused(StartupError):
+    """What is to be written is there already, or belongs to another job."""
 
 
 class EngineUnavailable(StartupError):

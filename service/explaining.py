@@ -11,8 +11,9 @@ from functools import partial
 
 import numpy as np
 
+from tidegate.service.deciding import softmax
 from tidegate.service.imaging.occlusion import Grid, covered, fill_of, patches
-from tidegate.service.pipeline import Pipeline, Upload, softmax
+from tidegate.service.pipeline import Pipeline, Upload
 from tidegate.service.types import Pixels
 
 RUNS_AT_ONCE = 16

@@ -15,9 +15,11 @@ COMMANDS = {
     "demo": ("demo", "build the demo bundle, EfficientNet-Lite0 on ImageNet"),
     "demo-calibration": ("demo_calibration", "refit the demo's gate on photographs of packages"),
     "import": ("import_model", "make a sealed bundle from a trained model and image folders"),
+    "train": ("train", "train a classifier on a folder of images and make its sealed bundle"),
     "fit": ("fit_bundle", "make a new bundle from a sealed one and other image folders"),
     "digits": ("digits", "train, fit and seal a small network on handwritten digits"),
     "export-plain": ("export_plain", "write a bundle's backbone for servers without a gate"),
+    "probe-images": ("probe_images", "write the images that prove a preprocessing"),
     "gate-cost": ("gate_cost", "measure what the gate costs: scores in the graph, p-values"),
     "gate-scores": (
         "gate_scores",
@@ -25,6 +27,7 @@ COMMANDS = {
     ),
     "architectures": ("architectures", "export, seal and time every architecture in the table"),
     "gpu-report": ("gpu_report", "run the GPU tests and measure every engine on this GPU"),
+    "retrain": ("retrain", "make the next version of a model from a request and new labels"),
     "retrain-request": ("retrain_request", "file a request for retraining when drift alerts fire"),
 }
 _PACKAGE = "tidegate.models"
@@ -34,6 +37,7 @@ _EXTRAS = {
     "scipy": "fit",
     "matplotlib": "fit",
     "safetensors": "torch",
+    "sklearn": "fit",
 }
 
 
@@ -57,8 +61,8 @@ def run(name: str, arguments: list[str]) -> int:
         )
     except OSError as error:  # a full disk, or no permission to write
         return _fail(f"{error.filename or 'file system'}: {error.strerror}")
-    except KeyboardInterrupt:
-        return _fail("interrupted; no partial result was left in place", 130)
+    except KeyboardInterrupt as error:  # a training says how to go on
+        return _fail(str(error) or "interrupted; no partial result was left in place", 130)
     return 0
 
 

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
 
-import numpy as np
-
 from tidegate.service.batching.decode_times import DecodeCost
 from tidegate.service.batching.lanes import Lane
 from tidegate.service.batching.tickets import Answer, Ticket
 from tidegate.service.bundle.store import Bundle
+from tidegate.service.deciding import Decided, Prediction, Probabilities, best, decide
 from tidegate.service.drift.duplicates import Fingerprint, fingerprint
 from tidegate.service.drift.input_sampler import InputSampler
 from tidegate.service.errors import DeadlineMissed, TidegateError
@@ -32,7 +31,6 @@ from tidegate.service.ood.gates import Verdict
 from tidegate.service.progress import Progress
 from tidegate.service.types import Float32, Outputs, Pixels, Priority
 
-Probabilities = np.ndarray[tuple[int], np.dtype[np.float64]]  # [classes]
 Start = Callable[[Ticket], Awaitable[Answer]]  # hands an admitted image to the scheduler
 T = TypeVar("T")
 _DECODED = DecodeCost(decoded=True)
@@ -51,15 +49,6 @@ class Upload:
     pixels: Pixels | None = None  # preprocessed by the client, of the size that the model has
     progress: Progress = field(default_factory=Progress)
     features: bool = False  # whether the answer has them
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """One class and its probability."""
-
-    class_id: int
-    label: str
-    probability: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +78,6 @@ class Classification:
     batch_size: int
     observation: Observation  # what an observer learned from it
     features: Float32 | None = None  # [D], if the upload asked for them
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """What a version makes of one image's outputs."""
-
-    class_id: int
-    probabilities: Probabilities
-    verdict: Verdict
 
 
 # An image is decoded by a separate process if it takes longer than this to decode, or keeps the
@@ -241,10 +221,7 @@ class Pipeline:
 
     def decide(self, outputs: Outputs) -> Decided:
         """Return what this version makes of one image's outputs, which nothing counts."""
-        probabilities = softmax(outputs.logits[0], self.bundle.manifest.calibration.temperature)
-        class_id = int(probabilities.argmax())
-        verdict = self.bundle.gate.judge(outputs.scores[0].tolist(), class_id)
-        return Decided(class_id, probabilities, verdict)
+        return decide(self.bundle, outputs)
 
     def pixels(self, image: bytes) -> Pixels:
         """Decode and preprocess an image that another version has already accepted."""
@@ -301,12 +278,10 @@ class Pipeline:
         self, upload: Upload, tag: Tag, ticket: Ticket, answer: Answer, seen: Fingerprint
     ) -> Classification:
         outputs = answer.outputs
-        scores = outputs.scores[0].tolist()
         started = time.monotonic()
-        temperature = self.bundle.manifest.calibration.temperature
-        probabilities = softmax(outputs.logits[0], temperature)
-        predictions = self._predictions(outputs.logits[0], probabilities, upload.top_k)
-        verdict = self.bundle.gate.judge(scores, predictions[0].class_id)
+        decided = decide(self.bundle, outputs)
+        predictions = best(self.bundle, decided, outputs, upload.top_k)
+        verdict, scores = decided.verdict, outputs.scores[0].tolist()
         now = time.monotonic()
         total = now - upload.received
         waited = total - answer.decode_s - answer.engine_s
@@ -332,7 +307,7 @@ class Pipeline:
         )
         classification = Classification(
             predictions=predictions,
-            probabilities=probabilities,
+            probabilities=decided.probabilities,
             verdict=verdict,
             scores=dict(zip(self.bundle.gate.folds_a, scores, strict=True)),
             nearest_class=int(outputs.nearest_class[0]),
@@ -349,15 +324,6 @@ class Pipeline:
         for sample in self._sampler.take():
             self._observer.sampled(sample)
         return classification
-
-    def _predictions(
-        self, logits: Float32, probabilities: Probabilities, top_k: int
-    ) -> tuple[Prediction, ...]:
-        k = min(top_k, len(logits))
-        best = logits.argpartition(-k)[-k:]
-        ranked = sorted(zip((-probabilities[best]).tolist(), best.tolist(), strict=True))
-        labels = self.bundle.labels
-        return tuple([Prediction(c, labels[c], -minus_p) for minus_p, c in ranked])
 
     def _count(self, timing: Timing, gates_s: float) -> None:
         stages = self._metrics.stages
@@ -383,12 +349,3 @@ def _note(ticket: Ticket, progress: Progress) -> None:
     """Note the steps that a ticket has passed, whatever its outcome."""
     progress.decode_at, progress.decode_s = ticket.decode_at, ticket.decode_s
     progress.batch = ticket.run
-
-
-def softmax(logits: Float32, temperature: float) -> Probabilities:
-    """Return calibrated probabilities, float64 [classes]: softmax(logits / T) (Guo et al. 2017)."""
-    scaled = np.divide(logits, temperature, dtype=np.float64)
-    scaled -= scaled.max()
-    exponentials = np.exp(scaled, out=scaled)
-    exponentials /= exponentials.sum()
-    return exponentials

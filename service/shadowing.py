@@ -12,8 +12,8 @@ from typing import Any
 from tidegate.service.batching.idle_work import IdleWork
 from tidegate.service.batching.scheduler import Scheduler
 from tidegate.service.batching.slots import BatchResult, Image
+from tidegate.service.deciding import Decided
 from tidegate.service.observing import Observation
-from tidegate.service.pipeline import Decided
 from tidegate.service.rollout.rules import JudgeRules
 from tidegate.service.rollout.shadow import AnswerPair, ShadowReport
 from tidegate.service.rollout.shadow_judge import ShadowJudge

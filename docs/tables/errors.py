@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from docs.tables.markdown import table
+from tidegate.service import problem_codes
 from tidegate.service.api import problems
 
 # code → when a client gets it. The codes themselves come from the code; one without a text here,
@@ -38,7 +39,7 @@ WHEN = {
     "not-ready": "the model is warming up, the start failed, or drift cannot be monitored",
     "deadline-missed": "the deadline passed after admission, or it is shorter than one image takes",
 }
-# Those without a row in `problems.TABLE`: answers of the framework, the parser and the gate.
+# Those without a row in `problem_codes.TABLE`: answers of the framework, the parser and the gate.
 MORE_CODES = (
     problems.OUT_OF_DISTRIBUTION,
     (405, "method-not-allowed", "Method not allowed"),
@@ -50,7 +51,7 @@ WITH_RETRY_AFTER = {429, 503}
 
 def codes() -> list[tuple[int, str, str]]:
     """Return (status, code, title) of every problem a client can get, in order of the status."""
-    return sorted({*problems.TABLE.values(), *MORE_CODES})
+    return sorted({*problem_codes.TABLE.values(), *MORE_CODES})
 
 
 def errors() -> str:

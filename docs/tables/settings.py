@@ -28,7 +28,7 @@ def _rows(theme: type[Theme]) -> str:
         (
             f"`{PREFIX}{name.upper()}`",
             f"`{default_of(field.default)}`",
-            _values(field.annotation, field.metadata),
+            values_of(field.annotation, field.metadata),
             field.description or "",
         )
         for name, field in theme.model_fields.items()
@@ -41,11 +41,22 @@ def default_of(default: object) -> str:
     return "unset" if default is None else str(default)
 
 
-def _values(annotation: Any, metadata: Iterable[Any]) -> str:
+def values_of(annotation: Any, metadata: Iterable[Any]) -> str:
+    """Return the values of a field with this type and these bounds, in words."""
+    kinds = [annotation]
     if get_origin(annotation) in (Union, UnionType):
-        [annotation] = [kind for kind in get_args(annotation) if kind is not NoneType]
+        kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+    words = [_choices(kind) or _number(kind, metadata) for kind in kinds]
+    return ", ".join(words)
+
+
+def _choices(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(annotation))
+    return "`true`, `false`" if annotation is bool else ""
+
+
+def _number(annotation: Any, metadata: Iterable[Any]) -> str:
     bounds = {
         name: getattr(constraint, name)
         for constraint in metadata
@@ -61,6 +72,8 @@ def _values(annotation: Any, metadata: Iterable[Any]) -> str:
         words.append(f"above {bounds['gt']:,}")
         if "le" in bounds:
             words.append(f"at most {bounds['le']:,.15g}")
+    if "lt" in bounds:
+        words.append(f"below {bounds['lt']:,.15g}")
     kind = {int: "integer", float: "number", str: "text", Path: "path"}[annotation]
     return f"{kind}, {', '.join(words)}" if words else kind
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tidegate.models.evaluation.expected_share import ExpectedShares
+from tidegate.models.training_record import TrainingRecord
 from tidegate.service.bundle.evidence import (
     ALL_CONFUSIONS_UP_TO,
     Comparison,
@@ -28,6 +29,7 @@ RELIABILITY = "card/reliability.svg"
 CONFUSION = "card/confusion.svg"
 AUROC = "card/ood-auroc.svg"
 SCORES = "card/scores.svg"
+TRAINING = "card/training.svg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class CardData:
     # score → set → histogram; TEST is one of the sets; a score's histograms share their edges
     score_histograms: Mapping[str, Mapping[str, Histogram]] = field(default_factory=dict)
 
+    training: TrainingRecord | None = None  # None: trained elsewhere
+
     @property
     def plots(self) -> tuple[str, ...]:
         """Return the names of the plots that have data."""
@@ -66,6 +70,7 @@ class CardData:
             CONFUSION: self.task.classes <= ALL_CONFUSIONS_UP_TO,
             AUROC: bool(self.evaluation.ood),
             SCORES: bool(self.score_histograms),
+            TRAINING: self.training is not None and len(self.training.epochs) > 1,
         }
         return tuple(name for name, wanted in drawn.items() if wanted)
 

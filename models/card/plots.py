@@ -19,7 +19,15 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from tidegate.models.card.card_data import AUROC, CONFUSION, RELIABILITY, SCORES, CardData
+from tidegate.models.card.card_data import (
+    AUROC,
+    CONFUSION,
+    RELIABILITY,
+    SCORES,
+    TRAINING,
+    CardData,
+)
+from tidegate.models.card.training_plot import training_plot
 from tidegate.models.evaluation.intervals import wilson
 from tidegate.models.evaluation.score_histograms import TEST
 from tidegate.service.bundle.evidence import OodReport, Probabilities
@@ -49,6 +57,7 @@ def plots(data: CardData) -> dict[str, bytes]:
         CONFUSION: _confusion,
         AUROC: _auroc,
         SCORES: _scores,
+        TRAINING: training_plot,
     }
     with rc_context(), warnings.catch_warnings():
         rcdefaults()  # the user's matplotlib settings must not affect the bundle

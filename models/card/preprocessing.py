@@ -5,13 +5,20 @@ from __future__ import annotations
 from tidegate.service.imaging.spec import (
     CentreCrop,
     CentreCropFraction,
+    Grey,
+    Pad,
     PreprocessSpec,
     Resize,
+    ResizeKeepRatio,
     ResizeShortestEdge,
     Step,
 )
 
-_BACKENDS = {"pillow": "Pillow", "torch": "torch on uint8 tensors"}
+_BACKENDS = {
+    "pillow": "antialiased, by Pillow",
+    "torch": "antialiased, by torch on uint8 tensors",
+    "cv2": "as by OpenCV",
+}
 _DECODERS = {"pillow": "Pillow", "nvjpeg": "nvJPEG (colour JPEGs) and Pillow (all else)"}
 _ALPHA = {
     "drop": "is dropped",
@@ -19,6 +26,8 @@ _ALPHA = {
     "composite-black": "is composited on black",
 }
 _SIXTEEN_BIT = {"scale": "scaled to 8", "clip": "clipped to 8 as Pillow does"}
+_ROUNDING = {"truncate": "truncated", "round": "rounded"}
+_LUMINANCE = {"pillow": "Pillow computes it", "cv2": "OpenCV computes it"}
 _OFFSET = {
     "floor": "half a pixel is rounded down",
     "ceil": "half a pixel is rounded up",
@@ -46,15 +55,29 @@ def _step(step: Step) -> str:
         case Resize():
             return (
                 f"Resize to {step.height} × {step.width} pixels (height × width), "
-                f"{step.filter}, antialiased, by {_BACKENDS[step.backend]}."
+                f"{step.filter}, {_BACKENDS[step.backend]}."
             )
         case ResizeShortestEdge():
-            longer = "truncated" if step.rounding == "truncate" else "rounded"
             return (
-                f"Resize the shorter side to {step.size} pixels, {step.filter}, antialiased, by "
+                f"Resize the shorter side to {step.size} pixels, {step.filter}, "
                 f"{_BACKENDS[step.backend]}; the longer side keeps the aspect ratio and is "
-                f"{longer}."
+                f"{_ROUNDING[step.rounding]}."
             )
+        case ResizeKeepRatio():
+            fits = "fits into" if step.fit == "inside" else "covers"
+            return (
+                f"Resize with the aspect ratio kept, so that the image {fits} {step.height} × "
+                f"{step.width} pixels (height × width), {step.filter}, "
+                f"{_BACKENDS[step.backend]}; the sides are {_ROUNDING[step.rounding]}."
+            )
+        case Pad():
+            return (
+                f"Centre on a canvas of {step.height} × {step.width} pixels (height × width) of "
+                f"the colour {', '.join(map(str, step.colour))}; a larger image is cut, "
+                f"{_OFFSET[step.offset]}."
+            )
+        case Grey():
+            return f"Replace the colours by the luminance, as {_LUMINANCE[step.backend]}."
         case CentreCrop():
             return (
                 f"Crop the centre to {step.height} × {step.width} pixels (height × width); "

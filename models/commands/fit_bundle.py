@@ -6,9 +6,8 @@ import argparse
 from pathlib import Path
 
 from tidegate.models.commands import fitting
-from tidegate.models.importers.base import Imported
 from tidegate.models.pipeline import make
-from tidegate.models.sealing.unseal import unseal
+from tidegate.models.sealing.unseal import reopened
 from tidegate.service.bundle.store import open_bundle
 
 
@@ -26,19 +25,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> None:
     """Fit, seal, and print the new bundle's folder."""
+    data = fitting.data(options)
     bundle = open_bundle(options.bundle)
-    manifest = bundle.manifest
-    imported = Imported(
-        backbone=unseal(bundle.model_path.read_bytes()),
-        spec=manifest.preprocess,
-        transform=None,
-        forward=None,
-        source=manifest.provenance.source,
-        licence=manifest.provenance.licence,
-        checkpoint_sha256=manifest.provenance.checkpoint_sha256,
-        labels=bundle.labels,
-        precision=manifest.precision,
-        notes=(f"The backbone is that of bundle {manifest.name} {manifest.version}.",),
-    )
     chosen = fitting.build_options(options, f"tidegate fit, of bundle {bundle.digest}")
-    print(make(imported, fitting.data(options), chosen, options.out, manifest.parity).path)
+    print(make(reopened(bundle), data, chosen, options.out, bundle.manifest.parity).path)

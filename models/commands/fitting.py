@@ -7,30 +7,46 @@ from pathlib import Path
 
 from tidegate.models.build_request import BuildOptions, Data
 from tidegate.models.commands import arguments
+from tidegate.models.data import training_data
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting.conformal import GateTarget
 from tidegate.models.fitting.fit import FitOptions
 from tidegate.models.fitting.mahalanobis import DistanceOptions
 
+_SPLITS = {
+    "train": "images to fit the class means on",
+    "calibrate": "images to fit the temperature and the gate's thresholds on; not used in training",
+    "test": "images to evaluate on",
+}
+
 
 def add_options(options: argparse.ArgumentParser) -> None:
     """Add these options to a command's parser."""
     data = options.add_argument_group(
-        "images", "ImageFolders: one folder per class. No image may be in two of them."
+        "images",
+        "ImageFolders, one folder per class, or a list of images. No image may be in two of them.",
     )
+    for split, use in _SPLITS.items():
+        data.add_argument(f"--{split}", type=Path, metavar="DIR", help=use)
     data.add_argument(
-        "--train", type=Path, required=True, metavar="DIR", help="images to fit the class means on"
-    )
-    data.add_argument(
-        "--calibrate",
+        "--splits",
         type=Path,
-        required=True,
-        metavar="DIR",
-        help="images to fit the temperature and the gate's thresholds on; not used in training",
+        metavar="FILE",
+        help="splits.json, which lists the images of the three splits, instead of three folders",
     )
-    data.add_argument(
-        "--test", type=Path, required=True, metavar="DIR", help="images to evaluate on"
-    )
+    add_ood(data)
+    _add_label_options(data)
+    _add_bundle_options(options)
+
+
+def add_build_options(options: argparse.ArgumentParser) -> None:
+    """Add those of them that are not about images with labels."""
+    options.set_defaults(labels=None, expect_accuracy=None, accept_label_order=False)
+    _add_bundle_options(options)
+
+
+def add_ood(data: argparse._ArgumentGroup) -> None:
+    """Add the sets of images that the gate should reject."""
     data.add_argument(
         "--ood",
         action="append",
@@ -38,6 +54,9 @@ def add_options(options: argparse.ArgumentParser) -> None:
         metavar="NAME=DIR",
         help="images that the gate should reject, for the evaluation; may be repeated",
     )
+
+
+def _add_label_options(data: argparse._ArgumentGroup) -> None:
     data.add_argument(
         "--labels", type=Path, metavar="FILE", help="one class label per line, in the model's order"
     )
@@ -53,6 +72,9 @@ def add_options(options: argparse.ArgumentParser) -> None:
         action="store_true",
         help="seal even if the network recognises classes as each other, as with exchanged labels",
     )
+
+
+def _add_bundle_options(options: argparse.ArgumentParser) -> None:
     bundle = options.add_argument_group("bundle")
     bundle.add_argument(
         "--name", required=True, help="name of the bundle: lower-case letters, digits, . _ -"
@@ -121,14 +143,29 @@ def _add_gate_options(gate: argparse._ArgumentGroup) -> None:
 
 
 def data(options: argparse.Namespace) -> Data:
-    """Return the folders. Raises BuildRefused for a malformed or repeated --ood."""
-    ood: dict[str, Path] = {}
+    """Return the images. Raises BuildRefused if a split is missing or --ood is malformed."""
+    folders = {split: getattr(options, split) for split in _SPLITS}
+    missing = [f"--{split}" for split, folder in folders.items() if folder is None]
+    if options.splits is None:
+        if missing:
+            raise BuildRefused(
+                f"Give {', '.join(missing)}, or --splits FILE, which lists the images of all three."
+            )
+        return Data(**folders, ood=ood(options))
+    if len(missing) < len(folders):
+        raise BuildRefused("Give --splits FILE or --train, --calibrate and --test, not both.")
+    return Data.of(training_data.read(options.splits), ood(options))
+
+
+def ood(options: argparse.Namespace) -> dict[str, Path]:
+    """Return the sets of --ood by name. Raises BuildRefused for a malformed or repeated one."""
+    sets: dict[str, Path] = {}
     for word in options.ood:
         name, found, folder = word.partition("=")
-        if not (found and name and folder) or name in ood:
+        if not (found and name and folder) or name in sets:
             raise BuildRefused(f"--ood {word}: give NAME=DIR, each name once.")
-        ood[name] = Path(folder)
-    return Data(options.train, options.calibrate, options.test, ood)
+        sets[name] = Path(folder)
+    return sets
 
 
 def build_options(options: argparse.Namespace, recipe: str) -> BuildOptions:

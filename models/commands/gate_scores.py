@@ -22,12 +22,13 @@ from tidegate.models.benchmarks.gates.measure import Row, measure
 from tidegate.models.benchmarks.gates.report import Figures, figures, tables
 from tidegate.models.build_request import Data
 from tidegate.models.commands import arguments, digits, import_model
+from tidegate.models.data.folders import Source
 from tidegate.models.digits.images import data as digit_images
 from tidegate.models.errors import BuildRefused
 from tidegate.models.package_files import DOWNLOADS
 
 _FOLDER = DOWNLOADS / "gate-scores"
-_Write = Callable[[Path, Path], list[str]]
+_Write = Callable[[Source, Path], list[str]]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -106,12 +107,12 @@ def _imported(name: str, write: _Write, images: Data, out: Path) -> Path:
     return bundle
 
 
-def _convnet(train: Path, folder: Path) -> list[str]:
+def _convnet(train: Source, folder: Path) -> list[str]:
     encoder, spec = efficientnet_lite.encoder("lite1"), efficientnet_lite.spec("lite1")
     return probe.write(encoder, spec, train, folder)
 
 
-def _transformer(train: Path, folder: Path) -> list[str]:
+def _transformer(train: Source, folder: Path) -> list[str]:
     return probe.write(transformer.encoder(), transformer.SPEC, train, folder)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from tidegate.models.build_request import check_data, check_destination
 from tidegate.models.commands import fitting
 from tidegate.models.errors import BuildRefused
-from tidegate.models.importers.base import Imported
+from tidegate.models.importers import probe_tensors, spec_file
+from tidegate.models.importers.base import Imported, Preprocessing
 from tidegate.models.pipeline import make
 
 _EPILOG = """SOURCE is one of
@@ -29,7 +30,8 @@ _TORCH = ("timm", "torchvision")
 _ONLY_FOR = {
     **dict.fromkeys(("checkpoint", "state_dict", "classes", "random_weights"), _TORCH),
     **dict.fromkeys(("size", "crop_pct", "crop_mode", "interpolation", "mean", "std"), ("timm",)),
-    **dict.fromkeys(("features", "spec"), ("keras", "onnx")),
+    "features": ("keras", "onnx"),
+    **dict.fromkeys(("spec", "probe_tensors"), (*_TORCH, "keras", "onnx")),
     "backend": (*_TORCH, "huggingface"),
     "weights": ("torchvision",),
     "transforms": _TORCH,
@@ -89,7 +91,13 @@ def _add_preprocessing_options(spec: argparse._ArgumentGroup) -> None:
         "function that returns one; the file is run",
     )
     spec.add_argument(
-        "--spec", type=Path, metavar="JSON", help="keras, onnx: file that states the preprocessing"
+        "--spec", type=Path, metavar="JSON", help="file that states the preprocessing"
+    )
+    spec.add_argument(
+        "--probe-tensors",
+        type=Path,
+        metavar="NPZ",
+        help="what the data loader of the training made of `tidegate probe-images`: proves --spec",
     )
     spec.add_argument(
         "--backend", choices=("pillow", "torch"), help="library that resized the images in training"
@@ -104,7 +112,9 @@ def _add_preprocessing_options(spec: argparse._ArgumentGroup) -> None:
         help="timm: crop fraction, instead of the model's",
     )
     spec.add_argument(
-        "--crop-mode", choices=("center", "squash"), help="timm: crop mode, instead of the model's"
+        "--crop-mode",
+        choices=("center", "squash", "border"),
+        help="timm: crop mode, instead of the model's",
     )
     spec.add_argument(
         "--interpolation", metavar="FILTER", help="timm: resize filter, instead of the model's"
@@ -177,14 +187,22 @@ def _check_source(options: argparse.Namespace) -> None:
             raise BuildRefused(
                 f"--{option.replace('_', '-')} is for {' and '.join(kinds)}, not for {kind}."
             )
-    if kind in ("keras", "onnx"):
+    if kind in ("keras", "onnx") or options.probe_tensors:
         _spec(options)
+    elif options.spec and not options.probe_tensors:
+        raise BuildRefused(
+            f"--spec for {kind} needs its proof: let your data loader turn the images of `tidegate "
+            "probe-images` into tensors, and give them as --probe-tensors "
+            "(docs/guides/own-model.md)."
+        )
+    if options.spec and options.transforms:
+        raise BuildRefused("Give --spec or --transforms, not both.")
 
 
 def _check_files(options: argparse.Namespace) -> None:
     """Raise BuildRefused for a file that is missing, before a library is imported."""
     kind, _, name = options.source.partition(":")
-    files = [options.checkpoint, options.spec]
+    files = [options.checkpoint, options.spec, options.probe_tensors]
     if kind in ("keras", "onnx", "huggingface"):
         files.append(Path(name))
     elif name.startswith("local-dir:"):
@@ -197,7 +215,11 @@ def _check_files(options: argparse.Namespace) -> None:
 def load(options: argparse.Namespace) -> Imported:
     """Return the model that SOURCE names."""
     kind, _, name = options.source.partition(":")
-    return _KINDS[kind](name, options)
+    imported = _KINDS[kind](name, options)
+    if options.probe_tensors and kind in ("keras", "onnx"):
+        tensors = probe_tensors.preprocessing(options.probe_tensors, imported.spec)
+        return replace(imported, transform=tensors.transform)
+    return imported
 
 
 def _timm(name: str, options: argparse.Namespace) -> Imported:
@@ -256,8 +278,18 @@ def _torch(options: argparse.Namespace) -> dict[str, Any]:
         "classes": options.classes,
         "backend": options.backend,
         "random_weights": options.random_weights,
-        "compose": options.transforms and _importer("user_transforms").load(options.transforms),
+        "own": _own(options),
     }
+
+
+def _own(options: argparse.Namespace) -> Preprocessing | None:
+    """Return the preprocessing that the user states for a torch model, if any."""
+    if options.transforms:
+        transforms = _importer("user_transforms").load(options.transforms)
+        return _importer("torchvision_transforms").translate(transforms, options.backend)  # type: ignore[no-any-return]  # imported by name
+    if options.probe_tensors:
+        return probe_tensors.preprocessing(options.probe_tensors, spec_file.read(options.spec).spec)
+    return None
 
 
 def _spec(options: argparse.Namespace) -> Path:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tidegate.models.data.folders import Split
+from tidegate.models.data.together import Together
 from tidegate.models.errors import BuildRefused
-from tidegate.service.drift.duplicates import Fingerprint, fingerprint
+from tidegate.service.drift.duplicates import CELLS, Fingerprint, fingerprint
 from tidegate.service.types import Pixels
 
 
@@ -64,19 +65,49 @@ def nearly_same(train: Marked, split: Marked) -> str | None:
     )
 
 
+def like_one_of(known: Sequence[Mark], found: Sequence[Mark]) -> set[int]:
+    """Return the positions of those of `found` that are nearly the same as one of `known`."""
+    return {at for _, at in _pairs(known, found)}
+
+
+def groups_of_like(marks: Sequence[Mark], tolerance: float = 1.0) -> list[list[int]]:
+    """Return the positions of the images in groups; an image is in the group of each like one.
+
+    A `tolerance` below 1 is the part of the usual difference that like images may have.
+    """
+    together = Together(len(marks))
+    for at, like in _Index(marks).like(marks, tolerance):
+        together.join((at, *like))
+    return together.sets()
+
+
 def _pairs(known: Sequence[Mark], found: Sequence[Mark]) -> Iterator[tuple[int, int]]:
     """Yield for each image of `found` the first like one of `known`, if there is one."""
-    if not known:
-        return
-    cells = np.stack([mark.seen.cells for mark in known])
-    order = np.argsort(cells.mean(axis=1), kind="stable")
-    cells, means = cells[order], cells[order].mean(axis=1)
-    for at, mark in enumerate(found):
-        # The mean of the differences is at least the difference of the means.
-        most = mark.seen.tolerance
-        middle = float(mark.seen.cells.mean())
-        rows = slice(*np.searchsorted(means, (middle - most - 1e-3, middle + most + 1e-3)))
-        near = np.flatnonzero(np.abs(cells[rows] - mark.seen.cells).mean(axis=1) <= most)
-        like = [i for i in order[rows][near].tolist() if mark.seen.is_like(known[i].seen)]
+    for at, like in _Index(known).like(found):
         if like:
             yield min(like), at
+
+
+class _Index:
+    """Images sorted by their mean, so that each is compared with few others."""
+
+    def __init__(self, marks: Sequence[Mark]) -> None:
+        cells = np.array([mark.seen.cells for mark in marks], np.float32).reshape(-1, CELLS)
+        means = cells.mean(axis=1)
+        self._order = np.argsort(means, kind="stable")
+        self._cells, self._means = cells[self._order], means[self._order]
+        self._most = np.array([mark.seen.tolerance for mark in marks])[self._order]
+
+    def like(self, marks: Sequence[Mark], part: float = 1.0) -> Iterator[tuple[int, list[int]]]:
+        """Yield the position of each of `marks`, and those of the images that are like it.
+
+        Like by `Fingerprint.is_like`, with a part of its tolerance.
+        """
+        for at, mark in enumerate(marks):
+            # The mean of the differences is at least the difference of the means.
+            most, middle = part * mark.seen.tolerance, float(mark.seen.cells.mean())
+            bounds = (middle - most - 1e-3, middle + most + 1e-3)
+            rows = slice(*np.searchsorted(self._means, bounds))
+            apart = np.abs(self._cells[rows] - mark.seen.cells).sum(axis=1)
+            limit = np.minimum(most, part * self._most[rows]) * len(mark.seen.cells)
+            yield at, self._order[rows][apart <= limit].tolist()

@@ -1,7 +1,8 @@
 """Read image folders as disjoint splits.
 
-A labelled split is an ImageFolder: one folder per class, images below it. An OOD set is any folder
-with images below it. Two images are the same if their files have the same content.
+A labelled split is an ImageFolder, one folder per class with images below it, or a list of images
+(`training_data.py`). An OOD set is any folder with images below it. Two images are the same if
+their files have the same content.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tidegate.models.data.training_data import Listed
 from tidegate.models.errors import BuildRefused
 from tidegate.models.progress import follow
 from tidegate.service.files import sha256_of
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+Source = Path | Listed  # an ImageFolder, or a list of the images of one split
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +68,14 @@ class Splits:
         return [self.train, self.calibrate, self.test, *self.ood.values()]
 
 
-def class_names(folder: Path) -> tuple[str, ...]:
-    """Return the classes of an ImageFolder, in the order of their ids in training."""
-    names = tuple(sorted(entry.name for entry in _entries(folder) if entry.is_dir()))
+def class_names(source: Source) -> tuple[str, ...]:
+    """Return the classes of a list or an ImageFolder, in the order of their ids in training."""
+    if isinstance(source, Listed):
+        return source.classes
+    names = tuple(sorted(entry.name for entry in _entries(source) if entry.is_dir()))
     if len(names) < 2:
         raise BuildRefused(
-            f"{folder} has {len(names)} class folders, but at least two are needed: put the images "
+            f"{source} has {len(names)} class folders, but at least two are needed: put the images "
             "of each class into a folder named like the class, as for torchvision's ImageFolder."
         )
     return names
@@ -83,27 +88,46 @@ def folder_names(labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(map(str, range(len(labels))))
 
 
-def count_images(folder: Path, classes: Sequence[str]) -> dict[str, int]:
-    """Return the number of image files of each class in an ImageFolder, 0 without a folder.
+def count_images(source: Source, classes: Sequence[str]) -> dict[str, int]:
+    """Return the number of image files of each class, 0 for one that `source` does not have.
 
     Raises BuildRefused for a folder that is not a class. No file is read.
     """
-    counts = dict.fromkeys(classes, 0)
-    for entry in _class_folders(folder, classes):
-        counts[entry.name] = len(_images(entry))
-    return counts
+    return dict.fromkeys(classes, 0) | {
+        name: len(images) for name, images in images_by_class(source, classes).items()
+    }
 
 
-def labelled(name: str, folder: Path, classes: Sequence[str]) -> Split:
-    """Read the ImageFolder `folder`; its folders are named as in `classes`, the list by class id.
+def labelled(name: str, source: Source, classes: Sequence[str]) -> Split:
+    """Read labelled images; the folders are named as in `classes`, the list by class id.
 
     Raises BuildRefused for an unknown folder, or if there is no image.
     """
     ids = {label: index for index, label in enumerate(classes)}
-    found: list[tuple[Path, int]] = []
-    for entry in _class_folders(folder, classes):
-        found += [(path, ids[entry.name]) for path in _images(entry)]
-    return _split(name, folder, found)
+    found = [
+        (path, ids[label])
+        for label, images in images_by_class(source, classes).items()
+        for path in images
+    ]
+    return _split(name, source if isinstance(source, Path) else "The list", found)
+
+
+def images_by_class(source: Source, classes: Sequence[str]) -> dict[str, list[Path]]:
+    """Return the image files by the name of their class. Raises BuildRefused for an unknown one."""
+    if isinstance(source, Path):
+        found = {entry.name: _images(entry) for entry in _class_folders(source)}
+    else:
+        found = {label: [] for label in source.classes}
+        for image in source.images:
+            found[source.classes[image.class_id]].append(image.path)
+    where = f"{source} has a folder" if isinstance(source, Path) else "The splits have a class"
+    for name in found:
+        if name not in classes:
+            raise BuildRefused(
+                f"{where} {name!r}, which is not a class of the model "
+                f"({', '.join(list(classes)[:5])}{', …' if len(classes) > 5 else ''})."
+            )
+    return found
 
 
 def unlabelled(name: str, folder: Path) -> Split:
@@ -134,7 +158,7 @@ def cut(n: int, shares: Mapping[str, float]) -> dict[str, slice]:
     return {name: slice(*pair) for name, pair in zip(shares, pairwise(bounds), strict=True)}
 
 
-def _split(name: str, folder: Path, found: Sequence[tuple[Path, int]]) -> Split:
+def _split(name: str, origin: Path | str, found: Sequence[tuple[Path, int]]) -> Split:
     once: dict[str, Item] = {}
     for path, class_id in follow(found, f"Reading {name}"):
         sha256 = sha256_of(path)
@@ -142,20 +166,12 @@ def _split(name: str, folder: Path, found: Sequence[tuple[Path, int]]) -> Split:
         if before.class_id != class_id:
             raise BuildRefused(f"{before.path} and {path} are the same image in two classes.")
     if not once:
-        raise BuildRefused(f"{folder} contains no image ({', '.join(sorted(SUFFIXES))}).")
+        raise BuildRefused(f"{origin} contains no image ({', '.join(sorted(SUFFIXES))}).")
     return Split(name, tuple(once.values()), len(found) - len(once))
 
 
-def _class_folders(folder: Path, classes: Sequence[str]) -> list[Path]:
-    found = sorted(entry for entry in _entries(folder) if entry.is_dir())
-    known = {*classes}
-    for entry in found:
-        if entry.name not in known:
-            raise BuildRefused(
-                f"{folder} has a folder {entry.name!r}, which is not a class of the model "
-                f"({', '.join(list(classes)[:5])}{', …' if len(classes) > 5 else ''})."
-            )
-    return found
+def _class_folders(folder: Path) -> list[Path]:
+    return sorted(entry for entry in _entries(folder) if entry.is_dir())
 
 
 def _images(folder: Path) -> list[Path]:

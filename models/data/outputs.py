@@ -142,7 +142,7 @@ def extract(graph: bytes, split: Split, spec: PreprocessSpec, folder: Path) -> E
         rows = session.run(["logits", "features"], {"pixels": pixels[None]})
         return rows[0][0], rows[1][0], statistics, Mark.of(pixels)
 
-    results = _in_order(work, follow(split.items, f"Running {split.name}"))
+    results = in_order(work, follow(split.items, f"Running {split.name}"))
     with logits, features:
         for item, result in zip(split.items, results, strict=True):
             if result is not None:
@@ -166,7 +166,7 @@ def run_pixels(graph: bytes, images: Sequence[Pixels]) -> NetworkOutputs:
     """Return the outputs of images in memory."""
     session = quiet_session(graph)
     rows = list(
-        _in_order(lambda p: session.run(["logits", "features"], {"pixels": p[None]}), images)
+        in_order(lambda p: session.run(["logits", "features"], {"pixels": p[None]}), images)
     )
     logits, features = (np.concatenate(column) for column in zip(*rows, strict=True))
     return NetworkOutputs(logits, features)
@@ -184,7 +184,7 @@ def _load(path: Path, spec: PreprocessSpec) -> tuple[Pixels, list[float]]:
     return pixels, [seen[name] for name in INPUTS]
 
 
-def _in_order(work: Callable[[T], R], items: Sequence[T] | Iterator[T]) -> Iterator[R]:
+def in_order(work: Callable[[T], R], items: Sequence[T] | Iterator[T]) -> Iterator[R]:
     """Yield `work` of every item in order, computed on all cores a bounded number ahead."""
     workers = usable_cores()
     pending: deque[Future[R]] = deque()

@@ -52,6 +52,7 @@ class Backbone:
 
     model: onnx.ModelProto  # input [batch, 3, H, W] → logits [batch, C], features [batch, D]
     notes: tuple[str, ...]
+    is_grey: bool = False  # it reads only the first of the three channels
 
     @property
     def classes(self) -> int:
@@ -64,12 +65,19 @@ class Backbone:
 class _ImageInput:
     name: str
     channels: Literal["first", "last"]
+    planes: int  # 3, or 1 for grey images
     batch: int | None  # None: dynamic
     size: tuple[int, int]  # (height, width)
 
+    def images(self, count: int) -> NDArray[np.float32]:
+        """Return `count` different random images, [count, 3, H, W], of equal channels if grey."""
+        shape = (count, self.planes, *self.size)
+        images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        return np.repeat(images, 3 // self.planes, axis=1)
+
     def probe(self, count: int) -> NDArray[np.float32]:
-        """Return `count` different random images in the graph's input format."""
-        images = np.random.default_rng(0).normal(size=(count, 3, *self.size)).astype(np.float32)
+        """Return the same images in the graph's input format."""
+        images = self.images(count)[:, : self.planes]
         return images if self.channels == "first" else images.transpose(0, 2, 3, 1).copy()
 
 
@@ -102,7 +110,7 @@ def to_backbone(
     _check_values(last, penultimate, values)
     _assemble(work, source, last, penultimate, values, notes)
     _check_singles(work, values, source)
-    return Backbone(work, tuple(notes))
+    return Backbone(work, tuple(notes), is_grey=source.planes == 1)
 
 
 def _prepared(
@@ -159,14 +167,16 @@ def _image_input(graph: onnx.GraphProto, size: tuple[int, int] | None) -> _Image
         )
     dims = [d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim]
     shown = [d.dim_value or d.dim_param or "?" for d in kind.shape.dim]
-    if len(dims) != 4 or (dims[1] == 3) == (dims[3] == 3):
+    if len(dims) != 4 or (dims[1] in (1, 3)) == (dims[3] in (1, 3)):
         raise BuildRefused(
             f"The graph's input {entry.name!r} is {shown}: its shape must be "
-            "[batch, 3, height, width] or [batch, height, width, 3]."
+            "[batch, channels, height, width] or [batch, height, width, channels], with three "
+            "channels, or one for grey images."
         )
-    channels: Literal["first", "last"] = "first" if dims[1] == 3 else "last"
+    channels: Literal["first", "last"] = "first" if dims[1] in (1, 3) else "last"
     height, width = dims[2:] if channels == "first" else dims[1:3]
-    return _ImageInput(entry.name, channels, dims[0], _size(height, width, size, shown))
+    planes = dims[1 if channels == "first" else 3] or 3
+    return _ImageInput(entry.name, channels, planes, dims[0], _size(height, width, size, shown))
 
 
 def _size(
@@ -214,7 +224,8 @@ def _free_batch(model: onnx.ModelProto, source: _ImageInput) -> None:
 
 def _declare_batch(graph: onnx.GraphProto, source: _ImageInput) -> None:
     """Declare the source's shape with a dynamic batch, and drop all traced shapes."""
-    shape = (3, *source.size) if source.channels == "first" else (*source.size, 3)
+    planes = source.planes
+    shape = (planes, *source.size) if source.channels == "first" else (*source.size, planes)
     del graph.input[:], graph.value_info[:]
     graph.input.append(float_value(source.name, ("batch", *shape)))
     for output in graph.output:
@@ -273,22 +284,34 @@ def _assemble(
             wanted[tensor] = name
         else:
             tail.append(helper.make_node("Flatten", [tensor], [name], name=f"{name}_flat", axis=1))
-    if source.channels == "first":
+    if source.channels == "first" and source.planes == 3:
         wanted[source.name] = ENTRY
     renamed = wanted | moved_aside(taken, wanted)
     rename(graph, renamed)
     for node in tail:
         node.input[0] = renamed.get(node.input[0], node.input[0])
     nodes = [*graph.node, *tail]
+    inner = renamed.get(source.name, source.name)
     if source.channels == "last":
-        inner = renamed.get(source.name, source.name)
-        nodes.insert(0, helper.make_node("Transpose", [ENTRY], [inner], perm=[0, 2, 3, 1]))
+        before = ENTRY if source.planes == 3 else "input_grey"
+        nodes.insert(0, helper.make_node("Transpose", [before], [inner], perm=[0, 2, 3, 1]))
         notes.append("the graph's input is channels last; a Transpose was added before it")
+        inner = before
+    if source.planes == 1:
+        nodes.insert(0, _first_channel(graph, inner))
+        notes.append("the graph's input has one channel; it gets the first of three equal ones")
     keep_needed(graph, nodes)
     del graph.input[:], graph.output[:]
     graph.input.append(float_value(ENTRY, ("batch", 3, *source.size)))
     for name, value in zip(OUTPUTS[:2], values, strict=True):
         graph.output.append(float_value(name, ("batch", value.size // _PROBE_BATCH)))
+
+
+def _first_channel(graph: onnx.GraphProto, output: str) -> onnx.NodeProto:
+    bounds = [f"grey_{name}" for name in ("starts", "ends", "axes")]
+    for name, value in zip(bounds, (0, 1, 1), strict=True):
+        graph.initializer.append(numpy_helper.from_array(np.array([value], np.int64), name))
+    return helper.make_node("Slice", [ENTRY, *bounds], [output], name="grey")
 
 
 def _check_singles(model: onnx.ModelProto, batch: Sequence[Array], source: _ImageInput) -> None:
@@ -297,9 +320,7 @@ def _check_singles(model: onnx.ModelProto, batch: Sequence[Array], source: _Imag
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise BuildRefused(f"The graph is not valid ONNX: {first_line(error)}") from error
-    images = source.probe(_PROBE_BATCH)
-    if source.channels == "last":
-        images = images.transpose(0, 3, 1, 2).copy()
+    images = source.images(_PROBE_BATCH)
     try:
         session = open_session(model, OUTPUTS[:2])
         rows = [outputs_of(session, image[None]) for image in images]

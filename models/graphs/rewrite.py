@@ -87,9 +87,11 @@ def rename(graph: onnx.GraphProto, renamed: Mapping[str, str]) -> None:
         rename(inner, renamed)
 
 
-def keep_needed(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    """Keep, in order, only the nodes and constants that `logits` and `features` depend on."""
-    needed = set(OUTPUTS[:2])
+def keep_needed(
+    graph: onnx.GraphProto, nodes: list[onnx.NodeProto], outputs: Iterable[str] = OUTPUTS[:2]
+) -> None:
+    """Keep, in order, only the nodes and constants that `outputs` depend on."""
+    needed = set(outputs)
     kept: list[onnx.NodeProto] = []
     for node in reversed(nodes):
         if needed.isdisjoint(node.output):

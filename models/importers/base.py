@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from tidegate.models.training_record import TrainingRecord
 from tidegate.service.bundle.manifest import Precision
 from tidegate.service.imaging.spec import PreprocessSpec
 
-Backend = Literal["pillow", "torch", "tensorflow"]
+Backend = Literal["pillow", "torch", "tensorflow", "cv2"]
 
 
 class SourceTransform(Protocol):
@@ -41,6 +42,13 @@ class SourceTransform(Protocol):
         ...
 
 
+class Preprocessing(NamedTuple):
+    """A spec, and the code or its results that prove it."""
+
+    spec: PreprocessSpec
+    transform: SourceTransform
+
+
 @dataclass(frozen=True, slots=True)
 class Rival:
     """Another preprocessing that training may have used, as the source does not state its own."""
@@ -64,3 +72,4 @@ class Imported:
     precision: Precision = "fp32"  # of `backbone`
     notes: tuple[str, ...] = ()  # what was changed or assumed, for the model card
     rivals: tuple[Rival, ...] = ()  # of `spec`; none if it is stated
+    training: TrainingRecord | None = None  # of the weights, if Tidegate trained them

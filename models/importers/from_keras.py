@@ -53,6 +53,10 @@ def load(path: Path, spec_file: Path, *, features: str | None = None) -> Importe
     shape = source.function.inputs[0].shape.as_list()
     graph = _converted(function, shape, path)
     found = to_backbone(graph, features=features, size=stated.spec.output_size)
+    if found.is_grey:
+        raise BuildRefused(
+            f"{path.name} takes one channel: convert it with tf2onnx and import it as onnx:FILE."
+        )
     return Imported(
         backbone=found.model,
         spec=stated.spec,

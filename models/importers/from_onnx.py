@@ -26,6 +26,11 @@ def load(path: Path, spec_file: Path, *, features: str | None = None) -> Importe
     stated = stated_spec.read(spec_file)
     model, sha256 = _read(path)
     found = to_backbone(model, features=features, size=stated.spec.output_size)
+    if found.is_grey and not stated.spec.is_grey:
+        raise BuildRefused(
+            f"{path.name} takes one channel: add the step that makes images grey as in training to "
+            'the spec, {"op": "grey", "backend": "pillow"} or "cv2".'
+        )
     return Imported(
         backbone=found.model,
         spec=stated.spec,

@@ -10,15 +10,14 @@ from typing import Any
 from tidegate.models.errors import BuildRefused
 from tidegate.models.graphs.backbone import to_backbone
 from tidegate.models.importers import timm_rules, torch_checkpoint
-from tidegate.models.importers.base import Imported, Rival
+from tidegate.models.importers.base import Imported, Preprocessing, Rival
 from tidegate.models.importers.class_words import check_order
 from tidegate.models.importers.composed import Composed
 from tidegate.models.importers.timm_arguments import training_arguments
 from tidegate.models.importers.timm_source import Source, find
 from tidegate.models.importers.torch_checkpoint import Checkpoint
-from tidegate.models.importers.torch_export import export, forward
+from tidegate.models.importers.torch_export import export, forward, with_stand_in
 from tidegate.models.importers.torch_runtime import require, version
-from tidegate.models.importers.torchvision_transforms import translate
 from tidegate.service.imaging.spec import PreprocessSpec
 
 # What training often uses instead of a model's default.
@@ -64,16 +63,18 @@ def load(
     backend: str | None = None,
     random_weights: bool = False,
     overrides: Overrides | None = None,
-    compose: object | None = None,
+    own: Preprocessing | None = None,
+    encoder: bool = False,
 ) -> Imported:
     """Import `name` ("resnet50.a1_in1k", or "local-dir:FOLDER") with the weights of a checkpoint.
 
-    The preprocessing is that of `compose`, a torchvision `Compose`; else that of the training
-    script's arguments, if it saved them; else that of timm's validate.py: the model's test size, if
-    it has one and no other is given. Raises BuildRefused if the weights, name or preprocessing are
+    The preprocessing is `own`; else that of the training script's arguments, if it saved them;
+    else that of timm's validate.py: the model's test size, if it has one and no other is given. As
+    an `encoder`, whose features alone are wanted, the weights need no classifier; two random
+    classes stand in for it. Raises BuildRefused if the weights, name or preprocessing are
     ambiguous.
     """
-    if backend not in (None, "pillow") and compose is None:
+    if backend not in (None, "pillow") and own is None:
         raise BuildRefused(f"timm resizes with Pillow, not with {backend}: omit --backend.")
     source = find(name, checkpoint)
     weights = None
@@ -85,25 +86,27 @@ def load(
             "To try the import without a checkpoint, give --random-weights."
         )
     options = _Options((overrides or Overrides()).stated(), _trained(source, weights))
-    own = None if compose is None else translate(compose, backend)
     if own is not None:
         if options.stated:
-            raise BuildRefused("Give the preprocessing as --transforms or as timm's options.")
-        options = _Options({"img_size": own[0].output_size[0]}, {})
+            raise BuildRefused("Give your own preprocessing or timm's options, not both.")
+        options = _Options({"img_size": own.spec.output_size[0]}, {})
+    if encoder and weights is not None and _found_classes(source, weights) is None:
+        classes = 0
     model, notes = _filled(source, weights, classes, options)
     weights = weights or torch_checkpoint.random(model, _input_size(model))
-    spec, transform = own or _default(options.config(model))
-    found = to_backbone(export(model, spec.output_size))
+    used = own or _default(options.config(model))
+    network = with_stand_in(model, model.num_features) if classes == 0 else model
+    found = to_backbone(export(network, used.spec.output_size))
     return Imported(
         backbone=found.model,
-        spec=spec,
-        transform=transform,
-        forward=forward(model),
+        spec=used.spec,
+        transform=used.transform,
+        forward=forward(network),
         source=f"{version('timm')} {source.name}",
         licence=_licence(source, random_weights),
         checkpoint_sha256=weights.sha256,
         labels=_labels(source.pretrained_cfg, weights, found.classes),
-        notes=(*notes, *(() if own else _notes(model, spec, options)), *found.notes),
+        notes=(*notes, *(() if own else _notes(model, used.spec, options)), *found.notes),
         rivals=() if random_weights or own else _rivals(source, model, options),
     )
 
@@ -157,17 +160,21 @@ def _filled(
 
 def _classes(source: Source, weights: Checkpoint) -> int:
     """Return how many classes the checkpoint's classifier has."""
+    found = _found_classes(source, weights)
+    if found is None:
+        raise BuildRefused(
+            f"The number of classes is unknown, as the checkpoint has no classifier of "
+            f"timm:{source.name}: give --classes, or the name of the model that was trained."
+        )
+    return found
+
+
+def _found_classes(source: Source, weights: Checkpoint) -> int | None:
     layer = (source.pretrained_cfg or {}).get("classifier") or require(
         "timm"
     ).get_pretrained_cfg_value(source.name, "classifier")
     first = layer[0] if isinstance(layer, list | tuple) else layer
-    found = weights.classes(f"{first}.weight") if first else None
-    if found is None:
-        raise BuildRefused(
-            f"The number of classes is unknown, as the checkpoint has no classifier {first or ''} "
-            f"of timm:{source.name}: give --classes, or the name of the model that was trained."
-        )
-    return found
+    return weights.classes(f"{first}.weight") if first else None
 
 
 def _create(source: Source, classes: int | None, options: _Options) -> Any:
@@ -179,21 +186,20 @@ def _create(source: Source, classes: int | None, options: _Options) -> Any:
             stated,
             pretrained_cfg=source.pretrained_cfg,
             pretrained=False,
-            num_classes=classes,
-            **source.model_args,
+            **{**source.model_args, "num_classes": classes},
         )
         return timm_models.create_model(**arguments)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise BuildRefused(f"timm cannot create {source.name}: {error}.") from error
 
 
-def _default(config: Mapping[str, Any]) -> tuple[PreprocessSpec, Composed]:
+def _default(config: Mapping[str, Any]) -> Preprocessing:
     """Return the spec of timm's data configuration, and timm's own transforms."""
     chain = require("timm.data").create_transform(**config, is_training=False).transforms
     kinds = [type(transform).__name__ for transform in chain]
     cut = kinds.index("MaybeToTensor")
     own = Composed(version("timm"), "pillow", chain[:cut], chain[cut:])
-    return timm_rules.translate(config), own
+    return Preprocessing(timm_rules.translate(config), own)
 
 
 def _notes(model: Any, spec: PreprocessSpec, options: _Options) -> tuple[str, ...]:

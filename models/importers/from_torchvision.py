@@ -10,7 +10,7 @@ from typing import Any
 from tidegate.models.errors import BuildRefused
 from tidegate.models.graphs.backbone import to_backbone
 from tidegate.models.importers import torch_checkpoint
-from tidegate.models.importers.base import Imported, Rival
+from tidegate.models.importers.base import Imported, Preprocessing, Rival
 from tidegate.models.importers.similar import similar
 from tidegate.models.importers.torch_checkpoint import Checkpoint
 from tidegate.models.importers.torch_export import export, forward
@@ -37,29 +37,29 @@ def load(
     state_dict: str | None = None,
     classes: int | None = None,
     weights: str | None = None,
-    compose: object | None = None,
+    own: Preprocessing | None = None,
     backend: str | None = None,
     random_weights: bool = False,
 ) -> Imported:
     """Import `name` ("resnet50") with the weights of a checkpoint.
 
     The preprocessing is that of a weights entry (`weights` "IMAGENET1K_V2"; only its transforms
-    are used, nothing is downloaded) or of `compose`, a `Compose` of either API. If `backend` is
-    given, the transforms must resize with it. Raises BuildRefused if the weights, name or
+    are used, nothing is downloaded) or `own`. If `backend` is given, the transforms of the entry
+    must resize with it. Raises BuildRefused if the weights, name or
     preprocessing are ambiguous.
     """
-    entry = _entry(name, weights) if compose is None else None
-    if weights is not None and compose is not None:
-        raise BuildRefused("Give --weights or --transforms, not both.")
-    spec, transform = translate(compose if entry is None else entry.transforms(), backend)
-    size = spec.output_size
+    if weights is not None and own is not None:
+        raise BuildRefused("Give --weights or your own preprocessing, not both.")
+    entry: Any = None if own is not None else _entry(name, weights)
+    used = own or translate(entry.transforms(), backend)
+    size = used.spec.output_size
     model, filled, notes = _filled(name, size, checkpoint, state_dict, classes, random_weights)
     found = to_backbone(export(model, size))
     labels = _labels(entry, filled)
     return Imported(
         backbone=found.model,
-        spec=spec,
-        transform=transform,
+        spec=used.spec,
+        transform=used.transform,
         forward=forward(model),
         source=f"{version('torchvision')} {name}",
         licence="none: random weights" if checkpoint is None else "unstated",
@@ -67,7 +67,7 @@ def load(
         labels=filled.labels or labels,
         notes=notes + found.notes,
         # The entry's own weights were trained with its transforms; others perhaps were not.
-        rivals=() if checkpoint is None or entry is None or labels else _rivals(spec),
+        rivals=() if checkpoint is None or entry is None or labels else _rivals(used.spec),
     )
 
 

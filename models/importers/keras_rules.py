@@ -16,7 +16,7 @@ from pydantic import PositiveInt, field_validator
 
 from tidegate.models.importers.base import Backend
 from tidegate.models.importers.keras_runtime import require
-from tidegate.service.imaging.spec import Closed, Filter, PreprocessSpec, Resize
+from tidegate.service.imaging.spec import FILTERS, Closed, Filter, PreprocessSpec, Resize
 
 Mode = Literal["caffe", "tf", "torch", "none"]
 _TORCH_MEAN, _TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -54,6 +54,13 @@ class KerasForm(Closed):
                 "load_img"
             )
         return loader
+
+    @field_validator("interpolation")
+    @classmethod
+    def _is_pillows(cls, filter: Filter) -> Filter:
+        if filter not in FILTERS["pillow"]:
+            raise ValueError(f"load_img has {', '.join(FILTERS['pillow'])}, not {filter}")
+        return filter
 
     @field_validator("keep_aspect_ratio")
     @classmethod

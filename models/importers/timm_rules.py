@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, Literal
 
 from tidegate.models.errors import BuildRefused
 from tidegate.models.importers.spec_rules import PILLOW_CONVERT, spec, three
 from tidegate.service.imaging.spec import (
+    FILTERS,
     CentreCrop,
     Filter,
+    Pad,
     PreprocessSpec,
     Resize,
+    ResizeKeepRatio,
     ResizeShortestEdge,
     Step,
 )
 
 _KEYS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
-_FILTERS: tuple[Filter, ...] = get_args(Filter)
+_FILTERS = FILTERS["pillow"]
 
 
 def translate(config: Mapping[str, Any]) -> PreprocessSpec:
@@ -37,7 +40,7 @@ def translate(config: Mapping[str, Any]) -> PreprocessSpec:
     return spec(
         "timm's data configuration",
         **PILLOW_CONVERT,
-        steps=_steps(_size(config), _scaled(config), config["crop_mode"], _filter(config)),
+        steps=_steps(config, _size(config), _scaled(config), _filter(config)),
         channel_order="rgb",
         scale=1 / 255,
         mean=three("timm", "mean", _one_or_three(config["mean"])),
@@ -46,23 +49,34 @@ def translate(config: Mapping[str, Any]) -> PreprocessSpec:
 
 
 def _steps(
-    size: tuple[int, int], scaled: tuple[int, int], mode: str, filter: Filter
+    config: Mapping[str, Any], size: tuple[int, int], scaled: tuple[int, int], filter: Filter
 ) -> tuple[Step, ...]:
     crop = CentreCrop(height=size[0], width=size[1], offset="half-even")
-    if mode == "squash":
-        return Resize(height=scaled[0], width=scaled[1], filter=filter), crop
-    if mode != "center":
-        # timm's "border" pads with the mean colour; timm treats any other value as "center".
-        raise BuildRefused(
-            f"timm's crop mode {mode!r} is not supported: give --crop-mode center or squash, the "
-            "one that the model was evaluated with."
-        )
-    if scaled[0] != scaled[1]:
-        raise BuildRefused(
-            f"timm's resize to {size[0]} × {size[1]} with crop mode center is not supported: give "
-            "a square --size, or --crop-mode squash."
-        )
-    return ResizeShortestEdge(size=scaled[0], rounding="truncate", filter=filter), crop
+    match config["crop_mode"]:
+        case "squash":
+            return Resize(height=scaled[0], width=scaled[1], filter=filter), crop
+        case "border":
+            mean = three("timm", "mean", _one_or_three(config["mean"]))
+            red, green, blue = (min(255, max(0, round(255 * value))) for value in mean)
+            pad = Pad(height=size[0], width=size[1], colour=(red, green, blue), offset="half-even")
+            return _keeping_ratio(scaled, "inside", filter), pad
+        case "center" if scaled[0] == scaled[1]:
+            return ResizeShortestEdge(size=scaled[0], rounding="truncate", filter=filter), crop
+        case "center":
+            return _keeping_ratio(scaled, "cover", filter), crop
+    # timm treats any other value as "center".
+    raise BuildRefused(
+        f"timm's crop mode {config['crop_mode']!r} is not supported: give --crop-mode center, "
+        "squash or border, the one that the model was evaluated with."
+    )
+
+
+def _keeping_ratio(
+    size: tuple[int, int], fit: Literal["inside", "cover"], filter: Filter
+) -> ResizeKeepRatio:
+    return ResizeKeepRatio(
+        height=size[0], width=size[1], fit=fit, factor="quotient", rounding="round", filter=filter
+    )
 
 
 def _size(config: Mapping[str, Any]) -> tuple[int, int]:

@@ -65,6 +65,17 @@ def export(module: Any, size: tuple[int, int]) -> onnx.ModelProto:
     return model
 
 
+def with_stand_in(encoder: Any, width: int) -> Any:
+    """Return an encoder [batch, width] with a random last layer of two classes, to be exported."""
+    torch = require("torch")
+    generator = torch.Generator().manual_seed(0)
+    layer = torch.nn.Linear(width, 2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(2, width, generator=generator) / width**0.5)
+        layer.bias.zero_()
+    return torch.nn.Sequential(encoder, layer)
+
+
 def forward(module: Any) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     """Return torch's own logits as a function: float32 [batch, 3, H, W] → float32 [batch, C].
 

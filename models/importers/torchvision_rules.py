@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from tidegate.models.errors import BuildRefused
 from tidegate.models.importers.base import Backend
 from tidegate.models.importers.spec_rules import PILLOW_CONVERT, TORCH_FILTERS, spec
 from tidegate.service.imaging.spec import (
+    FILTERS,
     CentreCrop,
     Filter,
+    Grey,
     PreprocessSpec,
     Resize,
     ResizeShortestEdge,
@@ -20,7 +22,7 @@ from tidegate.service.imaging.spec import (
 
 API = Literal["v1", "v2"]  # torchvision.transforms and torchvision.transforms.v2
 Triple = tuple[float, float, float]
-_FILTERS: tuple[Filter, ...] = get_args(Filter)
+_FILTERS = FILTERS["pillow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,13 @@ class Cropping:
     """`CenterCrop` to (height, width)."""
 
     size: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Greying:
+    """`Grayscale` with this number of equal channels."""
+
+    channels: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +73,7 @@ class Normalising:
     std: Triple
 
 
-Stage = Resizing | Cropping | ToBytes | ToFloats | Normalising
+Stage = Resizing | Cropping | Greying | ToBytes | ToFloats | Normalising
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +131,28 @@ def _steps(stages: Sequence[Stage]) -> tuple[tuple[Step, ...], Backend, bool]:
             case Cropping():
                 height, width = stage.size
                 steps.append(CentreCrop(height=height, width=width, offset="half-even"))
+            case Greying():
+                steps.append(_grey(stage, is_tensor))
             case _:
                 raise BuildRefused(
                     "Normalize comes before the conversion to floats: put ToTensor() or "
                     "ToDtype(torch.float32, scale=True) before it."
                 )
     return tuple(steps), backend or "pillow", is_tensor
+
+
+def _grey(stage: Greying, is_tensor: bool) -> Step:
+    if is_tensor:  # computed in floats, and truncated
+        raise BuildRefused(
+            "Grayscale of a tensor is not supported: put it before ToTensor(), PILToTensor() or "
+            "ToImage(), if it was there in training."
+        )
+    if stage.channels != 3:
+        raise BuildRefused(
+            "Grayscale(1) is for a network with one channel: export it to ONNX and import that "
+            "with --spec; or give Grayscale(3), if the network takes three."
+        )
+    return Grey(backend="pillow")
 
 
 def _resize(stage: Resizing, backend: Literal["pillow", "torch"]) -> Step:

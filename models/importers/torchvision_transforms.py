@@ -7,24 +7,25 @@ from typing import Any
 
 from tidegate.models.errors import BuildRefused
 from tidegate.models.importers import torchvision_rules
+from tidegate.models.importers.base import Preprocessing
 from tidegate.models.importers.composed import Composed
 from tidegate.models.importers.spec_rules import PILLOW_FILTERS, three
 from tidegate.models.importers.torch_runtime import require, version
 from tidegate.models.importers.torchvision_rules import (
     API,
     Cropping,
+    Greying,
     Normalising,
     Resizing,
     Stage,
     ToBytes,
     ToFloats,
 )
-from tidegate.service.imaging.spec import PreprocessSpec
 
 _V1, _V2 = "torchvision.transforms.transforms", "torchvision.transforms.v2."
 
 
-def translate(transforms: object, backend: str | None) -> tuple[PreprocessSpec, Composed]:
+def translate(transforms: object, backend: str | None) -> Preprocessing:
     """Return the spec that equals `transforms`, and the transforms for its proof.
 
     If `backend` is given, they must resize with it. Raises BuildRefused with the name of a
@@ -38,7 +39,9 @@ def translate(transforms: object, backend: str | None) -> tuple[PreprocessSpec, 
             "give the transforms that were used in training."
         )
     cut = found.to_pixels
-    return found.spec, Composed(version("torchvision"), found.backend, chain[:cut], chain[cut:])
+    return Preprocessing(
+        found.spec, Composed(version("torchvision"), found.backend, chain[:cut], chain[cut:])
+    )
 
 
 def _flat(transform: Any) -> Iterator[Any]:
@@ -71,6 +74,8 @@ def _stage(transform: Any) -> Stage:
         case "CenterCrop":
             size = _sequence(transform.size)
             return Cropping((size[0], size[-1]))
+        case "Grayscale":
+            return Greying(int(transform.num_output_channels))
         case "PILToTensor" | "ToImage":
             return ToBytes(takes_images=True)
         case "ToTensor":
@@ -83,7 +88,7 @@ def _stage(transform: Any) -> Stage:
             )
     raise BuildRefused(
         f"The transform {transform!r} is not supported: remove it if it only augments training. "
-        "Supported are Resize, CenterCrop, the conversions to tensors, and Normalize."
+        "Supported are Resize, CenterCrop, Grayscale, the conversions to tensors, and Normalize."
     )
 
 

@@ -1,4 +1,4 @@
-"""Extract the backbone from a sealed graph, to fit another gate for it."""
+"""Extract the backbone from a sealed graph, to fit another gate or last layer for it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from onnx import TensorProto, helper
 
 from tidegate.models.errors import BuildRefused
 from tidegate.models.graphs.names import PREFIX
+from tidegate.models.importers.base import Imported
 from tidegate.models.sealing.shared_layer import separate_last_layer
+from tidegate.service.bundle.store import Bundle
 
 _ENTRY = PREFIX + "scaled"  # the last of sealing's own tensors before the backbone
 
@@ -42,6 +44,26 @@ def unseal(sealed: bytes) -> onnx.ModelProto:
     graph.output.extend(values)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def reopened(bundle: Bundle) -> Imported:
+    """Return the model of a sealed bundle, with its preprocessing, as an importer would.
+
+    Raises BuildRefused if the graph was not sealed here.
+    """
+    manifest = bundle.manifest
+    return Imported(
+        backbone=unseal(bundle.model_path.read_bytes()),
+        spec=manifest.preprocess,
+        transform=None,
+        forward=None,
+        source=manifest.provenance.source,
+        licence=manifest.provenance.licence,
+        checkpoint_sha256=manifest.provenance.checkpoint_sha256,
+        labels=bundle.labels,
+        precision=manifest.precision,
+        notes=(f"The backbone is that of bundle {manifest.name} {manifest.version}.",),
+    )
 
 
 def reseal(sealed: bytes, backbone: onnx.ModelProto) -> bytes:

@@ -1,4 +1,4 @@
-"""RFC 9457 problem details, and the table that maps each error class to a status and a code."""
+"""RFC 9457 problem details."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tidegate.service.api.context import RequestContext
 from tidegate.service.api.methods import allow
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.pipeline import Classification
+from tidegate.service.problem_codes import TABLE
 
 log = logging.getLogger(__name__)
 
@@ -28,25 +29,6 @@ TYPE_PREFIX = "urn:tidegate:problem:"
 MEDIA_TYPE = "application/problem+json"
 PROBLEM_REF = {"$ref": "#/components/schemas/Problem"}  # in OpenAPI because of BatchItem
 
-TABLE: dict[type[errors.TidegateError], tuple[int, str, str]] = {
-    errors.BadRequest: (400, "bad-request", "The request is malformed"),
-    errors.Unauthorized: (401, "unauthorized", "The API key is missing or wrong"),
-    errors.Forbidden: (403, "forbidden", "Access is denied"),
-    errors.NotFound: (404, "not-found", "Not found"),
-    errors.UploadTimeout: (408, "upload-timeout", "The upload timed out"),
-    errors.UploadTooLarge: (413, "upload-too-large", "The upload is too large"),
-    errors.ImageTooLarge: (413, "image-too-large", "The image has too many pixels"),
-    errors.UnsupportedImageType: (415, "unsupported-image-type", "Not a supported image type"),
-    errors.UnsupportedEncoding: (415, "unsupported-encoding", "Content-Encoding not supported"),
-    errors.UndecodableImage: (422, "undecodable-image", "The image cannot be decoded"),
-    errors.ReloadRefused: (422, "reload-refused", "The reload is refused"),
-    errors.QuotaExceeded: (429, "quota-exceeded", "Client quota exceeded"),
-    errors.Overloaded: (503, "overloaded", "The service is overloaded"),
-    errors.Draining: (503, "draining", "The service is shutting down"),
-    errors.NotReady: (503, "not-ready", "The service is warming up"),
-    errors.DeadlineMissed: (504, "deadline-missed", "The deadline cannot be met"),
-    errors.EngineFailed: (500, "engine-failed", "The engine failed"),
-}
 OUT_OF_DISTRIBUTION = (422, "out-of-distribution", "Image is out of distribution")
 _BY_STATUS = {
     404: ("not-found", "Not found", "There is no route {} {}."),

@@ -22,7 +22,7 @@ class Parity(Closed):
     """Comparison of our preprocessing with the source library's, over a fixed probe set."""
 
     library: str  # with its version
-    backend: Literal["pillow", "torch", "tensorflow"]  # that resized images during training
+    backend: Literal["pillow", "torch", "tensorflow", "cv2"]  # that resized images during training
     probes: PositiveInt
     probe_set: Sha256
     compared_values: PositiveInt  # uint8 values after resize and crop

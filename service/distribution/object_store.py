@@ -60,6 +60,15 @@ class ObjectPlace:
             for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
                 yield bytes(chunk)
 
+    def names(self) -> list[str]:
+        """Return the names of all objects, relative to the prefix. Raises TransferFailed."""
+        import obstore
+
+        if self._address.scheme == "https":
+            raise TransferFailed(f"{self}: https cannot list files. Name one, or use --list.")
+        with self._failures(""):
+            return [found["path"] for batch in obstore.list(self._store) for found in batch]
+
     def publish(self, folder: Path, names: Sequence[str], progress: Progress) -> None:
         """Upload files one after the other; large ones in parts."""
         import obstore

@@ -25,6 +25,7 @@ MAX_REMEMBERED_IMAGES = 4_096
 MAX_REMEMBERED_CLIENTS = 4_096
 _CELLS = 8  # per side
 _SAMPLES = 4  # pixels per side of a cell
+CELLS = _CELLS**2  # of a fingerprint
 _ALIKE = 0.1  # of the cells' standard deviation: the largest mean difference of like images
 _NOISE = 0.5  # of 255: what decoding the same scene again may add
 

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tidegate.service.errors import ImageTooLarge
-from tidegate.service.imaging import pillow_resize, torch_resize
+from tidegate.service.imaging import cv2_resize, pillow_resize, torch_resize
 from tidegate.service.imaging.decode import Size, decode_source
-from tidegate.service.imaging.geometry import Box, Cut, Scale, plan, steps
+from tidegate.service.imaging.geometry import Box, Cut, Luminance, Scale, plan, steps
+from tidegate.service.imaging.grey import replicated
 from tidegate.service.imaging.header import Header, SizeCheck, inspect
 from tidegate.service.imaging.jpeg import Source, as_image, size_of
 from tidegate.service.imaging.spec import PreprocessSpec
@@ -61,11 +62,9 @@ def apply(source: Source, spec: PreprocessSpec) -> Pixels:
         if pixels is not None:
             source, pixels = Image.fromarray(pixels), None
         if isinstance(operation, Cut):
-            source = as_image(source).crop(operation.box)
-        elif operation.backend == "pillow":
-            pixels = pillow_resize.resize(source, operation)
+            source = _cut(as_image(source), operation)
         else:
-            pixels = _by_torch(as_image(source), operation)
+            pixels = _computed(source, operation)
     if pixels is None:
         pixels = np.asarray(as_image(source))
     if spec.channel_order == "bgr":
@@ -79,10 +78,30 @@ def _used(spec: PreprocessSpec, size: Size) -> Box | None:
     return pillow_resize.reads(first, size) if isinstance(first, Scale) else None
 
 
-def _by_torch(image: Image.Image, to: Scale) -> NDArray[np.uint8]:
+def _computed(source: Source, operation: Scale | Luminance) -> NDArray[np.uint8]:
+    if isinstance(operation, Luminance):
+        return replicated(np.asarray(as_image(source)), operation.backend)
+    if operation.backend == "pillow":
+        return pillow_resize.resize(source, operation)
+    return _by_arrays(as_image(source), operation)
+
+
+def _cut(image: Image.Image, to: Cut) -> Image.Image:
+    left, upper, right, lower = to.box
+    is_inside = left >= 0 and upper >= 0 and right <= image.width and lower <= image.height
+    if is_inside or to.outside == (0, 0, 0):
+        return image.crop(to.box)
+    canvas = Image.new("RGB", to.size, to.outside)
+    canvas.paste(image, (-left, -upper))
+    return canvas
+
+
+def _by_arrays(image: Image.Image, to: Scale) -> NDArray[np.uint8]:
+    """Resize with the backend torch or cv2."""
     source = image if to.source is None else image.crop(to.source)
     window = to.window or (0, 0, *to.size)
-    return torch_resize.resize(np.asarray(source), to.size, to.filter, window)
+    resize = torch_resize.resize if to.backend == "torch" else cv2_resize.resize
+    return resize(np.asarray(source), to.size, to.filter, window)
 
 
 def _check_pixels(size: Size, spec: PreprocessSpec, max_image_pixels: int) -> None:

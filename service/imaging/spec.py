@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-Filter = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+Filter = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos", "area"]
 Offset = Literal["floor", "ceil", "half-even"]
 # torch: uint8 tensors, antialiased, as torchvision's tensor transforms resize them on a CPU
-Backend = Literal["pillow", "torch"]
+# cv2: OpenCV's resize of uint8 on a CPU; its bilinear filter is not antialiased
+Backend = Literal["pillow", "torch", "cv2"]
+Level = Annotated[int, Field(ge=0, le=255)]
+FILTERS: Mapping[Backend, tuple[Filter, ...]] = {
+    "pillow": ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"),
+    "torch": ("bilinear", "bicubic"),
+    "cv2": ("nearest", "bilinear", "area"),
+}
 
 
 class Closed(BaseModel):
@@ -25,20 +33,24 @@ class Closed(BaseModel):
 
 
 class _Resampling(Closed):
-    """The common part of both resizes: an antialiased filter that the backend supports."""
+    """The common part of the resizes: a filter that the backend supports."""
 
     filter: Filter
     backend: Backend = "pillow"
 
     @model_validator(mode="after")
     def _backend_has_the_filter(self) -> Self:
-        if self.backend == "torch" and self.filter not in ("bilinear", "bicubic"):
-            raise ValueError(f"backend torch supports bilinear and bicubic, not {self.filter}")
+        if self.filter not in FILTERS[self.backend]:
+            known = FILTERS[self.backend]
+            raise ValueError(
+                f"backend {self.backend} supports {', '.join(known[:-1])} and {known[-1]}, "
+                f"not {self.filter}"
+            )
         return self
 
 
 class Resize(_Resampling):
-    """Resize to an exact size with antialiased resampling."""
+    """Resize to an exact size."""
 
     op: Literal["resize"] = "resize"
     height: PositiveInt
@@ -54,6 +66,44 @@ class ResizeShortestEdge(_Resampling):
     op: Literal["resize-shortest-edge"] = "resize-shortest-edge"
     size: PositiveInt
     rounding: Literal["truncate", "round"]
+
+
+class ResizeKeepRatio(_Resampling):
+    """Resize with one factor for both sides, so that the image just fits or covers a size.
+
+    The factor comes from the two quotients of the sides: the image stays `inside` height × width,
+    as for a letterbox, or is made to `cover` it. Libraries multiply by the factor (`product`:
+    letterbox code, albumentations) or divide by its inverse (`quotient`: timm), which can round
+    differently. A side is at least 1.
+    """
+
+    op: Literal["resize-keep-ratio"] = "resize-keep-ratio"
+    height: PositiveInt
+    width: PositiveInt
+    fit: Literal["inside", "cover"]
+    factor: Literal["product", "quotient"]
+    rounding: Literal["truncate", "round"]
+
+
+class Pad(Closed):
+    """Put the image in the middle of a canvas of `height` × `width` and `colour`.
+
+    The smaller half of a border comes first. What is larger is cut as by a centre crop, whose half
+    pixels `offset` rounds.
+    """
+
+    op: Literal["pad"] = "pad"
+    height: PositiveInt
+    width: PositiveInt
+    colour: tuple[Level, Level, Level]  # red, green, blue
+    offset: Offset
+
+
+class Grey(Closed):
+    """Replace all three channels by the luminance, weighted and rounded as a library does it."""
+
+    op: Literal["grey"] = "grey"
+    backend: Literal["pillow", "cv2"]
 
 
 class CentreCrop(Closed):
@@ -84,7 +134,8 @@ class CentreCropFraction(Closed):
 
 
 Step = Annotated[
-    Resize | ResizeShortestEdge | CentreCrop | CentreCropFraction, Field(discriminator="op")
+    Resize | ResizeShortestEdge | ResizeKeepRatio | CentreCrop | CentreCropFraction | Pad | Grey,
+    Field(discriminator="op"),
 ]
 
 
@@ -120,17 +171,29 @@ class PreprocessSpec(Closed):
 
     @model_validator(mode="after")
     def _ends_in_one_size(self) -> Self:
-        if not isinstance(self.steps[-1], Resize | CentreCrop):
-            raise ValueError("the last step must give a fixed size: resize or centre-crop")
+        if self._sized is None:
+            raise ValueError(
+                "the last step, except grey, must give a fixed size: resize, centre-crop or pad"
+            )
         return self
+
+    @property
+    def _sized(self) -> Resize | CentreCrop | Pad | None:
+        """The step that gives the size of the result, if it is a fixed one."""
+        last = next((step for step in reversed(self.steps) if not isinstance(step, Grey)), None)
+        return last if isinstance(last, Resize | CentreCrop | Pad) else None
 
     @property
     def output_size(self) -> tuple[int, int]:
         """(height, width) of every preprocessed image."""
-        last = self.steps[-1]
-        if not isinstance(last, Resize | CentreCrop):  # pragma: no cover - see _ends_in_one_size
+        if self._sized is None:  # pragma: no cover - see _ends_in_one_size
             raise AssertionError("the last step gives no size")
-        return last.height, last.width
+        return self._sized.height, self._sized.width
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether the three channels are equal, which a network of one channel needs."""
+        return any(isinstance(step, Grey) for step in self.steps)
 
     @property
     def digest(self) -> str:

@@ -204,7 +204,7 @@ def _assert_pulls(container: dict[str, Any], pod: dict[str, Any]) -> None:
 
 
 def test_the_job_that_pulls_is_not_restricted_like_the_service() -> None:
-    pod = _one_named_by_generation()["spec"]["template"]
+    pod = _job("tidegate-pull-")["spec"]["template"]
     service = _patched("Deployment", "overlays/models")["spec"]["template"]["spec"]
     [pulling] = pod["spec"]["containers"]
 
@@ -217,9 +217,33 @@ def test_the_job_that_pulls_is_not_restricted_like_the_service() -> None:
     assert {"name": "models", "mountPath": pulling["command"][-1]} in pulling["volumeMounts"]
 
 
-def _one_named_by_generation() -> dict[str, Any]:
-    [job] = [resource for resource in RESOURCES if resource["kind"] == "Job"]
+def _job(generated_name: str) -> dict[str, Any]:
+    jobs = [resource for resource in RESOURCES if resource["kind"] == "Job"]
+    [job] = [j for j in jobs if j["metadata"]["generateName"] == generated_name]
     return job
+
+
+def test_the_job_that_classifies_shares_out_the_images_and_resumes() -> None:
+    spec = _job("tidegate-classify-")["spec"]
+    [classifying] = spec["template"]["spec"]["containers"]
+    [script] = classifying["args"]
+    stand_in = "tidegate() { printf '%s\\n' \"$@\"; }; "
+    done = subprocess.run(
+        [*classifying["command"], stand_in + script.replace("exec ", "")],
+        env={"JOB_COMPLETION_INDEX": "15"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    words = done.stdout.splitlines()
+    arguments = parsers()["tidegate classify"].parse_args(words[1:])
+
+    assert arguments.shard == (spec["completions"], spec["completions"])  # the last share
+    assert arguments.resume
+    mounts = {mount["mountPath"] for mount in classifying["volumeMounts"]}
+    assert {*arguments.sources, str(arguments.out.parent)} <= mounts
+    assert spec["template"]["spec"]["securityContext"] == POD["securityContext"]
 
 
 def _settings(container: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Settings:

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-from tidegate.models.data.folders import class_names, labelled
+from tidegate.models.data.folders import Source, class_names, labelled
 from tidegate.models.data.outputs import extract
 from tidegate.models.graphs.rewrite import float_value
 from tidegate.models.sealing.seal import without_gate
@@ -22,8 +22,8 @@ _DECAY = 1e-2  # of the weights of standardised features
 Float64 = NDArray[np.float64]
 
 
-def write(encoder: onnx.ModelProto, spec: PreprocessSpec, train: Path, folder: Path) -> list[str]:
-    """Train on the ImageFolder `train`; write a graph, and return the arguments to import it.
+def write(encoder: onnx.ModelProto, spec: PreprocessSpec, train: Source, folder: Path) -> list[str]:
+    """Train on the images of `train`; write a graph, and return the arguments to import it.
 
     `encoder` maps images [batch, 3, H, W] to `features` [batch, D].
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tidegate.models.data.folders import class_names, labelled
+from tidegate.models.data.folders import Source, class_names, labelled
 from tidegate.models.data.outputs import load_pixels
 from tidegate.models.importers import from_timm, timm_rules
 from tidegate.models.importers.torch_runtime import require
@@ -18,7 +18,7 @@ _EPOCHS, _BATCH, _PEAK_RATE, _WEIGHT_DECAY, _SEED = 30, 64, 5e-3, 5e-2, 0
 _SHIFT = 3  # pixels, at most
 
 
-def write(train: Path, folder: Path) -> list[str]:
+def write(train: Source, folder: Path) -> list[str]:
     """Train on the ImageFolder `train`; write weights, and return the arguments to import them."""
     torch, labels = require("torch"), class_names(train)
     torch.manual_seed(_SEED)

@@ -22,6 +22,7 @@ from tidegate.service.api.problems import OUT_OF_DISTRIBUTION, make_problem, res
 from tidegate.service.api.routes.classify import IMAGE_BODY, TIMEOUT
 from tidegate.service.api.schemas import Body, ModelRef
 from tidegate.service.catalog import Choice
+from tidegate.service.deciding import Decided
 from tidegate.service.errors import BadRequest, QuotaExceeded
 from tidegate.service.explaining import cover_each_part
 from tidegate.service.imaging.occlusion import (
@@ -33,7 +34,7 @@ from tidegate.service.imaging.occlusion import (
     picture,
     png,
 )
-from tidegate.service.pipeline import Decided, Upload
+from tidegate.service.pipeline import Upload
 from tidegate.service.types import Pixels, Priority
 
 GRID, MIN_GRID, MAX_GRID = 7, 2, 14

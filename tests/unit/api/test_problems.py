@@ -9,12 +9,12 @@ from tidegate.service import errors
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.problems import (
     OUT_OF_DISTRIBUTION,
-    TABLE,
     make_problem,
     problem_of,
     respond,
     response_to,
 )
+from tidegate.service.problem_codes import TABLE
 
 DESIGNED = {
     "bad-request": 400,

@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.fakes import CLASSES, FEATURES, SIDE, FakeEngine
 from tests.unit.batching.running import SEEDS, Stage, stage
+from tests.unit.fronts.gone import Gone
 from tidegate.service.batching.board import Board, BoardView
 from tidegate.service.batching.decoders import Decoders
 from tidegate.service.batching.lanes import Lane
@@ -59,8 +60,9 @@ async def paired(
         def note(_: Lane, views: SlotViews) -> None:
             notes.append(views.note.tobytes().rstrip(b"\0"))
 
-        front_link = Link(lambda records: remote.take(records), lambda: remote.lost())
-        back_link = Link(lambda records: peer.take(records), lambda: peer.lost())
+        gone = Gone()
+        front_link = Link(lambda records: remote.take(records), gone.after(lambda: remote.lost()))
+        back_link = Link(lambda records: peer.take(records), gone.after(lambda: peer.lost()))
         remote = Remote(
             front_link.send,
             BoardView(os.dup(board.descriptor), 0, engine.slots, {lane: NUMBER}, lambda: 0),
@@ -87,6 +89,7 @@ async def paired(
         finally:
             front_link.close()
             back_link.close()
+            await gone.both()
 
 
 async def settled() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tests.unit.fronts.gone import Gone
 from tidegate.service.api.connection import Connection
 from tidegate.service.fronts.messages import Channel
 from tidegate.service.fronts.relay import LocalRoutes, RelayClient, RelayServer
@@ -42,8 +43,13 @@ def play(app: ASGIApp, scene: Callable[[RelayClient, Channel], Awaitable[None]])
             left, right = socket.socketpair()
             clients: list[RelayClient] = []
             servers: list[RelayServer] = []
-            front = Channel(lambda *message: clients[0].take(*message), lambda: clients[0].lost())
-            back = Channel(lambda *message: servers[0].take(*message), lambda: servers[0].lost())
+            gone = Gone()
+            front = Channel(
+                lambda *message: clients[0].take(*message), gone.after(lambda: clients[0].lost())
+            )
+            back = Channel(
+                lambda *message: servers[0].take(*message), gone.after(lambda: servers[0].lost())
+            )
             clients.append(RelayClient(front))
             servers.append(RelayServer(app, back))
             await front.open(left)
@@ -54,6 +60,7 @@ def play(app: ASGIApp, scene: Callable[[RelayClient, Channel], Awaitable[None]])
             finally:
                 front.close()
                 back.close()
+                await gone.both()
 
     asyncio.run(main())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,12 +12,12 @@ from PIL import Image
 
 from tidegate.service.imaging import pillow_resize
 from tidegate.service.imaging.geometry import Box, Scale, Size
-from tidegate.service.imaging.spec import Filter
+from tidegate.service.imaging.spec import FILTERS, Filter
 
 _resample = pytest.importorskip(
     "tidegate.service.imaging._resample", reason="built without a C compiler"
 )
-COMPILED = [name for name in get_args(Filter) if name != "nearest"]
+COMPILED = [name for name in FILTERS["pillow"] if name != "nearest"]
 sides = st.one_of(st.integers(1, 9), st.integers(1, 700))
 
 

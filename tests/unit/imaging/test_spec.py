@@ -13,6 +13,8 @@ from tidegate.service.imaging.spec import PreprocessSpec
 EDGE = {"op": "resize-shortest-edge", "size": 256, "rounding": "round", "filter": "bicubic"}
 CROP = {"op": "centre-crop", "height": 224, "width": 224, "offset": "floor"}
 FRACTION = {"op": "centre-crop-fraction", "numerator": 7, "denominator": 8, "offset": "ceil"}
+GREY = {"op": "grey", "backend": "pillow"}
+PAD = {"op": "pad", "height": 8, "width": 8, "colour": (1, 2, 3), "offset": "floor"}
 
 CHANGES: dict[str, Any] = {
     "decoder": "nvjpeg",
@@ -29,6 +31,9 @@ STEP_CHANGES = {
     "the filter": resize(8, 8, "bilinear"),
     "the height": resize(9, 8),
     "the backend": resize(8, 8) | {"backend": "torch"},
+    "OpenCV instead of torch": resize(8, 8, "bilinear") | {"backend": "cv2"},
+    "a canvas": PAD,
+    "another colour of the canvas": {**PAD, "colour": (1, 2, 4)},
     "another step": {**CROP, "height": 8, "width": 8},
 }
 REFUSED = {
@@ -48,6 +53,10 @@ REFUSED = {
     "a height of zero": {"steps": (resize(0, 8),)},
     "a crop fraction above one": {"steps": ({**FRACTION, "numerator": 9}, resize(8, 8))},
     "a last step without a size": {"steps": (resize(8, 8), FRACTION)},
+    "a grey step after one without a size": {"steps": (FRACTION, GREY)},
+    "only a grey step": {"steps": (GREY,)},
+    "a colour that no pixel has": {"steps": ({**PAD, "colour": (0, 0, 256)},)},
+    "a canvas of one level": {"steps": ({**PAD, "colour": 114},)},
     "a last step with one free side": {"steps": (EDGE,)},
     "an unknown field": {"gamma": 2.2},
 }

@@ -22,6 +22,7 @@ from PIL import Image
 from tests.server import PATIENCE_S, ROOT, running
 from tests.unit.models.colour_folders import COLOURS, LABELS, folders, imported
 from tidegate.models.build_request import BuildOptions, Data
+from tidegate.models.data.folders import images_by_class
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting import coverage_floor, synthetic_ood
 from tidegate.models.fitting.conformal import GateTarget
@@ -99,7 +100,7 @@ def test_a_bundle_is_replaced_only_on_request(bundle: Bundle, data: Data, tmp_pa
 
 
 def test_the_service_answers_with_it(bundle: Bundle, data: Data) -> None:
-    red = next((data.test / "red").iterdir()).read_bytes()
+    red = images_by_class(data.test, LABELS)["red"][0].read_bytes()
     purple = next(data.ood["purple"].iterdir()).read_bytes()
 
     with running(bundle.path) as server:

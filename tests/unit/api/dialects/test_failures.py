@@ -10,8 +10,8 @@ import pytest
 
 from tidegate.service import errors
 from tidegate.service.api.dialects.names import NAMES
-from tidegate.service.api.problems import TABLE
 from tidegate.service.app import build
+from tidegate.service.problem_codes import TABLE
 from tidegate.service.settings import Settings
 
 MODEL = "efficientnet-lite0"

@@ -20,6 +20,9 @@ from tidegate.models.benchmarks.gates.report import figures, tables
 from tidegate.models.build_request import Data
 from tidegate.models.commands import fitting as fitting_options
 from tidegate.models.commands import import_model
+from tidegate.models.data import training_data
+from tidegate.models.data.folders import images_by_class
+from tidegate.models.data.training_data import SPLITS, Labelled, TrainingData
 from tidegate.models.importers.torch_runtime import require
 from tidegate.models.probes.photographs import PHOTOS
 from tidegate.service.bundle.store import open_bundle
@@ -58,6 +61,20 @@ def importing(source: Path, data: Data, out: Path, *more: str) -> list[str]:
     return [*words, *fitting(data, out, *more)]
 
 
+def listed(data: Data, file: Path) -> Path:
+    """Write a file that lists the images of the three folders."""
+    images = {
+        split: [
+            Labelled(path, LABELS.index(label))
+            for label, paths in images_by_class(data.labelled[split], LABELS).items()
+            for path in paths
+        ]
+        for split in SPLITS
+    }
+    training_data.write(file, file.parent, TrainingData.of(LABELS, images), {})
+    return file
+
+
 def test_an_onnx_file_is_imported_and_fitted_again(
     source: Path, data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,12 +92,15 @@ def test_an_onnx_file_is_imported_and_fitted_again(
     assert first.manifest.preprocess.exif_orientation == "ignore"
 
     words = fitting(data, tmp_path, "--distance", "raw", "--pac", "0.3", "--replace")
+    words = ["--splits", str(listed(data, tmp_path / "splits.json")), *words[6:]]
     assert main(["fit", str(first.path), *words]) == 0
 
     second = open_bundle(tmp_path / "colours/1")
     assert second.manifest.gate.mahalanobis.features == "raw"
     assert second.manifest.gate.guarantee_delta == 0.3
     assert first.digest in second.manifest.provenance.recipe
+    digests = [bundle.manifest.gate.splits["train"] for bundle in (first, second)]
+    assert digests[0] == digests[1]
 
 
 MISTAKES = {
@@ -107,6 +127,10 @@ MISTAKES = {
     "a set called like a path": (
         ["import", "onnx:{source}", "--ood", "../x={out}"],
         "must not be a path",
+    ),
+    "folders and a list of images": (
+        ["import", "onnx:{source}", "--splits", "splits.json"],
+        "Give --splits FILE or --train, --calibrate and --test, not both.",
     ),
     "a name with capitals": (["import", "onnx:{source}", "--name", "Parts"], "lower-case letters"),
     "a version like a path": (
@@ -138,6 +162,14 @@ def test_a_wrong_argument_gets_an_explanation_and_exit_code_1(
     assert code == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "colours/1").exists()
+
+
+def test_a_split_that_is_not_given_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["fit", "bundle", "--train", "images", "--name", "parts", "--version", "1"]
+
+    assert main(words) == 1
+
+    assert "Give --calibrate, --test, or --splits FILE" in capsys.readouterr().err
 
 
 def test_a_weak_gate_is_accepted_only_by_its_option(source: Path, data: Data) -> None:
@@ -173,9 +205,10 @@ def test_repeated_labels_are_distinguished_by_folders_named_by_id(
     source: Path, tmp_path: Path
 ) -> None:
     data = folders(tmp_path / "images")
-    for split in (data.train, data.calibrate, data.test):
+    for split in data.labelled:
         for index, label in enumerate(LABELS):
-            (split / label).rename(split / str(index))
+            images = tmp_path / "images" / split
+            (images / label).rename(images / str(index))
     (tmp_path / "labels.txt").write_text("dull\nbright\ndull\nbright\nbright\n")
 
     words = importing(source, data, tmp_path, "--labels", str(tmp_path / "labels.txt"))

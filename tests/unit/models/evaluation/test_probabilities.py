@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tidegate.models.errors import BuildRefused
 from tidegate.models.evaluation import probabilities as p
-from tidegate.service.pipeline import softmax
+from tidegate.service.deciding import softmax
 
 FLAT = 0.3
 

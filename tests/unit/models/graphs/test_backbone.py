@@ -160,6 +160,31 @@ def test_channels_last_are_transposed_in_the_graph() -> None:
     check(found, sketch)
 
 
+@pytest.mark.parametrize("channels", ["first", "last"])
+def test_a_network_of_one_channel_gets_the_first_of_three(channels: str) -> None:
+    shape = ("n", 1, SIDE, SIDE) if channels == "first" else ("n", SIDE, SIDE, 1)
+    sketch = Sketch(shape=shape, entry="input")
+    if channels == "last":
+        sketch.node("Transpose", ["input"], "planes", perm=[0, 3, 1, 2])
+    sketch.weights("kernel", WIDTH, 1, 3, 1)
+    entry = "input" if channels == "first" else "planes"
+    sketch.node("Conv", [entry, "kernel"], "conv", kernel_shape=[3, 1])
+    sketch.node("Relu", ["conv"], "relu").node("GlobalAveragePool", ["relu"], "pool")
+    sketch.node("Flatten", ["pool"], "flat")
+    sketch.weights("w", WIDTH, CLASSES).node("MatMul", ["flat", "w"], "scores")
+    sketch.output("scores", "n", CLASSES)
+    grey = IMAGES[:, :1]
+
+    found = to_backbone(sketch.model())
+
+    given = grey if channels == "first" else grey.transpose(0, 2, 3, 1).copy()
+    [expected] = run(sketch.model(), given, "scores")
+    [made] = run(found.model, np.repeat(grey, 3, axis=1), "logits")
+    assert found.is_grey
+    assert any("one channel" in note for note in found.notes)
+    np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
 def test_a_trailing_softmax_is_removed_and_noted(op: str) -> None:
     sketch = classifier().node(op, ["scores"], "soft", axis=-1).node("Identity", ["soft"], "out")
@@ -284,7 +309,7 @@ def test_an_input_that_is_not_float32_is_rejected(kind: int, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "shape", [("n", 1, SIDE, SIDE), ("n", 3, SIDE, 3), ("n", "c", SIDE, SIDE), ("n", 3)]
+    "shape", [("n", 2, SIDE, SIDE), ("n", 3, SIDE, 3), ("n", "c", SIDE, SIDE), ("n", 3)]
 )
 def test_an_input_without_a_channel_axis_is_rejected(shape: tuple[str | int, ...]) -> None:
     with pytest.raises(BuildRefused, match="its shape must be"):

@@ -141,6 +141,7 @@ def test_a_spec_that_is_no_json_object_is_refused(graph: Path, spec: Path, text:
     ("change", "said"),
     [
         ({"interpolation": None}, r"interpolation: Input should be 'nearest'"),
+        ({"interpolation": "area"}, "load_img has nearest, box"),
         ({"mode": "caffe2"}, "mode: Input should be 'caffe', 'tf', 'torch' or 'none'"),
         ({"keep_aspect_ratio": True}, "keep_aspect_ratio: true is not supported"),
         ({"loader": "image_dataset_from_directory"}, "fractional values without antialiasing"),

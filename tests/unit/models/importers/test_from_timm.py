@@ -14,6 +14,7 @@ from tidegate.models.importers import from_timm, torch_checkpoint
 from tidegate.models.importers.from_timm import Overrides
 from tidegate.models.importers.torch_export import export
 from tidegate.models.importers.torch_runtime import require
+from tidegate.models.importers.torchvision_transforms import translate
 
 pytestmark = pytest.mark.torch
 
@@ -110,17 +111,18 @@ def test_usual_preprocessings_are_rivals_of_a_default_that_nobody_stated(tmp_pat
 
 def test_own_transforms_are_served_and_proved_as_they_are(tmp_path: Path) -> None:
     transforms = require("torchvision.transforms")
-    chain = [transforms.Resize((64, 64)), transforms.ToTensor()]
+    chain = transforms.Compose([transforms.Resize((64, 64)), transforms.ToTensor()])
+    own = translate(chain, None)
     path = saved(tmp_path / "best.pt", resnet18().state_dict())
 
-    imported = from_timm.load(NAME, checkpoint=path, compose=transforms.Compose(chain))
+    imported = from_timm.load(NAME, checkpoint=path, own=own)
 
     assert imported.transform is not None
     check_pixels(imported.spec, imported.transform)
     assert list(imported.spec.mean) == [0, 0, 0]
     assert not imported.rivals
-    with pytest.raises(BuildRefused, match="as --transforms or as timm's options"):
-        from_timm.load(NAME, checkpoint=path, compose=transforms.Compose(chain), overrides=SMALL)
+    with pytest.raises(BuildRefused, match="your own preprocessing or timm's options"):
+        from_timm.load(NAME, checkpoint=path, own=own, overrides=SMALL)
 
 
 def test_class_names_in_the_checkpoint_are_the_labels(tmp_path: Path) -> None:

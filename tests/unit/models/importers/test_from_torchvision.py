@@ -14,6 +14,7 @@ from tidegate.models.errors import BuildRefused
 from tidegate.models.importers import from_torchvision
 from tidegate.models.importers.torch_checkpoint import Checkpoint
 from tidegate.models.importers.torch_runtime import require
+from tidegate.models.importers.torchvision_transforms import translate
 from tidegate.service.imaging.spec import Resize
 
 pytestmark = pytest.mark.torch
@@ -56,7 +57,7 @@ def test_a_compose_on_images_is_served_as_torchvision_runs_it(api: str) -> None:
         api, ("Resize", 72), ("CenterCrop", 65), floats, *more, ("Normalize", MEAN, STD)
     )
 
-    imported = from_torchvision.load(NAME, compose=transforms, random_weights=True)
+    imported = from_torchvision.load(NAME, own=translate(transforms, None), random_weights=True)
 
     assert imported.transform is not None
     assert imported.transform.backend == "pillow"
@@ -68,7 +69,7 @@ def test_a_compose_on_tensors_is_found_to_be_torchs() -> None:
         "v2", ("ToImage",), ("Resize", (64, 64)), ("ToDtype", require("torch").float32, True)
     )
 
-    imported = from_torchvision.load(NAME, compose=transforms, backend="torch", random_weights=True)
+    imported = from_torchvision.load(NAME, own=translate(transforms, "torch"), random_weights=True)
 
     assert imported.transform is not None
     resize = Resize(height=64, width=64, filter="bilinear", backend="torch")
@@ -82,7 +83,7 @@ def test_pillows_number_of_a_filter_is_understood() -> None:
         "v2", ("Resize", (64, 64), 3), ("ToImage",), ("ToDtype", require("torch").float32, True)
     )
 
-    imported = from_torchvision.load(NAME, compose=transforms, random_weights=True)
+    imported = from_torchvision.load(NAME, own=translate(transforms, None), random_weights=True)
 
     assert imported.spec.steps == (Resize(height=64, width=64, filter="bicubic"),)
 
@@ -131,4 +132,4 @@ def test_an_unknown_transform_is_named() -> None:
     transforms = compose("v1", ("Resize", 64), ("GaussianBlur", 3), ("ToTensor",))
 
     with pytest.raises(BuildRefused, match="GaussianBlur"):
-        from_torchvision.load(NAME, compose=transforms, random_weights=True)
+        from_torchvision.load(NAME, own=translate(transforms, None), random_weights=True)

@@ -10,13 +10,21 @@ from tidegate.models.errors import BuildRefused
 from tidegate.models.importers import huggingface_rules, timm_rules, torchvision_rules
 from tidegate.models.importers.torchvision_rules import (
     Cropping,
+    Greying,
     Normalising,
     Resizing,
     Stage,
     ToBytes,
     ToFloats,
 )
-from tidegate.service.imaging.spec import CentreCrop, Resize, ResizeShortestEdge
+from tidegate.service.imaging.spec import (
+    CentreCrop,
+    Grey,
+    Pad,
+    Resize,
+    ResizeKeepRatio,
+    ResizeShortestEdge,
+)
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -71,13 +79,43 @@ def test_timms_squash_mode_resizes_both_edges() -> None:
     )
 
 
+def test_timms_border_mode_fits_the_image_into_a_canvas_of_the_mean_colour() -> None:
+    spec = timm_rules.translate(timm_config(crop_mode="border", crop_pct=1.0))
+
+    assert spec.steps == (
+        ResizeKeepRatio(
+            height=224,
+            width=224,
+            fit="inside",
+            factor="quotient",
+            rounding="round",
+            filter="bicubic",
+        ),
+        Pad(height=224, width=224, colour=(124, 116, 104), offset="half-even"),
+    )
+
+
+def test_timms_centre_mode_covers_a_size_that_is_not_square() -> None:
+    spec = timm_rules.translate(timm_config(input_size=(3, 160, 320), crop_pct=0.8))
+
+    assert spec.steps == (
+        ResizeKeepRatio(
+            height=200,
+            width=400,
+            fit="cover",
+            factor="quotient",
+            rounding="round",
+            filter="bicubic",
+        ),
+        CentreCrop(height=160, width=320, offset="half-even"),
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "advice"),
     [
-        ({"crop_mode": "border"}, "--crop-mode center or squash"),
-        ({"crop_mode": "centre"}, "--crop-mode center or squash"),
+        ({"crop_mode": "centre"}, "--crop-mode center, squash or border"),
         ({"interpolation": "random"}, "--interpolation"),
-        ({"input_size": (3, 160, 320)}, "--crop-mode squash"),
         ({"input_size": (1, 224, 224)}, "three channels"),
         ({"crop_pct": None}, "--crop-pct"),
         ({"mean": (0.5, 0.5)}, "mean"),
@@ -139,6 +177,12 @@ def test_a_resize_of_a_tensor_is_torchs() -> None:
     assert found.backend == "torch"
 
 
+def test_grayscale_of_an_image_is_a_step() -> None:
+    steps = torchvision_rules.translate([resizing(8, 8), Greying(3), TO_TENSOR]).spec.steps
+
+    assert steps == (Resize(height=8, width=8, filter="bilinear"), Grey(backend="pillow"))
+
+
 def test_floats_that_are_not_scaled_stay_so() -> None:
     stages: list[Stage] = [resizing(8, 8), TO_IMAGE, ToFloats(1.0, takes_images=False)]
 
@@ -157,7 +201,7 @@ def test_a_dtype_of_bytes_makes_no_tensor_of_an_image() -> None:
     ("stages", "advice"),
     [
         ([resizing(8, 8)], "never convert to floats"),
-        ([resizing(256), TO_TENSOR], "resize or centre-crop"),
+        ([resizing(256), TO_TENSOR], "resize, centre-crop or pad"),
         ([TO_TENSOR, resizing(8, 8)], "Resize after"),
         ([resizing(256), TO_TENSOR, CROP], "CenterCrop after"),
         ([resizing(8, 8, max_size=9), TO_TENSOR], "max_size"),
@@ -170,6 +214,8 @@ def test_a_dtype_of_bytes_makes_no_tensor_of_an_image() -> None:
         ([TO_IMAGE, resizing(8, 8), TO_TENSOR], "does not accept a tensor"),
         ([NORMALISE, TO_TENSOR], "Normalize comes before"),
         ([resizing(8, 8), TO_TENSOR, NORMALISE, NORMALISE], "only one Normalize"),
+        ([Greying(1), resizing(8, 8), TO_TENSOR], "one channel"),
+        ([resizing(8, 8), TO_IMAGE, Greying(3), TO_FLOAT32], "before ToTensor"),
     ],
 )
 def test_unsupported_transforms_are_rejected(stages: list[Any], advice: str) -> None:
@@ -277,7 +323,7 @@ def test_mobilevit_has_blue_first_and_never_normalises() -> None:
         ("ViTImageProcessor", {"do_resize": False}, "do_resize"),
         ("ViTImageProcessor", {"data_format": "channels_last"}, "channels_first"),
         ("ViTImageProcessor", {"size": {"longest_edge": 224}}, "longest_edge"),
-        ("ViTImageProcessor", {"size": {"shortest_edge": 224}}, "resize or centre-crop"),
+        ("ViTImageProcessor", {"size": {"shortest_edge": 224}}, "resize, centre-crop or pad"),
         ("ViTImageProcessor", {"do_center_crop": True}, "crop_size"),
         ("ViTImageProcessor", {"resample": 9}, "resample"),
         ("ViTImageProcessor", {"image_mean": [0.5]}, "image_mean"),

@@ -24,7 +24,7 @@ from tidegate.models.importers import (
     huggingface_rules,
     torchvision_transforms,
 )
-from tidegate.models.importers.base import Backend, SourceTransform
+from tidegate.models.importers.base import Backend, Preprocessing
 from tidegate.models.importers.torch_runtime import require
 from tidegate.models.parity.preprocessing import golden_probes, normalised, prove
 from tidegate.models.probes.probe_set import probe_set, probes_digest
@@ -258,10 +258,11 @@ class TestTheWholeProbeSet:
         assert parity.exact
         assert parity.backend == "torch"
 
-    @pytest.mark.parametrize("mode", ["center", "squash"])
+    @pytest.mark.parametrize("mode", ["center", "squash", "border"])
+    @pytest.mark.parametrize("size", [(224, 224), (160, 256)])
     @pytest.mark.parametrize("filter", ["bicubic", "lanczos"])
-    def test_timm_is_proved_exact(self, mode: str, filter: str) -> None:
-        config = {"input_size": (3, 224, 224), "interpolation": filter, "crop_pct": 0.9}
+    def test_timm_is_proved_exact(self, mode: str, size: tuple[int, int], filter: str) -> None:
+        config = {"input_size": (3, *size), "interpolation": filter, "crop_pct": 0.9}
         config |= {"crop_mode": mode, "mean": MEAN, "std": STD}
 
         parity = prove(*from_timm._default(config))
@@ -290,6 +291,6 @@ class TestTheWholeProbeSet:
         assert parity.backend == backend
 
 
-def of_torchvision(chain: list[Any]) -> tuple[PreprocessSpec, SourceTransform]:
+def of_torchvision(chain: list[Any]) -> Preprocessing:
     """Import this chain and return the result."""
     return torchvision_transforms.translate(require("torchvision.transforms").Compose(chain), None)

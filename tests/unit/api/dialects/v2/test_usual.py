@@ -14,9 +14,10 @@ from tidegate.service.api.dialects.v2.request import Infer, all_outputs
 from tidegate.service.api.dialects.v2.response import render, tensors
 from tidegate.service.api.dialects.v2.usual import render_usual
 from tidegate.service.bundle.store import Bundle, open_bundle
+from tidegate.service.deciding import Prediction
 from tidegate.service.observing import Observation
 from tidegate.service.ood.gates import Verdict
-from tidegate.service.pipeline import Classification, Prediction, Timing
+from tidegate.service.pipeline import Classification, Timing
 from tidegate.service.types import ENERGY, MAHALANOBIS, Decision
 
 MODELS = [ModelName("100% é", "100% é", takes_pixels=False), ModelName("m.pixels", "m", True)]

@@ -40,7 +40,8 @@ def test_splits_share_no_emoji_and_no_picture(
 
     data = emoji.data(tmp_path / "images")
 
-    splits = [sorted(folder.rglob("*.png")) for folder in (data.train, data.calibrate, data.test)]
+    folders = [tmp_path / "images" / split for split in data.labelled]
+    splits = [sorted(folder.rglob("*.png")) for folder in folders]
     codes = [{path.name.partition("-")[0] for path in split} for split in splits]
     pictures = [path.read_bytes() for split in splits for path in split]
     assert sum(map(len, codes)) == len(set.union(*codes)) == 39

@@ -40,7 +40,8 @@ def test_photographs_are_in_one_split_each(tmp_path: Path, monkeypatch: pytest.M
 
     data = photographs.data(tmp_path / "images", tmp_path)
 
-    splits = [list(folder.rglob("*.png")) for folder in (data.train, data.calibrate, data.test)]
+    folders = [tmp_path / "images" / split for split in data.labelled]
+    splits = [list(folder.rglob("*.png")) for folder in folders]
     assert [len(split) for split in splits] == [4, 4, 2]
     assert len({path.name for split in splits for path in split}) == 10
 

@@ -1,0 +1,1 @@
+"""Classify images without a server: in a program, or a folder of millions."""

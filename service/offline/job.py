@@ -1,0 +1,147 @@
+"""A job's parts on disk: each is there whole or not at all, and a later run goes on after them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tidegate.service.errors import JobRefused
+from tidegate.service.files import flush_folder, write_atomically
+from tidegate.service.offline.rows import Row, counts
+from tidegate.service.offline.sources import Item
+from tidegate.service.offline.writers import Writer
+
+_JOB = "job.json"
+
+
+@dataclass(slots=True)
+class Part:
+    """A whole part: how many images, the first and the last, and their outcomes."""
+
+    images: int
+    first: str
+    last: str
+    outcomes: dict[str, int] = field(default_factory=dict)
+
+
+class Job:
+    """The folder of one job's parts, next to its result `.NAME.parts/`."""
+
+    def __init__(self, out: Path, writer: Writer, identity: Mapping[str, Any], part_images: int):
+        """`identity` is what the rows depend on; parts of another one are refused."""
+        self.out = out
+        self.folder = out.with_name(f".{out.name}.parts")
+        self._writer = writer
+        self.identity = {**identity, "images in a part": part_images}
+        self.part_images = part_images
+        self.parts: list[Part] = []
+
+    def is_finished(self) -> bool:
+        """Return whether the result of this very job is there, and read its outcomes."""
+        if self.folder.exists() or not self.out.exists():
+            return False
+        try:
+            summary = json.loads(summary_file(self.out).read_bytes())
+        except (OSError, ValueError):
+            return False
+        if not isinstance(summary, dict) or summary.get("job") != self.identity:
+            return False
+        self.parts = [Part(summary["images"], "", "", summary["outcomes"])]
+        return True
+
+    def begin(self, *, resume: bool, replace: bool) -> None:
+        """Prepare the folder. Raises JobRefused if something is there that the user must decide."""
+        if self.out.exists() and not replace:
+            raise JobRefused(f"{self.out} exists: give another --out, or --replace.")
+        if not self.out.parent.is_dir():
+            raise JobRefused(f"{self.out.parent} does not exist, or is not a folder.")
+        if self.folder.exists() and not resume:
+            if not replace:
+                raise JobRefused(
+                    f"{self.folder} has the parts of an unfinished job: go on with --resume, or "
+                    "begin again with --replace."
+                )
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(exist_ok=True)
+        known = self.folder / _JOB
+        if known.exists():
+            self._check_same(json.loads(known.read_bytes()))
+            self.parts = list(self._found())
+        else:
+            write_atomically(known, json.dumps(self.identity, indent=1).encode())
+
+    def remaining(self, items: Iterable[Item]) -> Iterator[tuple[int, Item]]:
+        """Skip the images of the whole parts; yield the others with their index.
+
+        Raises JobRefused if the images are not those that the parts were made of.
+        """
+        iterator = enumerate(items)
+        for part in self.parts:
+            skipped = list(islice(iterator, part.images))
+            names = [skipped[at][1].name for at in (0, -1)] if skipped else []
+            if len(skipped) != part.images or names != [part.first, part.last]:
+                raise JobRefused(
+                    f"The images are not those of the unfinished job: a part of it goes from "
+                    f"{part.first} to {part.last}. Begin again with --replace."
+                )
+        return iterator
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Add a part."""
+        part = Part(len(rows), rows[0]["path"], rows[-1]["path"], counts(rows))
+        number = len(self.parts)
+        write_atomically(self._file(number), self._writer.part(rows))
+        facts = [part.images, part.first, part.last, part.outcomes]
+        write_atomically(self._facts(number), json.dumps(facts).encode())
+        self.parts.append(part)
+
+    def finish(self, summary: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+        """Join the parts into the result, write its summary next to it, and remove the parts."""
+        joined = self.folder / f"joined{self.out.suffix}"
+        files = [self._file(number) for number in range(len(self.parts))]
+        self._writer.join(files, joined, metadata)
+        text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
+        write_atomically(summary_file(self.out), text.encode())
+        joined.replace(self.out)
+        flush_folder(self.out.parent)
+        shutil.rmtree(self.folder)
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """Return how many images have each outcome."""
+        total: dict[str, int] = {}
+        for part in self.parts:
+            for outcome, images in part.outcomes.items():
+                total[outcome] = total.get(outcome, 0) + images
+        return total
+
+    def _check_same(self, known: Mapping[str, Any]) -> None:
+        for name, value in self.identity.items():
+            if known.get(name) != value:
+                raise JobRefused(
+                    f"The unfinished job has another {name} ({known.get(name)}, not {value}): use "
+                    "the same, or begin again with --replace."
+                )
+
+    def _found(self) -> Iterator[Part]:
+        """Yield the parts that are whole, up to the first that is not."""
+        number = 0
+        while self._file(number).exists() and self._facts(number).exists():
+            yield Part(*json.loads(self._facts(number).read_bytes()))
+            number += 1
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"part-{number:06}{self.out.suffix}"
+
+    def _facts(self, number: int) -> Path:
+        return self.folder / f"part-{number:06}.json"
+
+
+def summary_file(out: Path) -> Path:
+    """Return the path of a result's summary."""
+    return out.with_name(f"{out.name}.summary.json")

@@ -1,0 +1,233 @@
+"""One job: classify the images of all sources into one file of rows."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tidegate.service.cpu import usable_cores
+from tidegate.service.errors import SourceUnreadable
+from tidegate.service.offline import sources
+from tidegate.service.offline.job import Job, summary_file
+from tidegate.service.offline.predictor import Predictor
+from tidegate.service.offline.rows import Columns, Row
+from tidegate.service.offline.sources import Item
+from tidegate.service.offline.workers import Entry, Work, Workers, unreadable
+from tidegate.service.offline.writers import writer_for
+from tidegate.service.settings import Settings
+
+_EVERY_S = 1.0  # between two reports on a terminal
+_RARELY_S = 30.0  # in a log
+_DECISIONS = ("accept", "review", "reject")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The user's choices; see `tidegate classify --help`."""
+
+    sources: tuple[str, ...]
+    bundle: Path
+    out: Path
+    listing: str | None = None
+    column: str = "image"
+    top_k: int = 5
+    features: bool = False
+    all_probabilities: bool = False
+    rejected_too: bool = False
+    workers: int | None = None
+    shard: tuple[int, int] = (1, 1)
+    engine: str = "onnx-cpu"
+    part_images: int = 10_000
+    resume: bool = False
+    replace: bool = False
+
+
+def run(options: Options) -> int:
+    """Classify everything; return how many images have no answer.
+
+    Raises BundleRefused, EngineUnavailable, SourceUnreadable, or JobRefused. Parts that are whole
+    stay for `resume`, also after KeyboardInterrupt.
+    """
+    if not options.sources and options.listing is None:
+        raise SourceUnreadable("There is nothing to classify: name a SOURCE, or give --list.")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # one process for each core
+    predictor = _predictor(options)
+    columns = Columns(
+        tuple(predictor.bundle.gate.folds_a),
+        features=options.features,
+        all_probabilities=options.all_probabilities,
+        rejected_too=options.rejected_too,
+    )
+    job = Job(
+        options.out, writer_for(options.out, columns), _identity(options, predictor),
+        options.part_images,
+    )  # fmt: skip
+    if options.resume and job.is_finished():
+        _say(f"{options.out} is complete already.")
+        return _failed(job.outcomes)
+    job.begin(resume=options.resume, replace=options.replace)
+    engine = predictor.engine
+    progress = _Progress(_total(options), sum(part.images for part in job.parts))
+    try:
+        with Workers(Work(predictor, columns, options.top_k), _processes(options)) as workers:
+            predictor.close()
+            entries = _entries(job.remaining(shared(options)), predictor.max_image_bytes)
+            for rows in _parts(workers.rows(entries), job.part_images, progress):
+                job.write(rows)
+    except KeyboardInterrupt:
+        done = sum(part.images for part in job.parts)
+        _say(f"\n{done:,} images are written; the same command with --resume goes on.")
+        raise
+    summary = {"job": job.identity, **_summary(job, predictor, engine, progress.per_s)}
+    job.finish(summary, {f"tidegate.{key}": str(summary[key]) for key in ("model", "digest")})
+    _say(_words(options.out, job.outcomes))
+    return _failed(job.outcomes)
+
+
+def _failed(outcomes: dict[str, int]) -> int:
+    """Return how many images have no answer."""
+    return sum(images for outcome, images in outcomes.items() if outcome not in _DECISIONS)
+
+
+def _predictor(options: Options) -> Predictor:
+    """Return a predictor with the bounds that the environment sets for the service."""
+    settings = Settings.read({"bundle": str(options.bundle), "engine": options.engine})
+    return Predictor(
+        options.bundle,
+        engine=options.engine,
+        max_image_pixels=settings.max_image_pixels,
+        max_image_bytes=settings.max_upload_bytes,
+        warm_up_cache=settings.engine_config().warm_up_cache,
+    )
+
+
+def _identity(options: Options, predictor: Predictor) -> dict[str, Any]:
+    return {
+        "bundle": predictor.bundle.digest,
+        "sources": list(options.sources),
+        "list": options.listing,
+        "column": options.column,
+        "shard": list(options.shard),
+        "top-k": options.top_k,
+        "features": options.features,
+        "all-probabilities": options.all_probabilities,
+        "ood-action": "flag" if options.rejected_too else "reject",
+        "engine": options.engine,
+    }
+
+
+def _processes(options: Options) -> int:
+    return options.workers or usable_cores()
+
+
+def shared(options: Options) -> Iterator[Item]:
+    """Yield the images of this shard: every n-th one."""
+    found = sources.items(options.sources, options.listing, options.column)
+    first, parts = options.shard
+    return islice(found, first - 1, None, parts)
+
+
+def _total(options: Options) -> int | None:
+    known = sources.count(options.sources, options.listing)
+    first, parts = options.shard
+    return None if known is None else len(range(first - 1, known, parts))
+
+
+def _entries(items: Iterable[tuple[int, Item]], most: int) -> Iterator[Entry]:
+    """Yield what workers need; what is not a file is read here, one byte beyond the limit."""
+    from tidegate.service.distribution.place import FileMissing
+
+    for index, item in items:
+        if isinstance(item.content, Path):
+            yield index, item.name, item.content
+            continue
+        try:
+            yield index, item.name, item.content(most + 1)
+        except FileMissing as error:
+            yield index, item.name, unreadable(error)
+
+
+def _parts(rows: Iterable[Row], images: int, progress: _Progress) -> Iterator[list[Row]]:
+    part: list[Row] = []
+    for row in rows:
+        part.append(row)
+        progress.step()
+        if len(part) == images:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+class _Progress:
+    """Reports on stderr: on a terminal one line that changes, in a log a line now and then."""
+
+    def __init__(self, total: int | None, before: int) -> None:
+        self._total = total
+        self._before = before
+        self.done = 0
+        self._first = self._last = self._said = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+
+    @property
+    def per_s(self) -> float:
+        """Return the images a second since the first one was done: without the start."""
+        passed = self._last - self._first
+        return (self.done - 1) / passed if passed > 0 else 0.0
+
+    def step(self) -> None:
+        """Count an image."""
+        self.done += 1
+        now = self._last = time.monotonic()
+        if self.done == 1:
+            self._first = now
+        if now - self._said >= (_EVERY_S if self._terminal else _RARELY_S):
+            self._said = now
+            _say(self._line(), end="\r" if self._terminal else "\n")
+
+    def _line(self) -> str:
+        images, rate = self._before + self.done, self.per_s
+        if self._total is None or not rate:
+            return f"{images:,} images, {rate:,.0f} a second   "
+        left = max(0, self._total - images) / rate
+        return f"{images:,} of {self._total:,} images, {rate:,.0f} a second, {_time(left)} left   "
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def _summary(job: Job, predictor: Predictor, engine: str, per_s: float) -> dict[str, Any]:
+    manifest = predictor.bundle.manifest
+    return {
+        "images": sum(job.outcomes.values()),
+        "outcomes": dict(sorted(job.outcomes.items())),
+        "model": f"{manifest.name} {manifest.version}",
+        "digest": predictor.bundle.digest,
+        "preprocess_digest": manifest.preprocess.digest,
+        "engine": engine,
+        "tidegate": version("tidegate"),
+        "images_per_second": round(per_s, 2),  # of the last run, without its start
+    }
+
+
+def _words(out: Path, outcomes: dict[str, int]) -> str:
+    total = sum(outcomes.values())
+    parts = [f"{outcomes[name]:,} {name}" for name in _DECISIONS if name in outcomes]
+    failed = {name: n for name, n in sorted(outcomes.items()) if name not in _DECISIONS}
+    parts += [f"{n:,} {name}" for name, n in failed.items()]
+    return f"{out}: {total:,} images ({', '.join(parts) or 'none'}); {summary_file(out).name} too."
+
+
+def _say(text: str, end: str = "\n") -> None:
+    print(text, file=sys.stderr, end=end, flush=True)

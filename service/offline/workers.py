@@ -1,0 +1,205 @@
+"""Processes that classify, one for each core. One that dies loses nothing but its own image."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tidegate.service.errors import EngineUnavailable, UploadTooLarge
+from tidegate.service.files import read_small
+from tidegate.service.offline.answers import Answer, Problem, problem_of
+from tidegate.service.offline.rows import Columns, Row
+
+if TYPE_CHECKING:
+    from tidegate.service.offline.predictor import Predictor
+
+CHUNK_IMAGES = 16
+_CHUNK_BYTES = 32 << 20
+_MOST_DEATHS = 6  # more than one image causes: its chunk and the halves down to it are five
+_AHEAD = 2  # chunks for each worker: one that it computes, and one that waits
+
+Entry = tuple[int, str, Path | bytes | Problem]  # index, name, and the file or its content
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What every worker needs."""
+
+    predictor: Predictor
+    columns: Columns
+    top_k: int
+
+
+class Workers:
+    """Classifies entries in order. Use as a context manager."""
+
+    def __init__(self, work: Work, processes: int) -> None:
+        self._work = work
+        self._processes = processes
+        self._pool = self._start()
+        self._is_broken = False
+        self._deaths = 0  # since the last chunk that was classified
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def rows(self, entries: Iterable[Entry]) -> Iterator[Row]:
+        """Yield the row of each entry, in their order, while later ones are computed."""
+        waiting: deque[tuple[list[Entry], Future[list[Row]]]] = deque()
+        chunks = _chunks(entries)
+        while True:
+            while len(waiting) < _AHEAD * self._processes:
+                chunk = next(chunks, None)
+                if chunk is None:
+                    break
+                waiting.append((chunk, self._submit(chunk)))
+            if not waiting:
+                return
+            chunk, future = waiting.popleft()
+            try:
+                rows = future.result()
+            except BrokenProcessPool:
+                self._is_broken = True
+                lost = [chunk, *(later for later, _ in waiting)]
+                waiting.clear()
+                for each in lost:
+                    yield from self._again(each)
+            else:
+                self._deaths = 0
+                yield from rows
+
+    def _submit(self, chunk: list[Entry]) -> Future[list[Row]]:
+        try:
+            return self._pool.submit(_classify, chunk)
+        except BrokenProcessPool as error:
+            failed = Future[list[Row]]()
+            failed.set_exception(error)
+            return failed
+
+    def _again(self, chunk: list[Entry]) -> list[Row]:
+        """Classify a chunk whose process may have died: alone, and then by halves."""
+        try:
+            return self._alone(chunk)
+        except BrokenProcessPool:
+            if len(chunk) > 1:
+                half = len(chunk) // 2
+                return [*self._again(chunk[:half]), *self._again(chunk[half:])]
+        index, name, content = chunk[0]
+        died = Problem(
+            "engine-failed",
+            "The engine failed",
+            500,
+            "The process that classified this image died.",
+        )
+        return [self._work.columns.row(index, name, _data(content), died)]
+
+    def _alone(self, chunk: list[Entry]) -> list[Row]:
+        if self._is_broken:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool, self._is_broken = self._start(), False
+        try:
+            rows = self._submit(chunk).result()
+        except BrokenProcessPool as error:
+            self._is_broken = True
+            self._deaths += 1
+            if self._deaths >= _MOST_DEATHS:
+                raise EngineUnavailable(
+                    f"The processes that classify died {_MOST_DEATHS} times in a row. Is there "
+                    "enough memory?"
+                ) from error
+            raise
+        self._deaths = 0
+        return rows
+
+    def _start(self) -> ProcessPoolExecutor:
+        # Not forked: a copy of a process with threads may hang.
+        return ProcessPoolExecutor(
+            self._processes,
+            multiprocessing.get_context("spawn"),
+            initializer=_begin,
+            initargs=(self._work,),
+        )
+
+
+def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Yield entries by the dozen, fewer if their content is long."""
+    iterator = iter(entries)
+    for first in iterator:
+        chunk, size = [first], _size(first)
+        while len(chunk) < CHUNK_IMAGES and size < _CHUNK_BYTES:
+            more = list(itertools.islice(iterator, 1))
+            if not more:
+                break
+            chunk += more
+            size += _size(more[0])
+        yield chunk
+
+
+def _size(entry: Entry) -> int:
+    return len(entry[2]) if isinstance(entry[2], bytes) else 0
+
+
+def _data(content: Path | bytes | Problem) -> bytes | None:
+    return content if isinstance(content, bytes) else None
+
+
+_work: list[Work] = []  # of this process, once it has begun
+
+
+def _begin(work: Work) -> None:
+    """Prepare a worker process: it ends with its parent, which alone handles Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        sentinel = parent.sentinel
+        threading.Thread(target=lambda: (wait([sentinel]), os._exit(1)), daemon=True).start()
+    _work.append(work)
+
+
+def _classify(chunk: list[Entry]) -> list[Row]:
+    work = _work[0]
+    most = work.predictor.max_image_bytes
+    contents = [_read(content, most) for _, _, content in chunk]
+    images = [content for content in contents if isinstance(content, bytes)]
+    answers = iter(work.predictor.predict(images, top_k=work.top_k))
+    said: list[Answer | Problem] = [
+        next(answers) if isinstance(content, bytes) else content for content in contents
+    ]
+    return [
+        work.columns.row(index, name, content if isinstance(content, bytes) else None, answer)
+        for (index, name, _), content, answer in zip(chunk, contents, said, strict=True)
+    ]
+
+
+def _read(content: Path | bytes | Problem, most: int) -> bytes | Problem:
+    """Return an image's bytes, or why it cannot be read."""
+    if not isinstance(content, Path):
+        return content
+    try:
+        if (size := content.stat().st_size) > most:
+            return problem_of(
+                UploadTooLarge(f"The image has {size:,} bytes; the limit is {most:,}.")
+            )
+        return read_small(content, most)
+    except (OSError, ValueError) as error:
+        return unreadable(error)
+
+
+def unreadable(error: Exception) -> Problem:
+    """Return the problem of an image that cannot be read."""
+    reason = getattr(error, "strerror", None) or str(error)
+    return Problem("unreadable", "The image cannot be read", 404, f"{reason}.")

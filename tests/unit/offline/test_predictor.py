@@ -1,0 +1,99 @@
+"""In a program images get the answers of `POST /classify`, and a bad image disturbs no other."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.server import DEMO_BUNDLE, PHOTOS, Server
+from tidegate.service.errors import BundleRefused
+from tidegate.service.offline.answers import Answer, Problem
+from tidegate.service.offline.predictor import Predictor
+
+PATHS = sorted(PHOTOS.glob("*.*"))
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Iterator[Predictor]:
+    opened = Predictor(DEMO_BUNDLE, batch_size=3)
+    yield opened
+    opened.close()
+
+
+def test_the_answers_are_those_of_the_service(
+    predictor: Predictor, server: Server, client: httpx.Client
+) -> None:
+    images = [path.read_bytes() for path in PATHS]
+
+    answers = predictor.predict(images, top_k=3)
+
+    assert len(answers) == len(PATHS) > predictor.batch_size
+    for image, answer in zip(images, answers, strict=True):
+        online = client.post("/classify?top_k=3", content=image)
+        assert isinstance(answer, Answer)
+        assert (answer.decision == "reject") == (online.status_code == 422)
+        assert answer.p_value == pytest.approx(online.json()["ood"]["p_value"], abs=1e-6)
+        if online.status_code == 200:
+            assert answer.decision == online.json()["decision"]
+            said = online.json()["predictions"]
+            assert [p.class_id for p in answer.predictions] == [p["class_id"] for p in said]
+            ours = [p.probability for p in answer.predictions]
+            assert ours == pytest.approx([p["probability"] for p in said], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("image", "code"),
+    [
+        (b"", "unsupported-image-type"),
+        (b"# Tidegate\n", "unsupported-image-type"),
+        (PATHS[0].read_bytes()[:900], "undecodable-image"),
+        (bytes(17 << 20), "upload-too-large"),
+    ],
+)
+def test_a_bad_image_is_a_problem_and_disturbs_no_other(
+    predictor: Predictor, client: httpx.Client, image: bytes, code: str
+) -> None:
+    good = PATHS[0].read_bytes()
+    [alone] = predictor.predict([good])
+
+    first, problem, last = predictor.predict([good, image, good])
+
+    assert isinstance(problem, Problem)
+    assert isinstance(alone, Answer)
+    for answer in (first, last):
+        assert isinstance(answer, Answer)
+        np.testing.assert_allclose(answer.probabilities, alone.probabilities, atol=1e-6)
+    if image:  # online an empty body is no image at all
+        online = client.post("/classify", content=image)
+        assert (problem.code, problem.status) == (online.json()["code"], online.status_code)
+    assert problem.code == code
+    assert problem.detail
+
+
+def test_arrays_have_the_stated_shapes(predictor: Predictor) -> None:
+    [answer] = predictor.predict([PATHS[0].read_bytes()])
+
+    task = predictor.bundle.manifest.task
+    assert isinstance(answer, Answer)
+    assert answer.probabilities.shape == (task.classes,)
+    assert answer.features.shape == (task.features,)
+    assert answer.pixels.shape == (task.height, task.width, 3)
+    assert predictor.predict([]) == []
+
+
+def test_a_copy_in_another_process_is_made_of_the_folder(predictor: Predictor) -> None:
+    copy = pickle.loads(pickle.dumps(predictor))  # noqa: S301 - our own object
+
+    assert copy.bundle.digest == predictor.bundle.digest
+    assert copy.batch_size == predictor.batch_size
+    assert copy.engine == predictor.engine
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleRefused):
+        Predictor(tmp_path)
