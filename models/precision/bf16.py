@@ -35,7 +35,10 @@ def to_bf16(backbone: onnx.ModelProto) -> onnx.ModelProto:
                 casts.setdefault(name, _rounded(floats[name]))
                 node.input[index] = casts[name].output[0]
     if not casts:
-        raise BuildRefused("No convolution or product of this backbone has constant weights.")
+        raise BuildRefused(
+            "bf16 rounds the layers before the features, and none of this backbone's is a "
+            "convolution or a product with constant weights: use fp32."
+        )
     nodes = [*casts.values(), *graph.node]
     read = {name for node in nodes for name in node.input}
     kept = [item for item in graph.initializer if item.name in read]
