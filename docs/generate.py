@@ -45,6 +45,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "overheads": measurements.overheads,
     "perf-analyzer": measurements.perf_analyzer,
     "precisions": measurements.precisions,
+    "training-long-tail": training.long_tail,
+    "training-mixing": training.mixing,
     "training-settings": training.training_settings,
     "training-presets": training.training_presets,
 }

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from tidegate.models.commands import arguments, fitting
 from tidegate.models.errors import BuildRefused
@@ -15,6 +16,8 @@ from tidegate.models.progress import say
 from tidegate.models.retrain.folder import Filed, RequestFolder, read
 from tidegate.models.retrain.publish import Publisher, Task
 from tidegate.models.retrain.retraining import Retraining, check, retrain
+from tidegate.models.training.config import parse_options
+from tidegate.models.training.config import read as read_settings
 from tidegate.models.training.division import Shares
 from tidegate.service.bundle.store import Bundle, open_bundle
 
@@ -58,6 +61,21 @@ def parser() -> argparse.ArgumentParser:
     )
     fitting.add_ood(images)
     _add_version_options(options.add_argument_group("versions"))
+    training = options.add_argument_group("training")
+    training.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="train all layers, from the old version's checkpoint: the folder `model` of its "
+        "training (default: a linear layer on the served network, without torch)",
+    )
+    training.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="with --checkpoint, a setting as of `tidegate train`; may be repeated",
+    )
     options.add_argument("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
     options.add_argument(
         "--accept-worse",
@@ -156,11 +174,21 @@ def _retraining(options: argparse.Namespace, filed: Filed, task: Task) -> Retrai
         seed=options.seed,
         shares=Shares() if options.shares is None else Shares(*options.shares),
         ood=fitting.ood(options),
+        checkpoint=options.checkpoint,
+        settings=_settings(options),
         accept_worse=options.accept_worse,
         accept_weak_gate=options.accept_weak_gate,
     )
     check(made)
     return made
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    if options.set and options.checkpoint is None:
+        raise BuildRefused("--set is for training with --checkpoint.")
+    settings = parse_options(options.set)
+    read_settings(None, settings)  # whose mistakes are reported now
+    return settings
 
 
 def _check_bundle(filed: Filed, old: Bundle) -> None:

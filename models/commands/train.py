@@ -45,8 +45,9 @@ def _add_data_options(images: argparse._ArgumentGroup) -> None:
         "--data",
         type=Path,
         required=True,
-        metavar="DIR",
-        help="one folder per class, or the folders train, calibrate and test with one per class",
+        metavar="PATH",
+        help="a folder with one folder per class, or with train, calibrate and test that have one "
+        "per class; or a splits.json",
     )
     images.add_argument(
         "--shares",
@@ -148,7 +149,12 @@ def _config(options: argparse.Namespace) -> TrainConfig:
 def _divided(
     options: argparse.Namespace, folder: Path, shares: Shares | None, config: TrainConfig
 ) -> TrainingData:
-    """Return the division of the run's folder; it is made by the first command, and then stays."""
+    """Return the division of a splits file, or that of the run's folder.
+
+    The latter is made by the first command, and then stays.
+    """
+    if options.data.is_file():
+        return training_data.read(options.data)
     file = folder / "splits.json"
     if file.is_file() and not options.fresh:
         say(f"The images are divided as in {file}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from tidegate.models.importers.base import Imported
 from tidegate.models.importers.torch_export import check_exporter
 from tidegate.models.progress import say
 from tidegate.models.sealing.unseal import reopened
-from tidegate.models.training import recipe
+from tidegate.models.training import linear_head, probe, recipe
 from tidegate.models.training.config import TrainConfig
 from tidegate.models.training.recipe import Choice
 from tidegate.models.training.train import Request, train
@@ -74,12 +73,13 @@ class _Bundle:
             if getattr(self.options, option) is not None:
                 raise BuildRefused(f"--{option} is for timm, not for a bundle.")
         open_bundle(Path(self.name))
+        linear_head.check_installed()
 
     def train(self, data: TrainingData, folder: Path) -> Made:
         bundle = open_bundle(Path(self.name))
         why = "The layers of a sealed bundle stay as they are; a linear layer on them is fitted."
         source, cache = reopened(bundle), folder.parent / _FEATURES
-        probed = _probe()(source, data, why=why, seed=self.config.seed, cache=cache)
+        probed = probe.imported(source, data, why=why, seed=self.config.seed, cache=cache)
         licence = self.options.licence or probed.licence
         return Made(replace(probed, licence=licence), bundle.manifest.parity)
 
@@ -115,7 +115,7 @@ class _Timm:
             self.name, checkpoint=self.options.weights, overrides=overrides, encoder=True
         )
         cache = folder.parent / _FEATURES
-        return _probe()(source, data, why=choice.why, seed=self.config.seed, cache=cache)
+        return probe.imported(source, data, why=choice.why, seed=self.config.seed, cache=cache)
 
     def _trained(self, data: TrainingData, folder: Path, choice: Choice) -> Imported:
         options = self.options
@@ -133,9 +133,3 @@ _KINDS: dict[str, Callable[[argparse.Namespace, TrainConfig, str], Source]] = {
     "timm": _Timm,
     "bundle": _Bundle,
 }
-
-
-def _probe() -> Callable[..., Imported]:
-    """Return `probe.imported`, imported late: scikit-learn takes a second."""
-    probe = importlib.import_module("tidegate.models.training.probe")
-    return probe.imported  # type: ignore[no-any-return]  # imported by name

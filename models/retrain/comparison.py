@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.special import bdtr
 
 from tidegate.models.data.outputs import in_order, load_pixels
 from tidegate.models.data.training_data import Labelled
@@ -60,8 +60,8 @@ class Compared:
     @property
     def p_value(self) -> float:
         """Return the p-value of McNemar's exact test that both are right equally often."""
-        differing = self.corrected + self.broken
-        return float(binomtest(self.corrected, differing).pvalue) if differing else 1.0
+        fewer, differing = min(self.corrected, self.broken), self.corrected + self.broken
+        return min(1.0, 2 * float(bdtr(fewer, differing, 0.5)))
 
     @property
     def is_clearly_worse(self) -> bool:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tidegate.models.build_request import BuildOptions, Data, check_data, check_destination
 from tidegate.models.data import training_data
@@ -16,15 +17,17 @@ from tidegate.models.data.training_data import TrainingData
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting.conformal import GateTarget
 from tidegate.models.fitting.fit import FitOptions
+from tidegate.models.importers.base import Imported
 from tidegate.models.pipeline import make
 from tidegate.models.progress import say
-from tidegate.models.retrain import new_images
+from tidegate.models.retrain import checkpoint, new_images
 from tidegate.models.retrain.comparison import Compared, compare
 from tidegate.models.retrain.report import in_words, report
 from tidegate.models.sealing.unseal import reopened
-from tidegate.models.training import probe, split
+from tidegate.models.training import linear_head, probe, split
 from tidegate.models.training.divided import divided_folders
 from tidegate.models.training.division import Shares
+from tidegate.service.bundle.evidence import Parity
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.files import write_atomically
 
@@ -48,6 +51,8 @@ class Retraining:
     seed: int = 0
     shares: Shares = field(default_factory=Shares)  # of the new images
     ood: Mapping[str, Path] = field(default_factory=dict)
+    checkpoint: Path | None = None  # of the old version; None: a linear layer on its backbone
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of training with a checkpoint
     accept_worse: bool = False
     accept_weak_gate: bool = False
 
@@ -68,6 +73,10 @@ class Retraining:
 
 def check(task: Retraining) -> None:
     """Raise BuildRefused for what is known before an image is read."""
+    if task.checkpoint is None:
+        linear_head.check_installed()
+    else:
+        checkpoint.check(task.checkpoint, task.old)
     check_destination(task.build, task.out)
     task.shares.by_split()
     new_images.listed(task.images, task.old.labels)
@@ -94,9 +103,8 @@ def retrain(task: Retraining) -> Bundle:
     training_data.write(task.run / SPLITS_FILE, task.run, added.data, {"retrained": task.request})
     data = Data.of(added.data, task.ood)
     check_data(data, task.build)
-    source, cache = reopened(task.old), task.run.parent / "features"
-    made = probe.imported(source, added.data, why=_WHY, seed=task.seed, cache=cache)
-    new = make(made, data, task.build, task.out, task.old.manifest.parity)
+    made, proof = _trained(task, added.data)
+    new = make(made, data, task.build, task.out, proof)
     compared = {OLD_TEST: compare(task.old, new, added.data.test, OLD_TEST)}
     if added.data.held_out:
         compared[HELD_OUT] = compare(task.old, new, added.data.held_out, HELD_OUT)
@@ -108,6 +116,18 @@ def retrain(task: Retraining) -> Bundle:
             f"{task.old.manifest.version}: see {task.run / REPORT}. --accept-worse keeps it."
         )
     return new
+
+
+def _trained(task: Retraining, data: TrainingData) -> tuple[Imported, Parity | None]:
+    """Return the trained model, and an existing proof of its preprocessing."""
+    old = task.old
+    if task.checkpoint is not None:
+        settings = {"seed": task.seed, **task.settings}
+        licence = old.manifest.provenance.licence
+        return checkpoint.train_again(task.checkpoint, data, settings, task.run, licence), None
+    cache = task.run.parent / "features"
+    made = probe.imported(reopened(old), data, why=_WHY, seed=task.seed, cache=cache)
+    return made, old.manifest.parity
 
 
 def _read(data: Path) -> TrainingData:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
-from threadpoolctl import threadpool_limits
 
 from tidegate.models.errors import BuildRefused
 from tidegate.models.progress import follow
@@ -52,6 +49,11 @@ class LinearHead:
     def logits(self, features: NDArray[np.floating]) -> Float64:
         """Return the logits, [n, classes]."""
         return np.asarray(features, np.float64) @ self.weights.T + self.bias
+
+
+def check_installed() -> None:
+    """Raise ModuleNotFoundError without scikit-learn."""
+    importlib.import_module("sklearn")
 
 
 def fit_head(
@@ -110,7 +112,8 @@ def _best(
     Penalties are tried from strong to weak until the loss rises: weak ones take longest to fit.
     """
     count = min(_FOLDS, int(np.bincount(class_ids).min()))
-    folds = list(StratifiedKFold(count, shuffle=True, random_state=seed).split(features, class_ids))
+    folds_of = _library("model_selection").StratifiedKFold(count, shuffle=True, random_state=seed)
+    folds = list(folds_of.split(features, class_ids))
     layers = [_Layers(features[train], class_ids[train], weighted=weighted) for train, _ in folds]
     best: Validated | None = None
     kept = shares = np.empty(0)
@@ -156,7 +159,7 @@ class _Layers:
         self._std = features.std(axis=0, dtype=np.float64) + 1e-6
         self._z = ((features - self._mean) / self._std).astype(np.float32)
         self._class_ids = class_ids
-        self._model = LogisticRegression(
+        self._model = _library("linear_model").LogisticRegression(
             class_weight="balanced" if weighted else None,
             warm_start=True,
             max_iter=_ITERATIONS,
@@ -167,15 +170,21 @@ class _Layers:
         """Return weights [classes, D] and bias [classes] for the features as they are."""
         self._model.set_params(C=1 / (decay * len(self._z)))
         # Threads that wait for each other on busy cores took 30 times as long as one.
-        with threadpool_limits(1), warnings.catch_warnings():
+        limits = importlib.import_module("threadpoolctl").threadpool_limits
+        with limits(1), warnings.catch_warnings():
             # With a weak penalty it takes long, and the cross-validation judges what it gives.
-            warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.simplefilter("ignore", _library("exceptions").ConvergenceWarning)
             self._model.fit(self._z, self._class_ids)
         weights = np.float64(self._model.coef_) / self._std
         bias = np.float64(self._model.intercept_) - weights @ self._mean
         if len(bias) == 1:  # two classes: one logit, half of it for each
             weights, bias = (np.concatenate([-half, half]) for half in (weights / 2, bias / 2))
         return weights, bias
+
+
+def _library(part: str) -> Any:
+    """Return a module of scikit-learn, imported late: that takes seconds."""
+    return importlib.import_module(f"sklearn.{part}")
 
 
 def _log_shares(class_ids: NDArray[np.int64]) -> Float64:

@@ -102,9 +102,9 @@ def create(name: str, classes: int, size: int | None, weights: Path | None, seed
             notes = checkpoint.fill(module)
             module = _sized(module, size)
             module.reset_classifier(classes)
+        config = _data_config(module, size)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise BuildRefused(f"timm cannot create {name}: {error}.") from error
-    config = _data_config(module, size)
+        raise BuildRefused(f"timm cannot create {name}: {str(error).rstrip('.')}.") from error
     _check_size(name, module, config["input_size"])
     return Network(name, module, config, weights is not None, notes)
 
@@ -124,8 +124,9 @@ def save(network: Network, weights: Mapping[str, Any], classes: Sequence[str], t
     It is complete or absent.
     """
     network.module.load_state_dict(weights)
+    for leftover in to.parent.glob(f".{to.name}-*"):  # of a process that was killed
+        shutil.rmtree(leftover)
     draft = to.with_name(f".{to.name}-{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
     require("timm.models").save_for_hf(
         network.module.cpu().eval(),
         str(draft),

@@ -29,6 +29,7 @@ __all__ = ["Division", "Shares", "TrainingData", "check", "divide", "make", "rea
 
 LEAST: Mapping[SplitName, int] = {"train": LEAST_PER_CLASS, "calibrate": 1, "test": 1}
 _TIGHTER = (1.0, 0.5, 0.25)  # parts of the tolerance for near-duplicates
+_NO_CHAIN = 10  # like images at most that are kept together in any case
 
 
 def make(
@@ -42,9 +43,17 @@ def make(
 
 
 def check(folder: Path, shares: Shares | None = None, groups: str | None = None) -> None:
-    """Raise BuildRefused for what `divide` would refuse without reading an image."""
+    """Raise BuildRefused for what `divide` would refuse without reading an image.
+
+    `folder` may be a splits file too, which is read already divided.
+    """
     by_split = (shares or Shares()).by_split()
     _pattern(groups)
+    if folder.is_file():
+        if shares is not None or groups is not None:
+            raise BuildRefused(f"--shares and --groups are for a folder of images, not {folder}.")
+        read(folder)
+        return
     if divided_folders(folder) is not None:
         if groups is not None:
             raise BuildRefused(f"--groups is for a folder that is not divided yet; {folder} is.")
@@ -141,7 +150,7 @@ def _near(images: Sequence[Seen], shares: Shares) -> _Near:
         for members in alike([images[i] for i in left], tolerance):
             group = [left[i] for i in members]
             counts = Counter(images[i].class_id for i in group)
-            fits = all(count <= most * per_class[c] for c, count in counts.items())
+            fits = all(count <= max(_NO_CHAIN, most * per_class[c]) for c, count in counts.items())
             if len(group) > 1 and fits:
                 groups.append(group)
             elif len(group) > 1:

@@ -57,7 +57,7 @@ def training(data_config: Mapping[str, Any], chosen: Augmentation, mirror: bool)
 
 
 def _trivial_augment(interpolation: Any) -> Any:
-    """Return TrivialAugment with the turns and shifts of RandAugment.
+    """Return TrivialAugment with smaller turns, shears and shifts.
 
     Those of "TrivialAugmentWide" are up to 135° and 32 pixels: a 6 becomes a 9, and of a small
     image nothing is left.

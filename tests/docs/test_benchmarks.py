@@ -14,7 +14,11 @@ from tests.docs.pages import read
 from tests.server import ROOT
 
 RESULTS = ROOT / "load_tests" / "results"
-MADE_BY = ("python -m load_tests", "python -m tidegate.models.benchmarks.decoding")
+MADE_BY = (
+    "python -m load_tests",
+    "python -m tidegate.models.benchmarks.decoding",
+    "python -m tidegate.models.benchmarks.linear_probe",
+)
 PAGE = ROOT / "docs" / "benchmarks.md"
 README = ROOT / "README.md"
 OLDER = re.findall(

@@ -65,6 +65,29 @@ def test_the_number_of_classes_is_the_checkpoints(tmp_path: Path) -> None:
     check_logits(imported)
 
 
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("resnet18", 64),
+        ("vit_small_patch14_dinov2", 42),
+        ("vit_base_patch32_clip_224", 64),
+        ("vit_base_patch16_siglip_224", 32),
+    ],
+)
+def test_an_encoder_needs_no_classifier(name: str, size: int, tmp_path: Path) -> None:
+    options = {} if name == "resnet18" else {"img_size": size}
+    encoder = require("timm").create_model(name, num_classes=0, **options)
+    checkpoint = saved(tmp_path / "encoder.pt", encoder.state_dict())
+
+    imported = from_timm.load(
+        name, checkpoint=checkpoint, overrides=Overrides(size=size), encoder=True
+    )
+
+    features = imported.backbone.graph.output[1].type.tensor_type.shape.dim[1].dim_value
+    assert features == encoder.num_features
+    check_logits(imported)
+
+
 def test_a_single_logit_is_served_as_two_classes(tmp_path: Path) -> None:
     checkpoint = saved(tmp_path / "best.pt", resnet18(classes=1).state_dict())
 

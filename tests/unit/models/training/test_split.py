@@ -79,6 +79,36 @@ def test_the_file_lists_the_images_and_fixes_the_order_of_the_classes(
     assert '"shares": {"train": 0.5, "calibrate": 0.25, "test": 0.25}' in text
 
 
+def test_a_splits_file_is_divided_already(root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "splits.json"
+    divide(root).write(file)
+
+    check(file)
+    with pytest.raises(BuildRefused, match="--shares and --groups are for a folder of images"):
+        check(file, groups="x")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('"format": "tidegate-splits/1"', '"format": "2"'), "is not a splits file: format"),
+        (('"root": "', '"root": "/missing'), "does not exist: correct `root`"),
+        ((".png", ".gif"), "60 of 60 images of .* are missing, such as"),
+        (('"classes": ["cat", "dog"]', '"classes": ["cat", "cat"]'), "names a class twice"),
+        (('"classes": ["cat", "dog"]', '"classes": ["cat"]'), "is not a splits file: classes"),
+    ],
+)
+def test_a_splits_file_that_does_not_fit_is_refused(
+    root: Path, tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    file = tmp_path / "splits.json"
+    divide(root).write(file)
+    file.write_text(file.read_text().replace(*change))
+
+    with pytest.raises(BuildRefused, match=message):
+        training_data.read(file)
+
+
 def test_the_same_pixels_in_another_file_are_one_image(tmp_path: Path) -> None:
     folder = classes(tmp_path, COUNTS)
     put(folder / "dog/again.bmp", picture(1005))
