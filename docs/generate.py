@@ -44,6 +44,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "shadow-costs": measurements.shadow_costs,
     "overheads": measurements.overheads,
     "perf-analyzer": measurements.perf_analyzer,
+    "precisions": measurements.precisions,
     "training-long-tail": training.long_tail,
     "training-mixing": training.mixing,
     "training-settings": training.training_settings,

@@ -23,6 +23,7 @@ from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting.conformal import PARTS, GateTarget, check_sizes
 from tidegate.models.fitting.fit import FitOptions
 from tidegate.models.fitting.mahalanobis import check_classes
+from tidegate.models.graphs.bf16_session import check_bf16
 from tidegate.models.precision.int8 import RunsOn
 from tidegate.models.sealing.write import check_writable
 from tidegate.service.bundle import manifest as m
@@ -73,7 +74,7 @@ class BuildOptions:
 
 
 def check_destination(options: BuildOptions, bundles_dir: Path) -> None:
-    """Raise BuildRefused if no bundle of this name and version can be written.
+    """Raise BuildRefused if no bundle of this name, version and precision can be made here.
 
     Writes nothing: a command that trains or exports calls it first.
     """
@@ -83,6 +84,8 @@ def check_destination(options: BuildOptions, bundles_dir: Path) -> None:
                 f"{option} {name!r}: use lower-case letters, digits, '.', '_' and '-', at most 64."
             )
     check_new(bundles_dir / options.name / options.version, options)
+    if options.precision == "bf16":
+        check_bf16()
     check_writable(bundles_dir / options.name)
 
 

@@ -46,7 +46,7 @@ from tidegate.service.bundle import manifest as m
 from tidegate.service.bundle.evidence import Comparison, Parity
 from tidegate.service.bundle.golden import check_golden
 from tidegate.service.bundle.store import Bundle
-from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
+from tidegate.service.engines.cpu_engines import calibrated_on
 from tidegate.service.imaging.spec import PreprocessSpec
 
 
@@ -95,14 +95,14 @@ def _make(
     check_expected(evaluated.evaluation.accuracy, options.expect_accuracy)
     for line in evaluated.near_duplicates:
         say(line)
-    comparison = None
+    comparison, in_fp32 = None, None
     if precision != imported.precision:
         say(f"Converting to {precision} and fitting again.")
         backbone = convert(imported.backbone, spec, splits.calibrate, precision, options.int8_for)
         variant = _fit_and_evaluate(backbone, spec, splits, labels, options, model_dir)
         comparison = compare(evaluated, variant, splits.test)
         check_drop(comparison, precision, options.max_drop)
-        evaluated = variant
+        in_fp32, evaluated = evaluated.evaluation, variant
     for line in coverage_lines(evaluated.coverage):
         say(line)
     coverage = check_coverage(
@@ -112,6 +112,8 @@ def _make(
     )
     evaluated = replace(evaluated, coverage=coverage)
     card = _card_data(imported, options, labels, proof, evaluated, comparison)
+    if in_fp32 is not None:
+        card = replace(card, rejected_in_fp32=in_fp32.false_rejection.value)
     say("Sealing.")
     bundle = assemble(model_dir, _draft(card, evaluated), _check_golden_probes)
     say(f"{bundle.path} is sealed; golden probes passed; digest {bundle.short_digest}.")
@@ -177,7 +179,7 @@ def _card_data(
             licence=imported.licence,
             checkpoint_sha256=imported.checkpoint_sha256,
             recipe=f"{options.recipe}, tidegate {version('tidegate')}, "
-            f"onnxruntime {version('onnxruntime')}",
+            + calibrated_on(options.precision or imported.precision).runtime(),
         ),
         task=model.task,
         labels=labels,
@@ -234,5 +236,6 @@ def _sealed_model(fitted: FittedModel) -> SealedModel:
 
 
 def _check_golden_probes(bundle: Bundle) -> None:
-    engine = OnnxEngine(bundle.model_path)
+    precision = bundle.manifest.precision
+    engine = calibrated_on(precision).open(bundle.model_path, precision=precision)
     check_golden(bundle, lambda images: engine.run(0, images))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from docs.tables.markdown import table
@@ -136,6 +137,31 @@ def perf_analyzer() -> str:
         for name in names
     ]
     return table(("median of the rounds", "Tidegate", "PyTriton", "ratio"), rows)
+
+
+def precisions() -> str:
+    """Return a row for each load on servers of two precisions and the bare loop, by round."""
+    results = sorted(RESULTS.glob("*-precision-*.json"))
+    if not results:
+        return "Not measured yet."
+    measured = json.loads(results[-1].read_text("utf-8"))["measured"]
+    loads = dict.fromkeys(m["load"] for m in measured)
+    head = ("load", "bf16", "fp32", "bf16 ÷ fp32", "loop in bf16", "bf16 ÷ loop")
+    return table(head, [_precision_row(load, measured) for load in loads])
+
+
+def _precision_row(load: str, measured: Sequence[dict[str, Any]]) -> Sequence[str]:
+    """Return medians over the rounds: images per second, or of one client the p50 in ms."""
+    figure, unit = ("p50_ms", "ms") if load == "one client" else ("per_s", "images/s")
+    names = ("tidegate", "tidegate, onnx-cpu", "bare loop")
+    ours, exact, loop = (
+        [m[figure] for m in measured if (m["load"], m["name"]) == (load, name)] for name in names
+    )
+    middle = [f"{median(values):.3g} {unit}" for values in (ours, exact, loop)]
+    to_exact, to_loop = (
+        f"{median(a / b for a, b in zip(ours, other, strict=True)):.2f}" for other in (exact, loop)
+    )
+    return (load, middle[0], middle[1], to_exact, middle[2], to_loop)
 
 
 def _findings(result: dict[str, Any]) -> dict[str, float]:

@@ -49,6 +49,19 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--one-at-a-time", action="store_true", help="run only one server at a time"
     )
+    options.add_argument(
+        "--also",
+        type=Path,
+        metavar="DIR",
+        help="also measure a second server of ours with this bundle of the model in another "
+        "precision, whose answers are not compared with the loop's",
+    )
+    options.add_argument(
+        "--also-engine",
+        default="onnx-cpu",
+        metavar="NAME",
+        help="its TIDEGATE_ENGINE (default: %(default)s)",
+    )
     options.add_argument("--seed", type=int, default=0)
     options.add_argument(
         "--json", type=Path, metavar="OUT", help="save the result and the hardware"
@@ -94,6 +107,8 @@ def run(options: argparse.Namespace, command_line: str) -> int:
         batch=options.batch,
         one_at_a_time=options.one_at_a_time,
         seed=options.seed,
+        also=options.also,
+        also_engine=options.also_engine,
     )
     result = uvloop.run(compare(plan, log))
     found = standings(result.measured)

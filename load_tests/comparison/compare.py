@@ -51,6 +51,13 @@ class Plan:
     batch: int | None = None  # largest batch of the peers; None uses each peer's setting
     one_at_a_time: bool = False
     seed: int = 0
+    also: Path | None = None  # bundle of the model in another precision, served by `also_engine`
+    also_engine: str = "onnx-cpu"
+
+    @property
+    def also_name(self) -> str | None:
+        """Return the name of the second server of ours."""
+        return None if self.also is None else f"{OURS}, {self.also_engine}"
 
     @property
     def loads(self) -> dict[str, Load]:
@@ -104,7 +111,7 @@ async def compare(plan: Plan, log: Log) -> Comparison:
                 await turns.one_at_a_time(number, order)
             return result
         contestants = []
-        for name in (OURS, *plan.peers):
+        for name in filter(None, (OURS, plan.also_name, *plan.peers)):
             contestant = await turns.enter(stack, name)
             contestants += [contestant] if contestant else []
         for number in range(plan.rounds):
@@ -163,12 +170,17 @@ class _Turns:
     @asynccontextmanager
     async def _started(self, name: str) -> AsyncIterator[_Contestant]:
         plan = self.plan
-        start = start_of(name, plan.model, plan.bundle, plan.environments, plan.batch)
+        another_precision = name == plan.also_name
+        if another_precision and plan.also is not None:
+            start = start_ours(plan.also, name, {"TIDEGATE_ENGINE": plan.also_engine})
+        else:
+            start = start_of(name, plan.model, plan.bundle, plan.environments, plan.batch)
         first = start.requests(find_images(plan.images[0])[:1])[0]
         async with running(start.command, start.env, start.url, first) as server:
-            for folder, wanted in self.expected.items():
+            for folder, wanted in () if another_precision else self.expected.items():
                 await _check_answers(start, find_images(folder), wanted)
-            self.log(f"{name} ready after {server.cold_start_s:.1f} s; same answers as the loop")
+            answers = "another precision" if another_precision else "same answers as the loop"
+            self.log(f"{name} ready after {server.cold_start_s:.1f} s; {answers}")
             pause(server.pid)
             yield _Contestant(start, server)
 

@@ -1,8 +1,10 @@
 """The peers of the comparison: how each is installed, started and sent requests."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from load_tests.client.requests import Form, Target, build_requests
 from load_tests.server.start import free_port
@@ -80,7 +82,9 @@ class Start:
         return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
-def start_ours(bundle: Path) -> Start:
+def start_ours(
+    bundle: Path, name: str = OURS, settings: Mapping[str, str] = MappingProxyType({})
+) -> Start:
     """Return how to start our server, configured to classify every image."""
     port = free_port()
     env = {
@@ -88,9 +92,10 @@ def start_ours(bundle: Path) -> Start:
         "TIDEGATE_PORT": str(port),
         "TIDEGATE_OOD_ACTION": "flag",
         "TIDEGATE_LOG_LEVEL": "warning",
+        **settings,
     }
     command = (sys.executable, "-m", "tidegate.service", "serve")
-    return Start(OURS, command, env, f"http://127.0.0.1:{port}/classify")
+    return Start(name, command, env, f"http://127.0.0.1:{port}/classify")
 
 
 def start_peer(peer: Peer, environments: Path, model: Path, batch: int | None = None) -> Start:

@@ -52,6 +52,7 @@ class CardData:
     coverage: Coverage
     precision: Precision = "fp32"
     comparison: Comparison | None = None  # with fp32, for a variant
+    rejected_in_fp32: float | None = None  # share of the test images, for a variant
     notes: tuple[str, ...] = ()  # changes and assumptions, one sentence each
     left_out: Mapping[str, int] = field(
         default_factory=dict

@@ -62,6 +62,7 @@ def comparison(data: CardData) -> str:
     rows = [
         ("accuracy", f"{change(found.accuracy_change, 2)} points"),
         ("ECE", change(found.ece_change, 4)),
+        ("rejected although in-distribution", _rejection_change(data)),
         *((f"AUROC on {name}, combined", change(by)) for name, by in found.auroc_change.items()),
         ("same top class", f"{percent(found.agreement)} of test images"),
         ("CPU time per image, fp32 divided by this", f"{found.speed:.2f} ×"),
@@ -72,6 +73,13 @@ def comparison(data: CardData) -> str:
         "Both were fitted, calibrated and evaluated separately, on the same splits.\n\n"
         + table(("measure", "change"), rows)
     )
+
+
+def _rejection_change(data: CardData) -> str:
+    if data.rejected_in_fp32 is None:
+        return "not measured"
+    change_by = data.evaluation.false_rejection.value - data.rejected_in_fp32
+    return f"{change(100 * change_by, 2)} points"
 
 
 def classes(data: CardData) -> str:

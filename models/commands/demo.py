@@ -18,6 +18,13 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_out(options)
     options.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "int8"),
+        default="fp32",
+        help="precision of the network; bf16 needs the extra openvino and a CPU with bf16 "
+        "instructions (default: %(default)s)",
+    )
+    options.add_argument(
         "--wheel",
         type=Path,
         metavar="PATH",
@@ -28,4 +35,4 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> None:
     """Build the bundle and print its folder."""
-    print(build(options.out, options.wheel).path)
+    print(build(options.out, options.wheel, options.precision).path)

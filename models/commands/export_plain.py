@@ -45,6 +45,7 @@ def export(bundle: Bundle, out: Path) -> None:
     (out / "labels.txt").write_bytes((bundle.path / "labels.txt").read_bytes())
     described = {
         "name": manifest.name,
+        "precision": manifest.precision,
         "size": [manifest.task.height, manifest.task.width],
         **manifest.preprocess.model_dump(mode="json", include=_FIELDS),
     }

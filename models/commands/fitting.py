@@ -84,8 +84,9 @@ def _add_bundle_options(options: argparse.ArgumentParser) -> None:
     arguments.add_replace(bundle)
     bundle.add_argument(
         "--precision",
-        choices=("fp32", "fp16", "int8"),
-        help="precision of the backbone; the gate stays fp32 (default: as imported)",
+        choices=("fp32", "bf16", "fp16", "int8"),
+        help="precision of the backbone; the gate stays fp32 (default: as imported). bf16 needs "
+        "the extra openvino and a CPU with bf16 instructions, here and where it is served",
     )
     bundle.add_argument(
         "--int8-for",
@@ -99,7 +100,8 @@ def _add_bundle_options(options: argparse.ArgumentParser) -> None:
         type=float,
         default=1.0,
         metavar="POINTS",
-        help="points of accuracy or OOD AUROC that fp16 or int8 may lose (default: %(default)s)",
+        help="points of accuracy or OOD AUROC that another precision may lose "
+        "(default: %(default)s)",
     )
     _add_gate_options(options.add_argument_group("gate"))
 

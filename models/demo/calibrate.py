@@ -12,18 +12,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from tidegate.models.data.outputs import NetworkOutputs
 from tidegate.models.demo.calibration_file import DemoCalibration
 from tidegate.models.demo.evaluate import (
     Pictures,
+    against_fp32,
     evaluate,
     held_out_uniformity,
     imagenet_samples,
 )
 from tidegate.models.demo.fit import Fit, fit_gate
-from tidegate.models.demo.model import sealed_graph
+from tidegate.models.demo.model import activations, network, sealed_graph
 from tidegate.models.demo.photographs import SOURCES, Photograph, split, split_digest
 from tidegate.models.demo.source import CHECKPOINT_SHA256
 from tidegate.models.demo.spec import PREPROCESS
@@ -45,6 +47,7 @@ from tidegate.models.progress import follow
 from tidegate.models.sealing.check import check_against_float64, run
 from tidegate.models.sealing.gate_head import GateHead
 from tidegate.service.bundle.evidence import Coverage
+from tidegate.service.bundle.manifest import Precision
 from tidegate.service.ood.conformal import TailedFold, sample_size_for
 from tidegate.service.types import Outputs, Pixels
 
@@ -62,17 +65,24 @@ class MeasurementBudget:
 
 
 def calibrate(
-    photographs: list[Photograph], weights: Weights, pictures: Pictures, budget: MeasurementBudget
+    photographs: list[Photograph],
+    weights: Weights,
+    pictures: Pictures,
+    budget: MeasurementBudget,
+    precision: Precision = "fp32",
 ) -> DemoCalibration:
-    """Fit, calibrate and evaluate; the same photographs give the same numbers.
+    """Fit, calibrate and evaluate in a precision; the same photographs give the same numbers.
 
     Raises BuildRefused if there are too few photographs for the alphas.
     """
     parts = split(photographs)
     _check_sizes(parts)
-    fit = _fit([item.pixels for item in parts["fit"]], weights, budget.synthetic_per_kind)
+    pixels = _pixels(parts["fit"])
+    seen = activations(weights, pixels) if precision == "int8" else None
+    backbone = network(weights, precision, seen)
+    fit = _fit(pixels, weights, backbone, budget.synthetic_per_kind)
     head = fit.head
-    sealed = sealed_graph(weights, head)
+    sealed = sealed_graph(backbone, head)
     outputs = {
         name: run(sealed, follow(_pixels(items), f"Scoring {name}"))
         for name, items in parts.items()
@@ -93,6 +103,7 @@ def calibrate(
             )
         ),
         report=_report(parts, fit, head, sealed),
+        activations=seen,
     )
     calibration.report["temperature"] = fit_and_measure(
         together([known["fit"], known["fold_a"]]),
@@ -109,9 +120,14 @@ def calibrate(
         CalibratedHead(head, calibration.gate),
         sealed,
         outputs,
-        _pixels(parts["fit"]),
+        pixels,
         budget.report_per_kind,
     ).model_dump(mode="json")
+    if precision != "fp32":
+        graphs = {"fp32": sealed_graph(network(weights), head), precision: sealed}
+        calibration.report["against_fp32"] = against_fp32(
+            graphs, _pixels(parts["fold_b"]), outputs["fold_b"]
+        )
     return calibration
 
 
@@ -147,10 +163,13 @@ def _coverage(
     return summarise(synthetic, left_out, measured.gate)
 
 
-def _fit(photographs: list[Pixels], weights: Weights, per_kind: int) -> Fit:
+def _fit(
+    photographs: list[Pixels], weights: Weights, backbone: onnx.ModelProto, per_kind: int
+) -> Fit:
     """Fit on a graph with an arbitrary head: only its logits and features are read."""
     means = np.asarray(weights["_fc.weight"])
-    backbone = sealed_graph(weights, GateHead(1.0, np.zeros(means.shape[1]), None, means, False))
+    head = GateHead(1.0, np.zeros(means.shape[1]), None, means, False)
+    graph = sealed_graph(backbone, head)
     images = {
         kind: synthetic_ood.generate(kind, per_kind, synthetic_ood.SELECTION_SEED, PREPROCESS)
         for kind in synthetic_ood.FIT_KINDS
@@ -159,10 +178,9 @@ def _fit(photographs: list[Pixels], weights: Weights, per_kind: int) -> Fit:
         photographs, synthetic_ood.SELECTION_SEED
     )
     outputs = {
-        kind: run(backbone, follow(pictures, f"Scoring {kind}"))
-        for kind, pictures in images.items()
+        kind: run(graph, follow(pictures, f"Scoring {kind}")) for kind, pictures in images.items()
     }
-    return fit_gate(run(backbone, photographs), outputs, weights)
+    return fit_gate(run(graph, photographs), outputs, weights)
 
 
 def _pixels(photographs: list[Photograph]) -> list[Pixels]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tidegate.models.demo.spec import CALIBRATION_ARRAYS, CALIBRATION_REPORT
+from tidegate.models.demo.spec import calibration_files
 from tidegate.models.errors import BuildRefused
+from tidegate.models.precision.activations import Activations
 from tidegate.models.sealing.npz import npz
+from tidegate.service.bundle.manifest import Precision
 from tidegate.service.ood.conformal import TailedFold
 from tidegate.service.ood.gates import FinalFold, Gate
 
@@ -30,6 +33,7 @@ class DemoCalibration:
     combined_b: Float64
     class_counts: NDArray[np.int64]  # [1000]
     report: dict[str, Any]
+    activations: Activations | None = None  # of the network in fp32, for int8
 
     @property
     def gate(self) -> Gate:
@@ -46,21 +50,23 @@ class DemoCalibration:
 
     def arrays_file(self) -> bytes:
         """Return calibration.npz; the same numbers give the same bytes."""
-        return npz({name: getattr(self, name) for name in _ARRAYS})
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        return npz(arrays | (_packed(self.activations) if self.activations else {}))
 
     def report_file(self) -> bytes:
         """Return calibration.json."""
         return (json.dumps(self.report, indent=1, ensure_ascii=False) + "\n").encode()
 
-    def save(self) -> None:
-        """Write both files to models/demo."""
-        CALIBRATION_ARRAYS.write_bytes(self.arrays_file())
-        CALIBRATION_REPORT.write_bytes(self.report_file())
+    def save(self, precision: Precision) -> None:
+        """Write both files of the precision."""
+        arrays, report = calibration_files(precision)
+        arrays.write_bytes(self.arrays_file())
+        report.write_bytes(self.report_file())
 
 
-def load() -> DemoCalibration:
+def load(precision: Precision = "fp32") -> DemoCalibration:
     """Return the committed calibration. Raises BuildRefused if it cannot be read."""
-    return read(CALIBRATION_ARRAYS, CALIBRATION_REPORT)
+    return read(*calibration_files(precision))
 
 
 def read(arrays_path: Path, report_path: Path) -> DemoCalibration:
@@ -69,6 +75,28 @@ def read(arrays_path: Path, report_path: Path) -> DemoCalibration:
         report = json.loads(report_path.read_bytes())
         with np.load(arrays_path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in _ARRAYS}
+            seen = _unpacked(stored) if "tensors" in stored else None
     except (OSError, ValueError, KeyError) as error:
         raise BuildRefused(f"The demo's calibration cannot be read: {error}.") from error
-    return DemoCalibration(report=report, **arrays)
+    return DemoCalibration(report=report, activations=seen, **arrays)
+
+
+def _packed(seen: Activations) -> dict[str, NDArray[Any]]:
+    return {
+        "images": np.array(seen.images),
+        "tensors": np.array(list(seen.ranges)),
+        "ranges": np.array(list(seen.ranges.values())),  # [tensors, 2]
+        "layers": np.array(list(seen.means)),
+        "channels": np.array([len(mean) for mean in seen.means.values()]),
+        "means": np.concatenate(list(seen.means.values())),
+    }
+
+
+def _unpacked(stored: Mapping[str, NDArray[Any]]) -> Activations:
+    means = np.split(stored["means"], np.cumsum(stored["channels"])[:-1])
+    ranges = zip(stored["tensors"].tolist(), stored["ranges"], strict=True)
+    return Activations(
+        int(stored["images"]),
+        {name: (low, high) for name, (low, high) in ranges},
+        dict(zip(stored["layers"].tolist(), means, strict=True)),
+    )

@@ -25,6 +25,7 @@ from tidegate.models.evaluation.ood_metrics import (
     fpr95_catching_outside,
     fpr95_keeping_inside,
 )
+from tidegate.models.evaluation.speed import cpu_ms_per_image
 from tidegate.models.fitting.conformal import combine
 from tidegate.models.progress import follow
 from tidegate.models.sealing.check import run
@@ -33,6 +34,7 @@ from tidegate.service.ood.conformal import TailedFold
 from tidegate.service.ood.gates import FinalFold, Gate
 from tidegate.service.types import Outputs, Pixels
 
+_TIMED = 8  # images
 PHOTOGRAPHS = ("photographs", "labelled ImageNet samples of foolbox")
 _PHOTOS = ("chelsea.png", "coffee.png", "camera.png", "rocket.jpg", "astronaut.png")
 _MORE_PHOTOS = ("china.jpg", "flower.jpg")
@@ -93,6 +95,24 @@ def evaluate(
             ),
         }
     return {"singles": singles, "sets": sets}
+
+
+def against_fp32(
+    graphs: Mapping[str, bytes], photographs: list[Pixels], outputs: Outputs
+) -> dict[str, Any]:
+    """Return how often the top class is that of fp32, and the CPU time per image of both graphs.
+
+    `outputs` are those of the last graph.
+    """
+    exact = run(graphs["fp32"], follow(photographs, "Scoring in fp32"))
+    same = exact.logits.argmax(axis=1) == outputs.logits.argmax(axis=1)
+    times = cpu_ms_per_image(graphs, np.stack(photographs[:_TIMED]))
+    return {
+        "photographs": len(photographs),
+        "agreement": round(float(np.mean(same)), 4),
+        "mean_logit_error": round(float(np.mean(np.abs(exact.logits - outputs.logits))), 4),
+        "cpu_ms": {name: round(ms, 2) for name, ms in times.items()},
+    }
 
 
 def imagenet_samples(sealed: bytes, pictures: Pictures) -> Labelled:

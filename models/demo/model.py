@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from tidegate.models import exact
@@ -14,10 +15,17 @@ from tidegate.models.demo import efficientnet_lite
 from tidegate.models.demo.spec import PREPROCESS
 from tidegate.models.fitting.mahalanobis import Whitened, shrunk
 from tidegate.models.graphs.last_layer import LastLayer
+from tidegate.models.parity.preprocessing import normalised
+from tidegate.models.precision.activations import Activations
+from tidegate.models.precision.bf16 import to_bf16
+from tidegate.models.precision.int8 import measure, quantise
 from tidegate.models.sealing.gate_head import GateHead
 from tidegate.models.sealing.seal import seal
+from tidegate.service.bundle.manifest import Precision
+from tidegate.service.types import Pixels
 
 Weights = Mapping[str, NDArray[Any]]
+_BATCH = 8
 
 
 def gate_head(
@@ -57,6 +65,23 @@ def last_layer(weights: Weights) -> LastLayer:
     return LastLayer(weights["_fc.weight"], weights["_fc.bias"])
 
 
-def sealed_graph(weights: Weights, head: GateHead) -> bytes:
+def network(
+    weights: Weights, precision: Precision = "fp32", seen: Activations | None = None
+) -> onnx.ModelProto:
+    """Return the backbone in a precision; int8 needs the activations that were seen."""
+    built = efficientnet_lite.build(weights)
+    if precision == "int8" and seen is not None:
+        return quantise(built, seen)
+    return to_bf16(built) if precision == "bf16" else built
+
+
+def activations(weights: Weights, photographs: list[Pixels]) -> Activations:
+    """Return the activations of the network in fp32, for int8."""
+    images = [normalised(pixels, PREPROCESS) for pixels in photographs]
+    batches = [np.stack(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
+    return measure(efficientnet_lite.build(weights), batches)
+
+
+def sealed_graph(backbone: onnx.ModelProto, head: GateHead) -> bytes:
     """Return model.onnx: uint8 pixels [batch, 224, 224, 3] → the sealed outputs."""
-    return seal(efficientnet_lite.build(weights), PREPROCESS, head)
+    return seal(backbone, PREPROCESS, head)

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tidegate.service.bundle.manifest import Precision
 from tidegate.service.imaging.spec import CentreCropFraction, PreprocessSpec, Resize
 
 NAME = "efficientnet-lite0"
 VERSION = "1"
 HERE = Path(__file__).parent
 LABELS_FILE = HERE / "labels.txt"
-CALIBRATION_ARRAYS = HERE / "calibration.npz"
-CALIBRATION_REPORT = HERE / "calibration.json"
 ALL = "all"  # in the report: the labelled photographs of all measured sets
+
+
+def name_of(precision: Precision) -> str:
+    """Return the name of the bundle in a precision."""
+    return NAME if precision == "fp32" else f"{NAME}-{precision}"
+
+
+def calibration_files(precision: Precision) -> tuple[Path, Path]:
+    """Return the committed calibration of a precision: its arrays and its report."""
+    folder, stem = (HERE, "calibration") if precision == "fp32" else (HERE / "variants", precision)
+    return folder / f"{stem}.npz", folder / f"{stem}.json"
+
 
 # As in the network's own evaluation (tensorflow/tpu, efficientnet/preprocessing.py): a centred
 # square of S/(S+32) of the shorter side, bicubic to S, then (x − 127)/128.

@@ -1,4 +1,4 @@
-"""Run a graph on ONNX Runtime, and map its errors to one exception."""
+"""Run a graph on one thread, and map its errors to one exception."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from tidegate.models.graphs.bf16_session import Bf16Session, is_bf16
 from tidegate.models.graphs.names import OUTPUTS
 
 Array = NDArray[Any]
@@ -33,8 +34,14 @@ def open_session(model: onnx.ModelProto, names: Sequence[str]) -> ort.InferenceS
         raise CannotRun(first_line(error)) from error
 
 
-def quiet_session(graph: bytes) -> ort.InferenceSession:
-    """Return a session on the CPU provider with one thread that logs nothing."""
+def quiet_session(graph: bytes) -> Any:
+    """Return a session on one thread that logs nothing: of the engine that serves such a graph.
+
+    That is ONNX Runtime's CPU provider, or OpenVINO if the weights are bfloat16. Raises
+    BuildRefused if this machine does not compute in bfloat16.
+    """
+    if is_bf16(graph):
+        return Bf16Session(graph)
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised, so the log would repeat them

@@ -1,4 +1,4 @@
-"""Convert a backbone to fp16 or int8, using calibration images."""
+"""Convert a backbone to bf16, fp16 or int8, using calibration images."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tidegate.models.data.folders import Split
 from tidegate.models.data.outputs import load_pixels
 from tidegate.models.data.rows import Float32
 from tidegate.models.parity.preprocessing import normalised
+from tidegate.models.precision.bf16 import to_bf16
 from tidegate.models.precision.fp16 import to_fp16
 from tidegate.models.precision.int8 import RunsOn, to_int8
 from tidegate.models.progress import follow
@@ -28,10 +29,12 @@ def convert(
     precision: Precision,
     int8_for: RunsOn = "cpu",
 ) -> onnx.ModelProto:
-    """Return `backbone` in fp16 or int8; the gate that sealing adds stays in fp32.
+    """Return `backbone` in bf16, fp16 or int8; the gate that sealing adds stays in fp32.
 
     Raises BuildRefused if its numbers do not fit the precision.
     """
+    if precision == "bf16":
+        return to_bf16(backbone)
     if precision == "fp16":
         return to_fp16(backbone, next(_batches(images, spec)))
     return to_int8(backbone, follow(_batches(images, spec), "Measuring activations"), int8_for)

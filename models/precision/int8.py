@@ -79,10 +79,25 @@ def to_int8(
     bytes, except that the CPU decides the bits of the weights. Memory is that of one batch. Raises
     BuildRefused if there are no images, or nothing can be quantised.
     """
+    return quantise(backbone, measure(backbone, batches), runs_on)
+
+
+def measure(backbone: onnx.ModelProto, batches: Iterable[NDArray[np.float32]]) -> Activations:
+    """Return what `quantise` needs to know of the activations. Raises BuildRefused."""
     floats = _prepared(backbone)
     layers = layers_with_bias(floats.graph)
     means_of = list(dict.fromkeys(layer.input[0] for layer in layers))
-    seen = observe(floats, follow(batches, "Calibrating int8"), means_of)
+    return observe(floats, follow(batches, "Calibrating int8"), means_of)
+
+
+def quantise(
+    backbone: onnx.ModelProto, seen: Activations, runs_on: RunsOn = "cpu"
+) -> onnx.ModelProto:
+    """Return `backbone` in int8, with activations as `measure` has seen them.
+
+    Raises BuildRefused if nothing can be quantised.
+    """
+    floats = _prepared(backbone)
     quantised = _quantised(floats, seen, runs_on)
     if not any(node.op_type == "QuantizeLinear" for node in quantised.graph.node):
         raise BuildRefused("No operator of this backbone has an int8 kernel: use fp16 or fp32.")

@@ -15,7 +15,7 @@ from tidegate.service.ood.conformal import sample_size_for
 from tidegate.service.types import ENERGY, MAHALANOBIS
 
 FORMAT: Literal["tidegate-bundle/3"] = "tidegate-bundle/3"
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 SLUG = r"[a-z0-9][a-z0-9._-]{0,63}"
 Slug = Annotated[str, Field(pattern=rf"^{SLUG}$")]
 ScoreName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]

@@ -20,11 +20,13 @@ from tidegate.service.engines.config import EngineConfig
 from tidegate.service.errors import EngineFailed, TidegateError, UploadTooLarge
 from tidegate.service.imaging.preprocess import preprocess
 from tidegate.service.offline.answers import Answer, Problem, problem_of
+from tidegate.service.settings import Settings
 from tidegate.service.startup import pass_golden
 from tidegate.service.types import Outputs, Pixels
 
-MAX_IMAGE_PIXELS = 25_000_000
-MAX_IMAGE_BYTES = 16 << 20
+# The bounds of the service, unless others are given.
+_PIXELS = int(Settings.model_fields["max_image_pixels"].default)
+_BYTES = int(Settings.model_fields["max_upload_bytes"].default)
 
 
 class Predictor:
@@ -37,8 +39,8 @@ class Predictor:
         threads: int = 1,
         engine: str = "onnx-cpu",
         batch_size: int = 0,
-        max_image_pixels: int = MAX_IMAGE_PIXELS,
-        max_image_bytes: int = MAX_IMAGE_BYTES,
+        max_image_pixels: int = _PIXELS,
+        max_image_bytes: int = _BYTES,
         warm_up_cache: Path | None = None,
     ) -> None:
         """Open and verify the bundle in a folder, load the engine, and run the golden probes.

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from docs.tables.measurements import precisions
 from tests.docs.pages import read
 from tests.server import ROOT
 
@@ -162,3 +163,14 @@ def test_results_name_no_folder_of_the_machine_they_were_made_on() -> None:
 
         assert result["command"].startswith(MADE_BY)
         assert not re.search(r"/(tmp|home|root|work|Users)/", path.read_text("utf-8")), path.name
+
+
+def test_the_readme_shows_the_ratios_of_bf16_that_were_measured() -> None:
+    rows = dict(
+        re.findall(r"^\| (\d+) clients \| .*? \| ([\d.]+) \| [^|]+ \| ", precisions(), re.M)
+    )
+
+    assert (
+        f"serves {rows['64']} times as many images per second as in fp32 with 64 clients, and "
+        f"{rows['8']} times with 8"
+    ) in read(README)

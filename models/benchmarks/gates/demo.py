@@ -10,7 +10,7 @@ import numpy as np
 from tidegate.models.benchmarks.gates.measure import Row, caught, on_real_images
 from tidegate.models.data.outputs import load_pixels, run_pixels
 from tidegate.models.demo import calibration_file
-from tidegate.models.demo.model import gate_head, last_layer, sealed_graph
+from tidegate.models.demo.model import gate_head, last_layer, network, sealed_graph
 from tidegate.models.demo.photographs import Photograph, photographs, split
 from tidegate.models.demo.source import find_wheel
 from tidegate.models.demo.spec import PREPROCESS
@@ -34,7 +34,7 @@ def row(downloads: Path, drawn: Mapping[str, list[Path]]) -> Row:
     head = gate_head(weights, calibration.centre, fit["shrinkage"], fit["rank"])
     detector = Linear(calibration.drawn)
     every = with_candidates(head, fit["ceiling"], last_layer(weights), detector)
-    graph = sealed_graph(weights, head)
+    graph = sealed_graph(network(weights), head)
 
     def predicted(items: list[Photograph]) -> LabelledOutputs:
         outputs = run_pixels(graph, [item.pixels for item in follow(items, "Running the demo")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import httpx
 import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
 from PIL import Image
 
 from tests.server import PATIENCE_S, ROOT, running
@@ -175,19 +177,37 @@ def test_classes_with_enough_images_get_their_own_threshold(tmp_path: Path) -> N
     assert open_bundle(made.path).gate.own_folds_b.keys() == {0, 1, 2, 3, 4}
 
 
+def with_a_convolution(backbone: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a network that begins with a convolution which changes nothing."""
+    graph = backbone.graph
+    entry = graph.input[0].name
+    for node in graph.node:
+        node.input[:] = ["convolved" if name == entry else name for name in node.input]
+    kernel = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
+    graph.initializer.append(numpy_helper.from_array(kernel, "identity"))
+    graph.node.insert(0, helper.make_node("Conv", [entry, "identity"], ["convolved"]))
+    return backbone
+
+
 @pytest.mark.usefixtures("fake_plots")
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize(
+    "precision", ["fp16", "int8", pytest.param("bf16", marks=pytest.mark.openvino)]
+)
 def test_a_variant_is_fitted_with_itself_and_compared_with_fp32(
     data: Data, tmp_path: Path, precision: Any
 ) -> None:
-    made = make(imported(), data, choices(precision=precision, max_drop=5.0), tmp_path)
+    model = imported(backbone=with_a_convolution(imported().backbone))
+
+    made = make(model, data, choices(precision=precision, max_drop=5.0), tmp_path)
 
     comparison = made.manifest.comparison
     assert made.manifest.precision == precision
     assert comparison is not None
     assert comparison.agreement > 0.9
     assert comparison.auroc_change.keys() == {"purple"}
-    assert f"{precision} against fp32" in (made.path / "MODEL_CARD.md").read_text("utf-8")
+    card = (made.path / "MODEL_CARD.md").read_text("utf-8")
+    assert f"{precision} against fp32" in card
+    assert re.search(r"rejected although in-distribution \| [+−-]?[\d.]+ points", card)
 
 
 def test_a_variant_that_loses_too_much_is_not_sealed(data: Data, tmp_path: Path) -> None:

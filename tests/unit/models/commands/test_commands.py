@@ -324,8 +324,9 @@ def test_a_long_command_checks_its_output_first(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", ModuleType("onnxscript"))
     (tmp_path / "file").touch()
-    written = "tidegate.models.commands.demo_calibration.CALIBRATION_ARRAYS"
-    monkeypatch.setattr(written, tmp_path / "file/calibration.npz")
+    files = tmp_path / "file/calibration.npz", tmp_path / "file/calibration.json"
+    written = "tidegate.models.commands.demo_calibration.calibration_files"
+    monkeypatch.setattr(written, lambda precision: files)
 
     code = main([word.format(file=tmp_path / "file") for word in command])
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +15,17 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.unit.models import tiny
 from tidegate.models.errors import BuildRefused
 from tidegate.models.evaluation.speed import cpu_ms_per_image
+from tidegate.models.graphs.bf16_session import Bf16Session, check_bf16
 from tidegate.models.graphs.names import PREFIX
+from tidegate.models.graphs.session import quiet_session
 from tidegate.models.precision import int8
 from tidegate.models.precision.activations import observe
+from tidegate.models.precision.bf16 import to_bf16
 from tidegate.models.precision.fp16 import TOLERANCE, to_fp16
 from tidegate.models.precision.int8 import sums_saturate, to_int8
 from tidegate.models.sealing.check import run
 from tidegate.models.sealing.seal import seal
+from tidegate.service.engines.openvino import runtime
 from tidegate.service.types import Pixels
 
 CHANNELS = 16
@@ -74,6 +79,10 @@ def half(backbone: onnx.ModelProto) -> onnx.ModelProto:
     return to_fp16(backbone, images(4))
 
 
+def brain(backbone: onnx.ModelProto) -> onnx.ModelProto:
+    return to_bf16(backbone)
+
+
 def eighth(backbone: onnx.ModelProto) -> onnx.ModelProto:
     return to_int8(backbone, [images(8, seed) for seed in range(4)])
 
@@ -82,9 +91,8 @@ def eighth_for_tensorrt(backbone: onnx.ModelProto) -> onnx.ModelProto:
     return to_int8(backbone, [images(8, seed) for seed in range(4)], "tensorrt")
 
 
-BOTH = pytest.mark.parametrize(
-    "variant", [half, eighth, eighth_for_tensorrt], ids=["fp16", "int8", "int8 for TensorRT"]
-)
+NAMES = ["bf16", "fp16", "int8", "int8 for TensorRT"]
+ALL = pytest.mark.parametrize("variant", [brain, half, eighth, eighth_for_tensorrt], ids=NAMES)
 Variant = Callable[[onnx.ModelProto], onnx.ModelProto]
 
 
@@ -97,7 +105,7 @@ def outputs(model: onnx.ModelProto, batch: Float32) -> list[Float32]:
     return [np.asarray(v) for v in session.run(["logits", "features"], {"input": batch})]
 
 
-@BOTH
+@ALL
 def test_a_variant_keeps_the_contract_of_a_backbone(variant: Variant) -> None:
     graph = variant(conv_net()).graph
 
@@ -115,7 +123,9 @@ def test_a_variant_keeps_the_contract_of_a_backbone(variant: Variant) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variant", "tolerance"), [(half, TOLERANCE), (eighth, 0.05), (eighth_for_tensorrt, 0.05)]
+    ("variant", "tolerance"),
+    [(brain, TOLERANCE), (half, TOLERANCE), (eighth, 0.05), (eighth_for_tensorrt, 0.05)],
+    ids=NAMES,
 )
 def test_a_variant_s_logits_are_close_to_those_of_fp32(variant: Variant, tolerance: float) -> None:
     batch = images(64, seed=99)
@@ -126,7 +136,7 @@ def test_a_variant_s_logits_are_close_to_those_of_fp32(variant: Variant, toleran
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
 
 
-@BOTH
+@ALL
 def test_a_variant_gives_a_batch_the_values_of_its_single_images(variant: Variant) -> None:
     model, batch = variant(conv_net()), images(8, seed=5)
 
@@ -139,7 +149,7 @@ def test_a_variant_gives_a_batch_the_values_of_its_single_images(variant: Varian
         np.testing.assert_allclose(column, singles, rtol=1e-5, atol=1e-5)
 
 
-@BOTH
+@ALL
 def test_the_head_of_a_sealed_variant_computes_in_float32(variant: Variant) -> None:
     model = onnx.load_model_from_string(seal(variant(conv_net()), tiny.SPEC, tiny.head()))
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
@@ -155,7 +165,11 @@ def test_the_head_of_a_sealed_variant_computes_in_float32(variant: Variant) -> N
     assert {"QuantizeLinear", "DequantizeLinear"}.isdisjoint(node.op_type for node in ours)
 
 
-@BOTH
+@pytest.mark.parametrize(
+    "variant",
+    [pytest.param(brain, marks=pytest.mark.openvino), half, eighth, eighth_for_tensorrt],
+    ids=NAMES,
+)
 def test_a_sealed_variant_runs_and_is_timed(variant: Variant) -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (3, tiny.SIDE, tiny.SIDE, 3), dtype=np.uint8)
@@ -168,7 +182,7 @@ def test_a_sealed_variant_runs_and_is_timed(variant: Variant) -> None:
     assert min(times.values()) > 0
 
 
-@BOTH
+@ALL
 def test_the_same_inputs_give_the_same_bytes_and_leave_nothing_behind(
     variant: Variant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,7 +198,7 @@ def test_the_same_inputs_give_the_same_bytes_and_leave_nothing_behind(
 
 
 @pytest.mark.parametrize("opset", [13, 18, 21])
-@BOTH
+@ALL
 def test_backbones_of_several_opsets_have_variants(variant: Variant, opset: int) -> None:
     batch = images(16)
 
@@ -267,6 +281,46 @@ def test_calibration_sees_batches_of_any_size_alike() -> None:
     assert once.ranges["b"][1] <= 6
 
 
+def test_bf16_stores_the_weights_before_the_features_rounded_to_bfloat16() -> None:
+    before = {item.name: numpy_helper.to_array(item) for item in conv_net().graph.initializer}
+
+    graph = brain(conv_net()).graph
+
+    stored = {item.name: item for item in graph.initializer}
+    rounded = {name for name, item in stored.items() if item.data_type == TensorProto.BFLOAT16}
+    assert rounded == {f"{name}/bf16" for name in ("stem", "depth", "point", "last")}
+    for name in rounded:
+        values = numpy_helper.to_array(stored[name]).astype(np.float32)
+        np.testing.assert_allclose(values, before[name.removesuffix("/bf16")], rtol=2**-8)
+        assert not (values.view(np.uint32) & 0xFFFF).any()
+    assert stored["w"].data_type == TensorProto.FLOAT
+
+
+@pytest.mark.openvino
+def test_a_graph_with_weights_in_bfloat16_runs_on_openvino() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1, tiny.SIDE, tiny.SIDE, 3), np.uint8)
+    sealed = seal(brain(conv_net()), tiny.SPEC, tiny.head())
+    in_fp32 = seal(conv_net(), tiny.SPEC, tiny.head())
+
+    session, exact = quiet_session(sealed), quiet_session(in_fp32)
+
+    assert isinstance(session, Bf16Session)
+    assert isinstance(exact, ort.InferenceSession)
+    assert [v.name for v in session.get_outputs()] == [v.name for v in exact.get_outputs()]
+    (got,), (expected,) = (s.run(["logits"], {"pixels": pixels}) for s in (session, exact))
+    assert 0 < np.abs(got - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def test_a_machine_without_bf16_is_told_so_before_anything_is_fitted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)  # importing it raises ImportError
+    runtime.core.cache_clear()
+
+    with pytest.raises(BuildRefused, match=r"with the engine that serves it.*tidegate\[openvino"):
+        check_bf16()
+
+
 def test_weights_beyond_float16_are_refused() -> None:
     with pytest.raises(BuildRefused, match=r"'w' reach .*out of float16's range"):
         half(conv_net(gain=1e6))
@@ -299,7 +353,7 @@ def test_weights_have_the_bits_whose_sums_the_cpu_keeps(
     assert max(np.abs(w.astype(int)).max() for w in weights if w.ndim > 1) == most
 
 
-@BOTH
+@ALL
 def test_a_backbone_without_a_convolution_has_variants(variant: Variant) -> None:
     backbone, batch = tiny.backbone(tiny.numbers()), images(8, seed=3)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.models.training.conftest import torch_as_it_was  # noqa: F401  # a fixture
-from tests.unit.models.training.small import data, request
+from tests.unit.models.training.small import SETTINGS, data, request
 from tidegate.models.retrain.checkpoint import train_again
 from tidegate.models.training.train import train
 
@@ -17,7 +17,8 @@ pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("torch_as_it_was")]
 def test_the_checkpoint_is_trained_in_stages_at_its_size(tmp_path: Path) -> None:
     divided = data(tmp_path / "colours")
     first = train(request(divided, tmp_path / "1"))
-    settings = {"seed": 1, "stages.head": 1, "stages.full": 1, "workers": 0}
+    settings = {name: value for name, value in SETTINGS.items() if name != "size"}
+    settings |= {"seed": 1, "stages.full": 1, "imbalance.two_stage": False}
 
     made = train_again(first.model, divided, settings, tmp_path / "2", "CC0-1.0")
 
