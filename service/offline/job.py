@@ -12,7 +12,7 @@ from typing import Any
 
 from tidegate.service.errors import JobRefused
 from tidegate.service.files import flush_folder, write_atomically
-from tidegate.service.offline.rows import Row, counts
+from tidegate.service.offline.rows import Row, counts, text_of
 from tidegate.service.offline.sources import Item
 from tidegate.service.offline.writers import Writer
 
@@ -56,7 +56,8 @@ class Job:
 
     def begin(self, *, resume: bool, replace: bool) -> None:
         """Prepare the folder. Raises JobRefused if something is there that the user must decide."""
-        if self.out.exists() and not replace:
+        goes_on = resume and self.folder.exists()  # perhaps it was killed while it finished
+        if self.out.exists() and not replace and not goes_on:
             raise JobRefused(f"{self.out} exists: give another --out, or --replace.")
         if not self.out.parent.is_dir():
             raise JobRefused(f"{self.out.parent} does not exist, or is not a folder.")
@@ -83,7 +84,7 @@ class Job:
         iterator = enumerate(items)
         for part in self.parts:
             skipped = list(islice(iterator, part.images))
-            names = [skipped[at][1].name for at in (0, -1)] if skipped else []
+            names = [text_of(skipped[at][1].name) for at in (0, -1)] if skipped else []
             if len(skipped) != part.images or names != [part.first, part.last]:
                 raise JobRefused(
                     f"The images are not those of the unfinished job: a part of it goes from "

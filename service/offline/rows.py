@@ -32,7 +32,7 @@ class Columns:
     def row(self, index: int, path: str, data: bytes | None, said: Answer | Problem) -> Row:
         """Return the row of one image; `data` is None if it could not be read."""
         row: Row = dict.fromkeys(self.names)
-        row |= {"index": index, "path": path}
+        row |= {"index": index, "path": text_of(path)}
         if data is not None:
             row["sha256"] = hashlib.sha256(data).hexdigest()
         if isinstance(said, Problem):
@@ -61,3 +61,8 @@ def counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
         outcome = str(row["decision"] or row["error"])
         found[outcome] = found.get(outcome, 0) + 1
     return found
+
+
+def text_of(path: str) -> str:
+    """Return a path as valid text: bytes that are not UTF-8 are escaped."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

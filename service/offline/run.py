@@ -78,8 +78,8 @@ def run(options: Options) -> int:
     try:
         with Workers(Work(predictor, columns, options.top_k), _processes(options)) as workers:
             predictor.close()
-            entries = _entries(job.remaining(shared(options)), predictor.max_image_bytes)
-            for rows in _parts(workers.rows(entries), job.part_images, progress):
+            wanted = entries(job.remaining(shared(options)), predictor.max_image_bytes)
+            for rows in _parts(workers.rows(wanted), job.part_images, progress):
                 job.write(rows)
     except KeyboardInterrupt:
         done = sum(part.images for part in job.parts)
@@ -140,17 +140,15 @@ def _total(options: Options) -> int | None:
     return None if known is None else len(range(first - 1, known, parts))
 
 
-def _entries(items: Iterable[tuple[int, Item]], most: int) -> Iterator[Entry]:
+def entries(items: Iterable[tuple[int, Item]], most: int) -> Iterator[Entry]:
     """Yield what workers need; what is not a file is read here, one byte beyond the limit."""
-    from tidegate.service.distribution.place import FileMissing
-
     for index, item in items:
         if isinstance(item.content, Path):
             yield index, item.name, item.content
             continue
         try:
             yield index, item.name, item.content(most + 1)
-        except FileMissing as error:
+        except sources.READ_ERRORS as error:
             yield index, item.name, unreadable(error)
 
 

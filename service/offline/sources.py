@@ -9,11 +9,13 @@ import os
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tidegate.service.distribution.place import FileMissing
 from tidegate.service.distribution.uri import parse
 from tidegate.service.errors import SourceUnreadable
 
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
 _TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+# What reading a damaged, encrypted or missing member of an archive raises.
+READ_ERRORS = (
+    OSError, EOFError, RuntimeError, NotImplementedError, zlib.error, tarfile.TarError,
+    zipfile.BadZipFile, FileMissing,
+)  # fmt: skip
 _ROWS = 256  # of a table, read together
 
 

@@ -50,7 +50,7 @@ class JsonLines:
         """Return one line per row."""
         return "".join(
             json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows
-        ).encode("utf-8", "surrogateescape")
+        ).encode()
 
     def join(self, parts: Sequence[Path], out: Path, metadata: Mapping[str, str]) -> None:
         """Concatenate the parts."""
@@ -74,7 +74,7 @@ class Csv:
     def _lines(self, lines: Sequence[Sequence[Any]]) -> bytes:
         text = io.StringIO(newline="")
         csv.writer(text, lineterminator="\n").writerows(lines)
-        return text.getvalue().encode("utf-8", "surrogateescape")
+        return text.getvalue().encode()
 
 
 class Parquet:
@@ -96,8 +96,7 @@ class Parquet:
         import pyarrow
         from pyarrow import parquet
 
-        named = [{**row, "path": _text(row["path"])} for row in rows]
-        table = pyarrow.Table.from_pylist(named, schema=self._schema)
+        table = pyarrow.Table.from_pylist(list(rows), schema=self._schema)
         sink = pyarrow.BufferOutputStream()
         parquet.write_table(table, sink, compression="zstd")
         return bytes(sink.getvalue())
@@ -130,11 +129,6 @@ def _schema(arrow: Any, columns: Columns) -> pyarrow.Schema:
 
 def _field(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
-
-
-def _text(path: str) -> str:
-    """Return a path that is not UTF-8 with its bytes escaped."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _concatenate(parts: Sequence[Path], out: Path, head: bytes) -> None:

@@ -24,7 +24,7 @@ from tidegate.service.errors import EngineUnavailable, JobRefused, SourceUnreada
 from tidegate.service.offline.answers import Problem
 from tidegate.service.offline.job import Job
 from tidegate.service.offline.rows import Columns
-from tidegate.service.offline.run import Options, shared
+from tidegate.service.offline.run import Options, entries, shared
 from tidegate.service.offline.sources import items
 from tidegate.service.offline.workers import Work, Workers
 from tidegate.service.offline.writers import Csv, JsonLines, Parquet
@@ -125,6 +125,20 @@ def test_a_source_that_cannot_be_read_is_named(tmp_path: Path, make: Any, reason
     assert "x.tar" in str(raised.value)
 
 
+def test_a_damaged_member_is_a_row_and_the_others_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.jpg", b"first" * 9)
+        archive.writestr("b.jpg", b"second")
+    path.write_bytes(path.read_bytes().replace(b"firstfirst", b"firstXirst", 1))
+
+    found = list(entries(enumerate(items([str(path)], None, "image")), 100))
+
+    assert [content for *_, content in found][1] == b"second"
+    assert isinstance(found[0][2], Problem)
+    assert "CRC" in found[0][2].detail
+
+
 def test_shards_share_out_the_images(images: Path) -> None:
     found: list[str] = []
     for part in (1, 2, 3):
@@ -218,6 +232,16 @@ def test_other_images_are_noticed_when_a_job_goes_on(job: Job, tmp_path: Path) -
         list(again.remaining(items([str(tmp_path / "b.jpg")], None, "image")))
 
 
+def test_a_job_that_was_killed_while_it_finished_goes_on(job: Job) -> None:
+    job.out.write_text("joined already")
+
+    again = Job(job.out, JsonLines(), {"bundle": "d1"}, 2)
+    again.begin(resume=True, replace=False)
+
+    assert not again.is_finished()
+    assert len(again.parts) == 1
+
+
 def test_a_finished_job_is_known_again(job: Job) -> None:
     job.finish({"job": job.identity, "images": 1, "outcomes": {"accept": 1}}, {})
 
@@ -269,9 +293,10 @@ def test_a_file_that_is_too_long_or_gone_is_a_row(tmp_path: Path) -> None:
 
 def test_parquet_has_types_and_says_which_bundle_answered(tmp_path: Path) -> None:
     columns = Columns(("energy",), features=True)
+    gone = Problem("unreadable", "", 404, "gone")
     rows = [
-        columns.row(0, "a.jpg", b"", Problem("unreadable", "", 404, "gone")),
-        dict.fromkeys(columns.names) | {"index": 1, "path": "b\udcff.jpg", "features": [0.5]},
+        columns.row(0, "a.jpg", b"", gone),
+        columns.row(1, "b\udcff.jpg", b"", gone) | {"features": [0.5]},
     ]
     writer = Parquet(columns)
     parts = [tmp_path / f"{number}.parquet" for number in range(2)]
@@ -282,7 +307,7 @@ def test_parquet_has_types_and_says_which_bundle_answered(tmp_path: Path) -> Non
 
     made = parquet.read_table(tmp_path / "r.parquet")
     assert made.column("path").to_pylist() == ["a.jpg", "b\\xff.jpg"]
-    assert made.column("error").to_pylist() == ["unreadable", None]
+    assert made.column("error").to_pylist() == ["unreadable"] * 2
     assert made.column("features").to_pylist() == [None, [0.5]]
     assert made.schema.metadata[b"tidegate.digest"] == b"d1"
 
