@@ -114,7 +114,7 @@ def test_labels_are_the_entrys_only_for_the_entrys_own_file(digest: str, known: 
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
-        ({}, "--weights, one of IMAGENET1K_V1"),
+        ({}, r"--weights \(IMAGENET1K_V1\)"),
         ({"weights": "IMAGENET1K_V9"}, "has no weights entry IMAGENET1K_V9"),
         ({"weights": "IMAGENET1K_V1"}, "--checkpoint FILE"),
         ({"weights": "IMAGENET1K_V1", "backend": "torch"}, "resize with pillow"),
