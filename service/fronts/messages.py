@@ -43,7 +43,10 @@ class Channel(asyncio.Protocol):
         """Send a message; without effect once the other end is lost."""
         if self._transport is not None:
             head = json.dumps([kind, fields], separators=(",", ":")).encode()
-            self._transport.writelines([_LENGTHS.pack(len(head), len(content)), head, content])
+            parts = [_LENGTHS.pack(len(head), len(content)), head]
+            # asyncio's own loop (Python 3.12 and 3.13) never gets rid of an empty last part: it
+            # writes it again and again, and the connection cannot be closed.
+            self._transport.writelines([*parts, content] if content else parts)
 
     def close(self) -> None:
         """Close after what was sent."""
