@@ -74,10 +74,10 @@ static void note(j_common_ptr info) {
 
 /* The further columns on each side of the window, because at the edge of what it decodes the decoder
  * has no neighbours of a sample: one chroma sample to upsample, and where a scan may be missing, two
- * blocks to smooth. */
+ * blocks beyond that of this sample to smooth it. */
 static unsigned margin(j_decompress_ptr info) {
     const int widest = info->max_h_samp_factor; /* columns of a sample */
-    return lib.jpeg_has_multiple_scans(info) ? 2 * DCTSIZE * widest : 2 * widest;
+    return 2 * widest + (lib.jpeg_has_multiple_scans(info) ? 2 * DCTSIZE * widest : 0);
 }
 
 /* Skip to the row `from`, and decode the rows up to `to` into their place in the image. */

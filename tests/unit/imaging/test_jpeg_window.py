@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ctypes.util
 import io
 import re
@@ -79,6 +80,25 @@ def first_scans(data: bytes, count: int) -> bytes:
     for _ in range(count + 1):
         at = data.index(SOS, at + 1)
     return data[: data.rindex(b"\xff\xc4", 0, at) if b"\xff\xc4" in data[:at] else at] + b"\xff\xd9"
+
+
+# 49 × 1 pixels, one scan of a progressive JPEG, chroma halved. The last column takes half of its
+# chroma from a sample of the block before, which is smoothed with the two blocks before that.
+SMOOTHED = base64.b64decode(
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAKBueIx4ZKCMgoy0qqC+8P//8Nzc8P//////////////////////////"
+    "////////////////////////////////2wBDAaq0tPDS8P//////////////////////////////////////////"
+    "////////////////////////////////////wgARCAABADEDASEAAhEBAxEB/8QAFQABAQAAAAAAAAAAAAAAAAAA"
+    "AAH/xAAWAQEBAQAAAAAAAAAAAAAAAAABAAL/2gAMAwEAAhADEAAAAVgyyagP/9k="
+)
+
+
+def test_the_neighbour_of_the_first_column_is_smoothed_as_in_the_whole() -> None:
+    whole = decode_straight(SMOOTHED, "RGB", (49, 1))
+    part, warning = decode_window(SMOOTHED, (49, 1), (48, 0, 49, 1))
+
+    assert whole is not None
+    assert warning == ""
+    assert part[0, 48].tolist() == whole[0, 48].tolist()
 
 
 @given(drawn=jpegs(), data=st.data())
