@@ -44,6 +44,8 @@ def best(bundle: Bundle, decided: Decided, outputs: Outputs, top_k: int) -> tupl
     logits, probabilities = outputs.logits[0], decided.probabilities
     k = min(top_k, len(logits))
     chosen = logits.argpartition(-k)[-k:]
+    if decided.class_id not in chosen:  # several classes have the k-th logit
+        chosen[0] = decided.class_id
     ranked = sorted(zip((-probabilities[chosen]).tolist(), chosen.tolist(), strict=True))
     return tuple([Prediction(c, bundle.labels[c], -minus_p) for minus_p, c in ranked])
 
