@@ -22,7 +22,7 @@ from tests.unit.stage import (
     serving,
     until,
 )
-from tidegate.service import lifecycle, loading, memory
+from tidegate.service import following, loading, memory
 from tidegate.service.building import Builder
 from tidegate.service.bundle.store import GOLDEN, LABELS
 from tidegate.service.drift import state
@@ -281,7 +281,7 @@ def test_a_shadow_computes_the_same_images_and_answers_none(root: Path) -> None:
 
 
 def test_the_file_is_followed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "_POLL_S", 0.01)
+    monkeypatch.setattr(following, "_POLL_S", 0.01)
 
     async def scenario(on: Stage) -> None:
         serving(on.root, '[tiny]\nstable = "2"\n')
