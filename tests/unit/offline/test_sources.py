@@ -26,7 +26,8 @@ from tidegate.service.offline.sources import items
 
 
 def names(*given: object, listing: Path | None = None) -> list[str]:
-    found = items([str(source) for source in given], listing and str(listing), "image")
+    listed = None if listing is None else str(listing)
+    found = items([str(source) for source in given], listed, "image")
     return [item.name for item in found]
 
 
