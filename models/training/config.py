@@ -197,7 +197,8 @@ def read(file: Path | None, options: Mapping[str, Any]) -> TrainConfig:
     for name, value in options.items():
         _set(given, name, value)
     preset = given.get("preset", "medium")
-    merged = _merged(PRESETS.get(preset, {}), given)
+    below = PRESETS.get(preset, {}) if isinstance(preset, str) else {}  # anything else is refused
+    merged = _merged(below, given)
     try:
         return TrainConfig.model_validate(merged)
     except ValidationError as error:
