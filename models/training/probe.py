@@ -23,7 +23,7 @@ from tidegate.models.training.linear_head import BALANCES, LinearHead, fit_head
 from tidegate.models.training_record import TrainingRecord
 from tidegate.service.files import sha256_of
 
-_CHECKED = 8  # images on which the export is compared with its framework
+_CHECKED = 32  # training images, of which the first that can be decoded check the export
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def imported(source: Imported, data: TrainingData, *, why: str, seed: int, cache
     `fit`.
     """
     if source.forward is not None:
-        check_export(source, source.spec, _first_images(data))
+        check_export(source, source.spec, _images(data))
     found = fit(source, data, seed=seed, cache=cache)
     head = found.head
     return replace(
@@ -83,7 +83,8 @@ def comparison(head: LinearHead) -> list[str]:
     return lines
 
 
-def _first_images(data: TrainingData) -> Split:
+def _images(data: TrainingData) -> Split:
+    """Return training images to check the export with: some more than that, if some are broken."""
     items = (
         Item(image.path, image.class_id, sha256_of(image.path)) for image in data.train[:_CHECKED]
     )
