@@ -9,7 +9,7 @@ from tidegate.models.importers.torch_runtime import require
 from tidegate.models.training.config import Imbalance
 from tidegate.models.training.imbalance import class_weights, log_priors
 
-# Least 1 − p: at 0, where p rounds to 1, the gradient of a root is infinite. No float32 is between.
+# Least 1 − p. At 0, where p rounds to 1, a root has no gradient; the next one in float32 is 6e-8.
 _LEAST = 1e-8
 
 

@@ -55,7 +55,7 @@ def imported(source: Imported, data: TrainingData, *, why: str, seed: int, cache
     `fit`.
     """
     if source.forward is not None:
-        check_export(source, source.spec, _images(data))
+        check_export(source, source.spec, _first_images(data))
     found = fit(source, data, seed=seed, cache=cache)
     head = found.head
     return replace(
@@ -83,8 +83,7 @@ def comparison(head: LinearHead) -> list[str]:
     return lines
 
 
-def _images(data: TrainingData) -> Split:
-    """Return training images to check the export with: some more than that, if some are broken."""
+def _first_images(data: TrainingData) -> Split:
     items = (
         Item(image.path, image.class_id, sha256_of(image.path)) for image in data.train[:_CHECKED]
     )
