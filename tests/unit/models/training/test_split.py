@@ -204,13 +204,13 @@ def test_few_broken_files_are_left_out_and_named_and_many_are_refused(tmp_path: 
 
 def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     folder = classes(tmp_path, COUNTS)
-    (folder / "cat/000.png").rename(folder / "cat" / os.fsdecode(b"caf\xe9.png"))
+    (folder / "cat/000.png").rename(folder / "cat" / os.fsdecode(b"\xe9.png"))
 
-    with pytest.raises(BuildRefused, match=r"caf.*\.png' is not UTF-8: rename it"):
+    with pytest.raises(BuildRefused, match=r"\.png' is not UTF-8: rename it"):
         divide(folder)
 
 
-@pytest.mark.parametrize("names", [("Cat", "cat"), ("caf\u00e9", "cafe\u0301")])
+@pytest.mark.parametrize("names", [("Cat", "cat"), ("\u00e9", "e\u0301")])
 def test_classes_whose_names_look_the_same_are_pointed_out(
     tmp_path: Path, names: tuple[str, str]
 ) -> None:
