@@ -197,8 +197,9 @@ def read(file: Path | None, options: Mapping[str, Any]) -> TrainConfig:
     for name, value in options.items():
         _set(given, name, value)
     preset = given.get("preset", "medium")
-    below = PRESETS.get(preset, {}) if isinstance(preset, str) else {}  # anything else is refused
-    merged = _merged(below, given)
+    # An unknown one, which may be of any type, is refused below.
+    known = next((values for name, values in PRESETS.items() if name == preset), {})
+    merged = _merged(known, given)
     try:
         return TrainConfig.model_validate(merged)
     except ValidationError as error:

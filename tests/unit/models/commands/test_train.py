@@ -113,8 +113,8 @@ def test_a_division_that_was_made_with_other_options_is_not_used(
 
     assert "Give --fresh to divide the images again" in str(refused.value)
     if "--groups" not in more:  # which finds nothing in these names
-        divided(images, tmp_path, *given, "--fresh")
-        assert divided(images, tmp_path, *given)
+        again = divided(images, tmp_path, *given, "--fresh")
+        assert divided(images, tmp_path, *given) == again
 
 
 @pytest.mark.parametrize(
