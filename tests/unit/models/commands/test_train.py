@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.models.training.pictures import classes
-from tidegate.models.commands import train
+from tidegate.models.commands import train, training
+from tidegate.models.training.config import TrainConfig
 from tidegate.service.cli import main
 
 
@@ -84,6 +85,6 @@ def test_an_option_is_a_setting(images: Path, tmp_path: Path) -> None:
     given = words(images, tmp_path, "--epochs", "7", "--set", "optimisation.batch=8", "--seed", "5")
     options = train.parser().parse_args(given[1:])
 
-    config = train._config(options)
+    config = training.config(options, TrainConfig)
 
     assert (config.stages.full, config.optimisation.batch, config.seed) == (7, 8, 5)
