@@ -81,14 +81,14 @@ def measure(folder: Path) -> Iterator[Found]:
     folders = data()
     splits = {name: images_of(getattr(folders, name)) for name in ("train", "calibrate", "test")}
     ood = {name: folders.ood[name] for name in OOD}
-    for seed in SEEDS:
-        rng = np.random.default_rng(seed)
-        train_images = _some(splits["train"], IMAGES, rng)
-        calibrate = _some(splits["calibrate"], CALIBRATION, rng)
-        few = _some(train_images, FEW, rng)
-        for labelled in (train_images, few):
-            run = folder / f"{len(labelled)}-{seed}"
+    for count in TEACHER_EPOCHS:
+        for seed in SEEDS:
+            rng = np.random.default_rng(seed)
+            train_images = _some(splits["train"], IMAGES, rng)
+            calibrate = _some(splits["calibrate"], CALIBRATION, rng)
+            labelled = _some(train_images, count, rng) if count < IMAGES else train_images
             others = tuple(image.path for image in train_images if image not in {*labelled})
+            run = folder / f"{count}-{seed}"
             if not (run / COMPARISON).is_file():
                 divided = TrainingData(LABELS, labelled, calibrate, splits["test"])
                 teacher = _teacher(divided, seed, folder / f"teacher-{run.name}")
@@ -96,7 +96,7 @@ def measure(folder: Path) -> Iterator[Found]:
             compared = json.loads((run / COMPARISON).read_text("utf-8"))
             yield Found(
                 seed=seed,
-                labelled=len(labelled),
+                labelled=count,
                 unlabelled=len(others),
                 models=compared["models"],
                 student_against=compared["student_against"],
@@ -154,12 +154,14 @@ def _build(
 def table(result: Measured) -> str:
     """Return the Markdown table: a row for each part and model."""
     lines = [
-        "| labelled + unlabelled | model | accuracy, seeds 0, 1, 2 | of the teacher's | as the "
+        "| labelled + unlabelled | model | accuracy, by seed | of the teacher's | as the "
         "teacher | ECE | mean OOD AUROC | bytes | CPU ms |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for labelled in TEACHER_EPOCHS:
         found = [one for one in result["found"] if one["labelled"] == labelled]
+        if not found:
+            continue
         lines += [_row(found, name) for name in (TEACHER, STUDENT, ALONE)]
     return "\n".join(lines)
 
@@ -200,18 +202,18 @@ def _row(found: Sequence[Found], name: str) -> str:
 
 def main(out: Path, folder: Path) -> None:
     """Measure, and write the results to `out`."""
-    found = []
+    found: list[Found] = []
     for one in measure(folder):
         found.append(one)
         accuracies = ", ".join(f"{m['name']} {m['accuracy']['value']:.2%}" for m in one["models"])
         say(f"{one['labelled']} labelled, seed {one['seed']}: {accuracies}")
-    result = Measured(
-        command="python -m tidegate.models.benchmarks.distillation",
-        models={TEACHER: TEACHER_MODEL, STUDENT: STUDENT_MODEL},
-        settings={name: dict(settings) for name, settings in SETTINGS.items()},
-        found=found,
-    )
-    write_atomically(out, json.dumps(result, ensure_ascii=False, indent=1).encode() + b"\n")
+        result = Measured(
+            command="python -m tidegate.models.benchmarks.distillation",
+            models={TEACHER: TEACHER_MODEL, STUDENT: STUDENT_MODEL},
+            settings={name: dict(settings) for name, settings in SETTINGS.items()},
+            found=found,
+        )
+        write_atomically(out, json.dumps(result, ensure_ascii=False, indent=1).encode() + b"\n")
 
 
 if __name__ == "__main__":
