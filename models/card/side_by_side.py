@@ -60,9 +60,9 @@ def _verdict(paired: Paired, hint: str) -> str:
 def _rows(found: SideBySide) -> list[tuple[str, ...]]:
     models = found.models
     agreements = [percent(one.agreement) for one in models[1:]]
-    of_each = {
+    of_each: dict[str, list[str]] = {
         "network": [one.source for one in models],
-        "precision": [one.precision for one in models],
+        "precision": [str(one.precision) for one in models],
         "input": [f"{one.size[0]} × {one.size[1]}" for one in models],
         "accuracy (95 % interval)": [measured(one.accuracy) for one in models],
         "balanced accuracy": [percent(one.balanced_accuracy.value) for one in models],

@@ -25,7 +25,7 @@ def put(folder: Path, **changes: Any) -> Path:
         "vectors": VECTORS[::-1],
         "scale": 20.0,
     }
-    np.savez(folder / "texts.npz", **(arrays | changes))  # type: ignore[arg-type]  # numpy's stub mixes up **kwds
+    np.savez(folder / "texts.npz", **(arrays | changes))
     return folder / "texts.npz"
 
 
