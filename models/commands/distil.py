@@ -12,9 +12,10 @@ from tidegate.models.errors import BuildRefused
 from tidegate.models.importers import timm_source
 from tidegate.models.importers.torch_export import check_exporter
 from tidegate.models.pipeline import make
-from tidegate.models.training import split, unlabelled
+from tidegate.models.training import unlabelled
 from tidegate.models.training.distil import Task, check_settings, distil
 from tidegate.models.training.distil_config import DistilConfig
+from tidegate.models.training.train import check as check_training
 
 _EPILOG = """The trainings go on where they were stopped if the same command is given again.
 What is transferred, and all settings: docs/guides/distilling.md.
@@ -99,11 +100,12 @@ def run(options: argparse.Namespace) -> None:
     chosen = fitting.build_options(options, f"tidegate distil {words}, seed {config.seed}")
     ood = fitting.ood(options)
     check_destination(chosen, options.out)
-    split.check(options.data, training.shares(options), options.groups)
+    training.check_data(options)
     student = _check_student(options)
     teacher_source.check(options.teacher, options.teacher_weights)
     check_exporter()
-    timm_source.find(student, None)
+    _check_name(student)
+    check_training(config)
     folder = training.run_folder(options)
     teacher = teacher_source.load(options.teacher, options.teacher_weights)
     divided = teacher.data(training.divided(options, folder, config))
@@ -131,6 +133,16 @@ def run(options: argparse.Namespace) -> None:
     licence = options.licence or made.student.licence
     student_made = replace(made.student, licence=licence)
     print(make(student_made, data, chosen, options.out, beside=made.beside).path)
+
+
+def _check_name(student: str) -> None:
+    """Raise BuildRefused unless it is the name of a network."""
+    found = timm_source.find(student, None)
+    if found.checkpoint is not None:  # local-dir:FOLDER
+        raise BuildRefused(
+            f"--model timm:{student}: give the network and its weights, --model timm:{found.name} "
+            f"--weights {found.checkpoint}."
+        )
 
 
 def _config(options: argparse.Namespace) -> DistilConfig:

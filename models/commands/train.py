@@ -10,7 +10,7 @@ from tidegate.models.build_request import BuildOptions, Data, check_data, check_
 from tidegate.models.commands import fitting, train_source, training
 from tidegate.models.importers.base import Imported
 from tidegate.models.pipeline import make
-from tidegate.models.training import recipe, split
+from tidegate.models.training import recipe
 from tidegate.models.training.config import TrainConfig
 
 _EPILOG = """Training goes on where it was stopped if the same command is given again.
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
     chosen = fitting.build_options(options, command)
     ood = fitting.ood(options)
     check_destination(chosen, options.out)
-    split.check(options.data, training.shares(options), options.groups)
+    training.check_data(options)
     source.check()
     folder = training.run_folder(options)
     divided = training.divided(options, folder, config)

@@ -14,7 +14,7 @@ from tidegate.models.progress import say
 from tidegate.models.training import config as settings
 from tidegate.models.training import split
 from tidegate.models.training.config import Kind, TrainConfig
-from tidegate.models.training.division import Shares
+from tidegate.models.training.division import Shares, asked_for, check_same
 from tidegate.models.training.recipe import Recipe
 
 _SHORT = ("preset", "size", "seed", "device", "workers")  # settings with an option of their own
@@ -131,27 +131,34 @@ def run_folder(options: argparse.Namespace) -> Path:
     return run or Path("runs") / options.name / options.version
 
 
+def check_data(options: argparse.Namespace) -> None:
+    """Raise BuildRefused for what is known of the images and their division at once."""
+    keep_alike = not options.divide_alike
+    split.check(options.data, shares(options), options.groups, keep_alike=keep_alike)
+
+
 def divided(options: argparse.Namespace, folder: Path, config: TrainConfig) -> TrainingData:
     """Return the division of a splits file, or that of the run's folder.
 
-    The latter is made by the first command, and then stays.
+    The latter is made by the first command, and then stays. Raises BuildRefused if it was made of
+    other images or with other options.
     """
     if options.data.is_file():
         return training_data.read(options.data)
-    file = folder / "splits.json"
+    file, keep_alike = folder / "splits.json", not options.divide_alike
     if file.is_file() and not options.fresh:
+        known = training_data.read(file)
+        used = None if split.is_divided(options.data) else shares(options) or Shares()
+        root = {"root": str(options.data.absolute()), "seed": config.seed}
+        check_same(file, root | asked_for(used, options.groups, keep_alike))
         say(f"The images are divided as in {file}.")
-    else:
-        division = split.divide(
-            options.data,
-            shares(options),
-            config.seed,
-            options.groups,
-            keep_alike=not options.divide_alike,
-        )
-        for line in division.report():
-            say(line)
-        division.write(file)
+        return known
+    division = split.divide(
+        options.data, shares(options), config.seed, options.groups, keep_alike=keep_alike
+    )
+    for line in division.report():
+        say(line)
+    division.write(file)
     return training_data.read(file)
 
 

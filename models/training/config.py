@@ -206,7 +206,9 @@ def read_as(kind: type[Kind], file: Path | None, options: Mapping[str, Any]) -> 
     for name, value in options.items():
         _set(given, name, value)
     preset = given.get("preset", "medium")
-    merged = _merged(PRESETS.get(preset, {}), given)
+    # An unknown one, which may be of any type, is refused below.
+    known = next((values for name, values in PRESETS.items() if name == preset), {})
+    merged = _merged(known, given)
     try:
         return kind.model_validate(merged)
     except ValidationError as error:
