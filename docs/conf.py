@@ -42,7 +42,7 @@ html_last_updated_fmt = None
 NAVIGATION = {
     "Use": [
         "README", "docs/getting-started", "docs/guides/page", "docs/guides/training",
-        "docs/guides/own-model", "docs/guides/examples",
+        "docs/guides/distilling", "docs/guides/own-model", "docs/guides/examples",
     ],
     "Operate": [
         "docs/guides/deploy", "docs/guides/security", "docs/guides/distribute",

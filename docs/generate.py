@@ -47,6 +47,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "overheads": measurements.overheads,
     "perf-analyzer": measurements.perf_analyzer,
     "precisions": measurements.precisions,
+    "distillation-settings": training.distillation_settings,
     "training-long-tail": training.long_tail,
     "training-mixing": training.mixing,
     "training-settings": training.training_settings,

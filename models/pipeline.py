@@ -5,6 +5,7 @@ import → prove preprocessing → read splits → (convert) → fit → evaluat
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,7 @@ from tidegate.models.card.card import model_card
 from tidegate.models.card.card_data import CardData
 from tidegate.models.card.coverage import coverage_lines
 from tidegate.models.card.plots import plots
+from tidegate.models.card.side_by_side import sentences
 from tidegate.models.data.folders import (
     Splits,
     class_names,
@@ -32,6 +34,14 @@ from tidegate.models.evaluation.expected_accuracy import check_expected
 from tidegate.models.fitting.coverage_floor import check_coverage
 from tidegate.models.fitting.evaluated import EvaluatedModel, evaluate_model
 from tidegate.models.fitting.fit import FittedModel, fit
+from tidegate.models.fitting.side_by_side import (
+    STUDENT,
+    Beside,
+    Contestant,
+    SideBySide,
+    as_json,
+    measure,
+)
 from tidegate.models.importers.base import Imported
 from tidegate.models.importers.class_words import check_order
 from tidegate.models.parity import preprocessing
@@ -47,6 +57,7 @@ from tidegate.service.bundle.evidence import Comparison, Parity
 from tidegate.service.bundle.golden import check_golden
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.engines.cpu_engines import calibrated_on
+from tidegate.service.files import write_atomically
 from tidegate.service.imaging.spec import PreprocessSpec
 
 
@@ -56,22 +67,28 @@ def make(
     options: BuildOptions,
     bundles_dir: Path,
     proved: Parity | None = None,
+    beside: Beside | None = None,
 ) -> Bundle:
     """Return the sealed bundle at `bundles_dir`/name/version, made from `imported` and `data`.
 
-    `proved` is an existing proof of the preprocessing. Raises BuildRefused, with nothing written,
-    if a check on the way fails.
+    `proved` is an existing proof of the preprocessing; the models `beside` are compared in the
+    card. Raises BuildRefused, with nothing written, if a check on the way fails.
     """
     check_destination(options, bundles_dir)
     check_data(data, options)
     model_dir = bundles_dir / options.name
     with locked(model_dir, lambda: say(f"Another build of {options.name} is running; waiting.")):
         check_new(model_dir / options.version, options)
-        return _make(imported, data, options, model_dir, proved)
+        return _make(imported, data, options, model_dir, proved, beside)
 
 
 def _make(
-    imported: Imported, data: Data, options: BuildOptions, model_dir: Path, proof: Parity | None
+    imported: Imported,
+    data: Data,
+    options: BuildOptions,
+    model_dir: Path,
+    proof: Parity | None,
+    beside: Beside | None,
 ) -> Bundle:
     for note in imported.notes:
         say(f"Note: {note}")
@@ -103,8 +120,7 @@ def _make(
         comparison = compare(evaluated, variant, splits.test)
         check_drop(comparison, precision, options.max_drop)
         in_fp32, evaluated = evaluated.evaluation, variant
-    for line in coverage_lines(evaluated.coverage):
-        say(line)
+    _say_all(coverage_lines(evaluated.coverage))
     coverage = check_coverage(
         evaluated.coverage,
         evaluated.fitted.gate.alpha_review,
@@ -114,10 +130,47 @@ def _make(
     card = _card_data(imported, options, labels, proof, evaluated, comparison)
     if in_fp32 is not None:
         card = replace(card, rejected_in_fp32=in_fp32.false_rejection.value)
+    student = Contestant(STUDENT, imported.source, precision, evaluated)
+    found = _side_by_side(student, beside, splits, labels, options, model_dir)
+    card = replace(card, side_by_side=found)
     say("Sealing.")
     bundle = assemble(model_dir, _draft(card, evaluated), _check_golden_probes)
     say(f"{bundle.path} is sealed; golden probes passed; digest {bundle.short_digest}.")
+    _say_all(sentences(found))
     return bundle
+
+
+def _say_all(lines: Iterable[str]) -> None:
+    for line in lines:
+        say(line)
+
+
+def _side_by_side(
+    student: Contestant,
+    beside: Beside | None,
+    splits: Splits,
+    labels: tuple[str, ...],
+    options: BuildOptions,
+    model_dir: Path,
+) -> SideBySide | None:
+    """Return the student beside the other models, each fitted and evaluated like it."""
+    if beside is None:
+        return None
+    others = []
+    for name, imported, converted in beside.models:
+        say(f"Fitting and evaluating the {name}.")
+        backbone, precision = imported.backbone, imported.precision
+        if converted and student.precision != precision:
+            precision = student.precision
+            backbone = convert(
+                backbone, imported.spec, splits.calibrate, precision, options.int8_for
+            )
+        evaluated = _fit_and_evaluate(backbone, imported.spec, splits, labels, options, model_dir)
+        others.append(Contestant(name, imported.source, precision, evaluated))
+    found = measure([others[0], student, *others[1:]])
+    if beside.file is not None:
+        write_atomically(beside.file, as_json(found))
+    return replace(found, hint=beside.hint)
 
 
 def _fit_and_evaluate(

@@ -35,7 +35,7 @@ class StageRecord:
 class TrainingRecord:
     """How a network was trained."""
 
-    recipe: str  # "probe", "staged" or "full"
+    recipe: str  # "probe", "staged", "full" or "zero-shot"
     why: str  # one sentence: why this recipe
     seed: int
     images: Mapping[str, int]  # what for → how many

@@ -16,6 +16,7 @@ COMMANDS = {
     "demo-calibration": ("demo_calibration", "refit the demo's gate on photographs of packages"),
     "import": ("import_model", "make a sealed bundle from a trained model and image folders"),
     "train": ("train", "train a classifier on a folder of images and make its sealed bundle"),
+    "distil": ("distil", "train a small network from a large one and make its sealed bundle"),
     "fit": ("fit_bundle", "make a new bundle from a sealed one and other image folders"),
     "digits": ("digits", "train, fit and seal a small network on handwritten digits"),
     "export-plain": ("export_plain", "write a bundle's backbone for servers without a gate"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,23 @@ from pydantic.fields import FieldInfo
 from docs.tables.markdown import table
 from docs.tables.settings import default_of, values_of
 from tidegate.models.training.config import PRESETS, TrainConfig, names, read
+from tidegate.models.training.distil_config import DistilConfig
 
 REMEDIES = Path(__file__).parents[2] / "tests/unit/models/training/remedies.json"
 
 
 def training_settings() -> str:
     """Return a row for each setting of `tidegate train`."""
+    return _settings(_fields(TrainConfig))
+
+
+def distillation_settings() -> str:
+    """Return a row for each setting that `tidegate distil` has besides."""
+    known = {name for name, _ in _fields(TrainConfig)}
+    return _settings((name, field) for name, field in _fields(DistilConfig) if name not in known)
+
+
+def _settings(fields: Iterable[tuple[str, FieldInfo]]) -> str:
     rows = [
         (
             f"`{name}`",
@@ -26,7 +37,7 @@ def training_settings() -> str:
             values_of(field.annotation, field.metadata),
             field.description or "",
         )
-        for name, field in _fields()
+        for name, field in fields
     ]
     return table(("setting", "default", "values", "meaning"), rows)
 
@@ -49,8 +60,8 @@ def _text(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else default_of(value)
 
 
-def _fields() -> Iterator[tuple[str, FieldInfo]]:
-    for name, field in TrainConfig.model_fields.items():
+def _fields(kind: type[TrainConfig]) -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in kind.model_fields.items():
         part = field.annotation
         if isinstance(part, type) and issubclass(part, BaseModel):
             yield from ((f"{name}.{inner}", f) for inner, f in part.model_fields.items())

@@ -94,7 +94,7 @@ def long_tail(images: Sequence[Labelled], ratio: int, seed: int) -> tuple[Labell
 def measure(folder: Path) -> Iterator[Measured]:
     """Train in every way with every seed; files of the trainings are in `folder`."""
     folders = data()
-    digits = {name: _images(getattr(folders, name)) for name in ("train", "calibrate", "test")}
+    digits = {name: images_of(getattr(folders, name)) for name in ("train", "calibrate", "test")}
     for seed in SEEDS:
         tail = long_tail(digits["train"], RATIO, seed)
         rows = np.random.default_rng(seed).choice(len(digits["train"]), MIXED_IMAGES, replace=False)
@@ -123,7 +123,8 @@ def _trained(images: tuple[Labelled, ...], settings: Mapping[str, Any], run: Pat
     return timm.create_model(f"local-dir:{train(request).model}", pretrained=True).eval()
 
 
-def _images(folder: Path) -> tuple[Labelled, ...]:
+def images_of(folder: Path) -> tuple[Labelled, ...]:
+    """Return the digits of a split."""
     split = labelled(folder.name, folder, LABELS)
     return tuple(Labelled(item.path, item.class_id) for item in split.items)
 

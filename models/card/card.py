@@ -11,6 +11,7 @@ from tidegate.models.card.gate import gate, limits, ood
 from tidegate.models.card.markdown import UNDEFINED, count, table
 from tidegate.models.card.preprocessing import describe
 from tidegate.models.card.results import calibration, classes, comparison, confusions, results
+from tidegate.models.card.side_by_side import side_by_side_section
 from tidegate.models.card.training import training_section
 from tidegate.service.bundle.evidence import Parity
 
@@ -25,6 +26,7 @@ def model_card(data: CardData) -> str:
         training_section(data),
         results(data),
         comparison(data),
+        side_by_side_section(data),
         classes(data),
         confusions(data),
         calibration(data),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tidegate.models.evaluation.expected_share import ExpectedShares
+from tidegate.models.fitting.side_by_side import SideBySide
 from tidegate.models.training_record import TrainingRecord
 from tidegate.service.bundle.evidence import (
     ALL_CONFUSIONS_UP_TO,
@@ -61,6 +62,7 @@ class CardData:
     score_histograms: Mapping[str, Mapping[str, Histogram]] = field(default_factory=dict)
 
     training: TrainingRecord | None = None  # None: trained elsewhere
+    side_by_side: SideBySide | None = None  # of a distillation
 
     @property
     def plots(self) -> tuple[str, ...]:

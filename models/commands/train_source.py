@@ -11,14 +11,14 @@ from typing import Protocol
 
 from tidegate.models.data.training_data import TrainingData
 from tidegate.models.errors import BuildRefused
-from tidegate.models.importers import from_timm, timm_source
+from tidegate.models.importers import from_huggingface, from_timm, timm_source
 from tidegate.models.importers.base import Imported
 from tidegate.models.importers.torch_export import check_exporter
 from tidegate.models.progress import say
 from tidegate.models.sealing.unseal import reopened
-from tidegate.models.training import linear_head, probe, recipe
+from tidegate.models.training import linear_head, probe, recipe, zero_shot
 from tidegate.models.training.config import TrainConfig
-from tidegate.models.training.recipe import Choice
+from tidegate.models.training.recipe import Choice, Recipe
 from tidegate.models.training.train import Request, train
 from tidegate.models.training.train import check as check_training
 from tidegate.service.bundle.evidence import Parity
@@ -51,10 +51,14 @@ class Source(Protocol):
 def find(options: argparse.Namespace, config: TrainConfig) -> Source:
     """Return what --model names. Raises BuildRefused for an unknown kind."""
     kind, _, name = options.model.partition(":")
+    if options.text_embeddings is not None:
+        if options.recipe is not None:
+            raise BuildRefused("--recipe trains a layer, and --text-embeddings gives it: give one.")
+        zero_shot.read(options.text_embeddings)
     if kind not in _KINDS or not name:
         raise BuildRefused(
-            f"--model {options.model}: give timm:NAME, such as timm:efficientnet_b0, or "
-            "bundle:FOLDER, a sealed bundle."
+            f"--model {options.model}: give timm:NAME, such as timm:efficientnet_b0; "
+            "bundle:FOLDER, a sealed bundle; or huggingface:FOLDER, an encoder."
         )
     return _KINDS[kind](options, config, name)
 
@@ -66,13 +70,13 @@ class _Bundle:
     name: str
 
     def check(self) -> None:
+        _refuse_backend(self.options)
         if self.options.recipe not in (None, "probe"):
             raise BuildRefused(
                 f"--recipe {self.options.recipe}: the layers of a sealed bundle cannot be trained. "
                 "Leave it out for a linear layer on them, or give timm:NAME and --weights."
             )
-        for option in _given(self.options, _TORCH_ONLY):
-            raise BuildRefused(f"{option} is for timm, not for a bundle.")
+        _refuse(self.options, "a bundle")
         open_bundle(Path(self.name))
         linear_head.check_installed()
 
@@ -80,7 +84,7 @@ class _Bundle:
         bundle = open_bundle(Path(self.name))
         why = "The layers of a sealed bundle stay as they are; a linear layer on them is fitted."
         source, cache = reopened(bundle), folder.parent / _FEATURES
-        probed = probe.imported(source, data, why=why, seed=self.config.seed, cache=cache)
+        probed = _with_layer(self.options, source, data, why, self.config.seed, cache)
         licence = self.options.licence or probed.licence
         return Made(replace(probed, licence=licence), bundle.manifest.parity)
 
@@ -92,10 +96,11 @@ class _Timm:
     name: str
 
     def check(self) -> None:
+        _refuse_backend(self.options)
         weights = self.options.weights
         if weights is not None and not weights.is_file():
             raise BuildRefused(f"--weights {weights} does not exist.")
-        recipe.choose(self.options.recipe, weights is not None, 0)
+        recipe.choose(self._recipe, weights is not None, 0)
         if self.options.recipe == "probe":
             for option in _given(self.options, _LAYERS_ONLY):
                 raise BuildRefused(f"{option} is not for --recipe probe.")
@@ -111,7 +116,7 @@ class _Timm:
     def train(self, data: TrainingData, folder: Path) -> Made:
         counts = Counter(image.class_id for image in data.train)
         choice = recipe.choose(
-            self.options.recipe, self.options.weights is not None, len(data.train) / len(counts)
+            self._recipe, self.options.weights is not None, len(data.train) / len(counts)
         )
         say(f"Recipe {choice.recipe}: {choice.why}")
         given = _given(self.options, _LAYERS_ONLY)
@@ -122,13 +127,19 @@ class _Timm:
         licence = "unstated" if self.options.weights is None else imported.licence
         return Made(replace(imported, licence=self.options.licence or licence))
 
+    @property
+    def _recipe(self) -> Recipe | None:
+        """Return the recipe that was asked for; text vectors are the layer of a probe."""
+        asked: Recipe | None = self.options.recipe
+        return asked if self.options.text_embeddings is None else "probe"
+
     def _probed(self, data: TrainingData, folder: Path, choice: Choice) -> Imported:
         overrides = from_timm.Overrides(size=self.config.size)
         source = from_timm.load(
             self.name, checkpoint=self.options.weights, overrides=overrides, encoder=True
         )
         cache = folder.parent / _FEATURES
-        return probe.imported(source, data, why=choice.why, seed=self.config.seed, cache=cache)
+        return _with_layer(self.options, source, data, choice.why, self.config.seed, cache)
 
     def _trained(self, data: TrainingData, folder: Path, choice: Choice) -> Imported:
         options = self.options
@@ -140,6 +151,57 @@ class _Timm:
         )  # fmt: skip
         imported = from_timm.load(f"{timm_source.LOCAL}{trained.model}")
         return replace(imported, training=trained.record)
+
+
+@dataclass(frozen=True, slots=True)
+class _HuggingFace:
+    options: argparse.Namespace
+    config: TrainConfig
+    name: str
+
+    def check(self) -> None:
+        if self.options.recipe not in (None, "probe"):
+            raise BuildRefused(
+                f"--recipe {self.options.recipe}: all layers are trained of timm's models only. "
+                "Leave it out for a linear layer on the encoder."
+            )
+        _refuse(self.options, "a Hugging Face folder")
+        if not Path(self.name).is_dir():
+            raise BuildRefused(f"The folder {self.name} does not exist.")
+        linear_head.check_installed()
+        check_exporter()
+
+    def train(self, data: TrainingData, folder: Path) -> Made:
+        source = from_huggingface.load(Path(self.name), backend=self.options.backend, encoder=True)
+        why = "All layers are trained of timm's models only; a linear layer on it is fitted."
+        cache = folder.parent / _FEATURES
+        probed = _with_layer(self.options, source, data, why, self.config.seed, cache)
+        return Made(replace(probed, licence=self.options.licence or probed.licence))
+
+
+def _with_layer(
+    options: argparse.Namespace,
+    source: Imported,
+    data: TrainingData,
+    why: str,
+    seed: int,
+    cache: Path,
+) -> Imported:
+    """Return an encoder with a layer that is fitted to the images, or made of text vectors."""
+    if options.text_embeddings is not None:
+        return zero_shot.imported(source, zero_shot.read(options.text_embeddings), data, seed)
+    return probe.imported(source, data, why=why, seed=seed, cache=cache)
+
+
+def _refuse_backend(options: argparse.Namespace) -> None:
+    if options.backend is not None:
+        raise BuildRefused("--backend is for huggingface alone.")
+
+
+def _refuse(options: argparse.Namespace, model: str) -> None:
+    """Raise BuildRefused for an option that only training with torch has."""
+    for option in _given(options, _TORCH_ONLY):
+        raise BuildRefused(f"{option} is for timm, not for {model}.")
 
 
 def _given(options: argparse.Namespace, names: Sequence[str]) -> list[str]:
@@ -155,4 +217,5 @@ def _given(options: argparse.Namespace, names: Sequence[str]) -> list[str]:
 _KINDS: dict[str, Callable[[argparse.Namespace, TrainConfig, str], Source]] = {
     "timm": _Timm,
     "bundle": _Bundle,
+    "huggingface": _HuggingFace,
 }

@@ -194,9 +194,14 @@ def _load(path: Path, spec: PreprocessSpec) -> tuple[Pixels, list[float]]:
     return pixels, [seen[name] for name in INPUTS]
 
 
-def in_order(work: Callable[[T], R], items: Sequence[T] | Iterator[T]) -> Iterator[R]:
-    """Yield `work` of every item in order, computed on all cores a bounded number ahead."""
-    workers = usable_cores()
+def in_order(
+    work: Callable[[T], R], items: Sequence[T] | Iterator[T], workers: int | None = None
+) -> Iterator[R]:
+    """Yield `work` of every item in order, computed on all cores a bounded number ahead.
+
+    `workers` is another number of threads.
+    """
+    workers = workers or usable_cores()
     pending: deque[Future[R]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for item in items:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,6 +18,7 @@ from tidegate.service.files import write_atomically
 
 FORMAT: Literal["tidegate-splits/1"] = "tidegate-splits/1"
 SplitName = Literal["train", "calibrate", "test"]
+UNKNOWN = -1  # the class of an image without a label
 SPLITS: tuple[SplitName, ...] = ("train", "calibrate", "test")
 
 
@@ -69,6 +70,27 @@ class TrainingData:
     def images(self, split: SplitName) -> tuple[Labelled, ...]:
         """Return the images of one split."""
         return {"train": self.train, "calibrate": self.calibrate, "test": self.test}[split]
+
+    def ordered(self, labels: Sequence[str]) -> TrainingData:
+        """Return the same images with the class ids of `labels`.
+
+        Raises BuildRefused if these are other classes.
+        """
+        if sorted(self.classes) != sorted(labels):
+            differing = sorted({*self.classes} ^ {*labels})
+            raise BuildRefused(
+                f"The images are not of the model's classes: {', '.join(differing[:5])} "
+                "is only in one of them. Give the images that it was trained on as --data."
+            )
+        ids = [list(labels).index(name) for name in self.classes]
+
+        def mapped(images: Sequence[Labelled]) -> tuple[Labelled, ...]:
+            return tuple(replace(image, class_id=ids[image.class_id]) for image in images)
+
+        return TrainingData(
+            tuple(labels), mapped(self.train), mapped(self.calibrate), mapped(self.test),
+            self.seed, mapped(self.held_out),
+        )  # fmt: skip
 
     def listed(self, split: SplitName) -> Listed:
         """Return one split as the pipeline takes it."""

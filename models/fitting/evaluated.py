@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tidegate.models.data.duplicates import check_pixels_disjoint, nearly_same
-from tidegate.models.data.folders import Splits
+from tidegate.models.data.folders import Split, Splits
 from tidegate.models.data.outputs import Extracted, ImagesUsed, extract, load_pixels
 from tidegate.models.evaluation.evaluate import Scored, evaluate
 from tidegate.models.evaluation.expected_share import ExpectedShares
@@ -33,7 +33,8 @@ class EvaluatedModel:
     evaluation: Evaluation
     expected: ExpectedShares  # of rejected and reviewed test images, if only chance decides
     coverage: Coverage
-    test_classes: tuple[int, ...]  # predicted classes, in the order of the test split
+    test: Split  # the test images that could be decoded
+    test_classes: tuple[int, ...]  # their predicted classes
     score_histograms: dict[str, dict[str, Histogram]]  # for the card
     used: ImagesUsed  # by the fit and by the evaluation
     near_duplicates: tuple[str, ...]  # sentences on images that are nearly in two splits
@@ -78,6 +79,7 @@ def evaluate_model(fitted: FittedModel, splits: Splits, scratch: Path) -> Evalua
         evaluation=evaluation,
         expected=ExpectedShares.of(fitted.gate, test.predicted),
         coverage=_coverage(fitted, test),
+        test=test.split,
         test_classes=tuple(test.predicted.tolist()),
         score_histograms=score_histograms(of_test, of_ood),
         used=fitted.used.and_also(ImagesUsed.of(held_out, held_out)),

@@ -11,6 +11,7 @@ from tidegate.models.graphs.names import OUTPUTS
 from tidegate.models.graphs.rewrite import float_value, keep_needed, tensor_names
 
 _LOGITS, _FEATURES = OUTPUTS[:2]
+_TINY = 1e-24  # the least square of a length, so that nothing is divided by 0
 
 
 def encoder(backbone: onnx.ModelProto) -> onnx.ModelProto:
@@ -22,6 +23,33 @@ def encoder(backbone: onnx.ModelProto) -> onnx.ModelProto:
         graph.output.remove(value)
     del graph.value_info[:]
     keep_needed(graph, list(graph.node), {_FEATURES})
+    return model
+
+
+def with_unit_features(backbone: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the encoder of `backbone` with features of length 1."""
+    model = encoder(backbone)
+    graph = model.graph
+    taken = set(tensor_names(graph))
+    raw, square, total, least, bounded, length, axes = (
+        _free(f"unit.{part}", taken)
+        for part in ("raw", "square", "total", "least", "bounded", "length", "axes")
+    )
+    for node in graph.node:
+        node.input[:] = [raw if name == _FEATURES else name for name in node.input]
+        node.output[:] = [raw if name == _FEATURES else name for name in node.output]
+    graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), axes))
+    graph.initializer.append(numpy_helper.from_array(np.array(_TINY, np.float32), least))
+    graph.node.extend(
+        (
+            helper.make_node("Mul", [raw, raw], [square]),
+            helper.make_node("ReduceSum", [square, axes], [total], keepdims=1),
+            helper.make_node("Max", [total, least], [bounded]),
+            helper.make_node("Sqrt", [bounded], [length]),
+            helper.make_node("Div", [raw, length], [_FEATURES]),
+        )
+    )
+    onnx.checker.check_model(model, full_check=True)
     return model
 
 

@@ -16,10 +16,10 @@ from PIL import Image
 
 from tidegate.models.errors import BuildRefused
 from tidegate.models.graphs.backbone import to_backbone
-from tidegate.models.importers import huggingface_rules
+from tidegate.models.importers import huggingface_encoder, huggingface_rules
 from tidegate.models.importers.base import Backend, Imported
 from tidegate.models.importers.huggingface_rules import Translation
-from tidegate.models.importers.torch_export import export, forward
+from tidegate.models.importers.torch_export import export, forward, with_stand_in
 from tidegate.models.importers.torch_runtime import require, version
 from tidegate.service.files import sha256_of
 
@@ -57,8 +57,11 @@ class Processed:
         return np.asarray(self.processor(image, return_tensors="pt", **off)["pixel_values"][0])
 
 
-def load(folder: Path, *, backend: str | None = None) -> Imported:
+def load(folder: Path, *, backend: str | None = None, encoder: bool = False) -> Imported:
     """Import the classifier in `folder`; nothing is downloaded and no code in the folder is run.
+
+    As an `encoder`, whose features alone are wanted, it may be any model with a pooled output, such
+    as DINOv2, CLIP or SigLIP; two random classes stand in for its last layer.
 
     `backend`, "pillow" or "torch", is required if preprocessor_config.json does not state which
     one was used in training. Raises BuildRefused if the folder is incomplete or ambiguous.
@@ -75,17 +78,23 @@ def load(folder: Path, *, backend: str | None = None) -> Imported:
     digest = _digest(folder)
     _hush()
     transform = _transform(folder, translation)
-    model = _model(folder)
-    found = to_backbone(export(model, translation.spec.output_size))
+    size = translation.spec.output_size
+    if encoder:
+        pooled, name = huggingface_encoder.load(folder, str(config["model_type"]))
+        model = with_stand_in(pooled, huggingface_encoder.width(pooled, size))
+    else:
+        model = _model(folder)
+        name = type(model).__name__
+    found = to_backbone(export(model, size))
     return Imported(
         backbone=found.model,
         spec=translation.spec,
         transform=transform,
         forward=forward(model),
-        source=f"{version('transformers')} {type(model).__name__}",
+        source=f"{version('transformers')} {name}",
         licence=_licence(folder),
         checkpoint_sha256=digest,
-        labels=_labels(model.config.id2label),
+        labels=None if encoder else _labels(model.config.id2label),
         notes=found.notes,
     )
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr
 
 from tidegate.models.data.outputs import in_order, load_pixels
 from tidegate.models.data.training_data import Labelled
 from tidegate.models.evaluation.intervals import wilson_share
+from tidegate.models.evaluation.paired import CLEARLY, Paired
 from tidegate.models.evaluation.probabilities import ece, score_predictions
 from tidegate.models.graphs.session import quiet_session
 from tidegate.models.progress import follow
@@ -20,8 +20,6 @@ from tidegate.service.bundle.evidence import Share
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.errors import RequestError
 from tidegate.service.types import OUTPUT_NAMES, Decision
-
-CLEARLY = 0.05  # two-sided p-value of McNemar's exact test
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +58,7 @@ class Compared:
     @property
     def p_value(self) -> float:
         """Return the p-value of McNemar's exact test that both are right equally often."""
-        fewer, differing = min(self.corrected, self.broken), self.corrected + self.broken
-        return min(1.0, 2 * float(bdtr(fewer, differing, 0.5)))
+        return Paired.of(self.new.right, self.old.right).p_value
 
     @property
     def is_clearly_worse(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tidegate.models.data.duplicates import like_one_of
@@ -28,25 +28,6 @@ class Added:
     data: TrainingData
     held_out: tuple[Labelled, ...]  # of the new ones
     lines: tuple[str, ...]  # for the console and the report
-
-
-def in_order(data: TrainingData, labels: Sequence[str]) -> TrainingData:
-    """Return `data` with the class ids of `labels`. Raises BuildRefused for other classes."""
-    if sorted(data.classes) != sorted(labels):
-        differing = sorted({*data.classes} ^ {*labels})
-        raise BuildRefused(
-            f"The images are not of the bundle's classes: {', '.join(differing[:5])} "
-            "is only in one of them. Give the images that it was trained on as --data."
-        )
-    ids = [list(labels).index(name) for name in data.classes]
-
-    def mapped(images: Sequence[Labelled]) -> tuple[Labelled, ...]:
-        return tuple(replace(image, class_id=ids[image.class_id]) for image in images)
-
-    return TrainingData(
-        tuple(labels), mapped(data.train), mapped(data.calibrate), mapped(data.test), data.seed,
-        mapped(data.held_out),
-    )  # fmt: skip
 
 
 def listed(folder: Path, classes: Sequence[str]) -> tuple[list[Labelled], int]:

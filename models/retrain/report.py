@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tidegate.models.card.markdown import measured, number, percent, table
-from tidegate.models.retrain.comparison import CLEARLY, Answers, Compared
+from tidegate.models.evaluation.paired import CLEARLY
+from tidegate.models.retrain.comparison import Answers, Compared
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.types import Decision
 

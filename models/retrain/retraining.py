@@ -99,7 +99,7 @@ def retrain(task: Retraining) -> Bundle:
     test images and that is not accepted; the report is written nevertheless.
     """
     check(task)
-    old_data = new_images.in_order(_read(task.data), task.old.labels)
+    old_data = _read(task.data).ordered(task.old.labels)
     added = new_images.add(old_data, task.images, task.shares, task.seed)
     for line in added.lines:
         say(line)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,11 +20,13 @@ Loss = Literal["plain", "weighted", "class-balanced", "focal", "logit-adjusted"]
 Sampling = Literal["natural", "square-root", "balanced"]
 
 
-class _Closed(BaseModel):
+class Closed(BaseModel):
+    """A frozen model that rejects unknown fields."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Augmentation(_Closed):
+class Augmentation(Closed):
     """Random changes of each training image."""
 
     crop: float = Field(
@@ -54,7 +56,7 @@ class Augmentation(_Closed):
     )
 
 
-class Mixing(_Closed):
+class Mixing(Closed):
     """Mixing of two training images and their classes."""
 
     mixup: float = Field(default=0.0, ge=0, le=5, description="alpha of MixUp; 0: none")
@@ -65,7 +67,7 @@ class Mixing(_Closed):
     )
 
 
-class Optimisation(_Closed):
+class Optimisation(Closed):
     """Optimiser, learning rate and schedule."""
 
     optimiser: str = Field(default="adamw", description="any optimiser of timm")
@@ -106,7 +108,7 @@ class Optimisation(_Closed):
     )
 
 
-class Stages(_Closed):
+class Stages(Closed):
     """Epochs of the stages, and early stopping."""
 
     head: int = Field(
@@ -130,7 +132,7 @@ class Stages(_Closed):
     )
 
 
-class Imbalance(_Closed):
+class Imbalance(Closed):
     """What is done if classes have different numbers of images."""
 
     loss: Loss = Field(default="plain", description="loss of an image")
@@ -150,7 +152,7 @@ class Imbalance(_Closed):
     )
 
 
-class TrainConfig(_Closed):
+class TrainConfig(Closed):
     """Every setting of a training."""
 
     preset: Preset = Field(
@@ -177,6 +179,8 @@ class TrainConfig(_Closed):
     imbalance: Imbalance = Imbalance()
 
 
+Kind = TypeVar("Kind", bound=TrainConfig)
+
 PRESETS: Mapping[Preset, Mapping[str, Mapping[str, Any]]] = {
     "light": {"augmentation": {"crop": 0.6, "policy": "none"}},
     "medium": {},
@@ -188,7 +192,12 @@ PRESETS: Mapping[Preset, Mapping[str, Mapping[str, Any]]] = {
 
 
 def read(file: Path | None, options: Mapping[str, Any]) -> TrainConfig:
-    """Return the settings: of the preset, then of the TOML `file`, then of `options`.
+    """Return the settings of a training, see `read_as`."""
+    return read_as(TrainConfig, file, options)
+
+
+def read_as(kind: type[Kind], file: Path | None, options: Mapping[str, Any]) -> Kind:
+    """Return settings: of the preset, then of the TOML `file`, then of `options`.
 
     `options` maps dotted names ("optimisation.rate") to values. Raises BuildRefused for a file that
     cannot be read, an unknown name or a value out of bounds.
@@ -201,9 +210,9 @@ def read(file: Path | None, options: Mapping[str, Any]) -> TrainConfig:
     known = next((values for name, values in PRESETS.items() if name == preset), {})
     merged = _merged(known, given)
     try:
-        return TrainConfig.model_validate(merged)
+        return kind.model_validate(merged)
     except ValidationError as error:
-        raise BuildRefused(_explain(error)) from error
+        raise BuildRefused(_explain(error, names(kind))) from error
 
 
 def parse_options(words: Iterable[str]) -> dict[str, Any]:
@@ -220,10 +229,10 @@ def parse_options(words: Iterable[str]) -> dict[str, Any]:
     return options
 
 
-def names() -> tuple[str, ...]:
+def names(kind: type[TrainConfig] = TrainConfig) -> tuple[str, ...]:
     """Return the dotted name of every setting."""
     found: list[str] = []
-    for name, field in TrainConfig.model_fields.items():
+    for name, field in kind.model_fields.items():
         part = field.annotation
         if isinstance(part, type) and issubclass(part, BaseModel):
             found += [f"{name}.{inner}" for inner in part.model_fields]
@@ -261,19 +270,19 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, every: Sequence[str]) -> str:
     """Return the first mistake as a sentence, with the nearest names for an unknown one."""
     first = error.errors()[0]
-    known = {*names(), *(name.partition(".")[0] for name in names())}
+    known = {*every, *(name.partition(".")[0] for name in every)}
     place = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
-        return f"The setting {'.'.join(place)} is unknown{_near(place[-1])}."
+        return f"The setting {'.'.join(place)} is unknown{_near(place[-1], every)}."
     while len(place) > 1 and ".".join(place) not in known:
         place.pop()  # the alternatives of a union
     return f"The setting {'.'.join(place)} is {first['input']!r}: {first['msg'].lower()}."
 
 
-def _near(word: str) -> str:
-    by_last = {name.rpartition(".")[2]: name for name in names()}
+def _near(word: str, every: Sequence[str]) -> str:
+    by_last = {name.rpartition(".")[2]: name for name in every}
     found = [by_last[near] for near in difflib.get_close_matches(word, by_last)]
-    return f"; similar: {', '.join(found)}" if found else f"; known are {', '.join(names())}"
+    return f"; similar: {', '.join(found)}" if found else f"; known are {', '.join(every)}"

@@ -59,13 +59,19 @@ def draw(
 ) -> NDArray[np.int64]:
     """Return the order in which an epoch visits the images, as many as there are.
 
-    Natural sampling visits each once; the others draw images with replacement.
+    Natural sampling visits each once; the others draw images with replacement. An image without a
+    class (−1) is visited once by all.
     """
     rng = np.random.default_rng(seed)
     if sampling == "natural":
         return rng.permutation(len(class_ids))
-    per_image = sampling_weights(counts, sampling)[class_ids] / np.asarray(counts)[class_ids]
-    return rng.choice(len(class_ids), len(class_ids), p=per_image / per_image.sum())
+    labelled = np.flatnonzero(class_ids >= 0)
+    ids = class_ids[labelled]
+    per_image = sampling_weights(counts, sampling)[ids] / np.asarray(counts)[ids]
+    drawn = rng.choice(labelled, len(labelled), p=per_image / per_image.sum())
+    if len(labelled) == len(class_ids):
+        return drawn
+    return rng.permutation(np.concatenate([drawn, np.flatnonzero(class_ids < 0)]))
 
 
 def advice(counts: Sequence[int], chosen: Imbalance) -> tuple[str, ...]:

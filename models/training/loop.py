@@ -28,6 +28,7 @@ from tidegate.models.training.run_folder import RunFolder
 from tidegate.models.training.schedule import Remaining, duration
 from tidegate.models.training.stepper import Mix, Stepper
 from tidegate.models.training.stop import Stop, Stopped
+from tidegate.models.training.transfer import Lesson
 from tidegate.models.training_record import Epoch, StageRecord
 
 _PLACE = 5  # among the seeds
@@ -62,6 +63,7 @@ class Course:
     mix: Mix | None
     device: str
     workers: int
+    lesson: Lesson | None = None  # of a teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,8 @@ class Loop:
     def __init__(self, course: Course, folder: RunFolder) -> None:
         self._course, self._folder = course, folder
         classes = course.network.module.num_classes
-        self._counts = np.bincount(course.images.class_ids, minlength=classes).tolist()
+        class_ids = course.images.class_ids
+        self._counts = np.bincount(class_ids[class_ids >= 0], minlength=classes).tolist()
         chosen = course.config.optimisation
         in_epoch = batches_of(len(course.images), chosen.batch)
         self._steps = -(-in_epoch // chosen.accumulate)  # per epoch
@@ -132,6 +135,7 @@ class Loop:
         stepper = Stepper(
             course.network, stage, self._counts, course.config, place=place.stage,
             steps=stage.epochs * self._steps, mix=course.mix, device=course.device,
+            lesson=course.lesson,
         )  # fmt: skip
         if state is not None:
             stepper.restore(state)

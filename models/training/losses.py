@@ -14,7 +14,9 @@ _LEAST = 1e-8
 
 
 class Loss:
-    """Maps logits [B, C] and targets [B, C] (rows sum to 1) to the mean loss of the batch.
+    """Maps logits [B, C] and targets [B, C] to the mean loss of the batch.
+
+    Rows of targets sum to 1, or to less for an image that is not, or not wholly, labelled.
 
     Plain: −Σ t·log p. Weighted and class-balanced: each term × its class's weight. Focal: each term
     × (1 − p)^γ (Lin et al. 2017, eq. 4). Logit-adjusted: p is the softmax of logits + τ·log π.
@@ -40,7 +42,8 @@ class Loss:
         """Return the mean loss, a tensor without shape."""
         logits = logits.float()  # mixed precision ends before the exponentials
         if self._smoothing:
-            targets = targets * (1 - self._smoothing) + self._smoothing / targets.shape[1]
+            share = self._smoothing * targets.sum(dim=1, keepdim=True)
+            targets = targets * (1 - self._smoothing) + share / targets.shape[1]
         if self._priors is not None:
             logits = logits + self._priors
         log_p = self._log_softmax(logits, dim=1)

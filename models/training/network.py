@@ -45,6 +45,11 @@ class Network:
         found = {id(p) for part in self._heads() for p in part.parameters()}
         return {name for name, p in self.module.named_parameters() if id(p) in found}
 
+    @property
+    def last_layer(self) -> Any:
+        """Return the last layer, the first of several."""
+        return self._heads()[0]
+
     def prepare(self, stage: Stage) -> None:
         """Freeze what the stage does not train, and set the modes of batch norm and dropout."""
         head = self.head_parameters()

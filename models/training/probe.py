@@ -55,7 +55,7 @@ def imported(source: Imported, data: TrainingData, *, why: str, seed: int, cache
     `fit`.
     """
     if source.forward is not None:
-        check_export(source, source.spec, _first_images(data))
+        check_export(source, source.spec, first_images(data))
     found = fit(source, data, seed=seed, cache=cache)
     head = found.head
     return replace(
@@ -83,7 +83,8 @@ def comparison(head: LinearHead) -> list[str]:
     return lines
 
 
-def _first_images(data: TrainingData) -> Split:
+def first_images(data: TrainingData) -> Split:
+    """Return the first training images, on which an export is compared with its framework."""
     items = (
         Item(image.path, image.class_id, sha256_of(image.path)) for image in data.train[:_CHECKED]
     )

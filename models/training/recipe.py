@@ -10,6 +10,7 @@ from tidegate.models.training.config import Loss, Sampling, TrainConfig
 
 Recipe = Literal["probe", "staged", "full"]
 RECIPES: tuple[Recipe, ...] = ("probe", "staged", "full")
+ZERO_SHOT = "zero-shot"  # a last layer from text, which is no training
 PROBE_BELOW = 1000  # training images a class
 _LAYER_DECAY = 0.75  # of transformers, as for fine-tuning BEiT and MAE
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tidegate.models.data.training_data import UNKNOWN
 from tidegate.models.importers.torch_runtime import require
 from tidegate.models.training.config import TrainConfig
 from tidegate.models.training.images import Images, in_order, seed_of
@@ -16,6 +17,7 @@ from tidegate.models.training.losses import Loss
 from tidegate.models.training.network import Network
 from tidegate.models.training.recipe import Stage
 from tidegate.models.training.schedule import rate_at
+from tidegate.models.training.transfer import Lesson, Transfer
 
 Mix = Callable[[Any, Any], tuple[Any, Any]]
 _PLACE = 4  # among the seeds
@@ -36,6 +38,7 @@ class Stepper:
         steps: int,  # in the stage, at most
         mix: Mix | None,
         device: str,
+        lesson: Lesson | None = None,
     ) -> None:
         self._torch = require("torch")
         self._network, self._module, self._device = network, network.module.to(device), device
@@ -45,6 +48,14 @@ class Stepper:
         network.prepare(stage)
         chosen = config.optimisation
         self._optimiser = network.optimiser(stage, chosen)
+        self._transfer = None
+        if lesson is not None:
+            self._transfer = Transfer(
+                lesson, network, head_only=stage.head_only, device=device, config=config
+            )
+            network.prepare(stage)
+            if self._transfer.parameters:
+                self._optimiser.add_param_group({"params": self._transfer.parameters})
         self._average = None
         if chosen.average:
             self._average = require("timm.utils").ModelEmaV3(
@@ -81,15 +92,21 @@ class Stepper:
         return total
 
     def _forward(self, inputs: Any, class_ids: Any) -> Any:
-        targets = class_ids
+        targets = self._targets(class_ids)
         if self._mix is not None:
-            inputs, targets = self._mix(inputs, class_ids)
-        if targets.ndim == 1:
-            classes = self._module.num_classes
-            targets = self._torch.nn.functional.one_hot(targets, classes).float()
+            inputs, targets = self._mix(inputs, targets)
+        if self._transfer is None:
+            return self._loss(self._run(inputs), targets)
+        return self._transfer.loss(inputs, self._run, lambda logits: self._loss(logits, targets))
+
+    def _targets(self, class_ids: Any) -> Any:
+        """Return the classes as rows [B, classes], zero for an image without a class."""
+        rows = self._torch.nn.functional.one_hot(class_ids.clamp(min=0), self._module.num_classes)
+        return rows.float() * (class_ids != UNKNOWN)[:, None]
+
+    def _run(self, inputs: Any) -> Any:
         with self._mixed_precision():
-            logits = self._module(inputs)
-        return self._loss(logits, targets)
+            return self._module(inputs)
 
     def _update(self) -> None:
         trained = [p for group in self._optimiser.param_groups for p in group["params"]]
@@ -125,6 +142,7 @@ class Stepper:
             "average": None if self._average is None else self._average.module.state_dict(),
             "optimiser": self._optimiser.state_dict(),
             "scaler": self._scaler.state_dict(),
+            "transfer": None if self._transfer is None else self._transfer.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -134,6 +152,8 @@ class Stepper:
             self._average.module.load_state_dict(state["average"])
         self._optimiser.load_state_dict(state["optimiser"])
         self._scaler.load_state_dict(state["scaler"])
+        if self._transfer is not None:
+            self._transfer.restore(state["transfer"])
 
     def _mixed_precision(self) -> contextlib.AbstractContextManager[Any]:
         if self._device == "cpu":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tidegate.models.data.training_data import TrainingData
+from tidegate.models.data.training_data import UNKNOWN, Labelled, TrainingData
 from tidegate.models.errors import BuildRefused
 from tidegate.models.importers.torch_runtime import require, version
 from tidegate.models.progress import say
@@ -22,6 +22,8 @@ from tidegate.models.training.loop import Course, Loop, Outcome
 from tidegate.models.training.recipe import Choice, plan
 from tidegate.models.training.run_folder import RunFolder
 from tidegate.models.training.stop import Stop
+from tidegate.models.training.teacher import Teaching
+from tidegate.models.training.transfer import Lesson
 from tidegate.models.training_record import TrainingRecord
 from tidegate.service.cpu import usable_cores
 from tidegate.service.files import sha256_of
@@ -44,6 +46,7 @@ class Request:
     folder: Path
     fresh: bool = False  # begin again, and remove what is there
     finish: bool = False  # train no further: the best so far is the result
+    teaching: Teaching | None = None  # of a distillation
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ def _course(request: Request, folder: RunFolder) -> tuple[Course, tuple[str, ...
     config, classes = request.config, request.data.classes
     found = network.create(request.model, len(classes), config.size, request.weights, config.seed)
     kept, held = hold_out(request.data.train, config.stages.slice, config.seed)
+    teaching = request.teaching
+    unlabelled = [] if teaching is None else [Labelled(p, UNKNOWN) for p in teaching.unlabelled]
     mirror, on_mirroring = flips(config.augmentation.flip, classes)
     stages = plan(
         request.choice.recipe, config, pretrained=found.pretrained, transformer=found.transformer,
@@ -102,15 +107,17 @@ def _course(request: Request, folder: RunFolder) -> tuple[Course, tuple[str, ...
     )  # fmt: skip
     mixes = any(stage.mixing for stage in stages)
     plain = transforms.evaluation(found.data_config)
+    changes = transforms.training(found.data_config, config.augmentation, mirror)
     course = Course(
         network=found,
         stages=stages,
-        images=Images(kept, transforms.training(found.data_config, config.augmentation, mirror)),
+        images=Images([*kept, *unlabelled], changes),
         held_out=Images(held, plain),
         config=config,
         mix=transforms.mixing(config.mixing, len(classes)) if mixes else None,
         device=_device(config),
         workers=_workers(config),
+        lesson=None if teaching is None else Lesson.of(teaching.source, teaching.chosen, found),
     )
     counts = Counter(image.class_id for image in kept)
     notes = (
@@ -119,6 +126,7 @@ def _course(request: Request, folder: RunFolder) -> tuple[Course, tuple[str, ...
         on_mirroring,
         *_on_mixing(config, mixes, len(kept)),
         *imbalance.advice([counts[i] for i in range(len(classes))], config.imbalance),
+        *(() if teaching is None else teaching.notes),
     )
     for line in (*notes, *_introduction(course)):
         say(line)
@@ -180,6 +188,7 @@ def _identity(request: Request) -> dict[str, Any]:
         "classes": list(request.data.classes),
         "training images": images.hexdigest(),
         "recipe": request.choice.recipe,
+        **({} if request.teaching is None else request.teaching.identity),
         **_flat(settings),
     }
 
@@ -194,6 +203,16 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _images(course: Course) -> dict[str, int]:
+    """Return how many images were used, by their use."""
+    unlabelled = int((course.images.class_ids == UNKNOWN).sum())
+    found = {
+        "training": len(course.images) - unlabelled,
+        "choice of the epoch": len(course.held_out),
+    }
+    return found | ({"soft labels alone": unlabelled} if unlabelled else {})
+
+
 def _record(
     request: Request, course: Course, outcome: Outcome, notes: tuple[str, ...]
 ) -> TrainingRecord:
@@ -202,7 +221,7 @@ def _record(
         recipe=request.choice.recipe,
         why=request.choice.why,
         seed=request.config.seed,
-        images={"training": len(course.images), "choice of the epoch": len(course.held_out)},
+        images=_images(course),
         settings={
             "size": size,
             "device": course.device,

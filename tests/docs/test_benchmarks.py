@@ -17,6 +17,7 @@ RESULTS = ROOT / "load_tests" / "results"
 MADE_BY = (
     "python -m load_tests",
     "python -m tidegate.models.benchmarks.decoding",
+    "python -m tidegate.models.benchmarks.distillation",
     "python -m tidegate.models.benchmarks.linear_probe",
 )
 PAGE = ROOT / "docs" / "benchmarks.md"

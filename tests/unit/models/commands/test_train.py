@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.unit.models.training.pictures import classes
-from tidegate.models.commands import train, train_source
+from tidegate.models.commands import train, train_source, training
 from tidegate.models.data.training_data import TrainingData
 from tidegate.models.errors import BuildRefused
 from tidegate.models.training.config import TrainConfig
-from tidegate.models.training.division import Shares
 from tidegate.service.cli import main
 
 
@@ -86,8 +85,7 @@ def test_a_wrong_folder_or_model_is_explained(
 
 def divided(images: Path, run: Path, *more: str) -> TrainingData:
     options = train.parser().parse_args(words(images, run, *more)[1:])
-    shares = None if options.shares is None else Shares(*options.shares)
-    return train._divided(options, run, shares, train._config(options))
+    return training.divided(options, run, training.config(options, TrainConfig))
 
 
 @pytest.mark.parametrize(
@@ -137,6 +135,6 @@ def test_an_option_is_a_setting(images: Path, tmp_path: Path) -> None:
     given = words(images, tmp_path, "--epochs", "7", "--set", "optimisation.batch=8", "--seed", "5")
     options = train.parser().parse_args(given[1:])
 
-    config = train._config(options)
+    config = training.config(options, TrainConfig)
 
     assert (config.stages.full, config.optimisation.batch, config.seed) == (7, 8, 5)

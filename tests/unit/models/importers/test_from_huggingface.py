@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.unit.imaging.pictures import encode, noise
 from tests.unit.models.imported import check_logits, check_pixels
 from tidegate.models.errors import BuildRefused
+from tidegate.models.graphs.session import run_once
 from tidegate.models.importers import from_huggingface, huggingface_rules
 from tidegate.models.importers.from_huggingface import Processed
 from tidegate.models.importers.huggingface_processors import PROCESSORS
@@ -145,3 +147,55 @@ def test_every_processor_on_tensors_is_served_as_transformers_runs_it(name: str)
     processor = getattr(require("transformers"), name)()
 
     check_pixels(spec, Processed("transformers", "torch", processor))
+
+
+def _tiny(kind: str) -> Any:
+    """Return a tiny model with an image encoder, with random weights."""
+    transformers = require("transformers")
+    require("torch").manual_seed(0)
+    small = {
+        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }  # fmt: skip
+    vision = {**small, "image_size": SIDE, "patch_size": 8}
+    if kind == "dinov2":
+        return transformers.Dinov2Model(transformers.Dinov2Config(**vision))
+    text = {**small, "vocab_size": 99, "max_position_embeddings": 8}
+    if kind == "siglip":
+        return transformers.SiglipModel(
+            transformers.SiglipConfig(vision_config=vision, text_config=text)
+        )
+    parts = {
+        "vision_config": vision | {"projection_dim": 12},
+        "text_config": text | {"projection_dim": 12},
+    }
+    return transformers.CLIPModel(transformers.CLIPConfig(**parts, projection_dim=12))
+
+
+@pytest.mark.parametrize(("kind", "width"), [("dinov2", 16), ("clip", 12), ("siglip", 16)])
+def test_the_features_of_an_encoder_are_its_pooled_output(
+    tmp_path: Path, kind: str, width: int
+) -> None:
+    model = _tiny(kind).eval()
+    model.save_pretrained(tmp_path)
+    write(tmp_path, image_processor_type="ViTImageProcessor", size=SIDE)
+
+    found = from_huggingface.load(tmp_path, backend="pillow", encoder=True)
+
+    torch = require("torch")
+    batch = np.random.default_rng(0).normal(size=(3, 3, SIDE, SIDE)).astype(np.float32)
+    with torch.inference_mode():
+        given = torch.from_numpy(batch)
+        vision = getattr(model, "vision_model", model)
+        expected = vision(pixel_values=given).pooler_output
+        if kind == "clip":
+            expected = model.visual_projection(expected)
+    (features,) = run_once(found.backbone, ("features",), batch)
+    assert features.shape == (3, width)
+    np.testing.assert_allclose(features, expected.numpy(), atol=1e-5)
+    assert found.labels is None
+
+
+def test_a_pooled_output_that_was_never_trained_is_refused(folder: Path) -> None:
+    with pytest.raises(BuildRefused, match=r"lack pooler\.dense.* ViTModel cannot be used"):
+        from_huggingface.load(folder, backend="pillow", encoder=True)

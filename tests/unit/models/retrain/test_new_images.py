@@ -11,7 +11,7 @@ from tests.unit.models.training.pictures import classes, nearly, picture, put
 from tidegate.models.data import training_data
 from tidegate.models.data.training_data import TrainingData
 from tidegate.models.errors import BuildRefused
-from tidegate.models.retrain.new_images import add, in_order, listed
+from tidegate.models.retrain.new_images import add, listed
 from tidegate.models.training.division import Shares
 from tidegate.models.training.split import divide
 
@@ -154,9 +154,9 @@ def test_a_number_that_is_a_label_and_another_id_is_refused(tmp_path: Path) -> N
 
 
 def test_the_classes_get_the_ids_of_the_bundle(old: TrainingData) -> None:
-    turned = in_order(old, ("dog", "cat"))
+    turned = old.ordered(("dog", "cat"))
 
     assert turned.classes == ("dog", "cat")
     assert [i.class_id for i in turned.train] == [1 - i.class_id for i in old.train]
-    with pytest.raises(BuildRefused, match="not of the bundle's classes: bird, cat"):
-        in_order(old, ("dog", "bird"))
+    with pytest.raises(BuildRefused, match="not of the model's classes: bird, cat"):
+        old.ordered(("dog", "bird"))

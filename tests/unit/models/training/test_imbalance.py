@@ -90,3 +90,15 @@ def test_unequal_classes_are_pointed_out() -> None:
     assert "their effects multiply" in advice((100, 10), twice)[1]
     assert "anomalies" in advice((1010, 10), Imbalance(loss="weighted"))[1]
     assert len(advice((1000, 10), Imbalance(loss="weighted"))) == 1
+
+
+@pytest.mark.parametrize("sampling", SHARES)
+def test_an_image_without_a_class_is_visited_once(sampling: Sampling) -> None:
+    class_ids = np.concatenate([[-1] * 7, CLASS_IDS, [-1] * 5])
+
+    order = draw(class_ids, COUNTS, sampling, (0, 1))
+
+    assert len(order) == len(class_ids)
+    visited = order[class_ids[order] < 0]
+    assert sorted(visited) == sorted(np.flatnonzero(class_ids < 0))
+    assert not np.array_equal(visited, sorted(visited))  # among the others
