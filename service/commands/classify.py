@@ -46,6 +46,12 @@ def add(commands: Commands) -> None:
     columns.add_argument(
         "--column", default="image", help="column of .parquet sources (default: image)"
     )
+    classify.add_argument(
+        "--drift",
+        type=Path,
+        metavar="FILE",
+        help="compare the set with the bundle's reference: NAME.html or NAME.json",
+    )
     running = classify.add_argument_group("how it runs")
     running.add_argument(
         "--workers", type=_positive, metavar="N", help="processes (default: cores)"
@@ -86,6 +92,7 @@ def _run(arguments: argparse.Namespace) -> int:
         part_images=arguments.part_images,
         resume=arguments.resume,
         replace=arguments.replace,
+        drift=arguments.drift,
     )
     failed = run(options)
     return 1 if failed and arguments.fail_on_error else 0

@@ -1,0 +1,99 @@
+"""Rows of a Ray Dataset are the command's, also if an actor is killed; and Ray Serve answers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clusters.conftest import BUNDLE, assert_equal, by_name
+from tests.server import PHOTOS
+
+pytest.importorskip("ray", reason="needs the extra ray: make test-clusters")
+
+import httpx
+import ray
+from ray import serve
+
+from tidegate.ray import Classifier, Rows, classify
+from tidegate.ray.serving import application
+from tidegate.service.errors import BundleRefused
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+ROWS = Rows("bytes", features=True)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A local cluster with two cores, whose dashboard is off."""
+    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR")
+    yield
+    serve.shutdown()
+    ray.shutdown()
+
+
+def read(images: Path) -> Any:
+    return ray.data.read_binary_files(str(images), include_paths=True, override_num_blocks=6)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_rows_are_those_of_the_command(images: Path, expected: dict[str, Any]) -> None:
+    rows = classify(read(images), BUNDLE, ROWS, concurrency=2, batch_size=8)
+
+    assert_equal(by_name(rows.take_all()), expected)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_actor_that_is_killed_loses_nothing(
+    images: Path, expected: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker = tmp_path / "killed"
+
+    class KilledOnce(Classifier):
+        """Kills its process in the middle, once."""
+
+        batches = 0
+
+        def __call__(self, batch: Any) -> Any:
+            self.batches += 1
+            if self.batches == 2 and not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__call__(batch)
+
+    monkeypatch.setattr("tidegate.ray.data.Classifier", KilledOnce)
+    rows = classify(read(images), BUNDLE, ROWS, concurrency=2, batch_size=4)
+
+    assert_equal(by_name(rows.take_all()), expected)
+    assert marker.exists()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_service_answers_behind_ray_serve() -> None:
+    settings = {"bundle": str(BUNDLE), "slots": 2, "threads_per_slot": 1, "deadline_ms": 60_000}
+    serve.start(http_options={"host": "127.0.0.1", "port": 0})
+    serve.run(application(settings, num_replicas=1), route_prefix="/")
+    url = f"http://127.0.0.1:{_port()}"
+
+    ready = httpx.get(f"{url}/readyz", timeout=60)
+    answer = httpx.post(f"{url}/classify", content=(PHOTOS / "coffee.png").read_bytes(), timeout=60)
+    problem = httpx.post(f"{url}/classify", content=b"no image", timeout=60)
+
+    assert ready.status_code == 200
+    assert answer.json()["predictions"][0]["label"] == "espresso"
+    assert (problem.status_code, problem.json()["code"]) == (415, "unsupported-image-type")
+
+
+def _port() -> int:
+    from ray.serve._private.api import _get_global_client
+
+    return int(_get_global_client().http_config.port)
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleRefused):
+        Classifier(tmp_path)
