@@ -71,7 +71,7 @@ test-openvino: bundle .venv-openvino/.installed ## run the tests that need OpenV
 	@.venv-openvino/bin/python -m pytest -m openvino
 
 test-clusters: bundle .venv-clusters/.installed ## run the tests on local clusters of Ray, Spark (needs Java 17) and Dask, in a separate environment
-	@.venv-clusters/bin/python -m pytest -m slow tests/clusters
+	@.venv-clusters/bin/python -m pytest -W ignore -m slow tests/clusters
 
 test-gpu-packages: bundle $(GPU_ENV)-tensorrt-rtx ## run the tests that need the GPU packages, but no GPU
 	@.venv-gpu/bin/python -m pip install --quiet --editable '.[nvjpeg]'

@@ -75,6 +75,7 @@ class Shares:
     moved: Int64  # the columns that changed, the most evident first
     shares: Float64
     before: Float64
+    chance: float = 1.0  # of sets without a change in which some column is as evident, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +172,9 @@ def _shares(
         return Shares(0.0, np.zeros(0, np.int64), shares, before)
     needed = np.where(shares > before, more, fewer)
     independent = counts / design_effect, images / design_effect
-    evidence = share_evidence(*independent, against) / needed
+    raw = share_evidence(*independent, against)
+    evidence = raw / needed
     moved = moved_columns(shares, before, evidence)
-    return Shares(float(evidence.max()), moved, shares, before)
+    # Both directions of every column, as in `needed`.
+    chance = 2 * len(raw) * math.exp(-float(raw[moved].max(initial=0.0)))
+    return Shares(float(evidence.max()), moved, shares, before, min(1.0, chance))

@@ -13,7 +13,7 @@ from tests.server import ROOT
 
 pytest.importorskip("distributed", reason="needs dask[distributed]: make test-clusters")
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.slow
 
 
 def test_the_example_of_the_guide_runs(images: Path, expected: dict[str, Any]) -> None:

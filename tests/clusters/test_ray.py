@@ -23,8 +23,9 @@ from tidegate.ray import Classifier, Rows, classify
 from tidegate.ray.serving import application
 from tidegate.service.errors import BundleRefused
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.slow
 ROWS = Rows("bytes", features=True)
+QUICK = {"batch_size": 4}  # nothing is measured
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def read(images: Path) -> Any:
 
 @pytest.mark.usefixtures("cluster")
 def test_the_rows_are_those_of_the_command(images: Path, expected: dict[str, Any]) -> None:
-    rows = classify(read(images), BUNDLE, ROWS, concurrency=2, batch_size=8)
+    rows = classify(read(images), BUNDLE, ROWS, concurrency=2, batch_size=8, predictor=QUICK)
 
     assert_equal(by_name(rows.take_all()), expected)
 
@@ -66,7 +67,7 @@ def test_an_actor_that_is_killed_loses_nothing(
             return super().__call__(batch)
 
     monkeypatch.setattr("tidegate.ray.data.Classifier", KilledOnce)
-    rows = classify(read(images), BUNDLE, ROWS, concurrency=2, batch_size=4)
+    rows = classify(read(images), BUNDLE, ROWS, concurrency=2, batch_size=4, predictor=QUICK)
 
     assert_equal(by_name(rows.take_all()), expected)
     assert marker.exists()

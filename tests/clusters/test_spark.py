@@ -18,7 +18,7 @@ pytest.importorskip("pandas", reason="needs the extra spark: make test-clusters"
 
 from tidegate.spark import Classifier, Rows, classify
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.slow
 ROWS = Rows("content", features=True)
 
 
@@ -54,7 +54,7 @@ def rows_of(frame: Any) -> dict[str, dict[str, Any]]:
 def test_the_rows_are_those_of_the_command(
     spark: Any, images: Path, expected: dict[str, Any]
 ) -> None:
-    rows = classify(frame(spark, images), BUNDLE, ROWS)
+    rows = classify(frame(spark, images), BUNDLE, ROWS, batch_size=4)
 
     assert_equal(rows_of(rows), expected)
 
@@ -62,7 +62,7 @@ def test_the_rows_are_those_of_the_command(
 def test_an_executor_that_is_killed_loses_nothing(
     spark: Any, images: Path, expected: dict[str, Any], tmp_path: Path
 ) -> None:
-    classifier, marker = Classifier(BUNDLE, ROWS), str(tmp_path / "killed")
+    classifier, marker = Classifier(BUNDLE, ROWS, batch_size=4), str(tmp_path / "killed")
 
     def killed_once(frames: Any) -> Any:
         for number, frame in enumerate(classifier(frames)):

@@ -91,7 +91,7 @@ def as_json(drift: SetDrift, found: Sequence[SetFinding], labels: Sequence[str])
         },
         "classes": {
             "evidence": report.classes.evidence,
-            "shares": [round(share, 9) for share in report.classes.shares.tolist()],
+            "shares": {c: share for c, share in enumerate(report.classes.shares.tolist()) if share},
         },
         "histograms": {
             name: {

@@ -9,8 +9,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,7 @@ class Collector:
         return written(notes)
 
 
-def most_unusual(shown: Any) -> tuple[Shown, ...]:
+def most_unusual(shown: Iterable[Shown]) -> tuple[Shown, ...]:
     """Return the most unusual images, the first one the most; of like images one."""
     found: dict[int, Shown] = {}
     for one in sorted(shown, key=lambda one: one.rank):
@@ -168,14 +168,13 @@ def joined(notes: Sequence[Notes], facts: Mapping[str, Any]) -> Notes:
 def written(notes: Notes) -> bytes:
     """Return notes as a file."""
     content = io.BytesIO()
-    shown = [vars_of(one) for one in notes.shown]
     arrays: dict[str, NDArray[Any]] = {
         **notes.columns,
         "inputs": notes.inputs,
         "parts": notes.parts,
         "feature_sum": notes.feature_sum,
         "feature_images": np.array([notes.feature_images]),
-        "shown": _text(shown),
+        "shown": _text([asdict(one) for one in notes.shown]),
         "facts": _text({"format": FORMAT, **notes.facts}),
     }
     np.savez(content, **arrays)  # type: ignore[arg-type]  # numpy's stub mixes up **kwds
@@ -205,11 +204,6 @@ def read(path: Path) -> Notes:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise JobRefused(f"{path} is not the notes of a set: {error}.") from error
-
-
-def vars_of(shown: Shown) -> dict[str, Any]:
-    """Return the fields of an image of the contact sheet."""
-    return {name: getattr(shown, name) for name in Shown.__slots__}
 
 
 def _text(value: Any) -> NDArray[np.uint8]:

@@ -27,6 +27,7 @@ _WORDS = {
     "aspect": ("width divided by height", "narrower", "wider"),
     "bytes_per_pixel": ("bytes per pixel", "more compressed", "less compressed"),
 }  # fmt: skip
+_BILLIONTH = 1e-9
 _DIRECTION = 0.5  # bins: a smaller difference of the means has no direction
 _IN_RUNS = (
     "The images come in runs: {effect:.1f} in a row count as much as one independent image. "
@@ -118,7 +119,7 @@ def _of_rejections(drift: SetDrift) -> str:
     return (
         f"{percent(float(shares.shares[0]))} of {drift.found.images:,} images are rejected; the "
         f"calibration, of {drift.reference.calibration_samples:,} images, has "
-        f"{percent(float(shares.before[0]))}."
+        f"{percent(float(shares.before[0]))} {_by_chance(shares.chance)}."
     )
 
 
@@ -130,8 +131,15 @@ def _of_classes(report: SetReport, labels: Sequence[str], *, in_runs: bool) -> S
     )
     more = len(changes) - MAX_NAMED_CLASSES
     rest = f" and {more:,} more" if more > 0 else ""
-    text = f"The predicted classes differ: {listed(changes[:MAX_NAMED_CLASSES])}{rest}."
+    text = f"The predicted classes differ: {listed(changes[:MAX_NAMED_CLASSES])}{rest} "
+    text += f"{_by_chance(shares.chance)}."
     return SetFinding("class-share", text, in_runs, changes)
+
+
+def _by_chance(chance: float) -> str:
+    if chance < _BILLIONTH:
+        return "(by chance in fewer than one of a billion sets)"
+    return f"(by chance in at most one of {1 / chance:,.0f} sets)"
 
 
 def _of_histogram(drift: SetDrift, name: str) -> str:
