@@ -118,7 +118,7 @@ async def _of_answers(
     step = max(1, len(rows) // options.online)
     port = free_port()
     url = f"http://127.0.0.1:{port}/classify"
-    [ready] = requests_of(generated(1), Target.parse(f"{url}?ood_action=flag"))
+    [ready] = requests_of(generated(1), Target.parse(f"{url}?ood_action=flag"), None)
     environment = {"TIDEGATE_BUNDLE": str(options.bundle.resolve()), "TIDEGATE_PORT": str(port)}
     command = [sys.executable, "-m", "tidegate.service", "serve"]
     async with running(command, environment, url, ready) as started:

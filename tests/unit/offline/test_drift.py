@@ -22,6 +22,7 @@ from tidegate.service.offline.drift.notes import Noted, Picture, small_jpeg
 from tidegate.service.offline.drift.page import write_report
 from tidegate.service.offline.drift.records import Collector, Notes, joined, read, written
 from tidegate.service.offline.drift.report import build
+from tidegate.service.types import Pixels
 
 IMAGES = 240
 
@@ -40,7 +41,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def noted(bundle: Bundle, number: int, dark: bool = False, copy_of: int | None = None) -> Noted:
     """A note of an image whose values depend on its number."""
     rng = np.random.default_rng([number if copy_of is None else copy_of])
-    pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
+    pixels = Pixels(rng.integers(0, 256, (32, 32, 3), np.uint8))
     p_value = float(rng.integers(1, 200)) / 200
     return Noted(
         fingerprint(pixels),
@@ -58,10 +59,12 @@ def notes_of(
     bundle: Bundle, images: Sequence[Noted], path: Path, shard: tuple[int, int] = (1, 1)
 ) -> Notes:
     """The notes of a job that wrote two parts."""
-    collector, files = Collector(drift_reference(bundle)), []
+    collector, files = Collector(drift_reference(bundle)), list[Path]()
     for part in np.array_split(np.arange(len(images)), 2):
         for index in part.tolist():
-            collector.add(index, f"image-{images[index].picture[0][2]}.jpg", images[index])  # type: ignore[index]  # they have pictures
+            one = images[index]
+            assert one.picture is not None
+            collector.add(index, f"image-{one.picture.rank[2]}.jpg", one)
         files.append(path / f"part-{len(files)}")
         files[-1].write_bytes(collector.part())
     facts = {"digest": bundle.digest, "shard": shard, "outcomes": {"accept": len(images)}}
