@@ -11,7 +11,7 @@ from tidegate.service.cpu import usable_cores
 from tidegate.service.engines import warm_up
 from tidegate.service.engines.base import Engine
 from tidegate.service.engines.config import EngineConfig, WarmEngine
-from tidegate.service.engines.cpu_engines import CpuEngine
+from tidegate.service.engines.cpu_engines import CpuEngine, single_image_threads
 from tidegate.service.engines.kept_choices import Choice, KeptChoices, Key, cpu_model
 from tidegate.service.files import sha256_of
 
@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 _WORTH_SHARING = 1.1  # required throughput: cores sharing a batch / one batch per core
 _WORTH_ANOTHER = 1.05  # required throughput: another engine / ONNX Runtime
 _COMPARED = 4  # images in a batch by which engines are compared
-_MOST_FOR_ONE = 8  # threads for a single image
 
 
 def open_on_cpu(
@@ -80,7 +79,7 @@ class _Sealed:
 
     def open_on_all_cores(self, slots: int) -> Engine:
         """Open it for a single image."""
-        return self.open(threads=min(slots, usable_cores(), _MOST_FOR_ONE))
+        return self.open(threads=single_image_threads(slots))
 
 
 def _key(
