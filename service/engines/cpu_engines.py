@@ -65,7 +65,8 @@ def check_precision(engine: str, precision: str) -> None:
     others = [name for name, served in _PRECISIONS.items() if precision in served]
     raise EngineUnavailable(
         f"The bundle is in {precision}, which engine {engine} does not compute: set "
-        f"TIDEGATE_ENGINE={others[0]}, or serve the model's bundle in another precision."
+        f"TIDEGATE_ENGINE={others[0]} (`tidegate classify`: --engine {others[0]}), or serve the "
+        "model's bundle in another precision."
     )
 
 

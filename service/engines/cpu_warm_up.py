@@ -13,6 +13,7 @@ from tidegate.service.engines.base import Engine
 from tidegate.service.engines.config import EngineConfig, WarmEngine
 from tidegate.service.engines.cpu_engines import CpuEngine, single_image_threads
 from tidegate.service.engines.kept_choices import Choice, KeptChoices, Key, cpu_model
+from tidegate.service.errors import EngineUnavailable
 from tidegate.service.files import sha256_of
 
 log = logging.getLogger(__name__)
@@ -101,12 +102,19 @@ def _key(
 
 
 def _fastest(candidates: Sequence[_Sealed], buckets: Sequence[int]) -> _Sealed:
-    """Return the last candidate, which needs the least memory, or one that is clearly faster."""
+    """Return the last candidate, which needs the least memory, or one that is clearly faster.
+
+    Another one that does not load is left out.
+    """
     *others, best = candidates
     size = max(bucket for bucket in buckets if bucket <= _COMPARED)
     for other in others:
-        engines = [each.open(usable_cores(), buckets=buckets) for each in (best, other)]
-        if _is_faster(engines, size, _WORTH_ANOTHER):
+        try:
+            engine = other.open(usable_cores(), buckets=buckets)
+        except EngineUnavailable as error:
+            log.warning("engine %s is not compared: %s", other.by.name, error)
+            continue
+        if _is_faster([best.open(usable_cores(), buckets=buckets), engine], size, _WORTH_ANOTHER):
             best = other
     return best
 

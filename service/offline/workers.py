@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 CHUNK_IMAGES = 16
 _CHUNK_BYTES = 32 << 20
-_MOST_DEATHS = 6  # more than one image causes: its chunk and the halves down to it are five
+# In a row. A chunk whose images all end their process causes 31: it and all halves of it.
+_MOST_DEATHS = 64
 _AHEAD = 2  # chunks for each worker: one that it computes, and one that waits
 
 Entry = tuple[int, str, Path | bytes | Problem]  # index, name, and the file or its content
@@ -92,12 +93,16 @@ class Workers:
                 yield from done
 
     def _submit(self, chunk: list[Entry]) -> Future[list[Classified]]:
+        # A process that this starts inherits the mask: only this one gets Ctrl-C.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
         try:
             return self._pool.submit(_classify, chunk)
         except BrokenProcessPool as error:
             failed = Future[list[Classified]]()
             failed.set_exception(error)
             return failed
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _again(self, chunk: list[Entry]) -> list[Classified]:
         """Classify a chunk whose process may have died: alone, and then by halves."""
@@ -118,8 +123,7 @@ class Workers:
 
     def _alone(self, chunk: list[Entry]) -> list[Classified]:
         if self._is_broken:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool, self._is_broken = self._start(), False
+            self._restart()
         try:
             done = self._submit(chunk).result()
         except BrokenProcessPool as error:
@@ -133,6 +137,16 @@ class Workers:
             raise
         self._deaths = 0
         return done
+
+    def _restart(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool, self._is_broken = self._start(), False
+        try:
+            self._submit([]).result()  # so that no image is blamed
+        except BrokenProcessPool as error:
+            raise EngineUnavailable(
+                "The processes that classify do not start. Is there enough memory?"
+            ) from error
 
     def _start(self) -> ProcessPoolExecutor:
         # Not forked: a copy of a process with threads may hang.
@@ -171,8 +185,7 @@ _taker: list[NoteTaker] = []  # the same, if a drift report is wanted
 
 
 def _begin(work: Work) -> None:
-    """Prepare a worker process: it ends with its parent, which alone handles Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Prepare a worker process, which ends with its parent."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         sentinel = parent.sentinel
@@ -223,5 +236,5 @@ def _read(content: Path | bytes | Problem, most: int) -> bytes | Problem:
 
 def unreadable(error: Exception) -> Problem:
     """Return the problem of an image that cannot be read."""
-    reason = getattr(error, "strerror", None) or str(error)
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return Problem("unreadable", "The image cannot be read", 404, f"{reason}.")
