@@ -96,7 +96,7 @@ def test_arrays_have_the_stated_shapes(predictor: Predictor) -> None:
 
 @pytest.mark.parametrize("path", ["path", None])
 def test_a_table_becomes_a_table_of_rows(predictor: Predictor, path: str | None) -> None:
-    good = PATHS[0].read_bytes()
+    good = (PHOTOS / "coffee.png").read_bytes()
     table = pyarrow.table(
         {"image": [{"bytes": good}, None, {"bytes": b"none"}], "path": ["a", "b", "c"]}
     )
