@@ -17,6 +17,11 @@ IMAGES = 60
 BUNDLE = DEMO_BUNDLE.resolve()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def the_process_stays_as_it_was() -> None:
+    """The drivers of Ray and Spark handle signals; these tests run in an environment alone."""
+
+
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of photographs, a tenth of them broken."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from load_tests.server.start import free_port
 from tests.clusters.conftest import BUNDLE, assert_equal, by_name
 from tests.server import PHOTOS
 
@@ -76,9 +77,10 @@ def test_an_actor_that_is_killed_loses_nothing(
 @pytest.mark.usefixtures("cluster")
 def test_the_service_answers_behind_ray_serve() -> None:
     settings = {"bundle": str(BUNDLE), "slots": 2, "threads_per_slot": 1, "deadline_ms": 60_000}
-    serve.start(http_options={"host": "127.0.0.1", "port": 0})
+    port = free_port()
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
     serve.run(application(settings, num_replicas=1), route_prefix="/")
-    url = f"http://127.0.0.1:{_port()}"
+    url = f"http://127.0.0.1:{port}"
 
     ready = httpx.get(f"{url}/readyz", timeout=60)
     answer = httpx.post(f"{url}/classify", content=(PHOTOS / "coffee.png").read_bytes(), timeout=60)
@@ -87,12 +89,6 @@ def test_the_service_answers_behind_ray_serve() -> None:
     assert ready.status_code == 200
     assert answer.json()["predictions"][0]["label"] == "espresso"
     assert (problem.status_code, problem.json()["code"]) == (415, "unsupported-image-type")
-
-
-def _port() -> int:
-    from ray.serve._private.api import _get_global_client
-
-    return int(_get_global_client().http_config.port)
 
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:

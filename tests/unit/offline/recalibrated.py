@@ -21,11 +21,11 @@ from tidegate.service.offline.predictor import Predictor
 from tidegate.service.ood.conformal import TailedFold
 from tidegate.service.ood.gates import combined_score
 
-FOLD_A = 200
+FOLD_A = 150
 
 
 def recalibrated(folder: Path, predictor: Predictor, images: Sequence[bytes]) -> Path:
-    """Write a bundle whose gate and reference are those of `images`; the first 200 are fold A."""
+    """Write a bundle whose gate and reference are those of `images`; the first 150 are fold A."""
     said = [answer for answer in predictor.predict(images) if isinstance(answer, Answer)]
     manifest = predictor.bundle.manifest
     scores = {name: np.array([one.scores[name] for one in said]) for name in manifest.gate.scores}

@@ -22,7 +22,7 @@ from tidegate.service.offline.drift.report import build
 from tidegate.service.offline.drift.words import findings
 from tidegate.service.offline.predictor import Predictor
 
-REFERENCE, SET, DRAWS = 600, 150, 10
+REFERENCE, SET, DRAWS = 400, 120, 8
 
 pytestmark = pytest.mark.slow
 
