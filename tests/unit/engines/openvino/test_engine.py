@@ -14,7 +14,7 @@ from tests.contract import tiny_graph
 from tests.unit.engines.onnxruntime.test_cpu import photos
 from tidegate.models.sealing.check import check_against_float64
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
-from tidegate.service.engines.openvino import program, runtime
+from tidegate.service.engines.openvino import engine, program, runtime
 from tidegate.service.engines.openvino.engine import OpenVinoEngine, _parts
 from tidegate.service.errors import BundleRefused, EngineUnavailable
 
@@ -148,11 +148,12 @@ def test_only_a_cpu_is_asked_for_its_instructions(
 ) -> None:
     """The runtime has no such words for other devices; HETERO stands for one."""
     monkeypatch.setattr(program, "check_device", lambda device, precision: None)
+    monkeypatch.setattr(engine, "device_name", lambda device: "a GPU")
     monkeypatch.setattr(program.Request, "instructions", property(lambda _: pytest.fail("asked")))
 
     info = OpenVinoEngine(model, device="HETERO:CPU").info
 
-    assert (info.instructions, info.device.split()[0]) == ("", "HETERO:CPU")
+    assert (info.instructions, info.device) == ("", "HETERO:CPU a GPU")
 
 
 @on_openvino
