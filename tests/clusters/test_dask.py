@@ -28,7 +28,7 @@ def test_the_example_of_the_guide_runs(images: Path, expected: dict[str, Any]) -
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster),
     ):
-        names: dict[str, Any] = {}
+        names: dict[str, Any] = {"__name__": "guide"}
         exec(code, names)  # noqa: S102 - the guide's
 
     found = {Path(path).name: outcome for path, outcome in names["rows"]}
