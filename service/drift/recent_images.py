@@ -80,8 +80,7 @@ class RecentImages:
     def add_value(self, name: str, values: NDArray[np.float64]) -> None:
         """Count values of the histogram with this name, if the bundle has a reference for it."""
         if (recent := self._binned.get(name)) is not None:
-            edges = self._reference.histograms[name].edges
-            recent.add(edges.searchsorted(values, "right"))
+            recent.add(self._reference.histograms[name].places(values))
 
     def add_features(self, features: NDArray[np.float32]) -> None:
         """Add one answered image's features, [D], if the bundle has a reference for them."""

@@ -27,6 +27,24 @@ def test_the_large_job_is_that_of_the_result() -> None:
     assert all(finding["met"] is not False for finding in JOB["findings"])
 
 
+PRECISIONS = json.loads(
+    (RESULT.parent / "2026-11-30-bulk-precisions-2-cores.json").read_text("utf-8")
+)
+
+
+def test_the_costs_of_three_precisions_are_those_of_the_result() -> None:
+    found = {finding["quantity"]: finding["value"] for finding in PRECISIONS["findings"]}
+    for name, engine, of in (
+        ("fp32", "onnx-cpu", ""),
+        ("bf16", "openvino", " (efficientnet-lite0-bf16, openvino)"),
+        ("int8", "onnx-cpu", " (efficientnet-lite0-int8, onnx-cpu)"),
+    ):
+        per_s = round(found[f"tidegate classify{of}, images a second"])
+        ratio = found[f"images a second, ratio{of}"]
+        cells = (per_s, f"{per_s * 3600:,}", f"{2e6 / per_s / 3600:.1f}", f"{ratio:.2f}")
+        assert f"| {name} | `{engine}` | {' | '.join(map(str, cells))} |" in PAGE
+
+
 def test_the_rate_and_the_ratio_are_those_of_the_result() -> None:
     per_s = round(FOUND["tidegate classify, images a second"])
     ratio, low, high = (

@@ -81,7 +81,7 @@ class Collector:
     """Collects the notes of a part, from one after the other."""
 
     def __init__(self, reference: Reference) -> None:
-        self._edges = {name: reference.histograms[name].edges for name in watched(reference)}
+        self._bins = {name: reference.histograms[name] for name in watched(reference)}
         self._width = 0 if reference.embedding is None else len(reference.embedding.mean)
         self._begin()
 
@@ -104,7 +104,7 @@ class Collector:
              DECISIONS.index(noted.decision))
         )  # fmt: skip
         self._inputs.append(
-            [int(e.searchsorted(noted.inputs[name], "right")) for name, e in self._edges.items()]
+            [int(b.places(np.array([noted.inputs[n]]))[0]) for n, b in self._bins.items()]
         )
         if noted.features is not None and not rejected and key not in self._summed:
             self._summed.add(key)
@@ -134,7 +134,7 @@ class Collector:
         }
         notes = Notes(
             columns,
-            np.array(self._inputs, np.uint8).reshape(len(self._rows), len(self._edges)),
+            np.array(self._inputs, np.uint8).reshape(len(self._rows), len(self._bins)),
             np.array([len(self._rows)]),
             self._sum,
             len(self._summed),

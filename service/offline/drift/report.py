@@ -144,7 +144,7 @@ def _counted(
         for place, name in enumerate(watched(reference))
     }
     if (bins := reference.histograms.get("confidence")) is not None:
-        places = bins.edges.searchsorted(counted["probability"][answered], "right")
+        places = bins.places(counted["probability"][answered])
         histograms["confidence"] = np.bincount(places, minlength=len(bins.counts))
     features = None
     if notes.feature_images:

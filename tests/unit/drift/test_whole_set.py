@@ -168,3 +168,11 @@ def test_an_empty_set_differs_in_nothing() -> None:
     )  # fmt: skip
 
     assert world.compare(nothing).alarms == frozenset()
+
+
+def test_a_value_that_all_images_have_falls_into_the_bin_of_the_reference() -> None:
+    ratio = 4 / 3
+    edge = float(np.float32(ratio))  # above it, as a fit rounds it
+    reference = Bins(np.array([1.0, edge, 2.0]), np.array([0, 0, 100, 0]))
+
+    assert reference.places(np.full(3, ratio)).tolist() == [2, 2, 2]
