@@ -6,6 +6,7 @@ Deterministic: image i depends only on the seed and on i, so that no set is stor
 import io
 import tarfile
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,10 @@ class ImageSet:
         self._names = [path.stem for path in photographs]
         self._bad_share = bad_share
         self._seed = seed
-        self._bomb = black_png(BOMB_SIDE) if bad_share else b""
+
+    @cached_property
+    def _bomb(self) -> bytes:
+        return black_png(BOMB_SIDE)
 
     def picture(self, number: int) -> Picture:
         """Return image `number`: part of a photograph, perhaps mirrored or darker, or bad."""
