@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVE := .venv/.serve-installed
 DEV := .venv/.dev-installed
-ONLY := service models load_tests tests docker docs
+ONLY := service models clusters load_tests tests docker docs
 TORCH_ENV := .venv-torch/.installed
 GPU_ENV := .venv-gpu/.installed
 COMPILED := service/imaging/_resample.c service/imaging/_jpeg.c
@@ -22,7 +22,7 @@ TORCH ?= torch torchvision
 export PIP_COMPILE := 0
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve monitoring bundle docs prepared test coverage unit fuzz chaos test-front-ends test-openvino test-torch test-gpu-packages gpu-report check lint fix tools stores audit clean
+.PHONY: help serve monitoring bundle docs prepared test coverage unit fuzz chaos test-front-ends test-openvino test-clusters test-torch test-gpu-packages gpu-report check lint fix tools stores audit clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -70,6 +70,9 @@ test-torch: bundle $(TORCH_ENV) ## run the tests that need torch, in a separate 
 test-openvino: bundle .venv-openvino/.installed ## run the tests that need OpenVINO, in a separate environment
 	@.venv-openvino/bin/python -m pytest -m openvino
 
+test-clusters: bundle .venv-clusters/.installed ## run the tests on local clusters of Ray, Spark (needs Java 17) and Dask, in a separate environment
+	@.venv-clusters/bin/python -m pytest -W ignore -m slow tests/clusters
+
 test-gpu-packages: bundle $(GPU_ENV)-tensorrt-rtx ## run the tests that need the GPU packages, but no GPU
 	@.venv-gpu/bin/python -m pip install --quiet --editable '.[nvjpeg]'
 	@.venv-gpu/bin/python -m pytest -m gpu_packages
@@ -99,7 +102,7 @@ lint: $(DEV)
 	$(BIN)/ruff check $(ONLY)
 	$(BIN)/hadolint docker/Dockerfile docker/Dockerfile.gpu
 	$(BIN)/codespell $(ONLY) *.md
-	@mkdir -p build/typing/tidegate && ln -sfn ../../../service ../../../models build/typing/tidegate/
+	@mkdir -p build/typing/tidegate && ln -sfn ../../../service ../../../models ../../../clusters/ray ../../../clusters/spark build/typing/tidegate/
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -120,7 +123,7 @@ audit: $(DEV) ## report known vulnerabilities and the licences of the images' pa
 	$(BIN)/pip-licenses --packages $$(sed -n 's/==.*//p' docker/constraints.txt)
 
 clean: ## remove the environments and the built bundles, but not the downloads
-	rm -rf .venv .venv-openvino .venv-torch .venv-gpu models/bundles
+	rm -rf .venv .venv-openvino .venv-clusters .venv-torch .venv-gpu models/bundles
 
 $(SERVE): pyproject.toml setup.py $(COMPILED)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -150,6 +153,13 @@ $(TORCH_ENV): pyproject.toml setup.py $(COMPILED)
 	@.venv-openvino/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@.venv-openvino/bin/python -m pip install --quiet --editable '.[cpu,openvino,fit]'
 	@.venv-openvino/bin/python -m pip install --quiet --group test
+	@touch $@
+
+.venv-clusters/.installed: pyproject.toml setup.py $(COMPILED)
+	@test -x .venv-clusters/bin/python || $(PYTHON) -m venv .venv-clusters
+	@.venv-clusters/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@.venv-clusters/bin/python -m pip install --quiet --editable '.[cpu,ray,spark]'
+	@.venv-clusters/bin/python -m pip install --quiet --group test --group clusters
 	@touch $@
 
 $(GRAPHS)/.made: $(TORCH_ENV)

@@ -25,6 +25,8 @@ COMMANDS = {
     "overhead": ("overhead", "what scrapes, traces, keys, v2 or a change of the code cost"),
     "fronts": ("fronts", "what front ends bring, with a fake engine that takes no CPU"),
     "bulk": ("bulk", "`tidegate classify` against a bare loop, in turns"),
+    "bulk-set": ("bulk_set", "write a large set of varied images, broken ones among them"),
+    "bulk-job": ("bulk_job", "a large job: memory, kills, and the answers of POST /classify"),
     "bad-input": ("bad_input", "behaviour of servers on broken, huge and empty uploads"),
 }
 

@@ -15,6 +15,7 @@ from tidegate.service.commands import (
     classify,
     completion,
     describe,
+    drift_report,
     engine,
     health,
     key,
@@ -60,7 +61,18 @@ def parser() -> argparse.ArgumentParser:
     )
     tidegate.add_argument("--version", action="version", version=f"%(prog)s {version('tidegate')}")
     commands = tidegate.add_subparsers(metavar="COMMAND", required=True)
-    for command in (serve, classify, health, describe, engine, bundle, serving, key, review):
+    for command in (
+        serve,
+        classify,
+        drift_report,
+        health,
+        describe,
+        engine,
+        bundle,
+        serving,
+        key,
+        review,
+    ):
         command.add(commands)
     completion.add(commands, tidegate)
     for name, (_, text) in makers.COMMANDS.items():

@@ -52,6 +52,12 @@ def add(commands: Commands) -> None:
     columns.add_argument(
         "--column", default="image", help="column of .parquet sources (default: image)"
     )
+    classify.add_argument(
+        "--drift",
+        type=Path,
+        metavar="FILE",
+        help="compare the set with the bundle's reference: NAME.html or NAME.json",
+    )
     running = classify.add_argument_group("how it runs")
     running.add_argument(
         "--workers", type=_positive, metavar="N", help="processes (default: cores)"
@@ -96,6 +102,7 @@ def _run(arguments: argparse.Namespace) -> int:
         part_images=arguments.part_images,
         resume=arguments.resume,
         replace=arguments.replace,
+        drift=arguments.drift,
     )
     try:
         with _stopped_by_sigterm():

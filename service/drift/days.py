@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tidegate.service.drift.share_evidence import Baseline, share_evidence
+from tidegate.service.drift.share_evidence import MAX_SWING, Baseline, moved_columns, share_evidence
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -24,7 +24,6 @@ Int64 = NDArray[np.int64]
 WAIT_H = 36  # before an hour is learned
 LEARNING_DAYS = 7  # before: every share may swing by MAX_SWING
 LEARNED_DAYS = 28
-MAX_SWING = 0.5  # of a share within a day or a week; more than that is not ordinary
 _UNKNOWN_SPREAD = MAX_SWING**2 / 2  # the mean square of a sine of that amplitude
 _UPPER = 1.28  # standard errors: spreads are upper limits at 90 %
 # Of windows that are not whole days: the part of the square of a daily rhythm that is left, at
@@ -205,9 +204,7 @@ class Days:
             return Comparison(0.0, np.zeros(0, np.int64), shares, before, 0.0, window_h)
         needed = np.where(shares > before, more, fewer)
         evidence = _weigh(counts, images, window_h, against, variation) / needed
-        large = (shares > (1 + MAX_SWING) * before) | (shares < (1 - MAX_SWING) * before)
-        moved = np.flatnonzero(large & (evidence >= (0.5 if alarmed else 1.0)))
-        moved = moved[np.argsort(-evidence[moved])]
+        moved = moved_columns(shares, before, evidence, least=0.5 if alarmed else 1.0)
         since = self._since(window, int(moved[0]), before) if len(moved) else 0.0
         return Comparison(float(evidence.max()), moved, shares, before, since, window_h)
 

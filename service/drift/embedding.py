@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,20 @@ class EmbeddingShift:
 
     z: float  # approximately standard normal without drift
     distance: float  # in standard deviations of one image, minus the part expected from noise
+
+
+class MeanFeatures(Protocol):
+    """The mean features of some images."""
+
+    @property
+    def images(self) -> int:
+        """Return the number of images in the mean."""
+        ...
+
+    @property
+    def mean(self) -> Float64:
+        """Return the mean, [D]; requires at least one image."""
+        ...
 
 
 class RecentMean:
@@ -69,7 +84,7 @@ class RecentMean:
 
 
 def embedding_shift(
-    recent: RecentMean, reference: Embedding, design_effect: float = 1.0
+    recent: MeanFeatures, reference: Embedding, design_effect: float = 1.0
 ) -> EmbeddingShift:
     """Compare two means: T² ~ F(k, samples − k), as Paulson's (1942) z; zeros without images.
 

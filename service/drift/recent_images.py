@@ -8,10 +8,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tidegate.service.drift.embedding import RecentMean, embedding_shift
-from tidegate.service.drift.histograms import Recent, shift
+from tidegate.service.drift.embedding import (
+    Embedding,
+    MeanFeatures,
+    RecentMean,
+    embedding_shift,
+)
+from tidegate.service.drift.histograms import Int64, Recent, shift
 from tidegate.service.drift.images import Images
-from tidegate.service.drift.reference import INPUTS, Reference
+from tidegate.service.drift.reference import INPUTS, Bins, Reference
 from tidegate.service.drift.report import EmbeddingFinding, HistogramFinding
 from tidegate.service.drift.state_arrays import State, named
 
@@ -21,7 +26,7 @@ INPUTS_WINDOW = 500  # images with measured input statistics
 Z_LIMIT = 5.0
 PSI_LIMIT = 0.1
 DISTANCE_LIMIT = 0.5  # standard deviations of one image
-_P_EDGES = np.linspace(0, 1, 11)[1:-1]
+P_EDGES = np.linspace(0, 1, 11)[1:-1]  # a bin of p-values includes its upper edge
 
 
 class RecentImages:
@@ -31,7 +36,7 @@ class RecentImages:
         self._reference = reference
         self._predicted = Recent(len(reference.class_counts), WINDOW)
         self._rejections = Recent(2, RATE_WINDOW)
-        self._p_values = Recent(len(_P_EDGES) + 1, WINDOW)
+        self._p_values = Recent(len(P_EDGES) + 1, WINDOW)
         self._binned = {
             name: Recent(len(bins.counts), INPUTS_WINDOW if name in INPUTS else WINDOW)
             for name, bins in reference.histograms.items()
@@ -61,7 +66,7 @@ class RecentImages:
     def add(self, images: Images) -> None:
         """Count images; rejected ones count only towards the p-values and the rejections."""
         answered = ~images.rejected
-        self._p_values.add(_P_EDGES.searchsorted(images.p_values))  # a bin includes its upper edge
+        self._p_values.add(P_EDGES.searchsorted(images.p_values))
         self._rejections.add(images.rejected.astype(np.int64))
         self._predicted.add(images.classes[answered])
         confidences = images.confidences[answered]
@@ -75,8 +80,7 @@ class RecentImages:
     def add_value(self, name: str, values: NDArray[np.float64]) -> None:
         """Count values of the histogram with this name, if the bundle has a reference for it."""
         if (recent := self._binned.get(name)) is not None:
-            edges = self._reference.histograms[name].edges
-            recent.add(edges.searchsorted(values, "right"))
+            recent.add(self._reference.histograms[name].places(values))
 
     def add_features(self, features: NDArray[np.float32]) -> None:
         """Add one answered image's features, [D], if the bundle has a reference for them."""
@@ -87,24 +91,18 @@ class RecentImages:
         """Compare every histogram with its reference, given the design effects."""
         found = {"p-value": self._of_p_values(ood_effect)}
         for name, recent in self._binned.items():
-            counts = self._reference.histograms[name].counts
-            expected = counts.astype(np.float64)
-            found[name] = _finding(recent, expected, float(counts.sum()), class_effect)
+            bins = self._reference.histograms[name]
+            found[name] = compare_histogram(recent.total, bins, class_effect)
         return found
 
     def embedding(self, class_effect: float) -> EmbeddingFinding | None:
         """Compare the mean features; None if the bundle has no reference for them."""
         if self._reference.embedding is None:
             return None
-        found = embedding_shift(self._features, self._reference.embedding, class_effect)
-        alarm = found.z > Z_LIMIT and found.distance > DISTANCE_LIMIT
-        return EmbeddingFinding(self._features.images, found, alarm)
+        return compare_features(self._features, self._reference.embedding, class_effect)
 
     def _of_p_values(self, ood_effect: float) -> HistogramFinding:
-        """Compare p-values with calibration, where 1/(n + 1), 2/(n + 1), … are equally frequent."""
-        n = self._reference.calibration_samples
-        ranks = np.floor(np.concatenate([[0], _P_EDGES, [1]]) * (n + 1) + 1e-9)
-        return _finding(self._p_values, np.diff(ranks), n + 1, ood_effect)
+        return compare_p_values(self._p_values.total, self._reference, ood_effect)
 
     @property
     def _histograms(self) -> dict[str, Recent]:
@@ -142,10 +140,33 @@ class RecentImages:
         self._features.restore(counts.astype(np.int64), sums.astype(np.float64))
 
 
+def compare_histogram(counts: Int64, bins: Bins, design_effect: float) -> HistogramFinding:
+    """Compare counts [bins] with the reference's."""
+    return _finding(counts, bins.counts.astype(np.float64), float(bins.counts.sum()), design_effect)
+
+
+def compare_p_values(counts: Int64, reference: Reference, design_effect: float) -> HistogramFinding:
+    """Compare counts between P_EDGES, [10], with calibration.
+
+    There 1/(n + 1), 2/(n + 1), … are equally frequent.
+    """
+    n = reference.calibration_samples
+    ranks = np.floor(np.concatenate([[0], P_EDGES, [1]]) * (n + 1) + 1e-9)
+    return _finding(counts, np.diff(ranks), n + 1, design_effect)
+
+
+def compare_features(
+    found: MeanFeatures, reference: Embedding, design_effect: float
+) -> EmbeddingFinding:
+    """Compare the mean features of some images with the reference's."""
+    shifted = embedding_shift(found, reference, design_effect)
+    alarm = shifted.z > Z_LIMIT and shifted.distance > DISTANCE_LIMIT
+    return EmbeddingFinding(found.images, shifted, alarm)
+
+
 def _finding(
-    recent: Recent, expected: NDArray[np.float64], samples: float, design_effect: float
+    counts: Int64, expected: NDArray[np.float64], samples: float, design_effect: float
 ) -> HistogramFinding:
-    counts = recent.total
     found = shift(counts, expected, samples, design_effect)
     alarm = found.z > Z_LIMIT and found.psi_excess > PSI_LIMIT
     return HistogramFinding(int(counts.sum()), found, alarm)

@@ -31,6 +31,14 @@ class Bins:
     edges: Float64
     counts: Int64
 
+    def places(self, values: Float64) -> Int64:
+        """Return the bin of each value.
+
+        The edges are rounded to float32, so a value that all images have, such as 4 / 3, must be
+        rounded too.
+        """
+        return self.edges.searchsorted(values.astype(np.float32), "right")
+
 
 @dataclass(frozen=True, slots=True)
 class Reference:

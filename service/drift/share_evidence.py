@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+MAX_SWING = 0.5  # of a share within a day or a week; more than that is not ordinary
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,13 @@ class Baseline:
     counts: Float64  # [columns]
     images: float
     days: int = 0  # from which it was learned; 0 for a sample of independent images
+
+
+def moved_columns(shares: Float64, before: Float64, evidence: Float64, least: float = 1.0) -> Int64:
+    """Return the columns whose share changed much and evidently, the most evident first."""
+    large = (shares > (1 + MAX_SWING) * before) | (shares < (1 - MAX_SWING) * before)
+    moved = np.flatnonzero(large & (evidence >= least))
+    return moved[np.argsort(-evidence[moved])]
 
 
 def share_evidence(

@@ -68,7 +68,7 @@ def outlook(report: Report, labels: Sequence[str]) -> list[str]:
     say = []
     reach = report.reach
     for rate, images in reach.rejections:
-        say.append(f"A rejected share of {_percent(rate)} {_by(images, reach.counted)}")
+        say.append(f"A rejected share of {percent(rate)} {_by(images, reach.counted)}")
     say.append(
         f"A fifth of the images in one class ({labels[reach.typical_class]}) "
         f"{_by(reach.fifth, reach.counted)}"
@@ -111,8 +111,8 @@ def _of_detector(report: Report, name: str, labels: Sequence[str]) -> Finding:
     if name == "ood-rate":
         hits, images = report.recent_rejected
         text = (
-            f"{hits} of the last {images} images were rejected, {_percent(hits / max(images, 1))}; "
-            f"up to {_percent(report.rate_limit)} is usual. Since about {since}. {sure}"
+            f"{hits} of the last {images} images were rejected, {percent(hits / max(images, 1))}; "
+            f"up to {percent(report.rate_limit)} is usual. Since about {since}. {sure}"
         )
         return Finding(name, text, since, alarm.ends_after)
     total = max(int(report.recent_classes.sum()), 1)
@@ -125,7 +125,7 @@ def _of_detector(report: Report, name: str, labels: Sequence[str]) -> Finding:
     )
     text = (
         f"The predicted classes differ from the reference, over the last {total:,} predictions: "
-        f"{_listed(changes)}. Since about {since}. {sure}"
+        f"{listed(changes)}. Since about {since}. {sure}"
     )
     return Finding(name, text, since, alarm.ends_after, changes)
 
@@ -140,9 +140,9 @@ def _of_shares(report: Report, name: str, labels: Sequence[str]) -> Finding:
     )
     if name == "rejected-share":
         text = (
-            f"{_percent(float(comparison.shares[0]))} of the images of the last "
+            f"{percent(float(comparison.shares[0]))} of the images of the last "
             f"{comparison.window_h} hours were rejected, "
-            f"{_percent(float(comparison.before[0]))} before. Since about {since}. {sure}"
+            f"{percent(float(comparison.before[0]))} before. Since about {since}. {sure}"
         )
         return Finding(name, text, since, None)
     changes = tuple(
@@ -155,14 +155,15 @@ def _of_shares(report: Report, name: str, labels: Sequence[str]) -> Finding:
     rest = f" and {more:,} more" if more > 0 else ""
     text = (
         f"Shares of single classes have changed over the last {comparison.window_h} hours: "
-        f"{_listed(changes[:MAX_NAMED_CLASSES])}{rest}. Since about {since}. {sure}"
+        f"{listed(changes[:MAX_NAMED_CLASSES])}{rest}. Since about {since}. {sure}"
     )
     return Finding(name, text, since, None, changes[:MAX_NAMED_CLASSES])
 
 
-def _listed(changes: Sequence[ClassChange]) -> str:
+def listed(changes: Sequence[ClassChange]) -> str:
+    """Return classes with both shares, in words."""
     return ", ".join(
-        f"{one.label} ({one.class_id}) from {_percent(one.before)} to {_percent(one.now)}"
+        f"{one.label} ({one.class_id}) from {percent(one.before)} to {percent(one.now)}"
         for one in changes
     )
 
@@ -174,7 +175,8 @@ def _by(images: float, counted: int) -> str:
     return f"{seen} after about {images:,.0f} images{'' if counted >= images else ', on average'}."
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """Return a share in percent, with three digits."""
     return f"{100 * share:.3g} %"
 
 

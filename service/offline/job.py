@@ -96,11 +96,13 @@ class Job:
                 )
         return iterator
 
-    def write(self, rows: Sequence[Row]) -> None:
-        """Add a part."""
+    def write(self, rows: Sequence[Row], notes: bytes | None = None) -> None:
+        """Add a part, and what was noted of it for the drift report."""
         part = Part(len(rows), rows[0]["path"], rows[-1]["path"], counts(rows))
         number = len(self.parts)
         write_atomically(self._file(number), self._writer.part(rows))
+        if notes is not None:
+            write_atomically(self._notes(number), notes)
         facts = [part.images, part.first, part.last, part.outcomes]
         write_atomically(self._facts(number), json.dumps(facts).encode())
         self.parts.append(part)
@@ -118,6 +120,10 @@ class Job:
         flush_folder(self.out.parent)
         self._known.unlink()  # first: without it there is no unfinished job
         shutil.rmtree(self.folder)
+
+    def notes_of_parts(self) -> list[Path]:
+        """Return the files with the notes of the parts, in their order."""
+        return [self._notes(number) for number in range(len(self.parts))]
 
     @property
     def outcomes(self) -> dict[str, int]:
@@ -153,6 +159,14 @@ class Job:
 
     def _facts(self, number: int) -> Path:
         return self.folder / f"part-{number:06}.json"
+
+    def _notes(self, number: int) -> Path:
+        return self.folder / f"part-{number:06}.drift.npz"
+
+
+def notes_file(out: Path) -> Path:
+    """Return the path of the notes from which the drift report of a result is made."""
+    return out.with_name(f"{out.name}.drift.npz")
 
 
 def summary_file(out: Path) -> Path:

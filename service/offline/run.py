@@ -15,11 +15,12 @@ from typing import Any
 from tidegate.service.cpu import usable_cores
 from tidegate.service.errors import SourceUnreadable
 from tidegate.service.offline import sources
+from tidegate.service.offline.drift.notebook import Notebook
 from tidegate.service.offline.job import Job, summary_file
 from tidegate.service.offline.predictor import Predictor
-from tidegate.service.offline.rows import Columns, Row
+from tidegate.service.offline.rows import Columns
 from tidegate.service.offline.sources import Item
-from tidegate.service.offline.workers import Entry, Work, Workers, unreadable
+from tidegate.service.offline.workers import Classified, Entry, Work, Workers, unreadable
 from tidegate.service.offline.writers import writer_for
 from tidegate.service.settings import Settings
 
@@ -48,6 +49,7 @@ class Options:
     part_images: int | None = None
     resume: bool = False
     replace: bool = False
+    drift: Path | None = None  # the drift report
 
 
 def run(options: Options) -> int:
@@ -71,26 +73,40 @@ def run(options: Options) -> int:
         options.out, writer_for(options.out, columns), _identity(options, predictor),
         part_images(options),
     )  # fmt: skip
+    notebook = None
+    if options.drift is not None:
+        notebook = Notebook(predictor.bundle, options.drift, job, options.shard)
     if options.resume and job.is_finished():
         _say(f"{options.out} is complete already.")
-        return _failed(job.outcomes)
+    else:
+        work = Work(predictor, columns, options.top_k, notes=notebook is not None)
+        _classify(options, work, job, notebook)
+    if notebook is not None:
+        _say(notebook.report())
+    return _failed(job.outcomes)
+
+
+def _classify(options: Options, work: Work, job: Job, notebook: Notebook | None) -> None:
+    """Classify what no part has yet, and finish the job."""
     job.begin(resume=options.resume, replace=options.replace)
-    engine = predictor.engine
+    predictor, engine = work.predictor, work.predictor.engine
     progress = _Progress(_total(options), sum(part.images for part in job.parts))
     try:
-        with Workers(Work(predictor, columns, options.top_k), _processes(options)) as workers:
+        with Workers(work, _processes(options)) as workers:
             predictor.close()
             wanted = entries(job.remaining(shared(options)), predictor.max_image_bytes)
-            for rows in _parts(workers.rows(wanted), job.part_images, progress):
-                job.write(rows)
+            for part in _parts(workers.classified(wanted), job.part_images, progress):
+                notes = None if notebook is None else notebook.part(part)
+                job.write([one.row for one in part], notes)
     except (KeyboardInterrupt, SystemExit):
         done = sum(part.images for part in job.parts)
         _say(f"\n{done:,} images are written; the same command with --resume goes on.")
         raise
     summary = {"job": job.identity, **_summary(job, predictor, engine, progress.per_s)}
+    if notebook is not None:
+        notebook.finish()
     job.finish(summary, {f"tidegate.{key}": str(summary[key]) for key in ("model", "digest")})
     _say(_words(options.out, job.outcomes))
-    return _failed(job.outcomes)
 
 
 def _failed(outcomes: dict[str, int]) -> int:
@@ -123,6 +139,7 @@ def _identity(options: Options, predictor: Predictor) -> dict[str, Any]:
         "all-probabilities": options.all_probabilities,
         "ood-action": "flag" if options.rejected_too else "reject",
         "engine": options.engine,
+        "drift": options.drift is not None,
         "TIDEGATE_MAX_IMAGE_PIXELS": predictor.max_image_pixels,
         "TIDEGATE_MAX_UPLOAD_BYTES": predictor.max_image_bytes,
     }
@@ -163,10 +180,12 @@ def entries(items: Iterable[tuple[int, Item]], most: int) -> Iterator[Entry]:
             yield index, item.name, unreadable(error)
 
 
-def _parts(rows: Iterable[Row], images: int, progress: _Progress) -> Iterator[list[Row]]:
-    part: list[Row] = []
-    for row in rows:
-        part.append(row)
+def _parts(
+    classified: Iterable[Classified], images: int, progress: _Progress
+) -> Iterator[list[Classified]]:
+    part: list[Classified] = []
+    for one in classified:
+        part.append(one)
         progress.step()
         if len(part) == images:
             yield part

@@ -189,7 +189,7 @@ def _table(path: Path, column: str) -> Iterator[Item]:
         row = 0
         for batch in table.iter_batches(_ROWS, columns=[column]):
             for value in batch.column(0):
-                yield Item(f"{path}#{row}", _value(value.as_py()))
+                yield Item(f"{path}#{row}", _cell(value.as_py()))
                 row += 1
     except (OSError, ValueError, ArrowException) as error:
         raise SourceUnreadable(f"{path} cannot be read: {error}.") from error
@@ -211,10 +211,15 @@ def _has_bytes(kind: pyarrow.DataType) -> bool:
     )  # fmt: skip
 
 
-def _value(value: Any) -> Callable[[int], bytes]:
+def _cell(value: Any) -> Callable[[int], bytes]:
+    return lambda most: bytes_of(value)[:most]
+
+
+def bytes_of(value: Any) -> bytes:
+    """Return the image in a cell of a table: bytes, or `{bytes, path}`; b"" if there is none."""
     if isinstance(value, dict):
         value = value.get("bytes")
-    return lambda most: value[:most] if isinstance(value, bytes) else b""
+    return value if isinstance(value, bytes) else b""
 
 
 def _remote(source: str) -> Iterator[Item]:

@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tidegate.service.errors import EngineUnavailable, UploadTooLarge
 from tidegate.service.files import read_small
@@ -22,6 +22,7 @@ from tidegate.service.offline.answers import Answer, Problem, problem_of
 from tidegate.service.offline.rows import Columns, Row
 
 if TYPE_CHECKING:
+    from tidegate.service.offline.drift.notes import Noted, NoteTaker
     from tidegate.service.offline.predictor import Predictor
 
 CHUNK_IMAGES = 16
@@ -40,6 +41,14 @@ class Work:
     predictor: Predictor
     columns: Columns
     top_k: int
+    notes: bool = False  # whether a drift report is wanted
+
+
+class Classified(NamedTuple):
+    """The row of one image, and what is noted of it for a drift report."""
+
+    row: Row
+    noted: Noted | None
 
 
 class Workers:
@@ -58,9 +67,9 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def rows(self, entries: Iterable[Entry]) -> Iterator[Row]:
+    def classified(self, entries: Iterable[Entry]) -> Iterator[Classified]:
         """Yield the row of each entry, in their order, while later ones are computed."""
-        waiting: deque[tuple[list[Entry], Future[list[Row]]]] = deque()
+        waiting: deque[tuple[list[Entry], Future[list[Classified]]]] = deque()
         chunks = _chunks(entries)
         while True:
             while len(waiting) < _AHEAD * self._processes:
@@ -72,7 +81,7 @@ class Workers:
                 return
             chunk, future = waiting.popleft()
             try:
-                rows = future.result()
+                done = future.result()
             except BrokenProcessPool:
                 self._is_broken = True
                 lost = [chunk, *(later for later, _ in waiting)]
@@ -81,21 +90,21 @@ class Workers:
                     yield from self._again(each)
             else:
                 self._deaths = 0
-                yield from rows
+                yield from done
 
-    def _submit(self, chunk: list[Entry]) -> Future[list[Row]]:
+    def _submit(self, chunk: list[Entry]) -> Future[list[Classified]]:
         # A process that this starts inherits the mask: only this one gets Ctrl-C.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
         try:
             return self._pool.submit(_classify, chunk)
         except BrokenProcessPool as error:
-            failed = Future[list[Row]]()
+            failed = Future[list[Classified]]()
             failed.set_exception(error)
             return failed
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def _again(self, chunk: list[Entry]) -> list[Row]:
+    def _again(self, chunk: list[Entry]) -> list[Classified]:
         """Classify a chunk whose process may have died: alone, and then by halves."""
         try:
             return self._alone(chunk)
@@ -110,13 +119,13 @@ class Workers:
             500,
             "The process that classified this image died.",
         )
-        return [self._work.columns.row(index, name, _data(content), died)]
+        return [Classified(self._work.columns.row(index, name, _data(content), died), None)]
 
-    def _alone(self, chunk: list[Entry]) -> list[Row]:
+    def _alone(self, chunk: list[Entry]) -> list[Classified]:
         if self._is_broken:
             self._restart()
         try:
-            rows = self._submit(chunk).result()
+            done = self._submit(chunk).result()
         except BrokenProcessPool as error:
             self._is_broken = True
             self._deaths += 1
@@ -127,7 +136,7 @@ class Workers:
                 ) from error
             raise
         self._deaths = 0
-        return rows
+        return done
 
     def _restart(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -172,6 +181,7 @@ def _data(content: Path | bytes | Problem) -> bytes | None:
 
 
 _work: list[Work] = []  # of this process, once it has begun
+_taker: list[NoteTaker] = []  # the same, if a drift report is wanted
 
 
 def _begin(work: Work) -> None:
@@ -181,9 +191,13 @@ def _begin(work: Work) -> None:
         sentinel = parent.sentinel
         threading.Thread(target=lambda: (wait([sentinel]), os._exit(1)), daemon=True).start()
     _work.append(work)
+    if work.notes:
+        from tidegate.service.offline.drift.notes import NoteTaker
+
+        _taker.append(NoteTaker(work.predictor.bundle))
 
 
-def _classify(chunk: list[Entry]) -> list[Row]:
+def _classify(chunk: list[Entry]) -> list[Classified]:
     work = _work[0]
     most = work.predictor.max_image_bytes
     contents = [_read(content, most) for _, _, content in chunk]
@@ -193,9 +207,17 @@ def _classify(chunk: list[Entry]) -> list[Row]:
         next(answers) if isinstance(content, bytes) else content for content in contents
     ]
     return [
-        work.columns.row(index, name, content if isinstance(content, bytes) else None, answer)
+        Classified(
+            work.columns.row(index, name, _data(content), answer), _note(index, content, answer)
+        )
         for (index, name, _), content, answer in zip(chunk, contents, said, strict=True)
     ]
+
+
+def _note(index: int, content: bytes | Problem, answer: Answer | Problem) -> Noted | None:
+    if not _taker or isinstance(answer, Problem) or isinstance(content, Problem):
+        return None
+    return _taker[0].note(index, content, answer)
 
 
 def _read(content: Path | bytes | Problem, most: int) -> bytes | Problem:

@@ -90,13 +90,12 @@ class Parquet:
     def __init__(self, columns: Columns) -> None:
         """Raises JobRefused without pyarrow."""
         try:
-            import pyarrow
+            self._schema = schema_of(columns)
         except ModuleNotFoundError as error:
             raise JobRefused(
                 "Parquet needs pyarrow: pip install 'tidegate[parquet]' (in a checkout: "
                 "pip install -e '.[parquet]')."
             ) from error
-        self._schema = _schema(pyarrow, columns)
 
     def part(self, rows: Sequence[Row]) -> bytes:
         """Return a Parquet file of these rows."""
@@ -120,7 +119,10 @@ class Parquet:
                 )
 
 
-def _schema(arrow: Any, columns: Columns) -> pyarrow.Schema:
+def schema_of(columns: Columns) -> pyarrow.Schema:
+    """Return the types of the columns in Arrow's terms. Raises ModuleNotFoundError without it."""
+    import pyarrow as arrow
+
     prediction = arrow.struct(
         [("class_id", arrow.int32()), ("label", arrow.string()), ("probability", arrow.float64())]
     )

@@ -12,6 +12,39 @@ RESULT = ROOT / "load_tests" / "results" / "2026-11-30-bulk-2-cores.json"
 FOUND = {f["quantity"]: f["value"] for f in json.loads(RESULT.read_text("utf-8"))["findings"]}
 
 
+JOB = json.loads((RESULT.parent / "2026-11-30-bulk-job-2-cores.json").read_text("utf-8"))
+
+
+def test_the_large_job_is_that_of_the_result() -> None:
+    found = {finding["quantity"]: finding["value"] for finding in JOB["findings"]}
+    early, late = (found[f"memory of all processes, {when} tenth"] for when in ("second", "last"))
+
+    assert f"On {found['images']:,.0f} images" in PAGE
+    assert f"was {early:.0f} MB in the second tenth of the time and {late:.0f} MB in" in PAGE
+    assert f"a job of {found['images of the job that was killed']:,.0f} of them" in PAGE
+    assert f"{found['images sent to POST /classify']:,.0f} of them are those of" in PAGE
+    assert found["largest difference of a probability"] == found["rows twice"] == 0
+    assert all(finding["met"] is not False for finding in JOB["findings"])
+
+
+PRECISIONS = json.loads(
+    (RESULT.parent / "2026-11-30-bulk-precisions-2-cores.json").read_text("utf-8")
+)
+
+
+def test_the_costs_of_three_precisions_are_those_of_the_result() -> None:
+    found = {finding["quantity"]: finding["value"] for finding in PRECISIONS["findings"]}
+    for name, engine, of in (
+        ("fp32", "onnx-cpu", ""),
+        ("bf16", "openvino", " (efficientnet-lite0-bf16, openvino)"),
+        ("int8", "onnx-cpu", " (efficientnet-lite0-int8, onnx-cpu)"),
+    ):
+        per_s = round(found[f"tidegate classify{of}, images a second"])
+        ratio = found[f"images a second, ratio{of}"]
+        cells = (per_s, f"{per_s * 3600:,}", f"{2e6 / per_s / 3600:.1f}", f"{ratio:.2f}")
+        assert f"| {name} | `{engine}` | {' | '.join(map(str, cells))} |" in PAGE
+
+
 def test_the_rate_and_the_ratio_are_those_of_the_result() -> None:
     per_s = round(FOUND["tidegate classify, images a second"])
     ratio, low, high = (

@@ -16,6 +16,7 @@ from tests.processes import output
 
 ROOT = Path(__file__).parents[2]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+FOLDERS = ("service", "models", "clusters")
 FOREIGN = "service==0.6.0"  # a PyPI package whose import name is `service`
 PATIENCE_S = 170.0
 
@@ -30,9 +31,7 @@ def run(*command: str | Path, cwd: Path = ROOT, **variables: str) -> str:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the tracked files, so that nothing is built in the checkout."""
     source = tmp_path_factory.mktemp("source")
-    listed = run(
-        "git", "ls-files", "service", "models", "*.toml", "setup.py", "*.md", "LICENSE", "NOTICE"
-    )
+    listed = run("git", "ls-files", *FOLDERS, "*.toml", "setup.py", "*.md", "LICENSE", "NOTICE")
     for name in listed.splitlines():
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -77,9 +76,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_wheel_has_every_module_and_every_file_of_the_recipes(wheel: Path) -> None:
-    tracked = run("git", "ls-files", "service", "models").splitlines()
+    tracked = run("git", "ls-files", *FOLDERS).splitlines()
     wanted = {
-        f"tidegate/{name}"
+        f"tidegate/{name.removeprefix('clusters/')}"
         for name in tracked
         if (ROOT / name).exists() and not name.endswith((".c", "README.md"))
     }

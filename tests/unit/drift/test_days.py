@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from tidegate.service.drift.days import LEARNED_DAYS, MAX_SWING, Days
-from tidegate.service.drift.share_evidence import Baseline, share_evidence
+from tidegate.service.drift.days import LEARNED_DAYS, Days
+from tidegate.service.drift.share_evidence import MAX_SWING, Baseline, share_evidence
 
 NEEDED = 15.0
 MONDAY = 491_000 // 24 * 24  # an hour since 1970 at which a day begins

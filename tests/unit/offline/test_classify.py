@@ -59,7 +59,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 def test_a_folder_becomes_a_row_for_each_image_in_order(images: Path, tmp_path: Path) -> None:
-    options = ("--features", "--top-k", 2, "--fail-on-error")
+    options = ("--features", "--top-k", 2, "--fail-on-error", "--drift", tmp_path / "drift.json")
 
     assert classify(images, "--out", tmp_path / "r.jsonl", *options) == 1  # one is broken
 
@@ -75,6 +75,11 @@ def test_a_folder_becomes_a_row_for_each_image_in_order(images: Path, tmp_path: 
     assert summary["outcomes"]["undecodable-image"] == 1
     assert len(summary["digest"]) == 64
     assert not list(tmp_path.glob(".r.jsonl*"))
+    drift = json.loads((tmp_path / "drift.json").read_text())
+    assert (drift["images"], drift["near_duplicates"]) == (3, 2)  # the same photograph
+    assert drift["outcomes"] == summary["outcomes"]
+    assert [Path(one["path"]).name for one in drift["unusual"]] == ["a.jpg"]
+    assert (tmp_path / "r.jsonl.drift.npz").exists()
 
 
 def names(*sources: object) -> list[str]:
@@ -275,7 +280,7 @@ def test_images_that_kill_their_process_are_the_only_ones_without_an_answer() ->
     words = [b"kill" if number in killers else b"fine" for number in range(60)]
 
     with Workers(work(FakePredictor()), 2) as workers:
-        rows = list(workers.rows((i, str(i), word) for i, word in enumerate(words)))
+        rows = [one.row for one in workers.classified((i, str(i), w) for i, w in enumerate(words))]
 
     assert [row["index"] for row in rows] == list(range(60))
     assert [row["error"] for row in rows if row["index"] not in killers] == ["fine"] * 58
@@ -287,7 +292,7 @@ def test_processes_that_cannot_start_end_the_job() -> None:
         Workers(work(FakeThatNeverStarts()), 1) as workers,
         pytest.raises(EngineUnavailable, match="do not start"),
     ):
-        list(workers.rows((i, str(i), b"x") for i in range(50)))
+        list(workers.classified((i, str(i), b"x") for i in range(50)))
 
 
 def test_a_file_that_is_too_long_or_gone_is_a_row(tmp_path: Path) -> None:
@@ -295,7 +300,7 @@ def test_a_file_that_is_too_long_or_gone_is_a_row(tmp_path: Path) -> None:
     paths = [tmp_path / "long.jpg", tmp_path / "gone.jpg"]
 
     with Workers(work(FakePredictor()), 1) as workers:
-        rows = list(workers.rows((i, str(i), path) for i, path in enumerate(paths)))
+        rows = [one.row for one in workers.classified((i, str(i), p) for i, p in enumerate(paths))]
 
     assert [row["error"] for row in rows] == ["upload-too-large", "unreadable"]
     assert all(row["error_detail"] for row in rows)

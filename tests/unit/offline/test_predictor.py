@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pyarrow
 import pytest
 from PIL import Image
 
@@ -19,6 +21,7 @@ from tidegate.service.bundle.store import LABELS
 from tidegate.service.errors import BundleRefused
 from tidegate.service.offline.answers import Answer, Problem
 from tidegate.service.offline.predictor import Predictor
+from tidegate.service.offline.tables import Rows
 
 PATHS = sorted(PHOTOS.glob("*.*"))
 
@@ -89,6 +92,28 @@ def test_arrays_have_the_stated_shapes(predictor: Predictor) -> None:
     assert answer.features.shape == (task.features,)
     assert answer.pixels.shape == (task.height, task.width, 3)
     assert predictor.predict([]) == []
+
+
+@pytest.mark.parametrize("path", ["path", None])
+def test_a_table_becomes_a_table_of_rows(predictor: Predictor, path: str | None) -> None:
+    good = (PHOTOS / "coffee.png").read_bytes()
+    table = pyarrow.table(
+        {"image": [{"bytes": good}, None, {"bytes": b"none"}], "path": ["a", "b", "c"]}
+    )
+    rows = Rows("image", path, top_k=2, features=True)
+
+    made = rows.classify(predictor, table)
+
+    assert made.schema.equals(rows.schema(predictor.bundle))
+    first, *others = made.to_pylist()
+    assert "index" not in first
+    assert (first["path"], first["decision"], len(first["top_k"])) == (
+        "a" if path else "",
+        "accept",
+        2,
+    )
+    assert first["sha256"] == hashlib.sha256(good).hexdigest()
+    assert [row["error"] for row in others] == ["unsupported-image-type"] * 2
 
 
 def test_a_copy_in_another_process_is_made_of_the_folder(predictor: Predictor) -> None:

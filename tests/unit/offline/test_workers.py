@@ -18,7 +18,7 @@ pytestmark = pytest.mark.process
 def row_of(entry: Entry, predictor: FakePredictor) -> Row:
     work = Work(predictor, Columns(("energy",)), 3)  # type: ignore[arg-type]  # a fake
     with Workers(work, 1) as workers:
-        [row] = workers.rows([entry])
+        [(row, _)] = workers.classified([entry])
     return row
 
 

@@ -1,0 +1,1 @@
+"""`tidegate classify` on a large set: its images, jobs that are killed, the service's answers."""

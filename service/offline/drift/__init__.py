@@ -1,0 +1,1 @@
+"""The drift report of a set: what is noted of each image, kept with the parts, and reported."""

@@ -1,0 +1,1 @@
+"""Tests on real local clusters of Ray, Spark and Dask: `make test-clusters`."""
