@@ -15,12 +15,16 @@ Graph = dict[str, set[str]]
 
 
 def main(folders: list[str]) -> int:
-    """Print one line for each folder."""
+    """Print one line for each folder, and each cycle."""
+    if missing := [
+        folder for folder in folders or ["no folder"] if not [*Path(folder).rglob("*.py")]
+    ]:
+        print(f"{missing[0]}: no Python files; {__doc__.splitlines()[0]}", file=sys.stderr)
+        return 2
     for folder in map(Path, folders):
         files = sorted(folder.rglob("*.py"))
-        modules = {_module(path): path for path in files}
-        imports = {name: set(_imports(path, modules)) for name, path in modules.items()}
-        rooms = {_room(name) for name in modules}
+        imports = import_graph(folder)
+        rooms = {_room(name) for name in imports}
         arrows = {
             (_room(name), _room(target))
             for name, targets in imports.items()
@@ -28,13 +32,22 @@ def main(folders: list[str]) -> int:
             if _room(name) != _room(target)
         }
         lines, largest = max((len(path.read_text("utf-8").splitlines()), path) for path in files)
+        found_cycles = cycles(imports)
         length, function = max(found for path in files for found in _functions(path))
         print(
             f"{folder}: {len(files)} files, {len(rooms)} rooms, {len(arrows)} arrows, "
-            f"{len(cycles(imports))} cycles, largest file {largest} ({lines} lines), "
+            f"{len(found_cycles)} cycles, largest file {largest} ({lines} lines), "
             f"longest function {function} ({length} lines)"
         )
+        for cycle in found_cycles:
+            print("  cycle: " + ", ".join(sorted(cycle)))
     return 0
+
+
+def import_graph(folder: Path) -> Graph:
+    """Return the modules of a folder that each of its modules imports, if only for types."""
+    modules = {_module(path): path for path in sorted(folder.rglob("*.py"))}
+    return {name: set(_imports(path, modules)) for name, path in modules.items()}
 
 
 def cycles(imports: Graph) -> set[frozenset[str]]:

@@ -6,10 +6,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from pathlib import Path
 
 from tidegate.service.batching.client_shares import equal_weight
@@ -18,8 +17,9 @@ from tidegate.service.building import Builder
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.catalog import Catalog, Choice
 from tidegate.service.drift.monitor import Monitor
-from tidegate.service.errors import Draining, NotReady, StartupError, TidegateError
+from tidegate.service.errors import Draining, NotReady
 from tidegate.service.followed_files import FollowedFiles
+from tidegate.service.following import Following
 from tidegate.service.loading import Loader
 from tidegate.service.metrics import Metrics
 from tidegate.service.nvml import watch_gpus
@@ -42,9 +42,6 @@ from tidegate.service.steps import Event, Steps
 from tidegate.service.wanted import Source
 
 log = logging.getLogger(__name__)
-
-_POLL_S = 2.0  # between two looks at the serving file and the other files that are followed
-_REFUSED = "the serving file is refused, so nothing changes: %s"
 
 
 class Phase(Enum):
@@ -92,10 +89,8 @@ class Service:
         self.workers: Workers | None = None
         self._reloader: Reloader | None = None  # once the first model is warm
         self._steps: Steps | None = None  # the same
-        self._tasks: list[asyncio.Task[None]] = []
-        self._reloading: set[asyncio.Task[None]] = set()
+        self._following: Following | None = None  # the same
         self._reload_wanted = False  # requested during the start
-        self._refusal = ""  # of the serving file, as it was logged last
         self._config = config
         self._metrics = metrics
         self._loop: asyncio.AbstractEventLoop | None = None  # once started
@@ -163,14 +158,16 @@ class Service:
         self._reloader = reloader
         self._announce()
         self._steps = Steps(config.source, reloader, self._metrics)
-        for work in (
-            partial(self._follow, reloader),
-            partial(self._judge, self._steps),
-            self._follow_files,
-        ):
-            task = asyncio.create_task(self._repeat(work))
-            task.add_done_callback(self._on_task_end)
-            self._tasks.append(task)
+        self._following = Following(
+            config.source,
+            reloader,
+            self._steps,
+            self._followed,
+            self._metrics,
+            is_ready=lambda: self.phase is Phase.READY,
+            on_files=self._on_files,
+        )
+        self._following.start(self._on_following_end)
         if self.phase is Phase.STARTING:
             self.phase = Phase.READY
         if self._reload_wanted:
@@ -239,68 +236,17 @@ class Service:
 
         Raises ServingInvalid, BundleRefused, NotReady or Draining.
         """
-        if self.phase is not Phase.READY or self._reloader is None:
+        if self._following is None:
             self.catalog  # noqa: B018 - raises
-            raise Draining("The service is shutting down.")
-        try:
-            done = await self._reloader.reload(self._config.source.read)
-        except StartupError:
-            self._metrics.reloaded("", "refused")
-            raise
-        self._refusal = ""
-        return done
+            raise NotReady("The model is still warming up.")
+        return await self._following.reload()
 
     def request_reload(self) -> None:
         """Reload in the background, once started, and log what is wrong: for SIGHUP."""
-        if self.phase is Phase.STARTING:
+        if self.phase is Phase.STARTING or self._following is None:
             self._reload_wanted = True
-            return
-        task = asyncio.create_task(self._reload_and_log())
-        self._reloading.add(task)  # otherwise the loop has the only reference, a weak one
-        task.add_done_callback(self._reloading.discard)
-
-    async def _reload_and_log(self) -> None:
-        try:
-            await self.reload()
-        except TidegateError as error:
-            log.warning(_REFUSED, error)
-        except Exception:
-            log.exception("the reload failed; what was served is still served")
-
-    async def _repeat(self, work: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            await asyncio.sleep(_POLL_S)
-            try:
-                if self.phase is Phase.READY:
-                    await work()
-            except TidegateError as error:
-                self._refuse(str(error))
-            except Exception:
-                log.exception("following the files failed; trying again")
-
-    async def _follow(self, reloader: Reloader) -> None:
-        """Serve what the serving file says, and unload what was kept long enough."""
-        if await reloader.reload(self._config.source.poll):
-            self._refusal = ""
-        await reloader.tidy()
-
-    async def _follow_files(self) -> None:
-        before = [files.known for files in self._followed]
-        for files in self._followed:
-            await asyncio.to_thread(files.poll)
-        if before != [files.known for files in self._followed]:
-            self._on_files()
-
-    async def _judge(self, steps: Steps) -> None:
-        """Apart from `_follow`, so that a canary is ended while another version is loading."""
-        await steps.judge()
-
-    def _refuse(self, why: str) -> None:
-        """Log and count a refusal once, while it is repeated by every look at the file."""
-        if why != self._refusal:
-            log.warning(_REFUSED, why)
-            self._metrics.reloaded("", "refused")
-        self._refusal = why
+        else:
+            self._following.request_reload()
 
     def remember(
         self, request_id: str, image: bytes, result: Classification, bundle: Bundle
@@ -374,14 +320,13 @@ class Service:
         error = None if watching.cancelled() else watching.exception()
         self.fail(f"drift monitoring ended unexpectedly: {error!r}")
 
-    def _on_task_end(self, task: asyncio.Task[None]) -> None:
+    def _on_following_end(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         self.fail(f"following the files ended unexpectedly: {error!r}")
 
     async def _close_models(self, deadline: float) -> bool:
-        for task in self._tasks:
-            task.remove_done_callback(self._on_task_end)
-            task.cancel()
+        if self._following is not None:
+            self._following.stop()
         if self._reloader is not None:
             await self._reloader.close(_left_s(deadline))
         if self.workers is None:

@@ -329,7 +329,7 @@ class Reloader:
         if not self._builder.workers.scheduler.close_lane(served.lane):
             return False
         del self._unused[digest]
-        self._loader.remember(served.bundle, served.lane.latency)
+        self._loader.remember(served.bundle, served.lane)
         await asyncio.to_thread(served.lane.close)
         await asyncio.to_thread(memory.give_back_free_memory)
         log.info("unloaded %s", served)

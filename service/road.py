@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from tidegate.service.api import problems
 from tidegate.service.api.access_log import AccessLog
 from tidegate.service.api.classify_handler import ClassifyHandler
-from tidegate.service.api.context import ContextMiddleware
+from tidegate.service.api.context_middleware import ContextMiddleware
 from tidegate.service.api.cors import allow_origins
 from tidegate.service.api.crowd import Connections
 from tidegate.service.api.dialects import catalogue

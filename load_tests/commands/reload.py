@@ -13,16 +13,21 @@ import uvloop
 from load_tests.client.requests import Target
 from load_tests.commands.arguments import positive
 from load_tests.commands.fuzz import BUNDLE
+from load_tests.commands.two_versions import add_second, name_of_second
 from load_tests.comparison.ratios import as_table
 from load_tests.generator.run import Load, Run, drive
 from load_tests.report.json_file import keep
 from load_tests.report.progress_bar import shown
-from load_tests.rollout.preparation import SECOND, Prepared, prepare
+from load_tests.rollout.models_folder import Log
+from load_tests.rollout.preparation import OTHER, STABLE, Prepared, prepare
 from load_tests.rollout.reloads import ENV, Measured, Reload, change_versions, measured
 from load_tests.rollout.windows import Tally
 from load_tests.scenarios.findings import as_lines
 from load_tests.scenarios.setting import Setting
 from load_tests.scenarios.steady import capacity
+from load_tests.server.start import Started
+
+_LOADING_S = 60.0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,19 +38,17 @@ def parser() -> argparse.ArgumentParser:
         "version again and again. Exit code 1 if a limit is exceeded.",
     )
     options.add_argument("--bundle", type=Path, default=BUNDLE, help="becomes version 1")
-    options.add_argument(
-        "--second",
-        choices=SECOND,
-        default="retrained",
-        help="version 2: the same graph with other weights, or in int8 (default: %(default)s)",
-    )
+    add_second(options, "version 2")
     options.add_argument(
         "--images", type=Path, metavar="DIR", help="photographs (default: the repository's)"
     )
     options.add_argument("--seconds", type=positive, default=600.0)
     options.add_argument("--every", type=positive, default=60.0, help="seconds between changes")
     options.add_argument(
-        "--rate-share", type=positive, default=0.5, help="of the capacity, which is measured first"
+        "--rate-share",
+        type=positive,
+        default=0.5,
+        help="of the slower version's capacity, which is measured first",
     )
     options.add_argument("--rate", type=positive, metavar="R", help="per second, instead of that")
     options.add_argument("--json", type=Path, metavar="OUT", help="save the result")
@@ -73,9 +76,7 @@ async def _measure(
     known = await prepared.known_answers()
     async with prepared.models.served(ENV) as started:
         target = Target.parse(started.url)
-        rate = options.rate or options.rate_share * await capacity(
-            Setting(target, started.main_pid, partial(prepared.requests, target), shown)
-        )
+        rate = options.rate or options.rate_share * await _capacity(prepared, started)
         checker = prepared.checker(target, known)
         with shown(options.seconds, f"{rate:.0f} per second") as on_progress:
             load = drive(
@@ -88,9 +89,9 @@ async def _measure(
             )
             changes = change_versions(prepared.models, started, options.every, options.seconds)
             run, reloads = await _both(load, changes)
-    result = measured(run, reloads, checker, options.every)
+    result = measured(run, reloads, checker)
     kept: dict[str, object] = {
-        "second": options.second,
+        "second": name_of_second(options.second),
         "rate": rate,
         "every_s": options.every,
         "reloads": [
@@ -101,6 +102,19 @@ async def _measure(
         "load": asdict(run.report),
     }
     return result, kept
+
+
+async def _capacity(prepared: Prepared, started: Started) -> float:
+    """Return the images per second of the slower version; version 1 is stable afterwards."""
+    target = Target.parse(started.url)
+    setting = Setting(target, started.main_pid, partial(prepared.requests, target), shown)
+    found: list[float] = []
+    for version in (OTHER, STABLE):
+        log = Log(started.log)
+        prepared.models.serve(version)
+        await log.message(f"reload of {prepared.models.model}: loaded", timeout_s=_LOADING_S)
+        found.append(await capacity(setting))
+    return min(found)
 
 
 async def _both(

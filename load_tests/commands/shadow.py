@@ -11,10 +11,11 @@ import uvloop
 from load_tests.client.requests import Target
 from load_tests.commands.arguments import count, positive
 from load_tests.commands.fuzz import BUNDLE
+from load_tests.commands.two_versions import add_second, name_of_second
 from load_tests.generator.run import Load, drive
 from load_tests.report.json_file import keep
 from load_tests.report.progress_bar import shown
-from load_tests.rollout.preparation import OTHER, SECOND, STABLE, Prepared, prepare
+from load_tests.rollout.preparation import OTHER, STABLE, Prepared, prepare
 from load_tests.rollout.shadow import Arm, of_goodput, of_latency, order, shadowed, switch
 from load_tests.scenarios.findings import Finding, as_lines
 from load_tests.scenarios.overload import DEADLINE_MS
@@ -35,12 +36,7 @@ def parser() -> argparse.ArgumentParser:
         "code 1 if a limit is exceeded.",
     )
     options.add_argument("--bundle", type=Path, default=BUNDLE, help="the stable version")
-    options.add_argument(
-        "--second",
-        choices=SECOND,
-        default="retrained",
-        help="the shadow: the same graph with other weights, or in int8 (default: %(default)s)",
-    )
+    add_second(options, "the shadow")
     options.add_argument(
         "--images", type=Path, metavar="DIR", help="photographs (default: the repository's)"
     )
@@ -75,7 +71,7 @@ def run(options: argparse.Namespace, command_line: str) -> int:
         measured, findings = uvloop.run(_measure(options, prepared))
     print(as_lines(findings))
     kept = {
-        "second": options.second,
+        "second": name_of_second(options.second),
         "share": options.share,
         "capacity": measured,
         "findings": [asdict(finding) for finding in findings],

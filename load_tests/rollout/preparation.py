@@ -1,6 +1,6 @@
 """Two versions of a bundle in a folder, and the images that both have answered alone."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,14 +8,11 @@ from load_tests.client.requests import Target, find_images, requests_of
 from load_tests.client.synthetic_images import Picture, turned
 from load_tests.rollout.answers import Answer, Checker, answers_of
 from load_tests.rollout.models_folder import ModelsFolder
-from load_tests.rollout.versions import copied, digest_of, name_of, quantised, retrained
+from load_tests.rollout.versions import copied, digest_of, name_of, retrained
 from load_tests.server.start import ROOT
 
 STABLE, OTHER = "1", "2"
-SECOND: Mapping[str, Callable[[Path, Path, str], None]] = {
-    "retrained": retrained,
-    "int8": quantised,
-}
+RETRAINED = "retrained"
 _PHOTOGRAPHS = ROOT / "models" / "probes" / "photos"
 _IMAGES = 18
 
@@ -47,14 +44,18 @@ class Prepared:
 
 
 def prepare(bundle: Path, second: str, folder: Path, photographs: Path | None) -> Prepared:
-    """Write `bundle` as version 1 and one of SECOND as version 2; version 1 is stable.
+    """Write `bundle` as version 1 and `second` as version 2; version 1 is stable.
 
-    The images are made of the photographs in a folder, or of the repository's.
+    `second` is a bundle's folder or RETRAINED. The images are made of the photographs in a folder,
+    or of the repository's.
     """
     models = ModelsFolder(folder, name_of(bundle))
     models.path(STABLE).parent.mkdir(parents=True)
     copied(bundle, models.path(STABLE), STABLE)
-    SECOND[second](bundle, models.path(OTHER), OTHER)
+    if second == RETRAINED:
+        retrained(bundle, models.path(OTHER), OTHER)
+    else:
+        copied(Path(second), models.path(OTHER), OTHER, models.model)
     models.serve(STABLE)
     found = find_images(photographs or _PHOTOGRAPHS)
     return Prepared(models, list(turned(found, _IMAGES)))

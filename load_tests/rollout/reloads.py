@@ -1,10 +1,10 @@
 """Reloads under load: the stable version changes again and again while clients send."""
 
 import asyncio
-import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from statistics import median
 
 from load_tests.generator.run import Run
@@ -17,9 +17,9 @@ from load_tests.server.start import Started
 # Unloaded as soon as it is replaced, so that every reload loads a bundle.
 ENV = {"TIDEGATE_ROLLBACK_S": "0"}
 P99_RATIO = 1.3  # in reload windows, to that in the control windows
-SETTLED = 5  # reloads, after which memory, threads and descriptors should not grow
-GROWN = 1.05  # resident memory of a version after that, to the last one until then
-_FIRST_S = 2.0  # before the first reload
+SETTLED = 5  # reloads, from which on memory, threads and descriptors should not grow
+GROWN = 1.05  # resident memory of a version, later to earlier
+_FIRST_S = 20.0  # before the first reload, which has its control there
 _SPARE_S = 0.2  # before the next reload
 _SAMPLE_S = 0.5
 
@@ -29,8 +29,19 @@ class Reload:
     """A change of the serving file, until the version before is unloaded."""
 
     version: str
-    window: Window
+    loading: Window  # the version before answers
+    unloading: Window  # this version answers
     after: Resources  # from then to the next change
+
+    @property
+    def window(self) -> Window:
+        """Return the whole of it."""
+        return Window(self.loading.begin_s, self.unloading.end_s)
+
+    @property
+    def controls(self) -> tuple[Window, Window]:
+        """Return windows of the same lengths in which the same versions answer."""
+        return self.loading.before(), self.unloading.after()
 
 
 async def change_versions(
@@ -39,7 +50,7 @@ async def change_versions(
     """Serve versions 2 and 1 in turn, every `every_s`, and note each reload.
 
     Raises MeasurementFailed if a version is not served, or the one before not unloaded, within
-    half of `every_s`: the other half is the control.
+    a third of `every_s`: the rest has the controls.
     """
     begun, done = time.monotonic() + _FIRST_S, list[Reload]()
     for number in range(int((seconds - _FIRST_S) / every_s)):
@@ -47,12 +58,13 @@ async def change_versions(
         await _until(begun + number * every_s)
         log, changed = Log(started.log), time.monotonic()
         models.serve(version)
-        end = changed + every_s / 2
+        end = changed + every_s / 3
         await log.message(f"reload of {models.model}: loaded", timeout_s=end - time.monotonic())
+        loaded = time.monotonic()
         await log.message("unloaded", timeout_s=end - time.monotonic())
-        window = Window(changed, time.monotonic())
+        loading, unloading = Window(changed, loaded), Window(loaded, time.monotonic())
         after = await _usual(started.main_pid, begun + (number + 1) * every_s - _SPARE_S)
-        done.append(Reload(version, window, after))
+        done.append(Reload(version, loading, unloading, after))
     return done
 
 
@@ -87,11 +99,11 @@ class Measured:
     warnings: list[str]  # reasons not to trust the run
 
 
-def measured(run: Run, reloads: Sequence[Reload], checker: Checker, every_s: float) -> Measured:
-    """Judge a run; a control window begins half of `every_s` after each change."""
+def measured(run: Run, reloads: Sequence[Reload], checker: Checker) -> Measured:
+    """Judge a run."""
     windows = [reload.window for reload in reloads]
     inside = tally(run.outcomes, windows)
-    control = tally(run.outcomes, [window.later(every_s / 2) for window in windows])
+    control = tally(run.outcomes, [window for reload in reloads for window in reload.controls])
     anywhere = tally(run.outcomes, [Window(float("-inf"), float("inf"))])
     lengths = [window.length_s for window in windows]
     findings = [
@@ -113,47 +125,56 @@ def measured(run: Run, reloads: Sequence[Reload], checker: Checker, every_s: flo
 
 
 def of_resources(reloads: Sequence[Reload]) -> list[Finding]:
-    """Compare what the process has after each reload with what it had until the fifth.
+    """Return whether the process has no more after later reloads than after the first five.
 
-    Memory is compared with that of the same version, because each needs its own amount.
+    Memory is judged from the fifth reload on, the later half against the earlier one, each version
+    by itself, because each needs its own amount. The median counts, because where an allocator has
+    its holes differs from reload to reload.
     """
     settled, later = reloads[:SETTLED], reloads[SETTLED:]
     if not later:
-        if not reloads:
-            return []
-        last = reloads[-1].after
         return [
-            fact("memory at the end", last.resident_mb, "MB"),
-            fact("threads at the end", last.threads, ""),
-            fact("descriptors at the end", last.descriptors, ""),
+            fact(f"{name} at the end", number(one.after), unit)
+            for one in reloads[-1:]
+            for name, number, unit in _RESOURCES
         ]
-    memory = {reload.version: reload.after.resident_mb for reload in settled}
-    most = {
-        version: max(one.after.resident_mb for one in later if one.version == version)
-        for version in sorted({one.version for one in later})
-    }
-    return [
-        *(
-            fact(f"memory of version {version}: {when}", found.get(version), "MB")
-            for version in most
-            for when, found in (("settled", memory), ("afterwards, at most", most))
-        ),
+    findings: list[Finding] = []
+    growth: list[float] = []
+    for version in sorted({one.version for one in reloads}):
+        earlier, later_mb = _halves(reloads[SETTLED - 1 :], version)
+        findings += [
+            fact(f"memory of version {version}: settled", earlier, "MB"),
+            fact(f"memory of version {version}: afterwards", later_mb, "MB"),
+        ]
+        growth += [later_mb / earlier] if earlier and later_mb else []
+    if growth:
+        name = "memory afterwards, to the same version's"
+        findings.append(at_most(name, max(growth), GROWN, "×"))
+    findings += [
         at_most(
-            "memory afterwards, to the same version's",
-            max(most[version] / memory.get(version, math.nan) for version in most),
-            GROWN,
-            "×",
-        ),
-        *(
-            at_most(
-                f"{name} afterwards, at most",
-                max(number(one.after) for one in later),
-                max(number(one.after) for one in settled),
-                "",
-            )
-            for name, number in (("threads", _threads), ("descriptors", _descriptors))
-        ),
+            f"{name} afterwards, at most",
+            max(number(one.after) for one in later),
+            max(number(one.after) for one in settled),
+            "",
+        )
+        for name, number, unit in _RESOURCES
+        if not unit
     ]
+    return findings
+
+
+_RESOURCES: tuple[tuple[str, Callable[[Resources], float], str], ...] = (
+    ("memory", attrgetter("resident_mb"), "MB"),
+    ("threads", attrgetter("threads"), ""),
+    ("descriptors", attrgetter("descriptors"), ""),
+)
+
+
+def _halves(reloads: Sequence[Reload], version: str) -> tuple[float | None, float | None]:
+    """Return the median MB after the earlier and after the later half of a version's reloads."""
+    found = [one.after.resident_mb for one in reloads if one.version == version]
+    half = len(found) // 2
+    return (median(found[:half]), median(found[-half:])) if half else (None, None)
 
 
 def of_answers(checker: Checker) -> list[Finding]:
@@ -164,11 +185,3 @@ def of_answers(checker: Checker) -> list[Finding]:
         fact("answers checked", checker.seen.total(), ""),
         at_most("answers that are not their digest's", checker.wrong_answers, 0, ""),
     ]
-
-
-def _threads(after: Resources) -> int:
-    return after.threads
-
-
-def _descriptors(after: Resources) -> int:
-    return after.descriptors

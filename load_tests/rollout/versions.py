@@ -42,9 +42,9 @@ def name_of(bundle: Path) -> str:
     return str(_manifest(bundle)["name"])
 
 
-def copied(source: Path, target: Path, version: str) -> None:
-    """Seal the same model as another version."""
-    _seal(source, target, version, {})
+def copied(source: Path, target: Path, version: str, name: str = "") -> None:
+    """Seal the same model as another version, of the model `name` if that is not ""."""
+    _seal(source, target, version, {}, name=name or name_of(source))
 
 
 def retrained(source: Path, target: Path, version: str) -> None:
@@ -67,11 +67,6 @@ def _last_weights(graph: onnx.GraphProto) -> onnx.TensorProto:
             if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == _MATRIX:
                 return tensor
         name = node.input[0]
-
-
-def quantised(source: Path, target: Path, version: str) -> None:
-    """Quantise the convolutions to int8: batches take another time."""
-    _seal_graph(source, target, version, _int8(source), precision="int8")
 
 
 def tampered(source: Path, target: Path, version: str) -> None:
@@ -101,15 +96,13 @@ DAMAGED: Mapping[str, Callable[[Path, Path, str], None]] = {
 }
 
 
-def _seal_graph(
-    source: Path, target: Path, version: str, graph: bytes, *, precision: str = "fp32"
-) -> None:
+def _seal_graph(source: Path, target: Path, version: str, graph: bytes) -> None:
     expected = _expected(source)
     session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
     rows = [session.run(_OUTPUTS, {"pixels": pixels[None]}) for pixels in _probes(source)]
     for name, column in zip(_OUTPUTS, zip(*rows, strict=True), strict=True):
         expected[name] = np.concatenate(column)
-    _seal(source, target, version, {MODEL: graph, GOLDEN: _npz(expected)}, precision=precision)
+    _seal(source, target, version, {MODEL: graph, GOLDEN: _npz(expected)})
 
 
 def _seal(

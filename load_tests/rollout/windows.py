@@ -20,9 +20,13 @@ class Window:
         """Return its length."""
         return self.end_s - self.begin_s
 
-    def later(self, by_s: float) -> "Window":
-        """Return a window of the same length."""
-        return Window(self.begin_s + by_s, self.end_s + by_s)
+    def before(self) -> "Window":
+        """Return the window of the same length that ends when this one begins."""
+        return Window(self.begin_s - self.length_s, self.begin_s)
+
+    def after(self) -> "Window":
+        """Return the window of the same length that begins when this one ends."""
+        return Window(self.end_s, self.end_s + self.length_s)
 
     def has(self, outcome: Outcome) -> bool:
         """Return whether the request was in flight at some time in it."""

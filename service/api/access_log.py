@@ -6,13 +6,11 @@ import logging
 import random
 import re
 from collections.abc import Callable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tidegate.service.api.connection import Connection
+from tidegate.service.api.context import RequestContext
 from tidegate.service.api.limits import address_of
-
-if TYPE_CHECKING:
-    from tidegate.service.api.context import RequestContext
 
 log = logging.getLogger("tidegate.service.access")
 

@@ -1,25 +1,17 @@
-"""The context of a request, and the ASGI middleware that times, counts and logs requests."""
+"""The context of a request: what the service uses of its head, and what is learned on its road."""
 
 from __future__ import annotations
 
-import asyncio
 import random
 import re
 import secrets
-import time
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from tidegate.service.api.access_log import QUIET, AccessLog
 from tidegate.service.api.server_timing import server_timing
-from tidegate.service.api.traced import traced_request
 from tidegate.service.catalog import Choice
-from tidegate.service.metrics import Metrics
 from tidegate.service.progress import Progress
-from tidegate.service.tracing.request import Tracer
 from tidegate.service.tracing.trace_context import (
     TraceParent,
     parse_traceparent,
@@ -67,6 +59,10 @@ class RequestContext:
         """Return the context of the request with this ASGI scope."""
         context: RequestContext = scope[_KEY]
         return context
+
+    def put(self, scope: MutableMapping[str, Any]) -> None:
+        """Make this the context of the request with this ASGI scope."""
+        scope[_KEY] = self
 
     @staticmethod
     def from_headers(headers: list[tuple[bytes, bytes]]) -> RequestContext:
@@ -182,70 +178,3 @@ _TAKES = {
     b"tracestate": _take_tracestate,
     b"x-force-trace": _take_force_trace,
 }
-
-OnUnexpectedError = Callable[[BaseException, RequestContext], ASGIApp]
-
-
-class ContextMiddleware:
-    """Creates each request's context, responds to unexpected errors, and records every request."""
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        metrics: Metrics,
-        on_unexpected_error: OnUnexpectedError,
-        access_log: AccessLog,
-        tracer: Tracer | None = None,
-    ) -> None:
-        """Without a tracer no request is traced."""
-        self._app = app
-        self._metrics = metrics
-        self._on_unexpected_error = on_unexpected_error
-        self._access_log = access_log
-        self._tracer = tracer
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one ASGI connection."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        context = scope[_KEY] = RequestContext.from_headers(scope["headers"])
-        context.started = time.monotonic()
-        if self._tracer is not None and scope["path"] not in QUIET:
-            context.span = self._tracer.decide(
-                context.parent, context.state, forced=context.force_trace
-            )
-        started = time.perf_counter()
-        status = 0
-
-        async def send_with_context(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *context.response_headers()]
-            await send(message)
-
-        self._metrics.inflight.inc()
-        try:
-            await self._app(scope, receive, send_with_context)
-        except (Exception, asyncio.CancelledError) as error:
-            if status:  # the response has started
-                raise
-            response = self._on_unexpected_error(error, context)
-            await response(scope, receive, send_with_context)
-        finally:
-            self._metrics.inflight.dec()
-            self._record(scope, context, status, time.perf_counter() - started)
-            # An open connection refers to its last request, and a version may be unloaded by now.
-            context.chosen = None
-
-    def _record(
-        self, scope: Scope, context: RequestContext, status: int, duration_s: float
-    ) -> None:
-        route = context.route or str(getattr(scope.get("route"), "path_format", "other"))
-        self._metrics.request(route, status, duration_s, context.sampled_trace_id)
-        if context.client:
-            self._metrics.client_request(context.client, status)
-        if self._tracer is not None and context.span is not None:
-            self._tracer.record(traced_request(scope, context, context.span, route, status))
-        self._access_log.record(scope, context, route, status, duration_s)

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
+from tidegate.service.api.handshake import over_tls
 from tidegate.service.api.protocol import BoundedHttpProtocol, bounded_http
-from tidegate.service.api.tls import over_tls
 from tidegate.service.api.wire import Wire
 from tidegate.service.unix_socket import remove_unix
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tidegate.service.api.access_log import printable
 from tidegate.service.api.connection import Connection
+from tidegate.service.api.context import RequestContext
 from tidegate.service.api.limits import address_of
 from tidegate.service.tracing.request import Attribute, TracedRequest
-
-if TYPE_CHECKING:
-    from tidegate.service.api.context import RequestContext
-    from tidegate.service.tracing.trace_context import TraceParent
+from tidegate.service.tracing.trace_context import TraceParent
 
 _SERVER_ERROR = 500
 _LOGGED = {  # field of the log line → attribute

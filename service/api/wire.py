@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 
 from tidegate.service.api.context import RequestContext
 from tidegate.service.api.crowd import Connections, HalfClosed
@@ -15,9 +14,7 @@ from tidegate.service.api.framing import Refusal
 from tidegate.service.api.methods import OF_THE_SERVER
 from tidegate.service.api.problems import make_problem, respond
 from tidegate.service.api.proxies import Proxies
-
-if TYPE_CHECKING:
-    from tidegate.service.api.tls import Tls
+from tidegate.service.api.tls import Tls
 
 Field = tuple[bytes, bytes]
 Fields = list[Field]

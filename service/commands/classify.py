@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tidegate.service.commands import Commands
+from tidegate.service.errors import JobRefused
+
+EXIT_TERMINATED = 143  # what a shell reports for a program that SIGTERM ended
 
 
 def add(commands: Commands) -> None:
@@ -51,11 +57,15 @@ def add(commands: Commands) -> None:
         "--workers", type=_positive, metavar="N", help="processes (default: cores)"
     )
     running.add_argument(
-        "--shard", type=_shard, default=(1, 1), metavar="I/N", help="only part I of N of the images"
+        "--shard", type=_shard, default="1/1", metavar="I/N", help="only part I of N of the images"
     )
     running.add_argument("--engine", default="onnx-cpu", help="as TIDEGATE_ENGINE")
     running.add_argument(
-        "--part-images", type=_positive, default=10_000, metavar="N", help="images written together"
+        "--part-images",
+        type=_positive,
+        metavar="N",
+        help="images written together (default: 10000; 1000 with --features or "
+        "--all-probabilities)",
     )
     running.add_argument(
         "--resume", action="store_true", help="go on with the unfinished job of this --out"
@@ -87,15 +97,37 @@ def _run(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         replace=arguments.replace,
     )
-    failed = run(options)
+    try:
+        with _stopped_by_sigterm():
+            failed = run(options)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk, or no permission to write
+        raise JobRefused(
+            f"{error.filename or options.out}: {error.strerror}. What is written stays for "
+            "--resume."
+        ) from error
     return 1 if failed and arguments.fail_on_error else 0
 
 
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Exit at SIGTERM, which process 1 of a container would ignore."""
+
+    def stop(*_: object) -> None:
+        raise SystemExit(EXIT_TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
 
 
 def _shard(text: str) -> tuple[int, int]:

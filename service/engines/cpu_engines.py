@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
+from tidegate.service.cpu import usable_cores
 from tidegate.service.engines.base import Engine
 from tidegate.service.engines.onnxruntime import session
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
@@ -49,6 +50,12 @@ _PRECISIONS = {"openvino": ("fp32", "bf16", "int8"), "onnx-cpu": ("fp32", "fp16"
 # In int8 the two round differently, and the gate is calibrated for ONNX Runtime.
 _CHOSEN = {"openvino": ("fp32", "bf16"), "onnx-cpu": ("fp32", "fp16", "int8")}
 _ON_GPUS = ("fp32", "fp16", "int8")
+_MOST_FOR_ONE = 8  # threads for a single image
+
+
+def single_image_threads(slots: int) -> int:
+    """Return the threads of an engine for a single image, next to one of `slots` slots."""
+    return min(slots, usable_cores(), _MOST_FOR_ONE)
 
 
 def check_precision(engine: str, precision: str) -> None:
@@ -58,7 +65,8 @@ def check_precision(engine: str, precision: str) -> None:
     others = [name for name, served in _PRECISIONS.items() if precision in served]
     raise EngineUnavailable(
         f"The bundle is in {precision}, which engine {engine} does not compute: set "
-        f"TIDEGATE_ENGINE={others[0]}, or serve the model's bundle in another precision."
+        f"TIDEGATE_ENGINE={others[0]} (`tidegate classify`: --engine {others[0]}), or serve the "
+        "model's bundle in another precision."
     )
 
 

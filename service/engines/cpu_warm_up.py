@@ -11,8 +11,9 @@ from tidegate.service.cpu import usable_cores
 from tidegate.service.engines import warm_up
 from tidegate.service.engines.base import Engine
 from tidegate.service.engines.config import EngineConfig, WarmEngine
-from tidegate.service.engines.cpu_engines import CpuEngine
+from tidegate.service.engines.cpu_engines import CpuEngine, single_image_threads
 from tidegate.service.engines.kept_choices import Choice, KeptChoices, Key, cpu_model
+from tidegate.service.errors import EngineUnavailable
 from tidegate.service.files import sha256_of
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,6 @@ log = logging.getLogger(__name__)
 _WORTH_SHARING = 1.1  # required throughput: cores sharing a batch / one batch per core
 _WORTH_ANOTHER = 1.05  # required throughput: another engine / ONNX Runtime
 _COMPARED = 4  # images in a batch by which engines are compared
-_MOST_FOR_ONE = 8  # threads for a single image
 
 
 def open_on_cpu(
@@ -80,7 +80,7 @@ class _Sealed:
 
     def open_on_all_cores(self, slots: int) -> Engine:
         """Open it for a single image."""
-        return self.open(threads=min(slots, usable_cores(), _MOST_FOR_ONE))
+        return self.open(threads=single_image_threads(slots))
 
 
 def _key(
@@ -102,12 +102,19 @@ def _key(
 
 
 def _fastest(candidates: Sequence[_Sealed], buckets: Sequence[int]) -> _Sealed:
-    """Return the last candidate, which needs the least memory, or one that is clearly faster."""
+    """Return the last candidate, which needs the least memory, or one that is clearly faster.
+
+    Another one that does not load is left out.
+    """
     *others, best = candidates
     size = max(bucket for bucket in buckets if bucket <= _COMPARED)
     for other in others:
-        engines = [each.open(usable_cores(), buckets=buckets) for each in (best, other)]
-        if _is_faster(engines, size, _WORTH_ANOTHER):
+        try:
+            engine = other.open(usable_cores(), buckets=buckets)
+        except EngineUnavailable as error:
+            log.warning("engine %s is not compared: %s", other.by.name, error)
+            continue
+        if _is_faster([best.open(usable_cores(), buckets=buckets), engine], size, _WORTH_ANOTHER):
             best = other
     return best
 

@@ -12,6 +12,7 @@ from tidegate.service.engines.cpu_engines import (
     CpuEngine,
     check_precision,
     engines_for,
+    single_image_threads,
 )
 from tidegate.service.engines.open_gpu import EngineRequest, open_gpu_engine
 from tidegate.service.engines.openvino.engine import OpenVinoEngine
@@ -45,6 +46,23 @@ def open_like(
         )
     request = EngineRequest(model, info.name, buckets, precision)
     return open_gpu_engine(request, config.gpu, config.slots)
+
+
+def may_use_all_cores(engine: Engine, config: EngineConfig) -> bool:
+    """Return whether another copy of `engine` could run a single image on several cores."""
+    info = engine.info
+    chosen = not config.threads_per_slot and info.threads_per_slot == 1
+    return info.device == "cpu" and chosen and engine.slots > 1
+
+
+def open_on_all_cores(running: Engine, model: Path, config: EngineConfig, precision: str) -> Engine:
+    """Load a sealed graph for a single image, next to `open_like`.
+
+    Raises EngineUnavailable or BundleRefused.
+    """
+    return _like(running.info.name, config, precision).open(
+        model, threads_per_slot=single_image_threads(running.slots), precision=precision
+    )
 
 
 def _like(running: str, config: EngineConfig, precision: str) -> CpuEngine:

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 # Required gains, as ratios of throughput or of latency:
 WORTH_IT = 1.02  # a larger batch doubles the latency, so it must give 2 % more images/s
 _WORTH_CAPTURING = 1.01  # a CUDA graph
-_WORTH_WIDENING = 1.15  # an engine on all cores, which needs a second copy of the weights
+WORTH_ALL_CORES = 1.15  # an engine on all cores, which needs a second copy of the weights
 _AROUND_S = 0.0005  # a batch's time outside the engine: waking its slot, notifying the event loop
 ROUNDS = 9
 _CLEARLY = 6  # of ROUNDS must show the gain; a true gain at the threshold passes 1 start in 4
@@ -105,7 +105,7 @@ def time_single_image(engine: Engine, all_cores_engine: Engine) -> float | None:
     end = time.perf_counter() + _SINGLE_IMAGE_S
     while len(took_s) < ROUNDS or time.perf_counter() < end:
         took_s.append((_timed(engine, 0, images), _timed(all_cores_engine, 0, images)))
-    if median(narrow_s / wide_s for narrow_s, wide_s in took_s) < _WORTH_WIDENING:
+    if median(narrow_s / wide_s for narrow_s, wide_s in took_s) < WORTH_ALL_CORES:
         return None
     return median(wide_s for _, wide_s in took_s)
 

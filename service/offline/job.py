@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ class Job:
 
     def is_finished(self) -> bool:
         """Return whether the result of this very job is there, and read its outcomes."""
-        if self.folder.exists() or not self.out.exists():
+        if self._known.exists() or not self.out.exists():
             return False
         try:
             summary = json.loads(summary_file(self.out).read_bytes())
@@ -56,7 +57,9 @@ class Job:
 
     def begin(self, *, resume: bool, replace: bool) -> None:
         """Prepare the folder. Raises JobRefused if something is there that the user must decide."""
-        goes_on = resume and self.folder.exists()  # perhaps it was killed while it finished
+        goes_on = resume and self._known.exists()  # perhaps it was killed while it finished
+        if self.out.is_dir():
+            raise JobRefused(f"{self.out} is a folder: give --out a name of its own.")
         if self.out.exists() and not replace and not goes_on:
             raise JobRefused(f"{self.out} exists: give another --out, or --replace.")
         if not self.out.parent.is_dir():
@@ -68,13 +71,14 @@ class Job:
                     "begin again with --replace."
                 )
             shutil.rmtree(self.folder)
-        self.folder.mkdir(exist_ok=True)
-        known = self.folder / _JOB
-        if known.exists():
-            self._check_same(json.loads(known.read_bytes()))
+        if self._known.exists():
+            self._check_same(json.loads(self._known.read_bytes()))
             self.parts = list(self._found())
-        else:
-            write_atomically(known, json.dumps(self.identity, indent=1).encode())
+            return
+        if self.folder.exists():  # it was being removed: nobody knows which job its parts are of
+            shutil.rmtree(self.folder)
+        self.folder.mkdir()
+        write_atomically(self._known, json.dumps(self.identity, indent=1).encode())
 
     def remaining(self, items: Iterable[Item]) -> Iterator[tuple[int, Item]]:
         """Skip the images of the whole parts; yield the others with their index.
@@ -83,9 +87,9 @@ class Job:
         """
         iterator = enumerate(items)
         for part in self.parts:
-            skipped = list(islice(iterator, part.images))
-            names = [text_of(skipped[at][1].name) for at in (0, -1)] if skipped else []
-            if len(skipped) != part.images or names != [part.first, part.last]:
+            # Only the names: an item of a table has the image.
+            names = [text_of(item.name) for _, item in islice(iterator, part.images)]
+            if len(names) != part.images or (names[0], names[-1]) != (part.first, part.last):
                 raise JobRefused(
                     f"The images are not those of the unfinished job: a part of it goes from "
                     f"{part.first} to {part.last}. Begin again with --replace."
@@ -106,10 +110,13 @@ class Job:
         joined = self.folder / f"joined{self.out.suffix}"
         files = [self._file(number) for number in range(len(self.parts))]
         self._writer.join(files, joined, metadata)
-        text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
+        with joined.open("rb") as file:
+            os.fsync(file.fileno())
+        text = json.dumps(summary, indent=1) + "\n"  # ASCII: a source's name need not be text
         write_atomically(summary_file(self.out), text.encode())
         joined.replace(self.out)
         flush_folder(self.out.parent)
+        self._known.unlink()  # first: without it there is no unfinished job
         shutil.rmtree(self.folder)
 
     @property
@@ -135,6 +142,11 @@ class Job:
         while self._file(number).exists() and self._facts(number).exists():
             yield Part(*json.loads(self._facts(number).read_bytes()))
             number += 1
+
+    @property
+    def _known(self) -> Path:
+        """The file with the identity; while it exists, the job is not finished."""
+        return self.folder / _JOB
 
     def _file(self, number: int) -> Path:
         return self.folder / f"part-{number:06}{self.out.suffix}"

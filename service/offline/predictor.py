@@ -6,18 +6,20 @@ There is no event loop, queue or deadline. The functions are the pipeline's own.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tidegate.service.batching.isolate import RowResult, run_isolating
-from tidegate.service.bundle.store import Bundle, open_bundle
+from tidegate.service.bundle.signature import open_trusted
+from tidegate.service.bundle.store import Bundle
 from tidegate.service.deciding import best, decide
 from tidegate.service.engines.choose import open_engine
 from tidegate.service.engines.config import EngineConfig
-from tidegate.service.errors import EngineFailed, TidegateError, UploadTooLarge
+from tidegate.service.errors import BundleRefused, EngineFailed, TidegateError, UploadTooLarge
+from tidegate.service.imaging.decode import bound_pillow
 from tidegate.service.imaging.preprocess import preprocess
 from tidegate.service.offline.answers import Answer, Problem, problem_of
 from tidegate.service.settings import Settings
@@ -42,12 +44,14 @@ class Predictor:
         max_image_pixels: int = _PIXELS,
         max_image_bytes: int = _BYTES,
         warm_up_cache: Path | None = None,
+        trusted_keys: Path | None = None,
     ) -> None:
         """Open and verify the bundle in a folder, load the engine, and run the golden probes.
 
         `batch_size` 0 measures which is fastest; `warm_up_cache` is a folder that keeps this choice
-        for a week. `engine` is a name of TIDEGATE_ENGINE. Raises BundleRefused or
-        EngineUnavailable.
+        for a week. `engine` is a name of TIDEGATE_ENGINE. With `trusted_keys`, a folder of public
+        keys, one of them must have signed the bundle. `max_image_pixels` becomes Pillow's limit in
+        this process. Raises BundleRefused, KeyUnusable or EngineUnavailable.
         """
         self._arguments: dict[str, Any] = {
             "threads": threads,
@@ -56,8 +60,9 @@ class Predictor:
             "max_image_pixels": max_image_pixels,
             "max_image_bytes": max_image_bytes,
             "warm_up_cache": warm_up_cache,
+            "trusted_keys": trusted_keys,
         }
-        self._bundle = open_bundle(Path(bundle))
+        self._bundle = open_trusted(Path(bundle), trusted_keys)
         manifest = self._bundle.manifest
         config = EngineConfig(
             name=engine,
@@ -71,11 +76,13 @@ class Predictor:
         )
         self._engine = warm.engine
         pass_golden(self._bundle, self._engine)
+        bound_pillow(max_image_pixels)
         per_image = {size: seconds / size for size, seconds in warm.latency_s.items()}
         self._batch_size = batch_size or min(per_image, key=lambda size: per_image[size])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _make, (self._bundle.path, self._arguments | {"batch_size": self._batch_size})
+        chosen = {"engine": self._engine.info.name, "batch_size": self._batch_size}
+        return _make, (self._bundle.path, self._bundle.digest, self._arguments | chosen)
 
     @property
     def bundle(self) -> Bundle:
@@ -94,6 +101,11 @@ class Predictor:
         return self._batch_size
 
     @property
+    def max_image_pixels(self) -> int:
+        """Return how many pixels an image may have."""
+        return int(self._arguments["max_image_pixels"])
+
+    @property
     def max_image_bytes(self) -> int:
         """Return how many bytes an encoded image may have."""
         return int(self._arguments["max_image_bytes"])
@@ -102,8 +114,10 @@ class Predictor:
         """Classify encoded images; return one result for each, in their order.
 
         An image that cannot be classified is a Problem, and disturbs no other. At most
-        `batch_size` decoded images are in memory.
+        `batch_size` decoded images are in memory. Raises ValueError if `top_k` is not positive.
         """
+        if top_k < 1:
+            raise ValueError(f"top_k is {top_k}, and must be at least 1")
         answers: list[Answer | Problem] = []
         for start in range(0, len(images), self._batch_size):
             answers += self._predict_batch(images[start : start + self._batch_size], top_k)
@@ -134,7 +148,7 @@ class Predictor:
                     f"The image has more than {self.max_image_bytes:,} bytes, the limit."
                 )
             spec = self._bundle.manifest.preprocess
-            return preprocess(image, spec, self._arguments["max_image_pixels"])
+            return preprocess(image, spec, self.max_image_pixels)
         except TidegateError as error:
             return problem_of(error)
 
@@ -160,5 +174,9 @@ def _said(bundle: Bundle, pixels: Pixels, outputs: Outputs, top_k: int) -> Answe
     )
 
 
-def _make(bundle: Path, arguments: Mapping[str, Any]) -> Predictor:
-    return Predictor(bundle, **arguments)
+def _make(bundle: Path, digest: str, arguments: dict[str, Any]) -> Predictor:
+    """Make a copy in another process. Raises BundleRefused if the folder has another bundle now."""
+    copy = Predictor(bundle, **arguments)
+    if copy.bundle.digest != digest:
+        raise BundleRefused(f"{bundle} has another bundle than when the predictor was made.")
+    return copy

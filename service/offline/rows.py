@@ -36,7 +36,7 @@ class Columns:
         if data is not None:
             row["sha256"] = hashlib.sha256(data).hexdigest()
         if isinstance(said, Problem):
-            return row | {"error": said.code, "error_detail": said.detail}
+            return row | {"error": said.code, "error_detail": text_of(said.detail)}
         row |= {"decision": said.decision, "p_value": said.p_value}
         row |= {f"p_{name}": p for name, p in said.score_p_values.items()}
         if self.features:
@@ -63,6 +63,6 @@ def counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return found
 
 
-def text_of(path: str) -> str:
-    """Return a path as valid text: bytes that are not UTF-8 are escaped."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def text_of(name: str) -> str:
+    """Return what has names of files as valid text: bytes that are not UTF-8 are escaped."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -26,6 +26,7 @@ from tidegate.service.settings import Settings
 _EVERY_S = 1.0  # between two reports on a terminal
 _RARELY_S = 30.0  # in a log
 _DECISIONS = ("accept", "review", "reject")
+_PART_IMAGES, _WIDE_PART_IMAGES = 10_000, 1_000  # 2,000 numbers in a row take 64 kB
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Options:
     workers: int | None = None
     shard: tuple[int, int] = (1, 1)
     engine: str = "onnx-cpu"
-    part_images: int = 10_000
+    part_images: int | None = None
     resume: bool = False
     replace: bool = False
 
@@ -53,7 +54,8 @@ def run(options: Options) -> int:
     """Classify everything; return how many images have no answer.
 
     Raises BundleRefused, EngineUnavailable, SourceUnreadable, or JobRefused. Parts that are whole
-    stay for `resume`, also after KeyboardInterrupt.
+    stay for `resume`, also after KeyboardInterrupt and SystemExit. Raises OSError if the result
+    cannot be written.
     """
     if not options.sources and options.listing is None:
         raise SourceUnreadable("There is nothing to classify: name a SOURCE, or give --list.")
@@ -67,7 +69,7 @@ def run(options: Options) -> int:
     )
     job = Job(
         options.out, writer_for(options.out, columns), _identity(options, predictor),
-        options.part_images,
+        part_images(options),
     )  # fmt: skip
     if options.resume and job.is_finished():
         _say(f"{options.out} is complete already.")
@@ -81,7 +83,7 @@ def run(options: Options) -> int:
             wanted = entries(job.remaining(shared(options)), predictor.max_image_bytes)
             for rows in _parts(workers.rows(wanted), job.part_images, progress):
                 job.write(rows)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         done = sum(part.images for part in job.parts)
         _say(f"\n{done:,} images are written; the same command with --resume goes on.")
         raise
@@ -98,13 +100,14 @@ def _failed(outcomes: dict[str, int]) -> int:
 
 def _predictor(options: Options) -> Predictor:
     """Return a predictor with the bounds that the environment sets for the service."""
-    settings = Settings.read({"bundle": str(options.bundle), "engine": options.engine})
+    settings = Settings.read({"engine": options.engine})
     return Predictor(
         options.bundle,
         engine=options.engine,
         max_image_pixels=settings.max_image_pixels,
         max_image_bytes=settings.max_upload_bytes,
         warm_up_cache=settings.engine_config().warm_up_cache,
+        trusted_keys=settings.trusted_keys,
     )
 
 
@@ -120,7 +123,15 @@ def _identity(options: Options, predictor: Predictor) -> dict[str, Any]:
         "all-probabilities": options.all_probabilities,
         "ood-action": "flag" if options.rejected_too else "reject",
         "engine": options.engine,
+        "TIDEGATE_MAX_IMAGE_PIXELS": predictor.max_image_pixels,
+        "TIDEGATE_MAX_UPLOAD_BYTES": predictor.max_image_bytes,
     }
+
+
+def part_images(options: Options) -> int:
+    """Return how many images are written together, and are in memory until then."""
+    is_wide = options.features or options.all_probabilities
+    return options.part_images or (_WIDE_PART_IMAGES if is_wide else _PART_IMAGES)
 
 
 def _processes(options: Options) -> int:

@@ -5,30 +5,35 @@ Each source gives its images in one order, so that parts of a job can be skipped
 
 from __future__ import annotations
 
+import lzma
 import os
-import sys
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from tidegate.service.distribution.place import FileMissing
-from tidegate.service.distribution.uri import parse
+from tidegate.service.distribution.uri import Address
 from tidegate.service.errors import SourceUnreadable
 
 if TYPE_CHECKING:
+    import pyarrow
+
     from tidegate.service.distribution.object_store import ObjectPlace
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
 _TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-# What reading a damaged, encrypted or missing member of an archive raises.
+_STORES = ("s3", "gs", "az", "https")
+# What reading a damaged, encrypted or missing archive, member or object raises.
 READ_ERRORS = (
-    OSError, EOFError, RuntimeError, NotImplementedError, zlib.error, tarfile.TarError,
-    zipfile.BadZipFile, FileMissing,
+    OSError, EOFError, RuntimeError, ValueError, KeyError, zlib.error, lzma.LZMAError,
+    tarfile.TarError, zipfile.BadZipFile, FileMissing,
 )  # fmt: skip
+_ENDS = (tarfile.EOFHeaderError, tarfile.EmptyHeaderError)  # type: ignore[attr-defined]  # no stub
 _ROWS = 256  # of a table, read together
 
 
@@ -43,19 +48,22 @@ class Item:
 def items(sources: Sequence[str], listing: str | None, column: str) -> Iterator[Item]:
     """Yield the images of all sources in order.
 
-    `listing` is a file with one path or address per line, "-" is the standard input. `column` is
-    that of a Parquet table. Raises SourceUnreadable.
+    `listing` is a file with one path or address per line, "-" is the standard input; an image that
+    it names need not exist. `column` is that of a Parquet table. Raises SourceUnreadable.
     """
     for source in sources:
         yield from _items(source, column)
     if listing is not None:
         for line in _lines(listing):
-            yield from _items(line, column)
+            if _is_image(line) and "://" not in line and not os.path.isdir(line):
+                yield Item(line, Path(line))
+            else:
+                yield from _items(line, column)
 
 
 def count(sources: Sequence[str], listing: str | None) -> int | None:
     """Return how many images there are; None if that is only known at the end."""
-    if listing is not None or not all(Path(source).is_dir() for source in sources):
+    if listing is not None or not all(os.path.isdir(source) for source in sources):
         return None
     return sum(1 for source in sources for _ in _folder(Path(source)))
 
@@ -66,10 +74,10 @@ def _items(source: str, column: str) -> Iterator[Item]:
         return
     path = Path(source)
     name = path.name.lower()
-    if path.is_dir():
+    if os.path.isdir(source):  # unlike Path.is_dir, it raises nothing
         yield from _folder(path)
-    elif not path.exists():
-        raise SourceUnreadable(f"{source} does not exist.")
+    elif not os.path.exists(source):
+        raise SourceUnreadable(f"{source} does not exist, or may not be read.")
     elif name.endswith(_TAR):
         yield from _tar(path)
     elif name.endswith(".zip"):
@@ -95,24 +103,45 @@ def _folder(folder: Path) -> Iterator[Item]:
 
 
 def _lines(listing: str) -> Iterator[str]:
+    """Yield the lines that are not empty. Bytes that are not UTF-8 stay, as in names of files."""
+    place = 0 if listing == "-" else listing
     try:
-        with open(listing, encoding="utf-8") if listing != "-" else sys.stdin as file:
+        with open(
+            place, encoding="utf-8-sig", errors="surrogateescape", newline="\n", closefd=place != 0
+        ) as file:
             for line in file:
                 if stripped := line.rstrip("\r\n"):
                     yield stripped
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceUnreadable(f"--list {listing} cannot be read: {error}.") from error
+    except OSError as error:
+        raise SourceUnreadable(f"--list {listing} cannot be read: {error.strerror}.") from error
+
+
+class _Header(tarfile.TarInfo):
+    """A member's header. `tarfile` takes a damaged one for the end, and the rest would be lost."""
+
+    __slots__ = ()
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except _ENDS:
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"{error} at byte {archive.offset:,}") from error
 
 
 def _tar(path: Path) -> Iterator[Item]:
     """Yield the images of an archive, or of a shard of WebDataset, in its order."""
     try:
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, tarinfo=_Header) as archive:
             for member in archive:
-                if member.isfile() and _is_image(member.name):
+                # A file with several names is a file once, and then links to it.
+                if (member.isfile() or member.islnk()) and _is_image(member.name):
                     yield Item(f"{path}!{member.name}", _member(archive, member))
-    except (OSError, tarfile.TarError, EOFError) as error:
-        raise SourceUnreadable(f"{path} cannot be read: {error}.") from error
+    except READ_ERRORS as error:
+        reason = str(error).partition(":\n")[0]  # the first line, if each kind of archive has one
+        raise SourceUnreadable(f"{path} cannot be read: {reason}.") from error
 
 
 def _member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[int], bytes]:
@@ -129,7 +158,7 @@ def _zip(path: Path) -> Iterator[Item]:
             for member in archive.infolist():
                 if not member.is_dir() and _is_image(member.filename):
                     yield Item(f"{path}!{member.filename}", _compressed(archive, member))
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+    except READ_ERRORS as error:
         raise SourceUnreadable(f"{path} cannot be read: {error}.") from error
 
 
@@ -154,13 +183,32 @@ def _table(path: Path, column: str) -> Iterator[Item]:
                 f"{path} has no column {column!r} (it has {', '.join(table.schema_arrow.names)}): "
                 "give --column."
             )
+        kind = table.schema_arrow.field(column).type
+        if not _has_bytes(kind):
+            raise SourceUnreadable(f"{path}: the column {column!r} has {kind}, not bytes.")
         row = 0
         for batch in table.iter_batches(_ROWS, columns=[column]):
             for value in batch.column(0):
                 yield Item(f"{path}#{row}", _value(value.as_py()))
                 row += 1
-    except (OSError, ArrowException) as error:
+    except (OSError, ValueError, ArrowException) as error:
         raise SourceUnreadable(f"{path} cannot be read: {error}.") from error
+
+
+def _has_bytes(kind: pyarrow.DataType) -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        return _has_bytes(kind.value_type)
+    if types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _has_bytes(kind.field(index).type)
+    return any(
+        is_kind(kind)
+        for is_kind in (
+            types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view
+        )
+    )  # fmt: skip
 
 
 def _value(value: Any) -> Callable[[int], bytes]:
@@ -171,19 +219,32 @@ def _value(value: Any) -> Callable[[int], bytes]:
 
 def _remote(source: str) -> Iterator[Item]:
     """Yield one object, or the images below a prefix, sorted by name."""
-    from tidegate.service.distribution.object_store import ObjectPlace
-
-    address = parse(source)
-    if address.scheme == "oci":
-        raise SourceUnreadable(f"{source}: a registry holds bundles, not images.")
-    folder, _, last = address.path.rpartition("/")
+    scheme, _, rest = source.partition("://")
+    host, _, path = rest.partition("/")
+    if scheme not in _STORES or not host or "@" in host:
+        raise SourceUnreadable(
+            f"{source} must be s3://, gs://, az:// or https://, a bucket, container or host, and a "
+            "path, without a user."
+        )
+    if scheme == "https" and ("?" in path or "#" in path):
+        raise SourceUnreadable(f"{source}: an address with ? or # cannot be read.")
+    if path.lower().endswith((*_TAR, ".zip", ".parquet")):
+        raise SourceUnreadable(f"{source}: archives and tables are read from files: copy it first.")
+    folder, _, last = path.strip("/").rpartition("/")
     if _is_image(last):
-        place, names = ObjectPlace(replace(address, path=folder)), [last]
+        place, names = _place(Address(scheme, host, folder, None)), [last]
     else:
-        place = ObjectPlace(address)
+        place = _place(Address(scheme, host, path.strip("/"), None))
         names = sorted(name for name in place.names() if _is_image(name))
     for name in names:
         yield Item(f"{place}/{name}", _object(place, name))
+
+
+@lru_cache(maxsize=16)  # a list may have a million addresses: each place has connections of its own
+def _place(address: Address) -> ObjectPlace:
+    from tidegate.service.distribution.object_store import ObjectPlace
+
+    return ObjectPlace(address)
 
 
 def _object(place: ObjectPlace, name: str) -> Callable[[int], bytes]:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 CHUNK_IMAGES = 16
 _CHUNK_BYTES = 32 << 20
-_MOST_DEATHS = 6  # more than one image causes: its chunk and the halves down to it are five
+# In a row. A chunk whose images all end their process causes 31: it and all halves of it.
+_MOST_DEATHS = 64
 _AHEAD = 2  # chunks for each worker: one that it computes, and one that waits
 
 Entry = tuple[int, str, Path | bytes | Problem]  # index, name, and the file or its content
@@ -83,12 +84,16 @@ class Workers:
                 yield from rows
 
     def _submit(self, chunk: list[Entry]) -> Future[list[Row]]:
+        # A process that this starts inherits the mask: only this one gets Ctrl-C.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
         try:
             return self._pool.submit(_classify, chunk)
         except BrokenProcessPool as error:
             failed = Future[list[Row]]()
             failed.set_exception(error)
             return failed
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _again(self, chunk: list[Entry]) -> list[Row]:
         """Classify a chunk whose process may have died: alone, and then by halves."""
@@ -109,8 +114,7 @@ class Workers:
 
     def _alone(self, chunk: list[Entry]) -> list[Row]:
         if self._is_broken:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool, self._is_broken = self._start(), False
+            self._restart()
         try:
             rows = self._submit(chunk).result()
         except BrokenProcessPool as error:
@@ -124,6 +128,16 @@ class Workers:
             raise
         self._deaths = 0
         return rows
+
+    def _restart(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool, self._is_broken = self._start(), False
+        try:
+            self._submit([]).result()  # so that no image is blamed
+        except BrokenProcessPool as error:
+            raise EngineUnavailable(
+                "The processes that classify do not start. Is there enough memory?"
+            ) from error
 
     def _start(self) -> ProcessPoolExecutor:
         # Not forked: a copy of a process with threads may hang.
@@ -161,8 +175,7 @@ _work: list[Work] = []  # of this process, once it has begun
 
 
 def _begin(work: Work) -> None:
-    """Prepare a worker process: it ends with its parent, which alone handles Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Prepare a worker process, which ends with its parent."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         sentinel = parent.sentinel
@@ -201,5 +214,5 @@ def _read(content: Path | bytes | Problem, most: int) -> bytes | Problem:
 
 def unreadable(error: Exception) -> Problem:
     """Return the problem of an image that cannot be read."""
-    reason = getattr(error, "strerror", None) or str(error)
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return Problem("unreadable", "The image cannot be read", 404, f"{reason}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -72,9 +71,17 @@ class Csv:
         _concatenate(parts, out, self._lines([list(self._names)]))
 
     def _lines(self, lines: Sequence[Sequence[Any]]) -> bytes:
-        text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows(lines)
-        return text.getvalue().encode()
+        text = _Lines()
+        csv.writer(text).writerows(lines)
+        return "".join(text).encode()
+
+
+class _Lines(list[str]):
+    """Gets lines that end in CR LF, so that `csv` quotes both characters, and ends them in LF."""
+
+    def write(self, line: str) -> None:
+        """Add a line."""
+        self.append(line.removesuffix("\r\n") + "\n")
 
 
 class Parquet:
@@ -108,7 +115,9 @@ class Parquet:
         schema = self._schema.with_metadata(dict(metadata))
         with parquet.ParquetWriter(out, schema, compression="zstd") as file:
             for part in parts:
-                file.write_table(parquet.read_table(part).replace_schema_metadata(schema.metadata))
+                file.write_table(
+                    parquet.ParquetFile(part).read().replace_schema_metadata(schema.metadata)
+                )
 
 
 def _schema(arrow: Any, columns: Columns) -> pyarrow.Schema:

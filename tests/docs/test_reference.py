@@ -22,7 +22,7 @@ from tidegate.service.api.schemas import BatchBody, ClassifyBody, ModelBody, Pro
 from tidegate.service.bundle.golden import REDUCED_TOLERANCE, TOLERANCE
 from tidegate.service.bundle.manifest import FORMAT, EngineHints, Manifest
 from tidegate.service.bundle.store import CALIBRATION, GOLDEN, REQUIRED
-from tidegate.service.engines import cpu_warm_up, warm_up
+from tidegate.service.engines import cpu_engines, cpu_warm_up, warm_up
 from tidegate.service.imaging.spec import Backend, Filter, Offset, PreprocessSpec, Step
 from tidegate.service.metrics.tables import SHED_REASONS
 from tidegate.service.types import OUTPUT_NAMES
@@ -166,8 +166,8 @@ def test_warm_up_is_described_with_its_constants() -> None:
         f"must give {100 * (warm_up.WORTH_IT - 1):.0f} % more images per second",
         f"with {1000 * warm_up._AROUND_S:g} ms added to every batch",
         f"({', '.join(map(str, buckets))})",
-        f"(at most {cpu_warm_up._MOST_FOR_ONE} threads)",
-        f"over {warm_up._SINGLE_IMAGE_S:g} s, the median must be {warm_up._WORTH_WIDENING:g} times",
+        f"(at most {cpu_engines._MOST_FOR_ONE} threads)",
+        f"over {warm_up._SINGLE_IMAGE_S:g} s, the median must be {warm_up.WORTH_ALL_CORES:g} times",
         f"{100 * (warm_up._WORTH_CAPTURING - 1):.0f} % more images per second",
         f"within {_power(TOLERANCE)} ({_power(REDUCED_TOLERANCE)} for bf16, and for fp16 and int8 "
         "on a GPU)",

@@ -22,13 +22,15 @@ from tests.unit.stage import (
     serving,
     until,
 )
-from tidegate.service import lifecycle, loading, memory
+from tidegate.service import following, loading, memory
 from tidegate.service.building import Builder
 from tidegate.service.bundle.store import GOLDEN, LABELS
 from tidegate.service.drift import state
+from tidegate.service.engines import cpu_engines
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
 from tidegate.service.engines.open_like import open_like
 from tidegate.service.errors import BundleRefused, NotFound, ServingInvalid
+from tidegate.service.idle_turns import IdleTurns
 from tidegate.service.lifecycle import Service
 from tidegate.service.loading import Loader
 from tidegate.service.pipeline import Upload
@@ -281,7 +283,7 @@ def test_a_shadow_computes_the_same_images_and_answers_none(root: Path) -> None:
 
 
 def test_the_file_is_followed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "_POLL_S", 0.01)
+    monkeypatch.setattr(following, "_POLL_S", 0.01)
 
     async def scenario(on: Stage) -> None:
         serving(on.root, '[tiny]\nstable = "2"\n')
@@ -508,7 +510,7 @@ def test_a_version_of_another_duration_is_recognised_at_its_first_batch_size(
         compared.append(size)
         return False
 
-    monkeypatch.setattr(loading._Turns, "is_like_known", differs)
+    monkeypatch.setattr(IdleTurns, "is_like_known", differs)
 
     async def scenario(on: Stage) -> None:
         assert len(on.service.choose().served.lane.latency.buckets) > 1
@@ -522,17 +524,47 @@ def test_a_version_of_another_duration_is_recognised_at_its_first_batch_size(
     play(root, scenario)
 
 
+@pytest.mark.parametrize("single_image_s", [None, 0.003])
+def test_a_version_of_another_duration_has_all_cores_for_an_image_only_if_that_is_faster(
+    root: Path, monkeypatch: pytest.MonkeyPatch, single_image_s: float | None
+) -> None:
+    measured: list[int] = []
+
+    def measure(turns: object, engine: OnnxEngine, all_cores_engine: OnnxEngine) -> float | None:
+        measured.append(all_cores_engine.info.threads_per_slot)
+        return single_image_s
+
+    monkeypatch.setattr(cpu_engines, "usable_cores", lambda: 2)
+    monkeypatch.setattr(loading, "may_use_all_cores", lambda *_: True)
+    monkeypatch.setattr(IdleTurns, "is_like_known", lambda *_: False)
+    monkeypatch.setattr(IdleTurns, "single_image_s", measure)
+
+    async def scenario(on: Stage) -> None:
+        for version in ("2", "1", "2"):  # 1 was warmed up at the start, 2 is known then
+            await on.serve(f'[tiny]\nstable = "{version}"\n')
+            await on.reloader.tidy()
+
+        assert measured == [2]
+        lane = on.service.choose().served.lane
+        assert (lane.all_cores_engine is not None) is (single_image_s is not None)
+        if single_image_s is not None:
+            assert lane.latency.single_image_s == single_image_s
+        assert (await on.classify())[0] == "2"
+
+    play(root, scenario, rollback_s=0.0)
+
+
 def test_a_graph_that_was_loaded_before_keeps_what_is_known_of_its_durations(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared: list[int] = []
-    is_like_known = loading._Turns.is_like_known
+    is_like_known = IdleTurns.is_like_known
 
     def noted(turns: Any, engine: OnnxEngine, size: int) -> bool:
         compared.append(size)
         return is_like_known(turns, engine, size)
 
-    monkeypatch.setattr(loading._Turns, "is_like_known", noted)
+    monkeypatch.setattr(IdleTurns, "is_like_known", noted)
 
     async def scenario(on: Stage) -> None:
         first = on.service.choose().served.lane.latency

@@ -49,7 +49,7 @@ class OpenVinoEngine:
             device="cpu" if device == "CPU" else f"{device} {device_name(device)}",
             precision=precision,
             threads_per_slot=threads_per_slot,
-            instructions=first.instructions,
+            instructions=first.instructions if device == "CPU" else "",
         )
 
     @property

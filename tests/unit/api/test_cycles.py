@@ -13,7 +13,8 @@ from starlette.types import Receive, Scope, Send
 
 from tests.unit.api.connecting import connected, nothing_in_it, run, until, upload
 from tidegate.service.api.access_log import AccessLog
-from tidegate.service.api.context import ContextMiddleware, RequestContext
+from tidegate.service.api.context import RequestContext
+from tidegate.service.api.context_middleware import ContextMiddleware
 from tidegate.service.catalog import Choice
 from tidegate.service.metrics import Metrics
 

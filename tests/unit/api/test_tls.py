@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.certificates import Authority, Issued
 from tests.unit.api.connecting import PATIENCE_S, until, upload
 from tidegate.service.addresses import listen
-from tidegate.service.api import tls as tls_module
+from tidegate.service.api import handshake
 from tidegate.service.api.connection import Connection
 from tidegate.service.api.crowd import Connections
 from tidegate.service.api.server import Server
@@ -199,7 +199,7 @@ def test_a_handshake_counts_as_a_connection_and_ends_in_time(
     issued: Issued,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tls_module, "HANDSHAKE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(handshake, "HANDSHAKE_TIMEOUT_S", 1.0)
 
     async def scene() -> None:
         shed: list[int] = []

@@ -18,6 +18,7 @@ from tidegate.service.engines.cpu_engines import ONNX, CpuEngine
 from tidegate.service.engines.cpu_warm_up import open_on_cpu
 from tidegate.service.engines.kept_choices import Choice, KeptChoices, Key, cpu_model
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
+from tidegate.service.errors import EngineUnavailable
 from tidegate.service.types import Pixels
 
 KEY = Key("a" * 64, "fp32", "onnxruntime 1", "0,0,0", 2, "a CPU")
@@ -198,6 +199,16 @@ def test_another_engine_must_be_clearly_faster_and_is_kept(
 
     assert chosen == [engine, engine]
     assert measured == [model]
+
+
+def test_another_engine_that_does_not_load_is_left_out(model: Path) -> None:
+    def fail(*_: object, **__: object) -> Engine:
+        raise EngineUnavailable("no such operator")
+
+    engines = [CpuEngine("faster", fail, lambda: "faster 1"), ONNX]
+    config = EngineConfig(slots=1, threads_per_slot=1, max_batch_size=2)
+
+    assert open_on_cpu(engines, model, config, [1, 2], "fp32").engine.info.name == "onnx-cpu"
 
 
 class FasterEngine(OnnxEngine):

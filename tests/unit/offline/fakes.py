@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,3 +26,15 @@ class FakeThatNeverStarts(FakePredictor):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os._exit, (9,)
+
+
+class FakeThatIsInterrupted(FakePredictor):
+    """Gets Ctrl-C in the process that classifies, before that is ready."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _interrupted, ()
+
+
+def _interrupted() -> FakePredictor:
+    os.kill(os.getpid(), signal.SIGINT)
+    return FakePredictor()

@@ -24,7 +24,7 @@ from tidegate.service.errors import EngineUnavailable, JobRefused, SourceUnreada
 from tidegate.service.offline.answers import Problem
 from tidegate.service.offline.job import Job
 from tidegate.service.offline.rows import Columns
-from tidegate.service.offline.run import Options, entries, shared
+from tidegate.service.offline.run import Options, entries, part_images, shared
 from tidegate.service.offline.sources import items
 from tidegate.service.offline.workers import Work, Workers
 from tidegate.service.offline.writers import Csv, JsonLines, Parquet
@@ -150,14 +150,23 @@ def test_shards_share_out_the_images(images: Path) -> None:
 
 def test_csv_has_lists_as_json() -> None:
     columns = Columns(("energy",), all_probabilities=True)
-    row = dict.fromkeys(columns.names) | {"path": 'a,"b".jpg', "probabilities": [0.5, 0.5]}
+    name = 'a,"b"\rc.jpg'
+    row = dict.fromkeys(columns.names) | {"path": name, "probabilities": [0.5, 0.5]}
 
     text = Csv(columns).part([row]).decode()
 
-    [read] = csv.DictReader(io.StringIO(text), columns.names)
-    assert read["path"] == 'a,"b".jpg'
+    [read] = csv.DictReader(io.StringIO(text, newline=""), columns.names)
+    assert read["path"] == name
     assert json.loads(read["probabilities"]) == [0.5, 0.5]
     assert read["decision"] == ""
+
+
+@pytest.mark.parametrize(
+    ("chosen", "images"),
+    [({}, 10_000), ({"features": True}, 1000), ({"features": True, "part_images": 50}, 50)],
+)
+def test_parts_with_long_rows_have_fewer(chosen: dict[str, Any], images: int) -> None:
+    assert part_images(Options(("images",), DEMO_BUNDLE, Path("r.jsonl"), **chosen)) == images
 
 
 # ── parts and resuming ────────────────────────────────────────────────────────────────────────
@@ -261,21 +270,22 @@ def test_a_result_is_not_overwritten_unasked(job: Job) -> None:
 # ── processes that die ────────────────────────────────────────────────────────────────────────
 
 
-def test_an_image_that_kills_its_process_is_the_only_one_without_an_answer() -> None:
-    words = [b"kill" if number == 37 else b"fine" for number in range(60)]
+def test_images_that_kill_their_process_are_the_only_ones_without_an_answer() -> None:
+    killers = (32, 33)  # next to each other, as copies of one file are
+    words = [b"kill" if number in killers else b"fine" for number in range(60)]
 
     with Workers(work(FakePredictor()), 2) as workers:
         rows = list(workers.rows((i, str(i), word) for i, word in enumerate(words)))
 
     assert [row["index"] for row in rows] == list(range(60))
-    assert [row["error"] for row in rows if row["index"] != 37] == ["fine"] * 59
-    assert rows[37]["error"] == "engine-failed"
+    assert [row["error"] for row in rows if row["index"] not in killers] == ["fine"] * 58
+    assert [rows[index]["error"] for index in killers] == ["engine-failed"] * 2
 
 
 def test_processes_that_cannot_start_end_the_job() -> None:
     with (
         Workers(work(FakeThatNeverStarts()), 1) as workers,
-        pytest.raises(EngineUnavailable, match="in a row"),
+        pytest.raises(EngineUnavailable, match="do not start"),
     ):
         list(workers.rows((i, str(i), b"x") for i in range(50)))
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.server import DEMO_BUNDLE, PHOTOS, Server
+from tests.unit.bundle.tiny_bundle import put, sound_files
+from tidegate.service.bundle.store import LABELS
 from tidegate.service.errors import BundleRefused
 from tidegate.service.offline.answers import Answer, Problem
 from tidegate.service.offline.predictor import Predictor
@@ -92,6 +97,41 @@ def test_a_copy_in_another_process_is_made_of_the_folder(predictor: Predictor) -
     assert copy.bundle.digest == predictor.bundle.digest
     assert copy.batch_size == predictor.batch_size
     assert copy.engine == predictor.engine
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A small bundle, of which a predictor is made quickly."""
+    return put(tmp_path / "tiny" / "1", sound_files())
+
+
+def test_all_processes_use_the_engine_that_one_has_chosen(tiny: Path) -> None:
+    with closing(Predictor(tiny, engine="auto", batch_size=1)) as predictor:
+        copied = pickle.dumps(predictor)
+
+    assert b"auto" not in copied
+
+
+def test_a_copy_is_never_of_another_bundle(tiny: Path) -> None:
+    with closing(Predictor(tiny, batch_size=1)) as predictor:
+        copied = pickle.dumps(predictor)
+    shutil.rmtree(tiny)
+    put(tiny, sound_files() | {LABELS: b"cow\nhorse\ncow\nfrog\n"})
+
+    with pytest.raises(BundleRefused, match="another bundle"):
+        pickle.loads(copied)  # noqa: S301 - our own object
+
+
+def test_pillow_has_the_bound_too(tiny: Path) -> None:
+    Predictor(tiny, batch_size=1, max_image_pixels=12_345).close()
+
+    assert Image.MAX_IMAGE_PIXELS == 12_345
+
+
+@pytest.mark.parametrize("top_k", [0, -1])
+def test_a_number_of_classes_that_is_none_is_refused(predictor: Predictor, top_k: int) -> None:
+    with pytest.raises(ValueError, match="must be at least 1"):
+        predictor.predict([PATHS[0].read_bytes()], top_k=top_k)
 
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tests.contract import tiny_graph
 from tests.unit.engines.onnxruntime.test_cpu import photos
 from tidegate.models.sealing.check import check_against_float64
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
-from tidegate.service.engines.openvino import runtime
+from tidegate.service.engines.openvino import engine, program, runtime
 from tidegate.service.engines.openvino.engine import OpenVinoEngine, _parts
 from tidegate.service.errors import BundleRefused, EngineUnavailable
 
@@ -140,6 +140,20 @@ def test_the_info_names_the_instructions(model: Path) -> None:
     assert (info.name, info.device, info.precision) == ("openvino", "cpu", "fp32")
     assert info.runtime.startswith("openvino 20")
     assert info.instructions.endswith(("f32", "FP32"))
+
+
+@on_openvino
+def test_only_a_cpu_is_asked_for_its_instructions(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runtime has no such words for other devices; HETERO stands for one."""
+    monkeypatch.setattr(program, "check_device", lambda device, precision: None)
+    monkeypatch.setattr(engine, "device_name", lambda device: "a GPU")
+    monkeypatch.setattr(program.Request, "instructions", property(lambda _: pytest.fail("asked")))
+
+    info = OpenVinoEngine(model, device="HETERO:CPU").info
+
+    assert (info.instructions, info.device) == ("", "HETERO:CPU a GPU")
 
 
 @on_openvino

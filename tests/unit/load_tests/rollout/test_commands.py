@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from load_tests.__main__ import main
+from tidegate.service.cli import main as tidegate
 
 pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -22,11 +23,14 @@ def values(result: dict[str, Any]) -> dict[str, float]:
     return {finding["quantity"]: finding["value"] for finding in result["findings"]}
 
 
-@pytest.mark.parametrize("second", ["retrained", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_reloads_fail_no_request_and_every_answer_is_its_versions(
-    demo_bundle: Path, tmp_path: Path, second: str
+    demo_bundle: Path, tmp_path: Path, precision: str
 ) -> None:
-    words = f"reload --bundle {demo_bundle} --second {second} --rate 5 --every 40 --seconds 85"
+    words = f"reload --bundle {demo_bundle} --rate 5 --every 40 --seconds 105"
+    if precision == "int8":
+        assert tidegate(["demo", "--precision", "int8", "--out", str(tmp_path)]) == 0
+        words += f" --second {tmp_path / 'efficientnet-lite0-int8' / '1'}"
 
     result = kept(tmp_path / "out.json", *words.split())
 

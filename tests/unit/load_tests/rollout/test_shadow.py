@@ -9,7 +9,7 @@ from load_tests.generator.loops import Outcome
 from load_tests.rollout.shadow import REFUSED, Arm, of_goodput, of_latency, order, parse
 from load_tests.scenarios.findings import Finding
 from tests.unit.load_tests.rollout.outcomes import answered, failed
-from tidegate.service import lifecycle
+from tidegate.service import following
 
 
 def arm(outcomes: Sequence[Outcome], seconds: float = 1.0, compared: int = 0) -> Arm:
@@ -27,7 +27,7 @@ def test_the_windows_alternate_and_each_pair_begins_with_the_other() -> None:
 
 
 def test_a_refusal_is_noticed_as_the_service_logs_it() -> None:
-    assert lifecycle._REFUSED.startswith(REFUSED)
+    assert following._REFUSED.startswith(REFUSED)
 
 
 def test_equal_traffic_meets_the_limits() -> None:

@@ -30,13 +30,10 @@ def test_a_good_version_passes_its_probes(
     assert probes_of(tmp_path / "2") > 0
 
 
-def test_a_quantised_version_is_int8_and_passes_its_probes(
-    demo_bundle: Path, tmp_path: Path
-) -> None:
-    versions.quantised(demo_bundle, tmp_path / "2", "2")
+def test_a_bundle_becomes_a_version_of_another_model(demo_bundle: Path, tmp_path: Path) -> None:
+    versions.copied(demo_bundle, tmp_path / "2", "2", "parts")
 
-    assert open_bundle(tmp_path / "2").manifest.precision == "int8"
-    assert probes_of(tmp_path / "2") > 0
+    assert open_bundle(tmp_path / "2").manifest.name == "parts"
 
 
 @pytest.mark.parametrize(

@@ -45,5 +45,7 @@ def test_what_is_not_answered_is_counted_by_status_or_error_and_has_no_latency()
     )
 
 
-def test_a_later_window_has_the_same_length() -> None:
-    assert Window(3.0, 5.5).later(30.0) == Window(33.0, 35.5)
+def test_the_windows_around_one_have_its_length() -> None:
+    window = Window(3.0, 5.5)
+
+    assert (window.before(), window.after()) == (Window(0.5, 3.0), Window(5.5, 8.0))

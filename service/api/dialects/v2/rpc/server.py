@@ -18,8 +18,9 @@ from tidegate.service.api.dialects.v2.rpc.health import health_handlers
 from tidegate.service.api.dialects.v2.rpc.messages import CALLS, HEALTH, SERVICE
 from tidegate.service.api.dialects.v2.rpc.peers import Peers, peer_of
 from tidegate.service.api.dialects.v2.rpc.status import retry_metadata, status_of
+from tidegate.service.api.handshake import HANDSHAKE_TIMEOUT_S
 from tidegate.service.api.limits import HttpLimits
-from tidegate.service.api.tls import HANDSHAKE_TIMEOUT_S, Tls
+from tidegate.service.api.tls import Tls
 from tidegate.service.api.wire import Wire
 from tidegate.service.errors import SettingsInvalid
 from tidegate.service.lifecycle import Service

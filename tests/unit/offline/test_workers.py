@@ -1,0 +1,36 @@
+"""What happens to the processes that classify, and to images that cannot be read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.unit.offline.fakes import FakePredictor, FakeThatIsInterrupted
+from tidegate.service.offline.rows import Columns, Row
+from tidegate.service.offline.workers import Entry, Work, Workers
+from tidegate.service.offline.writers import JsonLines
+
+pytestmark = pytest.mark.process
+
+
+def row_of(entry: Entry, predictor: FakePredictor) -> Row:
+    work = Work(predictor, Columns(("energy",)), 3)  # type: ignore[arg-type]  # a fake
+    with Workers(work, 1) as workers:
+        [row] = workers.rows([entry])
+    return row
+
+
+def test_ctrl_c_does_not_reach_a_process_that_is_just_starting() -> None:
+    assert row_of((0, "a.jpg", b"fine"), FakeThatIsInterrupted())["error"] == "fine"
+
+
+def test_a_name_that_is_no_text_is_escaped_in_its_error_too(tmp_path: Path) -> None:
+    pipe = tmp_path / os.fsdecode(b"\xff.jpg")
+    os.mkfifo(pipe)
+
+    row = row_of((0, str(pipe), pipe), FakePredictor())
+
+    assert "\\xff.jpg is not a regular file" in row["error_detail"]
+    assert JsonLines().part([row])
