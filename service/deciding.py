@@ -13,7 +13,9 @@ from tidegate.service.types import Float32, Outputs
 try:
     from tidegate.service import _softmax
 except ImportError:  # installed without a C compiler
-    _softmax = None  # type: ignore[assignment]
+    COMPILED = False
+else:
+    COMPILED = True
 
 _FEW = 32  # values that are found faster by the compiled function
 
@@ -58,7 +60,7 @@ def softmax(logits: Float32, temperature: float) -> tuple[int, Probabilities]:
 
     The temperature is that of Guo et al. 2017.
     """
-    if _softmax is not None and logits.flags.c_contiguous:
+    if COMPILED and logits.flags.c_contiguous:
         probabilities = np.empty(len(logits))
         return _softmax.softmax(logits, temperature, probabilities), probabilities
     return softmax_by_numpy(logits, temperature)
@@ -75,7 +77,7 @@ def softmax_by_numpy(logits: Float32, temperature: float) -> tuple[int, Probabil
 
 def largest(values: Probabilities, count: int) -> list[int]:
     """Return the indices of the `count` largest values, the largest first, equal ones by index."""
-    if _softmax is not None and count <= _FEW:
+    if COMPILED and count <= _FEW:
         return _softmax.largest(values, count)
     return largest_by_numpy(values, count)
 

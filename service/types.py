@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal, NewType
+from typing import Literal, NewType, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,5 +48,4 @@ class Outputs:
 
         For all together, because each call of NumPy takes microseconds.
         """
-        finite: list[bool] = np.isfinite(self.scores).all(axis=1).tolist()
-        return finite
+        return cast(list[bool], np.isfinite(self.scores).all(axis=1).tolist())

@@ -123,7 +123,7 @@ async def _measure(options: argparse.Namespace, bundle: Path) -> list[Finding]:
 
 async def _profile(options: argparse.Namespace, bundle: Path) -> list[Finding]:
     pictures = list(generated(_IMAGES))
-    sides = {"": (Profile(), SERVE)}
+    sides: dict[str, tuple[Profile, tuple[str, ...]]] = {"": (Profile(), SERVE)}
     if options.before is not None:
         sides["before, "] = Profile(), tuple(shlex.split(options.before))
     for _ in range(options.rounds):
