@@ -60,7 +60,7 @@ def run(name: str, arguments: list[str]) -> int:
             f"(in a checkout: pip install -e '.[{extra}]')"
         )
     except OSError as error:  # a full disk, or no permission to write
-        return _fail(f"{error.filename or 'file system'}: {error.strerror}")
+        return _fail(f"{error.filename or 'file system'}: {error.strerror or error}")
     except KeyboardInterrupt as error:  # a training says how to go on
         return _fail(str(error) or "interrupted; no partial result was left in place", 130)
     return 0

@@ -15,7 +15,7 @@ from tidegate.models.errors import BuildRefused
 from tidegate.models.progress import say
 from tidegate.models.retrain.folder import Filed, RequestFolder, read
 from tidegate.models.retrain.publish import Publisher, Task
-from tidegate.models.retrain.retraining import Retraining, check, retrain
+from tidegate.models.retrain.retraining import Retraining, retrain
 from tidegate.models.training.config import parse_options
 from tidegate.models.training.config import read as read_settings
 from tidegate.models.training.division import Shares
@@ -75,6 +75,14 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=VALUE",
         help="with --checkpoint, a setting as of `tidegate train`; may be repeated",
+    )
+    training.add_argument(
+        "--fresh", action="store_true", help="with --checkpoint, begin the training again"
+    )
+    training.add_argument(
+        "--finish",
+        action="store_true",
+        help="with --checkpoint, train no further, and use the best epoch so far",
     )
     options.add_argument("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
     options.add_argument(
@@ -163,7 +171,7 @@ def _published(options: argparse.Namespace) -> Iterator[tuple[Publisher, Task]]:
 def _retraining(options: argparse.Namespace, filed: Filed, task: Task) -> Retraining:
     old = open_bundle(task.drifted)
     _check_bundle(filed, old)
-    made = Retraining(
+    return Retraining(
         request=options.request.name,
         old=old,
         version=task.version,
@@ -176,16 +184,18 @@ def _retraining(options: argparse.Namespace, filed: Filed, task: Task) -> Retrai
         ood=fitting.ood(options),
         checkpoint=options.checkpoint,
         settings=_settings(options),
+        fresh=options.fresh,
+        finish=options.finish,
         accept_worse=options.accept_worse,
         accept_weak_gate=options.accept_weak_gate,
     )
-    check(made)
-    return made
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    if options.set and options.checkpoint is None:
-        raise BuildRefused("--set is for training with --checkpoint.")
+    if options.checkpoint is None:
+        for name in ("set", "fresh", "finish"):
+            if getattr(options, name):
+                raise BuildRefused(f"--{name} is for training with --checkpoint.")
     settings = parse_options(options.set)
     read_settings(None, settings)  # whose mistakes are reported now
     return settings

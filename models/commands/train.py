@@ -17,7 +17,7 @@ from tidegate.models.progress import say
 from tidegate.models.training import config as settings
 from tidegate.models.training import recipe, split
 from tidegate.models.training.config import TrainConfig
-from tidegate.models.training.division import Shares
+from tidegate.models.training.division import Shares, asked_for, check_same
 
 _EPILOG = """Training goes on where it was stopped if the same command is given again.
 All settings of a --config file, and their defaults: docs/guides/training.md.
@@ -133,7 +133,7 @@ def run(options: argparse.Namespace) -> None:
     ood = fitting.ood(options)
     check_destination(chosen, options.out)
     shares = None if options.shares is None else Shares(*options.shares)
-    split.check(options.data, shares, options.groups)
+    split.check(options.data, shares, options.groups, keep_alike=not options.divide_alike)
     source.check()
     folder = options.run or Path("runs") / chosen.name / chosen.version
     divided = _divided(options, folder, shares, config)
@@ -157,20 +157,25 @@ def _divided(
 ) -> TrainingData:
     """Return the division of a splits file, or that of the run's folder.
 
-    The latter is made by the first command, and then stays.
+    The latter is made by the first command, and then stays. Raises BuildRefused if it was made of
+    other images or with other options.
     """
     if options.data.is_file():
         return training_data.read(options.data)
-    file = folder / "splits.json"
+    file, keep_alike = folder / "splits.json", not options.divide_alike
     if file.is_file() and not options.fresh:
+        divided = training_data.read(file)
+        used = None if split.is_divided(options.data) else shares or Shares()
+        root = {"root": str(options.data.absolute()), "seed": config.seed}
+        check_same(file, root | asked_for(used, options.groups, keep_alike))
         say(f"The images are divided as in {file}.")
-    else:
-        division = split.divide(
-            options.data, shares, config.seed, options.groups, keep_alike=not options.divide_alike
-        )
-        for line in division.report():
-            say(line)
-        division.write(file)
+        return divided
+    division = split.divide(
+        options.data, shares, config.seed, options.groups, keep_alike=keep_alike
+    )
+    for line in division.report():
+        say(line)
+    division.write(file)
     return training_data.read(file)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -20,12 +20,14 @@ from tidegate.models.training import linear_head, probe, recipe
 from tidegate.models.training.config import TrainConfig
 from tidegate.models.training.recipe import Choice
 from tidegate.models.training.train import Request, train
+from tidegate.models.training.train import check as check_training
 from tidegate.service.bundle.evidence import Parity
 from tidegate.service.bundle.store import open_bundle
 
 _FEATURES = "features"  # the folder of what is kept for other trainings
-# Options that only training with torch has.
-_TORCH_ONLY = ("weights", "preset", "size", "epochs", "device", "workers")
+# Options that a linear layer has no use for, and those that a bundle has none for either.
+_LAYERS_ONLY = ("preset", "epochs", "device", "workers", "config", "set", "finish")
+_TORCH_ONLY = ("weights", "size", *_LAYERS_ONLY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,8 @@ class _Bundle:
                 f"--recipe {self.options.recipe}: the layers of a sealed bundle cannot be trained. "
                 "Leave it out for a linear layer on them, or give timm:NAME and --weights."
             )
-        for option in _TORCH_ONLY:
-            if getattr(self.options, option) is not None:
-                raise BuildRefused(f"--{option} is for timm, not for a bundle.")
+        for option in _given(self.options, _TORCH_ONLY):
+            raise BuildRefused(f"{option} is for timm, not for a bundle.")
         open_bundle(Path(self.name))
         linear_head.check_installed()
 
@@ -95,8 +96,17 @@ class _Timm:
         if weights is not None and not weights.is_file():
             raise BuildRefused(f"--weights {weights} does not exist.")
         recipe.choose(self.options.recipe, weights is not None, 0)
+        if self.options.recipe == "probe":
+            for option in _given(self.options, _LAYERS_ONLY):
+                raise BuildRefused(f"{option} is not for --recipe probe.")
         check_exporter()
-        timm_source.find(self.name, None)
+        found = timm_source.find(self.name, None)
+        if found.checkpoint is not None:  # local-dir:FOLDER
+            raise BuildRefused(
+                f"--model timm:{self.name}: give the network and its weights, --model "
+                f"timm:{found.name} --weights {found.checkpoint}."
+            )
+        check_training(self.config)
 
     def train(self, data: TrainingData, folder: Path) -> Made:
         counts = Counter(image.class_id for image in data.train)
@@ -104,6 +114,9 @@ class _Timm:
             self.options.recipe, self.options.weights is not None, len(data.train) / len(counts)
         )
         say(f"Recipe {choice.recipe}: {choice.why}")
+        given = _given(self.options, _LAYERS_ONLY)
+        if choice.recipe == "probe" and given:
+            say(f"Not used, as a linear layer has no use for them: {', '.join(given)}.")
         made = self._probed if choice.recipe == "probe" else self._trained
         imported = made(data, folder, choice)
         licence = "unstated" if self.options.weights is None else imported.licence
@@ -127,6 +140,16 @@ class _Timm:
         )  # fmt: skip
         imported = from_timm.load(f"{timm_source.LOCAL}{trained.model}")
         return replace(imported, training=trained.record)
+
+
+def _given(options: argparse.Namespace, names: Sequence[str]) -> list[str]:
+    """Return which of the options were given, as words."""
+    values = {name: getattr(options, name) for name in names}
+    return [
+        f"--{name}"
+        for name, value in values.items()
+        if value is not None and value is not False and value != []
+    ]
 
 
 _KINDS: dict[str, Callable[[argparse.Namespace, TrainConfig, str], Source]] = {

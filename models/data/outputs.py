@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -175,6 +175,16 @@ def run_pixels(graph: bytes, images: Sequence[Pixels]) -> NetworkOutputs:
 def load_pixels(path: Path, spec: PreprocessSpec) -> Pixels:
     """Return an image file's preprocessed pixels. Raises RequestError if it cannot be decoded."""
     return preprocess(path.read_bytes(), spec, MAX_PIXELS)
+
+
+def decodable(paths: Iterable[Path], spec: PreprocessSpec) -> Iterator[Pixels]:
+    """Yield the preprocessed pixels of the image files that can be decoded."""
+    for path in paths:
+        try:
+            pixels = load_pixels(path, spec)
+        except RequestError:
+            continue
+        yield pixels
 
 
 def _load(path: Path, spec: PreprocessSpec) -> tuple[Pixels, list[float]]:

@@ -112,8 +112,11 @@ def read(path: Path) -> TrainingData:
 
 
 def write(path: Path, root: Path, data: TrainingData, more: Mapping[str, object]) -> None:
-    """Write `data` with its images relative to `root`; `more` are entries for people to read."""
-    root = root.resolve()
+    """Write `data` with its images relative to `root`; `more` are entries for people to read.
+
+    A link stays a link, so that the names of classes and files are those that people know.
+    """
+    root = root.absolute()
     head = {"format": FORMAT, "root": str(root), "classes": data.classes, "seed": data.seed, **more}
     lines = [f"{json.dumps(name)}: {_text(value)}" for name, value in head.items()]
     parts = {name: data.images(name) for name in SPLITS}
@@ -129,7 +132,7 @@ def _text(value: object) -> str:
 
 
 def _relative(path: Path, root: Path) -> str:
-    path = path.resolve()
+    path = path.absolute()
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
@@ -152,5 +155,6 @@ def _check(data: TrainingData, file: Path) -> None:
         seen.add(image.path)
     if missing := [str(image.path) for image in images if not image.path.is_file()]:
         raise BuildRefused(
-            f"{len(missing)} of {len(images)} images of {file} are missing, such as {missing[0]}."
+            f"{len(missing)} of {len(images)} images of {file} are missing, such as {missing[0]}: "
+            "put them back, or divide the images again."
         )

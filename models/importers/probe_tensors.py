@@ -26,7 +26,7 @@ class ProbeTensors:
         """Open the file. Raises BuildRefused if it is not an archive of arrays, or has no probe."""
         try:
             opened = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
             raise BuildRefused(f"--probe-tensors {path} cannot be read: {error}.") from error
         if not isinstance(opened, np.lib.npyio.NpzFile):
             raise BuildRefused(f"--probe-tensors {path} is one array: write it with numpy.savez.")
@@ -55,8 +55,10 @@ class ProbeTensors:
             raise ValueError(f"the tensor is {tensor.dtype}, not float32")
         if tensor.ndim == 4 and len(tensor) == 1:  # a batch of one
             tensor = tensor[0]
-        if len(tensor) == 1 and self._spec.is_grey:
+        if tensor.shape[:1] == (1,) and self._spec.is_grey:
             tensor = np.repeat(tensor, 3, axis=0)
+        if tensor.ndim != 3 or len(tensor) != 3:
+            raise ValueError(f"the tensor is {list(tensor.shape)}, not [3, height, width]")
         return tensor
 
     def pixels(self, file: bytes) -> NDArray[np.uint8]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 
 from tidegate.models.data.folders import Split
-from tidegate.models.data.outputs import load_pixels
+from tidegate.models.data.outputs import decodable
 from tidegate.models.data.rows import Float32
 from tidegate.models.errors import BuildRefused
 from tidegate.models.graphs.session import quiet_session
@@ -21,9 +23,13 @@ def check_export(imported: Imported, spec: PreprocessSpec, split: Split) -> tupl
     """Compare logits on images of `split`: with the framework's, and a batch with single images.
 
     Returns both differences, relative to the largest logit; the first is 0 if the source has no
-    framework. Raises BuildRefused if either exceeds TOLERANCE.
+    framework. Raises BuildRefused if either exceeds TOLERANCE, or if no image can be decoded.
     """
-    pixels = [load_pixels(item.path, spec) for item in split.items[:_IMAGES]]
+    pixels = list(islice(decodable((item.path for item in split.items), spec), _IMAGES))
+    if not pixels:
+        raise BuildRefused(
+            f"No image of {split.name} can be decoded, such as {split.items[0].path}."
+        )
     batch = np.stack([normalised(image, spec) for image in pixels])
     session = quiet_session(imported.backbone.SerializeToString())
     entry = session.get_inputs()[0].name

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 
 from tidegate.models.data.folders import Split
-from tidegate.models.data.outputs import load_pixels
+from tidegate.models.data.outputs import decodable
 from tidegate.models.errors import BuildRefused
 from tidegate.models.evaluation.speed import cpu_ms_per_image
 from tidegate.models.fitting.evaluated import EvaluatedModel
@@ -16,8 +18,11 @@ _TIMED = 8  # images for the speed measurement
 
 def compare(fp32: EvaluatedModel, variant: EvaluatedModel, test: Split) -> Comparison:
     """Return the changes; both were fitted, calibrated and evaluated on the same splits."""
-    pixels = np.stack([load_pixels(item.path, fp32.fitted.spec) for item in test.items[:_TIMED]])
-    ms = cpu_ms_per_image({"fp32": fp32.fitted.sealed, "variant": variant.fitted.sealed}, pixels)
+    pixels = decodable((item.path for item in test.items), fp32.fitted.spec)
+    ms = cpu_ms_per_image(
+        {"fp32": fp32.fitted.sealed, "variant": variant.fitted.sealed},
+        np.stack(list(islice(pixels, _TIMED))),
+    )
     before, after = fp32.evaluation, variant.evaluation
     return Comparison(
         accuracy_change=100 * (after.accuracy.value - before.accuracy.value),

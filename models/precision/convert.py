@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import onnx
 
 from tidegate.models.data.folders import Split
-from tidegate.models.data.outputs import load_pixels
+from tidegate.models.data.outputs import decodable
 from tidegate.models.data.rows import Float32
 from tidegate.models.parity.preprocessing import normalised
 from tidegate.models.precision.bf16 import to_bf16
@@ -42,7 +43,6 @@ def convert(
 
 def _batches(images: Split, spec: PreprocessSpec) -> Iterator[Float32]:
     """Yield the network's input for some images, float32 [up to _BATCH, 3, H, W]."""
-    some = images.items[:_SEEN]
-    for start in range(0, len(some), _BATCH):
-        paths = [item.path for item in some[start : start + _BATCH]]
-        yield np.stack([normalised(load_pixels(path, spec), spec) for path in paths])
+    pixels = islice(decodable((item.path for item in images.items), spec), _SEEN)
+    while some := list(islice(pixels, _BATCH)):
+        yield np.stack([normalised(one, spec) for one in some])

@@ -38,17 +38,28 @@ def check(folder: Path, old: Bundle) -> None:
 
 
 def train_again(
-    folder: Path, data: TrainingData, settings: Mapping[str, Any], run: Path, licence: str
+    folder: Path,
+    data: TrainingData,
+    settings: Mapping[str, Any],
+    run: Path,
+    licence: str,
+    *,
+    fresh: bool = False,
+    finish: bool = False,
 ) -> Imported:
     """Return the checkpoint in `folder`, trained in stages on the train split of `data`.
 
     `settings` are those of `tidegate train`, by their dotted names; the size is the checkpoint's.
+    `fresh` and `finish` are those of a training's request.
     """
     name = f"{timm_source.LOCAL}{folder}"
     source = timm_source.find(name, None)
     size = int((source.pretrained_cfg or {})["input_size"][-1])
     chosen = config.read(None, {"size": size, **settings})
     choice = Choice("staged", _WHY)
-    made = train(Request(source.name, source.checkpoint, data, choice, chosen, run))
+    request = Request(
+        source.name, source.checkpoint, data, choice, chosen, run, fresh=fresh, finish=finish
+    )
+    made = train(request)
     imported = from_timm.load(f"{timm_source.LOCAL}{made.model}")
     return replace(imported, licence=licence, training=made.record)

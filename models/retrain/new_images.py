@@ -81,8 +81,9 @@ def add(old: TrainingData, folder: Path, shares: Shares, seed: int) -> Added:
 
     Left out are images that `old` has already, and those that are nearly the same as one of its
     test or held-out images: to learn them would make the comparison too good. An image that is
-    nearly the same as one of calibrate or train goes there too; the others are divided by `shares`.
-    Raises BuildRefused if no image is left, or if a label contradicts that of an old image.
+    nearly the same as one of calibrate or train goes there too, and with it the new images that are
+    nearly the same as it; the others are divided by `shares`. Raises BuildRefused if no image is
+    left, or if a label contradicts that of an old image.
     """
     images, unlabelled = listed(folder, old.classes)
     found, broken = look_at(images)
@@ -92,7 +93,7 @@ def add(old: TrainingData, folder: Path, shares: Shares, seed: int) -> Added:
     known = {image.mark.pixels: image for part in parts for image in part}
     _check_labels(new, known, old.classes)
     unknown = [image for image in new if image.mark.pixels not in known]
-    beside_test = _like(unknown, kept)
+    beside_test = {image.path for image in _like(unknown, kept)}
     left = [image for image in unknown if image.path not in beside_test]
     if not left:
         raise BuildRefused(
@@ -100,7 +101,7 @@ def add(old: TrainingData, folder: Path, shares: Shares, seed: int) -> Added:
             f"{len(new) - len(unknown)} are in the old splits, {len(beside_test)} are nearly the "
             "same as an image of the old test."
         )
-    like_train, like_calibrate = _like(left, train), _like(left, calibrate)
+    like_train, like_calibrate = _joined(left, train), _joined(left, calibrate)
     to_train = [i for i in left if i.path in like_train]
     to_calibrate = [i for i in left if i.path in like_calibrate - like_train]
     free = [i for i in left if i.path not in like_train | like_calibrate]
@@ -159,10 +160,19 @@ def _check_labels(new: Sequence[Seen], known: dict[bytes, Seen], classes: Sequen
             )
 
 
-def _like(images: Sequence[Seen], known: Sequence[Seen]) -> set[Path]:
-    """Return the files of `images` that are nearly the same as one of `known`."""
+def _like(images: Sequence[Seen], known: Sequence[Seen]) -> list[Seen]:
+    """Return those of `images` that are nearly the same as one of `known`."""
     at = like_one_of([i.mark for i in known], [i.mark for i in images])
-    return {images[place].path for place in at}
+    return [images[place] for place in sorted(at)]
+
+
+def _joined(images: Sequence[Seen], known: Sequence[Seen]) -> set[Path]:
+    """Return the files of `images` that are like one of `known`, also through others of them."""
+    found: set[Path] = set()
+    while near := _like([i for i in images if i.path not in found], known):
+        found |= {image.path for image in near}
+        known = near
+    return found
 
 
 def _labelled(images: Sequence[Seen]) -> tuple[Labelled, ...]:

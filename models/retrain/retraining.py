@@ -53,12 +53,14 @@ class Retraining:
     ood: Mapping[str, Path] = field(default_factory=dict)
     checkpoint: Path | None = None  # of the old version; None: a linear layer on its backbone
     settings: Mapping[str, Any] = field(default_factory=dict)  # of training with a checkpoint
+    fresh: bool = False  # begin this training again
+    finish: bool = False  # train no further: the best epoch so far is the result
     accept_worse: bool = False
     accept_weak_gate: bool = False
 
     @property
     def build(self) -> BuildOptions:
-        """Return the options of the build: the gate's target is that of the old version."""
+        """Return the options of the build: target of the gate and precision are the old ones."""
         gate = self.old.manifest.gate
         target = GateTarget(gate.alpha_reject, gate.alpha_review, gate.guarantee_delta)
         return BuildOptions(
@@ -67,6 +69,7 @@ class Retraining:
             recipe=f"tidegate retrain {self.request}, seed {self.seed}, of bundle "
             f"{self.old.digest}",
             fit=FitOptions(target=target),
+            precision=self.old.manifest.precision,
             accept_weak_gate=self.accept_weak_gate,
         )
 
@@ -123,8 +126,16 @@ def _trained(task: Retraining, data: TrainingData) -> tuple[Imported, Parity | N
     old = task.old
     if task.checkpoint is not None:
         settings = {"seed": task.seed, **task.settings}
-        licence = old.manifest.provenance.licence
-        return checkpoint.train_again(task.checkpoint, data, settings, task.run, licence), None
+        made = checkpoint.train_again(
+            task.checkpoint,
+            data,
+            settings,
+            task.run,
+            old.manifest.provenance.licence,
+            fresh=task.fresh,
+            finish=task.finish,
+        )
+        return made, None
     cache = task.run.parent / "features"
     made = probe.imported(reopened(old), data, why=_WHY, seed=task.seed, cache=cache)
     return made, old.manifest.parity

@@ -197,7 +197,9 @@ def read(file: Path | None, options: Mapping[str, Any]) -> TrainConfig:
     for name, value in options.items():
         _set(given, name, value)
     preset = given.get("preset", "medium")
-    merged = _merged(PRESETS.get(preset, {}), given)
+    # An unknown one, which may be of any type, is refused below.
+    known = next((values for name, values in PRESETS.items() if name == preset), {})
+    merged = _merged(known, given)
     try:
         return TrainConfig.model_validate(merged)
     except ValidationError as error:

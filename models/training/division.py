@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,7 @@ class Division:
     repeated: tuple[Path, ...] = ()  # left out, as another file has the same pixels
     broken: tuple[Path, ...] = ()  # left out, as they cannot be decoded
     notes: tuple[str, ...] = ()
+    keep_alike: bool = True
 
     def report(self) -> list[str]:
         """Return sentences on what was done, for the console and the card."""
@@ -79,13 +81,36 @@ class Division:
         """Write the division to a splits file, which `read` reads."""
         below = self.root
         more = {
-            "shares": None if self.shares is None else self.shares.by_split(),
-            "groups": self.groups,
+            **asked_for(self.shares, self.groups, self.keep_alike),
             "nearly_the_same": [[name_below(p, below) for p in paths] for paths in self.alike],
             "repeated": [name_below(p, below) for p in self.repeated],
             "broken": [name_below(p, below) for p in self.broken],
         }
         write(path, self.root, self.data, more)
+
+
+def asked_for(shares: Shares | None, groups: str | None, keep_alike: bool) -> dict[str, object]:
+    """Return the options of a division as its file states them."""
+    return {
+        "shares": None if shares is None else shares.by_split(),
+        "groups": groups,
+        "keep_alike": keep_alike,
+    }
+
+
+def check_same(file: Path, asked: Mapping[str, object]) -> None:
+    """Raise BuildRefused if the splits file states another value for an entry of `asked`."""
+    stated = json.loads(file.read_bytes())
+    differing = [
+        f"{name} was {stated[name]} and is now {value}"
+        for name, value in asked.items()
+        if name in stated and stated[name] != value
+    ]
+    if differing:
+        raise BuildRefused(
+            f"{file} was made with other options: {'; '.join(differing)}. Give --fresh to divide "
+            "the images again, or another folder with --run."
+        )
 
 
 def check_broken(broken: Sequence[Path], files: int, root: Path) -> None:

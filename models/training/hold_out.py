@@ -32,7 +32,8 @@ def hold_out(
     if held.sum() < _LEAST:
         raise BuildRefused(
             f"The slice of train that chooses the epoch has {held.sum()} images, and needs "
-            f"{_LEAST}: add training images, or set stages.slice higher (now {share:g})."
+            f"{_LEAST}: add training images, or set stages.slice higher (it is {share:g}, and may "
+            "be 0.5)."
         )
     return (
         [image for image, out in zip(images, held, strict=True) if not out],

@@ -39,13 +39,12 @@ def class_weights(counts: Sequence[int], chosen: Imbalance) -> Float64 | None:
 def log_priors(counts: Sequence[int], chosen: Imbalance) -> Float64 | None:
     """Return τ·log π per class, added to the logits in training; None: nothing.
 
-    Logit adjustment (Menon et al. 2021, eq. 10): the network learns the logits that are right if
-    all classes are equally frequent.
+    π is the share of a class in the images that are drawn. Logit adjustment (Menon et al. 2021, eq.
+    10): the network learns the logits that are right if all classes are equally frequent.
     """
     if chosen.loss != "logit-adjusted":
         return None
-    n = np.asarray(counts, np.float64)
-    return np.asarray(chosen.tau * np.log(n / n.sum()))
+    return np.asarray(chosen.tau * np.log(sampling_weights(counts, chosen.sampling)))
 
 
 def sampling_weights(counts: Sequence[int], sampling: Sampling) -> Float64:
@@ -79,6 +78,11 @@ def advice(counts: Sequence[int], chosen: Imbalance) -> tuple[str, ...]:
         lines.append(
             "Nothing was done about it: rare classes are recognised less often. Try "
             "--set imbalance.loss=logit-adjusted, or --set imbalance.two_stage=true."
+        )
+    if chosen.loss in ("weighted", "class-balanced") and chosen.sampling != "natural":
+        lines.append(
+            f"imbalance.loss={chosen.loss} and imbalance.sampling={chosen.sampling} both favour "
+            "rare classes, and their effects multiply: one of them is enough."
         )
     if found > ANOMALY_FROM:
         lines.append(

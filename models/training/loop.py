@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
@@ -20,7 +21,7 @@ from tidegate.models.progress import follow, say
 from tidegate.models.training import imbalance, slice_scores
 from tidegate.models.training.config import TrainConfig
 from tidegate.models.training.curves import Curves
-from tidegate.models.training.images import Images, batches, epoch_batches
+from tidegate.models.training.images import Images, batches, batches_of, epoch_batches
 from tidegate.models.training.network import Network
 from tidegate.models.training.recipe import Stage
 from tidegate.models.training.run_folder import RunFolder
@@ -81,8 +82,8 @@ class Loop:
         classes = course.network.module.num_classes
         self._counts = np.bincount(course.images.class_ids, minlength=classes).tolist()
         chosen = course.config.optimisation
-        batches_of_epoch = -(-len(course.images) // chosen.batch)
-        self._steps = -(-batches_of_epoch // chosen.accumulate)  # per epoch
+        in_epoch = batches_of(len(course.images), chosen.batch)
+        self._steps = -(-in_epoch // chosen.accumulate)  # per epoch
         self._remaining = Remaining()
         self._saved_at = time.monotonic()
         self._saved = folder.load()
@@ -92,13 +93,15 @@ class Loop:
         """Train to the end. Raises Stopped, with everything saved, once `stop` is wanted."""
         saved, self._saved = self._saved, None
         if saved is not None:
-            say(f"Resuming in {self._words()}.")
+            say(f"Resuming {self._words()}.")
         curves = Curves(self._folder.folder)
         try:
             while self._place.stage < len(self._course.stages):
                 stepper = self._stepper(saved and saved["stepper"])
                 saved = None
                 self._run_stage(stepper, stop, curves)
+            if stop.wanted:
+                self._stop()
         finally:
             curves.close()
         return self.outcome()
@@ -137,7 +140,7 @@ class Loop:
     def _run_stage(self, stepper: Stepper, stop: Stop, curves: Curves) -> None:
         place, stage = self._place, self._stage
         patience = self._course.config.stages.patience
-        while place.epoch < stage.epochs and place.worse < patience:
+        while not self._is_stage_done:
             self._run_epoch(stepper, stop)
             self._end_epoch(stepper, curves)
             if stop.wanted:
@@ -161,17 +164,18 @@ class Loop:
     def _run_epoch(self, stepper: Stepper, stop: Stop) -> None:
         place, course = self._place, self._course
         groups = self._groups()[place.step :]
-        loader = batches(course.images, [b for group in groups for b in group], course.workers)
-        for group in follow(groups, self._title(), _PLAIN_EVERY_S):
-            begun = time.monotonic()
-            number = place.epoch * self._steps + place.step
-            place.loss += stepper.step(number, islice(loader, len(group)), sum(map(len, group)))
-            place.step += 1
-            seconds = time.monotonic() - begun
-            place.seconds += seconds
-            self._remaining.step(seconds)
-            if place.step < self._steps:  # the end of the epoch saves too
-                self._save_if_due(stepper, stop)
+        places = [batch for group in groups for batch in group]
+        with closing(batches(course.images, places, course.workers)) as loader:
+            for group in follow(groups, self._title(), _PLAIN_EVERY_S):
+                begun = time.monotonic()
+                number = place.epoch * self._steps + place.step
+                place.loss += stepper.step(number, islice(loader, len(group)), sum(map(len, group)))
+                place.step += 1
+                seconds = time.monotonic() - begun
+                place.seconds += seconds
+                self._remaining.step(seconds)
+                if place.step < self._steps:  # the end of the epoch saves too
+                    self._save_if_due(stepper, stop)
 
     def _save_if_due(self, stepper: Stepper, stop: Stop) -> None:
         since_s = time.monotonic() - self._saved_at
@@ -239,9 +243,9 @@ class Loop:
         best = self._place.best
         on = "The same command goes on from here"
         if best is None:
-            raise Stopped(f"stopped in {self._words()}; no epoch is done yet. {on}")
+            raise Stopped(f"stopped {self._words()}; no epoch is done yet. {on}")
         raise Stopped(
-            f"stopped in {self._words()}; the best so far is in {best['file']}. {on}; with "
+            f"stopped {self._words()}; the best so far is in {best['file']}. {on}; with "
             "--finish it makes the bundle of the best so far"
         )
 
@@ -249,13 +253,21 @@ class Loop:
     def _stage(self) -> Stage:
         return self._course.stages[self._place.stage]
 
+    @property
+    def _is_stage_done(self) -> bool:
+        place, stages = self._place, self._course.config.stages
+        return place.epoch >= self._stage.epochs or place.worse >= stages.patience
+
     def _words(self) -> str:
         place, stages = self._place, self._course.stages
         if place.stage == len(stages):
-            return "the end"
+            return "at the end of the training"
+        stage = f"stage {place.stage + 1} of {len(stages)} ({self._stage.name})"
+        if self._is_stage_done:
+            return f"at the end of {stage}"
         return (
-            f"stage {place.stage + 1} of {len(stages)} ({self._stage.name}), epoch "
-            f"{place.epoch + 1} of at most {self._stage.epochs}, step {place.step}"
+            f"in {stage}, epoch {place.epoch + 1} of at most {self._stage.epochs}, step "
+            f"{place.step}"
         )
 
     def _title(self) -> str:

@@ -9,6 +9,9 @@ from tidegate.models.importers.torch_runtime import require
 from tidegate.models.training.config import Imbalance
 from tidegate.models.training.imbalance import class_weights, log_priors
 
+# Least 1 − p. At 0, where p rounds to 1, a root has no gradient; the next one in float32 is 6e-8.
+_LEAST = 1e-8
+
 
 class Loss:
     """Maps logits [B, C] and targets [B, C] (rows sum to 1) to the mean loss of the batch.
@@ -43,7 +46,7 @@ class Loss:
         log_p = self._log_softmax(logits, dim=1)
         terms = targets * log_p
         if self._gamma:
-            terms = terms * (1 - log_p.exp()) ** self._gamma
+            terms = terms * (1 - log_p.exp()).clamp_min(_LEAST) ** self._gamma
         if self._weights is not None:
             terms = terms * self._weights
         return -terms.sum(dim=1).mean()

@@ -117,6 +117,10 @@ def check_optimiser(name: str) -> None:
         raise BuildRefused(
             f"optimisation.optimiser is {name!r}, which timm does not have{similar(name, known)}."
         )
+    if require("timm.optim").get_optimizer_info(name).second_order:
+        raise BuildRefused(
+            f"optimisation.optimiser is {name!r}, which needs second derivatives: choose another."
+        )
 
 
 def save(network: Network, weights: Mapping[str, Any], classes: Sequence[str], to: Path) -> None:

@@ -23,7 +23,7 @@ from tidegate.models.training.linear_head import BALANCES, LinearHead, fit_head
 from tidegate.models.training_record import TrainingRecord
 from tidegate.service.files import sha256_of
 
-_CHECKED = 8  # images on which the export is compared with its framework
+_CHECKED = 32  # training images, of which the first that can be decoded check the export
 
 
 @dataclass(frozen=True, slots=True)

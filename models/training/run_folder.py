@@ -6,10 +6,12 @@ before it, so the two always agree.
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from tidegate.models.training_record import TrainingRecord
 from tidegate.service.files import write_atomically
 
 BOARD = "tensorboard"  # folder of its files
-_RESUME, _MODEL, _RECORD = "resume.pt", "model", "training.json"
+_RESUME, _MODEL, _RECORD, _LOCK = "resume.pt", "model", "training.json", ".lock"
 _BEST = "best-{stage}-{epoch}.safetensors"
 _RECORDS = TypeAdapter(TrainingRecord)
 
@@ -36,6 +38,26 @@ class RunFolder:
         self.folder = folder
         self._identity = json.loads(json.dumps(identity))
         folder.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder's lock. Raises BuildRefused if another process holds it.
+
+        Half-written files of a killed process are removed. The processes that load images do not
+        inherit a lock of this kind, so it ends with this process even if they outlive it.
+        """
+        with (self.folder / _LOCK).open("w") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError) as error:
+                raise BuildRefused(
+                    f"Another process trains in {self.folder}: wait for it, or give another folder "
+                    "with --run."
+                ) from error
+            for name in (_RESUME, _RECORD, _BEST.format(stage="*", epoch="*")):
+                for leftover in self.folder.glob(f".{name}.*"):
+                    leftover.unlink()
+            yield
 
     @property
     def model(self) -> Path:

@@ -45,7 +45,11 @@ class Seen:
 
 
 def look_at(images: Sequence[Labelled]) -> tuple[list[Seen], list[Path]]:
-    """Return the images with their marks, and the files that cannot be decoded."""
+    """Return the images with their marks, and the files that cannot be decoded.
+
+    Raises BuildRefused for a name that cannot be written to a splits file.
+    """
+    _check_names(images)
     seen: list[Seen] = []
     broken: list[Path] = []
     every = in_order(_look, follow(images, "Looking at the images"))
@@ -78,6 +82,16 @@ def same_pixels(images: Sequence[Seen], classes: Sequence[str]) -> list[list[See
 def alike(images: Sequence[Seen], tolerance: float) -> list[list[int]]:
     """Return the positions of images that are nearly the same, together."""
     return groups_of_like([image.mark for image in images], tolerance)
+
+
+def _check_names(images: Sequence[Labelled]) -> None:
+    for image in images:
+        try:
+            str(image.path).encode()
+        except UnicodeEncodeError as error:
+            raise BuildRefused(
+                f"The name of {str(image.path)!r} is not UTF-8: rename it."
+            ) from error
 
 
 def _look(image: Labelled) -> Seen | None:

@@ -34,8 +34,8 @@ def score(logits: Logits, class_ids: ClassIds, balanced: bool) -> SliceScores:
     """
     if not np.isfinite(logits).all():
         raise BuildRefused(
-            "The network's outputs are not finite: the training diverged. Try a lower rate, "
-            "--set optimisation.rate=…, or full precision."
+            "The network's outputs are not finite: the training diverged. Give a lower rate, "
+            "--set optimisation.rate=…, and --fresh to begin again."
         )
     counts = np.bincount(class_ids, minlength=logits.shape[1])
     right = np.bincount(class_ids[logits.argmax(axis=1) == class_ids], minlength=logits.shape[1])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,20 +43,24 @@ def make(
     return division.data
 
 
-def check(folder: Path, shares: Shares | None = None, groups: str | None = None) -> None:
+def check(
+    folder: Path,
+    shares: Shares | None = None,
+    groups: str | None = None,
+    *,
+    keep_alike: bool = True,
+) -> None:
     """Raise BuildRefused for what `divide` would refuse without reading an image.
 
-    `folder` may be a splits file too, which is read already divided.
+    `folder` may also be a splits file.
     """
     by_split = (shares or Shares()).by_split()
-    if folder.is_file():
-        if shares is not None or groups is not None:
-            raise BuildRefused(f"--shares and --groups are for a folder of images, not {folder}.")
-        read(folder)
-        return
-    if divided_folders(folder) is not None:
-        if groups is not None:
-            raise BuildRefused(f"--groups is for a folder that is not divided yet; {folder} is.")
+    if is_divided(folder):
+        given = {"--shares": shares, "--groups": groups, "--divide-alike": not keep_alike or None}
+        if words := [word for word, value in given.items() if value is not None]:
+            raise BuildRefused(f"{folder} is divided already: leave out {' and '.join(words)}.")
+        if folder.is_file():
+            read(folder)
         return
     classes = class_names(folder)
     need = least_units(by_split, LEAST)
@@ -70,6 +75,11 @@ def check(folder: Path, shares: Shares | None = None, groups: str | None = None)
         keys = {_key(groups, name_below(path, folder)) for path in paths}
         if len(keys) == 1:
             raise BuildRefused(f"--groups {groups!r} puts every image into one group.")
+
+
+def is_divided(folder: Path) -> bool:
+    """Return whether it is a splits file or has a folder for each split, not for each class."""
+    return folder.is_file() or divided_folders(folder) is not None
 
 
 def divide(
@@ -87,7 +97,7 @@ def divide(
     nearly the same. Raises BuildRefused if a class has too few images, if an image is in two
     classes or in two splits of a divided folder, or if over 1 % cannot be decoded.
     """
-    check(folder, shares, groups)
+    check(folder, shares, groups, keep_alike=keep_alike)
     if (parts := divided_folders(folder)) is not None:
         return read_divided(folder, parts, seed)
     shares = shares or Shares()
@@ -115,6 +125,8 @@ def divide(
         chained=near.chained,
         repeated=tuple(image.path for images in copies for image in images[1:]),
         broken=tuple(broken),
+        notes=_on_names(classes),
+        keep_alike=keep_alike,
     )
 
 
@@ -163,6 +175,19 @@ def _near(images: Sequence[Seen], shares: Shares) -> _Near:
         left = large
         chained.update(large)
     return _Near(groups, len(chained))
+
+
+def _on_names(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return a sentence on the first classes whose names differ in case or encoding alone."""
+    known: dict[str, str] = {}
+    for name in classes:
+        other = known.setdefault(unicodedata.normalize("NFKC", name).casefold(), name)
+        if other != name:
+            return (
+                f"The names of the classes {other!r} and {name!r} differ in case or encoding "
+                "alone: merge the folders if they are one class.",
+            )
+    return ()
 
 
 def _key(groups: str, name: str) -> tuple[str, ...]:

@@ -50,7 +50,9 @@ class Stepper:
             self._average = require("timm.utils").ModelEmaV3(
                 self._module, decay=chosen.average, use_warmup=True
             )
-        imbalance = config.imbalance.model_copy(update={"loss": stage.loss})
+        imbalance = config.imbalance.model_copy(
+            update={"loss": stage.loss, "sampling": stage.sampling}
+        )
         self._loss = Loss(counts, imbalance, chosen.label_smoothing, device)
         half = device == "cuda" and not self._torch.cuda.is_bf16_supported()
         self._half_type = self._torch.float16 if half else self._torch.bfloat16

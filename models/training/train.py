@@ -54,12 +54,23 @@ class Trained:
     record: TrainingRecord
 
 
+def check(config: TrainConfig) -> None:
+    """Raise BuildRefused for a device or an optimiser that is not available here."""
+    network.check_optimiser(config.optimisation.optimiser)
+    _device(config)
+
+
 def train(request: Request) -> Trained:
     """Train, or go on with a training that was interrupted, or return a finished one.
 
     Raises BuildRefused for what the user can mend, and Stopped after Ctrl-C.
     """
     folder = RunFolder(request.folder, _identity(request))
+    with folder.locked():
+        return _train(request, folder)
+
+
+def _train(request: Request, folder: RunFolder) -> Trained:
     if request.fresh:
         folder.clear()
     if (done := folder.finished()) is not None:
@@ -67,7 +78,7 @@ def train(request: Request) -> Trained:
         return Trained(folder.model, done)
     if request.config.threads is not None:
         require("torch").set_num_threads(request.config.threads)
-    network.check_optimiser(request.config.optimisation.optimiser)
+    check(request.config)
     course, notes = _course(request, folder)
     loop = Loop(course, folder)
     with Stop() as stop:
@@ -104,6 +115,7 @@ def _course(request: Request, folder: RunFolder) -> tuple[Course, tuple[str, ...
     counts = Counter(image.class_id for image in kept)
     notes = (
         *found.notes,
+        *transforms.on_depth(image.path for image in kept),
         on_mirroring,
         *_on_mixing(config, mixes, len(kept)),
         *imbalance.advice([counts[i] for i in range(len(classes))], config.imbalance),

@@ -5,22 +5,53 @@ The evaluation is timm's own, which the import proves to be what the service com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from tidegate.models.errors import BuildRefused
 from tidegate.models.importers.torch_runtime import require
 from tidegate.models.training.config import Augmentation, Mixing
 
+_FIRST = 100  # images
+_DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # Pillow's modes
 Transform = Callable[[Image.Image], Any]  # → float tensor [3, H, W]
 
 
 def load(path: Path) -> Image.Image:
-    """Return the image of a file as `datasets.ImageFolder` loads it, RGB."""
-    with Image.open(path) as image:
-        return image.convert("RGB")
+    """Return the image of a file as `datasets.ImageFolder` loads it, RGB.
+
+    Raises BuildRefused if it cannot be loaded.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except Exception as error:  # Pillow's codecs raise many unrelated classes
+        raise BuildRefused(f"{path} cannot be loaded: {error}. Repair or remove it.") from error
+
+
+def on_depth(paths: Iterable[Path]) -> tuple[str, ...]:
+    """Return a sentence if some of the first images have values above 255, which `load` clips."""
+    first = list(islice(paths, _FIRST))
+    deep = [path for path in first if _mode(path) in _DEEP]
+    if not deep:
+        return ()
+    return (
+        f"{len(deep)} of the first {len(first)} training images have more than 8 bits, such as "
+        f"{deep[0]}: values above 255 become white, in training and in the service. Convert them "
+        "to 8 bits if they should not.",
+    )
+
+
+def _mode(path: Path) -> str:
+    try:
+        with Image.open(path) as image:
+            return image.mode
+    except Exception:  # noqa: BLE001 - `load` names the file
+        return ""
 
 
 def evaluation(data_config: Mapping[str, Any]) -> Transform:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -101,3 +102,25 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
     output = capsys.readouterr().out
     assert all(command in output for command in ("serve", "health", "describe", "bundle"))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "out.bin"), "out.bin: No space left on"),
+        (OSError("the image is truncated"), "file system: the image is truncated"),
+    ],
+)
+def test_an_error_of_a_file_is_one_line(
+    error: OSError,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("tidegate.models.commands.probe_images.run", run)
+
+    assert main(["probe-images", "out"]) == 1
+    assert capsys.readouterr().err.startswith(f"tidegate: {words}")

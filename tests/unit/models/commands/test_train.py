@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.unit.models.training.pictures import classes
-from tidegate.models.commands import train
+from tidegate.models.commands import train, train_source
+from tidegate.models.data.training_data import TrainingData
+from tidegate.models.errors import BuildRefused
+from tidegate.models.training.config import TrainConfig
+from tidegate.models.training.division import Shares
 from tidegate.service.cli import main
 
 
@@ -78,6 +82,55 @@ def test_a_wrong_folder_or_model_is_explained(
     assert main(words(images, tmp_path / "out", data=data, model=model)) == 1
 
     assert message in capsys.readouterr().err
+
+
+def divided(images: Path, run: Path, *more: str) -> TrainingData:
+    options = train.parser().parse_args(words(images, run, *more)[1:])
+    shares = None if options.shares is None else Shares(*options.shares)
+    return train._divided(options, run, shares, train._config(options))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--data", "OTHER"), "root was .*enough and is now .*other"),
+        (("--seed", "1"), "seed was 0 and is now 1"),
+        (("--shares", "0.5", "0.25", "0.25"), "shares was .*0.6.* and is now .*0.5"),
+        (("--groups", "x"), "groups was None and is now x"),
+        (("--divide-alike",), "keep_alike was True and is now False"),
+    ],
+)
+def test_a_division_that_was_made_with_other_options_is_not_used(
+    images: Path, tmp_path: Path, more: tuple[str, ...], message: str
+) -> None:
+    first = divided(images, tmp_path)
+    other = classes(tmp_path / "other", {"cat": 10, "dog": 10})
+    given = [str(other) if word == "OTHER" else word for word in more]
+
+    assert divided(images, tmp_path) == first
+    with pytest.raises(BuildRefused, match=message) as refused:
+        divided(images, tmp_path, *given)
+
+    assert "Give --fresh to divide the images again" in str(refused.value)
+    if "--groups" not in more:  # which finds nothing in these names
+        again = divided(images, tmp_path, *given, "--fresh")
+        assert divided(images, tmp_path, *given) == again
+
+
+@pytest.mark.parametrize(
+    "option", ["--epochs=3", "--workers=0", "--set=seed=3", "--config=x.toml", "--finish"]
+)
+def test_an_option_that_a_linear_layer_does_not_use_is_refused(
+    images: Path, tmp_path: Path, option: str
+) -> None:
+    (tmp_path / "weights.pt").write_bytes(b"not read")
+    probe = "--recipe=probe", f"--weights={tmp_path / 'weights.pt'}"
+    for more, message in ((("--model=bundle:x",), "not for a bundle"), (probe, "--recipe probe")):
+        options = train.parser().parse_args([*words(images, tmp_path, option)[1:], *more])
+        source = train_source.find(options, TrainConfig())
+
+        with pytest.raises(BuildRefused, match=f"^{option.partition('=')[0]} is .*{message}"):
+            source.check()
 
 
 def test_an_option_is_a_setting(images: Path, tmp_path: Path) -> None:

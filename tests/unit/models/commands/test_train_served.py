@@ -126,6 +126,17 @@ def test_the_same_command_does_not_train_again(
     assert "divided as in" in said
 
 
+def test_a_folder_that_timm_saved_is_no_network_to_begin_with(
+    command: list[str], trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = trained.run / "model"
+
+    assert main([*command, f"--model=timm:local-dir:{model}", "--version=2"]) == 1
+
+    advice = f"--model timm:test_resnet --weights {model / 'model.safetensors'}."
+    assert advice in capsys.readouterr().err
+
+
 def test_what_training_wrote_imports_without_options(
     command: list[str], trained: Trained, tmp_path: Path
 ) -> None:

@@ -122,15 +122,27 @@ def test_a_file_without_the_probes_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", image=np.zeros((3, 4, 4), np.float32))
     (tmp_path / "text.npz").write_text("no archive")
     np.save(tmp_path / "one.npy", np.zeros(3))
+    (tmp_path / "empty.npz").touch()
 
     for name, reason in (
         ("other.npz", "tidegate probe-images"),
         ("text.npz", "cannot be read"),
         ("missing.npz", "cannot be read"),
+        ("empty.npz", "cannot be read"),
         ("one.npy", "numpy.savez"),
     ):
         with pytest.raises(BuildRefused, match=reason):
             preprocessing(tmp_path / name, letterbox())
+
+
+def test_tensors_of_another_form_are_named(tensors: Path, tmp_path: Path) -> None:
+    with np.load(tensors) as found:
+        save(tmp_path / "turned.npz", {name: found[name].transpose(1, 2, 0) for name in found})
+
+    with pytest.raises(
+        BuildRefused, match=r"the tensor is \[24, 24, 3\], not \[3, height, width\]"
+    ):
+        prove(*preprocessing(tmp_path / "turned.npz", letterbox()))
 
 
 def test_tensors_that_are_mostly_missing_prove_nothing(tmp_path: Path) -> None:

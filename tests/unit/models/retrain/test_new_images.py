@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.unit.models.training.pictures import classes, nearly, picture, put
@@ -77,6 +78,23 @@ def test_what_is_nearly_an_image_of_the_old_test_is_left_out(
     assert "1 images are nearly the same as an image of the old test and are left out." in (
         added.lines
     )
+
+
+def test_new_images_that_are_like_each_other_follow_the_one_that_is_like_an_old_one(
+    old: TrainingData, tmp_path: Path
+) -> None:
+    image = old.train[0]
+    first = picture(int(image.path.stem) + 1000 * image.class_id)
+    for step in range(1, 40):  # each is like the next one, and the last unlike the first
+        part = step / 119
+        pixels = first * (1 - part) + picture(6000) * part
+        put(tmp_path / f"{image.class_id}/{step}.png", pixels.astype(np.uint8))
+    put(tmp_path / f"{image.class_id}/unlike.png", picture(6001))
+
+    data = add(old, tmp_path, SHARES, 0).data
+
+    added = {i.path.stem for i in data.train} & {str(step) for step in range(1, 40)}
+    assert len(added) == 39
 
 
 def test_a_label_that_contradicts_an_old_one_is_refused(old: TrainingData, tmp_path: Path) -> None:

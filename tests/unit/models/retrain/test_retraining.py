@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.unit.bundle.tiny_bundle import put, sound_files
+from tidegate.models.retrain.retraining import Retraining
 from tidegate.service.bundle.store import Bundle, open_bundle
 from tidegate.service.cli import main
 
@@ -92,6 +94,17 @@ def test_a_checkpoint_of_another_model_is_refused(
     assert "is not the checkpoint of" in capsys.readouterr().err
     assert main(words(request, bundle, "--set=stages.full=2")) == 1
     assert "--set is for training with --checkpoint" in capsys.readouterr().err
+    assert main(words(request, bundle, "--fresh")) == 1
+    assert "--fresh is for training with --checkpoint" in capsys.readouterr().err
+
+
+def test_the_new_version_has_the_precision_of_the_old_one(bundle: Bundle, tmp_path: Path) -> None:
+    manifest = bundle.manifest.model_copy(update={"precision": "int8"})
+    old = dataclasses.replace(bundle, manifest=manifest)
+
+    task = Retraining("request.json", old, "2", tmp_path, tmp_path, tmp_path, tmp_path)
+
+    assert task.build.precision == "int8"
 
 
 def test_a_folder_that_is_not_divided_is_refused(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,8 @@ MISTAKES = {
     "a value out of bounds": ({"mixing.mixup": -1}, "mixing.mixup is -1: input should be greater"),
     "an unknown word": ({"imbalance.loss": "focl"}, "imbalance.loss is 'focl': input should be"),
     "one of two types": ({"augmentation.flip": "maybe"}, "augmentation.flip is 'maybe'"),
+    "a list for the preset": ({"preset": ["heavy"]}, "The setting preset is ['heavy']"),
+    "no number": ({"optimisation.rate": math.nan}, "optimisation.rate is nan"),
     "a table for a value": ({"seed.x": 1}, "The setting seed is {'x': 1}"),
 }
 
@@ -86,7 +90,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_every_setting_can_be_given_as_an_option() -> None:
-    flat = {"preset": "light", "size": 64, "workers": 1, "threads": 1, "device": "cpu"}
+    default = TrainConfig()
+
+    def value(name: str) -> object:
+        return functools.reduce(getattr, name.split("."), default)
 
     assert {"seed", "size", "stages.slice", "imbalance.two_stage"} <= {*names()}
-    assert read(None, flat).size == 64
+    assert read(None, {name: value(name) for name in names()}) == default

@@ -56,9 +56,7 @@ def steps(found: network.Network, settings: dict[str, Any]) -> Iterator[Stepper]
     torch = require("torch")
     config = read(None, settings)
     size = found.data_config["input_size"]
-    stages = plan(
-        "staged", config, pretrained=True, transformer=found.transformer, images=config.seed
-    )
+    stages = plan("staged", config, pretrained=True, transformer=found.transformer, images=0)
     for place, stage in enumerate(stages):
         stepper = Stepper(
             found, stage, (10, 10, 10), config, place=place, steps=2, mix=None, device="cpu"

@@ -49,6 +49,12 @@ def test_logits_are_adjusted_by_the_logarithm_of_the_share() -> None:
     assert log_priors(COUNTS, Imbalance()) is None
 
 
+def test_logits_are_adjusted_by_the_shares_of_the_images_that_are_drawn() -> None:
+    chosen = Imbalance(loss="logit-adjusted", sampling="balanced")
+
+    assert log_priors(COUNTS, chosen) == pytest.approx([math.log(1 / 3)] * 3)
+
+
 ROOTS = np.sqrt(COUNTS)
 SHARES: dict[Sampling, list[float]] = {
     "natural": [1000 / 1110, 100 / 1110, 10 / 1110],
@@ -80,5 +86,7 @@ def test_unequal_classes_are_pointed_out() -> None:
     assert "10 times" in ratio
     assert "logit-adjusted" in remedy
     assert len(advice((100, 10), Imbalance(two_stage=True))) == 1
+    twice = Imbalance(loss="weighted", sampling="balanced")
+    assert "their effects multiply" in advice((100, 10), twice)[1]
     assert "anomalies" in advice((1010, 10), Imbalance(loss="weighted"))[1]
     assert len(advice((1000, 10), Imbalance(loss="weighted"))) == 1

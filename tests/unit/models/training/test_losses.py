@@ -58,6 +58,16 @@ def test_the_focal_loss_is_that_of_its_paper(batch: tuple[Any, Any, Any]) -> Non
     assert float(loss) == pytest.approx(float((-((1 - p) ** 2) * p.log()).mean()), rel=1e-5)
 
 
+def test_the_focal_loss_of_a_certain_image_has_a_gradient() -> None:
+    torch = require("torch")
+    logits = torch.tensor([[40.0, 0.0, 0.0]], requires_grad=True)
+    loss = Loss(COUNTS, Imbalance(loss="focal", gamma=0.5), 0.0, "cpu")
+
+    for target in torch.eye(3):
+        (gradient,) = torch.autograd.grad(loss(logits, target[None]), logits)
+        assert torch.isfinite(gradient).all()
+
+
 def test_logits_are_adjusted_in_the_loss_alone(batch: tuple[Any, Any, Any]) -> None:
     logits, class_ids, targets = batch
     torch = require("torch")

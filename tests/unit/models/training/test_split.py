@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import zlib
 from collections import Counter
@@ -84,8 +85,8 @@ def test_a_splits_file_is_divided_already(root: Path, tmp_path: Path) -> None:
     divide(root).write(file)
 
     check(file)
-    with pytest.raises(BuildRefused, match="--shares and --groups are for a folder of images"):
-        check(file, groups="x")
+    with pytest.raises(BuildRefused, match="is divided already: leave out --groups and --divide-a"):
+        check(file, groups="x", keep_alike=False)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +202,37 @@ def test_few_broken_files_are_left_out_and_named_and_many_are_refused(tmp_path: 
         divide(folder)
 
 
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    folder = classes(tmp_path, COUNTS)
+    (folder / "cat/000.png").rename(folder / "cat" / os.fsdecode(b"\xe9.png"))
+
+    with pytest.raises(BuildRefused, match=r"\.png' is not UTF-8: rename it"):
+        divide(folder)
+
+
+@pytest.mark.parametrize("names", [("Cat", "cat"), ("\u00e9", "e\u0301")])
+def test_classes_whose_names_look_the_same_are_pointed_out(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    division = divide(classes(tmp_path, dict.fromkeys(names, 20)))
+
+    assert "differ in case or encoding alone" in division.report()[-1]
+
+
+def test_links_keep_their_names(tmp_path: Path) -> None:
+    files = classes(tmp_path / "files", COUNTS)
+    for path in sorted(files.rglob("*.png")):
+        link = tmp_path / "links" / path.parent.name / f"link-{path.name}"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    file = tmp_path / "splits.json"
+
+    divide(tmp_path / "links").write(file)
+
+    names = {image.path.relative_to(tmp_path).parts[0] for image in training_data.read(file).every}
+    assert names == {"links"}
+
+
 def test_a_class_with_too_few_images_is_refused_before_an_image_is_read(tmp_path: Path) -> None:
     for label, count in (("cat", 20), ("dog", 7)):
         for index in range(count):
@@ -244,6 +276,8 @@ def test_a_divided_folder_is_taken_as_it_is(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "train/cat/000.png", tmp_path / "test/cat/new.png")
     with pytest.raises(BuildRefused, match=r"\(train\) and .*new.png \(test\) have the same"):
         divide(tmp_path)
+    with pytest.raises(BuildRefused, match="is divided already: leave out --shares"):
+        check(tmp_path, Shares())
 
 
 def test_a_folder_that_is_divided_in_part_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -142,6 +144,8 @@ def test_a_training_that_ends_after_any_file_it_saved_goes_on_to_the_same_bits(
             4,
             r"epoch 2 of at most 2, step 0; the best so far is in best-0-1.safetensors\..*--finish",
         ),
+        (8, r"stopped at the end of stage 1 of 2 \(all\); the best"),
+        (14, "stopped at the end of the training; the best"),
     ],
 )
 def test_ctrl_c_saves_the_place_and_says_how_to_go_on(
@@ -197,6 +201,29 @@ def test_the_best_epoch_so_far_can_be_the_result(
     ]
 
 
+def test_another_process_in_the_folder_is_refused_and_what_a_killed_one_left_is_removed(
+    divided: TrainingData, tmp_path: Path
+) -> None:
+    (tmp_path / ".resume.pt.0123456789abcdef").write_bytes(b"half")
+    lock = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX)"
+    words = [sys.executable, "-c", f"{lock}; print(flush=True); sys.stdin.read()"]
+    with subprocess.Popen(
+        [*words, str(tmp_path / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        other.stdout.readline()
+        with (
+            pytest.raises(BuildRefused, match="Another process trains in"),
+            RunFolder(tmp_path, {}).locked(),
+        ):
+            pass
+        other.stdin.close()
+
+    with RunFolder(tmp_path, {}).locked():
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
 def test_a_damaged_file_is_named(divided: TrainingData, tmp_path: Path) -> None:
     (tmp_path / "resume.pt").write_bytes(b"torn")
 
@@ -244,6 +271,7 @@ def test_trained_weights_are_the_start_of_another_training(
             {"optimisation__optimiser": "adamww"},
             r"'adamww', which timm does not have; similar: adamw",
         ),
+        ({"optimisation__optimiser": "adahessian"}, "'adahessian', which needs second derivatives"),
         ({"device": "cuda"}, "torch finds no GPU here"),
         ({"model": "mixer_s32_224", "size": 64}, r"mixer_s32_224: .* requires \(224, 224\)\."),
         ({"model": "inception_v3", "size": 64}, "inception_v3 does not run on images of 64 × 64"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.unit.models.training.pictures import picture, put
 from tidegate.models.data.training_data import Labelled
@@ -47,6 +48,16 @@ def test_the_place_of_an_image_decides_how_it_is_changed(file: Path, preset: str
     assert first.shape == (3, 48, 48)
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_images_of_16_bits_are_pointed_out(file: Path) -> None:
+    deep = file.parent / "deep.png"
+    Image.fromarray(np.full((9, 9), 300, np.uint16)).save(deep)
+
+    assert transforms.on_depth([file]) == ()
+    (sentence,) = transforms.on_depth([file, deep])
+    assert sentence.startswith("1 of the first 2 training images have more than 8 bits")
+    assert np.asarray(transforms.load(deep)).min() == 255
 
 
 def test_an_image_is_mirrored_only_where_it_may_be(file: Path) -> None:
