@@ -20,6 +20,7 @@ from docs.tables import (
     layers,
     measurements,
     metrics,
+    months,
     settings,
     training,
 )
@@ -37,6 +38,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "commands": commands.commands,
     "decisions": decisions.decisions,
     "layers": layers.layers,
+    "quiet-months": months.quiet_months,
     "equal-canaries": canaries.equal_canaries,
     "promoted-canaries": canaries.promoted_canaries,
     "worse-canaries": canaries.worse_canaries,

@@ -43,6 +43,14 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True)
+class Variation:
+    """How much more a count varies than one of independent images with constant shares."""
+
+    design_effect: float
+    spread: float  # the mean square by which a share of 20 to 36 hours differs from its mean
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """The shares of the last hours compared with a baseline's."""
 
@@ -162,22 +170,22 @@ class Days:
             np.clip(ratio * (1 + tolerance), 1.0, 1 + MAX_SWING),
         )
 
-    def day_spread(self, design_effect: float) -> float:
-        """Return the mean square by which a share of 20 to 36 hours differs from its mean."""
+    def variation(self, design_effect: float) -> Variation:
+        """Return the ordinary variation of counts of 20 to 36 hours."""
         if not self.learned:
-            return _UNKNOWN_SPREAD
+            return Variation(design_effect, _UNKNOWN_SPREAD)
         known = self.baseline()
         share = known.counts / max(known.images, 1)
         by_day = _spread(self.days, self.days_images, share, design_effect)
         by_hour = _spread(self.hours, self.hours_images, share, design_effect)
-        return by_day + _PHASE * by_hour
+        return Variation(design_effect, by_day + _PHASE * by_hour)
 
     def compare(
         self,
         hour: int,
         window_h: int,
         against: Baseline,
-        design_effect: float,
+        variation: Variation,
         more: float,
         fewer: float,
         *,
@@ -196,7 +204,7 @@ class Days:
         if images == 0 or against.images == 0:
             return Comparison(0.0, np.zeros(0, np.int64), shares, before, 0.0, window_h)
         needed = np.where(shares > before, more, fewer)
-        evidence = self.weigh(counts, images, window_h, against, design_effect) / needed
+        evidence = _weigh(counts, images, window_h, against, variation) / needed
         large = (shares > (1 + MAX_SWING) * before) | (shares < (1 - MAX_SWING) * before)
         moved = np.flatnonzero(large & (evidence >= (0.5 if alarmed else 1.0)))
         moved = moved[np.argsort(-evidence[moved])]
@@ -229,27 +237,8 @@ class Days:
         if images == 0:
             return 0
         counts = np.minimum(factor * against.counts / against.images, 1.0) * images
-        return int((self.weigh(counts, images, window_h, against, design_effect) >= needed).sum())
-
-    def weigh(
-        self,
-        counts: Float64,
-        images: float,
-        window_h: int,
-        against: Baseline,
-        design_effect: float,
-    ) -> Float64:
-        """Return −ln P of each count if nothing changed, in ordinary traffic, [columns].
-
-        Each count is divided by how much more it varies than that of independent images.
-        """
-        spread = self.day_spread(design_effect)
-        expected = images * (against.counts + 1) / (against.images + 1)
-        ordinary = design_effect + spread * expected
-        learned: Float64 | float = 1.0
-        if against.days:
-            learned = design_effect + spread * against.counts * window_h / (24 * against.days)
-        return share_evidence(counts / ordinary, images / ordinary, against, learned)
+        evidence = _weigh(counts, images, window_h, against, self.variation(design_effect))
+        return int((evidence >= needed).sum())
 
     def _since(self, window: NDArray[np.bool_], column: int, before: Float64) -> float:
         """Return the time from which a change of the column's share fits best."""
@@ -268,6 +257,22 @@ class Days:
         """Restore the state of an earlier process."""
         for name, array in vars(self).items():
             array[...] = state[name]
+
+
+def _weigh(
+    counts: Float64, images: float, window_h: int, against: Baseline, variation: Variation
+) -> Float64:
+    """Return −ln P of each count if nothing changed, in ordinary traffic, [columns].
+
+    Each count is divided by how much more it varies than that of independent images.
+    """
+    expected = images * (against.counts + 1) / (against.images + 1)
+    ordinary = variation.design_effect + variation.spread * expected
+    learned: Float64 | float = 1.0
+    if against.days:
+        in_window = against.counts * window_h / (24 * against.days)
+        learned = variation.design_effect + variation.spread * in_window
+    return share_evidence(counts / ordinary, images / ordinary, against, learned)
 
 
 def _spread(sums: Int64, images: Int64, share: Float64, design_effect: float) -> float:

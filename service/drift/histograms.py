@@ -30,14 +30,18 @@ class Recent:
 
     def add(self, places: Int64) -> None:
         """Count images, by their bins, in the order of their arrival."""
-        while len(places):
-            if self._in_block == self._block:
-                self.counts[1:] = self.counts[:-1]
-                self.counts[0] = self._in_block = 0
-            fit = places[: self._block - self._in_block]
-            self.counts[0] += np.bincount(fit, minlength=self.counts.shape[1])
-            self._in_block += len(fit)
-            places = places[len(fit) :]
+        if len(places) == 0:
+            return
+        blocks, bins = self.counts.shape
+        block = (self._in_block + np.arange(len(places))) // self._block  # 0 is being filled
+        begun = int(block[-1])
+        counts = np.bincount(block * bins + places, minlength=(begun + 1) * bins)
+        newest = counts.reshape(-1, bins)[::-1][:blocks]
+        if begun:
+            self.counts[begun:] = self.counts[:-begun].copy()
+            self.counts[:begun] = 0
+        self.counts[: len(newest)] += newest
+        self._in_block += len(places) - begun * self._block
 
     @property
     def total(self) -> Int64:

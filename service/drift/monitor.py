@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from tidegate.service.drift.alarm import LONGEST_HOLD
+from tidegate.service.drift.alarm import LONGEST_HOLD, Alarm
 from tidegate.service.drift.class_dependence import ClassDependence
 from tidegate.service.drift.dependence import Dependence
 from tidegate.service.drift.duplicates import Duplicates, Fingerprint
@@ -62,6 +62,11 @@ class Monitor:
         self._nulls = (-1, 1.0, 1.0)  # hour and design effects for which the detectors are set
         self._usual = self._shares.usual(0, 1.0, 1.0)
         self._set_nulls()
+
+    @property
+    def alarm_states(self) -> dict[str, Alarm]:
+        """Return the alarms of the sequential detectors."""
+        return {"ood-rate": self.ood.alarm, "class-mix": self.mix.alarm}
 
     @property
     def watches_inputs(self) -> bool:
@@ -113,7 +118,7 @@ class Monitor:
         return Report(
             images=self._images,
             detectors={"ood-rate": self.ood.evidence, "class-mix": self.mix.evidence},
-            alarm_states={"ood-rate": self.ood.alarm, "class-mix": self.mix.alarm},
+            alarm_states=self.alarm_states,
             shares=dict(self._shares.findings),
             histograms=recent.histograms(self.ood_design_effect, self.class_design_effect),
             embedding=recent.embedding(self.class_design_effect),

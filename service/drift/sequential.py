@@ -31,8 +31,9 @@ CONFIDENCE = 0.95  # of the limits of a null
 RATE_ODDS = (1.5, 2.0, 3.0, 5.0, 10.0, 30.0)  # odds ratios, alternative / limit
 MIX_ODDS_UP = (2.0, 4.0, 16.0)
 MIX_ODDS_DOWN = (1 / 5,)
-_RATE_CHUNK = 64  # images per array operation: 30^64 does not overflow
-_MIX_CHUNK = 16
+_CHUNK = 128  # images per array operation: 30^128 does not overflow
+_STEP = 16  # images between two looks at a mix, which has many R
+_FEW_CLASSES = 40  # so many are advanced together, image by image
 _CONFIRMED = 20.0
 _SMALLEST = 1e-9  # of a limit, because odds are computed
 
@@ -112,7 +113,7 @@ class RateDetector(_Detector):
         """Add images, [n] each: whether it is a hit, and when it was answered (ascending)."""
         at = 0
         while at < len(hits):
-            chunk = slice(at, at + _RATE_CHUNK)
+            chunk = slice(at, at + _CHUNK)
             factors = np.where(hits[chunk, None], self._hit, self._miss)
             after = _run(self.r, factors)  # [images, hypotheses]
             place = self._note(after.mean(axis=1), times[chunk])
@@ -148,10 +149,15 @@ class MixDetector(_Detector):
 
     def observe(self, classes: Int64, times: Float64) -> None:
         """Add images, [n] each, by predicted class. An alarm is noticed once per 16 images."""
-        for at in range(0, len(classes), _MIX_CHUNK):
-            chunk = slice(at, at + _MIX_CHUNK)
-            self._advance(classes[chunk])
-            self._note_chunk(times[chunk])
+        few = len(self.r) <= _FEW_CLASSES
+        at = 0
+        while at < len(classes):
+            # An alarm may end at any look, after which another level applies.
+            chunk = slice(at, at + (_CHUNK if few and not self.alarm.on else _STEP))
+            after = self._together(classes[chunk]) if few else self._apart(classes[chunk])
+            place = self._note_looks(after, times[chunk])
+            self.r = np.zeros_like(self.r) if place >= 0 else after[-1].copy()
+            at += place + 1 if place >= 0 else len(times[chunk])
 
     def leading(self) -> Int64:
         """Return the classes with the most evidence, at most five."""
@@ -159,19 +165,29 @@ class MixDetector(_Detector):
         order = np.argsort(-best)[:5]
         return np.asarray(order[best[order] > best[order[0]] / 100])
 
-    def _note_chunk(self, times: Float64) -> None:
-        statistic = float(self.r.mean())
-        if statistic >= self._level:
-            self.alarm.classes = tuple(self.leading().tolist())
-        # The evidence is known after the chunk only.
-        statistics = np.zeros(len(times))
-        statistics[:-1] = min(statistic, 0.99 * self._level)
-        statistics[-1] = statistic
-        if self._note(statistics, times) >= 0:
-            self.r[...] = 0.0
+    def _note_looks(self, after: Float64, times: Float64) -> int:
+        """Note every R after each look, [looks, classes, odds]; the last one is at the last image.
 
-    def _advance(self, classes: Int64) -> None:
-        """Advance every R by the images; hits change only the R of their own class."""
+        Returns the place of the image after which every R restarts at 0, or −1.
+        """
+        level, found = self._level, after.mean(axis=(1, 2))
+        ends, lengths = _looks(len(times))
+        if (found >= level).any():
+            self.r = after[int(np.argmax(found >= level))]
+            self.alarm.classes = tuple(self.leading().tolist())
+        # Between two looks the evidence is not known; it may not begin an alarm.
+        statistics = np.minimum(found, 0.99 * level).repeat(lengths)
+        statistics[ends] = found
+        return self._note(statistics, times)
+
+    def _together(self, classes: Int64) -> Float64:
+        """Return every R after each look, [looks, classes, odds]."""
+        factors = np.repeat(self._miss[None], len(classes), axis=0)
+        factors[np.arange(len(classes)), classes] = self._hit[classes]
+        return _run(self.r, factors)[_looks(len(classes))[0]]
+
+    def _apart(self, classes: Int64) -> Float64:
+        """Return every R after one look, [1, classes, odds]; hits change only their own class."""
         n = len(classes)
         if n not in self._by_length:
             powers = np.cumprod(np.broadcast_to(self._miss, (n, *self._miss.shape)), axis=0)
@@ -180,16 +196,22 @@ class MixDetector(_Detector):
         hit, place = np.unique(classes, return_inverse=True)
         factors = np.repeat(self._miss[None, hit], n, axis=0)  # [images, hit classes, odds]
         factors[np.arange(n), place] = self._hit[classes]
-        after = _run(self.r[hit], factors)[-1]
-        self.r *= power
-        self.r += started
-        self.r[hit] = after
+        after = self.r * power + started
+        after[hit] = _run(self.r[hit], factors)[-1]
+        return after[None]
 
     def delay(self, class_id: int, share: float) -> float:
         """Return the expected number of images until an alarm if a class has this share."""
         hit, miss = np.log(self._hit[class_id]), np.log(self._miss[class_id])
         growth = float((share * hit + (1 - share) * miss).max())
         return _delay(growth, self.r.size * self._threshold)
+
+
+@lru_cache(maxsize=_CHUNK)
+def _looks(images: int) -> tuple[Int64, Int64]:
+    """Return the places of images at which a mix is looked at, and the images from one to next."""
+    ends = np.append(np.arange(_STEP - 1, images - 1, _STEP), images - 1)
+    return ends, np.diff(ends, prepend=-1)
 
 
 def _run(r: Float64, factors: Float64) -> Float64:

@@ -87,12 +87,13 @@ class Shares:
             if days.learned:
                 baselines = [(days.baseline(), _LEARNED), (self._sealed[name], 1 - _LEARNED)]
             fewer = _FEWER if name == "class-share" else 0.0
+            variation = days.variation(effect)
             found = [
                 days.compare(
                     hour,
                     window_h,
                     baseline,
-                    effect,
+                    variation,
                     self._needed(name, part * weight * (1 - fewer)),
                     self._needed(name, part * weight * fewer),
                     alarmed=self._alarms[name],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
 from tidegate.models.benchmarks.gates.measure import CAUGHT, Row
@@ -69,9 +69,17 @@ def tables(measured: Iterable[Figures]) -> str:
     real = [one for one in measured if one["real"]]
     lines += _header(real[0]["real"]) if real else []
     for one in real:
-        pairs = (f"{100 * former:.1f} → {100 * now:.1f} %" for former, now in one["real"].values())
-        lines.append(f"| {one['bundle']} | {' | '.join(pairs)} |")
+        pairs = list(one["real"].values())
+        lines.append(_changes(one["bundle"], pairs))
+        passes = [[1 - former, 1 - now] for former, now in pairs]
+        lines.append(_changes(f"{one['bundle']}: what passes", passes))
     return "\n".join(lines)
+
+
+def _changes(name: str, pairs: Iterable[Sequence[float]]) -> str:
+    """Return a row with a share before and after for each column."""
+    cells = (f"{100 * before:.1f} → {100 * after:.1f} %" for before, after in pairs)
+    return f"| {name} | {' | '.join(cells)} |"
 
 
 def _separation(row: Row, scores: Combination) -> Separation:

@@ -61,7 +61,7 @@ def test_one_of_a_thousand_classes_that_triples_is_noticed_within_20_000_images(
                     MONDAY + 21 * 24 + hour + 1,
                     window_h,
                     known.baseline(),
-                    1.0,
+                    known.variation(1.0),
                     NEEDED,
                     NEEDED,
                     alarmed=False,
@@ -87,7 +87,13 @@ def test_a_class_that_vanishes_is_noticed_only_if_shrinking_counts() -> None:
 
     found = [
         known.compare(
-            MONDAY + 276, 36, known.baseline(), 1.0, NEEDED, fewer, alarmed=False
+            MONDAY + 276,
+            36,
+            known.baseline(),
+            known.variation(1.0),
+            NEEDED,
+            fewer,
+            alarmed=False,
         ).moved.tolist()
         for fewer in (NEEDED, np.inf)
     ]
@@ -106,7 +112,7 @@ def test_a_daily_rhythm_is_no_change(window_h: int, classes: int, swing: float) 
             MONDAY + 14 * 24 - hour,
             window_h,
             known.baseline(),
-            1.0,
+            known.variation(1.0),
             NEEDED,
             NEEDED,
             alarmed=False,

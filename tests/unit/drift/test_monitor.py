@@ -331,6 +331,20 @@ def test_recent_drops_whole_blocks() -> None:
     assert recent.total.tolist() == [0, 20]
 
 
+@pytest.mark.parametrize("at_once", [3, 5, 12, 20, 83, 200])
+def test_recent_does_not_depend_on_how_many_images_come_at_once(at_once: int) -> None:
+    places = np.random.default_rng(0).integers(0, 3, 200)
+    one_by_one, recent = (Recent(3, window=20, blocks=4) for _ in range(2))
+
+    for place in places:
+        one_by_one.add(np.array([place]))
+    for at in range(0, len(places), at_once):
+        recent.add(places[at : at + at_once])
+
+    assert recent.counts.tolist() == one_by_one.counts.tolist()
+    assert recent.total.sum() == 20
+
+
 def test_label_shift_is_distinguished_from_other_shift() -> None:
     rng = np.random.default_rng(0)
     seen_as = np.array([[0.9, 0.1, 0.0], [0.1, 0.8, 0.1], [0.0, 0.3, 0.7]])

@@ -120,6 +120,29 @@ def test_a_mix_is_advanced_as_image_by_image(at_once: int) -> None:
     assert detector.r == pytest.approx(alone, rel=1e-9)
 
 
+@pytest.mark.parametrize("run_length", [1e4, 1e6])
+def test_few_classes_alarm_as_many_classes_do(
+    monkeypatch: pytest.MonkeyPatch, run_length: float
+) -> None:
+    """Few classes are advanced 128 images at once, many 16; alarms begin, are confirmed and end."""
+    rng = np.random.default_rng(7)
+    limits = share_limits(np.full(10, 500))
+    mixes = [np.full(10, 0.1), np.array([0.37, *[0.07] * 9])]
+    images = np.concatenate([rng.choice(10, 992, p=mixes[part % 2]) for part in range(8)])
+    found = []
+    for few in (40, 0):
+        monkeypatch.setattr(sequential, "_FEW_CLASSES", few)
+        detector, states = MixDetector(*limits, run_length), []
+        for at in range(0, len(images), 496):
+            detector.observe(images[at : at + 496], np.arange(at, at + 496.0))
+            states.append([*detector.alarm.state(), *detector.alarm.classes])
+        found.append((states, detector.r))
+
+    assert {state[3] for state in found[0][0]} == {0.0, 1.0}
+    assert found[0][0] == found[1][0]
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-9)
+
+
 def test_new_limits_hold_for_the_images_that_follow() -> None:
     """The powers of each factor are kept for the next images, and belong to the limits."""
     rng = np.random.default_rng(6)
