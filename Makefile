@@ -6,7 +6,7 @@ DEV := .venv/.dev-installed
 ONLY := service models clusters load_tests tests docker docs
 TORCH_ENV := .venv-torch/.installed
 GPU_ENV := .venv-gpu/.installed
-COMPILED := service/imaging/_resample.c service/imaging/_jpeg.c
+COMPILED := service/_softmax.c service/imaging/_resample.c service/imaging/_jpeg.c
 # Also runs on data-centre GPUs, which tensorrt-rtx does not support.
 GPU_EXTRA ?= tensorrt
 FUZZ_S ?= 60

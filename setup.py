@@ -38,6 +38,12 @@ setup(
             optional=True,
         ),
         Extension(
+            "tidegate.service._softmax",
+            ["service/_softmax.c"],
+            extra_compile_args=["-O3", "-std=c11", "-D_GNU_SOURCE"],
+            optional=True,
+        ),
+        Extension(
             "tidegate.service.imaging._jpeg",
             ["service/imaging/_jpeg.c"],
             extra_compile_args=["-O2", "-std=c11", "-D_GNU_SOURCE"],

@@ -43,7 +43,7 @@ async def cover_each_part(
         for index, patch in left:
             await before_run()
             outputs = await pipeline.compute(upload, partial(covered, pixels, patch, fill))
-            probabilities[index] = softmax(outputs.logits[0], temperature)[class_id]
+            probabilities[index] = softmax(outputs.logits[0], temperature)[1][class_id]
 
     try:
         async with asyncio.TaskGroup() as runs:

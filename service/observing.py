@@ -6,7 +6,6 @@ The pipeline that answers an image may run in another process than what observes
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from tidegate.service.batching.statistics import Statistics
@@ -17,8 +16,7 @@ from tidegate.service.metrics import ModelMetrics
 from tidegate.service.types import Decision, Float32
 
 
-@dataclass(frozen=True, slots=True)
-class Tag:
+class Tag(NamedTuple):
     """What an image is known by, for those who observe its answer."""
 
     image_id: str = ""

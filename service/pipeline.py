@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from tidegate.service.batching.decode_times import DecodeCost
 from tidegate.service.batching.lanes import Lane
@@ -51,8 +51,7 @@ class Upload:
     features: bool = False  # whether the answer has them
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(NamedTuple):
     """The duration of each part in seconds. `queue` is all waiting: for a decoder and for a slot.
 
     `predicted` is the prediction of `total` at admission.
@@ -65,8 +64,7 @@ class Timing:
     predicted: float
 
 
-@dataclass(frozen=True, slots=True)
-class Classification:
+class Classification(NamedTuple):
     """The answer for one image; the API decides how to respond to a rejected one."""
 
     predictions: tuple[Prediction, ...]
@@ -280,7 +278,7 @@ class Pipeline:
         outputs = answer.outputs
         started = time.monotonic()
         decided = decide(self.bundle, outputs)
-        predictions = best(self.bundle, decided, outputs, upload.top_k)
+        predictions = best(self.bundle, decided, upload.top_k)
         verdict, scores = decided.verdict, outputs.scores[0].tolist()
         now = time.monotonic()
         total = now - upload.received

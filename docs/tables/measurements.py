@@ -98,6 +98,7 @@ _ADDITIONS = {
     "keys": "API keys, ten of them",
     "v2": "the binary form of the Open Inference Protocol instead of `/classify`",
     "change": "all that is new since 28 November (commit e8e2055), if none of it is used",
+    "scale": "front ends (not used), decoding in part and a faster road (since commit 8e1f75a)",
 }
 
 
@@ -113,8 +114,20 @@ def _overhead(path: Path) -> Iterator[Sequence[str]]:
         yield name, _WAITS, f"{without:.1f} ms", f"{waited:.1f} ms", ratio
         return
     cpu = "CPU per image"
-    times = (f"{found[f'{cpu} {which}, mean of windows']:.2f} ms" for which in ("without", "with"))
-    yield name, cpu, *times, _interval(found, cpu, 3)
+    for figure in (quantity.removesuffix(", ratio") for quantity in found):
+        if figure.endswith(cpu):
+            load = _load_of(figure.removesuffix(cpu))
+            ends = (found[f"{figure} {which}, mean of windows"] for which in ("without", "with"))
+            times = (f"{ms:.2f} ms" for ms in ends)
+            yield name, f"{cpu}{load}", *times, _interval(found, figure, 3)
+
+
+def _load_of(prefix: str) -> str:
+    """Return the clients of each of two servers, if the result has several numbers of them."""
+    if not prefix:
+        return ""
+    clients = int(prefix.split()[0]) // 2
+    return f", {clients} client{'s' * (clients > 1)}"
 
 
 def _interval(found: dict[str, float], figure: str, digits: int) -> str:

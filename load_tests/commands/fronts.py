@@ -4,8 +4,10 @@ import argparse
 import asyncio
 import json
 import os
+import shlex
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -17,15 +19,19 @@ from load_tests.client.synthetic_images import Picture, generated
 from load_tests.commands.arguments import count, positive
 from load_tests.commands.fuzz import BUNDLE
 from load_tests.errors import MeasurementFailed
+from load_tests.fronts.fakes import FOLDER, with_fakes
+from load_tests.fronts.profile import profiled, shares
 from load_tests.fronts.shapes import (
+    Profile,
     Shape,
     Window,
     findings_of,
     findings_of_floods,
     findings_of_observed,
+    findings_of_profiles,
 )
 from load_tests.fuzz import wire
-from load_tests.fuzz.server import launch
+from load_tests.fuzz.server import SERVE, launch
 from load_tests.generator.loops import Outcome
 from load_tests.generator.run import Load, drive
 from load_tests.report.json_file import keep
@@ -35,7 +41,6 @@ from load_tests.server.process_tree import descendants
 from load_tests.server.start import ROOT, Started, running
 from load_tests.server.usage import usage
 
-_FAKE = ROOT / "load_tests" / "fronts" / "fake"
 _READY = wire.get(b"/readyz")
 _IMAGES = 16
 _ALONE_S = 2.0
@@ -71,13 +76,25 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--window-s", type=positive, default=5.0, help="length of a window (default: %(default)s)"
     )
+    options.add_argument(
+        "--profile",
+        action="store_true",
+        help="measure one process only, and which part of the service its event loop spends its "
+        "time in (needs py-spy)",
+    )
+    options.add_argument(
+        "--before",
+        metavar="COMMAND",
+        help="with --profile: the command that starts another server, which takes turns",
+    )
     options.add_argument("--json", type=Path, metavar="OUT", help="save the result")
     return options
 
 
 def run(options: argparse.Namespace, command_line: str) -> int:
     """Measure, print and save; 1 if an aim is missed."""
-    findings = uvloop.run(_measure(options, options.bundle.resolve()))
+    measure = _profile if options.profile else _measure
+    findings = uvloop.run(measure(options, options.bundle.resolve()))
     print(as_lines(findings))
     keep(options.json, command_line, {"findings": [asdict(finding) for finding in findings]})
     return 1 if any(finding.met is False for finding in findings) else 0
@@ -104,13 +121,39 @@ async def _measure(options: argparse.Namespace, bundle: Path) -> list[Finding]:
     ]
 
 
+async def _profile(options: argparse.Namespace, bundle: Path) -> list[Finding]:
+    pictures = list(generated(_IMAGES))
+    sides: dict[str, tuple[Profile, tuple[str, ...]]] = {"": (Profile(), SERVE)}
+    if options.before is not None:
+        sides["before, "] = Profile(), tuple(shlex.split(options.before))
+    for _ in range(options.rounds):
+        for profile, command in sides.values():
+            async with _served(options, profile.shape, command) as server:
+                await _profile_once(options, server, pictures, profile)
+    measured = {name: profile for name, (profile, _) in sides.items()}
+    return findings_of_profiles(measured)
+
+
+async def _profile_once(
+    options: argparse.Namespace, server: Started, pictures: list[Picture], profile: Profile
+) -> None:
+    await _drive(server, pictures, Load(_WARM_UP_S, clients=options.clients))
+    load = Load(options.window_s, clients=options.clients)
+
+    async def drive_it() -> None:
+        profile.shape.add(*await _drive(server, pictures, load))
+
+    stacks = await profiled(server.main_pid, options.window_s, drive_it)
+    profile.shares.append(shares(stacks))
+
+
 async def _flood(bundle: Path, in_flight: int, *observed: str) -> dict[str, float]:
     """Return how many images the process of the engine takes without HTTP, and what they cost."""
-    command = [_FAKE / "flood.py", bundle, _FLOOD_S, in_flight, *observed]
+    command = [FOLDER / "flood.py", bundle, _FLOOD_S, in_flight, *observed]
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *map(str, command),
-        env={**os.environ, "PYTHONPATH": f"{_FAKE}:{ROOT}"},
+        env={**os.environ, "PYTHONPATH": f"{FOLDER}:{ROOT}"},
         stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await process.communicate()
@@ -120,16 +163,16 @@ async def _flood(bundle: Path, in_flight: int, *observed: str) -> dict[str, floa
     return result
 
 
-def _served(options: argparse.Namespace, shape: Shape) -> AbstractAsyncContextManager[Started]:
+def _served(
+    options: argparse.Namespace, shape: Shape, command: Sequence[str] = SERVE
+) -> AbstractAsyncContextManager[Started]:
     env = {
-        "PYTHONPATH": f"{_FAKE}:{ROOT}",
-        "FAKE_ENGINE": "1",
-        "FAKE_DECODING": "" if options.decode else "1",
+        **with_fakes(decode=options.decode),
         "TIDEGATE_FRONT_ENDS": str(shape.front_ends or -1),
         "TIDEGATE_LOG_LEVEL": "info",
         "TIDEGATE_LOG_FORMAT": "json",
     }
-    start = launch(options.bundle, env)
+    start = launch(options.bundle, env, command=command)
     return running(start.command, start.env, start.url, _READY)
 
 

@@ -3,8 +3,8 @@
 import argparse
 import random
 import shlex
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import uvloop
@@ -14,9 +14,10 @@ from load_tests.client.synthetic_images import Picture, turned
 from load_tests.commands.arguments import count, positive
 from load_tests.commands.fuzz import BUNDLE
 from load_tests.errors import MeasurementFailed
+from load_tests.fronts.fakes import with_fakes
 from load_tests.generator.run import Load, drive
-from load_tests.overhead.additions import addition, both_served, served
-from load_tests.overhead.pairs import Pair, mean_of, of_cpu, of_latency, of_scrape
+from load_tests.overhead.additions import Addition, addition, both_served, served
+from load_tests.overhead.pairs import Pair, mean_of, of_cpu, of_latency, of_p50, of_scrape
 from load_tests.overhead.scrape_cost import SCRAPE_EVERY_S, scrape_cost, scraped
 from load_tests.overhead.side_by_side import Window, side_by_side
 from load_tests.report.json_file import keep
@@ -54,6 +55,12 @@ def parser() -> argparse.ArgumentParser:
         "--before", metavar="COMMAND", help="with `change`: the command that starts the old server"
     )
     options.add_argument(
+        "--road",
+        action="store_true",
+        help="replace the engine of both servers by a fake that takes no CPU, and decode nothing: "
+        "what is left is the service's own share; not with `scrapes`",
+    )
+    options.add_argument(
         "--rate", type=positive, help="with `scrapes`: requests per second (default: 30)"
     )
     options.add_argument(
@@ -66,7 +73,16 @@ def parser() -> argparse.ArgumentParser:
         "--window-s",
         type=positive,
         default=14.0,
-        help="length of the measurement of a pair, or of a window (default: %(default)s)",
+        help="length of the measurement of a pair, for all numbers of clients together, or of a "
+        "window (default: %(default)s)",
+    )
+    options.add_argument(
+        "--clients",
+        type=count,
+        nargs="+",
+        default=[_CLIENTS],
+        metavar="N",
+        help="of the two servers together; not with `scrapes` (default: %(default)s)",
     )
     options.add_argument("--seed", type=int, default=0, help="of every order")
     options.add_argument(
@@ -119,24 +135,48 @@ async def _scrapes(options: argparse.Namespace, pictures: Sequence[Picture]) -> 
 
 async def _cpu(options: argparse.Namespace, pictures: Sequence[Picture]) -> list[Finding]:
     """Two servers side by side, again and again: two processes of the same code differ, too."""
-    rng, pairs = random.Random(options.seed), list[Pair]()
+    rng, env = random.Random(options.seed), with_fakes(decode=False) if options.road else {}
+    pairs: dict[int, list[Pair]] = {clients: [] for clients in options.clients}
     async with addition(options.of, options.keys, shlex.split(options.before or "")) as compared:
         for number in range(options.pairs):
-            async with both_served(compared, options.bundle, rng) as servers:
-                # If each server can have both kinds of requests, it has them in turns.
-                turns = (servers, servers[::-1]) if compared.is_of_requests else (servers,)
-                windows = []
-                for turn in turns:
-                    sides = compared.sides(turn, pictures, options.bundle)
-                    await side_by_side(sides, _CLIENTS, _WARM_UP_S, options.seed)
-                    measured_s = options.window_s / len(turns)
-                    seed = options.seed + number
-                    windows.append(await side_by_side(sides, _CLIENTS, measured_s, seed))
-            pairs.append((mean_of([a for a, _ in windows]), mean_of([b for _, b in windows])))
-    findings = of_cpu(pairs, CPU_RATIO[options.of])
+            async with both_served(compared, options.bundle, rng, env) as servers:
+                for clients in rng.sample(options.clients, len(options.clients)):
+                    pair = await _pair(options, compared, servers, pictures, clients, number)
+                    pairs[clients].append(pair)
+    findings = [finding for each in _by_clients(pairs, CPU_RATIO[options.of]) for finding in each]
     if compared.exported is not None:
         findings.append(fact("bytes of exported traces", float(sum(compared.exported)), ""))
     return findings
+
+
+async def _pair(
+    options: argparse.Namespace,
+    compared: Addition,
+    servers: tuple[Started, Started],
+    pictures: Sequence[Picture],
+    clients: int,
+    number: int,
+) -> Pair:
+    """Measure two servers in one window, or in two if each can have both kinds of requests."""
+    turns = (servers, servers[::-1]) if compared.is_of_requests else (servers,)
+    windows = []
+    for turn in turns:
+        sides = compared.sides(turn, pictures, options.bundle)
+        await side_by_side(sides, clients, _WARM_UP_S, options.seed)
+        measured_s = options.window_s / len(turns) / len(options.clients)
+        windows.append(await side_by_side(sides, clients, measured_s, options.seed + number))
+    return mean_of([a for a, _ in windows]), mean_of([b for _, b in windows])
+
+
+def _by_clients(pairs: Mapping[int, Sequence[Pair]], most: float) -> Iterator[list[Finding]]:
+    """Yield the findings of each number of clients, which they name if there are several."""
+    for clients, measured in pairs.items():
+        found = of_cpu(measured, most)
+        if len(pairs) > 1:
+            named = f"{clients} clients: "
+            found = [*found, *of_p50(measured)]
+            found = [replace(one, quantity=named + one.quantity) for one in found]
+        yield found
 
 
 async def _window(server: Started, pictures: Sequence[Picture], load: Load) -> Window:

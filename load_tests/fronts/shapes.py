@@ -100,5 +100,42 @@ def findings_of_observed(floods: Sequence[Mapping[str, float]], in_flight: int) 
     ]
 
 
+@dataclass
+class Profile:
+    """One process, and which part of its event loop's samples each part of the service has."""
+
+    shape: Shape = field(default_factory=lambda: Shape(0))
+    shares: list[Mapping[str, float]] = field(default_factory=list)
+
+    def parts_us(self) -> dict[str, float]:
+        """Return the event loop's CPU time per image in each part, the longest first."""
+        loop_us = 1e3 * fmean(self.shape.loop_ms)
+        parts = {part for found in self.shares for part in found}
+        us = {part: loop_us * fmean(f.get(part, 0.0) for f in self.shares) for part in parts}
+        return dict(sorted(us.items(), key=lambda part: -part[1]))
+
+
+def findings_of_profiles(profiles: Mapping[str, Profile]) -> list[Finding]:
+    """Return the CPU time per image of each process, by name, and of the parts of its loop."""
+    findings = []
+    for name, profile in profiles.items():
+        shape = profile.shape
+        findings += [
+            fact(f"{name}CPU per image of the process", 1e3 * fmean(shape.engine_ms), "µs"),
+            fact(f"{name}of which its event loop", 1e3 * fmean(shape.loop_ms), "µs"),
+            *(fact(f"{name}loop: {part}", us, "µs") for part, us in profile.parts_us().items()),
+            at_most(f"{name}failed", shape.failed, 0, ""),
+        ]
+    if len(profiles) == 2:
+        now, before = (profile.shape for profile in profiles.values())
+        for what, a, b in (
+            ("CPU per image", now.engine_ms, before.engine_ms),
+            ("event loop", now.loop_ms, before.loop_ms),
+        ):
+            pairs = [one / other for one, other in zip(a, b, strict=True)]
+            findings.append(fact(f"{what}, now ÷ before, median of rounds", median(pairs), "×"))
+    return findings
+
+
 def _median(floods: Sequence[Mapping[str, float]], name: str) -> float:
     return median(flood[name] for flood in floods)

@@ -64,10 +64,10 @@ cp -r "${PHOTOS:-$root/build/photos}" "$stage/photos"
 cp "$here"/run_*.sh "$here"/*_probe.py "$here/first_light.py" "$stage/"
 include=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')
 suffix=$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
-for module in _resample _jpeg; do # with the options of setup.py; both are optional
+for module in _softmax imaging/_resample imaging/_jpeg; do # with the options of setup.py; optional
   gcc -O3 -std=c11 -D_GNU_SOURCE -ffp-contract=off -shared -fPIC -I"$include" \
-    -o "$stage/app/service/imaging/$module$suffix" "$root/service/imaging/$module.c" -lm \
-    || echo "$module is left out: decoding or resizing will be slower" >&2
+    -o "$stage/app/service/$module$suffix" "$root/service/$module.c" -lm \
+    || echo "$module is left out: the service will be slower" >&2
 done
 
 tar -C "$stage" --sort=name --mtime=@0 --owner=0 --group=0 -cf - . | gzip -1 > "$work/all.tar.gz"

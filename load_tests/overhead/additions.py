@@ -101,14 +101,14 @@ def served(
 
 @asynccontextmanager
 async def both_served(
-    addition: Addition, bundle: Path, rng: random.Random
+    addition: Addition, bundle: Path, rng: random.Random, env: Mapping[str, str]
 ) -> AsyncIterator[tuple[Started, Started]]:
-    """Start the plain and the changed server, which one first is random."""
+    """Start the plain and the changed server, both with `env`; which one first is random."""
     variants = [addition.plain, addition.changed]
     async with AsyncExitStack() as stack:
         started: dict[int, Started] = {}
         for index in rng.sample(range(2), 2):
             variant = variants[index]
-            server = served(bundle, variant.command, variant.env)
+            server = served(bundle, variant.command, {**env, **variant.env})
             started[index] = await stack.enter_async_context(server)
         yield started[0], started[1]

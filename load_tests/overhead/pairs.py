@@ -27,14 +27,22 @@ def of_cpu(pairs: Sequence[Pair], most: float) -> list[Finding]:
     ]
 
 
+def of_p50(pairs: Sequence[Pair]) -> list[Finding]:
+    """Return the median latencies of both sides, and their ratio."""
+    without, with_it = (_quantiles_ms([pair[arm] for pair in pairs])["p50"] for arm in (0, 1))
+    return [
+        fact("p50 without", without, "ms"),
+        fact("p50 with", with_it, "ms"),
+        fact("p50, ratio", ratio(with_it, without), "×"),
+    ]
+
+
 def of_latency(pairs: Sequence[Pair], most: float) -> list[Finding]:
     """Compare the latencies; `most` is the highest ratio of p99 that is aimed at."""
     without, with_it = (_quantiles_ms([pair[arm] for pair in pairs]) for arm in (0, 1))
     interval = Interval.of_p99([(latencies(a.outcomes), latencies(b.outcomes)) for a, b in pairs])
     return [
-        fact("p50 without", without["p50"], "ms"),
-        fact("p50 with", with_it["p50"], "ms"),
-        fact("p50, ratio", ratio(with_it["p50"], without["p50"]), "×"),
+        *of_p50(pairs),
         fact("p99 without", without["p99"], "ms"),
         fact("p99 with", with_it["p99"], "ms"),
         at_most("p99, ratio", interval.ratio, most, "×"),

@@ -1,8 +1,8 @@
-"""What decoding and preprocessing a JPEG cost, if it is decoded whole or only in part.
+"""What decoding and preprocessing a JPEG cost: whole or in part, resized with AVX2 or with VNNI.
 
     python -m tidegate.models.benchmarks.decoding BUNDLE PHOTO [--rounds N] [--json OUT]
 
-One thread, CPU time, both ways in turns; medians. The photo is enlarged or reduced to each size.
+One thread, CPU time, all ways in turns; medians. The photo is enlarged or reduced to each size.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from statistics import median
 from PIL import Image
 
 from tidegate.service.bundle.store import open_bundle
+from tidegate.service.imaging import _resample
 from tidegate.service.imaging.decode import decode_source
 from tidegate.service.imaging.jpeg_window import AVAILABLE
 from tidegate.service.imaging.preprocess import apply, preprocess, size_check
@@ -38,21 +39,24 @@ def jpeg_of(photo: Path, size: tuple[int, int]) -> bytes:
     return file.getvalue()
 
 
-def whole_and_in_part(data: bytes, spec: PreprocessSpec, rounds: int) -> tuple[float, float]:
-    """Return the CPU milliseconds of an image that is decoded whole, and in part."""
+def times_of(data: bytes, spec: PreprocessSpec, rounds: int) -> dict[str, float]:
+    """Return the CPU milliseconds of an image: decoded whole or in part, and how it is resized."""
     check = size_check(spec, _MOST_PIXELS)
-    ways: tuple[Callable[[], object], ...] = (
-        lambda: apply(decode_source(data, spec, check), spec),
-        lambda: preprocess(data, spec, _MOST_PIXELS),
-    )
-    times: list[list[float]] = [[], []]
+    decode: dict[str, Callable[[], object]] = {
+        "whole": lambda: apply(decode_source(data, spec, check), spec),
+        "in_part": lambda: preprocess(data, spec, _MOST_PIXELS),
+    }
+    ways = [(name, path) for path in ("avx2", _resample.PATH) for name in decode]
+    times: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
-        for way, taken in zip(ways, times, strict=True):
+        for way in times:
+            name, path = way
+            _resample.choose(path)
             started = time.thread_time()
-            way()
-            taken.append(1000 * (time.thread_time() - started))
-    whole, part = map(median, times)
-    return whole, part
+            decode[name]()
+            times[way].append(1000 * (time.thread_time() - started))
+    _resample.choose(_resample.PATH)
+    return {f"{name}_{path}_ms": median(taken) for (name, path), taken in times.items()}
 
 
 def main() -> None:
@@ -69,19 +73,11 @@ def main() -> None:
     found = []
     for width, height in SIZES:
         data = jpeg_of(chosen.photo, (width, height))
-        whole, part = whole_and_in_part(data, spec, chosen.rounds)
-        found.append(
-            {
-                "size": f"{width} × {height}",
-                "bytes": len(data),
-                "whole_ms": whole,
-                "in_part_ms": part,
-                "ratio": part / whole,
-            }
-        )
-        print(
-            f"{width} × {height}: {whole:.2f} ms whole, {part:.2f} ms in part, {part / whole:.3f} ×"
-        )
+        times = times_of(data, spec, chosen.rounds)
+        before = times["whole_avx2_ms"]
+        ratios = {f"{way.removesuffix('_ms')}_ratio": ms / before for way, ms in times.items()}
+        found.append({"size": f"{width} × {height}", "bytes": len(data), **times, **ratios})
+        print(f"{width} × {height}:", ", ".join(f"{w} {ms:.2f}" for w, ms in times.items()))
     if chosen.json is not None:
         machine = {"cores": os.cpu_count(), "kernel": platform.release()}
         command = f"python -m tidegate.models.benchmarks.decoding … --rounds {chosen.rounds}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tidegate.service.batching.client_places import ClientPlaces
 from tidegate.service.batching.client_shares import ClientShares, equal_weight
@@ -24,8 +24,7 @@ from tidegate.service.types import Priority
 _LARGE_WAITING = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """A request to admit or to reject."""
 
     lane: Lane
@@ -35,8 +34,7 @@ class Arrival:
     client: str  # address or key
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(NamedTuple):
     """The predictions for an arrival that is admitted, in seconds."""
 
     predicted_s: float  # until the answer; the usual time

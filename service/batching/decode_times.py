@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _WINDOW = 64  # ratios remembered per format and size
 _FADE_S = 30.0
@@ -18,8 +18,7 @@ _MOST_SLOWER = 8.0  # ratios are clipped to [1/8, 8]
 _MARGIN = 1.25  # factor of predict_s over typical_s
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeCost:
+class DecodeCost(NamedTuple):
     """The estimated work of decoding an image, from its header."""
 
     kind: str = ""

@@ -48,7 +48,7 @@ def run_isolating(
 
     try:
         outputs = run(images, extend if top_up is not None else None)
-        return [_row(outputs, index) for index in range(len(batch))]
+        return _rows(outputs, len(batch))
     except Exception as error:  # noqa: BLE001 - runtimes raise exceptions of any type
         fault = _diagnose(error, len(batch), device_fault)
         if len(batch) == 1 or fault is Fault.LOST:
@@ -77,7 +77,11 @@ def _run_halves(run: Run, batch: Sequence[Pixels], device_fault: DeviceFault) ->
     return rows
 
 
-def _row(outputs: Outputs, index: int) -> RowResult:
-    if outputs.finite(index):
-        return outputs.rows(index, index + 1)
-    return ArithmeticError("the engine returned NaN or infinity")
+def _rows(outputs: Outputs, images: int) -> list[RowResult]:
+    finite = outputs.all_finite()
+    return [
+        outputs.rows(index, index + 1)
+        if finite[index]
+        else ArithmeticError("the engine returned NaN or infinity")
+        for index in range(images)
+    ]

@@ -8,8 +8,7 @@ engine computes, which suits an engine with its own device.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tidegate.service.batching.decode_queue import Job
 from tidegate.service.batching.decode_times import DecodeCost
@@ -23,8 +22,7 @@ Submit = Callable[[Decode], object]  # queues an image for the engine
 Decoded = Callable[[Pixels | Exception, float], None]  # (result, seconds that decoding took)
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeWait:
+class DecodeWait(NamedTuple):
     """What decoding adds to the wait of an arrival, in seconds; 0 if it does not apply."""
 
     on_slot_s: float = 0.0  # decoding, if the slot does it

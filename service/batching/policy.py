@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from tidegate.service.types import Priority
 
@@ -49,8 +49,7 @@ def images_for_slot(ready: int, not_overtaken: int, limits: Limits) -> int:
     return min(limits.max_batch_size, -(-ready // limits.side_by_side), not_overtaken)
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
+class Backlog(NamedTuple):
     """The work ahead of an arrival, and the decode time of its own image. Times in seconds.
 
     An image is decoded either by the slot that runs it (`slot_decode_s`, `own_slot_decode_s`), or

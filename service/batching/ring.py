@@ -10,6 +10,7 @@ import errno
 import mmap
 import os
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,7 @@ _PAGE = 4096
 _ALIGNMENT = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """Where the parts of a slot are, for images and outputs of one version."""
 
     height: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tidegate.service.batching.decode_queue import Job
 from tidegate.service.batching.decode_times import DecodeCost
@@ -15,8 +16,7 @@ from tidegate.service.progress import BatchRun
 from tidegate.service.types import Outputs
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """The engine's outputs for one image, and how long each step took, in seconds."""
 
     outputs: Outputs  # [1, …]

@@ -75,8 +75,7 @@ class Fleet:
         self._catalog: Catalog | None = None
         self._deaths: deque[float] = deque(maxlen=_DEATHS)
         self._draining = self._stopping = False
-        self._questions = 0
-        self._published_at = 0.0
+        self._questions, self._published_at = 0, 0.0
         self._publish_soon: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._service: Service
@@ -269,7 +268,8 @@ class Fleet:
                 self.shared.alive_at[: self.count] = now
             ticked_at = now
             for worker in self._workers.values():
-                if worker.is_up and now - self.shared.alive_at[worker.index] > _DEAD_S:
+                alive_at = float(self.shared.alive_at[worker.index])
+                if worker.is_up and worker.silence.seconds(alive_at, now) > _DEAD_S:
                     log.error("front end %d shows no life for %g s", worker.index, _DEAD_S)
                     worker.kill()
 

@@ -48,6 +48,7 @@ class Counting:
     def take(self) -> list[Increment]:
         """Return what was counted since the last call, without what has not changed."""
         increments: list[Increment] = []
+        self._metrics.count()
         for series in _series(self._metrics):
             now = [value.get() for value in series.values]
             before = self._told.get((series.family, series.labels))

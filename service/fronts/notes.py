@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from functools import lru_cache
 from typing import get_args
 
 import numpy as np
@@ -42,12 +43,12 @@ def pack_note(seen: Observation) -> bytes:
         len(seen.scores),
         *map(len, texts),
     )
-    scores = struct.pack(f"<{len(seen.scores)}d", *seen.scores)
+    scores = _doubles(len(seen.scores)).pack(*seen.scores)
     return b"".join([head, seen.fingerprint.cells.tobytes(), scores, *texts])
 
 
 def unpack_note(note: memoryview, features: Float32) -> Observation:
-    """Return an observation; `features` are those of the image, [D], which are copied.
+    """Return an observation with the image's `features`, [D].
 
     Raises ValueError if the note is not one.
     """
@@ -62,13 +63,14 @@ def _unpack(note: memoryview, features: Float32) -> Observation:
     at = _HEAD.size
     cells = np.frombuffer(note, np.float32, _CELLS, at).copy()
     at += cells.nbytes
-    values = struct.unpack_from(f"<{scores}d", note, at)
+    values = _doubles(scores).unpack_from(note, at)
     at += 8 * scores
-    key = _text(note, at + i, j) if flags & _JUDGED else None
+    texts = note[at : at + i + j + k].tobytes()
+    key = _text(texts[i : i + j]) if flags & _JUDGED else None
     received, moment, probability, p_value, total_s, queue_s, decode_s, engine_s, gates_s = numbers
     return Observation(
-        Tag(_text(note, at, i), key, bool(flags & _SHADOWED)),
-        _text(note, at + i + j, k),
+        Tag(_text(texts[:i]), key, bool(flags & _SHADOWED)),
+        _text(texts[i + j :]),
         received,
         moment,
         class_id,
@@ -77,7 +79,7 @@ def _unpack(note: memoryview, features: Float32) -> Observation:
         p_value,
         values,
         Fingerprint(pixels, cells, contrast),
-        features.copy(),
+        features,
         total_s,
         queue_s,
         decode_s,
@@ -86,8 +88,13 @@ def _unpack(note: memoryview, features: Float32) -> Observation:
     )
 
 
-def _text(note: memoryview, start: int, length: int) -> str:
-    return str(note[start : start + length], "utf-8", "surrogatepass")
+@lru_cache(maxsize=32)
+def _doubles(count: int) -> struct.Struct:
+    return struct.Struct(f"<{count}d")
+
+
+def _text(encoded: bytes) -> str:
+    return encoded.decode("utf-8", "surrogatepass")
 
 
 def _short(text: str) -> bytes:

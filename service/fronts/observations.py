@@ -27,6 +27,7 @@ class Observations:
     def noted(self, lane: Lane, views: SlotViews) -> None:
         """Observe an answer by its note. Raises ValueError if that is not one."""
         if (served := self._served(lane)) is not None:
+            # Not copied: without its pixels, an observation is not kept.
             self._observe(served, unpack_note(views.note, views.features[0]))
 
     def answered(
@@ -83,7 +84,10 @@ class Observations:
         )
 
     def _served(self, lane: Lane) -> Served | None:
-        return next((one for one in self._service.loaded() if one.lane is lane), None)
+        for one in self._service.loaded():
+            if one.lane is lane:
+                return one
+        return None
 
     def _rollout_of(self, served: Served) -> Rollout | None:
         """Return the rollout in which a version takes part now."""

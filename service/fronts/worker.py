@@ -26,6 +26,7 @@ from tidegate.service.fronts.messages import Channel
 from tidegate.service.fronts.observations import Observations
 from tidegate.service.fronts.published import CatalogFacts, Hello, LaneChange, LaneFacts
 from tidegate.service.fronts.relay import KINDS, RelayServer
+from tidegate.service.fronts.silence import Silence
 from tidegate.service.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ class Worker:
         finally:
             for one in theirs:
                 one.close()
+        self.silence = Silence(self.process.pid)
         self._handlers = {
             "up": self._on_up,
             "counted": self._on_counted,

@@ -7,8 +7,9 @@
  * order. Property tests verify this for every filter, and the golden probes on every machine that
  * serves.
  *
- * Pixels come in through Arrow's C data interface, so that nothing is copied. AVX2 is used if the
- * machine supports it, otherwise plain C, which compilers vectorise in part.
+ * Pixels come in through Arrow's C data interface, so that nothing is copied. AVX-512's products of
+ * bytes (VNNI) or AVX2 are used if the machine supports them, otherwise plain C, which compilers
+ * vectorise in part.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -35,7 +36,9 @@ typedef struct {
     span *spans;      /* [made] */
     int32_t *weights; /* [made][stride], padded with 0 */
     int32_t *lanes;   /* [made][stride][PIXEL], each weight repeated per byte of a pixel; or NULL */
+    int8_t *digits;   /* the weights as bytes, see `split`; or NULL */
     int64_t stride;
+    int64_t groups;   /* of digits per output pixel */
 } taps;
 
 /* --- the filters, as functions of the distance in output pixels ----------------------------- */
@@ -89,6 +92,7 @@ static void free_taps(taps *t) {
     free(t->spans);
     free(t->weights);
     free(t->lanes);
+    free(t->digits);
 }
 
 static int32_t rounded(double weight) {
@@ -154,20 +158,48 @@ static int spread(taps *t, int64_t made) {
     return 0;
 }
 
+#define DIGITS 3
+#define QUAD 4 /* products that VNNI adds up */
+
+/* Split every weight w into three signed bytes, w = d0 + 2^8 d1 + 2^16 d2, for products of bytes.
+ * The sums of the three products wrap around as 32-bit numbers do, so no bit of the result differs.
+ * All weights fit: these filters' are at most 1.3, and from 2 on the sums of Pillow overflow.
+ *
+ * `group` weights are used together, in quads, and each quad is repeated `times` times:
+ * [made][groups][DIGITS][group / QUAD][times][QUAD]. Return 0, or -1 if out of memory. */
+static int split(taps *t, int64_t made, int64_t group, int64_t times) {
+    const int64_t size = group * times;
+    t->groups = (t->stride + group - 1) / group;
+    t->digits = calloc(made * t->groups * DIGITS, size);
+    if (!t->digits) return -1;
+    for (int64_t x = 0; x < made; x++)
+        for (int64_t i = 0; i < t->stride; i++) {
+            int32_t weight = t->weights[x * t->stride + i];
+            int8_t *first = t->digits + (x * t->groups + i / group) * DIGITS * size +
+                            i % group / QUAD * QUAD * times + i % QUAD;
+            for (int d = 0; d < DIGITS; d++) {
+                const int8_t digit = (int8_t)weight;
+                for (int64_t c = 0; c < times; c++) first[d * size + c * QUAD] = digit;
+                weight = (weight - digit) >> 8;
+            }
+        }
+    return 0;
+}
+
 /* Return the source pixels that `count` output pixels need; spans never move backwards. */
 static span needed(const taps *t, int64_t count) {
     const span last = t->spans[count - 1];
     return (span){t->spans[0].start, last.start + last.count - t->spans[0].start};
 }
 
-/* --- the two passes, one row at a time ------------------------------------------------------- */
+/* --- the two passes ------------------------------------------------------- */
 
 static inline uint8_t narrowed(int32_t sum) {
     sum >>= TAP_BITS;
     return sum < 0 ? 0 : sum > 255 ? 255 : (uint8_t)sum;
 }
 
-/* `readable` pixels may be read from `row`. */
+/* Compute one row; `readable` pixels may be read from `row`. */
 static void row_across(const uint8_t *row, int64_t Py_UNUSED(readable), const taps *t,
                        int64_t width, uint8_t *made) {
     for (int64_t x = 0; x < width; x++) {
@@ -180,14 +212,23 @@ static void row_across(const uint8_t *row, int64_t Py_UNUSED(readable), const ta
     }
 }
 
-/* Compute the bytes [from, to) of a row, from `count` rows that are `stride` bytes apart. */
-static void row_down(const uint8_t *rows, int64_t stride, int64_t from, int64_t to,
-                     const int32_t *weights, int64_t count, uint8_t *made) {
+/* Compute the bytes [from, to) of output row `y`, from rows that are `stride` bytes apart. */
+static void row_down(const uint8_t *rows, int64_t stride, int64_t from, int64_t to, const taps *t,
+                     int64_t y, uint8_t *made) {
+    const int32_t *weights = t->weights + y * t->stride;
+    const int64_t count = t->spans[y].count;
     for (int64_t j = from; j < to; j++) {
         int32_t sum = HALF;
         for (int64_t i = 0; i < count; i++) sum += rows[i * stride + j] * weights[i];
         made[j] = narrowed(sum);
     }
+}
+
+/* Compute `count` rows of `width` pixels, from rows that are `stride` bytes apart. */
+static void rows_across(const uint8_t *rows, int64_t stride, int64_t count, int64_t readable,
+                        const taps *t, int64_t width, uint8_t *made) {
+    for (int64_t y = 0; y < count; y++)
+        row_across(rows + y * stride, readable, t, width, made + y * width * MADE);
 }
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -234,13 +275,21 @@ AVX2 static void row_across_avx2(const uint8_t *row, int64_t readable, const tap
     }
 }
 
+static void rows_across_avx2(const uint8_t *rows, int64_t stride, int64_t count, int64_t readable,
+                             const taps *t, int64_t width, uint8_t *made) {
+    for (int64_t y = 0; y < count; y++)
+        row_across_avx2(rows + y * stride, readable, t, width, made + y * width * MADE);
+}
+
 AVX2 static inline __m256i weighted(__m256i sum, const uint8_t *at, __m256i weight) {
     return _mm256_add_epi32(sum, _mm256_mullo_epi32(widened(at), weight));
 }
 
 /* 32 bytes at a time. */
 AVX2 static void row_down_avx2(const uint8_t *rows, int64_t stride, int64_t from, int64_t to,
-                               const int32_t *weights, int64_t count, uint8_t *made) {
+                               const taps *t, int64_t y, uint8_t *made) {
+    const int32_t *weights = t->weights + y * t->stride;
+    const int64_t count = t->spans[y].count;
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     int64_t j = from;
     for (; j + 32 <= to; j += 32) {
@@ -259,27 +308,177 @@ AVX2 static void row_down_avx2(const uint8_t *rows, int64_t stride, int64_t from
         a = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(a, c), order);
         _mm256_storeu_si256((__m256i *)(made + j), a);
     }
-    row_down(rows, stride, j, to, weights, count, made);
+    row_down(rows, stride, j, to, t, y, made);
+}
+
+#define VNNI __attribute__((target("avx512vnni,avx512vl,avx512bw")))
+#define TOGETHER 8 /* pixels */
+
+VNNI static inline __m256i joined(__m256i d0, __m256i d1, __m256i d2) {
+    return _mm256_add_epi32(d0, _mm256_add_epi32(_mm256_slli_epi32(d1, 8),
+                                                 _mm256_slli_epi32(d2, 16)));
+}
+
+/* Return eight pixels, those beyond `readable` as 0, and each channel's quads together. */
+VNNI static inline __m256i by_channel(const uint8_t *at, int64_t readable) {
+    const __m256i order = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    const __m256i pixels = readable >= TOGETHER
+                               ? _mm256_loadu_si256((const __m256i *)at)
+                               : _mm256_maskz_loadu_epi32((1 << readable) - 1, at);
+    return _mm256_shuffle_epi8(pixels, order);
+}
+
+/* Return one output pixel of each of two rows, 32 bits per channel. */
+VNNI static inline __m256i both_across(const uint8_t *first, const uint8_t *second,
+                                       int64_t readable, span s, const __m256i *digits) {
+    __m256i a0 = _mm256_setr_epi32(HALF, HALF, HALF, HALF, 0, 0, 0, 0), b0 = a0;
+    __m256i a1 = _mm256_setzero_si256(), b1 = a1, a2 = a1, b2 = a1;
+    for (int64_t i = s.start; i < s.start + s.count; i += TOGETHER, digits += DIGITS) {
+        const __m256i a = by_channel(first + i * PIXEL, readable - i);
+        const __m256i b = by_channel(second + i * PIXEL, readable - i);
+        const __m256i w0 = _mm256_loadu_si256(digits), w1 = _mm256_loadu_si256(digits + 1);
+        const __m256i w2 = _mm256_loadu_si256(digits + 2);
+        a0 = _mm256_dpbusd_epi32(a0, a, w0);
+        b0 = _mm256_dpbusd_epi32(b0, b, w0);
+        a1 = _mm256_dpbusd_epi32(a1, a, w1);
+        b1 = _mm256_dpbusd_epi32(b1, b, w1);
+        a2 = _mm256_dpbusd_epi32(a2, a, w2);
+        b2 = _mm256_dpbusd_epi32(b2, b, w2);
+    }
+    a0 = joined(a0, a1, a2);
+    b0 = joined(b0, b1, b2);
+    const __m256i sum = _mm256_add_epi32(_mm256_permute2x128_si256(a0, b0, 0x20),
+                                         _mm256_permute2x128_si256(a0, b0, 0x31));
+    return _mm256_srai_epi32(sum, TAP_BITS);
+}
+
+/* Two rows and four output pixels at a time. */
+VNNI static void rows_across_vnni(const uint8_t *rows, int64_t stride, int64_t count,
+                                  int64_t readable, const taps *t, int64_t width, uint8_t *made) {
+    const __m256i without_fourth = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1));
+    const __m256i *digits = (const __m256i *)t->digits;
+    const int64_t step = t->groups * DIGITS;
+    for (int64_t y = 0; y < count; y += 2, rows += 2 * stride, made += 2 * width * MADE) {
+        const int64_t next = y + 1 < count; /* the last row may be alone, and is then made twice */
+        for (int64_t x = 0; x < width; x += 4) {
+            __m256i sums[4];
+            for (int64_t i = 0; i < 4; i++) {
+                const int64_t at = x + i < width ? x + i : width - 1;
+                sums[i] = both_across(rows, rows + next * stride, readable, t->spans[at],
+                                      digits + at * step);
+            }
+            const __m256i pixels = _mm256_shuffle_epi8(
+                _mm256_packus_epi16(_mm256_packs_epi32(sums[0], sums[1]),
+                                    _mm256_packs_epi32(sums[2], sums[3])),
+                without_fourth);
+            const int64_t left = (width - x) * MADE;
+            const __mmask16 used = left < 4 * MADE ? (1 << left) - 1 : 0xfff;
+            uint8_t *to = made + x * MADE;
+            _mm_mask_storeu_epi8(to, used, _mm256_castsi256_si128(pixels));
+            _mm_mask_storeu_epi8(to + next * width * MADE, used,
+                                 _mm256_extracti128_si256(pixels, 1));
+        }
+    }
+}
+
+VNNI static inline __m256i quad_of(const int8_t *digits) {
+    int32_t quad;
+    memcpy(&quad, digits, sizeof quad);
+    return _mm256_set1_epi32(quad);
+}
+
+/* 32 bytes of four rows at a time. */
+VNNI static void row_down_vnni(const uint8_t *rows, int64_t stride, int64_t from, int64_t to,
+                               const taps *t, int64_t y, uint8_t *made) {
+    const int64_t last = t->spans[y].count - 1;
+    for (int64_t j = from; j < to; j += 32) {
+        const __mmask32 used = to - j < 32 ? (1u << (to - j)) - 1 : 0xffffffff;
+        const int8_t *digits = t->digits + y * t->groups * DIGITS * QUAD;
+        __m256i sums[DIGITS][4]; /* of bytes 0 to 3, 4 to 7, 8 to 11 and 12 to 15 of each half */
+        for (int q = 0; q < 4; q++) {
+            sums[0][q] = _mm256_set1_epi32(HALF);
+            sums[1][q] = sums[2][q] = _mm256_setzero_si256();
+        }
+        for (int64_t i = 0; i <= last; i += QUAD, digits += DIGITS * QUAD) {
+            __m256i row[QUAD];
+            for (int k = 0; k < QUAD; k++) { /* beyond the last row, weights are 0 */
+                const int64_t at = i + k < last ? i + k : last;
+                row[k] = _mm256_maskz_loadu_epi8(used, rows + at * stride + j);
+            }
+            const __m256i a = _mm256_unpacklo_epi8(row[0], row[1]);
+            const __m256i b = _mm256_unpackhi_epi8(row[0], row[1]);
+            const __m256i c = _mm256_unpacklo_epi8(row[2], row[3]);
+            const __m256i d = _mm256_unpackhi_epi8(row[2], row[3]);
+            const __m256i quads[4] = {_mm256_unpacklo_epi16(a, c), _mm256_unpackhi_epi16(a, c),
+                                      _mm256_unpacklo_epi16(b, d), _mm256_unpackhi_epi16(b, d)};
+            for (int n = 0; n < DIGITS; n++) {
+                const __m256i weights = quad_of(digits + n * QUAD);
+                for (int q = 0; q < 4; q++)
+                    sums[n][q] = _mm256_dpbusd_epi32(sums[n][q], quads[q], weights);
+            }
+        }
+        __m256i sum[4];
+        for (int q = 0; q < 4; q++)
+            sum[q] = _mm256_srai_epi32(joined(sums[0][q], sums[1][q], sums[2][q]), TAP_BITS);
+        /* Unpacking and packing both work on 128-bit halves, so the order is restored. */
+        const __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(sum[0], sum[1]),
+                                                  _mm256_packs_epi32(sum[2], sum[3]));
+        _mm256_mask_storeu_epi8(made + j, used, bytes);
+    }
+}
+
+static int has_vnni(void) {
+    return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512bw");
+}
+
+static int has_avx2(void) { return __builtin_cpu_supports("avx2"); }
+
+static int split_both(taps *across, int64_t columns, taps *down, int64_t rows) {
+    return split(across, columns, TOGETHER, PIXEL) || split(down, rows, QUAD, 1);
+}
+
+static int spread_across(taps *across, int64_t columns, taps *Py_UNUSED(down),
+                         int64_t Py_UNUSED(rows)) {
+    return spread(across, columns);
 }
 #endif
 
-static struct {
-    void (*across)(const uint8_t *, int64_t, const taps *, int64_t, uint8_t *);
-    void (*down)(const uint8_t *, int64_t, int64_t, int64_t, const int32_t *, int64_t, uint8_t *);
-} pass = {row_across, row_down};
+static int always(void) { return 1; }
 
-/* Select the passes called `name`. Return 0 if this machine lacks them. */
-static int take(const char *name) {
+static int nothing(taps *Py_UNUSED(across), int64_t Py_UNUSED(columns), taps *Py_UNUSED(down),
+                   int64_t Py_UNUSED(rows)) {
+    return 0;
+}
+
+typedef struct {
+    const char *name;
+    int (*supported)(void);
+    int (*prepare)(taps *, int64_t, taps *, int64_t); /* returns 0, or -1 if out of memory */
+    void (*across)(const uint8_t *, int64_t, int64_t, int64_t, const taps *, int64_t, uint8_t *);
+    void (*down)(const uint8_t *, int64_t, int64_t, int64_t, const taps *, int64_t, uint8_t *);
+} path;
+
+static const path PATHS[] = { /* the fastest first */
 #ifdef AVX2
-    if (!strcmp(name, "avx2") && __builtin_cpu_supports("avx2")) {
-        pass.across = row_across_avx2;
-        pass.down = row_down_avx2;
-        return 1;
-    }
+    {"vnni", has_vnni, split_both, rows_across_vnni, row_down_vnni},
+    {"avx2", has_avx2, spread_across, rows_across_avx2, row_down_avx2},
 #endif
-    pass.across = row_across;
-    pass.down = row_down;
-    return !strcmp(name, "c");
+    {"c", always, nothing, rows_across, row_down},
+};
+#define PATH_COUNT (sizeof PATHS / sizeof *PATHS)
+static path pass;
+
+/* Use the path called `name`, or the fastest. Return 0 if this machine does not support it. */
+static int take(const char *name) {
+    for (size_t i = 0; i < PATH_COUNT; i++)
+        if ((!name || !strcmp(name, PATHS[i].name)) && PATHS[i].supported()) {
+            pass = PATHS[i];
+            return 1;
+        }
+    return 0;
 }
 
 /* --- Arrow's C data interface ---------------------------------------------------------------- */
@@ -340,13 +539,12 @@ static int across_first(view from, const taps *across, const taps *down, int64_t
     const span y = needed(down, rows);
     uint8_t *between = malloc(y.count * length);
     if (!between) return -1;
-    for (int64_t i = 0; i < y.count; i++)
-        pass.across(from.pixels + (y.start + i) * from.stride, from.readable, across, columns,
-                   between + i * length);
+    pass.across(from.pixels + y.start * from.stride, from.stride, y.count, from.readable, across,
+                columns, between);
     for (int64_t i = 0; i < rows; i++) {
         const span s = down->spans[i];
-        pass.down(between + (s.start - y.start) * length, length, 0, length,
-                 down->weights + i * down->stride, s.count, made + i * length);
+        pass.down(between + (s.start - y.start) * length, length, 0, length, down, i,
+                  made + i * length);
     }
     free(between);
     return 0;
@@ -362,8 +560,8 @@ static int down_first(view from, const taps *across, const taps *down, int64_t c
     for (int64_t i = 0; i < rows; i++) {
         const span s = down->spans[i];
         pass.down(from.pixels + s.start * from.stride, from.stride, x.start * PIXEL,
-                  (x.start + x.count) * PIXEL, down->weights + i * down->stride, s.count, between);
-        pass.across(between, x.start + x.count, across, columns, made + i * columns * MADE);
+                  (x.start + x.count) * PIXEL, down, i, between);
+        pass.across(between, 0, 1, x.start + x.count, across, columns, made + i * columns * MADE);
     }
     free(between);
     return 0;
@@ -375,8 +573,8 @@ static int make(view from, int64_t width, int64_t height, int64_t to_width, int6
     const int64_t columns = window.right - window.left, rows = window.lower - window.upper;
     taps across = {0}, down = {0};
     int failed = make_taps(f, width, to_width, window.left, window.right, &across) ||
-                 spread(&across, columns) ||
-                 make_taps(f, height, to_height, window.upper, window.lower, &down);
+                 make_taps(f, height, to_height, window.upper, window.lower, &down) ||
+                 pass.prepare(&across, columns, &down, rows);
     if (!failed) {
         /* Pillow 13's rule, in pixels. The order matters, because the first pass is rounded. */
         const int64_t lost = height - to_height;
@@ -440,7 +638,7 @@ static PyObject *resize(PyObject *Py_UNUSED(module), PyObject *args) {
 
 PyDoc_STRVAR(choose_doc,
 "choose(path)\n--\n\n"
-"Use the implementation `path`, \"avx2\" or \"c\", instead of the fastest one. For tests.\n\n"
+"Use the implementation `path`, \"vnni\", \"avx2\" or \"c\", instead of the fastest. For tests.\n\n"
 "Raises ValueError if this machine does not support it.");
 
 static PyObject *choose(PyObject *Py_UNUSED(module), PyObject *args) {
@@ -463,7 +661,7 @@ static PyModuleDef MODULE = {
 
 PyMODINIT_FUNC PyInit__resample(void) {
     PyObject *module = PyModule_Create(&MODULE);
-    const char *best = take("avx2") ? "avx2" : "c";
-    if (module && PyModule_AddStringConstant(module, "PATH", best)) Py_CLEAR(module);
+    take(NULL);
+    if (module && PyModule_AddStringConstant(module, "PATH", pass.name)) Py_CLEAR(module);
     return module;
 }

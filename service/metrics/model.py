@@ -6,15 +6,14 @@ from collections import Counter as Counted
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.utils import floatToGoString
 
 from tidegate.service.metrics.declared import Declared, children
 from tidegate.service.metrics.drift import DriftGauges
 from tidegate.service.metrics.tables import CONFIDENCE_BUCKETS, DECISIONS, MODEL_INFO
+from tidegate.service.metrics.together import CHUNK, observe_all
 
-_CHUNK = 64  # images of a model, that are counted together
 _LABEL_CHARACTERS = 100  # of a class; a longer label is cut
 
 
@@ -69,7 +68,7 @@ class ModelMetrics:
     def predicted(self, class_id: int, confidence: float) -> None:
         """Record the class of one image that was not rejected."""
         self._predicted.append((class_id, confidence))
-        if len(self._predicted) == _CHUNK:
+        if len(self._predicted) == CHUNK:
             self.count()
 
     def feedback(self, probability: float, *, correct: bool) -> None:
@@ -80,7 +79,7 @@ class ModelMetrics:
     def decided(self, decision: str, p_value: float, scores: Sequence[float]) -> None:
         """Record the gate's decision on one image and the scores behind it, in their order."""
         self._decided.append((decision, p_value, tuple(scores)))
-        if len(self._decided) == _CHUNK:
+        if len(self._decided) == CHUNK:
             self.count()
 
     def count(self) -> None:
@@ -90,13 +89,16 @@ class ModelMetrics:
             decisions, p_values, scores = zip(*decided, strict=True)
             for decision, images in Counted(decisions).items():
                 self._decisions[decision].inc(images)
-            _observe_all(self._p_value, p_values)
+            observe_all(self._p_value, p_values)
             for histogram, values in zip(self._scores, zip(*scores, strict=True), strict=True):
-                _observe_all(histogram, values)
+                observe_all(histogram, values)
         predicted, self._predicted = self._predicted, []
+        confidences: dict[Histogram, list[float]] = {}
         for class_id, confidence in predicted:
             self._predictions[class_id].inc()
-            self._confidence[class_id].observe(confidence)
+            confidences.setdefault(self._confidence[class_id], []).append(confidence)
+        for histogram, of_classes in confidences.items():
+            observe_all(histogram, of_classes)
 
 
 def _commonest(class_fraction: Sequence[float], most: int) -> set[int]:
@@ -119,13 +121,3 @@ def _set_reference(declared: Declared, model: tuple[str, str, str], served: Serv
         # Formatted like the `le` of prediction_confidence, because queries match the two.
         le = floatToGoString(bound)  # type: ignore[no-untyped-call]  # no types there
         confidences.labels(*model, le).set(served.confidence_at_most[bound])
-
-
-def _observe_all(histogram: Histogram, values: Sequence[float]) -> None:
-    """Observe values: as `observe` of each, without exemplars."""
-    buckets = histogram._buckets
-    places = np.searchsorted(histogram._upper_bounds, values)  # a bucket includes its upper bound
-    for place, images in Counted(places.tolist()).items():
-        if place < len(buckets):  # NaN is in none
-            buckets[place].inc(images)
-    histogram._sum.inc(sum(values))

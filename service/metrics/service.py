@@ -30,27 +30,26 @@ from tidegate.service.metrics.tables import (
     STAGES,
     TRACE_OUTCOMES,
 )
+from tidegate.service.metrics.together import CountedTogether
 
 
 class Metrics:
     """The metrics of the service, and of every loaded version of a model."""
 
     def __init__(self, version: str) -> None:
-        # A creation time per class would double the series.
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client has no types
-        self.registry = CollectorRegistry()
-        for collect in (ProcessCollector, PlatformCollector, GCCollector):
-            collect(registry=self.registry)
+        self.registry = _with_the_process()
         declared = Declared(self.registry)
         self._requests = declared.counter("requests")
         self._client_requests = declared.counter("client_requests")
         self._clients: frozenset[str] = frozenset()
         self._configuration_refused = declared.gauge("configuration_refused")
         self._duration = declared.histogram("request_duration_seconds")
-        self._durations: dict[str, Histogram] = {}  # by route
+        self._durations: dict[str, CountedTogether] = {}  # by route
+        self._answered: dict[tuple[str, int], Counter] = {}  # by route and status
         self.serve_routes(ROUTES, CLASSIFY_ROUTES)
         self._stages = declared.histogram("stage_duration_seconds")
-        self.stages = children(self._stages, STAGES)
+        stages = children(self._stages, STAGES)
+        self.stages = {name: CountedTogether(stage) for name, stage in stages.items()}
         self.batch_size = declared.histogram("batch_size")
         self._parts = children(declared.histogram("batch_duration_seconds"), BATCH_PARTS)
         self.queue_depth = declared.gauge("queue_depth")
@@ -84,7 +83,8 @@ class Metrics:
 
         Otherwise their first error would not be an increase.
         """
-        self._durations |= children(self._duration, routes)
+        for route, duration in children(self._duration, routes).items():
+            self._durations.setdefault(route, CountedTogether(duration))
         for route in classifying:
             for status in (200, 500, 503, 504):
                 self._requests.labels(route, status)
@@ -97,9 +97,14 @@ class Metrics:
         A trace becomes the exemplar of its bucket.
         """
         route = route if route in self._durations else "other"
-        self._requests.labels(route, status).inc()
-        exemplar = None if trace_id is None else {"trace_id": trace_id}
-        self._durations[route].observe(duration_s, exemplar)
+        answered = self._answered.get((route, status))
+        if answered is None:
+            answered = self._answered[route, status] = self._requests.labels(route, status)
+        answered.inc()
+        if trace_id is None:
+            self._durations[route].observe(duration_s)
+        else:
+            self._durations[route].observe_with(duration_s, {"trace_id": trace_id})
 
     def client_request(self, client: str, status: int) -> None:
         """Record one answered request of a client whose name is configured."""
@@ -207,14 +212,27 @@ class Metrics:
 
     def render(self, *, openmetrics: bool = False) -> bytes:
         """Return the text of a scrape, in Prometheus's format or as OpenMetrics."""
-        self._count_models()
+        self.count()
         return self._exposition.render(openmetrics=openmetrics)
 
     async def render_in_slices(self, *, openmetrics: bool) -> bytes:
         """Return the same without keeping the event loop from answering requests."""
-        self._count_models()
+        self.count()
         return await self._exposition.render_in_slices(openmetrics=openmetrics)
 
-    def _count_models(self) -> None:
+    def count(self) -> None:
+        """Count what was observed since the last time, before it is read."""
+        for histogram in (*self.stages.values(), *self._durations.values()):
+            histogram.count()
         for model_metrics in self._shown:
             model_metrics.count()
+
+
+def _with_the_process() -> CollectorRegistry:
+    """Return a registry with the metrics of this process."""
+    # A creation time per class would double the series.
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client has no types
+    registry = CollectorRegistry()
+    for collect in (ProcessCollector, PlatformCollector, GCCollector):
+        collect(registry=registry)
+    return registry

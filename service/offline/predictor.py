@@ -163,7 +163,7 @@ def _said(bundle: Bundle, pixels: Pixels, outputs: Outputs, top_k: int) -> Answe
     scores = outputs.scores[0].tolist()
     return Answer(
         decision=decided.verdict.decision,
-        predictions=best(bundle, decided, outputs, top_k),
+        predictions=best(bundle, decided, top_k),
         p_value=decided.verdict.p_value,
         score_p_values=decided.verdict.score_p_values,
         scores=dict(zip(bundle.gate.folds_a, scores, strict=True)),

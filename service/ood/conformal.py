@@ -7,6 +7,7 @@ every sample size (Vovk et al. 2005; Bates et al. 2023 for the OOD test).
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import overload
 
@@ -73,7 +74,7 @@ class TailedFold:
             return -math.inf
         if score > self.start:
             return max(self.log_p_at_start - (score - self.start) / self.scale, _LEAST_LOG_P)
-        return float(self.log_p_by_rank[len(self.scores) - self.scores.searchsorted(score)])
+        return float(self.log_p_by_rank[len(self.scores) - bisect_left(self.scores, score)])
 
 
 def sample_size_for(alpha: float, delta: float | None = None) -> int:

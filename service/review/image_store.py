@@ -53,7 +53,7 @@ class StoredImage:
 
     def sidecar(self, answered: Answered, true_class: int | None = None) -> bytes:
         """Return the content of its sidecar."""
-        fields = {field: getattr(answered, field) for field in answered.__slots__}
+        fields = answered._asdict()
         label = {} if true_class is None else {"true_class": true_class}
         return sidecar.written({**fields, "time": self.time, "file": self.entry.file, **label})
 

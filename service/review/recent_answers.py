@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from tidegate.service.review.answered import Answered
 from tidegate.service.review.image_store import ImageStore, StoredImage
@@ -11,8 +11,7 @@ from tidegate.service.review.image_store import ImageStore, StoredImage
 MAX_ANSWERS = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Remembered:
+class _Remembered(NamedTuple):
     answered: Answered
     classes: int  # of the model
     stored: StoredImage | None
@@ -47,7 +46,7 @@ class RecentAnswers:
         known = self._answers.get(request_id)
         if known is not None and known.stored is None and self._images is not None:
             stored = self._images.offer(image, known.answered, is_wanted=True)
-            self._answers[request_id] = replace(known, stored=stored)
+            self._answers[request_id] = known._replace(stored=stored)
 
     def classes_of(self, request_id: str) -> int | None:
         """Return how many classes the model has that gave an answer; None if it is unknown."""
@@ -62,7 +61,7 @@ class RecentAnswers:
         known = self._answers.get(request_id)
         if known is None:
             return None
-        self._answers[request_id] = replace(known, true_class=true_class)
+        self._answers[request_id] = known._replace(true_class=true_class)
         if known.stored is not None and self._images is not None:
             self._images.relabel(known.stored, known.answered, true_class)
         return known.answered, known.true_class is None

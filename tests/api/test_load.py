@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import socket
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -15,6 +17,7 @@ from PIL import Image
 from tests.server import PATIENCE_S, PHOTOS, Server, running
 
 PATIENT = {"X-Request-Timeout-Ms": "60000"}
+FRONT_ENDS = int(os.environ.get("TIDEGATE_FRONT_ENDS") or 1)  # with --front-ends
 
 
 def mixed_images(count: int) -> list[bytes]:
@@ -130,11 +133,13 @@ def test_bytes_in_flight_are_bounded(small_bundle: Path, chelsea: bytes) -> None
         host, port = server.url.removeprefix("http://").split(":")
         answer = httpx.Response(200)
         for _ in range(20):  # on a busy machine it may be a stalled upload, which gives way
-            with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as slow:
-                slow.sendall(
-                    b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n"
-                )
-                slow.sendall(bytes(150_000))
+            with ExitStack() as uploads:
+                for _ in range(FRONT_ENDS):  # each has memory for one
+                    slow = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
+                    uploads.enter_context(slow).sendall(
+                        b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n"
+                    )
+                    slow.sendall(bytes(150_000))
                 httpx.get(f"{server.url}/livez", timeout=PATIENCE_S)
                 answer = httpx.post(f"{server.url}/classify", content=chelsea, timeout=PATIENCE_S)
             if answer.status_code != 200:

@@ -175,3 +175,35 @@ def test_the_readme_shows_the_ratios_of_bf16_that_were_measured() -> None:
         f"serves {rows['64']} times as many images per second as in fp32 with 64 clients, and "
         f"{rows['8']} times with 8"
     ) in read(README)
+
+
+def test_the_decoding_times_are_those_of_the_result() -> None:
+    result = json.loads((RESULTS / "2026-11-30-decoding.json").read_text("utf-8"))
+    table = read(PAGE).split("## Decoding a JPEG in part")[1].split("\n## ")[0]
+
+    for found in result["findings"]:
+        (row,) = re.findall(rf"^\| {found['size']} \| (.+) \|$", table, re.MULTILINE)
+        *times, ratio = (float(cell.removesuffix(" ms")) for cell in row.split(" | "))
+        ways = ("whole_avx2", "in_part_avx2", "in_part_vnni")
+        assert times == pytest.approx([found[f"{way}_ms"] for way in ways], rel=0.01)
+        assert ratio == pytest.approx(found["in_part_vnni_ratio"], abs=0.0005)
+
+
+def test_the_profile_is_that_of_the_result() -> None:
+    result = json.loads((RESULTS / "2026-11-30-fronts-profile-2-cores.json").read_text("utf-8"))
+    found = {f["quantity"]: f["value"] for f in result["findings"]}
+    section = read(PAGE).split("## The road's own share")[1].split("\n## ")[0]
+    rows = {
+        name: (float(before), float(now))
+        for name, before, now in re.findall(r"^\| (.+) \| (\d+) µs \| (\d+) µs \|$", section, re.M)
+    }
+
+    of_loop = {name: f"loop: {name}" for name in rows} | {"all": "of which its event loop"}
+    assert len(rows) == 1 + sum(quantity.startswith("loop: ") for quantity in found)
+    for name, (before, now) in rows.items():
+        quantity = of_loop[name]
+        assert (before, now) == pytest.approx(
+            (found[f"before, {quantity}"], found[quantity]), abs=0.5
+        )
+    ratio = found["event loop, now ÷ before, median of rounds"]
+    assert f"{ratio:.3f} times as much" in section

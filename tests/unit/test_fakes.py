@@ -35,13 +35,13 @@ def test_an_image_that_fails_makes_its_whole_batch_fail() -> None:
 
     with pytest.raises(RuntimeError, match=r"images \[2\]"):
         engine.run(0, [picture(1), picture(2)])
-    assert engine.run(0, [picture(1)]).finite(0)
+    assert engine.run(0, [picture(1)]).all_finite() == [True]
 
 
 def test_a_blind_image_gets_nan_and_its_neighbour_does_not() -> None:
     outputs = FakeEngine(blind={2}).run(0, [picture(1), picture(2)])
 
-    assert [outputs.finite(0), outputs.finite(1)] == [True, False]
+    assert outputs.all_finite() == [True, False]
     assert np.isnan(outputs.scores[1, 0])
 
 

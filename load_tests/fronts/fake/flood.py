@@ -26,6 +26,7 @@ import uvloop
 
 fake = importlib.import_module("sitecustomize")  # in the folder of this file
 _NOTES = 64  # different ones
+_CLIENTS = _NOTES // 2  # so that the last image of the same client is unlike the next one
 
 
 def _service(module: str) -> Any:
@@ -40,7 +41,7 @@ def _notes(layout: Any) -> list[bytes]:
     for number in range(_NOTES):
         seen = observing.Observation(
             tag=observing.Tag(f"{number:032x}"),
-            client=f"10.0.0.{number}",
+            client=f"10.0.0.{number % _CLIENTS}",
             received=time.monotonic(),
             time=time.time(),
             class_id=int(rng.integers(layout.classes)),

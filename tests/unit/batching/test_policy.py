@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -46,49 +46,49 @@ class TestEta:
         assert eta_s(IDLE, LATENCY, 4) == pytest.approx(0.011)
 
     def test_the_decode_time_is_added(self) -> None:
-        assert eta_s(replace(IDLE, own_decode_s=0.002), LATENCY, 4) == pytest.approx(0.002 + 0.011)
+        assert eta_s(IDLE._replace(own_decode_s=0.002), LATENCY, 4) == pytest.approx(0.002 + 0.011)
 
     def test_a_slot_that_decodes_needs_longer_for_each_image(self) -> None:
-        backlog = replace(IDLE, waiting=5, ahead=5, slot_decode_s=0.1, own_slot_decode_s=0.3)
+        backlog = IDLE._replace(waiting=5, ahead=5, slot_decode_s=0.1, own_slot_decode_s=0.3)
 
         # A full batch decodes four images; the arrival's batch has one more image before it.
         assert eta_s(backlog, LATENCY, 4) == pytest.approx(0.014 + 0.4 + 0.012 + 0.1 + 0.3)
 
     def test_images_ahead_share_the_arrival_s_batch_if_they_fit(self) -> None:
-        backlog = replace(IDLE, waiting=3, ahead=3)
+        backlog = IDLE._replace(waiting=3, ahead=3)
 
         assert eta_s(backlog, LATENCY, 4) == pytest.approx(0.014)
 
     def test_full_batches_go_first(self) -> None:
-        backlog = replace(IDLE, waiting=9, ahead=9)
+        backlog = IDLE._replace(waiting=9, ahead=9)
 
         assert eta_s(backlog, LATENCY, 4) == pytest.approx(2 * 0.014 + 0.012)
 
     def test_only_the_requests_ahead_count(self) -> None:
-        backlog = replace(IDLE, waiting=90, ahead=1)
+        backlog = IDLE._replace(waiting=90, ahead=1)
 
         assert eta_s(backlog, LATENCY, 4) == pytest.approx(0.012)
 
     def test_it_includes_the_wait_for_a_busy_slot(self) -> None:
-        backlog = replace(IDLE, slots_free_in_s=[0.020])
+        backlog = IDLE._replace(slots_free_in_s=[0.020])
 
         assert eta_s(backlog, LATENCY, 4) == pytest.approx(0.020 + 0.011)
 
     def test_full_batches_spread_over_the_slots(self) -> None:
         slots = [0.030, 0.0, 0.010]
-        backlog = replace(IDLE, slots_free_in_s=slots, waiting=16, ahead=16)
+        backlog = IDLE._replace(slots_free_in_s=slots, waiting=16, ahead=16)
 
         # Slots are free at 0, 10 and 30 ms; the fourth batch follows the first, then the arrival's.
-        assert eta_s(replace(backlog, ahead=8), LATENCY, 4) == pytest.approx(0.030 + 0.011)
+        assert eta_s(backlog._replace(ahead=8), LATENCY, 4) == pytest.approx(0.030 + 0.011)
         assert eta_s(backlog, LATENCY, 4) == pytest.approx(0.010 + 0.014 + 0.011)
 
     def test_decoding_and_the_engine_work_at_the_same_time(self) -> None:
-        backlog = replace(IDLE, slots_free_in_s=[0.020], waiting=5, decoders_free_in_s=0.004)
+        backlog = IDLE._replace(slots_free_in_s=[0.020], waiting=5, decoders_free_in_s=0.004)
 
         # Decoded after 6 ms, before the slot is free at 20.
-        decoded = replace(backlog, own_decode_s=0.002)
+        decoded = backlog._replace(own_decode_s=0.002)
         assert eta_s(decoded, LATENCY, 4) == pytest.approx(0.020 + 0.011)
-        slow = replace(backlog, own_decode_s=0.026)
+        slow = backlog._replace(own_decode_s=0.026)
         assert eta_s(slow, LATENCY, 4) == pytest.approx(0.030 + 0.011)
 
     @settings(max_examples=100, deadline=None)
@@ -96,9 +96,9 @@ class TestEta:
     def test_it_does_not_decrease_with_more_work_ahead(
         self, ahead: int, slots: int, busy: float
     ) -> None:
-        backlog = replace(IDLE, slots_free_in_s=[busy] * slots, waiting=ahead, ahead=ahead)
+        backlog = IDLE._replace(slots_free_in_s=[busy] * slots, waiting=ahead, ahead=ahead)
 
-        worse = replace(backlog, waiting=ahead + slots * 4, ahead=ahead + slots * 4)
+        worse = backlog._replace(waiting=ahead + slots * 4, ahead=ahead + slots * 4)
 
         assert eta_s(worse, LATENCY, 4) >= eta_s(backlog, LATENCY, 4)
 
@@ -110,7 +110,7 @@ class TestAdmission:
         assert refuse(1.0, IDLE, LATENCY, LIMITS) is None
 
     def test_an_idle_service_admits_whatever_the_prediction(self) -> None:
-        slow = replace(IDLE, own_decode_s=9.0, own_slot_decode_s=9.0, slot_decode_s=9.0)
+        slow = IDLE._replace(own_decode_s=9.0, own_slot_decode_s=9.0, slot_decode_s=9.0)
 
         assert refuse(0.012, IDLE, LATENCY, LIMITS) is None
         assert refuse(0.012, slow, LATENCY, LIMITS) is None
@@ -129,7 +129,7 @@ class TestAdmission:
         assert refusal.reason == "infeasible-deadline"
 
     def test_an_arrival_that_would_be_late_is_rejected_with_the_time_to_retry(self) -> None:
-        busy = replace(IDLE, slots_free_in_s=[2.5])
+        busy = IDLE._replace(slots_free_in_s=[2.5])
 
         refusal = refuse(0.100, busy, LATENCY, LIMITS)
 
@@ -137,19 +137,19 @@ class TestAdmission:
         assert (refusal.reason, refusal.retry_after_s) == ("predicted-late", 3)
 
     def test_an_arrival_that_would_be_just_in_time_is_admitted(self) -> None:
-        busy = replace(IDLE, slots_free_in_s=[0.5])
+        busy = IDLE._replace(slots_free_in_s=[0.5])
 
         assert refuse(0.5111, busy, LATENCY, LIMITS) is None
         assert refuse(0.5109, busy, LATENCY, LIMITS) is not None
 
     def test_a_full_queue_rejects_even_long_deadlines(self) -> None:
-        full = replace(IDLE, waiting=100, ahead=100)
+        full = IDLE._replace(waiting=100, ahead=100)
 
         refusal = refuse(1e6, full, LATENCY, LIMITS)
 
         assert refusal is not None
         assert (refusal.reason, refusal.retry_after_s) == ("queue-full", 1)
-        assert refuse(1e6, replace(full, waiting=99), LATENCY, LIMITS) is None
+        assert refuse(1e6, full._replace(waiting=99), LATENCY, LIMITS) is None
 
     @settings(max_examples=200, deadline=None)
     @given(
@@ -279,10 +279,10 @@ def test_a_prediction_that_a_stall_made_too_high_is_corrected() -> None:
 
 
 def test_an_idle_service_admits_despite_a_high_decode_prediction() -> None:
-    slow = replace(IDLE, own_decode_s=3.0)  # as after a burst of huge images
+    slow = IDLE._replace(own_decode_s=3.0)  # as after a burst of huge images
 
     assert refuse(0.100, slow, LATENCY, LIMITS) is None
-    assert refuse(0.100, replace(slow, decoders_free_in_s=0.001), LATENCY, LIMITS) is not None
+    assert refuse(0.100, slow._replace(decoders_free_in_s=0.001), LATENCY, LIMITS) is not None
 
 
 @pytest.mark.parametrize(

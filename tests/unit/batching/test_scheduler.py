@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -513,7 +512,7 @@ def test_a_large_image_is_shed_if_the_ones_ahead_need_too_long() -> None:
         answers = [on.run(on.admit(within_s=9, cost=LARGE), slow) for _ in range(4)]
 
         with pytest.raises(Overloaded) as refused:  # four of 1.25 s are ahead
-            on.admit(within_s=10, cost=replace(LARGE, seconds=8.0))
+            on.admit(within_s=10, cost=LARGE._replace(seconds=8.0))
         assert (refused.value.retry_after_s or 0) >= 4
         on.admit(within_s=10)
         gate.set()
@@ -594,7 +593,7 @@ def test_an_idle_service_admits_after_any_decode_times(decoders: str) -> None:
         for _ in range(64):
             on.scheduler._admission.observe_decode(hostile, 1000.0, on.clock())
 
-        assert on.admit(within_s=0.25, cost=replace(hostile, seconds=0.01)).queued
+        assert on.admit(within_s=0.25, cost=hostile._replace(seconds=0.01)).queued
 
     own = decoders == "own"
     on_stage(play, own_decoders=own, large_decoders=1 if decoders == "large" else None)

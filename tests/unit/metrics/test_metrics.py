@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from prometheus_client import Histogram as Histogrammed
 
 from tidegate.models.fitting.drift_reference import reference_fit
 from tidegate.service.bundle.manifest import Histogram
@@ -12,6 +13,7 @@ from tidegate.service.bundle_reference import shares_at_most
 from tidegate.service.drift.reference import INPUTS
 from tidegate.service.metrics import Metrics, ModelMetrics, ServedModel
 from tidegate.service.metrics.tables import CONFIDENCE_BUCKETS, MODEL_INFO
+from tidegate.service.metrics.together import CountedTogether
 
 
 def _les(confidence_at_most: dict[float, float], metric: str) -> dict[str, float]:
@@ -165,3 +167,38 @@ def test_an_alias_that_stays_is_there_while_others_change(monkeypatch: pytest.Mo
     metrics.set_aliases([stays, comes])
 
     assert (shown(goes), shown(comes)) == (None, 1.0)
+
+
+def test_what_is_counted_together_is_what_would_be_counted_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    bounds = (0.1, 0.5, 1.0)
+    values = [*rng.random(150).tolist(), *bounds, 7.0, math.nan]
+    alone, together = (
+        Histogrammed(name, "-", buckets=bounds, registry=None) for name in ("alone", "together")
+    )
+    counted = CountedTogether(together)
+
+    for value in values:
+        alone.observe(value)
+        counted.observe(value)
+    counted.count()
+
+    def read(histogram: Histogrammed) -> list[float]:
+        return [bucket.get() for bucket in histogram._buckets]
+
+    assert read(together) == read(alone)
+    assert math.isnan(together._sum.get())
+
+
+def test_requests_are_counted_before_they_are_shown() -> None:
+    metrics = Metrics("0")
+    metrics.request("/classify", 200, 0.01)
+    metrics.request("/classify", 200, 0.01, "0" * 32)
+    metrics.stages["engine"].observe(0.01)
+
+    shown = metrics.render(openmetrics=True).decode()
+
+    route = '{route="/classify"}'
+    assert f"tidegate_request_duration_seconds_count{route} 2.0" in shown
+    assert f'trace_id="{"0" * 32}"' in shown
+    assert 'tidegate_stage_duration_seconds_count{stage="engine"} 1.0' in shown

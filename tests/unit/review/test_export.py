@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ def root(tmp_path: Path) -> Path:
     images = ImageStore(config, lambda outcome: None, on_death=print)
     answers = RecentAnswers(images)
     answers.remember(PNG, ANSWER, CLASSES)
-    answers.remember(PNG, replace(ANSWER, request_id="r2"), CLASSES)
+    answers.remember(PNG, ANSWER._replace(request_id="r2"), CLASSES)
     answers.label("r2", 7)
     images.close(10)
     return config.root

@@ -95,7 +95,7 @@ def test_an_image_to_review_is_kept_with_its_answer(make: Make, tmp_path: Path) 
 def test_accepted_images_are_sampled(make: Make, tmp_path: Path) -> None:
     kept = make(accepted_share=0.5)
     for index in range(100):
-        kept.offer(PNG, replace(ANSWER, request_id=f"r{index}", decision="accept"))
+        kept.offer(PNG, ANSWER._replace(request_id=f"r{index}", decision="accept"))
     kept.close(10)
 
     assert 0 < len(sidecars(tmp_path)) < 100
@@ -120,7 +120,7 @@ def test_the_oldest_images_are_deleted_also_those_of_an_earlier_process(
     for start in (0, 10):
         kept = make(max_bytes=50_000)
         for index in range(start, start + 10):
-            offer(kept, replace(ANSWER, request_id=f"r{index}"))
+            offer(kept, ANSWER._replace(request_id=f"r{index}"))
         kept.close(10)
 
     files = list(tmp_path.glob("kept/*/*.*"))
@@ -141,7 +141,7 @@ def test_a_busy_disk_does_not_block_requests(
     kept = make()
     monkeypatch.setattr(ReviewFolder, "write", slow)
     for index in range(50):
-        kept.offer(PNG, replace(ANSWER, request_id=f"r{index}"))
+        kept.offer(PNG, ANSWER._replace(request_id=f"r{index}"))
     may_write.set()
     kept.close(30)
 
@@ -217,7 +217,7 @@ def test_a_full_disk_and_its_recovery_are_logged_once(
     for state in (False, True, False):
         (full.set if state else full.clear)()
         for index in range(4):
-            offer(kept, replace(ANSWER, request_id=f"{state}{index}"))
+            offer(kept, ANSWER._replace(request_id=f"{state}{index}"))
     kept.close(10)
 
     assert outcomes == {"stored": 8, "failed": 4}
@@ -233,14 +233,14 @@ def test_a_full_disk_deletes_at_most_the_space_of_one_image(
 ) -> None:
     kept = make()
     for index in range(10):
-        offer(kept, replace(ANSWER, request_id=f"r{index}"))
+        offer(kept, ANSWER._replace(request_id=f"r{index}"))
 
     def full(*_: object, **__: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(folder, "_put", full)
     for index in range(10):
-        offer(kept, replace(ANSWER, request_id=f"r{index}"))
+        offer(kept, ANSWER._replace(request_id=f"r{index}"))
     kept.close(10)
 
     assert outcomes == {"stored": 10, "failed": 10}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,7 +43,7 @@ def test_old_answers_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent_answers, "MAX_ANSWERS", 2)
     answers = RecentAnswers()
     for index in range(3):
-        answers.remember(PNG, replace(ANSWER, request_id=f"r{index}"), CLASSES)
+        answers.remember(PNG, ANSWER._replace(request_id=f"r{index}"), CLASSES)
 
     assert answers.label("r0", 1) is None
     assert answers.label("r2", 1) is not None

@@ -59,7 +59,7 @@ def test_the_scores_agree_with_the_float64_reference(model: Path) -> None:
 def test_black_and_white_frames_get_finite_scores(model: Path, value: int) -> None:
     frame = Pixels(np.full((SIDE, SIDE, 3), value, np.uint8))
 
-    assert OnnxEngine(model).run(0, [frame]).finite(0)
+    assert OnnxEngine(model).run(0, [frame]).all_finite() == [True]
 
 
 def test_a_larger_batch_s_pixels_do_not_leak_into_a_smaller_one(
@@ -86,7 +86,7 @@ def test_batches_that_are_not_kept_need_no_memory(model: Path) -> None:
     assert grown > 1 << 20
     assert allocated_bytes() - before < grown / 4
     assert engine.max_batch_size == 1
-    assert engine.run(1, photos(1)).finite(0)
+    assert engine.run(1, photos(1)).all_finite() == [True]
 
 
 def allocated_bytes() -> int:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import shlex
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from docs.tables.commands import parsers
 from tests.server import DEMO_BUNDLE, ROOT
 
 BOOK = ROOT / "load_tests/gpu_host"
@@ -30,6 +34,52 @@ def test_what_is_packed_is_pinned() -> None:
 
     missing = {*packages.split(), "onnxruntime-gpu"} - {line.split("==")[0] for line in pinned}
     assert missing == set()
+
+
+def test_the_commands_of_the_scripts_are_those_of_the_product() -> None:
+    known = {name.removeprefix("tidegate "): parser for name, parser in parsers().items()}
+    found = [line for script in SCRIPTS for line in product_commands(script)]
+
+    assert {words[0] for words in found} == {"architectures", "bundle", "gpu-report"}
+    for words in found:
+        name = " ".join(words[:2]) if words[0] == "bundle" else words[0]
+        known[name].parse_args(words[len(name.split()) :])
+
+
+def product_commands(script: Path) -> Iterator[list[str]]:
+    """Yield the words after `python3 -m tidegate.service`, with a word for each variable."""
+    text = script.read_text().replace("\\\n", " ")
+    for line in re.findall(r"python3 -m tidegate\.service (.+)", text):
+        command = re.split(r" (?:2>&1|\|\||\|) ", line)[0]
+        command = command.replace('"${http[@]}"', "--no-http").replace('"$precision"', "fp16")
+        yield [re.sub(r"\$\{?(\w+).*", r"\1", word) for word in shlex.split(command)]
+
+
+def test_the_scripts_import_what_there_is() -> None:
+    for script in SCRIPTS:
+        for module, name in re.findall(
+            r"^from (tidegate[\w.]*) import (\w+)", script.read_text(), re.MULTILINE
+        ):
+            assert hasattr(import_module(module), name), script.name
+    for probe in BOOK.glob("*.py"):
+        for node in ast.walk(ast.parse(probe.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tidegate"):
+                module = import_module(node.module or "")
+                assert all(hasattr(module, alias.name) for alias in node.names), probe.name
+
+
+def test_the_scripts_name_files_settings_and_marks_that_exist() -> None:
+    text = "\n".join(script.read_text() for script in SCRIPTS)
+
+    for folder in re.findall(r"pytest (\S+) -m gpu", text):
+        assert (ROOT / folder).is_dir()
+    for variable in re.findall(r"export (GPU_\w+)=", text):
+        assert any(variable in test.read_text() for test in (ROOT / "tests/gpu").glob("*.py"))
+    for probe in re.findall(r"\$TG/(\w+\.py)", text):
+        assert (BOOK / probe).is_file()
+    (compiled,) = re.findall(r"for module in ([\w/ ]+);", (BOOK / "pack.sh").read_text())
+    service = ROOT / "service"
+    assert {service / f"{name}.c" for name in compiled.split()} == {*service.rglob("*.c")}
 
 
 @pytest.mark.process
