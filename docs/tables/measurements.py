@@ -25,7 +25,7 @@ def reload_costs() -> str:
         "p50: reload, control",
         "p99: reload, control",
         "ratio of p99",
-        "memory of version 1: settled, most later",
+        "memory of version 1: settled, later",
         "of version 2",
         "answers of another version",
     )
@@ -51,12 +51,11 @@ def _reload_cost(path: Path) -> Sequence[str]:
 
 
 def _memory_over_reloads(reloads: Sequence[dict[str, Any]], version: str) -> str:
-    """Return the memory of a version when it had settled, and the most later."""
-    settled, later = (
-        [one["after"]["resident_mb"] for one in part if one["version"] == version]
-        for part in (reloads[:SETTLED], reloads[SETTLED:])
-    )
-    return f"{settled[-1]:.0f}, {max(later):.0f} MB"
+    """Return the medians of the earlier and the later half of what a version used once settled."""
+    settled = reloads[SETTLED - 1 :]
+    found = [one["after"]["resident_mb"] for one in settled if one["version"] == version]
+    half = len(found) // 2
+    return f"{median(found[:half]):.0f}, {median(found[-half:]):.0f} MB"
 
 
 def _failed(tally: dict[str, Any]) -> int:

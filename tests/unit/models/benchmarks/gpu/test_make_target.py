@@ -27,7 +27,11 @@ pytestmark = [
 def project(tmp_path: Path) -> Path:
     """Return a folder for the targets, with everything installed except the GPU packages."""
     shutil.copy(ROOT / "Makefile", tmp_path)
-    compiled = ("service/imaging/_resample.c", "service/imaging/_jpeg.c")
+    compiled = next(
+        line.split(":=")[1].split()
+        for line in (ROOT / "Makefile").read_text().splitlines()
+        if line.startswith("COMPILED :=")
+    )
     for name in ("pyproject.toml", "setup.py", *compiled):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
