@@ -16,15 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tidegate.service.drift.share_evidence import ORDINARY_SWING, Baseline, moved_columns, share_evidence
+from tidegate.service.drift.share_evidence import MAX_SWING, Baseline, moved_columns, share_evidence
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
 WAIT_H = 36  # before an hour is learned
-LEARNING_DAYS = 7  # before: every share may swing by ORDINARY_SWING
+LEARNING_DAYS = 7  # before: every share may swing by MAX_SWING
 LEARNED_DAYS = 28
-_UNKNOWN_SPREAD = ORDINARY_SWING**2 / 2  # the mean square of a sine of that amplitude
+_UNKNOWN_SPREAD = MAX_SWING**2 / 2  # the mean square of a sine of that amplitude
 _UPPER = 1.28  # standard errors: spreads are upper limits at 90 %
 # Of windows that are not whole days: the part of the square of a daily rhythm that is left, at
 # least (sin x / x)², x = π · hours / 24, for 20 to 36 hours.
@@ -149,7 +149,7 @@ class Days:
         """Return the usual range of each share at an hour (since 1970)."""
         if not self.learned:
             columns = self.days.shape[1]
-            return Profile(np.full(columns, 1 - ORDINARY_SWING), np.full(columns, 1 + ORDINARY_SWING))
+            return Profile(np.full(columns, 1 - MAX_SWING), np.full(columns, 1 + MAX_SWING))
         known = self.baseline()
         share = known.counts / max(known.images, 1)
         ratio, left = np.ones(len(share)), np.zeros(len(share))
@@ -165,8 +165,8 @@ class Days:
             left += spread * (1 - trust)
         tolerance = 2 * np.sqrt(left)
         return Profile(
-            np.clip(ratio * (1 - tolerance), 1 - ORDINARY_SWING, 1.0),
-            np.clip(ratio * (1 + tolerance), 1.0, 1 + ORDINARY_SWING),
+            np.clip(ratio * (1 - tolerance), 1 - MAX_SWING, 1.0),
+            np.clip(ratio * (1 + tolerance), 1.0, 1 + MAX_SWING),
         )
 
     def variation(self, design_effect: float) -> Variation:
@@ -275,7 +275,7 @@ def _weigh(
 def _spread(sums: Int64, images: Int64, share: Float64, design_effect: float) -> float:
     """Return the mean square of the rows' relative deviations, less what counting causes.
 
-    It is an upper limit at 90 %, common to all columns, and at most that of a swing of ORDINARY_SWING.
+    It is an upper limit at 90 %, common to all columns, and at most that of a swing of MAX_SWING.
     """
     expected = images[:, None] * share
     weight = float((expected**2).sum())

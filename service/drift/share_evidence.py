@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
-ORDINARY_SWING = 0.5  # of a share within a day or a week; more than that is not ordinary
+MAX_SWING = 0.5  # of a share within a day or a week; more than that is not ordinary
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Baseline:
 
 def moved_columns(shares: Float64, before: Float64, evidence: Float64, least: float = 1.0) -> Int64:
     """Return the columns whose share changed much and evidently, the most evident first."""
-    large = (shares > (1 + ORDINARY_SWING) * before) | (shares < (1 - ORDINARY_SWING) * before)
+    large = (shares > (1 + MAX_SWING) * before) | (shares < (1 - MAX_SWING) * before)
     moved = np.flatnonzero(large & (evidence >= least))
     return moved[np.argsort(-evidence[moved])]
 

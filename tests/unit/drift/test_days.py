@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from tidegate.service.drift.days import LEARNED_DAYS, Days
-from tidegate.service.drift.share_evidence import ORDINARY_SWING, Baseline, share_evidence
+from tidegate.service.drift.share_evidence import MAX_SWING, Baseline, share_evidence
 
 NEEDED = 15.0
 MONDAY = 491_000 // 24 * 24  # an hour since 1970 at which a day begins
@@ -139,14 +139,14 @@ def test_without_a_rhythm_the_profile_is_narrow_and_in_the_first_week_it_is_wide
     known, young = fed(14, shares), fed(5, shares)
 
     assert known.profile(MONDAY, 1.0).highest.max() < 1.15
-    assert young.profile(MONDAY, 1.0).highest == pytest.approx(1 + ORDINARY_SWING)
-    assert young.profile(MONDAY, 1.0).lowest == pytest.approx(1 - ORDINARY_SWING)
+    assert young.profile(MONDAY, 1.0).highest == pytest.approx(1 + MAX_SWING)
+    assert young.profile(MONDAY, 1.0).lowest == pytest.approx(1 - MAX_SWING)
 
 
 def test_a_larger_swing_than_allowed_is_not_learned() -> None:
     known = fed(14, np.full(10, 0.1), swing=0.9)
 
-    assert known.profile(MONDAY + 6, 1.0).highest.max() == 1 + ORDINARY_SWING
+    assert known.profile(MONDAY + 6, 1.0).highest.max() == 1 + MAX_SWING
 
 
 def test_hours_with_an_alarm_are_not_learned_and_neither_are_later_than_28_days() -> None:
