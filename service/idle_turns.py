@@ -36,10 +36,12 @@ _SAME = 1.25
 class IdleTurns:
     """Runs batches of an engine in the turns of idle slots. Called on the loading thread."""
 
-    def __init__(self, scheduler: Scheduler, loop: asyncio.AbstractEventLoop, beside: Lane) -> None:
+    def __init__(
+        self, scheduler: Scheduler, loop: asyncio.AbstractEventLoop, running: Lane
+    ) -> None:
         self._scheduler = scheduler
         self._loop = loop
-        self._beside = beside
+        self._running = running
 
     def outputs(self, engine: Engine, images: Sequence[Pixels], slot: int = 0) -> Outputs:
         """Return the outputs of one image."""
@@ -60,7 +62,7 @@ class IdleTurns:
         ratios: list[float] = []
         while len(ratios) < ROUNDS:
             ratios += [
-                self.alone_s(engine, size, 0) / self.alone_s(self._beside.engine, size)
+                self.alone_s(engine, size, 0) / self.alone_s(self._running.engine, size)
                 for _ in range(_ROUNDS)
             ]
             if 1 / _SAME < median(ratios) < _SAME:
@@ -107,7 +109,7 @@ class IdleTurns:
         work = IdleWork(
             images,
             engine,
-            self._beside,
+            self._running,
             future.set_result,
             engine_slot=slot,
             overdue_at=time.monotonic() + _PATIENCE_S,

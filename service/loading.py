@@ -78,29 +78,29 @@ class Loader:
         for oldest in list(self.remembered)[:-_MOST_REMEMBERED]:
             del self.remembered[oldest]
 
-    async def load(self, path: Path, scheduler: Scheduler, beside: Lane) -> Loaded:
+    async def load(self, path: Path, scheduler: Scheduler, running: Lane) -> Loaded:
         """Open and verify the bundle at `path`, and warm it up in the turns of idle slots.
 
-        `beside` is a lane that is served; the engines are opened as its are.
+        `running` is a lane that is served; the engines are opened as its are.
 
         Raises BundleRefused, KeyUnusable or EngineUnavailable.
         """
-        turns = IdleTurns(scheduler, asyncio.get_running_loop(), beside)
+        turns = IdleTurns(scheduler, asyncio.get_running_loop(), running)
         thread = ThreadPoolExecutor(1, "load", initializer=partial(lower_priority, _NICE))
         try:
-            work = partial(self._load, path, turns, beside)
+            work = partial(self._load, path, turns, running)
             return await asyncio.get_running_loop().run_in_executor(thread, work)
         finally:
             thread.shutdown(wait=False)
 
-    def _load(self, path: Path, turns: IdleTurns, beside: Lane) -> Loaded:
+    def _load(self, path: Path, turns: IdleTurns, running: Lane) -> Loaded:
         started = time.monotonic()
         bundle = open_trusted(path, self.trusted_keys)
         check_decoder(bundle)
-        _check_memory(bundle, beside, self.config)
+        _check_memory(bundle, running, self.config)
         reference = drift_reference(bundle)
         with memory.blocks_apart(), ExitStack() as opened:
-            lane = self._open(bundle, turns, beside, opened)
+            lane = self._open(bundle, turns, running, opened)
             for engine in filter(None, (lane.engine, lane.all_cores_engine)):
                 check_golden(bundle, partial(turns.outputs, engine), golden_tolerance(engine.info))
             check_files(path, bundle.manifest)  # the runtime has read them since they were checked
@@ -116,81 +116,81 @@ class Loader:
         )
         return Loaded(bundle, lane, monitor)
 
-    def _open(self, bundle: Bundle, turns: IdleTurns, beside: Lane, opened: ExitStack) -> Lane:
+    def _open(self, bundle: Bundle, turns: IdleTurns, running: Lane, opened: ExitStack) -> Lane:
         """Open the engines of a bundle, and learn how long they take."""
         remembered = self.remembered.get(bundle.manifest.gate.calibrated_for_model)
-        known = remembered or _Known.of(beside)
+        known = remembered or _Known.of(running)
         sizes = known.latency.buckets
-        engine = self._engine(bundle, beside, sizes, opened)
+        engine = self._engine(bundle, running, sizes, opened)
         check_input_size(bundle, engine)
         if remembered is not None:
             for size in sizes:
                 turns.on_every_slot(engine, size)
         elif not all(turns.is_like_known(engine, size) for size in sizes):
             opened.close()
-            return self._open_measured(bundle, turns, beside, opened)
+            return self._open_measured(bundle, turns, running, opened)
         all_cores_engine = None
         if known.on_all_cores:
-            all_cores_engine = self._all_cores_engine(bundle, beside, opened)
-        return _lane(bundle, beside, engine, known.latency.renewed(), all_cores_engine)
+            all_cores_engine = self._all_cores_engine(bundle, running, opened)
+        return _lane(bundle, running, engine, known.latency.renewed(), all_cores_engine)
 
     def _open_measured(
-        self, bundle: Bundle, turns: IdleTurns, beside: Lane, opened: ExitStack
+        self, bundle: Bundle, turns: IdleTurns, running: Lane, opened: ExitStack
     ) -> Lane:
         """Open the engines of a graph whose durations nothing tells, and measure them."""
         buckets = buckets_for(self.config.max_batch_size, bundle.manifest.engine.buckets)
-        engine = self._engine(bundle, beside, buckets, opened)
+        engine = self._engine(bundle, running, buckets, opened)
         latency_s = turns.measure(engine, buckets, all_sizes=bool(self.config.max_batch_size))
         engine.keep(max(latency_s))
         for size in latency_s:
             turns.on_every_slot(engine, size)
         all_cores_engine, single_image_s = None, None
         if may_use_all_cores(engine, self.config):
-            all_cores_engine = self._all_cores_engine(bundle, beside, opened)
+            all_cores_engine = self._all_cores_engine(bundle, running, opened)
             single_image_s = turns.single_image_s(engine, all_cores_engine)
             if single_image_s is None:
                 all_cores_engine.close()
                 all_cores_engine = None
-        busy = beside.latency.predict(1) / max(1e-9, turns.alone_s(beside.engine, 1))
+        busy = running.latency.predict(1) / max(1e-9, turns.alone_s(running.engine, 1))
         seeds = {size: busy * alone for size, alone in latency_s.items()}
         latency = LatencyModel(seeds, single_image_s)
-        return _lane(bundle, beside, engine, latency, all_cores_engine)
+        return _lane(bundle, running, engine, latency, all_cores_engine)
 
     def _engine(
-        self, bundle: Bundle, beside: Lane, sizes: Sequence[int], opened: ExitStack
+        self, bundle: Bundle, running: Lane, sizes: Sequence[int], opened: ExitStack
     ) -> Engine:
         model, precision = bundle.model_path, bundle.manifest.precision
-        engine = open_like(beside.engine, model, self.config, sizes, precision)
+        engine = open_like(running.engine, model, self.config, sizes, precision)
         opened.callback(engine.close)
         return engine
 
-    def _all_cores_engine(self, bundle: Bundle, beside: Lane, opened: ExitStack) -> Engine:
+    def _all_cores_engine(self, bundle: Bundle, running: Lane, opened: ExitStack) -> Engine:
         model, precision = bundle.model_path, bundle.manifest.precision
-        engine = open_on_all_cores(beside.engine, model, self.config, precision)
+        engine = open_on_all_cores(running.engine, model, self.config, precision)
         opened.callback(engine.close)
         return engine
 
 
 def _lane(
     bundle: Bundle,
-    beside: Lane,
+    running: Lane,
     engine: Engine,
     latency: LatencyModel,
     all_cores_engine: Engine | None,
 ) -> Lane:
-    limits = replace(beside.limits, max_batch_size=max(latency.buckets))
+    limits = replace(running.limits, max_batch_size=max(latency.buckets))
     return Lane(engine, latency, limits, all_cores_engine, bundle.manifest.name)
 
 
-def _check_memory(bundle: Bundle, beside: Lane, config: EngineConfig) -> None:
+def _check_memory(bundle: Bundle, running: Lane, config: EngineConfig) -> None:
     """Raise BundleRefused if the host has too little memory for the copies of the weights."""
-    info = beside.engine.info
+    info = running.engine.info
     copies = 1
     if info.device == "cpu" and (info.threads_per_slot > 1 or info.name == "openvino"):
-        copies = beside.engine.slots * (
-            len(beside.latency.buckets) if info.name == "openvino" else 1
+        copies = running.engine.slots * (
+            len(running.latency.buckets) if info.name == "openvino" else 1
         )
-    copies += may_use_all_cores(beside.engine, config)
+    copies += may_use_all_cores(running.engine, config)
     # While it loads, a runtime has the file and the weights.
     needed = (copies + 1) * bundle.model_path.stat().st_size + _SPARE_BYTES
     available = memory.available_bytes()
