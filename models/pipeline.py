@@ -36,7 +36,7 @@ from tidegate.models.fitting.evaluated import EvaluatedModel, evaluate_model
 from tidegate.models.fitting.fit import FittedModel, fit
 from tidegate.models.fitting.side_by_side import (
     STUDENT,
-    Beside,
+    ComparedWith,
     Contestant,
     SideBySide,
     as_json,
@@ -67,19 +67,19 @@ def make(
     options: BuildOptions,
     bundles_dir: Path,
     proved: Parity | None = None,
-    beside: Beside | None = None,
+    compared_with: ComparedWith | None = None,
 ) -> Bundle:
     """Return the sealed bundle at `bundles_dir`/name/version, made from `imported` and `data`.
 
-    `proved` is an existing proof of the preprocessing; the models `beside` are compared in the
-    card. Raises BuildRefused, with nothing written, if a check on the way fails.
+    `proved` is an existing proof of the preprocessing. The card compares the model with those of
+    `compared_with`. Raises BuildRefused, with nothing written, if a check on the way fails.
     """
     check_destination(options, bundles_dir)
     check_data(data, options)
     model_dir = bundles_dir / options.name
     with locked(model_dir, lambda: say(f"Another build of {options.name} is running; waiting.")):
         check_new(model_dir / options.version, options)
-        return _make(imported, data, options, model_dir, proved, beside)
+        return _make(imported, data, options, model_dir, proved, compared_with)
 
 
 def _make(
@@ -88,7 +88,7 @@ def _make(
     options: BuildOptions,
     model_dir: Path,
     proof: Parity | None,
-    beside: Beside | None,
+    compared_with: ComparedWith | None,
 ) -> Bundle:
     for note in imported.notes:
         say(f"Note: {note}")
@@ -131,7 +131,7 @@ def _make(
     if in_fp32 is not None:
         card = replace(card, rejected_in_fp32=in_fp32.false_rejection.value)
     student = Contestant(STUDENT, imported.source, precision, evaluated)
-    found = _side_by_side(student, beside, splits, labels, options, model_dir)
+    found = _side_by_side(student, compared_with, splits, labels, options, model_dir)
     card = replace(card, side_by_side=found)
     say("Sealing.")
     bundle = assemble(model_dir, _draft(card, evaluated), _check_golden_probes)
@@ -147,17 +147,17 @@ def _say_all(lines: Iterable[str]) -> None:
 
 def _side_by_side(
     student: Contestant,
-    beside: Beside | None,
+    compared_with: ComparedWith | None,
     splits: Splits,
     labels: tuple[str, ...],
     options: BuildOptions,
     model_dir: Path,
 ) -> SideBySide | None:
-    """Return the student beside the other models, each fitted and evaluated like it."""
-    if beside is None:
+    """Return the student and the other models, each fitted and evaluated like it."""
+    if compared_with is None:
         return None
     others = []
-    for name, imported, converted in beside.models:
+    for name, imported, converted in compared_with.models:
         say(f"Fitting and evaluating the {name}.")
         backbone, precision = imported.backbone, imported.precision
         if converted and student.precision != precision:
@@ -168,9 +168,9 @@ def _side_by_side(
         evaluated = _fit_and_evaluate(backbone, imported.spec, splits, labels, options, model_dir)
         others.append(Contestant(name, imported.source, precision, evaluated))
     found = measure([others[0], student, *others[1:]])
-    if beside.file is not None:
-        write_atomically(beside.file, as_json(found))
-    return replace(found, hint=beside.hint)
+    if compared_with.file is not None:
+        write_atomically(compared_with.file, as_json(found))
+    return replace(found, hint=compared_with.hint)
 
 
 def _fit_and_evaluate(

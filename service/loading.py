@@ -137,7 +137,7 @@ class Loader:
     def _open_measured(
         self, bundle: Bundle, turns: IdleTurns, running: Lane, opened: ExitStack
     ) -> Lane:
-        """Open the engines of a graph whose durations nothing tells, and measure them."""
+        """Open the engines of a graph whose durations are unknown, and measure them."""
         buckets = buckets_for(self.config.max_batch_size, bundle.manifest.engine.buckets)
         engine = self._engine(bundle, running, buckets, opened)
         latency_s = turns.measure(engine, buckets, all_sizes=bool(self.config.max_batch_size))

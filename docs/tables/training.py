@@ -24,7 +24,7 @@ def training_settings() -> str:
 
 
 def distillation_settings() -> str:
-    """Return a row for each setting that `tidegate distil` has besides."""
+    """Return a row for each setting that only `tidegate distil` has."""
     known = {name for name, _ in _fields(TrainConfig)}
     return _settings((name, field) for name, field in _fields(DistilConfig) if name not in known)
 

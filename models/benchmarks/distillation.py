@@ -1,4 +1,4 @@
-"""Measure students beside their teachers, and beside themselves trained alone, on digits.
+"""Compare students with their teachers, and with themselves trained alone, on digits.
 
     python -m tidegate.models.benchmarks.distillation OUT.json FOLDER
 
@@ -148,7 +148,13 @@ def _build(
     options = BuildOptions(
         "student", "1", "benchmark", precision="int8", accept_weak_gate=True, max_drop=100
     )
-    make(made.student, Data.of(divided, ood), options, run / "bundles", beside=made.beside)
+    make(
+        made.student,
+        Data.of(divided, ood),
+        options,
+        run / "bundles",
+        compared_with=made.compared_with,
+    )
 
 
 def table(result: Measured) -> str:

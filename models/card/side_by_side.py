@@ -1,4 +1,4 @@
-"""A student beside its teacher and the same network trained alone: a section and its sentences."""
+"""A student, its teacher and the same network trained alone: a section and its sentences."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def run(options: argparse.Namespace) -> None:
     )
     licence = options.licence or made.student.licence
     student_made = replace(made.student, licence=licence)
-    print(make(student_made, data, chosen, options.out, beside=made.beside).path)
+    print(make(student_made, data, chosen, options.out, compared_with=made.compared_with).path)
 
 
 def _check_name(student: str) -> None:

@@ -28,7 +28,7 @@ TEACHER, STUDENT, ALONE = "teacher", "student", "student trained alone"
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class ComparedWith:
     """Models that a distilled one is compared with, fitted and evaluated on the same images."""
 
     teacher: Imported  # as it is

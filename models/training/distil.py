@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tidegate.models.data.training_data import TrainingData
 from tidegate.models.errors import BuildRefused
-from tidegate.models.fitting.side_by_side import Beside
+from tidegate.models.fitting.side_by_side import ComparedWith
 from tidegate.models.importers import from_timm, timm_source
 from tidegate.models.importers.base import Imported
 from tidegate.models.parity.export import check_export
@@ -48,7 +48,7 @@ class Distilled:
     """The student, ready for the pipeline, and what it is compared with."""
 
     student: Imported
-    beside: Beside
+    compared_with: ComparedWith
 
 
 def distil(task: Task) -> Distilled:
@@ -74,7 +74,7 @@ def distil(task: Task) -> Distilled:
         config = task.config.alone((labelled + len(teaching.unlabelled)) / labelled)
         alone = _trained(task, Choice(task.recipe, _WHY_ALONE), config, folder, None)
     hint = f"Import it with `tidegate import timm:local-dir:{folder / 'model'}`."
-    return Distilled(student, Beside(task.teacher, alone, task.folder / COMPARISON, hint))
+    return Distilled(student, ComparedWith(task.teacher, alone, task.folder / COMPARISON, hint))
 
 
 def check_settings(config: DistilConfig) -> None:

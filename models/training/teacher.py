@@ -50,7 +50,7 @@ class Taught:
 
 @dataclass(frozen=True, slots=True)
 class Teaching:
-    """What a student learns from, besides its labelled images."""
+    """What a student learns from, in addition to its labelled images."""
 
     source: Imported  # the teacher
     chosen: Distillation

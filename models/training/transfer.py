@@ -72,7 +72,7 @@ class Transfer:
 
     @property
     def parameters(self) -> Sequence[Any]:
-        """Return what is trained besides the student."""
+        """Return what is trained in addition to the student."""
         return [] if self._projection is None else list(self._projection.parameters())
 
     def loss(self, images: Any, run: Callable[[Any], Any], of_truth: Callable[[Any], Any]) -> Any:

@@ -75,7 +75,7 @@ class Job:
             self._check_same(json.loads(self._known.read_bytes()))
             self.parts = list(self._found())
             return
-        if self.folder.exists():  # it was being removed: nobody knows which job its parts are of
+        if self.folder.exists():  # it was being removed: its parts may be of another job
             shutil.rmtree(self.folder)
         self.folder.mkdir()
         write_atomically(self._known, json.dumps(self.identity, indent=1).encode())
