@@ -176,5 +176,43 @@ def _precision_row(load: str, measured: Sequence[dict[str, Any]]) -> Sequence[st
     return (load, middle[0], middle[1], to_exact, middle[2], to_loop)
 
 
+def edge_memory() -> str:
+    """Return a row for each bundle on each machine: what a service with the profile edge needs."""
+    head = (
+        "machine",
+        "bundle",
+        "ready after",
+        "idle",
+        "after {images} images",
+        "largest",
+        "shared memory once",
+        "one client, p50",
+        "CPU per image",
+    )
+    results = {path: json.loads(path.read_text("utf-8")) for path in _memory_results()}
+    images = {str(one["images"]) for result in results.values() for one in result["needs"]}
+    rows = [row for path, result in results.items() for row in _memory_rows(path, result)]
+    return table([name.format(images=" or ".join(sorted(images))) for name in head], rows)
+
+
+def _memory_results() -> list[Path]:
+    return sorted(RESULTS.glob("*-memory-*.json"))
+
+
+def _memory_rows(path: Path, result: dict[str, Any]) -> Iterator[Sequence[str]]:
+    machine = "emulated arm64" if "arm64" in path.name else "x86-64"
+    for one in result["needs"]:
+        once = one["proportional_mb"]
+        yield (
+            f"[{machine}](../../load_tests/results/{path.name})",
+            one["bundle"].partition("/")[0],
+            f"{one['cold_start_s']:.1f} s",
+            *(f"{one[name]:.0f} MB" for name in ("idle_mb", "after_mb", "largest_mb")),
+            "–" if once is None else f"{once:.0f} MB",
+            f"{one['p50_ms']:.3g} ms",
+            f"{one['cpu_ms']:.3g} ms",
+        )
+
+
 def _findings(result: dict[str, Any]) -> dict[str, float]:
     return {finding["quantity"]: finding["value"] for finding in result["findings"]}
