@@ -92,10 +92,10 @@ def findings_of(one: Needs) -> list[Finding]:
         fact(f"{name}: idle", one.idle_mb, "MB"),
         fact(f"{name}: after {one.images} images", one.after_mb, "MB"),
         at_most(f"{name}: largest", one.largest_mb, MOST_MB, "MB"),
-        fact(f"{name}: shared memory counted once", one.proportional_mb, "MB"),
+        fact(f"{name}: shared once", one.proportional_mb, "MB"),
         fact(f"{name}: p50 of one client", one.p50_ms, "ms"),
         fact(f"{name}: CPU per image", one.cpu_ms, "ms"),
-        at_most(f"{name}: requests that failed", one.failed, 0, ""),
+        at_most(f"{name}: failed", one.failed, 0, ""),
     ]
 
 

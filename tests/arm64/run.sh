@@ -2,7 +2,7 @@
 # Run a command in the arm64 system of prepare.sh, emulated by qemu. The repository is at its own path.
 #
 #     tests/arm64/run.sh python3 -m pytest tests/unit/imaging
-#     QEMU_CPU=cortex-a53 tests/arm64/run.sh …
+#     QEMU_CPU=cortex-a72 tests/arm64/run.sh …
 #
 # Needs Linux 6.7: qemu is registered in a user namespace of its own, not on the machine, so no root
 # is needed. The command is the same process, so signals reach it.
@@ -14,7 +14,13 @@ ARM64_TOOLS=$ARM64_REPOSITORY/.tools/arm64
 ARM64_FOLDER=$PWD
 export ARM64_REPOSITORY ARM64_TOOLS ARM64_FOLDER
 
-export QEMU_CPU="${QEMU_CPU:-cortex-a76}" # of a Raspberry Pi 5
+export QEMU_CPU="${QEMU_CPU:-cortex-a76}"
+case $QEMU_CPU in # the part and the features that Linux reports
+    cortex-a72) cpu="0xd08 fp asimd evtstrm crc32 cpuid" ;; # Raspberry Pi 4
+    cortex-a76) cpu="0xd0b fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp" ;; # Raspberry Pi 5
+    *) echo "QEMU_CPU is cortex-a72 or cortex-a76, not '$QEMU_CPU'" >&2; exit 2 ;;
+esac
+export ARM64_PART="${cpu%% *}" ARM64_FEATURES="${cpu#* }"
 export PYTHONPATH="$ARM64_TOOLS/site" PYTHONNOUSERSITE=1 HOME=/tmp LC_ALL=C.UTF-8 PATH=/usr/bin:/bin
 
 # shellcheck disable=SC2016 # expanded inside
@@ -28,6 +34,12 @@ exec unshare --user --map-root-user --mount sh -eu -c '
     mount --rbind /dev "$root/dev"
     mount --rbind /sys "$root/sys" # ONNX Runtime counts the cores there
     mount -t tmpfs tmpfs "$root/tmp"
+    # With the cpuinfo of this machine, which qemu shows, ONNX Runtime crashes.
+    for core in $(seq 0 $(($(getconf _NPROCESSORS_CONF) - 1))); do
+        printf "processor\t: %s\nFeatures\t: %s\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x4\nCPU part\t: %s\nCPU revision\t: 1\n\n" \
+            "$core" "$ARM64_FEATURES" "$ARM64_PART"
+    done > "$root/tmp/cpuinfo"
+    mount --bind "$root/tmp/cpuinfo" "$root/proc/cpuinfo"
     mkdir -p "$root$ARM64_REPOSITORY"
     mount --rbind "$ARM64_REPOSITORY" "$root$ARM64_REPOSITORY"
     exec /usr/sbin/chroot "$root" /bin/sh -c "cd \"\$ARM64_FOLDER\" && exec \"\$@\"" sh "$@"

@@ -54,7 +54,7 @@ def test_memory_and_times_of_a_service_are_saved(
     assert code == 1
     assert (needs["bundle"], needs["images"], needs["failed"]) == ("parts/3", 7, 2)
     assert 1 < needs["main_mb"] <= needs["largest_mb"] < MOST_MB
-    assert "parts/3: requests that failed" in capsys.readouterr().out
+    assert "parts/3: failed" in capsys.readouterr().out
 
 
 def test_a_folder_without_a_manifest_is_no_bundle(
