@@ -115,10 +115,8 @@ def launched(
 
 
 @contextmanager
-def running(
-    bundle: Path | str = DEMO_BUNDLE, command: Sequence[str] = SERVE, **settings: object
-) -> Iterator[Server]:
+def running(bundle: Path | str = DEMO_BUNDLE, **settings: object) -> Iterator[Server]:
     """Start a server and wait until it is ready."""
-    with launched(bundle, command, **settings) as server:
+    with launched(bundle, SERVE, **settings) as server:
         server.wait_for("ready")
         yield server

@@ -34,8 +34,8 @@ def open_on_cpu(
     """Open and warm up one of `engines`, the fastest. Raises EngineUnavailable if it does not load.
 
     An earlier choice for the same graph, settings and machine is used again if a short measurement
-    agrees with it. If everything is set, nothing is chosen or kept. What there is no time to measure
-    is as if it were no faster.
+    agrees with it. If everything is set, nothing is chosen or kept. What there is no time to
+    measure is as if it were no faster.
     """
     limit = TimeLimit(config.warm_up_limit_s)
     candidates = {engine.name: _Sealed(model, precision, engine) for engine in engines}
@@ -107,9 +107,7 @@ def _key(
     )
 
 
-def _fastest(
-    candidates: Sequence[_Sealed], buckets: Sequence[int], limit: TimeLimit
-) -> _Sealed:
+def _fastest(candidates: Sequence[_Sealed], buckets: Sequence[int], limit: TimeLimit) -> _Sealed:
     """Return the last candidate, which needs the least memory, or one that is clearly faster.
 
     Another one that does not load is left out.

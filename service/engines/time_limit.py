@@ -17,9 +17,7 @@ class TimeLimit:
     runs when the time is over ends with its round.
     """
 
-    def __init__(
-        self, limit_s: float = math.inf, clock: Callable[[], float] | None = None
-    ) -> None:
+    def __init__(self, limit_s: float = math.inf, clock: Callable[[], float] | None = None) -> None:
         """`clock` is time.perf_counter unless it is given."""
         self.unmeasured: list[str] = []  # in the order in which they were left out
         self._clock = clock or time.perf_counter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def main() -> None:
     needed = list(project["dependencies"])
     for extra in EXTRAS:
         needed += project["optional-dependencies"][extra]
-    print("\n".join([*needed, *TESTS]))
+    sys.stdout.write("\n".join([*needed, *TESTS, ""]))
 
 
 if __name__ == "__main__":

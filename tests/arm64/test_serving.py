@@ -1,4 +1,4 @@
-"""Tidegate in the emulated arm64 system of prepare.sh: it serves, with the answers of this machine."""
+"""Tidegate in the emulated arm64 system of prepare.sh serves with the answers of this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server import PATIENCE_S, PHOTOS, ROOT, Server, running
+from tests.server import PATIENCE_S, PHOTOS, ROOT, Server, launched
+from tests.server import SERVE as SERVE_HERE
 
 pytestmark = [pytest.mark.arm64, pytest.mark.process]
 
@@ -38,12 +39,18 @@ def precision(request: pytest.FixtureRequest) -> str:
 
 
 def test_every_photograph_is_answered_as_on_this_machine(precision: str, tmp_path: Path) -> None:
-    settings = {"profile": "edge", "max_deadline_ms": 600_000, "deadline_ms": 600_000}
-    cache = {"warm_up_cache": tmp_path}
-    with running(BUNDLES[precision], **settings, **cache) as here:
+    settings: dict[str, object] = {
+        "profile": "edge",
+        "max_deadline_ms": 600_000,
+        "deadline_ms": 600_000,
+        "warm_up_cache": tmp_path,
+    }
+    with launched(BUNDLES[precision], SERVE_HERE, **settings) as here:
+        here.wait_for("ready")
         expected = answers(here)
 
-    with running(BUNDLES[precision], SERVE, **settings, **cache) as emulated:
+    with launched(BUNDLES[precision], SERVE, **settings) as emulated:
+        emulated.wait_for("ready")
         found = answers(emulated)
         warm = emulated.wait_for("warm-up done")["message"]
 

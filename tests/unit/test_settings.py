@@ -180,7 +180,7 @@ def test_a_profile_and_a_platform_add_up(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_an_unknown_profile_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEGATE_PROFILE", "cloud")
 
-    with pytest.raises(SettingsInvalid, match="TIDEGATE_PROFILE=cloud: .*'edge'"):
+    with pytest.raises(SettingsInvalid, match=r"TIDEGATE_PROFILE=cloud: .*'edge'"):
         Settings.read()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from tests.fakes import FakeClock, FakeEngine
 from tidegate.service import startup
-from tidegate.service.engines import cpu_warm_up, time_limit, warm_up
+from tidegate.service.engines import cpu_warm_up, warm_up
 from tidegate.service.engines.base import EngineInfo, TopUp
 from tidegate.service.engines.config import EngineConfig, WarmEngine
 from tidegate.service.engines.cpu_engines import CpuEngine
@@ -43,7 +44,7 @@ class SlowEngine(FakeEngine):
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     """The clock of warm-up and of its limit."""
     clock = FakeClock()
-    monkeypatch.setattr(time_limit.time, "perf_counter", clock)
+    monkeypatch.setattr(time, "perf_counter", clock)
     return clock
 
 
@@ -80,9 +81,7 @@ def test_rounds_in_time_are_all_measured(clock: FakeClock) -> None:
 def test_batches_that_a_slow_engine_cannot_measure_in_time_are_left_out(clock: FakeClock) -> None:
     limit = limited(clock, 10)
 
-    found = measure_batch_sizes(
-        SlowEngine(clock, 0.2), [1, 2, 4, 8], stop_early=True, limit=limit
-    )
+    found = measure_batch_sizes(SlowEngine(clock, 0.2), [1, 2, 4, 8], stop_early=True, limit=limit)
 
     assert found == {1: pytest.approx(0.2)}
     assert limit.unmeasured == ["batches of more than 1"]
@@ -92,9 +91,7 @@ def test_batches_that_a_slow_engine_cannot_measure_in_time_are_left_out(clock: F
 def test_with_a_largest_batch_set_only_what_fits_is_measured(clock: FakeClock) -> None:
     limit = limited(clock, 10)
 
-    found = measure_batch_sizes(
-        SlowEngine(clock, 0.2), [1, 2, 4, 8], stop_early=False, limit=limit
-    )
+    found = measure_batch_sizes(SlowEngine(clock, 0.2), [1, 2, 4, 8], stop_early=False, limit=limit)
 
     assert list(found) == [1, 2]
     assert limit.unmeasured == ["batches of more than 2"]
