@@ -115,7 +115,8 @@ async def _needs(options: argparse.Namespace, bundle: Path) -> Needs:
     environment = {"TIDEGATE_BUNDLE": str(bundle), "TIDEGATE_PORT": str(port)}
     if options.profile != "none":
         environment["TIDEGATE_PROFILE"] = options.profile
-    command = [*shlex.split(options.python), "-m", "tidegate.service", "serve"]
+    python = [_absolute(word) for word in shlex.split(options.python)]
+    command = [*python, "-m", "tidegate.service", "serve"]
     async with running(
         command, environment, url, _READY, start_timeout_s=options.start_timeout_s
     ) as started:
@@ -139,6 +140,12 @@ async def _needs(options: argparse.Namespace, bundle: Path) -> Needs:
             p50_ms=1000 * median(took_s),
             cpu_ms=1000 * after.since(before).cpu_s / len(took_s),
         )
+
+
+def _absolute(word: str) -> str:
+    """Return a file's path as it is for a server, which runs in another folder."""
+    path = Path(word)
+    return str(path.absolute()) if path.is_file() else word
 
 
 async def _send(

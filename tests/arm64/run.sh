@@ -1,5 +1,6 @@
 #!/bin/sh
-# Run a command in the arm64 system of prepare.sh, emulated by qemu. The repository is at its own path.
+# Run a command in the arm64 system of prepare.sh, emulated by qemu. The repository is at its own path, and is
+# the working directory unless that is inside it.
 #
 #     tests/arm64/run.sh python3 -m pytest tests/unit/imaging
 #     QEMU_CPU=cortex-a72 tests/arm64/run.sh …
@@ -42,5 +43,7 @@ exec unshare --user --map-root-user --mount sh -eu -c '
     mount --bind "$root/tmp/cpuinfo" "$root/proc/cpuinfo"
     mkdir -p "$root$ARM64_REPOSITORY"
     mount --rbind "$ARM64_REPOSITORY" "$root$ARM64_REPOSITORY"
-    exec /usr/sbin/chroot "$root" /bin/sh -c "cd \"\$ARM64_FOLDER\" && exec \"\$@\"" sh "$@"
+    exec /usr/sbin/chroot "$root" /bin/sh -c "
+        cd \"\$ARM64_FOLDER\" 2>/dev/null || cd \"\$ARM64_REPOSITORY\"
+        exec \"\$@\"" sh "$@"
 ' sh "$@"
