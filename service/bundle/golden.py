@@ -114,7 +114,8 @@ def _advice_on_int8(bundle: Bundle) -> str:
     return (
         " An int8 bundle made on a CPU with VNNI needs VNNI, because int8 sums saturate at 16 bits "
         "without it: make the bundle again on a CPU like this one. Its gate is calibrated for ONNX "
-        "Runtime, and OpenVINO rounds differently: on a CPU set TIDEGATE_ENGINE=onnx-cpu."
+        "Runtime, and OpenVINO rounds differently: on a CPU set TIDEGATE_ENGINE=onnx-cpu. On arm64 "
+        "ONNX Runtime rounds differently than on x86-64: make the bundle on arm64, or serve fp32."
     )
 
 
