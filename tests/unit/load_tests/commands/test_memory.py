@@ -53,6 +53,7 @@ def test_memory_and_times_of_a_service_are_saved(
     [needs] = json.loads(out.read_text())["needs"]
     assert code == 1
     assert (needs["bundle"], needs["images"], needs["failed"]) == ("parts/3", 7, 2)
+    assert needs["translated_mb"] == 0
     assert 1 < needs["main_mb"] <= needs["largest_mb"] < MOST_MB
     assert "parts/3: failed" in capsys.readouterr().out
 
@@ -67,8 +68,8 @@ def test_a_folder_without_a_manifest_is_no_bundle(
 
 
 def test_a_service_that_needs_too_much_misses_its_aim() -> None:
-    needs = Needs("a/1", 1.0, 1.0, 1.0, MOST_MB + 1, 1.0, None, 1, 1, 0, 1.0, 1.0)
+    needs = Needs("a/1", 1.0, 1.0, 1.0, MOST_MB + 5, 1.0, None, 4.0, 1, 1, 0, 1.0, 1.0)
 
     assert [finding.quantity for finding in findings_of(needs) if finding.met is False] == [
-        "a/1: largest"
+        "a/1: largest without it"
     ]
