@@ -55,3 +55,14 @@ def test_the_rate_and_the_ratio_are_those_of_the_result() -> None:
     assert f"{per_s} images per second: {per_s * 3600:,} per hour" in PAGE
     assert f"{2e6 / per_s / 3600:.1f} core-hours per million" in PAGE
     assert f"{ratio:.2f} times the loop (95 % interval {low:.2f} to {high:.2f}" in PAGE
+
+
+def test_the_reads_of_a_bucket_are_those_of_the_result() -> None:
+    found = json.loads((RESULT.parent / "2026-12-01-bucket-reads.json").read_text("utf-8"))
+
+    assert f"answers each request after {found['delay_ms']:.0f} ms" in PAGE
+    assert f"{found['threads']:.0f} reads gives {found['ahead_per_s']:.0f} objects" in PAGE
+    assert (
+        f"one read after the other {found['one_by_one_per_s']:.0f}: {found['ratio']:.1f} times"
+        in PAGE
+    )
