@@ -73,8 +73,8 @@ class Count(NamedTuple):
 
 def count(sources: Sequence[str], listing: str | None) -> Count | None:
     """Return how many images there are; None if that is only known at the end."""
-    if listing == "-":
-        return None
+    if listing is not None and not os.path.isfile(listing):
+        return None  # a pipe can be read only once
     images, is_exact = 0, True
     lines = () if listing is None else _lines(listing)
     for source in itertools.chain(sources, lines):

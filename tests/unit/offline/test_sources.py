@@ -242,6 +242,16 @@ def test_the_images_of_a_long_archive_are_estimated(tmp_path: Path) -> None:
     assert found.images == pytest.approx(400, rel=0.02)
 
 
+def test_a_list_in_a_pipe_is_left_for_those_who_read_it() -> None:
+    out, into = os.pipe()
+    os.write(into, b"a.jpg\n")
+    os.close(into)
+
+    assert count([], f"/dev/fd/{out}") is None
+    assert names(listing=Path(f"/dev/fd/{out}")) == ["a.jpg"]
+    os.close(out)
+
+
 @pytest.mark.parametrize(
     ("source", "listing"),
     [("x.tar.gz", None), ("s3://pets/b", None), ("gone.zip", None), ("gone", None), ("a.jpg", "-")],
