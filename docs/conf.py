@@ -62,8 +62,8 @@ NAVIGATION = {
     ],
     "Reference": [
         "docs/reference/http-api", "docs/reference/dialects", "docs/reference/errors",
-        "docs/reference/settings",
-        "docs/reference/cli", "docs/reference/metrics", "docs/reference/bundle-format",
+        "docs/reference/settings", "docs/reference/cli", "docs/reference/python",
+        "docs/reference/metrics", "docs/reference/bundle-format",
         "docs/reference/preprocess-spec", "docs/reference/architectures",
     ],
     "Contribute": [

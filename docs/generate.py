@@ -49,6 +49,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "overheads": measurements.overheads,
     "perf-analyzer": measurements.perf_analyzer,
     "precisions": measurements.precisions,
+    "set-drift": measurements.set_drift,
+    "peers-in-bf16": measurements.peers_in_bf16,
     "distillation-settings": training.distillation_settings,
     "training-long-tail": training.long_tail,
     "training-mixing": training.mixing,

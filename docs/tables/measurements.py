@@ -162,6 +162,33 @@ def precisions() -> str:
     return table(head, [_precision_row(load, measured) for load in loads])
 
 
+def peers_in_bf16() -> str:
+    """Return a row for each server that runs the model in bf16: medians of ratios to the loop."""
+    results = sorted(RESULTS.glob("*-compare-bf16-*.json"))
+    if not results:
+        return "Not measured yet."
+    found: dict[str, dict[str, dict[str, Any]]] = {}  # server → load → figures
+    for standing in json.loads(results[-1].read_text("utf-8"))["standings"]:
+        if not standing["name"].startswith("bare loop"):
+            found.setdefault(standing["name"], {})[standing["load"]] = standing["figures"]
+    closed = sorted((load for load in found["tidegate"] if load.endswith("clients")), key=_clients)
+    rows = [
+        (
+            name,
+            *(f"{loads[load]['throughput_ratio']['median']:.2f}" for load in closed),
+            f"{loads['one client']['p50_ratio']['median']:.2f}",
+        )
+        for name, loads in found.items()
+    ]
+    most = len(closed)
+    head = ("server", *(f"throughput ÷ loop, {load}" for load in closed), "p50 ÷ loop, one client")
+    return table(head, sorted(rows, key=lambda row: row[most], reverse=True))
+
+
+def _clients(load: str) -> int:
+    return int(load.split()[0])
+
+
 def _precision_row(load: str, measured: Sequence[dict[str, Any]]) -> Sequence[str]:
     """Return medians over the rounds: images per second, or of one client the p50 in ms."""
     figure, unit = ("p50_ms", "ms") if load == "one client" else ("per_s", "images/s")
@@ -214,6 +241,24 @@ def _memory_rows(path: Path, result: dict[str, Any]) -> Iterator[Sequence[str]]:
             f"{one['p50_ms']:.3g} ms",
             f"{one['cpu_ms']:.3g} ms",
         )
+
+
+def set_drift() -> str:
+    """Return a row for each bundle and each change of the sets: what their reports name."""
+    head = ("bundle", "images", "change", "reports that name anything", "named most often")
+    rows = [
+        (
+            f"[{result['bundle']}](../../load_tests/results/{path.name})",
+            f"{result['images']:,}",
+            one["change"],
+            f"{one['named']} of {one['sets']}",
+            ", ".join(f"{name} ({times})" for name, times in list(one["what"].items())[:4]),
+        )
+        for path in sorted(RESULTS.glob("*-set-drift-*.json"))
+        for result in [json.loads(path.read_text("utf-8"))]
+        for one in result["found"]
+    ]
+    return table(head, rows) if rows else "Not measured yet."
 
 
 def _findings(result: dict[str, Any]) -> dict[str, float]:

@@ -134,7 +134,7 @@ PEERS = {
     for peer in (
         Peer(
             name="fastapi",
-            packages=("fastapi", "uvicorn", "uvloop", "httptools"),
+            packages=("fastapi", "uvicorn", "uvloop", "httptools", "openvino"),
             command=(
                 "{python}",
                 "-m",
@@ -152,7 +152,7 @@ PEERS = {
         Peer(
             name="mosec",
             batch=4,
-            packages=("mosec",),
+            packages=("mosec", "openvino"),
             command=(
                 *_module("mosec"),
                 "--address",

@@ -74,6 +74,12 @@ def add(commands: Commands) -> None:
         "--all-probabilities)",
     )
     running.add_argument(
+        "--image-timeout-s",
+        type=_positive,
+        metavar="S",
+        help="seconds after which an image gets no answer (default: 60)",
+    )
+    running.add_argument(
         "--resume", action="store_true", help="go on with the unfinished job of this --out"
     )
     running.add_argument("--replace", action="store_true", help="replace --out, and begin again")
@@ -103,6 +109,7 @@ def _run(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         replace=arguments.replace,
         drift=arguments.drift,
+        image_timeout_s=arguments.image_timeout_s,
     )
     try:
         with _stopped_by_sigterm():

@@ -17,10 +17,12 @@ from tidegate.service.errors import SourceUnreadable
 from tidegate.service.offline import sources
 from tidegate.service.offline.drift.notebook import Notebook
 from tidegate.service.offline.job import Job, summary_file
+from tidegate.service.offline.lock import only_job
 from tidegate.service.offline.predictor import Predictor
+from tidegate.service.offline.read_ahead import entries, threads_for
 from tidegate.service.offline.rows import Columns
-from tidegate.service.offline.sources import Item
-from tidegate.service.offline.workers import Classified, Entry, Work, Workers, unreadable
+from tidegate.service.offline.sources import Count, Item
+from tidegate.service.offline.workers import IMAGE_TIMEOUT_S, Classified, Work, Workers
 from tidegate.service.offline.writers import writer_for
 from tidegate.service.settings import Settings
 
@@ -50,6 +52,7 @@ class Options:
     resume: bool = False
     replace: bool = False
     drift: Path | None = None  # the drift report
+    image_timeout_s: float | None = None
 
 
 def run(options: Options) -> int:
@@ -61,6 +64,11 @@ def run(options: Options) -> int:
     """
     if not options.sources and options.listing is None:
         raise SourceUnreadable("There is nothing to classify: name a SOURCE, or give --list.")
+    with only_job(options.out):
+        return _run(options)
+
+
+def _run(options: Options) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # one process for each core
     predictor = _predictor(options)
     columns = Columns(
@@ -79,7 +87,8 @@ def run(options: Options) -> int:
     if options.resume and job.is_finished():
         _say(f"{options.out} is complete already.")
     else:
-        work = Work(predictor, columns, options.top_k, notes=notebook is not None)
+        timeout_s = options.image_timeout_s or IMAGE_TIMEOUT_S
+        work = Work(predictor, columns, options.top_k, notebook is not None, timeout_s)
         _classify(options, work, job, notebook)
     if notebook is not None:
         _say(notebook.report())
@@ -90,11 +99,14 @@ def _classify(options: Options, work: Work, job: Job, notebook: Notebook | None)
     """Classify what no part has yet, and finish the job."""
     job.begin(resume=options.resume, replace=options.replace)
     predictor, engine = work.predictor, work.predictor.engine
+    processes = options.workers or usable_cores()
     progress = _Progress(_total(options), sum(part.images for part in job.parts))
     try:
-        with Workers(work, _processes(options)) as workers:
+        with Workers(work, processes) as workers:
             predictor.close()
-            wanted = entries(job.remaining(shared(options)), predictor.max_image_bytes)
+            wanted = entries(
+                job.remaining(shared(options)), predictor.max_image_bytes, threads_for(processes)
+            )
             for part in _parts(workers.classified(wanted), job.part_images, progress):
                 notes = None if notebook is None else notebook.part(part)
                 job.write([one.row for one in part], notes)
@@ -151,10 +163,6 @@ def part_images(options: Options) -> int:
     return options.part_images or (_WIDE_PART_IMAGES if is_wide else _PART_IMAGES)
 
 
-def _processes(options: Options) -> int:
-    return options.workers or usable_cores()
-
-
 def shared(options: Options) -> Iterator[Item]:
     """Yield the images of this shard: every n-th one."""
     found = sources.items(options.sources, options.listing, options.column)
@@ -162,22 +170,12 @@ def shared(options: Options) -> Iterator[Item]:
     return islice(found, first - 1, None, parts)
 
 
-def _total(options: Options) -> int | None:
+def _total(options: Options) -> Count | None:
     known = sources.count(options.sources, options.listing)
     first, parts = options.shard
-    return None if known is None else len(range(first - 1, known, parts))
-
-
-def entries(items: Iterable[tuple[int, Item]], most: int) -> Iterator[Entry]:
-    """Yield what workers need; what is not a file is read here, one byte beyond the limit."""
-    for index, item in items:
-        if isinstance(item.content, Path):
-            yield index, item.name, item.content
-            continue
-        try:
-            yield index, item.name, item.content(most + 1)
-        except sources.READ_ERRORS as error:
-            yield index, item.name, unreadable(error)
+    if known is None:
+        return None
+    return Count(len(range(first - 1, known.images, parts)), known.is_exact)
 
 
 def _parts(
@@ -197,7 +195,7 @@ def _parts(
 class _Progress:
     """Reports on stderr: on a terminal one line that changes, in a log a line now and then."""
 
-    def __init__(self, total: int | None, before: int) -> None:
+    def __init__(self, total: Count | None, before: int) -> None:
         self._total = total
         self._before = before
         self.done = 0
@@ -224,8 +222,9 @@ class _Progress:
         images, rate = self._before + self.done, self.per_s
         if self._total is None or not rate:
             return f"{images:,} images, {rate:,.0f} a second   "
-        left = max(0, self._total - images) / rate
-        return f"{images:,} of {self._total:,} images, {rate:,.0f} a second, {_time(left)} left   "
+        total, about = self._total.images, "" if self._total.is_exact else "about "
+        left = max(0, total - images) / rate
+        return f"{images:,} of {about}{total:,} images, {rate:,.0f} a second, {_time(left)} left   "
 
 
 def _time(seconds: float) -> str:

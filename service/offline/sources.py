@@ -5,6 +5,7 @@ Each source gives its images in one order, so that parts of a job can be skipped
 
 from __future__ import annotations
 
+import itertools
 import lzma
 import os
 import tarfile
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from tidegate.service.distribution.place import FileMissing
 from tidegate.service.distribution.uri import Address
@@ -35,6 +36,7 @@ READ_ERRORS = (
 )  # fmt: skip
 _ENDS = (tarfile.EOFHeaderError, tarfile.EmptyHeaderError)  # type: ignore[attr-defined]  # no stub
 _ROWS = 256  # of a table, read together
+_MEMBERS = 500  # of an archive, from which the number of its images is estimated
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Item:
 
     name: str
     content: Path | Callable[[int], bytes]
+    is_remote: bool = False  # then the function may be called on any thread, before its turn
 
 
 def items(sources: Sequence[str], listing: str | None, column: str) -> Iterator[Item]:
@@ -61,11 +64,56 @@ def items(sources: Sequence[str], listing: str | None, column: str) -> Iterator[
                 yield from _items(line, column)
 
 
-def count(sources: Sequence[str], listing: str | None) -> int | None:
+class Count(NamedTuple):
+    """How many images there are, or about how many."""
+
+    images: int
+    is_exact: bool
+
+
+def count(sources: Sequence[str], listing: str | None) -> Count | None:
     """Return how many images there are; None if that is only known at the end."""
-    if listing is not None or not all(os.path.isdir(source) for source in sources):
-        return None
-    return sum(1 for source in sources for _ in _folder(Path(source)))
+    if listing is not None and not os.path.isfile(listing):
+        return None  # a pipe can be read only once
+    images, is_exact = 0, True
+    lines = () if listing is None else _lines(listing)
+    for source in itertools.chain(sources, lines):
+        found = _count(source)
+        if found is None:
+            return None
+        images, is_exact = images + found.images, is_exact and found.is_exact
+    return Count(images, is_exact)
+
+
+def _count(source: str) -> Count | None:
+    name, path = source.lower(), Path(source)
+    try:
+        if _is_image(source):
+            return Count(1, is_exact=True)
+        if "://" in source or name.endswith(_TAR[1:]):
+            return None
+        if name.endswith(".tar"):
+            return _tar_count(path)
+        if name.endswith(".zip"):
+            return Count(sum(1 for _ in _zip(path)), is_exact=True)
+        if name.endswith(".parquet"):
+            from pyarrow import parquet
+
+            return Count(parquet.ParquetFile(path).metadata.num_rows, is_exact=True)
+        return Count(sum(1 for _ in _folder(path)), is_exact=True)
+    except (SourceUnreadable, ModuleNotFoundError, *READ_ERRORS):
+        return None  # reading it says why
+
+
+def _tar_count(path: Path) -> Count:
+    """Estimate the images of an archive from its first members: others may be on a slow disk."""
+    images = 0
+    with tarfile.open(path, "r:") as archive:
+        for member in itertools.islice(archive, _MEMBERS):
+            images += member.isfile() and _is_image(member.name)
+        if archive.next() is None:
+            return Count(images, is_exact=True)
+        return Count(round(images * path.stat().st_size / archive.offset), is_exact=False)
 
 
 def _items(source: str, column: str) -> Iterator[Item]:
@@ -242,7 +290,7 @@ def _remote(source: str) -> Iterator[Item]:
         place = _place(Address(scheme, host, path.strip("/"), None))
         names = sorted(name for name in place.names() if _is_image(name))
     for name in names:
-        yield Item(f"{place}/{name}", _object(place, name))
+        yield Item(f"{place}/{name}", _object(place, name), is_remote=True)
 
 
 @lru_cache(maxsize=16)  # a list may have a million addresses: each place has connections of its own

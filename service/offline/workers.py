@@ -1,4 +1,7 @@
-"""Processes that classify, one for each core. One that dies loses nothing but its own image."""
+"""Processes that classify, one for each core. One that dies loses nothing but its own image.
+
+One that hangs is ended by a timer of its own, so that it dies, too.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,7 +20,13 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tidegate.service.errors import EngineUnavailable, UploadTooLarge
+from tidegate.service.errors import (
+    DeadlineMissed,
+    EngineFailed,
+    EngineUnavailable,
+    TidegateError,
+    UploadTooLarge,
+)
 from tidegate.service.files import read_small
 from tidegate.service.offline.answers import Answer, Problem, problem_of
 from tidegate.service.offline.rows import Columns, Row
@@ -30,6 +40,9 @@ _CHUNK_BYTES = 32 << 20
 # In a row. A chunk whose images all end their process causes 31: it and all halves of it.
 _MOST_DEATHS = 64
 _AHEAD = 2  # chunks for each worker: one that it computes, and one that waits
+# To read and classify a batch of an engine. The service gives its decoder processes as long: far
+# more than the limit on an image's work allows, even on a very busy machine.
+IMAGE_TIMEOUT_S = 60.0
 
 Entry = tuple[int, str, Path | bytes | Problem]  # index, name, and the file or its content
 
@@ -42,6 +55,7 @@ class Work:
     columns: Columns
     top_k: int
     notes: bool = False  # whether a drift report is wanted
+    timeout_s: float = IMAGE_TIMEOUT_S  # for a batch; then its process ends
 
 
 class Classified(NamedTuple):
@@ -106,24 +120,27 @@ class Workers:
 
     def _again(self, chunk: list[Entry]) -> list[Classified]:
         """Classify a chunk whose process may have died: alone, and then by halves."""
+        if self._is_broken:
+            self._restart()
+        began = time.monotonic()
         try:
             return self._alone(chunk)
         except BrokenProcessPool:
             if len(chunk) > 1:
                 half = len(chunk) // 2
                 return [*self._again(chunk[:half]), *self._again(chunk[half:])]
-        index, name, content = chunk[0]
-        died = Problem(
-            "engine-failed",
-            "The engine failed",
-            500,
-            "The process that classified this image died.",
-        )
-        return [Classified(self._work.columns.row(index, name, _data(content), died), None)]
+        return [self._lost(chunk[0], time.monotonic() - began)]
+
+    def _lost(self, entry: Entry, seconds: float) -> Classified:
+        """Return the row of an image whose process died after so many seconds."""
+        reason: TidegateError = EngineFailed("The process that classified this image died.")
+        if seconds >= self._work.timeout_s:
+            reason = DeadlineMissed(f"This image took more than {self._work.timeout_s:g} s.")
+        index, name, content = entry
+        row = self._work.columns.row(index, name, _data(content), problem_of(reason))
+        return Classified(row, None)
 
     def _alone(self, chunk: list[Entry]) -> list[Classified]:
-        if self._is_broken:
-            self._restart()
         try:
             done = self._submit(chunk).result()
         except BrokenProcessPool as error:
@@ -190,6 +207,7 @@ def _begin(work: Work) -> None:
     if parent is not None:
         sentinel = parent.sentinel
         threading.Thread(target=lambda: (wait([sentinel]), os._exit(1)), daemon=True).start()
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, whatever holds it up
     _work.append(work)
     if work.notes:
         from tidegate.service.offline.drift.notes import NoteTaker
@@ -198,9 +216,20 @@ def _begin(work: Work) -> None:
 
 
 def _classify(chunk: list[Entry]) -> list[Classified]:
-    work = _work[0]
+    work, done = _work[0], list[Classified]()
+    size = work.predictor.batch_size
+    try:
+        for start in range(0, len(chunk), size):
+            signal.setitimer(signal.ITIMER_REAL, work.timeout_s)
+            done += _classify_batch(work, chunk[start : start + size])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return done
+
+
+def _classify_batch(work: Work, batch: list[Entry]) -> list[Classified]:
     most = work.predictor.max_image_bytes
-    contents = [_read(content, most) for _, _, content in chunk]
+    contents = [_read(content, most) for _, _, content in batch]
     images = [content for content in contents if isinstance(content, bytes)]
     answers = iter(work.predictor.predict(images, top_k=work.top_k))
     said: list[Answer | Problem] = [
@@ -210,7 +239,7 @@ def _classify(chunk: list[Entry]) -> list[Classified]:
         Classified(
             work.columns.row(index, name, _data(content), answer), _note(index, content, answer)
         )
-        for (index, name, _), content, answer in zip(chunk, contents, said, strict=True)
+        for (index, name, _), content, answer in zip(batch, contents, said, strict=True)
     ]
 
 

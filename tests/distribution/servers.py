@@ -37,6 +37,7 @@ from tests.unit.distribution.https_server import self_signed
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / ".tools"
 PATIENCE_S = 600
+END_S = 5  # a store would wait for the connections that this process keeps open
 # Azurite's account, which is public: it is the same in every installation.
 ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = (
@@ -251,7 +252,7 @@ def _running(command: Sequence[object], folder: Path, port: int, path: str) -> I
         _wait_for(process, port, path, folder / "log")
         yield
     finally:
-        stop(process, PATIENCE_S)
+        stop(process, END_S)
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int, path: str, log: Path) -> None:

@@ -16,9 +16,11 @@ from tests.server import ROOT
 RESULTS = ROOT / "load_tests" / "results"
 MADE_BY = (
     "python -m load_tests",
+    "python -m tidegate.models.benchmarks.bucket_reads",
     "python -m tidegate.models.benchmarks.decoding",
     "python -m tidegate.models.benchmarks.distillation",
     "python -m tidegate.models.benchmarks.linear_probe",
+    "python -m tidegate.models.benchmarks.set_drift",
 )
 PAGE = ROOT / "docs" / "benchmarks.md"
 README = ROOT / "README.md"

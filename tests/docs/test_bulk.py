@@ -6,6 +6,7 @@ import json
 
 from tests.docs.pages import read
 from tests.server import ROOT
+from tidegate.service.drift.whole_set import FALSE_REPORTS
 
 PAGE = read(ROOT / "docs" / "guides" / "bulk.md")
 RESULT = ROOT / "load_tests" / "results" / "2026-11-30-bulk-2-cores.json"
@@ -55,3 +56,23 @@ def test_the_rate_and_the_ratio_are_those_of_the_result() -> None:
     assert f"{per_s} images per second: {per_s * 3600:,} per hour" in PAGE
     assert f"{2e6 / per_s / 3600:.1f} core-hours per million" in PAGE
     assert f"{ratio:.2f} times the loop (95 % interval {low:.2f} to {high:.2f}" in PAGE
+
+
+def test_the_reads_of_a_bucket_are_those_of_the_result() -> None:
+    found = json.loads((RESULT.parent / "2026-12-01-bucket-reads.json").read_text("utf-8"))
+
+    assert f"answers each request after {found['delay_ms']:.0f} ms" in PAGE
+    assert f"{found['threads']:.0f} reads gives {found['ahead_per_s']:.0f} objects" in PAGE
+    assert (
+        f"one read after the other {found['one_by_one_per_s']:.0f}: {found['ratio']:.1f} times"
+        in PAGE
+    )
+
+
+def test_unchanged_sets_are_reported_at_most_as_often_as_declared() -> None:
+    results = [json.loads(path.read_text("utf-8")) for path in RESULT.parent.glob("*set-drift-*")]
+
+    unchanged = [one for result in results for one in result["found"] if one["change"] == "nothing"]
+    assert {result["bundle"] for result in results} == {"efficientnet-lite0", "digits"}
+    assert all(one["named"] <= FALSE_REPORTS * one["sets"] for one in unchanged)
+    assert min(one["sets"] for one in unchanged) >= 200

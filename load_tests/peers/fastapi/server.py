@@ -18,6 +18,7 @@ from PIL import UnidentifiedImageError
 from load_tests.peers.plain_classifier import Classifier
 
 classifier = Classifier(Path(os.environ["MODEL_DIR"]))
+classifier.warm_up(1)
 
 
 @asynccontextmanager

@@ -21,8 +21,9 @@ class Classify(Worker):
     """One single-threaded classifier."""
 
     def __init__(self) -> None:
-        """Load the model."""
+        """Load the model, and run each batch size once."""
         self._classifier = Classifier(Path(os.environ["MODEL_DIR"]))
+        self._classifier.warm_up(BATCH)
 
     def deserialize(self, data: bytes) -> Floats:
         """Decode one body; mosec answers DecodingError with 400."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,13 +12,16 @@ from tidegate.service.offline.answers import Answer, Problem
 
 
 class FakePredictor:
-    """Says of an image what its bytes say; the word "kill" ends the process."""
+    """Says of an image what its bytes say; "kill" ends the process, and "hang" never returns."""
 
     max_image_bytes = 100
+    batch_size = 4
 
     def predict(self, images: Sequence[bytes], *, top_k: int) -> list[Answer | Problem]:
         if b"kill" in images:
             os._exit(9)
+        if b"hang" in images:
+            threading.Event().wait()
         return [Problem(image.decode(), "", 422, f"top {top_k}") for image in images]
 
 

@@ -23,8 +23,9 @@ from tidegate.service.cli import main
 from tidegate.service.errors import EngineUnavailable, JobRefused, SourceUnreadable
 from tidegate.service.offline.answers import Problem
 from tidegate.service.offline.job import Job
+from tidegate.service.offline.read_ahead import entries
 from tidegate.service.offline.rows import Columns
-from tidegate.service.offline.run import Options, entries, part_images, shared
+from tidegate.service.offline.run import Options, part_images, shared
 from tidegate.service.offline.sources import items
 from tidegate.service.offline.workers import Work, Workers
 from tidegate.service.offline.writers import Csv, JsonLines, Parquet

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import pickle
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import fields
 from pathlib import Path
 
 import httpx
@@ -15,7 +18,7 @@ import pyarrow
 import pytest
 from PIL import Image
 
-from tests.server import DEMO_BUNDLE, PHOTOS, Server
+from tests.server import DEMO_BUNDLE, PHOTOS, ROOT, Server
 from tests.unit.bundle.tiny_bundle import put, sound_files
 from tidegate.service.bundle.store import LABELS
 from tidegate.service.errors import BundleRefused
@@ -162,3 +165,25 @@ def test_a_number_of_classes_that_is_none_is_refused(predictor: Predictor, top_k
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleRefused):
         Predictor(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_example_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "reference" / "python.md").read_text("utf-8")
+    [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    paths = {"models/bundles/efficientnet-lite0/1": DEMO_BUNDLE, "photo.jpg": PHOTOS / "rocket.jpg"}
+    for name, path in paths.items():
+        example = example.replace(f'"{name}"', repr(str(path)))
+
+    exec(example, {"__name__": "page"})  # noqa: S102 - the page's
+
+    assert "decision='accept'" in capsys.readouterr().out
+
+
+def test_the_page_lists_every_field_and_argument() -> None:
+    page = (ROOT / "docs" / "reference" / "python.md").read_text("utf-8")
+    names = {field.name for kind in (Answer, Problem, Rows) for field in fields(kind)}
+    names |= set(inspect.signature(Predictor).parameters)
+    names |= {name for name in vars(Predictor) if not name.startswith("_")}
+
+    assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", page)] == []

@@ -21,8 +21,8 @@ from tidegate.service.distribution.uri import Address
 from tidegate.service.errors import SourceUnreadable
 from tidegate.service.offline import sources
 from tidegate.service.offline.answers import Problem
-from tidegate.service.offline.run import entries
-from tidegate.service.offline.sources import items
+from tidegate.service.offline.read_ahead import entries
+from tidegate.service.offline.sources import count, items
 
 
 def names(*given: object, listing: Path | None = None) -> list[str]:
@@ -210,3 +210,51 @@ def test_a_prefix_is_every_image_below_it_and_an_object_is_itself(
 def test_an_address_that_gives_no_images_is_refused(source: str, reason: str) -> None:
     with pytest.raises(SourceUnreadable, match=reason):
         names(source)
+
+
+def test_images_are_counted_in_advance(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(b"x")
+    listing = tmp_path / "list.txt"
+    listing.write_text(f"gone.jpg\n{tmp_path / 'images'}\n")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("b.jpg", b"x")
+        archive.writestr("notes.txt", b"x")
+    parquet.write_table(pyarrow.table({"image": [b"x"] * 5}), tmp_path / "x.parquet")
+    tar_of(tmp_path / "x.tar")
+    found = [str(tmp_path / f"x.{kind}") for kind in ("zip", "parquet", "tar")]
+
+    assert count([*found, "s3://pets/a.jpg"], str(listing)) == (1 + 5 + 3 + 1 + 2, True)
+
+
+def test_the_images_of_a_long_archive_are_estimated(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w") as archive:
+        for number in range(800):
+            member = tarfile.TarInfo(f"{number}.jpg" if number % 2 else f"{number}.json")
+            member.size = 700
+            archive.addfile(member, io.BytesIO(bytes(700)))
+
+    found = count([str(path)], None)
+
+    assert found is not None
+    assert not found.is_exact
+    assert found.images == pytest.approx(400, rel=0.02)
+
+
+def test_a_list_in_a_pipe_is_left_for_those_who_read_it() -> None:
+    out, into = os.pipe()
+    os.write(into, b"a.jpg\n")
+    os.close(into)
+
+    assert count([], f"/dev/fd/{out}") is None
+    assert names(listing=Path(f"/dev/fd/{out}")) == ["a.jpg"]
+    os.close(out)
+
+
+@pytest.mark.parametrize(
+    ("source", "listing"),
+    [("x.tar.gz", None), ("s3://pets/b", None), ("gone.zip", None), ("gone", None), ("a.jpg", "-")],
+)
+def test_what_cannot_be_counted_in_advance_has_no_number(source: str, listing: str | None) -> None:
+    assert count([source], listing) is None

@@ -26,6 +26,17 @@ def test_ctrl_c_does_not_reach_a_process_that_is_just_starting() -> None:
     assert row_of((0, "a.jpg", b"fine"), FakeThatIsInterrupted())["error"] == "fine"
 
 
+def test_an_image_that_hangs_is_a_row_and_the_others_are_answered() -> None:
+    limit_s = 2.0  # three times: with the other image, with it again, and alone
+    work = Work(FakePredictor(), Columns(("energy",)), 3, timeout_s=limit_s)  # type: ignore[arg-type]
+
+    with Workers(work, 1) as workers:
+        hung, fine = workers.classified([(0, "a.jpg", b"hang"), (1, "b.jpg", b"fine")])
+
+    assert (hung.row["error"], fine.row["error"]) == ("deadline-missed", "fine")
+    assert hung.row["error_detail"] == "This image took more than 2 s."
+
+
 def test_a_name_that_is_no_text_is_escaped_in_its_error_too(tmp_path: Path) -> None:
     pipe = tmp_path / os.fsdecode(b"\xff.jpg")
     os.mkfifo(pipe)
