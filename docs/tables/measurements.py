@@ -238,8 +238,7 @@ def _memory_rows(path: Path, result: dict[str, Any]) -> Iterator[Sequence[str]]:
             *(f"{one[name]:.0f} MB" for name in ("idle_mb", "after_mb", "largest_mb")),
             f"{translated:.0f} MB" if translated else "–",
             f"{one['largest_mb'] - translated:.0f} MB",
-            f"{one['p50_ms']:.3g} ms",
-            f"{one['cpu_ms']:.3g} ms",
+            *(f"{one[name]:,.0f} ms" for name in ("p50_ms", "cpu_ms")),
         )
 
 
