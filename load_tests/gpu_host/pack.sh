@@ -22,6 +22,9 @@ packages="annotated-doc annotated-types anyio click fastapi filelock h11 httptoo
 for name in $packages; do grep "^$name==" "$root/docker/constraints.txt"; done > "$work/packages.txt"
 "$python" -m pip download --quiet --no-deps --only-binary=:all: --dest "$work/wheels" \
   --requirement "$work/packages.txt"
+# The tests of step 3 need it, and what it needs.
+"$python" -m pip download --quiet --only-binary=:all: --dest "$work/wheels" \
+  "$(grep '^hypothesis==' "$root/dev-constraints.txt")"
 cp "$work"/wheels/*.whl "$stage/wheels/"
 
 # Optional: nvImageCodec with nvJPEG alone, for the probe of step 5.

@@ -131,3 +131,31 @@ def elf(name: bytes, content: bytes) -> bytearray:
         for at, start, size in sections
     ]
     return bytearray(bytes(header) + content + names + b"".join(entries))
+
+
+ON_THE_HOST = {"httpx", "numpy", "onnx", "pytest", "pytest_timeout", "uvloop"}
+
+
+def test_the_gpu_tests_import_nothing_that_the_host_lacks() -> None:
+    packed = re.findall(r"\w+", (BOOK / "pack.sh").read_text())
+    has = {*ON_THE_HOST, *packed, "PIL", "tidegate", *sys.stdlib_module_names}  # PIL is pillow
+    read, waiting = set[Path](), [ROOT / "tests/conftest.py", *(ROOT / "tests/gpu").glob("*.py")]
+    while waiting:
+        path = waiting.pop()
+        read.add(path)
+        for module in imported_at_once(path):
+            file = ROOT / f"{module.replace('.', '/')}.py"
+            if module.startswith("tests"):
+                waiting += [file] if file.is_file() and file not in read else []
+            else:
+                assert module.partition(".")[0] in has, f"{path} imports {module}"
+
+
+def imported_at_once(path: Path) -> Iterator[str]:
+    """Yield what a module imports when it is imported."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
