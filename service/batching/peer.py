@@ -128,7 +128,15 @@ class Peer:
             raise ProtocolError(str(error)) from error
         place = self._places[record.slot] = Place(lane, views)
         outcome = cast("asyncio.Future[Answer]", _Outcome(self, record.slot, place))
-        place.ticket = self._scheduler.ticket(lane, record.first, priority, outcome, views.pixels)
+        place.ticket = self._scheduler.ticket(
+            lane,
+            record.first,
+            priority,
+            outcome,
+            views.pixels,
+            haste=int(record.third),
+            lead_s=record.second,
+        )
         self._arrived.append(place.ticket)
 
     def _submit(self) -> None:
