@@ -226,7 +226,7 @@ class Admission:
         if overtaken_s > 0 and eta + overtaken_s > left_s:
             return Refusal("predicted-late", max(1, math.ceil(eta + overtaken_s - left_s)))
         order = arrival.priority, arrival.deadline
-        pace = self.load.pace(lane, now, typical=True)
+        pace = self.load.pace(lane, now)
         if self.load.keys(lane).delays(*order, usual.ahead, pace) or placement.delays(
             *order, usual.own_decode_s
         ):

@@ -191,26 +191,30 @@ class Dispatch:
 
         They are taken by preference, unless one with an earlier deadline would then be late.
         """
-        queue, limits = self._ready[lane], lane.limits
-        most = room or limits.max_batch_size
+        queue = self._ready[lane]
 
-        def together(listed: list[Ticket]) -> list[Ticket]:
-            if room is not None:
-                return listed
-            return listed[: images_for_slot(len(queue), self._together(listed, now), limits)]
+        def head(listed: Callable[[int], list[Ticket]]) -> list[Ticket]:
+            return listed(room or images_for_slot(self._together(listed, lane, now), lane.limits))
 
-        preferred = together(queue.preferred(most))
-        if queue.may_go_first(preferred, lambda: self._load.pace(lane, now, idle=slot.index)):
+        preferred = head(queue.preferred)
+        if queue.may_go_first(preferred, lambda: self._load.pace(lane, now, slot.index)):
             return preferred
-        return together(queue.first(most))
+        return head(queue.first)
 
-    def _together(self, listed: list[Ticket], now: float) -> int:
-        """Count the tickets before the first one, after another, that may still be overtaken."""
-        turn = listed[0].turn
-        for index, ticket in enumerate(listed[1:], 1):
-            if self._admission.may_be_overtaken(ticket, turn, now):
-                return index
-        return len(listed)
+    def _together(self, listed: Callable[[int], list[Ticket]], lane: Lane, now: float) -> int:
+        """Count the tickets that may run together, as far as it matters.
+
+        On slots with their own cores each image adds nearly its full duration to the batch, and
+        whoever comes next waits for it. So a ticket that could be overtaken has no company there.
+        """
+        limits = lane.limits
+        if limits.side_by_side == 1:
+            return len(self._ready[lane])
+        first, *others = listed(limits.max_batch_size * limits.side_by_side)
+        for count, ticket in enumerate(others, 1):
+            if self._admission.may_be_overtaken(ticket, first.turn, now):
+                return count
+        return 1 + len(others)
 
     def _form_batch(self, lane: Lane, now: float, chosen: list[Ticket]) -> BatchPlan[Ticket]:
         """Form a batch of the chosen tickets, or of others if these are late.

@@ -121,21 +121,22 @@ class EngineLoad:
                 seconds += latency.predict(rest) if rest else 0.0
         return seconds / len(self.running)
 
-    def pace(
-        self, lane: Lane, now: float, *, idle: int | None = None, typical: bool = False
-    ) -> Pace:
+    def pace(self, lane: Lane, now: float, idle: int | None = None) -> Pace:
         """Return how fast a lane's images are answered if all other lanes' work comes first.
 
+        Images ahead take the usual time, as their sum varies little, the own one has a margin.
         Slot `idle` has nothing to run, whatever it was given last.
         """
         largest, slots = lane.limits.max_batch_size, len(self.running)
-        batch_s = latency_of(lane, typical=typical).predict(largest)
-        batch_s += largest * self.decode_s_each(lane)
-        free = self.free_in_s(now, typical=typical)
+        usual = largest if lane.limits.side_by_side == 1 else 1  # images in a batch
+        decode_s = self.decode_s_each(lane)
+        each_s = (lane.latency.typical.predict(usual) / usual + decode_s) / slots
+        free = self.free_in_s(now, typical=True)
         if idle is not None:
             free[idle] = 0.0
-        others_s = self.other_lanes_s(lane, Priority.BULK, math.inf, typical=typical)
-        return Pace(now + others_s + sum(free) / slots, batch_s / (largest * slots), batch_s)
+        others_s = self.other_lanes_s(lane, Priority.BULK, math.inf, typical=True)
+        start_s = now + others_s + sum(free) / slots
+        return Pace(start_s, each_s, lane.latency.predict(largest) + largest * decode_s)
 
     def publish(self, now: float) -> Published:
         """Return what runs and waits, for the other processes that admit."""

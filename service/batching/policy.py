@@ -39,17 +39,13 @@ class Limits:
     default_deadline_s: float = math.inf  # of requests that do not set one
 
 
-def images_for_slot(ready: int, together: int, limits: Limits) -> int:
-    """Return how many of the `ready` images an idle slot takes.
+def images_for_slot(together: int, limits: Limits) -> int:
+    """Return how many of the images that may run together an idle slot takes.
 
     If slots take turns on one device (`side_by_side` is 1), that is as many as fit. If each slot
-    has its own core, it is an equal part of them, so that the next idle slot has work too. On such
-    a slot each image adds nearly its full duration to the batch, and whoever comes next waits for
-    it: only the first `together` are included, which nobody may overtake.
+    has its own core, it is an equal part of them, so that the next idle slot has work too.
     """
-    if limits.side_by_side == 1:
-        return min(limits.max_batch_size, ready)
-    return min(limits.max_batch_size, -(-ready // limits.side_by_side), together)
+    return min(limits.max_batch_size, -(-together // limits.side_by_side))
 
 
 class Backlog(NamedTuple):

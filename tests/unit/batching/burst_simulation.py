@@ -79,6 +79,16 @@ class _ByDeadline(Admission):
         return None
 
 
+class _WithoutTurns(Dispatch):
+    """Dispatch as it was: an image has company unless it has overtaken it."""
+
+    def _together(self, listed: Callable[[int], list[Ticket]], lane: Lane, now: float) -> int:
+        ready = len(self._ready[lane])
+        first, *others = listed(lane.limits.max_batch_size)
+        overtaken = [one for one in others if one.arrival < first.arrival]
+        return 1 if overtaken else ready
+
+
 class _Slot:
     def __init__(self, index: int) -> None:
         self.index = index
@@ -91,12 +101,13 @@ class _Run:
         self._now = 0.0
         placement = DecodePlacement(None, None)
         fair = world.order == "fair"
+        self._largest = 1 if world.order == "best" else world.largest_batch
         self._admission = (Admission if fair else _ByDeadline)(world.slots, placement)
-        sizes = [size for size in (1, 2, 4, 8) if size <= world.largest_batch]
+        sizes = [size for size in (1, 2, 4, 8) if size <= self._largest]
         latency = LatencyModel({size: world.batch_s(size) for size in sizes})
-        limits = Limits(world.largest_batch, 10**6, world.slots, world.job_limit_s)
+        limits = Limits(self._largest, 10**6, world.slots, world.job_limit_s)
         self._lane = Lane(FakeEngine(slots=world.slots), latency, limits)
-        self._dispatch = Dispatch(
+        self._dispatch = (Dispatch if fair else _WithoutTurns)(
             [cast(Slot, _Slot(index)) for index in range(world.slots)],
             [0] * world.slots,
             self._admission,

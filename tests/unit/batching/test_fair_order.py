@@ -174,11 +174,9 @@ def test_a_newcomer_waits_for_a_job_without_slack() -> None:
 def test_a_job_does_not_starve_beside_short_limits_without_end() -> None:
     slots = Slots(1)
     slots.queue.insert(Waiting(INTERACTIVE, 20.0, 0, haste=5))
-    for index in range(1, 60):
-        slots.run_until(index - 0.5)
+    for index in range(1, 60):  # one in the time of an image
         slots.queue.insert(Waiting(INTERACTIVE, index + 30.0, index, haste=0))
-
-    slots.run_until(60.0)
+        slots.run_until(float(index))
 
     done = {request.arrival: at for request, at in slots.ran}
     assert done[0] == 20.0  # as late as it may be
@@ -223,7 +221,7 @@ def test_a_client_without_images_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit_s", "longer_s", "alike"), [(0.25, 2.0, False), (1.0, 0.6, True), (2.0, 1e9, False)]
+    ("limit_s", "longer_s", "alike"), [(0.25, 2.0, False), (0.99, 0.6, True), (2.0, 1e9, False)]
 )
 def test_limits_that_differ_by_less_than_a_factor_of_two_may_be_alike(
     limit_s: float, longer_s: float, alike: bool
@@ -244,7 +242,7 @@ def test_limits_that_differ_by_less_than_a_factor_of_two_may_be_alike(
 def test_what_is_admitted_is_in_time_if_the_predictions_are_right(world: Burst) -> None:
     fates = simulate(world).fates
 
-    assert fates["job in time"] and fates["others in time"]
+    assert fates["job in time"] > 300
     assert not fates["job late"] + fates["others late"]
 
 

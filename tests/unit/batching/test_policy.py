@@ -292,11 +292,4 @@ def test_an_idle_service_admits_despite_a_high_decode_prediction() -> None:
 def test_a_slot_gets_its_share_of_the_ready_images(
     ready: int, side_by_side: int, expected: int
 ) -> None:
-    assert images_for_slot(ready, ready, Limits(4, 100, side_by_side)) == expected
-
-
-@pytest.mark.parametrize(("side_by_side", "expected"), [(1, 4), (2, 1)])
-def test_images_that_may_be_overtaken_are_left_out_if_slots_have_their_own_cores(
-    side_by_side: int, expected: int
-) -> None:
-    assert images_for_slot(9, 1, Limits(4, 100, side_by_side)) == expected
+    assert images_for_slot(ready, Limits(4, 100, side_by_side)) == expected
