@@ -122,10 +122,11 @@ class Admission:
         )
         if refusal is None and placement is self._placement.large:
             refusal = self._refuse_large(arrival.client, placement, backlog)
+        if refusal is not None:
+            return refusal
         typical_s = self._decode_times.typical_s(arrival.cost, now)
-        if refusal is None:
-            usual = self._backlog(arrival, now, placement, typical_s, typical=True)
-            refusal = self._refuse_for_others(arrival, now, placement, usual)
+        usual = self._backlog(arrival, now, placement, typical_s, typical=True)
+        refusal = self._refuse_for_others(arrival, now, placement, usual)
         if refusal is not None:
             return refusal
         self._demand.add(arrival.level, typical_s + latency.typical.predict(1), now)
@@ -217,6 +218,8 @@ class Admission:
         They are those that will come while it waits and are preferred to it, and those that have
         been admitted and would be late because of it. `usual` is the backlog without a margin.
         """
+        if not usual.waiting and not usual.ahead:
+            return None
         lane, left_s = arrival.lane, arrival.deadline - now
         eta = eta_s(usual, lane.latency.typical, lane.limits.max_batch_size)
         alone_s = lane.latency.typical.predict(1) + usual.own_slot_decode_s + usual.own_decode_s
@@ -226,10 +229,9 @@ class Admission:
         if overtaken_s > 0 and eta + overtaken_s > left_s:
             return Refusal("predicted-late", max(1, math.ceil(eta + overtaken_s - left_s)))
         order = arrival.priority, arrival.deadline
-        pace = self.load.pace(lane, now)
-        if self.load.keys(lane).delays(*order, usual.ahead, pace) or placement.delays(
-            *order, usual.own_decode_s
-        ):
+        elsewhere = self.load.waiting_elsewhere(lane, arrival.priority)
+        delays = self.load.keys(lane).delays(*order, elsewhere, lambda: self.load.pace(lane, now))
+        if delays or placement.delays(*order, usual.own_decode_s):
             return Refusal("predicted-late", 1)
         return None
 

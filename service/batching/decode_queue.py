@@ -83,7 +83,7 @@ class DecodeQueue:
         """Return whether an arrival makes a job late that waits behind it and was in time."""
         if not len(self._waiting) or not typical_s:
             return False
-        return self._waiting.delays(priority, deadline, self._pace(now, typical=True))
+        return self._waiting.delays(priority, deadline, lambda: self._pace(now, typical=True))
 
     def _pace(self, now: float, *, typical: bool = False) -> Pace:
         """Return how fast the waiting jobs are answered, if their own work takes the longest."""

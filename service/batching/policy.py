@@ -144,12 +144,15 @@ def all_in_time(deadlines: Iterable[float], before: int, pace: Pace) -> bool:
     return True
 
 
-def delays_beyond(deadlines: Iterable[float], before: int, pace: Pace) -> bool:
+def delays_beyond(deadlines: Sequence[float], before: int, pace: Pace) -> bool:
     """Return whether one more image makes one of these late, which run behind it in this order.
 
-    `before` other images run first. Those that would be late anyway do not count.
+    They are sorted, and `before` other images run first. Those that would be late anyway do not
+    count.
     """
     done = pace.start_s + before * pace.each_s + pace.own_s
+    if done + len(deadlines) * pace.each_s <= deadlines[0]:
+        return False  # usually: all of them are done before the first deadline
     for deadline in deadlines:
         late_by = done + pace.each_s - deadline - _ROUNDING_S
         if 0 < late_by <= pace.each_s:

@@ -76,10 +76,9 @@ class FairQueue(Generic[W]):
         """Return the requests before an arrival of this class and deadline, by deadline."""
         return self._requests[: self._position(priority, deadline)]
 
-    def delays(self, priority: Priority, deadline: float, pace: Pace) -> bool:
+    def delays(self, priority: Priority, deadline: float, pace: Callable[[], Pace]) -> bool:
         """Return whether an arrival makes one of its class late, of those with later deadlines."""
-        at = self._position(priority, deadline)
-        return delays_beyond(_of_class(self._keys, at, priority), at, pace)
+        return _delays(self._keys, priority, deadline, 0, pace)
 
     def take(self, chosen: Sequence[W]) -> Iterator[W]:
         """Yield `chosen`, then the others by deadline, and remove each when it is yielded."""
@@ -130,16 +129,25 @@ class AdmittedKeys:
         """Return how many requests are preferred to an arrival of this class, haste and turn."""
         return bisect_right(self._preferences, (priority, haste, turn, math.inf, 0))
 
-    def delays(self, priority: Priority, deadline: float, before: int, pace: Pace) -> bool:
+    def delays(
+        self, priority: Priority, deadline: float, elsewhere: int, pace: Callable[[], Pace]
+    ) -> bool:
         """Return whether an arrival makes one of its class late, of those with later deadlines.
 
-        `before` is how many run before the arrival, here and elsewhere.
+        So many run `elsewhere` before it.
         """
-        at = self.before(priority, deadline)
-        return delays_beyond(_of_class(self._keys, at, priority), before, pace)
+        return _delays(self._keys, priority, deadline, elsewhere, pace)
 
 
-def _of_class(keys: Sequence[_Key], start: int, priority: Priority) -> Iterator[float]:
-    """Yield the deadlines from `start` to the end of the class."""
+def _delays(
+    keys: Sequence[_Key],
+    priority: Priority,
+    deadline: float,
+    elsewhere: int,
+    pace: Callable[[], Pace],
+) -> bool:
+    """Return whether an arrival makes one of its class late, of those with later deadlines."""
+    start = bisect_right(keys, (priority, deadline, 1 << 62))
     end = bisect_left(keys, (priority + 1, -math.inf, 0))
-    return (key[1] for key in keys[start:end])
+    behind = [key[1] for key in keys[start:end]]
+    return bool(behind) and delays_beyond(behind, elsewhere + start, pace())

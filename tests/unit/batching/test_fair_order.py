@@ -135,8 +135,7 @@ def test_an_arrival_delays_others_if_their_order_is_in_time_only_without_it(
         if at > one.deadline and one is not arrival
     }
 
-    before = keys.before(INTERACTIVE, limit)
-    delays = keys.delays(INTERACTIVE, limit, before, Pace(0.0, IMAGE_S, IMAGE_S))
+    delays = keys.delays(INTERACTIVE, limit, 0, lambda: Pace(0.0, IMAGE_S, IMAGE_S))
 
     assert delays == bool(late_with - late_without)
 
