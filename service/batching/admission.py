@@ -169,6 +169,11 @@ class Admission:
             return True
         return ticket.turn > turn and not self._shares.one_client
 
+    def reserved(self, level: Level, now: float) -> float:
+        """Return the part of the slots' time that goes to images preferred to this level."""
+        asked = self._demand.preferred_to(level, now) / len(self.load.running)
+        return min(asked, _MOST_RESERVED)
+
     def lead_s(self, ticket: Ticket) -> float:
         """Return how far a ticket's turn is from the one that was dispatched last."""
         return max(0.0, ticket.turn - self._turns.reached(ticket.level))
@@ -223,8 +228,7 @@ class Admission:
         lane, left_s = arrival.lane, arrival.deadline - now
         eta = eta_s(usual, lane.latency.typical, lane.limits.max_batch_size)
         alone_s = lane.latency.typical.predict(1) + usual.own_slot_decode_s + usual.own_decode_s
-        asked = self._demand.preferred_to(arrival.level, now) / len(self.load.running)
-        reserved = min(asked, _MOST_RESERVED)
+        reserved = self.reserved(arrival.level, now)
         overtaken_s = (eta - alone_s) * reserved / (1 - reserved)
         if overtaken_s > 0 and eta + overtaken_s > left_s:
             return Refusal("predicted-late", max(1, math.ceil(eta + overtaken_s - left_s)))

@@ -192,28 +192,28 @@ class Dispatch:
         They are taken by preference, unless one with an earlier deadline would then be late.
         """
         queue = self._ready[lane]
+        most = room or images_for_slot(self._together(slot, lane, now), lane.limits)
+        preferred = queue.preferred(most)
+        pace = partial(self._load.pace, lane, now, idle=slot.index)
+        return preferred if queue.may_go_first(preferred, pace) else queue.first(most)
 
-        def head(listed: Callable[[int], list[Ticket]]) -> list[Ticket]:
-            return listed(room or images_for_slot(self._together(listed, lane, now), lane.limits))
-
-        preferred = head(queue.preferred)
-        if queue.may_go_first(preferred, lambda: self._load.pace(lane, now, slot.index)):
-            return preferred
-        return head(queue.first)
-
-    def _together(self, listed: Callable[[int], list[Ticket]], lane: Lane, now: float) -> int:
+    def _together(self, slot: Slot, lane: Lane, now: float) -> int:
         """Count the tickets that may run together, as far as it matters.
 
         On slots with their own cores each image adds nearly its full duration to the batch, and
-        whoever comes next waits for it. So a ticket that could be overtaken has no company there.
+        whoever comes next waits for it. So a ticket that could be overtaken has no company there,
+        as long as all are in time without, beside what is preferred to it and may come.
         """
-        limits = lane.limits
+        queue, limits = self._ready[lane], lane.limits
         if limits.side_by_side == 1:
-            return len(self._ready[lane])
-        first, *others = listed(limits.max_batch_size * limits.side_by_side)
+            return len(queue)
+        first, *others = queue.preferred(limits.max_batch_size * limits.side_by_side)
         for count, ticket in enumerate(others, 1):
             if self._admission.may_be_overtaken(ticket, first.turn, now):
-                return count
+                alone = self._load.pace(lane, now, images=1, idle=slot.index)
+                left = 1 - self._admission.reserved(ticket.level, now)
+                alone = alone._replace(each_s=alone.each_s / left)
+                return count if queue.all_in_time(alone) else 1 + len(others)
         return 1 + len(others)
 
     def _form_batch(self, lane: Lane, now: float, chosen: list[Ticket]) -> BatchPlan[Ticket]:

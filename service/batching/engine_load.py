@@ -121,22 +121,24 @@ class EngineLoad:
                 seconds += latency.predict(rest) if rest else 0.0
         return seconds / len(self.running)
 
-    def pace(self, lane: Lane, now: float, idle: int | None = None) -> Pace:
+    def pace(
+        self, lane: Lane, now: float, *, images: int | None = None, idle: int | None = None
+    ) -> Pace:
         """Return how fast a lane's images are answered if all other lanes' work comes first.
 
-        Images ahead take the usual time, as their sum varies little, the own one has a margin.
-        Slot `idle` has nothing to run, whatever it was given last.
+        Batches have so many `images`, or are as large as possible. Images ahead take the usual
+        time, as their sum varies little; the own batch has a margin. Slot `idle` has nothing to
+        run, whatever it was given last.
         """
-        largest, slots = lane.limits.max_batch_size, len(self.running)
-        usual = largest if lane.limits.side_by_side == 1 else 1  # images in a batch
+        size, slots = images or lane.limits.max_batch_size, len(self.running)
         decode_s = self.decode_s_each(lane)
-        each_s = (lane.latency.typical.predict(usual) / usual + decode_s) / slots
+        each_s = (lane.latency.typical.predict(size) / size + decode_s) / slots
         free = self.free_in_s(now, typical=True)
         if idle is not None:
             free[idle] = 0.0
         others_s = self.other_lanes_s(lane, Priority.BULK, math.inf, typical=True)
         start_s = now + others_s + sum(free) / slots
-        return Pace(start_s, each_s, lane.latency.predict(largest) + largest * decode_s)
+        return Pace(start_s, each_s, lane.latency.predict(size) + size * decode_s)
 
     def publish(self, now: float) -> Published:
         """Return what runs and waits, for the other processes that admit."""

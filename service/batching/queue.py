@@ -72,6 +72,10 @@ class FairQueue(Generic[W]):
         behind = (one.deadline for one in self._requests[:last] if one not in gone)
         return all_in_time(behind, len(chosen), pace())
 
+    def all_in_time(self, pace: Pace) -> bool:
+        """Return whether all stay in time if they run by deadline."""
+        return all_in_time((key[1] for key in self._keys), 0, pace)
+
     def before(self, priority: Priority, deadline: float) -> list[W]:
         """Return the requests before an arrival of this class and deadline, by deadline."""
         return self._requests[: self._position(priority, deadline)]
