@@ -23,7 +23,6 @@ from starlette.types import ASGIApp
 from tidegate.service import addresses, logs, memory, platforms, security, unix_socket
 from tidegate.service.api.crowd import Connections
 from tidegate.service.api.dialects.v2.rpc.start import start_rpc
-from tidegate.service.api.limits import QuotaTable
 from tidegate.service.api.server import Server, config_of, whole_seconds
 from tidegate.service.api.wire import Wire
 from tidegate.service.cpu import usable_cores
@@ -54,19 +53,19 @@ def build(
     metrics: Metrics | None = None,
     tracer: Tracer | None = None,
     admin_port: int | None = None,
-    quotas: QuotaTable | None = None,
+    guard: security.Security | None = None,
     before_scrape: Callable[[], Awaitable[None]] | None = None,
 ) -> tuple[ASGIApp, Service, Wire]:
     """Create the service's objects without starting them.
 
     If `lines` is given, the log lines that it drops are counted in the metrics. `admin_port` is
-    the one that is listened on. `quotas` are shared with front ends, and `before_scrape` gathers
-    what they have counted. Raises SettingsInvalid if a file cannot be used.
+    the one that is listened on. `guard` is needed if front ends share it, and `before_scrape`
+    gathers what they have counted. Raises SettingsInvalid if a file cannot be used.
     """
     metrics = metrics or Metrics(version())
     if lines is not None:
         lines.report_drops_to(metrics.log_lines_dropped.inc)
-    guard = security.build(settings, metrics, admin_port, quotas)
+    guard = guard or security.build(settings, metrics, admin_port)
     service = Service(settings.service_config(), metrics, guard.clients.weight_of, guard.followed)
     road = Road(settings, service, metrics, guard)
     road.add_others(before_scrape)
@@ -151,13 +150,15 @@ async def _serve(
     tracing = start_tracing(os.environ, version(), metrics.traced)
     admin_port = admin_listeners[0].getsockname()[1] if admin_listeners else None
     fleet = _fleet(settings, listeners, admin_port, metrics)
+    quotas = None if fleet is None else fleet.shared
+    guard = security.build(settings, metrics, admin_port, quotas)
     app, service, wire = build(
         settings,
         lines,
         metrics,
         tracing,
         admin_port,
-        None if fleet is None else fleet.shared,
+        guard,
         None if fleet is None else fleet.count_all,
     )
     server = Server(config_of(app, settings.drain_timeout_s), wire)
@@ -178,7 +179,7 @@ async def _serve(
     if fleet is not None:
         lines.share()
         service.attach_front_ends(fleet.follow, fleet.load_files, lambda: fleet.unready_reason)
-        await fleet.start(service, app, wire)
+        await fleet.start(service, app, wire, guard)
     own = admin_listeners if fleet is not None else [*listeners, *admin_listeners]
     serving = asyncio.create_task(server.serve(own))
     serving.add_done_callback(partial(_report_death, server, service))

@@ -31,21 +31,30 @@ class FollowedFiles:
         paths: Sequence[Path],
         load: Callable[[], object],
         on_refused: Callable[[bool], object],
+        fallback: Callable[[], object] | None = None,
     ) -> None:
         """`load` reads the files and raises ValueError or OSError if it cannot use them.
 
-        `on_refused` is called with whether what is on disk is refused. Raises the same errors.
+        `on_refused` is called with whether what is on disk is refused. `fallback` uses what another
+        process has loaded before. Raises the same errors if there is none.
         """
         self.is_logging = True  # set to False where another process logs the same
         self._what = what
         self._paths = paths
         self._load = load
         self._on_refused = on_refused
-        self._known = self._last = self._fingerprint()
+        self._known = self._last = b""
         self._refusal = ""  # why `_known` is refused; "" if it is in use
         self._reported = ""
-        load()
-        on_refused(False)
+        try:
+            self._known = self._last = self._fingerprint()
+            load()
+        except (ValueError, OSError) as error:
+            if fallback is None:
+                raise
+            fallback()
+            self._refusal = f"{error}"
+        on_refused(bool(self._refusal))
 
     @property
     def known(self) -> bytes:

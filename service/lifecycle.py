@@ -20,6 +20,7 @@ from tidegate.service.drift.monitor import Monitor
 from tidegate.service.errors import Draining, NotReady
 from tidegate.service.followed_files import FollowedFiles
 from tidegate.service.following import Following
+from tidegate.service.loaded_versions import LoadedVersions
 from tidegate.service.loading import Loader
 from tidegate.service.metrics import Metrics
 from tidegate.service.nvml import watch_gpus
@@ -145,12 +146,16 @@ class Service:
         first = await builder.build(
             prepared.bundle, lane, monitor, wanted.drift_states.get((name, plan.stable))
         )
-        reloader = Reloader(
+        loaded = LoadedVersions(
             builder,
             Loader(config.serving.engine, config.trusted_keys, config.drift_run_length),
             rollback_s=config.rollback_s,
-            most_loaded=config.max_loaded_versions,
+            most=config.max_loaded_versions,
             on_watch_end=self._on_watch_end,
+        )
+        reloader = Reloader(
+            builder,
+            loaded,
             on_difference=self.answers.keep,
             on_catalog=self._announce,
         )
@@ -189,7 +194,7 @@ class Service:
     def loaded(self) -> Iterator[Served]:
         """Yield every loaded version, also those that answer no requests."""
         if self._reloader is not None:
-            yield from self._reloader.loaded()
+            yield from self._reloader.loaded
 
     def require_steps(self) -> Steps:
         """Return what promotes and rolls back. Raises NotReady or Draining."""
@@ -333,7 +338,7 @@ class Service:
             return True
         ended = await asyncio.to_thread(self.workers.close, _left_s(deadline))
         if ended and self._reloader is not None:
-            for served in self._reloader.loaded():
+            for served in self._reloader.loaded:
                 served.lane.close()
         return ended
 

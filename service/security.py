@@ -13,15 +13,24 @@ from pathlib import Path
 from tidegate.service.api.access import Access
 from tidegate.service.api.audit import Audit, open_audit
 from tidegate.service.api.clients import Clients
+from tidegate.service.api.keys import Keyring
 from tidegate.service.api.limits import ClientQuota, Quota, QuotaTable
 from tidegate.service.api.proxies import Proxies
-from tidegate.service.api.tls import Tls
+from tidegate.service.api.tls import Pem, Tls
 from tidegate.service.errors import SettingsInvalid
 from tidegate.service.followed_files import FollowedFiles
 from tidegate.service.metrics import Metrics
 from tidegate.service.settings import Settings
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What was loaded from the files, for a process that starts while they cannot be used."""
+
+    keyring: Keyring
+    pem: Pem | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +45,23 @@ class Security:
     audit: Audit | None
     followed: list[FollowedFiles]  # to be polled
 
+    @property
+    def loaded(self) -> Loaded:
+        """Return what is in use."""
+        return Loaded(self.clients.keyring, None if self.tls is None else self.tls.pem)
+
 
 def build(
     settings: Settings,
     metrics: Metrics,
     admin_port: int | None,
     quotas: QuotaTable | None = None,
+    loaded: Loaded | None = None,
 ) -> Security:
     """Read the files of keys and certificates. Raises SettingsInvalid if one cannot be used.
 
-    `quotas` are shared with other processes; None: this one answers all clients.
+    `quotas` are shared with other processes; None: this one answers all clients. `loaded` is what
+    another process uses, and is used instead of a file that cannot be.
     """
     usual = Quota(settings.client_rate, settings.client_burst)
     clients = Clients(usual, metrics.set_clients)
@@ -53,12 +69,14 @@ def build(
     followed = []
     if (keys := settings.keys) is not None:
         load = partial(clients.load, keys)
-        followed.append(_follow("keys", "TIDEGATE_KEYS", [keys], load, metrics))
+        spare = None if loaded is None else partial(clients.use, loaded.keyring)
+        followed.append(_follow("keys", "TIDEGATE_KEYS", [keys], load, spare, metrics))
     tls = None
     if (files := settings.tls_files()) is not None:
         tls = Tls(files, admin_port)
         name = "TIDEGATE_TLS_CERTIFICATE"
-        followed.append(_follow("certificate", name, files.paths, tls.load, metrics))
+        spare = None if loaded is None or loaded.pem is None else partial(tls.use, loaded.pem)
+        followed.append(_follow("certificate", name, files.paths, tls.load, spare, metrics))
     proxies = settings.proxies()
     audit = _open_audit(settings.audit_log, metrics)
     access = Access(
@@ -82,10 +100,16 @@ def _open_audit(path: Path | None, metrics: Metrics) -> Audit | None:
 
 
 def _follow(
-    what: str, setting: str, paths: list[Path], load: Callable[[], object], metrics: Metrics
+    what: str,
+    setting: str,
+    paths: list[Path],
+    load: Callable[[], object],
+    fallback: Callable[[], object] | None,
+    metrics: Metrics,
 ) -> FollowedFiles:
+    on_refused = partial(metrics.refused_configuration, what)
     try:
-        return FollowedFiles(what, paths, load, partial(metrics.refused_configuration, what))
+        return FollowedFiles(what, paths, load, on_refused, fallback)
     except OSError as error:
         raise SettingsInvalid(
             f"{setting}: {error.filename} cannot be read: {error.strerror}."

@@ -19,6 +19,7 @@ from tidegate.models.graphs.backbone import to_backbone
 from tidegate.models.importers import huggingface_encoder, huggingface_rules
 from tidegate.models.importers.base import Backend, Imported
 from tidegate.models.importers.huggingface_rules import Translation
+from tidegate.models.importers.huggingface_weights import load_weights
 from tidegate.models.importers.torch_export import export, forward, with_stand_in
 from tidegate.models.importers.torch_runtime import require, version
 from tidegate.service.files import sha256_of
@@ -83,7 +84,7 @@ def load(folder: Path, *, backend: str | None = None, encoder: bool = False) -> 
         pooled, name = huggingface_encoder.load(folder, str(config["model_type"]))
         model = with_stand_in(pooled, huggingface_encoder.width(pooled, size))
     else:
-        model = _model(folder)
+        model = load_weights(folder, "AutoModelForImageClassification", "a classifier")
         name = type(model).__name__
     found = to_backbone(export(model, size))
     return Imported(
@@ -140,27 +141,6 @@ def _transform(folder: Path, translation: Translation) -> Processed:
             "one with --backend."
         )
     return Processed(version("transformers"), translation.backend, processor)
-
-
-def _model(folder: Path) -> Any:
-    try:
-        model, report = require("transformers").AutoModelForImageClassification.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            dtype=require("torch").float32,
-            output_loading_info=True,
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise BuildRefused(f"transformers cannot load {folder} as a classifier: {first}") from error
-    missing = sorted(str(name) for name in report["missing_keys"])
-    if missing:
-        raise BuildRefused(
-            f"The weights in {folder} lack {', '.join(missing[:5])}, which would stay random: this "
-            "is not a trained classifier."
-        )
-    return model
 
 
 def _labels(id2label: dict[int, str]) -> tuple[str, ...] | None:

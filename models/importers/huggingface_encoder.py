@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tidegate.models.errors import BuildRefused
+from tidegate.models.importers.huggingface_weights import load_weights
 from tidegate.models.importers.torch_runtime import require
 
 # model_type → the class that is its image encoder, and the output that has the features; of others
@@ -27,22 +28,7 @@ def load(folder: Path, model_type: str) -> tuple[Any, str]:
     Raises BuildRefused if the folder lacks weights of it, or if it has no pooled output.
     """
     kind, output = _PARTS.get(model_type, ("AutoModel", "pooler_output"))
-    try:
-        model, report = getattr(require("transformers"), kind).from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            dtype=require("torch").float32,
-            output_loading_info=True,
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise BuildRefused(f"transformers cannot load {folder} as an encoder: {first}") from error
-    if missing := sorted(str(name) for name in report["missing_keys"]):
-        raise BuildRefused(
-            f"The weights in {folder} lack {', '.join(missing[:5])}, which would stay random: "
-            f"{type(model).__name__} cannot be used as an encoder."
-        )
+    model = load_weights(folder, kind, "an encoder")
     return _pooled(model.eval(), output), type(model).__name__
 
 

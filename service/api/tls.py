@@ -7,7 +7,10 @@ none.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -32,7 +35,7 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True)
 class Pem:
-    """The content of the files, for gRPC, which has a TLS library of its own."""
+    """The content of the files, for other processes and for gRPC's own TLS library."""
 
     certificate: bytes
     key: bytes
@@ -54,7 +57,19 @@ class Tls:
 
     def load(self) -> None:
         """Read the files. Raises ValueError or OSError, and changes nothing, if one is unusable."""
-        files, authorities = self._files, None
+        self._load(self._files)
+
+    def use(self, pem: Pem) -> None:
+        """Use what another process has loaded. Raises ValueError or OSError. Linux only."""
+        with _as_files(pem) as files:
+            self._load(files)
+
+    def context_of(self, port: int) -> ssl.SSLContext:
+        """Return the context for a new connection to a port."""
+        return self._admin_context if port == self._admin_port else self._context
+
+    def _load(self, files: TlsFiles) -> None:
+        authorities = None
         context, admin = _make_context(files), _make_context(files)
         if files.client_ca is not None:
             _require_certificates(context, files.client_ca)
@@ -62,9 +77,19 @@ class Tls:
         self.pem = Pem(files.certificate.read_bytes(), files.key.read_bytes(), authorities)
         self._context, self._admin_context = context, admin
 
-    def context_of(self, port: int) -> ssl.SSLContext:
-        """Return the context for a new connection to a port."""
-        return self._admin_context if port == self._admin_port else self._context
+
+@contextlib.contextmanager
+def _as_files(pem: Pem) -> Iterator[TlsFiles]:
+    """Yield files in memory: OpenSSL, as Python has it, loads a key from a path alone."""
+    with contextlib.ExitStack() as opened:
+
+        def as_file(content: bytes) -> Path:
+            file = opened.enter_context(open(os.memfd_create("pem"), "wb", buffering=0))
+            file.write(content)
+            return Path(f"/proc/self/fd/{file.fileno()}")
+
+        authorities = None if pem.client_ca is None else as_file(pem.client_ca)
+        yield TlsFiles(as_file(pem.certificate), as_file(pem.key), authorities)
 
 
 def _make_context(files: TlsFiles) -> ssl.SSLContext:

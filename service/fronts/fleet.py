@@ -19,6 +19,7 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
+from tidegate.service import security
 from tidegate.service.api.wire import Wire
 from tidegate.service.batching.board import Board
 from tidegate.service.batching.scheduler import Scheduler
@@ -79,14 +80,17 @@ class Fleet:
         self._publish_soon: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._service: Service
+        self._guard: security.Security
         self._app: ASGIApp
         self._observed: Observations
         self._publishing: Publishing
         self._dealer: Dealer
 
-    async def start(self, service: Service, app: ASGIApp, wire: Wire) -> None:
+    async def start(
+        self, service: Service, app: ASGIApp, wire: Wire, guard: security.Security
+    ) -> None:
         """Start all front ends; connections are accepted as soon as one of them is up."""
-        self._service, self._app = service, app
+        self._service, self._app, self._guard = service, app, guard
         self._observed, self._publishing = Observations(service), Publishing(service)
         self._dealer = Dealer(self._listeners, wire, self._taking)
         self._metrics.follow_front_ends(lambda: self.up)
@@ -212,6 +216,7 @@ class Fleet:
             index,
             self.count,
             self._admin_port,
+            self._guard.loaded,
             self._board.descriptor,
             self.shared.descriptor,
         )

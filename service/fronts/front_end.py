@@ -140,7 +140,7 @@ class FrontEnd:
         lines.share()
         lines.report_drops_to(self._metrics.log_lines_dropped.inc)
         table = SharedTable(hello.shared, hello.front_ends + 1, hello.index)
-        self._guard = security.build(settings, self._metrics, hello.admin_port, table)
+        self._guard = security.build(settings, self._metrics, hello.admin_port, table, hello.loaded)
         for files in self._guard.followed:
             files.is_logging = False  # the process of the engine reads them first, and logs it
         self._tracing = start_tracing(os.environ, version(), self._metrics.traced)

@@ -13,6 +13,7 @@ from tidegate.service.batching.latency import Learned
 from tidegate.service.batching.ring import Layout
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.engines.base import EngineInfo
+from tidegate.service.security import Loaded
 from tidegate.service.serving.plan import ModelPlan
 from tidegate.service.settings import Settings
 
@@ -75,5 +76,6 @@ class Hello:
     index: int
     front_ends: int
     admin_port: int | None
+    loaded: Loaded  # keys and certificates, in case their files cannot be used now
     board: int  # descriptors that it has inherited
     shared: int

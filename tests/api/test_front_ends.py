@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +17,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.certificates import Authority
 from tests.server import PATIENCE_S, SERVE, Server, launched
 from tests.unit.stage import folder_of_models
+from tidegate.service.api.keys import hash_of
 
 pytestmark = pytest.mark.process
 
@@ -268,6 +271,29 @@ def test_a_drain_under_load_resets_no_connection(server: Server, image: bytes) -
     assert before == 0
     assert {status for one in clients for status in one.statuses} == {200}
     assert [one.resets for one in clients] == [0] * len(clients)
+
+
+def test_a_front_end_starts_while_the_files_of_keys_and_certificates_are_unusable(
+    bundle: Path, tmp_path: Path
+) -> None:
+    issued = Authority(tmp_path).issue("service")
+    keys = tmp_path / "keys"
+    keys.write_text(f"camera {hash_of('secret')} classify\n")
+    files = {"keys": keys, "tls_certificate": issued.certificate, "tls_key": issued.key}
+    with fronted(bundle, 1, **files) as server:
+        victim = pids(server)[0]
+        keys.write_text("half a line")
+        issued.key.unlink()
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: pids(server)[0] != victim)
+        trusted = ssl.create_default_context(cafile=tmp_path / "authority.pem")
+        with httpx.Client(base_url=server.url, verify=trusted, timeout=PATIENCE_S) as client:
+            statuses = [
+                client.get("/models", headers={"authorization": f"Bearer {key}"}).status_code
+                for key in ("secret", "other")
+            ]
+
+    assert statuses == [200, 401]
 
 
 @pytest.mark.slow

@@ -114,3 +114,28 @@ def test_a_bad_file_at_the_start_is_an_error(path: Path) -> None:
     path.unlink()
     with pytest.raises(FileNotFoundError):
         Follower(path)
+
+
+@pytest.mark.parametrize("content", ["bad", None])
+def test_a_process_that_starts_beside_unusable_files_uses_the_content_it_was_given(
+    path: Path, content: str | None
+) -> None:
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    used: list[str] = []
+    refused: list[bool] = []
+
+    def load() -> None:
+        text = path.read_text()
+        if text == "bad":
+            raise ValueError("it is bad")
+        used.append(text)
+
+    files = FollowedFiles("the file", [path], load, refused.append, lambda: used.append("given"))
+    assert (used, refused) == (["given"], [True])
+
+    path.write_text("good")
+    files.poll()
+    files.poll()
+    assert (used, refused[-1]) == (["given", "good"], False)

@@ -93,9 +93,9 @@ def test_a_version_without_an_alias_has_no_series_and_is_unloaded_later(root: Pa
 
         assert f'digest="{before.bundle.short_digest}"' not in on.metrics.render().decode()
         assert before.watching is None
-        assert [str(served) for served in on.reloader.loaded()] != []
+        assert [str(served) for served in on.reloader.loaded] != []
         await on.reloader.tidy()
-        assert before not in list(on.reloader.loaded())
+        assert before not in list(on.reloader.loaded)
         assert isinstance(before.lane.engine, OnnxEngine)
         assert before.lane.engine._sessions == []  # its memory is free
 
@@ -156,7 +156,7 @@ def test_at_most_so_many_versions_are_loaded(root: Path) -> None:
         assert await on.serve(both) == {"tiny": "refused"}
         assert await on.serve('[tiny]\nstable = "2"\n') == {"tiny": "loaded"}
         assert await on.serve('[tiny]\nstable = "3"\n') == {"tiny": "loaded"}  # unloads 1
-        assert {served.version for served in on.reloader.loaded()} == {"2", "3"}
+        assert {served.version for served in on.reloader.loaded} == {"2", "3"}
 
     play(root, scenario, max_loaded_versions=2)
 
@@ -190,7 +190,7 @@ def test_a_version_is_not_unloaded_while_a_request_for_it_is_received(root: Path
 
         assert result.predictions[0].label[:-1] in ("1", "")
         await on.reloader.tidy()
-        assert chosen.served not in list(on.reloader.loaded())
+        assert chosen.served not in list(on.reloader.loaded)
 
     play(root, scenario, rollback_s=0.0)
 
@@ -460,7 +460,7 @@ def test_a_bundle_that_replaces_another_one_while_it_is_loaded_is_refused(
         (why,) = on.service.catalog.model("tiny").refused.values()
         assert "has changed while it was read" in why
 
-        assert {served.version for served in on.reloader.loaded()} == {"1"}
+        assert {served.version for served in on.reloader.loaded} == {"1"}
 
     play(root, scenario)
 

@@ -116,11 +116,23 @@ def test_a_body_and_a_response_of_many_records_are_whole(
     run(scene())
 
 
+@pytest.mark.parametrize("from_memory", [False, True])
 def test_the_name_in_the_certificate_of_a_client_reaches_the_handler(
-    run: Callable[[Coroutine[Any, Any, None]], None], authority: Authority, issued: Issued
+    run: Callable[[Coroutine[Any, Any, None]], None],
+    authority: Authority,
+    issued: Issued,
+    *,
+    from_memory: bool,
 ) -> None:
+    tls = loaded(issued, authority.path)
+    if from_memory:
+        gone = Path("gone")
+        given, tls = tls.pem, Tls(TlsFiles(gone, gone, gone), admin_port=None)
+        tls.use(given)
+        assert tls.pem == given
+
     async def scene() -> None:
-        async with serving(echo, Wire(tls=loaded(issued, authority.path))) as port:
+        async with serving(echo, Wire(tls=tls)) as port:
             known = authority.client_context(authority.issue("camera-7"))
             assert b"x-name: camera-7\r\n" in await ask(port, known, upload(b""))
             with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):

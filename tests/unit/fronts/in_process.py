@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tidegate.service import lifecycle, logs
+from tidegate.service import lifecycle, logs, security
 from tidegate.service.addresses import listen, url_of
 from tidegate.service.app import build
 from tidegate.service.batching.link import Link
@@ -116,10 +116,11 @@ async def _served(root: Path, front_ends: int, **changes: Any) -> AsyncIterator[
     fleet = Fleet(
         settings, front_ends, listeners, None, metrics, SharedTable.create(front_ends + 1)
     )
-    app, service, wire = build(settings, None, metrics, None, None, fleet.shared, fleet.count_all)
+    guard = security.build(settings, metrics, None, fleet.shared)
+    app, service, wire = build(settings, None, metrics, None, None, guard, fleet.count_all)
     service.attach_front_ends(fleet.follow, fleet.load_files, lambda: fleet.unready_reason)
     url = url_of(listeners[0])
-    await fleet.start(service, app, wire)
+    await fleet.start(service, app, wire, guard)
     await service.start()
     async with httpx.AsyncClient(
         base_url=url, timeout=PATIENCE_S, limits=httpx.Limits(max_keepalive_connections=0)

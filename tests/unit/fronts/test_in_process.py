@@ -244,7 +244,7 @@ def test_a_version_is_unloaded_once_no_front_end_uses_it(run: Run) -> None:
         reloader = on.service._reloader
         assert reloader is not None
         await reloader.tidy()
-        assert [one.version for one in reloader.loaded()] == ["2"]
+        assert [one.version for one in reloader.loaded] == ["2"]
 
         serving(on.root, CANARY)
         await on.service.reload()
