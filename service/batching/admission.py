@@ -16,12 +16,7 @@ from tidegate.service.batching.demand import Demand
 from tidegate.service.batching.engine_load import EngineElsewhere, EngineLoad
 from tidegate.service.batching.lanes import Lane, ModelShares
 from tidegate.service.batching.placement import DecodePlacement, OnDecoders, Placement
-from tidegate.service.batching.policy import (
-    Backlog,
-    Refusal,
-    eta_s,
-    refuse,
-)
+from tidegate.service.batching.policy import Backlog, Refusal, eta_s, refuse
 from tidegate.service.batching.tickets import Ticket
 from tidegate.service.batching.turns import Level, Turns
 from tidegate.service.types import Priority
@@ -167,7 +162,8 @@ class Admission:
         """Return whether images that arrive now may go before a ticket, once `turn` runs."""
         if self._demand.may_be_overtaken(ticket.level, now):
             return True
-        return ticket.turn > turn and not self._shares.one_client
+        others = not self._shares.one_client
+        return others and ticket.turn > turn and self._turns.has_job(ticket.client)
 
     def reserved(self, level: Level, now: float) -> float:
         """Return the part of the slots' time that goes to images preferred to this level."""

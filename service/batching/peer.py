@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -119,7 +120,8 @@ class Peer:
     def _ready(self, record: Record) -> None:
         found = self._lane_of(record.number)
         priority = _PRIORITIES.get(record.code)
-        if found is None or record.slot in self._places or priority is None:
+        is_number = math.isfinite(record.second + record.third)
+        if found is None or record.slot in self._places or priority is None or not is_number:
             raise ProtocolError(f"READY of slot {record.slot} for lane {record.number}")
         lane, layout = found
         try:

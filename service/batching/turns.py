@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tidegate.service.types import Priority
 
+_JOB = 8  # images of one client; fewer may be a person's page
 Level = tuple[Priority, int]  # class and haste: within one, clients take turns
 
 
@@ -31,6 +32,10 @@ class Turns:
         """Give a client the turn that `next` returned; `work_s` is divided by its weight."""
         self._next.setdefault(client, {})[level] = turn + work_s
         self._images[client] = self._images.get(client, 0) + 1
+
+    def has_job(self, client: str) -> bool:
+        """Return whether a client has many images here."""
+        return self._images.get(client, 0) > _JOB
 
     def dispatched(self, level: Level, turn: float) -> None:
         """Go on to the turn of an image that runs now."""
