@@ -250,3 +250,17 @@ def test_others_beside_a_job_wait_little_longer_than_in_the_best_order() -> None
 
     assert ours.quantile(0.99, disturbed=True) < 1.2 * best.quantile(0.99, disturbed=True)
     assert not ours.fates["others refused"] + ours.fates["others late"]
+
+
+def test_a_person_waits_little_longer_beside_another_client_s_job_with_the_same_limit() -> None:
+    seen = simulate(Burst(rounds=3, job="job", limit_s=2.0))
+
+    undisturbed, disturbed = (seen.quantile(0.99, disturbed=d) for d in (False, True))
+    assert disturbed < 2 * undisturbed  # by deadline 30 times
+
+
+def test_a_job_leaves_room_for_the_short_limits_that_will_come() -> None:
+    fates = simulate(Burst(rounds=2, images=600, jitter=0.0)).fates
+
+    others = sum(count for fate, count in fates.items() if fate.startswith("others"))
+    assert fates["others refused"] < 0.1 * others  # without it a fifth
