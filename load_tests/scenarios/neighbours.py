@@ -23,6 +23,7 @@ ROUNDS = 6
 WINDOW_S = 5.0
 URGENT_MS = 250.0  # deadline of the steady load during a burst without a deadline
 SETTLE_S = 1.0  # left out after a disturbance, because its backlog is part of it
+TAKEN_S = 0.25  # until a server has read and admitted a burst
 MOVED = 1.2
 
 
@@ -54,7 +55,12 @@ async def during_bursts(setting: Setting, capacity: float, rounds: int, window_s
     run, windows = await _with_disturbance(
         setting, "burst", capacity, disturb, rounds, window_s, URGENT_MS
     )
-    findings = [*of_neighbours(run, windows), *of_calm(run, windows), *of_fates(windows)]
+    findings = [
+        *of_neighbours(run, windows),
+        *of_queue(run, windows),
+        *of_calm(run, windows),
+        *of_fates(windows),
+    ]
     return Result(findings, {"background": run})
 
 
@@ -90,6 +96,19 @@ def of_neighbours(run: Run, windows: Windows) -> list[Finding]:
         fact("p99 of the others, disturbed", disturbed, "ms"),
         at_most("disturbed over undisturbed", ratio(disturbed, quiet), MOVED, "×"),
         at_most("others unanswered", run.report.requests - run.report.answered, 0, "requests"),
+    ]
+
+
+def of_queue(run: Run, windows: Windows) -> list[Finding]:
+    """Compare the steady load's p99 while a burst waits, after it was taken, with that before."""
+    waits = [
+        Span(disturbed.start_s + TAKEN_S, calm.start_s)
+        for disturbed, calm in zip(windows.disturbed, windows.calm, strict=True)
+    ]
+    quiet, queued = _p99_ms(run, windows.quiet), _p99_ms(run, waits)
+    return [
+        fact("p99 of the others, while the burst waits", queued, "ms"),
+        fact("while the burst waits over undisturbed", ratio(queued, quiet), "×"),
     ]
 
 

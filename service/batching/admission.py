@@ -6,22 +6,26 @@ The owner calls it under one lock, because the slots' threads and the event loop
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple
 
 from tidegate.service.batching.client_places import ClientPlaces
 from tidegate.service.batching.client_shares import ClientShares, equal_weight
 from tidegate.service.batching.decode_times import DecodeCost, DecodeTimes
+from tidegate.service.batching.demand import Demand
+from tidegate.service.batching.engine_load import EngineElsewhere, EngineLoad
 from tidegate.service.batching.lanes import Lane, ModelShares
 from tidegate.service.batching.placement import DecodePlacement, OnDecoders, Placement
-from tidegate.service.batching.policy import Backlog, Latency, Refusal, eta_s, refuse
-from tidegate.service.batching.queue import AdmittedKeys
+from tidegate.service.batching.policy import Backlog, Refusal, eta_s, refuse
 from tidegate.service.batching.tickets import Ticket
+from tidegate.service.batching.turns import Level, Turns
 from tidegate.service.types import Priority
 
 # Limit per large decoder, including the image that it decodes: the uploads are large as well.
 _LARGE_WAITING = 8
+# Part of the slots' time that an arrival leaves at most to those that are preferred to it and will
+# come while it waits.
+_MOST_RESERVED = 0.5
 
 
 class Arrival(NamedTuple):
@@ -32,6 +36,11 @@ class Arrival(NamedTuple):
     priority: Priority
     cost: DecodeCost
     client: str  # address or key
+    haste: int = 0  # of the time limit
+
+    @property
+    def level(self) -> Level:
+        return self.priority, self.haste
 
 
 class Admitted(NamedTuple):
@@ -41,50 +50,8 @@ class Admitted(NamedTuple):
     typical_decode_s: float
     work_s: float  # decoding and engine, with a margin; counted against the client
     slot_decode_s: float  # decoding, with a margin, if the slot does it; otherwise 0
+    turn: float  # of the client
     placement: Placement  # where the image is decoded
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A batch that runs on a slot."""
-
-    lane: Lane
-    started: float  # on the owner's clock
-    images: int
-    decode_s: float  # predicted, on the slot, for all images
-
-
-class EngineElsewhere(Protocol):
-    """What runs and waits in another process, which has the engine."""
-
-    def free_in_s(self, now: float, *, typical: bool) -> list[float]:
-        """Return the seconds until each slot is free; 0 for an idle slot."""
-        ...
-
-    def ahead(self, lane: Lane, priority: Priority) -> int:
-        """Return how many images of a lane wait there, in this class or a higher one."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class EngineLoad:
-    """What runs and waits: when each slot is free, and how many images of each class wait."""
-
-    free_at: tuple[float, ...]  # on the owner's clock, with a margin; in the past: idle
-    usually_free_at: tuple[float, ...]
-    waiting: Mapping[Lane, tuple[int, int]]  # interactive and bulk
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """The requests of one lane that wait for the engine."""
-
-    keys: AdmittedKeys = field(default_factory=AdmittedKeys)
-    slot_decode_s: float = 0.0  # predicted, for all in `keys` that slots decode
-
-    @property
-    def decode_s_each(self) -> float:
-        return self.slot_decode_s / max(1, len(self.keys))
 
 
 class Admission:
@@ -102,13 +69,14 @@ class Admission:
         `elsewhere` is the engine's process if it is another one: then what waits here waits only
         for a decoder.
         """
-        self.running: list[Running | None] = [None] * slots  # None: the slot is idle
+        self.load = EngineLoad(slots, elsewhere)
         self._placement = placement
-        self._elsewhere = elsewhere
         self._decode_times = DecodeTimes()
+        self._weight_of = weight_of
         self._shares = ClientShares(weight_of)
+        self._turns = Turns()
+        self._demand = Demand()
         self._model_shares = ModelShares()
-        self._waiting: dict[Lane, _Waiting] = {}
         self._places = ClientPlaces()  # of all requests that wait
         self._large_places = ClientPlaces()  # of large images that wait for a decoder or are on one
 
@@ -119,11 +87,11 @@ class Admission:
 
     def open(self, lane: Lane) -> None:
         """Admit requests to a new lane."""
-        self._waiting[lane] = _Waiting()
+        self.load.open(lane)
 
     def close(self, lane: Lane) -> None:
         """Forget a lane that is idle."""
-        del self._waiting[lane]
+        self.load.close(lane)
 
     def decide(self, arrival: Arrival, now: float) -> Admitted | Refusal:
         """Return the predictions for an arrival if it is admitted, otherwise why it is rejected."""
@@ -151,9 +119,21 @@ class Admission:
             refusal = self._refuse_large(arrival.client, placement, backlog)
         if refusal is not None:
             return refusal
-        predicted_s = self._predict_s(arrival, now, placement)
         typical_s = self._decode_times.typical_s(arrival.cost, now)
-        return Admitted(predicted_s, typical_s, work_s, backlog.own_slot_decode_s, placement)
+        usual = self._backlog(arrival, now, placement, typical_s, typical=True)
+        refusal = self._refuse_for_others(arrival, now, placement, usual)
+        if refusal is not None:
+            return refusal
+        self._demand.add(arrival.level, typical_s + latency.typical.predict(1), now)
+        turn = self._turns.next(arrival.level, arrival.client)
+        return Admitted(
+            self._predict_s(arrival, usual, typical_s, turn),
+            typical_s,
+            work_s,
+            backlog.own_slot_decode_s,
+            turn,
+            placement,
+        )
 
     def add(self, ticket: Ticket) -> None:
         """Count a ticket as waiting: for a large decoder, or otherwise for the engine."""
@@ -162,9 +142,7 @@ class Admission:
         if self._is_large(ticket):
             self._large_places.add(ticket.client)
         else:
-            waiting = self._waiting[ticket.lane]
-            waiting.keys.add(ticket)
-            waiting.slot_decode_s += ticket.slot_decode_s
+            self.load.add(ticket.lane, ticket)
 
     def remove(self, ticket: Ticket) -> None:
         """Stop counting a ticket as waiting."""
@@ -173,15 +151,37 @@ class Admission:
         if self._is_large(ticket):
             self._large_places.remove(ticket.client)
         else:
-            waiting = self._waiting[ticket.lane]
-            waiting.keys.discard(ticket)
-            waiting.slot_decode_s = max(0.0, waiting.slot_decode_s - ticket.slot_decode_s)
+            self.load.remove(ticket.lane, ticket)
+
+    def dispatch(self, ticket: Ticket) -> None:
+        """Stop counting a ticket as waiting, because it runs."""
+        self.remove(ticket)
+        self._turns.dispatched(ticket.level, ticket.turn)
+
+    def may_be_overtaken(self, ticket: Ticket, turn: float, now: float) -> bool:
+        """Return whether images that arrive now may go before a ticket, once `turn` runs."""
+        if self._demand.may_be_overtaken(ticket.level, now):
+            return True
+        others = not self._shares.one_client
+        return others and ticket.turn > turn and self._turns.has_job(ticket.client)
+
+    def reserved(self, level: Level, now: float) -> float:
+        """Return the part of the slots' time that goes to images preferred to this level."""
+        asked = self._demand.preferred_to(level, now) / len(self.load.running)
+        return min(asked, _MOST_RESERVED)
+
+    def lead_s(self, ticket: Ticket) -> float:
+        """Return how far a ticket's turn is from the one that was dispatched last."""
+        return max(0.0, ticket.turn - self._turns.reached(ticket.level))
 
     def charge(self, ticket: Ticket) -> None:
         """Count a ticket's work against its client and its model."""
         ticket.lane.tickets += 1
-        if not ticket.work_s:
-            return  # another process has admitted it, and counts its work
+        if not ticket.work_s:  # another process has admitted it, and counts its work
+            ticket.turn += self._turns.reached(ticket.level)  # there, it was this far
+            return
+        share_s = ticket.work_s / self._weight_of(ticket.client)
+        self._turns.take(ticket.level, ticket.client, ticket.turn, share_s)
         self._shares.add(ticket.client, ticket.work_s)
         self._model_shares.add(ticket.lane.model, ticket.work_s)
 
@@ -192,6 +192,7 @@ class Admission:
             ticket.lane.tickets -= 1
             if not ticket.work_s:
                 return
+            self._turns.leave(ticket.client)
             self._shares.remove(ticket.client, ticket.work_s)
             self._model_shares.remove(ticket.lane.model, ticket.work_s)
 
@@ -210,13 +211,38 @@ class Admission:
     def _is_large(self, ticket: Ticket) -> bool:
         return ticket.placement is self._placement.large
 
-    def _predict_s(self, arrival: Arrival, now: float, placement: Placement) -> float:
+    def _refuse_for_others(
+        self, arrival: Arrival, now: float, placement: Placement, usual: Backlog
+    ) -> Refusal | None:
+        """Return why an arrival is rejected that others leave no time for, or None.
+
+        They are those that will come while it waits and are preferred to it, and those that have
+        been admitted and would be late because of it. `usual` is the backlog without a margin.
+        """
+        if not usual.waiting and not usual.ahead:
+            return None
+        lane, left_s = arrival.lane, arrival.deadline - now
+        eta = eta_s(usual, lane.latency.typical, lane.limits.max_batch_size)
+        alone_s = lane.latency.typical.predict(1) + usual.own_slot_decode_s + usual.own_decode_s
+        reserved = self.reserved(arrival.level, now)
+        overtaken_s = (eta - alone_s) * reserved / (1 - reserved)
+        if overtaken_s > 0 and eta + overtaken_s > left_s:
+            return Refusal("predicted-late", max(1, math.ceil(eta + overtaken_s - left_s)))
+        order = arrival.priority, arrival.deadline
+        elsewhere = self.load.waiting_elsewhere(lane, arrival.priority)
+        delays = self.load.keys(lane).delays(*order, elsewhere, lambda: self.load.pace(lane, now))
+        if delays or placement.delays(*order, usual.own_decode_s):
+            return Refusal("predicted-late", 1)
+        return None
+
+    def _predict_s(self, arrival: Arrival, usual: Backlog, decode_s: float, turn: float) -> float:
         """Return how long an arrival usually takes, without a margin."""
         lane = arrival.lane
-        decode_s = self._decode_times.typical_s(arrival.cost, now)
-        if lane.all_cores_engine is not None and not self.waiting and not any(self.running):
+        if lane.all_cores_engine is not None and not self.waiting and not any(self.load.running):
             return lane.latency.single_image_s + decode_s
-        expected = self._backlog(arrival, now, placement, decode_s, typical=True)
+        ahead = self.load.keys(lane).preferred_to(*arrival.level, turn)
+        ahead += self.load.waiting_elsewhere(lane, arrival.priority)
+        expected = usual._replace(ahead=ahead)
         return eta_s(expected, lane.latency.typical, lane.limits.max_batch_size)
 
     def _backlog(
@@ -231,63 +257,14 @@ class Admission:
         """Return the work ahead of an arrival whose image takes `decode_s` to decode."""
         priority, deadline = arrival.priority, arrival.deadline
         decoding = placement.wait(priority, deadline, decode_s, typical=typical)
-        own = self._waiting[arrival.lane]
+        lane = arrival.lane
         return Backlog(
-            slots_free_in_s=_free_in_s(self.running, now, typical=typical)
-            if self._elsewhere is None
-            else self._elsewhere.free_in_s(now, typical=typical),
+            slots_free_in_s=self.load.free_in_s(now, typical=typical),
             waiting=self.waiting,
-            ahead=self._ahead(arrival.lane, arrival),
-            slot_decode_s=own.decode_s_each,
+            ahead=self.load.ahead(lane, priority, deadline),
+            slot_decode_s=self.load.decode_s_each(lane),
             own_slot_decode_s=decoding.on_slot_s,
             decoders_free_in_s=decoding.decoders_free_in_s,
             own_decode_s=decoding.on_decoder_s,
-            other_lanes_s=self._other_lanes_s(arrival, typical=typical)
-            if len(self._waiting) > 1
-            else 0.0,
+            other_lanes_s=self.load.other_lanes_s(lane, priority, deadline, typical=typical),
         )
-
-    def _ahead(self, lane: Lane, arrival: Arrival) -> int:
-        """Return how many requests of a lane run before an arrival."""
-        here = self._waiting[lane].keys.before(arrival.priority, arrival.deadline)
-        if self._elsewhere is None:
-            return here
-        return here + self._elsewhere.ahead(lane, arrival.priority)
-
-    def publish(self, now: float) -> EngineLoad:
-        """Return what runs and waits, for the other processes that admit."""
-        return EngineLoad(
-            tuple(now + left for left in _free_in_s(self.running, now, typical=False)),
-            tuple(now + left for left in _free_in_s(self.running, now, typical=True)),
-            {lane: waiting.keys.by_class() for lane, waiting in self._waiting.items()},
-        )
-
-    def _other_lanes_s(self, arrival: Arrival, *, typical: bool) -> float:
-        """Return the slot time, per slot, of other lanes' requests that run before an arrival."""
-        seconds = 0.0
-        for lane, waiting in self._waiting.items():
-            images = 0 if lane is arrival.lane else self._ahead(lane, arrival)
-            if images:
-                latency, largest = _latency(lane, typical=typical), lane.limits.max_batch_size
-                full, rest = divmod(images, largest)
-                seconds += full * latency.predict(largest) + images * waiting.decode_s_each
-                seconds += latency.predict(rest) if rest else 0.0
-        return seconds / len(self.running)
-
-
-def _latency(lane: Lane, *, typical: bool) -> Latency:
-    return lane.latency.typical if typical else lane.latency
-
-
-def _free_in_s(running: Sequence[Running | None], now: float, *, typical: bool) -> list[float]:
-    """Return the seconds until each slot is free; 0 for an idle slot."""
-    free_in_s = []
-    for batch in running:
-        left = 0.0
-        if batch is not None:
-            latency = _latency(batch.lane, typical=typical)
-            left = batch.started + latency.predict(batch.images) + batch.decode_s - now
-            # An overdue batch still runs: assume that it takes one more image's time.
-            left = left if left >= 0 else latency.unloaded_s
-        free_in_s.append(left)
-    return free_in_s

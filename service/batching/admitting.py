@@ -16,7 +16,7 @@ from tidegate.service.batching.admission import Admission, Admitted, Arrival
 from tidegate.service.batching.decode_times import DecodeCost
 from tidegate.service.batching.lanes import Lane
 from tidegate.service.batching.placement import DecodePlacement
-from tidegate.service.batching.policy import Refusal
+from tidegate.service.batching.policy import Refusal, haste
 from tidegate.service.batching.slots import Decode, Image
 from tidegate.service.batching.tickets import Answer, Ticket
 from tidegate.service.errors import DeadlineMissed, Draining, Overloaded, ServiceError
@@ -68,9 +68,9 @@ class Admitting(ABC):
         if self.draining:
             self._metrics.shed("draining")
             raise Draining("The service is shutting down.")
-        arrival = Arrival(lane, deadline, priority, cost, client)
         with self._lock:
             now = self._clock()
+            arrival = Arrival(lane, deadline, priority, cost, client, haste(deadline - now))
             decided = self._admission.decide(arrival, now)
             if isinstance(decided, Admitted):
                 return self._issue(arrival, decided)
@@ -115,6 +115,8 @@ class Admitting(ABC):
             typical_decode_s=admitted.typical_decode_s,
             placement=admitted.placement,
             slot_decode_s=admitted.slot_decode_s,
+            haste=arrival.haste,
+            turn=admitted.turn,
         )
         self._admission.charge(ticket)
         self._admission.add(ticket)

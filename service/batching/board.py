@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from tidegate.service.batching.admission import EngineLoad
+from tidegate.service.batching.engine_load import Published
 from tidegate.service.batching.lanes import Lane
 from tidegate.service.types import Priority
 
@@ -34,7 +34,7 @@ class Board:
         os.posix_fallocate(self.descriptor, 0, 8 * _FLOATS)
         self._values = np.frombuffer(mmap.mmap(self.descriptor, 8 * _FLOATS), np.float64)
 
-    def publish(self, load: EngineLoad, places: Mapping[Lane, int]) -> None:
+    def publish(self, load: Published, places: Mapping[Lane, int]) -> None:
         """Write what runs and waits; `places` are the numbers of the lanes."""
         values = self._values
         values[_FREE : _FREE + len(load.free_at)] = load.free_at

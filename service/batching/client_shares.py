@@ -50,6 +50,11 @@ class ClientShares:
         """
         return 1.0 if len(self._seen) <= 1 else self._seen[client][1] / self._weight
 
+    @property
+    def one_client(self) -> bool:
+        """Return whether at most one client is active."""
+        return len(self._seen) <= 1
+
     def add(self, client: str, work_s: float) -> None:
         """Count admitted work as outstanding."""
         self._outstanding[client] = self._outstanding.get(client, 0.0) + work_s

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tidegate.service.batching.policy import Waiting
-from tidegate.service.batching.queue import DeadlineQueue
+from tidegate.service.batching.policy import Pace, Waiting
+from tidegate.service.batching.queue import FairQueue
 from tidegate.service.types import Priority
 
 # Factor over the usual time of the images ahead. That is a median, and where decode times vary by
@@ -31,7 +31,7 @@ class DecodeQueue:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        self._waiting: DeadlineQueue[Job] = DeadlineQueue()
+        self._waiting: FairQueue[Job] = FairQueue()
         self._running: set[Job] = set()
 
     @property
@@ -47,13 +47,17 @@ class DecodeQueue:
         self._waiting.insert(job)
         return False
 
-    def finish(self, job: Job, *, is_closing: bool = False) -> Job | None:
+    def finish(self, job: Job, now: float, *, is_closing: bool = False) -> Job | None:
         """Remove a job that has run; return the next one for its decoder, unless it closes."""
         self._running.discard(job)
-        for following in () if is_closing else self._waiting.take():
-            self._running.add(following)
-            return following
-        return None
+        if is_closing or not len(self._waiting):
+            return None
+        chosen = self._waiting.preferred(1)
+        if not self._waiting.may_go_first(chosen, lambda: self._pace(now)):
+            chosen = self._waiting.first(1)
+        following = next(self._waiting.take(chosen))
+        self._running.add(following)
+        return following
 
     def withdraw(self, job: Job) -> None:
         """Remove a job that has not started. Raises KeyError if it runs, or has run."""
@@ -74,3 +78,21 @@ class DecodeQueue:
             elapsed_s = now - job.started if job.started is not None else 0.0
             ahead_s += max(0.0, job.typical_s * factor - elapsed_s)
         return max(ahead_s / self.workers, _SOME_S)
+
+    def delays(self, priority: Priority, deadline: float, now: float, typical_s: float) -> bool:
+        """Return whether an arrival makes a job late that waits behind it and was in time."""
+        if not len(self._waiting) or not typical_s:
+            return False
+        return self._waiting.delays(priority, deadline, lambda: self._pace(now, typical=True))
+
+    def _pace(self, now: float, *, typical: bool = False) -> Pace:
+        """Return how fast the waiting jobs are answered, if their own work takes the longest."""
+        factor = 1.0 if typical else AHEAD
+        waiting = self._waiting.first(len(self._waiting))
+        each_s = factor * sum(job.typical_s for job in waiting) / len(waiting) / self.workers
+        left_s = 0.0
+        for job in self._running:
+            elapsed_s = now - job.started if job.started is not None else 0.0
+            left_s += max(0.0, job.typical_s * factor - elapsed_s)
+        own_s = max(job.work_s for job in waiting)
+        return Pace(now + left_s / self.workers, each_s, own_s)

@@ -66,6 +66,11 @@ class Decoders:
         with self._lock:
             return self._queue.free_in_s(priority, deadline, time.monotonic(), typical=typical)
 
+    def delays(self, priority: Priority, deadline: float, typical_s: float) -> bool:
+        """Return whether an arrival makes a job late that waits; see `DecodeQueue`."""
+        with self._lock:
+            return self._queue.delays(priority, deadline, time.monotonic(), typical_s)
+
     def start(
         self,
         request: Waiting,
@@ -78,7 +83,17 @@ class Decoders:
         `done` is called on the loop with the result, or the exception, and the seconds it took;
         `typical_s` is how long that usually is.
         """
-        job = Job(request.priority, request.deadline, request.arrival, work, done, typical_s)
+        job = Job(
+            request.priority,
+            request.deadline,
+            request.arrival,
+            work,
+            done,
+            typical_s,
+            haste=request.haste,
+            turn=request.turn,
+            work_s=request.work_s,
+        )
         with self._lock:
             if self._queue.add(job):
                 self._inbox.put(job)
@@ -114,7 +129,7 @@ class Decoders:
     def _next_after(self, job: Job) -> Job | None:
         """Return the job that a thread runs after `job`; None if nothing waits."""
         with self._lock:
-            return self._queue.finish(job, is_closing=self._closed)
+            return self._queue.finish(job, time.monotonic(), is_closing=self._closed)
 
 
 def decode_failure(error: Exception) -> Exception:

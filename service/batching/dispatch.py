@@ -9,11 +9,12 @@ from functools import partial
 
 import numpy as np
 
-from tidegate.service.batching.admission import Admission, Running
+from tidegate.service.batching.admission import Admission
+from tidegate.service.batching.engine_load import Running
 from tidegate.service.batching.idle_work import IdleWork
 from tidegate.service.batching.lanes import Lane, catch_up, fairest
 from tidegate.service.batching.policy import BatchPlan, form_batch, images_for_slot
-from tidegate.service.batching.queue import DeadlineQueue
+from tidegate.service.batching.queue import FairQueue
 from tidegate.service.batching.slots import Batch, BatchResult, Image, Slot
 from tidegate.service.batching.tickets import Ticket
 from tidegate.service.types import Pixels
@@ -50,18 +51,20 @@ class Dispatch:
         None if batches never grow.
         """
         self._admission = admission
+        self._load = admission.load
+        self._running = admission.load.running
         self._finish = finish
         self._finish_idle_work = finish_idle_work
         self._top_up = top_up
         self._clock = clock
-        self._ready: dict[Lane, DeadlineQueue[Ticket]] = {}
+        self._ready: dict[Lane, FairQueue[Ticket]] = {}
         self._idle_work: deque[IdleWork] = deque()
         self._device_of = devices
         self._idle = list(reversed(slots))
 
     def open(self, lane: Lane) -> None:
         """Take tickets of a new lane."""
-        self._ready[lane] = DeadlineQueue()
+        self._ready[lane] = FairQueue()
         catch_up(lane, self._ready)
 
     def close(self, lane: Lane) -> None:
@@ -110,13 +113,12 @@ class Dispatch:
         if (overdue := self._overdue()) is not None:
             return self._idle_batch(slot, overdue), late
         while (lane := self._next_lane()) is not None:
-            now, ready, limits = self._clock(), self._ready[lane], lane.limits
-            together = ready.not_overtaken(limits.max_batch_size)
-            decided = self._form_batch(lane, now, images_for_slot(len(ready), together, limits))
+            now = self._clock()
+            decided = self._form_batch(lane, now, self._next(slot, lane, now))
             late += decided.shed
             if decided.dispatch:
                 return self._batch(slot, lane, decided.dispatch, now), late
-        self._admission.running[slot.index] = None
+        self._running[slot.index] = None
         if self._may_run_idle_work():
             return self._idle_batch(slot, self._idle_work[0]), late
         self._idle.append(slot)
@@ -130,10 +132,11 @@ class Dispatch:
         room = min(room, lane.limits.max_batch_size - len(tickets))
         if room <= 0 or not len(self._ready[lane]):
             return [], []
-        decided = self._form_batch(lane, self._clock(), room)
+        now = self._clock()
+        decided = self._form_batch(lane, now, self._next(slot, lane, now, room))
         tickets += decided.dispatch
-        if running := self._admission.running[slot.index]:
-            self._admission.running[slot.index] = replace(running, images=len(tickets))
+        if running := self._running[slot.index]:
+            self._running[slot.index] = replace(running, images=len(tickets))
         # Batches grow only if decoder threads decode, so these images are pixels.
         added = [image for image in _images(decided.dispatch) if isinstance(image, np.ndarray)]
         return added, decided.shed
@@ -146,9 +149,7 @@ class Dispatch:
 
     def _may_run_idle_work(self) -> bool:
         """Return whether idle work may start: it must leave the other slots to requests."""
-        return bool(self._idle_work) and (
-            not any(self._admission.running) or self._overdue() is not None
-        )
+        return bool(self._idle_work) and (not any(self._running) or self._overdue() is not None)
 
     def _overdue(self) -> IdleWork | None:
         """Return the first work that must not wait longer; work without such a time may precede."""
@@ -160,7 +161,7 @@ class Dispatch:
     def _idle_batch(self, slot: Slot, work: IdleWork) -> Batch:
         self._idle_work.remove(work)
         work.lane.batches += 1
-        self._admission.running[slot.index] = Running(
+        self._running[slot.index] = Running(
             work.lane, self._clock(), len(work.images), work.decode_s
         )
         return Batch(
@@ -171,10 +172,10 @@ class Dispatch:
         )
 
     def _batch(self, slot: Slot, lane: Lane, tickets: list[Ticket], now: float) -> Batch:
-        is_single = len(tickets) == 1 and not any(self._admission.running)
+        is_single = len(tickets) == 1 and not any(self._running)
         all_cores_engine = lane.all_cores_engine if is_single else None
         decode_s = sum(ticket.slot_decode_s for ticket in tickets)
-        self._admission.running[slot.index] = Running(lane, now, len(tickets), decode_s)
+        self._running[slot.index] = Running(lane, now, len(tickets), decode_s)
         lane.batches += 1
         lane.use(lane.latency.typical.predict(len(tickets)) + decode_s)
         return Batch(
@@ -185,14 +186,49 @@ class Dispatch:
             self._top_up and partial(self._top_up, slot, tickets),
         )
 
-    def _form_batch(self, lane: Lane, now: float, most: int) -> BatchPlan[Ticket]:
-        """Form a batch from the head of a lane's queue, and remove what was decided on."""
+    def _next(self, slot: Slot, lane: Lane, now: float, room: int | None = None) -> list[Ticket]:
+        """Return the tickets that run next, up to `room`, or up to what a slot takes.
+
+        They are taken by preference, unless one with an earlier deadline would then be late.
+        """
         queue = self._ready[lane]
-        ready = len(queue)
-        decode_s = sum(ticket.slot_decode_s for ticket in queue.first(most))
-        decided = form_batch(now, queue.take(), ready, lane.latency, most, decode_s)
-        for ticket in (*decided.shed, *decided.dispatch):
+        most = room or images_for_slot(self._together(slot, lane, now), lane.limits)
+        preferred = queue.preferred(most)
+        pace = partial(self._load.pace, lane, now, idle=slot.index)
+        return preferred if queue.may_go_first(preferred, pace) else queue.first(most)
+
+    def _together(self, slot: Slot, lane: Lane, now: float) -> int:
+        """Count the tickets that may run together, as far as it matters.
+
+        On slots with their own cores each image adds nearly its full duration to the batch, and
+        whoever comes next waits for it. So a ticket that could be overtaken has no company there,
+        as long as all are in time without, beside what is preferred to it and may come.
+        """
+        queue, limits = self._ready[lane], lane.limits
+        if limits.side_by_side == 1:
+            return len(queue)
+        first, *others = queue.preferred(limits.max_batch_size * limits.side_by_side)
+        for count, ticket in enumerate(others, 1):
+            if self._admission.may_be_overtaken(ticket, first.turn, now):
+                alone = self._load.pace(lane, now, images=1, idle=slot.index)
+                left = 1 - self._admission.reserved(ticket.level, now)
+                alone = alone._replace(each_s=alone.each_s / left)
+                return count if queue.all_in_time(alone) else 1 + len(others)
+        return 1 + len(others)
+
+    def _form_batch(self, lane: Lane, now: float, chosen: list[Ticket]) -> BatchPlan[Ticket]:
+        """Form a batch of the chosen tickets, or of others if these are late.
+
+        Removes what was decided on.
+        """
+        queue = self._ready[lane]
+        ready, most = len(queue), len(chosen)
+        decode_s = sum(ticket.slot_decode_s for ticket in chosen)
+        decided = form_batch(now, queue.take(chosen), ready, lane.latency, most, decode_s)
+        for ticket in decided.shed:
             self._admission.remove(ticket)
+        for ticket in decided.dispatch:
+            self._admission.dispatch(ticket)
             ticket.dispatched_at = now
         return decided
 
@@ -201,7 +237,7 @@ class Dispatch:
         if len(self._idle) > 1 and self._device_of[-1]:  # there are several devices
             busy = Counter(
                 self._device_of[index]
-                for index, running in enumerate(self._admission.running)
+                for index, running in enumerate(self._running)
                 if running is not None
             )
             # Among equals, prefer the slot that was used last.

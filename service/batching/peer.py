@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -119,7 +120,8 @@ class Peer:
     def _ready(self, record: Record) -> None:
         found = self._lane_of(record.number)
         priority = _PRIORITIES.get(record.code)
-        if found is None or record.slot in self._places or priority is None:
+        is_number = math.isfinite(record.second + record.third)
+        if found is None or record.slot in self._places or priority is None or not is_number:
             raise ProtocolError(f"READY of slot {record.slot} for lane {record.number}")
         lane, layout = found
         try:
@@ -128,7 +130,15 @@ class Peer:
             raise ProtocolError(str(error)) from error
         place = self._places[record.slot] = Place(lane, views)
         outcome = cast("asyncio.Future[Answer]", _Outcome(self, record.slot, place))
-        place.ticket = self._scheduler.ticket(lane, record.first, priority, outcome, views.pixels)
+        place.ticket = self._scheduler.ticket(
+            lane,
+            record.first,
+            priority,
+            outcome,
+            views.pixels,
+            haste=int(record.third),
+            lead_s=record.second,
+        )
         self._arrived.append(place.ticket)
 
     def _submit(self) -> None:

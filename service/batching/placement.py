@@ -42,6 +42,10 @@ class Placement(Protocol):
         """
         ...
 
+    def delays(self, priority: Priority, deadline: float, typical_s: float) -> bool:
+        """Return whether decoding an arrival makes an image late that waits behind it."""
+        ...
+
     def start(
         self, request: Waiting, decode: Decode, submit: Submit, decoded: Decoded, typical_s: float
     ) -> Job | None:
@@ -61,6 +65,10 @@ class OnSlot:
     ) -> DecodeWait:
         """Return the decode time, which adds to the engine's."""
         return DecodeWait(on_slot_s=decode_s)
+
+    def delays(self, priority: Priority, deadline: float, typical_s: float) -> bool:
+        """Return False: images wait for the slot only."""
+        return False
 
     def start(
         self, request: Waiting, decode: Decode, submit: Submit, decoded: Decoded, typical_s: float
@@ -85,6 +93,10 @@ class OnDecoders:
         """Return the wait for a thread and the decode time."""
         free_in_s = self._decoders.free_in_s(priority, deadline, typical=typical)
         return DecodeWait(decoders_free_in_s=free_in_s, on_decoder_s=decode_s)
+
+    def delays(self, priority: Priority, deadline: float, typical_s: float) -> bool:
+        """Return whether decoding an arrival makes an image late that waits behind it."""
+        return self._decoders.delays(priority, deadline, typical_s)
 
     def start(
         self, request: Waiting, decode: Decode, submit: Submit, decoded: Decoded, typical_s: float

@@ -16,6 +16,9 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from tidegate.service.types import Priority
 
+_ROUNDING_S = 1e-9
+_LONGEST_S = 1e6  # of a time limit
+
 
 class Latency(Protocol):
     """ℓ(b), in seconds."""
@@ -36,17 +39,13 @@ class Limits:
     default_deadline_s: float = math.inf  # of requests that do not set one
 
 
-def images_for_slot(ready: int, not_overtaken: int, limits: Limits) -> int:
-    """Return how many of the ready images an idle slot takes.
+def images_for_slot(together: int, limits: Limits) -> int:
+    """Return how many of the images that may run together an idle slot takes.
 
     If slots take turns on one device (`side_by_side` is 1), that is as many as fit. If each slot
-    has its own core, it is an equal part of them, so that the next idle slot has work too. On such
-    a slot each image adds nearly its full duration to the batch, so an urgent request must not wait
-    for those that it overtook: only the first `not_overtaken` are included.
+    has its own core, it is an equal part of them, so that the next idle slot has work too.
     """
-    if limits.side_by_side == 1:
-        return min(limits.max_batch_size, ready)
-    return min(limits.max_batch_size, -(-ready // limits.side_by_side), not_overtaken)
+    return min(limits.max_batch_size, -(-together // limits.side_by_side))
 
 
 class Backlog(NamedTuple):
@@ -127,19 +126,72 @@ def refuse(
     return None
 
 
+class Pace(NamedTuple):
+    """How fast waiting images are answered, if all that work on them are busy. In seconds."""
+
+    start_s: float  # when the first one starts, on the clock
+    each_s: float  # from one start to the next
+    own_s: float  # from a start to its answer
+
+
+def all_in_time(deadlines: Iterable[float], before: int, pace: Pace) -> bool:
+    """Return whether images that run in this order are in time, if `before` others run first."""
+    done = pace.start_s + before * pace.each_s + pace.own_s
+    for deadline in deadlines:
+        if done > deadline + _ROUNDING_S:
+            return False
+        done += pace.each_s
+    return True
+
+
+def delays_beyond(deadlines: Sequence[float], before: int, pace: Pace) -> bool:
+    """Return whether one more image makes one of these late, which run behind it in this order.
+
+    They are sorted, and `before` other images run first. Those that would be late anyway do not
+    count.
+    """
+    done = pace.start_s + before * pace.each_s + pace.own_s
+    if done + len(deadlines) * pace.each_s <= deadlines[0]:
+        return False  # usually: all of them are done before the first deadline
+    for deadline in deadlines:
+        late_by = done + pace.each_s - deadline - _ROUNDING_S
+        if 0 < late_by <= pace.each_s:
+            return True
+        done += pace.each_s
+    return False
+
+
+def haste(time_limit_s: float) -> int:
+    """Return how short a time limit is, as a power of two: limits that differ less are alike."""
+    return math.frexp(min(time_limit_s, _LONGEST_S))[1]
+
+
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A request as the policy sees it, ordered by class, then deadline, then arrival."""
+    """A request as the policy sees it."""
 
     priority: Priority
     deadline: float
     arrival: int
+    haste: int = field(default=0, kw_only=True)  # of its time limit at its arrival
+    turn: float = field(default=0.0, kw_only=True)  # of its client; see `Turns`
+    work_s: float = field(default=0.0, kw_only=True)  # decoding and engine, predicted at admission
     slot_decode_s: float = field(default=0.0, kw_only=True)  # predicted; 0 if decoders decode it
 
     @property
     def key(self) -> tuple[int, float, int]:
-        """Return the sort key of the queue."""
+        """Return the sort key by deadline: if any order keeps all in time, this one does."""
         return self.priority, self.deadline, self.arrival
+
+    @property
+    def level(self) -> tuple[Priority, int]:
+        """Return the class and the haste: within one, clients take turns."""
+        return self.priority, self.haste
+
+    @property
+    def preference(self) -> tuple[int, int, float, float, int]:
+        """Return the sort key while all are in time: short time limits first, clients in turns."""
+        return self.priority, self.haste, self.turn, self.deadline, self.arrival
 
 
 W = TypeVar("W", bound=Waiting)

@@ -43,8 +43,8 @@ class Record(NamedTuple):
     number: int = 0  # READY: the lane; DONE: the images of the batch
     slot: int = 0
     first: float = 0.0  # READY: the deadline; DONE: from ready to dispatched, in seconds
-    second: float = 0.0  # DONE: seconds of the engine
-    third: float = 0.0  # DONE: when the engine began, on time.monotonic()
+    second: float = 0.0  # READY: how far its turn is, in seconds; DONE: seconds of the engine
+    third: float = 0.0  # READY: the haste; DONE: when the engine began, on time.monotonic()
 
 
 class RecordReader:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tidegate.service.batching.admission import Admission, EngineElsewhere
+from tidegate.service.batching.admission import Admission
 from tidegate.service.batching.admitting import Admitting
 from tidegate.service.batching.client_shares import equal_weight
 from tidegate.service.batching.decode_times import DecodeCost
+from tidegate.service.batching.engine_load import EngineElsewhere
 from tidegate.service.batching.lanes import Lane
 from tidegate.service.batching.placement import DecodePlacement
 from tidegate.service.batching.records import Kind, Record, Status
@@ -119,11 +120,13 @@ class Remote(Admitting):
         self.views(ticket).pixels[...] = image
         ticket.ready_at = ticket.dispatched_at = self._clock()
         with self._lock:
-            self._admission.remove(ticket)
+            lead_s = self._admission.lead_s(ticket)
+            self._admission.dispatch(ticket)
         self._sent[slot] = ticket
         self.images_sent += 1
         number = self._to[ticket.lane].number
-        self._send(Record(Kind.READY, ticket.priority, number, slot, ticket.deadline))
+        order = (ticket.deadline, lead_s, ticket.haste)
+        self._send(Record(Kind.READY, ticket.priority, number, slot, *order))
         return ticket.answer
 
     def leave(self, ticket: Ticket) -> None:

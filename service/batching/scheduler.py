@@ -13,11 +13,12 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from tidegate.service.batching.admission import Admission, EngineLoad
+from tidegate.service.batching.admission import Admission
 from tidegate.service.batching.admitting import Admitting
 from tidegate.service.batching.client_shares import equal_weight
 from tidegate.service.batching.decode_times import DecodeCost
 from tidegate.service.batching.dispatch import Dispatch
+from tidegate.service.batching.engine_load import Published
 from tidegate.service.batching.idle_work import IdleWork
 from tidegate.service.batching.isolate import DeviceFault
 from tidegate.service.batching.lanes import Lane
@@ -98,10 +99,13 @@ class Scheduler(Admitting):
         priority: Priority,
         answer: asyncio.Future[Answer],
         pixels: Pixels,
+        haste: int = 0,
+        lead_s: float = 0.0,
     ) -> Ticket:
         """Return a ticket for an image that another process has admitted and decoded; see `take`.
 
-        Of `answer` only `done`, `cancel`, `set_result` and `set_exception` are used.
+        Of `answer` only `done`, `cancel`, `set_result` and `set_exception` are used. `lead_s` is
+        how far the turn is from the one that was dispatched last.
         """
         return Ticket(
             priority,
@@ -112,9 +116,10 @@ class Scheduler(Admitting):
             predicted_s=0.0,
             cost=_NO_COST,
             client="",
-            work_s=0.0,
             typical_decode_s=0.0,
             placement=self._placement.slot,
+            haste=haste,
+            turn=lead_s,
             image=pixels,
             ready_at=self._clock(),
         )
@@ -129,10 +134,10 @@ class Scheduler(Admitting):
             late = self._run_idle_slots()
         self._drop_late(late)
 
-    def load(self) -> EngineLoad:
+    def load(self) -> Published:
         """Return what runs and waits, for the processes that admit images for this engine."""
         with self._lock:
-            return self._admission.publish(self._clock())
+            return self._admission.load.publish(self._clock())
 
     def submit(self, ticket: Ticket, image: Image) -> asyncio.Future[Answer]:
         """Queue a ticket's image for the engine; return the same future as `run`."""

@@ -35,7 +35,6 @@ class Ticket(Waiting):
     predicted_s: float  # from admission to the answer, as predicted at admission
     cost: DecodeCost  # from the image's header
     client: str  # address; `work_s` counts against it until the ticket is released
-    work_s: float  # decoding and engine, as predicted at admission
     typical_decode_s: float  # how long decoding usually takes
     placement: Placement  # where the image is decoded; the slot afterwards
     job: Job | None = None  # while the image waits for a decoder or is on one

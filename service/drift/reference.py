@@ -34,10 +34,11 @@ class Bins:
     def places(self, values: Float64) -> Int64:
         """Return the bin of each value.
 
-        The edges are rounded to float32, so a value that all images have, such as 4 / 3, must be
-        rounded too.
+        A fit rounds values to float32, and a manifest has nine digits of an edge, from which
+        float32 is restored: both are rounded, so that a value that all images have, such as 4 / 3
+        or 0.050176, falls into the bin in which the fit counted it.
         """
-        return self.edges.searchsorted(values.astype(np.float32), "right")
+        return self.edges.astype(np.float32).searchsorted(values.astype(np.float32), "right")
 
 
 @dataclass(frozen=True, slots=True)

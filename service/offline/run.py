@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from tidegate.service import memory
 from tidegate.service.cpu import usable_cores
 from tidegate.service.errors import SourceUnreadable
 from tidegate.service.offline import sources
@@ -188,6 +189,7 @@ def _parts(
         if len(part) == images:
             yield part
             part = []
+            memory.give_back_free_memory()
     if part:
         yield part
 

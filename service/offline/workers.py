@@ -20,6 +20,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from tidegate.service import memory
 from tidegate.service.errors import (
     DeadlineMissed,
     EngineFailed,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from tidegate.service.offline.predictor import Predictor
 
 CHUNK_IMAGES = 16
+_TRIM_CHUNKS = 64  # after so many, a process gives free memory back: large images leave holes
 _CHUNK_BYTES = 32 << 20
 # In a row. A chunk whose images all end their process causes 31: it and all halves of it.
 _MOST_DEATHS = 64
@@ -198,6 +200,7 @@ def _data(content: Path | bytes | Problem) -> bytes | None:
 
 
 _work: list[Work] = []  # of this process, once it has begun
+_chunk_numbers = itertools.count(1)
 _taker: list[NoteTaker] = []  # the same, if a drift report is wanted
 
 
@@ -224,6 +227,8 @@ def _classify(chunk: list[Entry]) -> list[Classified]:
             done += _classify_batch(work, chunk[start : start + size])
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+    if next(_chunk_numbers) % _TRIM_CHUNKS == 0:
+        memory.give_back_free_memory()
     return done
 
 

@@ -17,15 +17,16 @@ from typing import Any, cast
 import numpy as np
 
 from tests.fakes import FakeEngine
-from tidegate.service.batching.admission import Admission, Admitted, Arrival, Running
+from tidegate.service.batching.admission import Admission, Admitted, Arrival
 from tidegate.service.batching.decode_queue import DecodeQueue, Job
 from tidegate.service.batching.decode_times import DecodeCost
 from tidegate.service.batching.decoders import Decoders
+from tidegate.service.batching.engine_load import Running
 from tidegate.service.batching.lanes import Lane
 from tidegate.service.batching.latency import LatencyModel
 from tidegate.service.batching.placement import DecodePlacement
 from tidegate.service.batching.policy import Limits, form_batch
-from tidegate.service.batching.queue import DeadlineQueue
+from tidegate.service.batching.queue import FairQueue
 from tidegate.service.batching.tickets import Ticket
 from tidegate.service.types import Priority
 
@@ -66,6 +67,9 @@ class _VirtualDecoders:
     def free_in_s(self, priority: Priority, deadline: float, *, typical: bool = False) -> float:
         return self.queue.free_in_s(priority, deadline, self._clock(), typical=typical)
 
+    def delays(self, priority: Priority, deadline: float, typical_s: float) -> bool:
+        return self.queue.delays(priority, deadline, self._clock(), typical_s)
+
 
 class _Run:
     def __init__(self, world: DecodingWorld) -> None:
@@ -79,7 +83,7 @@ class _Run:
         latency = LatencyModel({size: world.batch_s(size) for size in BUCKETS})
         self._lane = Lane(FakeEngine(slots=world.slots), latency, Limits(BUCKETS[-1], 10**9))
         self._admission.open(self._lane)
-        self._ready: DeadlineQueue[Ticket] = DeadlineQueue()
+        self._ready: FairQueue[Ticket] = FairQueue()
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         rng = np.random.default_rng(world.seed)
@@ -129,6 +133,7 @@ class _Run:
             lambda: None,
             lambda _, seconds: self._decoded(ticket, seconds),
             ticket.typical_decode_s,
+            work_s=ticket.work_s,
         )
         self._at(deadline, lambda: self._leave(ticket))
         if self._decoders.queue.add(ticket.job):
@@ -140,7 +145,7 @@ class _Run:
         self._at(self._now + seconds, lambda: self._finish(job, seconds))
 
     def _finish(self, job: Job, seconds: float) -> None:
-        if (following := self._decoders.queue.finish(job)) is not None:
+        if (following := self._decoders.queue.finish(job, self._now)) is not None:
             self._start(following)
         job.done(None, seconds)
 
@@ -166,22 +171,22 @@ class _Run:
                 self._decoders.queue.withdraw(ticket.job)
 
     def _dispatch(self) -> None:
-        for slot, running in enumerate(self._admission.running):
+        for slot, running in enumerate(self._admission.load.running):
             if running is not None or not len(self._ready):
                 continue
             latency, most = self._lane.latency, self._lane.limits.max_batch_size
-            plan = form_batch(self._now, self._ready.take(), len(self._ready), latency, most)
+            plan = form_batch(self._now, self._ready.take(()), len(self._ready), latency, most)
             for ticket in (*plan.shed, *plan.dispatch):
                 self._admission.remove(ticket)
             self.outcomes["missed"] += len(plan.shed)
             if plan.dispatch:
                 size = len(plan.dispatch)
-                self._admission.running[slot] = Running(self._lane, self._now, size, 0.0)
+                self._admission.load.running[slot] = Running(self._lane, self._now, size, 0.0)
                 took_s = self._world.batch_s(size)
                 self._at(self._now + took_s, lambda s=slot, p=plan: self._end(s, p.dispatch))  # type: ignore[misc]
 
     def _end(self, slot: int, batch: list[Ticket]) -> None:
-        self._admission.running[slot] = None
+        self._admission.load.running[slot] = None
         for ticket in batch:
             self.outcomes["in time" if self._now <= ticket.deadline else "missed"] += 1
         self._dispatch()

@@ -10,7 +10,7 @@ import numpy as np
 
 from tidegate.service.batching.latency import LatencyModel
 from tidegate.service.batching.policy import Backlog, Latency, Limits, Waiting, form_batch, refuse
-from tidegate.service.batching.queue import AdmittedKeys, DeadlineQueue
+from tidegate.service.batching.queue import AdmittedKeys, FairQueue
 from tidegate.service.types import Priority
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
@@ -84,7 +84,7 @@ class Run:
         self._latency = LatencyModel(seeds)
         self._patience: Latency = self._latency if early_drop else _Instant()
         self._limits = Limits(world.max_batch_size, 10**9)
-        self._queue: DeadlineQueue[Waiting] = DeadlineQueue()
+        self._queue: FairQueue[Waiting] = FairQueue()
         self._keys = AdmittedKeys()
         self._free_at = [0.0] * world.slots
         self._finishing: list[tuple[float, int]] = []  # (when, slot)
@@ -132,7 +132,7 @@ class Run:
     def _next_batch(self, now: float) -> list[Waiting]:
         ready = len(self._queue)
         decided = form_batch(
-            now, self._queue.take(), ready, self._patience, self._world.max_batch_size
+            now, self._queue.take(()), ready, self._patience, self._world.max_batch_size
         )
         for request in (*decided.shed, *decided.dispatch):
             self._keys.discard(request)

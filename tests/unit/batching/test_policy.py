@@ -20,7 +20,7 @@ from tidegate.service.batching.policy import (
     images_for_slot,
     refuse,
 )
-from tidegate.service.batching.queue import DeadlineQueue
+from tidegate.service.batching.queue import FairQueue
 from tidegate.service.types import Priority
 
 
@@ -180,11 +180,11 @@ def queues(draw: st.DrawFn) -> list[Waiting]:
 
 def planned(waiting: list[Waiting], now: float = 0.0) -> tuple[BatchPlan[Waiting], list[Waiting]]:
     """Return the plan, and what it left in the queue."""
-    queue: DeadlineQueue[Waiting] = DeadlineQueue()
+    queue: FairQueue[Waiting] = FairQueue()
     for request in waiting:
         queue.insert(request)
-    decided = form_batch(now, queue.take(), len(waiting), LATENCY, LIMITS.max_batch_size)
-    return decided, list(queue.take())
+    decided = form_batch(now, queue.take(()), len(waiting), LATENCY, LIMITS.max_batch_size)
+    return decided, list(queue.take(()))
 
 
 class TestFormBatch:
@@ -292,11 +292,4 @@ def test_an_idle_service_admits_despite_a_high_decode_prediction() -> None:
 def test_a_slot_gets_its_share_of_the_ready_images(
     ready: int, side_by_side: int, expected: int
 ) -> None:
-    assert images_for_slot(ready, ready, Limits(4, 100, side_by_side)) == expected
-
-
-@pytest.mark.parametrize(("side_by_side", "expected"), [(1, 4), (2, 1)])
-def test_overtaken_images_are_left_out_if_slots_have_their_own_cores(
-    side_by_side: int, expected: int
-) -> None:
-    assert images_for_slot(9, 1, Limits(4, 100, side_by_side)) == expected
+    assert images_for_slot(ready, Limits(4, 100, side_by_side)) == expected

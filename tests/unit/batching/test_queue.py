@@ -1,16 +1,15 @@
-"""The queue's order and the counts of requests before an arrival, against a plain sort."""
+"""The order by deadline and the counts of requests before an arrival, against a plain sort."""
 
 from __future__ import annotations
 
 import random
-from itertools import takewhile
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegate.service.batching.policy import Waiting
-from tidegate.service.batching.queue import AdmittedKeys, DeadlineQueue
+from tidegate.service.batching.queue import AdmittedKeys, FairQueue
 from tidegate.service.types import Priority
 
 # Few distinct deadlines, so that ties are common.
@@ -19,8 +18,8 @@ requests = st.lists(st.tuples(st.sampled_from(Priority), st.integers(0, 5)), max
 )
 
 
-def queue_of(waiting: list[Waiting]) -> DeadlineQueue[Waiting]:
-    queue: DeadlineQueue[Waiting] = DeadlineQueue()
+def queue_of(waiting: list[Waiting]) -> FairQueue[Waiting]:
+    queue: FairQueue[Waiting] = FairQueue()
     for request in waiting:
         queue.insert(request)
     return queue
@@ -33,21 +32,7 @@ def test_requests_leave_by_class_then_deadline_then_arrival(
 ) -> None:
     shuffled = random.sample(waiting, len(waiting))
 
-    assert list(queue_of(shuffled).take()) == sorted(waiting, key=lambda r: r.key)
-
-
-@settings(max_examples=100, deadline=None)
-@given(requests, st.integers(1, 50))
-def test_not_overtaken_counts_the_requests_before_the_first_overtaken_one(
-    waiting: list[Waiting], most: int
-) -> None:
-    queue = queue_of(waiting)
-    count = queue.not_overtaken(most)
-    first, *others = [request.arrival for request in queue.take()][:most] or [0]
-
-    assert count == (
-        0 if not waiting else 1 + sum(1 for _ in takewhile(lambda a: a > first, others))
-    )
+    assert list(queue_of(shuffled).take(())) == sorted(waiting, key=lambda r: r.key)
 
 
 @settings(max_examples=100, deadline=None)
@@ -63,7 +48,7 @@ def test_removed_requests_are_not_yielded_and_the_others_keep_their_order(
 
     assert len(queue) == len(waiting) - len(gone)
     left = [request for request in waiting if request not in gone]
-    assert list(queue.take()) == sorted(left, key=lambda r: r.key)
+    assert list(queue.take(())) == sorted(left, key=lambda r: r.key)
 
 
 def test_removing_a_request_that_is_not_in_the_queue_raises() -> None:
@@ -79,11 +64,11 @@ def test_requests_that_are_not_yielded_stay_in_the_queue() -> None:
     waiting = [Waiting(Priority.INTERACTIVE, float(i), i) for i in range(5)]
     queue = queue_of(waiting)
 
-    head = queue.take()
+    head = queue.take(())
 
     assert [next(head), next(head)] == waiting[:2]
     assert len(queue) == 3
-    assert list(queue.take()) == waiting[2:]
+    assert list(queue.take(())) == waiting[2:]
 
 
 @settings(max_examples=100, deadline=None)
@@ -111,7 +96,7 @@ def test_before_is_the_position_at_which_an_arrival_is_inserted(waiting: list[Wa
 
     queue.insert(arrival)
 
-    assert list(queue.take()).index(arrival) == order.before(Priority.INTERACTIVE, 2.0)
+    assert list(queue.take(())).index(arrival) == order.before(Priority.INTERACTIVE, 2.0)
 
 
 def test_discarding_twice_counts_once() -> None:

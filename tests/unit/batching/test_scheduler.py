@@ -128,14 +128,14 @@ def test_images_that_wait_while_a_batch_runs_form_full_batches() -> None:
     on_stage(play, FakeEngine(held=True, max_batch_size=8))
 
 
-def test_the_earliest_deadline_goes_first_within_its_class() -> None:
+def test_the_shortest_time_limit_goes_first_within_its_class() -> None:
     async def play(on: Stage) -> None:
         on.send(0)
         answers = [
             on.send(1, within_s=9, priority=BULK)[1],
-            on.send(2, within_s=30)[1],
+            on.send(2, within_s=40)[1],
             on.send(3, within_s=10)[1],
-            on.send(4, within_s=8, priority=BULK)[1],
+            on.send(4, within_s=4, priority=BULK)[1],
             on.send(5, within_s=20)[1],
         ]
 
@@ -398,7 +398,7 @@ def test_slots_with_their_own_cores_share_the_ready_images() -> None:
     on_stage(play, FakeEngine(held=True, slots=2), side_by_side=2)
 
 
-def test_urgent_images_run_without_those_that_they_overtake() -> None:
+def test_urgent_images_share_the_slots_but_no_batch_with_those_that_they_overtake() -> None:
     async def play(on: Stage) -> None:
         answers = [on.send(identity)[1] for identity in range(8)]
         await on.started(2)  # the others wait
@@ -406,7 +406,7 @@ def test_urgent_images_run_without_those_that_they_overtake() -> None:
         on.engine.release(2)
         await on.started(4)
 
-        assert sorted(on.engine.batches[2:]) == [[2, 3, 4], [8, 9]]  # the two slots race
+        assert sorted(on.engine.batches[2:4]) == [[8], [9]]  # the two slots race
         on.engine.release(100)
         await asyncio.gather(*answers)
 

@@ -53,7 +53,13 @@ class FakeScheduler:
         self.held: Counter[Ticket] = Counter()
 
     def ticket(
-        self, lane: Lane, deadline: float, priority: Priority, answer: Any, image: Any
+        self,
+        lane: Lane,
+        deadline: float,
+        priority: Priority,
+        answer: Any,
+        image: Any,
+        **order: float,
     ) -> Ticket:
         return Ticket(
             priority,
@@ -64,7 +70,6 @@ class FakeScheduler:
             predicted_s=0.0,
             cost=DecodeCost(),
             client="",
-            work_s=0.0,
             typical_decode_s=0.0,
             placement=cast(Any, None),
             image=image,

@@ -170,9 +170,9 @@ def test_an_empty_set_differs_in_nothing() -> None:
     assert world.compare(nothing).alarms == frozenset()
 
 
-def test_a_value_that_all_images_have_falls_into_the_bin_of_the_reference() -> None:
-    ratio = 4 / 3
-    edge = float(np.float32(ratio))  # above it, as a fit rounds it
-    reference = Bins(np.array([1.0, edge, 2.0]), np.array([0, 0, 100, 0]))
+@pytest.mark.parametrize("value", [4 / 3, 0.050176])
+def test_a_value_that_all_images_have_falls_into_the_bin_of_the_reference(value: float) -> None:
+    edge = float(f"{np.float32(value):.9g}")  # as a manifest has it
+    reference = Bins(np.array([edge / 2, edge, edge * 2]), np.array([0, 0, 100, 0]))
 
-    assert reference.places(np.full(3, ratio)).tolist() == [2, 2, 2]
+    assert reference.places(np.full(3, value)).tolist() == [2, 2, 2]

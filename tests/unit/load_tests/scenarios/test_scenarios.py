@@ -160,6 +160,8 @@ def test_neighbours_are_compared_only_within_their_windows() -> None:
     assert not found["disturbed over undisturbed"].met
     assert found["after the last answer over undisturbed"].value == pytest.approx(1.1)
     assert found["after the last answer over undisturbed"].met
+    waiting = _by_name(neighbours.of_queue(run, windows))
+    assert waiting["while the burst waits over undisturbed"].value == pytest.approx(5)
     assert _by_name(neighbours.of_fates(windows))["disturbing clients: answered"].value == 3
 
 
