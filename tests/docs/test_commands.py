@@ -48,6 +48,9 @@ NOT_RUN = {
     "tar --create --gzip --file model.tar.gz --directory models/bundles/efficientnet-lite0/1 .": (
         "writes the bundle again"
     ),
+    "tidegate export-plain models/bundles/efficientnet-lite0-bf16/1 build/plain-bf16": (
+        "needs the bundle of the line before, which needs the extra openvino"
+    ),
     "docker compose -f docker-compose.yml -f docker-compose.traces.yml up --build": (
         "needs a Docker engine"
     ),
