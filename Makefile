@@ -22,11 +22,11 @@ TORCH ?= torch torchvision
 export PIP_COMPILE := 0
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve monitoring bundle docs prepared test coverage unit fuzz chaos test-front-ends test-openvino test-clusters test-torch test-gpu-packages gpu-report check lint fix tools stores audit clean
+.PHONY: help serve monitoring bundle docs prepared test coverage unit fuzz chaos test-front-ends test-openvino test-arm64 test-clusters test-torch test-gpu-packages gpu-report check lint fix tools stores audit clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 serve: bundle ## serve the demo bundle on 127.0.0.1:8000 (TIDEGATE_HOST, TIDEGATE_PORT)
 	@exec $(BIN)/tidegate serve
@@ -69,6 +69,14 @@ test-torch: bundle $(TORCH_ENV) ## run the tests that need torch, in a separate 
 
 test-openvino: bundle .venv-openvino/.installed ## run the tests that need OpenVINO, in a separate environment
 	@.venv-openvino/bin/python -m pytest -m openvino
+
+# Those of compiled code and of arithmetic that could differ.
+ARM64_TESTS := $(addprefix tests/unit/,imaging/test_pillow_resize.py imaging/test_jpeg_window.py imaging/test_torch_resize.py imaging/test_cv2_resize.py test_deciding.py)
+
+test-arm64: $(DEV) bundle ## build for arm64, and run tests and the service emulated by qemu (needs apt-get and Linux 6.7)
+	@sh tests/arm64/prepare.sh $(BIN)/python
+	@sh tests/arm64/run.sh python3 -m pytest -p no:cacheprovider $(ARM64_TESTS)
+	@$(BIN)/python -m pytest -m arm64 tests/arm64
 
 test-clusters: bundle .venv-clusters/.installed ## run the tests on local clusters of Ray, Spark (needs Java 17) and Dask, in a separate environment
 	@.venv-clusters/bin/python -m pytest -W ignore -m slow tests/clusters

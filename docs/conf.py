@@ -47,7 +47,8 @@ NAVIGATION = {
     "Operate": [
         "docs/guides/deploy", "docs/guides/security", "docs/guides/distribute",
         "docs/guides/models", "docs/guides/rollouts", "docs/guides/clients-v2",
-        "docs/guides/bulk", "docs/guides/cpu", "docs/guides/gpu", "docs/guides/many-cores",
+        "docs/guides/bulk", "docs/guides/cpu", "docs/guides/edge", "docs/guides/gpu",
+        "docs/guides/many-cores",
         "docs/guides/platforms",
         "docs/guides/platforms/sagemaker", "docs/guides/platforms/vertex",
         "docs/guides/platforms/kserve", "docs/guides/platforms/huggingface",

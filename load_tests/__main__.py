@@ -27,6 +27,7 @@ COMMANDS = {
     "bulk": ("bulk", "`tidegate classify` against a bare loop, in turns"),
     "bulk-set": ("bulk_set", "write a large set of varied images, broken ones among them"),
     "bulk-job": ("bulk_job", "a large job: memory, kills, and the answers of POST /classify"),
+    "memory": ("memory", "resident memory, start and time per image of a small service"),
     "bad-input": ("bad_input", "behaviour of servers on broken, huge and empty uploads"),
 }
 

@@ -86,6 +86,8 @@ def run(settings: Settings) -> NoReturn:
     Raises SettingsInvalid if an address cannot be listened on or the drift state cannot be saved.
     """
     lines = logs.configure(settings.log_level, settings.log_format)
+    if settings.profile is not None:
+        log.info("using the defaults of the profile %s", settings.profile)
     if settings.platform is None and (looks_like := platforms.hint(os.environ)):
         log.info("%s", looks_like)
     _dump_stacks_on_sigusr1()

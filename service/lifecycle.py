@@ -134,7 +134,9 @@ class Service:
             config.serving.engine,
         )
         max_image_pixels = config.serving.max_image_pixels
-        pool = await asyncio.to_thread(start_decoder_pool, max_image_pixels)
+        pool = await asyncio.to_thread(
+            start_decoder_pool, max_image_pixels, config.serving.large_decoders
+        )
         if prepared.warm.engine.info.device != "cpu":
             watch_gpus(self._metrics.registry)
         monitor = await asyncio.to_thread(Monitor, prepared.reference, config.drift_run_length)

@@ -63,6 +63,7 @@ class ServingConfig:
     decode_threads: int
     max_image_pixels: int
     engine_timeout_s: float
+    large_decoders: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ def prepare(path: Path, trusted_keys: Path | None, config: EngineConfig) -> Prep
     check_files(path, manifest)  # the runtime has read them since they were checked
     memory.use_huge_pages()
     _log_warm(warm, probes)
+    _log_unmeasured(warm, config.warm_up_limit_s)
     return Prepared(bundle, reference, warm)
 
 
@@ -130,6 +132,7 @@ def lane_of(prepared: Prepared, config: ServingConfig, weight: float) -> Lane:
         warm.all_cores_engine,
         prepared.bundle.manifest.name,
         weight,
+        warm.unmeasured,
     )
 
 
@@ -183,6 +186,16 @@ def _log_warm(warm: WarmEngine, probes: int) -> None:
         )
 
 
+def _log_unmeasured(warm: WarmEngine, limit_s: float) -> None:
+    if warm.unmeasured:
+        log.warning(
+            "warm-up had no time to measure %s within %g s, so they are not used; "
+            "TIDEGATE_WARM_UP_LIMIT_S is the limit",
+            ", ".join(warm.unmeasured),
+            limit_s,
+        )
+
+
 def pass_golden(bundle: Bundle, engine: Engine) -> int:
     """Run the golden probes on each device; return their number. Raises BundleRefused."""
     check_input_size(bundle, engine)
@@ -203,15 +216,15 @@ def check_input_size(bundle: Bundle, engine: Engine) -> None:
         )
 
 
-def start_decoder_pool(max_image_pixels: int) -> DecoderPool | None:
-    """Start the processes that decode large images; the other half of the cores stays free.
+def start_decoder_pool(max_image_pixels: int, processes: int = 0) -> DecoderPool | None:
+    """Start the processes that decode large images; 0: half of the cores stays free for others.
 
     Return None if the system does not allow them: then large images are decoded like the others.
     Blocks for 1 to 2 s.
     """
     if sys.platform != "linux":
         return None
-    processes = min(_MOST_LARGE_DECODERS, max(1, usable_cores() // 2))
+    processes = processes or min(_MOST_LARGE_DECODERS, max(1, usable_cores() // 2))
     try:
         return DecoderPool(processes, max_image_pixels)
     except OSError as error:

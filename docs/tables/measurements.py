@@ -203,6 +203,45 @@ def _precision_row(load: str, measured: Sequence[dict[str, Any]]) -> Sequence[st
     return (load, middle[0], middle[1], to_exact, middle[2], to_loop)
 
 
+def edge_memory() -> str:
+    """Return a row for each bundle on each machine: what a service with the profile edge needs."""
+    head = (
+        "machine",
+        "bundle",
+        "ready after",
+        "idle",
+        "after {images} images",
+        "largest",
+        "of that, code of qemu",
+        "of the service",
+        "one client, p50",
+        "CPU per image",
+    )
+    results = {path: json.loads(path.read_text("utf-8")) for path in _memory_results()}
+    images = {str(one["images"]) for result in results.values() for one in result["needs"]}
+    rows = [row for path, result in results.items() for row in _memory_rows(path, result)]
+    return table([name.format(images=" or ".join(sorted(images))) for name in head], rows)
+
+
+def _memory_results() -> list[Path]:
+    return sorted(RESULTS.glob("*-memory-*.json"))
+
+
+def _memory_rows(path: Path, result: dict[str, Any]) -> Iterator[Sequence[str]]:
+    machine = "emulated arm64" if "arm64" in path.name else "x86-64"
+    for one in result["needs"]:
+        translated = one["translated_mb"]
+        yield (
+            f"[{machine}](../../load_tests/results/{path.name})",
+            one["bundle"].partition("/")[0],
+            f"{one['cold_start_s']:.1f} s",
+            *(f"{one[name]:.0f} MB" for name in ("idle_mb", "after_mb", "largest_mb")),
+            f"{translated:.0f} MB" if translated else "–",
+            f"{one['largest_mb'] - translated:.0f} MB",
+            *(f"{one[name]:,.0f} ms" for name in ("p50_ms", "cpu_ms")),
+        )
+
+
 def set_drift() -> str:
     """Return a row for each bundle and each change of the sets: what their reports name."""
     head = ("bundle", "images", "change", "reports that name anything", "named most often")

@@ -10,6 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from docs.tables.markdown import table
 from tidegate.service import platforms
 from tidegate.service.settings import PREFIX, Settings
+from tidegate.service.settings.profiles import PROFILES
 from tidegate.service.settings.theme import Theme
 
 _PRESET_SETTINGS = ("host", "port", "dialects", "drain_delay_s", "drain_timeout_s")
@@ -89,3 +90,16 @@ def presets() -> str:
     ]
     head = ("platform", *(f"`{PREFIX}{name.upper()}`" for name in _PRESET_SETTINGS))
     return table(head, rows)
+
+
+def profile_edge() -> str:
+    """Return a row for each setting whose default the profile `edge` changes."""
+    rows = [
+        (
+            f"`{PREFIX}{name.upper()}`",
+            f"`{default_of(value)}`",
+            f"`{default_of(Settings.model_fields[name].default)}`",
+        )
+        for name, value in PROFILES["edge"].items()
+    ]
+    return table(("variable", "with the profile", "without"), rows)

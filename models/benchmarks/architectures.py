@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from tidegate.models.importers import from_timm, from_torchvision
 from tidegate.models.importers.base import Imported
 from tidegate.models.parity.export import check_export
 from tidegate.models.parity.preprocessing import golden_probes, prove
+from tidegate.models.precision.convert import convert
 from tidegate.models.probes.photographs import PHOTOS
 from tidegate.models.progress import say
 from tidegate.models.sealing.assemble import Draft, SealedModel, assemble
@@ -117,8 +118,12 @@ ARCHITECTURES = (
 )
 
 
-def measure(architectures: Sequence[Architecture], keep: Path | None = None) -> list[Row]:
-    """Return a row for each. Raises BuildRefused at the first architecture that fails.
+def measure(
+    architectures: Sequence[Architecture],
+    keep: Path | None = None,
+    precision: m.Precision = "fp32",
+) -> list[Row]:
+    """Return a row for each, in a precision. Raises BuildRefused at the first one that fails.
 
     If `keep` is given, the bundles are kept below it, one folder each.
     """
@@ -129,7 +134,7 @@ def measure(architectures: Sequence[Architecture], keep: Path | None = None) -> 
         data = _crops(root / "six", [path.stem for path in PHOTOS])
         for place, architecture in enumerate(architectures, start=1):
             say(f"{architecture.name} [{place}/{len(architectures)}]")
-            rows.append(_measured(architecture, data, bundles_dir))
+            rows.append(_measured(architecture, data, bundles_dir, precision))
     return rows
 
 
@@ -153,15 +158,21 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _measured(architecture: Architecture, data: Data, bundles_dir: Path) -> Row:
+def _measured(
+    architecture: Architecture, data: Data, bundles_dir: Path, precision: m.Precision
+) -> Row:
     imported = architecture.load()
     source = imported.source.split()[0]
-    model_dir = bundles_dir / _folder_name(f"{architecture.name} {source}")
+    suffix = "" if precision == "fp32" else f" {precision}"
+    model_dir = bundles_dir / _folder_name(f"{architecture.name} {source}{suffix}")
     classes = tuple(path.stem for path in PHOTOS)
     splits = {name: shuffled(labelled(name, getattr(data, name), classes)) for name in _PER_CLASS}
     logits_error, batch_error = check_export(imported, imported.spec, splits["test"])
     transform = imported.transform
     parity = None if transform is None else prove(imported.spec, transform)
+    if precision != "fp32":
+        backbone = convert(imported.backbone, imported.spec, splits["calibrate"], precision)
+        imported = replace(imported, backbone=backbone, precision=precision)
     bundle = _sealed(imported, splits, classes, model_dir)
     engine = OnnxEngine(bundle.model_path)
     check_golden(bundle, lambda images: engine.run(0, images))
@@ -221,6 +232,7 @@ def _sealed(
         reference=m.ReferenceFit(
             class_counts=class_counts(scores.predicted, len(classes)),
         ),
+        precision=imported.precision,
         probes=golden_probes(spec),
         card=b"# A benchmark of an architecture\n\nNot a trained classifier.\n",
     )

@@ -23,6 +23,12 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "names", nargs="*", metavar="NAME", help="only those whose name starts with NAME"
     )
+    options.add_argument(
+        "--precision",
+        choices=("fp32", "int8"),
+        default="fp32",
+        help="of the backbones (default: %(default)s)",
+    )
     options.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to FILE")
     options.add_argument(
         "--keep", type=Path, metavar="DIR", help="keep the bundles in DIR, for `gpu-report`"
@@ -38,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
     check_exporter()
     for folder in filter(None, (options.json and options.json.parent, options.keep)):
         check_writable(folder)
-    rows = measure(chosen, options.keep)
+    rows = measure(chosen, options.keep, options.precision)
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     print(table(rows))

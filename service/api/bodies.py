@@ -67,7 +67,13 @@ def models_body(catalog: Catalog) -> ModelsBody:
     )
 
 
-def model_body(bundle: Bundle, info: EngineInfo, slots: int, max_batch_size: int) -> ModelBody:
+def model_body(
+    bundle: Bundle,
+    info: EngineInfo,
+    slots: int,
+    max_batch_size: int,
+    unmeasured: Sequence[str] = (),
+) -> ModelBody:
     """Describe a bundle and the engine it runs on."""
     manifest: Manifest = bundle.manifest
     return ModelBody(
@@ -95,6 +101,7 @@ def model_body(bundle: Bundle, info: EngineInfo, slots: int, max_batch_size: int
             slots=slots,
             threads_per_slot=info.threads_per_slot,
             max_batch_size=max_batch_size,
+            unmeasured=list(unmeasured),
         ),
     )
 

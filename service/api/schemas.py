@@ -143,6 +143,9 @@ class EngineBody(Body):
     slots: int
     threads_per_slot: int
     max_batch_size: int
+    unmeasured: list[str] = Field(
+        description="what warm-up had no time to measure and the service therefore does not use"
+    )
 
 
 class MissingImagesBody(Body):

@@ -27,6 +27,7 @@ class Lane:
     all_cores_engine: Engine | None = None  # for a single image while nothing else runs
     model: str = ""  # lanes of one model share its weight
     weight: float = 1.0
+    unmeasured: tuple[str, ...] = ()  # what warm-up had no time to measure
     statistics: Statistics = field(default_factory=Statistics, init=False)
     used_s: float = field(default=0.0, init=False)  # predicted slot time, divided by the weight
     tickets: int = field(default=0, init=False)  # admitted and not released

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,9 @@ TOLERANCE = 1e-4
 # fp16 and int8 on a GPU: engines round at different points (11 bits), and errors add up over the
 # layers. bf16: CPUs sum in different orders (AMX and AVX-512 differ by 7.6e-3 on the demo).
 REDUCED_TOLERANCE = 2e-2
+# int8 on arm64: ONNX Runtime's kernels round other values to the next step (2.1e-2 on the demo,
+# which was sealed on x86-64). Sums do not saturate there.
+ARM64_INT8_TOLERANCE = 5e-2
 PROBE_MAX_PIXELS = 100_000_000
 
 
@@ -54,8 +58,10 @@ def check_decoder(bundle: Bundle) -> None:
         )
 
 
-def golden_tolerance(engine: EngineInfo) -> float:
-    """Return by how much the engine's outputs may differ from the sealed ones."""
+def golden_tolerance(engine: EngineInfo, machine: str = platform.machine()) -> float:
+    """Return by how much the engine's outputs may differ from the sealed ones, on `machine`."""
+    if engine.device == "cpu" and engine.precision == "int8" and machine == "aarch64":
+        return ARM64_INT8_TOLERANCE
     exact = engine.precision == "fp32" or (engine.device == "cpu" and engine.precision != "bf16")
     return TOLERANCE if exact else REDUCED_TOLERANCE
 
@@ -108,7 +114,8 @@ def _advice_on_int8(bundle: Bundle) -> str:
     return (
         " An int8 bundle made on a CPU with VNNI needs VNNI, because int8 sums saturate at 16 bits "
         "without it: make the bundle again on a CPU like this one. Its gate is calibrated for ONNX "
-        "Runtime, and OpenVINO rounds differently: on a CPU set TIDEGATE_ENGINE=onnx-cpu."
+        "Runtime, and OpenVINO rounds differently: on a CPU set TIDEGATE_ENGINE=onnx-cpu. On arm64 "
+        "ONNX Runtime rounds differently than on x86-64: make the bundle on arm64, or serve fp32."
     )
 
 

@@ -20,6 +20,7 @@ class EngineConfig:
     gpu: GpuConfig = field(default_factory=GpuConfig)
     openvino_device: str = "CPU"  # CPU, GPU, GPU.N or NPU
     warm_up_cache: Path | None = None  # folder of kept choices; None keeps none
+    warm_up_limit_s: float = 60  # for the measurements on a CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +32,4 @@ class WarmEngine:
     # One slot on all cores, for a single image; None if it is not clearly faster.
     all_cores_engine: Engine | None = None
     single_image_s: float | None = None  # its seconds for one image
+    unmeasured: tuple[str, ...] = ()  # what there was no time to measure

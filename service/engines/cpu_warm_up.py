@@ -13,6 +13,7 @@ from tidegate.service.engines.base import Engine
 from tidegate.service.engines.config import EngineConfig, WarmEngine
 from tidegate.service.engines.cpu_engines import CpuEngine, single_image_threads
 from tidegate.service.engines.kept_choices import Choice, KeptChoices, Key, cpu_model
+from tidegate.service.engines.time_limit import TimeLimit
 from tidegate.service.errors import EngineUnavailable
 from tidegate.service.files import sha256_of
 
@@ -33,11 +34,13 @@ def open_on_cpu(
     """Open and warm up one of `engines`, the fastest. Raises EngineUnavailable if it does not load.
 
     An earlier choice for the same graph, settings and machine is used again if a short measurement
-    agrees with it. If everything is set, nothing is chosen or kept.
+    agrees with it. If everything is set, nothing is chosen or kept. What there is no time to
+    measure is as if it were no faster.
     """
+    limit = TimeLimit(config.warm_up_limit_s)
     candidates = {engine.name: _Sealed(model, precision, engine) for engine in engines}
     if config.slots and config.threads_per_slot and config.max_batch_size and len(engines) == 1:
-        return _open_as_set(candidates[engines[0].name], config, buckets)
+        return _open_as_set(candidates[engines[0].name], config, buckets, limit)
     kept, key = KeptChoices(config.warm_up_cache), _key(model, engines, config, buckets, precision)
     choice = kept.get(key)
     if (
@@ -47,7 +50,8 @@ def open_on_cpu(
     ):
         log.info("using the kept warm-up choice: %s, %d slots", choice.engine, choice.slots)
         return warm
-    warm = _measure(_fastest(list(candidates.values()), buckets), config, buckets)
+    fastest = _fastest(list(candidates.values()), buckets, limit)
+    warm = _measure(fastest, config, buckets, limit)
     kept.put(
         key,
         Choice(
@@ -56,6 +60,7 @@ def open_on_cpu(
             threads_per_slot=warm.engine.info.threads_per_slot,
             latency_s=warm.latency_s,
             single_image_s=warm.single_image_s,
+            unmeasured=warm.unmeasured,
         ),
     )
     return warm
@@ -90,7 +95,8 @@ def _key(
     buckets: Sequence[int],
     precision: str,
 ) -> Key:
-    settings = (config.slots, config.threads_per_slot, config.max_batch_size, *buckets)
+    limit_s, largest = config.warm_up_limit_s, config.max_batch_size
+    settings = (config.slots, config.threads_per_slot, largest, limit_s, *buckets)
     return Key(
         model_sha256=sha256_of(model),
         precision=precision,
@@ -101,7 +107,7 @@ def _key(
     )
 
 
-def _fastest(candidates: Sequence[_Sealed], buckets: Sequence[int]) -> _Sealed:
+def _fastest(candidates: Sequence[_Sealed], buckets: Sequence[int], limit: TimeLimit) -> _Sealed:
     """Return the last candidate, which needs the least memory, or one that is clearly faster.
 
     Another one that does not load is left out.
@@ -114,47 +120,58 @@ def _fastest(candidates: Sequence[_Sealed], buckets: Sequence[int]) -> _Sealed:
         except EngineUnavailable as error:
             log.warning("engine %s is not compared: %s", other.by.name, error)
             continue
-        if _is_faster([best.open(usable_cores(), buckets=buckets), engine], size, _WORTH_ANOTHER):
+        both = [best.open(usable_cores(), buckets=buckets), engine]
+        if _is_faster(both, size, _WORTH_ANOTHER, limit, f"the engine {other.by.name}"):
             best = other
     return best
 
 
-def _open_as_set(sealed: _Sealed, config: EngineConfig, buckets: Sequence[int]) -> WarmEngine:
+def _open_as_set(
+    sealed: _Sealed, config: EngineConfig, buckets: Sequence[int], limit: TimeLimit
+) -> WarmEngine:
     engine = sealed.open(config.slots, config.threads_per_slot, buckets)
-    return WarmEngine(engine, warm_up.measure_batch_sizes_once(engine, buckets))
+    latency_s = warm_up.measure_batch_sizes_once(engine, buckets, limit)
+    return WarmEngine(engine, latency_s, unmeasured=tuple(limit.unmeasured))
 
 
 def _open_as_chosen(sealed: _Sealed, choice: Choice) -> WarmEngine | None:
     """Open the chosen engine and measure it again; None if the durations no longer agree."""
     sizes = sorted(choice.latency_s)
     engine = sealed.open(choice.slots, choice.threads_per_slot, sizes)
-    latency_s = warm_up.measure_batch_sizes_once(engine, sizes)
+    latency_s = warm_up.measure_batch_sizes_once(engine, sizes, TimeLimit())
     if not choice.agrees_with(latency_s):
         log.info("the kept warm-up choice no longer fits this machine: measuring again")
         engine.close()
         return None
     if choice.single_image_s is None:
-        return WarmEngine(engine, latency_s)
+        return WarmEngine(engine, latency_s, unmeasured=choice.unmeasured)
     all_cores_engine = sealed.open_on_all_cores(choice.slots)
-    return WarmEngine(engine, latency_s, all_cores_engine, warm_up.time_one_image(all_cores_engine))
+    single_image_s = warm_up.time_one_image(all_cores_engine)
+    return WarmEngine(engine, latency_s, all_cores_engine, single_image_s, choice.unmeasured)
 
 
-def _measure(sealed: _Sealed, config: EngineConfig, buckets: Sequence[int]) -> WarmEngine:
-    slots, threads = _shape(sealed, config)
+def _measure(
+    sealed: _Sealed, config: EngineConfig, buckets: Sequence[int], limit: TimeLimit
+) -> WarmEngine:
+    slots, threads = _shape(sealed, config, limit)
     engine = sealed.open(slots, threads, buckets)
     stop_early = not config.max_batch_size
-    latency_s = warm_up.measure_batch_sizes(engine, buckets, stop_early=stop_early)
+    latency_s = warm_up.measure_batch_sizes(engine, buckets, stop_early=stop_early, limit=limit)
     engine.keep(max(latency_s))
     warm_up.run_all_slots(engine, max(latency_s))
-    if not config.threads_per_slot and threads == 1 and slots > 1:
+    is_narrow = not config.threads_per_slot and threads == 1 and slots > 1
+    trial_s = warm_up.single_image_trial_s(latency_s[min(latency_s)])
+    if is_narrow and limit.allows(trial_s, "threads for a single image"):
         all_cores_engine = sealed.open_on_all_cores(slots)
         if single_image_s := warm_up.time_single_image(engine, all_cores_engine):
-            return WarmEngine(engine, latency_s, all_cores_engine, single_image_s)
+            return WarmEngine(
+                engine, latency_s, all_cores_engine, single_image_s, tuple(limit.unmeasured)
+            )
         all_cores_engine.close()
-    return WarmEngine(engine, latency_s)
+    return WarmEngine(engine, latency_s, unmeasured=tuple(limit.unmeasured))
 
 
-def _shape(sealed: _Sealed, config: EngineConfig) -> tuple[int, int]:
+def _shape(sealed: _Sealed, config: EngineConfig, limit: TimeLimit) -> tuple[int, int]:
     """Return (slots, threads per slot): as set, or the candidate with the highest throughput."""
     cores = usable_cores()
     if config.slots and config.threads_per_slot:
@@ -166,21 +183,28 @@ def _shape(sealed: _Sealed, config: EngineConfig) -> tuple[int, int]:
     candidates = [(cores // threads, threads) for threads in (2, 4) if cores // threads > 1]
     candidates += [(1, cores)] if cores > 1 else []
     best = (cores, 1)
-    for shape in candidates:
-        if _is_faster([sealed.open(*best), sealed.open(*shape)], 1, _WORTH_SHARING):
-            best = shape
+    for slots, threads in candidates:
+        both = [sealed.open(*best), sealed.open(slots, threads)]
+        if _is_faster(both, 1, _WORTH_SHARING, limit, f"{slots} slots × {threads} threads"):
+            best = (slots, threads)
     return best
 
 
-def _is_faster(engines: Sequence[Engine], size: int, worth: float) -> bool:
-    """Return whether the second engine clearly gives `worth` times the images; close both."""
+def _is_faster(
+    engines: Sequence[Engine], size: int, worth: float, limit: TimeLimit, what: str
+) -> bool:
+    """Return whether the second engine clearly gives `worth` times the images; close both.
+
+    If there is no time to measure that, `what` is noted, and the answer is no.
+    """
     images = (warm_up.random_image(engines[0]),) * size
-    rounds = [
-        tuple(
+    rounds = limit.rounds(
+        lambda: tuple(
             warm_up.images_per_s(size, warm_up.time_all_slots(engine, images)) for engine in engines
-        )
-        for _ in range(warm_up.ROUNDS)
-    ]
+        ),
+        warm_up.ROUNDS,
+        what,
+    )
     for engine in engines:
         engine.close()
-    return warm_up.clearly_faster(rounds, worth)
+    return rounds is not None and warm_up.clearly_faster(rounds, worth)

@@ -54,6 +54,7 @@ class Choice(BaseModel):
     threads_per_slot: int = Field(ge=1, le=4096)
     latency_s: dict[int, float] = Field(min_length=1)  # batch size → seconds, all slots busy
     single_image_s: float | None = Field(default=None, gt=0)  # on all cores, if that is used
+    unmeasured: tuple[str, ...] = ()  # what there was no time for
 
     def agrees_with(self, latency_s: Mapping[int, float]) -> bool:
         """Return whether new durations are close enough for the choice to hold.
@@ -112,5 +113,7 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
         return os.uname().machine if hasattr(os, "uname") else ""
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
     values = {name.strip(): value.strip() for name, value in fields.items()}
-    features = hashlib.sha256(values.get("flags", "").encode()).hexdigest()[:16]
-    return f"{values.get('model name', '')} {features}"
+    flags = values.get("flags") or values.get("Features", "")  # of arm64
+    features = hashlib.sha256(flags.encode()).hexdigest()[:16]
+    part = " ".join(values.get(f"CPU {name}", "") for name in ("implementer", "part", "revision"))
+    return f"{values.get('model name', part)} {features}"

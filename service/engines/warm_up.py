@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from statistics import median
@@ -17,6 +17,7 @@ import numpy as np
 
 from tidegate.service.engines.base import Engine
 from tidegate.service.engines.faults import Fault, fault_of
+from tidegate.service.engines.time_limit import TimeLimit
 from tidegate.service.types import Pixels
 
 log = logging.getLogger(__name__)
@@ -44,23 +45,28 @@ class Capturing(Protocol):
 
 
 def measure_batch_sizes(
-    engine: Engine, buckets: Sequence[int], *, stop_early: bool
+    engine: Engine, buckets: Sequence[int], *, stop_early: bool, limit: TimeLimit | None = None
 ) -> dict[int, float]:
     """Run every bucket on all slots concurrently; return the seconds per batch of each bucket.
 
     The least disturbed round counts. With `stop_early`, stops at the first bucket that gives too
     little throughput over the previous one. The two are measured in alternation, so that a change
     of the machine's speed affects both. Always stops at a bucket that the device lacks memory for,
-    unless that is the first; logs a warning then.
+    unless that is the first; logs a warning then. The first bucket is measured whatever the limit,
+    a further one only if there is time.
     """
-    image = random_image(engine)
+    image, limit = random_image(engine), limit or TimeLimit()
     latency_s: dict[int, float] = {}
     try:
         for bucket in buckets[: 1 if stop_early else None]:
-            took_s = [time_all_slots(engine, (image,) * bucket) for _ in range(_LEAST_RUNS)]
+            took_s = _a_few_rounds(engine, image, bucket, latency_s, limit)
+            if not took_s:
+                break
             latency_s[bucket] = _least_disturbed(took_s)
         for before, bucket in pairwise(buckets if stop_early else ()):
-            large_s = _if_worth_it(engine, image, before, bucket)
+            if not limit.allows(ROUNDS * _pair_s(latency_s, bucket), _larger_than(before)):
+                break
+            large_s = _if_worth_it(engine, image, before, bucket, limit)
             if large_s is None:
                 break
             latency_s[bucket] = large_s
@@ -72,12 +78,48 @@ def measure_batch_sizes(
     return latency_s
 
 
-def _if_worth_it(engine: Engine, image: Pixels, before: int, bucket: int) -> float | None:
+def _a_few_rounds(
+    engine: Engine, image: Pixels, bucket: int, latency_s: Mapping[int, float], limit: TimeLimit
+) -> list[list[float]]:
+    """Time `bucket` in several rounds; fewer if the time is over, and none but for the first."""
+    if latency_s and not limit.allows(_round_s(latency_s, bucket), _larger_than(max(latency_s))):
+        return []
+    took_s = [time_all_slots(engine, (image,) * bucket)]
+    while len(took_s) < _LEAST_RUNS and limit.left_s > _round_s({bucket: max(took_s[0])}, bucket):
+        took_s.append(time_all_slots(engine, (image,) * bucket))
+    return took_s
+
+
+def _round_s(latency_s: Mapping[int, float], bucket: int) -> float:
+    """Return about how long a round of `bucket` takes, from the time of the largest known one."""
+    largest = max(latency_s)
+    batch_s = latency_s[largest] * bucket / largest
+    return batch_s + max(_TRIAL_S, _LEAST_RUNS * batch_s)
+
+
+def _pair_s(latency_s: Mapping[int, float], bucket: int) -> float:
+    """Return about how long a round of the largest known bucket and of `bucket` takes."""
+    return _round_s(latency_s, max(latency_s)) + _round_s(latency_s, bucket)
+
+
+def _larger_than(bucket: int) -> str:
+    return f"batches of more than {bucket}"
+
+
+def _if_worth_it(
+    engine: Engine, image: Pixels, before: int, bucket: int, limit: TimeLimit
+) -> float | None:
     """Return the seconds of a batch of `bucket`; None if it hardly increases the throughput."""
-    rounds = [
-        (time_all_slots(engine, (image,) * before), time_all_slots(engine, (image,) * bucket))
-        for _ in range(ROUNDS)
-    ]
+    rounds = limit.rounds(
+        lambda: (
+            time_all_slots(engine, (image,) * before),
+            time_all_slots(engine, (image,) * bucket),
+        ),
+        ROUNDS,
+        _larger_than(before),
+    )
+    if rounds is None:
+        return None
     rates = [
         (images_per_s(before, small_s, _AROUND_S), images_per_s(bucket, large_s, _AROUND_S))
         for small_s, large_s in rounds
@@ -87,10 +129,27 @@ def _if_worth_it(engine: Engine, image: Pixels, before: int, bucket: int) -> flo
     return _least_disturbed([large_s for _, large_s in rounds])
 
 
-def measure_batch_sizes_once(engine: Engine, buckets: Sequence[int]) -> dict[int, float]:
-    """Run every bucket on all slots concurrently, in one round; return the seconds per batch."""
+def measure_batch_sizes_once(
+    engine: Engine, buckets: Sequence[int], limit: TimeLimit
+) -> dict[int, float]:
+    """Run every bucket on all slots concurrently, in one round; return the seconds per batch.
+
+    The first bucket is run whatever the limit, a further one only if there is time.
+    """
     image = random_image(engine)
-    return {bucket: max(time_all_slots(engine, (image,) * bucket)) for bucket in buckets}
+    latency_s: dict[int, float] = {}
+    for bucket in buckets:
+        if latency_s and not limit.allows(
+            _round_s(latency_s, bucket), _larger_than(max(latency_s))
+        ):
+            break
+        latency_s[bucket] = max(time_all_slots(engine, (image,) * bucket))
+    return latency_s
+
+
+def single_image_trial_s(latency_s: float) -> float:
+    """Return about how long `time_single_image` takes for an image of `latency_s`."""
+    return max(_SINGLE_IMAGE_S, 2 * ROUNDS * latency_s)
 
 
 def time_single_image(engine: Engine, all_cores_engine: Engine) -> float | None:

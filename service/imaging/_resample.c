@@ -8,8 +8,8 @@
  * serves.
  *
  * Pixels come in through Arrow's C data interface, so that nothing is copied. AVX-512's products of
- * bytes (VNNI) or AVX2 are used if the machine supports them, otherwise plain C, which compilers
- * vectorise in part.
+ * bytes (VNNI) or AVX2 are used if the machine supports them, NEON on arm64, and otherwise plain C,
+ * which compilers vectorise in part.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -20,6 +20,8 @@
 #include <string.h>
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
+#elif defined(__AARCH64EL__)
+#include <arm_neon.h> /* every arm64 has it */
 #endif
 
 #define TAP_BITS 22 /* 32, minus 8 for a byte and 2 for weights beyond 1 */
@@ -446,6 +448,75 @@ static int spread_across(taps *across, int64_t columns, taps *Py_UNUSED(down),
 }
 #endif
 
+#ifdef __AARCH64EL__
+/* Four source pixels at a time, whose four bytes each are the four sums. */
+static void row_across_neon(const uint8_t *row, const taps *t, int64_t width, uint8_t *made) {
+    for (int64_t x = 0; x < width; x++) {
+        const uint8_t *source = row + t->spans[x].start * PIXEL;
+        const int32_t *weights = t->weights + x * t->stride;
+        const int64_t count = t->spans[x].count;
+        int32x4_t even = vdupq_n_s32(HALF), odd = vdupq_n_s32(0);
+        int64_t i = 0;
+        for (; i + 4 <= count; i += 4) {
+            const uint8x16_t pixels = vld1q_u8(source + i * PIXEL);
+            const int16x8_t low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(pixels)));
+            const int16x8_t high = vreinterpretq_s16_u16(vmovl_high_u8(pixels));
+            const int32x4_t w = vld1q_s32(weights + i);
+            even = vmlaq_laneq_s32(even, vmovl_s16(vget_low_s16(low)), w, 0);
+            odd = vmlaq_laneq_s32(odd, vmovl_high_s16(low), w, 1);
+            even = vmlaq_laneq_s32(even, vmovl_s16(vget_low_s16(high)), w, 2);
+            odd = vmlaq_laneq_s32(odd, vmovl_high_s16(high), w, 3);
+        }
+        for (; i < count; i++) {
+            uint32_t pixel;
+            memcpy(&pixel, source + i * PIXEL, PIXEL);
+            const uint16x8_t wide = vmovl_u8(vcreate_u8(pixel));
+            even = vmlaq_n_s32(even, vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(wide))),
+                               weights[i]);
+        }
+        const int16x4_t sum = vshrn_n_s32(vaddq_s32(even, odd), 16);
+        const uint8x8_t bytes = vqshrun_n_s16(vcombine_s16(sum, sum), TAP_BITS - 16);
+        const uint32_t pixel = vget_lane_u32(vreinterpret_u32_u8(bytes), 0);
+        memcpy(made + x * MADE, &pixel, MADE);
+    }
+}
+
+static void rows_across_neon(const uint8_t *rows, int64_t stride, int64_t count,
+                             int64_t Py_UNUSED(readable), const taps *t, int64_t width,
+                             uint8_t *made) {
+    for (int64_t y = 0; y < count; y++)
+        row_across_neon(rows + y * stride, t, width, made + y * width * MADE);
+}
+
+/* Return eight sums as bytes: floor(sum / 2^22), between 0 and 255. */
+static inline uint8x8_t narrowed_neon(int32x4_t low, int32x4_t high) {
+    const int16x8_t halves = vshrn_high_n_s32(vshrn_n_s32(low, 16), high, 16);
+    return vqshrun_n_s16(halves, TAP_BITS - 16);
+}
+
+/* 16 bytes at a time. */
+static void row_down_neon(const uint8_t *rows, int64_t stride, int64_t from, int64_t to,
+                          const taps *t, int64_t y, uint8_t *made) {
+    const int32_t *weights = t->weights + y * t->stride;
+    const int64_t count = t->spans[y].count;
+    int64_t j = from;
+    for (; j + 16 <= to; j += 16) {
+        int32x4_t a = vdupq_n_s32(HALF), b = a, c = a, d = a;
+        for (int64_t i = 0; i < count; i++) {
+            const uint8x16_t bytes = vld1q_u8(rows + i * stride + j);
+            const int16x8_t low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(bytes)));
+            const int16x8_t high = vreinterpretq_s16_u16(vmovl_high_u8(bytes));
+            a = vmlaq_n_s32(a, vmovl_s16(vget_low_s16(low)), weights[i]);
+            b = vmlaq_n_s32(b, vmovl_high_s16(low), weights[i]);
+            c = vmlaq_n_s32(c, vmovl_s16(vget_low_s16(high)), weights[i]);
+            d = vmlaq_n_s32(d, vmovl_high_s16(high), weights[i]);
+        }
+        vst1q_u8(made + j, vcombine_u8(narrowed_neon(a, b), narrowed_neon(c, d)));
+    }
+    row_down(rows, stride, j, to, t, y, made);
+}
+#endif
+
 static int always(void) { return 1; }
 
 static int nothing(taps *Py_UNUSED(across), int64_t Py_UNUSED(columns), taps *Py_UNUSED(down),
@@ -465,6 +536,8 @@ static const path PATHS[] = { /* the fastest first */
 #ifdef AVX2
     {"vnni", has_vnni, split_both, rows_across_vnni, row_down_vnni},
     {"avx2", has_avx2, spread_across, rows_across_avx2, row_down_avx2},
+#elif defined(__AARCH64EL__)
+    {"neon", always, nothing, rows_across_neon, row_down_neon},
 #endif
     {"c", always, nothing, rows_across, row_down},
 };
@@ -638,7 +711,8 @@ static PyObject *resize(PyObject *Py_UNUSED(module), PyObject *args) {
 
 PyDoc_STRVAR(choose_doc,
 "choose(path)\n--\n\n"
-"Use the implementation `path`, \"vnni\", \"avx2\" or \"c\", instead of the fastest. For tests.\n\n"
+"Use the implementation `path`, \"vnni\", \"avx2\", \"neon\" or \"c\", instead of the fastest.\n"
+"For tests.\n\n"
 "Raises ValueError if this machine does not support it.");
 
 static PyObject *choose(PyObject *Py_UNUSED(module), PyObject *args) {

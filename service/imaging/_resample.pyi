@@ -1,7 +1,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-PATH: str  # "vnni", "avx2" or "c": the fastest that this machine supports
+PATH: str  # "vnni", "avx2", "neon" or "c": the fastest that this machine supports
 
 def resize(
     pixels: object,  # an Arrow capsule, or NDArray[np.uint8] [height, width, 4]

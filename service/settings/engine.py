@@ -9,12 +9,18 @@ from pydantic import Field, field_validator
 
 from tidegate.service.engines.config import EngineConfig
 from tidegate.service.engines.open_gpu import GpuConfig
+from tidegate.service.settings.profiles import Profile
 from tidegate.service.settings.theme import Theme
 
 
 class EngineSettings(Theme):
     """The engine, its devices, processes and threads."""
 
+    profile: Profile | None = Field(
+        default=None,
+        description="kind of machine: edge makes the default of these and other settings one for a "
+        "small machine; unset = none",
+    )
     engine: Literal[
         "auto", "tensorrt", "tensorrt-rtx", "onnx-tensorrt", "onnx-cuda", "openvino", "onnx-cpu"
     ] = Field(
@@ -55,6 +61,13 @@ class EngineSettings(Theme):
         description="folder that keeps the warm-up results of this machine; a result is reused for "
         "a week if a short measurement confirms it",
     )
+    warm_up_limit_s: float = Field(
+        default=60,
+        gt=0,
+        le=3600,
+        description="time for the measurements at the start on a CPU; what cannot be measured in "
+        "time is not used",
+    )
     slots: int = Field(
         default=0, ge=0, le=256, description="concurrent batches; 0 = choose at warm-up"
     )
@@ -73,6 +86,13 @@ class EngineSettings(Theme):
         le=256,
         description="dedicated decoder threads; 0 = decode on engine threads "
         "(CPU with one thread per slot) or one per core",
+    )
+    large_decoders: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="processes that decode large images (Linux, without front ends); 0 = half as "
+        "many as cores, from 1 to 4",
     )
     front_ends: int = Field(
         default=0,
@@ -106,6 +126,7 @@ class EngineSettings(Theme):
             ),
             self.openvino_device,
             None if self.warm_up_cache is None else _home(self.warm_up_cache),
+            self.warm_up_limit_s,
         )
 
 

@@ -1,4 +1,4 @@
-"""What the environment says: names that are not settings, and the defaults of a platform."""
+"""What the environment says: names that are not settings, and other defaults for the rest."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from tidegate.service import platforms
 from tidegate.service.errors import SettingsInvalid
+from tidegate.service.settings.profiles import PROFILES
 from tidegate.service.settings.theme import PREFIX, is_blank
 
 # tidegate, tidegate-canary, …: TIDEGATE_CANARY_SERVICE_HOST, TIDEGATE_CANARY_PORT_8000_TCP_ADDR
@@ -20,12 +21,13 @@ KUBERNETES = (
 
 
 def preset(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return the defaults of the chosen platform for the settings that the environment leaves."""
+    """Return the defaults of the chosen profile and platform for what the environment leaves."""
     given = {name.upper(): value for name, value in environment.items() if not is_blank(value)}
+    profile = PROFILES.get(given.get(f"{PREFIX}PROFILE", "").strip(), {})
     platform = given.get(f"{PREFIX}PLATFORM", "").strip()
     values: dict[str, Any] = {
         name: value
-        for name, value in platforms.preset(platform, environment).items()
+        for name, value in {**profile, **platforms.preset(platform, environment)}.items()
         if PREFIX + name.upper() not in given
     }
     bundle = platforms.bundle_of(platform, environment)

@@ -64,6 +64,7 @@ class Settings(
                 decode_threads=self.decode_threads,
                 max_image_pixels=self.max_image_pixels,
                 engine_timeout_s=self.engine_timeout_s,
+                large_decoders=self.large_decoders,
             ),
             max_class_series=self.max_class_series,
             drift_run_length=self.drift_run_length,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from load_tests.commands.memory import MOST_MB
 from tidegate.service.settings import Settings
 
 UNIT = Path(__file__).parents[2] / "docker" / "systemd" / "tidegate.service"
@@ -96,3 +97,20 @@ def test_a_decoder_killed_for_memory_does_not_end_the_service(
 ) -> None:
     """With `stop` the whole unit ends if the kernel kills any of its processes."""
     assert service["OOMPolicy"] == "continue"
+
+
+def test_the_unit_for_small_machines_sets_the_profile_and_its_limits_fit(
+    service: configparser.SectionProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (UNIT.parent / "tidegate.service.d/edge.conf").read_text(encoding="utf-8")
+    for name, value in re.findall(r"^Environment=(\w+)=(\S+)$", text, re.MULTILINE):
+        monkeypatch.setenv(name, value)
+    limits = dict(re.findall(r"^(Memory\w+)=(\d+)M$", text, re.MULTILINE))
+
+    settings = Settings.read()
+
+    assert settings.profile == "edge"
+    assert settings.warm_up_cache is not None
+    assert settings.warm_up_cache.parent == Path("/var/lib") / service["StateDirectory"]
+    uploads_mb = settings.max_inflight_bytes / (1 << 20)
+    assert MOST_MB + uploads_mb < int(limits["MemoryHigh"]) < int(limits["MemoryMax"])

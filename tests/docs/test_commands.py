@@ -55,6 +55,17 @@ NOT_RUN = {
     "py-spy record --pid PID --native --duration 30 --output OUT": "needs the right to trace",
     "perf record -g --pid PID -- sleep 30": "needs the right to trace",
     "systemctl reload tidegate": "needs systemd",
+    "systemctl daemon-reload": "needs systemd",
+    "mkdir -p /etc/systemd/system/tidegate.service.d": "installs into the system",
+    "cp docker/systemd/tidegate.service.d/edge.conf /etc/systemd/system/tidegate.service.d/": (
+        "installs into the system"
+    ),
+    "docker buildx build --platform linux/arm64 --file docker/Dockerfile --tag tidegate:arm64 "
+    "--load .": "needs a Docker engine",
+    "docker run --rm --cpus 2 --memory 512m --memory-swap 512m --read-only --tmpfs /tmp:size=64m "
+    "--env TIDEGATE_PROFILE=edge --publish 127.0.0.1:8000:8000 tidegate:arm64": (
+        "needs a Docker engine"
+    ),
     "mkdir -p build/trusted": "for the lines after it",
     "openssl ecparam -name prime256v1 -genkey -noout -out build/signing-key.pem": "makes a key",
     "openssl ec -in build/signing-key.pem -pubout -out build/trusted/release.pem": (

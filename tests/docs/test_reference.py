@@ -19,7 +19,11 @@ from tidegate.models.importers.keras_rules import KerasForm
 from tidegate.service.api.routes.drift import DriftBody
 from tidegate.service.api.routes.feedback import Feedback, FeedbackTaken
 from tidegate.service.api.schemas import BatchBody, ClassifyBody, ModelBody, Problem
-from tidegate.service.bundle.golden import REDUCED_TOLERANCE, TOLERANCE
+from tidegate.service.bundle.golden import (
+    ARM64_INT8_TOLERANCE,
+    REDUCED_TOLERANCE,
+    TOLERANCE,
+)
 from tidegate.service.bundle.manifest import FORMAT, EngineHints, Manifest
 from tidegate.service.bundle.store import CALIBRATION, GOLDEN, REQUIRED
 from tidegate.service.engines import cpu_engines, cpu_warm_up, warm_up
@@ -170,7 +174,7 @@ def test_warm_up_is_described_with_its_constants() -> None:
         f"over {warm_up._SINGLE_IMAGE_S:g} s, the median must be {warm_up.WORTH_ALL_CORES:g} times",
         f"{100 * (warm_up._WORTH_CAPTURING - 1):.0f} % more images per second",
         f"within {_power(TOLERANCE)} ({_power(REDUCED_TOLERANCE)} for bf16, and for fp16 and int8 "
-        "on a GPU)",
+        f"on a GPU; {_power(ARM64_INT8_TOLERANCE)} for int8 on ",
     )
 
     assert [text for text in sentences if text not in read(WARM_UP)] == []

@@ -128,5 +128,5 @@ def play(
                 assert await service.close(PATIENCE_S)
 
     with pytest.MonkeyPatch.context() as patch:  # they take a second each; the images are small
-        patch.setattr(lifecycle, "start_decoder_pool", lambda max_image_pixels: None)
+        patch.setattr(lifecycle, "start_decoder_pool", lambda *_: None)
         asyncio.run(main())

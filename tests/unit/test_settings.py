@@ -7,6 +7,7 @@ import pytest
 
 from tidegate.service.errors import SettingsInvalid
 from tidegate.service.settings import PREFIX, Settings
+from tidegate.service.settings.profiles import PROFILES
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "settings.md"
@@ -151,6 +152,42 @@ def test_a_blank_value_counts_as_unset(
     monkeypatch.setenv(PREFIX + name.upper(), blank)
 
     assert Settings.read() == unset
+
+
+def test_a_profile_changes_defaults_and_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEGATE_PROFILE", "edge")
+    monkeypatch.setenv("TIDEGATE_MAX_QUEUE", "7")
+
+    edge = Settings.read({"port": 2222})
+
+    expected = {**PROFILES["edge"], "max_queue": 7, "port": 2222, "profile": "edge"}
+    usual = {name: field.default for name, field in Settings.model_fields.items()}
+    assert edge.model_dump() == {**usual, **expected}
+    engine = edge.engine_config()
+    assert (engine.slots, engine.max_batch_size, engine.warm_up_limit_s) == (1, 1, 10)
+    assert edge.service_config().serving.large_decoders == 1
+
+
+def test_a_profile_and_a_platform_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEGATE_PROFILE", "edge")
+    monkeypatch.setenv("TIDEGATE_PLATFORM", "vertex")
+
+    settings = Settings.read()
+
+    assert (settings.slots, settings.port) == (1, 8080)
+
+
+def test_an_unknown_profile_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEGATE_PROFILE", "cloud")
+
+    with pytest.raises(SettingsInvalid, match=r"TIDEGATE_PROFILE=cloud: .*'edge'"):
+        Settings.read()
+
+
+def test_every_value_of_a_profile_differs_from_the_usual_default() -> None:
+    for values in PROFILES.values():
+        for name, value in values.items():
+            assert value != Settings.model_fields[name].default, name
 
 
 @pytest.mark.parametrize("name", ["bundle", "host"])

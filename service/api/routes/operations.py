@@ -41,8 +41,9 @@ def probes(service: Service) -> APIRouter:
 
 
 def _describe(served: Served) -> ModelBody:
-    engine, limits = served.lane.engine, served.lane.limits
-    return model_body(served.bundle, engine.info, engine.slots, limits.max_batch_size)
+    lane = served.lane
+    engine, largest = lane.engine, lane.limits.max_batch_size
+    return model_body(served.bundle, engine.info, engine.slots, largest, lane.unmeasured)
 
 
 def models(service: Service) -> APIRouter:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from tests.unit.bundle.tiny_bundle import PROBES, golden_arrays, npz, put, sound_files
-from tidegate.service.bundle.golden import check_golden
+from tidegate.service.bundle.golden import check_golden, golden_tolerance
 from tidegate.service.bundle.store import GOLDEN, Bundle, open_bundle
+from tidegate.service.engines.base import EngineInfo
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
 from tidegate.service.errors import BundleRefused
 from tidegate.service.imaging import nvjpeg
@@ -20,6 +21,25 @@ from tidegate.service.types import Outputs, Pixels
 
 Run = Callable[[Sequence[Pixels]], Outputs]
 PROMISED = 1e-4  # relative to the largest expected magnitude, for fp32
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "machine", "tolerance"),
+    [
+        ("cpu", "fp32", "x86_64", 1e-4),
+        ("cpu", "fp32", "aarch64", 1e-4),
+        ("cpu", "int8", "x86_64", 1e-4),
+        ("cpu", "int8", "aarch64", 5e-2),
+        ("cpu", "bf16", "x86_64", 2e-2),
+        ("a GPU", "int8", "aarch64", 2e-2),
+    ],
+)
+def test_the_tolerance_follows_precision_device_and_machine(
+    device: str, precision: str, machine: str, tolerance: float
+) -> None:
+    info = EngineInfo("an engine", "1", device, precision, 1)
+
+    assert golden_tolerance(info, machine) == tolerance
 
 
 @pytest.fixture

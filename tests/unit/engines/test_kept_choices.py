@@ -235,3 +235,17 @@ def test_the_cpu_is_named_with_its_features(tmp_path: Path) -> None:
 
     assert names[0].startswith("A CPU ")
     assert names[0] != names[1]
+
+
+def test_an_arm_cpu_is_named_by_its_parts_and_features(tmp_path: Path) -> None:
+    names = set()
+    for part, features in (("0xd08", "fp asimd"), ("0xd0b", "fp asimd"), ("0xd0b", "fp asimddp")):
+        cpuinfo = tmp_path / "cpuinfo"
+        cpuinfo.write_text(
+            f"processor\t: 0\nFeatures\t: {features}\nCPU implementer\t: 0x41\n"
+            f"CPU part\t: {part}\nCPU revision\t: 3\n\nModel\t: A board\n"
+        )
+        names.add(cpu_model(cpuinfo))
+
+    assert len(names) == 3
+    assert all(name.startswith("0x41 0xd0") for name in names)

@@ -148,7 +148,7 @@ def running(root: Path, front_ends: int = 2, **changes: Any) -> Iterator[Run]:
         raise RuntimeError(f"a front end ends with {code}")
 
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner() as runner:
-        patch.setattr(lifecycle, "start_decoder_pool", lambda max_image_pixels: None)
+        patch.setattr(lifecycle, "start_decoder_pool", lambda *_: None)
         patch.setattr(subprocess, "Popen", FakeProcess)
         patch.setattr(FakeProcess, "started", [], raising=False)
         patch.setattr(logs, "configure", lambda *_: FakeLines())

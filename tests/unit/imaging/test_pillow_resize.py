@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import platform
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,11 +19,32 @@ from tidegate.service.imaging.spec import FILTERS, Filter
 _resample = pytest.importorskip(
     "tidegate.service.imaging._resample", reason="built without a C compiler"
 )
+# Of `noise(before)`, by Pillow 13 on x86-64.
+DIGESTS: tuple[tuple[Size, Size, Filter, str], ...] = (
+    ((500, 375), (341, 256), "box", "b7fe5e0c4f9d781b"),
+    ((500, 375), (341, 256), "bilinear", "8556d79512378cd4"),
+    ((500, 375), (341, 256), "hamming", "286427b9858196cc"),
+    ((500, 375), (341, 256), "bicubic", "6c8610dcfcd74791"),
+    ((500, 375), (341, 256), "lanczos", "2627d03656a5faac"),
+    ((61, 47), (224, 224), "box", "c5bee4cb38f4bd10"),
+    ((61, 47), (224, 224), "bilinear", "cdc2ac72f1a09ad2"),
+    ((61, 47), (224, 224), "hamming", "4eac31319771d7bf"),
+    ((61, 47), (224, 224), "bicubic", "58164a467e3cf8a8"),
+    ((61, 47), (224, 224), "lanczos", "0dfb3f33eb529ba5"),
+    ((333, 1001), (97, 33), "box", "e6a2f080ff11c471"),
+    ((333, 1001), (97, 33), "bilinear", "a14041201cf07ef4"),
+    ((333, 1001), (97, 33), "hamming", "f1bb5336d82189bd"),
+    ((333, 1001), (97, 33), "bicubic", "e60dc6acd57b45bd"),
+    ((333, 1001), (97, 33), "lanczos", "39a5bc6ca522f8ec"),
+)
 COMPILED = [name for name in FILTERS["pillow"] if name != "nearest"]
 sides = st.one_of(st.integers(1, 9), st.integers(1, 700))
 
 
-@pytest.fixture(params=["c", "avx2", "vnni"])
+PATHS = ["c", "neon"] if platform.machine() == "aarch64" else ["c", "avx2", "vnni"]
+
+
+@pytest.fixture(params=PATHS)
 def path(request: pytest.FixtureRequest) -> Iterator[str]:
     try:
         _resample.choose(request.param)
@@ -84,6 +107,15 @@ def test_photographs_sizes_are_resized_as_pillow_does(path: str, name: Filter, s
     made = pillow_resize.resize(image, scale)
 
     assert np.array_equal(made, pillow_resize.by_pillow(image, scale))
+
+
+@pytest.mark.parametrize(("before", "after", "name", "digest"), DIGESTS)
+def test_the_pixels_are_the_same_on_every_cpu(
+    path: str, before: Size, after: Size, name: Filter, digest: str
+) -> None:
+    made = pillow_resize.resize(noise(before), Scale(after, name))
+
+    assert hashlib.sha256(made.tobytes()).hexdigest()[:16] == digest
 
 
 def test_saturated_edges_overshoot_and_are_clipped_as_pillow_clips_them(path: str) -> None:
