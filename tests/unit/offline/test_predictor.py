@@ -150,7 +150,8 @@ def test_a_copy_is_never_of_another_bundle(tiny: Path) -> None:
         pickle.loads(copied)  # noqa: S301 - our own object
 
 
-def test_pillow_has_the_bound_too(tiny: Path) -> None:
+def test_pillow_has_the_bound_too(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # restored at the end
     Predictor(tiny, batch_size=1, max_image_pixels=12_345).close()
 
     assert Image.MAX_IMAGE_PIXELS == 12_345
