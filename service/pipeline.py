@@ -89,7 +89,13 @@ class Submit(Protocol):
     """Admits requests and runs the engine on their pixels, in this process or in another one."""
 
     def admit(
-        self, lane: Lane, deadline: float, priority: Priority, cost: DecodeCost, client: str
+        self,
+        lane: Lane,
+        deadline: float,
+        priority: Priority,
+        cost: DecodeCost,
+        client: str,
+        received: float,
     ) -> Ticket: ...
 
     def run(self, ticket: Ticket, decode: Callable[[], Pixels]) -> Awaitable[Answer]: ...
@@ -204,7 +210,7 @@ class Pipeline:
         """Return what `use` makes of the answer. `start` is called once the image is admitted."""
         progress = upload.progress
         ticket = self._submit.admit(
-            self._lane, upload.deadline, upload.priority, cost, upload.client
+            self._lane, upload.deadline, upload.priority, cost, upload.client, upload.received
         )
         progress.predicted_s = ticket.predicted_s
         left_s = upload.deadline - time.monotonic()

@@ -218,8 +218,9 @@ class Admission:
 
         They are those that will come while it waits and are preferred to it, and those that have
         been admitted and would be late because of it. `usual` is the backlog without a margin.
+        Images with one time limit come nearly in the order of their deadlines: they delay nobody.
         """
-        if not usual.waiting and not usual.ahead:
+        if not (usual.waiting or usual.ahead) or not self._demand.is_mixed(arrival.level, now):
             return None
         lane, left_s = arrival.lane, arrival.deadline - now
         eta = eta_s(usual, lane.latency.typical, lane.limits.max_batch_size)

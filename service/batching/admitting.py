@@ -58,19 +58,22 @@ class Admitting(ABC):
         priority: Priority,
         cost: DecodeCost = _NO_COST,
         client: str = "",
+        received: float | None = None,
     ) -> Ticket:
         """Admit an arrival to a lane, before it is decoded; `deadline` is on the scheduler's clock.
 
-        `cost` comes from the image's header; `client` is the sender's key or address. Raises
-        Draining, Overloaded with the seconds after which to retry, or DeadlineMissed if the
-        deadline could not be met even without load. Every ticket must be released with `leave`.
+        Its time limit counts from `received`, on the same clock, or from now. `cost` comes from the
+        image's header; `client` is the sender's key or address. Raises Draining, Overloaded with
+        the seconds after which to retry, or DeadlineMissed if the deadline could not be met even
+        without load. Every ticket must be released with `leave`.
         """
         if self.draining:
             self._metrics.shed("draining")
             raise Draining("The service is shutting down.")
         with self._lock:
             now = self._clock()
-            arrival = Arrival(lane, deadline, priority, cost, client, haste(deadline - now))
+            limit_s = deadline - (now if received is None else received)
+            arrival = Arrival(lane, deadline, priority, cost, client, haste(limit_s))
             decided = self._admission.decide(arrival, now)
             if isinstance(decided, Admitted):
                 return self._issue(arrival, decided)

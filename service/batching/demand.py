@@ -30,6 +30,10 @@ class Demand:
         """Return whether images that are preferred to this class and haste came lately."""
         return any(one < level and at > now - _ACTIVE_S for one, (_, at) in self._recent.items())
 
+    def is_mixed(self, level: Level, now: float) -> bool:
+        """Return whether images of another class or haste came lately."""
+        return any(one != level and at > now - _ACTIVE_S for one, (_, at) in self._recent.items())
+
     def _left(self, level: Level, now: float) -> float:
         work_s, at = self._recent.get(level, (0.0, now))
         return work_s * math.exp((at - now) / _MEMORY_S)

@@ -98,6 +98,7 @@ class Remote(Admitting):
         priority: Priority,
         cost: DecodeCost = _NO_COST,
         client: str = "",
+        received: float | None = None,
     ) -> Ticket:
         """Admit an arrival as `Admitting` does, if a slot is free. Raises the same errors."""
         ring = self._ring_for(self._to[lane].layout)
@@ -108,7 +109,7 @@ class Remote(Admitting):
                 1.0,
                 "queue-full",
             )
-        ticket = super().admit(lane, deadline, priority, cost, client)
+        ticket = super().admit(lane, deadline, priority, cost, client, received)
         assert ring is not None  # noqa: S101 - a draining service has admitted nothing
         self._slots[ticket] = ring << _RING_BITS | self._free[ring].pop()
         return ticket
