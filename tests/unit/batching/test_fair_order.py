@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.batching.burst_simulation import Burst, simulate
+from tidegate.service.batching.demand import Demand
 from tidegate.service.batching.policy import Pace, Waiting, haste
 from tidegate.service.batching.queue import AdmittedKeys, FairQueue
 from tidegate.service.batching.turns import Turns
@@ -264,3 +265,15 @@ def test_a_job_leaves_room_for_the_short_limits_that_will_come() -> None:
 
     others = sum(count for fate, count in fates.items() if fate.startswith("others"))
     assert fates["others refused"] < 0.1 * others  # without it a fifth
+
+
+def test_limits_count_as_mixed_for_as_long_as_another_one_came_lately() -> None:
+    demand, short, long = Demand(), (INTERACTIVE, -2), (INTERACTIVE, 1)
+    demand.add(short, 0.01, 0.0)
+    assert not demand.is_mixed(short, 0.0)
+    assert demand.is_mixed(long, 0.0)
+
+    demand.add(long, 0.01, 5.0)
+    assert demand.is_mixed(short, 14.0)
+    assert not demand.is_mixed(short, 16.0)
+    assert not demand.is_mixed(long, 16.0)

@@ -14,6 +14,7 @@ from tests.unit.batching.pairing import paired
 from tests.unit.batching.running import PATIENCE_S, outcome, stage
 from tidegate.service.batching.decode_times import DecodeCost
 from tidegate.service.batching.lanes import Lane
+from tidegate.service.batching.policy import haste
 from tidegate.service.batching.tickets import Answer, Ticket
 from tidegate.service.errors import (
     DeadlineMissed,
@@ -37,7 +38,8 @@ class Submitting:
     now: Callable[[], float]
 
     def admit(self, within_s: float = 60.0, priority: Priority = Priority.INTERACTIVE) -> Ticket:
-        return self.submit.admit(self.lane, self.now() + within_s, priority, DecodeCost(), "")
+        now = self.now()
+        return self.submit.admit(self.lane, now + within_s, priority, DecodeCost(), "", now)
 
     def send(self, identity: int) -> tuple[Ticket, Awaitable[Answer]]:
         ticket = self.admit()
@@ -103,6 +105,20 @@ def test_an_image_is_decoded_and_run(way: str) -> None:
         assert answer.decode_s > 0
         assert ticket.decode_at is not None
         on.submit.leave(ticket)
+
+    check(way, FakeEngine(), scene)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_time_limit_counts_from_the_last_byte_however_late_it_is_admitted(way: str) -> None:
+    async def scene(on: Submitting) -> None:
+        now = on.now()
+        late = on.submit.admit(
+            on.lane, now + 0.3, Priority.INTERACTIVE, DecodeCost(), "", now - 0.6
+        )
+
+        assert late.haste == haste(0.9) != haste(0.3)
+        on.submit.leave(late)
 
     check(way, FakeEngine(), scene)
 
