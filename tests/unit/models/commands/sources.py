@@ -162,8 +162,8 @@ def onnx_file(folder: Path, images: Labelled) -> Source:
     (folder / "spec.json").write_text(spec.model_dump_json())
     probes = folder / "probes"
     assert main(["probe-images", str(probes)]) == 0
-    tensors = {path.name: loaded(path) for path in sorted(probes.iterdir())}
-    np.savez(folder / "tensors.npz", **tensors)  # type: ignore[arg-type]  # names of arrays
+    tensors: dict[str, Any] = {path.name: loaded(path) for path in sorted(probes.iterdir())}
+    np.savez(folder / "tensors.npz", **tensors)
     words = [f"onnx:{folder / 'model.onnx'}", "--spec", str(folder / "spec.json")]
     words += ["--probe-tensors", str(folder / "tensors.npz")]
     return Source(words, _by_torch(model, chain))
@@ -273,7 +273,7 @@ def _batch(chain: Transform, paths: Sequence[Path]) -> Any:
 def _teach(model: Any, last: Any, chain: Transform, images: Labelled) -> None:
     """Fit the linear layer `last` of a network to the classes of `images`, by ridge regression."""
     torch = require("torch")
-    seen = []
+    seen: list[Any] = []
     hook = last.register_forward_pre_hook(lambda _, given: seen.append(given[0].double()))
     with torch.no_grad():
         model.eval()(_batch(chain, [path for path, _ in images]))

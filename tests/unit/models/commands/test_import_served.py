@@ -24,7 +24,11 @@ pytestmark = [
 ]
 IMAGES = 200  # the issue's
 CLOSE = 1e-4  # the issue's
-_KINDS = (("png", {}), ("jpg", {"quality": 90, "subsampling": 2}), ("webp", {"quality": 80}))
+_KINDS: tuple[tuple[str, dict[str, int]], ...] = (
+    ("png", {}),
+    ("jpg", {"quality": 90, "subsampling": 2}),
+    ("webp", {"quality": 80}),
+)
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +81,10 @@ def test_the_bundle_answers_as_the_library_does(
     assert main([*words, "--alpha-reject", "0.05", "--alpha-review", "0.1"]) == 0
 
     images = sorted((colours[tuple(COLOURS)] / "test").rglob("*.*"))
-    bundle = Predictor(tmp_path / "colours/1", batch_size=8)
-    answers = bundle.predict([path.read_bytes() for path in images])
-    bundle.close()
-    temperature = bundle.bundle.manifest.calibration.temperature
+    predictor = Predictor(tmp_path / "colours/1", batch_size=8)
+    answers = predictor.predict([path.read_bytes() for path in images])
+    predictor.close()
+    temperature = predictor.bundle.manifest.calibration.temperature
     expected = softmax(source.logits(images) / temperature, axis=1)
     found = np.stack([one.probabilities for one in answers if isinstance(one, Answer)])
     assert len(found) == len(images) >= IMAGES

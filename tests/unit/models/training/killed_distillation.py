@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.unit.models.colour_folders import folders
 from tests.unit.models.conftest import DrawnImages
 from tests.unit.models.training.killed_training import killed
@@ -74,9 +76,10 @@ def main(root: Path, kills: int) -> None:
     """Print the digests of every distillation, the undisturbed one first, and the kills."""
     require("timm")  # imported once, for all children
     # Drawn images and plots are most of a small build, and have tests of their own.
-    synthetic_ood.generate = DrawnImages(root / "drawn").generate
-    pipeline.plots = lambda data: dict.fromkeys(data.plots, b"<svg/>")
     (root / "drawn").mkdir()
+    patch = pytest.MonkeyPatch()
+    patch.setattr(synthetic_ood, "generate", DrawnImages(root / "drawn").generate)
+    patch.setattr(pipeline, "plots", lambda data: dict.fromkeys(data.plots, b"<svg/>"))
     folders(root / "images", train=30)
     rng = random.Random(0)  # noqa: S311  # moments, not secrets
     ended(start(root, ["train", "--model", "timm:test_resnet", "--name", "large"], root / "large"))
@@ -85,7 +88,8 @@ def main(root: Path, kills: int) -> None:
     begun = time.monotonic()
     ended(start(root, words, root / "whole"))
     whole_s = time.monotonic() - begun
-    all_of, done, halves = [root / "whole"], 0, []
+    halves: list[str] = []
+    all_of, done = [root / "whole"], 0
     while done < kills:
         folder = root / f"killed-{len(all_of)}"
         while done < kills and killed(start(root, words, folder), rng.uniform(0.1, 0.9) * whole_s):
