@@ -53,7 +53,7 @@ _GENERATE = synthetic_ood.generate
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnImages:
+class _DrawnImages:
     """Draws the synthetic OOD images of a kind once, for all workers of this run.
 
     They depend on the spec's steps only: they are opaque, upright and have 8 bits per channel.
@@ -81,7 +81,7 @@ def drawn_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iter
     folder = (own if worker_id == "master" else own.parent) / "drawn"
     folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic_ood, "generate", DrawnImages(folder).generate)
+        patch.setattr(synthetic_ood, "generate", _DrawnImages(folder).generate)
         yield
 
 
