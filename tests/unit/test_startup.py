@@ -13,7 +13,9 @@ from tidegate.service.errors import EngineUnavailable
 from tidegate.service.startup import prepare
 
 DOES_NOT_COMPUTE = "in {} which engine {} does not compute: set TIDEGATE_ENGINE={} "
-ROUNDS_DIFFERENTLY = "engine openvino, and engine {} rounds differently: set TIDEGATE_ENGINE=openvino"
+ROUNDS_DIFFERENTLY = (
+    "engine openvino, and engine {} rounds differently: set TIDEGATE_ENGINE=openvino"
+)
 
 
 @pytest.mark.parametrize(

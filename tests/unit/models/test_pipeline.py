@@ -216,8 +216,9 @@ def test_a_variant_is_fitted_with_itself_and_compared_with_fp32(
     assert comparison.auroc_change.keys() == {"purple"}
     card = (made.path / "MODEL_CARD.md").read_text("utf-8")
     assert f"{precision} against fp32" in card
-    assert f"backbone in {precision}, fitted, calibrated and evaluated with the engine `{engine}`" in (
-        card
+    assert (
+        f"backbone in {precision}, fitted, calibrated and evaluated with the engine `{engine}`"
+        in (card)
     )
     assert made.manifest.gate.calibrated_for_engine == (int8_for if int8_for != "cpu" else None)
     one = EngineConfig(slots=1, threads_per_slot=1, max_batch_size=1)

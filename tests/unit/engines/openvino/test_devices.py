@@ -37,9 +37,10 @@ class FakeDevices:
         kind = device.partition(".")[0]
         if kind == "CPU":
             return self._real.get_property(device, name)
-        return {"OPTIMIZATION_CAPABILITIES": CAPABILITIES[kind], "FULL_DEVICE_NAME": f"fake {kind}"}[
-            name
-        ]
+        return {
+            "OPTIMIZATION_CAPABILITIES": CAPABILITIES[kind],
+            "FULL_DEVICE_NAME": f"fake {kind}",
+        }[name]
 
     def read_model(self, model: Path) -> Any:
         return self._real.read_model(model)

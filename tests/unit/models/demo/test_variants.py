@@ -90,7 +90,11 @@ def test_int8_for_onnx_runtime_is_refused_on_openvino_with_what_to_do(
     bundle = build(tmp_path, wheel.path, "int8")
 
     with pytest.raises(BundleRefused, match=r"differ by .*set TIDEGATE_ENGINE=onnx-cpu"):
-        prepare(bundle.path, None, EngineConfig("openvino", slots=1, threads_per_slot=1, max_batch_size=1))
+        prepare(
+            bundle.path,
+            None,
+            EngineConfig("openvino", slots=1, threads_per_slot=1, max_batch_size=1),
+        )
 
 
 def test_a_machine_without_openvino_is_told_what_to_install(
