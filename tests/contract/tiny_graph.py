@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -53,7 +54,7 @@ def sealed_in(precision: str, runs_on: RunsOn = "cpu") -> bytes:
     """Return the sealed graph with its convolution in another precision."""
     rng = np.random.default_rng(2)
     images = rng.uniform(-1, 1, (16, 3, SIDE, SIDE)).astype(np.float32)
-    converted = {
+    converted: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
         "fp32": lambda backbone: backbone,
         "bf16": to_bf16,
         "fp16": partial(to_fp16, images=images),
