@@ -1,4 +1,4 @@
-"""A trained model of every kind that `tidegate import` reads, and what its own library answers.
+"""Trained models as `tidegate import` reads them, and what their own library answers.
 
 The networks are random; their last layer is fitted to colours by least squares, which takes a
 moment. An answer comes from the files alone, by the library's own loading, transforms and model.
@@ -31,19 +31,6 @@ _STATED = ["--size", str(SIDE), "--crop-pct", "0.9", "--interpolation", "bicubic
 _STATED += ["--mean", *map(str, _MEAN), "--std", *map(str, _STD)]
 _STRENGTH = 6.0  # between the logits of the right class and the others
 _RIDGE = 1e-3  # of the mean square of a feature
-_TRANSFORMS = """
-from torch import float32
-from torchvision.transforms import v2
-
-pillow = v2.Compose([
-    v2.Resize(60, v2.InterpolationMode.BICUBIC), v2.CenterCrop({side}), v2.ToImage(),
-    v2.ToDtype(float32, scale=True), v2.Normalize({mean}, {std}),
-])
-tensors = v2.Compose([
-    v2.ToImage(), v2.Resize(({side}, {side}), antialias=True),
-    v2.ToDtype(float32, scale=True), v2.Normalize({mean}, {std}),
-])
-"""
 Transform = Callable[[Image.Image], Any]  # → float tensor [3, H, W]
 Logits = NDArray[np.float64]  # [images, classes]
 
@@ -129,16 +116,6 @@ def torchvision_entry(folder: Path, images: Labelled) -> Source:
     return _torchvision(folder, images, entry.transforms(), ["--weights", entry.name])
 
 
-def own_transforms_on_pillow(folder: Path, images: Labelled) -> Source:
-    """A team's own Compose, which resizes images."""
-    return _with_transforms(folder, images, "pillow")
-
-
-def own_transforms_on_tensors(folder: Path, images: Labelled) -> Source:
-    """A team's own Compose, which resizes tensors."""
-    return _with_transforms(folder, images, "tensors")
-
-
 def huggingface_on_pillow(folder: Path, images: Labelled) -> Source:
     """A folder that transformers saved, whose processor resizes with Pillow."""
     return _huggingface(folder, images, "pillow")
@@ -176,8 +153,6 @@ SOURCES = (
     parallel_and_compiled,
     single_logit,
     torchvision_entry,
-    own_transforms_on_pillow,
-    own_transforms_on_tensors,
     huggingface_on_pillow,
     huggingface_on_tensors,
     onnx_file,
@@ -205,14 +180,6 @@ def _timm_checkpoint(
     require("torch").save(content, path)
     words = [f"timm:{_TIMM}", "--checkpoint", str(path), *options]
     return Source(words, _by_torch(model, chain))
-
-
-def _with_transforms(folder: Path, images: Labelled, name: str) -> Source:
-    file = folder / "transforms.py"
-    file.write_text(_TRANSFORMS.format(side=SIDE, mean=_MEAN, std=_STD))
-    names: dict[str, Any] = {}
-    exec(file.read_text(), names)  # noqa: S102  # the text above
-    return _torchvision(folder, images, names[name], ["--transforms", f"{file}:{name}"])
 
 
 def _torchvision(folder: Path, images: Labelled, chain: Transform, options: list[str]) -> Source:

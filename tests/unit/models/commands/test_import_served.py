@@ -1,4 +1,4 @@
-"""`tidegate import` of every source: the bundle answers with the library's own probabilities."""
+"""The bundle that `tidegate import` makes answers with the library's own probabilities."""
 
 from __future__ import annotations
 
