@@ -285,6 +285,8 @@ def _torch(options: argparse.Namespace) -> dict[str, Any]:
 def _own(options: argparse.Namespace) -> Preprocessing | None:
     """Return the preprocessing that the user states for a torch model, if any."""
     if options.transforms:
+        # The file imports torchvision itself, which may need what `require` declares.
+        _importer("torch_runtime").require("torchvision")
         transforms = _importer("user_transforms").load(options.transforms)
         return _importer("torchvision_transforms").translate(transforms, options.backend)  # type: ignore[no-any-return]  # imported by name
     if options.probe_tensors:

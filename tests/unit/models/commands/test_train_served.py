@@ -21,6 +21,7 @@ from tidegate.service.bundle.store import Bundle, open_bundle
 from tidegate.service.cli import main
 
 pytestmark = [pytest.mark.torch, pytest.mark.process, pytest.mark.usefixtures("drawn_once")]
+IMAGES = 200  # the issue's
 CLOSE = 1e-4  # the issue's
 
 
@@ -36,7 +37,7 @@ class Trained:
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     root = tmp_path_factory.mktemp("train")
-    data = folders(root / "images", train=40)
+    data = folders(root / "images", train=40, test=50)
     words = ["train", "--data", str(root / "images"), "--model", "timm:test_resnet"]
     words += ["--name", "colours", "--version", "1", "--run", str(root / "run")]
     words += ["--out", str(root / "bundles"), "--ood", f"purple={data.ood['purple']}"]
@@ -84,7 +85,7 @@ def test_the_service_answers_with_torchs_probabilities(trained: Trained) -> None
                 found = {p["label"]: p["probability"] for p in answer.json()["predictions"]}
                 largest.append(np.abs([found[label] for label in LABELS] - row).max())
 
-    assert len(largest) > 0.8 * len(expected)
+    assert len(largest) >= IMAGES
     assert max(largest) < CLOSE
 
 
