@@ -21,6 +21,7 @@ from load_tests.commands.fuzz import BUNDLE
 from load_tests.errors import MeasurementFailed
 from load_tests.fronts.fakes import FOLDER, with_fakes
 from load_tests.fronts.profile import profiled, shares
+from load_tests.fronts.replacement import findings_of_replacements, replaced
 from load_tests.fronts.shapes import (
     Profile,
     Shape,
@@ -87,13 +88,18 @@ def parser() -> argparse.ArgumentParser:
         metavar="COMMAND",
         help="with --profile: the command that starts another server, which takes turns",
     )
+    options.add_argument(
+        "--kill",
+        action="store_true",
+        help="measure only how soon a front end that was killed under load is replaced",
+    )
     options.add_argument("--json", type=Path, metavar="OUT", help="save the result")
     return options
 
 
 def run(options: argparse.Namespace, command_line: str) -> int:
     """Measure, print and save; 1 if an aim is missed."""
-    measure = _profile if options.profile else _measure
+    measure = _profile if options.profile else _kill if options.kill else _measure
     findings = uvloop.run(measure(options, options.bundle.resolve()))
     print(as_lines(findings))
     keep(options.json, command_line, {"findings": [asdict(finding) for finding in findings]})
@@ -145,6 +151,18 @@ async def _profile_once(
 
     stacks = await profiled(server.main_pid, options.window_s, drive_it)
     profile.shares.append(shares(stacks))
+
+
+async def _kill(options: argparse.Namespace, _: Path) -> list[Finding]:
+    pictures = list(generated(_IMAGES))
+    shape, found = Shape(options.front_ends[-1]), []
+    load = Load(options.window_s, clients=options.clients, warm_up_s=_WARM_UP_S)
+    for _round in range(options.rounds):
+        async with _served(options, shape) as server:
+            target = Target.parse(server.url)
+            requests = requests_of(pictures, target, None)
+            found.append(await replaced(server, drive(target, requests, load), requests[0]))
+    return findings_of_replacements(found, options.clients, shape.front_ends)
 
 
 async def _flood(bundle: Path, in_flight: int, *observed: str) -> dict[str, float]:

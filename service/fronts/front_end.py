@@ -121,13 +121,23 @@ class FrontEnd:
         with contextlib.suppress(BlockingIOError):
             while (taken := handover.take_over(self._handover)) is not None:
                 kind, number, descriptor = taken
-                if kind == handover.Kind.CONNECTION:
+                if descriptor == handover.NONE_FREE:
+                    self._lack_descriptor(kind, number)
+                elif kind == handover.Kind.CONNECTION:
                     self._server.take(descriptor, number)
                 else:
                     self._descriptors.append(descriptor)
                     self._handle_messages()
             self._loop.remove_reader(self._handover)
             self._lose_link()
+
+    def _lack_descriptor(self, kind: int, number: int) -> None:
+        """Lose a connection, or end if it was a memory."""
+        if kind != handover.Kind.CONNECTION:
+            log.critical("no file descriptor is free for a memory")
+            self._fail("no descriptor")
+        log.warning("no file descriptor is free: a connection was closed")
+        self._report_closed(number)
 
     # What the other process says
 
