@@ -241,7 +241,6 @@ class SlotMachine(RuleBasedStateMachine):
         assert sorted([*free, *held, *self.remote._left]) == list(range(SLOTS))
         assert self.peer.in_use <= SLOTS
 
-
     @invariant()
     def a_lane_that_is_not_used_has_no_image_on_the_way(self) -> None:
         """Otherwise the other side could close it before it reads the image."""

@@ -13,10 +13,9 @@ import pytest
 from tidegate.service.fronts.silence import Silence
 
 
-def write(proc: Path, waited_s: float, thread: int = 7) -> None:
-    folder = proc / f"7/task/{thread}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "schedstat").write_text(f"123 {round(waited_s * 1e9)} 45\n")
+def write(proc: Path, waited_s: float) -> None:
+    (proc / "7").mkdir(exist_ok=True)
+    (proc / "7/schedstat").write_text(f"123 {round(waited_s * 1e9)} 45\n")
 
 
 def test_the_time_in_which_no_core_was_free_does_not_count(tmp_path: Path) -> None:
@@ -31,18 +30,6 @@ def test_the_time_in_which_no_core_was_free_does_not_count(tmp_path: Path) -> No
     assert silence.seconds(alive_at=21.0, now=22.0) == pytest.approx(1.0)
 
 
-def test_a_thread_with_the_lock_may_be_the_one_that_waits(tmp_path: Path) -> None:
-    silence = Silence(7, tmp_path)
-    write(tmp_path, 100.0)
-    write(tmp_path, 3.0, thread=8)
-    silence.seconds(alive_at=10.0, now=11.0)
-    write(tmp_path, 101.0)
-    write(tmp_path, 7.0, thread=8)
-    write(tmp_path, 50.0, thread=9)  # it has just started
-
-    assert silence.seconds(alive_at=10.0, now=17.0) == pytest.approx(2.0)
-
-
 @pytest.mark.parametrize("content", [None, "", "1", "1 x 2"])
 def test_where_the_kernel_does_not_count_it_all_time_counts(
     content: str | None, tmp_path: Path
@@ -50,9 +37,8 @@ def test_where_the_kernel_does_not_count_it_all_time_counts(
     silence = Silence(7, tmp_path)
     if content is not None:
         write(tmp_path, 0)
-        (tmp_path / "7/task/7/schedstat").write_text(content)
+        (tmp_path / "7/schedstat").write_text(content)
 
-    assert silence.seconds(alive_at=1.0, now=2.0) == pytest.approx(1.0)
     assert silence.seconds(alive_at=1.0, now=7.0) == pytest.approx(6.0)
 
 
