@@ -83,8 +83,8 @@ def parser() -> argparse.ArgumentParser:
 def _open_closed_streams() -> None:
     """Open the null device for each standard stream that is closed, for example by `2>&-`.
 
-    Otherwise the next file or connection would get its descriptor, and receive what is printed, here
-    or in a process that this one starts.
+    Otherwise the next file or connection would get its descriptor, and receive what is printed,
+    here or in a process that this one starts.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:

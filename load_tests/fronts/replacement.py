@@ -13,12 +13,12 @@ from statistics import median
 from load_tests.client.requests import Target
 from load_tests.errors import MeasurementFailed
 from load_tests.generator.run import Run
-from load_tests.rollout.models_folder import Log, messages
 from load_tests.scenarios.findings import Finding, at_most, fact
 from load_tests.server.start import Started, send_request
 
 SECONDS = 2.0
-_IS_UP = "front end 0 is up"
+_IS_UP = re.compile(rb"front end 0 is up \(pid (\d+)\)")
+_POLL_S = 0.05
 _BEFORE_S = 3.0  # of load, with its warm-up
 _ANSWERED = (200, 422)
 _PATIENCE_S = 60.0
@@ -42,10 +42,13 @@ async def replaced(
     """
     loading = asyncio.create_task(load)
     await asyncio.sleep(_BEFORE_S)
-    log, victim = Log(server.log), pid_of_first(server.log)
+    victim = pid_of_first(server.log)
     killed_at = time.monotonic()
     os.kill(victim, signal.SIGKILL)
-    await log.message(_IS_UP, timeout_s=_PATIENCE_S)
+    while pid_of_first(server.log) == victim:
+        if time.monotonic() > killed_at + _PATIENCE_S:
+            raise MeasurementFailed("no front end came up in place of the killed one")
+        await asyncio.sleep(_POLL_S)
     answer = await send_request(Target.parse(server.url), request, _PATIENCE_S)
     seconds = time.monotonic() - killed_at
     if answer is None or answer.status not in _ANSWERED:
@@ -69,8 +72,7 @@ def findings_of_replacements(
 
 def pid_of_first(log: Path) -> int:
     """Return the process of front end 0, as it was started last."""
-    found = [re.match(rf"{_IS_UP} \(pid (\d+)\)", one) for one in messages(log.read_bytes())]
-    pids = [int(match[1]) for match in found if match]
+    pids = _IS_UP.findall(log.read_bytes())
     if not pids:
         raise MeasurementFailed("front end 0 was not started")
-    return pids[-1]
+    return int(pids[-1])
