@@ -1,4 +1,4 @@
-"""The road of one image, and the interface to the scheduler that batches and runs it.
+"""The road of one image.
 
 upload → validate → admit → decode → preprocess → queue → batch → engine → gates → response
 """
@@ -10,10 +10,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 from tidegate.service.batching.decode_times import DecodeCost
 from tidegate.service.batching.lanes import Lane
+from tidegate.service.batching.submit import Submit
 from tidegate.service.batching.tickets import Answer, Ticket
 from tidegate.service.bundle.store import Bundle
 from tidegate.service.deciding import Decided, Prediction, Probabilities, best, decide
@@ -83,26 +84,6 @@ class Classification(NamedTuple):
 _LARGE_S = 0.1
 _LARGE_INTERPRETER_S = 0.03
 SAMPLE_EVERY_S = 0.25  # a sample takes a millisecond, an answer about ten
-
-
-class Submit(Protocol):
-    """Admits requests and runs the engine on their pixels, in this process or in another one."""
-
-    def admit(
-        self,
-        lane: Lane,
-        deadline: float,
-        priority: Priority,
-        cost: DecodeCost,
-        client: str,
-        received: float,
-    ) -> Ticket: ...
-
-    def run(self, ticket: Ticket, decode: Callable[[], Pixels]) -> Awaitable[Answer]: ...
-
-    def submit(self, ticket: Ticket, image: Pixels) -> Awaitable[Answer]: ...
-
-    def leave(self, ticket: Ticket) -> object: ...
 
 
 class Pipeline:

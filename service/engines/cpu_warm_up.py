@@ -121,7 +121,7 @@ def _fastest(candidates: Sequence[_Sealed], buckets: Sequence[int], limit: TimeL
             log.warning("engine %s is not compared: %s", other.by.name, error)
             continue
         both = [best.open(usable_cores(), buckets=buckets), engine]
-        if _is_faster(both, size, _WORTH_ANOTHER, limit, f"the engine {other.by.name}"):
+        if _is_faster(both, size, limit, f"the engine {other.by.name}"):
             best = other
     return best
 
@@ -185,26 +185,43 @@ def _shape(sealed: _Sealed, config: EngineConfig, limit: TimeLimit) -> tuple[int
     best = (cores, 1)
     for slots, threads in candidates:
         both = [sealed.open(*best), sealed.open(slots, threads)]
-        if _is_faster(both, 1, _WORTH_SHARING, limit, f"{slots} slots × {threads} threads"):
+        if _is_better_shape(both, limit, f"{slots} slots × {threads} threads"):
             best = (slots, threads)
     return best
 
 
-def _is_faster(
-    engines: Sequence[Engine], size: int, worth: float, limit: TimeLimit, what: str
-) -> bool:
-    """Return whether the second engine clearly gives `worth` times the images; close both.
+def _is_faster(engines: Sequence[Engine], size: int, limit: TimeLimit, what: str) -> bool:
+    """Return whether the second engine clearly gives more images; close both.
 
     If there is no time to measure that, `what` is noted, and the answer is no.
     """
     images = (warm_up.random_image(engines[0]),) * size
     rounds = limit.rounds(
+        lambda: warm_up.time_in_turns([(engine, images) for engine in engines]),
+        warm_up.ROUNDS,
+        what,
+    )
+    for engine in engines:
+        engine.close()
+    return rounds is not None and warm_up.clearly_faster(
+        warm_up.rates_in_turns(rounds, (size, size)), _WORTH_ANOTHER
+    )
+
+
+def _is_better_shape(engines: Sequence[Engine], limit: TimeLimit, what: str) -> bool:
+    """Return whether the second shape clearly gives more images; close both.
+
+    They have different numbers of slots, so whole rounds are compared. If there is no time to
+    measure that, `what` is noted, and the answer is no.
+    """
+    images = (warm_up.random_image(engines[0]),)
+    rounds = limit.rounds(
         lambda: tuple(
-            warm_up.images_per_s(size, warm_up.time_all_slots(engine, images)) for engine in engines
+            warm_up.images_per_s(1, warm_up.time_all_slots(engine, images)) for engine in engines
         ),
         warm_up.ROUNDS,
         what,
     )
     for engine in engines:
         engine.close()
-    return rounds is not None and warm_up.clearly_faster(rounds, worth)
+    return rounds is not None and warm_up.clearly_faster(rounds, _WORTH_SHARING)

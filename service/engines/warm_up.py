@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from statistics import median
@@ -28,7 +28,7 @@ _WORTH_CAPTURING = 1.01  # a CUDA graph
 WORTH_ALL_CORES = 1.15  # an engine on all cores, which needs a second copy of the weights
 _AROUND_S = 0.0005  # a batch's time outside the engine: waking its slot, notifying the event loop
 ROUNDS = 9
-_CLEARLY = 6  # of ROUNDS must show the gain; a true gain at the threshold passes 1 start in 4
+_CLEARLY = 0.6  # of the comparisons must show the gain; of 9 rounds 6
 _TRIAL_S = 0.05
 _SINGLE_IMAGE_S = 0.5  # longer than most disturbances
 _LEAST_RUNS = 3
@@ -110,23 +110,17 @@ def _if_worth_it(
     engine: Engine, image: Pixels, before: int, bucket: int, limit: TimeLimit
 ) -> float | None:
     """Return the seconds of a batch of `bucket`; None if it hardly increases the throughput."""
+    sizes = before, bucket
     rounds = limit.rounds(
-        lambda: (
-            time_all_slots(engine, (image,) * before),
-            time_all_slots(engine, (image,) * bucket),
-        ),
+        lambda: time_in_turns([(engine, (image,) * size) for size in sizes]),
         ROUNDS,
         _larger_than(before),
     )
-    if rounds is None:
+    if rounds is None or not clearly_faster(rates_in_turns(rounds, sizes, _AROUND_S), WORTH_IT):
         return None
-    rates = [
-        (images_per_s(before, small_s, _AROUND_S), images_per_s(bucket, large_s, _AROUND_S))
-        for small_s, large_s in rounds
-    ]
-    if not clearly_faster(rates, WORTH_IT):
-        return None
-    return _least_disturbed([large_s for _, large_s in rounds])
+    return _least_disturbed(
+        [[median(large_s for _, large_s in slot) for slot in slots] for slots in rounds]
+    )
 
 
 def measure_batch_sizes_once(
@@ -210,18 +204,34 @@ def choose_graphs(engine: Engine, capturing: Capturing, buckets: Sequence[int]) 
 def time_all_slots(engine: Engine, images: Sequence[Pixels]) -> list[float]:
     """Run the batch repeatedly on all slots concurrently; return each slot's median seconds."""
 
-    def work(slot: int) -> float:
-        # For a fixed time, not a fixed count, so that all slots stay busy until the end.
-        end, took = time.perf_counter() + _TRIAL_S, [_timed(engine, slot, images)]
-        while time.perf_counter() < end or len(took) < _LEAST_RUNS:
-            took.append(_timed(engine, slot, images))
-        return median(took)
+    slots = time_in_turns([(engine, images)])
+    return [median(took_s for (took_s,) in slot) for slot in slots]
 
-    slots = range(engine.slots)
-    with ThreadPoolExecutor(engine.slots) as pool:
+
+def time_in_turns(
+    batches: Sequence[tuple[Engine, Sequence[Pixels]]],
+) -> list[list[tuple[float, ...]]]:
+    """Run one batch after the other, repeatedly, on all slots concurrently.
+
+    Returns each slot's turns: the seconds of every batch. The engines have the same number of
+    slots.
+    """
+
+    def run(slot: int) -> tuple[float, ...]:
+        return tuple(_timed(engine, slot, images) for engine, images in batches)
+
+    def work(slot: int) -> list[tuple[float, ...]]:
+        # For a fixed time, not a fixed count, so that all slots stay busy until the end.
+        end, turns = time.perf_counter() + _TRIAL_S * len(batches), [run(slot)]
+        while time.perf_counter() < end or len(turns) < _LEAST_RUNS:
+            turns.append(run(slot))
+        return turns
+
+    slots = range(batches[0][0].slots)
+    with ThreadPoolExecutor(len(slots)) as pool:
         # The first run of a shape is slower, so it is not timed. It runs apart from the timed ones
         # so that a slot which fails in it raises at once.
-        list(pool.map(lambda slot: engine.run(slot, images), slots))
+        list(pool.map(run, slots))
         return list(pool.map(work, slots))
 
 
@@ -232,9 +242,23 @@ def run_all_slots(engine: Engine, size: int) -> None:
         list(pool.map(lambda slot: engine.run(slot, images), range(engine.slots)))
 
 
-def images_per_s(images: int, took_s: Sequence[float], around_s: float = 0.0) -> float:
+def images_per_s(images: int, took_s: Sequence[float]) -> float:
     """Return the throughput of slots that take `took_s` seconds each per batch of `images`."""
-    return sum(images / (slot_s + around_s) for slot_s in took_s)
+    return sum(images / slot_s for slot_s in took_s)
+
+
+def rates_in_turns(
+    rounds: Iterable[Sequence[Sequence[tuple[float, ...]]]],
+    images: Sequence[int],
+    around_s: float = 0.0,
+) -> list[tuple[float, ...]]:
+    """Return the images per second of each turn of each slot, for batches of so many images."""
+    return [
+        tuple(count / (took_s + around_s) for count, took_s in zip(images, turn, strict=True))
+        for slots in rounds
+        for turns in slots
+        for turn in turns
+    ]
 
 
 def _least_disturbed(rounds: Sequence[Sequence[float]]) -> float:
@@ -244,11 +268,11 @@ def _least_disturbed(rounds: Sequence[Sequence[float]]) -> float:
 
 
 def clearly_faster(rates: Sequence[tuple[float, ...]], worth: float) -> bool:
-    """Return whether the second rate is at least `worth` times the first in most rounds.
+    """Return whether the second rate is at least `worth` times the first in most comparisons.
 
-    A few noisy rounds therefore do not change the choice.
+    A few noisy ones therefore do not change the choice.
     """
-    return sum(second >= worth * first for first, second in rates) >= _CLEARLY
+    return sum(second >= worth * first for first, second in rates) >= _CLEARLY * len(rates)
 
 
 def _timed(engine: Engine, slot: int, images: Sequence[Pixels]) -> float:

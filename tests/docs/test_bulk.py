@@ -13,7 +13,7 @@ RESULT = ROOT / "load_tests" / "results" / "2026-11-30-bulk-2-cores.json"
 FOUND = {f["quantity"]: f["value"] for f in json.loads(RESULT.read_text("utf-8"))["findings"]}
 
 
-JOB = json.loads((RESULT.parent / "2026-11-30-bulk-job-2-cores.json").read_text("utf-8"))
+JOB = json.loads((RESULT.parent / "2026-12-01-bulk-job-2-cores.json").read_text("utf-8"))
 
 
 def test_the_large_job_is_that_of_the_result() -> None:
@@ -21,14 +21,14 @@ def test_the_large_job_is_that_of_the_result() -> None:
     early, late = (found[f"memory of all processes, {when} tenth"] for when in ("second", "last"))
 
     assert f"On {found['images']:,.0f} images" in PAGE
-    assert f"was {early:.0f} MB in the second tenth of the time and {late:.0f} MB in" in PAGE
+    largest = found["memory of all processes, largest"]
+    assert f"was {early:.0f} MB in the second tenth of the time, {late:.0f} MB in the last" in PAGE
+    assert f"and at most {largest:.0f} MB" in PAGE
     assert f"a job of {found['images of the job that was killed']:,.0f} of them" in PAGE
     assert f"{found['images sent to POST /classify']:,.0f} of them are those of" in PAGE
     assert found["largest difference of a probability"] == found["rows twice"] == 0
     assert f"{found['images a second']:.0f} images per second, with other sizes" in PAGE
-    missed = {finding["quantity"] for finding in JOB["findings"] if finding["met"] is False}
-    assert missed == {"memory, growth"}
-    assert f"the aim of 1.1 times was missed ({found['memory, growth']:.2f})" in PAGE
+    assert all(finding["met"] is not False for finding in JOB["findings"])
 
 
 PRECISIONS = json.loads(

@@ -161,9 +161,10 @@ def test_warm_up_is_described_with_its_constants() -> None:
     """Fails when a constant of the warm-up changes and the page does not."""
     buckets = EngineHints().buckets
     sentences = (
-        f"runs one candidate on all its slots at once for {warm_up._TRIAL_S:g} s",
         f"There are {warm_up.ROUNDS} rounds",
-        f"in at least {warm_up._CLEARLY} of them",
+        f"batch by batch, for {2 * warm_up._TRIAL_S:g} s a round",
+        f"take turns of {warm_up._TRIAL_S:g} s",
+        f"in at least {warm_up._CLEARLY:.0%} of the comparisons".replace("%", " %"),
         f"must give {100 * (cpu_warm_up._WORTH_SHARING - 1):.0f} % more images per second",
         f"must give {100 * (cpu_warm_up._WORTH_ANOTHER - 1):.0f} % more images per second in "
         f"batches of {cpu_warm_up._COMPARED}",

@@ -22,7 +22,7 @@ from tidegate.service.errors import (
     Overloaded,
     UndecodableImage,
 )
-from tidegate.service.pipeline import Submit
+from tidegate.service.batching.submit import Submit
 from tidegate.service.types import Pixels, Priority
 
 WAYS = ["here", "elsewhere"]

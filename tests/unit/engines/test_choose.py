@@ -122,17 +122,23 @@ def test_a_corrupt_model_is_rejected(tmp_path: Path) -> None:
         open_engine(model, EngineConfig(slots=1, threads_per_slot=1), HINTS)
 
 
-Busy = Callable[[OnnxEngine, Sequence[Pixels]], list[float]]
+Turns = Callable[[Sequence[tuple[OnnxEngine, Sequence[Pixels]]]], list[list[tuple[float, ...]]]]
 
 
-def scripted(took_s: Callable[[int, int, int], float]) -> Busy:
+def scripted(took_s: Callable[[int, int, int], float]) -> Turns:
     """Replace the timing: `took_s` gets (threads per slot, images, number of earlier calls)."""
     asked = itertools.count()
 
-    def busy(engine: OnnxEngine, images: Sequence[Pixels]) -> list[float]:
-        return [took_s(engine.info.threads_per_slot, len(images), next(asked))] * engine.slots
+    def turns(
+        batches: Sequence[tuple[OnnxEngine, Sequence[Pixels]]],
+    ) -> list[list[tuple[float, ...]]]:
+        one_turn = tuple(
+            took_s(engine.info.threads_per_slot, len(images), next(asked))
+            for engine, images in batches
+        )
+        return [[one_turn]] * batches[0][0].slots
 
-    return busy
+    return turns
 
 
 @pytest.mark.parametrize(
@@ -145,7 +151,7 @@ def test_a_larger_batch_must_give_more_throughput(
     def took_s(_threads: int, images: int, _asked: int) -> float:
         return float(0.1 * images / gain ** math.log2(images))
 
-    monkeypatch.setattr(warm_up, "time_all_slots", scripted(took_s))
+    monkeypatch.setattr(warm_up, "time_in_turns", scripted(took_s))
 
     opened = open_engine(model, EngineConfig(slots=1, threads_per_slot=1), [1, 2, 4])
 
@@ -156,7 +162,7 @@ def test_a_fast_engine_gains_from_fewer_batches(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        warm_up, "time_all_slots", scripted(lambda _threads, images, _asked: 0.001 * images)
+        warm_up, "time_in_turns", scripted(lambda _threads, images, _asked: 0.001 * images)
     )
 
     opened = open_engine(model, EngineConfig(slots=1, threads_per_slot=1), [1, 2, 4])
@@ -171,11 +177,29 @@ def test_noise_does_not_enlarge_batches(model: Path, monkeypatch: pytest.MonkeyP
         disturbed = images == 1 and asked % 4 == 3
         return 0.1 * images * (1.5 if disturbed else 1.0)
 
-    monkeypatch.setattr(warm_up, "time_all_slots", scripted(took_s))
+    monkeypatch.setattr(warm_up, "time_in_turns", scripted(took_s))
 
     opened = open_engine(model, EngineConfig(slots=1, threads_per_slot=1), [1, 2, 4])
 
     assert opened.latency_s == {1: 0.1}
+
+
+def test_a_machine_whose_speed_changes_does_not_hide_a_gain(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three runs are fast, the next three slow: each size alone could be measured in either."""
+    asked = itertools.count()
+
+    def timed(_engine: OnnxEngine, _slot: int, images: Sequence[Pixels]) -> float:
+        is_slow = next(asked) // 3 % 2
+        return 0.1 * len(images) / 1.1 ** math.log2(len(images)) * (1.6 if is_slow else 1.0)
+
+    monkeypatch.setattr(warm_up, "_TRIAL_S", 0.0)
+    monkeypatch.setattr(warm_up, "_timed", timed)
+
+    opened = open_engine(model, EngineConfig(slots=1, threads_per_slot=1), [1, 2, 4])
+
+    assert opened.latency_s.keys() == {1, 2, 4}
 
 
 @pytest.mark.parametrize(("gain", "shape"), [(1.09, (2, 1)), (1.11, (1, 2))])
@@ -186,7 +210,7 @@ def test_cores_share_a_batch_only_for_10_percent_more_throughput(
         return 0.02 if threads == 1 else 0.01 / gain
 
     monkeypatch.setattr(cpu_warm_up, "usable_cores", lambda: 2)
-    monkeypatch.setattr(warm_up, "time_all_slots", scripted(took_s))
+    monkeypatch.setattr(warm_up, "time_in_turns", scripted(took_s))
 
     engine = open_engine(model, EngineConfig(max_batch_size=1), HINTS).engine
 
@@ -210,7 +234,7 @@ def test_a_single_image_gets_all_cores_if_that_is_clearly_faster(
 
     monkeypatch.setattr(cpu_warm_up, "usable_cores", lambda: 2)
     monkeypatch.setattr(
-        warm_up, "time_all_slots", scripted(lambda _threads, images, _asked: 0.02 * images)
+        warm_up, "time_in_turns", scripted(lambda _threads, images, _asked: 0.02 * images)
     )
     monkeypatch.setattr(warm_up, "_timed", took_s)
     config = EngineConfig(slots=2, threads_per_slot=threads_set, max_batch_size=1)

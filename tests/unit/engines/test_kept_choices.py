@@ -120,11 +120,11 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The batch size of each round, on a machine of constant speed."""
     sizes: list[int] = []
 
-    def time_all_slots(engine: Engine, images: Sequence[Pixels]) -> list[float]:
-        sizes.append(len(images))
-        return [0.01 * len(images)] * engine.slots
+    def turns(batches: Sequence[tuple[Engine, Sequence[Pixels]]]) -> list[list[tuple[float, ...]]]:
+        sizes.extend(len(images) for _, images in batches)
+        return [[tuple(0.01 * len(images) for _, images in batches)]] * batches[0][0].slots
 
-    monkeypatch.setattr(warm_up, "time_all_slots", time_all_slots)
+    monkeypatch.setattr(warm_up, "time_in_turns", turns)
     return sizes
 
 
@@ -186,10 +186,13 @@ def test_another_engine_must_be_clearly_faster_and_is_kept(
     measured: list[Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def took_s(engine: Engine, images: Sequence[Pixels]) -> list[float]:
-        return [0.01 * len(images) / (gain if engine.info.name == "faster" else 1)] * engine.slots
+    def took_s(engine: Engine, images: Sequence[Pixels]) -> float:
+        return 0.01 * len(images) / (gain if engine.info.name == "faster" else 1)
 
-    monkeypatch.setattr(warm_up, "time_all_slots", took_s)
+    def turns(batches: Sequence[tuple[Engine, Sequence[Pixels]]]) -> list[list[tuple[float, ...]]]:
+        return [[tuple(took_s(*batch) for batch in batches)]] * batches[0][0].slots
+
+    monkeypatch.setattr(warm_up, "time_in_turns", turns)
     engines = [CpuEngine("faster", FasterEngine, lambda: "faster 1"), ONNX]
     config = EngineConfig(slots=1, threads_per_slot=1, max_batch_size=2, warm_up_cache=tmp_path)
 

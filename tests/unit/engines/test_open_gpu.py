@@ -212,11 +212,14 @@ def test_graphs_are_used_if_they_are_faster(
 ) -> None:
     with_gpus(monkeypatch, FakeCuda())
 
-    def busy(engine: Any, images: Any) -> list[float]:
+    def took_s(engine: Any, images: Any) -> float:
         captured = isinstance(engine, DeviceEngine) and len(images) in engine.captured
-        return [0.01 * len(images) ** 0.5 / (gain if captured else 1)] * engine.slots
+        return float(0.01 * len(images) ** 0.5 / (gain if captured else 1))
 
-    monkeypatch.setattr("tidegate.service.engines.warm_up.time_all_slots", busy)
+    def turns(batches: Any) -> list[list[tuple[float, ...]]]:
+        return [[tuple(took_s(*batch) for batch in batches)]] * batches[0][0].slots
+
+    monkeypatch.setattr("tidegate.service.engines.warm_up.time_in_turns", turns)
 
     opened = open_engine(model, EngineConfig("tensorrt", max_batch_size=2), BUCKETS)
 

@@ -126,7 +126,7 @@ def test_the_whole_warm_up_of_a_slow_machine_ends_in_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cpu_warm_up, "usable_cores", lambda: CORES)
-    monkeypatch.setattr(warm_up, "time_all_slots", on_one_thread)
+    monkeypatch.setattr(warm_up, "time_in_turns", on_one_thread)
     config = EngineConfig("onnx-cpu", warm_up_limit_s=20)
 
     warm = open_on_cpu([slow(clock, image_s)], model, config, [1, 2, 4], "fp32")
@@ -147,7 +147,7 @@ def test_the_whole_warm_up_of_a_slow_machine_ends_in_time(
 def test_what_was_not_measured_is_kept_with_the_choice(
     clock: FakeClock, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warm_up, "time_all_slots", on_one_thread)
+    monkeypatch.setattr(warm_up, "time_in_turns", on_one_thread)
     config = EngineConfig(
         "onnx-cpu", slots=1, threads_per_slot=1, warm_up_limit_s=5, warm_up_cache=tmp_path / "kept"
     )
@@ -187,8 +187,14 @@ def slow(clock: FakeClock, image_s: float) -> CpuEngine:
     return CpuEngine("onnx-cpu", opened, lambda: "fake 1")
 
 
-def on_one_thread(engine: SlowEngine, images: Sequence[Pixels]) -> list[float]:
-    """Time a round as `warm_up.time_all_slots` does, but one slot after the other."""
+def on_one_thread(
+    batches: Sequence[tuple[SlowEngine, Sequence[Pixels]]],
+) -> list[list[tuple[float, ...]]]:
+    """Time turns as `warm_up.time_in_turns` does, but one slot after the other."""
     return [
-        min(warm_up._timed(engine, slot, images) for _ in range(4)) for slot in range(engine.slots)
+        [
+            tuple(warm_up._timed(engine, slot, images) for engine, images in batches)
+            for _ in range(4)
+        ]
+        for slot in range(batches[0][0].slots)
     ]
