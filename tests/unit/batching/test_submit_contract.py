@@ -15,6 +15,7 @@ from tests.unit.batching.running import PATIENCE_S, outcome, stage
 from tidegate.service.batching.decode_times import DecodeCost
 from tidegate.service.batching.lanes import Lane
 from tidegate.service.batching.policy import haste
+from tidegate.service.batching.submit import Submit
 from tidegate.service.batching.tickets import Answer, Ticket
 from tidegate.service.errors import (
     DeadlineMissed,
@@ -22,7 +23,6 @@ from tidegate.service.errors import (
     Overloaded,
     UndecodableImage,
 )
-from tidegate.service.batching.submit import Submit
 from tidegate.service.types import Pixels, Priority
 
 WAYS = ["here", "elsewhere"]
