@@ -49,7 +49,7 @@ def main(descriptors: list[int]) -> NoReturn:
         signal.signal(ignored, signal.SIG_IGN)  # a terminal or systemd sends them to all processes
     faulthandler.register(signal.SIGUSR1, sys.stderr, all_threads=True)
     _watch_parent()
-    # It takes longest to import, and the signals and the other process may come meanwhile.
+    # After that, because the imports take most of the time until it serves.
     from tidegate.service.fronts.front_end import FrontEnd  # noqa: PLC0415
 
     lower_priority(_NICE)

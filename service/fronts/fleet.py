@@ -229,8 +229,10 @@ class Fleet:
             self.shared.descriptor,
         )
         child, self._next = self._next, None
-        if child is None or not child.runs:
-            child = self._new_child()
+        if child is not None and not child.runs:
+            child.end()
+            child = None
+        child = child or self._new_child()
         self.shared.alive_at[index] = time.monotonic()
         worker = Worker(child, hello, self, self._metrics, self._observed)
         self._workers[index] = worker
