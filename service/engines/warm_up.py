@@ -23,7 +23,7 @@ from tidegate.service.types import Pixels
 log = logging.getLogger(__name__)
 
 # Required gains, as ratios of throughput or of latency:
-WORTH_IT = 1.02  # a larger batch doubles the latency, so it must give 2 % more images/s
+WORTH_IT = 1.03  # a larger batch doubles the latency, so it must give 3 % more images/s
 _WORTH_CAPTURING = 1.01  # a CUDA graph
 WORTH_ALL_CORES = 1.15  # an engine on all cores, which needs a second copy of the weights
 _AROUND_S = 0.0005  # a batch's time outside the engine: waking its slot, notifying the event loop

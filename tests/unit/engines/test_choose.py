@@ -143,7 +143,7 @@ def scripted(took_s: Callable[[int, int, int], float]) -> Turns:
 
 @pytest.mark.parametrize(
     ("gain", "buckets"),
-    [(1.0, {1}), (1.01, {1}), (1.03, {1, 2, 4}), (0.9, {1})],
+    [(1.0, {1}), (1.02, {1}), (1.04, {1, 2, 4}), (0.9, {1})],
 )
 def test_a_larger_batch_must_give_more_throughput(
     gain: float, buckets: set[int], model: Path, monkeypatch: pytest.MonkeyPatch

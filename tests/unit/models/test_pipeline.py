@@ -355,14 +355,14 @@ def test_any_flipped_byte_of_a_made_bundle_is_refused_with_the_file_s_name(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_builds_killed_at_50_random_moments_leave_a_good_bundle_or_none(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.unit.models.killed_maker", str(tmp_path)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         check=True,
-        timeout=900,
+        timeout=3600,
     )
 
     found = json.loads(done.stdout)
