@@ -23,7 +23,7 @@ from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting.conformal import PARTS, GateTarget, check_sizes
 from tidegate.models.fitting.fit import FitOptions
 from tidegate.models.fitting.mahalanobis import check_classes
-from tidegate.models.graphs.bf16_session import check_bf16
+from tidegate.models.graphs.openvino_session import check_openvino
 from tidegate.models.precision.int8 import RunsOn
 from tidegate.models.sealing.write import check_writable
 from tidegate.service.bundle import manifest as m
@@ -84,8 +84,9 @@ def check_destination(options: BuildOptions, bundles_dir: Path) -> None:
                 f"{option} {name!r}: use lower-case letters, digits, '.', '_' and '-', at most 64."
             )
     check_new(bundles_dir / options.name / options.version, options)
-    if options.precision == "bf16":
-        check_bf16()
+    in_int8 = options.precision == "int8" and options.int8_for == "openvino"
+    if options.precision is not None and (in_int8 or options.precision == "bf16"):
+        check_openvino(options.precision)
     check_writable(bundles_dir / options.name)
 
 

@@ -217,7 +217,16 @@ def _card_data(
     comparison: Comparison | None,
 ) -> CardData:
     fitted, used = evaluated.fitted, evaluated.used
-    model = _sealed_model(fitted)
+    model, precision = _sealed_model(fitted), options.precision or imported.precision
+    gate = model.gate_fit(
+        fitted.gate,
+        fitted.candidates,
+        fitted.mahalanobis,
+        used.digests,
+        used.sizes["fold_b"],
+        options.fit.target.delta,
+        fitted.missing_images,
+    )
     overridden = [
         f"The rule {name} was overridden with {value}; training used "
         f"{getattr(imported.spec, name)}."
@@ -232,28 +241,20 @@ def _card_data(
             licence=imported.licence,
             checkpoint_sha256=imported.checkpoint_sha256,
             recipe=f"{options.recipe}, tidegate {version('tidegate')}, "
-            + calibrated_on(options.precision or imported.precision).runtime(),
+            + calibrated_on(precision, gate.calibrated_for_engine).runtime(),
         ),
         task=model.task,
         labels=labels,
         preprocess=fitted.spec,
         parity=proof,
         calibration=evaluated.calibration,
-        gate=model.gate_fit(
-            fitted.gate,
-            fitted.candidates,
-            fitted.mahalanobis,
-            used.digests,
-            used.sizes["fold_b"],
-            options.fit.target.delta,
-            fitted.missing_images,
-        ),
+        gate=gate,
         reference=fitted.reference,
         splits=used.sizes,
         evaluation=evaluated.evaluation,
         expected=evaluated.expected,
         coverage=evaluated.coverage,
-        precision=options.precision or imported.precision,
+        precision=precision,
         comparison=comparison,
         notes=(*imported.notes, *overridden, *evaluated.near_duplicates),
         left_out=used.left_out,
@@ -289,6 +290,7 @@ def _sealed_model(fitted: FittedModel) -> SealedModel:
 
 
 def _check_golden_probes(bundle: Bundle) -> None:
-    precision = bundle.manifest.precision
-    engine = calibrated_on(precision).open(bundle.model_path, precision=precision)
+    manifest = bundle.manifest
+    by = calibrated_on(manifest.precision, manifest.gate.calibrated_for_engine)
+    engine = by.open(bundle.model_path, precision=manifest.precision)
     check_golden(bundle, lambda images: engine.run(0, images))

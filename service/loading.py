@@ -160,15 +160,18 @@ class Loader:
         self, bundle: Bundle, running: Lane, sizes: Sequence[int], opened: ExitStack
     ) -> Engine:
         model, precision = bundle.model_path, bundle.manifest.precision
-        engine = open_like(running.engine, model, self.config, sizes, precision)
+        engine = open_like(running.engine, model, self._config(bundle), sizes, precision)
         opened.callback(engine.close)
         return engine
 
     def _all_cores_engine(self, bundle: Bundle, running: Lane, opened: ExitStack) -> Engine:
         model, precision = bundle.model_path, bundle.manifest.precision
-        engine = open_on_all_cores(running.engine, model, self.config, precision)
+        engine = open_on_all_cores(running.engine, model, self._config(bundle), precision)
         opened.callback(engine.close)
         return engine
+
+    def _config(self, bundle: Bundle) -> EngineConfig:
+        return self.config.for_calibration(bundle.manifest.gate.calibrated_for_engine)
 
 
 def _lane(

@@ -105,6 +105,7 @@ def prepare(path: Path, trusted_keys: Path | None, config: EngineConfig) -> Prep
     log.info("opened bundle %s %s, digest %s", manifest.name, manifest.version, bundle.short_digest)
     check_decoder(bundle)
     reference = drift_reference(bundle)
+    config = config.for_calibration(manifest.gate.calibrated_for_engine)
     with memory.blocks_apart():
         warm = open_engine(bundle.model_path, config, manifest.engine.buckets, manifest.precision)
     probes = pass_golden(bundle, warm.engine)

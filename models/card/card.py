@@ -14,6 +14,7 @@ from tidegate.models.card.results import calibration, classes, comparison, confu
 from tidegate.models.card.side_by_side import side_by_side_section
 from tidegate.models.card.training import training_section
 from tidegate.service.bundle.evidence import Parity
+from tidegate.service.engines.cpu_engines import calibrated_on
 
 
 def model_card(data: CardData) -> str:
@@ -44,13 +45,21 @@ def _head(data: CardData) -> str:
         f"# {data.name}, version {data.version}\n\n"
         f"An image classifier: {count(task.classes, 'class', 'classes')}, {task.height} × "
         f"{task.width} pixels (height × width), {task.features} features, backbone in "
-        f"{data.precision}.\n"
+        f"{data.precision}{_calibrated_for(data)}.\n"
         f"The weights come from {made.source}.\n"
         f"Their licence: {made.licence}.\n"
         f"The sha256 of the checkpoint is `{made.checkpoint_sha256}`.\n"
         f"Made by `{made.recipe}`.\n"
         "The unrounded numbers are in `manifest.json`.\n"
     )
+
+
+def _calibrated_for(data: CardData) -> str:
+    """Return the engine that the card's numbers hold for, unless it is any."""
+    if data.precision == "fp32":
+        return ""
+    engine = calibrated_on(data.precision, data.gate.calibrated_for_engine)
+    return f", fitted, calibrated and evaluated with the engine `{engine.name}`"
 
 
 def _notes(data: CardData) -> str:

@@ -90,10 +90,10 @@ def _add_bundle_options(options: argparse.ArgumentParser) -> None:
     )
     bundle.add_argument(
         "--int8-for",
-        choices=("cpu", "tensorrt"),
+        choices=("cpu", "openvino", "tensorrt"),
         default="cpu",
-        help="engine that an int8 backbone is quantised for, as kernels need different formats "
-        "(default: %(default)s)",
+        help="engine that an int8 backbone is quantised for, as kernels need different formats or "
+        "round differently; cpu is ONNX Runtime (default: %(default)s)",
     )
     bundle.add_argument(
         "--max-drop",

@@ -23,7 +23,7 @@ from tidegate.models.demo.witnesses import witness_scores
 from tidegate.models.errors import BuildRefused
 from tidegate.models.fitting.candidates import with_candidates
 from tidegate.models.fitting.coverage_floor import check_coverage
-from tidegate.models.graphs.bf16_session import check_bf16
+from tidegate.models.graphs.openvino_session import check_openvino
 from tidegate.models.precision.int8 import sums_saturate
 from tidegate.models.probes.golden import golden_probes
 from tidegate.models.progress import Steps, say, steps
@@ -68,7 +68,7 @@ _RECIPE_FILES = (
 _MORE_FILES = {
     "bf16": (
         "models/demo/variants/bf16.*",
-        "models/graphs/bf16_session.py",
+        "models/graphs/openvino_session.py",
         "models/precision/bf16.py",
         "service/engines/openvino/program.py",
     ),
@@ -87,7 +87,7 @@ def build(out: Path, wheel: Path | None, precision: m.Precision = "fp32") -> Bun
     Raises BuildRefused if a source is missing or the built graph differs from the calibrated one.
     """
     if precision == "bf16":
-        check_bf16()
+        check_openvino("bf16")
     if precision == "int8" and sums_saturate():
         raise BuildRefused(
             "The demo in int8 is calibrated for CPUs with VNNI, and this one has none: int8 sums "

@@ -10,8 +10,8 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from tidegate.models.graphs.bf16_session import Bf16Session, is_bf16
 from tidegate.models.graphs.names import OUTPUTS
+from tidegate.models.graphs.openvino_session import OpenVinoSession, precision_on_openvino
 
 Array = NDArray[Any]
 
@@ -37,11 +37,11 @@ def open_session(model: onnx.ModelProto, names: Sequence[str]) -> ort.InferenceS
 def quiet_session(graph: bytes) -> Any:
     """Return a session on one thread that logs nothing: of the engine that serves such a graph.
 
-    That is ONNX Runtime's CPU provider, or OpenVINO if the weights are bfloat16. Raises
-    BuildRefused if this machine does not compute in bfloat16.
+    That is ONNX Runtime's CPU provider, or OpenVINO for bfloat16 and for int8 that is made for it.
+    Raises BuildRefused if OpenVINO does not compute so on this machine.
     """
-    if is_bf16(graph):
-        return Bf16Session(graph)
+    if precision := precision_on_openvino(graph):
+        return OpenVinoSession(graph, precision)
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised, so the log would repeat them

@@ -30,12 +30,13 @@ from onnxruntime.quantization import (
 )
 
 from tidegate.models.errors import BuildRefused
+from tidegate.models.graphs.engine_mark import mark_for_openvino
 from tidegate.models.graphs.names import OUTPUTS
 from tidegate.models.precision.activations import Activations, observe
 from tidegate.models.precision.bias_correction import correct_biases, layers_with_bias
 from tidegate.models.progress import follow
 
-RunsOn = Literal["cpu", "tensorrt"]
+RunsOn = Literal["cpu", "openvino", "tensorrt"]
 _OLDEST_OPSET = 13  # per-channel DequantizeLinear
 # Operators with an int8 kernel or that pass int8 on. Softmax and normalisation stay float.
 _OPS = [
@@ -72,8 +73,10 @@ def to_int8(
 ) -> onnx.ModelProto:
     """Return `backbone` in int8, calibrated on `batches`: float32 [b, 3, H, W], normalised.
 
-    TensorRT requires int8 activations with a zero point of 0, and biases in float32. A CPU runs
-    such a graph too, more slowly; TensorRT does not run a graph made for CPUs.
+    OpenVINO runs the operators of "cpu" in int8, too, but rounds differently: "openvino" only marks
+    the graph, so that its bundle is fitted with OpenVINO and served by it. TensorRT requires int8
+    activations with a zero point of 0, and biases in float32. A CPU runs such a graph too, more
+    slowly; TensorRT does not run a graph made for CPUs.
 
     Inputs and outputs stay float32, and the batch stays dynamic. The same inputs give the same
     bytes, except that the CPU decides the bits of the weights. Memory is that of one batch. Raises
@@ -104,6 +107,8 @@ def quantise(
     correct_biases(quantised, floats, seen.means)
     for name in OUTPUTS[:2]:
         _keep_exact(quantised.graph, name)
+    if runs_on == "openvino":
+        mark_for_openvino(quantised)
     onnx.checker.check_model(quantised, full_check=True)
     return quantised
 

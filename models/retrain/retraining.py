@@ -70,6 +70,7 @@ class Retraining:
             f"{self.old.digest}",
             fit=FitOptions(target=target),
             precision=self.old.manifest.precision,
+            int8_for=gate.calibrated_for_engine or "cpu",
             accept_weak_gate=self.accept_weak_gate,
         )
 

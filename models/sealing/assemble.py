@@ -9,8 +9,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
+import onnx
 from pydantic import BaseModel
 
+from tidegate.models.graphs.engine_mark import engine_of
 from tidegate.models.sealing.gate_head import GateHead
 from tidegate.models.sealing.golden import golden_files, listed
 from tidegate.models.sealing.write import write_bundle
@@ -77,6 +79,7 @@ class SealedModel:
             splits=dict(splits),
             calibrated_for_model=sha256(self.graph).hexdigest(),
             calibrated_for_preprocess=self.spec.digest,
+            calibrated_for_engine=engine_of(onnx.load_model_from_string(self.graph)),
         )
 
 

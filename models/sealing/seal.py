@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto
 
 from tidegate.models.errors import BuildRefused
+from tidegate.models.graphs import engine_mark
 from tidegate.models.graphs.builder import Builder, kind_of, tensor
 from tidegate.models.graphs.names import OUTPUTS, PREFIX
 from tidegate.models.sealing.gate_head import GateHead, add_scores
@@ -140,9 +141,12 @@ def _assembled(
 
 def _strip(model: onnx.ModelProto) -> None:
     """Drop exporters' metadata: stack traces, paths and dates would change the bytes."""
+    engine = engine_mark.engine_of(model)
     model.producer_name, model.producer_version, model.doc_string = "tidegate", "", ""
     model.graph.name, model.graph.doc_string = "tidegate-sealed", ""
     del model.metadata_props[:]
+    if engine is not None:
+        engine_mark.mark_for_openvino(model)
     for node in model.graph.node:
         node.doc_string = ""
         del node.metadata_props[:]

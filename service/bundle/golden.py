@@ -111,11 +111,16 @@ def _advice_on_int8(bundle: Bundle) -> str:
     """Return what an operator may try if the outputs of an int8 bundle differ."""
     if bundle.manifest.precision != "int8":
         return ""
-    return (
+    advice = (
         " An int8 bundle made on a CPU with VNNI needs VNNI, because int8 sums saturate at 16 bits "
-        "without it: make the bundle again on a CPU like this one. Its gate is calibrated for ONNX "
-        "Runtime, and OpenVINO rounds differently: on a CPU set TIDEGATE_ENGINE=onnx-cpu. On arm64 "
-        "ONNX Runtime rounds differently than on x86-64: make the bundle on arm64, or serve fp32."
+        "without it: make the bundle again on a CPU like this one."
+    )
+    if bundle.manifest.gate.calibrated_for_engine is not None:
+        return advice
+    return advice + (
+        " Its gate is calibrated for ONNX Runtime, and OpenVINO rounds differently: on a CPU set "
+        "TIDEGATE_ENGINE=onnx-cpu, or make the bundle with --int8-for openvino. On arm64 ONNX "
+        "Runtime rounds differently than on x86-64: make the bundle on arm64, or serve fp32."
     )
 
 

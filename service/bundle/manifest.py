@@ -93,6 +93,10 @@ class GateFit(Closed):
     splits: dict[str, Sha256]  # split name → digest of its images' digests, disjoint by content
     calibrated_for_model: Sha256  # sha256 of model.onnx
     calibrated_for_preprocess: Sha256
+    # Of int8 on a CPU, if it is not ONNX Runtime, whose numbers differ.
+    calibrated_for_engine: Literal["openvino"] | None = Field(
+        default=None, exclude_if=lambda engine: engine is None
+    )
 
     @model_validator(mode="after")
     def _alphas_have_the_data(self) -> Self:

@@ -81,11 +81,12 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     trusted_keys = Settings.read().trusted_keys
     bundle = open_trusted(arguments.path, trusted_keys)
-    precision = bundle.manifest.precision
-    engine = calibrated_on(precision).open(bundle.model_path, precision=precision)
+    manifest = bundle.manifest
+    by = calibrated_on(manifest.precision, manifest.gate.calibrated_for_engine)
+    engine = by.open(bundle.model_path, precision=manifest.precision)
     run = partial(engine.run, 0)
     probes = check_golden(bundle, run, golden_tolerance(engine.info))
-    files = len(bundle.manifest.files)
+    files = len(manifest.files)
     print(f"{bundle.path}: valid. {files} files, {probes} golden probes, digest {bundle.digest}")
     print(f"signature: {describe_signature(bundle, trusted_keys)}")
     return 0

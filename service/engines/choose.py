@@ -90,7 +90,7 @@ def _open_fastest_on_cpu(
 
 
 def _open(model: Path, config: EngineConfig, buckets: Sequence[int], precision: str) -> WarmEngine:
-    check_precision(config.name, precision)
+    check_precision(config.name, precision, config.openvino_device)
     on_intel_device = config.name == "openvino" and config.openvino_device != "CPU"
     if config.name in CPU_ENGINES and not on_intel_device:
         return open_on_cpu(engines_for(config.name, precision), model, config, buckets, precision)

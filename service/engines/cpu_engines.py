@@ -47,7 +47,8 @@ ONNX = CpuEngine("onnx-cpu", OnnxEngine, session.runtime)
 OPENVINO = CpuEngine("openvino", OpenVinoEngine, openvino.runtime)
 CPU_ENGINES = {engine.name: engine for engine in (OPENVINO, ONNX)}  # the last needs least memory
 _PRECISIONS = {"openvino": ("fp32", "bf16", "int8"), "onnx-cpu": ("fp32", "fp16", "int8")}
-# In int8 the two round differently, and the gate is calibrated for ONNX Runtime.
+# In int8 the two round differently: the gate is calibrated for ONNX Runtime, unless the bundle
+# names the other one (EngineConfig.for_calibration).
 _CHOSEN = {"openvino": ("fp32", "bf16"), "onnx-cpu": ("fp32", "fp16", "int8")}
 _ON_GPUS = ("fp32", "fp16", "int8")
 _MOST_FOR_ONE = 8  # threads for a single image
@@ -58,8 +59,18 @@ def single_image_threads(slots: int) -> int:
     return min(slots, usable_cores(), _MOST_FOR_ONE)
 
 
-def check_precision(engine: str, precision: str) -> None:
-    """Raise EngineUnavailable, with the alternative, if an engine serves no bundles in it."""
+def check_precision(engine: str, precision: str, device: str = "CPU") -> None:
+    """Raise EngineUnavailable, with the alternative, if an engine serves no bundles in it.
+
+    `device` is what the engine openvino computes on.
+    """
+    if engine == "openvino" and device != "CPU":
+        if precision not in _ON_GPUS:
+            raise EngineUnavailable(
+                f"The bundle is in {precision}, which only a CPU computes: set "
+                "TIDEGATE_OPENVINO_DEVICE=CPU, or serve the model's bundle in another precision."
+            )
+        return
     if precision in _PRECISIONS.get(engine, _ON_GPUS):
         return
     others = [name for name, served in _PRECISIONS.items() if precision in served]
@@ -85,8 +96,13 @@ def engines_for(name: str, precision: str) -> list[CpuEngine]:
     return engines
 
 
-def calibrated_on(precision: str) -> CpuEngine:
-    """Return the engine whose numbers the gate of a bundle in `precision` is calibrated for."""
+def calibrated_on(precision: str, engine: str | None = None) -> CpuEngine:
+    """Return the engine whose numbers the gate of a bundle in `precision` is calibrated for.
+
+    `engine` is what the manifest names; None: it follows from the precision.
+    """
+    if engine is not None:
+        return CPU_ENGINES[engine]
     return next(CPU_ENGINES[name] for name in reversed(_CHOSEN) if precision in _CHOSEN[name])
 
 

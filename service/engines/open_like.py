@@ -16,6 +16,7 @@ from tidegate.service.engines.cpu_engines import (
 )
 from tidegate.service.engines.open_gpu import EngineRequest, open_gpu_engine
 from tidegate.service.engines.openvino.engine import OpenVinoEngine
+from tidegate.service.errors import EngineUnavailable
 
 
 def open_like(
@@ -35,7 +36,12 @@ def open_like(
             buckets=buckets,
             precision=precision,
         )
-    check_precision(info.name, precision)
+    if config.name not in ("auto", info.name):
+        raise EngineUnavailable(
+            f"The bundle's gate is calibrated for engine {config.name}, and the service runs "
+            f"{info.name}: serve the bundle alone, or the model's bundle in another precision."
+        )
+    check_precision(info.name, precision, config.openvino_device)
     if info.name == "openvino":
         return OpenVinoEngine(
             model,

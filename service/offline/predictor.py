@@ -70,7 +70,7 @@ class Predictor:
             threads_per_slot=threads,
             max_batch_size=batch_size,
             warm_up_cache=warm_up_cache,
-        )
+        ).for_calibration(manifest.gate.calibrated_for_engine)
         warm = open_engine(
             self._bundle.model_path, config, manifest.engine.buckets, manifest.precision
         )

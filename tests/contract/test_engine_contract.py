@@ -33,7 +33,7 @@ BUCKETS = (1, 2, 4, 8)
 Same = Callable[[Outputs, Outputs], None]
 TOLERANCE = 1e-5  # of the largest |value|: the order of summation depends on the batch size
 GPU_TOLERANCE = 1e-4  # the kernel depends on it as well
-BF16_TOLERANCE = 1e-2  # and a rounding error is 2^-9
+ROUNDED_TOLERANCE = 1e-2  # and a rounding error is 2^-9 in bf16, 2^-12 in fp16
 OPENVINO_KINDS = {
     "fp32": ("fp32", 1),
     "bf16": ("bf16", 1),
@@ -58,13 +58,23 @@ def threaded_onnx_engine(folder: Path) -> Engine:
     return OnnxEngine(model, slots=SLOTS, threads_per_slot=2, buckets=BUCKETS)
 
 
+def onnx_engine_in(precision: str) -> Callable[[Path], Engine]:
+    """Return a factory for ONNX Runtime on a CPU with a graph in `precision`."""
+
+    def opened(folder: Path) -> Engine:
+        model = folder / "model.onnx"
+        model.write_bytes(tiny_graph.sealed_in(precision))
+        return OnnxEngine(model, slots=SLOTS, buckets=BUCKETS, precision=precision)
+
+    return opened
+
+
 def on_openvino(precision: str, threads: int = 1) -> Callable[[Path], Engine]:
     """Return a factory for OpenVINO, which skips the test if it cannot compute in `precision`."""
 
     def opened(folder: Path) -> Engine:
         model = folder / "model.onnx"
-        sealed = tiny_graph.sealed_in_int8 if precision == "int8" else tiny_graph.sealed
-        model.write_bytes(sealed())
+        model.write_bytes(tiny_graph.sealed_in(precision, "openvino"))
         try:
             return OpenVinoEngine(
                 model,
@@ -133,6 +143,13 @@ ENGINES: dict[str, tuple[Callable[[Path], Engine], tuple[int, int, int]]] = {
         (tiny_graph.SIDE, tiny_graph.CLASSES, tiny_graph.FEATURES),
     ),
     **{
+        f"onnx-cpu, {precision}": (
+            onnx_engine_in(precision),
+            (tiny_graph.SIDE, tiny_graph.CLASSES, tiny_graph.FEATURES),
+        )
+        for precision in ("fp16", "int8")
+    },
+    **{
         f"openvino, {kind}": (
             on_openvino(*given),
             (tiny_graph.SIDE, tiny_graph.CLASSES, tiny_graph.FEATURES),
@@ -197,8 +214,8 @@ def assert_same(got: Outputs, expected: Outputs, tolerance: float) -> None:
 @pytest.fixture(scope="module")
 def same(kind: str) -> Same:
     """Return a function that compares two outputs within this engine's tolerance."""
-    if kind == "openvino, bf16":
-        return partial(assert_same, tolerance=BF16_TOLERANCE)
+    if kind in ("openvino, bf16", "onnx-cpu, fp16"):
+        return partial(assert_same, tolerance=ROUNDED_TOLERANCE)
     return partial(assert_same, tolerance=GPU_TOLERANCE if kind in GPU_ENGINES else TOLERANCE)
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tidegate.models.precision.int8 import to_int8
+from tidegate.models.precision.bf16 import to_bf16
+from tidegate.models.precision.fp16 import to_fp16
+from tidegate.models.precision.int8 import RunsOn, to_int8
 from tidegate.models.sealing.gate_head import GateHead
 from tidegate.models.sealing.seal import seal
 from tidegate.service.imaging.spec import PreprocessSpec, Resize
@@ -45,11 +50,17 @@ def sealed(seed: int = 0) -> bytes:
     return seal(_backbone(seed), SPEC, head(seed))
 
 
-def sealed_in_int8() -> bytes:
-    """Return the sealed graph with its convolution in int8."""
+def sealed_in(precision: str, runs_on: RunsOn = "cpu") -> bytes:
+    """Return the sealed graph with its convolution in another precision."""
     rng = np.random.default_rng(2)
     images = rng.uniform(-1, 1, (16, 3, SIDE, SIDE)).astype(np.float32)
-    return seal(to_int8(_backbone(0), [images]), SPEC, head())
+    converted: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
+        "fp32": lambda backbone: backbone,
+        "bf16": to_bf16,
+        "fp16": partial(to_fp16, images=images),
+        "int8": partial(to_int8, batches=[images], runs_on=runs_on),
+    }
+    return seal(converted[precision](_backbone(0)), SPEC, head())
 
 
 def _backbone(seed: int) -> onnx.ModelProto:

@@ -281,7 +281,7 @@ def test_every_declared_dependency_is_pinned_within_its_range() -> None:
 
     extras = [
         text
-        for name in ("models", "remote", "oci", "otel", "signing", "gpu")
+        for name in ("models", "remote", "oci", "otel", "signing", "gpu", "openvino")
         for text in project["optional-dependencies"][name]
     ]
     declared = [
@@ -292,6 +292,32 @@ def test_every_declared_dependency_is_pinned_within_its_range() -> None:
     assert declared
     for requirement in declared:
         assert pinned[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+def test_the_image_has_openvino_only_on_request() -> None:
+    """The build's commands run with a `pip` that only prints what it is asked for."""
+    commands = [rest for name, rest in _stage("build") if name == "RUN" and "pip" in rest]
+    [resolve, install] = [each for each in commands if "$OPENVINO" in each]
+    assert ("ARG", "OPENVINO=0") in _stage("build")
+    assert SERVICES["tidegate"]["build"]["args"]["OPENVINO"] == "${OPENVINO:-0}"
+
+    for command in (resolve, install.partition(" && /opt/")[0].partition(" && ")[2]):
+        asked = {
+            wanted: subprocess.run(
+                ["sh", "-ec", f'pip() {{ echo "$@"; }}\n{command}'],
+                env={"PATH": os.defpath, "OPENVINO": wanted},
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=PATIENCE_S,
+            ).stdout.splitlines()
+            for wanted in ("0", "1")
+        }
+
+        assert len(asked["0"]) == 1
+        assert "openvino" not in asked["0"][0]
+        assert asked["1"][:1] == asked["0"]
+        assert asked["1"][1].endswith("[openvino]")
 
 
 def test_what_the_cuda_provider_loads_is_pinned() -> None:

@@ -168,6 +168,17 @@ def test_results_name_no_folder_of_the_machine_they_were_made_on() -> None:
         assert not re.search(r"/(tmp|home|root|work|Users)/", path.read_text("utf-8")), path.name
 
 
+def test_the_readme_has_a_row_for_bf16_of_the_newest_result() -> None:
+    newest = max(RESULTS.glob("*-compare-bf16-*.json"))
+    figures = medians(json.loads(newest.read_text("utf-8")), "32 clients")["tidegate"]
+    (row,) = re.findall(
+        r"^\| tidegate in bf16, [\w ]+ \| ([\d.]+) \| ([\d.]+) \|", read(README), re.M
+    )
+
+    ratios = figures["throughput_ratio"], figures["cpu_ratio"]
+    assert tuple(map(float, row)) == pytest.approx(ratios, abs=0.00501)
+
+
 def test_the_readme_shows_the_ratios_of_bf16_that_were_measured() -> None:
     rows = dict(
         re.findall(r"^\| (\d+) clients \| .*? \| ([\d.]+) \| [^|]+ \| ", precisions(), re.M)

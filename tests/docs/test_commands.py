@@ -28,6 +28,10 @@ from tidegate.service.api.dialects.names import NAMES
 NOT_RUN = {
     "docker compose up --build": "needs a Docker engine",
     "COMPOSE_PROFILES=gpu docker compose up --build": "needs a Docker engine and a GPU",
+    "docker build --file docker/Dockerfile --build-arg OPENVINO=1 --tag tidegate:openvino .": (
+        "needs a Docker engine"
+    ),
+    "OPENVINO=1 docker compose up --build": "needs a Docker engine",
     "kustomize edit set image tidegate=REGISTRY/tidegate:VERSION": "names your registry",
     "kubectl apply -k docker/kubernetes/base": "needs a cluster",
     "kubectl apply -k docker/kubernetes/kserve": "needs a cluster",

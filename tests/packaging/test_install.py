@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.processes import output
 
@@ -88,10 +89,34 @@ def test_the_wheel_has_every_module_and_every_file_of_the_recipes(wheel: Path) -
     assert {name for name in packed if not name.endswith((".so", ".c"))} == wanted
 
 
-def test_no_link_of_the_description_needs_the_repository(wheel: Path) -> None:
+def metadata_of(wheel: Path) -> tuple[str, str]:
+    """Return the headers and the description."""
     with zipfile.ZipFile(wheel) as packed:
         [metadata] = [name for name in packed.namelist() if name.endswith(".dist-info/METADATA")]
         headers, _, description = packed.read(metadata).decode().partition("\n\n")
+    return headers, description
+
+
+def test_only_the_extra_openvino_needs_openvino(wheel: Path) -> None:
+    headers, _ = metadata_of(wheel)
+    required = [Requirement(line) for line in re.findall(r"^Requires-Dist: (.*)", headers, re.M)]
+
+    def extras_with(name: str) -> set[str]:
+        extras = [*re.findall(r"^Provides-Extra: (.*)", headers, re.M), ""]
+        return {
+            extra
+            for extra in extras
+            for each in required
+            if each.name == name and (each.marker is None or each.marker.evaluate({"extra": extra}))
+        }
+
+    assert extras_with("openvino") == {"openvino"}
+    assert extras_with("onnxruntime") == {"cpu"}
+    assert "" in extras_with("fastapi")
+
+
+def test_no_link_of_the_description_needs_the_repository(wheel: Path) -> None:
+    headers, description = metadata_of(wheel)
 
     assert "Description-Content-Type: text/markdown" in headers
     assert "make serve" in description

@@ -16,10 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tidegate.service.engines.openvino.runtime import check_device, core, load_openvino
+from tidegate.service.engines.openvino.runtime import (
+    check_device,
+    core,
+    load_openvino,
+    precision_hint,
+)
 from tidegate.service.errors import BundleRefused, EngineUnavailable
 
-_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}  # int8 is in the graph
 _LOGITS, _FEATURES = "logits", "features"
 _SETS = {"sse42", "avx", "avx2", "avx512", "vnni", "amx", "asimd", "sve", "acl"}
 _WORK = ("Convolution", "FullyConnected", "MatMul")  # the layers that take a classifier's time
@@ -35,7 +39,7 @@ class Program:
         """
         check_device(device, precision)
         self._device = device
-        self._config = {"INFERENCE_PRECISION_HINT": _HINTS[precision]}
+        self._config = {"INFERENCE_PRECISION_HINT": precision_hint(device, precision)}
         if device == "CPU":
             # With one thread in one stream, the calling thread computes, on the core it is on.
             self._config |= {
@@ -85,9 +89,9 @@ class Request:
     def __init__(self, compiled: tuple[Any, Any]) -> None:
         network, gate = compiled
         self._network, self._gate = network.create_infer_request(), gate.create_infer_request()
-        for output in network.outputs:  # the gate reads what the network has written
-            tensor = self._network.get_tensor(output)
-            self._gate.set_tensor(output.any_name, tensor)
+        # The gate reads what the network has written. By place: OpenVINO renames some outputs.
+        for written, read in zip(network.outputs, gate.inputs, strict=True):
+            self._gate.set_tensor(read, self._network.get_tensor(written))
         self.pixels: NDArray[np.uint8] = self._network.get_input_tensor().data
         self._names = [(name, put) for put in gate.outputs for name in put.names]
         self._compiled = network

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tidegate.service.engines import cpu_engines
-from tidegate.service.engines.cpu_engines import check_precision, engines_for
+from tidegate.service.engines.config import EngineConfig
+from tidegate.service.engines.cpu_engines import calibrated_on, check_precision, engines_for
 from tidegate.service.engines.openvino import runtime
 from tidegate.service.errors import EngineUnavailable
 
@@ -72,3 +73,35 @@ def test_an_engine_without_bf16_names_the_one_that_has_it(engine: str) -> None:
 def test_openvino_names_the_engine_for_fp16() -> None:
     with pytest.raises(EngineUnavailable, match=r"fp16.*openvino.*set TIDEGATE_ENGINE=onnx-cpu"):
         check_precision("openvino", "fp16")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_openvino_on_another_device_serves_what_gpus_serve(precision: str) -> None:
+    check_precision("openvino", precision, "GPU")
+
+
+def test_openvino_on_another_device_names_the_one_for_bf16() -> None:
+    with pytest.raises(EngineUnavailable, match=r"bf16.*set TIDEGATE_OPENVINO_DEVICE=CPU"):
+        check_precision("openvino", "bf16", "NPU")
+
+
+@pytest.mark.parametrize(
+    ("precision", "named", "engine"),
+    [
+        ("fp32", None, "onnx-cpu"),
+        ("fp16", None, "onnx-cpu"),
+        ("bf16", None, "openvino"),
+        ("int8", None, "onnx-cpu"),
+        ("int8", "openvino", "openvino"),
+    ],
+)
+def test_a_bundle_is_calibrated_on_the_engine_that_serves_it(
+    precision: str, named: str | None, engine: str
+) -> None:
+    assert calibrated_on(precision, named).name == engine
+
+
+def test_a_bundle_that_is_calibrated_for_an_engine_is_served_by_it() -> None:
+    assert EngineConfig("auto").for_calibration("openvino").name == "openvino"
+    assert EngineConfig("openvino").for_calibration("openvino").name == "openvino"
+    assert EngineConfig("onnx-cpu").for_calibration(None).name == "onnx-cpu"

@@ -33,8 +33,10 @@ from tidegate.models.pipeline import make
 from tidegate.models.sealing.unseal import unseal
 from tidegate.service.bundle.golden import check_golden
 from tidegate.service.bundle.store import Bundle, open_bundle
+from tidegate.service.engines.config import EngineConfig
 from tidegate.service.engines.onnxruntime.cpu import OnnxEngine
 from tidegate.service.errors import BundleRefused
+from tidegate.service.startup import prepare
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("drawn_once")]
 
@@ -191,14 +193,21 @@ def with_a_convolution(backbone: onnx.ModelProto) -> onnx.ModelProto:
 
 @pytest.mark.usefixtures("fake_plots")
 @pytest.mark.parametrize(
-    "precision", ["fp16", "int8", pytest.param("bf16", marks=pytest.mark.openvino)]
+    ("precision", "int8_for", "engine"),
+    [
+        ("fp16", "cpu", "onnx-cpu"),
+        ("int8", "cpu", "onnx-cpu"),
+        pytest.param("int8", "openvino", "openvino", marks=pytest.mark.openvino),
+        pytest.param("bf16", "cpu", "openvino", marks=pytest.mark.openvino),
+    ],
 )
 def test_a_variant_is_fitted_with_itself_and_compared_with_fp32(
-    data: Data, tmp_path: Path, precision: Any
+    data: Data, tmp_path: Path, precision: Any, int8_for: Any, engine: str
 ) -> None:
     model = imported(backbone=with_a_convolution(imported().backbone))
+    chosen = choices(precision=precision, int8_for=int8_for, max_drop=5.0)
 
-    made = make(model, data, choices(precision=precision, max_drop=5.0), tmp_path)
+    made = make(model, data, chosen, tmp_path)
 
     comparison = made.manifest.comparison
     assert made.manifest.precision == precision
@@ -207,6 +216,14 @@ def test_a_variant_is_fitted_with_itself_and_compared_with_fp32(
     assert comparison.auroc_change.keys() == {"purple"}
     card = (made.path / "MODEL_CARD.md").read_text("utf-8")
     assert f"{precision} against fp32" in card
+    assert (
+        f"backbone in {precision}, fitted, calibrated and evaluated with the engine `{engine}`"
+        in (card)
+    )
+    assert made.manifest.gate.calibrated_for_engine == (int8_for if int8_for != "cpu" else None)
+    one = EngineConfig(slots=1, threads_per_slot=1, max_batch_size=1)
+    warm = prepare(made.path, None, one).warm
+    assert (warm.engine.info.name, warm.engine.info.precision) == (engine, precision)
     assert re.search(r"rejected although in-distribution \| [+−-]?[\d.]+ points", card)
 
 

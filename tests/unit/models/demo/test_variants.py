@@ -20,8 +20,11 @@ from tidegate.models.probes.photographs import PHOTOS
 from tidegate.models.sealing.check import run
 from tidegate.service.bundle.manifest import Precision
 from tidegate.service.bundle.store import Bundle
+from tidegate.service.engines.config import EngineConfig
 from tidegate.service.engines.openvino import runtime
+from tidegate.service.errors import BundleRefused
 from tidegate.service.imaging.preprocess import preprocess
+from tidegate.service.startup import prepare
 
 pytestmark = pytest.mark.process
 
@@ -78,6 +81,20 @@ def test_a_bundle_in_bf16_is_served_and_says_so(tmp_path: Path, wheel: Wheel) ->
     assert engine["instructions"].endswith("bf16")
     assert f'instructions="{engine["instructions"]}"' in metrics
     assert answer.status_code in (200, 422)
+
+
+@pytest.mark.openvino
+def test_int8_for_onnx_runtime_is_refused_on_openvino_with_what_to_do(
+    tmp_path: Path, wheel: Wheel
+) -> None:
+    bundle = build(tmp_path, wheel.path, "int8")
+
+    with pytest.raises(BundleRefused, match=r"differ by .*set TIDEGATE_ENGINE=onnx-cpu"):
+        prepare(
+            bundle.path,
+            None,
+            EngineConfig("openvino", slots=1, threads_per_slot=1, max_batch_size=1),
+        )
 
 
 def test_a_machine_without_openvino_is_told_what_to_install(

@@ -15,8 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.unit.models import tiny
 from tidegate.models.errors import BuildRefused
 from tidegate.models.evaluation.speed import cpu_ms_per_image
-from tidegate.models.graphs.bf16_session import Bf16Session, check_bf16
+from tidegate.models.graphs.engine_mark import engine_of
 from tidegate.models.graphs.names import PREFIX
+from tidegate.models.graphs.openvino_session import OpenVinoSession, check_openvino
 from tidegate.models.graphs.session import quiet_session
 from tidegate.models.precision import int8
 from tidegate.models.precision.activations import observe
@@ -25,6 +26,7 @@ from tidegate.models.precision.fp16 import TOLERANCE, to_fp16
 from tidegate.models.precision.int8 import sums_saturate, to_int8
 from tidegate.models.sealing.check import run
 from tidegate.models.sealing.seal import seal
+from tidegate.models.sealing.unseal import unseal
 from tidegate.service.engines.openvino import runtime
 from tidegate.service.types import Pixels
 
@@ -89,6 +91,10 @@ def eighth(backbone: onnx.ModelProto) -> onnx.ModelProto:
 
 def eighth_for_tensorrt(backbone: onnx.ModelProto) -> onnx.ModelProto:
     return to_int8(backbone, [images(8, seed) for seed in range(4)], "tensorrt")
+
+
+def eighth_for_openvino(backbone: onnx.ModelProto) -> onnx.ModelProto:
+    return to_int8(backbone, [images(8, seed) for seed in range(4)], "openvino")
 
 
 NAMES = ["bf16", "fp16", "int8", "int8 for TensorRT"]
@@ -296,15 +302,26 @@ def test_bf16_stores_the_weights_before_the_features_rounded_to_bfloat16() -> No
     assert stored["w"].data_type == TensorProto.FLOAT
 
 
+def test_int8_for_openvino_is_that_for_onnx_runtime_with_a_mark_that_stays() -> None:
+    marked, plain = eighth_for_openvino(conv_net()), eighth(conv_net())
+    sealed = seal(marked, tiny.SPEC, tiny.head())
+
+    assert marked.graph == plain.graph
+    assert engine_of(plain) is None
+    assert engine_of(onnx.load_model_from_string(sealed)) == "openvino"
+    assert engine_of(unseal(sealed)) == "openvino"
+
+
 @pytest.mark.openvino
-def test_a_graph_with_weights_in_bfloat16_runs_on_openvino() -> None:
+@pytest.mark.parametrize("variant", [brain, eighth_for_openvino])
+def test_a_graph_for_openvino_runs_on_it_while_a_bundle_is_built(variant: Variant) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (1, tiny.SIDE, tiny.SIDE, 3), np.uint8)
-    sealed = seal(brain(conv_net()), tiny.SPEC, tiny.head())
+    sealed = seal(variant(conv_net()), tiny.SPEC, tiny.head())
     in_fp32 = seal(conv_net(), tiny.SPEC, tiny.head())
 
     session, exact = quiet_session(sealed), quiet_session(in_fp32)
 
-    assert isinstance(session, Bf16Session)
+    assert isinstance(session, OpenVinoSession)
     assert isinstance(exact, ort.InferenceSession)
     assert [v.name for v in session.get_outputs()] == [v.name for v in exact.get_outputs()]
     (got,), (expected,) = (s.run(["logits"], {"pixels": pixels}) for s in (session, exact))
@@ -318,7 +335,7 @@ def test_a_machine_without_bf16_is_told_so_before_anything_is_fitted(
     runtime.core.cache_clear()
 
     with pytest.raises(BuildRefused, match=r"with the engine that serves it.*tidegate\[openvino"):
-        check_bf16()
+        check_openvino("bf16")
 
 
 def test_weights_beyond_float16_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Run a graph whose weights are bfloat16 with the engine that will serve it."""
+"""Run a graph with OpenVINO while a bundle is built, if that is what will serve it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from tidegate.models.errors import BuildRefused
+from tidegate.models.graphs import engine_mark
+from tidegate.service.bundle.manifest import Precision
 from tidegate.service.engines.openvino.program import Program, Request
 from tidegate.service.engines.openvino.runtime import check_device
 from tidegate.service.errors import EngineUnavailable
@@ -27,19 +29,19 @@ class Value:
     shape: list[int | str]
 
 
-class Bf16Session:
+class OpenVinoSession:
     """OpenVINO, with the methods of ONNX Runtime's session that building a bundle uses.
 
     Each thread computes by itself, so threads may share a session.
     """
 
-    def __init__(self, graph: bytes) -> None:
-        check_bf16()
+    def __init__(self, graph: bytes, precision: Precision) -> None:
+        check_openvino(precision)
         parsed = onnx.load_model_from_string(graph).graph
         self._values = [
             [_described(value) for value in side] for side in (parsed.input, parsed.output)
         ]
-        self._program = Program(graph, "bf16", "CPU", 1)
+        self._program = Program(graph, precision, "CPU", 1)
         self._requests = threading.local()
 
     def get_inputs(self) -> list[Value]:
@@ -63,23 +65,28 @@ class Bf16Session:
         return requests[size]
 
 
-def is_bf16(graph: bytes) -> bool:
-    """Return whether `graph` takes pixels and has weights in bfloat16."""
-    if b"/bf16" not in graph:
-        return False
-    parsed = onnx.load_model_from_string(graph).graph
-    return [value.name for value in parsed.input] == ["pixels"] and any(
-        item.data_type == TensorProto.BFLOAT16 for item in parsed.initializer
-    )
+def precision_on_openvino(graph: bytes) -> Precision | None:
+    """Return the precision in which OpenVINO will serve `graph`; None: ONNX Runtime will.
+
+    It has weights in bfloat16, or is made in int8 for OpenVINO. It must take pixels.
+    """
+    if b"/bf16" not in graph and engine_mark.KEY.encode() not in graph:
+        return None
+    model = onnx.load_model_from_string(graph)
+    if [value.name for value in model.graph.input] != ["pixels"]:
+        return None
+    if any(item.data_type == TensorProto.BFLOAT16 for item in model.graph.initializer):
+        return "bf16"
+    return "int8" if engine_mark.engine_of(model) == "openvino" else None
 
 
-def check_bf16() -> None:
-    """Raise BuildRefused if no engine computes in bfloat16 on this machine."""
+def check_openvino(precision: Precision) -> None:
+    """Raise BuildRefused if OpenVINO does not compute in `precision` on this machine."""
     try:
-        check_device("CPU", "bf16")
+        check_device("CPU", precision)
     except EngineUnavailable as error:
         raise BuildRefused(
-            f"A bundle in bf16 is fitted with the engine that serves it. {error}"
+            f"A bundle in {precision} is fitted with the engine that serves it. {error}"
         ) from error
 
 
