@@ -40,9 +40,11 @@ def test_the_checkpoint_is_trained_in_stages_at_its_size(tmp_path: Path) -> None
 def test_a_request_becomes_a_version_that_is_trained_from_the_old_checkpoint(
     tmp_path: Path,
 ) -> None:
-    data, export = folders(tmp_path / "images", train=40), tmp_path / "export"
-    folders(tmp_path / "new", train=10, calibrate=1, test=1).train.rename(export)
-    words = ["train", "--data", str(data.train.parent), "--model", "timm:test_resnet"]
+    export = tmp_path / "export"
+    folders(tmp_path / "images", train=40)
+    folders(tmp_path / "new", train=10, calibrate=1, test=1)
+    (tmp_path / "new" / "train").rename(export)
+    words = ["train", "--data", str(tmp_path / "images"), "--model", "timm:test_resnet"]
     words += ["--name", "colours", "--version", "1", "--run", str(tmp_path / "1")]
     words += ["--out", str(tmp_path), "--size", "32", "--epochs", "4", "--accept-weak-gate"]
     words += ["--alpha-reject", "0.05", "--alpha-review", "0.1"]
