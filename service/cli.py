@@ -83,13 +83,14 @@ def parser() -> argparse.ArgumentParser:
 def _open_closed_streams() -> None:
     """Open the null device for each standard stream that is closed, for example by `2>&-`.
 
-    Otherwise the next file or connection would get its descriptor, and receive what is printed.
+    Otherwise the next file or connection would get its descriptor, and receive what is printed,
+    here or in a process that this one starts.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
         except OSError:  # open() returns the lowest free number, which is this one
-            os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
             stream = open(os.devnull, "r" if name == "stdin" else "w")  # noqa: SIM115
             setattr(sys, name, stream)

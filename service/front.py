@@ -24,7 +24,7 @@ import uvloop
 
 from tidegate.service import memory
 from tidegate.service.cpu import lower_priority
-from tidegate.service.fronts.front_end import EXIT_LOST, LAST_S, FrontEnd
+from tidegate.service.fronts.child import EXIT_LOST, LAST_S
 
 _NICE = 3  # lower priority than the process of the engine; the decoders' is lower still
 _POLL_S = 0.25
@@ -49,6 +49,9 @@ def main(descriptors: list[int]) -> NoReturn:
         signal.signal(ignored, signal.SIG_IGN)  # a terminal or systemd sends them to all processes
     faulthandler.register(signal.SIGUSR1, sys.stderr, all_threads=True)
     _watch_parent()
+    # After that, because the imports take most of the time until it serves.
+    from tidegate.service.fronts.front_end import FrontEnd  # noqa: PLC0415
+
     lower_priority(_NICE)
     memory.give_back_large_blocks()
     memory.limit_arenas(2)

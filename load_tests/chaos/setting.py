@@ -13,7 +13,7 @@ from pathlib import Path
 from load_tests.client.connection import Response
 from load_tests.client.requests import Target
 from load_tests.fuzz import wire
-from load_tests.fuzz.memory import Memory
+from load_tests.fuzz.memory import Memory, until_idle
 from load_tests.fuzz.server import good_request, launch
 from load_tests.server.process_tree import alive
 from load_tests.server.start import Started, running, send_request
@@ -94,6 +94,7 @@ async def served(
     async with running(
         start.command, start.env, start.url, good_request(), start_timeout_s=start_timeout_s
     ) as started:
+        await until_idle(started.main_pid, start_timeout_s)  # a front end is started ahead
         yield Server(started, start.target)
 
 

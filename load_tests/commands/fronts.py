@@ -21,6 +21,7 @@ from load_tests.commands.fuzz import BUNDLE
 from load_tests.errors import MeasurementFailed
 from load_tests.fronts.fakes import FOLDER, with_fakes
 from load_tests.fronts.profile import profiled, shares
+from load_tests.fronts.replacement import findings_of_replacements, replaced
 from load_tests.fronts.shapes import (
     Profile,
     Shape,
@@ -28,9 +29,11 @@ from load_tests.fronts.shapes import (
     findings_of,
     findings_of_floods,
     findings_of_observed,
+    findings_of_parts,
     findings_of_profiles,
 )
 from load_tests.fuzz import wire
+from load_tests.fuzz.memory import until_idle
 from load_tests.fuzz.server import SERVE, launch
 from load_tests.generator.loops import Outcome
 from load_tests.generator.run import Load, drive
@@ -47,6 +50,7 @@ _ALONE_S = 2.0
 _FLOOD_S = 3.0
 _OBSERVED_IN_FLIGHT = 48  # batches of 16 on three slots
 _WARM_UP_S = 1.5
+_IDLE_S = 30.0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -79,13 +83,18 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--profile",
         action="store_true",
-        help="measure one process only, and which part of the service its event loop spends its "
-        "time in (needs py-spy)",
+        help="measure one process only, and the process of the engine in a flood, and which part "
+        "of the service its event loop spends its time in (needs py-spy)",
     )
     options.add_argument(
         "--before",
         metavar="COMMAND",
         help="with --profile: the command that starts another server, which takes turns",
+    )
+    options.add_argument(
+        "--kill",
+        action="store_true",
+        help="measure only how soon a front end that was killed under load is replaced",
     )
     options.add_argument("--json", type=Path, metavar="OUT", help="save the result")
     return options
@@ -93,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace, command_line: str) -> int:
     """Measure, print and save; 1 if an aim is missed."""
-    measure = _profile if options.profile else _measure
+    measure = _profile if options.profile else _kill if options.kill else _measure
     findings = uvloop.run(measure(options, options.bundle.resolve()))
     print(as_lines(findings))
     keep(options.json, command_line, {"findings": [asdict(finding) for finding in findings]})
@@ -106,6 +115,7 @@ async def _measure(options: argparse.Namespace, bundle: Path) -> list[Finding]:
     for _ in range(options.rounds):
         for shape in shapes:
             async with _served(options, shape) as server:
+                await until_idle(server.main_pid, _IDLE_S)  # a front end is started ahead
                 await _drive(server, pictures, Load(_WARM_UP_S, clients=options.clients))
                 shape.alone += (await _drive(server, pictures, Load(_ALONE_S, clients=1)))[0]
                 load = Load(options.window_s, clients=options.clients)
@@ -131,7 +141,12 @@ async def _profile(options: argparse.Namespace, bundle: Path) -> list[Finding]:
             async with _served(options, profile.shape, command) as server:
                 await _profile_once(options, server, pictures, profile)
     measured = {name: profile for name, (profile, _) in sides.items()}
-    return findings_of_profiles(measured)
+    floods = [await _profiled_flood(bundle) for _ in range(options.rounds)]
+    return [
+        *findings_of_profiles(measured),
+        *findings_of_observed([flood for flood, _ in floods], _OBSERVED_IN_FLIGHT),
+        *findings_of_parts(floods),
+    ]
 
 
 async def _profile_once(
@@ -147,19 +162,55 @@ async def _profile_once(
     profile.shares.append(shares(stacks))
 
 
+async def _kill(options: argparse.Namespace, _: Path) -> list[Finding]:
+    pictures = list(generated(_IMAGES))
+    shape, found = Shape(options.front_ends[-1]), []
+    load = Load(options.window_s, clients=options.clients, warm_up_s=_WARM_UP_S)
+    for _round in range(options.rounds):
+        async with _served(options, shape) as server:
+            await until_idle(server.main_pid, _IDLE_S)
+            target = Target.parse(server.url)
+            requests = requests_of(pictures, target, None)
+            found.append(await replaced(server, drive(target, requests, load), requests[0]))
+    return findings_of_replacements(found, options.clients, shape.front_ends)
+
+
 async def _flood(bundle: Path, in_flight: int, *observed: str) -> dict[str, float]:
     """Return how many images the process of the engine takes without HTTP, and what they cost."""
+    return await _result(await _started_flood(bundle, in_flight, *observed))
+
+
+async def _profiled_flood(bundle: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the same with notes, and the parts of the service in its event loop's time."""
+    process = await _started_flood(bundle, _OBSERVED_IN_FLIGHT, "observed")
+    found: list[dict[str, float]] = []
+
+    async def drive_it() -> None:
+        found.append(await _result(process))
+
+    assert process.stdout is not None  # noqa: S101 - narrows for the type checker
+    await process.stdout.readline()
+    stacks = await profiled(process.pid, _FLOOD_S - 1, drive_it)
+    return found[0], shares(stacks)
+
+
+async def _started_flood(
+    bundle: Path, in_flight: int, *observed: str
+) -> asyncio.subprocess.Process:
     command = [FOLDER / "flood.py", bundle, _FLOOD_S, in_flight, *observed]
-    process = await asyncio.create_subprocess_exec(
+    return await asyncio.create_subprocess_exec(
         sys.executable,
         *map(str, command),
         env={**os.environ, "PYTHONPATH": f"{FOLDER}:{ROOT}"},
         stdout=asyncio.subprocess.PIPE,
     )
+
+
+async def _result(process: asyncio.subprocess.Process) -> dict[str, float]:
     output, _ = await process.communicate()
-    if not output:
+    if not output.endswith(b"}\n"):
         raise MeasurementFailed("the flood ended without a result")
-    result: dict[str, float] = json.loads(output)
+    result: dict[str, float] = json.loads(output.splitlines()[-1])
     return result
 
 

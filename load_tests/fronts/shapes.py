@@ -100,6 +100,15 @@ def findings_of_observed(floods: Sequence[Mapping[str, float]], in_flight: int) 
     ]
 
 
+def findings_of_parts(
+    floods: Sequence[tuple[Mapping[str, float], Mapping[str, float]]],
+) -> list[Finding]:
+    """Return the parts of the event loop's CPU time per image, of floods and their profiles."""
+    loop_us = _median([flood for flood, _ in floods], "loop_us_per_image")
+    parts = _mean_of_parts([shares for _, shares in floods])
+    return [fact(f"observed flood, loop: {name}", loop_us * n, "µs") for name, n in parts.items()]
+
+
 @dataclass
 class Profile:
     """One process, and which part of its event loop's samples each part of the service has."""
@@ -110,9 +119,7 @@ class Profile:
     def parts_us(self) -> dict[str, float]:
         """Return the event loop's CPU time per image in each part, the longest first."""
         loop_us = 1e3 * fmean(self.shape.loop_ms)
-        parts = {part for found in self.shares for part in found}
-        us = {part: loop_us * fmean(f.get(part, 0.0) for f in self.shares) for part in parts}
-        return dict(sorted(us.items(), key=lambda part: -part[1]))
+        return {part: loop_us * share for part, share in _mean_of_parts(self.shares).items()}
 
 
 def findings_of_profiles(profiles: Mapping[str, Profile]) -> list[Finding]:
@@ -135,6 +142,13 @@ def findings_of_profiles(profiles: Mapping[str, Profile]) -> list[Finding]:
             pairs = [one / other for one, other in zip(a, b, strict=True)]
             findings.append(fact(f"{what}, now ÷ before, median of rounds", median(pairs), "×"))
     return findings
+
+
+def _mean_of_parts(profiles: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean share of each part, the largest first."""
+    parts = {part for shares in profiles for part in shares}
+    means = {part: fmean(shares.get(part, 0.0) for shares in profiles) for part in parts}
+    return dict(sorted(means.items(), key=lambda part: -part[1]))
 
 
 def _median(floods: Sequence[Mapping[str, float]], name: str) -> float:

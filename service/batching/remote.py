@@ -70,7 +70,8 @@ class Remote(Admitting):
         self._free: list[list[int]] = []  # by ring: the slots that no image has
         self._to: dict[Lane, Destination] = {}
         self._slots: dict[Ticket, int] = {}  # of every ticket that is not released
-        self._sent: dict[int, Ticket | None] = {}  # by slot; None once the request has left
+        self._sent: dict[int, Ticket] = {}  # by slot
+        self._left: set[int] = set()  # the slots of those whose request has left
         self._noted: set[Ticket] = set()
         self.images_sent = 0
 
@@ -90,6 +91,10 @@ class Remote(Admitting):
         del self._to[lane]
         with self._lock:
             self._admission.close(lane)
+
+    def uses(self, lane: Lane) -> bool:
+        """Return whether the engine's process has not said that it is done with a lane's images."""
+        return any(ticket.lane is lane for ticket in self._sent.values())
 
     def admit(
         self,
@@ -157,7 +162,8 @@ class Remote(Admitting):
         """Take the records of the engine's process, which are all DONE."""
         for record in records:
             ticket = self._sent.pop(record.slot)
-            if ticket is None:
+            if record.slot in self._left:
+                self._left.remove(record.slot)
                 self._give_back(record.slot)
             else:
                 self._finish(ticket, record)
@@ -165,7 +171,7 @@ class Remote(Admitting):
     def lost(self) -> None:
         """Fail what the engine's process will not answer, and admit nothing more."""
         self.draining = True
-        for ticket in filter(None, self._sent.values()):
+        for ticket in self._sent.values():
             if not ticket.answer.done():
                 ticket.answer.set_exception(Draining("The service is shutting down."))
 
@@ -189,7 +195,7 @@ class Remote(Admitting):
         if slot is None:
             return  # it was released before
         if slot in self._sent:
-            self._sent[slot] = None
+            self._left.add(slot)
             self._send(Record(Kind.CANCEL, slot=slot))
             return
         if ticket.ready_at:  # it was sent, and is done

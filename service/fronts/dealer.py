@@ -22,7 +22,7 @@ from tidegate.service.unix_socket import remove_unix
 log = logging.getLogger(__name__)
 
 _AT_A_TIME = 64  # connections, before the loop does something else
-_PAUSE_S = 0.05  # if there is no descriptor, or no front end reads
+_PAUSE_S = 0.05  # if there is no descriptor, or no front end takes or reads connections
 _HANDSHAKE_S = 0.2  # for TCP handshakes in progress when no new ones are accepted
 _NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -81,6 +81,10 @@ class Dealer:
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError, InterruptedError, ConnectionAbortedError):
             for _ in range(_AT_A_TIME):
+                workers = sorted(self._workers(), key=lambda one: len(one.connections))
+                if not workers:  # the kernel keeps them, until one has started
+                    self._rest()
+                    return
                 try:
                     connection, peer = listener.accept()
                 except OSError as error:
@@ -90,9 +94,11 @@ class Dealer:
                     self._rest()
                     return
                 with connection:  # the front end has a copy
-                    self._deal(connection, peer if isinstance(peer, tuple) else None)
+                    self._deal(connection, peer if isinstance(peer, tuple) else None, workers)
 
-    def _deal(self, connection: socket.socket, peer: tuple[str, int] | None) -> None:
+    def _deal(
+        self, connection: socket.socket, peer: tuple[str, int] | None, workers: Iterable[Worker]
+    ) -> None:
         address = address_of(peer)
         if not self._wire.connections.open(address, self._wire.is_proxy(peer)):
             with contextlib.suppress(OSError):
@@ -102,7 +108,7 @@ class Dealer:
                     self._wire.on_shed()
             return
         number = next(self._numbers) & 0xFFFFFFFF
-        for worker in sorted(self._workers(), key=lambda one: len(one.connections)):
+        for worker in workers:
             if worker.give(connection, number, address):
                 return
         self.closed(address)

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import subprocess
 import time
 from collections import deque
 from collections.abc import Coroutine, Sequence
@@ -24,13 +23,14 @@ from tidegate.service.api.wire import Wire
 from tidegate.service.batching.board import Board
 from tidegate.service.batching.scheduler import Scheduler
 from tidegate.service.catalog import Catalog
+from tidegate.service.fronts.child import Child, reap, wait_for
 from tidegate.service.fronts.dealer import Dealer
 from tidegate.service.fronts.observations import Observations
 from tidegate.service.fronts.published import Hello
 from tidegate.service.fronts.publishing import Publishing
 from tidegate.service.fronts.shared import SharedTable
 from tidegate.service.fronts.shares import settings_of_each, share_of
-from tidegate.service.fronts.worker import Worker, reap
+from tidegate.service.fronts.worker import Worker
 from tidegate.service.lifecycle import Service
 from tidegate.service.metrics import Metrics
 from tidegate.service.settings import Settings
@@ -44,7 +44,6 @@ _SILENT_S = 1.0  # a front end that shows no life for so long gets no connection
 _DEAD_S = 5.0  # and is ended after so long
 _PAUSE_S = 0.5  # between two ticks: longer, and this process itself was stopped
 _COUNT_TIMEOUT_S = 1.0
-_LAST_LINES_S = 1.5
 _SPARE_S = 1.0  # they end what is left at their own timeout
 _DEATHS, _WITHIN_S = 5, 60.0
 _BACK_OFF_S, _LONGEST_BACK_OFF_S = 0.1, 5.0
@@ -71,6 +70,7 @@ class Fleet:
         self._listeners = listeners
         self._board = Board()
         self._workers: dict[int, Worker] = {}
+        self._next: Child | None = None  # started ahead, so that a replacement need not import
         self._scheduler: Scheduler | None = None
         self._slots = 0
         self._catalog: Catalog | None = None
@@ -157,6 +157,8 @@ class Fleet:
         """Accept nothing more, and end the front ends once their requests are answered."""
         await self._dealer.close()
         self._stopping = True
+        if self._next is not None:
+            self._next.end()
         for worker in self._workers.values():
             if worker.is_up:
                 worker.stop()
@@ -165,7 +167,10 @@ class Fleet:
         ends = [asyncio.ensure_future(worker.gone.wait()) for worker in self._workers.values()]
         if ends:
             await asyncio.wait(ends, timeout=timeout_s + _SPARE_S)
-        await asyncio.to_thread(_wait_for, [one.process for one in self._workers.values()])
+        processes = [one.process for one in self._workers.values()]
+        if self._next is not None:
+            processes.append(self._next.process)
+        await asyncio.to_thread(wait_for, processes)
         for worker in self._workers.values():
             worker.kill()
 
@@ -178,6 +183,9 @@ class Fleet:
             worker.drain()
         self._bring_up_to_date(worker)
         self._dealer.open()
+        if self._next is None and self.up == self.count and not self._stopping:
+            with contextlib.suppress(OSError):  # one is started once it is needed
+                self._next = self._new_child()
 
     def on_closed(self, address: str) -> None:
         """Count a connection as closed."""
@@ -220,9 +228,18 @@ class Fleet:
             self._board.descriptor,
             self.shared.descriptor,
         )
+        child, self._next = self._next, None
+        if child is not None and not child.runs:
+            child.end()
+            child = None
+        child = child or self._new_child()
         self.shared.alive_at[index] = time.monotonic()
-        worker = self._workers[index] = Worker(hello, self, self._metrics, self._observed)
+        worker = Worker(child, hello, self, self._metrics, self._observed)
+        self._workers[index] = worker
         await worker.open(self._app)
+
+    def _new_child(self) -> Child:
+        return Child(self._board.descriptor, self.shared.descriptor)
 
     async def _replace(self, worker: Worker) -> None:
         how = await asyncio.to_thread(reap, worker.process)
@@ -295,11 +312,3 @@ class Fleet:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.critical("the front ends are no longer looked after", exc_info=error)
             self._service.fail("the front ends are no longer looked after")
-
-
-def _wait_for(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Give processes that end the time to write their last log lines. Blocks."""
-    until = time.monotonic() + _LAST_LINES_S
-    for process in processes:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.0, until - time.monotonic()))

@@ -27,6 +27,7 @@ from tidegate.service.batching.records import Kind, Record
 from tidegate.service.batching.remote import Remote
 from tidegate.service.batching.ring import Ring
 from tidegate.service.fronts import handover
+from tidegate.service.fronts.child import EXIT_LOST, EXIT_OK, LAST_S
 from tidegate.service.fronts.front_models import FrontModels, FrontParts
 from tidegate.service.fronts.front_observer import Reports
 from tidegate.service.fronts.front_server import FrontServer
@@ -43,8 +44,6 @@ from tidegate.service.tracing.start import start_tracing
 
 log = logging.getLogger(__name__)
 
-EXIT_OK, EXIT_LOST = 0, 70
-LAST_S = 0.4  # to answer what is in progress when the process of the engine is gone
 _ALIVE_S = 0.25
 _COUNT_S = 1.0
 _THREADS = 4  # for whatever blocks, such as drawing a picture
@@ -121,13 +120,23 @@ class FrontEnd:
         with contextlib.suppress(BlockingIOError):
             while (taken := handover.take_over(self._handover)) is not None:
                 kind, number, descriptor = taken
-                if kind == handover.Kind.CONNECTION:
+                if descriptor == handover.NONE_FREE:
+                    self._lack_descriptor(kind, number)
+                elif kind == handover.Kind.CONNECTION:
                     self._server.take(descriptor, number)
                 else:
                     self._descriptors.append(descriptor)
                     self._handle_messages()
             self._loop.remove_reader(self._handover)
             self._lose_link()
+
+    def _lack_descriptor(self, kind: int, number: int) -> None:
+        """Lose a connection, or end if it was a memory."""
+        if kind != handover.Kind.CONNECTION:
+            log.critical("no file descriptor is free for a memory")
+            self._fail("no descriptor")
+        log.warning("no file descriptor is free: a connection was closed")
+        self._report_closed(number)
 
     # What the other process says
 

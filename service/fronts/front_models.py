@@ -192,12 +192,17 @@ class FrontModels:
                 lane.limits = replace(lane.limits, max_batch_size=change.max_batch_size)
 
     def idle(self) -> list[int]:
-        """Close the versions that left the catalog and have no request; return their lanes."""
-        closed = [number for number, one in self._leaving.items() if one.lane.is_idle]
+        """Close the versions that left the catalog and have no request; return their lanes.
+
+        What was sent for them has arrived: records and messages may overtake each other.
+        """
+        if not self._leaving:
+            return []
+        assert self._parts is not None  # noqa: S101 - a version was open
+        uses = self._parts.remote.uses
+        closed = [n for n, one in self._leaving.items() if one.lane.is_idle and not uses(one.lane)]
         for number in closed:
-            lane = self._leaving.pop(number).lane
-            assert self._parts is not None  # noqa: S101 - a version was open
-            self._parts.reports.close(lane)
+            self._parts.reports.close(self._leaving.pop(number).lane)
         return closed
 
     @property

@@ -11,6 +11,7 @@ from enum import IntEnum
 
 from tidegate.service.api.crowd import Connections
 
+NONE_FREE = -1
 _FORM = struct.Struct("<BI")
 _FD = array.array("i").itemsize
 
@@ -30,17 +31,18 @@ def hand_over(to: socket.socket, kind: Kind, number: int, descriptor: int) -> No
 def take_over(source: socket.socket) -> tuple[int, int, int] | None:
     """Return a kind, a number and a descriptor; None if the other side has closed.
 
-    Raises BlockingIOError if nothing has arrived.
+    The descriptor is NONE_FREE if this process can have no more: it is closed then. Raises
+    BlockingIOError if nothing has arrived.
     """
     data, ancillary, _, _ = source.recvmsg(_FORM.size, socket.CMSG_SPACE(_FD))
     descriptors = array.array("i")
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             descriptors.frombytes(content[:_FD])
-    if not data or not descriptors:
+    if not data:
         return None
     what, number = _FORM.unpack(data)
-    return what, number, descriptors[0]
+    return what, number, descriptors[0] if descriptors else NONE_FREE
 
 
 class DealtConnections(Connections):

@@ -7,8 +7,6 @@ import contextlib
 import logging
 import pickle
 import socket
-import subprocess
-import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, Protocol
@@ -21,6 +19,7 @@ from tidegate.service.batching.peer import Peer, ProtocolError
 from tidegate.service.batching.ring import Layout, Ring, SlotViews
 from tidegate.service.batching.scheduler import Scheduler
 from tidegate.service.fronts import handover
+from tidegate.service.fronts.child import Child
 from tidegate.service.fronts.increments import Adding
 from tidegate.service.fronts.messages import Channel
 from tidegate.service.fronts.observations import Observations
@@ -30,8 +29,6 @@ from tidegate.service.fronts.silence import Silence
 from tidegate.service.metrics import Metrics
 
 log = logging.getLogger(__name__)
-
-_CHILD = "tidegate.service.front"
 
 
 class Owner(Protocol):
@@ -62,9 +59,14 @@ class Worker:
     """A front end. Used on the event loop."""
 
     def __init__(
-        self, hello: Hello, owner: Owner, metrics: Metrics, observed: Observations
+        self,
+        child: Child,
+        hello: Hello,
+        owner: Owner,
+        metrics: Metrics,
+        observed: Observations,
     ) -> None:
-        """Start the process. Raises OSError if the system does not allow that."""
+        """Use a process, whose sockets belong to this object from now on."""
         self.index = hello.index
         self.is_up = False
         self.gone = asyncio.Event()
@@ -80,25 +82,8 @@ class Worker:
         self._holds: dict[int, ExitStack] = {}
         self._slots_of_ring = 0
         self._told_to_stop = False
-        pairs = [
-            socket.socketpair(),
-            socket.socketpair(),
-            socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET),
-        ]
-        (self._records, _), (self._messages, _), (self._handover, _) = pairs
-        theirs = [pair[1] for pair in pairs]
-        for ours, _ in pairs:
-            ours.setblocking(False)
-        # -P: do not import from the working directory.
-        command = [sys.executable, "-P", "-m", _CHILD, *(str(one.fileno()) for one in theirs)]
-        inherited = [*(one.fileno() for one in theirs), hello.board, hello.shared]
-        try:
-            self.process = subprocess.Popen(  # noqa: S603 - our own module
-                command, pass_fds=inherited, stdin=subprocess.DEVNULL
-            )
-        finally:
-            for one in theirs:
-                one.close()
+        self._records, self._messages = child.records, child.messages
+        self._handover, self.process = child.handover, child.process
         self.silence = Silence(self.process.pid)
         self._handlers = {
             "up": self._on_up,
@@ -269,9 +254,3 @@ class Worker:
             hold.close()
         self._adding.end()
         self._owner.on_lost(self)
-
-
-def reap(process: subprocess.Popen[bytes]) -> str:
-    """Wait for a process that was killed; return how it ended. Blocks."""
-    status = process.wait()
-    return f"signal {-status}" if status < 0 else f"exit status {status}"

@@ -220,3 +220,46 @@ def test_the_profile_is_that_of_the_result() -> None:
         )
     ratio = found["event loop, now ÷ before, median of rounds"]
     assert f"{ratio:.3f} times as much" in section
+
+
+def values_of(result: str) -> dict[str, float]:
+    """Return the values of a result of front ends, by quantity."""
+    found = json.loads((RESULTS / f"2026-12-01-{result}-2-cores.json").read_text("utf-8"))
+    return {finding["quantity"]: finding["value"] for finding in found["findings"]}
+
+
+def test_the_figures_of_front_ends_are_those_of_the_results() -> None:
+    section = read(PAGE).split("## Front ends")[1].split("\n## ")[0]
+    found, shapes = values_of("fronts"), ("one process", "1 front end", "2 front ends")
+
+    for row, quantity in {
+        "answers": "answers, median of windows",
+        "CPU per image, process of the engine": "CPU per image of the first process",
+        "of which its event loop": "of which its event loop",
+        "p50 of one client": "p50 of one client",
+    }.items():
+        cells = re.findall(rf"^\| {row} \| (.+) \| (.+) \| (.+) \|$", section, re.M)[0]
+        shown = [float(re.split(r"[ /]", cell)[0]) for cell in cells]
+        measured = [found[f"without decoding, {shape}: {quantity}"] for shape in shapes]
+        assert shown == pytest.approx(measured, rel=0.005, abs=0.005), row
+    gain = found["without decoding: 2 front ends against one process"]
+    assert f"answer {gain:.2f} times as much as one process" in section
+    loop_us = found["observed flood, 48 in flight: of which its event loop"]
+    assert f"| of which its event loop | 21 µs | {loop_us:.0f} µs |" in section
+    killed = values_of("fronts-killed")
+    median, longest = (killed[quantity] for quantity in list(killed)[:2])
+    assert f"after {median:.2f} s (median of five; at the latest {longest:.2f} s)" in section
+
+
+def test_the_projection_for_16_cores_is_computed_from_the_results() -> None:
+    page = read(ROOT / "docs/guides/many-cores.md")
+    one = {
+        what: sum(
+            values_of(result)[f"{what}, 2 front ends: CPU per image of the {part}"]
+            for part in ("first process", "front ends")
+        )
+        for what, result in {"decoding": "fronts-decoding", "without decoding": "fronts"}.items()
+    }
+
+    assert f"That gives {round(16e3 / one['decoding'], -2):,.0f} images/s." in page
+    assert f"which gives {round(16e3 / one['without decoding'], -2):,.0f} images/s" in page

@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,3 +126,13 @@ def test_an_error_of_a_file_is_one_line(
 
     assert main(["probe-images", "out"]) == 1
     assert capsys.readouterr().err.startswith(f"tidegate: {words}")
+
+
+def test_a_closed_stream_is_open_in_processes_that_are_started() -> None:
+    child = [sys.executable, "-c", "import os; os.fstat(2)"]
+    code = (
+        "import os, subprocess, sys; from tidegate.service import cli; os.close(2); "
+        f"cli._open_closed_streams(); sys.exit(subprocess.run({child}).returncode)"
+    )
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

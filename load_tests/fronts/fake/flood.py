@@ -3,8 +3,9 @@
     python flood.py BUNDLE SECONDS IN_FLIGHT [observed]
 
 The engine is the fake one. With `observed` every answer has a note, which goes to the metrics, the
-drift monitors and the recent answers, as it does in the service. It prints JSON: images/s, images
-per batch, and the CPU of the process and of its event loop per image.
+drift monitors and the recent answers, as it does in the service. It prints a line when it begins to
+measure, and then JSON: images/s, images per batch, and the CPU of the process and of its event loop
+per image.
 """
 
 import asyncio
@@ -163,6 +164,7 @@ async def _engine(
         await asyncio.sleep(0.05)
     gc.collect()
     gc.freeze()  # as the service does when it is ready
+    print("measuring", flush=True)
     images, cpu, loop = peer.images_read, time.process_time(), time.thread_time()
     batches = sum(total.count for total in lane.statistics.batches.values())
     started = time.monotonic()

@@ -237,10 +237,15 @@ class SlotMachine(RuleBasedStateMachine):
     def every_slot_has_one_owner(self) -> None:
         free = [slot for ring in self.remote._free for slot in ring]
         held = list(self.remote._slots.values())
-        left = [slot for slot, ticket in self.remote._sent.items() if ticket is None]
 
-        assert sorted(free + held + left) == list(range(SLOTS))
+        assert sorted([*free, *held, *self.remote._left]) == list(range(SLOTS))
         assert self.peer.in_use <= SLOTS
+
+    @invariant()
+    def a_lane_that_is_not_used_has_no_image_on_the_way(self) -> None:
+        """Otherwise the other side could close it before it reads the image."""
+        if not self.remote.uses(self.lane) and not self.crashed:
+            assert all(record.kind != Kind.READY for record in self.to_engine)
 
 
 def ticket_pixels(ticket: Ticket) -> Any:

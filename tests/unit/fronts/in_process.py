@@ -54,8 +54,9 @@ class FakeProcess:
         self._task.cancel()
         for task in self.front._tasks:
             task.cancel()
-        for connection in list(self.front._server.server_state.connections):
-            connection.transport.abort()
+        if self.front._is_serving:  # otherwise it is the one that was started ahead
+            for connection in list(self.front._server.server_state.connections):
+                connection.transport.abort()
         asyncio.get_running_loop().remove_reader(self._sockets[2])
         self._sockets[2].close()
         for end in (self.front._link, self.front._channel):

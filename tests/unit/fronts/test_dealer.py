@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
+import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import cast
@@ -12,7 +14,13 @@ from tidegate.service.addresses import listen
 from tidegate.service.api.crowd import Connections
 from tidegate.service.api.wire import Wire
 from tidegate.service.fronts.dealer import Dealer
-from tidegate.service.fronts.handover import DealtConnections, Kind, hand_over, take_over
+from tidegate.service.fronts.handover import (
+    NONE_FREE,
+    DealtConnections,
+    Kind,
+    hand_over,
+    take_over,
+)
 from tidegate.service.fronts.worker import Worker
 
 PATIENCE_S = 150.0
@@ -105,6 +113,19 @@ def test_a_front_end_that_does_not_read_is_left_out() -> None:
     play(workers, scene)
 
 
+def test_while_no_front_end_takes_connections_they_wait() -> None:
+    workers: list[FakeWorker] = []
+
+    async def scene(dealer: Dealer, address: tuple[str, int]) -> None:
+        opened = await connected(address, 2)
+        workers.append(FakeWorker())
+        await until(lambda: dealt(workers) == [2])
+        for one in opened:
+            one.close()
+
+    play(workers, scene)
+
+
 def test_a_client_beyond_its_limit_is_answered_503() -> None:
     workers = [FakeWorker(), FakeWorker()]
 
@@ -140,6 +161,30 @@ def test_a_descriptor_arrives_with_its_number() -> None:
     assert take_over(theirs) is None
     theirs.close()
     other.close()
+
+
+def test_a_process_without_a_free_descriptor_learns_what_it_has_lost() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    one, other = socket.socketpair()
+    hand_over(ours, Kind.CONNECTION, 7, one.fileno())
+    hand_over(ours, Kind.CONNECTION, 8, one.fileno())
+    one.close()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with tempfile.TemporaryFile() as next_one:
+        free = next_one.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        lost = take_over(theirs)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    taken = take_over(theirs)
+
+    assert lost == (Kind.CONNECTION, 7, NONE_FREE)
+    assert taken is not None
+    assert taken[:2] == (Kind.CONNECTION, 8)
+    socket.socket(fileno=taken[2]).close()
+    for end in (ours, theirs, other):
+        end.close()
 
 
 def test_the_end_of_a_connection_is_reported_once() -> None:

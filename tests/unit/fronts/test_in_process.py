@@ -79,8 +79,24 @@ def version(service: Service, name: str) -> Served:
     return served
 
 
-def test_the_drift_state_is_that_of_one_process(run: Run, root: Path) -> None:
+COUNTED = ("predictions", "prediction_confidence", "ood_decisions", "ood_p_value", "ood_score")
+
+
+def counted(served: Served) -> dict[str, float]:
+    """Return the values of a version's own metrics, by series."""
+    served.metrics.count()
+    samples = [one for metric in served.metrics.registry.collect() for one in metric.samples]
+    starts = tuple(f"tidegate_{name}" for name in COUNTED)
+    return {
+        f"{one.name} {sorted(one.labels.items())}": one.value
+        for one in samples
+        if one.name.startswith(starts) and not one.name.endswith("_created")
+    }
+
+
+def test_the_drift_state_and_the_metrics_are_those_of_one_process(run: Run, root: Path) -> None:
     states: list[State] = []
+    metrics: list[dict[str, float]] = []
 
     async def with_front_ends(on: Fronted) -> None:
         for image in images(40):
@@ -88,11 +104,13 @@ def test_the_drift_state_is_that_of_one_process(run: Run, root: Path) -> None:
         monitor = version(on.service, "1").monitor
         await until(lambda: int(monitor.state()["totals"][0]) == 40)  # the note follows the answer
         states.append(monitor.state())
+        metrics.append(counted(version(on.service, "1")))
 
     async def alone(on: Stage) -> None:
         for image in images(40):
             await on.service.choose().classify(Upload(image, 0, 1e12, 1, client="127.0.0.1"), "r")
         states.append(version(on.service, "1").monitor.state())
+        metrics.append(counted(version(on.service, "1")))
 
     run(with_front_ends)
     play(root, alone)
@@ -101,6 +119,8 @@ def test_the_drift_state_is_that_of_one_process(run: Run, root: Path) -> None:
     for name, array in states[0].items():
         assert np.allclose(array, states[1][name], equal_nan=True), name
     assert int(states[0]["totals"][0]) == 40
+    assert metrics[0] == pytest.approx(metrics[1])
+    assert sum(n for name, n in metrics[0].items() if "ood_decisions" in name) == 40
 
 
 def test_every_front_end_loads_the_keys_that_the_other_process_has_loaded(
@@ -200,7 +220,7 @@ def test_a_front_end_that_crashes_loses_only_its_connections(run: Run) -> None:
         await asyncio.gather(*waiting)
         await until(lambda: on.fleet.up == 2)
 
-        assert len(FakeProcess.started) == 3
+        assert len(FakeProcess.started) == 4  # one is always started ahead
         assert set(ANSWERED) & set(answered)
         assert (await on.classify(images(1)[0])).status_code in ANSWERED
         workers = on.fleet._workers.values()

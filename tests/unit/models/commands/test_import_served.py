@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,9 +23,9 @@ pytestmark = [
     pytest.mark.usefixtures("torch_as_it_was", "drawn_once", "fake_plots"),
     pytest.mark.filterwarnings("ignore:Palette images with Transparency"),
 ]
-IMAGES = 200  # the issue's
-CLOSE = 1e-4  # the issue's
-_KINDS: tuple[tuple[str, dict[str, int]], ...] = (
+IMAGES = 200
+CLOSE = 1e-4
+_KINDS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("png", {}),
     ("jpg", {"quality": 90, "subsampling": 2}),
     ("webp", {"quality": 80}),
