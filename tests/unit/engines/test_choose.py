@@ -192,7 +192,7 @@ def test_a_machine_whose_speed_changes_does_not_hide_a_gain(
 
     def timed(_engine: OnnxEngine, _slot: int, images: Sequence[Pixels]) -> float:
         is_slow = next(asked) // 3 % 2
-        return 0.1 * len(images) / math.pow(1.1, math.log2(len(images))) * (1.6 if is_slow else 1.0)
+        return float(0.1 * len(images) / 1.1 ** math.log2(len(images)) * (1.6 if is_slow else 1))
 
     monkeypatch.setattr(warm_up, "_TRIAL_S", 0.0)
     monkeypatch.setattr(warm_up, "_timed", timed)
