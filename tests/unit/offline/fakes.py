@@ -29,7 +29,11 @@ class FakeThatNeverStarts(FakePredictor):
     """Ends every process that gets it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return os._exit, (9,)
+        return _ended, ()
+
+
+def _ended() -> FakePredictor:
+    os._exit(9)
 
 
 class FakeThatIsInterrupted(FakePredictor):

@@ -64,7 +64,7 @@ def test_a_correct_server_has_a_correct_result(photo: Path) -> None:
 def test_processes_that_outlive_sigterm_are_counted(
     photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bad_input, "LEFT_AFTER_S", 0.5)
+    monkeypatch.setattr(bad_input, "LEFT_AFTER_S", 5.0)
 
     seen = _observe(photo, "orphan")
 
