@@ -42,6 +42,7 @@ class Replica:
 
     def __init__(self, reference: NDArray[np.int64], digest: str = "d") -> None:
         self.metrics = Metrics("0")
+        self.metrics.set_clients(frozenset({"shop"}))
         smoothed = (reference + SMOOTHING) / (reference + SMOOTHING).sum()
         self.model = ModelMetrics(
             ServedModel(
@@ -78,6 +79,7 @@ class Replica:
             self.predict([place % CLASSES])
             self.model.decided("review", 0.02, (-9.0, 1.0))
             metrics.request("/classify", 200, 0.02)
+            metrics.client_request("shop", 200)
             for stage in metrics.stages.values():
                 stage.observe(0.002)
             metrics.batch_size.observe(1)
