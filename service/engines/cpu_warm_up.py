@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from tidegate.service.cpu import usable_cores
@@ -16,6 +17,7 @@ from tidegate.service.engines.kept_choices import Choice, KeptChoices, Key, cpu_
 from tidegate.service.engines.time_limit import TimeLimit
 from tidegate.service.errors import EngineUnavailable
 from tidegate.service.files import sha256_of
+from tidegate.service.types import Pixels
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +123,7 @@ def _fastest(candidates: Sequence[_Sealed], buckets: Sequence[int], limit: TimeL
             log.warning("engine %s is not compared: %s", other.by.name, error)
             continue
         both = [best.open(usable_cores(), buckets=buckets), engine]
-        if _is_faster(both, size, limit, f"the engine {other.by.name}"):
+        if _is_faster(both, size, _WORTH_ANOTHER, limit, f"the engine {other.by.name}"):
             best = other
     return best
 
@@ -185,43 +187,32 @@ def _shape(sealed: _Sealed, config: EngineConfig, limit: TimeLimit) -> tuple[int
     best = (cores, 1)
     for slots, threads in candidates:
         both = [sealed.open(*best), sealed.open(slots, threads)]
-        if _is_better_shape(both, limit, f"{slots} slots × {threads} threads"):
+        if _is_faster(both, 1, _WORTH_SHARING, limit, f"{slots} slots × {threads} threads"):
             best = (slots, threads)
     return best
 
 
-def _is_faster(engines: Sequence[Engine], size: int, limit: TimeLimit, what: str) -> bool:
-    """Return whether the second engine clearly gives more images; close both.
+def _is_faster(
+    engines: Sequence[Engine], size: int, worth: float, limit: TimeLimit, what: str
+) -> bool:
+    """Return whether the second engine clearly gives `worth` times the images; close both.
 
     If there is no time to measure that, `what` is noted, and the answer is no.
     """
     images = (warm_up.random_image(engines[0]),) * size
-    rounds = limit.rounds(
-        lambda: warm_up.time_in_turns([(engine, images) for engine in engines]),
-        warm_up.ROUNDS,
-        what,
-    )
+    rounds = limit.rounds(lambda: _compared(engines, images), warm_up.ROUNDS, what)
     for engine in engines:
         engine.close()
-    return rounds is not None and warm_up.clearly_faster(
-        warm_up.rates_in_turns(rounds, (size, size)), _WORTH_ANOTHER
-    )
+    return rounds is not None and warm_up.clearly_faster(list(chain(*rounds)), worth)
 
 
-def _is_better_shape(engines: Sequence[Engine], limit: TimeLimit, what: str) -> bool:
-    """Return whether the second shape clearly gives more images; close both.
+def _compared(engines: Sequence[Engine], images: Sequence[Pixels]) -> list[tuple[float, ...]]:
+    """Return the images per second of both engines in each turn of a round.
 
-    They have different numbers of slots, so whole rounds are compared. If there is no time to
-    measure that, `what` is noted, and the answer is no.
+    Engines with different numbers of slots cannot take turns on each: then the round is one.
     """
-    images = (warm_up.random_image(engines[0]),)
-    rounds = limit.rounds(
-        lambda: tuple(
-            warm_up.images_per_s(1, warm_up.time_all_slots(engine, images)) for engine in engines
-        ),
-        warm_up.ROUNDS,
-        what,
-    )
-    for engine in engines:
-        engine.close()
-    return rounds is not None and warm_up.clearly_faster(rounds, _WORTH_SHARING)
+    if len({engine.slots for engine in engines}) == 1:
+        slots = warm_up.time_in_turns([(engine, images) for engine in engines])
+        return warm_up.rates_in_turns(slots, [len(images)] * len(engines))
+    took_s = [warm_up.time_all_slots(engine, images) for engine in engines]
+    return [tuple(warm_up.images_per_s(len(images), slots_s) for slots_s in took_s)]

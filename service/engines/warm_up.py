@@ -116,7 +116,10 @@ def _if_worth_it(
         ROUNDS,
         _larger_than(before),
     )
-    if rounds is None or not clearly_faster(rates_in_turns(rounds, sizes, _AROUND_S), WORTH_IT):
+    if rounds is None:
+        return None
+    rates = [rate for slots in rounds for rate in rates_in_turns(slots, sizes, _AROUND_S)]
+    if not clearly_faster(rates, WORTH_IT):
         return None
     return _least_disturbed(
         [[median(large_s for _, large_s in slot) for slot in slots] for slots in rounds]
@@ -248,14 +251,11 @@ def images_per_s(images: int, took_s: Sequence[float]) -> float:
 
 
 def rates_in_turns(
-    rounds: Iterable[Sequence[Sequence[tuple[float, ...]]]],
-    images: Sequence[int],
-    around_s: float = 0.0,
+    slots: Iterable[Sequence[tuple[float, ...]]], images: Sequence[int], around_s: float = 0.0
 ) -> list[tuple[float, ...]]:
-    """Return the images per second of each turn of each slot, for batches of so many images."""
+    """Return the images per second of each slot's turns, for batches of so many images."""
     return [
         tuple(count / (took_s + around_s) for count, took_s in zip(images, turn, strict=True))
-        for slots in rounds
         for turns in slots
         for turn in turns
     ]
