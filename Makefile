@@ -95,7 +95,7 @@ gpu-report: bundle ## run the GPU tests and the benchmark on this machine's GPU,
 	@.venv-gpu/bin/tidegate gpu-report --photos $(PHOTOS) models/bundles/efficientnet-lite0/1 $$(ls -d $(MEASURED) 2>/dev/null)
 
 unit: $(DEV) bundle ## run the unit tests, except those that start processes
-	@$(BIN)/python $(TESTS) --quiet -m "not process and not gpu and not slow and not torch" tests/unit
+	@$(BIN)/python $(TESTS) --quiet --no-processes tests/unit
 
 fuzz: $(DEV) bundle ## send mutated images and HTTP for FUZZ_S seconds, and check each answer (FUZZ_SEED)
 	@$(BIN)/python -m load_tests fuzz --seconds $(FUZZ_S) --seed $(FUZZ_SEED)

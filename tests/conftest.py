@@ -23,6 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--require-gpu", action="store_true", help="a GPU test that would be skipped fails instead"
     )
     parser.addoption("--front-ends", metavar="N", help="start every server with N front ends")
+    parser.addoption(
+        "--no-processes", action="store_true", help="leave out tests that start processes"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,8 +33,12 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["TIDEGATE_FRONT_ENDS"] = front_ends  # `tests.server` passes it on
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put the quick files last, so that no worker ends long after the others."""
+    if config.getoption("--no-processes"):
+        left_out = [item for item in items if item.get_closest_marker("process")]
+        items[:] = [item for item in items if not item.get_closest_marker("process")]
+        config.hook.pytest_deselected(items=left_out)
     items.sort(
         key=lambda item: "unit" in item.path.parts and not item.get_closest_marker("process")
     )
