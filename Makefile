@@ -94,8 +94,8 @@ gpu-report: bundle ## run the GPU tests and the benchmark on this machine's GPU,
 	@test -d $(PHOTOS) || .venv-gpu/bin/python -m load_tests images $(PHOTOS) --from models/probes/photos --count 64
 	@.venv-gpu/bin/tidegate gpu-report --photos $(PHOTOS) models/bundles/efficientnet-lite0/1 $$(ls -d $(MEASURED) 2>/dev/null)
 
-unit: $(DEV) bundle ## run the unit tests, except those that start processes
-	@$(BIN)/python $(TESTS) --quiet --no-processes tests/unit
+unit: $(DEV) bundle ## run the quick unit tests: about a minute
+	@$(BIN)/python $(TESTS) --numprocesses auto --quiet --quick --durations 5 --durations-min .5 tests/unit
 
 fuzz: $(DEV) bundle ## send mutated images and HTTP for FUZZ_S seconds, and check each answer (FUZZ_SEED)
 	@$(BIN)/python -m load_tests fuzz --seconds $(FUZZ_S) --seed $(FUZZ_SEED)
@@ -132,6 +132,9 @@ audit: $(DEV) ## report known vulnerabilities and the licences of the images' pa
 
 clean: ## remove the environments and the built bundles, but not the downloads
 	rm -rf .venv .venv-openvino .venv-clusters .venv-torch .venv-gpu models/bundles
+
+# setuptools warns of every editable installation.
+.venv%: export PYTHONWARNINGS := ignore
 
 $(SERVE): pyproject.toml setup.py $(COMPILED)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

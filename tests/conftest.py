@@ -17,15 +17,15 @@ from tests.server import DEMO_BUNDLE, PATIENCE_S, PHOTOS, Server, running
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
+NOT_QUICK = ("process", "lengthy")  # markers of tests that `make unit` leaves out
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--require-gpu", action="store_true", help="a GPU test that would be skipped fails instead"
     )
     parser.addoption("--front-ends", metavar="N", help="start every server with N front ends")
-    parser.addoption(
-        "--no-processes", action="store_true", help="leave out tests that start processes"
-    )
+    parser.addoption("--quick", action="store_true", help="leave out what takes long")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,9 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put the quick files last, so that no worker ends long after the others."""
-    if config.getoption("--no-processes"):
-        left_out = [item for item in items if item.get_closest_marker("process")]
-        items[:] = [item for item in items if not item.get_closest_marker("process")]
+    if config.getoption("--quick"):
+        left_out = [item for item in items if any(map(item.get_closest_marker, NOT_QUICK))]
+        items[:] = [item for item in items if not any(map(item.get_closest_marker, NOT_QUICK))]
         config.hook.pytest_deselected(items=left_out)
     items.sort(
         key=lambda item: "unit" in item.path.parts and not item.get_closest_marker("process")

@@ -90,6 +90,7 @@ def test_a_signal_drains(number: int) -> None:
     assert service.drained
 
 
+@pytest.mark.lengthy
 def test_the_service_fails_if_the_http_server_ends(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -44,6 +44,7 @@ def test_inspect_prints_the_manifest(demo_bundle: Path, capsys: pytest.CaptureFi
     assert json.loads(capsys.readouterr().out)["task"]["classes"] == 1000
 
 
+@pytest.mark.lengthy
 def test_verify_runs_the_golden_probes(
     demo_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

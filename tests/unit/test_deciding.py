@@ -28,6 +28,7 @@ logits = npst.arrays(
 )
 
 
+@pytest.mark.lengthy
 @given(logits=logits, temperature=st.floats(0.05, 20.0), top_k=st.integers(1, 40))
 @settings(deadline=None)
 def test_the_class_that_is_judged_leads_the_most_probable_ones(
@@ -43,6 +44,7 @@ def test_the_class_that_is_judged_leads_the_most_probable_ones(
     assert chosen == everything[:count] == largest_by_numpy(probabilities, count)
 
 
+@pytest.mark.lengthy
 @given(logits=logits, temperature=st.floats(0.05, 20.0))
 @settings(deadline=None)
 def test_the_compiled_softmax_is_numpys(logits: Float32, temperature: float) -> None:

@@ -191,6 +191,7 @@ def test_lines_of_several_processes_on_one_pipe_stay_whole() -> None:
     assert set(read) == set(sent)
 
 
+@pytest.mark.lengthy
 def test_a_closed_pipe_does_not_raise_and_its_lines_are_counted() -> None:
     with piped() as (reader, lines):
         os.close(reader)

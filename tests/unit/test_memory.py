@@ -18,6 +18,7 @@ SMAPS = Path("/proc/self/smaps")
 THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
+@pytest.mark.lengthy
 @pytest.mark.skipif(sys.platform != "linux", reason="huge pages are used on Linux only")
 @pytest.mark.skipif(
     not THP.exists() or "[never]" in THP.read_text("ascii"), reason="this kernel gives none"

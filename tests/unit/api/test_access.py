@@ -94,6 +94,7 @@ def test_every_other_route_needs_one_of_its_scopes(
                 admit(access, method, path, ("authorization", f"Bearer {key}"))
 
 
+@pytest.mark.lengthy
 @given(st.text(min_size=1).filter(lambda name: "/" not in name))
 @example("\n")  # which a pattern may treat as the end of a path
 def test_no_name_in_a_path_leaves_the_scope_of_its_route(name: str) -> None:

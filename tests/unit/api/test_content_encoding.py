@@ -67,6 +67,7 @@ def test_a_body_beyond_the_bound_is_rejected(coding: str, level: int) -> None:
         decoded(compress(DATA, level), coding, BOUND - 1)
 
 
+@pytest.mark.lengthy
 def test_a_bomb_is_not_inflated_beyond_the_bound() -> None:
     used: list[int] = []
 

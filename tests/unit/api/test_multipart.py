@@ -46,6 +46,7 @@ def test_any_bytes_are_files_or_a_bad_request(noise: bytes, step: int) -> None:
             assert all(isinstance(file, bytes) for file in parse(body or b"-", step=step))
 
 
+@pytest.mark.lengthy
 @given(st.text(max_size=60))
 def test_any_content_type_is_understood_or_a_bad_request(tail: str) -> None:
     with contextlib.suppress(BadRequest):

@@ -70,6 +70,7 @@ _chunks = st.lists(
 )
 
 
+@pytest.mark.lengthy
 @settings(deadline=None)
 @given(_chunks, st.sampled_from([b"", b"A: 0\r\n", b"A:\r\nB: c\r\n"]), st.integers(1, 40))
 def test_the_end_of_a_chunked_body_does_not_depend_on_its_bytes_or_their_split(

@@ -138,6 +138,7 @@ def test_requests_sent_ahead_are_bounded_and_not_started() -> None:
     run(scene())
 
 
+@pytest.mark.lengthy
 def test_ten_thousand_requests_sent_ahead_are_answered_one_by_one() -> None:
     async def scene() -> None:
         slow = Slow()

@@ -30,7 +30,10 @@ from tidegate.service.api.wire import Wire
 
 MIB = 1 << 20
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+pytestmark = [
+    pytest.mark.lengthy,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 
 
 @pytest.fixture
@@ -205,14 +208,9 @@ def test_the_end_of_input_closes_the_connection_without_a_warning(
     assert [r.message for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
-def test_a_handshake_counts_as_a_connection_and_ends_in_time(
-    run: Callable[[Coroutine[Any, Any, None]], None],
-    authority: Authority,
-    issued: Issued,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_handshake_counts_as_a_connection(
+    run: Callable[[Coroutine[Any, Any, None]], None], authority: Authority, issued: Issued
 ) -> None:
-    monkeypatch.setattr(handshake, "HANDSHAKE_TIMEOUT_S", 1.0)
-
     async def scene() -> None:
         shed: list[int] = []
         connections = Connections(max_per_client=2)
@@ -224,12 +222,29 @@ def test_a_handshake_counts_as_a_connection_and_ends_in_time(
                 await ask(port, authority.client_context(), upload(b""))
             assert shed == [1]
 
-            for reader, writer in silent:  # both are ended
-                with suppress(ConnectionError):
-                    assert await reader.read() == b""
+            for _, writer in silent:
                 writer.transport.abort()
             await until(lambda: not connections.in_all)
             assert b"200 OK" in await ask(port, authority.client_context(), upload(b""))
+
+    run(scene())
+
+
+def test_a_handshake_that_does_not_end_is_ended(
+    run: Callable[[Coroutine[Any, Any, None]], None],
+    issued: Issued,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(handshake, "HANDSHAKE_TIMEOUT_S", 0.05)
+
+    async def scene() -> None:
+        connections = Connections()
+        async with serving(echo, Wire(tls=loaded(issued), connections=connections)) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+            await until(lambda: not connections.in_all)
+            writer.transport.abort()
 
     run(scene())
 

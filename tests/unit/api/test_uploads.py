@@ -186,6 +186,7 @@ steps = st.lists(
 )
 
 
+@pytest.mark.lengthy
 @given(steps)
 def test_the_memory_is_never_exceeded_and_all_of_it_is_released(
     steps: list[tuple[str, int, bool, float]],

@@ -12,6 +12,7 @@ import pytest
 from tests.unit.batching.decoding_simulation import DecodingWorld, goodput
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(("load", "deadline_s"), [(2, 0.015), (3, 0.015), (2, 0.1)])
 @pytest.mark.parametrize("variation", [0.3, 0.8])
 def test_under_overload_the_decoders_work_for_answers(

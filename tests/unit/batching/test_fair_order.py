@@ -72,6 +72,7 @@ class Slots:
     now = 0.0
 
 
+@pytest.mark.lengthy
 @settings(max_examples=300, deadline=None)
 @given(arrivals, st.integers(1, 3))
 def test_what_some_order_keeps_in_time_is_in_time(
@@ -90,6 +91,7 @@ def test_what_some_order_keeps_in_time_is_in_time(
     assert all(done <= request.deadline for request, done in slots.ran)
 
 
+@pytest.mark.lengthy
 @settings(max_examples=300, deadline=None)
 @given(arrivals, st.integers(1, 3))
 def test_an_image_runs_first_if_the_others_stay_in_time_behind_it(
@@ -113,6 +115,7 @@ def test_an_image_runs_first_if_the_others_stay_in_time_behind_it(
         assert any(at > one.deadline for one, at in zip(behind, done, strict=True))
 
 
+@pytest.mark.lengthy
 @settings(max_examples=200, deadline=None)
 @given(arrivals, st.integers(1, 8))
 def test_an_arrival_delays_others_if_their_order_is_in_time_only_without_it(
@@ -246,6 +249,7 @@ def test_what_is_admitted_is_in_time_if_the_predictions_are_right(world: Burst) 
     assert not fates["job late"] + fates["others late"]
 
 
+@pytest.mark.lengthy
 def test_others_beside_a_job_wait_little_longer_than_in_the_best_order() -> None:
     ours, best = (simulate(Burst(rounds=6, order=order)) for order in ("fair", "best"))
 

@@ -85,6 +85,7 @@ def test_the_waiting_images_of_other_versions_are_counted_at_admission() -> None
     on_stage(play)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(("weight", "share"), [(1.0, 0.5), (3.0, 0.75)])
 def test_under_overload_each_model_gets_its_part_of_the_slots(
     weight: float, share: float, monkeypatch: pytest.MonkeyPatch

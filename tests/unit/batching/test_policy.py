@@ -151,6 +151,7 @@ class TestAdmission:
         assert (refusal.reason, refusal.retry_after_s) == ("queue-full", 1)
         assert refuse(1e6, full._replace(waiting=99), LATENCY, LIMITS) is None
 
+    @pytest.mark.lengthy
     @settings(max_examples=200, deadline=None)
     @given(
         left_s=st.floats(0.011, 20),
@@ -190,6 +191,7 @@ def planned(waiting: list[Waiting], now: float = 0.0) -> tuple[BatchPlan[Waiting
 class TestFormBatch:
     """Which requests run together, and which are shed as late."""
 
+    @pytest.mark.lengthy
     @settings(max_examples=300, deadline=None)
     @given(queues())
     def test_every_request_is_dispatched_shed_or_left_and_only_once(
@@ -200,6 +202,7 @@ class TestFormBatch:
         together = [*decided.dispatch, *decided.shed, *left]
         assert sorted(r.arrival for r in together) == list(range(len(waiting)))
 
+    @pytest.mark.lengthy
     @settings(max_examples=300, deadline=None)
     @given(queues())
     def test_dispatched_requests_meet_their_deadlines(self, waiting: list[Waiting]) -> None:
@@ -208,6 +211,7 @@ class TestFormBatch:
         took = LATENCY.predict(len(decided.dispatch))
         assert all(took <= request.deadline for request in decided.dispatch)
 
+    @pytest.mark.lengthy
     @settings(max_examples=300, deadline=None)
     @given(queues())
     def test_shed_requests_would_miss_their_deadlines_in_a_full_batch(
@@ -218,6 +222,7 @@ class TestFormBatch:
         slowest = LATENCY.predict(min(len(waiting), LIMITS.max_batch_size))
         assert all(slowest > request.deadline for request in decided.shed)
 
+    @pytest.mark.lengthy
     @settings(max_examples=300, deadline=None)
     @given(queues())
     def test_a_batch_is_as_full_as_possible(self, waiting: list[Waiting]) -> None:
@@ -225,6 +230,7 @@ class TestFormBatch:
 
         assert len(decided.dispatch) == LIMITS.max_batch_size or not left
 
+    @pytest.mark.lengthy
     @settings(max_examples=300, deadline=None)
     @given(queues())
     def test_no_request_overtakes_another(self, waiting: list[Waiting]) -> None:

@@ -25,6 +25,7 @@ def queue_of(waiting: list[Waiting]) -> FairQueue[Waiting]:
     return queue
 
 
+@pytest.mark.lengthy
 @settings(max_examples=100, deadline=None)
 @given(requests, st.randoms(use_true_random=False))
 def test_requests_leave_by_class_then_deadline_then_arrival(
@@ -35,6 +36,7 @@ def test_requests_leave_by_class_then_deadline_then_arrival(
     assert list(queue_of(shuffled).take(())) == sorted(waiting, key=lambda r: r.key)
 
 
+@pytest.mark.lengthy
 @settings(max_examples=100, deadline=None)
 @given(requests, st.data())
 def test_removed_requests_are_not_yielded_and_the_others_keep_their_order(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ records = st.builds(
 )
 
 
+@pytest.mark.lengthy
 @given(st.lists(records), st.lists(st.integers(1, 3 * BYTES)))
 def test_records_are_read_as_they_were_written(sent: list[Record], cuts: list[int]) -> None:
     stream, reader = b"".join(map(pack, sent)), RecordReader()

@@ -37,18 +37,21 @@ def at(load: float, world: World = ONE_SLOT) -> World:
     return replace(world, rate=load * world.capacity)
 
 
+@pytest.mark.lengthy
 def test_at_six_percent_over_capacity_most_are_answered_in_time() -> None:
     assert LONGER.rate / LONGER.capacity == pytest.approx(1.06, abs=0.005)
 
     assert share_in_time(LONGER, simulated(LONGER)) >= 0.85
 
 
+@pytest.mark.lengthy
 def test_without_the_policy_the_same_load_collapses() -> None:
     tally = simulated(LONGER, admission=False, early_drop=False)
 
     assert share_in_time(LONGER, tally) < 0.30
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("load", [1.06, 2, 3])
 @pytest.mark.parametrize("world", [ONE_SLOT, replace(ONE_SLOT, slots=3), TWO_CORES])
 def test_the_capacity_stays_in_use_under_overload(world: World, load: float) -> None:
@@ -57,11 +60,13 @@ def test_the_capacity_stays_in_use_under_overload(world: World, load: float) -> 
     assert of_capacity(world, simulated(world)) >= 0.85
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("world", [at(0.5), at(0.5, replace(ONE_SLOT, slots=3))])
 def test_at_half_load_every_request_is_answered_in_time(world: World) -> None:
     assert share_in_time(world, simulated(world)) >= 0.999
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("load", [0.5, 1.06, 3])
 def test_admitted_requests_are_rarely_late(load: float) -> None:
     tally = simulated(at(load))
@@ -69,6 +74,7 @@ def test_admitted_requests_are_rarely_late(load: float) -> None:
     assert tally.late + tally.dropped <= 0.01 * ONE_SLOT.images
 
 
+@pytest.mark.lengthy
 def test_overload_runs_full_batches() -> None:
     assert np.mean(simulated(at(2)).sizes) > 0.95 * ONE_SLOT.max_batch_size
 
@@ -98,6 +104,7 @@ def test_every_arrival_gets_exactly_one_outcome(
     assert tally.outcomes_of == Counter(range(world.images))
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("load", [0.5, 1.06, 2])
 @pytest.mark.parametrize("spread", [0.3, 0.6, 0.95])
 def test_mixed_deadlines_lose_no_capacity(load: float, spread: float) -> None:
@@ -109,6 +116,7 @@ def test_mixed_deadlines_lose_no_capacity(load: float, spread: float) -> None:
     assert tally.late <= 0.01 * world.images
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("load", [1.06, 2])
 def test_no_image_runs_that_is_predicted_to_be_late(load: float) -> None:
     tally = simulated(replace(at(load), spread=0.95, bulk_share=0.5))
@@ -116,6 +124,7 @@ def test_no_image_runs_that_is_predicted_to_be_late(load: float) -> None:
     assert tally.waited_too_long == 0
 
 
+@pytest.mark.lengthy
 def test_the_bulk_class_is_shed_first() -> None:
     world = replace(at(1.4), bulk_share=0.5)
 
@@ -127,6 +136,7 @@ def test_the_bulk_class_is_shed_first() -> None:
     assert 0.1 < served[Priority.BULK] / offered[Priority.BULK] < 0.6
 
 
+@pytest.mark.lengthy
 def test_the_bulk_class_is_served_if_there_is_capacity() -> None:
     world = replace(at(0.8), bulk_share=0.3)
 

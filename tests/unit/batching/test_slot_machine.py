@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, cast
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -29,6 +30,8 @@ from tidegate.service.batching.tickets import Answer, Ticket
 from tidegate.service.errors import DeadlineMissed, EngineFailed, Overloaded
 from tidegate.service.metrics import Metrics
 from tidegate.service.types import Outputs, Priority
+
+pytestmark = pytest.mark.lengthy
 
 SLOTS = 4
 LAYOUT = Layout(SIDE, SIDE, CLASSES, FEATURES, 2)

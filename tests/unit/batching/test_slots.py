@@ -39,6 +39,7 @@ class Recorder:
         return len(self._engine.batches)
 
 
+@pytest.mark.lengthy
 @settings(max_examples=150, deadline=None)
 @given(st.integers(1, 64), st.data())
 def test_only_broken_images_fail_and_the_results_keep_their_order(

@@ -82,6 +82,7 @@ def test_a_signed_bundle_opens_with_its_key(path: Path, key: Path, trusted: Path
     assert describe_signature(open_bundle(path), trusted) == "valid, by the trusted key ours.pem"
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()])
 def test_openssf_accepts_our_signature(path: Path, tmp_path: Path, curve: ec.EllipticCurve) -> None:
     key = private_key(tmp_path / "key.pem", ec.generate_private_key(curve))
@@ -96,6 +97,7 @@ def test_openssf_accepts_our_signature(path: Path, tmp_path: Path, curve: ec.Ell
     assert open_trusted(path, public.parent).path == path
 
 
+@pytest.mark.lengthy
 def test_openssf_rejects_a_file_that_changed_after_we_signed(
     path: Path, key: Path, trusted: Path
 ) -> None:
@@ -115,6 +117,7 @@ def test_openssf_rejects_a_file_that_changed_after_we_signed(
     assert "Hash mismatch for 'labels.txt'" in verified.stdout + verified.stderr
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("outside", [False, True], ids=["in the bundle", "outside"])
 def test_we_accept_a_signature_by_openssf(
     path: Path, tmp_path: Path, key: Path, trusted: Path, outside: bool

@@ -467,6 +467,7 @@ def test_the_golden_file_is_one_of_those_required() -> None:
     assert {MODEL, LABELS, CALIBRATION, GOLDEN, CARD} == set(REQUIRED)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", [CALIBRATION, GOLDEN, LABELS])
 def test_sealed_damage_is_rejected_or_harmless(tmp_path: Path, name: str) -> None:
     """For any content of a file, a bundle is opened and verified, or it raises BundleRefused."""

@@ -404,6 +404,7 @@ def test_a_pull_that_is_killed_leaves_nothing_or_the_bundle(tmp_path: Path, sour
     assert states.count("complete") > 1
 
 
+@pytest.mark.lengthy
 def test_two_pulls_at_once_end_with_one_bundle(source: Path, bundles: Path) -> None:
     command = [sys.executable, "-m", "tidegate.service", "bundle", "pull", "--any-digest"]
     both = [

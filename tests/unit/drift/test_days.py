@@ -45,6 +45,7 @@ def feed(
     known.add(rng.multinomial(images, mix), images, hour, clean=clean)
 
 
+@pytest.mark.lengthy
 def test_one_of_a_thousand_classes_that_triples_is_noticed_within_20_000_images() -> None:
     shares = np.full(1000, 1e-3)
     tripled = shares.copy()

@@ -64,6 +64,7 @@ def feed(
             monitor.observe_inputs({"brightness": min(1.0, rng.random() + brightness), "blur": 3.0})
 
 
+@pytest.mark.lengthy
 def test_unchanged_traffic_causes_no_alarm() -> None:
     monitor = Monitor(reference())
 
@@ -89,6 +90,7 @@ def in_runs(images: int, run: int, start: float, seed: int = 0) -> Images:
     )
 
 
+@pytest.mark.lengthy
 def test_an_alarm_of_images_that_begin_to_come_in_runs_ends() -> None:
     monitor = Monitor(reference())
 
@@ -104,6 +106,7 @@ def test_an_alarm_of_images_that_begin_to_come_in_runs_ends() -> None:
     assert monitor.report().learned.class_design_effect > 5
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(("run", "least", "most"), [(1, 1.0, 1.2), (5, 4.0, 10.0)])
 @pytest.mark.parametrize("rare", [0.01, 0.02])
 def test_the_design_effect_is_known_although_one_class_dominates(
@@ -123,6 +126,7 @@ def test_the_design_effect_is_known_although_one_class_dominates(
         assert least <= monitor.class_design_effect <= most
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("days", [2, 9])
 def test_a_rate_near_its_limit_may_swing_by_half(days: int) -> None:
     """As in one of ten simulated months, which alarmed at the same hour of many days."""
@@ -163,6 +167,7 @@ def test_a_brighter_camera_is_detected_from_its_inputs_only() -> None:
     assert monitor.report().alarms == {"brightness"}
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("change", "seen"),
     [
@@ -253,6 +258,7 @@ def test_a_damaged_state_is_not_restored(tmp_path: Path, content: bytes) -> None
     assert "cannot be read" in state.load(tmp_path / "drift", Monitor(reference()), "d1")
 
 
+@pytest.mark.lengthy
 def test_an_alarm_of_single_classes_survives_a_restart() -> None:
     kept = Monitor(reference())
     rng = np.random.default_rng(0)
@@ -282,6 +288,7 @@ def test_a_state_of_another_bundle_or_shape_is_not_restored(tmp_path: Path) -> N
     assert "no state file" in state.load(tmp_path / "absent", Monitor(reference()), "d1")
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("bins", [10, 100, 1000])
 def test_z_is_standard_normal_while_nothing_drifts(bins: int) -> None:
     rng = np.random.default_rng(bins)
@@ -295,6 +302,7 @@ def test_z_is_standard_normal_while_nothing_drifts(bins: int) -> None:
     assert np.std(zs) == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.lengthy
 def test_the_embedding_s_z_is_standard_normal_while_nothing_drifts() -> None:
     """Features have 40 dimensions; the reference's 300 images give 15 axes."""
     rng = np.random.default_rng(5)

@@ -215,6 +215,7 @@ def test_a_class_that_vanishes_is_noticed() -> None:
     assert run_until_alarm(detector, rng.integers(1, 10, MOST)) < 1000
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("rate", [0.03, 0.05, 0.2])
 def test_an_alarm_persists_while_the_rate_is_raised(rate: float) -> None:
     rng = np.random.default_rng(7)
@@ -229,6 +230,7 @@ def test_an_alarm_persists_while_the_rate_is_raised(rate: float) -> None:
     assert gone <= 10  # of 1000
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("rate", [0.03, 0.05, 0.2, 1.0])
 def test_an_alarm_ends_within_its_hold(rate: float) -> None:
     rng = np.random.default_rng(8)

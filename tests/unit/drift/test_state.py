@@ -38,6 +38,7 @@ def test_a_saved_state_is_restored(path: Path, saved: bytes) -> None:
     assert monitor.report().images == 600
 
 
+@pytest.mark.lengthy
 def test_a_damaged_file_gives_a_reason_and_never_an_exception(path: Path, saved: bytes) -> None:
     unread = 0
     for content in damaged(saved, 800):

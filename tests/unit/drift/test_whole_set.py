@@ -79,6 +79,7 @@ def _binned(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[
     return np.bincount(edges.searchsorted(values, "right"), minlength=len(edges) + 1)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(("images", "classes"), [(30, 20), (300, 1_000), (3_000, 20), (10_000, 5)])
 def test_an_unshifted_set_is_silent_at_the_declared_rate(images: int, classes: int) -> None:
     draws = 150

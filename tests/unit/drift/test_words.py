@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from tests.unit.drift.test_monitor import CLASSES, START, WIDTH, feed, reference
 from tidegate.service.drift.duplicates import fingerprint
@@ -94,6 +95,7 @@ def test_the_outlook_says_what_could_not_have_been_seen_yet() -> None:
     assert "could not have been noticed yet" in text
 
 
+@pytest.mark.lengthy
 def test_the_outlook_warns_of_runs_and_of_those_that_are_too_long() -> None:
     endless, runs = Monitor(reference()), Monitor(reference())
     only(3, endless, 1000)

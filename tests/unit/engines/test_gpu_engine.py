@@ -338,6 +338,7 @@ def test_a_runtime_with_its_own_streams_gets_complete_images_before_its_turn() -
     assert calls[calls.index("compute") - 2 : calls.index("compute")] == ["synchronize", "record"]
 
 
+@pytest.mark.lengthy
 def test_a_size_that_cannot_be_captured_runs_eagerly() -> None:
     device = FakeDevice()
     program = FakeProgram(device, largest_batch=2)

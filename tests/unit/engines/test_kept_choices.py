@@ -150,6 +150,7 @@ def test_a_kept_choice_is_checked_in_one_round_per_batch_size(
     assert timed == [1, 2]
 
 
+@pytest.mark.lengthy
 def test_a_choice_that_the_machine_contradicts_is_measured_again(
     model: Path, tmp_path: Path, measured: list[Path]
 ) -> None:
@@ -204,6 +205,7 @@ def test_another_engine_must_be_clearly_faster_and_is_kept(
     assert measured == [model]
 
 
+@pytest.mark.lengthy
 def test_another_engine_that_does_not_load_is_left_out(model: Path) -> None:
     def fail(*_: object, **__: object) -> Engine:
         raise EngineUnavailable("no such operator")
@@ -222,6 +224,7 @@ class FasterEngine(OnnxEngine):
         return replace(super().info, name="faster")
 
 
+@pytest.mark.lengthy
 def test_without_a_folder_each_start_measures(model: Path, measured: list[Path]) -> None:
     for _ in range(2):
         opened(model, None)

@@ -61,6 +61,7 @@ def with_gpus(
         monkeypatch.setattr(module, "open_cuda", lambda binding, **options: cuda)
 
 
+@pytest.mark.lengthy
 def test_auto_uses_the_first_engine_that_loads_and_logs_the_others(
     model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -111,6 +112,7 @@ def test_auto_is_rejected_if_no_engine_loads(
         open_engine(model, EngineConfig(slots=1, threads_per_slot=1), BUCKETS)
 
 
+@pytest.mark.lengthy
 def test_auto_tries_the_next_engine_if_warm_up_fails(
     model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -168,6 +170,7 @@ def test_the_engine_info_describes_the_loaded_engine(
     assert engine.max_batch_size == 4
 
 
+@pytest.mark.lengthy
 def test_each_configured_device_gets_an_engine(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

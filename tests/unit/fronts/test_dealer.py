@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import cast
 
+import pytest
+
 from tidegate.service.addresses import listen
 from tidegate.service.api.crowd import Connections
 from tidegate.service.api.wire import Wire
@@ -113,6 +115,7 @@ def test_a_front_end_that_does_not_read_is_left_out() -> None:
     play(workers, scene)
 
 
+@pytest.mark.lengthy
 def test_while_no_front_end_takes_connections_they_wait() -> None:
     workers: list[FakeWorker] = []
 

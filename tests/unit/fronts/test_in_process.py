@@ -21,6 +21,8 @@ from tidegate.service.lifecycle import Service
 from tidegate.service.pipeline import Upload
 from tidegate.service.served import Served
 
+pytestmark = pytest.mark.lengthy
+
 ANSWERED = (200, 422)
 
 

@@ -55,6 +55,7 @@ def fields(seen: Observation) -> dict[str, object]:
     }
 
 
+@pytest.mark.lengthy
 @given(observations)
 def test_an_observation_is_read_as_it_was_written(seen: Observation) -> None:
     note = pack_note(seen)
@@ -62,6 +63,7 @@ def test_an_observation_is_read_as_it_was_written(seen: Observation) -> None:
     assert fields(unpack_note(memoryview(note.ljust(NOTE_BYTES, b"x")), FEATURES)) == fields(seen)
 
 
+@pytest.mark.lengthy
 @given(observations, st.integers(LONGEST_TEXT + 1, 100_000))
 def test_a_note_is_bounded(seen: Observation, length: int) -> None:
     long = seen._replace(tag=Tag("i" * length, "k" * length), client="c" * length)

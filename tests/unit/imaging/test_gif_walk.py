@@ -59,6 +59,7 @@ def pillows_sizes(data: bytes) -> tuple[tuple[int, int], tuple[int, int]] | None
         return None
 
 
+@pytest.mark.lengthy
 @given(stream=streams)
 @settings(deadline=None, max_examples=2_000)
 def test_the_sizes_are_those_that_pillow_finds(stream: bytes) -> None:

@@ -139,6 +139,7 @@ for name in ACCEPTED:
 """
 
 
+@pytest.mark.lengthy
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
 def test_the_estimate_bounds_the_memory_that_decoding_takes() -> None:
     run = subprocess.run([sys.executable, "-c", MEASURE], cwd=ROOT, capture_output=True, text=True)

@@ -188,6 +188,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 """
 
 
+@pytest.mark.lengthy
 def test_rejecting_a_huge_image_needs_little_memory(tmp_path: Path) -> None:
     for name, data in HUGE.items():
         (tmp_path / name).write_bytes(data)

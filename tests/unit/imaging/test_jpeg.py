@@ -43,6 +43,7 @@ def outcome(data: bytes) -> NDArray[np.uint8]:
         return np.empty(0, np.uint8)
 
 
+@pytest.mark.lengthy
 @given(size=st.tuples(sides, sides), saved=options, seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=150)
 def test_the_pixels_are_pillows(size: Size, saved: dict[str, Any], seed: int) -> None:
@@ -56,6 +57,7 @@ def test_the_pixels_are_pillows(size: Size, saved: dict[str, Any], seed: int) ->
     assert np.array_equal(np.asarray(jpeg.as_image(straight)), by_pillow(data))
 
 
+@pytest.mark.lengthy
 @given(size=st.tuples(sides, sides), mode=st.sampled_from(["L", "CMYK"]), saved=options)
 @settings(deadline=None, max_examples=150)
 def test_the_pixels_of_other_modes_are_pillows(
@@ -93,6 +95,7 @@ def test_four_components_of_which_three_are_colours_have_pillows_pixels() -> Non
     assert not np.array_equal(decoded(ycck), decoded(data))
 
 
+@pytest.mark.lengthy
 @given(data=st.data(), saved=options, mode=st.sampled_from(["L", "RGB", "CMYK"]))
 @settings(deadline=None, max_examples=300)
 def test_a_damaged_file_is_rejected_or_has_pillow_s_pixels(

@@ -101,6 +101,7 @@ def test_the_neighbour_of_the_first_column_is_smoothed_as_in_the_whole() -> None
     assert part[0, 48].tolist() == whole[0, 48].tolist()
 
 
+@pytest.mark.lengthy
 @given(drawn=jpegs(), data=st.data())
 @settings(deadline=None, max_examples=150)
 def test_any_part_of_any_jpeg_has_the_pixels_of_the_whole(
@@ -117,6 +118,7 @@ def test_any_part_of_any_jpeg_has_the_pixels_of_the_whole(
         assert np.array_equal(pixels[upper:lower, left:right], whole[upper:lower, left:right])
 
 
+@pytest.mark.lengthy
 @given(drawn=jpegs(), data=st.data())
 @settings(deadline=None, max_examples=150)
 def test_damage_anywhere_is_reported_as_for_the_whole(
@@ -152,6 +154,7 @@ def decode_whole(jpeg: bytes, size: Size) -> tuple[NDArray[np.uint8], str]:
         return pixels, str(error)
 
 
+@pytest.mark.lengthy
 @given(size=sizes, data=st.data())
 @settings(deadline=None, max_examples=100)
 def test_a_resize_reads_nothing_outside_the_part_that_it_names(
@@ -182,6 +185,7 @@ SPECS = [
 ]
 
 
+@pytest.mark.lengthy
 @given(drawn=jpegs(), rules=st.sampled_from(SPECS))
 @settings(deadline=None, max_examples=150)
 def test_preprocessing_a_part_gives_the_pixels_of_preprocessing_the_whole(

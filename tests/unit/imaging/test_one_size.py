@@ -151,6 +151,7 @@ changes = st.lists(
 )
 
 
+@pytest.mark.lengthy
 @given(
     data=st.sampled_from(SAMPLES),
     changes=changes,

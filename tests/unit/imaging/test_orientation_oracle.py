@@ -183,6 +183,7 @@ def combinations() -> Iterator[tuple[str, bytes | None, bytes | None]]:
             yield f"EXIF {exif_name}, XMP {xmp_name}", exif, xmp
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_every_combination_of_exif_and_xmp_equals_pillow_s_transpose(container: Container) -> None:
     differing = []
@@ -194,6 +195,7 @@ def test_every_combination_of_exif_and_xmp_equals_pillow_s_transpose(container: 
     assert differing == []
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_the_last_size_that_is_checked_is_the_size_that_comes_out(container: Container) -> None:
     for name, exif, xmp in combinations():
@@ -265,6 +267,7 @@ def test_xmp_of_the_wrong_type_does_not_reject_a_tiff(kind: int) -> None:
     assert np.array_equal(decoded(data), np.asarray(PICTURE))
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("start", [b"tiff:Orientatio", b"tiff:Orientation=", b"<tiff:Orientation>"])
 @pytest.mark.parametrize("container", [webp, tiff])
 def test_sixteen_megabytes_of_xmp_cost_no_more_than_looking_once(

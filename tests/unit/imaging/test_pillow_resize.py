@@ -77,6 +77,7 @@ def scales(draw: st.DrawFn, size: Size) -> Scale:
     )
 
 
+@pytest.mark.lengthy
 @given(data=st.data(), size=st.tuples(sides, sides), seed=st.integers(0, 99))
 @settings(
     deadline=None,
@@ -93,6 +94,7 @@ def test_any_window_of_any_resize_is_pillows(
     assert np.array_equal(made, pillow_resize.by_pillow(image, to))
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", COMPILED)
 @pytest.mark.parametrize(
     "size", [(500, 375), (375, 500), (1920, 1080), (1080, 1920), (300, 1000), (4000, 3000)]

@@ -88,6 +88,7 @@ decoder_process.main(os.dup(its.fileno()))
 """
 
 
+@pytest.mark.lengthy
 @pytest.mark.skipif(sys.platform != "linux", reason="decoder processes are Linux's")
 @pytest.mark.parametrize("start", [START_THE_SERVICE, START_A_DECODER], ids=["service", "decoder"])
 def test_each_decoding_process_sets_pillow_s_limit(start: str) -> None:
@@ -96,6 +97,7 @@ def test_each_decoding_process_sets_pillow_s_limit(start: str) -> None:
     assert run.stdout == "12345\n", run.stderr
 
 
+@pytest.mark.lengthy
 def test_pillow_s_bomb_warning_is_an_error_without_pytest() -> None:
     code = """
 from tidegate.service.errors import ImageTooLarge

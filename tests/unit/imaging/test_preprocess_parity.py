@@ -83,6 +83,7 @@ def test_crop_fraction_and_resize_equal_tensorflow_s(width: int, height: int, si
     assert np.array_equal(apply(image, crop_fraction_then_resize(size)), expected)
 
 
+@pytest.mark.lengthy
 @settings(max_examples=120, deadline=None)
 @given(sides, sides, st.integers(8, 33), st.integers(1, 48), st.integers(1, 48))
 @example(500, 375, 256, 224, 224)

@@ -59,6 +59,7 @@ def test_the_pixels_are_torch_s_own(
     assert hashlib.sha256(result.tobytes()).hexdigest()[:16] == digest
 
 
+@pytest.mark.lengthy
 @settings(max_examples=60, deadline=None)
 @given(sides, sides, sides, sides, filters)
 @example(3_000, 1, 5, 4, "bicubic")
@@ -91,6 +92,7 @@ def test_a_sum_too_large_for_float32_is_still_exact() -> None:
     assert result[0, 0].tolist() == [100, 100, 100]
 
 
+@pytest.mark.lengthy
 @settings(max_examples=60, deadline=None)
 @given(sides, sides, sides, sides, filters, st.data())
 def test_a_window_is_a_part_of_the_whole(

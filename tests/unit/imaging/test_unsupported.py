@@ -146,6 +146,7 @@ def test_the_advice_for_12_bits_is_8_bits() -> None:
         preprocessed(jpeg_with(0xC1, bits=12))
 
 
+@pytest.mark.lengthy
 def test_any_header_gives_a_feature_or_none_and_never_an_exception() -> None:
     rng = np.random.default_rng(3)
     files = [encode_any(noise(8, 6), format) for format in FORMATS] + list(UNSUPPORTED.values())

@@ -85,6 +85,7 @@ def _openmetrics(registry: CollectorRegistry) -> bytes:
 STEPS = st.tuples(st.sampled_from(sorted(World().steps())), st.sampled_from(LABELS), FLOATS)
 
 
+@pytest.mark.lengthy
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(STEPS, max_size=8), max_size=5))
 def test_every_scrape_is_what_the_library_generates(
@@ -160,6 +161,7 @@ def test_a_function_that_is_set_after_a_scrape_is_called() -> None:
     assert b"\np 7.0\n" in exposition.render(openmetrics=False)
 
 
+@pytest.mark.lengthy
 def test_the_event_loop_runs_while_1000_classes_are_formatted() -> None:
     metrics, turns = Metrics("0"), 0
     metrics.show_model(model_of(1000))

@@ -26,6 +26,8 @@ from tidegate.service.offline.answers import Answer, Problem
 from tidegate.service.offline.predictor import Predictor
 from tidegate.service.offline.tables import Rows
 
+pytestmark = pytest.mark.lengthy
+
 PATHS = sorted(PHOTOS.glob("*.*"))
 
 

@@ -22,6 +22,7 @@ def by_counting(calibration: list[float], score: float) -> float:
     return float(Fraction(1 + as_unusual, len(calibration) + 1))
 
 
+@pytest.mark.lengthy
 @settings(max_examples=200, deadline=None)
 @given(st.lists(scores | tied, min_size=1, max_size=40), scores | tied)
 def test_a_final_p_value_is_the_share_of_calibration_scores_at_least_as_unusual(
@@ -32,6 +33,7 @@ def test_a_final_p_value_is_the_share_of_calibration_scores_at_least_as_unusual(
     assert fold.p_values(np.array([score])) == [by_counting(calibration, score)]
 
 
+@pytest.mark.lengthy
 @settings(max_examples=200, deadline=None)
 @given(st.lists(scores | tied, min_size=1, max_size=40), scores | tied)
 def test_below_the_tail_a_score_s_p_value_is_counted(
@@ -45,6 +47,7 @@ def test_below_the_tail_a_score_s_p_value_is_counted(
         assert fold.log_p(score) <= fold.log_p_at_start
 
 
+@pytest.mark.lengthy
 @settings(max_examples=200, deadline=None)
 @given(st.lists(scores | tied, min_size=1, max_size=40), scores | tied, scores | tied)
 def test_a_more_unusual_score_never_has_a_larger_p_value(

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from tidegate.service.ood.conformal import TailedFold
 from tidegate.service.ood.gates import FinalFold, Gate, combined_score
 
+pytestmark = pytest.mark.lengthy
+
 ALPHAS = (0.01, 0.05, 0.2)
 TRIALS = 6000
 SCORES = ("energy", "mahalanobis")

@@ -60,6 +60,7 @@ def test_a_damaged_true_class_is_skipped_and_the_others_are_exported(
     assert "skipped: 1 with a damaged sidecar" in printed.err
 
 
+@pytest.mark.lengthy
 def test_a_damaged_sidecar_never_causes_a_traceback(root: Path, tmp_path: Path) -> None:
     path = labelled(root)
     whole = path.read_bytes()

@@ -42,6 +42,7 @@ def test_over_all_choices_of_versions_a_bet_wins_nothing(
     assert wealth.mean(axis=0) == pytest.approx(np.ones(len(STAKES)), rel=1e-9)
 
 
+@pytest.mark.lengthy
 @settings(deadline=None)
 @given(Values, st.floats(0, 0.5))
 def test_a_difference_at_the_margin_wins_nothing(

@@ -8,6 +8,7 @@ from scipy.stats import beta, binomtest
 from tidegate.service.rollout.intervals import beta_cdf, clopper_pearson
 
 
+@pytest.mark.lengthy
 @settings(deadline=None)
 @given(st.integers(1, 5000), st.floats(0, 1), st.sampled_from([0.8, 0.95, 0.999]))
 def test_an_interval_is_that_of_scipy(n: int, share: float, level: float) -> None:

@@ -53,6 +53,7 @@ def test_a_worse_canary_is_rolled_back_for_its_fault(scenario: Scenario) -> None
     assert found["tests"] == [expected[scenario.name]]
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("run_length", [1, 10])
 def test_an_equal_canary_stays_and_is_shown_to_be_within_the_margins(run_length: int) -> None:
     version = Version(errors=0.0)
@@ -63,6 +64,7 @@ def test_an_equal_canary_stays_and_is_shown_to_be_within_the_margins(run_length:
     assert "errors, late, latency, rejections" in judge.decide().why[0].text
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     "better",
     [
@@ -79,6 +81,7 @@ def test_a_better_canary_is_no_alarm(better: Version) -> None:
     assert not {test["test"] for test in judge.report(1.0)["tests"] if test["alarm"]}
 
 
+@pytest.mark.lengthy
 def test_drift_of_both_versions_is_no_alarm() -> None:
     drifted = Version(errors=0.02, late=0.05, rejections=0.3, p_values=3.0, agreement=0.5)
     judge = judged(Scenario("drift", drifted, drifted, share=0.3, feedback=1.0), 30_000)
@@ -102,6 +105,7 @@ def test_a_decided_step_stays() -> None:
     assert judge.decide() is before
 
 
+@pytest.mark.lengthy
 def test_without_rollback_the_alarm_is_told_and_the_canary_is_not_promoted() -> None:
     rules = JudgeRules(rollback=False, promote=True)
     judge = judged(Scenario("slow", canary=Version(latency=3.0), share=0.3), 60_000, rules)
@@ -112,6 +116,7 @@ def test_without_rollback_the_alarm_is_told_and_the_canary_is_not_promoted() -> 
     assert "ms" in verdict.why[0].text
 
 
+@pytest.mark.lengthy
 def test_without_promote_it_says_that_it_could() -> None:
     judge = judged(Scenario("equal", share=0.3), 60_000)
 
@@ -129,6 +134,7 @@ def test_what_is_missing_for_a_promotion_is_named() -> None:
     assert {"errors", "rejections"} <= names(verdict)
 
 
+@pytest.mark.lengthy
 def test_the_estimate_of_missing_images_is_of_the_right_size() -> None:
     """Without an error the evidence grows steadily, so the estimate has only rounding errors."""
     nothing = Version(errors=0.0)
@@ -143,6 +149,7 @@ def test_the_estimate_of_missing_images_is_of_the_right_size() -> None:
     assert not before.errors.shown
 
 
+@pytest.mark.lengthy
 def test_a_canary_at_the_margin_is_not_promoted() -> None:
     """It has 1 point more rejections, which is the margin."""
     judge = judged(Scenario("margin", canary=Version(rejections=0.02), share=0.3), 60_000)
@@ -268,6 +275,7 @@ def test_before_any_image_the_report_is_empty() -> None:
     assert all("no images" in test["text"] for test in report["tests"])
 
 
+@pytest.mark.lengthy
 def test_memory_does_not_grow_with_images() -> None:
     judge = Judge(JudgeRules(), 1000, at=0.0)
 
@@ -287,6 +295,7 @@ def test_memory_does_not_grow_with_images() -> None:
     assert after - before < 50_000
 
 
+@pytest.mark.lengthy
 def test_ten_thousand_classes_find_a_mix_that_moved() -> None:
     """A fifth of the canary's images go to one class."""
     rng = np.random.default_rng(1)

@@ -26,6 +26,7 @@ def test_a_larger_share_keeps_the_keys_of_a_smaller_one(key: str, one: float, ot
     assert chooses_canary(key, large, "parts") or not chooses_canary(key, small, "parts")
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("choose", [chooses_canary, chooses_shadow])
 def test_keys_are_spread_evenly(choose: object) -> None:
     """A χ² of 20 shares of .05 each."""

@@ -59,6 +59,7 @@ def why(verdict: Verdict) -> set[str]:
     return {finding.test for finding in verdict.why}
 
 
+@pytest.mark.lengthy
 def test_a_shadow_that_is_as_good_is_promoted() -> None:
     images = [promoted_after(seed, 20_000, other_class=0.1) for seed in range(10)]
 
@@ -66,6 +67,7 @@ def test_a_shadow_that_is_as_good_is_promoted() -> None:
     assert 2000 < float(np.median([n for n in images if n])) < 6000
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("margin", "values"),
     [
@@ -95,6 +97,7 @@ def test_near_duplicates_do_not_count() -> None:
     assert why(judge.decide()) == {"images", "failures", "disagreements", "rejections"}
 
 
+@pytest.mark.lengthy
 def test_p_values_that_are_less_uniform_prevent_a_promotion() -> None:
     judge = ShadowJudge(RULES)
     for pair in pairs(0, 6000, power=2.0):

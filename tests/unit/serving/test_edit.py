@@ -289,6 +289,7 @@ STEPS = st.one_of(
 )
 
 
+@pytest.mark.lengthy
 @given(st.sampled_from(["", 'new_versions = { alias = "shadow", share = 1 }\n']), st.data())
 def test_whatever_is_changed_the_file_stays_valid_and_commented(
     rule: str, data: st.DataObject

@@ -274,6 +274,7 @@ def problems_or_none(text: str) -> list[str]:
     return []
 
 
+@pytest.mark.lengthy
 @given(st.dictionaries(st.one_of(WORDS, st.just("default")), VALUES, max_size=3))
 def test_whatever_a_file_says_is_a_plan_or_a_problem_in_words(tables: dict[str, Any]) -> None:
     for line in problems_or_none(tomlkit.dumps(tables)):
@@ -281,6 +282,7 @@ def test_whatever_a_file_says_is_a_plan_or_a_problem_in_words(tables: dict[str, 
         assert "Input should" not in line
 
 
+@pytest.mark.lengthy
 @given(st.sampled_from([*JudgeRules.model_fields, *ModelPlan.model_fields]), VALUES)
 def test_every_setting_has_words_for_a_wrong_value(name: str, value: object) -> None:
     table = {name: value} if name in ModelPlan.model_fields else {"judge": {name: value}}

@@ -80,6 +80,7 @@ def _levels() -> Iterator[None]:
     sdk.setLevel(before)
 
 
+@pytest.mark.lengthy
 def test_requests_are_exported_in_order() -> None:
     collector = FakeCollector()
     with exporting(collector) as (export, outcomes):
@@ -91,6 +92,7 @@ def test_requests_are_exported_in_order() -> None:
     assert outcomes == {"exported": 200}
 
 
+@pytest.mark.lengthy
 def test_a_collector_that_hangs_holds_up_nobody_and_the_rest_is_dropped() -> None:
     collector = FakeCollector(open_=False)
     with exporting(collector) as (export, outcomes):
@@ -120,6 +122,7 @@ def test_a_collector_that_fails_is_reported_once_and_tried_less_often(
     assert outcomes["failed"] >= 3
 
 
+@pytest.mark.lengthy
 def test_a_stop_does_not_wait_for_a_collector_that_fails() -> None:
     collector, outcomes, failed = FakeCollector(works=False), Counter[str](), threading.Event()
 

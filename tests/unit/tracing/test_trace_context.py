@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from tidegate.service.api.context import RequestContext
 from tidegate.service.tracing.trace_context import parse_traceparent, parse_tracestate
 
+pytestmark = pytest.mark.lengthy
+
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 

@@ -32,6 +32,7 @@ def test_generated_images_compress_like_photographs() -> None:
         assert sizes[0] / 2 < len(picture.data) < sizes[-1]
 
 
+@pytest.mark.lengthy
 def test_the_mix_has_every_size_and_format_in_its_proportion() -> None:
     pictures = [_opened(picture.data) for picture in generated_mix(10)]
 

@@ -49,6 +49,7 @@ def _open(
     return asyncio.run(run())
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("max_connections", [1, 64])
 def test_a_stall_is_charged_to_every_request_that_it_delayed(max_connections: int) -> None:
     fake = FakeServer([OK])
@@ -62,6 +63,7 @@ def test_a_stall_is_charged_to_every_request_that_it_delayed(max_connections: in
         assert outcome.latency_s >= STALL_S - 0.01 * i - 0.02
 
 
+@pytest.mark.lengthy
 def test_timing_from_the_write_would_have_hidden_the_stall() -> None:
     fake = FakeServer([OK])
 

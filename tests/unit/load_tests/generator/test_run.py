@@ -35,6 +35,7 @@ def _drive(fake: FakeServer, load: Load, **options: Any) -> Run:
     return asyncio.run(run())
 
 
+@pytest.mark.lengthy
 def test_an_open_loop_sends_its_rate_and_reports_every_outcome() -> None:
     run = _drive(FakeServer([OK, OVERLOADED]), Load(0.5, rate=200, arrivals="constant"))
 
@@ -45,6 +46,7 @@ def test_an_open_loop_sends_its_rate_and_reports_every_outcome() -> None:
     assert run.report.server_rss_mb is None
 
 
+@pytest.mark.lengthy
 def test_a_closed_loop_keeps_its_clients_busy() -> None:
     fake = FakeServer([OK])
 
@@ -65,6 +67,7 @@ def test_the_warm_up_is_sent_and_not_measured() -> None:
     assert run.report.connections_opened < 10  # those of the warm-up are used again
 
 
+@pytest.mark.lengthy
 def test_each_measured_response_is_handed_out_with_its_request() -> None:
     seen: list[tuple[bytes, int]] = []
 
@@ -136,6 +139,7 @@ def test_predictions_are_returned_as_pairs_when_requested() -> None:
     assert unasked.report.prediction == {}
 
 
+@pytest.mark.lengthy
 def test_progress_is_reported_while_a_load_runs_and_at_its_end() -> None:
     seen: list[Progress] = []
 

@@ -158,6 +158,7 @@ def test_usage_counts_threads_and_open_files() -> None:
     assert after.open_files == before.open_files + 1
 
 
+@pytest.mark.lengthy
 def test_usage_includes_children() -> None:
     # The child says when it has burnt 0.2 s of CPU, then waits to be ended.
     burn = "import time\nwhile time.process_time() < .2: pass\nprint(flush=True)\ninput()"
@@ -175,6 +176,7 @@ def test_usage_includes_children() -> None:
     assert 1 < own.rss_mb <= own.peak_rss_mb
 
 
+@pytest.mark.lengthy
 def test_usage_of_a_busy_process_agrees_with_its_own_clock() -> None:
     before, clock = usage(os.getpid()), time.process_time()
 

@@ -26,6 +26,7 @@ def measure(*fakes: FakeServer) -> tuple[Window, Window]:
     return asyncio.run(run())
 
 
+@pytest.mark.lengthy
 def test_both_servers_get_the_same_images() -> None:
     first, second = FakeServer([OK]), FakeServer([OK])
 

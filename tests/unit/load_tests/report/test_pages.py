@@ -98,6 +98,7 @@ def _texts(svg: str) -> set[str]:
     return {"".join(node.itertext()).strip() for node in root.iter() if node.tag.endswith("text")}
 
 
+@pytest.mark.lengthy
 def test_the_page_is_well_formed_and_loads_nothing(swept: Sweep, tmp_path: Path) -> None:
     pages.keep_sweep(tmp_path / "deep" / "page.html", "python -m load_tests sweep", swept)
 
@@ -125,6 +126,7 @@ def test_hostile_text_from_any_source_is_escaped() -> None:
     assert found.texts.count(HOSTILE) == 15
 
 
+@pytest.mark.lengthy
 def test_a_problem_code_of_the_server_is_escaped(finished: Run, tmp_path: Path) -> None:
     outcomes = [*finished.outcomes, replace(finished.outcomes[-1], status=503, code=HOSTILE)]
     run = Run(finished.load, outcomes, _report(outcomes))
@@ -140,6 +142,7 @@ def test_without_a_path_no_page_is_written(finished: Run) -> None:
     pages.keep_run(None, "run", finished)
 
 
+@pytest.mark.lengthy
 def test_ids_of_plots_on_one_page_are_distinct(swept: Sweep) -> None:
     both = plots.latency(swept) + plots.goodput(swept)
 
@@ -149,6 +152,7 @@ def test_ids_of_plots_on_one_page_are_distinct(swept: Sweep) -> None:
     assert set(used) <= set(ids)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("draw", "labels"),
     [
@@ -200,6 +204,7 @@ def test_the_scatter_of_predictions_shows_the_median_error_and_the_band() -> Non
     } <= _texts(svg)
 
 
+@pytest.mark.lengthy
 def test_a_run_is_drawn_over_time_and_as_a_distribution() -> None:
     over_time = plots.over_time([0.0, 0.5, 1.0], [10.0, 20.0, 5.0], [True, True, False])
     distribution = plots.distribution([float(ms) for ms in range(1, 1001)], deadline_ms=250)
@@ -234,6 +239,7 @@ def test_batch_sizes_are_not_drawn_if_the_server_exposes_none(swept: Sweep) -> N
     assert plots.batch_sizes(replace(swept, steps=[silent])) == ""
 
 
+@pytest.mark.lengthy
 def test_a_sweep_without_any_answer_in_its_steps_still_has_a_page(
     swept: Sweep, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ def probes_of(path: Path) -> int:
     return check_golden(bundle, partial(OnnxEngine(bundle.model_path).run, 0))
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("make", [versions.copied, versions.retrained])
 def test_a_good_version_passes_its_probes(
     demo_bundle: Path, tmp_path: Path, make: Callable[[Path, Path, str], None]
@@ -36,6 +37,7 @@ def test_a_bundle_becomes_a_version_of_another_model(demo_bundle: Path, tmp_path
     assert open_bundle(tmp_path / "2").manifest.name == "parts"
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

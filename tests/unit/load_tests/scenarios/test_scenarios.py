@@ -198,6 +198,7 @@ def test_a_burst_sends_all_requests_concurrently() -> None:
     assert fake.connections == 30
 
 
+@pytest.mark.lengthy
 def test_slow_clients_are_still_uploading_at_the_end() -> None:
     fake = FakeServer([OK])
     request = b"POST / HTTP/1.1\r\nContent-Length: 50000\r\n\r\n" + bytes(50_000)
@@ -208,6 +209,7 @@ def test_slow_clients_are_still_uploading_at_the_end() -> None:
     assert fake.bodies == []
 
 
+@pytest.mark.lengthy
 def test_an_early_answer_to_a_slow_client_is_counted() -> None:
     async def impatient(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -224,6 +226,7 @@ def test_an_early_answer_to_a_slow_client_is_counted() -> None:
     assert asyncio.run(run()).fates == {"answered": 3}
 
 
+@pytest.mark.lengthy
 def test_vanishing_clients_all_vanish() -> None:
     fake = FakeServer([OK])
 

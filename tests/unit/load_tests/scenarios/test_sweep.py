@@ -200,6 +200,7 @@ def test_the_terminal_header_is_aligned_and_no_cells_touch() -> None:
     assert row.split() == ["512", "clients", *["12345.6"] * (len(table.HEADER) - 1)]
 
 
+@pytest.mark.lengthy
 def test_the_command_measures_a_real_server_and_saves_numbers_and_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,8 @@ pytest.importorskip("obstore")
 
 from tidegate.models.benchmarks.bucket_reads import measure
 
+pytestmark = pytest.mark.lengthy
+
 
 def test_both_ways_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ENDPOINT_URL", "ALLOW_HTTP", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "REGION"):

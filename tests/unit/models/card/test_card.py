@@ -275,6 +275,7 @@ def test_the_calibration_error_is_compared_with_its_noise_floor(ece: float, says
     assert f"After scaling, the ECE is {says}" in card
 
 
+@pytest.mark.lengthy
 def test_without_ood_sets_the_card_states_that_none_was_given() -> None:
     without = replace(
         card_data(),
@@ -305,6 +306,7 @@ def test_a_variant_s_card_shows_its_change_against_fp32() -> None:
     assert "against fp32" not in model_card(card_data())
 
 
+@pytest.mark.lengthy
 def test_every_picture_of_the_card_is_drawn_and_no_other() -> None:
     drawn = pictures()
 
@@ -316,6 +318,7 @@ def test_every_picture_of_the_card_is_drawn_and_no_other() -> None:
     assert CONFUSION not in model_card(card_data(120))
 
 
+@pytest.mark.lengthy
 def test_the_same_data_give_the_same_bytes_whatever_the_builder_s_settings() -> None:
     first = pictures()
 
@@ -326,6 +329,7 @@ def test_the_same_data_give_the_same_bytes_whatever_the_builder_s_settings() -> 
     assert not any(b"<dc:date>" in content for content in first.values())
 
 
+@pytest.mark.lengthy
 def test_names_stay_text_in_any_script_and_are_no_formula() -> None:
     picture = pictures()[CONFUSION].decode()
 

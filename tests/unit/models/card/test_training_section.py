@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from xml.etree import ElementTree
 
+import pytest
+
 from tests.unit.models.card.test_card import card_data
 from tidegate.models.card.card import model_card
 from tidegate.models.card.card_data import TRAINING
@@ -42,6 +44,7 @@ def test_recipe_seed_versions_stages_and_settings_are_named() -> None:
     assert f"]({TRAINING})" in card
 
 
+@pytest.mark.lengthy
 def test_the_curves_are_drawn_with_the_stages_and_the_kept_epoch() -> None:
     drawn = plots(replace(card_data(), training=RECORD))[TRAINING]
 
@@ -50,6 +53,7 @@ def test_the_curves_are_drawn_with_the_stages_and_the_kept_epoch() -> None:
     assert "balanced accuracy" in text
 
 
+@pytest.mark.lengthy
 def test_a_model_that_was_trained_elsewhere_has_no_such_section() -> None:
     assert "## Training" not in model_card(card_data())
     assert TRAINING not in plots(card_data())

@@ -23,6 +23,7 @@ def images(n: int, temperature: float, seed: int) -> Labelled:
     return Labelled(logits.astype(np.float32), (logits / temperature + noise).argmax(axis=1))
 
 
+@pytest.mark.lengthy
 def test_the_temperature_is_that_of_its_own_images_and_the_errors_are_those_of_others() -> None:
     found = fit_and_measure(images(4000, 0.7, 0), {"others": images(4000, 0.7, 1)})
 
@@ -35,6 +36,7 @@ def test_the_temperature_is_that_of_its_own_images_and_the_errors_are_those_of_o
     assert others["after"]["nll"] < others["before"]["nll"]
 
 
+@pytest.mark.lengthy
 def test_a_temperature_of_other_images_leaves_an_error() -> None:
     found = fit_and_measure(images(2000, 0.7, 0), {"others": images(2000, 2.0, 1)})
 

@@ -150,6 +150,7 @@ def test_an_object_with_a_large_number_takes_no_memory() -> None:
         read_checkpoint(content[:at] + b"r\xff\xff\xff\x7f" + content[at + 2 :])
 
 
+@pytest.mark.lengthy
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_a_damaged_file_is_refused_or_read_but_never_crashes(data: st.DataObject) -> None:

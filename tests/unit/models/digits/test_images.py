@@ -30,6 +30,8 @@ from tidegate.models.errors import BuildRefused
 from tidegate.models.package_files import Archive, find
 from tidegate.service.imaging.preprocess import preprocess
 
+pytestmark = pytest.mark.lengthy
+
 COUNT = 20  # images of each digit
 
 

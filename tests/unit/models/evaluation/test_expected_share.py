@@ -24,6 +24,7 @@ def gate(*sizes: int, delta: float | None = None) -> Gate:
     return Gate({"energy": fold_a}, ("energy",), folds[0], 0.01, ALPHA, dict(enumerate(folds[1:])))
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("sizes", [(383,), (150, 300, 120)])
 def test_19_of_20_draws_of_calibration_and_test_images_are_in_the_range(
     sizes: tuple[int, ...],

@@ -19,6 +19,7 @@ from tidegate.models.evaluation.intervals import (
 counts = st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
 
+@pytest.mark.lengthy
 @given(counts)
 def test_both_intervals_agree_with_scipy(count: tuple[int, int]) -> None:
     k, n = count

@@ -35,6 +35,7 @@ def calibration_at(
     )
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("truth", [0.3, 1.0, 5.0])
 def test_the_temperature_is_the_best_of_a_fine_grid(truth: float) -> None:
     logits, labels = drawn(1500, 6, truth)
@@ -61,6 +62,7 @@ def test_the_temperature_that_made_the_labels_is_found_and_the_calibration_error
     assert after <= floor_after
 
 
+@pytest.mark.lengthy
 @given(
     arrays(np.float32, (4, 5), elements=st.floats(-50, 50, width=32)),
     st.floats(*p.TEMPERATURES),
@@ -115,6 +117,7 @@ def test_extreme_logits_give_finite_losses() -> None:
     assert predictions.confidence.tolist() == [1, 1]
 
 
+@pytest.mark.lengthy
 @given(
     st.lists(st.tuples(st.sampled_from([0.2, 0.5, 0.5001, 0.9, 1.0]), st.booleans()), min_size=1),
     st.randoms(),
@@ -148,6 +151,7 @@ def test_images_of_equal_confidence_share_one_bin() -> None:
     assert p.ece(confidence, correct) == pytest.approx(0.9 * abs(0.5 - FLAT))
 
 
+@pytest.mark.lengthy
 def test_perfect_probabilities_are_under_the_floor_95_percent_of_the_time() -> None:
     rng = np.random.default_rng(0)
     under = []

@@ -65,6 +65,7 @@ def every_candidate(kinds: Mapping[str, NetworkOutputs]) -> GateHead:
     return with_candidates(plain_head(), ceiling_of(images().features), layer, detector)
 
 
+@pytest.mark.lengthy
 def test_the_detector_is_chosen_if_drawn_images_lie_in_a_direction_of_their_own() -> None:
     kinds = synthetic()
 
@@ -75,6 +76,7 @@ def test_the_detector_is_chosen_if_drawn_images_lie_in_a_direction_of_their_own(
     assert choice.removed_classes[(DETECTOR,)] == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.lengthy
 def test_a_detector_of_what_does_not_differ_is_not_chosen() -> None:
     kinds = synthetic(drawn=0.0)
 
@@ -139,6 +141,7 @@ def test_with_two_classes_only_synthetic_images_are_measured() -> None:
     assert choice.criterion == choice.synthetic
 
 
+@pytest.mark.lengthy
 def test_a_detector_is_judged_on_images_that_it_has_not_seen() -> None:
     """With more features than images, a detector separates its own images perfectly."""
     rng = np.random.default_rng(0)

@@ -169,6 +169,7 @@ def test_either_fires_breaks_the_promise() -> None:
     assert not low <= (p <= 0.01).sum() <= high
 
 
+@pytest.mark.lengthy
 def test_a_pac_gate_keeps_its_alpha_for_most_calibration_sets() -> None:
     """With delta .1, at most a tenth of calibration sets may refuse more than alpha."""
     new, alpha, delta = drawn(NEW_ROWS, 13), 0.05, 0.1

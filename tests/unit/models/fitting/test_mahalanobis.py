@@ -134,6 +134,7 @@ def test_float32_in_the_graph_follows_float64(
     check_against_float64(Outputs(logits, NEW, *scores), head)  # raises beyond 1e-5
 
 
+@pytest.mark.lengthy
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=12), st.integers(0, 5))
 def test_moments_are_the_same_however_the_rows_are_cut(sizes: list[int], seed: int) -> None:

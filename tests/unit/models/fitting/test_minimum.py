@@ -17,6 +17,8 @@ from tidegate.models.fitting.conformal import (
     calibrate,
 )
 
+pytestmark = pytest.mark.lengthy
+
 DRAWS = 20_000
 NAMES = ("energy", "mahalanobis", "entropy")
 Float64 = NDArray[np.float64]

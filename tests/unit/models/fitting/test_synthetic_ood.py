@@ -9,6 +9,7 @@ from tidegate.models.demo.spec import PREPROCESS
 from tidegate.models.fitting import synthetic_ood
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("kind", synthetic_ood.KINDS)
 def test_more_images_are_added_at_the_end(kind: str) -> None:
     few = synthetic_ood.generate(kind, 2, synthetic_ood.REPORT_SEED, PREPROCESS)
@@ -31,6 +32,7 @@ def test_every_group_has_kinds_that_the_fit_sees_and_kinds_that_it_does_not() ->
     assert unseen == groups
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("kind", ["text", "pages", "tables", "line charts", "line drawings"])
 def test_paper_is_light_with_some_ink(kind: str) -> None:
     images = synthetic_ood.generate(kind, 12, synthetic_ood.REPORT_SEED, PREPROCESS)

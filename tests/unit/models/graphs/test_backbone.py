@@ -430,6 +430,7 @@ def test_a_single_logit_becomes_those_of_two_classes(
     assert any("two classes" in note for note in found.notes)
 
 
+@pytest.mark.lengthy
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(

@@ -54,7 +54,10 @@ def loaded(path: Path) -> NDArray[np.float32]:
 
 
 # Pillow warns of a palette with transparency, as in any loader.
-pytestmark = pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+pytestmark = [
+    pytest.mark.lengthy,
+    pytest.mark.filterwarnings("ignore:Palette images with Transparency"),
+]
 KEEP, PAD = letterbox().steps
 BLACK = (KEEP, PAD.model_copy(update={"colour": (0, 0, 0)}))
 

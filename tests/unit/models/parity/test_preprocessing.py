@@ -33,6 +33,8 @@ from tidegate.service.imaging.preprocess import preprocess
 from tidegate.service.imaging.spec import CentreCrop, PreprocessSpec, ResizeShortestEdge
 from tidegate.service.types import Pixels
 
+pytestmark = pytest.mark.lengthy
+
 EDGE = ResizeShortestEdge(size=32, rounding="truncate", filter="bilinear")
 SPEC = PreprocessSpec(
     exif_orientation="ignore",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from PIL import Image
 
 from tidegate.models.probes.probe_set import _probes, probe_set, probe_set_digest
+
+pytestmark = pytest.mark.lengthy  # the first test makes the set
 
 
 def test_there_are_more_than_200_probes_of_every_format_and_mode() -> None:

@@ -149,6 +149,7 @@ async def _serving(
         await serving
 
 
+@pytest.mark.lengthy
 def test_a_body_that_does_not_arrive_is_408(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,17 +160,20 @@ def test_a_body_that_does_not_arrive_is_408(
     assert asyncio.run(_talk(tmp_path, sent)).startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("sent", [b"", b"GET /livez HTTP/1.1\r\nHost:"])
 def test_a_head_that_does_not_arrive_closes_the_connection(tmp_path: Path, sent: bytes) -> None:
     assert asyncio.run(_talk(tmp_path, sent, head_timeout_s=0.05)) == b""
 
 
+@pytest.mark.lengthy
 def test_a_head_that_does_not_end_is_refused(tmp_path: Path) -> None:
     sent = b"GET /livez HTTP/1.1\r\nX: " + b"x" * (MAX_HEAD_BYTES + 1)
 
     assert asyncio.run(_talk(tmp_path, sent)).startswith(b"HTTP/1.1 431 ")
 
 
+@pytest.mark.lengthy
 def test_trailers_that_do_not_end_are_refused_without_the_token(tmp_path: Path) -> None:
     head = b"GET /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
 
@@ -178,6 +182,7 @@ def test_trailers_that_do_not_end_are_refused_without_the_token(tmp_path: Path) 
     assert len(answered) < 10_000  # it hangs up; before that, it may have answered
 
 
+@pytest.mark.lengthy
 def test_requests_that_are_sent_ahead_wait_unread(tmp_path: Path) -> None:
     async def scene() -> None:
         async with _serving(tmp_path) as (_, writer):
@@ -193,6 +198,7 @@ def test_requests_that_are_sent_ahead_wait_unread(tmp_path: Path) -> None:
     asyncio.run(scene())
 
 
+@pytest.mark.lengthy
 def test_requests_one_after_the_other_are_all_answered(tmp_path: Path) -> None:
     async def scene() -> None:
         async with _serving(tmp_path) as (reader, writer):
@@ -203,6 +209,7 @@ def test_requests_one_after_the_other_are_all_answered(tmp_path: Path) -> None:
     asyncio.run(scene())
 
 
+@pytest.mark.lengthy
 def test_an_offered_upgrade_is_ignored_and_its_body_is_read(tmp_path: Path) -> None:
     head = b"POST /alerts HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n" % TOKEN
     offer = b"Connection: upgrade, close\r\nUpgrade: h2c\r\n"
@@ -213,6 +220,7 @@ def test_an_offered_upgrade_is_ignored_and_its_body_is_read(tmp_path: Path) -> N
     assert b"bad-request" in answered
 
 
+@pytest.mark.lengthy
 def test_a_read_that_ends_in_the_next_head_is_not_counted_as_head(tmp_path: Path) -> None:
     head = b"POST /alerts HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n" % TOKEN
     body = b"[%s]" % (b" " * 100_000)
@@ -224,6 +232,7 @@ def test_a_read_that_ends_in_the_next_head_is_not_counted_as_head(tmp_path: Path
     assert re.findall(rb"HTTP/1\.1 (\d+) ", answered) == [b"400", b"200"]
 
 
+@pytest.mark.lengthy
 def test_one_connection_too_many_is_503(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "_MAX_CONNECTIONS", 1)
 

@@ -56,6 +56,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield World(tmp_path, url)
 
 
+@pytest.mark.lengthy
 def test_a_thousand_models_are_refused_whole(world: World) -> None:
     with pytest.raises(AlertsTooLarge, match=f"At most {MAX_ALERTS} alerts"):
         world.takes(notification(*names(1000)))
@@ -66,6 +67,7 @@ def test_a_thousand_models_are_refused_whole(world: World) -> None:
     assert world.takes(notification(*names(MAX_SUBJECTS))) == ["filed"] * MAX_SUBJECTS
 
 
+@pytest.mark.lengthy
 def test_folders_are_read_as_often_for_many_models_as_for_one(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,6 +89,7 @@ def test_folders_are_read_as_often_for_many_models_as_for_one(
     assert for_one[str(world.folder.path)] == 3  # before and after the evidence, and the rate
 
 
+@pytest.mark.lengthy
 def test_an_hour_has_a_bound_and_a_notification_over_it_is_refused_whole(world: World) -> None:
     world.takes(notification(*names(MAX_SUBJECTS - 1)))
     world.now += timedelta(minutes=10)

@@ -44,6 +44,7 @@ def test_new_images_join_train_and_calibrate_and_the_test_stays(
     assert added.lines[-1] == "1 images have no label yet (unlabelled)."
 
 
+@pytest.mark.lengthy
 def test_the_next_retraining_knows_them(old: TrainingData, tmp_path: Path) -> None:
     first = add(old, export(tmp_path / "export"), SHARES, 0).data
     training_data.write(tmp_path / "splits.json", tmp_path, first, {})

@@ -138,6 +138,7 @@ def test_a_monitors_alarm_has_the_evidence_of_the_shortest_window_with_a_hundred
     assert world.request()["evidence"]["window"] == covered
 
 
+@pytest.mark.lengthy
 def test_many_at_once_file_one(world: World) -> None:
     barrier = threading.Barrier(8)
 

@@ -54,6 +54,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(("changes", "message"), CHANGES.values(), ids=list(CHANGES))
 def test_a_request_that_does_not_fit_is_explained(
     changes: dict[str, Any],

@@ -25,6 +25,7 @@ def balanced_accuracy(logits: NDArray[np.floating], ids: NDArray[np.int64]) -> f
     return float(np.mean([right[ids == c].mean() for c in np.unique(ids)]))
 
 
+@pytest.mark.lengthy
 def test_it_separates_the_classes_and_says_what_cross_validation_found() -> None:
     head = fit_head(*clouds([60, 60, 60], 0), 3)
 
@@ -43,6 +44,7 @@ def test_two_classes_get_a_logit_each() -> None:
     np.testing.assert_allclose(head.weights.sum(axis=0), 0, atol=1e-9)
 
 
+@pytest.mark.lengthy
 def test_imbalance_from_ten_to_one_is_handled_if_that_is_better() -> None:
     head = fit_head(*clouds([150, 150, 12], 0), 3)
 
@@ -54,6 +56,7 @@ def test_imbalance_from_ten_to_one_is_handled_if_that_is_better() -> None:
     assert balanced_accuracy(head.logits(test), ids) > natural + 0.05
 
 
+@pytest.mark.lengthy
 def test_logit_adjustment_moves_the_bias_by_the_log_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     features, ids = clouds([200, 20], 3)
     head = fit_head(features, ids, 2)

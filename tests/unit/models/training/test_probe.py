@@ -35,6 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
     return TrainingData.of(CLASSES, images)  # type: ignore[arg-type]  # its keys are the splits
 
 
+@pytest.mark.lengthy
 def test_the_model_classifies_the_new_classes(
     data: TrainingData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -48,6 +49,7 @@ def test_the_model_classifies_the_new_classes(
     assert "Linear layer, natural: accuracy" in capsys.readouterr().err
 
 
+@pytest.mark.lengthy
 def test_its_record_is_for_the_card(data: TrainingData, tmp_path: Path) -> None:
     made = probe.imported(imported(), data, why="A test.", seed=3, cache=tmp_path)
 

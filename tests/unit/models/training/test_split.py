@@ -54,6 +54,7 @@ def test_every_class_has_its_share_in_each_split(
     assert "2 classes; images: train 36, calibrate 15, test 9." in capsys.readouterr().err
 
 
+@pytest.mark.lengthy
 def test_the_division_depends_on_contents_and_seed_and_not_on_names(
     root: Path, tmp_path: Path
 ) -> None:
@@ -121,6 +122,7 @@ def test_the_same_pixels_in_another_file_are_one_image(tmp_path: Path) -> None:
     assert "1 files have the same pixels as another one" in "\n".join(division.report())
 
 
+@pytest.mark.lengthy
 def test_images_that_are_nearly_the_same_are_in_one_split(tmp_path: Path) -> None:
     folder = classes(tmp_path, COUNTS)
     for seed in range(4):
@@ -136,6 +138,7 @@ def test_images_that_are_nearly_the_same_are_in_one_split(tmp_path: Path) -> Non
     assert len({place(apart, f"like-{i}.png") for i in range(4)}) > 1
 
 
+@pytest.mark.lengthy
 def test_a_chain_of_like_images_that_no_split_can_hold_is_divided(tmp_path: Path) -> None:
     folder = classes(tmp_path, {"cat": 20})
     for step in range(120):  # each is like the next one
@@ -190,6 +193,7 @@ def test_an_image_in_two_classes_is_refused_with_both_names(tmp_path: Path) -> N
     }
 
 
+@pytest.mark.lengthy
 def test_few_broken_files_are_left_out_and_named_and_many_are_refused(tmp_path: Path) -> None:
     folder = classes(tmp_path, {"cat": 20, "dog": 90})
     (folder / "dog/torn.jpg").write_bytes(b"no image")

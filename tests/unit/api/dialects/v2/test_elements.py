@@ -62,6 +62,7 @@ def test_the_element_that_runs_past_the_tensor_is_named() -> None:
         split_elements(memoryview(data), 2, "image")
 
 
+@pytest.mark.lengthy
 @given(IMAGES, st.booleans(), st.booleans())
 def test_base64_elements_are_read_back(images: list[bytes], nested: bool, escaped: bool) -> None:
     texts = [base64.b64encode(image).decode() for image in images]
@@ -89,6 +90,7 @@ def test_other_json_is_not_base64(data: bytes, message: str) -> None:
         asyncio.run(base64_elements(data, 1, "image"))
 
 
+@pytest.mark.lengthy
 @given(st.lists(st.integers(0, 255), min_size=1, max_size=50), st.booleans())
 def test_numbers_are_read_back(numbers: list[int], nested: bool) -> None:
     data = json.dumps([[number] for number in numbers] if nested else numbers)

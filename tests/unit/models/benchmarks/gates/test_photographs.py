@@ -52,6 +52,7 @@ def png(side: int, level: int) -> bytes:
     return content.getvalue()
 
 
+@pytest.mark.lengthy
 def test_each_set_of_drawn_images_is_spread_over_its_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
