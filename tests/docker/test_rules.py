@@ -113,27 +113,37 @@ def test_promtool_accepts_the_rules_and_the_configuration(promtool: str) -> None
     _run(promtool, "check", "config", DOCKER / "prometheus" / "prometheus.yml")
 
 
-def _reduced(path: Path, folder: Path) -> Path:
-    """Write a promtool test with only the rules that its checks depend on; return its path.
+def _reduced(path: Path, folder: Path) -> list[Path]:
+    """Write each case as a test with only the rules that its checks depend on; return the paths.
 
-    The answers are the same, and take a quarter of the time.
+    The answers are the same, and take a fraction of the time.
     """
     test = yaml.safe_load(path.read_text(encoding="utf-8"))
     files = [yaml.safe_load((path.parent / name).read_text("utf-8")) for name in test["rule_files"]]
     groups = [group for file in files for group in file["groups"]]
-    every = [rule for group in groups for rule in group["rules"]]
-    checks = _checks(test["tests"], "alert_rule_test") + _checks(test["tests"], "promql_expr_test")
-    needed, found = set[str](), {name for check in checks for name in _names(_query(check))}
+    written = []
+    for number, case in enumerate(test["tests"]):
+        needed = _needed(case, [rule for group in groups for rule in group["rules"]])
+        kept = [
+            {**group, "rules": [rule for rule in group["rules"] if _name(rule) in needed]}
+            for group in groups
+        ]
+        rules, reduced = (folder / f"{path.stem}_{number}{end}" for end in (".rules.yml", ".yml"))
+        rules.write_text(yaml.safe_dump({"groups": [group for group in kept if group["rules"]]}))
+        reduced.write_text(yaml.safe_dump({**test, "tests": [case], "rule_files": [rules.name]}))
+        written.append(reduced)
+    return written
+
+
+def _needed(case: dict[str, Any], rules: list[dict[str, Any]]) -> set[str]:
+    """Return the names of the rules on which the checks of a case depend."""
+    checks = _checks([case], "alert_rule_test") + _checks([case], "promql_expr_test")
+    needed, found = set[str](), {name for check in checks for name in _asked(check, rules)}
     while found:
         needed |= found
-        found = {n for rule in every if _name(rule) in needed for n in _names(rule["expr"])}
+        found = {n for rule in rules if _name(rule) in needed for n in _names(rule["expr"])}
         found -= needed
-    for group in groups:
-        group["rules"] = [rule for rule in group["rules"] if _name(rule) in needed]
-    kept, reduced = folder / f"{path.stem}.rules.yml", folder / path.name
-    kept.write_text(yaml.safe_dump({"groups": [group for group in groups if group["rules"]]}))
-    reduced.write_text(yaml.safe_dump({**test, "rule_files": [kept.name]}))
-    return reduced
+    return needed
 
 
 def _name(rule: dict[str, Any]) -> str:
@@ -144,10 +154,15 @@ def _names(expression: str) -> set[str]:
     return set(re.findall(r"[\w:]+", expression))
 
 
-def _query(check: dict[str, Any]) -> str:
+def _asked(check: dict[str, Any], rules: list[dict[str, Any]]) -> set[str]:
     query = str(check.get("expr") or check["alertname"])
-    assert "ALERTS" not in query or "alertname=" in query, f"which alerts? {query}"
-    return query
+    patterns = re.findall(r'alertname=~"([^"]*)"', query)
+    assert "ALERTS" not in query or patterns or "alertname=" in query, f"which alerts? {query}"
+    matched = {
+        _name(rule) for rule in rules for p in patterns if re.fullmatch(p, rule.get("alert", ""))
+    }
+    assert bool(patterns) == bool(matched), f"no such alert: {query}"
+    return matched | _names(query)
 
 
 @pytest.fixture(scope="module")
@@ -159,8 +174,8 @@ def begun(
     reduced = {path: _reduced(path, folder) for path in TESTS}
     with ThreadPoolExecutor(usable_cores()) as pool:
         yield {
-            path: pool.submit(_run, promtool, "test", "rules", test)
-            for path, test in reduced.items()
+            path: pool.submit(_run, promtool, "test", "rules", *cases)
+            for path, cases in reduced.items()
         }
 
 
