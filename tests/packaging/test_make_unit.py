@@ -21,7 +21,7 @@ def test_nothing_is_run_that_the_default_leaves_out_or_that_is_not_quick() -> No
 
     expected = collected("-m", f"({default}) and not process and not lengthy")
     assert collected(*shlex.split(options)) == expected
-    assert any("test_predictor" in test for test in expected)
+    assert len(expected) > 9
 
 
 def collected(*options: str) -> set[str]:
