@@ -9,6 +9,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+from tidegate.service.fronts.silence import Silence
+
 EXIT_OK, EXIT_LOST = 0, 70
 LAST_S = 0.4  # to answer what is in progress when the process of the engine is gone
 _MODULE = "tidegate.service.front"
@@ -36,9 +38,21 @@ class Child:
             self.process = subprocess.Popen(  # noqa: S603 - our own module
                 command, pass_fds=descriptors, stdin=subprocess.DEVNULL
             )
+        except OSError:
+            self._close()
+            raise
         finally:
             for one in theirs:
                 one.close()
+        self.started_at = time.monotonic()
+        self.silence = Silence(self.process.pid)
+
+    @property
+    def waits(self) -> bool:
+        """Return whether it has imported, and said so; for one that was not used."""
+        with contextlib.suppress(OSError):
+            return bool(self.messages.recv(1, socket.MSG_PEEK))
+        return False
 
     @property
     def runs(self) -> bool:
@@ -49,6 +63,9 @@ class Child:
         """End the process and close the sockets; for one that was not used."""
         with contextlib.suppress(OSError):
             self.process.kill()
+        self._close()
+
+    def _close(self) -> None:
         for one in (self.records, self.messages, self.handover):
             one.close()
 

@@ -7,11 +7,9 @@ front end, and `dealer` for their connections.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 import time
-from collections import deque
 from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
@@ -23,13 +21,16 @@ from tidegate.service.api.wire import Wire
 from tidegate.service.batching.board import Board
 from tidegate.service.batching.scheduler import Scheduler
 from tidegate.service.catalog import Catalog
-from tidegate.service.fronts.child import Child, reap, wait_for
+from tidegate.service.fronts.child import reap, wait_for
 from tidegate.service.fronts.dealer import Dealer
+from tidegate.service.fronts.failures import TOO_MANY, WITHIN_S, Failures
+from tidegate.service.fronts.liveness import Liveness
 from tidegate.service.fronts.observations import Observations
 from tidegate.service.fronts.published import Hello
 from tidegate.service.fronts.publishing import Publishing
 from tidegate.service.fronts.shared import SharedTable
 from tidegate.service.fronts.shares import settings_of_each, share_of
+from tidegate.service.fronts.started_ahead import StartedAhead
 from tidegate.service.fronts.worker import Worker
 from tidegate.service.lifecycle import Service
 from tidegate.service.metrics import Metrics
@@ -40,13 +41,8 @@ log = logging.getLogger(__name__)
 _PUBLISH_S = 0.001  # between two publications of what waits, at most so often
 _TICK_S = 0.05
 _CHANGE_S = 0.25
-_SILENT_S = 1.0  # a front end that shows no life for so long gets no connections
-_DEAD_S = 5.0  # and is ended after so long
-_PAUSE_S = 0.5  # between two ticks: longer, and this process itself was stopped
 _COUNT_TIMEOUT_S = 1.0
 _SPARE_S = 1.0  # they end what is left at their own timeout
-_DEATHS, _WITHIN_S = 5, 60.0
-_BACK_OFF_S, _LONGEST_BACK_OFF_S = 0.1, 5.0
 
 
 class Fleet:
@@ -70,11 +66,12 @@ class Fleet:
         self._listeners = listeners
         self._board = Board()
         self._workers: dict[int, Worker] = {}
-        self._next: Child | None = None  # started ahead, so that a replacement need not import
+        self._ahead = StartedAhead(self._board.descriptor, shared.descriptor)
         self._scheduler: Scheduler | None = None
         self._slots = 0
         self._catalog: Catalog | None = None
-        self._deaths: deque[float] = deque(maxlen=_DEATHS)
+        self._failures = Failures()
+        self._liveness = Liveness(shared.alive_at)
         self._draining = self._stopping = False
         self._questions, self._published_at = 0, 0.0
         self._publish_soon: asyncio.TimerHandle | None = None
@@ -157,8 +154,7 @@ class Fleet:
         """Accept nothing more, and end the front ends once their requests are answered."""
         await self._dealer.close()
         self._stopping = True
-        if self._next is not None:
-            self._next.end()
+        processes = self._ahead.end()
         for worker in self._workers.values():
             if worker.is_up:
                 worker.stop()
@@ -167,9 +163,7 @@ class Fleet:
         ends = [asyncio.ensure_future(worker.gone.wait()) for worker in self._workers.values()]
         if ends:
             await asyncio.wait(ends, timeout=timeout_s + _SPARE_S)
-        processes = [one.process for one in self._workers.values()]
-        if self._next is not None:
-            processes.append(self._next.process)
+        processes += [one.process for one in self._workers.values()]
         await asyncio.to_thread(wait_for, processes)
         for worker in self._workers.values():
             worker.kill()
@@ -183,9 +177,8 @@ class Fleet:
             worker.drain()
         self._bring_up_to_date(worker)
         self._dealer.open()
-        if self._next is None and self.up == self.count and not self._stopping:
-            with contextlib.suppress(OSError):  # one is started once it is needed
-                self._next = self._new_child()
+        if self.up == self.count and not self._stopping:
+            self._ahead.start()
 
     def on_closed(self, address: str) -> None:
         """Count a connection as closed."""
@@ -228,34 +221,35 @@ class Fleet:
             self._board.descriptor,
             self.shared.descriptor,
         )
-        child, self._next = self._next, None
-        if child is not None and not child.runs:
-            child.end()
-            child = None
-        child = child or self._new_child()
-        self.shared.alive_at[index] = time.monotonic()
+        child = self._ahead.take()
+        self._liveness.show(index, time.monotonic())
         worker = Worker(child, hello, self, self._metrics, self._observed)
         self._workers[index] = worker
         await worker.open(self._app)
 
-    def _new_child(self) -> Child:
-        return Child(self._board.descriptor, self.shared.descriptor)
-
     async def _replace(self, worker: Worker) -> None:
         how = await asyncio.to_thread(reap, worker.process)
-        if self._stopping:
-            return
-        now = time.monotonic()
-        self._deaths.append(now)
-        log.error("front end %d has ended (%s); another one is started", worker.index, how)
-        if len(self._deaths) == _DEATHS and now - self._deaths[0] < _WITHIN_S:
-            self._service.fail(f"{_DEATHS} front ends have ended within {_WITHIN_S:g} s")
-            return
-        recent = sum(now - death < _WITHIN_S for death in self._deaths)
-        await asyncio.sleep(min(_LONGEST_BACK_OFF_S, _BACK_OFF_S * 2 ** (recent - 1)))
+        fault = f"has ended ({how})"
+        while await self._may_start(worker.index, fault):
+            try:
+                await self._start(worker.index)
+            except OSError as error:
+                fault = f"cannot be started ({error.strerror or error})"
+            else:
+                self._metrics.front_ends_replaced.inc()
+                return
+
+    async def _may_start(self, index: int, fault: str) -> bool:
+        """Count a failure and pause; return False if the service ends, or is failed by this."""
         if not self._stopping:
-            self._metrics.front_ends_replaced.inc()
-            await self._start(worker.index)
+            log.error("front end %d %s; another one is started", index, fault)
+            now = time.monotonic()
+            self._failures.add(now)
+            if self._failures.are_too_many(now):
+                self._service.fail(f"{TOO_MANY} front ends have ended within {WITHIN_S:g} s")
+                return False
+            await asyncio.sleep(self._failures.pause_s(now))
+        return not self._stopping
 
     def _bring_up_to_date(self, worker: Worker) -> None:
         if self._scheduler is None or self._catalog is None:
@@ -275,7 +269,7 @@ class Fleet:
 
     async def _tick(self) -> None:
         """Publish what waits, send what has changed, and end front ends that hang."""
-        changed_at = ticked_at = time.monotonic()
+        changed_at = time.monotonic()
         while not self._stopping:
             await asyncio.sleep(_TICK_S)
             now = time.monotonic()
@@ -286,21 +280,11 @@ class Fleet:
                 for worker in self._workers.values():
                     if worker.is_up:
                         worker.change(changes)
-            if now - ticked_at > _PAUSE_S:  # this process was stopped, and they perhaps too
-                self.shared.alive_at[: self.count] = now
-            ticked_at = now
-            for worker in self._workers.values():
-                alive_at = float(self.shared.alive_at[worker.index])
-                if worker.is_up and worker.silence.seconds(alive_at, now) > _DEAD_S:
-                    log.error("front end %d shows no life for %g s", worker.index, _DEAD_S)
-                    worker.kill()
+            self._liveness.end_hanging(self._workers.values(), now)
+            self._ahead.renew()
 
     def _taking(self) -> list[Worker]:
-        """Return the front ends that take connections."""
-        now = time.monotonic()
-        up = [worker for worker in self._workers.values() if worker.is_up]
-        alive = [one for one in up if now - self.shared.alive_at[one.index] < _SILENT_S]
-        return alive or up
+        return self._liveness.taking(self._workers.values(), time.monotonic())
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

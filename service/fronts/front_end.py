@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
 import pickle
 import socket
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -27,6 +25,7 @@ from tidegate.service.batching.records import Kind, Record
 from tidegate.service.batching.remote import Remote
 from tidegate.service.batching.ring import Ring
 from tidegate.service.fronts import handover
+from tidegate.service.fronts.arrivals import Arrivals
 from tidegate.service.fronts.child import EXIT_LOST, EXIT_OK, LAST_S
 from tidegate.service.fronts.front_models import FrontModels, FrontParts
 from tidegate.service.fronts.front_observer import Reports
@@ -53,10 +52,15 @@ class FrontEnd:
     """One front end. Used on the event loop."""
 
     def __init__(self, turnover: socket.socket) -> None:
-        self._handover = turnover
         self._loop = asyncio.get_running_loop()
-        self._messages: deque[tuple[str, dict[str, Any], bytes]] = deque()
-        self._descriptors: deque[int] = deque()  # of memories whose message has not come
+        self._arrivals = Arrivals(
+            turnover,
+            self._handle,
+            self._take_connection,
+            self._report_closed,
+            self._lose_link,
+            self._fail,
+        )
         self._models = FrontModels()
         self._ended = asyncio.Event()
         self._code = EXIT_OK
@@ -89,7 +93,8 @@ class FrontEnd:
         await self._link.open(records)
         await self._channel.open(messages)
         self._loop.set_default_executor(ThreadPoolExecutor(_THREADS, "executor"))
-        self._loop.add_reader(self._handover, self._take_over)
+        self._arrivals.open()
+        self._channel.send("waiting")
         await self._ended.wait()
         return self._code
 
@@ -103,40 +108,13 @@ class FrontEnd:
         if kind in KINDS:
             self._relay.take(kind, fields, content)
             return
-        self._messages.append((kind, fields, content))
-        self._handle_messages()
+        self._arrivals.take_message(kind, fields, content)
 
-    def _handle_messages(self) -> None:
-        """Handle what can be: a memory needs its descriptor, which comes another way."""
-        while self._messages and (self._messages[0][0] != "ring" or self._descriptors):
-            kind, fields, content = self._messages.popleft()
-            try:
-                self._handlers[kind](fields, content)
-            except Exception:  # the process of the engine starts another front end
-                log.critical("a front end cannot handle %r", kind, exc_info=True)
-                self._fail(kind)
+    def _handle(self, kind: str, fields: dict[str, Any], content: bytes) -> None:
+        self._handlers[kind](fields, content)
 
-    def _take_over(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while (taken := handover.take_over(self._handover)) is not None:
-                kind, number, descriptor = taken
-                if descriptor == handover.NONE_FREE:
-                    self._lack_descriptor(kind, number)
-                elif kind == handover.Kind.CONNECTION:
-                    self._server.take(descriptor, number)
-                else:
-                    self._descriptors.append(descriptor)
-                    self._handle_messages()
-            self._loop.remove_reader(self._handover)
-            self._lose_link()
-
-    def _lack_descriptor(self, kind: int, number: int) -> None:
-        """Lose a connection, or end if it was a memory."""
-        if kind != handover.Kind.CONNECTION:
-            log.critical("no file descriptor is free for a memory")
-            self._fail("no descriptor")
-        log.warning("no file descriptor is free: a connection was closed")
-        self._report_closed(number)
+    def _take_connection(self, descriptor: int, number: int) -> None:
+        self._server.take(descriptor, number)
 
     # What the other process says
 
@@ -224,7 +202,7 @@ class FrontEnd:
 
     def _open_ring(self, fields: dict[str, Any], _: bytes) -> None:
         assert self._remote is not None  # noqa: S101 - the engine is sent first
-        ring = Ring(self._descriptors.popleft(), fields["slots"], fields["slot_bytes"])
+        ring = Ring(self._arrivals.next_descriptor(), fields["slots"], fields["slot_bytes"])
         ring.close_descriptor()
         self._remote.add_ring(ring)
 

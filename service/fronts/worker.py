@@ -7,6 +7,7 @@ import contextlib
 import logging
 import pickle
 import socket
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, Protocol
@@ -25,7 +26,6 @@ from tidegate.service.fronts.messages import Channel
 from tidegate.service.fronts.observations import Observations
 from tidegate.service.fronts.published import CatalogFacts, Hello, LaneChange, LaneFacts
 from tidegate.service.fronts.relay import KINDS, RelayServer
-from tidegate.service.fronts.silence import Silence
 from tidegate.service.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,9 @@ class Worker:
         """Use a process, whose sockets belong to this object from now on."""
         self.index = hello.index
         self.is_up = False
+        self.is_starting = True
+        self.is_ended = False  # it was killed, and its sockets may still be open
+        self.started_at = time.monotonic()
         self.gone = asyncio.Event()
         self.connections: dict[int, str] = {}  # number → address
         self.waiting = 0  # images for a decoder, as it said last
@@ -84,8 +87,9 @@ class Worker:
         self._told_to_stop = False
         self._records, self._messages = child.records, child.messages
         self._handover, self.process = child.handover, child.process
-        self.silence = Silence(self.process.pid)
+        self.silence = child.silence
         self._handlers = {
+            "waiting": self._on_waiting,
             "up": self._on_up,
             "counted": self._on_counted,
             "failed": self._on_failed,
@@ -155,6 +159,7 @@ class Worker:
 
     def kill(self) -> None:
         """End the process at once."""
+        self.is_ended = True
         with contextlib.suppress(OSError):
             self.process.kill()
 
@@ -180,8 +185,13 @@ class Worker:
             log.exception("front end %d is ended: message %r", self.index, kind)
             self.kill()
 
+    def _on_waiting(self, _: dict[str, Any], __: bytes) -> None:
+        """Do nothing: it matters only of one that is started ahead."""
+
     def _on_up(self, _: dict[str, Any], __: bytes) -> None:
-        self.is_up = True
+        if self.is_ended:
+            return
+        self.is_starting, self.is_up = False, True
         self._owner.on_up(self)
 
     def _on_counted(self, fields: dict[str, Any], _: bytes) -> None:
@@ -224,15 +234,22 @@ class Worker:
         if all(ring.slot_bytes < facts.layout.size for ring in self.peer.rings):
             ring = Ring.create(self._slots_of_ring, facts.layout.size)
             self.peer.rings.append(ring)
-            handover.hand_over(
-                self._handover, handover.Kind.RING, len(self.peer.rings), ring.descriptor
-            )
+            self._hand_over(ring)
             ring.close_descriptor()
             self._channel.send("ring", slots=ring.slots, slot_bytes=ring.slot_bytes)
         hold = self._holds[facts.number] = ExitStack()
         hold.enter_context(lane.receiving())
         self._lanes[facts.number] = lane, facts.layout
         self._channel.send("lane", pickle.dumps(facts))
+
+    def _hand_over(self, ring: Ring) -> None:
+        """Send it a memory; end it if it does not read, or has just ended."""
+        number = len(self.peer.rings) if self.peer is not None else 0
+        try:
+            handover.hand_over(self._handover, handover.Kind.RING, number, ring.descriptor)
+        except OSError as error:
+            log.warning("front end %d takes no memory (%s): it is ended", self.index, error)
+            self.kill()
 
     def _lose_link(self) -> None:
         """End it, and then its messages, of which the last ones are still read."""
@@ -242,7 +259,7 @@ class Worker:
 
     def _lose(self) -> None:
         self.gone.set()
-        self.is_up = False
+        self.is_starting = self.is_up = False
         if not self._told_to_stop:
             self.kill()
         self._link.close()

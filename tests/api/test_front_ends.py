@@ -344,6 +344,22 @@ def test_five_crashes_in_a_minute_end_the_service(bundle: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_front_end_that_hangs_while_it_starts_is_replaced(bundle: Path) -> None:
+    """After a minute."""
+    with fronted(bundle, 2) as server:
+        victim = pids(server)[0]
+        until(lambda: len(front_ends_of(server.process.pid)) == 3)  # one is started ahead
+        (ahead,) = set(front_ends_of(server.process.pid)) - set(pids(server).values())
+        os.kill(ahead, signal.SIGSTOP)
+        os.kill(victim, signal.SIGKILL)
+        server.wait_for("front end 0 has not started within 60 s and is ended")
+        until(lambda: pids(server)[0] != victim)
+
+        assert server.process.poll() is None
+    assert sum("has ended" in message for message in server.messages()) == 2
+
+
+@pytest.mark.slow
 def test_64_connections_over_four_front_ends(bundle: Path, image: bytes) -> None:
     with fronted(bundle, 4) as server:
         host, _, port = server.url.removeprefix("http://").partition(":")

@@ -29,13 +29,14 @@ from tidegate.service.metrics import Metrics
 from tidegate.service.settings import Settings
 
 PATIENCE_S = 150.0
-_pids = itertools.count(1)
+_pids = itertools.count(1 << 30)  # no process has them
 
 
 class FakeProcess:
-    """Runs a front end on this event loop, in place of a process."""
+    """Runs a front end on this event loop, in place of a process; or hangs before it does."""
 
     started: list[FakeProcess]
+    next_hang = 0  # so many that are started next
 
     def __init__(self, command: Sequence[str], *, pass_fds: Sequence[int], stdin: int) -> None:
         self.pid = next(_pids)
@@ -44,7 +45,10 @@ class FakeProcess:
             one.setblocking(False)
         records, messages, turnover = self._sockets
         self.front = FrontEnd(turnover)
-        self._task = asyncio.ensure_future(self.front.run(records, messages))
+        self.hangs = FakeProcess.next_hang > 0
+        FakeProcess.next_hang -= self.hangs
+        run = asyncio.Event().wait() if self.hangs else self.front.run(records, messages)
+        self._task: asyncio.Future[object] = asyncio.ensure_future(run)
         self.started.append(self)
 
     def kill(self) -> None:
@@ -58,11 +62,17 @@ class FakeProcess:
             for connection in list(self.front._server.server_state.connections):
                 connection.transport.abort()
         asyncio.get_running_loop().remove_reader(self._sockets[2])
-        self._sockets[2].close()
+        for one in self._sockets if self.hangs else self._sockets[2:]:
+            one.close()
         for end in (self.front._link, self.front._channel):
             assert isinstance(end, Link | Channel)
             if end._transport is not None:
                 end._transport.abort()
+
+    def lose_memories(self) -> None:
+        """Let whatever is handed over to it fail from now on."""
+        asyncio.get_running_loop().remove_reader(self._sockets[2])
+        self._sockets[2].shutdown(socket.SHUT_RD)
 
     def wait(self, timeout: float | None = None) -> int:
         return 0
@@ -152,6 +162,7 @@ def running(root: Path, front_ends: int = 2, **changes: Any) -> Iterator[Run]:
         patch.setattr(lifecycle, "start_decoder_pool", lambda *_: None)
         patch.setattr(subprocess, "Popen", FakeProcess)
         patch.setattr(FakeProcess, "started", [], raising=False)
+        patch.setattr(FakeProcess, "next_hang", 0)
         patch.setattr(logs, "configure", lambda *_: FakeLines())
         patch.setattr(os, "_exit", die)
         served = _served(root, front_ends, **changes)
