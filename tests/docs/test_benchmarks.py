@@ -263,3 +263,30 @@ def test_the_projection_for_16_cores_is_computed_from_the_results() -> None:
 
     assert f"That gives {round(16e3 / one['decoding'], -2):,.0f} images/s." in page
     assert f"which gives {round(16e3 / one['without decoding'], -2):,.0f} images/s" in page
+
+
+def test_the_arithmetic_of_two_cores_is_computed_from_the_result() -> None:
+    section = read(ROOT / "docs/guides/many-cores.md").split("## Why two cores gain little")[1]
+    found = values_of("fronts")
+    shapes = [f"without decoding, {shape}: " for shape in ("one process", "2 front ends")]
+    parts = ("CPU per image of the first process", "CPU per image of the front ends")
+    cost_ms = [sum(found[shape + part] for part in parts) for shape in shapes]
+    rates = [found[f"{shape}answers, median of windows"] for shape in shapes]
+    used = [rate * cost / 1e3 for rate, cost in zip(rates, cost_ms, strict=True)]
+    generator_ms = 1e3 * (2 - used[1]) / rates[1]
+
+    rows = {
+        "CPU per image, all processes": [f"{ms:.3f} ms" for ms in cost_ms],
+        "answers": [f"{rate:,.0f}/s" for rate in rates],
+        "cores that they use": [f"{cores:.2f}" for cores in used],
+        "cores that are left for the generator": [f"{2 - cores:.2f}" for cores in used],
+    }
+    for name, cells in rows.items():
+        assert f"| {name} | {' | '.join(cells)} |" in section
+    assert f"are {generator_ms:.2f} ms per request" in section
+    aim = 1.6 * rates[0]
+    cores = aim * (cost_ms[1] + generator_ms) / 1e3
+    assert f"is {aim:,.0f} requests a second. They would need {cores:.2f} cores" in section
+    full = 2e3 / cost_ms[1]
+    assert f"at {full:,.0f} requests a second, {full / rates[0]:.2f} times as much" in section
+    assert f"costs {cost_ms[1] / cost_ms[0] - 1:.0%} more".replace("%", " %") in section
