@@ -205,7 +205,7 @@ def test_the_decoding_times_are_those_of_the_result() -> None:
 def test_the_profile_is_that_of_the_result() -> None:
     result = json.loads((RESULTS / "2026-11-30-fronts-profile-2-cores.json").read_text("utf-8"))
     found = {f["quantity"]: f["value"] for f in result["findings"]}
-    section = read(PAGE).split("## The road's own share")[1].split("\n## ")[0]
+    section = read(PAGE).split("## The road's own share")[1].split("\n### ")[0]
     rows = {
         name: (float(before), float(now))
         for name, before, now in re.findall(r"^\| (.+) \| (\d+) µs \| (\d+) µs \|$", section, re.M)
@@ -226,6 +226,27 @@ def values_of(result: str) -> dict[str, float]:
     """Return the values of a result of front ends, by quantity."""
     found = json.loads((RESULTS / f"2026-12-01-{result}-2-cores.json").read_text("utf-8"))
     return {finding["quantity"]: finding["value"] for finding in found["findings"]}
+
+
+def test_what_is_left_of_the_road_is_that_of_the_results() -> None:
+    section = read(PAGE).split("### What is left of it")[1].split("\n## ")[0]
+    quiet, busy = values_of("fronts-profile"), values_of("fronts-profile-again")
+    parts = {name: name for name in quiet if name.startswith("loop: ")}
+    for part in [*parts, "of which its event loop"]:
+        name = "all" if part not in parts else part.removeprefix("loop: ")
+        cells = [quiet[part], busy[f"before, {part}"], busy[part]]
+        assert f"| {name} | {' | '.join(f'{us:.0f} µs' for us in cells)} |" in section
+    loop = busy["event loop, now ÷ before, median of rounds"]
+    process = busy["CPU per image, now ÷ before, median of rounds"]
+    assert (
+        f"took {loop:.3f} times as much as before, and the whole process {process:.3f} times"
+        in (section)
+    )
+    ratio, low, high = (
+        values_of("overhead-road")[f"CPU per image, ratio{end}"]
+        for end in ("", ": lower end of 95 %", ": upper end of 95 %")
+    )
+    assert f"took {ratio:.3f} times as much (95 %: {low:.2f} to {high:.2f}" in section
 
 
 def test_the_figures_of_front_ends_are_those_of_the_results() -> None:
