@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
-import gc
 import logging
 import os
 import signal
@@ -248,8 +247,7 @@ async def _live(
     if failed.done():
         return EXIT_FAILED
     if not stop.done():
-        gc.collect()
-        gc.freeze()  # the collector does not scan these long-lived objects again
+        memory.collect_rarely()
         log.info("ready")
     await asyncio.wait({stop, failed}, return_when=asyncio.FIRST_COMPLETED)
     if not failed.done():

@@ -1,10 +1,11 @@
-"""Memory allocation of the process. Works on Linux with glibc; elsewhere it does nothing."""
+"""Memory of the process. What is about its allocation works on Linux with glibc only."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import ctypes
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -17,7 +18,18 @@ _BLOCK_APART_BYTES = 1 << 20
 _PEAK_BYTES = 32 << 20  # a JPEG of 3 megapixels
 _QUIET_S = 10.0
 _HUGE_PAGE = 2 << 20
+_COLLECT_AFTER = 5_000  # containers more than there were; Python's own number is 700
 _MAPS = Path("/proc/self/maps")
+
+
+def collect_rarely() -> None:
+    """Make Python's garbage collector leave out what exists now, and run rarely from now on.
+
+    No request leaves garbage that needs it, while each run scans the objects of those in progress.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER)
 
 
 def give_back_large_blocks() -> None:

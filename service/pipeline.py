@@ -23,7 +23,7 @@ from tidegate.service.drift.input_sampler import InputSampler
 from tidegate.service.errors import DeadlineMissed, TidegateError
 from tidegate.service.imaging.decoder_pool import DecoderPool
 from tidegate.service.imaging.header import Header
-from tidegate.service.imaging.preprocess import inspect_upload, preprocess
+from tidegate.service.imaging.preprocess import inspector, preprocess
 from tidegate.service.imaging.statistics import input_sample
 from tidegate.service.memory import TrimWhenQuiet
 from tidegate.service.metrics import Metrics
@@ -110,6 +110,7 @@ class Pipeline:
         self._observer = observer
         self._metrics = metrics
         self._max_image_pixels = max_image_pixels
+        self._header_of = inspector(bundle.manifest.preprocess, max_image_pixels)
         self._pool = pool
         self._sampler = InputSampler(sample_every_s)
         self._trim = TrimWhenQuiet()
@@ -220,7 +221,7 @@ class Pipeline:
 
     def _inspect(self, image: bytes) -> tuple[Header, DecodeCost]:
         """Return an encoded image's header, and its cost. Raises image errors."""
-        header = inspect_upload(image, self.bundle.manifest.preprocess, self._max_image_pixels)
+        header = self._header_of(image)
         work = header.work
         self._trim.note(work.peak_bytes)
         large = work.seconds > _LARGE_S or work.interpreter_s > _LARGE_INTERPRETER_S

@@ -7,6 +7,7 @@ test "$precision" = fp16 && http=(--no-http)
 timeout 585 python3 -m tidegate.service gpu-report --no-tests "${http[@]}" --engine onnx-cuda \
   --precision "$precision" --photos "$TG/photos" --out "${OUT:?}/gpu-$precision.json" "$BUNDLE" \
   2>&1 | tee "$OUT/gpu-$precision.log" | tail -30
+test -s "$OUT/gpu-$precision.json" || exit 1 # the log says why
 python3 - "$OUT/gpu-$precision.json" "$TG/COMMIT" <<'P'
 import json
 import sys

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import pickle
@@ -14,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, cast
 
-from tidegate.service import logs, security
+from tidegate.service import logs, memory, security
 from tidegate.service.api.server import config_of
 from tidegate.service.batching.board import BoardView
 from tidegate.service.batching.decoders import Decoders
@@ -241,8 +240,7 @@ class FrontEnd:
     # What this one says
 
     def _report_up(self) -> None:
-        gc.collect()
-        gc.freeze()  # the collector does not scan these long-lived objects again
+        memory.collect_rarely()
         self._channel.send("up")
 
     def _report_closed(self, number: int) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from tidegate.service.types import Pixels
 # A resize computes weights for every source pixel of a side: 24 million took 7 s with backend torch
 # and 870 MB with Pillow, for a small file. A JPEG's side has at most 65,535 pixels.
 MAX_RESIZED_SIDE = 1 << 18
+_REMEMBERED_SIZES = 1024  # few clients send more: a camera has one or two
 
 
 def preprocess(
@@ -44,6 +45,12 @@ def preprocess(
 def inspect_upload(data: bytes, spec: PreprocessSpec, max_image_pixels: int) -> Header:
     """Return an image's kind, size and cost. Raises what `preprocess` would raise for them."""
     return inspect(data, size_check(spec, max_image_pixels), max_work_s(max_image_pixels))
+
+
+def inspector(spec: PreprocessSpec, max_image_pixels: int) -> Callable[[bytes], Header]:
+    """Return `inspect_upload` for one spec, which remembers the sizes that it has accepted."""
+    check_size = lru_cache(_REMEMBERED_SIZES)(size_check(spec, max_image_pixels))
+    return partial(inspect, check_size=check_size, limit_s=max_work_s(max_image_pixels))
 
 
 def size_check(spec: PreprocessSpec, max_image_pixels: int) -> SizeCheck:

@@ -205,7 +205,7 @@ def test_the_decoding_times_are_those_of_the_result() -> None:
 def test_the_profile_is_that_of_the_result() -> None:
     result = json.loads((RESULTS / "2026-11-30-fronts-profile-2-cores.json").read_text("utf-8"))
     found = {f["quantity"]: f["value"] for f in result["findings"]}
-    section = read(PAGE).split("## The road's own share")[1].split("\n## ")[0]
+    section = read(PAGE).split("## The road's own share")[1].split("\n### ")[0]
     rows = {
         name: (float(before), float(now))
         for name, before, now in re.findall(r"^\| (.+) \| (\d+) µs \| (\d+) µs \|$", section, re.M)
@@ -226,6 +226,27 @@ def values_of(result: str) -> dict[str, float]:
     """Return the values of a result of front ends, by quantity."""
     found = json.loads((RESULTS / f"2026-12-01-{result}-2-cores.json").read_text("utf-8"))
     return {finding["quantity"]: finding["value"] for finding in found["findings"]}
+
+
+def test_what_is_left_of_the_road_is_that_of_the_results() -> None:
+    section = read(PAGE).split("### What is left of it")[1].split("\n## ")[0]
+    quiet, busy = values_of("fronts-profile"), values_of("fronts-profile-again")
+    parts = {name: name for name in quiet if name.startswith("loop: ")}
+    for part in [*parts, "of which its event loop"]:
+        name = "all" if part not in parts else part.removeprefix("loop: ")
+        cells = [quiet[part], busy[f"before, {part}"], busy[part]]
+        assert f"| {name} | {' | '.join(f'{us:.0f} µs' for us in cells)} |" in section
+    loop = busy["event loop, now ÷ before, median of rounds"]
+    process = busy["CPU per image, now ÷ before, median of rounds"]
+    assert (
+        f"took {loop:.3f} times as much as before, and the whole process {process:.3f} times"
+        in (section)
+    )
+    ratio, low, high = (
+        values_of("overhead-road")[f"CPU per image, ratio{end}"]
+        for end in ("", ": lower end of 95 %", ": upper end of 95 %")
+    )
+    assert f"took {ratio:.3f} times as much (95 %: {low:.2f} to {high:.2f}" in section
 
 
 def test_the_figures_of_front_ends_are_those_of_the_results() -> None:
@@ -263,3 +284,30 @@ def test_the_projection_for_16_cores_is_computed_from_the_results() -> None:
 
     assert f"That gives {round(16e3 / one['decoding'], -2):,.0f} images/s." in page
     assert f"which gives {round(16e3 / one['without decoding'], -2):,.0f} images/s" in page
+
+
+def test_the_arithmetic_of_two_cores_is_computed_from_the_result() -> None:
+    section = read(ROOT / "docs/guides/many-cores.md").split("## Why two cores gain little")[1]
+    found = values_of("fronts")
+    shapes = [f"without decoding, {shape}: " for shape in ("one process", "2 front ends")]
+    parts = ("CPU per image of the first process", "CPU per image of the front ends")
+    cost_ms = [sum(found[shape + part] for part in parts) for shape in shapes]
+    rates = [found[f"{shape}answers, median of windows"] for shape in shapes]
+    used = [rate * cost / 1e3 for rate, cost in zip(rates, cost_ms, strict=True)]
+    generator_ms = 1e3 * (2 - used[1]) / rates[1]
+
+    rows = {
+        "CPU per image, all processes": [f"{ms:.3f} ms" for ms in cost_ms],
+        "answers": [f"{rate:,.0f}/s" for rate in rates],
+        "cores that they use": [f"{cores:.2f}" for cores in used],
+        "cores that are left for the generator": [f"{2 - cores:.2f}" for cores in used],
+    }
+    for name, cells in rows.items():
+        assert f"| {name} | {' | '.join(cells)} |" in section
+    assert f"are {generator_ms:.2f} ms per request" in section
+    aim = 1.6 * rates[0]
+    cores = aim * (cost_ms[1] + generator_ms) / 1e3
+    assert f"is {aim:,.0f} requests a second. They would need {cores:.2f} cores" in section
+    full = 2e3 / cost_ms[1]
+    assert f"at {full:,.0f} requests a second, {full / rates[0]:.2f} times as much" in section
+    assert f"costs {cost_ms[1] / cost_ms[0] - 1:.0%} more".replace("%", " %") in section

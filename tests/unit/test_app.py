@@ -10,6 +10,7 @@ from typing import cast
 import pytest
 import uvicorn
 
+from tidegate.service import memory
 from tidegate.service.api.protocol import BoundedHttpProtocol
 from tidegate.service.api.server import Server
 from tidegate.service.api.wire import Wire
@@ -43,6 +44,11 @@ class FakeService:
 
     def begin_drain(self) -> None:
         self.drained = True
+
+
+@pytest.fixture(autouse=True)
+def _collector_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "collect_rarely", lambda: None)
 
 
 def live(service: FakeService, act: Callable[[asyncio.Queue[int]], None]) -> int:

@@ -33,6 +33,22 @@ def test_large_allocations_are_marked_for_huge_pages() -> None:
     assert weights.sum() == len(weights)
 
 
+def test_the_collector_leaves_out_what_exists_and_runs_rarely() -> None:
+    script = """
+import gc
+from tidegate.service import memory
+memory.collect_rarely()
+runs = []
+gc.callbacks.append(lambda phase, info: runs.append(phase))
+kept = [[] for _ in range(4_000)]
+print(gc.get_freeze_count() > 1_000, runs, gc.isenabled())
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert done.stdout == "True [] True\n"
+
+
 def test_memory_is_given_back_once_no_large_image_has_come_for_a_while() -> None:
     async def trimmed() -> list[float]:
         loop, times, done = asyncio.get_running_loop(), [], asyncio.Event()

@@ -112,12 +112,12 @@ def _scans(data: bytes, at: int, window: int) -> int:
 
 
 def _work(frame: Frame, scans: int, size: int, segments: int) -> Work:
-    pixels, blocks = frame.size[0] * frame.size[1], frame.blocks
+    pixels = frame.size[0] * frame.size[1]
     several = scans > 1 or frame.marker == _PROGRESSIVE
     seconds = _FIXED_S + pixels * _PIXEL_S + size * (_PROGRESSIVE_BYTE_S if several else _BYTE_S)
     if several:
         seconds += scans * frame.largest * _VISIT_S
     others = pixels * _CMYK_PIXEL_S if len(frame.factors) == 4 else 0.0
     held = 2e-4 + 4e-6 * segments + 0.4e-9 * pixels
-    peak = (12 if len(frame.factors) == 4 else 10) * pixels + (128 * blocks if several else 0)
+    peak = (12 if len(frame.factors) == 4 else 10) * pixels + (128 * frame.blocks if several else 0)
     return Work(seconds + others, held, peak + _SLACK_BYTES)

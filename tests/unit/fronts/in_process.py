@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tidegate.service import lifecycle, logs, security
+from tidegate.service import lifecycle, logs, memory, security
 from tidegate.service.addresses import listen, url_of
 from tidegate.service.app import build
 from tidegate.service.batching.link import Link
@@ -165,6 +165,7 @@ def running(root: Path, front_ends: int = 2, **changes: Any) -> Iterator[Run]:
         patch.setattr(FakeProcess, "next_hang", 0)
         patch.setattr(logs, "configure", lambda *_: FakeLines())
         patch.setattr(os, "_exit", die)
+        patch.setattr(memory, "collect_rarely", lambda: None)
         served = _served(root, front_ends, **changes)
         on = runner.run(served.__aenter__())
 

@@ -20,7 +20,7 @@ from tests.unit.imaging.test_hostile_images import DAMAGES, Damage, variants
 from tidegate.service.errors import ImageTooLarge, UndecodableImage, UnsupportedImageType
 from tidegate.service.imaging.geometry import Size
 from tidegate.service.imaging.header import inspect
-from tidegate.service.imaging.preprocess import inspect_upload, preprocess
+from tidegate.service.imaging.preprocess import inspect_upload, inspector, preprocess
 from tidegate.service.imaging.spec import PreprocessSpec
 from tidegate.service.pipeline import _LARGE_INTERPRETER_S, _LARGE_S
 
@@ -55,6 +55,17 @@ def test_kind_and_size_are_those_of_the_file(format: str) -> None:
 def test_a_gif_s_frame_is_checked_before_pillow_fills_it(disposal: int) -> None:
     with pytest.raises(ImageTooLarge, match="65535 × 65535"):
         preprocess(gif_of_a_huge_frame(disposal), spec(), PIXELS)
+
+
+def test_an_inspector_remembers_only_the_sizes_that_it_has_accepted() -> None:
+    rules, most = spec(), 64 * 64
+    header_of = inspector(rules, most)
+    fits, too_large = (encode(noise(side, side), "JPEG") for side in (64, 65))
+
+    for _ in range(3):
+        assert header_of(fits) == inspect_upload(fits, rules, most)
+        with pytest.raises(ImageTooLarge, match="65 × 65"):
+            header_of(too_large)
 
 
 def test_arithmetic_coding_is_rejected_by_name() -> None:
