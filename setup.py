@@ -22,8 +22,7 @@ setup(
     long_description=re.sub(r"\[([^]]+)\]\((?!https?:)[^)]+\)", r"\1", README),
     long_description_content_type="text/markdown",
     packages=[
-        f"tidegate.{name}"
-        for name in [*find_packages(include=PATTERNS), *DATA_FOLDERS, *CLUSTERS]
+        f"tidegate.{name}" for name in [*find_packages(include=PATTERNS), *DATA_FOLDERS, *CLUSTERS]
     ],
     package_dir={
         **{f"tidegate.{folder}": folder for folder in FOLDERS},

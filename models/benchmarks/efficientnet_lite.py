@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,12 @@ def encoder(variant: str) -> onnx.ModelProto:
     del model.graph.output[0]  # logits
     keep_needed(model.graph, [node for node in model.graph.node if "logits" not in node.output])
     return model
+
+
+def save(variant: str, file: Path) -> None:
+    """Write the weights to a .safetensors file, with the names of timm's network."""
+    network = _network(variant, read_checkpoint(_checkpoint(variant)))
+    require("safetensors.torch").save_file(network.state_dict(), file)
 
 
 def spec(variant: str) -> PreprocessSpec:

@@ -35,8 +35,8 @@ from tidegate.service.bundle.store import open_bundle
 
 SEEDS = (0, 1, 2)
 TAILS = (1, 20, 50, 100)  # images of the largest class for one of the smallest; 1: as they are
-_BUNDLE = Path("models/bundles/efficientnet-lite0/1")
-_ONE_EMOJI = r"/([0-9A-F-]+)-[a-z]+\.png"
+BUNDLE = Path("models/bundles/efficientnet-lite0/1")
+ONE_EMOJI = r"/([0-9A-F-]+)-[a-z]+\.png"
 
 
 class Found(TypedDict):
@@ -75,8 +75,8 @@ def main() -> None:
 
 def measure(folder: Path) -> Measured:
     """Return the accuracies; `folder` is for the images and their features."""
-    source = reopened(open_bundle(_BUNDLE))
-    data = [divide(_pictures(folder / "emoji"), None, seed, _ONE_EMOJI).data for seed in SEEDS]
+    source = reopened(open_bundle(BUNDLE))
+    data = [divide(pictures(folder / "emoji"), None, seed, ONE_EMOJI).data for seed in SEEDS]
     found: dict[tuple[int, Balance], Found] = {}
     features_s, layer_s = 0.0, []
     for seed, one in zip(SEEDS, data, strict=True):
@@ -172,8 +172,8 @@ def _count(data: TrainingData, *splits: str) -> int:
     return len(images)
 
 
-def _pictures(folder: Path) -> Path:
-    """Write the pictures as one folder per category."""
+def pictures(folder: Path) -> Path:
+    """Write the pictures below `folder`, one folder per category, and return it."""
     written: set[bytes] = set()
     for vendor in ("google", "twitter"):
         for code, category, picture in emoji.pictures(find(emoji.archive(vendor), None, DOWNLOADS)):

@@ -137,8 +137,8 @@ def _measured(
     model: Any,
     digits: Mapping[str, Sequence[Labelled]],
 ) -> Measured:
-    logits, class_ids = _outputs(model, digits["test"])
-    temperature = fit_temperature(*_outputs(model, digits["calibrate"]))
+    logits, class_ids = outputs(model, digits["test"])
+    temperature = fit_temperature(*outputs(model, digits["calibrate"]))
     plain, scaled = (score_predictions(logits, class_ids, t) for t in (1.0, temperature))
     right = plain.predicted == class_ids
     recall = np.array([right[class_ids == c].mean() for c in range(len(LABELS))])
@@ -156,9 +156,10 @@ def _measured(
     )
 
 
-def _outputs(
+def outputs(
     model: Any, images: Sequence[Labelled]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return a torch network's logits [images, classes] and the class ids [images]."""
     config = require("timm.data").resolve_model_data_config(model)
     loaded = Images(images, transforms.evaluation(config))
     with require("torch").inference_mode():

@@ -133,12 +133,14 @@ def save(network: Network, weights: Mapping[str, Any], classes: Sequence[str], t
 
     It is complete or absent.
     """
-    network.module.load_state_dict(weights)
+    layout = require("torch").contiguous_format  # safetensors stores no other
+    module = network.module.to("cpu", memory_format=layout).eval()
+    module.load_state_dict(weights)
     for leftover in to.parent.glob(f".{to.name}-*"):  # of a process that was killed
         shutil.rmtree(leftover)
     draft = to.with_name(f".{to.name}-{os.getpid()}")
     require("timm.models").save_for_hf(
-        network.module.cpu().eval(),
+        module,
         str(draft),
         model_config={"label_names": list(classes)},
         safe_serialization=True,

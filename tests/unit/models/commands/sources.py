@@ -10,6 +10,7 @@ import json
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import isfunction
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,16 @@ def onnx_file(folder: Path, images: Labelled) -> Source:
     return Source(words, _by_torch(model, chain))
 
 
+def own_transforms(folder: Path, images: Labelled) -> Source:
+    """A checkpoint with the transforms of a team's own file, in torchvision's first API."""
+    return _own_transforms(folder, images, _OWN)
+
+
+def own_function_of_transforms(folder: Path, images: Labelled) -> Source:
+    """The same in the second API, on tensors, from a function."""
+    return _own_transforms(folder, images, _OWN_V2)
+
+
 SOURCES = (
     timm_folder,
     timm_averaged,
@@ -156,7 +167,31 @@ SOURCES = (
     huggingface_on_pillow,
     huggingface_on_tensors,
     onnx_file,
+    own_transforms,
+    own_function_of_transforms,
 )
+_OWN = """
+from torchvision import transforms as t
+
+evaluation = t.Compose([
+    t.Resize(56, interpolation=t.InterpolationMode.BICUBIC),
+    t.CenterCrop((48, 40)),
+    t.ToTensor(),
+    t.Normalize([0.5, 0.4, 0.3], [0.2, 0.3, 0.4]),
+])
+"""
+_OWN_V2 = """
+import torch
+from torchvision.transforms import v2
+
+def evaluation():
+    return v2.Compose([
+        v2.ToImage(),
+        v2.Resize((48, 40), antialias=True),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4]),
+    ])
+"""
 
 
 def _timm_model(classes: int = len(LABELS), seed: int = 1) -> Any:
@@ -214,6 +249,20 @@ def _huggingface(folder: Path, images: Labelled, backend: str) -> Source:
     model.save_pretrained(folder)
     again = transformers.ViTForImageClassification.from_pretrained(folder)
     return Source([f"huggingface:{folder}", "--backend", backend], _by_torch(again, chain))
+
+
+def _own_transforms(folder: Path, images: Labelled, code: str) -> Source:
+    file = folder / "our_transforms.py"
+    file.write_text(code)
+    require("torchvision")  # declares what torchvision's import may miss
+    found: dict[str, Any] = {}
+    exec(code, found)  # noqa: S102  # what the team runs
+    chain = found["evaluation"]
+    chain = chain() if isfunction(chain) else chain
+    model = _timm_model()
+    _teach(model, model.fc, chain, images)
+    options = ["--transforms", f"{file}:evaluation"]
+    return _timm_checkpoint(folder / "best.pt", model.state_dict(), model, chain, options)
 
 
 def _by_torch(model: Any, chain: Transform) -> Callable[[Sequence[Path]], Logits]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,17 @@ import numpy as np
 
 from tests.unit.models.training.pictures import put
 from tidegate.models.data.training_data import Labelled, TrainingData
-from tidegate.models.training.config import read
+from tidegate.models.importers import from_timm
+from tidegate.models.importers.base import Imported
+from tidegate.models.training.config import read, read_as
+from tidegate.models.training.distil_config import DistilConfig
 from tidegate.models.training.recipe import Choice, Recipe
-from tidegate.models.training.train import Request
+from tidegate.models.training.teacher import Teaching
+from tidegate.models.training.train import Request, train
 
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 70), "red": (200, 50, 40)}
-MODEL = "test_resnet"
+MODEL, STUDENT = "test_resnet", "test_efficientnet"
+TRANSFERRED: dict[str, Any] = {"distillation.features": 1.0, "distillation.attention": 1.0}
 SETTINGS: dict[str, Any] = {
     "size": 32,
     "threads": 1,
@@ -60,3 +67,23 @@ def request(
         config=read(None, settings),
         folder=folder,
     )
+
+
+def a_teacher(divided: TrainingData, folder: Path) -> Imported:
+    """Train a network, and import it."""
+    trained = train(request(divided, folder, imbalance__two_stage=False, stages__full=4))
+    return from_timm.load(f"local-dir:{trained.model}")
+
+
+def distillation(
+    divided: TrainingData,
+    teacher: Imported,
+    folder: Path,
+    changes: Mapping[str, Any],
+    unlabelled: tuple[Path, ...] = (),
+) -> Request:
+    """Return a request for a student, with SETTINGS and `changes`."""
+    settings = {**SETTINGS, "imbalance.two_stage": False, **changes}
+    config = read_as(DistilConfig, None, settings)
+    teaching = Teaching(teacher, config.distillation, unlabelled, ("A note.",))
+    return replace(request(divided, folder, model=STUDENT), config=config, teaching=teaching)

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.unit.models.training.small import SETTINGS, data, request
+from tests.unit.models.training.small import STUDENT, TRANSFERRED, a_teacher, data, distillation
 from tidegate.models.data.training_data import TrainingData
 from tidegate.models.errors import BuildRefused
 from tidegate.models.graphs.backbone import to_backbone
-from tidegate.models.importers import from_timm
 from tidegate.models.importers.base import Imported
 from tidegate.models.importers.torch_export import export
 from tidegate.models.importers.torch_runtime import require
@@ -21,13 +20,12 @@ from tidegate.models.training import network
 from tidegate.models.training.config import read_as
 from tidegate.models.training.distil_config import DistilConfig, Distillation
 from tidegate.models.training.run_folder import RunFolder
-from tidegate.models.training.teacher import Teacher, Teaching
+from tidegate.models.training.teacher import Teacher
 from tidegate.models.training.train import Request, train
 from tidegate.models.training.transfer import Lesson, Transfer
 from tidegate.service.files import sha256_of
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("torch_as_it_was")]
-STUDENT = "test_efficientnet"
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +40,7 @@ def plenty(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
 
 @pytest.fixture(scope="module")
 def teacher(divided: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> Imported:
-    folder = tmp_path_factory.mktemp("teacher")
-    trained = train(request(divided, folder, imbalance__two_stage=False, stages__full=4))
-    return from_timm.load(f"local-dir:{trained.model}")
+    return a_teacher(divided, tmp_path_factory.mktemp("teacher"))
 
 
 def student(name: str = STUDENT, size: int = 32) -> network.Network:
@@ -133,28 +129,16 @@ def test_networks_without_common_maps_are_refused(teacher: Imported) -> None:
         Lesson.of(teacher, Distillation(attention=1.0), student(size=100))
 
 
-def asked(
-    divided: TrainingData, teacher: Imported, folder: Path, more: dict[str, Any] | None = None,
-    unlabelled: tuple[Path, ...] = (),
-) -> Request:  # fmt: skip
-    settings = {**SETTINGS, "imbalance.two_stage": False, **(more or {})}
-    config = read_as(DistilConfig, None, settings)
-    plain = request(divided, folder, model=STUDENT)
-    teaching = Teaching(teacher, config.distillation, unlabelled, ("A note.",))
-    return replace(plain, config=config, teaching=teaching)
-
-
 def weights(made: Request) -> str:
     return sha256_of(train(made).model / "model.safetensors")
-
-
-ALL: dict[str, Any] = {"distillation.features": 1.0, "distillation.attention": 1.0}
 
 
 def test_a_student_learns_and_its_record_says_from_what(
     divided: TrainingData, teacher: Imported, tmp_path: Path
 ) -> None:
-    record = train(asked(divided, teacher, tmp_path, {**ALL, "stages.full": 6})).record
+    record = train(
+        distillation(divided, teacher, tmp_path, {**TRANSFERRED, "stages.full": 6})
+    ).record
 
     assert record.stages[-1].best.accuracy > 0.6
     assert record.settings["distillation.temperature"] == "4.0"
@@ -169,7 +153,7 @@ def test_answers_to_unlabelled_images_are_learnt(
     few = replace(plenty, train=labelled)
     more = {"stages.slice": 0.5, "stages.full": 6, "optimisation.label_smoothing": 0.1}
 
-    record = train(asked(few, teacher, tmp_path, more, others)).record
+    record = train(distillation(few, teacher, tmp_path, more, others)).record
 
     assert record.images == {
         "training": 30, "choice of the epoch": 30, "soft labels alone": 120,
@@ -185,7 +169,9 @@ def test_mixing_and_other_sampling_work_with_unlabelled_images(
         "preset": "heavy", "mixing.least_images": 0, "imbalance.sampling": "balanced",
     }  # fmt: skip
 
-    record = train(asked(replace(plenty, train=labelled), teacher, tmp_path, more, others)).record
+    record = train(
+        distillation(replace(plenty, train=labelled), teacher, tmp_path, more, others)
+    ).record
 
     assert record.stages[0].best.nll < 2
 
@@ -199,7 +185,7 @@ def test_a_distillation_goes_on_to_the_same_bits(
     divided: TrainingData, teacher: Imported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     saves: int,
 ) -> None:  # fmt: skip
-    whole = weights(asked(divided, teacher, tmp_path / "whole", ALL))
+    whole = weights(distillation(divided, teacher, tmp_path / "whole", TRANSFERRED))
     count, save = 0, RunFolder.save
 
     def counting(self: RunFolder, state: dict[str, Any]) -> None:
@@ -209,7 +195,9 @@ def test_a_distillation_goes_on_to_the_same_bits(
         if count == saves:
             raise Interrupted
 
-    resumed = asked(divided, teacher, tmp_path / "resumed", {**ALL, "save_every_s": 1e-9})
+    resumed = distillation(
+        divided, teacher, tmp_path / "resumed", {**TRANSFERRED, "save_every_s": 1e-9}
+    )
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "save", counting)
         with pytest.raises(Interrupted):
@@ -221,8 +209,8 @@ def test_a_distillation_goes_on_to_the_same_bits(
 def test_another_teacher_is_another_training(
     divided: TrainingData, teacher: Imported, tmp_path: Path
 ) -> None:
-    train(asked(divided, teacher, tmp_path))
+    train(distillation(divided, teacher, tmp_path, {}))
     other = replace(teacher, checkpoint_sha256="1" * 64)
 
     with pytest.raises(BuildRefused, match=r"teacher was .* and is now 1111"):
-        train(asked(divided, other, tmp_path))
+        train(distillation(divided, other, tmp_path, {}))

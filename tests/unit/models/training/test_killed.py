@@ -1,4 +1,4 @@
-"""A training that is killed at random moments ends with the same bits."""
+"""A training or distillation that is killed at random moments ends with the same bits."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ KILLS = 20
 
 @pytest.mark.torch
 @pytest.mark.slow
-def test_a_training_that_is_killed_twenty_times_ends_with_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["training", "distillation"])
+def test_what_is_killed_twenty_times_ends_with_the_same_bits(kind: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.unit.models.training.killed_training"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
-    found = json.loads(output([*command, str(tmp_path), str(KILLS)], ROOT, environment, 1200))
+    found = json.loads(output([*command, kind, str(tmp_path), str(KILLS)], ROOT, environment, 1200))
 
     assert found["kills"] == KILLS
     assert found["half"] == 0
