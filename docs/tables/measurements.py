@@ -98,6 +98,8 @@ _ADDITIONS = {
     "v2": "the binary form of the Open Inference Protocol instead of `/classify`",
     "change": "all that is new since 28 November (commit e8e2055), if none of it is used",
     "scale": "front ends (not used), decoding in part and a faster road (since commit 8e1f75a)",
+    "road": "a header's sizes remembered, garbage collection rare; without engine and decoding "
+    "(since commit 0084c787)",
     "fair": "turns of clients and short time limits first (since commit c4ed655f)",
 }
 
