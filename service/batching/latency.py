@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _WINDOW = 64  # batches per bucket: about half a second of a busy slot
@@ -82,7 +82,7 @@ class LatencyModel:
         self._single_image = RunningQuantile(seed_s)
         self.unloaded_s = self._single_image.value  # shortest duration of one image so far
         self._quantiles = [RunningQuantile(seeds[bucket]) for bucket in self.buckets]
-        self._predictions: list[float] = []
+        self._predictions: Sequence[float] = ()
         self.typical = MedianLatency()
         self._recompute()
 
@@ -101,7 +101,7 @@ class LatencyModel:
 
     def adopt(self, learned: Learned) -> None:
         """Predict what another model of the same buckets has learned."""
-        self._predictions[:] = learned.predictions
+        self._predictions = learned.predictions
         self.typical.learn(learned.buckets, list(learned.medians))
         self.unloaded_s = learned.unloaded_s
 
@@ -136,10 +136,11 @@ class LatencyModel:
 
     def _recompute(self) -> None:
         longest = usual = 0.0
-        self._predictions.clear()
-        medians = []
+        predictions, medians = [], []
         for quantile in self._quantiles:
             longest, usual = max(longest, quantile.value), max(usual, quantile.median)
-            self._predictions.append(longest * _MARGIN)
+            predictions.append(longest * _MARGIN)
             medians.append(usual)
+        # Replaced, not changed: a thread that loads a version reads them without the lock.
+        self._predictions = predictions
         self.typical.learn(self.buckets, medians)

@@ -255,17 +255,19 @@ def _note(index: int, content: bytes | Problem, answer: Answer | Problem) -> Not
 
 
 def _read(content: Path | bytes | Problem, most: int) -> bytes | Problem:
-    """Return an image's bytes, or why it cannot be read."""
-    if not isinstance(content, Path):
+    """Return an image's bytes, or why there are none: of a long one only the first are here."""
+    if isinstance(content, Problem):
         return content
+    if isinstance(content, bytes):
+        return content if len(content) <= most else _too_large(most)
     try:
-        if (size := content.stat().st_size) > most:
-            return problem_of(
-                UploadTooLarge(f"The image has {size:,} bytes; the limit is {most:,}.")
-            )
-        return read_small(content, most)
+        return _too_large(most) if content.stat().st_size > most else read_small(content, most)
     except (OSError, ValueError) as error:
         return unreadable(error)
+
+
+def _too_large(most: int) -> Problem:
+    return problem_of(UploadTooLarge(f"The image has more than {most:,} bytes, the limit."))
 
 
 def unreadable(error: Exception) -> Problem:

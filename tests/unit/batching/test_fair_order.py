@@ -144,34 +144,25 @@ def test_an_arrival_delays_others_if_their_order_is_in_time_only_without_it(
     assert delays == bool(late_with - late_without)
 
 
-def test_a_newcomer_with_a_short_limit_goes_before_a_job_with_slack() -> None:
+@pytest.mark.parametrize(
+    ("now", "limit", "ran"),
+    [(4.0, 6.5, "newcomer, job"), (5.0, 6.0, "job, newcomer")],
+    ids=["a job with slack", "a job without slack"],
+)
+def test_a_newcomer_with_a_short_limit_waits_only_for_a_job_without_slack(
+    now: float, limit: float, ran: str
+) -> None:
     slots = Slots(1)
     job = [Waiting(INTERACTIVE, 10.0, index, haste=4, turn=index) for index in range(5)]
-    for image in job:
+    newcomer = Waiting(INTERACTIVE, now + limit, 5, haste=0)  # its deadline is later
+    for image in (*job, newcomer):
         slots.queue.insert(image)
-    slots.now = 4.0
-    slots.free_at = [4.0]
-    newcomer = Waiting(INTERACTIVE, 10.5, 5, haste=0)  # its deadline is later
-    slots.queue.insert(newcomer)
+    slots.now, slots.free_at = now, [now]
 
     slots.run_until(1e9)
 
-    assert [request for request, _ in slots.ran] == [newcomer, *job]
-
-
-def test_a_newcomer_waits_for_a_job_without_slack() -> None:
-    slots = Slots(1)
-    job = [Waiting(INTERACTIVE, 10.0, index, haste=4, turn=index) for index in range(5)]
-    for image in job:
-        slots.queue.insert(image)
-    slots.now = 5.0
-    slots.free_at = [5.0]
-    newcomer = Waiting(INTERACTIVE, 11.0, 5, haste=0)
-    slots.queue.insert(newcomer)
-
-    slots.run_until(1e9)
-
-    assert [request for request, _ in slots.ran] == [*job, newcomer]
+    order = [*job, newcomer] if ran == "job, newcomer" else [newcomer, *job]
+    assert [request for request, _ in slots.ran] == order
 
 
 def test_a_job_does_not_starve_beside_short_limits_without_end() -> None:

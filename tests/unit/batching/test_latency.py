@@ -125,3 +125,21 @@ def test_the_running_quantile_is_the_quantile_of_the_last_window(
 
     window = sorted([seed_s, *observed][-WINDOW:])
     assert quantile.value == window[int(0.9 * (len(window) - 1))]
+
+
+def test_another_thread_may_predict_while_a_batch_is_learned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = LatencyModel({1: 0.010, 4: 0.030})
+    before = model.predict(1)
+    seen: list[float] = []
+    value = RunningQuantile.value.fget  # type: ignore[attr-defined]  # it is a property
+
+    def looked(quantile: RunningQuantile) -> float:
+        seen.append(model.predict(1))  # as another thread may at this moment
+        return float(value(quantile))
+
+    monkeypatch.setattr(RunningQuantile, "value", property(looked))
+    model.observe(1, 0.020)
+
+    assert seen == [before, before]

@@ -37,6 +37,21 @@ def test_an_image_that_hangs_is_a_row_and_the_others_are_answered() -> None:
     assert hung.row["error_detail"] == "This image took more than 2 s."
 
 
+@pytest.mark.parametrize("is_file", [True, False])
+def test_an_image_beyond_the_limit_has_no_sha256_of_its_first_bytes(
+    tmp_path: Path, *, is_file: bool
+) -> None:
+    most = FakePredictor.max_image_bytes
+    path = tmp_path / "a.jpg"
+    path.write_bytes(bytes(2 * most))
+    member = bytes(most + 1)  # of an archive, a table or a bucket no more is read
+
+    row = row_of((0, "a.jpg", path if is_file else member), FakePredictor())
+
+    assert (row["error"], row["sha256"]) == ("upload-too-large", None)
+    assert row["error_detail"] == "The image has more than 100 bytes, the limit."
+
+
 def test_a_name_that_is_no_text_is_escaped_in_its_error_too(tmp_path: Path) -> None:
     pipe = tmp_path / os.fsdecode(b"\xff.jpg")
     os.mkfifo(pipe)
