@@ -35,7 +35,7 @@ def read(path: Path) -> Stated:
         content = json.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise BuildRefused(f"The spec {path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:  # not UTF-8, or not JSON
+    except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON
         raise BuildRefused(f"The spec {path.name} is not JSON: {error}.") from error
     if not isinstance(content, dict):
         raise BuildRefused(f"The spec {path.name} is not a JSON object.")

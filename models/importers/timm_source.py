@@ -70,6 +70,6 @@ def _weights_in(folder: Path) -> Path:
 def _json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text("utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BuildRefused(f"{file} is not JSON: {error}.") from error
     return content if isinstance(content, dict) else {}

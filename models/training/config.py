@@ -224,7 +224,7 @@ def parse_options(words: Iterable[str]) -> dict[str, Any]:
             raise BuildRefused(f"--set {word}: give NAME=VALUE, such as optimisation.rate=0.0005.")
         try:
             options[name.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):  # also a huge number, or too many brackets
             options[name.strip()] = text.strip()
     return options
 
@@ -246,7 +246,7 @@ def _toml(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text("utf-8-sig"))
     except OSError as error:
         raise BuildRefused(f"--config {file} cannot be read: {error.strerror}.") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also a huge number, or too many brackets
         raise BuildRefused(f"--config {file} is not TOML: {error}.") from error
 
 

@@ -76,10 +76,16 @@ class RunFolder:
         """Return the record of a finished training, or None."""
         try:
             content = json.loads((self.folder / _RECORD).read_text("utf-8"))
+            identity = dict(content["identity"])
+            record = _RECORDS.validate_python(content["record"])
         except FileNotFoundError:
             return None
-        self._check(content["identity"])
-        return _RECORDS.validate_python(content["record"])
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise BuildRefused(
+                f"{self.folder / _RECORD} is damaged: give --fresh to begin again."
+            ) from error
+        self._check(identity)
+        return record
 
     def finish(self, record: TrainingRecord) -> None:
         """Write the record, after the model, and remove what a resume would need."""

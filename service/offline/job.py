@@ -11,6 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pydantic import NonNegativeInt, TypeAdapter, ValidationError
+
 from tidegate.service.errors import JobRefused
 from tidegate.service.files import flush_folder, write_atomically
 from tidegate.service.offline.rows import Row, counts, text_of
@@ -30,6 +32,9 @@ class Part:
     outcomes: dict[str, int] = field(default_factory=dict)
 
 
+_FACTS = TypeAdapter(tuple[NonNegativeInt, str, str, dict[str, NonNegativeInt]])  # of a part
+
+
 class Job:
     """The folder of one job's parts, next to its result `.NAME.parts/`."""
 
@@ -47,12 +52,13 @@ class Job:
         if self._known.exists() or not self.out.exists():
             return False
         try:
-            summary = json.loads(summary_file(self.out).read_bytes())
-        except (OSError, ValueError):
+            summary = _read(summary_file(self.out))
+            if summary.get("job") != self.identity:
+                return False
+            part = _FACTS.validate_python([summary.get("images"), "", "", summary.get("outcomes")])
+        except (OSError, ValueError):  # not there, or damaged
             return False
-        if not isinstance(summary, dict) or summary.get("job") != self.identity:
-            return False
-        self.parts = [Part(summary["images"], "", "", summary["outcomes"])]
+        self.parts = [Part(*part)]
         return True
 
     def begin(self, *, resume: bool, replace: bool) -> None:
@@ -72,7 +78,7 @@ class Job:
                 )
             shutil.rmtree(self.folder)
         if self._known.exists():
-            self._check_same(json.loads(self._known.read_bytes()))
+            self._check_same()
             self.parts = list(self._found())
             return
         if self.folder.exists():  # it was being removed: its parts may be of another job
@@ -134,7 +140,11 @@ class Job:
                 total[outcome] = total.get(outcome, 0) + images
         return total
 
-    def _check_same(self, known: Mapping[str, Any]) -> None:
+    def _check_same(self) -> None:
+        try:
+            known = _read(self._known)
+        except ValueError as error:
+            raise JobRefused(f"{self._known} is damaged: begin again with --replace.") from error
         for name, value in self.identity.items():
             if known.get(name) != value:
                 raise JobRefused(
@@ -146,7 +156,10 @@ class Job:
         """Yield the parts that are whole, up to the first that is not."""
         number = 0
         while self._file(number).exists() and self._facts(number).exists():
-            yield Part(*json.loads(self._facts(number).read_bytes()))
+            try:
+                yield Part(*_FACTS.validate_json(self._facts(number).read_bytes()))
+            except ValidationError:  # damaged: this part is made again
+                return
             number += 1
 
     @property
@@ -162,6 +175,17 @@ class Job:
 
     def _notes(self, number: int) -> Path:
         return self.folder / f"part-{number:06}.drift.npz"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file. Raises OSError, or ValueError if it has none."""
+    try:
+        content = json.loads(path.read_bytes())
+    except RecursionError:
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} has no JSON object")
+    return content
 
 
 def notes_file(out: Path) -> Path:

@@ -96,3 +96,42 @@ def test_a_folder_is_no_result(tmp_path: Path) -> None:
 
     with pytest.raises(JobRefused, match="is a folder"):
         begun(tmp_path / "r.jsonl", replace=True)
+
+
+DAMAGED = [
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    pytest.param(b"[" * 100_000, id="deep"),
+    b'{"a": "\xff"}',
+    b'[1, 2, "b", {}]',
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_job_file_is_refused_in_words(tmp_path: Path, content: bytes) -> None:
+    (begun(tmp_path / "r.jsonl").folder / "job.json").write_bytes(content)
+
+    with pytest.raises(JobRefused, match=r"job.json is damaged: begin again with --replace"):
+        begun(tmp_path / "r.jsonl")
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_part_with_damaged_facts_is_made_again(tmp_path: Path, content: bytes) -> None:
+    job = begun(tmp_path / "r.jsonl")
+    for name in ("a", "b", "c"):
+        job.write([row(name)])
+    (job.folder / "part-000001.json").write_bytes(content)
+
+    assert [part.first for part in begun(tmp_path / "r.jsonl").parts] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "summary", [*DAMAGED, b'{"job": {"bundle": "d1", "images in a part": 1}, "images": "many"}']
+)
+def test_a_damaged_summary_is_of_no_finished_job(tmp_path: Path, summary: bytes) -> None:
+    (tmp_path / "r.jsonl").write_bytes(b"")
+    (tmp_path / "r.jsonl.summary.json").write_bytes(summary)
+
+    assert not Job(tmp_path / "r.jsonl", JsonLines(), {"bundle": "d1"}, 1).is_finished()

@@ -129,7 +129,7 @@ def test_a_wrong_field_of_the_spec_is_named(
         load(graph, written(tmp_path, content))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "\xff", pytest.param("[" * 100_000, id="deep")])
 def test_a_spec_that_is_no_json_object_is_refused(graph: Path, spec: Path, text: str) -> None:
     spec.write_bytes(text.encode("latin-1"))
 

@@ -79,12 +79,21 @@ def test_a_malformed_option_is_named(word: str) -> None:
         parse_options([word])
 
 
+def test_a_value_that_toml_cannot_hold_is_text() -> None:
+    for text in ("9" * 5000, "[" * 100_000):
+        assert parse_options([f"seed={text}"]) == {"seed": text}
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.toml"
     broken.write_text("seed = ")
 
     with pytest.raises(BuildRefused, match=r"--config .*broken.toml is not TOML"):
         read(broken, {})
+    for text in ("[" * 100_000, "seed = " + "[" * 100_000, "seed = " + "9" * 5000):
+        broken.write_text(text)
+        with pytest.raises(BuildRefused, match=r"--config .*broken.toml is not TOML"):
+            read(broken, {})
     with pytest.raises(BuildRefused, match=r"--config .*none.toml cannot be read"):
         read(tmp_path / "none.toml", {})
 
