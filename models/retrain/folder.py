@@ -244,7 +244,7 @@ def read(path: Path) -> Filed | None:
 
 def load(path: Path) -> dict[str, Any] | None:
     """Return the content of a request's file, or None if it is missing or invalid."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         content = json.loads(path.read_bytes())
         if isinstance(content, dict):
             return content

@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from tidegate.service.files import write_atomically
+from tidegate.service.files import read_small, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -80,13 +80,12 @@ class KeptChoices:
             return None
         path = self._path(self._folder, key)
         try:
-            stat = path.stat()
-            if stat.st_size > _MAX_BYTES or time.time() - stat.st_mtime > _KEPT_S:
+            if time.time() - path.stat().st_mtime > _KEPT_S:
                 return None
-            return Choice.model_validate_json(path.read_bytes())
+            return Choice.model_validate_json(read_small(path, _MAX_BYTES))
         except FileNotFoundError:
             return None
-        except (OSError, ValidationError) as error:
+        except (OSError, ValueError) as error:
             log.info("ignoring the kept warm-up choice %s: %s", path, error)
             return None
 

@@ -90,6 +90,12 @@ def test_a_damaged_file_is_ignored(tmp_path: Path, content: bytes) -> None:
     assert KeptChoices(tmp_path).get(KEY) is None
 
 
+def test_a_pipe_in_a_files_place_is_ignored(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / f"{KEY.digest}.json")
+
+    assert KeptChoices(tmp_path).get(KEY) is None
+
+
 @pytest.mark.parametrize(
     ("now_s", "holds"), [(0.0082, True), (0.0078, False), (0.039, True), (0.041, False)]
 )
