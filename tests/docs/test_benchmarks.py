@@ -19,8 +19,10 @@ MADE_BY = (
     "python -m tidegate.models.benchmarks.bucket_reads",
     "python -m tidegate.models.benchmarks.decoding",
     "python -m tidegate.models.benchmarks.distillation",
+    "python -m tidegate.models.benchmarks.fine_tuning",
     "python -m tidegate.models.benchmarks.linear_probe",
     "python -m tidegate.models.benchmarks.set_drift",
+    "tidegate train",
 )
 PAGE = ROOT / "docs" / "benchmarks.md"
 README = ROOT / "README.md"
